@@ -1,0 +1,231 @@
+"""The configuration of a hierarchy: its levels, how each one groups its tokens, and how neighbours talk."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from .component import Component
+from .errors import ConfigError
+from .pooling.registry import POOLINGS
+
+Extent = PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+"""A size along every axis, or one size for all axes."""
+
+
+class FixedGroups(Component):
+    """Groups of a fixed size: every ``stride`` neighbours become one token."""
+
+    type: Literal["fixed"] = "fixed"
+    stride: Extent
+    """Tokens a group, or on grids cells along each axis."""
+
+
+class GivenGroups(Component):
+    """Groups whose starts the tokenizer or the data supplies: words, sentences, phonemes, shots."""
+
+    type: Literal["given"]
+    boundary: str
+    """Name of the boundary, one of those that the modality gives."""
+    max: PositiveInt | None = None
+    """Longest group; longer ones are cut. No cap when absent."""
+
+
+class LearnedGroups(Component):
+    """Groups whose starts the model scores, trained end to end (dynamic chunking, arXiv 2507.07955)."""
+
+    type: Literal["learned"]
+    target: Annotated[float, Field(gt=1)]
+    """Tokens a group that the ratio loss pulls towards."""
+    max: PositiveInt
+    """Longest group; a boundary is set wherever one would grow past it."""
+    weight: Annotated[float, Field(ge=0)] = 0.03
+    """Weight of the ratio loss."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> LearnedGroups:
+        if self.target > self.max:
+            raise ValueError(f"target {self.target:g} tokens a group is longer than the cap max={self.max}; raise max")
+        return self
+
+
+Groups = Annotated[FixedGroups | GivenGroups | LearnedGroups, Field(discriminator="type")]
+
+
+class Level(Component):
+    """One level of a hierarchy: transformer blocks within a reach, and the grouping that leads to the next level."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+    """A word of the modality: frames, words, patches."""
+    dim: PositiveInt
+    """Width of a token."""
+    depth: Annotated[int, Field(ge=0)] = 2
+    """Transformer blocks."""
+    heads: PositiveInt
+    """Query heads."""
+    kv_heads: PositiveInt | None = None
+    """Key and value heads (grouped-query attention); as many as ``heads`` when absent."""
+    window: Extent | None = None
+    """Tokens that attend to each other, or on grids cells along each axis; the whole sequence when absent."""
+    reach: Literal["block", "shifted", "sliding"] = "block"
+    """How windows lie: fixed blocks; blocks moved by half a window in every other layer; or, centred on each token
+    (behind it when causal), ``window`` tokens to each side."""
+    group: Groups | None = None
+    """How tokens are grouped for the next level; absent on the last level alone."""
+    pool: str = Field(default="mean", json_schema_extra={"enum": sorted(POOLINGS)})
+    """How a group becomes one token."""
+    mlp_ratio: PositiveFloat = 8 / 3
+    """Hidden width of the SwiGLU, over ``dim``."""
+    decoder_depth: Annotated[int, Field(ge=0)] = 1
+    """Blocks after the coarser level came back, where ``top_down`` is on."""
+    lr_scale: PositiveFloat = 1.0
+    """Multiplier of the learning rate for this level's parameters."""
+
+    @field_validator("pool")
+    @classmethod
+    def _known_pool(cls, value: str) -> str:
+        if value not in POOLINGS:
+            raise ValueError(f"unknown pooling {value!r}; one of {', '.join(sorted(POOLINGS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Level:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} of level {self.name!r} is not divisible by heads {self.heads}")
+        if (self.dim // self.heads) % 2:
+            raise ValueError(f"dim/heads of level {self.name!r} is {self.dim // self.heads}; rotary positions need it even")
+        if self.heads % (self.kv_heads or 1):
+            raise ValueError(f"heads {self.heads} of level {self.name!r} is not divisible by kv_heads {self.kv_heads}")
+        if self.reach != "block" and self.window is None:
+            raise ValueError(f"reach {self.reach!r} of level {self.name!r} needs a window; set window or drop reach")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.heads
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the SwiGLU, a multiple of 8."""
+        return max(8, round(self.dim * self.mlp_ratio / 8) * 8)
+
+
+class CrossScale(Component):
+    """Gated attention between neighbouring levels, after the bottom-up pass (arXiv 2509.20581)."""
+
+    up: bool = False
+    """Each coarse token attends to the tokens of its group."""
+    down: bool = False
+    """Each token attends to the coarser tokens of its sequence."""
+
+
+class HierarchyConfig(Component):
+    """A hierarchy: levels from fine to coarse, and what joins them."""
+
+    levels: Annotated[tuple[Level, ...], Field(min_length=1)]
+    """From fine to coarse."""
+    cross_scale: CrossScale = CrossScale()
+    top_down: bool = False
+    """Bring the coarse levels back to the fine ones: unpool, add, decoder blocks."""
+    causal: bool = False
+    """No output at a token depends on a later one: the hierarchy is a language model."""
+    rope_theta: PositiveFloat | None = None
+    """Base of the rotary frequencies; 10000 on one axis and 100 on grids when absent."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth: probability to skip a residual branch, rising linearly to this at the last block."""
+    reconstruction: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that asks each level to give back the level under it."""
+    alignment: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that keeps each level in step with the pooled level under it."""
+    activation_checkpointing: bool = False
+    """Recompute the blocks in the backward pass, to save memory."""
+    backend: Literal["auto", "varlen", "flash_attn", "sdpa", "reference"] = "auto"
+    """Attention backend; a forced one that cannot serve raises."""
+
+    @model_validator(mode="after")
+    def _levels_join(self) -> HierarchyConfig:
+        names = [level.name for level in self.levels]
+        if len(set(names)) != len(names):
+            raise ValueError(f"level names must differ, got {', '.join(names)}")
+        for level in self.levels[:-1]:
+            if level.group is None:
+                raise ValueError(f"level {level.name!r} is not the last and needs a group")
+        if self.levels[-1].group is not None:
+            raise ValueError(f"the last level {names[-1]!r} has a group but no level above it; drop the group or add one")
+        if len(self.levels) == 1 and (self.top_down or self.cross_scale.up or self.cross_scale.down):
+            raise ValueError("top_down and cross_scale join levels, and there is only one; drop them or add a level")
+        if self.causal:
+            for level in self.levels:
+                if level.window is not None and level.reach != "sliding":
+                    raise ValueError(
+                        f"level {level.name!r} is causal with reach {level.reach!r}: the first token of a block would "
+                        "see nothing before it; use reach: sliding"
+                    )
+        return self
+
+    def index(self, name: str | int | None) -> int:
+        """Position of a level by name; the last one for ``None``.
+
+        Raises:
+            ConfigError: no level has that name.
+        """
+        if name is None:
+            return len(self.levels) - 1
+        names = [level.name for level in self.levels]
+        if isinstance(name, int):
+            if not -len(names) <= name < len(names):
+                raise ConfigError(f"level {name} is out of range; there are {len(names)}: {', '.join(names)}")
+            return name % len(names)
+        if name not in names:
+            raise ConfigError(f"unknown level {name!r}; one of {', '.join(names)}")
+        return names.index(name)
+
+
+def extent(value: int | tuple[int, ...], axes: int, what: str) -> tuple[int, ...]:
+    """A size along each axis.
+
+    Raises:
+        ConfigError: as many sizes were given as there are not axes.
+    """
+    sizes = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(sizes) != axes:
+        raise ConfigError(f"{what} has {len(sizes)} sizes {sizes}, but the modality has {axes} axes; give one size or {axes}")
+    return sizes
+
+
+def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
+    """The nested blocks that grids of ``axes`` axes are ordered by, in level-0 cells, from small to large.
+
+    Every fixed group and every window, at every level that is still a grid, is one of them.
+
+    Raises:
+        ConfigError: a window or stride does not nest with the others, or slides over a grid.
+    """
+    found: dict[tuple[int, ...], str] = {}
+    step = (1,) * axes
+    for level in config.levels:
+        if level.window is not None:
+            if level.reach != "block":
+                raise ConfigError(f"level {level.name!r}: reach {level.reach!r} is for 1-D tokens; grids take blocks")
+            sizes = extent(level.window, axes, f"window of level {level.name!r}")
+            found.setdefault(_scaled(step, sizes), f"window {sizes} of level {level.name!r}")
+        if not isinstance(level.group, FixedGroups):
+            break
+        sizes = extent(level.group.stride, axes, f"stride of level {level.name!r}")
+        step = _scaled(step, sizes)
+        found.setdefault(step, f"stride {sizes} of level {level.name!r}")
+    chain = sorted(found, key=lambda sizes: (math.prod(sizes), sizes))
+    for small, large in zip(chain, chain[1:], strict=False):
+        if any(b % a for a, b in zip(small, large, strict=True)):
+            raise ConfigError(
+                f"{found[large]} ({large} level-0 cells) is not a multiple of {found[small]} ({small} cells) along "
+                "every axis; on grids windows and strides must nest"
+            )
+    return tuple(size for size in chain if math.prod(size) > 1)
+
+
+def _scaled(step: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a * b for a, b in zip(step, sizes, strict=True))

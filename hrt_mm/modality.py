@@ -1,0 +1,144 @@
+"""The contract of a modality, and the registry that finds installed ones.
+
+A modality is a tokenizer, its datasets and their configurations, found through the entry-point group
+``hrt_mm.modalities``: ``vision = "modalities.vision:Vision"``. Nothing in this package imports one by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+
+from .component import Component
+from .errors import ConfigError
+from .tasks.base import Sample
+from .tokens import Tokens
+
+
+class Tokenizer(ABC):
+    """Turns raw samples into tokens. Holds no parameters, so that it runs in loader workers."""
+
+    axes: int
+    """Axes of the coordinates."""
+    levels: tuple[str, ...]
+    """Natural names of the levels, fine to coarse."""
+    boundaries: tuple[str, ...] = ()
+    """Names of the boundaries that it can give."""
+
+    @abstractmethod
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs raw samples.
+
+        Raises:
+            BadSample: a value cannot be tokenized; says which and why.
+        """
+
+    @abstractmethod
+    def embedding(self, dim: int) -> nn.Module:
+        """The module that takes packed raw tokens to tokens of width ``dim``: ``forward(Tokens) -> Tokens``."""
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Level-0 tokens of a sample of this raw shape, where it is known before reading; for batches by tokens."""
+        raise ConfigError(f"{type(self).__name__} does not know sizes in advance; use train.batch_size")
+
+    def targets(self, tokens: Tokens) -> Tensor:
+        """What masked modelling reconstructs: (T, P) features or (T,) ids of raw tokens."""
+        return tokens.x
+
+    def restore(self, tokens: Tokens) -> list[Any]:
+        """Raw samples from raw tokens, where that has meaning; the inverse of calling it."""
+        raise ConfigError(f"{type(self).__name__} cannot turn tokens back into samples")
+
+
+class TokenizerConfig(Component):
+    """Configuration of a modality's tokenizer; a subclass fixes ``type`` to the modality's name."""
+
+    type: str
+
+    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> Tokenizer:
+        """The tokenizer.
+
+        Args:
+            blocks: for a number of axes, the nested blocks that grids are to be ordered by
+                (:func:`hrt_mm.levels.blocks` of the model's configuration).
+        """
+        raise NotImplementedError(type(self))
+
+
+class Dataset(TorchDataset[Sample], ABC):
+    """A map-style dataset of raw samples. ``classes`` names the labels where they are classes."""
+
+    classes: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """One sample. Random augmentation draws from torch's generator, which the loader seeds for each sample.
+
+        Raises:
+            BadSample: the sample cannot be read; the loader skips, counts and names it.
+        """
+
+    def shape(self, index: int) -> Sequence[int]:
+        """The raw shape of a sample without decoding it, where batches are made by tokens."""
+        raise ConfigError(f"{type(self).__name__} does not know shapes in advance; use train.batch_size")
+
+
+class DatasetConfig(Component):
+    """Configuration of a dataset; a subclass fixes ``type``."""
+
+    type: str
+
+    def build(self, split: str) -> Dataset:
+        """The samples of a split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            ConfigError: there is no such split or no such data; says what there is.
+        """
+        raise NotImplementedError(type(self))
+
+
+class Modality(ABC):
+    """What a plug-in registers."""
+
+    name: ClassVar[str]
+    tokenizer: ClassVar[type[TokenizerConfig]]
+    datasets: ClassVar[tuple[type[DatasetConfig], ...]]
+
+    @classmethod
+    def figures(cls) -> Callable[..., None] | None:
+        """Draws this modality's samples with their groups for the report, where it can."""
+        return None
+
+
+GROUP = "hrt_mm.modalities"
+
+
+@cache
+def modalities() -> dict[str, type[Modality]]:
+    """Installed modalities by name.
+
+    Raises:
+        ConfigError: two plug-ins share a name, or one fails to load; names the distribution.
+    """
+    found: dict[str, type[Modality]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        source = entry.dist.name if entry.dist else entry.value
+        try:
+            modality = entry.load()
+        except Exception as error:
+            raise ConfigError(f"the modality {entry.name!r} of {source} failed to load: {error!r}") from error
+        if not (isinstance(modality, type) and issubclass(modality, Modality)):
+            raise ConfigError(f"the modality {entry.name!r} of {source} is {modality!r}, not a subclass of Modality")
+        if entry.name in found and found[entry.name] is not modality:
+            raise ConfigError(f"two installed packages give a modality {entry.name!r}; one is {source}")
+        found[entry.name] = modality
+    return found

@@ -1,0 +1,136 @@
+"""What a task is: one module that holds model and loss, takes a batch, and is all that the trainer sees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..component import Component
+from ..tokens import Tokens
+
+if TYPE_CHECKING:
+    from ..levels import HierarchyConfig
+    from ..modality import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a dataset, before it becomes tokens.
+
+    Args:
+        value: what the modality's tokenizer takes: an image tensor, a waveform, a string.
+        label: what the task's target is made from; ``None`` where there is none.
+        name: the file or row that it came from, for messages and reports.
+    """
+
+    value: Any
+    label: Any = None
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples as tokens with their targets.
+
+    Args:
+        tokens: the packed samples.
+        target: what the loss compares with, (B, ...) or (T, ...) as the task says; ``None`` for none.
+        names: one a sample.
+    """
+
+    tokens: Tokens
+    target: Tensor | None = None
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Level-0 tokens in the batch."""
+        return self.tokens.spans.total
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        target = self.target.to(device, non_blocking=True) if self.target is not None else None
+        return replace(self, tokens=self.tokens.to(device), target=target)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned host memory."""
+        target = self.target.pin_memory() if self.target is not None else None
+        return replace(self, tokens=self.tokens.pin_memory(), target=target)
+
+
+@dataclass
+class TaskOutput:
+    """What a task makes of a batch.
+
+    Args:
+        loss: scalar to descend, auxiliary losses included.
+        parts: the terms of the loss by name, detached scalars.
+        stats: by metric name, a sum and the count it is over, scalars: metrics add up exactly over batches and ranks.
+        predictions: one row a sample (or token), where the task predicts; for reports.
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    stats: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    predictions: Tensor | None = None
+
+
+class Task(nn.Module, ABC):
+    """Model and loss in one module, so that DDP, FSDP2, compile and EMA wrap one object.
+
+    ``monitor`` is the metric that "best" is judged by, and ``monitor_mode`` says which way is better.
+    """
+
+    monitor: str = "loss"
+    monitor_mode: str = "min"
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss and metrics of a batch."""
+
+    @abstractmethod
+    def parameter_levels(self) -> dict[str, int | None]:
+        """By parameter name, the level it belongs to; ``None`` for embeddings and heads."""
+
+    @abstractmethod
+    def lr_scales(self) -> Sequence[float]:
+        """The learning-rate multiplier of each level."""
+
+    def nonfinite_source(self, batch: Batch) -> str:
+        """Where a non-finite value first appears on this batch: the input, a level by name, or the loss."""
+        return "the loss"
+
+
+class TaskConfig(Component):
+    """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers."""
+
+    type: str
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
+        """The task's module: embedding, hierarchy, head and loss.
+
+        Args:
+            model: the hierarchy's configuration.
+            tokenizer: gives the axes and the embedding.
+            classes: names of the training set's labels, where they are classes.
+
+        Raises:
+            ConfigError: the model cannot serve this task; names the keys.
+        """
+        raise NotImplementedError(type(self))
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
+        """What the loss compares with, from the samples' labels; ``None`` where the tokens are their own target.
+
+        Raises:
+            BadSample: a label that is not one of the training set's.
+        """
+        raise NotImplementedError(type(self))

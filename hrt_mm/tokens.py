@@ -1,0 +1,122 @@
+"""Tokens: the samples of a batch packed back to back, without padding.
+
+Shapes: T tokens, D features, C axes, B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+from .spans import Spans
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Packed tokens of a batch.
+
+    Args:
+        x: (T, ...) features, or (T,) ids.
+        spans: the samples.
+        coords_TC: (T, C) float32: where each token lies on its modality's axes, in level-0 steps.
+        grids: the cells of each sample along each axis, where the samples are grids in hierarchical order.
+        boundaries: by name, (T,) bool masks, true where a given group starts.
+    """
+
+    x: Tensor
+    spans: Spans
+    coords_TC: Tensor
+    grids: tuple[tuple[int, ...], ...] | None = None
+    boundaries: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        total = self.spans.total
+        if len(self.x) != total or self.coords_TC.ndim != 2 or len(self.coords_TC) != total:
+            raise UserError(
+                f"spans cover {total} tokens, but x has shape {tuple(self.x.shape)} and coords_TC "
+                f"{tuple(self.coords_TC.shape)}; expected ({total}, ...) and ({total}, axes)"
+            )
+        if self.grids is not None and len(self.grids) != len(self.spans):
+            raise UserError(f"{len(self.grids)} grids for {len(self.spans)} samples; give one a sample")
+        for name, starts_T in self.boundaries.items():
+            if starts_T.shape != (total,) or starts_T.dtype != torch.bool:
+                raise UserError(
+                    f"boundary {name!r} must be bool of shape ({total},), got {starts_T.dtype} {tuple(starts_T.shape)}"
+                )
+
+    @classmethod
+    def pack(
+        cls,
+        samples: Sequence[Tensor],
+        *,
+        coords: Sequence[Tensor] | None = None,
+        boundaries: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> Tokens:
+        """Packs ragged 1-D samples.
+
+        Args:
+            samples: each (t, ...) features or (t,) ids; all alike but for t, which may be 0.
+            coords: each (t, C) positions; counted from 0 when absent.
+            boundaries: by name, each (t,) bool.
+
+        Raises:
+            UserError: no sample, or samples whose features differ in shape.
+        """
+        if not samples:
+            raise UserError("cannot pack an empty list of samples; give at least one")
+        for index, sample in enumerate(samples):
+            if sample.shape[1:] != samples[0].shape[1:]:
+                raise UserError(
+                    f"sample {index} has features of shape {tuple(sample.shape[1:])}, "
+                    f"sample 0 has {tuple(samples[0].shape[1:])}; all must be alike"
+                )
+        device = samples[0].device
+        spans = Spans.from_lengths([len(sample) for sample in samples], device)
+        coords_TC = torch.cat(list(coords)).float() if coords is not None else spans.positions[:, None].float()
+        masks = {name: torch.cat(list(parts)) for name, parts in (boundaries or {}).items()}
+        return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=masks)
+
+    @property
+    def axes(self) -> int:
+        """How many axes the coordinates have."""
+        return self.coords_TC.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens live."""
+        return self.x.device
+
+    def __len__(self) -> int:
+        """The samples, not the tokens."""
+        return len(self.spans)
+
+    def split(self) -> tuple[Tensor, ...]:
+        """The samples' tokens, one (t, ...) view each."""
+        return self.spans.split(self.x)
+
+    def with_x(self, x: Tensor) -> Tokens:
+        """The same packing with other features."""
+        return replace(self, x=x)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Tokens:
+        """The same tokens on another device."""
+        return replace(
+            self,
+            x=self.x.to(device, non_blocking=non_blocking),
+            spans=self.spans.to(device),
+            coords_TC=self.coords_TC.to(device, non_blocking=non_blocking),
+            boundaries={name: mask.to(device, non_blocking=non_blocking) for name, mask in self.boundaries.items()},
+        )
+
+    def pin_memory(self) -> Tokens:
+        """The same tokens in pinned host memory."""
+        return replace(
+            self,
+            x=self.x.pin_memory(),
+            coords_TC=self.coords_TC.pin_memory(),
+            boundaries={name: mask.pin_memory() for name, mask in self.boundaries.items()},
+        )
