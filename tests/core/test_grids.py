@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from hrt_mm.errors import UserError
-from hrt_mm.grids import block_lengths, coarse_blocks, coarse_shape, nested_coords, nested_order, slots
+from hrt_mm.grids import Sizes, block_lengths, coarse_blocks, coarse_shape, nested_coords, nested_order, slots
 
-CASES = [
+CASES: list[tuple[Sizes, tuple[Sizes, ...]]] = [
     ((1,), ()),
     ((7,), ()),
     ((13,), ((2,), (6,))),
@@ -25,7 +26,7 @@ CASES = [
 IDS = [f"{'x'.join(map(str, shape))}-{len(blocks)}blocks" for shape, blocks in CASES]
 
 
-def by_hand(shape: tuple[int, ...], blocks: tuple[tuple[int, ...], ...]) -> list[int]:
+def by_hand(shape: Sizes, blocks: tuple[Sizes, ...]) -> list[int]:
     """The definition: sort the cells by their block at every depth, from the largest, then by place."""
     cells = list(itertools.product(*map(range, shape)))
     sizes = [*reversed(blocks), (1,) * len(shape)]
@@ -36,22 +37,23 @@ def by_hand(shape: tuple[int, ...], blocks: tuple[tuple[int, ...], ...]) -> list
 
 
 @pytest.mark.parametrize(("shape", "blocks"), CASES, ids=IDS)
-def test_order_follows_the_definition(shape, blocks):
+def test_order_follows_the_definition(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:
     order = nested_order(shape, blocks)
     assert order.dtype == torch.int64
     assert order.tolist() == by_hand(shape, blocks)
 
 
 @pytest.mark.parametrize(("shape", "blocks"), CASES, ids=IDS)
-def test_coords_are_those_of_the_cells(shape, blocks):
+def test_coords_are_those_of_the_cells(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:
     cells = torch.tensor(list(itertools.product(*map(range, shape))), dtype=torch.float32)
     coords = nested_coords(shape, blocks)
-    assert coords.dtype == torch.float32 and coords.shape == (math.prod(shape), len(shape))
+    assert coords.dtype == torch.float32
+    assert coords.shape == (math.prod(shape), len(shape))
     assert torch.equal(coords, cells[nested_order(shape, blocks)])
 
 
 @pytest.mark.parametrize(("shape", "blocks"), CASES, ids=IDS)
-def test_every_block_is_one_run(shape, blocks):
+def test_every_block_is_one_run(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:
     coords = nested_coords(shape, blocks).long()
     for size in [*blocks, (1,) * len(shape), shape]:
         block = coords // torch.tensor(size)
@@ -63,7 +65,7 @@ def test_every_block_is_one_run(shape, blocks):
 
 
 @pytest.mark.parametrize(("shape", "blocks"), CASES, ids=IDS)
-def test_blocks_come_in_the_order_of_the_coarse_grid(shape, blocks):
+def test_blocks_come_in_the_order_of_the_coarse_grid(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:
     coords = nested_coords(shape, blocks).long()
     for size in blocks:
         runs = torch.unique_consecutive(coords // torch.tensor(size), dim=0)
@@ -72,7 +74,7 @@ def test_blocks_come_in_the_order_of_the_coarse_grid(shape, blocks):
 
 
 @pytest.mark.parametrize(("shape", "blocks"), CASES, ids=IDS)
-def test_slots_are_places_inside_the_block(shape, blocks):
+def test_slots_are_places_inside_the_block(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:
     coords = nested_coords(shape, blocks).long()
     for size in [*blocks, shape]:
         expected = [
@@ -82,21 +84,21 @@ def test_slots_are_places_inside_the_block(shape, blocks):
         assert slots(shape, blocks, size).tolist() == [int(place) for place in expected]
 
 
-def test_no_blocks_is_raster():
+def test_no_blocks_is_raster() -> None:
     assert nested_order((3, 4), ()).tolist() == list(range(12))
 
 
-def test_a_row_of_2x2_groups():
+def test_a_row_of_2x2_groups() -> None:
     assert nested_order((2, 4), ((2, 2),)).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
 
 
-def test_missing_border_cells_leave_their_slots_empty():
+def test_missing_border_cells_leave_their_slots_empty() -> None:
     # The right block of a 2x3 grid has only its left column: places 0 and 2 of 4.
     assert slots((2, 3), ((2, 2),), (2, 2)).tolist() == [0, 1, 2, 3, 0, 2]
     assert block_lengths((2, 3), ((2, 2),), (2, 2)).tolist() == [4, 2]
 
 
-def test_results_are_cached():
+def test_results_are_cached() -> None:
     assert nested_order((6, 6), ((2, 2),)) is nested_order((6, 6), ((2, 2),))
 
 
@@ -114,6 +116,6 @@ def test_results_are_cached():
         (lambda: coarse_blocks(((3, 3),), (2, 2)), r"block \(3, 3\) is not a multiple of \(2, 2\)"),
     ],
 )
-def test_bad_sizes_are_named(call, message):
+def test_bad_sizes_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()

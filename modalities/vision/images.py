@@ -1,0 +1,158 @@
+"""Reading image files safely, and bringing images to one form.
+
+An image is a (C, H, W) tensor: uint8, or float32 in 0..1 where 8 bits would lose something (16-bit files).
+C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hrt_mm.errors import BadSample
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded. Formats that run programs or hold other files (EPS, PDF, MPO) are not among them."""
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpg", ".jpeg", ".jp2", ".png", ".pgm", ".ppm", ".pnm", ".tif", ".tiff", ".webp"}
+)
+MAX_PIXELS = 64_000_000
+"""Larger images are not decoded; a small file can unpack to gigabytes."""
+
+_GREY = frozenset({"1", "L", "LA"})
+_TURNED = frozenset({5, 6, 7, 8})
+_ORIENTATION = 0x0112
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
+
+
+def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decodes a file: the first frame, upright as its EXIF says, transparency over white.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        max_pixels: larger images are rejected before they are decoded.
+
+    Returns:
+        (C, H, W) uint8, or float32 in 0..1 for 16-bit files; C is 1 for grey files and 3 for all others.
+
+    Raises:
+        BadSample: the file is missing, no image, truncated, too large, or of pixels without an agreed range.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, name, max_pixels) as image:
+                return to_tensor(ImageOps.exif_transpose(image), name)
+    except BadSample:
+        raise
+    except Exception as error:  # a decoder raises whatever its parser met
+        raise BadSample(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """The shape (C, H, W) that :func:`read_image` gives, from the header alone.
+
+    Raises:
+        BadSample: the file is missing, no image, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, name, max_pixels) as image:
+                width, height = image.size
+                if image.getexif().get(_ORIENTATION) in _TURNED:
+                    width, height = height, width
+                return 1 if image.mode in _GREY or image.mode.startswith("I") else 3, height, width
+    except BadSample:
+        raise
+    except Exception as error:  # a decoder raises whatever its parser met
+        raise BadSample(name, f"cannot be read: {error or type(error).__name__}") from error
+
+
+def to_tensor(image: Image.Image, name: str = "image") -> Tensor:
+    """A Pillow image as a tensor; palettes are looked up, and transparency lies over white.
+
+    Returns:
+        (C, H, W) uint8, or float32 in 0..1 for 16-bit images.
+
+    Raises:
+        BadSample: the pixels have no agreed range (32-bit ones).
+    """
+    if image.mode.startswith("I"):
+        return _sixteen_bits(image, name)
+    if image.mode == "F":
+        raise BadSample(name, "its pixels are 32-bit floats, whose range is not known; save it with 8 or 16 bits")
+    grey = image.mode in _GREY
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    pixels = np.array(image.convert("L" if grey else "RGB"))
+    tensor = torch.from_numpy(pixels)
+    return tensor[None] if grey else tensor.permute(2, 0, 1).contiguous()
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """The image (C, H, W) in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    if len(image) == channels:
+        return image
+    if channels == 3:
+        return image.expand(3, -1, -1)
+    grey = (_LUMA.view(3, 1, 1) * image).sum(0, keepdim=True)
+    return grey.round().to(torch.uint8) if image.dtype == torch.uint8 else grey
+
+
+def check_image(image: object, name: str) -> Tensor:
+    """The value as an image (C, H, W), or what is wrong with it.
+
+    Raises:
+        BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values cannot be used.
+    """
+    if isinstance(image, Image.Image):
+        return to_tensor(image, name)
+    if not isinstance(image, Tensor):
+        raise BadSample(name, f"an image must be a (C, H, W) tensor or a Pillow image, got {type(image).__name__}")
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
+        raise BadSample(name, f"an image must be (C, H, W) with 1 or 3 channels and no empty side, got {_shape(image)}")
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise BadSample(name, f"an image must be uint8, or floats in 0..1, got {image.dtype}")
+    low, high = (float(value) for value in image.aminmax())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadSample(name, f"{int((~image.isfinite()).sum())} of {image.numel()} values are NaN or infinite")
+    if low < -0.01 or high > 1.01:
+        raise BadSample(name, f"floats must lie in 0..1, got {low:g} to {high:g}; divide by the largest value")
+    return image.float()
+
+
+def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise BadSample(name, "no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadSample(name, f"not an image that can be read; formats are {', '.join(FORMATS)}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise BadSample(name, f"{width}x{height} pixels are more than max_pixels={max_pixels}")
+    return image
+
+
+def _sixteen_bits(image: Image.Image, name: str) -> Tensor:
+    pixels = np.array(image).astype(np.float32)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise BadSample(name, "its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits")
+    return torch.from_numpy(pixels / np.float32(65535))[None]
+
+
+def _shape(image: Tensor) -> str:
+    return f"({', '.join(map(str, image.shape))})"
