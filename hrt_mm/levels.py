@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from .component import Component
 from .errors import ConfigError
-from .pooling.registry import POOLINGS
+from .pooling import POOLINGS
 
 Extent = PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 """A size along every axis, or one size for all axes."""
@@ -31,6 +31,8 @@ class GivenGroups(Component):
     """Name of the boundary, one of those that the modality gives."""
     max: PositiveInt | None = None
     """Longest group; longer ones are cut. No cap when absent."""
+    typical: PositiveFloat = 1.0
+    """Usual tokens a group; positions on the next level are counted in steps of it."""
 
 
 class LearnedGroups(Component):
@@ -74,7 +76,7 @@ class Level(Component):
     (behind it when causal), ``window`` tokens to each side."""
     group: Groups | None = None
     """How tokens are grouped for the next level; absent on the last level alone."""
-    pool: str = Field(default="mean", json_schema_extra={"enum": sorted(POOLINGS)})
+    pool: str = Field(default="mean", json_schema_extra={"enum": [*sorted(POOLINGS)]})
     """How a group becomes one token."""
     mlp_ratio: PositiveFloat = 8 / 3
     """Hidden width of the SwiGLU, over ``dim``."""
@@ -95,7 +97,9 @@ class Level(Component):
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} of level {self.name!r} is not divisible by heads {self.heads}")
         if (self.dim // self.heads) % 2:
-            raise ValueError(f"dim/heads of level {self.name!r} is {self.dim // self.heads}; rotary positions need it even")
+            raise ValueError(
+                f"dim/heads of level {self.name!r} is {self.dim // self.heads}; rotary positions need it even"
+            )
         if self.heads % (self.kv_heads or 1):
             raise ValueError(f"heads {self.heads} of level {self.name!r} is not divisible by kv_heads {self.kv_heads}")
         if self.reach != "block" and self.window is None:
@@ -154,7 +158,9 @@ class HierarchyConfig(Component):
             if level.group is None:
                 raise ValueError(f"level {level.name!r} is not the last and needs a group")
         if self.levels[-1].group is not None:
-            raise ValueError(f"the last level {names[-1]!r} has a group but no level above it; drop the group or add one")
+            raise ValueError(
+                f"the last level {names[-1]!r} has a group but no level above it; drop the group or add one"
+            )
         if len(self.levels) == 1 and (self.top_down or self.cross_scale.up or self.cross_scale.down):
             raise ValueError("top_down and cross_scale join levels, and there is only one; drop them or add a level")
         if self.causal:
@@ -192,7 +198,9 @@ def extent(value: int | tuple[int, ...], axes: int, what: str) -> tuple[int, ...
     """
     sizes = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(sizes) != axes:
-        raise ConfigError(f"{what} has {len(sizes)} sizes {sizes}, but the modality has {axes} axes; give one size or {axes}")
+        raise ConfigError(
+            f"{what} has {len(sizes)} sizes {sizes}, but the modality has {axes} axes; give one size or {axes}"
+        )
     return sizes
 
 

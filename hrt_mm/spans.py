@@ -125,6 +125,11 @@ class Spans:
             lambda: torch.arange(self.total, device=self.device) - self.cu_seqlens[:-1].long()[self.ids],
         )
 
+    @property
+    def ones(self) -> Spans:
+        """Runs of one row, one for each of these runs: a group's own query."""
+        return self.cached("ones", lambda: Spans(torch.arange(len(self) + 1), self.device))
+
     def to(self, device: torch.device | str) -> Spans:
         """The same partition on another device."""
         return self if torch.device(device) == self.device else Spans(self.host, device)
@@ -173,6 +178,11 @@ class Spans:
         if not torch.equal(groups.host[offsets[:-1][inside]], self.host[:-1][inside]):
             raise UserError("a group crosses the border between two sequences; cut it there")
         return Spans(offsets, self.device)
+
+    def under(self, outer: Spans) -> Spans:
+        """The rows that lie under each run of ``outer``, a partition of these runs: the inverse of :meth:`over`."""
+        assert outer.total == len(self)
+        return self.cached(("under", id(outer)), lambda: (Spans(self.host[outer.host], self.device), outer))[0]
 
     @staticmethod
     def concat(parts: Sequence[Spans]) -> Spans:

@@ -24,7 +24,8 @@ class Tokens:
         spans: the samples.
         coords_TC: (T, C) float32: where each token lies on its modality's axes, in level-0 steps.
         grids: the cells of each sample along each axis, where the samples are grids in hierarchical order.
-        boundaries: by name, (T,) bool masks, true where a given group starts.
+        boundaries: by name, (T,) bool masks on the CPU, true where a given group starts. They stay there: partitions
+            are planned on the host.
     """
 
     x: Tensor
@@ -43,9 +44,10 @@ class Tokens:
         if self.grids is not None and len(self.grids) != len(self.spans):
             raise UserError(f"{len(self.grids)} grids for {len(self.spans)} samples; give one a sample")
         for name, starts_T in self.boundaries.items():
-            if starts_T.shape != (total,) or starts_T.dtype != torch.bool:
+            if starts_T.shape != (total,) or starts_T.dtype != torch.bool or starts_T.device.type != "cpu":
                 raise UserError(
-                    f"boundary {name!r} must be bool of shape ({total},), got {starts_T.dtype} {tuple(starts_T.shape)}"
+                    f"boundary {name!r} must be bool of shape ({total},) on the CPU, got {starts_T.dtype} "
+                    f"{tuple(starts_T.shape)} on {starts_T.device}"
                 )
 
     @classmethod
@@ -77,7 +79,7 @@ class Tokens:
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
         coords_TC = torch.cat(list(coords)).float() if coords is not None else spans.positions[:, None].float()
-        masks = {name: torch.cat(list(parts)) for name, parts in (boundaries or {}).items()}
+        masks = {name: torch.cat(list(parts)).cpu() for name, parts in (boundaries or {}).items()}
         return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=masks)
 
     @property
@@ -109,14 +111,8 @@ class Tokens:
             x=self.x.to(device, non_blocking=non_blocking),
             spans=self.spans.to(device),
             coords_TC=self.coords_TC.to(device, non_blocking=non_blocking),
-            boundaries={name: mask.to(device, non_blocking=non_blocking) for name, mask in self.boundaries.items()},
         )
 
     def pin_memory(self) -> Tokens:
         """The same tokens in pinned host memory."""
-        return replace(
-            self,
-            x=self.x.pin_memory(),
-            coords_TC=self.coords_TC.pin_memory(),
-            boundaries={name: mask.pin_memory() for name, mask in self.boundaries.items()},
-        )
+        return replace(self, x=self.x.pin_memory(), coords_TC=self.coords_TC.pin_memory())

@@ -1,0 +1,110 @@
+"""All the attention there is: ``attend`` over packed rows, on the best backend that can serve the call."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..errors import BackendError, UserError
+from ..spans import Spans
+from .call import UNLIMITED, Backend, Call
+from .reference import Reference
+from .sdpa import Sdpa
+from .varlen import FlashAttn, Varlen
+
+__all__ = ["BACKENDS", "Backend", "Call", "attend", "choose"]
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Varlen(), FlashAttn(), Sdpa(), Reference())}
+"""In the order in which they are tried; ``reference`` serves only where it is asked for."""
+
+
+def attend(
+    q_THD: Tensor,
+    k_SKD: Tensor,
+    v_SKD: Tensor,
+    q_spans: Spans,
+    k_spans: Spans | None = None,
+    *,
+    window: int | tuple[int, int] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Attention within runs: the queries of run i see the keys of run i.
+
+    Positions are aligned at the end of a run, as in FlashAttention-2 (arXiv 2307.08691): with L queries and M keys,
+    query a stands at key a + M - L. A query that sees no key gives zeros.
+
+    Args:
+        q_THD: (T, H, D) queries.
+        k_SKD: (S, K, D) keys; H is a multiple of K (grouped-query attention).
+        v_SKD: (S, K, D) values.
+        q_spans: runs of the queries.
+        k_spans: runs of the keys, as many as of the queries; ``q_spans`` when absent.
+        window: keys to each side that a query sees beside its own place, or (left, right); all when absent.
+        causal: hide later keys.
+        scale: of the scores; 1/sqrt(D) when absent.
+        backend: ``auto`` or the name of one.
+
+    Returns:
+        (T, H, D).
+
+    Raises:
+        UserError: shapes, runs or window do not fit.
+        BackendError: the backend that was asked for cannot serve the call.
+    """
+    k_spans = q_spans if k_spans is None else k_spans
+    _check(q_THD, k_SKD, v_SKD, q_spans, k_spans)
+    left, right = _window(window)
+    call = Call(
+        q_THD,
+        k_SKD,
+        v_SKD,
+        q_spans,
+        k_spans,
+        (left, 0 if causal else right),
+        1 / math.sqrt(q_THD.shape[-1]) if scale is None else scale,
+    )
+    return choose(call, backend)(call)
+
+
+def choose(call: Call, backend: str = "auto") -> Backend:
+    """The first backend that can serve the call, or the one that was asked for.
+
+    Raises:
+        BackendError: it cannot serve the call, or is unknown; says why and what can.
+    """
+    if backend == "auto":
+        return next(one for one in BACKENDS.values() if one.why_not(call) is None)
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown attention backend {backend!r}; one of auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[backend].why_not(call)
+    if reason is not None:
+        able = [name for name, one in BACKENDS.items() if one.why_not(call) is None]
+        raise BackendError(f"attention backend {backend!r} cannot serve: {reason}; able here: auto, {', '.join(able)}")
+    return BACKENDS[backend]
+
+
+def _window(window: int | tuple[int, int] | None) -> tuple[int, int]:
+    left, right = (window, window) if isinstance(window, int) else window or (UNLIMITED, UNLIMITED)
+    if left < UNLIMITED or right < UNLIMITED:
+        raise UserError(f"a window must be 0 or more, or -1 for no bound, got {(left, right)}")
+    return left, right
+
+
+def _check(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, q_spans: Spans, k_spans: Spans) -> None:
+    if q_THD.ndim != 3 or k_SKD.ndim != 3 or v_SKD.shape != k_SKD.shape or q_THD.shape[2] != k_SKD.shape[2]:
+        raise UserError(
+            "q, k and v must be (rows, heads, width) with k and v alike and one width, got "
+            f"{tuple(q_THD.shape)}, {tuple(k_SKD.shape)} and {tuple(v_SKD.shape)}"
+        )
+    if k_SKD.shape[1] == 0 or q_THD.shape[1] % k_SKD.shape[1]:
+        raise UserError(f"{q_THD.shape[1]} query heads are not a multiple of {k_SKD.shape[1]} key heads")
+    if len(q_spans) != len(k_spans):
+        raise UserError(f"{len(q_spans)} runs of queries for {len(k_spans)} runs of keys; they must pair up")
+    if q_spans.total != len(q_THD) or k_spans.total != len(k_SKD):
+        raise UserError(
+            f"spans cover {q_spans.total} query rows and {k_spans.total} key rows, "
+            f"the tensors have {len(q_THD)} and {len(k_SKD)}"
+        )

@@ -1,0 +1,112 @@
+"""FlashAttention-2 on packed rows: PyTorch's own kernel, and the flash-attn package.
+
+Both take half precision on CUDA alone. Their window is ours: (left, right), aligned at the end of a run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .call import UNLIMITED, Backend, Call
+
+_MAX_HEAD = 256
+
+
+def _flash_refuses(call: Call) -> str | None:
+    q_THD = call.q_THD
+    if q_THD.device.type != "cuda":
+        return f"needs a CUDA device, the tensors are on {q_THD.device.type}"
+    if q_THD.dtype not in (torch.float16, torch.bfloat16):
+        return f"takes float16 or bfloat16, not {str(q_THD.dtype).removeprefix('torch.')}; use autocast"
+    width = q_THD.shape[-1]
+    if width > _MAX_HEAD or width % 8:
+        return f"takes head widths that are multiples of 8 up to {_MAX_HEAD}, not {width}"
+    return None
+
+
+def _no_device() -> str | None:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"needs compute capability 8.0 (Ampere) or newer, this device has {major}.{minor}"
+
+
+class Varlen(Backend):
+    """``torch.nn.attention.varlen``: FlashAttention-2 inside PyTorch, or the later one activated there."""
+
+    name = "varlen"
+
+    def missing(self) -> str | None:
+        kernel = _varlen_kernel()
+        return kernel if isinstance(kernel, str) else _no_device()
+
+    def why_not(self, call: Call) -> str | None:
+        return self.missing() or _flash_refuses(call)
+
+    def __call__(self, call: Call) -> Tensor:
+        kernel = _varlen_kernel()
+        assert not isinstance(kernel, str)
+        out_THD: Tensor = kernel(
+            call.q_THD,
+            call.k_SKD,
+            call.v_SKD,
+            call.q_spans.cu_seqlens,
+            call.k_spans.cu_seqlens,
+            call.q_spans.max_seqlen,
+            call.k_spans.max_seqlen,
+            scale=call.scale,
+            window_size=call.window,
+            enable_gqa=call.q_THD.shape[1] != call.k_SKD.shape[1],
+        )
+        return out_THD
+
+
+@cache
+def _varlen_kernel() -> Any:
+    """The function, or why there is none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    known = inspect.signature(varlen_attn).parameters
+    absent = [name for name in ("scale", "window_size", "enable_gqa") if name not in known]
+    return f"torch {torch.__version__}: varlen_attn has no {', '.join(absent)}" if absent else varlen_attn
+
+
+class FlashAttn(Backend):
+    """The flash-attn package, where it is installed."""
+
+    name = "flash_attn"
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("flash_attn") is None:
+            return "the package flash-attn is not installed (extra: hrt-mm[flash])"
+        return _no_device()
+
+    def why_not(self, call: Call) -> str | None:
+        return self.missing() or _flash_refuses(call)
+
+    def __call__(self, call: Call) -> Tensor:
+        from flash_attn import flash_attn_varlen_func
+
+        left, right = call.window
+        causal = right == 0
+        out_THD: Tensor = flash_attn_varlen_func(
+            call.q_THD,
+            call.k_SKD,
+            call.v_SKD,
+            call.q_spans.cu_seqlens,
+            call.k_spans.cu_seqlens,
+            call.q_spans.max_seqlen,
+            call.k_spans.max_seqlen,
+            softmax_scale=call.scale,
+            causal=causal,
+            window_size=(left, UNLIMITED if causal and left < 0 else right),
+        )
+        return out_THD

@@ -1,0 +1,123 @@
+"""The transformer block that every level, the decoders and the flat control are made of.
+
+Shapes: T tokens, D width, H heads, K key heads, E head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .attention import attend
+from .levels import Level
+from .rope import Tables, rotate
+from .spans import Spans
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm over the last axis (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Multi-head attention within spans, with QK-norm (arXiv 2302.05442), rotary positions and grouped queries."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, backend: str) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.width = heads, kv_heads, dim // heads
+        self.backend = backend
+        self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(self.width))
+        self.k_norm = nn.Parameter(torch.ones(self.width))
+        self.out = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x_TD: Tensor, spans: Spans, rope: Tables, window: int | None, causal: bool) -> Tensor:
+        """Attention of each run with itself, (T, D)."""
+        qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
+        qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        scale_HE = torch.cat([self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)])
+        qk_THE = normed_rotation(qk_THE, scale_HE, rope)
+        q_THE, k_TKE = qk_THE.split([self.heads, self.kv_heads], 1)
+        out_THE = attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
+        mixed_TD: Tensor = self.out(out_THE.flatten(1))
+        return mixed_TD
+
+
+def normed_rotation(x_THE: Tensor, scale_HE: Tensor, rope: Tables) -> Tensor:
+    """Queries or keys after their norm and rotation, in their own precision."""
+    normed_THE = F.rms_norm(x_THE, x_THE.shape[-1:], eps=1e-6) * scale_HE
+    return rotate(normed_THE, rope).to(x_THE.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward (arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(T, D) to (T, D)."""
+        gate, value = self.up(x_TD).chunk(2, -1)
+        out_TD: Tensor = self.down(F.silu(gate) * value)
+        return out_TD
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward. Both residual branches start at zero (arXiv 1901.09321)."""
+
+    def __init__(
+        self, level: Level, *, drop_path: float = 0.0, backend: str = "auto", checkpointed: bool = False
+    ) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.checkpointed = checkpointed
+        self.attention_norm = RMSNorm(level.dim)
+        self.attention = Attention(level.dim, level.heads, level.kv_heads or level.heads, backend)
+        self.mlp_norm = RMSNorm(level.dim)
+        self.mlp = SwiGLU(level.dim, level.mlp_dim)
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        spans: Spans,
+        rope: Tables,
+        *,
+        samples: Spans,
+        window: int | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            x_TD: tokens.
+            spans: runs that attend within themselves.
+            rope: rotary tables of the tokens.
+            samples: the batch's samples, for stochastic depth.
+            window: sliding window within the runs.
+            causal: hide later tokens.
+        """
+        if self.checkpointed and torch.is_grad_enabled():
+            out_TD: Tensor = checkpoint(self._mix, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
+            return out_TD
+        return self._mix(x_TD, spans, rope, samples, window, causal)
+
+    def _mix(
+        self, x_TD: Tensor, spans: Spans, rope: Tables, samples: Spans, window: int | None, causal: bool
+    ) -> Tensor:
+        x_TD = x_TD + self._drop(self.attention(self.attention_norm(x_TD), spans, rope, window, causal), samples)
+        return x_TD + self._drop(self.mlp(self.mlp_norm(x_TD)), samples)
+
+    def _drop(self, branch_TD: Tensor, samples: Spans) -> Tensor:
+        """Stochastic depth (arXiv 1603.09382): skips the branch for whole samples."""
+        if not self.training or not self.drop_path:
+            return branch_TD
+        kept_B = torch.rand(len(samples), device=branch_TD.device) >= self.drop_path
+        return branch_TD * (kept_B[samples.ids] / (1 - self.drop_path)).to(branch_TD.dtype)[:, None]

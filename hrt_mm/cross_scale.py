@@ -1,0 +1,139 @@
+"""Attention between neighbouring levels, both ways, each through a per-channel gate (arXiv 2509.20581).
+
+A gate starts near zero, so a new path does no harm, and is measured, so a path that stays shut is seen.
+
+Shapes: T fine tokens, G coarse tokens, D query width, H heads, E head width, C axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import attend
+from .block import RMSNorm, normed_rotation
+from .rope import Tables, frequencies, tables
+from .segments import delayed
+from .spans import Spans
+
+GATE = 0.02
+"""What gates start at."""
+
+
+class CrossAttention(nn.Module):
+    """Queries from one level, keys and values from its neighbour; what it gives is to be added to the queries' level."""
+
+    turns_F: Tensor
+    owners_F: Tensor
+
+    def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
+        super().__init__()
+        self.heads, self.width, self.backend = heads, dim // heads, backend
+        self.query_norm = RMSNorm(dim)
+        self.source_norm = RMSNorm(source_dim)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(self.width))
+        self.k_norm = nn.Parameter(torch.ones(self.width))
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.gate_D = nn.Parameter(torch.full((dim,), GATE))
+        turns_F, owners_F = frequencies(self.width, axes, theta)
+        self.register_buffer("turns_F", turns_F, persistent=False)
+        self.register_buffer("owners_F", owners_F, persistent=False)
+
+    def _rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tables:
+        return tables(coords_TC, steps_C, self.turns_F, self.owners_F)
+
+    def _queries(self, x_TD: Tensor, rope: Tables) -> Tensor:
+        q_THE = self.query(self.query_norm(x_TD)).unflatten(-1, (self.heads, self.width))
+        return normed_rotation(q_THE, self.q_norm, rope)
+
+    def _keys_values(self, source: Tensor, rope: Tables) -> tuple[Tensor, Tensor]:
+        k_SHE, v_SHE = self.key_value(self.source_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
+        return normed_rotation(k_SHE, self.k_norm, rope), v_SHE
+
+    def _gated(self, out_THE: Tensor) -> Tensor:
+        mixed_TD: Tensor = self.out(out_THE.flatten(1)) * self.gate_D
+        return mixed_TD
+
+    def within(
+        self,
+        x_TD: Tensor,
+        coords_TC: Tensor,
+        q_spans: Spans,
+        source: Tensor,
+        source_coords: Tensor,
+        k_spans: Spans,
+        steps_C: Tensor,
+    ) -> Tensor:
+        """Queries of run i see the sources of run i.
+
+        Args:
+            x_TD: tokens that ask.
+            coords_TC: their positions.
+            q_spans: their runs.
+            source: tokens of the neighbouring level.
+            source_coords: their positions.
+            k_spans: their runs.
+            steps_C: level-0 steps that count as one step between the two levels.
+
+        Returns:
+            (T, D), gated.
+        """
+        q_THE = self._queries(x_TD, self._rope(coords_TC, steps_C))
+        k_SHE, v_SHE = self._keys_values(source, self._rope(source_coords, steps_C))
+        return self._gated(attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
+
+
+class CausalDown(CrossAttention):
+    """Fine tokens see the coarse tokens of the groups before their own; with ``inclusive``, of their own as well.
+
+    The ragged staircase that this makes is one causal call: the tokens of a group fold into the heads of one query
+    row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are delayed by one group behind
+    a null key, so that row g sees the null key and the groups before g.
+    """
+
+    def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
+        super().__init__(dim, source_dim, heads, axes, theta, backend)
+        self.null_key = nn.Parameter(torch.zeros(2, heads, self.width))
+        nn.init.normal_(self.null_key, std=0.02)
+
+    def staircase(
+        self,
+        x_TD: Tensor,
+        coords_TC: Tensor,
+        groups: Spans,
+        source: Tensor,
+        source_coords: Tensor,
+        samples: Spans,
+        steps_C: Tensor,
+        *,
+        inclusive: bool,
+        window: int | None,
+    ) -> Tensor:
+        """(T, D), gated.
+
+        Args:
+            x_TD: fine tokens.
+            coords_TC: their positions.
+            groups: their groups.
+            source: (G, ...) coarse tokens, one a group.
+            source_coords: their positions.
+            samples: the samples, counted in groups.
+            steps_C: level-0 steps that count as one.
+            inclusive: a group's token may be seen by its own tokens, because it was made from the first one alone.
+            window: groups back that are seen; all when absent.
+        """
+        q_THE = self._queries(x_TD, self._rope(coords_TC, steps_C))
+        k_GHE, v_GHE = self._keys_values(source, self._rope(source_coords, steps_C))
+        if not inclusive:
+            k_GHE, v_GHE = (
+                delayed(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
+            )
+        longest = groups.max_seqlen
+        place_T = groups.ids * longest + groups.positions
+        folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, place_T, q_THE)
+        folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)
+        out = attend(folded, k_GHE, v_GHE, samples, window=window, causal=True, backend=self.backend)
+        out = out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
+        return self._gated(out.index_select(0, place_T))

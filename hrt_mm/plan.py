@@ -1,0 +1,224 @@
+"""The partitions of one level: its samples, its windows and its groups, made once a batch for all of its layers.
+
+Shapes: T tokens of the level, C axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import grids as nested
+from .errors import UserError
+from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
+from .segments import cap
+from .spans import Spans
+from .tokens import Tokens
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """The samples' cells at a level, and the blocks that they are ordered by, in that level's cells."""
+
+    shapes: tuple[Sizes, ...]
+    blocks: tuple[Sizes, ...]
+
+    def runs(self, size: Sizes, device: torch.device) -> Spans:
+        """Cells that share a block of ``size``."""
+        return Spans.from_lengths(self._each(nested.block_lengths, size), device)
+
+    def slots(self, size: Sizes, device: torch.device) -> Tensor:
+        """(T,) rank that each cell has in a block without missing cells, so that a border leaves places empty."""
+        inner = tuple(block for block in self.blocks if math.prod(block) < math.prod(size))
+        rank = nested.nested_order(size, inner).argsort()
+        return rank[self._each(nested.slots, size)].to(device)
+
+    def _each(self, function: Callable[[Sizes, tuple[Sizes, ...], Sizes], Tensor], size: Sizes) -> Tensor:
+        if len(set(self.shapes)) == 1:
+            return function(self.shapes[0], self.blocks, size).repeat(len(self.shapes))
+        return torch.cat([function(shape, self.blocks, size) for shape in self.shapes])
+
+    def coarser(self, stride: Sizes) -> GridPlan:
+        """The grid of the groups."""
+        shapes = {shape: nested.coarse_shape(shape, stride) for shape in set(self.shapes)}
+        divided = (tuple(b // s for b, s in zip(block, stride, strict=True)) for block in self.blocks)
+        return GridPlan(
+            tuple(shapes[shape] for shape in self.shapes), tuple(block for block in divided if math.prod(block) > 1)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """A partition of a level's tokens into the groups that become the next level's.
+
+    Args:
+        spans: the groups.
+        samples: the samples, counted in groups.
+        taps: places that a group of usual size has.
+        slots_T: place of each token in its group where that is not its rank: cells of a grid that has borders.
+    """
+
+    spans: Spans
+    samples: Spans
+    taps: int
+    slots_T: Tensor | None = None
+
+    @property
+    def tap_T(self) -> Tensor:
+        """(T,) the tap of each token: its place, and in groups longer than ``taps`` stretched over them."""
+        if self.slots_T is not None:
+            return self.slots_T
+        return self.spans.cached(("tap", self.taps), self._ranks)
+
+    def _ranks(self) -> Tensor:
+        place_T = self.spans.positions
+        if self.spans.max_seqlen <= self.taps:
+            return place_T
+        size_T = self.spans.counts[self.spans.ids]
+        return torch.where(size_T > self.taps, place_T * self.taps // size_T, place_T)
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPlan:
+    """What a level needs to know of its batch.
+
+    Args:
+        level: its configuration.
+        samples: the samples at this level.
+        coords_TC: positions, in level-0 steps.
+        step: level-0 steps a token of this level, along each axis.
+        grid: where the samples still are grids.
+        boundaries: given group starts by name, on the host.
+    """
+
+    level: Level
+    samples: Spans
+    coords_TC: Tensor
+    step: tuple[float, ...]
+    grid: GridPlan | None
+    boundaries: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, tokens: Tokens, level: Level, blocks: tuple[Sizes, ...]) -> LevelPlan:
+        """The plan of level 0."""
+        if tokens.axes > 1 and tokens.grids is None:
+            raise UserError(f"tokens on {tokens.axes} axes must be grids in hierarchical order; set Tokens.grids")
+        grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
+        step = (1.0,) * tokens.axes
+        return cls(level, tokens.spans, tokens.coords_TC, step, grid, tokens.boundaries)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens live."""
+        return self.coords_TC.device
+
+    def reach(self, layer: int) -> Spans:
+        """The runs that attend within themselves at a layer."""
+        window, kind = self.level.window, self.level.reach
+        if window is None or kind == "sliding":
+            return self.samples
+        return self.samples.cached(("reach", kind, window, layer % 2), lambda: self._windows(layer))
+
+    def _windows(self, layer: int) -> Spans:
+        if self.grid is not None:
+            assert self.level.window is not None
+            return self.grid.runs(extent(self.level.window, len(self.step), "window"), self.device)
+        size = self._size()
+        shifted = self.level.reach == "shifted" and layer % 2
+        return self.samples.cut(size, size // 2 if shifted else 0)
+
+    def cells(self) -> Spans:
+        """The blocks that bound what other levels see of this one: its windows, or pieces as long as a sliding one."""
+        if self.level.window is None:
+            return self.samples
+        if self.level.reach == "sliding":
+            return self.samples.cut(self._size())
+        return self.reach(0)
+
+    @property
+    def sliding(self) -> int | None:
+        """The sliding window, where the level has one."""
+        return self._size() if self.level.reach == "sliding" else None
+
+    def _size(self) -> int:
+        """The window in tokens, where there is no grid."""
+        window = self.level.window
+        assert window is not None
+        return window if isinstance(window, int) else math.prod(window)
+
+    def fixed_groups(self, config: FixedGroups) -> Groups:
+        """Groups by stride.
+
+        Raises:
+            UserError: a stride for several axes where the tokens are no grid.
+        """
+        if self.grid is None:
+            if not isinstance(config.stride, int) and len(config.stride) > 1:
+                raise UserError(
+                    f"level {self.level.name!r} has stride {config.stride} but its tokens are no grid; give one number"
+                )
+            stride = config.stride if isinstance(config.stride, int) else config.stride[0]
+            spans = self.samples.cut(stride)
+            return Groups(spans, self.samples.over(spans), stride)
+        size = extent(config.stride, len(self.step), "stride")
+        spans = self.grid.runs(size, self.device)
+        slots_T = None if spans.uniform == math.prod(size) else self.grid.slots(size, self.device)
+        return Groups(spans, self.samples.over(spans), math.prod(size), slots_T)
+
+    def given_groups(self, config: GivenGroups) -> Groups:
+        """Groups that the data supplies.
+
+        Raises:
+            UserError: the tokens carry no such boundary.
+        """
+        if config.boundary not in self.boundaries:
+            known = ", ".join(sorted(self.boundaries)) or "none"
+            raise UserError(
+                f"level {self.level.name!r} groups by boundary {config.boundary!r}, which the tokens do not carry; "
+                f"they carry: {known}"
+            )
+        starts_T = self.boundaries[config.boundary]
+        if config.max is not None:
+            first = self.samples.host[:-1]
+            starts_T = starts_T.clone()
+            starts_T[first[first < self.samples.total]] = True
+            starts_T = cap(starts_T, config.max)
+        spans, samples = Spans.from_starts(starts_T, self.samples)
+        return Groups(spans, samples, config.max or 16)
+
+    def routed_groups(self, starts_T: Tensor, config: LearnedGroups) -> Groups:
+        """Groups that the model chose. On a GPU this is the one place that waits for the device: once a batch."""
+        spans, samples = Spans.from_starts(starts_T, self.samples)
+        return Groups(spans, samples, config.max)
+
+    def coarser(
+        self, level: Level, groups: Groups, coords_GC: Tensor, stride: tuple[float, ...], *, gridded: bool
+    ) -> LevelPlan:
+        """The plan of the next level.
+
+        Args:
+            level: its configuration.
+            groups: what its tokens are.
+            coords_GC: where they lie.
+            stride: tokens a group along each axis, usually.
+            gridded: the groups are blocks of the grid.
+        """
+        step = tuple(a * b for a, b in zip(self.step, stride, strict=True))
+        grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
+        starts = groups.spans.host[:-1].numpy()
+        boundaries = {name: _any_start(mask, starts) for name, mask in self.boundaries.items()}
+        return LevelPlan(level, groups.samples, coords_GC, step, grid, boundaries)
+
+
+def _any_start(starts_T: Tensor, first_G: np.ndarray) -> Tensor:
+    """(G,) whether any token of a group starts one of the given groups. Groups are not empty here."""
+    if not len(first_G):
+        return starts_T[:0]
+    return torch.from_numpy(np.logical_or.reduceat(starts_T.numpy(), first_G))

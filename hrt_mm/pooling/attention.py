@@ -1,0 +1,58 @@
+"""Attention pooling: the group's own query attends to the group's tokens.
+
+Shapes: T tokens, G groups, D width, H heads, E head width, C axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import attend
+from ..rope import frequencies, rotate, tables
+from ..segments import segment_mean
+from .base import Pooling, PoolingGroups, PoolingSite, register_pooling
+
+
+@register_pooling("attention")
+class AttentionPooling(Pooling):
+    """The mean of the group asks, its tokens answer, and the answer is added to the mean.
+
+    The output projection starts at zero, so training starts from mean pooling.
+    """
+
+    turns_F: Tensor
+    owners_F: Tensor
+
+    def __init__(self, site: PoolingSite) -> None:
+        super().__init__(site)
+        self.heads, self.backend = site.heads, site.backend
+        self.norm = nn.RMSNorm(site.dim, eps=1e-6)
+        self.query = nn.Linear(site.dim, site.dim, bias=False)
+        self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
+        self.out = nn.Linear(site.dim, site.dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+        turns_F, owners_F = frequencies(site.dim // site.heads, site.axes, site.theta)
+        self.register_buffer("turns_F", turns_F, persistent=False)
+        self.register_buffer("owners_F", owners_F, persistent=False)
+
+    def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
+        mean_GD = segment_mean(x_TD, groups.spans)
+        normed_TD = self.norm(x_TD)
+        q_GHE = self.query(segment_mean(normed_TD, groups.spans)).unflatten(-1, (self.heads, -1))
+        k_THE, v_THE = self.key_value(normed_TD).unflatten(-1, (2 * self.heads, -1)).chunk(2, 1)
+        coords_GC = segment_mean(groups.coords_TC, groups.spans)
+        out_GHE = attend(
+            self._turn(q_GHE, coords_GC),
+            self._turn(k_THE, groups.coords_TC),
+            v_THE,
+            groups.spans.ones,
+            groups.spans,
+            backend=self.backend,
+        )
+        pooled_GD: Tensor = mean_GD + self.out(out_GHE.flatten(1))
+        return pooled_GD
+
+    def _turn(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
+        steps_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
+        return rotate(x_THE, tables(coords_TC, steps_C, self.turns_F, self.owners_F)).to(x_THE.dtype)

@@ -1,0 +1,53 @@
+"""What pooling loses: how much of the fine level a linear map can give back from the coarse one.
+
+Shapes: T tokens, G groups, D fine width, E coarse width, K taps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..spans import Spans
+
+
+def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, tap_T: Tensor, *, ridge: float = 1e-3) -> float:
+    """Share of the fine tokens' variance that ridge regression from their group's token explains on unseen groups.
+
+    One regression a tap (a token's place in its group), fitted on the even groups and scored on the odd ones. 1 means
+    nothing is lost, 0 that the coarse token says no more than the mean.
+
+    Args:
+        fine_TD: tokens.
+        coarse_GE: one token a group.
+        spans: the groups.
+        tap_T: (T,) tap of each token.
+        ridge: weight of the penalty, over the mean variance of the coarse channels.
+
+    Returns:
+        R squared, at most 1; negative where the fit is worse than the mean.
+
+    Raises:
+        UserError: fewer than 4 groups.
+    """
+    if len(spans) < 4:
+        raise UserError(f"recovery needs at least 4 groups to fit and score, got {len(spans)}")
+    fine, coarse = fine_TD.detach().double(), coarse_GE.detach().double()
+    error = total = 0.0
+    for tap in tap_T.unique().tolist():
+        rows = (tap_T == tap).nonzero().squeeze(1)
+        group = spans.ids[rows]
+        fit, score = rows[group % 2 == 0], rows[group % 2 == 1]
+        if len(fit) < 2 or not len(score):
+            continue
+        center_in, center_out = coarse[spans.ids[fit]].mean(0), fine[fit].mean(0)
+        inputs = coarse[spans.ids[fit]] - center_in
+        gram = inputs.T @ inputs
+        penalty = ridge * gram.diagonal().mean().clamp(min=1e-12)
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        weight = torch.linalg.solve(gram + penalty * eye, inputs.T @ (fine[fit] - center_out))
+        guess = (coarse[spans.ids[score]] - center_in) @ weight + center_out
+        error += float((fine[score] - guess).square().sum())
+        total += float((fine[score] - fine[score].mean(0)).square().sum())
+    return 1 - error / total if total > 0 else 1.0

@@ -1,0 +1,78 @@
+"""Learned groups: the model scores a boundary between neighbours (dynamic chunking, H-Net, arXiv 2507.07955).
+
+Shapes: T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .levels import LearnedGroups
+from .segments import cap
+from .spans import Spans
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Boundaries of a batch.
+
+    Args:
+        starts_T: bool, true where a group starts; caps and first tokens included.
+        confidence_T: 1 in value; its gradient raises the probability of the decision that was taken.
+        loss: ratio loss, towards the target tokens a group; scalar.
+        forced: share of the starts that the cap set, scalar.
+    """
+
+    starts_T: Tensor
+    confidence_T: Tensor
+    loss: Tensor
+    forced: Tensor
+
+
+class Router(nn.Module):
+    """Scores a boundary before each token by how little it resembles the one before.
+
+    The decision at a token uses that token and the one before alone, so it is causal.
+    """
+
+    def __init__(self, dim: int, config: LearnedGroups) -> None:
+        super().__init__()
+        self.target, self.longest = config.target, config.max
+        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.before = nn.Linear(dim, dim, bias=False)
+        self.here = nn.Linear(dim, dim, bias=False)
+        for linear in (self.before, self.here):
+            nn.init.eye_(linear.weight)
+
+    def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
+        """Boundaries of packed samples."""
+        normed_TD = self.norm(x_TD)
+        like_T = F.cosine_similarity(self.before(normed_TD[:-1]).float(), self.here(normed_TD[1:]).float(), dim=-1)
+        first_T = self._first(samples)
+        p_T = torch.where(first_T, 1.0, F.pad((1 - like_T) / 2, (1, 0), value=1.0))
+        chosen_T = p_T > 0.5
+        starts_T = cap(chosen_T, self.longest)
+        confidence_T = torch.where(starts_T, p_T, 1 - p_T)
+        return Routing(
+            starts_T,
+            1 + confidence_T - confidence_T.detach(),
+            self._ratio_loss(chosen_T, p_T),
+            (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
+        )
+
+    def _first(self, samples: Spans) -> Tensor:
+        mask_T = torch.zeros(samples.total, dtype=torch.bool)
+        first = samples.host[:-1]
+        mask_T[first[first < samples.total]] = True
+        return mask_T.to(samples.device, non_blocking=True)
+
+    def _ratio_loss(self, chosen_T: Tensor, p_T: Tensor) -> Tensor:
+        """Least, 1, where a share 1/target of the tokens starts a group; equation 10 of the paper."""
+        if not len(p_T):
+            return p_T.sum()
+        share, mean, n = chosen_T.float().mean(), p_T.mean(), self.target
+        return n / (n - 1) * ((n - 1) * share * mean + (1 - share) * (1 - mean))

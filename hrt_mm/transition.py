@@ -1,0 +1,170 @@
+"""From one level to the next and back: grouping, pooling, the merge to the coarser width, and the way down.
+
+Shapes: T fine tokens, G groups, D fine width, E coarse width, K taps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .block import RMSNorm
+from .levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level, extent
+from .plan import Groups, LevelPlan
+from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSite
+from .routing import Router
+from .segments import delayed, segment_first, segment_mean, spread
+
+_GIVEN_TAPS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """The next level's tokens and plan, with what led there.
+
+    Args:
+        x_GE: tokens of the next level.
+        plan: its plan.
+        groups: the groups that they were.
+        losses: weighted, by name.
+        stats: measured scalars by name.
+    """
+
+    x_GE: Tensor
+    plan: LevelPlan
+    groups: Groups
+    losses: dict[str, Tensor]
+    stats: dict[str, Tensor]
+
+
+class Transition(nn.Module):
+    """Leads from a level to the next coarser one."""
+
+    def __init__(self, config: HierarchyConfig, index: int, axes: int, theta: float) -> None:
+        super().__init__()
+        fine, coarse = config.levels[index], config.levels[index + 1]
+        assert fine.group is not None
+        self.fine, self.coarse = fine, coarse
+        self.group = fine.group
+        self.gridded = axes > 1 and all(isinstance(level.group, FixedGroups) for level in config.levels[: index + 1])
+        self.taps, self.stride = _usual_size(fine, axes, self.gridded)
+        self.causal = config.causal
+        site = PoolingSite(fine.dim, fine.heads, self.taps, axes, theta, config.backend)
+        self.pooling: Pooling = POOLINGS[fine.pool](site)
+        self.router = Router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
+        self.merge_norm = RMSNorm(self.pooling.width)
+        self.merge = nn.Linear(self.pooling.width, coarse.dim, bias=False)
+        self.alignment, self.reconstruction = config.alignment, config.reconstruction
+        self.align = nn.Linear(coarse.dim, fine.dim, bias=False) if config.alignment else None
+        self.rebuild = nn.Linear(coarse.dim, self.taps * fine.dim) if config.reconstruction else None
+
+    @property
+    def inclusive(self) -> bool:
+        """Whether a group's token is made from the group's first token alone, so that its own tokens may see it."""
+        return self.fine.pool == "select"
+
+    def forward(self, x_TD: Tensor, plan: LevelPlan) -> Pooled:
+        """Groups and pools the tokens of a level."""
+        losses: dict[str, Tensor] = {}
+        stats: dict[str, Tensor] = {}
+        if isinstance(self.group, FixedGroups):
+            groups = plan.fixed_groups(self.group)
+        elif isinstance(self.group, GivenGroups):
+            groups = plan.given_groups(self.group)
+        else:
+            x_TD, groups = self._route(x_TD, plan, losses, stats)
+        pooled_GW = self.pooling(x_TD, self._view(groups, plan))
+        x_GE = self.merge(self.merge_norm(pooled_GW))
+        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats)
+
+    def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
+        """The next level's plan. A token made from the first of its group stands where that one stands."""
+        place = segment_first if self.inclusive else segment_mean
+        coords_GC = place(plan.coords_TC, groups.spans)
+        return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded)
+
+    def _route(
+        self, x_TD: Tensor, plan: LevelPlan, losses: dict[str, Tensor], stats: dict[str, Tensor]
+    ) -> tuple[Tensor, Groups]:
+        assert isinstance(self.group, LearnedGroups) and self.router is not None
+        routing = self.router(x_TD, plan.samples)
+        groups = plan.routed_groups(routing.starts_T, self.group)
+        name = self.fine.name
+        if self.group.weight:
+            losses[f"ratio/{name}"] = self.group.weight * routing.loss
+        stats[f"tokens_per_group/{name}"] = routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans)))
+        stats[f"forced_groups/{name}"] = routing.forced
+        return x_TD * routing.confidence_T.to(x_TD.dtype)[:, None], groups
+
+    def _view(self, groups: Groups, plan: LevelPlan) -> PoolingGroups:
+        full = groups.spans.uniform == self.taps
+        steps_C = torch.tensor(plan.step, device=plan.device)
+        return PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, plan.coords_TC / steps_C)
+
+    def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
+        """The losses that answer what pooling loses and how levels drift, weighted.
+
+        The fine level is the target and gets no gradient, else both could fall to a constant.
+
+        Args:
+            fine_TD: final tokens of the fine level.
+            coarse_GE: final tokens of the coarse level.
+            groups: the groups between them.
+        """
+        found: dict[str, Tensor] = {}
+        name = self.fine.name
+        target_TD = F.rms_norm(fine_TD.detach().float(), fine_TD.shape[-1:])
+        source_GE = F.rms_norm(coarse_GE, coarse_GE.shape[-1:])
+        if self.align is not None:
+            mean_GD = segment_mean(target_TD, groups.spans)
+            like_G = F.cosine_similarity(self.align(source_GE).float(), mean_GD, dim=-1)
+            found[f"alignment/{name}"] = self.alignment * (1 - like_G).sum() / max(1, len(like_G))
+        if self.rebuild is not None:
+            places = self.rebuild(source_GE).view(-1, target_TD.shape[1]).float()
+            guess_TD = places.index_select(0, groups.spans.ids * self.taps + groups.tap_T)
+            error = (guess_TD - target_TD).square().sum() / max(1, target_TD.numel())
+            found[f"reconstruction/{name}"] = self.reconstruction * error
+        return found
+
+
+class TopDown(nn.Module):
+    """Brings a coarser level back: norm, map to the fine width, and one row for each token of the group.
+
+    In causal mode a token gets the group before its own, unless the group's token is made from its first token alone.
+    """
+
+    def __init__(self, transition: Transition) -> None:
+        super().__init__()
+        fine, coarse = transition.fine, transition.coarse
+        self.norm = RMSNorm(coarse.dim)
+        self.map = nn.Linear(coarse.dim, fine.dim, bias=False)
+        self.causal = transition.causal
+        delay = self.causal and not transition.inclusive
+        self.lead = nn.Parameter(torch.zeros(fine.dim)) if delay else None
+
+    def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling) -> Tensor:
+        """(G, E) to (T, D)."""
+        x_GD = self.map(self.norm(x_GE))
+        if self.lead is not None:
+            x_GD = delayed(x_GD, groups.samples, self.lead)
+        # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.
+        return spread(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
+
+
+def _usual_size(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[float, ...]]:
+    """Taps of a group, and tokens a group along each axis."""
+    group = level.group
+    if isinstance(group, FixedGroups):
+        if isinstance(group.stride, int):
+            sizes = (group.stride,) * axes
+        else:
+            sizes = extent(group.stride, axes, f"stride of level {level.name!r}")
+        return math.prod(sizes) if gridded else sizes[0], tuple(float(size) for size in sizes)
+    if isinstance(group, GivenGroups):
+        return group.max or _GIVEN_TAPS, (group.typical,) * axes
+    assert isinstance(group, LearnedGroups)
+    return group.max, (group.target,) * axes
