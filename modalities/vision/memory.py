@@ -1,0 +1,224 @@
+"""Datasets that are small enough to lie in memory as bytes: scikit-learn's digits, and torchvision's.
+
+Shapes: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.tasks.base import Sample
+
+from .augment import Augmentation, Transform, chain
+from .splits import Part, check_split, stratified
+
+
+class ImagesInMemory(Dataset):
+    """Images as one byte tensor.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: class of each.
+        classes: their names.
+        names: what each image is called in messages.
+        transform: augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        classes: tuple[str, ...],
+        names: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        self.images, self.labels, self.names, self.transform = images, labels, names, transform
+        self.classes: tuple[str, ...] = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """An image with the name of its class."""
+        image = self.images[index]
+        if self.transform is not None:
+            image = self.transform(image)
+        return Sample(image, self.classes[self.labels[index]], self.names[index])
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(C, H, W), before augmentation."""
+        return tuple(self.images.shape[1:])
+
+
+class MemoryConfig(DatasetConfig):
+    """What the datasets in memory share."""
+
+    val: Part = 0.1
+    """Part of the training images that is held out for validation: the same ones each time, of every class."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training images, in order."""
+
+    @abstractmethod
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """Images (N, C, H, W) uint8, labels and class names of the training or the test set."""
+
+    def build(self, split: str) -> ImagesInMemory:
+        """The images of a split.
+
+        Raises:
+            ConfigError: there is no such split, or the files are missing or broken.
+        """
+        check_split(split)
+        images, labels, classes = self.load(split != "test")
+        chosen = torch.arange(len(labels))
+        if split != "test":
+            chosen = stratified(labels, self.val, seed=0)[split == "val"]
+        places = chosen.tolist()
+        source = "test" if split == "test" else "train"
+        return ImagesInMemory(
+            images[chosen],
+            [labels[place] for place in places],
+            classes,
+            [f"{self.type}/{source}/{place}" for place in places],
+            chain(self.augment) if split == "train" else None,
+        )
+
+
+class DigitsConfig(MemoryConfig):
+    """scikit-learn's 1,797 handwritten digits: real scans of 8x8 pixels that come inside the package.
+
+    A fixed fifth of each class is the test set.
+    """
+
+    type: Literal["digits"]
+
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The images, with their 17 shades spread over a byte."""
+        from sklearn.datasets import load_digits
+
+        found = load_digits()
+        chosen = stratified(found.target, 0.2, seed=0)[not train]
+        images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)
+        labels: list[int] = torch.from_numpy(found.target)[chosen].tolist()
+        return images[chosen, None], labels, tuple("0123456789")
+
+
+class TorchvisionConfig(MemoryConfig):
+    """What torchvision's datasets share. Their layout on disk is torchvision's; the test set is the official one."""
+
+    root: Path
+    """The folder that torchvision calls root."""
+    download: bool = False
+    """Fetch the files where they are missing; needs internet."""
+
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The training or test set.
+
+        Raises:
+            ConfigError: the files are missing or broken, or cannot be fetched.
+        """
+        try:
+            return self.read(train)
+        except FileNotFoundError as error:
+            if not self.download:
+                raise ConfigError(
+                    f"data.root {self.root} has no {error.filename or error}; set data.download: true, or data.root to "
+                    f"the folder that torchvision put {self.type} in"
+                ) from error
+        except Exception as error:
+            raise ConfigError(
+                f"{self.type} in {self.root} is broken ({error}); delete it and fetch it again"
+            ) from error
+        try:
+            self.fetch()
+        except Exception as error:
+            raise ConfigError(f"{self.type} cannot be fetched to {self.root}: {error}") from error
+        return self.read(train)
+
+    @abstractmethod
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The training or test set from disk."""
+
+    @abstractmethod
+    def fetch(self) -> None:
+        """Downloads the files."""
+
+
+class MnistConfig(TorchvisionConfig):
+    """60,000 + 10,000 handwritten digits, 28x28 grey."""
+
+    type: Literal["mnist"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The raw files."""
+        return *_read_idx(self.root / "MNIST" / "raw", train), tuple("0123456789")
+
+    def fetch(self) -> None:
+        """Downloads the files."""
+        from torchvision.datasets import MNIST
+
+        MNIST(self.root, download=True)
+
+
+class FashionMnistConfig(TorchvisionConfig):
+    """60,000 + 10,000 pictures of clothes, 28x28 grey."""
+
+    type: Literal["fashion_mnist"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The raw files."""
+        from torchvision.datasets import FashionMNIST
+
+        return *_read_idx(self.root / "FashionMNIST" / "raw", train), tuple(FashionMNIST.classes)
+
+    def fetch(self) -> None:
+        """Downloads the files."""
+        from torchvision.datasets import FashionMNIST
+
+        FashionMNIST(self.root, download=True)
+
+
+class Cifar10Config(TorchvisionConfig):
+    """50,000 + 10,000 photographs, 32x32 RGB.
+
+    torchvision reads these files, and refuses those whose checksums are not the published ones before it does.
+    """
+
+    type: Literal["cifar10"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The batches."""
+        from torchvision.datasets import CIFAR10
+
+        folder = self.root / CIFAR10.base_folder
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "no such folder", str(folder))
+        found = CIFAR10(self.root, train)
+        images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
+        return images, found.targets, tuple(found.classes)
+
+    def fetch(self) -> None:
+        """Downloads the files."""
+        from torchvision.datasets import CIFAR10
+
+        CIFAR10(self.root, download=True)
+
+
+def _read_idx(folder: Path, train: bool) -> tuple[Tensor, list[int]]:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    prefix = "train" if train else "t10k"
+    images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))
+    labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    return images[:, None], labels.tolist()
