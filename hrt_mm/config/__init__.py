@@ -1,0 +1,10 @@
+"""Configuration: YAML files and overrides to validated, frozen components."""
+
+from __future__ import annotations
+
+from .layers import packaged_configs
+from .root import load_config, resolved_yaml
+from .schema import json_schema
+from .sections import RunConfig
+
+__all__ = ["RunConfig", "json_schema", "load_config", "packaged_configs", "resolved_yaml"]

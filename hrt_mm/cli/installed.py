@@ -1,0 +1,53 @@
+"""What is installed: modalities with their datasets, tasks, and the configurations that come along."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from ..component import Component
+from ..config import packaged_configs
+from ..config.sections import datasets, tasks
+from ..errors import ConfigError
+from ..modality import GROUP, modalities
+from ..pooling.registry import POOLINGS
+
+
+def listing() -> str:
+    """A short list for the end of the help."""
+    lines = ["installed:"]
+    try:
+        for name, modality in modalities().items():
+            lines.append(f"  modality {name}: datasets {', '.join(datasets(modality))}")
+        lines.append(f"  tasks: {', '.join(tasks())}")
+    except ConfigError as error:
+        lines.append(f"  error: {error}")
+    return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
+
+
+def table() -> str:
+    """Everything with a line on what it is."""
+    lines = []
+    for name, modality in modalities().items():
+        lines.append(f"{name} ({_origin(name)}): {_summary(modality.tokenizer)}")
+        lines += _rows("data", datasets(modality))
+    lines.append("tasks, for every modality")
+    lines += _rows("task", tasks())
+    lines.append("poolings, for every modality")
+    lines += [f"  pool {name:<16} {text}" for name, text in sorted(POOLINGS.items())]
+    return "\n".join(lines)
+
+
+def _rows(section: str, components: dict[str, type[Component]]) -> list[str]:
+    return [f"  {section} {name:<16} {_summary(component)}" for name, component in components.items()]
+
+
+def _summary(component: type[Component]) -> str:
+    return (component.__doc__ or "").strip().partition("\n")[0]
+
+
+def _origin(name: str) -> str:
+    """The distribution that gives a modality, and its version."""
+    for entry in entry_points(group=GROUP, name=name):
+        if entry.dist:
+            return f"{entry.dist.name} {entry.dist.version}"
+    return "no distribution"

@@ -1,0 +1,157 @@
+"""What a schema allows, in words, and where else a key is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .messages import dotted, nearest, show
+from .nodes import Keys
+from .schema import Schema
+
+MAX_DEPTH = 8
+"""Levels of nesting that are searched for a key; schemas may refer to themselves."""
+
+
+class Allowed:
+    """Answers questions about a schema.
+
+    Args:
+        schema: of the whole configuration.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.definitions: dict[str, Schema] = schema["$defs"]
+
+    def at(self, path: Keys, data: Any) -> list[Schema]:
+        """The schemas of a value, by what the data around it says; empty where none is known."""
+        found = [self.schema]
+        for part in path:
+            found = [option for schema in self._fitting(found, data) for option in self._under(schema, part)]
+            try:
+                data = data[part]
+            except (KeyError, IndexError, TypeError):
+                data = None
+        return self._fitting(found, data)
+
+    def keys(self, path: Keys, data: Any) -> list[str]:
+        """The keys a map may have."""
+        names = [name for schema in self.at(path, data) for name in schema.get("properties", {})]
+        return list(dict.fromkeys(names))
+
+    def choices(self, path: Keys, data: Any) -> list[str]:
+        """The fixed words that may stand at a path."""
+        values = [value for schema in self.at(path, data) for value in _constants(schema)]
+        return list(dict.fromkeys(value for value in values if isinstance(value, str)))
+
+    def words(self, path: Keys, data: Any) -> str:
+        """What may stand at a path; empty where the schema does not say."""
+        schemas = self.at(path, data)
+        values = list(dict.fromkeys(value for schema in schemas for value in _constants(schema)))
+        kinds = [self._kind(schema) for schema in schemas if not _constants(schema)]
+        return ", or ".join(dict.fromkeys(kind for kind in [_listed(values), *kinds] if kind))
+
+    def unknown_key(self, path: Keys, data: Any) -> str:
+        """Why a key is wrong: the nearest key beside it, or where else it is known, and the keys here."""
+        *parent, key = path
+        here = self.keys(tuple(parent), data)
+        close = nearest(key, here)
+        if close:
+            hint = f"; did you mean {close!r}?"
+        else:
+            places = self.places(str(key))
+            hint = f"; did you mean {' or '.join(places)}?" if places else ""
+        return f"unknown key{hint} (keys here: {', '.join(here)})"
+
+    def places(self, key: str, limit: int = 3) -> list[str]:
+        """Where else a key, or one spelled nearly so, is known; the shallowest first."""
+        known: dict[str, list[str]] = {}
+        for path, kind in self._walk(self.schema, ()):
+            known.setdefault(str(path[-1]), []).append(f"{dotted(path)}{kind}")
+        name = key if key in known else nearest(key, known, cutoff=0.8)
+        if name is None:
+            return []
+        return [repr(place) for place in sorted(known[name], key=lambda place: place.count("."))[:limit]]
+
+    def _walk(self, schema: Schema, path: Keys) -> Iterator[tuple[Keys, str]]:
+        if len(path) > MAX_DEPTH:
+            return
+        for option in self._options(schema):
+            kind = f" of type {kinds[0]}" if (kinds := _constants(option.get("properties", {}).get("type", {}))) else ""
+            for name, child in option.get("properties", {}).items():
+                yield (*path, name), kind
+                yield from self._walk(child, (*path, name))
+            if "items" in option:
+                yield from self._walk(option["items"], (*path, 0))
+
+    def _options(self, schema: Schema) -> list[Schema]:
+        """A schema's alternatives, references followed."""
+        if "$ref" in schema:
+            return self._options(self.definitions[schema["$ref"].rsplit("/", 1)[-1]])
+        for union in ("anyOf", "oneOf"):
+            if union in schema:
+                return [option for item in schema[union] for option in self._options(item)]
+        return [schema]
+
+    def _fitting(self, schemas: list[Schema], data: Any) -> list[Schema]:
+        """Of a union of maps those that the data's ``type`` names, where it names one."""
+        options = [option for schema in schemas for option in self._options(schema)]
+        if not isinstance(data, dict) or "type" not in data:
+            return options
+        fitting = [item for item in options if data["type"] in _constants(item.get("properties", {}).get("type", {}))]
+        return fitting or options
+
+    def _kind(self, schema: Schema) -> str:
+        """A schema without fixed values, in words."""
+        kind = str(schema.get("type"))
+        if kind in ("integer", "number"):
+            return _number(schema)
+        if kind == "array":
+            return self._list(schema)
+        if kind == "string" and "pattern" in schema:
+            return f"text that matches {schema['pattern']}"
+        names = {"string": "text", "boolean": "true or false", "null": "null", "object": "a map"}
+        return names.get(kind, "")
+
+    def _list(self, schema: Schema) -> str:
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        count = f" of {least}" if least == most else f" of {least} or more" if least else ""
+        options = [
+            option for item in schema.get("prefixItems", [schema.get("items", {})]) for option in self._options(item)
+        ]
+        kinds = dict.fromkeys(kind for option in options if (kind := self._kind(option)))
+        return f"a list{count}, each {' or '.join(kinds)}" if kinds else f"a list{count}"
+
+    @staticmethod
+    def _under(schema: Schema, part: str | int) -> list[Schema]:
+        if isinstance(part, int):
+            return [schema["items"]] if "items" in schema else schema.get("prefixItems", [])[part : part + 1]
+        if part in schema.get("properties", {}):
+            return [schema["properties"][part]]
+        extra = schema.get("additionalProperties")
+        return [extra] if isinstance(extra, dict) else []
+
+
+def _constants(schema: Schema) -> list[Any]:
+    return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
+
+
+def _listed(values: list[Any]) -> str:
+    words = [value if isinstance(value, str) else show(value) for value in values]
+    return f"one of {', '.join(words)}" if len(words) > 1 else "".join(words)
+
+
+def _number(schema: Schema) -> str:
+    whole = schema["type"] == "integer"
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    if whole and above is not None:
+        low, above = above + 1, None
+    limits = [
+        f"of {low} or more" if low is not None else f"above {above}" if above is not None else "",
+        f"at most {schema['maximum']}" if "maximum" in schema else "",
+        f"below {schema['exclusiveMaximum']}" if "exclusiveMaximum" in schema else "",
+    ]
+    noun = "a whole number" if whole else "a number"
+    stated = " and ".join(limit for limit in limits if limit)
+    return f"{noun} {stated}" if stated else noun

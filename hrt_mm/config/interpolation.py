@@ -1,0 +1,55 @@
+"""Environment variables in strings: ``${NAME}``, and ``${NAME:-default}`` for when it is not set."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from .messages import Problem
+from .nodes import Keys, Node
+from .yaml_reader import scalar
+
+_REFERENCE = re.compile(r"\$(\$\{|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\{)")
+
+
+def interpolate(node: Node, problems: list[Problem], path: Keys = ()) -> Node:
+    """Fills in the variables of all strings under a node; ``$${`` stands for a plain ``${``.
+
+    What an unquoted string becomes is read as YAML again, so that ``steps: ${STEPS:-200}`` is a number.
+    """
+    if isinstance(node.value, dict):
+        children = {key: interpolate(child, problems, (*path, key)) for key, child in node.value.items()}
+        return Node(children, node.mark)
+    if isinstance(node.value, list):
+        items = [interpolate(child, problems, (*path, index)) for index, child in enumerate(node.value)]
+        return Node(items, node.mark)
+    if not isinstance(node.value, str) or "${" not in node.value:
+        return node
+    text = fill(node.value, node.mark, path, problems)
+    return Node(scalar(text) if node.plain else text, node.mark)
+
+
+def fill(text: str, mark: str, path: Keys, problems: list[Problem]) -> str:
+    """A string with its variables filled in; those that are not set are added to the problems."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] == "${":
+            return "${"
+        if match["name"] is None:
+            problems.append(Problem(mark, path, f"{text!r} has a ${{ without NAME}}; write ${{NAME}} or $${{"))
+            return match[0]
+        found = os.environ.get(match["name"])
+        if found or match["default"] is not None:
+            return found or match["default"]
+        state = "empty" if found is not None else "not set"
+        problems.append(
+            Problem(
+                mark,
+                path,
+                f"the environment variable {match['name']} is {state}; run `export {match['name']}=...`, "
+                f"or write ${{{match['name']}:-default}}, or override {'.'.join(map(str, path)) or 'the value'}",
+            )
+        )
+        return match[0]
+
+    return _REFERENCE.sub(value, text)

@@ -1,0 +1,107 @@
+"""Configuration files: where they lie, and how one extends others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hrt_mm
+
+from ..errors import ConfigError
+from .interpolation import fill
+from .messages import Problem, nearest
+from .nodes import Node, merge
+from .yaml_reader import read
+
+
+def config_root() -> Path:
+    """The folder of the configurations that come with the package: inside a wheel, or beside the source tree."""
+    package = Path(hrt_mm.__file__).parent
+    inside = package / "_configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configurations that come with the package, such as ``vision/digits``."""
+    root = config_root()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def find_config(name: str, folder: Path | None = None) -> Path:
+    """The file that a path or a packaged name means.
+
+    Args:
+        name: a path, relative to ``folder``, or a packaged name.
+        folder: the working directory when absent.
+
+    Raises:
+        ConfigError: there is neither; names the nearest packaged one.
+    """
+    path = (folder or Path()) / Path(name).expanduser()
+    if path.is_file():
+        return path
+    packaged = packaged_configs()
+    short = name.removesuffix(".yaml").removeprefix("configs/")
+    if short in packaged:
+        return config_root() / f"{short}.yaml"
+    close = nearest(short, packaged, cutoff=0.5)
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise ConfigError(
+        f"no configuration {name!r}: {path} is not a file, and no packaged one has that name{hint} "
+        f"(packaged: {', '.join(packaged)})"
+    )
+
+
+def load_layers(path: Path, problems: list[Problem], opened: tuple[Path, ...] = ()) -> Node:
+    """A file laid over those that it extends.
+
+    Args:
+        path: the file.
+        problems: where mistakes are added.
+        opened: the files that led here.
+
+    Raises:
+        ConfigError: a file is missing, is not YAML, or extends itself.
+    """
+    resolved = path.resolve()
+    if resolved in opened:
+        circle = [*opened[opened.index(resolved) :], resolved]
+        raise ConfigError(f"{path}: extends goes round in a circle: {' -> '.join(item.name for item in circle)}")
+    node = read(_text(path), str(path), problems)
+    if not isinstance(node.value, dict):
+        raise ConfigError(f"{path}: a configuration is a map of keys, got {type(node.data()).__name__}")
+    extends = node.value.pop("extends", None)
+    base: Node | None = None
+    for name in _names(extends, problems):
+        layer = load_layers(_extended(name, path), problems, (*opened, resolved))
+        base = layer if base is None else merge(base, layer)
+    return node if base is None else merge(base, node)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _names(extends: Node | None, problems: list[Problem]) -> list[Node]:
+    if extends is None:
+        return []
+    names = extends.value if isinstance(extends.value, list) else [extends]
+    found = []
+    for name in names:
+        if isinstance(name.value, str):
+            found.append(Node(fill(name.value, name.mark, ("extends",), problems), name.mark))
+        else:
+            text = "expected a path, a packaged name, or a list of them"
+            problems.append(Problem(name.mark, ("extends",), text))
+    return found
+
+
+def _extended(name: Node, by: Path) -> Path:
+    try:
+        return find_config(str(name.value), by.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{name.mark}: extends: {error}") from error

@@ -1,0 +1,83 @@
+"""Overrides from the command line: ``optim.lr=1e-3``, ``model.levels.0.dim=64``, ``model.levels.patches.dim=64``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .messages import Problem, dotted, one_of, show
+from .nodes import Keys, Node, merge
+from .yaml_reader import read
+
+
+@dataclass(frozen=True)
+class Override:
+    """One dotted key and its value, read as YAML."""
+
+    text: str
+    keys: tuple[str, ...]
+    node: Node
+
+    @property
+    def mark(self) -> str:
+        """What messages call it."""
+        return f"override {self.text!r}"
+
+
+def parse(text: str, problems: list[Problem]) -> Override | None:
+    """An override from ``a.b.c=value``; adds to the problems and gives nothing where it is malformed."""
+    key, equals, value = text.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    mark = f"override {text!r}"
+    if not equals or not all(keys):
+        problems.append(Problem(mark, (), "not of the form a.b.c=value; write for example optim.lr=1e-3"))
+        return None
+    return Override(text, keys, read(value, mark, problems, numbered=False))
+
+
+def apply(root: Node, texts: Sequence[str], problems: list[Problem]) -> Node:
+    """Lays overrides over a configuration. Of two for one key the last counts.
+
+    A new ``type`` starts its map anew, so types are set first, whatever the order they are given in.
+    """
+    overrides = [override for text in texts if (override := parse(text, problems))]
+    for override in sorted(overrides, key=lambda item: len(item.keys) if item.keys[-1] == "type" else 1_000):
+        root = _set(root, override, 0, (), problems)
+    return root
+
+
+def _set(node: Node, override: Override, depth: int, path: Keys, problems: list[Problem]) -> Node:
+    if depth == len(override.keys):
+        return merge(node, override.node)
+    key = override.keys[depth]
+    if isinstance(node.value, list):
+        index = _position(node.value, key, override.mark, path, problems)
+        if index is None:
+            return node
+        items = list(node.value)
+        items[index] = _set(items[index], override, depth + 1, (*path, index), problems)
+        return Node(items, node.mark)
+    if node.value is not None and not isinstance(node.value, dict):
+        text = f"is {show(node.value)} and has no key {key!r}; override {dotted(path)} itself"
+        problems.append(Problem(override.mark, path, text))
+        return node
+    children = dict(node.value or {})
+    inner = children.get(key, Node(None, override.mark))
+    changed = _set(inner, override, depth + 1, (*path, key), problems)
+    # Through merge, so that a new type drops the keys of the old one.
+    return merge(Node(children, node.mark), Node({key: changed}, node.mark))
+
+
+def _position(items: list[Node], key: str, mark: str, path: Keys, problems: list[Problem]) -> int | None:
+    """The item a key means: a position, negative ones from the end, or the item's own name."""
+    if key.lstrip("-").isdigit():
+        index = int(key)
+        if -len(items) <= index < len(items):
+            return index % len(items)
+        problems.append(Problem(mark, path, f"there is no item {index}; the list has {len(items)}, counted from 0"))
+        return None
+    names = [str(name.value) if (name := item.child("name")) else "" for item in items]
+    if key in names:
+        return names.index(key)
+    problems.append(Problem(mark, path, one_of(key, [name for name in names if name], "name")))
+    return None

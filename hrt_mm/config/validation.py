@@ -1,0 +1,96 @@
+"""Validates a section against its component, and tells pydantic's findings in our words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ..component import Component
+from .allowed import Allowed
+from .messages import Problem, nearest, show
+from .nodes import Keys, Node
+
+_Config = TypeVar("_Config", bound=Component)
+
+
+class Validator:
+    """Validates the sections of one configuration.
+
+    Args:
+        root: the whole configuration.
+        allowed: what its schema allows.
+        problems: where mistakes are added.
+    """
+
+    def __init__(self, root: Node, allowed: Allowed, problems: list[Problem]) -> None:
+        self.root = root
+        self.data = root.data()
+        self.allowed = allowed
+        self.problems = problems
+
+    def section(self, name: str, component: type[_Config]) -> _Config | None:
+        """A section as its component; nothing where it has mistakes."""
+        node = self.root.child(name)
+        try:
+            # As JSON, strict: a list stands for a tuple and text for a path, but '64' does not stand for 64.
+            return component.model_validate_json(json.dumps(node.data() if node else {}), strict=True)
+        except ValidationError as error:
+            self._tell(name, error.errors(include_url=False))
+            return None
+
+    def add(self, path: Keys, text: str) -> None:
+        """Adds a problem, unless something was already said about the same place."""
+        if all(problem.path != path for problem in self.problems):
+            self.problems.append(Problem(self.root.find(path)[0].mark, path, text))
+
+    def _tell(self, section: str, errors: Iterable[ErrorDetails]) -> None:
+        by_path: dict[Keys, list[ErrorDetails]] = {}
+        for error in errors:
+            by_path.setdefault(self._path(section, error), []).append(error)
+        unknown = [path for path, found in by_path.items() if found[0]["type"] == "extra_forbidden"]
+        meant = {(*path[:-1], nearest(path[-1], self.allowed.keys(path[:-1], self.data))) for path in unknown}
+        for path, found in by_path.items():
+            # One mistake is told once: a required key misspelled is not also missing, and pydantic counts a list too
+            # short when its items have mistakes of their own.
+            kind = found[0]["type"]
+            inner = any(other[: len(path)] == path and other != path for other in by_path)
+            if not (kind == "missing" and path in meant) and not (kind == "too_short" and inner):
+                self.add(path, self._text(path, found))
+
+    def _path(self, section: str, error: ErrorDetails) -> Keys:
+        """Where an error is in the data. Pydantic's place also names the branches of unions, which are dropped."""
+        path: Keys = (section,)
+        node = self.root.child(section) or Node({}, self.root.mark)
+        last = len(error["loc"]) - 1
+        for index, part in enumerate(error["loc"]):
+            child = node.child(part)
+            if child is not None:
+                path, node = (*path, part), child
+            elif index == last and error["type"] == "missing":
+                path = (*path, part)
+        return (*path, "type") if error["type"] in ("union_tag_invalid", "union_tag_not_found") else path
+
+    def _text(self, path: Keys, errors: list[ErrorDetails]) -> str:
+        kinds = {error["type"] for error in errors}
+        expected = self.allowed.words(path, self.data)
+        if "extra_forbidden" in kinds:
+            return self.allowed.unknown_key(path, self.data)
+        if kinds & {"missing", "union_tag_not_found"}:
+            return f"the key is missing; expected {expected}"
+        node, depth = self.root.find(path)
+        assert depth == len(path)
+        choices = self.allowed.choices(path, self.data)
+        if choices:
+            close = nearest(node.value, choices)
+            hint = f"did you mean {close!r}? " if close else ""
+            return f"got {show(node.data())}; {hint}expected {expected}"
+        own = [str(error["ctx"]["error"]) for error in errors if "error" in error.get("ctx", {})]
+        if own:
+            return "; ".join(dict.fromkeys(own))
+        # Where the schema has no words for a rule, pydantic's own message has.
+        expected = expected or "; ".join(dict.fromkeys(error["msg"] for error in errors))
+        return f"got {show(node.data())}; expected {expected}"

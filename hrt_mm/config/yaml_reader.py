@@ -1,0 +1,153 @@
+"""YAML as data: the YAML 1.2 scalars, no tags, no key twice, and the line of every value kept."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError
+from .messages import Problem, show
+from .nodes import Keys, Node
+
+MAX_NODES = 100_000
+"""Values a file may hold once its aliases are followed; far more than a configuration needs."""
+
+_VARIABLE = re.compile(r"\$\{([^{}\n]*)\}")
+_MASKED = re.compile("\\$\ue000([^\ue001\n]*)\ue001")
+
+_PREFIX = "tag:yaml.org,2002:"
+_CORE = {
+    "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    "bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    "int": (re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
+    "float": (
+        re.compile(
+            r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        list("-+.0123456789"),
+    ),
+}
+_TAGS = {_PREFIX + name for name in ("map", "seq", "str", *_CORE)}
+
+
+def core_resolvers(cls: Any) -> Any:
+    """Gives a PyYAML loader or dumper the scalars of YAML 1.2: ``1e-3`` is a float, ``no`` and ``1:30`` are strings."""
+    cls.yaml_implicit_resolvers = {}
+    for name, (pattern, first) in _CORE.items():
+        cls.add_implicit_resolver(_PREFIX + name, pattern, first)
+    return cls
+
+
+@core_resolvers
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+def read(text: str, source: str, problems: list[Problem], *, numbered: bool = True) -> Node:
+    """Parses one YAML document.
+
+    Args:
+        text: the document.
+        source: where it is from, for messages.
+        problems: where keys given twice and the like are added.
+        numbered: whether messages give lines.
+
+    Raises:
+        ConfigError: the text is not YAML.
+    """
+    builder = _Builder(source, problems, numbered)
+    try:
+        # Braces would end a plain scalar inside {...}; masked, ${NAME} reads the same with and without quotes.
+        root = _Loader(_VARIABLE.sub("$\ue000\\1\ue001", text)).get_single_node()
+        return builder.build(root, ()) if root else Node(None, source)
+    except yaml.MarkedYAMLError as error:
+        mark = builder.mark(error.problem_mark) if error.problem_mark else source
+        raise ConfigError(f"{mark}: not valid YAML: {_unmask(error.problem or str(error))}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """A plain scalar's value, as YAML reads it."""
+    for name, (pattern, _) in _CORE.items():
+        if pattern.match(text):
+            return _parse(name, text)
+    return text
+
+
+class _Builder:
+    """Turns PyYAML's nodes into ours."""
+
+    def __init__(self, source: str, problems: list[Problem], numbered: bool) -> None:
+        self.source = source
+        self.problems = problems
+        self.numbered = numbered
+        self.count = 0
+        self.open: set[int] = set()
+
+    def build(self, raw: yaml.Node, path: Keys) -> Node:
+        mark = self.mark(raw.start_mark)
+        self.count += 1
+        if id(raw) in self.open or self.count > MAX_NODES:
+            raise ConfigError(f"{mark}: aliases make this file endless or huge; write the values out")
+        self.open.add(id(raw))
+        try:
+            if raw.tag not in _TAGS:
+                self.problems.append(Problem(mark, path, f"the tag {raw.tag!r} is not allowed; YAML is data here"))
+            if isinstance(raw, yaml.MappingNode):
+                return Node(self.mapping(raw, path), mark)
+            if isinstance(raw, yaml.SequenceNode):
+                return Node([self.build(item, (*path, index)) for index, item in enumerate(raw.value)], mark)
+            assert isinstance(raw, yaml.ScalarNode)
+            return self.scalar(raw, path, mark)
+        finally:
+            self.open.discard(id(raw))
+
+    def mapping(self, raw: yaml.MappingNode, path: Keys) -> dict[str, Node]:
+        values: dict[str, Node] = {}
+        lines: dict[str, str] = {}
+        for raw_key, raw_value in raw.value:
+            mark = self.mark(raw_key.start_mark)
+            key = raw_key.value
+            if not isinstance(key, str):
+                self.problems.append(Problem(mark, path, "a list or map cannot be a key; use a word"))
+                continue
+            if key == "<<":
+                self.problems.append(Problem(mark, path, "merge keys (<<) are not supported; use extends"))
+                continue
+            if key in values:
+                text = f"the key is given twice, first at {lines[key]}; keep one"
+                self.problems.append(Problem(mark, (*path, key), text))
+                continue
+            lines[key] = mark
+            values[key] = self.build(raw_value, (*path, key))
+            values[key].mark = mark
+        return values
+
+    def scalar(self, raw: yaml.ScalarNode, path: Keys, mark: str) -> Node:
+        name = raw.tag.removeprefix(_PREFIX)
+        if name not in _CORE:
+            return Node(_unmask(raw.value), mark, plain=raw.style is None)
+        if not _CORE[name][0].match(raw.value):
+            self.problems.append(Problem(mark, path, f"{show(raw.value)} is not the {name} that its tag says"))
+            return Node(raw.value, mark)
+        return Node(_parse(name, raw.value), mark)
+
+    def mark(self, place: yaml.Mark) -> str:
+        return f"{self.source}:{place.line + 1}" if self.numbered else self.source
+
+
+def _unmask(text: str) -> str:
+    return _MASKED.sub(r"${\1}", text)
+
+
+def _parse(name: str, text: str) -> str | int | float | bool | None:
+    if name == "null":
+        return None
+    if name == "bool":
+        return text.lower() == "true"
+    if name == "int":
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
