@@ -61,5 +61,5 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
         if abs(num_parameters(flat, axes) / target - 1) <= tolerance:
             return flat
     raise ConfigError(
-        f"no flat transformer of depth {depth} and heads of width {head} comes within {tolerance:.0%} of {target} parameters"
+        f"no flat transformer of depth {depth} and head width {head} has {target} parameters within {tolerance:.0%}"
     )

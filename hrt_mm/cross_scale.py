@@ -21,7 +21,7 @@ GATE = 0.02
 
 
 class CrossAttention(nn.Module):
-    """Queries from one level, keys and values from its neighbour; what it gives is to be added to the queries' level."""
+    """Queries from one level, keys and values from its neighbour; its output is added to the queries' level."""
 
     turns_F: Tensor
     owners_F: Tensor

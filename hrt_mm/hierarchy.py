@@ -97,7 +97,8 @@ class Hierarchy(nn.Module):
         self.blocks = blocks(config, axes) if axes > 1 else ()
         theta = config.rope_theta or (10000.0 if axes == 1 else 100.0)
         levels = config.levels
-        drops = torch.linspace(0, config.drop_path, max(1, sum(level.depth for level in levels))).tolist()
+        last = max(1, sum(level.depth for level in levels) - 1)
+        drops = [config.drop_path * layer / last for layer in range(last + 1)]
         self.stages = nn.ModuleList()
         for index, level in enumerate(levels):
             self.stages.append(Stage(config, index, axes, theta, drops[: level.depth]))
@@ -150,7 +151,7 @@ class Hierarchy(nn.Module):
         first = self.config.levels[0]
         if tokens.x.ndim != 2 or tokens.x.shape[1] != first.dim:
             raise UserError(
-                f"level {first.name!r} takes tokens of shape (T, {first.dim}), got {tuple(tokens.x.shape)}; embed them first"
+                f"level {first.name!r} takes (T, {first.dim}) tokens, not {tuple(tokens.x.shape)}; embed them first"
             )
         if tokens.axes != self.axes:
             raise UserError(f"the hierarchy was built for {self.axes} axes, the tokens have {tokens.axes}")

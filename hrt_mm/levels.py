@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -226,7 +227,7 @@ def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
         step = _scaled(step, sizes)
         found.setdefault(step, f"stride {sizes} of level {level.name!r}")
     chain = sorted(found, key=lambda sizes: (math.prod(sizes), sizes))
-    for small, large in zip(chain, chain[1:], strict=False):
+    for small, large in pairwise(chain):
         if any(b % a for a, b in zip(small, large, strict=True)):
             raise ConfigError(
                 f"{found[large]} ({large} level-0 cells) is not a multiple of {found[small]} ({small} cells) along "

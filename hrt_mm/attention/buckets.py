@@ -62,7 +62,7 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class BucketPlan:
-    """All buckets of a call; ``order`` takes their outputs, back to back, to the packed order (``None``: as they are)."""
+    """All buckets of a call; ``order`` takes their outputs, laid back to back, to the packed order, if it differs."""
 
     buckets: tuple[Bucket, ...]
     order: Tensor | None
