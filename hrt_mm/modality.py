@@ -30,6 +30,10 @@ class Tokenizer(ABC):
     """Natural names of the levels, fine to coarse."""
     boundaries: tuple[str, ...] = ()
     """Names of the boundaries that it can give."""
+    features: int | None = None
+    """Width of what :meth:`targets` gives, where those are features."""
+    vocabulary: int | None = None
+    """How many ids there are, where :meth:`targets` gives ids."""
 
     @abstractmethod
     def __call__(self, values: Sequence[Any]) -> Tokens:

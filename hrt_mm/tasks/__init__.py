@@ -1,0 +1,25 @@
+"""Tasks: model and loss in one module. The registry maps a task's ``type`` to its configuration."""
+
+from __future__ import annotations
+
+from .base import Batch, Sample, Task, TaskConfig, TaskOutput
+from .classification import Classification, ClassificationConfig
+from .masked import Masked, MaskedConfig
+
+TASKS: dict[str, type[TaskConfig]] = {
+    "classification": ClassificationConfig,
+    "masked": MaskedConfig,
+}
+
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Classification",
+    "ClassificationConfig",
+    "Masked",
+    "MaskedConfig",
+    "Sample",
+    "Task",
+    "TaskConfig",
+    "TaskOutput",
+]

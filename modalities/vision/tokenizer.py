@@ -96,7 +96,7 @@ class VisionTokenizer(Tokenizer):
         self.image_size = (size, size) if isinstance(size, int) else size
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in config.statistics)
         self.scale, self.shift = 1 / std, -mean / std
-        self.features = config.channels * config.patch**2
+        self.features: int = config.channels * config.patch**2
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
         """Packs images.

@@ -1,0 +1,171 @@
+"""Masked modelling: parts of the input are hidden, and the finest level gives them back.
+
+What is hidden is whole: every level-0 token under a token of the unit's level, as in SimMIM (arXiv 2111.09886) and
+Hiera's masked pre-training (arXiv 2306.00989). Hidden inputs are blanked before the embedding, so that a stem that
+looks past a token sees nothing of them, and after it their place holds one learned vector.
+
+Shapes: T level-0 tokens, U units, D width of level 0, P features of a raw token, M hidden tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..hierarchy import Hierarchy
+from ..levels import FixedGroups, HierarchyConfig, LearnedGroups
+from ..plan import LevelPlan
+from ..segments import segment_mean
+from ..spans import Spans
+from ..tokens import Tokens
+from ..transition import Transition
+from .base import Batch, Sample, TaskConfig, TaskOutput
+from .encoding import EncoderTask
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+
+class MaskedConfig(TaskConfig):
+    """Hidden parts of the input are reconstructed from level 0."""
+
+    type: Literal["masked"]
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Part of each sample's units that is hidden, at least one."""
+    unit: str | None = None
+    """Level whose tokens are hidden whole, with all that lies under them; the second level when absent."""
+    normalize: bool = True
+    """Reconstruct features less their mean and over their deviation within each token (arXiv 2111.06377)."""
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Masked:
+        """The task's module.
+
+        Raises:
+            ConfigError: nothing carries the coarse levels down to level 0, the unit's groups are learned, or the
+                tokenizer does not say what its raw tokens are.
+        """
+        unit = model.index(self.unit) if self.unit is not None else min(1, len(model.levels) - 1)
+        for level in model.levels[:unit]:
+            if isinstance(level.group, LearnedGroups):
+                raise ConfigError(
+                    f"task.unit {model.levels[unit].name!r} is made of groups that level {level.name!r} learns, which "
+                    f"are not known before the model runs; set task.unit to {level.name!r}"
+                )
+        if tokenizer.vocabulary is not None and "normalize" in self.model_fields_set:
+            raise ConfigError("task.normalize has no effect on tokens that are ids; drop it")
+        return Masked(self, model, tokenizer, unit)
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
+        """None: the raw tokens are their own target."""
+        return
+
+
+class Masked(EncoderTask):
+    """Encoder, mask vector, linear head, and the loss on hidden tokens.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes, the embedding and the targets.
+        unit: place of the level whose tokens are hidden whole.
+    """
+
+    def __init__(self, config: MaskedConfig, model: HierarchyConfig, tokenizer: Tokenizer, unit: int) -> None:
+        super().__init__(model, tokenizer, [0])
+        width = tokenizer.vocabulary or tokenizer.features
+        if width is None:
+            raise ConfigError(f"{type(tokenizer).__name__} gives neither features nor vocabulary; masked needs one")
+        self.ratio, self.unit, self.normalize = config.ratio, unit, config.normalize
+        self.raw_targets = tokenizer.targets
+        self.mask_D = nn.Parameter(torch.zeros(model.levels[0].dim))
+        self.head = nn.Linear(model.levels[0].dim, width)
+        nn.init.trunc_normal_(self.mask_D, std=0.02)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Hides a random part of the batch, drawn from torch's generator of the host, and reconstructs it."""
+        units = mask_units(self.encoder.hierarchy, batch.tokens, self.unit)
+        return self.reconstruct(batch.tokens, hide(units, batch.tokens.spans, self.ratio))
+
+    def reconstruct(self, tokens: Tokens, hidden_T: Tensor) -> TaskOutput:
+        """The loss of given hidden tokens; predictions are those of all tokens, (T, P) features or (T,) ids.
+
+        Args:
+            tokens: raw tokens.
+            hidden_T: (T,) bool on the host, true where a token is hidden.
+        """
+        hidden_T = hidden_T.to(tokens.device, non_blocking=True)
+        per_row = (slice(None), *(None,) * (tokens.x.ndim - 1))
+        blanked = tokens.with_x(tokens.x.masked_fill(hidden_T[per_row], 0))
+        embedded = self.encoder.embedding(blanked)
+        mask_D = self.mask_D.to(embedded.x.dtype)
+        pyramid = self.encoder.hierarchy(embedded.with_x(torch.where(hidden_T[:, None], mask_D, embedded.x)))
+        guess_TP = self.head(pyramid[0].x).float()
+        target, stats = self.raw_targets(tokens), {}
+        if target.is_floating_point():
+            error_T = (guess_TP - self._features(target)).square().mean(-1)
+            parts, predictions = {"reconstruction": error_T}, guess_TP
+        else:
+            error_T = F.cross_entropy(guess_TP, target, reduction="none")
+            predictions = guess_TP.argmax(-1)
+            stats["accuracy"] = (((predictions == target) & hidden_T).sum(), hidden_T.sum())
+            parts = {"cross_entropy": error_T}
+        means = {name: (part_T * hidden_T).sum() / hidden_T.sum() for name, part_T in parts.items()} | pyramid.losses
+        loss = torch.stack(list(means.values())).sum()
+        return TaskOutput(loss, {name: part.detach() for name, part in means.items()}, stats, predictions.detach())
+
+    def _features(self, target_TP: Tensor) -> Tensor:
+        target_TP = target_TP.float()
+        if not self.normalize:
+            return target_TP
+        variance, mean = torch.var_mean(target_TP, -1, correction=0, keepdim=True)
+        return (target_TP - mean) * (variance + 1e-6).rsqrt()
+
+
+def mask_units(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> Spans:
+    """The level-0 tokens under each token of a level.
+
+    Args:
+        hierarchy: gives the groups, none of them learned below ``unit``.
+        tokens: of level 0.
+        unit: place of the level.
+    """
+    plan = LevelPlan.of(tokens, hierarchy.config.levels[0], hierarchy.blocks)
+    offsets = torch.arange(tokens.spans.total + 1)
+    for transition in hierarchy.transitions[:unit]:
+        assert isinstance(transition, Transition)
+        group = transition.group
+        assert not isinstance(group, LearnedGroups)
+        groups = plan.fixed_groups(group) if isinstance(group, FixedGroups) else plan.given_groups(group)
+        offsets = offsets[groups.spans.host]
+        coords_GC = segment_mean(plan.coords_TC, groups.spans)
+        plan = plan.coarser(transition.coarse, groups, coords_GC, transition.stride, gridded=transition.gridded)
+    return Spans(offsets)
+
+
+def hide(units: Spans, samples: Spans, ratio: float) -> Tensor:
+    """Chooses units at random, the same part of every sample and at least one.
+
+    Args:
+        units: the units over the tokens.
+        samples: the samples over the tokens.
+        ratio: part that is hidden.
+
+    Returns:
+        (T,) bool on the host, true where a token is hidden.
+    """
+    per_sample = Spans(samples.host).over(units)
+    sample_U = per_sample.ids
+    # Sorted by sample and then at random, the first units of each sample are a random choice of them.
+    order = (sample_U + torch.rand(len(units), dtype=torch.float64)).argsort()
+    quota = (per_sample.lengths * ratio).round().long().clamp(min=1)
+    chosen = torch.zeros(len(units), dtype=torch.bool)
+    chosen[order] = per_sample.positions < quota[sample_U]
+    return chosen.repeat_interleave(units.lengths)
