@@ -12,46 +12,37 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
 from .levels import Level
-from .rope import Tables, rotate
+from .norm import rms_norm
+from .rope import rotate
 from .spans import Spans
 
 
-class RMSNorm(nn.RMSNorm):
-    """Root-mean-square norm over the last axis (arXiv 1910.07467)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
-
-
 class Attention(nn.Module):
-    """Multi-head attention within spans, with QK-norm (arXiv 2302.05442), rotary positions and grouped queries."""
+    """Multi-head attention within spans, with QK-norm (arXiv 2302.05442), rotary positions, grouped queries."""
 
     def __init__(self, dim: int, heads: int, kv_heads: int, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.width = heads, kv_heads, dim // heads
         self.backend = backend
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
-        self.q_norm = nn.Parameter(torch.ones(self.width))
-        self.k_norm = nn.Parameter(torch.ones(self.width))
+        self.q_gain = nn.Parameter(torch.ones(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x_TD: Tensor, spans: Spans, rope: Tables, window: int | None, causal: bool) -> Tensor:
+    def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
         """Attention of each run with itself, (T, D)."""
         qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
         qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
-        scale_HE = torch.cat([self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)])
-        qk_THE = normed_rotation(qk_THE, scale_HE, rope)
-        q_THE, k_TKE = qk_THE.split([self.heads, self.kv_heads], 1)
+        q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
+        q_THE, k_TKE = (q_THE * self.q_gain).to(v_TKE.dtype), k_TKE.to(v_TKE.dtype)
         out_THE = attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
         mixed_TD: Tensor = self.out(out_THE.flatten(1))
         return mixed_TD
 
 
-def normed_rotation(x_THE: Tensor, scale_HE: Tensor, rope: Tables) -> Tensor:
-    """Queries or keys after their norm and rotation, in their own precision."""
-    normed_THE = F.rms_norm(x_THE, x_THE.shape[-1:], eps=1e-6) * scale_HE
-    return rotate(normed_THE, rope).to(x_THE.dtype)
+def normed_rotation(x_THE: Tensor, rope: Tensor) -> Tensor:
+    """Queries or keys after their norm and rotation, in float32 at least."""
+    return rotate(rms_norm(x_THE if x_THE.dtype == torch.float64 else x_THE.float()), rope)
 
 
 class SwiGLU(nn.Module):
@@ -79,16 +70,14 @@ class Block(nn.Module):
         super().__init__()
         self.drop_path = drop_path
         self.checkpointed = checkpointed
-        self.attention_norm = RMSNorm(level.dim)
         self.attention = Attention(level.dim, level.heads, level.kv_heads or level.heads, backend)
-        self.mlp_norm = RMSNorm(level.dim)
         self.mlp = SwiGLU(level.dim, level.mlp_dim)
 
     def forward(
         self,
         x_TD: Tensor,
         spans: Spans,
-        rope: Tables,
+        rope: Tensor,
         *,
         samples: Spans,
         window: int | None = None,
@@ -110,10 +99,10 @@ class Block(nn.Module):
         return self._mix(x_TD, spans, rope, samples, window, causal)
 
     def _mix(
-        self, x_TD: Tensor, spans: Spans, rope: Tables, samples: Spans, window: int | None, causal: bool
+        self, x_TD: Tensor, spans: Spans, rope: Tensor, samples: Spans, window: int | None, causal: bool
     ) -> Tensor:
-        x_TD = x_TD + self._drop(self.attention(self.attention_norm(x_TD), spans, rope, window, causal), samples)
-        return x_TD + self._drop(self.mlp(self.mlp_norm(x_TD)), samples)
+        x_TD = x_TD + self._drop(self.attention(rms_norm(x_TD), spans, rope, window, causal), samples)
+        return x_TD + self._drop(self.mlp(rms_norm(x_TD)), samples)
 
     def _drop(self, branch_TD: Tensor, samples: Spans) -> Tensor:
         """Stochastic depth (arXiv 1603.09382): skips the branch for whole samples."""

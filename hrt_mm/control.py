@@ -46,7 +46,7 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
         if count < 1:
             continue
         dim = count * head
-        hidden = round((share - 4 * dim * dim - 2 * dim - 2 * head) / (3 * dim) / 8) * 8
+        hidden = round((share - 4 * dim * dim - count) / (3 * dim) / 8) * 8
         if hidden < 8:
             continue
         level = Level(name=config.levels[0].name, dim=dim, depth=depth, heads=count, mlp_ratio=hidden / dim)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attend
-from .block import RMSNorm, normed_rotation
-from .rope import Tables, frequencies, tables
+from .block import normed_rotation
+from .norm import rms_norm
+from .rope import frequencies, phases
 from .segments import delayed
 from .spans import Spans
 
@@ -29,28 +30,25 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
         super().__init__()
         self.heads, self.width, self.backend = heads, dim // heads, backend
-        self.query_norm = RMSNorm(dim)
-        self.source_norm = RMSNorm(source_dim)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
-        self.q_norm = nn.Parameter(torch.ones(self.width))
-        self.k_norm = nn.Parameter(torch.ones(self.width))
+        self.q_gain = nn.Parameter(torch.ones(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
         self.gate_D = nn.Parameter(torch.full((dim,), GATE))
         turns_F, owners_F = frequencies(self.width, axes, theta)
         self.register_buffer("turns_F", turns_F, persistent=False)
         self.register_buffer("owners_F", owners_F, persistent=False)
 
-    def _rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tables:
-        return tables(coords_TC, steps_C, self.turns_F, self.owners_F)
+    def _rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
+        return phases(coords_TC, steps_C, self.turns_F, self.owners_F)
 
-    def _queries(self, x_TD: Tensor, rope: Tables) -> Tensor:
-        q_THE = self.query(self.query_norm(x_TD)).unflatten(-1, (self.heads, self.width))
-        return normed_rotation(q_THE, self.q_norm, rope)
+    def _queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
+        q_THE = self.query(rms_norm(x_TD)).unflatten(-1, (self.heads, self.width))
+        return (normed_rotation(q_THE, rope) * self.q_gain).to(q_THE.dtype)
 
-    def _keys_values(self, source: Tensor, rope: Tables) -> tuple[Tensor, Tensor]:
-        k_SHE, v_SHE = self.key_value(self.source_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
-        return normed_rotation(k_SHE, self.k_norm, rope), v_SHE
+    def _keys_values(self, source: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        k_SHE, v_SHE = self.key_value(rms_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
+        return normed_rotation(k_SHE, rope).to(v_SHE.dtype), v_SHE
 
     def _gated(self, out_THE: Tensor) -> Tensor:
         mixed_TD: Tensor = self.out(out_THE.flatten(1)) * self.gate_D

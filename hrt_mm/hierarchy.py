@@ -10,15 +10,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .block import Block
 from .cross_scale import CausalDown, CrossAttention
 from .errors import ConfigError, UserError
 from .levels import HierarchyConfig, Level, blocks
+from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
-from .rope import Tables, frequencies, tables
+from .rope import frequencies, phases
 from .tokens import Tokens
 from .transition import TopDown, Transition
 
@@ -71,9 +71,9 @@ class Stage(nn.Module):
             x_TD = block(x_TD, plan.reach(layer), rope, samples=plan.samples, window=plan.sliding, causal=self.causal)
         return x_TD
 
-    def _rope(self, plan: LevelPlan) -> Tables:
+    def _rope(self, plan: LevelPlan) -> Tensor:
         steps_C = torch.tensor(plan.step, device=plan.device)
-        return tables(plan.coords_TC, steps_C, self.turns_F, self.owners_F)
+        return phases(plan.coords_TC, steps_C, self.turns_F, self.owners_F)
 
 
 class Hierarchy(nn.Module):
@@ -229,7 +229,7 @@ class Hierarchy(nn.Module):
         names = tuple(level.name for level in self.config.levels)
         found, order = {}, {}
         for name, state in zip(names, states, strict=True):
-            normed_TD = F.rms_norm(state.x_TD, state.x_TD.shape[-1:], eps=1e-6)
+            normed_TD = rms_norm(state.x_TD)
             grid = state.plan.grid
             found[name] = replace(
                 tokens,

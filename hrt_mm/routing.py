@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .levels import LearnedGroups
+from .norm import rms_norm
 from .segments import cap
 from .spans import Spans
 
@@ -42,7 +43,6 @@ class Router(nn.Module):
     def __init__(self, dim: int, config: LearnedGroups) -> None:
         super().__init__()
         self.target, self.longest = config.target, config.max
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.before = nn.Linear(dim, dim, bias=False)
         self.here = nn.Linear(dim, dim, bias=False)
         for linear in (self.before, self.here):
@@ -50,7 +50,7 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
         """Boundaries of packed samples."""
-        normed_TD = self.norm(x_TD)
+        normed_TD = rms_norm(x_TD)
         like_T = F.cosine_similarity(self.before(normed_TD[:-1]).float(), self.here(normed_TD[1:]).float(), dim=-1)
         first_T = self._first(samples)
         p_T = torch.where(first_T, 1.0, F.pad((1 - like_T) / 2, (1, 0), value=1.0))

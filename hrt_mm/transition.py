@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .block import RMSNorm
 from .levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level, extent
+from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSite
 from .routing import Router
@@ -56,7 +56,6 @@ class Transition(nn.Module):
         site = PoolingSite(fine.dim, fine.heads, self.taps, axes, theta, config.backend)
         self.pooling: Pooling = POOLINGS[fine.pool](site)
         self.router = Router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
-        self.merge_norm = RMSNorm(self.pooling.width)
         self.merge = nn.Linear(self.pooling.width, coarse.dim, bias=False)
         self.alignment, self.reconstruction = config.alignment, config.reconstruction
         self.align = nn.Linear(coarse.dim, fine.dim, bias=False) if config.alignment else None
@@ -78,7 +77,7 @@ class Transition(nn.Module):
         else:
             x_TD, groups = self._route(x_TD, plan, losses, stats)
         pooled_GW = self.pooling(x_TD, self._view(groups, plan))
-        x_GE = self.merge(self.merge_norm(pooled_GW))
+        x_GE = self.merge(rms_norm(pooled_GW))
         return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats)
 
     def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
@@ -117,8 +116,8 @@ class Transition(nn.Module):
         """
         found: dict[str, Tensor] = {}
         name = self.fine.name
-        target_TD = F.rms_norm(fine_TD.detach().float(), fine_TD.shape[-1:])
-        source_GE = F.rms_norm(coarse_GE, coarse_GE.shape[-1:])
+        target_TD = rms_norm(fine_TD.detach().float())
+        source_GE = rms_norm(coarse_GE)
         if self.align is not None:
             mean_GD = segment_mean(target_TD, groups.spans)
             like_G = F.cosine_similarity(self.align(source_GE).float(), mean_GD, dim=-1)
@@ -140,7 +139,6 @@ class TopDown(nn.Module):
     def __init__(self, transition: Transition) -> None:
         super().__init__()
         fine, coarse = transition.fine, transition.coarse
-        self.norm = RMSNorm(coarse.dim)
         self.map = nn.Linear(coarse.dim, fine.dim, bias=False)
         self.causal = transition.causal
         delay = self.causal and not transition.inclusive
@@ -148,7 +146,7 @@ class TopDown(nn.Module):
 
     def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling) -> Tensor:
         """(G, E) to (T, D)."""
-        x_GD = self.map(self.norm(x_GE))
+        x_GD = self.map(rms_norm(x_GE))
         if self.lead is not None:
             x_GD = delayed(x_GD, groups.samples, self.lead)
         # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.

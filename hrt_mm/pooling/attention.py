@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attend
-from ..rope import frequencies, rotate, tables
+from ..norm import rms_norm
+from ..rope import frequencies, phases, rotate
 from ..segments import segment_mean
 from .base import Pooling, PoolingGroups, PoolingSite, register_pooling
 
@@ -27,7 +28,6 @@ class AttentionPooling(Pooling):
     def __init__(self, site: PoolingSite) -> None:
         super().__init__(site)
         self.heads, self.backend = site.heads, site.backend
-        self.norm = nn.RMSNorm(site.dim, eps=1e-6)
         self.query = nn.Linear(site.dim, site.dim, bias=False)
         self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
         self.out = nn.Linear(site.dim, site.dim, bias=False)
@@ -38,7 +38,7 @@ class AttentionPooling(Pooling):
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         mean_GD = segment_mean(x_TD, groups.spans)
-        normed_TD = self.norm(x_TD)
+        normed_TD = rms_norm(x_TD)
         q_GHE = self.query(segment_mean(normed_TD, groups.spans)).unflatten(-1, (self.heads, -1))
         k_THE, v_THE = self.key_value(normed_TD).unflatten(-1, (2 * self.heads, -1)).chunk(2, 1)
         coords_GC = segment_mean(groups.coords_TC, groups.spans)
@@ -55,4 +55,5 @@ class AttentionPooling(Pooling):
 
     def _turn(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
         steps_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
-        return rotate(x_THE, tables(coords_TC, steps_C, self.turns_F, self.owners_F)).to(x_THE.dtype)
+        wide_THE = x_THE if x_THE.dtype == torch.float64 else x_THE.float()
+        return rotate(wide_THE, phases(coords_TC, steps_C, self.turns_F, self.owners_F)).to(x_THE.dtype)
