@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from .buckets import Bucket, bucket_plan
 from .call import Backend, Call
+from .kernel import dense_attention
 
 
 class Sdpa(Backend):
@@ -50,14 +50,8 @@ def _dense(call: Call, bucket: Bucket) -> Tensor:
         return torch.zeros_like(q_NLHD)
     k_NMKD = _take(call.k_SKD, bucket.k_rows, count, keys)
     v_NMKD = _take(call.v_SKD, bucket.k_rows, count, keys)
-    out_NHLD = scaled_dot_product_attention(
-        q_NLHD.transpose(1, 2),
-        k_NMKD.transpose(1, 2),
-        v_NMKD.transpose(1, 2),
-        attn_mask=bucket.mask,
-        is_causal=bucket.causal,
-        scale=call.scale,
-        enable_gqa=call.q_THD.shape[1] != call.k_SKD.shape[1],
+    out_NHLD = dense_attention(
+        q_NLHD.transpose(1, 2), k_NMKD.transpose(1, 2), v_NMKD.transpose(1, 2), bucket.mask, bucket.causal, call.scale
     )
     out_NLHD = out_NHLD.transpose(1, 2)
     return out_NLHD if bucket.blind is None else out_NLHD.masked_fill(bucket.blind, 0)
