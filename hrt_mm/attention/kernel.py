@@ -25,9 +25,9 @@ def dense_attention(
     if slow and torch.is_grad_enabled() and (q_NHLE.requires_grad or k_NKME.requires_grad or v_NKME.requires_grad):
         if max(q_NHLE.shape[2], k_NKME.shape[2]) <= _SHORT:
             return _products(q_NHLE, k_NKME, v_NKME, mask, causal, scale)
-        wide = (part.float() for part in (q_NHLE, k_NKME, v_NKME))
         with torch.autocast("cpu", enabled=False):
-            return _fused(*wide, mask, causal, scale).to(q_NHLE.dtype)
+            wide_NHLE = _fused(q_NHLE.float(), k_NKME.float(), v_NKME.float(), mask, causal, scale)
+        return wide_NHLE.to(q_NHLE.dtype)
     return _fused(q_NHLE, k_NKME, v_NKME, mask, causal, scale)
 
 
