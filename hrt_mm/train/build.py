@@ -1,0 +1,98 @@
+"""From a run's configuration to its tokenizer, datasets and task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..levels import blocks
+from ..modality import Dataset, Tokenizer
+from ..tasks.base import Task
+from .samples import BatchMaker
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+WITHOUT = {"val": "train.eval_every=null trains without evaluation", "test": "train.test=false leaves the test out"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads.
+
+    Args:
+        tokenizer: packs samples.
+        splits: datasets by split.
+        classes: names of the training set's labels, where they are classes.
+    """
+
+    tokenizer: Tokenizer
+    splits: dict[str, Dataset]
+    classes: tuple[str, ...] | None
+
+    def maker(self, config: RunConfig, split: str) -> BatchMaker:
+        """Makes batches of a split."""
+        return BatchMaker(self.splits[split], self.tokenizer, config.task, self.classes, config.train.seed)
+
+
+def build_tokenizer(config: RunConfig) -> Tokenizer:
+    """The modality's tokenizer, laid out for the model's windows and strides."""
+    return config.modality.build(partial(blocks, config.model))
+
+
+def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
+    """Tokenizer and datasets, with the classes of the train split.
+
+    Args:
+        config: of the run.
+        splits: which datasets; ``train`` is among them.
+
+    Raises:
+        ConfigError: a split is missing or empty, or has a class that train has not.
+    """
+    datasets = {split: build_dataset(config, split) for split in splits}
+    classes = datasets["train"].classes
+    for split, dataset in datasets.items():
+        check_classes(dataset, split, classes)
+    return Data(build_tokenizer(config), datasets, classes)
+
+
+def build_dataset(config: RunConfig, split: str) -> Dataset:
+    """The samples of a split.
+
+    Raises:
+        ConfigError: it is missing or empty; says how to go without, where that is possible.
+    """
+    try:
+        dataset = config.data.build(split)
+        if not len(dataset):
+            raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
+    except ConfigError as error:
+        if split not in WITHOUT:
+            raise
+        raise ConfigError(f"{error} ({WITHOUT[split]})") from error
+    return dataset
+
+
+def check_classes(dataset: Dataset, split: str, classes: tuple[str, ...] | None) -> None:
+    """Refuses a split with a class that the model was not trained on.
+
+    Raises:
+        ConfigError: names the classes.
+    """
+    if dataset.classes is None or classes is None:
+        return
+    if strange := [name for name in dataset.classes if name not in classes]:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise ConfigError(
+            f"the {split} split has {'classes' if len(strange) > 1 else 'a class'} that the train split has not: "
+            f"{', '.join(map(repr, strange[:5]))}{more}; add training samples of it, or remove it"
+        )
+
+
+def build_task(config: RunConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
+    """The task's module."""
+    return config.task.build(config.model, tokenizer, classes)

@@ -1,0 +1,122 @@
+"""The configuration of training: the optimizer with its schedule, the loop, and the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ..component import Component
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CosineSchedule(Component):
+    """After the warm-up, half a cosine from the full learning rate down to ``final_lr``."""
+
+    type: Literal["cosine"] = "cosine"
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Where it ends, as a fraction of ``lr``."""
+    decay_steps: PositiveInt | None = None
+    """Steps from the end of the warm-up to ``final_lr``, which then stays; up to the last step when absent."""
+
+
+class WSDSchedule(Component):
+    """Warm-up, stable, decay: the full learning rate, then a straight line down to ``final_lr`` at the last step."""
+
+    type: Literal["wsd"]
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Where it ends, as a fraction of ``lr``."""
+    decay_steps: PositiveInt | None = None
+    """Length of the line; the last fifth of the run when absent."""
+
+
+class ConstantSchedule(Component):
+    """The full learning rate from the end of the warm-up on."""
+
+    type: Literal["constant"]
+
+
+Schedule = Annotated[CosineSchedule | WSDSchedule | ConstantSchedule, Field(discriminator="type")]
+
+
+class OptimConfig(Component):
+    """AdamW, its schedule in steps, and gradient clipping. Levels scale the rate by their ``lr_scale``."""
+
+    lr: PositiveFloat = 1e-3
+    """The full learning rate."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay; matrices alone, never norms, biases or gates."""
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    """Decay of the running mean of the gradient, and of its square."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the running square."""
+    warmup_steps: NonNegativeInt = 100
+    """Steps over which the learning rate rises from near 0 in a straight line."""
+    schedule: Schedule = CosineSchedule()
+    """How the learning rate goes on after the warm-up."""
+    clip_grad_norm: PositiveFloat | None = 1.0
+    """The longest gradient, over all parameters; longer ones are scaled down. No clipping when null."""
+
+
+class TrainConfig(Component):
+    """The training loop. All lengths are in optimizer steps."""
+
+    steps: PositiveInt
+    """Optimizer steps of the whole run."""
+    batch_size: PositiveInt | None = None
+    """Samples a batch, over all ranks together. Give this or ``batch_tokens``."""
+    batch_tokens: PositiveInt | None = None
+    """Level-0 tokens a batch at most, over all ranks together. Give this or ``batch_size``."""
+    accumulate: PositiveInt = 1
+    """Batches whose gradients make one step."""
+    eval_every: PositiveInt | None = 500
+    """Steps between evaluations on the ``val`` split, which choose the best checkpoint; none when null."""
+    eval_batches: PositiveInt | None = None
+    """Batches of such an evaluation, a fixed random draw; the whole split when null."""
+    test: bool = True
+    """Evaluate the best weights on the ``test`` split at the end."""
+    log_every: PositiveInt = 20
+    """Steps between lines of the log."""
+    tensorboard: bool = True
+    """Write TensorBoard event files too, where the package is installed."""
+    save_every: PositiveInt | None = 500
+    """Steps between checkpoints; only the best, and the one at the end or at a stop, when null."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints that stay, beside the best."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; CUDA where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast where the device computes it in hardware (CUDA with bf16, CPUs with AMX), or one of the two."""
+    compile: bool = False
+    """Compile the task with ``torch.compile``."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the moving average of the weights, with which is then evaluated; off when null."""
+    seed: NonNegativeInt = 0
+    """Fixes the initial weights, the order of the samples, augmentation and dropout."""
+    workers: NonNegativeInt = 0
+    """Processes that load samples; 0 loads them in the training process. The batches are the same."""
+    max_bad_share: Share = 0.01
+    """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad."""
+    init_from: Path | None = None
+    """A run folder whose encoder weights start this run: pre-train, then fine-tune."""
+    num_threads: PositiveInt | None = None
+    """Threads that compute on the CPU; torch's own choice when null."""
+    time_limit: PositiveFloat | None = None
+    """Minutes after which the run ends, evaluations and saves included; the schedule then ends with whichever
+    of steps and time ends first."""
+
+    @model_validator(mode="after")
+    def _one_batch_rule(self) -> TrainConfig:
+        if (self.batch_size is None) == (self.batch_tokens is None):
+            given = "neither" if self.batch_size is None else "both"
+            raise ValueError(f"give one of batch_size and batch_tokens; {given} is given")
+        return self
+
+
+class RunFolder(Component):
+    """Where a run writes."""
+
+    dir: Path | None = None
+    """The run folder; ``runs/DATA-TASK`` when absent."""

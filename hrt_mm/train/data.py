@@ -1,0 +1,134 @@
+"""Loaders: plans read ahead by worker processes, and batches handed out in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..errors import UserError
+from ..tasks.base import Batch
+from .sampler import Plan, Position, Sampler
+from .samples import BadSamples, BatchMaker, Loaded
+
+
+def load(maker: BatchMaker, plans: Iterable[Plan], *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
+    """Plans made into batches, in order. Draws nothing from the global generators.
+
+    Args:
+        maker: makes a batch of a plan.
+        plans: may be endless.
+        workers: processes that work ahead; 0 for none.
+        pin_memory: put batches in pinned host memory.
+    """
+    loader: DataLoader[Loaded] = DataLoader(
+        maker,
+        batch_size=None,
+        sampler=plans,
+        num_workers=workers,
+        collate_fn=_as_is,
+        worker_init_fn=_outlive_signals if workers else None,
+        generator=torch.Generator().manual_seed(0),
+        pin_memory=pin_memory,
+    )
+    return iter(loader)
+
+
+def _as_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to the whole process group is the trainer's to answer: it still needs the worker to save in peace.
+
+    A second SIGTERM ends the worker, as the loader sends one to a worker that does not come home.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, first)
+
+
+@contextmanager
+def worker_deaths_named() -> Iterator[None]:
+    """Says what it means that a loader's worker died.
+
+    Raises:
+        UserError: in place of the loader's error, which names the worker.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader worker died: {str(error).splitlines()[0]} It ran out of memory, or reading a sample crashed it; "
+            "train.workers=0 shows which, and fewer workers need less memory"
+        ) from error
+
+
+class TrainStream:
+    """Training batches without end, from a position on. Counts what the trainer consumed, not what was read ahead.
+
+    Args:
+        maker: makes a batch of a plan.
+        sampler: plans the batches.
+        start: the first batch.
+        bad: counts samples that cannot be used.
+        workers: processes that work ahead.
+        pin_memory: put batches in pinned host memory.
+        all_ranks: whether something holds on all ranks; a batch that is empty on one is skipped on all.
+    """
+
+    def __init__(
+        self,
+        maker: BatchMaker,
+        sampler: Sampler,
+        start: Position,
+        bad: BadSamples,
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+        all_ranks: Callable[[bool], bool] = bool,
+    ) -> None:
+        self.position = start
+        self.bad = bad
+        self._all_ranks = all_ranks
+        self._loaded = load(maker, sampler.plans(start), workers=workers, pin_memory=pin_memory)
+
+    def close(self) -> None:
+        """Sends the workers home."""
+        self._loaded = iter(())
+
+    def __next__(self) -> Batch:
+        """The next batch that is not empty.
+
+        Raises:
+            UserError: too many samples are bad, a worker died, or a mistake that the loading met.
+        """
+        while True:
+            loaded = checked(next(self._loaded), self.bad)
+            self.position = loaded.plan.following
+            if self._all_ranks(loaded.batch is not None):
+                assert loaded.batch is not None
+                return loaded.batch
+
+
+def checked(loaded: Loaded, bad: BadSamples) -> Loaded:
+    """The same, once its bad samples are counted.
+
+    Raises:
+        UserError: what the loading met, or too many bad samples.
+    """
+    if loaded.error is not None:
+        raise loaded.error
+    bad.add(loaded)
+    return loaded

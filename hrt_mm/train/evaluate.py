@@ -1,0 +1,229 @@
+"""Evaluation: exact over batches and ranks, from the sums that tasks report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..modality import Tokenizer
+from ..tasks.base import Batch, Task
+from .build import Data, build_dataset, build_task, build_tokenizer, check_classes
+from .checkpoint import Checkpoint, CheckpointError
+from .config import TrainConfig
+from .data import checked, load, worker_deaths_named
+from .distributed import Ranks
+from .meters import Meters, added, means
+from .precision import Autocast, autocast, numerics
+from .sampler import Plan, evaluation_plans, sample_sizes
+from .samples import BadSamples, BatchMaker
+from .seeding import forked, mix, seed_all
+from .store import CheckpointStore
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+
+class EvaluationLoader:
+    """A split's samples, each once, in the same batches every time it is gone through.
+
+    Args:
+        split: its name.
+        maker: makes its batches.
+        options: batch size, workers and the share of bad samples that is allowed.
+        ranks: each reads its part.
+        limit: batches, drawn once at random; all when absent.
+    """
+
+    def __init__(
+        self, split: str, maker: BatchMaker, options: TrainConfig, ranks: Ranks, limit: int | None = None
+    ) -> None:
+        self.split = split
+        self.maker = maker
+        self.options = options
+        self.ranks = ranks
+        self.limit = limit
+        self.bad = BadSamples(split, len(maker.dataset), options.max_bad_share)
+        self._plans = self._plan()
+
+    def _plan(self) -> list[Plan]:
+        options, world_size, length = self.options, self.ranks.world_size, len(self.maker.dataset)
+        tokens = options.batch_tokens
+        order: list[int] | None = None
+        if self.limit is not None:
+            generator = torch.Generator().manual_seed(mix(options.seed, "evaluation", self.split))
+            order = torch.randperm(length, generator=generator).tolist()
+        plans = evaluation_plans(
+            length,
+            batch_size=options.batch_size,
+            budget=tokens // world_size if tokens is not None else None,
+            sizes=sample_sizes(self.maker.dataset, self.maker.tokenizer) if tokens is not None else None,
+            rank=self.ranks.rank,
+            world_size=world_size,
+            order=order,
+        )
+        return plans[: self.limit]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that are not empty. Counts bad samples anew."""
+        self.bad = BadSamples(self.split, len(self.maker.dataset), self.options.max_bad_share)
+        pinned = self.ranks.device.type == "cuda"
+        with worker_deaths_named():
+            for loaded in load(self.maker, self._plans, workers=self.options.workers, pin_memory=pinned):
+                if (batch := checked(loaded, self.bad).batch) is not None:
+                    yield batch
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task, loader: EvaluationLoader, cast: Autocast, *, stopped: Callable[[], bool] = lambda: False
+) -> dict[str, float] | None:
+    """A split's metrics, by names like ``val/accuracy``. Leaves the global generators as they were.
+
+    Args:
+        task: on the device of the loader's rank.
+        loader: the split.
+        cast: the precision's context.
+        stopped: asked between batches.
+
+    Returns:
+        The metrics over all ranks, or ``None`` where a rank was stopped before its end.
+    """
+    meters, halted, training = Meters(), False, task.training
+    task.eval()
+    try:
+        with forked():
+            for number, batch in enumerate(loader):
+                if halted := stopped():
+                    break
+                seed_all(mix(loader.options.seed, "evaluation", number))
+                batch = batch.to(loader.ranks.device)
+                with cast():
+                    output = task(batch)
+                meters.add(output, batch)
+    finally:
+        task.train(training)
+    if not loader.ranks.all(not halted):
+        return None
+    return means(added(loader.ranks.gather(meters.sums())), loader.split)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A task with the weights of a run.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        task: in evaluation mode.
+        tokenizer: packs its samples.
+        classes: names of the training set's labels, where they are classes.
+        checkpoint: where the weights came from.
+    """
+
+    folder: Path
+    config: RunConfig
+    task: Task
+    tokenizer: Tokenizer
+    classes: tuple[str, ...] | None
+    checkpoint: Checkpoint
+
+    def loader(self, split: str, ranks: Ranks) -> EvaluationLoader:
+        """The samples of a split.
+
+        Raises:
+            ConfigError: there is no such split, or it has classes that the task does not know.
+        """
+        dataset = build_dataset(self.config, split)
+        check_classes(dataset, split, self.classes)
+        maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
+        return EvaluationLoader(split, maker, self.config.train, ranks)
+
+
+def load_task(
+    run_dir: Path, which: str | int = "best", *, overrides: Sequence[str] = (), config: RunConfig | None = None
+) -> TrainedRun:
+    """The task of a run with its trained weights, on the CPU; the moving average where the run kept one.
+
+    Args:
+        run_dir: the run folder.
+        which: ``best``, ``latest`` or a step.
+        overrides: laid over the run's configuration, each ``a.b.c=value``.
+        config: used in place of the folder's ``config.yaml``.
+
+    Raises:
+        ConfigError: the folder is not that of a run.
+        CheckpointError: it has no such checkpoint that is whole.
+    """
+    if config is None:
+        config = read_config(run_dir, overrides)
+    checkpoint = open_store(run_dir).read(which)
+    classes = checkpoint.state["classes"]
+    names = tuple(classes) if classes is not None else None
+    tokenizer = build_tokenizer(config)
+    with forked():
+        task = build_task(config, tokenizer, names)
+    load_trained(task, checkpoint)
+    return TrainedRun(run_dir, config, task.eval(), tokenizer, names, checkpoint)
+
+
+def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        CheckpointError: the folder is not that of a run.
+    """
+    from ..config import load_config
+
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is not a run folder: it has no config.yaml")
+    return load_config(path, overrides)
+
+
+def open_store(run_dir: Path) -> CheckpointStore:
+    """The checkpoints of a run, judged as the run judged them."""
+    store = CheckpointStore(Path(run_dir))
+    for step in reversed(store.steps()):
+        try:
+            monitor = store.state(step)["monitor"]
+        except CheckpointError:
+            continue
+        return CheckpointStore(Path(run_dir), monitor=monitor["metric"], mode=monitor["mode"])
+    return store
+
+
+def load_trained(task: Task, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint's weights into a task: the moving average where there is one."""
+    part = "ema" if "ema" in checkpoint else "model"
+    load_weights(task, checkpoint.tensors(part), f"{part}.safetensors of {checkpoint.folder}")
+
+
+def evaluate_run(
+    run_dir: Path,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    *,
+    which: str | int = "best",
+    config: RunConfig | None = None,
+) -> dict[str, float]:
+    """Metrics of a trained run on a split, by names like ``test/accuracy``. Under torchrun each rank reads its part.
+
+    Args:
+        run_dir: the run folder.
+        split: ``train``, ``val`` or ``test``.
+        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, a batch size.
+        which: ``best``, ``latest`` or a step.
+        config: used in place of the folder's ``config.yaml``.
+    """
+    run = load_task(Path(run_dir), which, overrides=overrides, config=config)
+    options = run.config.train
+    with Ranks.joined(options.device) as ranks, numerics(ranks.device, options.num_threads):
+        task = run.task.to(ranks.device)
+        metrics = evaluate(task, run.loader(split, ranks), autocast(options.precision, ranks.device))
+    assert metrics is not None
+    return metrics

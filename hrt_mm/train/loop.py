@@ -1,0 +1,139 @@
+"""The training loop, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..tasks.base import Batch
+from .data import worker_deaths_named
+from .distributed import Ranks
+from .meters import weight_of
+from .nonfinite import nonfinite_error
+from .optim import clip_gradients, scale_gradients, set_learning_rate
+from .precision import numerics
+from .run import Run
+from .schedule import learning_rate
+from .seeding import mix, seed_all
+from .signals import StopSignals
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+
+def train(config: RunConfig, *, resume: bool = False) -> Path:
+    """Trains a task, evaluates it, and leaves all that came of it in the run folder.
+
+    Every batch draws from generators seeded by (seed, step), so that a resumed run goes on bit for bit on the CPU.
+    SIGTERM and SIGINT end the run after the step at hand, with a checkpoint and without ``summary.json``.
+
+    Args:
+        config: of the run.
+        resume: go on from the newest checkpoint of the run folder, or from nothing where it has none.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: the configuration, the data or a checkpoint cannot be used, too many samples are bad, the loss is
+            not finite, or the last checkpoint cannot be written.
+    """
+    options = config.train
+    with (
+        Ranks.joined(options.device) as ranks,
+        numerics(ranks.device, options.num_threads),
+        StopSignals() as stop,
+        worker_deaths_named(),
+        Run(config, ranks, stop, resume=resume) as run,
+    ):
+        if fit(run):
+            run.finish()
+        return run.folder
+
+
+def fit(run: Run) -> bool:
+    """Trains to the last step or to the time limit; false where a signal came before."""
+    run.announce()
+    while True:
+        # Here, between two steps, a run is evaluated, saved and ended; nowhere else.
+        stopping, spent = run.agree()
+        over = run.state.step >= run.options.steps or spent >= 1
+        best = False
+        if not stopping and run.evaluation_due(over=over):
+            stopping, best = run.evaluate()
+        if best or run.save_due(ending=over or stopping):
+            run.save(ending=over or stopping)
+        if stopping:
+            run.say_stopped()
+        if stopping or over:
+            return not stopping
+        step(run, spent)
+        if run.log_due():
+            run.write_log()
+
+
+def step(run: Run, spent: float) -> None:
+    """One optimizer step.
+
+    Args:
+        run: moves on by a step.
+        spent: fraction of the time limit that is gone.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is not finite; the weights are as before.
+    """
+    batches = [next(run.stream).to(run.ranks.device) for _ in range(run.options.accumulate)]
+    lr = learning_rate(run.config.optim, run.state.step, run.options.steps, spent)
+    set_learning_rate(run.optimizer, lr)
+    run.optimizer.zero_grad()
+    losses = [backward(run, number, batch) for number, batch in enumerate(batches)]
+
+    # The gradients are sums of batch means times their weights, averaged over ranks. The weights of all make them a
+    # mean over the whole step, however unevenly its samples fell to batches and ranks.
+    total, weight = run.ranks.sum(torch.stack(losses).sum(0))
+    scale_gradients(run.parameters, run.ranks.world_size / weight.clamp(min=1e-12))
+    norm = clip_gradients(run.parameters, run.config.optim.clip_grad_norm)
+    loss, norm_now = torch.stack([total, norm.double()]).tolist()
+    if not (math.isfinite(loss) and math.isfinite(norm_now)):
+        raise _nonfinite(run, batches, losses, loss)
+
+    run.optimizer.step()
+    if run.ema is not None:
+        run.ema.update(run.task, run.state.step)
+    run.stepped(batches, {"lr": lr, "grad_norm": norm_now})
+
+
+def backward(run: Run, number: int, batch: Batch) -> Tensor:
+    """Adds the gradient of one batch of a step, times its weight.
+
+    Returns:
+        (2,) float64, on the device: the weighted loss, and the weight.
+    """
+    _seed(run, number)
+    with run.ranks.no_sync(run.model, last=number + 1 == run.options.accumulate):
+        with run.cast():
+            output = run.model(batch)
+        weight = weight_of(output, batch)
+        (output.loss * weight.to(output.loss.dtype)).backward()
+    run.meters.add(output, batch)
+    return torch.stack([output.loss.detach().double() * weight, weight])
+
+
+def _seed(run: Run, number: int) -> None:
+    seed_all(mix(run.options.seed, "step", run.state.step, number, run.ranks.rank))
+
+
+def _nonfinite(run: Run, batches: list[Batch], losses: list[Tensor], loss: float) -> Exception:
+    """The error, with the batches run once more as they were to find where it began."""
+    sources = []
+    for number, (batch, pair) in enumerate(zip(batches, losses, strict=True)):
+        if not pair.isfinite().all():
+            _seed(run, number)
+            with run.cast():
+                sources.append((run.task.nonfinite_source(batch), batch.names))
+    names = [level.name for level in run.config.model.levels]
+    return nonfinite_error(run.task, sources, names, step=run.state.step + 1, loss=loss, checkpoint=run.last_good())

@@ -1,0 +1,83 @@
+"""Sums behind the metrics: exact over batches, ranks and interruptions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..tasks.base import Batch, TaskOutput
+
+Sums = dict[str, tuple[float, float]]
+"""By metric, a sum and the count it is over."""
+
+
+def weight_of(output: TaskOutput, batch: Batch) -> Tensor:
+    """What a batch's loss weighs beside other batches: the count it is a mean over.
+
+    Tasks whose loss is not a mean over samples say so by giving ``loss`` among their stats.
+    """
+    if "loss" in output.stats:
+        return output.stats["loss"][1].detach().double()
+    return torch.tensor(float(len(batch)), dtype=torch.float64, device=output.loss.device)
+
+
+class Meters:
+    """Running sums of a task's metrics, on the device that they come from."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, output: TaskOutput, batch: Batch) -> None:
+        """Takes in a batch: its stats, and its loss and parts where they are not among the stats."""
+        weight = weight_of(output, batch)
+        for name, value in {"loss": output.loss, **output.parts}.items():
+            if name not in output.stats:
+                self._add(name, value.detach().double() * weight, weight)
+        for name, (total, count) in output.stats.items():
+            self._add(name, total.detach().double(), count.detach().double())
+
+    def _add(self, name: str, total: Tensor, count: Tensor) -> None:
+        pair = torch.stack([total, count.to(total.device)])
+        self._sums[name] = self._sums[name].to(pair.device) + pair if name in self._sums else pair
+
+    def restore(self, sums: Mapping[str, Iterable[float]]) -> None:
+        """Starts from what :meth:`sums` gave."""
+        self._sums = {name: torch.tensor(list(pair), dtype=torch.float64) for name, pair in sums.items()}
+
+    def sums(self) -> Sums:
+        """The sums, read from the device."""
+        if not self._sums:
+            return {}
+        read = torch.stack([pair.cpu() for pair in self._sums.values()]).tolist()
+        return {name: (total, count) for name, (total, count) in zip(self._sums, read, strict=True)}
+
+
+def added(parts: Iterable[Sums]) -> Sums:
+    """Sums of several ranks together."""
+    total: Sums = {}
+    for sums in parts:
+        for name, (value, count) in sums.items():
+            before = total.get(name, (0.0, 0.0))
+            total[name] = (before[0] + value, before[1] + count)
+    return total
+
+
+def means(sums: Sums, prefix: str) -> dict[str, float]:
+    """The metrics: sum over count, with ``prefix/`` before their names. What was counted nowhere is left out."""
+    return {f"{prefix}/{name}": value / count for name, (value, count) in sums.items() if count}
+
+
+def is_better(value: float, best: float | None, mode: str) -> bool:
+    """Whether a metric beats the best one yet; a value that is not finite never does.
+
+    Args:
+        value: the new one.
+        best: the best one, if any.
+        mode: ``min`` or ``max``, whichever is better.
+    """
+    if not math.isfinite(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)

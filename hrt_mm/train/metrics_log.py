@@ -1,0 +1,107 @@
+"""``metrics.jsonl`` and the TensorBoard events of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """A line of JSON for each logged step. What a full disk refuses is kept and written later.
+
+    Args:
+        path: the file.
+        keep: lines of it that stay; those after them came after the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        kept = path.read_bytes().splitlines(keepends=True)[:keep]
+        self._size = sum(map(len, kept))
+        os.ftruncate(self._file, self._size)
+        self.lines = len(kept)
+        self._pending = b""
+        self._failed = False
+        if len(kept) < keep:
+            log.warning("%s has %d lines, the checkpoint was saved after %d; the rest is lost", path, len(kept), keep)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Adds a line. Numbers that are not finite become null, as JSON has none."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._pending += json.dumps(plain, allow_nan=False).encode() + b"\n"
+        self.lines += 1
+        try:
+            self._write_pending()
+        except OSError as error:
+            if not self._failed:
+                log.warning("metrics.jsonl cannot be written (%s); its lines are kept until it can", error)
+            self._failed = True
+
+    def sync(self) -> None:
+        """Waits until the disk has every line.
+
+        Raises:
+            OSError: it has not the room.
+        """
+        self._write_pending()
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+
+    def _write_pending(self) -> None:
+        try:
+            os.lseek(self._file, self._size, os.SEEK_SET)
+            left = memoryview(self._pending)
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(self._pending)
+        self._pending = b""
+
+
+class TensorBoard:
+    """Event files for TensorBoard, where the package is installed.
+
+    Args:
+        folder: where they go.
+        step: the step that the run goes on from; what was logged after it is hidden.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            log.warning("tensorboard is not installed, so only metrics.jsonl is written; pip install tensorboard")
+            self._writer = None
+            return
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a step's numbers."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            log.warning("TensorBoard events cannot be written any more: %s", error)
+            self._writer = None
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,68 @@
+"""In which precision to compute, and deterministically where that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch.utils import deterministic
+
+from ..errors import ConfigError
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+def autocast(precision: str, device: torch.device) -> Autocast:
+    """Makes the context that forward passes run in.
+
+    Args:
+        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the device computes it in hardware.
+        device: where the passes run.
+
+    Raises:
+        ConfigError: bf16 was asked for on a CUDA device without it.
+    """
+    dtype = choose_dtype(precision, device)
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """bfloat16 or float32; see :func:`autocast`."""
+    if precision == "fp32" or (precision == "auto" and not computes_bf16(device)):
+        return torch.float32
+    if device.type == "cuda" and not computes_bf16(device):
+        raise ConfigError(f"train.precision bf16: {torch.cuda.get_device_name(device)} has none; use fp32")
+    return torch.bfloat16
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed in hardware: by tensor cores, or on a CPU by AMX tiles, much faster than fp32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def numerics(device: torch.device, num_threads: int | None) -> Iterator[None]:
+    """Sets threads, and on the CPU deterministic kernels, for the length of a run.
+
+    With more threads than one, a few CPU kernels (the backward of indexing) add up in any order unless told.
+    """
+    threads = torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]

@@ -1,0 +1,99 @@
+"""What a run says while it goes: a bar on a terminal, plain lines elsewhere, both on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class ProgressBar:
+    """A bar with loss, metric, tokens a second and time left; lines of the same where there is no terminal.
+
+    Args:
+        steps: of the whole run.
+        metric: the one to show beside the loss, by its name in the log.
+        silent: show nothing at all, as ranks other than the first.
+    """
+
+    def __init__(self, steps: int, metric: str, *, silent: bool = False) -> None:
+        self.steps = steps
+        self.metric = metric
+        self.silent = silent
+        self._bar: Progress | None = None
+        if not silent and sys.stderr.isatty():
+            from rich.console import Console
+
+            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
+            self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif not self.silent:
+            print(text, file=sys.stderr, flush=True)
+
+    def moved(self, step: int) -> None:
+        """A step was taken."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
+        """The numbers of a logged step.
+
+        Args:
+            step: steps taken.
+            values: as they went to the log.
+            seconds_left: of the run.
+        """
+        shown = {name.rpartition("/")[2]: values[name] for name in ("train/loss", self.metric) if name in values}
+        parts = [f"{name} {value:.4g}" for name, value in shown.items()]
+        parts += [f"{values['tokens_per_second']:,.0f} tokens/s", f"{clock(seconds_left)} left"]
+        text = "  ".join(parts)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            self.say(f"step {step}/{self.steps}  {text}")
+
+
+class Interval:
+    """Tokens a second between lines of the log, without the time of evaluations and saves."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds, self._since = 0, 0.0, time.perf_counter()
+
+    def add(self, tokens: int) -> None:
+        """A step is done."""
+        now = time.perf_counter()
+        self._tokens, self._seconds, self._since = self._tokens + tokens, self._seconds + now - self._since, now
+
+    def pause(self) -> None:
+        """The time since the last step does not count."""
+        self._since = time.perf_counter()
+
+    def rate(self) -> float:
+        """Tokens a second since it was last asked."""
+        rate = self._tokens / self._seconds if self._seconds else 0.0
+        self._tokens, self._seconds = 0, 0.0
+        return rate
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

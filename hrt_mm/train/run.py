@@ -1,0 +1,364 @@
+"""The parts of a run, and what is done with them between two steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import ConfigError, UserError
+from ..tasks.base import Batch
+from .build import build_data, build_task
+from .checkpoint import Checkpoint
+from .data import TrainStream
+from .distributed import Ranks
+from .evaluate import EvaluationLoader, evaluate, load_trained
+from .meters import Meters, Sums, added, means
+from .metrics_log import MetricsLog, TensorBoard
+from .optim import build_optimizer
+from .precision import autocast, choose_dtype
+from .progress import Interval, ProgressBar
+from .sampler import Sampler, sample_sizes
+from .samples import BadCounts, BadSamples, together
+from .seeding import mix, seed_all
+from .signals import StopSignals
+from .start import config_digest, load_encoder, open_folder, run_dir
+from .state import TrainState, pack, unpack
+from .store import CheckpointStore
+from .summary import machine, parameter_count, peak_memory_bytes, write_summary
+from .weights import EMA
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run on this rank. Entered, its files and its loader are open.
+
+    Args:
+        config: of the run.
+        ranks: this process among those of the run.
+        stop: true once a signal asked the run to end.
+        resume: go on with what the run folder holds.
+    """
+
+    def __init__(self, config: RunConfig, ranks: Ranks, stop: StopSignals, *, resume: bool) -> None:
+        self.config, self.options, self.ranks, self.stop = config, config.train, ranks, stop
+        splits = ["train", *(["val"] if self.options.eval_every else []), *(["test"] if self.options.test else [])]
+        self.data = build_data(config, splits)
+        seed_all(mix(self.options.seed, "weights"))
+        self.task = build_task(config, self.data.tokenizer, self.data.classes).to(ranks.device)
+        self.cast = autocast(self.options.precision, ranks.device)
+        self.optimizer = build_optimizer(self.task, config.optim)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.monitor = f"val/{self.task.monitor}"
+        self.folder = run_dir(config)
+        self.store = CheckpointStore(
+            self.folder, keep_last=self.options.keep_last, monitor=self.monitor, mode=self.task.monitor_mode
+        )
+        self.state, self.meters, self.interval = TrainState(), Meters(), Interval()
+        self.bad = BadSamples("train", len(self.data.splits["train"]), self.options.max_bad_share)
+        self.evaluated_bad: dict[str, BadCounts] = {}
+        self.unsaved = False
+        self._sampler = self._build_sampler()
+        checkpoint = self._open_folder(resume=resume)
+        if checkpoint is None and self.options.init_from is not None:
+            load_encoder(self.task, self.options.init_from)
+        self.ema = EMA(self.task, self.options.ema) if self.options.ema is not None else None
+        if checkpoint is not None:
+            self._go_on_from(checkpoint)
+        if self.options.compile:
+            self.task.compile()
+        self.model = ranks.wrap(self.task)
+        self._kept_lines = int(checkpoint.state["log_lines"]) if checkpoint is not None else 0
+
+    def __enter__(self) -> Self:
+        step, options = self.state.step, self.options
+        self.progress = ProgressBar(options.steps, f"train/{self.task.monitor}", silent=not self.ranks.main)
+        self.log = MetricsLog(self.folder / "metrics.jsonl", self._kept_lines) if self.ranks.main else None
+        self.board = TensorBoard(self.folder / "tensorboard", step) if self.log and options.tensorboard else None
+        self.stream = TrainStream(
+            self.data.maker(self.config, "train"),
+            self._sampler,
+            self.state.position,
+            self.bad,
+            workers=options.workers,
+            pin_memory=self.ranks.device.type == "cuda",
+            all_ranks=self.ranks.all,
+        )
+        self.val = self._evaluation("val", options.eval_batches) if options.eval_every else None
+        self.progress.__enter__()
+        self._started = time.perf_counter() - self.state.seconds
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.stream.close()
+        self.progress.__exit__(*details)
+        if self.log is not None:
+            self.log.close()
+        if self.board is not None:
+            self.board.close()
+
+    # What is due.
+
+    def agree(self) -> tuple[bool, float]:
+        """Over all ranks: whether a signal came, and the fraction of the time limit that is gone."""
+        self.state.seconds = time.perf_counter() - self._started
+        limit = self.options.time_limit
+        spent = self.state.seconds / (60 * limit) if limit is not None else 0.0
+        stopping, spent = self.ranks.highest(float(bool(self.stop)), spent)
+        return stopping > 0, spent
+
+    def evaluation_due(self, *, over: bool) -> bool:
+        """Whether this step is to be evaluated and was not yet."""
+        every, step = self.options.eval_every, self.state.step
+        return every is not None and self.state.evaluated < step and (over or step % every == 0)
+
+    def save_due(self, *, ending: bool) -> bool:
+        """Whether there is something to save, and it is time."""
+        every = self.options.save_every
+        return self.unsaved and (ending or (every is not None and self.state.step % every == 0))
+
+    def log_due(self) -> bool:
+        """Whether a line is to be logged."""
+        return self.state.step % self.options.log_every == 0 or self.state.step == self.options.steps
+
+    # What is done.
+
+    def stepped(self, batches: Sequence[Batch], values: dict[str, float]) -> None:
+        """Counts a step.
+
+        Args:
+            batches: those of this rank.
+            values: to be logged with it.
+        """
+        mine = [sum(len(batch) for batch in batches), sum(batch.num_tokens for batch in batches)]
+        samples, tokens = self.ranks.total(*mine)
+        self.state.step += 1
+        self.state.samples += samples
+        self.state.tokens += tokens
+        self.state.position = self.stream.position
+        self.state.seconds = time.perf_counter() - self._started
+        self.unsaved = True
+        self.interval.add(tokens)
+        self.values = values
+        self.progress.moved(self.state.step)
+
+    def evaluate(self) -> tuple[bool, bool]:
+        """Evaluates on ``val``, with the moving average where there is one.
+
+        Returns:
+            Whether a signal cut it short, and whether the metric is the best yet.
+
+        Raises:
+            ConfigError: the task's metric is not among those of the split.
+        """
+        assert self.val is not None
+        with self.ema.swapped_into(self.task) if self.ema is not None else nullcontext():
+            metrics = evaluate(self.task, self.val, self.cast, stopped=lambda: bool(self.stop))
+        self.interval.pause()
+        if metrics is None:
+            return True, False
+        if self.monitor not in metrics:
+            raise ConfigError(f"{self.monitor} is to choose the best, but val gave {', '.join(metrics) or 'no metric'}")
+        self.state.evaluated, self.state.metrics, self.unsaved = self.state.step, metrics, True
+        self.evaluated_bad["val"] = together(self.ranks.gather(self.val.bad.counts()))
+        best = self.ranks.main and self.store.improves(metrics[self.monitor])
+        if self.ranks.main:
+            self._write({"step": self.state.step, "epoch": self.state.position.epoch, **metrics})
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self.progress.say(f"step {self.state.step}/{self.options.steps}  {shown}{'  (best)' if best else ''}")
+        return False, self.ranks.highest(float(best))[0] > 0
+
+    def save(self, *, ending: bool) -> None:
+        """Writes a checkpoint. Where the disk refuses, the run goes on with the one before, unless it ends here.
+
+        Raises:
+            UserError: the run ends here.
+        """
+        sums, bad = self._collected()
+        if self.log is not None:
+            try:
+                self.log.sync()
+                self.store.save(self._plain_state(sums, bad), pack(self.task, self.optimizer, self.ema))
+            except OSError as error:
+                self._save_failed(error, ending=ending)
+        self.unsaved = False
+        self.interval.pause()
+
+    def write_log(self) -> None:
+        """Writes a line of the means since the line before."""
+        sums, self.meters = added(self.ranks.gather(self.meters.sums())), Meters()
+        rate = self.interval.rate()
+        if self.ranks.main:
+            state = self.state
+            values = {"step": state.step, "epoch": state.position.epoch, **means(sums, "train"), **self.values}
+            values |= {"samples": state.samples, "tokens": state.tokens}
+            values |= {"seconds": state.seconds, "tokens_per_second": rate}
+            self._write(values)
+            self.progress.show(state.step, values, self._seconds_left())
+
+    def finish(self) -> None:
+        """Evaluates the best weights on ``test``, and writes ``summary.json``."""
+        self.stream.close()
+        self.ranks.barrier()
+        checkpoint = self.store.read("best")
+        load_trained(self.task, checkpoint)
+        metrics = dict(checkpoint.state["metrics"])
+        if self.options.test:
+            loader = self._evaluation("test")
+            tested = evaluate(self.task, loader, self.cast, stopped=lambda: bool(self.stop))
+            if tested is None:
+                self.say_stopped()
+                return
+            metrics |= tested
+            self.evaluated_bad["test"] = together(self.ranks.gather(loader.bad.counts()))
+        self._summarize(checkpoint, metrics)
+
+    # What is said.
+
+    def announce(self) -> None:
+        """Says what is about to be trained, and where."""
+        steps, warmup, device = self.options.steps, self.config.optim.warmup_steps, self.ranks.device
+        precision = "bf16" if choose_dtype(self.options.precision, device).itemsize == 2 else "fp32"
+        samples = ", ".join(f"{len(dataset):,} {split}" for split, dataset in self.data.splits.items())
+        ranks = f", {self.ranks.world_size} ranks" if self.ranks.world_size > 1 else ""
+        size = f"{parameter_count(self.task):,} parameters"
+        self.progress.say(f"{self.folder}: {size}, {device.type} in {precision}{ranks}, {samples} samples")
+        if self.state.step:
+            self.progress.say(f"goes on from step {self.state.step}")
+        if warmup > steps and self.ranks.main:
+            log.warning("optim.warmup_steps %d is more than train.steps %d: lr is never reached", warmup, steps)
+
+    def say_stopped(self) -> None:
+        """Says that the run ends here and how it goes on."""
+        name = self.stop.name or "a signal"
+        self.progress.say(f"stopped by {name} at step {self.state.step}; resume (--resume) goes on from there")
+
+    def last_good(self) -> Path | None:
+        """The newest checkpoint, if any."""
+        steps = self.store.steps()
+        return self.store.path(steps[-1]) if steps else None
+
+    # How it is done.
+
+    def _build_sampler(self) -> Sampler:
+        dataset, options = self.data.splits["train"], self.options
+        return Sampler(
+            len(dataset),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            batch_tokens=options.batch_tokens,
+            sizes=sample_sizes(dataset, self.data.tokenizer) if options.batch_tokens is not None else None,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )
+
+    def _evaluation(self, split: str, limit: int | None = None) -> EvaluationLoader:
+        return EvaluationLoader(split, self.data.maker(self.config, split), self.options, self.ranks, limit)
+
+    def _open_folder(self, *, resume: bool) -> Checkpoint | None:
+        """The first rank makes or mends the folder; the others then find what it found."""
+        checkpoint = open_folder(self.config, self.store, resume=resume) if self.ranks.main else None
+        self.ranks.barrier()
+        return checkpoint if self.ranks.main or not resume else self.store.newest()
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        unpack(checkpoint, self.task, self.optimizer, self.ema)
+        self.state = TrainState.of(state)
+        if self.ranks.main:
+            self.meters.restore(state["meters"])
+            self.bad.restore(state["bad"])
+        if state["world_size"] != self.ranks.world_size and self.options.batch_tokens is not None:
+            raise ConfigError(
+                f"{checkpoint.folder} was saved by {state['world_size']} ranks, and there are {self.ranks.world_size}: "
+                "with train.batch_tokens their number makes the batches; start as many"
+            )
+        if state["counts"] != self._counts() and self.ranks.main:
+            log.warning(
+                "the data changed since %s: %s samples, now %s", checkpoint.folder, state["counts"], self._counts()
+            )
+
+    def _collected(self) -> tuple[Sums, BadCounts]:
+        """Sums and counts of all ranks; the first rank holds the sums from here on."""
+        sums = added(self.ranks.gather(self.meters.sums()))
+        if self.ranks.world_size > 1:
+            self.meters.restore(sums if self.ranks.main else {})
+        return sums, together(self.ranks.gather(self.bad.counts()))
+
+    def _plain_state(self, sums: Sums, bad: BadCounts) -> dict[str, Any]:
+        assert self.log is not None
+        return self.state.plain() | {
+            "meters": sums,
+            "bad": bad,
+            "log_lines": self.log.lines,
+            "counts": self._counts(),
+            "world_size": self.ranks.world_size,
+            "classes": self.data.classes,
+            "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},
+            "config": self.config.model_dump(mode="json"),
+            "config_digest": config_digest(self.config),
+        }
+
+    def _save_failed(self, error: OSError, *, ending: bool) -> None:
+        self.state.failed_saves += 1
+        good = self.last_good()
+        kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        if ending:
+            raise UserError(
+                f"the last checkpoint, of step {self.state.step}, could not be written ({error}); {kept}; "
+                "make room and resume"
+            ) from error
+        log.warning(
+            "the checkpoint of step %d could not be written (%s), failure %d of this run; %s, and the run goes on",
+            self.state.step, error, self.state.failed_saves, kept,
+        )  # fmt: skip
+
+    def _summarize(self, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
+        bad = {"train": together(self.ranks.gather(self.bad.counts())), **self.evaluated_bad}
+        memory = max(self.ranks.gather(peak_memory_bytes(self.ranks.device)))
+        if not self.ranks.main:
+            return
+        values = {
+            "metrics": metrics,
+            "counts": self._counts(),
+            "bad_samples": bad,
+            "steps": self.state.step,
+            "best_step": checkpoint.step,
+            "samples": self.state.samples,
+            "tokens": self.state.tokens,
+            "failed_saves": self.state.failed_saves,
+            "seconds": self.state.seconds,
+            "parameters": parameter_count(self.task),
+            "peak_memory_bytes": memory,
+            **machine(self.ranks.device),
+            "ranks": self.ranks.world_size,
+            "seed": self.options.seed,
+        }
+        write_summary(self.folder / "summary.json", values)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.progress.say(
+            f"done: {shown}  (step {checkpoint.step} of {self.state.step}, {self.folder / 'summary.json'})"
+        )
+
+    def _counts(self) -> dict[str, int]:
+        return {split: len(dataset) for split, dataset in self.data.splits.items()}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        assert self.log is not None
+        self.log.write(values)
+        if self.board is not None:
+            numbers = {name: value for name, value in values.items() if name not in ("step", "epoch")}
+            self.board.write(self.state.step, numbers)
+
+    def _seconds_left(self) -> float:
+        done, seconds = self.state.step, self.state.seconds
+        by_steps = seconds / max(1, done) * max(0, self.options.steps - done)
+        limit = self.options.time_limit
+        return by_steps if limit is None else min(by_steps, max(0.0, 60 * limit - seconds))

@@ -1,0 +1,193 @@
+"""Which samples make which batch: a pure function of (seed, epoch), sharded by rank, resumable anywhere.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import BadSample, ConfigError
+from ..modality import Dataset, Tokenizer
+from .seeding import mix
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands in its data: batches of this epoch that the trainer has consumed."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One rank's share of one batch.
+
+    Args:
+        at: the batch.
+        indices: the samples of this rank.
+        following: the position once this batch is consumed.
+    """
+
+    at: Position
+    indices: tuple[int, ...]
+    following: Position
+
+
+class Sampler:
+    """Shuffled batches without end. What does not fill a batch at the end of an epoch is left out of that epoch.
+
+    Args:
+        length: samples of the dataset.
+        seed: with the epoch, fixes the order.
+        batch_size: samples a batch over all ranks, or
+        batch_tokens: tokens a batch at most over all ranks; each rank gets its part of them.
+        sizes: tokens of each sample, where batches are made by tokens.
+        rank: this process.
+        world_size: how many there are.
+
+    Raises:
+        ConfigError: the dataset cannot fill a batch, or a sample is larger than one.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        sizes: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.length = length
+        self.seed = seed
+        self.batch_size = batch_size
+        self.budget = batch_tokens // world_size if batch_tokens is not None else None
+        self.sizes = sizes
+        self.rank = rank
+        self.world_size = world_size
+        if self.budget is not None:
+            assert sizes is not None and len(sizes) == length
+            check_sizes(sizes, self.budget, world_size)
+        elif batch_size is not None and not world_size <= batch_size <= length:
+            raise ConfigError(
+                f"train.batch_size {batch_size} does not fit: there are {length} training samples and {world_size} "
+                f"ranks; set it between {world_size} and {length}"
+            )
+
+    def order(self, epoch: int) -> list[int]:
+        """The samples of an epoch in their order."""
+        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
+        return order
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """This rank's share of every batch of an epoch.
+
+        Raises:
+            ConfigError: all samples together do not fill a batch.
+        """
+        order = self.order(epoch)
+        if self.batch_size is not None:
+            whole = len(order) // self.batch_size
+            batches = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(whole))
+            return [batch[self.rank :: self.world_size] for batch in batches]
+        assert self.sizes is not None and self.budget is not None
+        shares = cut_by_tokens(order, self.sizes, self.budget)[:-1]
+        whole = len(shares) // self.world_size
+        if not whole:
+            raise ConfigError(
+                f"train.batch_tokens {self.budget * self.world_size} is more than the {sum(self.sizes)} tokens of the "
+                "training split can fill; lower it"
+            )
+        return shares[self.rank : whole * self.world_size : self.world_size]
+
+    def plans(self, start: Position) -> Iterator[Plan]:
+        """This rank's shares from a position on, epoch after epoch."""
+        epoch, first = start.epoch, start.batch
+        while True:
+            batches = self.batches(epoch)
+            for number in range(first, len(batches)):
+                last = number + 1 == len(batches)
+                following = Position(epoch + 1, 0) if last else Position(epoch, number + 1)
+                yield Plan(Position(epoch, number), tuple(batches[number]), following)
+            epoch, first = epoch + 1, 0
+
+
+def check_sizes(sizes: Sequence[int], budget: int, world_size: int = 1) -> None:
+    """Refuses a sample that is larger than a rank's part of a batch.
+
+    Raises:
+        ConfigError: names the sample and the least value that would do.
+    """
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    if sizes[largest] > budget:
+        raise ConfigError(
+            f"sample {largest} has {sizes[largest]} tokens, more than the {budget} of a batch on each of {world_size} "
+            f"ranks; set train.batch_tokens to {sizes[largest] * world_size} or more, or shorten the samples"
+        )
+
+
+def cut_by_tokens(order: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Neighbours in ``order`` put together, up to ``budget`` tokens; the last batch may be less full."""
+    batches: list[list[int]] = [[]]
+    room = budget
+    for index in order:
+        if sizes[index] > room and batches[-1]:
+            batches.append([])
+            room = budget
+        batches[-1].append(index)
+        room -= sizes[index]
+    return batches
+
+
+def evaluation_plans(
+    length: int,
+    *,
+    batch_size: int | None,
+    budget: int | None,
+    sizes: Sequence[int] | None,
+    rank: int = 0,
+    world_size: int = 1,
+    order: Sequence[int] | None = None,
+) -> list[Plan]:
+    """Batches that hold every sample once, the last one smaller.
+
+    Args:
+        length: samples of the dataset.
+        batch_size: samples a batch over all ranks, or
+        budget: tokens a batch of one rank at most.
+        sizes: tokens of each sample, where there is a budget.
+        rank: this process.
+        world_size: how many there are.
+        order: the samples in another order than their own.
+    """
+    mine = list(order if order is not None else range(length))[rank::world_size]
+    if batch_size is not None:
+        share = max(1, batch_size // world_size)
+        batches = [mine[first : first + share] for first in range(0, len(mine), share)]
+    else:
+        assert sizes is not None and budget is not None
+        batches = cut_by_tokens(mine, sizes, budget) if mine else []
+    return [Plan(Position(0, number), tuple(batch), Position(0, number + 1)) for number, batch in enumerate(batches)]
+
+
+def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of every sample, from shapes alone. One whose shape cannot be read counts 1: reading it will name it.
+
+    Raises:
+        ConfigError: the dataset or the tokenizer does not know in advance.
+    """
+    sizes = []
+    for index in range(len(dataset)):
+        try:
+            sizes.append(tokenizer.size(dataset.shape(index)))
+        except BadSample:
+            sizes.append(1)
+    return sizes

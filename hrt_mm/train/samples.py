@@ -1,0 +1,170 @@
+"""From a plan to a batch, in the training process or in a loader's worker; samples that cannot be used are left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+from torch.utils.data import Dataset as TorchDataset
+
+from ..errors import BadSample, UserError
+from ..modality import Dataset, Tokenizer
+from ..tasks.base import Batch, Sample, TaskConfig
+from .sampler import Plan
+from .seeding import forked, mix, seed_host
+
+log = logging.getLogger(__name__)
+
+FEWEST = 16
+"""Bad samples below this number stop no run, unless all samples have been seen: a share of few says little."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What became of a plan.
+
+    Args:
+        plan: the samples that were asked for.
+        batch: the usable ones, or ``None`` where there is none.
+        bad: the others.
+        error: a mistake of the user's that is not one sample's, to be raised in the training process.
+    """
+
+    plan: Plan
+    batch: Batch | None
+    bad: tuple[BadSample, ...] = ()
+    error: UserError | None = None
+
+    def pin_memory(self) -> Loaded:
+        """The same with the batch in pinned host memory."""
+        return replace(self, batch=self.batch.pin_memory()) if self.batch is not None else self
+
+
+class BatchMaker(TorchDataset[Loaded]):
+    """Reads, augments, tokenizes and labels the samples of a plan.
+
+    Args:
+        dataset: the samples.
+        tokenizer: packs them.
+        task: makes the targets.
+        classes: names of the training set's labels, where they are classes.
+        seed: with epoch and index, fixes a sample's augmentation.
+    """
+
+    def __init__(
+        self, dataset: Dataset, tokenizer: Tokenizer, task: TaskConfig, classes: tuple[str, ...] | None, seed: int
+    ) -> None:
+        self.dataset = dataset
+        self.tokenizer = tokenizer
+        self.task = task
+        self.classes = classes
+        self.seed = seed
+
+    def __getitem__(self, plan: Plan) -> Loaded:
+        """Draws from generators seeded for each sample and leaves the global ones untouched."""
+        with forked(host_only=True):
+            try:
+                return self._load(plan)
+            except UserError as error:
+                return Loaded(plan, None, error=error)
+
+    def _load(self, plan: Plan) -> Loaded:
+        samples: list[Sample] = []
+        bad: list[BadSample] = []
+        for index in plan.indices:
+            seed_host(mix(self.seed, "sample", plan.at.epoch, index))
+            try:
+                samples.append(self.dataset[index])
+            except BadSample as error:
+                bad.append(error)
+        try:
+            batch = self._pack(plan, samples) if samples else None
+        except BadSample:
+            samples, unusable = self._sift(plan, samples)
+            bad += unusable
+            batch = self._pack(plan, samples) if samples else None
+        return Loaded(plan, batch, tuple(bad))
+
+    def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
+        seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))
+        tokens = self.tokenizer([sample.value for sample in samples])
+        target = self.task.targets(samples, tokens, self.classes)
+        return Batch(tokens, target, tuple(sample.name for sample in samples))
+
+    def _sift(self, plan: Plan, samples: list[Sample]) -> tuple[list[Sample], list[BadSample]]:
+        """Packs the samples one by one to find those that cannot be."""
+        good: list[Sample] = []
+        bad: list[BadSample] = []
+        for sample in samples:
+            try:
+                self._pack(plan, [sample])
+                good.append(sample)
+            except BadSample as error:
+                bad.append(BadSample(sample.name or error.name, error.reason))
+        return good, bad
+
+
+class BadCounts(TypedDict):
+    """Samples asked for, those among them that could not be used, and their names with the reasons."""
+
+    seen: int
+    bad: int
+    names: dict[str, str]
+
+
+class BadSamples:
+    """Counts and names the samples of a split that could not be used.
+
+    Args:
+        split: for messages.
+        length: samples of the split.
+        max_share: the run stops above it.
+    """
+
+    def __init__(self, split: str, length: int, max_share: float) -> None:
+        self.split = split
+        self.length = length
+        self.max_share = max_share
+        self.seen = 0
+        self.count = 0
+        self.names: dict[str, str] = {}
+
+    def add(self, loaded: Loaded) -> None:
+        """Takes in a plan that was consumed.
+
+        Raises:
+            UserError: too many were bad; lists them.
+        """
+        self.seen += len(loaded.plan.indices)
+        self.count += len(loaded.bad)
+        for sample in loaded.bad:
+            if sample.name not in self.names:
+                log.warning("skipping a bad sample of %s: %s", self.split, sample)
+                self.names[sample.name] = sample.reason
+        fewest = FEWEST if self.max_share and self.seen < self.length else 1
+        if self.count >= fewest and self.count > self.max_share * self.seen:
+            raise UserError(self._too_many())
+
+    def _too_many(self) -> str:
+        listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.names.items())[:20])
+        more = f"\n  and {len(self.names) - 20} more" if len(self.names) > 20 else ""
+        return (
+            f"{self.count} of the {self.seen} samples of {self.split} read so far cannot be used, more than "
+            f"train.max_bad_share {self.max_share:g} allows; mend or remove them, or raise it:\n{listed}{more}"
+        )
+
+    def counts(self) -> BadCounts:
+        """What a checkpoint and the summary hold."""
+        return {"seen": self.seen, "bad": self.count, "names": dict(self.names)}
+
+    def restore(self, counts: BadCounts) -> None:
+        """Goes on from what a checkpoint held."""
+        self.seen, self.count, self.names = counts["seen"], counts["bad"], dict(counts["names"])
+
+
+def together(parts: Sequence[BadCounts]) -> BadCounts:
+    """Counts of several ranks in one."""
+    names = {name: reason for part in parts for name, reason in part["names"].items()}
+    return {"seen": sum(part["seen"] for part in parts), "bad": sum(part["bad"] for part in parts), "names": names}

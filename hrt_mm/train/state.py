@@ -1,0 +1,71 @@
+"""What a run knows besides its tensors, and how all of it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..tasks.base import Task
+from .checkpoint import Checkpoint
+from .optim import load_optimizer_state, optimizer_state
+from .sampler import Position
+from .weights import EMA, load_weights, named_weights
+
+
+@dataclass
+class TrainState:
+    """Where a run stands at the border between two steps.
+
+    Args:
+        step: optimizer steps taken.
+        position: batches consumed.
+        samples: samples consumed, over all ranks.
+        tokens: level-0 tokens consumed, over all ranks.
+        seconds: wall-clock seconds that the loop has run, over all its resumptions.
+        evaluated: the step of the last evaluation.
+        metrics: what that evaluation gave.
+        failed_saves: checkpoints that could not be written.
+    """
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    evaluated: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    failed_saves: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As ``state.json`` holds it. Metrics are those of this very step, or none."""
+        return asdict(self) | {"metrics": self.metrics if self.evaluated == self.step else {}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> TrainState:
+        """From what ``state.json`` holds."""
+        names = cls.__dataclass_fields__.keys() - {"position"}
+        return cls(position=Position(**state["position"]), **{name: state[name] for name in names})
+
+
+def pack(task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a run, by part of the checkpoint."""
+    parts = {"model": named_weights(task), "optimizer": optimizer_state(optimizer, task)}
+    return parts if ema is None else parts | {"ema": ema.weights}
+
+
+def unpack(checkpoint: Checkpoint, task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> None:
+    """Puts the tensors of a checkpoint back.
+
+    Raises:
+        UserError: they are not of this model; names the first that differ.
+    """
+    load_weights(task, checkpoint.tensors("model"), f"model.safetensors of {checkpoint.folder}")
+    load_optimizer_state(
+        optimizer, task, checkpoint.tensors("optimizer"), f"optimizer.safetensors of {checkpoint.folder}"
+    )
+    if ema is not None:
+        ema.restore(checkpoint.tensors("ema"), f"ema.safetensors of {checkpoint.folder}")
