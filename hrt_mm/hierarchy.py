@@ -72,8 +72,7 @@ class Stage(nn.Module):
         return x_TD
 
     def _rope(self, plan: LevelPlan) -> Tensor:
-        steps_C = torch.tensor(plan.step, device=plan.device)
-        return phases(plan.coords_TC, steps_C, self.turns_F, self.owners_F)
+        return phases(plan.coords_TC, plan.steps_C, self.turns_F, self.owners_F)
 
 
 class Hierarchy(nn.Module):
@@ -181,7 +180,6 @@ class Hierarchy(nn.Module):
         """Each fine token asks the coarse tokens within the coarse level's reach."""
         down, groups = self.down[index], fine.groups
         assert groups is not None
-        steps_C = torch.tensor(fine.plan.step, device=fine.plan.device)
         if isinstance(down, CausalDown):
             return down.staircase(
                 fine.x_TD,
@@ -190,7 +188,7 @@ class Hierarchy(nn.Module):
                 coarse.x_TD,
                 coarse.plan.coords_TC,
                 groups.samples,
-                steps_C,
+                fine.plan.steps_C,
                 inclusive=self._transition(index).inclusive,
                 window=coarse.plan.sliding,
             )
@@ -198,7 +196,7 @@ class Hierarchy(nn.Module):
         k_spans = coarse.plan.cells()
         q_spans = groups.spans.under(k_spans)
         return down.within(
-            fine.x_TD, fine.plan.coords_TC, q_spans, coarse.x_TD, coarse.plan.coords_TC, k_spans, steps_C
+            fine.x_TD, fine.plan.coords_TC, q_spans, coarse.x_TD, coarse.plan.coords_TC, k_spans, fine.plan.steps_C
         )
 
     def _ascend(self, index: int, states: list[_State], record: _Record) -> None:
@@ -206,9 +204,8 @@ class Hierarchy(nn.Module):
         fine, coarse, up = states[index], states[index + 1], self.up[index]
         assert isinstance(up, CrossAttention) and fine.groups is not None
         spans = fine.groups.spans
-        steps_C = torch.tensor(fine.plan.step, device=fine.plan.device)
         look_TD = up.within(
-            coarse.x_TD, coarse.plan.coords_TC, spans.ones, fine.x_TD, fine.plan.coords_TC, spans, steps_C
+            coarse.x_TD, coarse.plan.coords_TC, spans.ones, fine.x_TD, fine.plan.coords_TC, spans, fine.plan.steps_C
         )
         self._add(coarse, look_TD, f"up/{coarse.plan.level.name}", record)
 

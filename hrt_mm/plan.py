@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -118,6 +119,11 @@ class LevelPlan:
     def device(self) -> torch.device:
         """Where the tokens live."""
         return self.coords_TC.device
+
+    @cached_property
+    def steps_C(self) -> Tensor:
+        """(C,) ``step`` on the device."""
+        return torch.tensor(self.step, device=self.device)
 
     def reach(self, layer: int) -> Spans:
         """The runs that attend within themselves at a layer."""

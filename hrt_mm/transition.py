@@ -101,8 +101,7 @@ class Transition(nn.Module):
 
     def _view(self, groups: Groups, plan: LevelPlan) -> PoolingGroups:
         full = groups.spans.uniform == self.taps
-        steps_C = torch.tensor(plan.step, device=plan.device)
-        return PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, plan.coords_TC / steps_C)
+        return PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, plan.coords_TC / plan.steps_C)
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
         """The losses that answer what pooling loses and how levels drift, weighted.

@@ -52,17 +52,23 @@ class Varlen(Backend):
     def __call__(self, call: Call) -> Tensor:
         kernel = _varlen_kernel()
         assert not isinstance(kernel, str)
+        k_SKD, v_SKD, extra = call.k_SKD, call.v_SKD, {}
+        share = call.q_THD.shape[1] // k_SKD.shape[1]
+        if share > 1 and _knows("enable_gqa"):
+            extra["enable_gqa"] = True
+        elif share > 1:
+            k_SKD, v_SKD = k_SKD.repeat_interleave(share, 1), v_SKD.repeat_interleave(share, 1)
         out_THD: Tensor = kernel(
             call.q_THD,
-            call.k_SKD,
-            call.v_SKD,
+            k_SKD,
+            v_SKD,
             call.q_spans.cu_seqlens,
             call.k_spans.cu_seqlens,
             call.q_spans.max_seqlen,
             call.k_spans.max_seqlen,
             scale=call.scale,
             window_size=call.window,
-            enable_gqa=call.q_THD.shape[1] != call.k_SKD.shape[1],
+            **extra,
         )
         return out_THD
 
@@ -74,9 +80,13 @@ def _varlen_kernel() -> Any:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return f"torch {torch.__version__} has no torch.nn.attention.varlen"
-    known = inspect.signature(varlen_attn).parameters
-    absent = [name for name in ("scale", "window_size", "enable_gqa") if name not in known]
-    return f"torch {torch.__version__}: varlen_attn has no {', '.join(absent)}" if absent else varlen_attn
+    return varlen_attn
+
+
+@cache
+def _knows(name: str) -> bool:
+    """Whether the function takes an argument: torch 2.11 has no ``enable_gqa``, 2.12 has."""
+    return name in inspect.signature(_varlen_kernel()).parameters
 
 
 class FlashAttn(Backend):
