@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from ..component import Component
 from ..config import packaged_configs
 from ..config.sections import datasets, tasks
 from ..errors import ConfigError
 from ..modality import GROUP, modalities
-from ..pooling.registry import POOLINGS
+from ..pooling import POOLINGS
 
 
 def listing() -> str:
@@ -33,16 +34,17 @@ def table() -> str:
     lines.append("tasks, for every modality")
     lines += _rows("task", tasks())
     lines.append("poolings, for every modality")
-    lines += [f"  pool {name:<16} {text}" for name, text in sorted(POOLINGS.items())]
+    lines += _rows("pool", dict(sorted(POOLINGS.items())))
     return "\n".join(lines)
 
 
-def _rows(section: str, components: dict[str, type[Component]]) -> list[str]:
+def _rows(section: str, components: Mapping[str, type[object]]) -> list[str]:
     return [f"  {section} {name:<16} {_summary(component)}" for name, component in components.items()]
 
 
-def _summary(component: type[Component]) -> str:
-    return (component.__doc__ or "").strip().partition("\n")[0]
+def _summary(component: type[object]) -> str:
+    line = (component.__doc__ or "").strip().partition("\n")[0]
+    return re.sub(r"(:\w+:)?`+([^`]*)`+", r"\2", line)
 
 
 def _origin(name: str) -> str:

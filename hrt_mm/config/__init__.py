@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .check import check
 from .layers import packaged_configs
 from .root import load_config, resolved_yaml
 from .schema import json_schema
 from .sections import RunConfig
 
-__all__ = ["RunConfig", "json_schema", "load_config", "packaged_configs", "resolved_yaml"]
+__all__ = ["RunConfig", "check", "json_schema", "load_config", "packaged_configs", "resolved_yaml"]

@@ -68,17 +68,18 @@ class Allowed:
         """Where else a key, or one spelled nearly so, is known; the shallowest first."""
         known: dict[str, list[str]] = {}
         for path, kind in self._walk(self.schema, ()):
-            known.setdefault(str(path[-1]), []).append(f"{dotted(path)}{kind}")
+            known.setdefault(str(path[-1]), []).append(f"{dotted(path)!r}{kind}")
         name = key if key in known else nearest(key, known, cutoff=0.8)
         if name is None:
             return []
-        return [repr(place) for place in sorted(known[name], key=lambda place: place.count("."))[:limit]]
+        return sorted(known[name], key=lambda place: place.count("."))[:limit]
 
     def _walk(self, schema: Schema, path: Keys) -> Iterator[tuple[Keys, str]]:
         if len(path) > MAX_DEPTH:
             return
         for option in self._options(schema):
-            kind = f" of type {kinds[0]}" if (kinds := _constants(option.get("properties", {}).get("type", {}))) else ""
+            kinds = _constants(option.get("properties", {}).get("type", {}))
+            kind = f" with type: {kinds[0]}" if kinds else ""
             for name, child in option.get("properties", {}).items():
                 yield (*path, name), kind
                 yield from self._walk(child, (*path, name))

@@ -68,7 +68,7 @@ def fail(problems: Sequence[Problem]) -> None:
     raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} mistakes:", *lines]))
 
 
-def _place(problem: Problem) -> tuple[str, int]:
-    """Sorts by file and line."""
+def _place(problem: Problem) -> tuple[bool, str, int]:
+    """Sorts by file and line, and the command line last."""
     source, _, line = problem.mark.rpartition(":")
-    return (source, int(line)) if line.isdigit() else (problem.mark, 0)
+    return (False, source, int(line)) if line.isdigit() else (True, problem.mark, 0)

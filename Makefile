@@ -1,0 +1,54 @@
+# Needs Python 3.11 or newer, git and make. Everything else goes into .venv.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= runs/quickstart
+JSON ?= benchmarks/results/gpu-check.json
+
+# One thread a test process; as many processes as there are processors.
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format schema bench gpu-check clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(READY) ## train on handwritten digits, print the result and draw it
+	$(BIN)/hrt-mm train vision/digits run.dir=$(RUN)
+	$(BIN)/hrt-mm diagnose $(RUN)
+
+test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... adds those on real data
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(TESTS)
+
+lint: $(READY) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## format, and mend what lint can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(READY) ## write configs/schema.json anew
+	$(BIN)/hrt-mm config schema --builtin > configs/schema.json.new
+	mv configs/schema.json.new configs/schema.json
+
+bench: $(READY) ## the benchmarks, small sizes
+	$(BIN)/python -m benchmarks.encoder_scaling --quick
+	$(BIN)/python -m benchmarks.overhead --quick
+
+gpu-check: $(READY) ## the checks that need a GPU; JSON=FILE chooses where the result goes
+	$(BIN)/python -m benchmarks.gpu_check --json $(JSON)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[dev]'
+	touch $@
+
+clean: ## remove what tests and builds leave behind; .venv and runs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+
+from hrt_mm.config import json_schema
+from hrt_mm.config.layers import config_root
+
+
+def test_the_committed_schema_is_current() -> None:
+    committed = json.loads((config_root() / "schema.json").read_text(encoding="utf-8"))
+    assert committed == json_schema(), "a setting changed: run `make schema`"
+
+
+def test_every_key_has_a_description_and_no_other_key_is_allowed() -> None:
+    schema = json_schema()
+    for name, definition in schema["$defs"].items():
+        assert definition["additionalProperties"] is False, name
+        for key, field in definition["properties"].items():
+            assert key == "type" or "description" in field or "$ref" in field, f"{name}.{key}"
+
+
+def test_a_modality_takes_its_own_datasets() -> None:
+    schema = json_schema()
+    rules = {rule["if"]["properties"]["modality"]["properties"]["type"]["const"]: rule for rule in schema["allOf"]}
+    options = rules["vision"]["then"]["properties"]["data"]["anyOf"]
+    definitions = [schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] for option in options]
+    assert {"digits", "mnist"} <= {definition["properties"]["type"]["const"] for definition in definitions}

@@ -1,0 +1,41 @@
+"""What all tests share: fixed seeds, poisoned memory, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # libraries under test draw from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Memory from ``torch.empty`` holds NaN, so that what is read before it was written shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data; what asks for it is skipped where there is none."""
+    folder = os.environ.get("HRT_MM_DATA")
+    if not folder:
+        pytest.skip("HRT_MM_DATA is not set: real data is not here")
+    if not Path(folder).is_dir():
+        pytest.fail(f"HRT_MM_DATA is {folder}, which is not a folder")
+    return Path(folder)

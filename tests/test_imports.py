@@ -1,0 +1,97 @@
+"""Every module imports with the core's dependencies alone, and the core imports no modality."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import hrt_mm
+
+ROOT = Path(hrt_mm.__file__).parent
+OPTIONAL = {"decord", "faiss", "flash_attn", "gradio", "tensorboard"}
+"""Blocked as well: installed by default, or with an extra, but nothing may need them to be imported."""
+
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"{name} is not one of the core's dependencies", name=name)
+
+blocked, packages = set(json.loads(sys.argv[1])), sys.argv[2:]
+sys.meta_path.insert(0, Block())
+for package in packages:
+    for module in pkgutil.walk_packages([importlib.import_module(package).__path__[0]], f"{package}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def import_all(blocked: set[str], *packages: str) -> set[str]:
+    """The modules that are loaded after everything in some packages was imported by a process of its own."""
+    command = [sys.executable, "-c", IMPORT_ALL, json.dumps(sorted(blocked)), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def core_distributions() -> set[str]:
+    """The distributions that an installation without extras brings, as they are named in their metadata."""
+    found: set[str] = set()
+    waiting = ["hrt-mm"]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            needed = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        found.add(name)
+        waiting += [
+            _normal(re.split(r"[ ;<>=!~\[(]", line, maxsplit=1)[0]) for line in needed if "extra ==" not in line
+        ]
+    return found
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_module_imports_with_the_dependencies_of_the_core_alone() -> None:
+    core = core_distributions()
+    assert {"torch", "pydantic", "timm"} <= core
+    others = {
+        module for module, owners in packages_distributions().items() if not core & {_normal(owner) for owner in owners}
+    }
+    assert "pytest" in others
+    loaded = import_all(others | OPTIONAL, "hrt_mm", "modalities")
+    assert {"hrt_mm.cli.main", "modalities.vision"} <= loaded
+
+
+def test_the_core_loads_no_modality() -> None:
+    loaded = import_all(set(), "hrt_mm")
+    assert "hrt_mm.config.root" in loaded
+    assert not {name for name in loaded if name.partition(".")[0] == "modalities"}
+
+
+def test_the_core_names_no_modality_in_an_import() -> None:
+    sources = sorted(ROOT.rglob("*.py"))
+    assert len(sources) > 20
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                names = [ast.unparse(argument).strip("'\"") for argument in node.args]
+            assert not [name for name in names if name.partition(".")[0] == "modalities"], f"{path}:{node.lineno}"
