@@ -47,9 +47,8 @@ def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor
         turns_F: radians a step, from :func:`frequencies`.
         owners_F: axis of each pair.
     """
-    with torch.autocast(coords_TC.device.type, enabled=False):
-        angles_TF = (coords_TC.float() / steps_C)[:, owners_F] * turns_F
-        return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
+    angles_TF = (coords_TC.float() / steps_C)[:, owners_F] * turns_F
+    return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
 
 
 def rotate(x_THD: Tensor, turn_T1F: Tensor) -> Tensor:
