@@ -1,4 +1,4 @@
-"""The hot path plans on the host alone. Meta tensors cannot be read, so a forward and backward pass on them proves it."""
+"""The hot path plans on the host alone. Meta tensors cannot be read, so a pass over them, gradients too, proves it."""
 
 from __future__ import annotations
 
