@@ -2,7 +2,8 @@
 
 The order is raster over the largest blocks, inside them raster over the next smaller ones, down to raster over
 cells, for grids of any number of axes and any size. Cells that a border block would have outside the grid are not
-emitted, so that block is a shorter run. All tensors live on the CPU, are cached, and must not be written to.
+emitted, so that block is a shorter run. All tensors live on the CPU, are cached (made outside inference mode, so that
+training can use what evaluation made first), and must not be written to.
 
 Shapes: C axes.
 """
@@ -23,6 +24,7 @@ Sizes = tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def nested_order(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
     """The raster index of each cell, in hierarchical order: ``raster_cells[nested_order(...)]``.
 
@@ -48,6 +50,7 @@ def nested_order(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def nested_coords(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
     """Where each cell lies, in hierarchical order.
 
@@ -61,6 +64,7 @@ def nested_coords(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def block_lengths(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tensor:
     """Lengths of the runs of cells that share a block of ``size``, in hierarchical order.
 
@@ -86,6 +90,7 @@ def block_lengths(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tenso
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def slots(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tensor:
     """The raster place of each cell inside its block of ``size``, in hierarchical order.
 

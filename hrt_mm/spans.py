@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -36,6 +37,10 @@ class Spans:
         shortest = int(lengths.min()) if len(lengths) else 0
         self.uniform: int | None = self.max_seqlen if len(lengths) and shortest == self.max_seqlen else None
         self._cache: dict[Any, Any] = {}
+        self._pairs: WeakKeyDictionary[Spans, dict[Any, Any]] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[Spans], tuple[Tensor, torch.device]]:
+        return type(self), (self.host, self.device)
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Spans:
@@ -90,11 +95,20 @@ class Spans:
         shape = f"length={self.uniform}" if self.uniform is not None else f"max_seqlen={self.max_seqlen}"
         return f"Spans(runs={len(self)}, total={self.total}, {shape}, device={self.device})"
 
-    def cached(self, key: Any, make: Callable[[], _Value]) -> _Value:
-        """A value derived from these spans, made once and shared by all layers."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        value: _Value = self._cache[key]
+    def cached(self, key: Any, make: Callable[[], _Value], other: Spans | None = None) -> _Value:
+        """A value derived from these spans, made once and shared by all layers.
+
+        Args:
+            key: its name, unique among the values derived from these spans (and ``other``).
+            make: makes it. It must not hold these spans, which would keep device memory until the collector runs.
+            other: a second partition that the value depends on; the value is forgotten with that one.
+        """
+        store = self._cache if other is None or other is self else self._pairs.setdefault(other, {})
+        if key not in store:
+            # Evaluation may come first and training after it; autograd cannot save an inference tensor.
+            with torch.inference_mode(False):
+                store[key] = make()
+        value: _Value = store[key]
         return value
 
     @property
@@ -166,7 +180,7 @@ class Spans:
 
     def over(self, groups: Spans) -> Spans:
         """These runs counted in groups: how many of ``groups`` lie in each. Every run must be a union of groups."""
-        return self.cached(("over", id(groups)), lambda: (self._over(groups), groups))[0]
+        return self.cached("over", lambda: self._over(groups), groups)
 
     def _over(self, groups: Spans) -> Spans:
         if groups.total != self.total:
@@ -182,7 +196,7 @@ class Spans:
     def under(self, outer: Spans) -> Spans:
         """The rows that lie under each run of ``outer``, a partition of these runs: the inverse of :meth:`over`."""
         assert outer.total == len(self)
-        return self.cached(("under", id(outer)), lambda: (Spans(self.host[outer.host], self.device), outer))[0]
+        return self.cached("under", lambda: Spans(self.host[outer.host], self.device), outer)
 
     @staticmethod
     def concat(parts: Sequence[Spans]) -> Spans:

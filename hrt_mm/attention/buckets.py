@@ -70,8 +70,7 @@ class BucketPlan:
 
 def bucket_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> BucketPlan:
     """The plan of a call, made once per pair of spans and window."""
-    key = ("buckets", id(k_spans), window)
-    return q_spans.cached(key, lambda: (_make_plan(q_spans, k_spans, window), k_spans))[0]
+    return q_spans.cached(("buckets", window), lambda: _make_plan(q_spans, k_spans, window), k_spans)
 
 
 def _make_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> BucketPlan:
