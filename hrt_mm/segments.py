@@ -15,15 +15,22 @@ def segment_sum(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D). Empty runs give zeros."""
     if runs.uniform:
         return x_TD.unflatten(0, (-1, runs.uniform)).sum(1)
-    return x_TD.new_zeros(len(runs), *x_TD.shape[1:]).index_add(0, runs.ids, x_TD)
+    return _wide_sum(x_TD, runs).to(x_TD.dtype)
 
 
 def segment_mean(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D). Empty runs give zeros."""
     if runs.uniform:
         return x_TD.unflatten(0, (-1, runs.uniform)).mean(1)
-    size_G = runs.counts.clamp(min=1).to(x_TD.dtype)
-    return segment_sum(x_TD, runs) / size_G.view(-1, *[1] * (x_TD.ndim - 1))
+    sum_GD = _wide_sum(x_TD, runs)
+    size_G = runs.counts.clamp(min=1).to(sum_GD.dtype)
+    return (sum_GD / size_G.view(-1, *[1] * (x_TD.ndim - 1))).to(x_TD.dtype)
+
+
+def _wide_sum(x_TD: Tensor, runs: Spans) -> Tensor:
+    # A GPU adds up in the precision of the rows, and in bfloat16 ones stop at 256.
+    wide_TD = x_TD.float() if x_TD.dtype in (torch.bfloat16, torch.float16) else x_TD
+    return wide_TD.new_zeros(len(runs), *x_TD.shape[1:]).index_add(0, runs.ids, wide_TD)
 
 
 def segment_max(x_TD: Tensor, runs: Spans) -> Tensor:
@@ -39,12 +46,14 @@ def segment_first(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D): the first row of each run. Empty runs give zeros."""
     if runs.uniform:
         return x_TD.unflatten(0, (-1, runs.uniform))[:, 0]
-    filled = runs.cached("filled", lambda: bool((runs.lengths > 0).all()))
     first_G = runs.cu_seqlens[:-1].long()
-    if filled:
+    if runs.cached("filled", lambda: bool((runs.lengths > 0).all())):
         return x_TD.index_select(0, first_G)
-    rows_GD = x_TD.index_select(0, first_G.clamp(max=max(runs.total - 1, 0)))
-    return rows_GD * (runs.counts > 0).to(x_TD.dtype).view(-1, *[1] * (x_TD.ndim - 1))
+    zeros_GD = x_TD.new_zeros(len(runs), *x_TD.shape[1:])
+    if not runs.total:
+        return zeros_GD
+    rows_GD = x_TD.index_select(0, first_G.clamp(max=runs.total - 1))
+    return torch.where((runs.counts > 0).view(-1, *[1] * (x_TD.ndim - 1)), rows_GD, zeros_GD)
 
 
 def spread(x_GD: Tensor, runs: Spans) -> Tensor:
