@@ -5,6 +5,7 @@ Shapes: T tokens, D features, C axes, B samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -41,14 +42,26 @@ class Tokens:
                 f"spans cover {total} tokens, but x has shape {tuple(self.x.shape)} and coords_TC "
                 f"{tuple(self.coords_TC.shape)}; expected ({total}, ...) and ({total}, axes)"
             )
-        if self.grids is not None and len(self.grids) != len(self.spans):
-            raise UserError(f"{len(self.grids)} grids for {len(self.spans)} samples; give one a sample")
+        if self.grids is not None:
+            self._check_grids(self.grids)
         for name, starts_T in self.boundaries.items():
             if starts_T.shape != (total,) or starts_T.dtype != torch.bool or starts_T.device.type != "cpu":
                 raise UserError(
                     f"boundary {name!r} must be bool of shape ({total},) on the CPU, got {starts_T.dtype} "
                     f"{tuple(starts_T.shape)} on {starts_T.device}"
                 )
+
+    def _check_grids(self, grids: tuple[tuple[int, ...], ...]) -> None:
+        if len(grids) != len(self.spans):
+            raise UserError(f"{len(grids)} grids for {len(self.spans)} samples; give one a sample")
+        for index, (shape, count) in enumerate(zip(grids, self.spans.lengths.tolist(), strict=True)):
+            if len(shape) != self.axes:
+                raise UserError(
+                    f"sample {index} is a grid of {shape} cells, but coordinates have {self.axes} axes; "
+                    "give one size for each"
+                )
+            if math.prod(shape) != count:
+                raise UserError(f"sample {index} is a grid of {shape} cells but has {count} tokens; they must agree")
 
     @classmethod
     def pack(
@@ -66,7 +79,7 @@ class Tokens:
             boundaries: by name, each (t,) bool.
 
         Raises:
-            UserError: no sample, or samples whose features differ in shape.
+            UserError: no sample, samples whose features differ in shape, or coordinates or boundaries that do not fit.
         """
         if not samples:
             raise UserError("cannot pack an empty list of samples; give at least one")
@@ -76,6 +89,10 @@ class Tokens:
                     f"sample {index} has features of shape {tuple(sample.shape[1:])}, "
                     f"sample 0 has {tuple(samples[0].shape[1:])}; all must be alike"
                 )
+        if coords is not None:
+            _check_lengths(samples, coords, "coordinates")
+        for name, parts in (boundaries or {}).items():
+            _check_lengths(samples, parts, f"of boundary {name!r}")
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
         coords_TC = torch.cat(list(coords)).float() if coords is not None else spans.positions[:, None].float()
@@ -116,3 +133,12 @@ class Tokens:
     def pin_memory(self) -> Tokens:
         """The same tokens in pinned host memory."""
         return replace(self, x=self.x.pin_memory(), coords_TC=self.coords_TC.pin_memory())
+
+
+def _check_lengths(samples: Sequence[Tensor], parts: Sequence[Tensor], what: str) -> None:
+    if len(parts) != len(samples):
+        given = what.removeprefix("of ")
+        raise UserError(f"got {given} for {len(parts)} samples, there are {len(samples)}; give one a sample")
+    for index, (sample, part) in enumerate(zip(samples, parts, strict=True)):
+        if len(part) != len(sample):
+            raise UserError(f"sample {index} has {len(sample)} tokens, but {len(part)} {what}; give one a token")
