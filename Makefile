@@ -16,8 +16,9 @@ TESTS ?=
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# With --resume, a second call goes on from where the first was stopped, or shows its result again.
 quickstart: $(READY) ## train on handwritten digits, print the result and draw it
-	$(BIN)/hrt-mm train vision/digits run.dir=$(RUN)
+	$(BIN)/hrt-mm train vision/digits run.dir=$(RUN) --resume
 	$(BIN)/hrt-mm diagnose $(RUN)
 
 test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... adds those on real data

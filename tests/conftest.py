@@ -22,12 +22,11 @@ def seeds() -> None:
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """Memory from ``torch.empty`` holds NaN, so that what is read before it was written shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(1).isnan()
     yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(scope="session")

@@ -94,4 +94,4 @@ def test_the_core_names_no_modality_in_an_import() -> None:
                 names = [node.module or ""]
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 names = [ast.unparse(argument).strip("'\"") for argument in node.args]
-            assert not [name for name in names if name.partition(".")[0] == "modalities"], f"{path}:{node.lineno}"
+            assert not [name for name in names if name.partition(".")[0] == "modalities"], path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .check import check
 from .layers import packaged_configs
-from .root import load_config, resolved_yaml
+from .resolved import resolved_yaml
+from .root import load_config
 from .schema import json_schema
 from .sections import RunConfig
 

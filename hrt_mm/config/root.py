@@ -1,12 +1,10 @@
-"""Loads a run's configuration from its file and overrides, and writes the resolved one."""
+"""Loads a run's configuration from its file and overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ..component import Component
 from ..modality import modalities
@@ -19,7 +17,6 @@ from .overrides import apply
 from .schema import compose
 from .sections import RunConfig, datasets, section_component, tasks, tokenizers
 from .validation import Validator
-from .yaml_reader import core_resolvers
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,24 +35,6 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     sections = _sections(root, problems)
     fail(problems)
     return RunConfig(**sections)
-
-
-def resolved_yaml(config: RunConfig) -> str:
-    """A configuration with every default written out; loading it gives the same one."""
-    return yaml.dump(_escaped(config.model_dump(mode="json")), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-@core_resolvers
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _escaped(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_escaped(child) for child in value]
-    return value.replace("${", "$${") if isinstance(value, str) else value
 
 
 def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:

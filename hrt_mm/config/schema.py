@@ -61,7 +61,7 @@ def compose(installed: Mapping[str, type[Modality]], modality: str | None = None
         "if": {"not": {"required": ["extends"]}},
         "then": {"required": [name for name, field in RunConfig.model_fields.items() if field.is_required()]},
         "allOf": [_own_data(name, [ref(config) for config in data[name]]) for name in shown],
-        "$defs": definitions["$defs"],
+        "$defs": {name: _typed(definition) for name, definition in definitions["$defs"].items()},
     }
 
 
@@ -69,6 +69,13 @@ _EXTENDS: Schema = {
     "description": "Configurations that this one is laid over: paths, or packaged names such as vision/digits.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
+
+
+def _typed(definition: Schema) -> Schema:
+    """A component's schema with its ``type`` required: a default serves in Python, but in YAML it tells a union apart."""
+    if "const" not in definition.get("properties", {}).get("type", {}):
+        return definition
+    return {**definition, "required": list(dict.fromkeys(["type", *definition.get("required", [])]))}
 
 
 def _own_data(modality: str, options: list[Schema]) -> Schema:

@@ -25,3 +25,7 @@ def test_a_modality_takes_its_own_datasets() -> None:
     options = rules["vision"]["then"]["properties"]["data"]["anyOf"]
     definitions = [schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] for option in options]
     assert {"digits", "mnist"} <= {definition["properties"]["type"]["const"] for definition in definitions}
+
+
+def test_a_type_is_required_where_it_tells_components_apart() -> None:
+    assert "type" in json_schema()["$defs"]["FixedGroups"]["required"]

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from hrt_mm.config.sections import builtin_modalities, by_type, tokenizers
+from hrt_mm.errors import ConfigError
+from hrt_mm.modality import DatasetConfig, Modality, TokenizerConfig
+
+
+class Waves(TokenizerConfig):
+    type: Literal["waves"]
+
+
+class Two(DatasetConfig):
+    type: Literal["one", "two"]
+
+
+class One(DatasetConfig):
+    type: Literal["one"]
+
+
+class Untyped(DatasetConfig):
+    pass
+
+
+class Sea(Modality):
+    name = "sea"
+    tokenizer = Waves
+    datasets = (One,)
+
+
+def test_a_component_may_stand_for_several_types() -> None:
+    assert by_type((Two,)) == {"one": Two, "two": Two}
+
+
+def test_two_components_of_one_type_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"One and .*Two both have type 'one'; rename one"):
+        by_type((Two, One))
+
+
+def test_a_component_without_a_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Untyped must fix its type: type: Literal\['name'\]"):
+        by_type((Untyped,))
+
+
+def test_a_tokenizer_has_its_modality_s_name() -> None:
+    assert tokenizers({"waves": Sea}) == {"waves": Waves}
+    with pytest.raises(ConfigError, match=r"Waves of the modality 'sea' must have type: Literal\['sea'\]"):
+        tokenizers({"sea": Sea})
+
+
+def test_vision_is_built_in() -> None:
+    assert "vision" in builtin_modalities()
