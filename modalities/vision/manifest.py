@@ -90,7 +90,7 @@ class ManifestConfig(FilesConfig):
         if self.split_column is None:
             return "train"
         split = row[self.split_column]
-        if split not in SPLIT_NAMES:
+        if not isinstance(split, str) or split not in SPLIT_NAMES:
             raise ConfigError(f"{place}: {self.split_column} must be train, val or test, got {split!r}")
         return SPLIT_NAMES[split]
 

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrt_mm.errors import BadSample
+from modalities.vision.images import check_image, image_shape, read_image, to_tensor, with_channels
+
+
+def saved(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+def noise(height: int, width: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def test_rgb_keeps_every_pixel(tmp_path: Path) -> None:
+    pixels = noise(5, 7, 3)
+    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_grey_has_one_channel(tmp_path: Path) -> None:
+    pixels = noise(4, 3, 1)[..., 0]
+    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert torch.equal(found, torch.from_numpy(pixels)[None])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_images_one_pixel_wide(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = noise(*size, 3)
+    assert read_image(saved(tmp_path, Image.fromarray(pixels)), "image").shape == (3, *size)
+
+
+def test_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 150, 100])
+    image.putpixel((1, 0), 1)
+    found = read_image(saved(tmp_path, image), "image")
+    assert found[:, 0].T.tolist() == [[10, 20, 30], [200, 150, 100]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_over_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (2, 1), (0,) * len(mode))
+    image.putpixel((1, 0), (0,) * (len(mode) - 1) + (255,))
+    found = read_image(saved(tmp_path, image), "image")
+    assert found.shape == (3 if mode == "RGBA" else 1, 1, 2)
+    assert found[:, 0].T.tolist() == [[255] * len(found), [0] * len(found)]
+
+
+def test_transparent_palette_lies_over_white(tmp_path: Path) -> None:
+    image = Image.new("P", (1, 1))
+    image.putpalette([10, 20, 30])
+    found = read_image(saved(tmp_path, image, transparency=0), "image")
+    assert found.flatten().tolist() == [255, 255, 255]
+
+
+def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
+    pixels = np.array([[0, 1, 257, 65535]], dtype=np.uint16)
+    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert found.dtype == torch.float32
+    assert torch.allclose(found * 65535, torch.tensor([[[0.0, 1.0, 257.0, 65535.0]]]))
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert read_image(saved(tmp_path, image), "image").tolist() == [[[0, 255]]]
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    assert read_image(saved(tmp_path, Image.new("CMYK", (4, 4)), "image.jpg"), "image").shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_32_bit_pixels_are_rejected(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (2, 2), 100_000)
+    with pytest.raises(BadSample, match=r"photo: its pixels .*32.* save it with 8 or 16 bits"):
+        read_image(saved(tmp_path, image, "image.tiff"), "photo")
+
+
+def test_turned_by_exif(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(4, 8, 3))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, image, "image.jpg", exif=exif)
+    assert read_image(path, "image").shape == image_shape(path, "image") == (3, 8, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "ppm"])
+def test_shape_is_read_from_the_header(tmp_path: Path, suffix: str) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(5, 6, 3)), f"image.{suffix}")
+    assert image_shape(path, "image") == tuple(read_image(path, "image").shape) == (3, 5, 6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff"])
+def test_truncated_files_are_bad_samples(tmp_path: Path, suffix: str) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(64, 64, 3)), f"image.{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadSample, match=r"^cats/1: cannot be decoded: .+"):
+        read_image(path, "cats/1")
+
+
+def test_flipped_bytes_are_bad_samples_or_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    content = bytearray(saved(tmp_path, Image.fromarray(noise(16, 16, 3))).read_bytes())
+    path = tmp_path / "broken.png"
+    rejected = 0
+    for _ in range(200):
+        broken = bytearray(content)
+        for place in generator.integers(0, len(content), 4):
+            broken[place] = generator.integers(0, 256)
+        path.write_bytes(broken)
+        try:
+            read_image(path, "broken")
+        except BadSample:
+            rejected += 1
+    assert rejected > 150
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no pixels")
+    with pytest.raises(BadSample, match=r"notes: not an image that can be read; formats are BMP, GIF"):
+        read_image(path, "notes")
+    with pytest.raises(BadSample, match="notes: not an image"):
+        image_shape(path, "notes")
+
+
+def test_formats_that_run_programs_are_not_opened(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(4, 4, 3)), "image.eps")
+    with pytest.raises(BadSample, match="not an image"):
+        read_image(path, "image")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSample, match=r"^gone: no such file$"):
+        read_image(tmp_path / "gone.png", "gone")
+
+
+def test_too_many_pixels_are_not_decoded(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("L", (100, 50)))
+    with pytest.raises(BadSample, match=r"big: 100x50 pixels are more than max_pixels=4999"):
+        read_image(path, "big", max_pixels=4999)
+    assert read_image(path, "big", max_pixels=5000).shape == (1, 50, 100)
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_decompression_bombs_are_bad_samples(tmp_path: Path, side: int) -> None:
+    header = side.to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    body = b"".join(len(d).to_bytes(4) + k + d + zlib.crc32(k + d).to_bytes(4) for k, d in chunks)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    for read in (read_image, image_shape):
+        with pytest.raises(BadSample, match=r"bomb: .*(pixels)"):
+            read(path, "bomb")
+
+
+def test_grey_is_repeated_and_rgb_is_weighed() -> None:
+    grey = torch.tensor([[[10, 250]]], dtype=torch.uint8)
+    assert torch.equal(with_channels(grey, 3), grey.repeat(3, 1, 1))
+    rgb = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+    assert with_channels(rgb, 1).tolist() == [[[76]]]
+    assert torch.allclose(with_channels(rgb.float() / 255, 1), torch.tensor(0.299))
+
+
+def test_pillow_images_are_taken() -> None:
+    pixels = noise(3, 4, 3)
+    assert torch.equal(check_image(Image.fromarray(pixels), "x"), to_tensor(Image.fromarray(pixels)))
+
+
+def test_matrices_are_grey_images() -> None:
+    assert check_image(torch.zeros(3, 4, dtype=torch.uint8), "x").shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("image.png", "must be a .* tensor or a Pillow image, got str"),
+        (torch.zeros(2, 4, 4), r"1 or 3 channels and no empty side, got \(2, 4, 4\)"),
+        (torch.zeros(3, 0, 4), r"no empty side, got \(3, 0, 4\)"),
+        (torch.zeros(1, 3, 4, 4), r"got \(1, 3, 4, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8, or floats in 0..1, got torch.int64"),
+        (torch.full((3, 4, 4), 255.0), r"must lie in 0..1, got 255 to 255"),
+        (torch.full((1, 2, 2), float("nan")), "4 of 4 values are NaN or infinite"),
+        (torch.tensor([[0.0, float("inf")]]), "1 of 2 values are NaN or infinite"),
+    ],
+)
+def test_bad_values_are_named(value: object, message: str) -> None:
+    with pytest.raises(BadSample, match=f"^image 3: .*{message}"):
+        check_image(value, "image 3")
+
+
+def test_reading_from_memory_is_like_reading_a_file(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(6, 6, 3))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    path = tmp_path / "image.png"
+    path.write_bytes(buffer.getvalue())
+    assert torch.equal(read_image(path, "image"), to_tensor(image))
