@@ -28,8 +28,12 @@ class _CpuRmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse = (torch.linalg.vecdot(x, x) / x.shape[-1] + EPS).rsqrt()[..., None]
-        normed = x * inverse
+        if torch.is_autocast_enabled("cpu"):
+            # It would take the squares of float32 rows in half precision.
+            with torch.autocast("cpu", enabled=False):
+                normed, inverse = _normed(x)
+        else:
+            normed, inverse = _normed(x)
         ctx.save_for_backward(normed, inverse)
         return normed
 
@@ -39,3 +43,9 @@ class _CpuRmsNorm(torch.autograd.Function):
         normed, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(grad, normed)[..., None] / normed.shape[-1]
         return torch.addcmul(grad, normed, along, value=-1).mul_(inverse)
+
+
+def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
+    wide = x if x.dtype == torch.float64 else x.float()
+    inverse = (torch.linalg.vecdot(wide, wide) / x.shape[-1] + EPS).rsqrt()[..., None]
+    return (wide * inverse).to(x.dtype), inverse.to(x.dtype)
