@@ -72,7 +72,7 @@ _EXTENDS: Schema = {
 
 
 def _typed(definition: Schema) -> Schema:
-    """A component's schema with its ``type`` required: a default serves in Python, but in YAML it tells a union apart."""
+    """A component's schema with its ``type`` required: in YAML it tells a union apart, whatever its default."""
     if "const" not in definition.get("properties", {}).get("type", {}):
         return definition
     return {**definition, "required": list(dict.fromkeys(["type", *definition.get("required", [])]))}
