@@ -72,8 +72,10 @@ class EvaluationLoader:
         """The batches that are not empty. Counts bad samples anew."""
         self.bad = BadSamples(self.split, len(self.maker.dataset), self.options.max_bad_share)
         pinned = self.ranks.device.type == "cuda"
+        # Starting workers takes longer than reading a few batches.
+        workers = self.options.workers if len(self._plans) > 2 * self.options.workers else 0
         with worker_deaths_named():
-            for loaded in load(self.maker, self._plans, workers=self.options.workers, pin_memory=pinned):
+            for loaded in load(self.maker, self._plans, workers=workers, pin_memory=pinned):
                 if (batch := checked(loaded, self.bad).batch) is not None:
                     yield batch
 

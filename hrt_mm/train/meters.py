@@ -71,7 +71,7 @@ def means(sums: Sums, prefix: str) -> dict[str, float]:
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Whether a metric beats the best one yet; a value that is not finite never does.
+    """Whether a metric is as good as the best one yet, or better; a value that is not finite never is.
 
     Args:
         value: the new one.
@@ -80,4 +80,4 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
     """
     if not math.isfinite(value):
         return False
-    return best is None or (value < best if mode == "min" else value > best)
+    return best is None or (value <= best if mode == "min" else value >= best)

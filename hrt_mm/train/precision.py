@@ -53,16 +53,17 @@ def numerics(device: torch.device, num_threads: int | None) -> Iterator[None]:
     With more threads than one, a few CPU kernels (the backward of indexing) add up in any order unless told.
     """
     threads = torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled()
+    strict = torch.get_deterministic_debug_mode()
     fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+    if device.type == "cpu" and not strict:
+        # As use_deterministic_algorithms(True), which would first import the compiler, for seconds.
+        torch.set_deterministic_debug_mode("error")
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+        torch.set_deterministic_debug_mode(strict)
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]

@@ -225,11 +225,10 @@ class Run:
     def announce(self) -> None:
         """Says what is about to be trained, and where."""
         steps, warmup, device = self.options.steps, self.config.optim.warmup_steps, self.ranks.device
-        precision = "bf16" if choose_dtype(self.options.precision, device).itemsize == 2 else "fp32"
         samples = ", ".join(f"{len(dataset):,} {split}" for split, dataset in self.data.splits.items())
         ranks = f", {self.ranks.world_size} ranks" if self.ranks.world_size > 1 else ""
         size = f"{parameter_count(self.task):,} parameters"
-        self.progress.say(f"{self.folder}: {size}, {device.type} in {precision}{ranks}, {samples} samples")
+        self.progress.say(f"{self.folder}: {size}, {device.type} in {self._precision()}{ranks}, {samples} samples")
         if self.state.step:
             self.progress.say(f"goes on from step {self.state.step}")
         if warmup > steps and self.ranks.main:
@@ -335,6 +334,7 @@ class Run:
             "tokens": self.state.tokens,
             "failed_saves": self.state.failed_saves,
             "seconds": self.state.seconds,
+            "precision": self._precision(),
             "parameters": parameter_count(self.task),
             "peak_memory_bytes": memory,
             **machine(self.ranks.device),
@@ -346,6 +346,9 @@ class Run:
         self.progress.say(
             f"done: {shown}  (step {checkpoint.step} of {self.state.step}, {self.folder / 'summary.json'})"
         )
+
+    def _precision(self) -> str:
+        return "bf16" if choose_dtype(self.options.precision, self.ranks.device).itemsize == 2 else "fp32"
 
     def _counts(self) -> dict[str, int]:
         return {split: len(dataset) for split, dataset in self.data.splits.items()}

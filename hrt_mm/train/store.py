@@ -68,7 +68,7 @@ class CheckpointStore:
         return read_state(self.path(step))
 
     def best(self) -> tuple[int, float] | None:
-        """The step whose metric is best, the earliest among equals, and its metric; ``None`` where none was judged."""
+        """The step whose metric is best, the latest among equals, and its metric; ``None`` where none was judged."""
         best: tuple[int, float] | None = None
         for step in self.steps():
             try:
@@ -80,7 +80,7 @@ class CheckpointStore:
         return best
 
     def improves(self, value: float) -> bool:
-        """Whether a metric is better than that of every checkpoint here."""
+        """Whether a metric is as good as that of every checkpoint here, or better."""
         best = self.best()
         return is_better(value, best[1] if best else None, self.mode)
 

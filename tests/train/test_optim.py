@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toy_training import ToyTask, toy_config
+
+from hrt_mm.errors import UserError
+from hrt_mm.train.optim import (
+    build_optimizer,
+    load_optimizer_state,
+    no_decay_names,
+    optimizer_state,
+    param_groups,
+    scale_gradients,
+    set_learning_rate,
+)
+
+
+def toy_task(dim: int = 8) -> ToyTask:
+    config = toy_config(Path("run"), dim=dim)
+    task = config.task.build(config.model, config.modality.build(lambda axes: ()), ("low", "high"))
+    assert isinstance(task, ToyTask)
+    return task
+
+
+def test_groups_by_level_and_by_decay() -> None:
+    task = toy_task()
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    config = toy_config(Path("run"), optim={"weight_decay": 0.3}).optim
+    groups = {
+        (group["lr_scale"], group["weight_decay"]): {names[id(parameter)] for parameter in group["params"]}
+        for group in param_groups(task, config)
+    }
+    assert groups == {
+        (1.0, 0.3): {"encoder.embedding.weight", "encoder.numbers.weight"},
+        (1.0, 0.0): {"encoder.embedding.bias", "encoder.norm.weight", "encoder.norm.bias", "encoder.numbers.bias"},
+        (0.5, 0.3): {"head.weight"},
+        (0.5, 0.0): {"head.bias"},
+    }
+
+
+def test_a_level_moves_at_its_own_rate() -> None:
+    task = toy_task()
+    optimizer = build_optimizer(task, toy_config(Path("run"), optim={"weight_decay": 0}).optim)
+    set_learning_rate(optimizer, 0.1)
+    before = {name: parameter.detach().clone() for name, parameter in task.named_parameters()}
+    for parameter in task.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # Adam's first step is the rate itself.
+    for name, step in (("encoder.numbers.weight", 0.1), ("head.weight", 0.05)):
+        torch.testing.assert_close(before[name] - task.get_parameter(name), torch.full_like(before[name], step))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    task = toy_task()
+    task.head.requires_grad_(False)
+    trained = [parameter for group in param_groups(task, toy_config(Path("run")).optim) for parameter in group["params"]]
+    assert len(trained) == 6
+
+
+def test_modules_name_what_must_not_decay() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(3, 2)
+
+        def no_weight_decay(self) -> set[str]:
+            return {"table.weight"}
+
+    assert no_decay_names(nn.ModuleDict({"words": Table()})) == {"words.table.weight"}
+    task = toy_task()
+    task.encoder["table"] = Table()
+    task.parameter_levels = lambda: {name: None for name, _ in task.named_parameters()}  # type: ignore[method-assign]
+    plain = [group for group in param_groups(task, toy_config(Path("run")).optim) if not group["weight_decay"]]
+    assert any(parameter is task.encoder["table"].table.weight for group in plain for parameter in group["params"])
+
+
+def test_state_goes_through_names_and_back() -> None:
+    def trained(steps: int) -> tuple[ToyTask, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        task = toy_task()
+        optimizer = build_optimizer(task, toy_config(Path("run")).optim)
+        for step in range(steps):
+            for parameter in task.parameters():
+                parameter.grad = torch.full_like(parameter, step + 1.0)
+            optimizer.step()
+        return task, optimizer
+
+    expected_task, expected = trained(3)
+    task, optimizer = trained(2)
+    other, fresh = trained(0)
+    other.load_state_dict(task.state_dict())
+    load_optimizer_state(fresh, other, optimizer_state(optimizer, task), "test")
+    for parameter in other.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    fresh.step()
+    for ours, theirs in zip(other.parameters(), expected_task.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    for name, value in optimizer_state(expected, expected_task).items():
+        assert torch.equal(value, optimizer_state(fresh, other)[name]), name
+
+
+def test_state_of_another_model_is_refused() -> None:
+    task, other = toy_task(), toy_task(dim=4)
+    optimizer = build_optimizer(task, toy_config(Path("run")).optim)
+    for parameter in task.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = optimizer_state(optimizer, task) | {"exp_avg/strange": torch.zeros(2)}
+    with pytest.raises(UserError, match=r"step-1 is not of this model: .*embedding.weight has shape \(8, 4\), not \(4, 4\)"):
+        load_optimizer_state(build_optimizer(other, toy_config(Path("run")).optim), other, state, "step-1")
+
+
+def test_gradients_are_scaled_where_they_are() -> None:
+    weights = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
+    weights[0].grad = torch.tensor([2.0, 4.0])
+    scale_gradients(weights, torch.tensor(0.5, dtype=torch.float64))
+    assert weights[0].grad.tolist() == [1.0, 2.0]
+    assert weights[1].grad is None
+    scale_gradients([], torch.tensor(0.5))

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from toy_training import ToyTokenizer, toy_config
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.train.sampler import Position, Sampler, evaluation_plans, sample_sizes
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    orders = [Sampler(50, seed=seed, batch_size=5).order(epoch) for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_an_epoch_holds_each_sample_once_but_for_what_fills_no_batch() -> None:
+    batches = Sampler(11, seed=3, batch_size=4).batches(0)
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert len({index for batch in batches for index in batch}) == 8
+
+
+def test_going_on_from_any_position_gives_what_would_have_come() -> None:
+    plans = list(islice(Sampler(11, seed=3, batch_size=4).plans(Position()), 7))
+    assert [plan.at for plan in plans[:3]] == [Position(0, 0), Position(0, 1), Position(1, 0)]
+    for number, plan in enumerate(plans[:-1]):
+        assert plan.following == plans[number + 1].at
+        rest = list(islice(Sampler(11, seed=3, batch_size=4).plans(plan.following), 6 - number))
+        assert rest == plans[number + 1 :]
+
+
+def test_ranks_share_each_batch() -> None:
+    whole = Sampler(20, seed=0, batch_size=7).batches(2)
+    shares = [Sampler(20, seed=0, batch_size=7, rank=rank, world_size=2).batches(2) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert sorted(first + second) == sorted(batch)
+        assert len(first) == 4
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_token_batches_stay_within_the_budget_of_each_rank(world_size: int) -> None:
+    sizes = [1 + index % 7 for index in range(60)]
+    epochs = [
+        Sampler(60, seed=1, batch_tokens=24, sizes=sizes, rank=rank, world_size=world_size).batches(0)
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in epochs}) == 1
+    seen = [index for batches in epochs for batch in batches for index in batch]
+    assert len(seen) == len(set(seen))
+    for batch in (batch for batches in epochs for batch in batches):
+        tokens = sum(sizes[index] for index in batch)
+        assert 24 // world_size - 7 < tokens <= 24 // world_size
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"batch_size": 11}, "batch_size 11 does not fit: there are 10 training samples"),
+        ({"batch_size": 2, "world_size": 3}, "set it between 3 and 10"),
+        ({"batch_tokens": 8, "sizes": [1] * 9 + [9]}, "sample 9 has 9 tokens, more than the 8 of a batch"),
+        ({"batch_tokens": 16, "sizes": [1] * 9 + [9], "world_size": 2}, "set train.batch_tokens to 18 or more"),
+    ],
+)
+def test_batches_that_cannot_be_made_are_refused(keywords: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sampler(10, seed=0, **keywords)  # type: ignore[arg-type]
+
+
+def test_a_budget_that_the_whole_split_does_not_fill_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_tokens 100 is more than the 30 tokens of the training split"):
+        Sampler(10, seed=0, batch_tokens=100, sizes=[3] * 10).batches(0)
+
+
+@pytest.mark.parametrize("by", [{"batch_size": 4, "budget": None}, {"batch_size": None, "budget": 9}], ids=str)
+def test_evaluation_meets_each_sample_once_over_ranks(by: dict[str, int | None]) -> None:
+    sizes = [2 + index % 3 for index in range(13)]
+    plans = [
+        plan
+        for rank in range(2)
+        for plan in evaluation_plans(13, sizes=sizes, rank=rank, world_size=2, **by)  # type: ignore[arg-type]
+    ]
+    assert sorted(index for plan in plans for index in plan.indices) == list(range(13))
+    assert evaluation_plans(1, batch_size=None, budget=9, sizes=[1], rank=1, world_size=2) == []
+
+
+def test_sizes_come_from_shapes_and_an_unreadable_shape_counts_one() -> None:
+    dataset = toy_config(Path("run"), data={"samples": 4}).data.build("train")
+    assert sample_sizes(dataset, ToyTokenizer()) == [2, 3, 4, 5]
+
+    def broken(index: int) -> tuple[int]:
+        raise BadSample(f"{index}", "its header is cut short")
+
+    dataset.shape = broken  # type: ignore[method-assign]
+    assert sample_sizes(dataset, ToyTokenizer()) == [1, 1, 1, 1]

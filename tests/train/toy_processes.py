@@ -1,0 +1,105 @@
+"""Toy runs in processes of their own: to be killed, to be ranks, to meet a full disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import socket
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from toy_training import toy_config
+
+from hrt_mm.train.loop import train
+
+# The server imports torch once; each process is then a fork of it that is ready at once.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
+
+Keywords = dict[str, Any]
+
+
+def start(folder: Path, keywords: Keywords, *, resume: bool = False, **environment: str) -> ForkServerProcess:
+    """Trains a toy in a process of its own process group."""
+    process = _processes.Process(target=_train, args=(folder, keywords, resume, environment))
+    process.start()
+    return process
+
+
+def _train(folder: Path, keywords: Keywords, resume: bool, environment: dict[str, str]) -> None:
+    os.setpgrp()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    train(toy_config(folder, **keywords), resume=resume)
+
+
+def finished(process: ForkServerProcess) -> int:
+    """The exit code of a process, which must end in time."""
+    process.join(60)
+    assert process.exitcode is not None, "the process hangs"
+    return process.exitcode
+
+
+def start_ranks(folder: Path, keywords: Keywords, world_size: int, *, resume: bool = False) -> list[ForkServerProcess]:
+    """Trains a toy on several ranks, in the environment that torchrun makes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start(folder, keywords, resume=resume, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in range(world_size)
+    ]
+
+
+def train_on_full_disk(folder: Path, keywords: Keywords, limit: int) -> tuple[str, list[str]]:
+    """Resumes a toy where no file can grow past ``limit`` bytes; the error, and the warnings before it."""
+    ours, theirs = _processes.Pipe()
+    process = _processes.Process(target=_train_limited, args=(folder, keywords, limit, theirs))
+    process.start()
+    assert ours.poll(60), "the process hangs"
+    answer: tuple[str, list[str]] = ours.recv()
+    process.join(10)
+    return answer
+
+
+def _train_limited(folder: Path, keywords: Keywords, limit: int, answer: Connection) -> None:
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hrt_mm").addHandler(handler)
+    try:
+        train(toy_config(folder, **keywords), resume=True)
+    except ValueError as error:
+        answer.send((str(error), warnings))
+    else:
+        answer.send(("", warnings))
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Waits until the log has a line of this step or a later one."""
+    for _ in range(6000):
+        if lines := logged(folder):
+            if lines[-1]["step"] >= step:
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"{folder} did not reach step {step}")
+
+
+def logged(folder: Path, *, timed: bool = True) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``, or these without what the clock says."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    clock = () if timed else ("seconds", "tokens_per_second")
+    return [{name: value for name, value in line.items() if name not in clock} for line in lines]
