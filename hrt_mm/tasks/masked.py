@@ -102,24 +102,28 @@ class Masked(EncoderTask):
             hidden_T: (T,) bool on the host, true where a token is hidden.
         """
         hidden_T = hidden_T.to(tokens.device, non_blocking=True)
-        per_row = (slice(None), *(None,) * (tokens.x.ndim - 1))
-        blanked = tokens.with_x(tokens.x.masked_fill(hidden_T[per_row], 0))
+        guess_TP, losses = self._guess(tokens, hidden_T)
+        target, count = self.raw_targets(tokens), hidden_T.sum()
+        stats = {}
+        if target.is_floating_point():
+            name, predictions = "reconstruction", guess_TP
+            error_T = (guess_TP - self._features(target)).square().mean(-1)
+        else:
+            name, predictions = "cross_entropy", guess_TP.argmax(-1)
+            error_T = F.cross_entropy(guess_TP, target, reduction="none")
+            stats["accuracy"] = (((predictions == target) & hidden_T).sum(), count)
+        parts = {name: (error_T * hidden_T).sum() / count} | losses
+        loss = torch.stack(list(parts.values())).sum()
+        stats["loss"] = (loss.detach() * count, count)
+        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, predictions.detach())
+
+    def _guess(self, tokens: Tokens, hidden_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What level 0 makes of the tokens that are seen, (T, P), and the pyramid's losses."""
+        blanked = tokens.with_x(tokens.x.masked_fill(hidden_T.view(-1, *[1] * (tokens.x.ndim - 1)), 0))
         embedded = self.encoder.embedding(blanked)
         mask_D = self.mask_D.to(embedded.x.dtype)
         pyramid = self.encoder.hierarchy(embedded.with_x(torch.where(hidden_T[:, None], mask_D, embedded.x)))
-        guess_TP = self.head(pyramid[0].x).float()
-        target, stats = self.raw_targets(tokens), {}
-        if target.is_floating_point():
-            error_T = (guess_TP - self._features(target)).square().mean(-1)
-            parts, predictions = {"reconstruction": error_T}, guess_TP
-        else:
-            error_T = F.cross_entropy(guess_TP, target, reduction="none")
-            predictions = guess_TP.argmax(-1)
-            stats["accuracy"] = (((predictions == target) & hidden_T).sum(), hidden_T.sum())
-            parts = {"cross_entropy": error_T}
-        means = {name: (part_T * hidden_T).sum() / hidden_T.sum() for name, part_T in parts.items()} | pyramid.losses
-        loss = torch.stack(list(means.values())).sum()
-        return TaskOutput(loss, {name: part.detach() for name, part in means.items()}, stats, predictions.detach())
+        return self.head(pyramid[0].x).float(), pyramid.losses
 
     def _features(self, target_TP: Tensor) -> Tensor:
         target_TP = target_TP.float()
