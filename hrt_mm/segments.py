@@ -47,7 +47,7 @@ def segment_first(x_TD: Tensor, runs: Spans) -> Tensor:
     if runs.uniform:
         return x_TD.unflatten(0, (-1, runs.uniform))[:, 0]
     first_G = runs.cu_seqlens[:-1].long()
-    if runs.cached("filled", lambda: bool((runs.lengths > 0).all())):
+    if not runs.has_empty:
         return x_TD.index_select(0, first_G)
     zeros_GD = x_TD.new_zeros(len(runs), *x_TD.shape[1:])
     if not runs.total:

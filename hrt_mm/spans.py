@@ -122,6 +122,11 @@ class Spans:
         return self.cached("counts", lambda: self.lengths.to(self.device, non_blocking=True))
 
     @property
+    def has_empty(self) -> bool:
+        """Whether a run has no row."""
+        return self.cached("has_empty", lambda: bool((self.lengths == 0).any()))
+
+    @property
     def ids(self) -> Tensor:
         """(T,) int64: the run of each row, on the device."""
         return self.cached(

@@ -27,9 +27,13 @@ def _flash_refuses(call: Call) -> str | None:
     width = q_THD.shape[-1]
     if width > _MAX_HEAD or width % 8:
         return f"takes head widths that are multiples of 8 up to {_MAX_HEAD}, not {width}"
+    if call.window[1] > 0 and call.window[1] >= call.k_spans.max_seqlen and call.q_spans is not call.k_spans:
+        # It takes such a bound for none, but with fewer keys than queries the first queries stand before all keys.
+        return f"takes no right bound as long as the keys ({call.window[1]} for {call.k_spans.max_seqlen})"
     return None
 
 
+@cache
 def _no_device() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
@@ -67,10 +71,21 @@ class Varlen(Backend):
             call.q_spans.max_seqlen,
             call.k_spans.max_seqlen,
             scale=call.scale,
-            window_size=call.window,
+            window_size=_window(call),
             **extra,
         )
         return out_THD
+
+
+def _window(call: Call) -> tuple[int, int]:
+    """The call's window, or one that says the same and that cuDNN does not take.
+
+    From torch 2.12 on, Hopper and Blackwell run calls without a window through cuDNN, which before 9.25 gives NaN where
+    a run is empty (https://github.com/NVIDIA/cudnn-frontend/issues/943).
+    """
+    if call.is_full and (call.q_spans.has_empty or call.k_spans.has_empty):
+        return call.k_spans.max_seqlen, UNLIMITED
+    return call.window
 
 
 @cache
@@ -89,15 +104,19 @@ def _knows(name: str) -> bool:
     return name in inspect.signature(_varlen_kernel()).parameters
 
 
+@cache
+def _not_installed() -> str | None:
+    found = importlib.util.find_spec("flash_attn") is not None
+    return None if found else "the package flash-attn is not installed (extra: hrt-mm[flash])"
+
+
 class FlashAttn(Backend):
     """The flash-attn package, where it is installed."""
 
     name = "flash_attn"
 
     def missing(self) -> str | None:
-        if importlib.util.find_spec("flash_attn") is None:
-            return "the package flash-attn is not installed (extra: hrt-mm[flash])"
-        return _no_device()
+        return _not_installed() or _no_device()
 
     def why_not(self, call: Call) -> str | None:
         return self.missing() or _flash_refuses(call)

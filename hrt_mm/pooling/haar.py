@@ -107,7 +107,7 @@ def _rounds(spans: Spans) -> list[_Merge]:
 
 
 def _make_rounds(spans: Spans) -> list[_Merge]:
-    if bool((spans.lengths == 0).any()):
+    if spans.has_empty:
         raise UserError("a wavelet needs at least one token in every group; drop the empty groups")
     rounds = []
     parts = Spans(spans.host)
