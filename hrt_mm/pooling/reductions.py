@@ -56,4 +56,4 @@ class ConvPooling(Pooling):
         if spans.max_seqlen > self.taps:
             sharing = x_TD.new_zeros(count * self.taps).index_add(0, place_T, x_TD.new_ones(len(x_TD)))
             side_by_side = side_by_side / sharing.clamp(min=1)[:, None]
-        return side_by_side.view(count, -1)
+        return side_by_side.view(count, self.width)
