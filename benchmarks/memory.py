@@ -1,0 +1,128 @@
+"""Peak memory of a call.
+
+On CUDA it is what PyTorch's allocator counts (``max_memory_allocated``). On the CPU PyTorch counts nothing, so each
+contender runs at each size in a fresh process of its own, and the kernel counts:
+
+1. The process runs the contender once at a small size, so that libraries, thread pools and code are loaded.
+2. It makes the contender at the size in question, gives free memory back (``malloc_trim``), resets the kernel's
+   high-water mark of resident memory (``/proc/self/clear_refs``) and reads the resident size.
+3. After one call it reads the high-water mark (``VmHWM``). The difference is what the call took at its peak.
+
+``MALLOC_MMAP_THRESHOLD_`` makes the C allocator map each block over 64 KiB on its own and return it at once when
+it is freed. So the peak is that of live tensors and of the kernels' own workspaces, and not of memory kept in
+reserve. What the contender holds before the call (weights, optimizer state, input) is counted from its tensors and
+added.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .timing import Call
+
+Sizes = dict[str, int | float | str]
+
+MEASURABLE = ("encoder_scaling", "overhead", "learning_rate")
+"""Benchmarks that can be asked for a contender: their modules have ``prepare(contender, sizes, settings)``."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender at a size, ready to be called.
+
+    Args:
+        call: what is timed.
+        held: bytes of weights, optimizer state and input.
+    """
+
+    call: Call
+    held: int
+
+
+Prepare = Callable[[str, Sizes, Mapping[str, Any]], Prepared]
+
+
+def peak_bytes(
+    benchmark: str, prepare: Prepare, contender: str, sizes: Sizes, warm: Sizes, settings: Mapping[str, Any]
+) -> int | None:
+    """Peak memory of a contender's call, what it holds included; ``None`` where it cannot be told.
+
+    Args:
+        benchmark: module that the contender is from, one of ``MEASURABLE``.
+        prepare: its function of that name.
+        contender: which one.
+        sizes: of the call.
+        warm: small sizes, for the call that loads libraries.
+        settings: of the benchmark; plain JSON values, with the device under ``device``, and whether to measure at all
+            under ``memory``.
+    """
+    if not settings["memory"]:
+        return None
+    if torch.device(settings["device"]).type == "cuda":
+        return _cuda_peak(prepare(contender, sizes, settings))
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    request = {"contender": contender, "sizes": sizes, "warm": warm, "settings": dict(settings)}
+    command = [sys.executable, "-m", "benchmarks.memory", benchmark, json.dumps(request)]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {contender} at {sizes} failed:\n{done.stderr[-2000:]}")
+    return int(done.stdout.splitlines()[-1])
+
+
+def _cuda_peak(prepared: Prepared) -> int | None:
+    try:
+        prepared.call()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        prepared.call()
+        torch.cuda.synchronize()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    return prepared.held + torch.cuda.max_memory_allocated() - before
+
+
+def _cpu_peak(prepared: Prepared) -> int:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    prepared.call()
+    return prepared.held + max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, f"/proc/self/status has no {field}"
+    return int(found[1]) * 1024
+
+
+def _main(benchmark: str, text: str) -> None:
+    """Measures one contender in this process and prints the bytes."""
+    assert benchmark in MEASURABLE, benchmark
+    request = json.loads(text)
+    torch.set_num_threads(request["settings"]["threads"])
+    prepare: Prepare = importlib.import_module(f"benchmarks.{benchmark}").prepare
+    prepare(request["contender"], request["warm"], request["settings"]).call()
+    print(_cpu_peak(prepare(request["contender"], request["sizes"], request["settings"])))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
