@@ -46,15 +46,12 @@ class Bucket:
 
     Args:
         size: runs N, padded query length L and padded key length M.
-        q_rows, k_rows: (N*L,) and (N*M,) rows to gather, or the first row where they lie back to back.
         mask: bool, broadcastable to (N, 1, L, M), true where seen; ``None`` where all is seen.
         blind: bool, broadcastable to (N, L, 1, 1), true for queries that see nothing; ``None`` for none.
         causal: the mask is exactly the lower triangle, so the kernel may make it itself.
     """
 
     size: tuple[int, int, int]
-    q_rows: Tensor | int
-    k_rows: Tensor | int
     mask: Tensor | None
     blind: Tensor | None
     causal: bool
@@ -62,10 +59,29 @@ class Bucket:
 
 @dataclass(frozen=True, eq=False)
 class BucketPlan:
-    """All buckets of a call; ``order`` takes their outputs, laid back to back, to the packed order, if it differs."""
+    """All buckets of a call.
+
+    Args:
+        buckets: by where they start.
+        q_rows, k_rows: rows to gather so that the buckets lie back to back; ``None`` where they do so already. One
+            gather for all of them: the gradient of one a bucket would fill and add as many whole tensors.
+        order: takes the buckets' outputs, laid back to back, to the packed order; ``None`` where they are in it.
+    """
 
     buckets: tuple[Bucket, ...]
+    q_rows: Tensor | None
+    k_rows: Tensor | None
     order: Tensor | None
+
+    @property
+    def q_sizes(self) -> list[int]:
+        """Gathered query rows of each bucket."""
+        return [bucket.size[0] * bucket.size[1] for bucket in self.buckets]
+
+    @property
+    def k_sizes(self) -> list[int]:
+        """Gathered key rows of each bucket."""
+        return [bucket.size[0] * bucket.size[2] for bucket in self.buckets]
 
 
 def bucket_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> BucketPlan:
@@ -75,18 +91,24 @@ def bucket_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Buck
 
 def _make_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> BucketPlan:
     runs = _runs(q_spans, k_spans, window)
-    groups = _classes(runs)
+    parts = [runs.take(index) for index in _classes(runs)]
     device = q_spans.device
-    buckets = tuple(_bucket(runs.take(index), window, device) for index in groups)
+    buckets = tuple(_bucket(part, window, device) for part in parts)
     order = np.empty(q_spans.total, dtype=np.int64)
     base = 0
-    for index, bucket in zip(groups, buckets, strict=True):
+    for part, bucket in zip(parts, buckets, strict=True):
         count, width, _ = bucket.size
-        rank, row = _ranges(runs.q_len[index])
-        order[runs.q_start[index][rank] + row] = base + rank * width + row
+        rank, row = _ranges(part.q_len)
+        order[part.q_start[rank] + row] = base + rank * width + row
         base += count * width
-    in_order = base == q_spans.total and bool((order == np.arange(base)).all())
-    return BucketPlan(buckets, None if in_order else torch.from_numpy(order).to(device))
+    queries = [_rows(part.q_start, part.q_len, bucket.size[1]) for part, bucket in zip(parts, buckets, strict=True)]
+    keys = [_rows(part.k_start, part.k_len, bucket.size[2]) for part, bucket in zip(parts, buckets, strict=True)]
+    return BucketPlan(
+        buckets,
+        _unless_in_order(queries, q_spans.total, device),
+        _unless_in_order(keys, k_spans.total, device),
+        _unless_in_order([order], base, device),
+    )
 
 
 def _runs(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Runs:
@@ -116,17 +138,26 @@ def _ranges(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _classes(runs: Runs) -> list[np.ndarray]:
-    """Indices of the runs of each bucket, ascending within it."""
+    """Indices of the runs of each bucket, ascending within it. Buckets come in the order of their first runs."""
     keys = np.stack([runs.q_len, runs.k_len, runs.shift], 1)
-    _, kind, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    kind = kind.reshape(-1)
+    _, kind, count = np.unique(_joined(keys), return_inverse=True, return_counts=True)
     exact = (count[kind] >= _MANY) | (runs.q_len * runs.k_len > _LARGE) | (runs.k_len == 0)
-    padded = np.stack([_round_up(runs.q_len), _round_up(runs.k_len), np.zeros_like(kind)], 1)
-    label = np.where(exact[:, None], np.stack([kind, np.full_like(kind, -1), np.ones_like(kind)], 1), padded)
-    _, bucket = np.unique(label, axis=0, return_inverse=True)
-    bucket = bucket.reshape(-1)
-    order = np.argsort(bucket, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1) if len(order) else []
+    padded = _joined(np.stack([_round_up(runs.q_len), _round_up(runs.k_len)], 1))
+    label = np.where(exact, kind, len(count) + padded)
+    _, first, bucket = np.unique(label, return_index=True, return_inverse=True)
+    rank = np.empty_like(first)
+    rank[first.argsort()] = np.arange(len(first))
+    order = np.argsort(rank[bucket], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(rank[bucket][order])) + 1) if len(order) else []
+
+
+def _joined(keys: np.ndarray) -> np.ndarray:
+    """One number for each row of whole numbers, the same for equal rows; sorting rows would take ten times as long."""
+    joined = np.zeros(len(keys), dtype=np.int64)
+    for column in keys.T:
+        low = column.min(initial=0)
+        joined = joined * (column.max(initial=0) - low + 1) + (column - low)
+    return joined
 
 
 def _round_up(lengths: np.ndarray) -> np.ndarray:
@@ -142,19 +173,25 @@ def _bucket(runs: Runs, window: tuple[int, int], device: torch.device) -> Bucket
     causal = alike and window == (-1, 0) and queries == keys and int(runs.shift[0]) == 0
     return Bucket(
         (len(runs.q_len), queries, keys),
-        _rows(runs.q_start, runs.q_len, queries, device),
-        _rows(runs.k_start, runs.k_len, keys, device),
         None if mask is None or causal else mask.to(device),
         None if blind is None else blind.to(device),
         causal,
     )
 
 
-def _rows(start: np.ndarray, length: np.ndarray, width: int, device: torch.device) -> Tensor | int:
-    if len(start) and (start == start[0] + np.arange(len(start)) * width).all() and (length == width).all():
-        return int(start[0])
+def _rows(start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
+    """The rows of runs padded to a width, back to back; the last row of a run stands in for those that it lacks."""
     place = np.minimum(np.arange(width), np.maximum(length[:, None] - 1, 0))
-    return torch.from_numpy((start[:, None] + place).reshape(-1)).to(device)
+    rows: np.ndarray = (start[:, None] + place).reshape(-1)
+    return rows
+
+
+def _unless_in_order(parts: list[np.ndarray], total: int, device: torch.device) -> Tensor | None:
+    """The parts as one index on the device, or ``None`` where it would take all rows as they lie."""
+    rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    if len(rows) == total and bool((rows == np.arange(total)).all()):
+        return None
+    return torch.from_numpy(rows).to(device)
 
 
 def _mask(runs: Runs, queries: int, keys: int, window: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:

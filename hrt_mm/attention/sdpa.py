@@ -28,35 +28,40 @@ class Sdpa(Backend):
     def __call__(self, call: Call) -> Tensor:
         queries, keys = call.q_spans.uniform, call.k_spans.uniform
         if queries and keys and (call.is_full or (call.is_causal and queries == keys)):
-            size = (len(call.q_spans), queries, keys)
-            return _dense(call, Bucket(size, 0, 0, None, None, call.is_causal)).flatten(0, 1)
+            bucket = Bucket((len(call.q_spans), queries, keys), None, None, call.is_causal)
+            return _dense(call.q_THD, call.k_SKD, call.v_SKD, bucket, call.scale)
         return _bucketed(call)
 
 
 def _bucketed(call: Call) -> Tensor:
     plan = bucket_plan(call.q_spans, call.k_spans, call.window)
-    outputs = [_dense(call, bucket).flatten(0, 1) for bucket in plan.buckets]
-    if not outputs:
+    if not plan.buckets:
         return torch.zeros_like(call.q_THD)
-    rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return rows if plan.order is None else rows.index_select(0, plan.order)
-
-
-def _dense(call: Call, bucket: Bucket) -> Tensor:
-    """One bucket, (N, L, H, D)."""
-    count, queries, keys = bucket.size
-    q_NLHD = _take(call.q_THD, bucket.q_rows, count, queries)
-    if not keys:
-        return torch.zeros_like(q_NLHD)
-    k_NMKD = _take(call.k_SKD, bucket.k_rows, count, keys)
-    v_NMKD = _take(call.v_SKD, bucket.k_rows, count, keys)
-    out_NHLD = dense_attention(
-        q_NLHD.transpose(1, 2), k_NMKD.transpose(1, 2), v_NMKD.transpose(1, 2), bucket.mask, bucket.causal, call.scale
+    parts = zip(
+        _gathered(call.q_THD, plan.q_rows).split(plan.q_sizes),
+        _gathered(call.k_SKD, plan.k_rows).split(plan.k_sizes),
+        _gathered(call.v_SKD, plan.k_rows).split(plan.k_sizes),
+        plan.buckets,
+        strict=True,
     )
+    outputs = [_dense(*part, call.scale) for part in parts]
+    rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return _gathered(rows, plan.order)
+
+
+def _gathered(x_THD: Tensor, rows: Tensor | None) -> Tensor:
+    return x_THD if rows is None else x_THD.index_select(0, rows)
+
+
+def _dense(q_QHD: Tensor, k_PKD: Tensor, v_PKD: Tensor, bucket: Bucket, scale: float) -> Tensor:
+    """One bucket, its runs back to back: Q = N * L query rows and P = N * M key rows to (Q, H, D)."""
+    count, queries, keys = bucket.size
+    if not keys:
+        return torch.zeros_like(q_QHD)
+    q_NHLD, k_NKMD, v_NKMD = (
+        x.unflatten(0, (count, length)).transpose(1, 2)
+        for x, length in ((q_QHD, queries), (k_PKD, keys), (v_PKD, keys))
+    )
+    out_NHLD = dense_attention(q_NHLD, k_NKMD, v_NKMD, bucket.mask, bucket.causal, scale)
     out_NLHD = out_NHLD.transpose(1, 2)
-    return out_NLHD if bucket.blind is None else out_NLHD.masked_fill(bucket.blind, 0)
-
-
-def _take(x_THD: Tensor, rows: Tensor | int, count: int, length: int) -> Tensor:
-    part = x_THD.narrow(0, rows, count * length) if isinstance(rows, int) else x_THD.index_select(0, rows)
-    return part.unflatten(0, (count, length))
+    return (out_NLHD if bucket.blind is None else out_NLHD.masked_fill(bucket.blind, 0)).flatten(0, 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from hrt_mm.attention import attend, kernel
 from hrt_mm.attention.buckets import bucket_plan
@@ -105,8 +106,19 @@ def test_plans_die_with_their_spans() -> None:
         gc.enable()
 
 
-def test_runs_in_order_are_views() -> None:
-    spans = Spans.from_lengths([6, 6, 6])
-    (bucket,) = bucket_plan(spans, spans, (2, 0)).buckets
-    assert isinstance(bucket.q_rows, int), "uniform runs were gathered"
-    assert bucket_plan(spans, spans, (2, 0)).order is None
+@pytest.mark.parametrize("lengths", [(6, 6, 6), (150, 300, 200)], ids=["uniform", "few-long"])
+def test_runs_in_order_are_views(lengths: tuple[int, ...]) -> None:
+    spans = Spans.from_lengths(lengths)
+    plan = bucket_plan(spans, spans, (-1, 0))
+    assert plan.q_rows is plan.k_rows is plan.order is None, "runs that lie in order were gathered"
+
+
+def test_the_gradient_of_many_buckets_fills_one_tensor_each_for_queries_keys_values_and_outputs() -> None:
+    q, k, spans, _ = queries_and_keys(tuple(range(20, 120)), None)
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, k.clone()))
+    out = attend(q, k, v, spans, backend="sdpa")
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as run:
+        out.sum().backward()
+    filled = sum(event.count for event in run.key_averages() if event.key == "aten::new_zeros")
+    assert len(bucket_plan(spans, spans, (-1, -1)).buckets) > 4
+    assert filled <= 4
