@@ -57,7 +57,9 @@ class Checkpoint:
         """
         if part not in self:
             raise CheckpointError(f"{self.folder} holds no {part}; it has {', '.join(sorted(self.state['files']))}")
-        return safetensors.torch.load_file(self.folder / f"{part}.safetensors")
+        found = safetensors.torch.load_file(self.folder / f"{part}.safetensors")
+        # They are views of the mapped file, which may go or change.
+        return {name: value.clone() for name, value in found.items()}
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:

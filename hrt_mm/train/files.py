@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ..errors import UserError
 
 
 def write_flushed(path: Path, data: bytes) -> None:
@@ -32,3 +36,25 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing into a folder, for as long as this one lives at most.
+
+    The lock is the process's own, so workers that outlive a killed process do not keep it.
+
+    Raises:
+        UserError: another process holds the folder.
+    """
+    path = folder / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            os.lockf(descriptor, os.F_TLOCK, 0)
+        except OSError as error:
+            raise UserError(f"{folder} is being written by another process; wait for it, or choose another") from error
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint
 from .data import TrainStream
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate, load_trained
+from .files import held_alone
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
@@ -25,7 +26,7 @@ from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together
 from .seeding import mix, seed_all
 from .signals import StopSignals
-from .start import config_digest, load_encoder, open_folder, run_dir
+from .start import config_digest, load_encoder, open_folder, run_dir, write_config
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """A run on this rank. Entered, its files and its loader are open.
+    """A run on this rank. From its making to the end of the ``with`` no other process can write into its folder.
 
     Args:
         config: of the run.
@@ -58,6 +59,7 @@ class Run:
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.monitor = f"val/{self.task.monitor}"
         self.folder = run_dir(config)
+        self._held = ExitStack()
         self.store = CheckpointStore(
             self.folder, keep_last=self.options.keep_last, monitor=self.monitor, mode=self.task.monitor_mode
         )
@@ -79,6 +81,8 @@ class Run:
 
     def __enter__(self) -> Self:
         step, options = self.state.step, self.options
+        if self.ranks.main:
+            write_config(self.config)
         self.progress = ProgressBar(options.steps, f"train/{self.task.monitor}", silent=not self.ranks.main)
         self.log = MetricsLog(self.folder / "metrics.jsonl", self._kept_lines) if self.ranks.main else None
         self.board = TensorBoard(self.folder / "tensorboard", step) if self.log and options.tensorboard else None
@@ -99,6 +103,7 @@ class Run:
     def __exit__(self, *details: object) -> None:
         self.stream.close()
         self.progress.__exit__(*details)
+        self._held.close()
         if self.log is not None:
             self.log.close()
         if self.board is not None:
@@ -263,7 +268,11 @@ class Run:
 
     def _open_folder(self, *, resume: bool) -> Checkpoint | None:
         """The first rank makes or mends the folder; the others then find what it found."""
-        checkpoint = open_folder(self.config, self.store, resume=resume) if self.ranks.main else None
+        checkpoint = None
+        if self.ranks.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(held_alone(self.folder))
+            checkpoint = open_folder(self.config, self.store, resume=resume)
         self.ranks.barrier()
         return checkpoint if self.ranks.main or not resume else self.store.newest()
 

@@ -51,10 +51,10 @@ def run_dir(config: RunConfig) -> Path:
 
 
 def open_folder(config: RunConfig, store: CheckpointStore, *, resume: bool) -> Checkpoint | None:
-    """Makes the run folder, or finds the checkpoint to go on from.
+    """Finds the checkpoint to go on from, if any, in a run folder that exists.
 
     Args:
-        config: of the run; written into the folder.
+        config: of the run.
         store: the folder's checkpoints.
         resume: go on with what is there, if anything is.
 
@@ -62,7 +62,7 @@ def open_folder(config: RunConfig, store: CheckpointStore, *, resume: bool) -> C
         ConfigError: the folder is in use, or holds another run.
     """
     folder = run_dir(config)
-    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    held = sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
     if held and "config.yaml" not in held:
         raise ConfigError(f"run.dir {folder} is not empty and not a run folder: it holds {held[0]}; choose another")
     if held and not resume:
@@ -77,11 +77,14 @@ def open_folder(config: RunConfig, store: CheckpointStore, *, resume: bool) -> C
         check_same_run(config, checkpoint)
     elif held:
         log.warning("%s holds no checkpoint, so the run starts anew", folder)
+    return checkpoint
+
+
+def write_config(config: RunConfig) -> None:
+    """Writes the resolved configuration into the run folder, which is then a run's."""
     from ..config import resolved_yaml
 
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "config.yaml", resolved_yaml(config).encode())
-    return checkpoint
+    replace_file(run_dir(config) / "config.yaml", resolved_yaml(config).encode())
 
 
 def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:

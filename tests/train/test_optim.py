@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toy_training import ToyTask, toy_config
 
 from hrt_mm.errors import UserError
 from hrt_mm.train.optim import (
@@ -17,6 +16,7 @@ from hrt_mm.train.optim import (
     scale_gradients,
     set_learning_rate,
 )
+from tests.train.toy_training import ToyTask, toy_config
 
 
 def toy_task(dim: int = 8) -> ToyTask:
@@ -58,7 +58,9 @@ def test_a_level_moves_at_its_own_rate() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     task = toy_task()
     task.head.requires_grad_(False)
-    trained = [parameter for group in param_groups(task, toy_config(Path("run")).optim) for parameter in group["params"]]
+    trained = [
+        parameter for group in param_groups(task, toy_config(Path("run")).optim) for parameter in group["params"]
+    ]
     assert len(trained) == 6
 
 
@@ -73,10 +75,10 @@ def test_modules_name_what_must_not_decay() -> None:
 
     assert no_decay_names(nn.ModuleDict({"words": Table()})) == {"words.table.weight"}
     task = toy_task()
-    task.encoder["table"] = Table()
+    task.encoder["table"] = words = Table()
     task.parameter_levels = lambda: {name: None for name, _ in task.named_parameters()}  # type: ignore[method-assign]
     plain = [group for group in param_groups(task, toy_config(Path("run")).optim) if not group["weight_decay"]]
-    assert any(parameter is task.encoder["table"].table.weight for group in plain for parameter in group["params"])
+    assert any(parameter is words.table.weight for group in plain for parameter in group["params"])
 
 
 def test_state_goes_through_names_and_back() -> None:
@@ -111,7 +113,9 @@ def test_state_of_another_model_is_refused() -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     state = optimizer_state(optimizer, task) | {"exp_avg/strange": torch.zeros(2)}
-    with pytest.raises(UserError, match=r"step-1 is not of this model: .*embedding.weight has shape \(8, 4\), not \(4, 4\)"):
+    with pytest.raises(
+        UserError, match=r"step-1 is not of this model: .*embedding.weight has shape \(8, 4\), not \(4, 4\)"
+    ):
         load_optimizer_state(build_optimizer(other, toy_config(Path("run")).optim), other, state, "step-1")
 
 

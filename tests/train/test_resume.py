@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_processes import finished, logged, start, wait_for_step
+
+from tests.train.toy_processes import finished, logged, start, wait_for_step
 
 STEPS = 36
 RUN: dict[str, Any] = {

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
-from toy_training import ToyTokenizer, toy_config
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.train.sampler import Position, Sampler, evaluation_plans, sample_sizes
+from tests.train.toy_training import ToyTokenizer, toy_config
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
@@ -75,13 +76,9 @@ def test_a_budget_that_the_whole_split_does_not_fill_is_refused() -> None:
 
 
 @pytest.mark.parametrize("by", [{"batch_size": 4, "budget": None}, {"batch_size": None, "budget": 9}], ids=str)
-def test_evaluation_meets_each_sample_once_over_ranks(by: dict[str, int | None]) -> None:
+def test_evaluation_meets_each_sample_once_over_ranks(by: dict[str, Any]) -> None:
     sizes = [2 + index % 3 for index in range(13)]
-    plans = [
-        plan
-        for rank in range(2)
-        for plan in evaluation_plans(13, sizes=sizes, rank=rank, world_size=2, **by)  # type: ignore[arg-type]
-    ]
+    plans = [plan for rank in range(2) for plan in evaluation_plans(13, sizes=sizes, rank=rank, world_size=2, **by)]
     assert sorted(index for plan in plans for index in plan.indices) == list(range(13))
     assert evaluation_plans(1, batch_size=None, budget=9, sizes=[1], rank=1, world_size=2) == []
 

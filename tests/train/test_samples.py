@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_training import toy_config
 
 from hrt_mm.errors import BadSample, ConfigError, UserError
 from hrt_mm.train.build import build_data
 from hrt_mm.train.data import TrainStream, load, worker_deaths_named
 from hrt_mm.train.sampler import Plan, Position, Sampler
 from hrt_mm.train.samples import BadSamples, BatchMaker, Loaded, together
+from hrt_mm.train.seeding import seed_all
+from tests.train.toy_training import toy_config
+
+START = Position()
 
 
 def maker(**data: Any) -> BatchMaker:
@@ -24,7 +27,7 @@ def maker(**data: Any) -> BatchMaker:
     return build_data(config, ["train"]).maker(config, "train")
 
 
-def loaded(workers: int, start: Position = Position(), count: int = 12, **data: Any) -> list[Loaded]:
+def loaded(workers: int, start: Position = START, count: int = 12, **data: Any) -> list[Loaded]:
     sampler = Sampler(20, seed=0, batch_size=6)
     stream: Iterator[Loaded] = load(maker(samples=20, **data), sampler.plans(start), workers=workers)
     return list(islice(stream, count))
@@ -51,7 +54,12 @@ def test_workers_change_nothing_nor_does_starting_later() -> None:
 def test_augmentation_is_new_in_each_epoch() -> None:
     batches = loaded(0)
     first, second = (
-        {name: value for item in part if item.batch for name, value in zip(item.batch.names, item.batch.tokens.split(), strict=True)}
+        {
+            name: value
+            for item in part
+            if item.batch
+            for name, value in zip(item.batch.names, item.batch.tokens.split(), strict=True)
+        }
         for part in (batches[:3], batches[3:6])
     )
     common = first.keys() & second.keys()
@@ -60,11 +68,14 @@ def test_augmentation_is_new_in_each_epoch() -> None:
 
 
 def test_the_global_generators_are_left_alone() -> None:
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    def drawn() -> tuple[float, float, float]:
+        return float(torch.rand(())), random.random(), float(np.random.random())  # noqa: NPY002
+
+    seed_all(5)
+    expected = drawn()
+    seed_all(5)
     loaded(0)
-    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    assert drawn() == expected
 
 
 def plan(*indices: int) -> Plan:
@@ -103,7 +114,9 @@ def test_a_mistake_that_is_no_samples_own_comes_through_plainly(workers: int) ->
 
     own = maker()
     strict = Strict(own.dataset, own.tokenizer, own.task, own.classes, 0)
-    stream = TrainStream(strict, Sampler(20, seed=0, batch_size=6), Position(), BadSamples("train", 20, 0.5), workers=workers)
+    stream = TrainStream(
+        strict, Sampler(20, seed=0, batch_size=6), Position(), BadSamples("train", 20, 0.5), workers=workers
+    )
     with pytest.raises(ConfigError, match=r"^set this to that$"):
         next(stream)
     stream.close()

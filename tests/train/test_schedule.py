@@ -8,7 +8,9 @@ from hrt_mm.train.config import OptimConfig
 from hrt_mm.train.schedule import learning_rate
 
 
-def rates(schedule: dict[str, Any], steps: list[int], total: int = 100, warmup: int = 10, spent: float = 0) -> list[float]:
+def rates(
+    schedule: dict[str, Any], steps: list[int], total: int = 100, warmup: int = 10, spent: float = 0
+) -> list[float]:
     config = OptimConfig.model_validate({"lr": 2.0, "warmup_steps": warmup, "schedule": schedule})
     return [learning_rate(config, step, total, spent) for step in steps]
 

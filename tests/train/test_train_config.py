@@ -11,7 +11,7 @@ from hrt_mm.train.config import OptimConfig, TrainConfig, WSDSchedule
 @pytest.mark.parametrize(("batch", "given"), [({}, "neither"), ({"batch_size": 1, "batch_tokens": 9}, "both")])
 def test_exactly_one_way_to_make_batches(batch: dict[str, int], given: str) -> None:
     with pytest.raises(ValidationError, match=f"give one of batch_size and batch_tokens; {given} is given"):
-        TrainConfig(steps=1, **batch)
+        TrainConfig.model_validate({"steps": 1} | batch)
 
 
 def test_a_schedule_is_chosen_by_type() -> None:

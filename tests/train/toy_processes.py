@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toy_training import toy_config
 
 from hrt_mm.train.loop import train
+from tests.train.toy_training import toy_config
 
 # The server imports torch once; each process is then a fork of it that is ready at once.
 _processes = multiprocessing.get_context("forkserver")
@@ -35,6 +35,8 @@ def start(folder: Path, keywords: Keywords, *, resume: bool = False, **environme
 
 def _train(folder: Path, keywords: Keywords, resume: bool, environment: dict[str, str]) -> None:
     os.setpgrp()
+    # A child of the server would start its loader's workers through a server of its own, which takes seconds.
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
     train(toy_config(folder, **keywords), resume=resume)
@@ -88,9 +90,8 @@ def _train_limited(folder: Path, keywords: Keywords, limit: int, answer: Connect
 def wait_for_step(folder: Path, step: int) -> None:
     """Waits until the log has a line of this step or a later one."""
     for _ in range(6000):
-        if lines := logged(folder):
-            if lines[-1]["step"] >= step:
-                return
+        if (lines := logged(folder)) and lines[-1]["step"] >= step:
+            return
         time.sleep(0.005)
     raise AssertionError(f"{folder} did not reach step {step}")
 

@@ -116,7 +116,9 @@ class ToyTask(Task):
         x_TD = self.encoder["norm"](self.encoder["embedding"](batch.tokens.x)).relu()
         x_TD = F.dropout(self.encoder["numbers"](x_TD), self.dropout, self.training)
         ids_T = batch.tokens.spans.ids[:, None].expand_as(x_TD)
-        pooled_BD = torch.zeros(len(batch), x_TD.shape[1]).scatter_reduce(0, ids_T, x_TD.float(), "mean", include_self=False)
+        pooled_BD = torch.zeros(len(batch), x_TD.shape[1]).scatter_reduce(
+            0, ids_T, x_TD.float(), "mean", include_self=False
+        )
         logits_BK = self.head(pooled_BD).float()
         loss = F.cross_entropy(logits_BK, batch.target)
         if self.explode and self.training:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.loop import train
+from hrt_mm.train.store import CheckpointStore
+from tests.train.toy_processes import finished, logged, start_ranks
+from tests.train.toy_training import toy_config
+
+RUN: dict[str, Any] = {
+    "steps": 9, "batch_size": 7, "accumulate": 2, "ema": 0.9, "log_every": 3, "eval_every": 3, "save_every": 4,
+    "data": {"held_out": 11, "unreadable": (3,)}, "max_bad_share": 0.1, "task": {"dropout": 0.0},
+    "optim": {"schedule": {"type": "constant"}},
+}  # fmt: skip
+"""Uneven shares on purpose: 7 samples, some of them bad, on 2 ranks, and 11 to evaluate on."""
+
+
+def test_two_ranks_train_as_one_and_go_on_as_one(tmp_path: Path) -> None:
+    train(toy_config(tmp_path / "one", **RUN))
+    # Five steps, then the rest: resumed on both ranks.
+    for keywords in (RUN | {"steps": 5}, RUN):
+        processes = start_ranks(tmp_path / "two", keywords, 2, resume=keywords is RUN)
+        assert [finished(process) for process in processes] == [0, 0]
+    one, two = (CheckpointStore(tmp_path / name).read(9) for name in ("one", "two"))
+    for part in ("model", "ema", "optimizer"):
+        theirs = two.tensors(part)
+        for name, value in one.tensors(part).items():
+            torch.testing.assert_close(theirs[name], value, rtol=2e-4, atol=2e-6, msg=name)
+    ours = {line["step"]: line for line in logged(tmp_path / "one", timed=False) if "val/loss" in line}
+    for line in logged(tmp_path / "two", timed=False):
+        if "val/loss" in line and line["step"] in ours:
+            assert line == pytest.approx(ours[line["step"]], rel=1e-4)
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two")]
+    for key in ("samples", "tokens", "counts", "bad_samples"):
+        assert summaries[0][key] == summaries[1][key], key
+    assert summaries[1]["ranks"] == 2
+    assert summaries[1]["metrics"] == pytest.approx(summaries[0]["metrics"], rel=1e-4)
+
+
+def test_alone_every_call_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with Ranks.joined("cpu") as ranks:
+        module = torch.nn.Linear(1, 1)
+        assert ranks.main
+        assert ranks.wrap(module) is module
+        assert ranks.total(3, 4) == [3, 4]
+        assert ranks.highest(0.5, 2.0) == [0.5, 2.0]
+        assert ranks.gather({"a": 1}) == [{"a": 1}]
+        assert ranks.all(True)
+        assert not ranks.all(False)
+        ranks.barrier()

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from hrt_mm.train.progress import Interval, ProgressBar, clock
+
+VALUES = {"train/loss": 0.51234, "train/accuracy": 0.875, "lr": 0.1, "tokens_per_second": 45210.4}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3600 * 25 + 61, "25:01:01")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar(100, "train/accuracy") as progress:
+        progress.moved(20)
+        progress.show(20, VALUES, 75)
+    assert capsys.readouterr().err == "step 20/100  loss 0.5123  accuracy 0.875  45,210 tokens/s  1:15 left\n"
+
+
+def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar(100, "train/accuracy", silent=True) as progress:
+        progress.show(20, VALUES, 75)
+        progress.say("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with ProgressBar(100, "train/accuracy") as progress:
+        progress.moved(20)
+        progress.show(20, VALUES, 75)
+        progress.say("step 20/100  val/loss [0.4]")
+    assert "step 20/100" in terminal.getvalue()
+    assert "accuracy 0.875  45,210 tokens/s  1:15 left" in terminal.getvalue()
+    assert "val/loss [0.4]" in terminal.getvalue()
+
+
+def test_tokens_a_second_leave_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("hrt_mm.train.progress.time.perf_counter", lambda: now[0])
+    interval = Interval()
+    for seconds, evaluation in ((2, 10), (2, 0)):
+        now[0] += seconds
+        interval.add(100)
+        now[0] += evaluation
+        interval.pause()
+    assert interval.rate() == 50
+    assert interval.rate() == 0
