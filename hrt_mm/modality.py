@@ -119,7 +119,12 @@ class Modality(ABC):
 
     @classmethod
     def figures(cls) -> Callable[..., None] | None:
-        """Draws this modality's samples with their groups for the report, where it can."""
+        """Draws a sample for reports, where the modality says how: ``draw(axes, tokenizer, tokens)``.
+
+        It gets matplotlib axes and the raw tokens of one sample. Each level-0 token covers a unit cell: along x in one
+        dimension, of rows and columns on a grid; of more than two axes the middle of the leading ones is drawn.
+        Groups and weights are laid over it.
+        """
         return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hrt_mm.modality import Modality
 
 from .files import FolderConfig
@@ -16,6 +18,13 @@ class Vision(Modality):
     name = "vision"
     tokenizer = VisionConfig
     datasets = (DigitsConfig, FolderConfig, ManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
+
+    @classmethod
+    def figures(cls) -> Callable[..., None]:
+        """Draws images."""
+        from .figures import draw_image
+
+        return draw_image
 
 
 __all__ = ["Vision", "VisionConfig", "VisionTokenizer"]

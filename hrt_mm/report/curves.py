@@ -1,0 +1,118 @@
+"""Section: the learning curves of ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .page import Page
+from .style import BLUE, COLORS, GREY, ORANGE, panels
+from .subject import Subject
+
+COLUMNS = 3
+_CURVE_OF_SPLIT = {"train": (BLUE, "-", ""), "val": (ORANGE, "-", "o")}
+_OTHERS = ("lr", "grad_norm", "tokens_per_second")
+_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens a second"}
+
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By name, steps and values."""
+
+
+def curves_section(subject: Subject, page: Page) -> None:
+    """Draws the learning curves."""
+    page.heading("Learning curves")
+    found = read_curves(subject.run.folder / "metrics.jsonl")
+    if not found:
+        page.text("The run has no `metrics.jsonl` with numbers, so there are no curves.")
+        return
+    best = subject.run.checkpoint.step
+    caption = f"Every number that was logged, by step. The dashed line is step {best}, whose weights this report shows."
+    page.picture("curves", draw_curves(found, best), caption)
+
+
+def read_curves(path: Path) -> Curves:
+    """The numbers of a log. Values that were not finite are gaps; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return {}
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        for name, value in _numbers(values):
+            points.setdefault(name, []).append((values["step"], value))
+    return {name: (np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])) for name, pairs in points.items()}
+
+
+def _numbers(values: Any) -> Iterable[tuple[str, float]]:
+    if not isinstance(values, dict) or "step" not in values:
+        return
+    for name, value in values.items():
+        if value is None:
+            yield name, math.nan
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)
+
+
+def draw_curves(curves: Curves, best: int) -> Figure:
+    """A panel a metric, the splits together; then the learning rate, the gradient norm and the speed."""
+    parts = [name.partition("/") for name in curves]
+    metrics = list(dict.fromkeys(metric for split, _, metric in parts if split in _CURVE_OF_SPLIT))
+    metrics = sorted((name for name in metrics if not _same_as_loss(curves, name)), key=lambda name: name != "loss")
+    titles = [*metrics, *(name for name in _OTHERS if name in curves)]
+    columns = min(COLUMNS, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure, grid = panels(rows, columns, width=3.2, height=2.3)
+    for axes, title in zip(grid.flat, titles, strict=False):
+        _panel(axes, curves, title, best)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    return figure
+
+
+def _same_as_loss(curves: Curves, name: str) -> bool:
+    """Whether a part of the loss is all of it, so that its panel would say nothing new."""
+    if name == "loss":
+        return False
+    pairs = [(curves.get(f"{split}/{name}"), curves.get(f"{split}/loss")) for split in _CURVE_OF_SPLIT]
+    known = [(own, loss) for own, loss in pairs if own is not None]
+    return all(loss is not None and _alike(own[1], loss[1]) for own, loss in known)
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and np.allclose(one, other, equal_nan=True)
+
+
+def _panel(axes: Axes, curves: Curves, title: str, best: int) -> None:
+    own = [(name, style) for name, style in _curves_of(title) if name in curves]
+    for name, (color, line, marker) in own:
+        steps, values = curves[name]
+        axes.plot(steps, values, color=color, linestyle=line, marker=marker, markersize=3, label=name.partition("/")[0])
+    axes.axvline(best, color=GREY, linestyle="--", linewidth=0.8)
+    axes.set_title(_TITLES.get(title, title))
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    values = np.concatenate([curves[name][1] for name, _ in own])
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() > 50 * values.min() and title != "lr":
+        axes.set_yscale("log")
+
+
+def _curves_of(title: str) -> list[tuple[str, tuple[str, str, str]]]:
+    if title in _OTHERS:
+        return [(title, (COLORS[2], "-", ""))]
+    return [(f"{split}/{title}", style) for split, style in _CURVE_OF_SPLIT.items()]

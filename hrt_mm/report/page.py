@@ -1,0 +1,55 @@
+"""The report as a page of Markdown with pictures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+class Page:
+    """Collects the report.
+
+    Args:
+        folder: where the page and its pictures go.
+        title: its heading.
+    """
+
+    def __init__(self, folder: Path, title: str) -> None:
+        self.folder = folder
+        self.title = title
+        self.summary: list[str] = []
+        self._parts: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Adds a line to the summary, which is printed and stands first on the page."""
+        self.summary.append(line)
+
+    def heading(self, text: str) -> None:
+        """Starts a section."""
+        self._parts.append(f"## {text}")
+
+    def text(self, text: str) -> None:
+        """Adds a paragraph."""
+        self._parts.append(text)
+
+    def table(self, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Adds a table; all columns but the first are numbers or short words."""
+        lines = [_row(names), _row(["---", *["---:"] * (len(names) - 1)])]
+        self._parts.append("\n".join([*lines, *(_row(row) for row in rows)]))
+
+    def picture(self, name: str, figure: Figure, caption: str) -> None:
+        """Saves a figure and shows it with its caption."""
+        figure.savefig(self.folder / f"{name}.png")
+        self._parts.append(f"![{caption}]({name}.png)\n\n*{caption}*")
+
+    def write(self) -> None:
+        """Writes ``report.md``."""
+        summary = "\n".join(f"- {line}" for line in self.summary)
+        parts = [f"# {self.title}", *([summary] if summary else []), *self._parts]
+        (self.folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;').replace(chr(10), ' ') for cell in cells)} |"

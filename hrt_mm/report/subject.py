@@ -1,0 +1,127 @@
+"""What a report is about: a trained run, its encoder, and samples it was not trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import torch
+
+from ..encoder import Encoder
+from ..errors import BadSample, ConfigError
+from ..modality import Dataset, modalities
+from ..tasks.base import Batch, Sample
+from ..tokens import Tokens
+from ..train.build import build_dataset
+from ..train.distributed import Ranks
+from ..train.evaluate import EvaluationLoader, TrainedRun
+from ..train.precision import autocast
+from .view import Backdrop, View
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run to look into.
+
+    Args:
+        run: with its weights, on the device of ``ranks``.
+        ranks: this process.
+        split: where samples come from: ``test``, or what there is.
+    """
+
+    run: TrainedRun
+    ranks: Ranks
+    split: str
+
+    @classmethod
+    def of(cls, run: TrainedRun, ranks: Ranks) -> Subject:
+        """The run with the first split that its data has.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        reasons = []
+        for split in SPLITS:
+            try:
+                build_dataset(run.config, split)
+            except ConfigError as error:
+                reasons.append(f"{split}: {error}")
+                continue
+            run.task.to(ranks.device)
+            return cls(run, ranks, split)
+        raise ConfigError("a report needs samples, and the data of the run gives none:\n" + "\n".join(reasons))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.ranks.device
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """The first encoder of the task; ``None`` where it has none."""
+        return next((module for module in self.run.task.modules() if isinstance(module, Encoder)), None)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The samples."""
+        return build_dataset(self.run.config, self.split)
+
+    @cached_property
+    def loader(self) -> EvaluationLoader:
+        """The samples in batches."""
+        return self.run.loader(self.split, self.ranks)
+
+    @cached_property
+    def backdrop(self) -> Backdrop | None:
+        """Draws samples of this modality; ``None`` where it does not say how."""
+        return modalities()[self.run.config.modality.type].figures()
+
+    def batches(self, most: int) -> Iterator[Batch]:
+        """Batches on the device until ``most`` samples were given, in the run's precision, without gradients."""
+        seen = 0
+        cast = autocast(self.run.config.train.precision, self.device)
+        for batch in self.loader:
+            if seen >= most:
+                return
+            seen += len(batch)
+            with torch.no_grad(), cast():
+                yield batch.to(self.device)
+
+    def views(self, count: int) -> list[tuple[Sample, View]]:
+        """The first samples that can be read and have tokens, of different labels as far as there are.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = list(islice(self._readable(), 16 * count))
+        if not found:
+            raise ConfigError(f"no sample of the {self.split} split can be drawn: none can be read")
+        labels: dict[str, int] = {}
+        ranked = []
+        for place, (sample, view) in enumerate(found):
+            label = str(sample.label)
+            labels[label] = labels.get(label, 0) + 1
+            ranked.append((labels[label], place, (sample, view)))
+        return [pair for _, _, pair in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+
+    def view(self, tokens: Tokens) -> View:
+        """One sample's raw tokens, to be drawn."""
+        return View(self.run.tokenizer, tokens, self.backdrop)
+
+    def _readable(self) -> Iterator[tuple[Sample, View]]:
+        for index in range(len(self.dataset)):
+            try:
+                sample = self.dataset[index]
+                tokens = self.run.tokenizer([sample.value])
+            except BadSample as error:
+                log.warning("left out of the pictures: %s", error)
+                continue
+            if tokens.spans.total:
+                yield sample, self.view(tokens)
