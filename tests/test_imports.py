@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import pytest
+
 import hrt_mm
 
 ROOT = Path(hrt_mm.__file__).parent
@@ -24,22 +26,15 @@ class Block:
         if name.partition(".")[0] in blocked:
             raise ModuleNotFoundError(f"{name} is not one of the core's dependencies", name=name)
 
-blocked, packages = set(json.loads(sys.argv[1])), sys.argv[2:]
+blocked, loaded = set(json.loads(sys.argv[1])), {}
 sys.meta_path.insert(0, Block())
-for package in packages:
+for package in ("hrt_mm", "modalities"):
     for module in pkgutil.walk_packages([importlib.import_module(package).__path__[0]], f"{package}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-print(json.dumps(sorted(sys.modules)))
+    loaded[package] = sorted(sys.modules)
+print(json.dumps(loaded))
 """
-
-
-def import_all(blocked: set[str], *packages: str) -> set[str]:
-    """The modules that are loaded after everything in some packages was imported by a process of its own."""
-    command = [sys.executable, "-c", IMPORT_ALL, json.dumps(sorted(blocked)), *packages]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def core_distributions() -> set[str]:
@@ -65,21 +60,29 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_every_module_imports_with_the_dependencies_of_the_core_alone() -> None:
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """What is loaded once all modules of ``hrt_mm`` are imported, and then those of ``modalities``, by a process that
+    has the core's dependencies alone."""
     core = core_distributions()
     assert {"torch", "pydantic", "timm"} <= core
-    others = {
+    blocked = {
         module for module, owners in packages_distributions().items() if not core & {_normal(owner) for owner in owners}
     }
-    assert "pytest" in others
-    loaded = import_all(others | OPTIONAL, "hrt_mm", "modalities")
-    assert {"hrt_mm.cli.main", "modalities.vision"} <= loaded
+    assert "pytest" in blocked
+    command = [sys.executable, "-c", IMPORT_ALL, json.dumps(sorted(blocked | OPTIONAL))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {package: set(names) for package, names in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def test_the_core_loads_no_modality() -> None:
-    loaded = import_all(set(), "hrt_mm")
-    assert "hrt_mm.config.root" in loaded
-    assert not {name for name in loaded if name.partition(".")[0] == "modalities"}
+def test_every_module_imports_with_the_dependencies_of_the_core_alone(loaded: dict[str, set[str]]) -> None:
+    assert {"hrt_mm.cli.main", "hrt_mm.train.loop", "modalities.vision"} <= loaded["modalities"]
+
+
+def test_the_core_loads_no_modality(loaded: dict[str, set[str]]) -> None:
+    assert "hrt_mm.config.root" in loaded["hrt_mm"]
+    assert not {name for name in loaded["hrt_mm"] if name.partition(".")[0] == "modalities"}
 
 
 def test_the_core_names_no_modality_in_an_import() -> None:
