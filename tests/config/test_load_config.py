@@ -274,6 +274,10 @@ def test_extends_is_no_override(tmp_path: Path) -> None:
         ("task.level=words", "unknown level 'words'; one of patches, image"),
         ("model.levels.0.window=3", "windows and strides must nest"),
         ("task.level=patches", "lies above all that the task reads"),
+        (
+            "model.levels.patches={window: null, group: {type: given, boundary: words}}",
+            "model.levels.patches.group.boundary: the modality vision gives no boundary 'words'",
+        ),
     ],
 )
 def test_impossible_models_are_found_without_building_them(tmp_path: Path, override: str, message: str) -> None:
