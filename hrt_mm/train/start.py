@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..tasks.base import Task
@@ -125,23 +126,37 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def load_encoder(task: Task, source: Path) -> None:
-    """Starts a task's encoder from the best weights of another run.
+    """Starts a task's encoder from the best weights of another run: the moving average where it kept one.
+
+    The runs may differ in parts, such as a path down that only one of them has. What the source has not starts fresh,
+    with a warning.
 
     Raises:
-        CheckpointError: that run has none, or not all that this encoder needs; names them.
+        UserError: the source has no checkpoint, or nothing of this encoder, or of other shapes.
     """
     checkpoint = open_store(source).read("best")
-    found = checkpoint.tensors("ema" if "ema" in checkpoint else "model")
-    found = {name: value for name, value in found.items() if name.startswith("encoder.")}
-    own = {name: value for name, value in named_weights(task).items() if name.startswith("encoder.")}
-    if not own:
-        raise CheckpointError(f"train.init_from {source}: {type(task).__name__} has no weights under encoder. to start")
-    unused = found.keys() - own.keys()
-    refuse(
-        differing(own, {name: value for name, value in found.items() if name not in unused}), f"the encoder of {source}"
-    )
-    if unused:
-        log.warning("train.init_from %s: %d weights find no place here: %s", source, len(unused), min(unused))
+    found = _encoder(checkpoint.tensors("ema" if "ema" in checkpoint else "model"))
+    own = _encoder(named_weights(task))
+    common = {name: value for name, value in own.items() if name in found}
+    if not common:
+        raise CheckpointError(
+            f"train.init_from {source}: none of its {len(found)} encoder weights are among the {len(own)} of this model"
+        )
+    refuse(differing(common, {name: found[name] for name in common}), f"the encoder of {source}")
+    for names, what in (
+        (own.keys() - common.keys(), "weights start fresh, as they are not in it"),
+        (found.keys() - common.keys(), "of its weights have no place here"),
+    ):
+        if names:
+            log.warning("train.init_from %s: %d %s: %s", source, len(names), what, _some(names))
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in common.items():
             value.copy_(found[name])
+
+
+def _encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name.startswith("encoder.")}
+
+
+def _some(names: Set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
