@@ -47,8 +47,8 @@ class MaskedConfig(TaskConfig):
         """The task's module.
 
         Raises:
-            ConfigError: nothing carries the coarse levels down to level 0, the unit's groups are learned, or the
-                tokenizer does not say what its raw tokens are.
+            ConfigError: nothing carries the coarse levels down to level 0, the unit's groups are learned, the
+                tokenizer does not say what its raw tokens are, or they cannot be normalised.
         """
         unit = model.index(self.unit) if self.unit is not None else min(1, len(model.levels) - 1)
         for level in model.levels[:unit]:
@@ -59,6 +59,8 @@ class MaskedConfig(TaskConfig):
                 )
         if tokenizer.vocabulary is not None and "normalize" in self.model_fields_set:
             raise ConfigError("task.normalize has no effect on tokens that are ids; drop it")
+        if tokenizer.features == 1 and self.normalize:
+            raise ConfigError("task.normalize leaves nothing of raw tokens of 1 feature; set task.normalize: false")
         return Masked(self, model, tokenizer, unit)
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:

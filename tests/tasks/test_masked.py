@@ -216,6 +216,13 @@ def test_normalize_has_no_meaning_for_ids(hierarchy: Make, ids: Tokenizer) -> No
         config(normalize=True).build(hierarchy(top_down=True), ids, None)
 
 
+def test_one_feature_cannot_be_normalised(hierarchy: Make, rows: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "features", 1)
+    with pytest.raises(ConfigError, match=r"leaves nothing of raw tokens of 1 feature; set task.normalize: false"):
+        config().build(hierarchy(top_down=True), rows, None)
+    config(normalize=False).build(hierarchy(top_down=True), rows, None)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_a_ratio_hides_some_and_not_all(ratio: float) -> None:
     with pytest.raises(ValidationError, match="than"):
