@@ -175,7 +175,7 @@ def _one_number(x: Tensor) -> Tensor:
 
 def _draw_series(axes: Axes, x: Tensor) -> None:
     """Raw tokens along x: a line for one feature or for ids, a picture for several."""
-    features = x.detach().float().cpu().flatten(1) if x.ndim > 1 else x.detach().float().cpu()[:, None]
+    features = x.detach().float().cpu().reshape(len(x), -1).numpy()
     count, width = features.shape
     if width == 1:
         axes.step(np.arange(count + 1), np.append(features[:, 0], features[-1, 0]), where="post", color=LINE)

@@ -71,6 +71,15 @@ def test_unit_and_offset_do_not_matter() -> None:
     assert recovery(x, coarse * 1e-4 + 7, spans, spans.positions) == pytest.approx(plain, abs=1e-3)
 
 
+def test_groups_that_differ_by_turns_are_fitted_alike() -> None:
+    # As the left and right halves of images do, where a row has two groups.
+    spans = Spans.from_lengths([2] * 400)
+    side = (torch.arange(400) % 2).float()[:, None]
+    coarse = side + 0.01 * torch.randn(400, 1)
+    x = (10 * side).repeat_interleave(2, 0) + torch.randn(800, 1)
+    assert recovery(x, coarse, spans, spans.positions) == pytest.approx(25 / 26, abs=0.02)
+
+
 def test_too_few_groups_are_named() -> None:
     spans = Spans.from_lengths([4] * 3)
     with pytest.raises(UserError, match="recovery needs at least 4 groups to fit and score, got 3"):
