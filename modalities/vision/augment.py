@@ -17,7 +17,7 @@ Transform = Callable[[Tensor], Tensor]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
-Fill = Annotated[float, Field(ge=0, le=255)]
+Shade = Annotated[float, Field(ge=0, le=1)]
 
 
 class Crop(Component):
@@ -28,8 +28,8 @@ class Crop(Component):
     """Pixels added to every side first."""
     size: Side | None = None
     """Rows and columns of the crop, or one number for both; those of the image when absent."""
-    fill: Fill = 0
-    """Value of the padding."""
+    fill: Shade = 0.0
+    """Shade of the padding, from 0 for black to 1 for white."""
 
     @model_validator(mode="after")
     def _does_something(self) -> Crop:
@@ -37,9 +37,9 @@ class Crop(Component):
             raise ValueError("crop without padding and size changes nothing; set one of them")
         return self
 
-    def build(self) -> Transform:
-        """The transform."""
-        return _RandomCrop(self.padding, _pair(self.size) if self.size is not None else None, self.fill)
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        return _RandomCrop(self.padding, _pair(self.size) if self.size is not None else None, self.fill * white)
 
 
 class ResizedCrop(Component):
@@ -59,8 +59,8 @@ class ResizedCrop(Component):
         _ascending("ratio", self.ratio)
         return self
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import v2
 
         transform: Transform = v2.RandomResizedCrop(_pair(self.size), self.scale, self.ratio, antialias=True)
@@ -79,16 +79,16 @@ class Affine(Component):
     """Least and largest scaling."""
     shear: NonNegativeFloat = 0.0
     """Largest shear in degrees to either side."""
-    fill: Fill = 0
-    """Value of pixels that come from outside the image."""
+    fill: Shade = 0.0
+    """Shade of pixels that come from outside the image, from 0 for black to 1 for white."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Affine:
         _ascending("scale", self.scale)
         return self
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import InterpolationMode, v2
 
         transform: Transform = v2.RandomAffine(
@@ -97,7 +97,7 @@ class Affine(Component):
             self.scale,
             self.shear or None,
             interpolation=InterpolationMode.BILINEAR,
-            fill=self.fill,
+            fill=self.fill * white,
         )
         return transform
 
@@ -111,8 +111,8 @@ class Flip(Component):
     axis: Literal["horizontal", "vertical"] = "horizontal"
     """Horizontal swaps left and right."""
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import v2
 
         flip = v2.RandomHorizontalFlip if self.axis == "horizontal" else v2.RandomVerticalFlip
@@ -133,8 +133,8 @@ class Jitter(Component):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest turn of the colour circle."""
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import v2
 
         transform: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
@@ -151,8 +151,8 @@ class Erasing(Component):
     """Least and largest part of the area."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3)
     """Least and largest width over height."""
-    fill: Fill = 0
-    """Value that is written."""
+    fill: Shade = 0.0
+    """Shade that is written, from 0 for black to 1 for white."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Erasing:
@@ -160,11 +160,11 @@ class Erasing(Component):
         _ascending("ratio", self.ratio)
         return self
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import v2
 
-        transform: Transform = v2.RandomErasing(self.p, self.scale, self.ratio, self.fill)
+        transform: Transform = v2.RandomErasing(self.p, self.scale, self.ratio, self.fill * white)
         return transform
 
 
@@ -177,8 +177,8 @@ class RandAugment(Component):
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """Strength, of 31 steps."""
 
-    def build(self) -> Transform:
-        """The transform."""
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
         from torchvision.transforms import InterpolationMode, v2
 
         transform: Transform = v2.RandAugment(self.ops, self.magnitude, interpolation=InterpolationMode.BILINEAR)
@@ -192,12 +192,20 @@ Augmentation = Annotated[
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
     """The transforms one after another; ``None`` for none."""
-    if not augmentations:
-        return None
-    from torchvision.transforms import v2
+    return _Chain(augmentations) if augmentations else None
 
-    transform: Transform = v2.Compose([augmentation.build() for augmentation in augmentations])
-    return transform
+
+class _Chain:
+    """Transforms one after another, for bytes and for floats in 0..1."""
+
+    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
+        self.bytes = [augmentation.build(255.0) for augmentation in augmentations]
+        self.floats = [augmentation.build(1.0) for augmentation in augmentations]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        for transform in self.floats if image.is_floating_point() else self.bytes:
+            image = transform(image)
+        return image
 
 
 class _RandomCrop:

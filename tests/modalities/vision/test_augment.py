@@ -73,11 +73,20 @@ def test_crop_keeps_the_size_of_each_image() -> None:
 
 
 def test_crop_moves_the_image_within_its_padding() -> None:
-    transform = build({"type": "crop", "padding": 1, "fill": 9})
+    transform = build({"type": "crop", "padding": 1, "fill": 0.1})
     value = torch.zeros(1, 3, 3, dtype=torch.uint8)
     value[0, 1, 1] = 255
     places = {tuple((transform(value)[0] == 255).nonzero()[0].tolist()) for _ in range(300)}
     assert places == {(row, column) for row in range(3) for column in range(3)}
+
+
+@pytest.mark.parametrize(
+    "options", [{"type": "crop", "padding": 8, "size": 1}, {"type": "erasing", "p": 1.0, "scale": (0.3, 0.5)}]
+)
+def test_the_fill_is_a_shade_of_bytes_and_of_floats(options: dict[str, Any]) -> None:
+    transform = build(options | {"fill": 1.0})
+    assert max(int(transform(torch.zeros(1, 8, 8, dtype=torch.uint8)).max()) for _ in range(20)) == 255
+    assert max(float(transform(torch.zeros(1, 8, 8)).max()) for _ in range(20)) == 1
 
 
 def test_transforms_run_in_order() -> None:
