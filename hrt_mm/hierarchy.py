@@ -30,6 +30,11 @@ class _State:
     x_TD: Tensor
     plan: LevelPlan
     groups: Groups | None = None
+    confidence_T1: Tensor | None = None
+
+    def trusting(self, back_TD: Tensor) -> Tensor:
+        """What comes back from the next level, so that its gradient tells learned groups how good they are."""
+        return back_TD if self.confidence_T1 is None else back_TD * self.confidence_T1.to(back_TD.dtype)
 
 
 @dataclass
@@ -160,7 +165,7 @@ class Hierarchy(nn.Module):
         states = [_State(self.stages[0](tokens.x, plan), plan)]
         for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
             pooled = transition(states[-1].x_TD, states[-1].plan)
-            states[-1].groups = pooled.groups
+            states[-1].groups, states[-1].confidence_T1 = pooled.groups, pooled.confidence_T1
             record.losses |= pooled.losses
             record.stats |= pooled.stats
             states.append(_State(stage(pooled.x_GE, pooled.plan), pooled.plan))
@@ -170,10 +175,11 @@ class Hierarchy(nn.Module):
         fine, coarse = states[index], states[index + 1]
         assert fine.groups is not None
         if self.config.cross_scale.down:
-            self._add(fine, self._look_up(index, fine, coarse), f"down/{fine.plan.level.name}", record)
+            look_TD = fine.trusting(self._look_up(index, fine, coarse))
+            self._add(fine, look_TD, f"down/{fine.plan.level.name}", record)
         if self.config.top_down:
             back_TD = self.top_down[index](coarse.x_TD, fine.groups, self._transition(index).pooling)
-            self._add(fine, back_TD, f"top_down/{fine.plan.level.name}", record)
+            self._add(fine, fine.trusting(back_TD), f"top_down/{fine.plan.level.name}", record)
             fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder")
 
     def _look_up(self, index: int, fine: _State, coarse: _State) -> Tensor:

@@ -24,12 +24,14 @@ class Routing:
     Args:
         starts_T: bool, true where a group starts; caps and first tokens included.
         confidence_T: 1 in value; its gradient raises the probability of the decision that was taken.
+        doubt_T: 0 in value; its gradient raises the probability that the group before goes on at this token.
         loss: ratio loss, towards the target tokens a group; scalar.
         forced: share of the starts that the cap set, scalar.
     """
 
     starts_T: Tensor
     confidence_T: Tensor
+    doubt_T: Tensor
     loss: Tensor
     forced: Tensor
 
@@ -59,7 +61,8 @@ class Router(nn.Module):
         confidence_T = torch.where(starts_T, p_T, 1 - p_T)
         return Routing(
             starts_T,
-            1 + confidence_T - confidence_T.detach(),
+            1 + (confidence_T - confidence_T.detach()),
+            p_T.detach() - p_T,
             self._ratio_loss(chosen_T, p_T),
             (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
         )

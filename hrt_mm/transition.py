@@ -32,6 +32,7 @@ class Pooled:
         groups: the groups that they were.
         losses: weighted, by name.
         stats: measured scalars by name.
+        confidence_T1: of learned groups, 1 in value: what a token gets back from its group is times it.
     """
 
     x_GE: Tensor
@@ -39,6 +40,7 @@ class Pooled:
     groups: Groups
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
+    confidence_T1: Tensor | None = None
 
 
 class Transition(nn.Module):
@@ -68,17 +70,16 @@ class Transition(nn.Module):
 
     def forward(self, x_TD: Tensor, plan: LevelPlan) -> Pooled:
         """Groups and pools the tokens of a level."""
-        losses: dict[str, Tensor] = {}
-        stats: dict[str, Tensor] = {}
-        if isinstance(self.group, FixedGroups):
-            groups = plan.fixed_groups(self.group)
-        elif isinstance(self.group, GivenGroups):
-            groups = plan.given_groups(self.group)
-        else:
-            x_TD, groups = self._route(x_TD, plan, losses, stats)
-        pooled_GW = self.pooling(x_TD, self._view(groups, plan))
-        x_GE = self.merge(rms_norm(pooled_GW))
-        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats)
+        if isinstance(self.group, LearnedGroups):
+            return self._routed(x_TD, plan, self.group)
+        config = self.group
+        groups = plan.given_groups(config) if isinstance(config, GivenGroups) else plan.fixed_groups(config)
+        return Pooled(self._pooled(x_TD, plan, groups), self._coarser(plan, groups), groups, {}, {})
+
+    def _pooled(self, x_TD: Tensor, plan: LevelPlan, groups: Groups) -> Tensor:
+        """(T, D) to (G, E)."""
+        x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, self._view(groups, plan))))
+        return x_GE
 
     def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
         """The next level's plan. A token made from the first of its group stands where that one stands."""
@@ -86,18 +87,28 @@ class Transition(nn.Module):
         coords_GC = place(plan.coords_TC, groups.spans)
         return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded)
 
-    def _route(
-        self, x_TD: Tensor, plan: LevelPlan, losses: dict[str, Tensor], stats: dict[str, Tensor]
-    ) -> tuple[Tensor, Groups]:
-        assert isinstance(self.group, LearnedGroups) and self.router is not None
+    def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
+        """Groups that the model chooses.
+
+        A boundary is a hard choice, so the gradient goes around it, twice. A group's token is weighed against the one
+        before it, which it would come near to if the boundary were not there: that serves tasks on coarse levels. And
+        what a token gets back is times the confidence in the choice there, as in H-Net. Neither changes a value, and
+        neither stands before a norm, which would take it out again.
+        """
+        assert self.router is not None
         routing = self.router(x_TD, plan.samples)
-        groups = plan.routed_groups(routing.starts_T, self.group)
+        groups = plan.routed_groups(routing.starts_T, config)
+        x_GE = self._pooled(x_TD, plan, groups)
+        doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
+        before_GE = delayed(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
+        x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
         name = self.fine.name
-        if self.group.weight:
-            losses[f"ratio/{name}"] = self.group.weight * routing.loss
-        stats[f"tokens_per_group/{name}"] = routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans)))
-        stats[f"forced_groups/{name}"] = routing.forced
-        return x_TD * routing.confidence_T.to(x_TD.dtype)[:, None], groups
+        losses = {f"ratio/{name}": config.weight * routing.loss} if config.weight else {}
+        stats = {
+            f"tokens_per_group/{name}": routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans))),
+            f"forced_groups/{name}": routing.forced,
+        }
+        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, routing.confidence_T[:, None])
 
     def _view(self, groups: Groups, plan: LevelPlan) -> PoolingGroups:
         full = groups.spans.uniform == self.taps

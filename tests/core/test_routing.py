@@ -1,0 +1,208 @@
+"""Learned boundaries: what is chosen, what the cap forces, and where the gradients push."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hrt_mm.hierarchy import Hierarchy
+from hrt_mm.levels import HierarchyConfig, LearnedGroups, Level
+from hrt_mm.plan import LevelPlan
+from hrt_mm.pooling import POOLINGS
+from hrt_mm.routing import Router, Routing
+from hrt_mm.spans import Spans
+from hrt_mm.tokens import Tokens
+from hrt_mm.transition import TopDown, Transition
+
+DIM = 16
+
+
+def router(target: float = 3, longest: int = 5) -> Router:
+    return Router(DIM, LearnedGroups(type="learned", target=target, max=longest))
+
+
+def blocks(lengths: list[int]) -> Tensor:
+    """Tokens alike within runs; neighbours of two runs point opposite ways, so that a fresh router sees the border."""
+    sign = torch.tensor([(-1.0) ** index for index in range(len(lengths))])
+    return torch.cat([sign[i].expand(length, DIM) for i, length in enumerate(lengths)]) + 0.01 * torch.randn(
+        sum(lengths), DIM
+    )
+
+
+def decide(x: Tensor, lengths: list[int], **kwargs: int) -> Routing:
+    found: Routing = router(**kwargs)(x, Spans.from_lengths(lengths))
+    return found
+
+
+def test_a_fresh_router_cuts_where_neighbours_differ() -> None:
+    routing = decide(blocks([3, 2, 4]), [9])
+    assert routing.starts_T.nonzero().flatten().tolist() == [0, 3, 5]
+    assert routing.forced == 0
+
+
+def test_every_sample_starts_a_group() -> None:
+    routing = decide(torch.ones(9, DIM), [3, 0, 4, 2, 0])
+    assert routing.starts_T.nonzero().flatten().tolist() == [0, 3, 7]
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4, 7])
+def test_no_group_is_longer_than_the_cap(longest: int) -> None:
+    samples = Spans.from_lengths([13, 0, 5, 30])
+    for seed in range(20):
+        torch.manual_seed(seed)
+        one = router(target=1.5, longest=max(2, longest))
+        one.longest = longest
+        for parameter in one.parameters():
+            nn.init.normal_(parameter)
+        starts_T = one(torch.randn(48, DIM), samples).starts_T
+        assert Spans.from_starts(starts_T, samples)[0].max_seqlen <= longest
+
+
+def test_the_share_that_the_cap_forced_is_told() -> None:
+    routing = decide(torch.ones(10, DIM), [10], longest=5)
+    assert routing.starts_T.nonzero().flatten().tolist() == [0, 5]
+    assert routing.forced == 0.5
+
+
+@pytest.mark.parametrize("lengths", [[0], [], [1], [0, 0], [1, 1]], ids=str)
+def test_tiny_batches(lengths: list[int]) -> None:
+    routing = decide(torch.randn(sum(lengths), DIM), lengths)
+    assert routing.starts_T.all()
+    assert routing.loss.isfinite()
+    assert routing.forced == 0
+
+
+def test_the_confidence_is_exactly_one_and_pushes_towards_the_decision() -> None:
+    x = torch.randn(200, DIM, requires_grad=True)
+    routing = decide(x, [200], target=2)
+    assert routing.confidence_T.eq(1).all()
+    one = router()
+    probabilities: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+        probabilities.append(output)
+
+    one.here.register_forward_hook(keep)
+    routing = one(x, Spans.from_lengths([200]))
+    grad = torch.autograd.grad(routing.confidence_T.sum(), probabilities[0])[0]
+    # A step along the gradient makes neighbours at a start differ more, and within a group alike more.
+    moved = probabilities[0].detach() + 0.1 * grad
+    before = one.before(nn.functional.rms_norm(x, (DIM,), eps=1e-6)[:-1]).detach()
+    change = nn.functional.cosine_similarity(before, moved, dim=-1) - nn.functional.cosine_similarity(
+        before, probabilities[0].detach(), dim=-1
+    )
+    chosen = routing.starts_T[1:]
+    assert change[chosen].sum() < 0
+    assert change[~chosen].sum() > 0
+
+
+def test_the_ratio_loss_is_least_at_the_target() -> None:
+    one = router(target=4)
+
+    def at(share: float) -> float:
+        chosen = torch.arange(1000) < share * 1000
+        return float(one._ratio_loss(chosen, chosen.float()))
+
+    assert at(0.25) == pytest.approx(1, abs=1e-5)
+    shares = [0.02, 0.1, 0.2, 0.25, 0.3, 0.5, 0.9]
+    values = [at(share) for share in shares]
+    assert min(values) == at(0.25)
+    assert values == sorted(values[:4], reverse=True) + sorted(values[4:])
+
+
+@pytest.mark.parametrize(("share", "sign"), [(0.6, 1), (0.05, -1)], ids=["too-many", "too-few"])
+def test_the_ratio_loss_pushes_probabilities_towards_the_target(share: float, sign: int) -> None:
+    p_T = torch.rand(500, requires_grad=True)
+    chosen_T = torch.arange(500) < share * 500
+    (grad,) = torch.autograd.grad(router(target=4)._ratio_loss(chosen_T, p_T), p_T)
+    assert (grad.sign() == sign).all()
+
+
+def test_the_decision_at_a_token_looks_at_no_later_one() -> None:
+    one = router()
+    samples = Spans.from_lengths([30])
+    x = torch.randn(30, DIM)
+    whole = one(x, samples)
+    for at in range(30):
+        changed = x.clone()
+        changed[at:] = torch.randn(30 - at, DIM)
+        assert torch.equal(one(changed, samples).starts_T[:at], whole.starts_T[:at])
+
+
+SYMBOLS, SEGMENTS = 6, 40
+
+
+class Planted:
+    """Segments of noisy copies of a symbol; the targets are the symbols, and nothing tells where segments start."""
+
+    def __init__(self) -> None:
+        self.table = torch.randn(SYMBOLS, DIM)
+
+    def draw(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(2, 7, (SEGMENTS,), generator=generator)
+        steps = torch.randint(1, SYMBOLS, (SEGMENTS,), generator=generator)
+        label_T = (steps.cumsum(0) % SYMBOLS).repeat_interleave(lengths)
+        x_TD = self.table[label_T] + 0.3 * torch.randn(len(label_T), DIM, generator=generator)
+        starts_T = torch.zeros(len(label_T), dtype=torch.bool)
+        starts_T[lengths.cumsum(0)[:-1]] = starts_T[0] = True
+        return x_TD, label_T, starts_T
+
+    def f1(self, one: Router) -> float:
+        scores = []
+        for seed in range(5):
+            x_TD, _, starts_T = self.draw(seed)
+            found_T = one(x_TD, Spans.from_lengths([len(x_TD)])).starts_T
+            scores.append(float(2 * (found_T & starts_T).sum() / (found_T.sum() + starts_T.sum())))
+        return sum(scores) / len(scores)
+
+
+@pytest.mark.parametrize(("reads", "least"), [("coarse", 0.65), ("down", 0.85)])
+def test_planted_boundaries_are_learned_from_the_task_alone(reads: str, least: float) -> None:
+    """Whether the task reads the groups' tokens, or what each token gets back from its group."""
+    torch.manual_seed(2)
+    data = Planted()
+    fine = Level(
+        name="fine", dim=DIM, heads=1, depth=0, group=LearnedGroups(type="learned", target=4, max=12), pool="mean"
+    )
+    config = HierarchyConfig(levels=(fine, Level(name="coarse", dim=32, heads=1, depth=0)))
+    transition = Transition(config, 0, 1, 1e4)
+    assert transition.router is not None
+    for parameter in transition.router.parameters():
+        parameter.data += 0.3 * torch.randn(DIM, DIM)
+    down = TopDown(transition)
+    head = nn.Linear(32 if reads == "coarse" else DIM, SYMBOLS)
+    optimizer = torch.optim.Adam([*transition.parameters(), *down.parameters(), *head.parameters()], lr=0.005)
+    before = data.f1(transition.router)
+    for step in range(450):
+        x_TD, label_T, _ = data.draw(1000 + step)
+        pooled = transition(x_TD, LevelPlan.of(Tokens.pack([x_TD]), fine, ()))
+        if reads == "coarse":
+            scores = head(nn.functional.rms_norm(pooled.x_GE, (32,)))[pooled.groups.spans.ids]
+        else:
+            scores = head(down(pooled.x_GE, pooled.groups, transition.pooling) * pooled.confidence_T1)
+        loss = nn.functional.cross_entropy(scores, label_T) + 3 * pooled.losses["ratio/fine"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = data.f1(transition.router)
+    assert after > max(least, before + 0.1), f"F1 of the boundaries went from {before:.2f} to {after:.2f}"
+
+
+@pytest.mark.parametrize("pool", sorted(POOLINGS))
+def test_the_task_alone_moves_the_boundaries(pool: str) -> None:
+    """A norm follows the pooling: a confidence that only scales what is pooled gets no gradient through it."""
+    fine = Level(
+        name="fine", dim=DIM, heads=1, depth=0, group=LearnedGroups(type="learned", target=4, max=12), pool=pool
+    )
+    model = Hierarchy(HierarchyConfig(levels=(fine, Level(name="coarse", dim=DIM, heads=1, depth=1))))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    pyramid = model(Tokens.pack([torch.randn(60, DIM), torch.randn(25, DIM)]))
+    (pyramid["coarse"].x * torch.randn(DIM)).sum().backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if "router" in name}
+    assert len(grads) == 2
+    for name, grad in grads.items():
+        assert grad is not None
+        assert grad.norm() > 1e-2, f"{name}: {grad.norm():.1e}"
