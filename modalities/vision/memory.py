@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -127,30 +128,51 @@ class TorchvisionConfig(MemoryConfig):
             ConfigError: the files are missing or broken, or cannot be fetched.
         """
         try:
-            return self.read(train)
+            return self._read(train)
         except FileNotFoundError as error:
             if not self.download:
                 raise ConfigError(
                     f"data.root {self.root} has no {error.filename or error}; set data.download: true, or data.root to "
                     f"the folder that torchvision put {self.type} in"
                 ) from error
+        self._fetch()
+        try:
+            return self._read(train)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"data.root {self.root} has only a part of {self.type}: {error.filename or error} is missing; delete "
+                "that part, and it is fetched whole"
+            ) from error
+
+    def _read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        try:
+            return self.read(train)
+        except FileNotFoundError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"{self.type} in {self.root} is broken ({error}); delete it and fetch it again"
             ) from error
+
+    def _fetch(self) -> None:
+        """Fetches beside and moves into place, so that a run that is killed, or another one, meets no half files."""
         try:
-            self.fetch()
+            self.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".fetch-", dir=self.root) as folder:
+                self.fetch(Path(folder))
+                for found in Path(folder).iterdir():
+                    if not (self.root / found.name).exists():
+                        found.replace(self.root / found.name)
         except Exception as error:
-            raise ConfigError(f"{self.type} cannot be fetched to {self.root}: {error}") from error
-        return self.read(train)
+            raise ConfigError(f"{self.type} cannot be fetched to data.root {self.root}: {error}") from error
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         """The training or test set from disk."""
 
     @abstractmethod
-    def fetch(self) -> None:
-        """Downloads the files."""
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
 
 
 class MnistConfig(TorchvisionConfig):
@@ -162,11 +184,11 @@ class MnistConfig(TorchvisionConfig):
         """The raw files."""
         return *_read_idx(self.root / "MNIST" / "raw", train), tuple("0123456789")
 
-    def fetch(self) -> None:
-        """Downloads the files."""
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
         from torchvision.datasets import MNIST
 
-        MNIST(self.root, download=True)
+        MNIST(root, download=True)
 
 
 class FashionMnistConfig(TorchvisionConfig):
@@ -180,11 +202,11 @@ class FashionMnistConfig(TorchvisionConfig):
 
         return *_read_idx(self.root / "FashionMNIST" / "raw", train), tuple(FashionMNIST.classes)
 
-    def fetch(self) -> None:
-        """Downloads the files."""
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
         from torchvision.datasets import FashionMNIST
 
-        FashionMNIST(self.root, download=True)
+        FashionMNIST(root, download=True)
 
 
 class Cifar10Config(TorchvisionConfig):
@@ -206,11 +228,11 @@ class Cifar10Config(TorchvisionConfig):
         images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
         return images, found.targets, tuple(found.classes)
 
-    def fetch(self) -> None:
-        """Downloads the files."""
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
         from torchvision.datasets import CIFAR10
 
-        CIFAR10(self.root, download=True)
+        CIFAR10(root, download=True)
 
 
 def _read_idx(folder: Path, train: bool) -> tuple[Tensor, list[int]]:

@@ -138,6 +138,35 @@ def test_broken_files_are_named(root: Path, tmp_path: Path) -> None:
         Cifar10Config(type="cifar10", root=tmp_path).build("train")
 
 
+def test_missing_files_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[Path] = []
+
+    def fetch(self: MnistConfig, root: Path) -> None:
+        fetched.append(root)
+        write_idx(root / "MNIST" / "raw", "train", 100)
+        write_idx(root / "MNIST" / "raw", "t10k", 10)
+
+    monkeypatch.setattr(MnistConfig, "fetch", fetch)
+    root = tmp_path / "new"
+    assert [len(mnist(root, split, download=True)) for split in SPLITS] == [90, 10, 10]
+    assert len(fetched) == 1
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
+    (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(ConfigError, match=r"has only a part of mnist: .*t10k-labels-idx1-ubyte is missing; delete"):
+        mnist(root, "test", download=True)
+
+
+def test_a_failed_fetch_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(self: MnistConfig, root: Path) -> None:
+        write_idx(root / "MNIST" / "raw", "train", 100)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(MnistConfig, "fetch", fetch)
+    with pytest.raises(ConfigError, match=r"mnist cannot be fetched to data.root .*: no route to host"):
+        mnist(tmp_path, "train", download=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_splits_are_named() -> None:
     with pytest.raises(ConfigError, match="unknown split 'dev'; one of train, val, test"):
         digits("dev")
