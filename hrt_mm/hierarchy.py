@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .block import Block
 from .cross_scale import CausalDown, CrossAttention
 from .errors import ConfigError, UserError
-from .levels import HierarchyConfig, Level, blocks
+from .levels import HierarchyConfig, Level, blocks, check_sizes
 from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
@@ -98,6 +98,7 @@ class Hierarchy(nn.Module):
     def __init__(self, config: HierarchyConfig, axes: int = 1) -> None:
         super().__init__()
         self.config, self.axes = config, axes
+        check_sizes(config, axes)
         self.blocks = blocks(config, axes) if axes > 1 else ()
         theta = config.rope_theta or (10000.0 if axes == 1 else 100.0)
         levels = config.levels

@@ -162,8 +162,12 @@ class HierarchyConfig(Component):
             raise ValueError(
                 f"the last level {names[-1]!r} has a group but no level above it; drop the group or add one"
             )
-        if len(self.levels) == 1 and (self.top_down or self.cross_scale.up or self.cross_scale.down):
-            raise ValueError("top_down and cross_scale join levels, and there is only one; drop them or add a level")
+        paths = (self.top_down, self.cross_scale.up, self.cross_scale.down, self.alignment, self.reconstruction)
+        if len(self.levels) == 1 and any(paths):
+            raise ValueError(
+                "top_down, cross_scale, alignment and reconstruction join levels, and there is only one; drop them or "
+                "add a level"
+            )
         if self.causal:
             for level in self.levels:
                 if level.window is not None and level.reach != "sliding":
@@ -203,6 +207,24 @@ def extent(value: int | tuple[int, ...], axes: int, what: str) -> tuple[int, ...
             f"{what} has {len(sizes)} sizes {sizes}, but the modality has {axes} axes; give one size or {axes}"
         )
     return sizes
+
+
+def check_sizes(config: HierarchyConfig, axes: int) -> None:
+    """Sizes along several axes are for grids. After learned or given groups there is no grid any more.
+
+    Raises:
+        ConfigError: a level that is no grid has a window or stride of several sizes.
+    """
+    gridded = axes > 1
+    for level in config.levels:
+        stride = level.group.stride if isinstance(level.group, FixedGroups) else None
+        for what, size in (("window", level.window), ("stride", stride)):
+            if not gridded and isinstance(size, tuple) and len(size) > 1:
+                raise ConfigError(
+                    f"{what} of level {level.name!r} has {len(size)} sizes {size}, but its tokens lie on one axis; "
+                    "give one"
+                )
+        gridded = gridded and isinstance(level.group, FixedGroups)
 
 
 def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
