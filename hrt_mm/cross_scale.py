@@ -89,12 +89,16 @@ class CausalDown(CrossAttention):
     The ragged staircase that this makes is one causal call: the tokens of a group fold into the heads of one query
     row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are delayed by one group behind
     a null key, so that row g sees the null key and the groups before g.
+
+    Args:
+        inclusive: a group's token may be seen by its own tokens, because it was made from the first one alone.
     """
 
-    def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
+    def __init__(
+        self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str, *, inclusive: bool
+    ) -> None:
         super().__init__(dim, source_dim, heads, axes, theta, backend)
-        self.null_key = nn.Parameter(torch.zeros(2, heads, self.width))
-        nn.init.normal_(self.null_key, std=0.02)
+        self.null_key = None if inclusive else nn.Parameter(torch.randn(2, heads, self.width) * 0.02)
 
     def staircase(
         self,
@@ -106,7 +110,6 @@ class CausalDown(CrossAttention):
         samples: Spans,
         steps_C: Tensor,
         *,
-        inclusive: bool,
         window: int | None,
     ) -> Tensor:
         """(T, D), gated.
@@ -119,12 +122,11 @@ class CausalDown(CrossAttention):
             source_coords: their positions.
             samples: the samples, counted in groups.
             steps_C: level-0 steps that count as one.
-            inclusive: a group's token may be seen by its own tokens, because it was made from the first one alone.
             window: groups back that are seen; all when absent.
         """
         q_THE = self._queries(x_TD, self._rope(coords_TC, steps_C))
         k_GHE, v_GHE = self._keys_values(source, self._rope(source_coords, steps_C))
-        if not inclusive:
+        if self.null_key is not None:
             k_GHE, v_GHE = (
                 delayed(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
             )

@@ -125,8 +125,10 @@ class Hierarchy(nn.Module):
     def _cross(self, index: int, axes: int, theta: float, *, up: bool) -> CrossAttention:
         fine, coarse = self.config.levels[index], self.config.levels[index + 1]
         asks, source = (coarse, fine) if up else (fine, coarse)
-        kind = CausalDown if self.config.causal and not up else CrossAttention
-        return kind(asks.dim, source.dim, asks.heads, axes, theta, self.config.backend)
+        shape = (asks.dim, source.dim, asks.heads, axes, theta, self.config.backend)
+        if self.config.causal and not up:
+            return CausalDown(*shape, inclusive=self._transition(index).inclusive)
+        return CrossAttention(*shape)
 
     def forward(self, tokens: Tokens) -> Pyramid:
         """Runs the hierarchy.
@@ -196,7 +198,6 @@ class Hierarchy(nn.Module):
                 coarse.plan.coords_TC,
                 groups.samples,
                 fine.plan.steps_C,
-                inclusive=self._transition(index).inclusive,
                 window=coarse.plan.sliding,
             )
         assert isinstance(down, CrossAttention)

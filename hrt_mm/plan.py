@@ -130,7 +130,7 @@ class LevelPlan:
         window, kind = self.level.window, self.level.reach
         if window is None or kind == "sliding":
             return self.samples
-        return self.samples.cached(("reach", kind, window, layer % 2), lambda: self._windows(layer))
+        return self.samples.cached(("reach", kind, window, layer % 2, self.grid), lambda: self._windows(layer))
 
     def _windows(self, layer: int) -> Spans:
         if self.grid is not None:
