@@ -90,7 +90,7 @@ class TrainConfig(Component):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast where the device computes it in hardware (CUDA with bf16, CPUs with AMX), or one of the two."""
     compile: bool = False
-    """Compile the task with ``torch.compile``."""
+    """Compile the transformer blocks with ``torch.compile``: minutes at the start, faster steps after it."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights, with which is then evaluated; off when null."""
     seed: NonNegativeInt = 0

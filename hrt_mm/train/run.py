@@ -22,6 +22,7 @@ from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
 from .precision import autocast, choose_dtype
 from .progress import Interval, ProgressBar
+from .regions import compile_regions
 from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together
 from .seeding import mix, seed_all
@@ -75,7 +76,7 @@ class Run:
         if checkpoint is not None:
             self._go_on_from(checkpoint)
         if self.options.compile:
-            self.task.compile()
+            compile_regions(self.task)
         self.model = ranks.wrap(self.task)
         self._kept_lines = int(checkpoint.state["log_lines"]) if checkpoint is not None else 0
 
