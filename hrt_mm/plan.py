@@ -205,7 +205,14 @@ class LevelPlan:
         return Groups(spans, samples, config.max)
 
     def coarser(
-        self, level: Level, groups: Groups, coords_GC: Tensor, stride: tuple[float, ...], *, gridded: bool
+        self,
+        level: Level,
+        groups: Groups,
+        coords_GC: Tensor,
+        stride: tuple[float, ...],
+        *,
+        gridded: bool,
+        ahead: bool = False,
     ) -> LevelPlan:
         """The plan of the next level.
 
@@ -215,16 +222,26 @@ class LevelPlan:
             coords_GC: where they lie.
             stride: tokens a group along each axis, usually.
             gridded: the groups are blocks of the grid.
+            ahead: a group's token stands for it from its first token on, when what starts later in it is not known.
         """
         step = tuple(a * b for a, b in zip(self.step, stride, strict=True))
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
-        starts = groups.spans.host[:-1].numpy()
-        boundaries = {name: _any_start(mask, starts) for name, mask in self.boundaries.items()}
+        fold = _starts_so_far if ahead else _any_start
+        boundaries = {name: fold(mask, groups) for name, mask in self.boundaries.items()}
         return LevelPlan(level, groups.samples, coords_GC, step, grid, boundaries)
 
 
-def _any_start(starts_T: Tensor, first_G: np.ndarray) -> Tensor:
+def _any_start(starts_T: Tensor, groups: Groups) -> Tensor:
     """(G,) whether any token of a group starts one of the given groups. Groups are not empty here."""
-    if not len(first_G):
-        return starts_T[:0]
-    return torch.from_numpy(np.logical_or.reduceat(starts_T.numpy(), first_G))
+    first_G = groups.spans.host[:-1].numpy()
+    return torch.from_numpy(np.logical_or.reduceat(starts_T.numpy(), first_G)) if len(first_G) else starts_T[:0]
+
+
+def _starts_so_far(starts_T: Tensor, groups: Groups) -> Tensor:
+    """(G,) whether a given group starts after a group's predecessor did, up to the group's first token."""
+    after_G = _any_start(starts_T.roll(-1), groups)
+    first = groups.samples.host[:-1]
+    first = first[first < len(after_G)]
+    so_far_G = after_G.roll(1)
+    so_far_G[first] = starts_T[groups.spans.host[first]]
+    return so_far_G

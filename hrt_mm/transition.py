@@ -85,7 +85,8 @@ class Transition(nn.Module):
         """The next level's plan. A token made from the first of its group stands where that one stands."""
         place = segment_first if self.inclusive else segment_mean
         coords_GC = place(plan.coords_TC, groups.spans)
-        return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded)
+        ahead = self.causal and self.inclusive
+        return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded, ahead=ahead)
 
     def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
         """Groups that the model chooses.
