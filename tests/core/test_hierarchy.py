@@ -351,7 +351,7 @@ def test_tokens_that_do_not_fit_are_named(tokens: Callable[[], Tokens], message:
 
 def test_grids_without_their_shape_are_named(configure: Configure) -> None:
     tokens = Tokens.pack([torch.zeros(4, 12)], coords=[torch.zeros(4, 2)])
-    with pytest.raises(UserError, match="tokens on 2 axes must be grids in hierarchical order; set Tokens.grids"):
+    with pytest.raises(UserError, match=r"tokens on 2 axes must be grids in hierarchical order; set Tokens\.grids"):
         Hierarchy(configure(axes=2), 2)(tokens)
 
 
