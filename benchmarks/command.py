@@ -17,6 +17,7 @@ from .results import FOLDER, Result, slug, write
 
 Run = Callable[[argparse.Namespace], Result]
 Tables = Callable[[Result], str]
+Picture = Callable[[Result, Path], None]
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
@@ -55,15 +56,32 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split(","))
 
 
-def main(arguments: argparse.ArgumentParser, run: Run, tables: Tables, argv: Sequence[str] | None = None) -> int:
+def main(
+    arguments: argparse.ArgumentParser,
+    run: Run,
+    tables: Tables,
+    argv: Sequence[str] | None = None,
+    *,
+    picture: Picture | None = None,
+    strict: bool = False,
+) -> int:
     """Runs a benchmark, prints its tables and writes its result.
 
+    Args:
+        arguments: the benchmark's command line.
+        run: measures.
+        tables: the result as Markdown.
+        argv: the command line's words; the process's own when absent.
+        picture: draws the result, beside its file.
+        strict: a bar that is not met is a failure.
+
     Returns:
-        0; 1 where a check is red or the input is wrong, and then nothing is reported.
+        0; 1 where a check is red or the input is wrong, and then nothing is reported; 1 as well where ``strict`` fails.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     options = arguments.parse_args(given)
-    options.command = shlex.join(["python", *arguments.prog.split()[1:], *given])
+    options.command = shlex.join(["python", *arguments.prog.split()[1:], *_without_file(given)])
+    options.rehearsal = options.device == "cpu" and options.quick
     try:
         options.device = _device(options.device)
         if options.threads:
@@ -80,7 +98,20 @@ def main(arguments: argparse.ArgumentParser, run: Run, tables: Tables, argv: Seq
     if path is not None:
         write(result, path)
         print(f"written to {path}")
-    return 0
+        if picture is not None:
+            picture(result, path.with_suffix(".png"))
+    return int(strict and not all(bar.met for bar in result.bars))
+
+
+def _without_file(given: list[str]) -> list[str]:
+    """The words of a command line that change what is measured: all but ``--json FILE``."""
+    kept, words = [], iter(given)
+    for word in words:
+        if word == "--json":
+            next(words, None)
+        elif not word.startswith("--json="):
+            kept.append(word)
+    return kept
 
 
 def _device(asked: str | None) -> torch.device:

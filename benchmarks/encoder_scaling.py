@@ -23,11 +23,12 @@ from hrt_mm.control import flat_control, num_parameters
 from . import models
 from .checks import bound_of, must_equal
 from .command import main, numbers, parser, positive
+from .contest import contest
 from .markdown import markdown, mebibytes, milliseconds, times
-from .memory import Prepared, Sizes, peak_bytes
-from .results import Bar, Measured, Result, Row, environment
+from .memory import Prepared, Sizes
+from .results import Bar, Result, Row, environment
 from .steps import DTYPES, MODES, prepared
-from .timing import exponent, race
+from .timing import exponent
 
 NAME = "encoder_scaling"
 CONTENDERS = ("hierarchy", "flat", "torch.nn.TransformerEncoder")
@@ -143,23 +144,12 @@ def _described(settings: Mapping[str, Any], device: torch.device, dtypes: list[s
 def _row(sizes: Sizes, settings: Mapping[str, Any], peers: bool) -> Row:
     names = CONTENDERS if peers else CONTENDERS[:2]
     warm = sizes | {"tokens": min(256, int(sizes["tokens"]))}
-    memory = {name: peak_bytes(NAME, prepare, name, sizes, warm, settings) for name in names}
-    calls = {name: prepare(name, sizes, settings).call for name in names}
-    raced = race(calls, torch.device(settings["device"]), budget=settings["budget_seconds"])
-    contenders = {
-        name: Measured(
-            seconds=raced.median(name),
-            quartiles=raced.quartiles(name),
-            bytes=memory[name],
-            note=raced.notes.get(name, ""),
-        )
-        for name in names
-    }
+    contenders, raced = contest(NAME, prepare, names, sizes, warm, settings)
     ratios = {f"{name}/hierarchy seconds": raced.ratio(name, "hierarchy") for name in names[1:]}
-    own = memory["hierarchy"]
-    ratios |= {
-        f"hierarchy/{name} bytes": own / other if own and (other := memory[name]) else None for name in names[1:]
-    }
+    own = contenders["hierarchy"].bytes
+    for name in names[1:]:
+        other = contenders[name].bytes
+        ratios[f"hierarchy/{name} bytes"] = own / other if own and other else None
     row = Row(sizes=sizes, contenders=contenders, ratios={k: v for k, v in ratios.items() if v is not None})
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.ratios.items()), file=sys.stderr)
     return row

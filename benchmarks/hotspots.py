@@ -13,9 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from .timing import Call
 
 
-def compare(
-    calls: Mapping[str, Call], device: torch.device, *, repeats: int = 5, most: int = 6
-) -> list[dict[str, Any]]:
+def compare(calls: Mapping[str, Call], device: torch.device, *, repeats: int, most: int = 6) -> list[dict[str, Any]]:
     """Operators whose own time differs most between two contenders, and the sums.
 
     Args:

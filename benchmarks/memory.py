@@ -38,6 +38,9 @@ Sizes = dict[str, int | float | str]
 MEASURABLE = ("encoder_scaling", "overhead", "learning_rate")
 """Benchmarks that can be asked for a contender: their modules have ``prepare(contender, sizes, settings)``."""
 
+EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Environment of a measuring process: freed memory goes back to the system at once."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -77,9 +80,8 @@ def peak_bytes(
         return None
     request = {"contender": contender, "sizes": sizes, "warm": warm, "settings": dict(settings)}
     command = [sys.executable, "-m", "benchmarks.memory", benchmark, json.dumps(request)]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     root = Path(__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | EXACT, cwd=root, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {contender} at {sizes} failed:\n{done.stderr[-2000:]}")
     return int(done.stdout.splitlines()[-1])
@@ -99,7 +101,8 @@ def _cuda_peak(prepared: Prepared) -> int | None:
     return prepared.held + torch.cuda.max_memory_allocated() - before
 
 
-def _cpu_peak(prepared: Prepared) -> int:
+def cpu_peak(prepared: Prepared) -> int:
+    """Peak bytes of a call in this process, which is to do nothing else and to have run something like it before."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -121,7 +124,7 @@ def _main(benchmark: str, text: str) -> None:
     torch.set_num_threads(request["settings"]["threads"])
     prepare: Prepare = importlib.import_module(f"benchmarks.{benchmark}").prepare
     prepare(request["contender"], request["warm"], request["settings"]).call()
-    print(_cpu_peak(prepare(request["contender"], request["sizes"], request["settings"])))
+    print(cpu_peak(prepare(request["contender"], request["sizes"], request["settings"])))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ from hrt_mm.errors import UserError
 from . import models
 from .checks import CheckFailed, bound_of, must_equal
 from .command import main, parser, positive
+from .contest import contest
 from .dense import DenseHierarchy
 from .hotspots import compare
 from .markdown import markdown, mebibytes, milliseconds, times
-from .memory import Prepared, Sizes, peak_bytes
-from .results import Bar, Measured, Result, Row, environment
+from .memory import Prepared, Sizes
+from .results import Bar, Result, Row, environment
 from .steps import DTYPES, MODES, prepared
-from .timing import race
 
 NAME = "overhead"
 CONTENDERS = ("packed", "dense")
@@ -139,11 +139,12 @@ def run(options: argparse.Namespace) -> Result:
         "device": device.type,
         "threads": torch.get_num_threads(),
         "memory": options.memory,
+        "profiled_calls": 1 if quick else 5,
         "budget_seconds": 0.1 if quick else options.budget,
     }
     dtypes = options.dtypes or (["bfloat16"] if device.type == "cuda" else ["float32"])
     tokens = options.tokens or (128 if quick else 1024)
-    batch = options.batch or (3 if quick else 64 if device.type == "cuda" else 8)
+    batch = options.batch or (3 if quick else 64 if device.type == "cuda" else 16)
     multiple = DenseHierarchy(models.hierarchy(settings | {"device": "cpu"})).multiple
     if tokens % multiple:
         raise UserError(f"--tokens {tokens} must be a multiple of {multiple}, or the dense version would pad further")
@@ -178,23 +179,14 @@ def _calls(sizes: Sizes, settings: Mapping[str, Any]) -> dict[str, Callable[[], 
 
 def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
     warm = sizes | {"batch": 2, "tokens": min(256, int(sizes["tokens"]))}
-    memory = {name: peak_bytes(NAME, prepare, name, sizes, warm, settings) for name in CONTENDERS}
-    raced = race(_calls(sizes, settings), torch.device(settings["device"]), budget=settings["budget_seconds"])
-    contenders = {
-        name: Measured(
-            seconds=raced.median(name),
-            quartiles=raced.quartiles(name),
-            bytes=memory[name],
-            note=raced.notes.get(name, ""),
-        )
-        for name in CONTENDERS
-    }
+    contenders, raced = contest(NAME, prepare, CONTENDERS, sizes, warm, settings)
     cost, gain, ideal = raced.ratio("packed", "dense"), raced.ratio("dense", "packed"), ideal_gain(sizes)
     ratios = {"packed/dense seconds": cost, "dense/packed seconds": gain, "ideal gain": ideal}
     if gain is not None:
         ratios["share of the ideal gain"] = gain / ideal
-    if memory["packed"] and memory["dense"]:
-        ratios["packed/dense bytes"] = memory["packed"] / memory["dense"]
+    own, other = (contenders[name].bytes for name in CONTENDERS)
+    if own and other:
+        ratios["packed/dense bytes"] = own / other
     row = Row(sizes=sizes, contenders=contenders, ratios={k: v for k, v in ratios.items() if v is not None})
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.ratios.items()), file=sys.stderr)
     return row
@@ -202,7 +194,8 @@ def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
 
 def _profile(sizes: Sizes, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where packed and dense spend their time."""
-    found = compare(_calls(sizes, settings), torch.device(settings["device"]))
+    device, repeats = torch.device(settings["device"]), settings["profiled_calls"]
+    found = compare(_calls(sizes, settings), device, repeats=repeats)
     return [{"mode": sizes["mode"], "dtype": sizes["dtype"], "lengths": sizes["lengths"], **line} for line in found]
 
 
@@ -279,7 +272,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
     found.add_argument("--tokens", type=positive, help="of the longest sample; 1024 when absent")
-    found.add_argument("--batch", type=positive, help="samples; 8, or 64 on a GPU, when absent")
+    found.add_argument("--batch", type=positive, help="samples; 16, or 64 on a GPU, when absent")
     found.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent")
     found.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
     return found
