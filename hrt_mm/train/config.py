@@ -104,8 +104,8 @@ class TrainConfig(Component):
     num_threads: PositiveInt | None = None
     """Threads that compute on the CPU; torch's own choice when null."""
     time_limit: PositiveFloat | None = None
-    """Minutes after which the run ends, evaluations and saves included; the schedule then ends with whichever
-    of steps and time ends first."""
+    """Minutes of wall clock after which training ends, with the evaluations and saves on the way. The schedule then
+    follows steps or time, whichever is nearer its end."""
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> TrainConfig:

@@ -84,3 +84,16 @@ def test_masked_pretraining_starts_a_classification(tmp_path: Path, caplog: pyte
     assert 0.5 * len(found) < len(common) < len(found)
     for name in common:
         torch.testing.assert_close(found[name], source[name], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_digits_are_learnt_on_cuda(tmp_path: Path) -> None:
+    cuda = ["train.device=cuda", "train.precision=auto", "train.ema=0.9"]
+    train(digits(tmp_path, *cuda, "train.steps=10"))
+    train(digits(tmp_path, *cuda, "train.steps=40", "train.workers=2"), resume=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["metrics"]["test/accuracy"] > 0.3
+    assert summary["precision"] == "bf16"
+    assert summary["versions"]["cuda"] == torch.version.cuda
+    assert evaluate_run(tmp_path, "test", ["train.device=cpu", "train.precision=fp32"])["test/accuracy"] > 0.3

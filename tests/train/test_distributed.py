@@ -10,23 +10,25 @@ import torch
 from hrt_mm.train.distributed import Ranks
 from hrt_mm.train.loop import train
 from hrt_mm.train.store import CheckpointStore
-from tests.train.toy_processes import finished, logged, start_ranks
+from tests.train.toy_processes import finished, logged, start_ranks, wait_for_step
 from tests.train.toy_training import toy_config
 
 RUN: dict[str, Any] = {
     "steps": 9, "batch_size": 7, "accumulate": 2, "ema": 0.9, "log_every": 3, "eval_every": 3, "save_every": 4,
-    "data": {"held_out": 11, "unreadable": (3,)}, "max_bad_share": 0.1, "task": {"dropout": 0.0},
+    "data": {"held_out": 11, "unreadable": (3,), "delay": 0.002}, "max_bad_share": 0.1, "task": {"dropout": 0.0},
     "optim": {"schedule": {"type": "constant"}},
 }  # fmt: skip
 """Uneven shares on purpose: 7 samples, some of them bad, on 2 ranks, and 11 to evaluate on."""
 
 
-def test_two_ranks_train_as_one_and_go_on_as_one(tmp_path: Path) -> None:
+def test_two_ranks_train_as_one_and_stop_and_go_on_as_one(tmp_path: Path) -> None:
     train(toy_config(tmp_path / "one", **RUN))
-    # Five steps, then the rest: resumed on both ranks.
-    for keywords in (RUN | {"steps": 5}, RUN):
-        processes = start_ranks(tmp_path / "two", keywords, 2, resume=keywords is RUN)
-        assert [finished(process) for process in processes] == [0, 0]
+    ranks = start_ranks(tmp_path / "two", RUN, 2)
+    wait_for_step(tmp_path / "two", 3)
+    ranks[1].terminate()
+    assert [finished(process) for process in ranks] == [0, 0]
+    assert not (tmp_path / "two" / "summary.json").exists()
+    assert [finished(process) for process in start_ranks(tmp_path / "two", RUN, 2, resume=True)] == [0, 0]
     one, two = (CheckpointStore(tmp_path / name).read(9) for name in ("one", "two"))
     for part in ("model", "ema", "optimizer"):
         theirs = two.tensors(part)

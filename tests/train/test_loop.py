@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hrt_mm.errors import ConfigError, UserError
 from hrt_mm.train import checkpoint as checkpoint_module
 from hrt_mm.train import files
 from hrt_mm.train.checkpoint import CheckpointError
-from hrt_mm.train.evaluate import evaluate_run
+from hrt_mm.train.evaluate import evaluate, evaluate_run
 from hrt_mm.train.loop import train
 from hrt_mm.train.nonfinite import NonFiniteError
 from hrt_mm.train.regions import compile_regions
@@ -179,6 +180,24 @@ def test_resuming_nothing_starts_and_resuming_the_end_only_evaluates(tmp_path: P
     assert all(torch.equal(value, first[name]) for name, value in weights(folder).items())
     assert len([line for line in logged(folder) if "lr" in line]) == 3
     assert "test/accuracy" in json.loads((folder / "summary.json").read_text())["metrics"]
+
+
+def test_a_signal_while_evaluating_is_answered_and_the_evaluation_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **keywords: Any) -> dict[str, float] | None:
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*args, **keywords)
+
+    trained(tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        patch.setattr("hrt_mm.train.run.evaluate", interrupted)
+        train(toy_config(tmp_path / "stopped"))
+    assert CheckpointStore(tmp_path / "stopped").steps() == [4]
+    assert not any("val/loss" in line for line in logged(tmp_path / "stopped"))
+    train(toy_config(tmp_path / "stopped"), resume=True)
+    assert logged(tmp_path / "stopped", timed=False) == logged(tmp_path / "straight", timed=False)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
