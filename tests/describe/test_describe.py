@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hrt_mm import describe as package
+from hrt_mm.cli.main import main
 from hrt_mm.config import RunConfig
 from hrt_mm.control import flat_control, num_parameters
 from hrt_mm.describe import describe, describe_model, describe_run
@@ -156,3 +157,21 @@ def test_flops_in_words(number: int, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(12, "12 B"), (393216, "384 KiB"), (5 * 2**30, "5.00 GiB")])
 def test_bytes_in_words(number: int, text: str) -> None:
     assert size(number) == text
+
+
+def test_command_takes_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "vision/digits", "--shape", "16x12"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["pixels", "192"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [("16xx2", "'16xx2' is not a shape; write 4096 or 32x32"), ("16", "2 axes; give 2 sizes")]
+)
+def test_command_refuses_other_shapes(shape: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(["describe", "vision/digits", "--shape", shape])
+    except SystemExit as end:
+        assert end.code == 2
+        code = 2
+    assert code == 2
+    assert message in capsys.readouterr().err

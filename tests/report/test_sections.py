@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
+from torch import nn
 
+from hrt_mm.errors import ConfigError
 from hrt_mm.report.attending import salient
 from hrt_mm.report.confusion import NUMBERED, Scores, draw_matrix
 from hrt_mm.report.curves import draw_curves, read_curves
@@ -20,6 +23,7 @@ from hrt_mm.report.reconstruction import reconstruct
 from hrt_mm.report.recovery import measure_recovery
 from hrt_mm.report.subject import Subject
 from hrt_mm.report.view import View
+from hrt_mm.train.build import build_dataset
 from hrt_mm.train.distributed import Ranks
 from hrt_mm.train.evaluate import load_task
 
@@ -180,3 +184,19 @@ def test_view_draws_what_the_modality_draws(digits_run: Path) -> None:
     )
     told.draw(axes)
     assert calls == [(view.tokenizer, view.tokens)]
+
+
+def test_split_that_is_not_there_is_replaced(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_test(config: Any, split: str) -> Any:
+        if split == "test":
+            raise ConfigError("no such split")
+        return build_dataset(config, split)
+
+    monkeypatch.setattr("hrt_mm.report.subject.build_dataset", without_test)
+    assert subject_of(digits_run).split == "val"
+
+
+def test_task_without_an_encoder(digits_run: Path) -> None:
+    run = load_task(digits_run)
+    bare: Any = nn.Linear(2, 2)
+    assert Subject(replace(run, task=bare), Ranks(torch.device("cpu")), "test").encoder is None
