@@ -35,9 +35,10 @@ def contest(
         name: Measured(
             seconds=raced.median(name),
             quartiles=raced.quartiles(name),
-            bytes=memory[name],
+            bytes=found.peak if found else None,
+            held_bytes=found.held if found else None,
             note=raced.notes.get(name, ""),
         )
-        for name in names
+        for name, found in memory.items()
     }
     return measured, raced

@@ -146,10 +146,13 @@ def _row(sizes: Sizes, settings: Mapping[str, Any], peers: bool) -> Row:
     warm = sizes | {"tokens": min(256, int(sizes["tokens"]))}
     contenders, raced = contest(NAME, prepare, names, sizes, warm, settings)
     ratios = {f"{name}/hierarchy seconds": raced.ratio(name, "hierarchy") for name in names[1:]}
-    own = contenders["hierarchy"].bytes
+    own = contenders["hierarchy"]
     for name in names[1:]:
-        other = contenders[name].bytes
-        ratios[f"hierarchy/{name} bytes"] = own / other if own and other else None
+        other = contenders[name]
+        if own.bytes and own.held_bytes and other.bytes and other.held_bytes:
+            ratios[f"hierarchy/{name} bytes"] = own.bytes / other.bytes
+            whole = (own.bytes + own.held_bytes) / (other.bytes + other.held_bytes)
+            ratios[f"hierarchy/{name} bytes with weights"] = whole
     row = Row(sizes=sizes, contenders=contenders, ratios={k: v for k, v in ratios.items() if v is not None})
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.ratios.items()), file=sys.stderr)
     return row
@@ -214,7 +217,14 @@ def tables(result: Result) -> str:
         names = list(rows[0].contenders)
         title = "Inference" if mode == "inference" else "Training step"
         parts.append(f"{title}, {dtype}, {rows[0].sizes['batch']} sequence(s): milliseconds, and peak MiB")
-        head = ["tokens", *names, "flat / hierarchy", *(f"{name}, MiB" for name in names), "hierarchy / flat, MiB"]
+        head = [
+            "tokens",
+            *names,
+            "flat / hierarchy",
+            *(f"{name}, MiB" for name in names),
+            "hierarchy / flat",
+            "with weights",
+        ]
         parts.append(markdown(head, [_cells(row, names) for row in rows]))
     head = ["mode", "precision", "contender", "exponent, all lengths", "exponent, three longest"]
     fits = result.details["exponents"]
@@ -225,13 +235,15 @@ def tables(result: Result) -> str:
 
 
 def _cells(row: Row, names: list[str]) -> list[str]:
-    speed, share = row.ratios.get("flat/hierarchy seconds"), row.ratios.get("hierarchy/flat bytes")
+    keys = ("flat/hierarchy seconds", "hierarchy/flat bytes", "hierarchy/flat bytes with weights")
+    speed, share, whole = (row.ratios.get(key) for key in keys)
     return [
         str(row.sizes["tokens"]),
         *(milliseconds(row.contenders[name]) for name in names),
         times(speed),
         *(mebibytes(row.contenders[name].bytes) for name in names),
         "" if share is None else f"{share:.0%}",
+        "" if whole is None else f"{whole:.0%}",
     ]
 
 

@@ -34,7 +34,7 @@ from modalities.vision.tokenizer import VisionConfig, VisionTokenizer
 from .checks import bound_of, must_equal
 from .command import main, parser, positive
 from .markdown import markdown, milliseconds
-from .memory import Prepared, Sizes, peak_bytes
+from .memory import Memory, Prepared, Sizes, peak_bytes
 from .models import randomised
 from .results import Measured, Result, Row, environment
 
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> Result:
     )
 
 
-def _row(lr: float, memory: Mapping[str, int | None], settings: Mapping[str, Any]) -> Row:
+def _row(lr: float, memory: Mapping[str, Memory | None], settings: Mapping[str, Any]) -> Row:
     """Trains both contenders at a rate, with each seed."""
     finished: dict[str, list[Trainer]] = {name: [] for name in CONTENDERS}
     train, test = digits(train=True), digits(train=False)
@@ -223,13 +223,14 @@ def _row(lr: float, memory: Mapping[str, int | None], settings: Mapping[str, Any
     return row
 
 
-def _measured(trainers: list[Trainer], test: tuple[Tensor, Tensor], memory: int | None) -> Measured:
+def _measured(trainers: list[Trainer], test: tuple[Tensor, Tensor], memory: Memory | None) -> Measured:
     seconds = [value for trainer in trainers for value in trainer.seconds]
     accuracies = [trainer.accuracy(*test) for trainer in trainers]
     stopped = sum(trainer.diverged for trainer in trainers)
     return Measured(
         seconds=statistics.median(seconds),
-        bytes=memory,
+        bytes=memory.peak if memory else None,
+        held_bytes=memory.held if memory else None,
         scores={"loss": _mean([trainer.final_loss for trainer in trainers]), "accuracy": _mean(accuracies)},
         note=f"{stopped} of {len(trainers)} runs stopped at a loss or gradient that was not finite" if stopped else "",
     )

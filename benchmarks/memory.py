@@ -11,7 +11,7 @@ contender runs at each size in a fresh process of its own, and the kernel counts
 ``MALLOC_MMAP_THRESHOLD_`` makes the C allocator map each block over 64 KiB on its own and return it at once when
 it is freed. So the peak is that of live tensors and of the kernels' own workspaces, and not of memory kept in
 reserve. What the contender holds before the call (weights, optimizer state, input) is counted from its tensors and
-added.
+given beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,10 +58,17 @@ class Prepared:
 Prepare = Callable[[str, Sizes, Mapping[str, Any]], Prepared]
 
 
+class Memory(NamedTuple):
+    """Bytes of a call at its peak, beyond what is held before it, and that: weights, optimizer state, input."""
+
+    peak: int
+    held: int
+
+
 def peak_bytes(
     benchmark: str, prepare: Prepare, contender: str, sizes: Sizes, warm: Sizes, settings: Mapping[str, Any]
-) -> int | None:
-    """Peak memory of a contender's call, what it holds included; ``None`` where it cannot be told.
+) -> Memory | None:
+    """Peak memory of a contender's call; ``None`` where it cannot be told.
 
     Args:
         benchmark: module that the contender is from, one of ``MEASURABLE``.
@@ -84,10 +91,11 @@ def peak_bytes(
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | EXACT, cwd=root, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {contender} at {sizes} failed:\n{done.stderr[-2000:]}")
-    return int(done.stdout.splitlines()[-1])
+    peak, held = done.stdout.splitlines()[-1].split()
+    return Memory(int(peak), int(held))
 
 
-def _cuda_peak(prepared: Prepared) -> int | None:
+def _cuda_peak(prepared: Prepared) -> Memory | None:
     try:
         prepared.call()
         torch.cuda.synchronize()
@@ -98,17 +106,17 @@ def _cuda_peak(prepared: Prepared) -> int | None:
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-    return prepared.held + torch.cuda.max_memory_allocated() - before
+    return Memory(torch.cuda.max_memory_allocated() - before, prepared.held)
 
 
-def cpu_peak(prepared: Prepared) -> int:
+def cpu_peak(call: Call) -> int:
     """Peak bytes of a call in this process, which is to do nothing else and to have run something like it before."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    prepared.call()
-    return prepared.held + max(0, _status("VmHWM") - before)
+    call()
+    return max(0, _status("VmHWM") - before)
 
 
 def _status(field: str) -> int:
@@ -124,7 +132,8 @@ def _main(benchmark: str, text: str) -> None:
     torch.set_num_threads(request["settings"]["threads"])
     prepare: Prepare = importlib.import_module(f"benchmarks.{benchmark}").prepare
     prepare(request["contender"], request["warm"], request["settings"]).call()
-    print(cpu_peak(prepare(request["contender"], request["sizes"], request["settings"])))
+    prepared = prepare(request["contender"], request["sizes"], request["settings"])
+    print(cpu_peak(prepared.call), prepared.held)
 
 
 if __name__ == "__main__":

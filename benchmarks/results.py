@@ -25,7 +25,9 @@ class Measured(Component):
     quartiles: tuple[float, float] | None = None
     """First and third quartile of the seconds."""
     bytes: int | None = None
-    """Peak memory, weights, optimizer state and input included."""
+    """Peak memory of the call, beyond what is held before it."""
+    held_bytes: int | None = None
+    """Weights, optimizer state and input."""
     scores: dict[str, float | None] = Field(default_factory=dict)
     """What else was measured: a loss, an accuracy; absent values did not stay finite."""
     note: str = ""

@@ -15,14 +15,14 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="n
 
 SCRIPT = """
 import torch
-from benchmarks.memory import Prepared, cpu_peak
+from benchmarks.memory import cpu_peak
 torch.set_num_threads(1)
 def call():
     first = torch.ones({first} << 18)
     del first
     second = torch.ones({second} << 18)
 call()
-print(cpu_peak(Prepared(call, held=7)))
+print(cpu_peak(call))
 """
 
 
@@ -44,7 +44,9 @@ def test_a_contender_is_measured_in_a_process_of_its_own() -> None:
     found = memory.peak_bytes("overhead", overhead.prepare, "packed", sizes, sizes | {"batch": 1}, settings)
     # At 4096 tokens of width 32 the feed-forward alone holds 2 * 88 values a token.
     assert found is not None
-    assert 4096 * 2 * 88 * 4 < found < 4096 * 32 * 60 * 4
+    assert 4096 * 2 * 88 * 4 < found.peak < 4096 * 32 * 60 * 4
+    weights = sum(parameter.nbytes for parameter in models.hierarchy(settings).parameters())
+    assert found.held == weights + 4096 * 32 * 4
 
 
 def test_memory_can_be_left_out() -> None:
