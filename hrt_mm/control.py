@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from .errors import ConfigError
@@ -18,7 +20,8 @@ def num_parameters(config: HierarchyConfig, axes: int = 1) -> int:
 def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0.01) -> HierarchyConfig:
     """A transformer of one level with the hierarchy's blocks, depth and parameters.
 
-    The width comes first, in whole heads of the first level's head width; the feed-forward makes up the rest.
+    The width comes first, in whole heads of the first level's head width; the feed-forward makes up the rest. Where
+    no such width fits, as with small hierarchies, heads of another width serve.
 
     Args:
         config: the hierarchy.
@@ -37,29 +40,38 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
     if depth == 0:
         raise ConfigError("the hierarchy has no blocks; give a level a depth of 1 or more")
     target = num_parameters(config, axes)
-    head = config.levels[0].head_dim
-    ratio = config.levels[0].mlp_ratio
-    share = target / depth
-    # A block has 4 D^2 parameters in attention and 3 ratio D^2 in the feed-forward.
-    heads = max(1, round((share / (4 + 3 * ratio)) ** 0.5 / head))
-    for count in (heads, heads - 1, heads + 1, heads + 2):
-        if count < 1:
+    fine = config.levels[0]
+    for dim, heads in _widths(target / depth, fine):
+        hidden = round((target / depth - 4 * dim * dim - heads) / (3 * dim) / 8) * 8
+        if hidden < 8 or abs(depth * (4 * dim * dim + 3 * dim * hidden + heads) / target - 1) > tolerance:
             continue
-        dim = count * head
-        hidden = round((share - 4 * dim * dim - count) / (3 * dim) / 8) * 8
-        if hidden < 8:
-            continue
-        level = Level(name=config.levels[0].name, dim=dim, depth=depth, heads=count, mlp_ratio=hidden / dim)
         flat = HierarchyConfig(
-            levels=(level,),
+            levels=(Level(name=fine.name, dim=dim, depth=depth, heads=heads, mlp_ratio=hidden / dim),),
             causal=config.causal,
             rope_theta=config.rope_theta,
             drop_path=config.drop_path,
             activation_checkpointing=config.activation_checkpointing,
             backend=config.backend,
         )
-        if abs(num_parameters(flat, axes) / target - 1) <= tolerance:
-            return flat
+        assert abs(num_parameters(flat, axes) / target - 1) <= tolerance
+        return flat
     raise ConfigError(
-        f"no flat transformer of depth {depth} and head width {head} has {target} parameters within {tolerance:.0%}"
+        f"no flat transformer of depth {depth} and head width near {fine.head_dim} has {target} parameters within "
+        f"{tolerance:.0%}"
     )
+
+
+def _widths(share: float, fine: Level) -> Iterator[tuple[int, int]]:
+    """Widths of a block of ``share`` parameters with their heads, from the most like ``fine`` on."""
+    # A block has 4 D^2 parameters in attention and 3 ratio D^2 in the feed-forward.
+    ideal = (share / (4 + 3 * fine.mlp_ratio)) ** 0.5
+    head = fine.head_dim
+    nearest = max(1, round(ideal / head))
+    for heads in (nearest, nearest - 1, nearest + 1, nearest + 2):
+        if heads > 0:
+            yield heads * head, heads
+    for dim in sorted(range(2, 2 * round(ideal) + 2, 2), key=lambda dim: abs(dim - ideal)):
+        counts = [count for count in range(1, dim // 2 + 1) if dim % (2 * count) == 0]
+        heads = min(counts, key=lambda count: abs(dim // count - head))
+        if head <= 2 * (dim // heads) <= 4 * head:
+            yield dim, heads

@@ -292,6 +292,10 @@ class Hierarchy(nn.Module):
         """
         pyramid = self(tokens)
         every = list(range(len(self.stages)))
+        if isinstance(indices, int) and not 1 <= indices <= len(every):
+            raise ConfigError(
+                f"asked for the last {indices} levels, but there are {len(every)}; give 1 to {len(every)}, or a list"
+            )
         chosen = every if indices is None else every[-indices:] if isinstance(indices, int) else indices
         found = [self._stacked(pyramid, self.config.index(index)) for index in chosen]
         if output_fmt == "NLC":
