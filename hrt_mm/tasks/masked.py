@@ -57,7 +57,7 @@ class MaskedConfig(TaskConfig):
                     f"task.unit {model.levels[unit].name!r} is made of groups that level {level.name!r} learns, which "
                     f"are not known before the model runs; set task.unit to {level.name!r}"
                 )
-        if tokenizer.vocabulary is not None and "normalize" in self.model_fields_set:
+        if tokenizer.vocabulary is not None and not self.normalize:
             raise ConfigError("task.normalize has no effect on tokens that are ids; drop it")
         if tokenizer.features == 1 and self.normalize:
             raise ConfigError("task.normalize leaves nothing of raw tokens of 1 feature; set task.normalize: false")

@@ -147,12 +147,12 @@ class FilesConfig(DatasetConfig):
         return splits
 
     def needless(self, key: str, reason: str) -> None:
-        """Rejects a key that was set and changes nothing.
+        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
 
         Raises:
-            ConfigError: it was set.
+            ConfigError: it was set to something else.
         """
-        if key in self.model_fields_set:
+        if getattr(self, key) != type(self).model_fields[key].default:
             raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
 
 

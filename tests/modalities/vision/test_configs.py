@@ -67,7 +67,12 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
 def test_the_flat_mnist_is_the_control_of_the_hierarchy(data: Path) -> None:
     mnist, flat = (load_config(CONFIGS / f"{name}.yaml", []) for name in ("mnist", "mnist_flat"))
     assert flat.model == flat_control(mnist.model, 2)
-    assert (flat.data, flat.optim, flat.train, flat.modality) == (mnist.data, mnist.optim, mnist.train, mnist.modality)
+    assert (flat.data, flat.optim, flat.train) == (mnist.data, mnist.optim, mnist.train)
+    sizes = []
+    for config in (mnist, flat):
+        found = build_data(config, ["train"])
+        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizer, found.classes).parameters()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"
 
 
 def test_pre_training_is_handed_on_to_fine_tuning(data: Path) -> None:

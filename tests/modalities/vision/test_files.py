@@ -175,6 +175,11 @@ def test_keys_without_effect_are_named(split_root: Path, key: str) -> None:
         folder(split_root, "train", **{key: 0.2})
 
 
+def test_a_folder_with_splits_opens_again_from_its_resolved_configuration(split_root: Path) -> None:
+    written = FolderConfig(type="image_folder", root=split_root).model_dump(mode="json")
+    assert len(FolderConfig.model_validate(written).build("test")) == len(folder(split_root, "test"))
+
+
 def test_parts_leave_something_to_train_on() -> None:
     with pytest.raises(ValidationError, match=r"val 0.6 and test 0.4 leave nothing to train on"):
         folder(Path(), "train", val=0.6, test=0.4)
