@@ -12,9 +12,9 @@ from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level
 from hrt_mm.control import flat_control, num_parameters
 from hrt_mm.errors import UserError
 
-DEFAULT = {"widths": [128, 256, 512], "depths": [2, 2, 4], "head_dim": 64, "window": 64, "stride": 4}
+DEFAULT: dict[str, Any] = {"widths": [128, 256, 512], "depths": [2, 2, 4], "head_dim": 64, "window": 64, "stride": 4}
 """Two windowed levels and a global one: widths double and most blocks are coarse, as in Swin and Hiera."""
-TINY = {"widths": [32, 32, 64], "depths": [1, 1, 1], "head_dim": 16, "window": 16, "stride": 4}
+TINY: dict[str, Any] = {"widths": [32, 32, 64], "depths": [1, 1, 1], "head_dim": 16, "window": 16, "stride": 4}
 """The same in small, for ``--quick``."""
 
 

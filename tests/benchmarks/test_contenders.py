@@ -43,8 +43,8 @@ def test_the_contenders_of_encoder_scaling_have_equal_parameters() -> None:
     control = flat_control(models.hierarchy_config(settings))
     assert num_parameters(control) == pytest.approx(own, rel=0.01)
     assert control.levels[0].depth == sum(settings["depths"])
-    peer: torch.nn.Module = models.TorchEncoder(control)
-    count: int = sum(parameter.numel() for parameter in peer.parameters())
+    peer = models.TorchEncoder(control)
+    count = sum(parameter.numel() for parameter in peer.parameters())
     assert count == pytest.approx(own, rel=0.01)
 
 
