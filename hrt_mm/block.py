@@ -24,6 +24,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.width = heads, kv_heads, dim // heads
         self.backend = backend
+        self.attend = attend
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
         self.q_gain = nn.Parameter(torch.ones(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
@@ -35,7 +36,7 @@ class Attention(nn.Module):
         qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
         q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
         q_THE, k_TKE = (q_THE * self.q_gain).to(v_TKE.dtype), k_TKE.to(v_TKE.dtype)
-        out_THE = attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
+        out_THE = self.attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
         mixed_TD: Tensor = self.out(out_THE.flatten(1))
         return mixed_TD
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .. import block as block_module
 from ..attention import attend
 from ..block import Block
 
@@ -29,7 +28,8 @@ def compile_regions(task: nn.Module, backend: str = "inductor") -> None:
         task.compile(backend=backend)
         return
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    # Blocks find it by this name; disabled where it is defined, importing it would import the compiler.
-    block_module.attend = torch.compiler.disable(attend)  # type: ignore[attr-defined]
+    # Were it disabled where it is defined, importing it would import the compiler.
+    uncompiled = torch.compiler.disable(attend)
     for module in blocks:
+        module.attention.attend = uncompiled
         module.compile(backend=backend)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hrt_mm import Hierarchy, HierarchyConfig, Level, Tokens, block
-from hrt_mm.attention import attend
+from hrt_mm import Hierarchy, HierarchyConfig, Level, Tokens
 from hrt_mm.train.regions import compile_regions
 
 
@@ -14,10 +13,9 @@ def ragged(*lengths: int) -> Tokens:
 
 # Dynamo looks at the .grad of what it resumes with.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_blocks_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_compiled_once_for_all_lengths() -> None:
     from torch._dynamo.utils import counters
 
-    monkeypatch.setattr(block, "attend", attend)
     hierarchy = Hierarchy(HierarchyConfig(levels=(Level(name="only", dim=8, depth=2, heads=2, window=4),)))
     batches = [ragged(8, 8), ragged(7, 5, 11), ragged(3, 9), ragged(1, 2, 30)]
     expected = [hierarchy(tokens)[-1].x for tokens in batches]
