@@ -53,7 +53,7 @@ class VisionConfig(TokenizerConfig):
             value = getattr(self, key)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):
                 raise ValueError(f"{key} has {len(value)} numbers, but channels is {self.channels}; give 1 or as many")
-        if self.size is None and "fit" in self.model_fields_set:
+        if self.size is None and self.fit != "stretch":
             raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
         return self
 
