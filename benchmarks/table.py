@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrt_mm.errors import UserError
 
-from . import encoder_scaling, learning_rate, overhead
+from . import encoder_scaling, equal_time, learning_rate, overhead
 from .markdown import bars_table
 from .results import FOLDER, Result, read
 
@@ -19,6 +19,7 @@ TABLES = {
     encoder_scaling.NAME: encoder_scaling.tables,
     overhead.NAME: overhead.tables,
     learning_rate.NAME: learning_rate.tables,
+    equal_time.NAME: equal_time.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
