@@ -32,9 +32,8 @@ def accuracy(config: HierarchyConfig, steps: int) -> float:
     """Of labels far from the start of their sample, after training."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    model = nn.ModuleDict(
-        {"embed": nn.Embedding(SYMBOLS + 2, DIM), "body": Hierarchy(config), "head": nn.Linear(DIM, 4)}
-    )
+    embed, body, head = nn.Embedding(SYMBOLS + 2, DIM), Hierarchy(config), nn.Linear(DIM, 4)
+    model = nn.ModuleList([embed, body, head])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=steps)
 
