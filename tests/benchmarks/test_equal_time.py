@@ -20,7 +20,9 @@ def test_a_quick_run_trains_both_on_real_digits(
     assert set(row.contenders) == {"hierarchy", "flat"}
     for measured in row.contenders.values():
         assert measured.scores["steps"]
-        assert 0 < measured.scores["test/accuracy"] <= 1
+        accuracy = measured.scores["test/accuracy"]
+        assert accuracy is not None
+        assert 0 < accuracy <= 1
 
 
 def test_it_needs_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
