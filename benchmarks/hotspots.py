@@ -13,18 +13,22 @@ from torch.profiler import ProfilerActivity, profile
 from .timing import Call
 
 
-def compare(calls: Mapping[str, Call], device: torch.device, *, repeats: int, most: int = 6) -> list[dict[str, Any]]:
-    """Operators whose own time differs most between two contenders, and the sums.
+def compare(
+    calls: Mapping[str, Call], device: torch.device, *, repeats: int, gain: float = 1.0, most: int = 6
+) -> list[dict[str, Any]]:
+    """Operators that keep the first of two contenders from its ideal time, or help it most, and the sums.
 
     Args:
         calls: two contenders by name.
+        gain: how much faster than the second the first would be, ideally.
         device: on a GPU the time of its kernels is counted, else that of the processor.
         repeats: calls, of which the medians count.
         most: operators to give.
 
     Returns:
-        Lines of ``operator`` and milliseconds a call by contender. The last two are the sum over all operators, and
-        the rest of the time: Python, plans, and on a GPU all that its kernels do not hide.
+        Lines of ``operator``, milliseconds a call by contender, and ``over_ideal``: how far the first is over the
+        second's time divided by the gain. The last two lines are the sum over all operators, and the rest of the time:
+        Python, plans, and on a GPU all that its kernels do not hide.
     """
     spent, rest = {}, {}
     for name, call in calls.items():
@@ -33,13 +37,15 @@ def compare(calls: Mapping[str, Call], device: torch.device, *, repeats: int, mo
     first, second = spent
     operators = sorted(
         {name for found in spent.values() for name in found},
-        key=lambda name: -abs(spent[first].get(name, 0) - spent[second].get(name, 0)),
+        key=lambda name: -abs(spent[first].get(name, 0) - spent[second].get(name, 0) / gain),
     )
-    lines: list[dict[str, Any]] = [
-        {"operator": name, **{who: found.get(name, 0.0) for who, found in spent.items()}} for name in operators[:most]
+    pairs = {name: (spent[first].get(name, 0.0), spent[second].get(name, 0.0)) for name in operators[:most]}
+    pairs["all operators"] = sum(spent[first].values()), sum(spent[second].values())
+    pairs["outside operators"] = rest[first], rest[second]
+    return [
+        {"operator": name, first: own, second: other, "over_ideal": own - other / gain}
+        for name, (own, other) in pairs.items()
     ]
-    lines.append({"operator": "all operators", **{who: sum(found.values()) for who, found in spent.items()}})
-    return [*lines, {"operator": "outside operators", **rest}]
 
 
 def _by_operator(call: Call, device: torch.device, repeats: int) -> tuple[float, dict[str, float]]:
