@@ -47,7 +47,9 @@ def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor
         turns_F: radians a step, from :func:`frequencies`.
         owners_F: axis of each pair.
     """
-    angles_TF = (coords_TC.float() / steps_C)[:, owners_F] * turns_F
+    places_TC = coords_TC.float() / steps_C
+    # On one axis the columns broadcast; taking them by index would cost as much as the angles.
+    angles_TF = (places_TC if places_TC.shape[1] == 1 else places_TC[:, owners_F]) * turns_F
     return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
 
 
