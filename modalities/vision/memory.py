@@ -9,10 +9,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hrt_mm.errors import ConfigError
@@ -65,6 +66,8 @@ class MemoryConfig(DatasetConfig):
 
     val: Part = 0.1
     """Part of the training images that is held out for validation: the same ones each time, of every class."""
+    use: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the images that remain for training that is used, of every class, to learn from few labels."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training images, in order."""
 
@@ -80,9 +83,7 @@ class MemoryConfig(DatasetConfig):
         """
         check_split(split)
         images, labels, classes = self.load(split != "test")
-        chosen = torch.arange(len(labels))
-        if split != "test":
-            chosen = stratified(labels, self.val, seed=0)[split == "val"]
+        chosen = self._chosen(split, torch.as_tensor(labels))
         places = chosen.tolist()
         source = "test" if split == "test" else "train"
         return ImagesInMemory(
@@ -92,6 +93,14 @@ class MemoryConfig(DatasetConfig):
             [f"{self.type}/{source}/{place}" for place in places],
             chain(self.augment) if split == "train" else None,
         )
+
+    def _chosen(self, split: str, labels: Tensor) -> Tensor:
+        if split == "test":
+            return torch.arange(len(labels))
+        train, val = stratified(labels, self.val, seed=0)
+        if split == "val":
+            return val
+        return train if self.use == 1 else train[stratified(labels[train], self.use, seed=0)[1]]
 
 
 class DigitsConfig(MemoryConfig):

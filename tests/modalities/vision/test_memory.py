@@ -113,6 +113,14 @@ def test_the_held_out_part_can_be_chosen(root: Path) -> None:
     assert [len(mnist(root, split, val=0.2)) for split in SPLITS] == [160, 40, 30]
 
 
+def test_a_part_of_the_training_images_has_every_class(root: Path) -> None:
+    few, more, every = (mnist(root, "train", use=part) for part in (0.06, 0.5, 1.0))
+    assert [len(few), len(more), len(every)] == [10, 90, 180]
+    assert sorted(few.labels) == list(range(10))
+    assert set(few.names) <= set(more.names) <= set(every.names)
+    assert mnist(root, "val", use=0.1).names == mnist(root, "val").names
+
+
 def test_fashion_mnist_has_its_own_folder_and_names(root: Path) -> None:
     config = FashionMnistConfig(type="fashion_mnist", root=root)
     assert config.build("test").classes[:2] == ("T-shirt/top", "Trouser")
@@ -177,6 +185,8 @@ def test_unknown_splits_are_named() -> None:
     [
         ({"val": 0.0}, "greater than 0"),
         ({"val": 1.0}, "less than 1"),
+        ({"use": 0.0}, "greater than 0"),
+        ({"use": 1.1}, "less than or equal to 1"),
         ({"colour": True}, "Extra inputs"),
         ({"augment": [{"type": "crop"}]}, "crop without padding and size changes nothing"),
         ({"augment": [{"type": "affine", "scale": (1.2, 0.8)}]}, "scale goes from least to largest, got 1.2 to 0.8"),
