@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from .component import Component
 from .errors import ConfigError
-from .tasks.base import Sample
+from .sample import Sample
 from .tokens import Tokens
 
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..pyramid import Pyramid
+from ..sample import Sample
 from ..spans import Spans
-from ..tasks.base import Sample
 from .page import Page
 from .style import COLORS, LINE, panels
 from .subject import Subject

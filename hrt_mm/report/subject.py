@@ -13,7 +13,8 @@ import torch
 from ..encoder import Encoder
 from ..errors import BadSample, ConfigError
 from ..modality import Dataset, modalities
-from ..tasks.base import Batch, Sample
+from ..sample import Sample
+from ..tasks.base import Batch
 from ..tokens import Tokens
 from ..train.build import build_dataset
 from ..train.distributed import Ranks

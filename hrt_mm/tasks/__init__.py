@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Batch, Sample, Task, TaskConfig, TaskOutput
+from .base import Batch, Task, TaskConfig, TaskOutput
 from .classification import Classification, ClassificationConfig
 from .masked import Masked, MaskedConfig
 
@@ -18,7 +18,6 @@ __all__ = [
     "ClassificationConfig",
     "Masked",
     "MaskedConfig",
-    "Sample",
     "Task",
     "TaskConfig",
     "TaskOutput",

@@ -5,32 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..component import Component
+from ..sample import Sample
 from ..tokens import Tokens
 
 if TYPE_CHECKING:
     from ..levels import HierarchyConfig
     from ..modality import Tokenizer
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample of a dataset, before it becomes tokens.
-
-    Args:
-        value: what the modality's tokenizer takes: an image tensor, a waveform, a string.
-        label: what the task's target is made from; ``None`` where there is none.
-        name: the file or row that it came from, for messages and reports.
-    """
-
-    value: Any
-    label: Any = None
-    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)

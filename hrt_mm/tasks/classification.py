@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from ..errors import BadSample, ConfigError
 from ..levels import HierarchyConfig
+from ..sample import Sample
 from ..tokens import Tokens
-from .base import Batch, Sample, TaskConfig, TaskOutput
+from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ from ..errors import ConfigError
 from ..hierarchy import Hierarchy
 from ..levels import FixedGroups, HierarchyConfig, LearnedGroups
 from ..plan import LevelPlan
+from ..sample import Sample
 from ..segments import segment_mean
 from ..spans import Spans
 from ..tokens import Tokens
 from ..transition import Transition
-from .base import Batch, Sample, TaskConfig, TaskOutput
+from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 
 if TYPE_CHECKING:

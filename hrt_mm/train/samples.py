@@ -11,7 +11,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import BadSample, UserError
 from ..modality import Dataset, Tokenizer
-from ..tasks.base import Batch, Sample, TaskConfig
+from ..sample import Sample
+from ..tasks.base import Batch, TaskConfig
 from .sampler import Plan
 from .seeding import forked, mix, seed_host
 

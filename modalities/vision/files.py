@@ -15,7 +15,7 @@ from pydantic import PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
-from hrt_mm.tasks.base import Sample
+from hrt_mm.sample import Sample
 
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image

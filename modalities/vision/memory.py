@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
-from hrt_mm.tasks.base import Sample
+from hrt_mm.sample import Sample
 
 from .augment import Augmentation, Transform, chain
 from .splits import Part, check_split, stratified

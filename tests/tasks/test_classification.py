@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.levels import HierarchyConfig
 from hrt_mm.modality import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, Classification, ClassificationConfig, Sample
+from hrt_mm.sample import Sample
+from hrt_mm.tasks import TASKS, Batch, Classification, ClassificationConfig
 
 Make = Callable[..., HierarchyConfig]
 CLASSES = ("ant", "bee", "cow")

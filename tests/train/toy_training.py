@@ -17,7 +17,8 @@ from hrt_mm.config import RunConfig
 from hrt_mm.errors import BadSample
 from hrt_mm.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer, TokenizerConfig
-from hrt_mm.tasks.base import Batch, Sample, Task, TaskConfig, TaskOutput
+from hrt_mm.sample import Sample
+from hrt_mm.tasks.base import Batch, Task, TaskConfig, TaskOutput
 from hrt_mm.tokens import Tokens
 from hrt_mm.train.config import OptimConfig, RunFolder, TrainConfig
 

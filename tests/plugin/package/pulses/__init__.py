@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig, Modality, Tokenizer, TokenizerConfig
-from hrt_mm.tasks.base import Sample
+from hrt_mm.sample import Sample
 from hrt_mm.tokens import Tokens
 
 
