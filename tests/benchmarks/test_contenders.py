@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import encoder_scaling, learning_rate, models, overhead
+from benchmarks import digits, encoder_scaling, learning_rate, models, overhead
 from benchmarks.dense import DenseHierarchy
 from benchmarks.memory import Sizes
 from benchmarks.results import Measured, Row
@@ -49,7 +49,7 @@ def test_the_contenders_of_encoder_scaling_have_equal_parameters() -> None:
 
 
 def test_the_contenders_of_learning_rate_have_equal_parameters() -> None:
-    own, flat = (num_parameters(learning_rate.model_config(name), axes=2) for name in learning_rate.CONTENDERS)
+    own, flat = (num_parameters(digits.model_config(name), axes=2) for name in learning_rate.CONTENDERS)
     assert flat == pytest.approx(own, rel=0.01)
 
 
@@ -78,8 +78,8 @@ def test_learning_rates_that_train_are_near_the_best() -> None:
 
 
 def test_training_stops_at_a_loss_that_is_not_finite() -> None:
-    trainer = learning_rate.Trainer("flat", 1e-3, 0, {"steps": 5, "warmup_steps": 1, "device": "cpu"})
-    images, labels = learning_rate.digits(train=True)
+    trainer = digits.Trainer("flat", 1e-3, 0, {"steps": 5, "warmup_steps": 1, "device": "cpu"})
+    images, labels = digits.digits(train=True)
     trainer.step(images[:4], labels[:4])
     with torch.no_grad():
         trainer.task.head.weight.fill_(torch.nan)
