@@ -20,7 +20,6 @@ TABLES = {
     overhead.NAME: overhead.tables,
     learning_rate.NAME: learning_rate.tables,
     equal_time.NAME: equal_time.tables,
-    equal_time.NAME: equal_time.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
