@@ -71,9 +71,9 @@ class Stage(nn.Module):
         layers = self.encoder if part == "encoder" else self.decoder
         if not len(layers):
             return x_TD
-        rope = self._rope(plan)
-        for layer, block in enumerate(layers):
-            x_TD = block(x_TD, plan.reach(layer), rope, samples=plan.samples, window=plan.sliding, causal=self.causal)
+        reaches, rope = plan.reaches(len(layers)), self._rope(plan)
+        for block, spans in zip(layers, reaches, strict=True):
+            x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding, causal=self.causal)
         return x_TD
 
     def _rope(self, plan: LevelPlan) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from . import grids as nested
 from .errors import UserError
+from .host import on_host
 from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
 from .segments import cap
 from .spans import Spans
@@ -46,6 +46,7 @@ class GridPlan:
             return function(self.shapes[0], self.blocks, size).repeat(len(self.shapes))
         return torch.cat([function(shape, self.blocks, size) for shape in self.shapes])
 
+    @on_host
     def coarser(self, stride: Sizes) -> GridPlan:
         """The grid of the groups."""
         shapes = {shape: nested.coarse_shape(shape, stride) for shape in set(self.shapes)}
@@ -107,6 +108,7 @@ class LevelPlan:
     boundaries: Mapping[str, Tensor]
 
     @classmethod
+    @on_host
     def of(cls, tokens: Tokens, level: Level, blocks: tuple[Sizes, ...]) -> LevelPlan:
         """The plan of level 0."""
         if tokens.axes > 1 and tokens.grids is None:
@@ -120,10 +122,15 @@ class LevelPlan:
         """Where the tokens live."""
         return self.coords_TC.device
 
-    @cached_property
+    @property
     def steps_C(self) -> Tensor:
         """(C,) ``step`` on the device."""
-        return torch.tensor(self.step, device=self.device)
+        return self.samples.cached(("steps", self.step), lambda: torch.tensor(self.step, device=self.device))
+
+    @on_host
+    def reaches(self, layers: int) -> list[Spans]:
+        """The runs that attend within themselves, for each layer."""
+        return [self.reach(layer) for layer in range(layers)]
 
     def reach(self, layer: int) -> Spans:
         """The runs that attend within themselves at a layer."""
@@ -140,6 +147,7 @@ class LevelPlan:
         shifted = self.level.reach == "shifted" and layer % 2
         return self.samples.cut(size, size // 2 if shifted else 0)
 
+    @on_host
     def cells(self) -> Spans:
         """The blocks that bound what other levels see of this one: its windows, or pieces as long as a sliding one."""
         if self.level.window is None:
@@ -159,6 +167,7 @@ class LevelPlan:
         assert window is not None
         return window if isinstance(window, int) else math.prod(window)
 
+    @on_host
     def fixed_groups(self, config: FixedGroups) -> Groups:
         """Groups by stride.
 
@@ -178,6 +187,7 @@ class LevelPlan:
         slots_T = None if spans.uniform == math.prod(size) else self.grid.slots(size, self.device)
         return Groups(spans, self.samples.over(spans), math.prod(size), slots_T)
 
+    @on_host
     def given_groups(self, config: GivenGroups) -> Groups:
         """Groups that the data supplies.
 
@@ -199,6 +209,7 @@ class LevelPlan:
         spans, samples = Spans.from_starts(starts_T, self.samples)
         return Groups(spans, samples, config.max or 16)
 
+    @on_host
     def routed_groups(self, starts_T: Tensor, config: LearnedGroups) -> Groups:
         """Groups that the model chose. On a GPU this is the one place that waits for the device: once a batch."""
         spans, samples = Spans.from_starts(starts_T, self.samples)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .host import on_host
 from .levels import LearnedGroups
 from .norm import rms_norm
 from .segments import cap
@@ -67,6 +68,7 @@ class Router(nn.Module):
             (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
         )
 
+    @on_host
     def _first(self, samples: Spans) -> Tensor:
         mask_T = torch.zeros(samples.total, dtype=torch.bool)
         first = samples.host[:-1]

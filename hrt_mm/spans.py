@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .host import on_host
 
 _Value = TypeVar("_Value")
 
@@ -43,6 +44,7 @@ class Spans:
         return type(self), (self.host, self.device)
 
     @classmethod
+    @on_host
     def from_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Spans:
         """Runs of the given lengths, back to back.
 
@@ -57,6 +59,7 @@ class Spans:
         return cls(offsets, device)
 
     @classmethod
+    @on_host
     def from_starts(cls, starts_T: Tensor, within: Spans) -> tuple[Spans, Spans]:
         """Groups from a boundary mask. The first row of every run of ``within`` starts a group whatever the mask says.
 
@@ -95,6 +98,7 @@ class Spans:
         shape = f"length={self.uniform}" if self.uniform is not None else f"max_seqlen={self.max_seqlen}"
         return f"Spans(runs={len(self)}, total={self.total}, {shape}, device={self.device})"
 
+    @on_host
     def cached(self, key: Any, make: Callable[[], _Value], other: Spans | None = None) -> _Value:
         """A value derived from these spans, made once and shared by all layers.
 
@@ -157,6 +161,7 @@ class Spans:
         """The runs of ``x`` (T, ...) as views, one a run."""
         return torch.split(x, self.lengths.tolist())
 
+    @on_host
     def cut(self, size: int, first: int = 0) -> Spans:
         """Each run cut into pieces of ``size`` rows, the last one shorter.
 
@@ -183,6 +188,7 @@ class Spans:
         starts = self.host[run] + (rank * size - lead).clamp(min=0)
         return Spans(torch.cat([starts, self.host[-1:]]), self.device)
 
+    @on_host
     def over(self, groups: Spans) -> Spans:
         """These runs counted in groups: how many of ``groups`` lie in each. Every run must be a union of groups."""
         return self.cached("over", lambda: self._over(groups), groups)
@@ -198,6 +204,7 @@ class Spans:
             raise UserError("a group crosses the border between two sequences; cut it there")
         return Spans(offsets, self.device)
 
+    @on_host
     def under(self, outer: Spans) -> Spans:
         """The rows that lie under each run of ``outer``, a partition of these runs: the inverse of :meth:`over`."""
         assert outer.total == len(self)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..host import on_host
 from ..spans import Spans
 
 _LARGE = 128 * 128
@@ -84,6 +85,7 @@ class BucketPlan:
         return [bucket.size[0] * bucket.size[2] for bucket in self.buckets]
 
 
+@on_host
 def bucket_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> BucketPlan:
     """The plan of a call, made once per pair of spans and window."""
     return q_spans.cached(("buckets", window), lambda: _make_plan(q_spans, k_spans, window), k_spans)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..host import asked_once
 from .call import UNLIMITED, Backend, Call
 
 _MAX_HEAD = 256
@@ -33,7 +33,7 @@ def _flash_refuses(call: Call) -> str | None:
     return None
 
 
-@cache
+@asked_once
 def _no_device() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
@@ -47,15 +47,15 @@ class Varlen(Backend):
     name = "varlen"
 
     def missing(self) -> str | None:
-        kernel = _varlen_kernel()
-        return kernel if isinstance(kernel, str) else _no_device()
+        return _no_kernel() or _no_device()
 
     def why_not(self, call: Call) -> str | None:
         return self.missing() or _flash_refuses(call)
 
     def __call__(self, call: Call) -> Tensor:
-        kernel = _varlen_kernel()
-        assert not isinstance(kernel, str)
+        from torch.nn.attention.varlen import varlen_attn
+
+        kernel: Any = varlen_attn
         k_SKD, v_SKD, extra = call.k_SKD, call.v_SKD, {}
         share = call.q_THD.shape[1] // k_SKD.shape[1]
         if share > 1 and _knows("enable_gqa"):
@@ -88,23 +88,21 @@ def _window(call: Call) -> tuple[int, int]:
     return call.window
 
 
-@cache
-def _varlen_kernel() -> Any:
-    """The function, or why there is none."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen"
-    return varlen_attn
+@asked_once
+def _no_kernel() -> str | None:
+    found = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return None if found else f"torch {torch.__version__} has no torch.nn.attention.varlen"
 
 
-@cache
+@asked_once
 def _knows(name: str) -> bool:
     """Whether the function takes an argument: torch 2.11 has no ``enable_gqa``, 2.12 has."""
-    return name in inspect.signature(_varlen_kernel()).parameters
+    from torch.nn.attention.varlen import varlen_attn
+
+    return name in inspect.signature(varlen_attn).parameters
 
 
-@cache
+@asked_once
 def _not_installed() -> str | None:
     found = importlib.util.find_spec("flash_attn") is not None
     return None if found else "the package flash-attn is not installed (extra: hrt-mm[flash])"

@@ -1,0 +1,41 @@
+"""What the host does for itself, kept out of compiled graphs: plans of a batch, and questions to the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def on_host(plan: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Runs a function that plans a batch as plain Python where ``torch.compile`` traces its caller.
+
+    Plans read lengths and make index tensors with NumPy: traced, they would break or fail. Eager calls pay nothing.
+    """
+    uncompiled = torch.compiler.disable(plan)
+
+    @wraps(plan)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if torch.compiler.is_compiling():
+            result: _Result = uncompiled(*args, **kwargs)
+            return result
+        return plan(*args, **kwargs)
+
+    return call
+
+
+def asked_once(question: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Asks the machine once; compiled graphs take the answer for a constant."""
+    remembered = cache(question)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    @wraps(question)
+    def answer(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        return remembered(*args, **kwargs)  # type: ignore[arg-type]
+
+    return answer
