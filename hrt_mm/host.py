@@ -1,4 +1,8 @@
-"""What the host does for itself, kept out of compiled graphs: plans of a batch, and questions to the machine."""
+"""What the host does for itself, kept out of compiled graphs: plans of a batch, and questions to the machine.
+
+The marks are those of ``torch.compiler.disable`` and ``assume_constant_result``, set without the two seconds that their
+import of the compiler takes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ def on_host(plan: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result
 
     Plans read lengths and make index tensors with NumPy: traced, they would break or fail. Eager calls pay nothing.
     """
-    uncompiled = torch.compiler.disable(plan)
+    uncompiled = torch._disable_dynamo(plan)  # type: ignore[attr-defined]
 
     @wraps(plan)
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -33,9 +37,9 @@ def asked_once(question: Callable[_Arguments, _Result]) -> Callable[_Arguments, 
     """Asks the machine once; compiled graphs take the answer for a constant."""
     remembered = cache(question)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     @wraps(question)
     def answer(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         return remembered(*args, **kwargs)  # type: ignore[arg-type]
 
+    answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return answer
