@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .base import Batch, Task, TaskConfig, TaskOutput
 from .classification import Classification, ClassificationConfig
+from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "classification": ClassificationConfig,
+    "language": LanguageConfig,
     "masked": MaskedConfig,
 }
 
@@ -16,6 +18,8 @@ __all__ = [
     "Batch",
     "Classification",
     "ClassificationConfig",
+    "LanguageConfig",
+    "LanguageModel",
     "Masked",
     "MaskedConfig",
     "Task",

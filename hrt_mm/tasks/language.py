@@ -1,0 +1,142 @@
+"""Causal language modelling: each token of a sample predicts the next, from itself and what came before.
+
+Shapes: T level-0 tokens, D width of level 0, V vocabulary, P predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import ConfigError
+from ..host import on_host
+from ..levels import HierarchyConfig, LearnedGroups
+from ..pyramid import Pyramid
+from ..sample import Sample
+from ..spans import Spans
+from ..tokens import Tokens
+from .base import Batch, TaskConfig, TaskOutput
+from .encoding import EncoderTask
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+_LOGITS = 1 << 25
+"""Logits that are held at once; beyond it they are made, and made again for the gradient, in pieces."""
+_NONE = -1
+"""Target of a token that has no next one in its sample."""
+
+
+class LanguageConfig(TaskConfig):
+    """The next token is predicted at level 0 of a causal hierarchy."""
+
+    type: Literal["language"]
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> LanguageModel:
+        """The task's module.
+
+        Raises:
+            ConfigError: the hierarchy is not causal, or the tokenizer gives no ids.
+        """
+        if not model.causal:
+            raise ConfigError("task language needs model.causal: true, or each token would see the one it predicts")
+        if tokenizer.vocabulary is None:
+            raise ConfigError(f"task language predicts ids, and {type(tokenizer).__name__} has no vocabulary")
+        return LanguageModel(model, tokenizer, tokenizer.vocabulary)
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
+        """None: the tokens are their own target."""
+        return
+
+
+class LanguageModel(EncoderTask):
+    """Encoder, linear head, and the cross-entropy of every next token.
+
+    Metrics are the cross-entropy in nats a token, the share of tokens guessed right, and where tokens stand for
+    bytes, bits per byte: all nats spent, over the bytes that the predicted tokens stand for.
+
+    Args:
+        model: the hierarchy.
+        tokenizer: gives the axes, the embedding and how many bytes a token stands for.
+        vocabulary: how many ids there are.
+    """
+
+    monitor = "cross_entropy"
+
+    def __init__(self, model: HierarchyConfig, tokenizer: Tokenizer, vocabulary: int) -> None:
+        super().__init__(model, tokenizer, [0])
+        self.tokenizer = tokenizer
+        self.head = nn.Linear(model.levels[0].dim, vocabulary)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss and metrics; predictions are (T,) ids, that at a token being its guess of the next."""
+        tokens = batch.tokens
+        pyramid = self.encoder(tokens)
+        target_T = next_ids(tokens)
+        nats_T, guess_T = self._losses(pyramid[0].x, target_T)
+        count = torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
+        nats, right = nats_T.sum(), (guess_T == target_T).sum()
+        parts = {"cross_entropy": nats / count.clamp(min=1)} | pyramid.losses
+        loss = torch.stack(list(parts.values())).sum()
+        stats = {
+            "loss": (loss.detach() * count, count),
+            "cross_entropy": (nats.detach(), count),
+            "accuracy": (right, count),
+        }
+        num_bytes_T = self.tokenizer.num_bytes(tokens)
+        if num_bytes_T is not None:
+            seen = torch.where(tokens.spans.positions > 0, num_bytes_T, 0).sum()
+            stats["bits_per_byte"] = (nats.detach() / math.log(2), seen)
+        return TaskOutput(loss, {name: p.detach() for name, p in parts.items()}, stats | self._groups(pyramid), guess_T)
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """(..., D) tokens of level 0 to (..., V) logits of what follows them, in float32."""
+        logits: Tensor = self.head(x_TD).float()
+        return logits
+
+    def _losses(self, x_TD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
+        """(T,) nats, 0 where there is no target, and (T,) guesses."""
+        rows = max(1, _LOGITS // self.head.out_features)
+        if len(x_TD) <= rows:
+            return self._scored(x_TD, target_T)
+        # One large vocabulary over many tokens can be more memory than all else in the model.
+        pieces = zip(x_TD.split(rows), target_T.split(rows), strict=True)
+        scored = [checkpoint(self._scored, *piece, use_reentrant=False) for piece in pieces]
+        nats, guesses = zip(*scored, strict=True)
+        return torch.cat(nats), torch.cat(guesses)
+
+    def _scored(self, x_PD: Tensor, target_P: Tensor) -> tuple[Tensor, Tensor]:
+        logits_PV = self.logits(x_PD)
+        nats_P = F.cross_entropy(logits_PV, target_P, ignore_index=_NONE, reduction="none")
+        return nats_P, logits_PV.detach().argmax(-1)
+
+    def _groups(self, pyramid: Pyramid) -> dict[str, tuple[Tensor, Tensor]]:
+        """What learned groups came to, beside their target."""
+        found = {}
+        for level in self.encoder.hierarchy.config.levels:
+            if isinstance(level.group, LearnedGroups):
+                spans = pyramid.groups[level.name]
+                sizes = torch.tensor((spans.total, len(spans)), dtype=torch.float32, device=spans.device)
+                found[f"tokens_per_group/{level.name}"] = (sizes[0], sizes[1])
+        return found
+
+
+@on_host
+def _predictions(samples: Spans) -> int:
+    """Tokens that have a next one."""
+    return int((samples.lengths - 1).clamp(min=0).sum())
+
+
+def next_ids(tokens: Tokens) -> Tensor:
+    """(T,) the id after each token in its sample, -1 for the last."""
+    ids_T, spans = tokens.x, tokens.spans
+    last_T = spans.positions + 1 == spans.counts[spans.ids]
+    return ids_T.roll(-1).masked_fill(last_T, _NONE)
