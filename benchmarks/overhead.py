@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -143,23 +144,22 @@ def run(options: argparse.Namespace) -> Result:
         "budget_seconds": 0.1 if quick else options.budget,
     }
     dtypes = options.dtypes or (["bfloat16"] if device.type == "cuda" else ["float32"])
-    tokens = options.tokens or (128 if quick else 1024)
+    lengths_of_longest = options.tokens or ([128] if quick else [1024, 4096])
     batch = options.batch or (3 if quick else 64 if device.type == "cuda" else 16)
     multiple = DenseHierarchy(models.hierarchy(settings | {"device": "cpu"})).multiple
-    if tokens % multiple:
-        raise UserError(f"--tokens {tokens} must be a multiple of {multiple}, or the dense version would pad further")
+    for tokens in lengths_of_longest:
+        if tokens % multiple:
+            raise UserError(f"--tokens {tokens} is no multiple of {multiple}: the dense version would pad further")
     small = {"batch": min(batch, 4), "tokens": multiple}
     checks: dict[str, float] = {}
     rows, profile = [], []
     for lengths in LENGTHS:
         for dtype in dtypes:
             checks |= check({**small, "lengths": lengths, "dtype": dtype}, settings)
-    for mode in MODES:
-        for dtype in dtypes:
-            for lengths in LENGTHS:
-                sizes: Sizes = {"mode": mode, "dtype": dtype, "lengths": lengths, "batch": batch, "tokens": tokens}
-                rows.append(_row(sizes, settings))
-                profile += _profile(sizes, settings)
+    for tokens, mode, dtype, lengths in product(lengths_of_longest, MODES, dtypes, LENGTHS):
+        sizes: Sizes = {"mode": mode, "dtype": dtype, "lengths": lengths, "batch": batch, "tokens": tokens}
+        rows.append(_row(sizes, settings))
+        profile += _profile(sizes, settings)
     return Result(
         name=NAME,
         command=options.command,
@@ -196,14 +196,15 @@ def _profile(sizes: Sizes, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where packed and dense spend their time."""
     device, repeats = torch.device(settings["device"]), settings["profiled_calls"]
     found = compare(_calls(sizes, settings), device, repeats=repeats, gain=ideal_gain(sizes))
-    return [{"mode": sizes["mode"], "dtype": sizes["dtype"], "lengths": sizes["lengths"], **line} for line in found]
+    kind = {key: sizes[key] for key in ("mode", "dtype", "lengths", "tokens")}
+    return [{**kind, **line} for line in found]
 
 
 def bars(rows: list[Row]) -> list[Bar]:
     """At most 10% over the dense version on uniform batches; at least 90% of the ideal gain on ragged ones."""
     found = []
     for row in rows:
-        where = f"{row.sizes['mode']}, {row.sizes['dtype']}"
+        where = f"{row.sizes['mode']}, {row.sizes['dtype']}, {row.sizes['tokens']} tokens"
         cost, share = row.ratios.get("packed/dense seconds"), row.ratios.get("share of the ideal gain")
         if cost is None or share is None:
             continue
@@ -227,11 +228,10 @@ def bars(rows: list[Row]) -> list[Bar]:
 
 def tables(result: Result) -> str:
     """The result as Markdown."""
-    sizes = result.rows[0].sizes
     head = ["batch", "packed", "dense", "dense / packed", "ideal", "share of ideal", "packed, MiB", "dense, MiB"]
     parts = [
-        f"{sizes['batch']} samples of up to {sizes['tokens']} tokens; widths {result.settings['widths']}, depths "
-        f"{result.settings['depths']}. Milliseconds, and peak MiB:",
+        f"{result.rows[0].sizes['batch']} samples of up to as many tokens as named; widths "
+        f"{result.settings['widths']}, depths {result.settings['depths']}. Milliseconds, and peak MiB:",
         markdown(head, [_cells(row) for row in result.rows]),
         "Where the time goes: milliseconds a call by operator, under the profiler, which slows both. Over ideal: what "
         "packed takes beyond dense over the ideal gain.",
@@ -250,7 +250,7 @@ def tables(result: Result) -> str:
 
 
 def _name(sizes: Mapping[str, Any]) -> str:
-    return f"{sizes['lengths']}, {sizes['mode']}, {sizes['dtype']}"
+    return f"{sizes['tokens']} tokens, {sizes['lengths']}, {sizes['mode']}, {sizes['dtype']}"
 
 
 def _cells(row: Row) -> list[str]:
@@ -271,7 +271,7 @@ def _cells(row: Row) -> list[str]:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--tokens", type=positive, help="of the longest sample; 1024 when absent")
+    found.add_argument("--tokens", nargs="+", type=positive, help="of the longest sample; 1024 and 4096 when absent")
     found.add_argument("--batch", type=positive, help="samples; 16, or 64 on a GPU, when absent")
     found.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent")
     found.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
