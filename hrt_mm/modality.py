@@ -34,6 +34,15 @@ class Tokenizer(ABC):
     """Width of what :meth:`targets` gives, where those are features."""
     vocabulary: int | None = None
     """How many ids there are, where :meth:`targets` gives ids."""
+    separator: int | None = None
+    """The id that stands where a document starts: what generation starts from without a prompt, and stops at."""
+    causal_boundaries: tuple[str, ...] = ()
+    """Those of ``boundaries`` that a causal hierarchy may group by: whether a group starts at a token follows from
+    that token and the one before it."""
+    recent: int = 1
+    """Tokens that the embedding of one is made of: itself, and in modalities of one axis maybe a few before it."""
+    wanted: frozenset[str] = frozenset()
+    """The boundaries that the model groups by; others need not be found."""
 
     @abstractmethod
     def __call__(self, values: Sequence[Any]) -> Tokens:
@@ -58,6 +67,27 @@ class Tokenizer(ABC):
     def restore(self, tokens: Tokens) -> list[Any]:
         """Raw samples from raw tokens, where that has meaning; the inverse of calling it."""
         raise ConfigError(f"{type(self).__name__} cannot turn tokens back into samples")
+
+    def num_bytes(self, ids: Tensor) -> Tensor | None:
+        """How many bytes each of the ids stands for, where that has meaning; for bits per byte."""
+        return None
+
+    def starts(self, boundary: str, previous: Tensor, ids: Tensor) -> Tensor:
+        """Whether a group starts at a new token, for decoding.
+
+        Args:
+            boundary: one of ``causal_boundaries``.
+            previous: (B,) ids before the new ones, of any device; -1 for none, where a group always starts.
+            ids: (B,) new ids.
+
+        Returns:
+            (B,) bool.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no boundary {boundary!r} while it decodes")
+
+    def writer(self) -> Callable[[int], str]:
+        """Turns ids into text one by one, for decoding: gives what each id completes, often a character, or nothing."""
+        raise ConfigError(f"{type(self).__name__} does not write text")
 
 
 class TokenizerConfig(Component):

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import ConfigError
 from ..levels import GivenGroups, blocks
+from ..modality import Tokenizer
 from .sections import RunConfig
 
 STAND_INS = ("a", "b")
@@ -22,11 +23,24 @@ def check(config: RunConfig) -> None:
     """
     tokenizer = config.modality.build(partial(blocks, config.model))
     for level in config.model.levels:
-        if isinstance(level.group, GivenGroups) and level.group.boundary not in tokenizer.boundaries:
-            known = f"one of {', '.join(tokenizer.boundaries)}" if tokenizer.boundaries else "it gives none"
-            raise ConfigError(
-                f"model.levels.{level.name}.group.boundary: the modality {config.modality.type} gives no boundary "
-                f"{level.group.boundary!r} ({known}); group by a fixed stride, or let the model learn the groups"
-            )
+        if isinstance(level.group, GivenGroups):
+            _check_boundary(config, tokenizer, f"model.levels.{level.name}.group.boundary", level.group.boundary)
     with torch.device("meta"):
         config.task.build(config.model, tokenizer, STAND_INS)
+
+
+def _check_boundary(config: RunConfig, tokenizer: Tokenizer, key: str, name: str) -> None:
+    """A boundary that the modality gives, and in a causal model one that does not look ahead."""
+    usable = tokenizer.causal_boundaries if config.model.causal else tokenizer.boundaries
+    if name in usable:
+        return
+    known = f"one of {', '.join(usable)}" if usable else "it gives none"
+    if name in tokenizer.boundaries:
+        raise ConfigError(
+            f"{key}: where the {name!r} start depends on later tokens, which model.causal must not see; "
+            f"take {known}, group by a fixed stride, or let the model learn the groups"
+        )
+    raise ConfigError(
+        f"{key}: the modality {config.modality.type} gives no boundary {name!r} ({known}); group by a fixed stride, or "
+        "let the model learn the groups"
+    )

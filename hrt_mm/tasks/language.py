@@ -91,7 +91,7 @@ class LanguageModel(EncoderTask):
             "cross_entropy": (nats.detach(), count),
             "accuracy": (right, count),
         }
-        num_bytes_T = self.tokenizer.num_bytes(tokens)
+        num_bytes_T = self.tokenizer.num_bytes(tokens.x)
         if num_bytes_T is not None:
             seen = torch.where(tokens.spans.positions > 0, num_bytes_T, 0).sum()
             stats["bits_per_byte"] = (nats.detach() / math.log(2), seen)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..levels import blocks
+from ..levels import GivenGroups, blocks
 from ..modality import Dataset, Tokenizer
 from ..tasks.base import Task
 from .samples import BatchMaker
@@ -39,8 +39,11 @@ class Data:
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The modality's tokenizer, laid out for the model's windows and strides."""
-    return config.modality.build(partial(blocks, config.model))
+    """The modality's tokenizer, laid out for the model's windows, strides and boundaries."""
+    tokenizer = config.modality.build(partial(blocks, config.model))
+    groups = (level.group for level in config.model.levels)
+    tokenizer.wanted = frozenset(group.boundary for group in groups if isinstance(group, GivenGroups))
+    return tokenizer
 
 
 def build_data(config: RunConfig, splits: Sequence[str]) -> Data:

@@ -17,9 +17,9 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
+from ..splits import SPLITS, Part, check_classes, check_split, hash_split
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
-from .splits import SPLITS, Part, check_classes, check_split, hash_split
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from hrt_mm.errors import ConfigError
 
+from ..splits import check_split
 from .files import SPLIT_NAMES, FilesConfig, ImageFiles, Item
-from .splits import check_split
 
 
 class ManifestConfig(FilesConfig):

@@ -20,8 +20,8 @@ from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
+from ..splits import Part, check_split, stratified
 from .augment import Augmentation, Transform, chain
-from .splits import Part, check_split, stratified
 
 
 class ImagesInMemory(Dataset):

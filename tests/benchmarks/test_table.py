@@ -54,7 +54,10 @@ def test_a_section_has_the_figures_and_what_falls_short(tmp_path: Path) -> None:
     write(result(), tmp_path / "overhead-cpu.json")
     text = table.section(tmp_path, "overhead")
     assert "### CPU Some, 2 threads, AVX512" in text
-    assert "| 64 tokens, uniform, inference, float32 | 12.3 (12.0 to 13.0) | 24.6 | 2.00x | 2.50x | 80% | 3.00 | 6.00 |" in text
+    assert (
+        "| 64 tokens, uniform, inference, float32 | 12.3 (12.0 to 13.0) | 24.6 | 2.00x | 2.50x | 80% | 3.00 | 6.00 |"
+        in text
+    )
     assert "| fast | 1x | 2x | yes |" in text
     assert "| cheap | 1 | 2 | **no** |" in text
     assert text.endswith("**CUDA: not measured yet.**")

@@ -177,7 +177,7 @@ CASES = {
     "section-a-word": (
         "{type: classification, level: image}",
         "classification",
-        "6: task: got 'classification'; expected a map with a type (one of classification, masked); "
+        "6: task: got 'classification'; expected a map with a type (one of classification, language, masked); "
         "write {type: classification}",
     ),
     "task-misspelled": (

@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from hrt_mm.errors import BadSample, ConfigError
+from modalities.splits import SPLITS, hash_split
 from modalities.vision.files import FolderConfig, ImageFiles
-from modalities.vision.splits import SPLITS, hash_split
 
 
 def put(path: Path, shade: int = 0, size: tuple[int, int] = (5, 4)) -> None:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from hrt_mm.errors import BadSample, ConfigError
+from modalities.splits import SPLITS
 from modalities.vision.files import ImageFiles
 from modalities.vision.manifest import ManifestConfig
-from modalities.vision.splits import SPLITS
 
 Rows = Sequence[Mapping[str, Any]]
 

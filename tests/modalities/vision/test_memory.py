@@ -11,8 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from hrt_mm.errors import ConfigError
+from modalities.splits import SPLITS
 from modalities.vision.memory import Cifar10Config, DigitsConfig, FashionMnistConfig, ImagesInMemory, MnistConfig
-from modalities.vision.splits import SPLITS
 
 
 def write_idx(folder: Path, prefix: str, count: int, labels: int | None = None) -> None:

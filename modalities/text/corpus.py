@@ -1,0 +1,307 @@
+"""Corpora for language models: documents laid end to end, and windows of them.
+
+Nothing is copied and nothing is held: a window reads its bytes from the files when it is asked for, so a corpus may be
+larger than memory. A line of JSONL is a document too; its place in the file is all that is kept of it.
+
+Shapes: N documents.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt, model_validator
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.sample import Sample
+
+from ..splits import Part, check_split, hash_split
+from .text import Text
+
+
+class Source(ABC):
+    """Documents that lie somewhere, with the bytes that each one has."""
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        self.names = list(names)
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+
+    @abstractmethod
+    def read(self, document: int, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` of a document.
+
+        Raises:
+            BadSample: it cannot be read, or is not what it was.
+        """
+
+    @abstractmethod
+    def taken(self, documents: np.ndarray) -> Source:
+        """Some of the documents, in this order."""
+
+
+class Files(Source):
+    """A document a file.
+
+    Args:
+        root: where names start.
+        names: paths from there.
+        sizes: bytes of each.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], sizes: Sequence[int]) -> None:
+        super().__init__(names, sizes)
+        self.root = root
+
+    def read(self, document: int, start: int, end: int) -> bytes:
+        """Part of a file."""
+        name = self.names[document]
+        try:
+            with (self.root / name).open("rb") as file:
+                file.seek(start)
+                found = file.read(end - start)
+        except OSError as error:
+            raise BadSample(name, f"cannot be read: {error.strerror}") from error
+        if len(found) != end - start:
+            raise BadSample(name, f"is shorter than the {self.sizes[document]} bytes it had when the run began")
+        return found
+
+    def taken(self, documents: np.ndarray) -> Files:
+        """Some of the files."""
+        return Files(self.root, [self.names[place] for place in documents], self.sizes[documents])
+
+
+class Lines(Source):
+    """A document a line of JSONL.
+
+    Args:
+        files: the files.
+        places: (N, 3) file, offset and length of each line in bytes.
+        key: of the text in a line.
+        sizes: bytes of each text.
+    """
+
+    def __init__(self, files: Sequence[Path], places: np.ndarray, key: str, sizes: Sequence[int]) -> None:
+        super().__init__([f"{files[file].name}:{start}" for file, start, _ in places], sizes)
+        self.files, self.places, self.key = list(files), places, key
+
+    def read(self, document: int, start: int, end: int) -> bytes:
+        """Part of a line's text."""
+        number, offset, length = self.places[document]
+        try:
+            with self.files[number].open("rb") as file:
+                file.seek(offset)
+                text = json.loads(file.read(length))[self.key].encode()
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise BadSample(self.names[document], f"cannot be read any more: {error}") from error
+        if len(text) != self.sizes[document]:
+            raise BadSample(self.names[document], "is not what it was when the run began")
+        found: bytes = text[start:end]
+        return found
+
+    def taken(self, documents: np.ndarray) -> Lines:
+        """Some of the lines."""
+        return Lines(self.files, self.places[documents], self.key, self.sizes[documents])
+
+
+class Corpus(Dataset):
+    """Windows over the documents of a source, each document behind a separator.
+
+    Training windows start anywhere: each has its share of the corpus, moved by up to a window at random. Others lie
+    edge to edge and share one token, so that every token but the first is predicted exactly once.
+
+    Args:
+        source: the documents.
+        context: tokens of a window, with bytes for tokens.
+        training: move windows at random.
+    """
+
+    def __init__(self, source: Source, context: int, *, training: bool) -> None:
+        self.source, self.context, self.training = source, context, training
+        # In the stream of tokens a document is its separator and its bytes.
+        self.ends = np.cumsum(source.sizes + 1)
+        self.total = int(self.ends[-1]) if len(self.ends) else 0
+
+    def __len__(self) -> int:
+        if self.training:
+            return max(1, self.total // self.context)
+        return max(1, -(-(self.total - 1) // (self.context - 1)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """A window.
+
+        Raises:
+            BadSample: a file of it cannot be read.
+        """
+        if self.training:
+            shift = int(torch.randint(self.context, ()))
+            start = max(0, min(index * self.context + shift, self.total - self.context))
+        else:
+            start = index * (self.context - 1)
+        end = min(start + self.context, self.total)
+        return Sample(self._window(start, end), None, f"{self._name(start)}")
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(tokens, 0)."""
+        start = 0 if self.training else index * (self.context - 1)
+        return min(self.context, self.total - start), 0
+
+    def _name(self, place: int) -> str:
+        document, offset = self._locate(place)
+        return f"{self.source.names[document]}@{offset}"
+
+    def _locate(self, place: int) -> tuple[int, int]:
+        """The document of a place in the stream, and the byte there; the separator counts as byte 0."""
+        document = int(np.searchsorted(self.ends, place, side="right"))
+        begin = int(self.ends[document] - self.source.sizes[document])
+        return document, max(0, place - begin)
+
+    def _window(self, start: int, end: int) -> Text:
+        parts: list[bytes] = []
+        documents: list[int] = []
+        length = 0
+        for document in range(int(np.searchsorted(self.ends, start, side="right")), len(self.ends)):
+            begin = int(self.ends[document] - self.source.sizes[document])
+            if begin - 1 >= end:
+                break
+            if begin - 1 >= start:
+                documents.append(length)
+            first, last = max(start, begin), min(end, int(self.ends[document]))
+            if last > first:
+                parts.append(self.source.read(document, first - begin, last - begin))
+                length += last - first
+        return Text(b"".join(parts), tuple(documents))
+
+
+class CorpusConfig(DatasetConfig):
+    """Documents for language models; the sources of Python's standard library when no files are named."""
+
+    type: Literal["corpus"]
+    files: tuple[Path, ...] = ()
+    """Files and folders, a document a file; ``.jsonl`` files have a document a line."""
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that count in folders, such as ``.txt``; all when empty."""
+    text_key: str = "text"
+    """Key of the text in a line of JSONL."""
+    val_files: tuple[Path, ...] = ()
+    """Files and folders of the validation split."""
+    test_files: tuple[Path, ...] = ()
+    """Files and folders of the test split."""
+    val: Part = 0.05
+    """Part of the documents for validation, chosen by a hash of their names, where no ``val_files`` are given."""
+    test: Part = 0.05
+    """Part of the documents for testing, likewise."""
+    context: PositiveInt = 2048
+    """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> CorpusConfig:
+        if self.context < 2:
+            raise ValueError(f"context {self.context} leaves nothing to predict; it must be 2 or more")
+        if (self.val_files or self.test_files) and not self.files:
+            raise ValueError("val_files and test_files need files, for training")
+        return self
+
+    def build(self, split: str) -> Corpus:
+        """The windows of a split.
+
+        Raises:
+            ConfigError: a file or folder is missing or has nothing to read, or the split is empty.
+        """
+        check_split(split)
+        own = {"val": self.val_files, "test": self.test_files}.get(split)
+        source = _source(own or self.files, self.suffixes, self.text_key)
+        if not own:
+            source = source.taken(self._chosen(split, source.names))
+        if not len(source.sizes):
+            raise ConfigError(
+                f"data.files have no document for the {split} split, by a hash of their names; set data.{split}_files, "
+                "or give more documents"
+            )
+        return Corpus(source, self.context, training=split == "train")
+
+    def _chosen(self, split: str, names: Sequence[str]) -> np.ndarray:
+        val, test = (
+            0.0 if files else part for files, part in ((self.val_files, self.val), (self.test_files, self.test))
+        )
+        return np.array(
+            [place for place, name in enumerate(names) if hash_split(name, val, test) == split], dtype=np.int64
+        )
+
+
+def _source(files: Sequence[Path], suffixes: Sequence[str], key: str) -> Source:
+    if not files:
+        root = Path(sysconfig.get_paths()["stdlib"])
+        return _files(root, sorted(_inside(root, (".py",), skipped=("site-packages", "dist-packages"))))
+    lines = [file for file in files if file.suffix.lower() == ".jsonl"]
+    if lines and len(lines) != len(files):
+        raise ConfigError(f"data.files mix {lines[0]} with other kinds; give JSONL alone, or none")
+    for file in files:
+        if not file.exists():
+            raise ConfigError(f"data.files {file}: no such file or folder")
+    if lines:
+        return _lines(lines, key)
+    found: list[Path] = []
+    for file in files:
+        inside = sorted(_inside(file, suffixes)) if file.is_dir() else [file]
+        if not inside:
+            kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
+            raise ConfigError(f"data.files {file} has no file{kind}")
+        found += inside
+    return _files(Path(), found)
+
+
+def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) -> Iterator[Path]:
+    """Files of a folder and those within, hidden ones and links that lead out of it left out."""
+    home = folder.resolve()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") or part in skipped for part in parts) or not path.is_file():
+            continue
+        if (not suffixes or path.name.endswith(tuple(suffixes))) and path.resolve().is_relative_to(home):
+            yield path
+
+
+def _files(root: Path, paths: Sequence[Path]) -> Files:
+    sized = [(path, path.stat().st_size) for path in paths]
+    full = [(path, size) for path, size in sized if size]
+    names = [path.relative_to(root).as_posix() if root != Path() else path.as_posix() for path, _ in full]
+    return Files(root, names, [size for _, size in full])
+
+
+def _lines(files: Sequence[Path], key: str) -> Lines:
+    places, sizes = [], []
+    for number, file in enumerate(files):
+        offset = 0
+        with file.open("rb") as lines:
+            for count, line in enumerate(lines, 1):
+                if line.strip():
+                    size = _text_bytes(line, key, f"{file}:{count}")
+                    if size:
+                        places.append((number, offset, len(line)))
+                        sizes.append(size)
+                offset += len(line)
+    if not places:
+        raise ConfigError(f"{', '.join(map(str, files))}: no line has a text")
+    return Lines(files, np.array(places, dtype=np.int64), key, sizes)
+
+
+def _text_bytes(line: bytes, key: str, place: str) -> int:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{place} is no JSON: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get(key), str):
+        have = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
+        raise ConfigError(f"{place} has no text at {key!r}; {have}. Set data.text_key")
+    try:
+        return len(row[key].encode())
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: {key!r} has a lone surrogate, which no UTF-8 can hold: {error}") from error

@@ -1,0 +1,111 @@
+"""What the text tokenizers take: strings, bytes, or either with marks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hrt_mm.errors import BadSample
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with what is known of its structure. Offsets count bytes of bytes, and characters of a string.
+
+    Args:
+        content: the text.
+        documents: where documents start, at the end too; the tokenizer puts a separator there.
+        boundaries: by name, where groups start that the data carries; they stand in for those that would be found.
+    """
+
+    content: str | bytes
+    documents: tuple[int, ...] = ()
+    boundaries: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A text as bytes, its offsets counted in them.
+
+    Args:
+        content: UTF-8, or bytes as they came.
+        documents: where documents start.
+        boundaries: by name, where carried groups start.
+    """
+
+    content: bytes
+    documents: tuple[int, ...]
+    boundaries: Mapping[str, tuple[int, ...]]
+
+
+def marked(value: Any, name: str, max_bytes: int) -> Marked:
+    """A sample's value as bytes, checked.
+
+    Args:
+        value: ``str``, ``bytes`` or :class:`Text`.
+        name: of the sample, for messages.
+        max_bytes: the longest text.
+
+    Raises:
+        BadSample: the value is no text, is empty or too long, has a lone surrogate, or offsets that do not fit.
+    """
+    text = value if isinstance(value, Text) else Text(value)
+    content = text.content
+    if not isinstance(content, str | bytes):
+        raise BadSample(name, f"is {type(content).__name__}, not text; give str, bytes or Text")
+    raw = _encoded(content, name) if isinstance(content, str) else content
+    if not raw:
+        raise BadSample(name, "is empty; a text needs at least one byte")
+    if len(raw) > max_bytes:
+        raise BadSample(name, f"has {len(raw):,} bytes, more than modality.max_bytes {max_bytes:,}; raise it or cut it")
+    last = len(content) - 1
+    places = {key: _checked(offsets, last, f"boundary {key!r}", name) for key, offsets in text.boundaries.items()}
+    documents = _checked(text.documents, last + 1, "documents", name)
+    if isinstance(content, str) and (documents or places):
+        place = char_offsets(content)
+        documents = tuple(place[list(documents)].tolist())
+        places = {key: tuple(place[list(offsets)].tolist()) for key, offsets in places.items()}
+    return Marked(raw, documents, places)
+
+
+def char_offsets(text: str) -> np.ndarray:
+    """Where each character starts in UTF-8, and the end; a character that stands for an invalid byte is one byte."""
+    code = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    size = 1 + (code >= 0x80) + (code >= 0x800) + (code >= 0x10000)
+    size[(code >= 0xDC80) & (code <= 0xDCFF)] = 1
+    return np.concatenate([[0], np.cumsum(size)])
+
+
+def decoded(content: bytes) -> tuple[str, str]:
+    """A text from bytes, each invalid one as a lone surrogate, and the same with U+FFFD for these."""
+    text = content.decode("utf-8", "surrogateescape")
+    clean = _SURROGATE.sub("\ufffd", text)
+    return text, text if clean == text else clean
+
+
+def _encoded(content: str, name: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        raise BadSample(
+            name,
+            f"has a lone surrogate {content[error.start]!r} at character {error.start}, which UTF-8 cannot hold; read "
+            "the source with errors='replace', or give bytes",
+        ) from error
+
+
+def _checked(offsets: Sequence[int], last: int, what: str, name: str) -> tuple[int, ...]:
+    before = -1
+    for offset in offsets:
+        if not isinstance(offset, int) or not 0 <= offset <= last:
+            raise BadSample(name, f"{what} start at {offset!r}, outside the text; the last place is {last}")
+        if offset <= before:
+            raise BadSample(name, f"{what} start at {offset} after {before}; offsets must rise")
+        before = offset
+    return tuple(offsets)

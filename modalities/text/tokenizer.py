@@ -1,0 +1,216 @@
+"""The text tokenizers: bytes, which need no vocabulary, and what they share with subwords.
+
+Shapes: T tokens, V ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from hrt_mm.errors import BadSample
+from hrt_mm.modality import Tokenizer, TokenizerConfig
+from hrt_mm.spans import Spans
+from hrt_mm.tokens import Tokens
+
+from .boundaries import CAUSAL, FINDERS, find
+from .text import Marked, marked
+
+BYTES = 256
+_EMBEDDED = 0.3
+"""Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much; of 0.02,
+0.3 and 1 this learned fastest (docs/design.md)."""
+
+
+class TextConfig(TokenizerConfig):
+    """Text as bytes or subwords."""
+
+    type: Literal["text"]
+    subwords: Path | None = None
+    """A ``tokenizer.json`` with byte-level subwords, as ``hrt-mm text subwords`` makes it; bytes when absent."""
+    max_bytes: PositiveInt = 1 << 24
+    """The longest text; longer ones are bad samples."""
+    recent: PositiveInt | None = None
+    """Tokens that a token's embedding is made of: its own and those before it, each through a map of its own (a causal
+    convolution). 4 for bytes and 1 for subwords when absent."""
+
+    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> TextTokenizer:
+        """The tokenizer.
+
+        Raises:
+            ConfigError: the file of subwords is missing or is no such file.
+        """
+        if self.subwords is None:
+            return ByteTokenizer(self.max_bytes, 4 if self.recent is None else self.recent)
+        from .subwords import SubwordTokenizer
+
+        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1)
+
+
+class TextTokenizer(Tokenizer):
+    """What byte and subword tokenizers share: packing, separators, boundaries, and the way back.
+
+    Takes ``str``, ``bytes`` and :class:`~modalities.text.text.Text`. Gives ids (T,), int64; the last id of the
+    vocabulary is the separator, which stands for no byte.
+
+    Args:
+        vocabulary: how many ids there are, the separator among them.
+        max_bytes: the longest text.
+        recent: tokens that a token's embedding is made of: its own and those before it.
+    """
+
+    axes = 1
+    levels = ("bytes", "words", "sentences", "paragraphs")
+    boundaries = tuple(FINDERS)
+    causal_boundaries = tuple(CAUSAL)
+    vocabulary: int
+    separator: int
+
+    @abstractmethod
+    def num_bytes(self, ids: Tensor) -> Tensor:
+        """How many bytes each of the ids stands for; 0 for separators."""
+
+    def __init__(self, vocabulary: int, max_bytes: int, recent: int) -> None:
+        self.max_bytes = max_bytes
+        self.vocabulary, self.separator = vocabulary, vocabulary - 1
+        self.recent = recent
+
+    @abstractmethod
+    def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a text, and where each token starts in its bytes; both (T,) int64."""
+
+    @abstractmethod
+    def raw(self, token: int) -> bytes:
+        """The bytes that an id stands for; none for the separator."""
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs texts, with the boundaries that are wanted.
+
+        Raises:
+            BadSample: a value is no text, is empty, too long or wrongly marked; names its place.
+        """
+        texts = [marked(value, f"text {index} of the batch", self.max_bytes) for index, value in enumerate(values)]
+        ids, masks = zip(*(self._tokens(text) for text in texts), strict=True)
+        spans = Spans.from_lengths([len(own) for own in ids])
+        coords_TC = spans.positions[:, None].float()
+        boundaries = {
+            name: torch.from_numpy(np.concatenate([own[name] for own in masks])) for name in sorted(self.wanted)
+        }
+        return Tokens(torch.from_numpy(np.concatenate(ids)), spans, coords_TC, boundaries=boundaries)
+
+    def _tokens(self, text: Marked) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        ids, offsets = self.encode(text.content)
+        masks = {name: self._starts(name, text, offsets) for name in self.wanted}
+        if not text.documents:
+            return ids, masks
+        # The separator goes before the token that holds the first byte of the document.
+        at = np.searchsorted(np.append(offsets, len(text.content)), text.documents, side="right") - 1
+        ids = np.insert(ids, at, self.separator)
+        return ids, {name: _with_separators(mask, at) for name, mask in masks.items()}
+
+    def _starts(self, name: str, text: Marked, offsets: np.ndarray) -> np.ndarray:
+        """(T,) bool: the tokens within which a group starts. One that starts inside a token starts with it."""
+        if name in text.boundaries:
+            places = np.asarray(text.boundaries[name], dtype=np.int64)
+        elif name not in FINDERS:
+            raise BadSample("a text", f"carries no boundary {name!r}; it has {', '.join(text.boundaries) or 'none'}")
+        else:
+            places = np.flatnonzero(find(name, text.content))
+        starts_T = np.zeros(len(offsets), dtype=bool)
+        starts_T[np.searchsorted(offsets, places, side="right") - 1] = True
+        starts_T[0] = True
+        return starts_T
+
+    def embedding(self, dim: int) -> nn.Module:
+        """A vector for each token, from its id and the few before it."""
+        return TextEmbedding(self.vocabulary, dim, self.recent)
+
+    def targets(self, tokens: Tokens) -> Tensor:
+        """The ids themselves."""
+        return tokens.x
+
+    def restore(self, tokens: Tokens) -> list[bytes]:
+        """The texts as bytes, without separators."""
+        return [b"".join(map(self.raw, ids_T.tolist())) for ids_T in tokens.split()]
+
+    def writer(self) -> Callable[[int], str]:
+        """Text of ids one by one. Bytes of a character that is not whole yet wait; invalid ones become U+FFFD."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: decoder.decode(self.raw(token), final=token == self.separator)
+
+
+class ByteTokenizer(TextTokenizer):
+    """Every byte is a token: 256 ids and the separator."""
+
+    def __init__(self, max_bytes: int = 1 << 24, recent: int = 4) -> None:
+        super().__init__(BYTES + 1, max_bytes, recent)
+
+    def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes, and their places."""
+        return np.frombuffer(content, dtype=np.uint8).astype(np.int64), np.arange(len(content))
+
+    def raw(self, token: int) -> bytes:
+        """One byte."""
+        return bytes([token]) if token < BYTES else b""
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Tokens of a text of shape (bytes, documents)."""
+        return sum(shape)
+
+    def num_bytes(self, ids: Tensor) -> Tensor:
+        """1, and 0 for separators."""
+        return (ids < BYTES).long()
+
+    def starts(self, boundary: str, previous: Tensor, ids: Tensor) -> Tensor:
+        """Whether a group starts at a new byte; separators and what follows them start one."""
+        before, here = previous.cpu().numpy(), ids.cpu().numpy()
+        edge = (before < 0) | (before >= BYTES) | (here >= BYTES)
+        rule = CAUSAL[boundary](np.where(edge, 0, before), np.where(edge, 0, here))
+        return torch.from_numpy(edge | rule).to(ids.device)
+
+
+class TextEmbedding(nn.Module):
+    """A learned vector for each id, and a causal convolution over the last few.
+
+    One byte says little. A convolution over some neighbours, as in H-Net's and Canon's layers (arXiv 2507.07955),
+    spares the first block the work of putting them together.
+
+    Args:
+        vocabulary: how many ids there are.
+        dim: width.
+        recent: tokens that the convolution sees, this one and those before it.
+    """
+
+    def __init__(self, vocabulary: int, dim: int, recent: int) -> None:
+        super().__init__()
+        self.recent = recent
+        self.table = nn.Embedding(vocabulary, dim)
+        self.before = nn.Linear((recent - 1) * dim, dim, bias=False) if recent > 1 else None
+        nn.init.normal_(self.table.weight, std=_EMBEDDED)
+        if self.before is not None:
+            nn.init.normal_(self.before.weight, std=0.5 * dim**-0.5)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T,) ids to (T, dim)."""
+        x_TD = self.table(tokens.x)
+        if self.before is None:
+            return tokens.with_x(x_TD)
+        place_T1 = tokens.spans.positions[:, None]
+        back = [x_TD.roll(step, 0).masked_fill(place_T1 < step, 0) for step in range(1, self.recent)]
+        return tokens.with_x(x_TD + self.before(torch.cat(back, -1)))
+
+
+def _with_separators(starts_T: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Starts once separators stand before the tokens ``at``: each is a group of its own."""
+    starts_T = np.append(starts_T, True)
+    starts_T[at] = True
+    found: np.ndarray = np.insert(starts_T[:-1], at, True)
+    return found
