@@ -32,13 +32,17 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
         """Attention of each run with itself, (T, D)."""
-        qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
-        qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
-        q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
-        q_THE, k_TKE = (q_THE * self.q_gain).to(v_TKE.dtype), k_TKE.to(v_TKE.dtype)
+        q_THE, k_TKE, v_TKE = self.queries_keys_values(x_TD, rope)
         out_THE = self.attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
         mixed_TD: Tensor = self.out(out_THE.flatten(1))
         return mixed_TD
+
+    def queries_keys_values(self, x_TD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention compares and mixes, normed and rotated: (T, H, E), (T, K, E) and (T, K, E)."""
+        qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
+        qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
+        q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
+        return (q_THE * self.q_gain).to(v_TKE.dtype), k_TKE.to(v_TKE.dtype), v_TKE
 
 
 def normed_rotation(x_THE: Tensor, rope: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
         super().__init__()
         self.heads, self.width, self.backend = heads, dim // heads, backend
+        self.attend = attend
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
         self.q_gain = nn.Parameter(torch.ones(heads, 1))
@@ -39,18 +40,18 @@ class CrossAttention(nn.Module):
         self.register_buffer("turns_F", turns_F, persistent=False)
         self.register_buffer("owners_F", owners_F, persistent=False)
 
-    def _rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
+    def rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
         return phases(coords_TC, steps_C, self.turns_F, self.owners_F)
 
-    def _queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
+    def queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
         q_THE = self.query(rms_norm(x_TD)).unflatten(-1, (self.heads, self.width))
         return (normed_rotation(q_THE, rope) * self.q_gain).to(q_THE.dtype)
 
-    def _keys_values(self, source: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, source: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         k_SHE, v_SHE = self.key_value(rms_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
         return normed_rotation(k_SHE, rope).to(v_SHE.dtype), v_SHE
 
-    def _gated(self, out_THE: Tensor) -> Tensor:
+    def gated(self, out_THE: Tensor) -> Tensor:
         mixed_TD: Tensor = self.out(out_THE.flatten(1)) * self.gate_D
         return mixed_TD
 
@@ -78,9 +79,9 @@ class CrossAttention(nn.Module):
         Returns:
             (T, D), gated.
         """
-        q_THE = self._queries(x_TD, self._rope(coords_TC, steps_C))
-        k_SHE, v_SHE = self._keys_values(source, self._rope(source_coords, steps_C))
-        return self._gated(attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
+        q_THE = self.queries(x_TD, self.rope(coords_TC, steps_C))
+        k_SHE, v_SHE = self.keys_values(source, self.rope(source_coords, steps_C))
+        return self.gated(self.attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
 
 
 class CausalDown(CrossAttention):
@@ -124,8 +125,8 @@ class CausalDown(CrossAttention):
             steps_C: level-0 steps that count as one.
             window: groups back that are seen; all when absent.
         """
-        q_THE = self._queries(x_TD, self._rope(coords_TC, steps_C))
-        k_GHE, v_GHE = self._keys_values(source, self._rope(source_coords, steps_C))
+        q_THE = self.queries(x_TD, self.rope(coords_TC, steps_C))
+        k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, steps_C))
         if self.null_key is not None:
             k_GHE, v_GHE = (
                 delayed(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
@@ -134,6 +135,6 @@ class CausalDown(CrossAttention):
         place_T = groups.ids * longest + groups.positions
         folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, place_T, q_THE)
         folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)
-        out = attend(folded, k_GHE, v_GHE, samples, window=window, causal=True, backend=self.backend)
+        out = self.attend(folded, k_GHE, v_GHE, samples, window=window, causal=True, backend=self.backend)
         out = out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
-        return self._gated(out.index_select(0, place_T))
+        return self.gated(out.index_select(0, place_T))

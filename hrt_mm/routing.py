@@ -54,9 +54,8 @@ class Router(nn.Module):
     def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
         """Boundaries of packed samples."""
         normed_TD = rms_norm(x_TD)
-        like_T = F.cosine_similarity(self.before(normed_TD[:-1]).float(), self.here(normed_TD[1:]).float(), dim=-1)
         first_T = self._first(samples)
-        p_T = torch.where(first_T, 1.0, F.pad((1 - like_T) / 2, (1, 0), value=1.0))
+        p_T = torch.where(first_T, 1.0, F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0))
         chosen_T = p_T > 0.5
         starts_T = cap(chosen_T, self.longest)
         confidence_T = torch.where(starts_T, p_T, 1 - p_T)
@@ -67,6 +66,11 @@ class Router(nn.Module):
             self._ratio_loss(chosen_T, p_T),
             (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
         )
+
+    def between(self, before_TD: Tensor, here_TD: Tensor) -> Tensor:
+        """(T,) probability of a boundary between pairs of neighbours, normed."""
+        like_T = F.cosine_similarity(self.before(before_TD).float(), self.here(here_TD).float(), dim=-1)
+        return (1 - like_T) / 2
 
     @on_host
     def _first(self, samples: Spans) -> Tensor:

@@ -74,11 +74,20 @@ class Transition(nn.Module):
             return self._routed(x_TD, plan, self.group)
         config = self.group
         groups = plan.given_groups(config) if isinstance(config, GivenGroups) else plan.fixed_groups(config)
-        return Pooled(self._pooled(x_TD, plan, groups), self._coarser(plan, groups), groups, {}, {})
+        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.steps_C)
+        return Pooled(x_GE, self._coarser(plan, groups), groups, {}, {})
 
-    def _pooled(self, x_TD: Tensor, plan: LevelPlan, groups: Groups) -> Tensor:
-        """(T, D) to (G, E)."""
-        x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, self._view(groups, plan))))
+    def pooled(self, x_TD: Tensor, groups: Groups, places_TC: Tensor) -> Tensor:
+        """(T, D) tokens to (G, E), one for each of their groups.
+
+        Args:
+            x_TD: tokens.
+            groups: their groups.
+            places_TC: their positions, in steps of their level.
+        """
+        full = groups.spans.uniform == self.taps
+        view = PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, places_TC)
+        x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, view)))
         return x_GE
 
     def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
@@ -99,7 +108,7 @@ class Transition(nn.Module):
         assert self.router is not None
         routing = self.router(x_TD, plan.samples)
         groups = plan.routed_groups(routing.starts_T, config)
-        x_GE = self._pooled(x_TD, plan, groups)
+        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.steps_C)
         doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
         before_GE = delayed(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
         x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
@@ -110,10 +119,6 @@ class Transition(nn.Module):
             f"forced_groups/{name}": routing.forced,
         }
         return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, routing.confidence_T[:, None])
-
-    def _view(self, groups: Groups, plan: LevelPlan) -> PoolingGroups:
-        full = groups.spans.uniform == self.taps
-        return PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, plan.coords_TC / plan.steps_C)
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
         """The losses that answer what pooling loses and how levels drift, weighted.
@@ -157,11 +162,16 @@ class TopDown(nn.Module):
 
     def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling) -> Tensor:
         """(G, E) to (T, D)."""
-        x_GD = self.map(rms_norm(x_GE))
+        x_GD = self.mapped(x_GE)
         if self.lead is not None:
             x_GD = delayed(x_GD, groups.samples, self.lead)
         # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.
         return spread(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
+
+    def mapped(self, x_GE: Tensor) -> Tensor:
+        """(G, E) to (G, D)."""
+        x_GD: Tensor = self.map(rms_norm(x_GE))
+        return x_GD
 
 
 def _usual_size(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[float, ...]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..attention.reference import visible
-from ..block import Attention, Block, normed_rotation
+from ..block import Attention, Block
 from ..hierarchy import Hierarchy, Stage
 from ..spans import Spans
 
@@ -135,10 +135,8 @@ def recorded(hierarchy: Hierarchy) -> Iterator[list[Layer]]:
 
 def queries_keys(module: Attention, x_TD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
     """Queries (T, H, E) and keys (T, K, E) as the module makes them, in float32."""
-    qkv_THE = module.qkv(x_TD).unflatten(-1, (-1, module.width))
-    heads = module.heads
-    qk_THE = normed_rotation(qkv_THE[:, : heads + module.kv_heads], rope)
-    return (qk_THE[:, :heads] * module.q_gain).float(), qk_THE[:, heads:].float()
+    q_THE, k_TKE, _ = module.queries_keys_values(x_TD, rope)
+    return q_THE.float(), k_TKE.float()
 
 
 def _keep(

@@ -250,8 +250,8 @@ def test_the_staircase_is_what_it_says(inclusive: bool, window: int | None, awak
     coords, places = torch.rand(14, 1) * 9, torch.rand(6, 1) * 9
     step = torch.ones(1)
     got = down.staircase(x, coords, groups, source, places, samples, step, window=window)
-    q = down._queries(x, down._rope(coords, step))
-    keys, values = down._keys_values(source, down._rope(places, step))
+    q = down.queries(x, down.rope(coords, step))
+    keys, values = down.keys_values(source, down.rope(places, step))
     rows = []
     for token, own in enumerate(groups.ids.tolist()):
         sample = int(samples.ids[own])
