@@ -7,7 +7,9 @@ A modality is a tokenizer, its datasets and their configurations, found through 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -85,6 +87,10 @@ class Tokenizer(ABC):
         """
         raise ConfigError(f"{type(self).__name__} gives no boundary {boundary!r} while it decodes")
 
+    def prompts(self, values: Sequence[Any]) -> Tokens:
+        """Packs what generation starts from: a separator and a raw sample, which may be empty."""
+        raise ConfigError(f"{type(self).__name__} has no prompts")
+
     def writer(self) -> Callable[[int], str]:
         """Turns ids into text one by one, for decoding: gives what each id completes, often a character, or nothing."""
         raise ConfigError(f"{type(self).__name__} does not write text")
@@ -140,6 +146,23 @@ class DatasetConfig(Component):
         raise NotImplementedError(type(self))
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command of its own that a modality adds to ``hrt-mm``.
+
+    Args:
+        name: two words, a group that modalities may share and what is done: ``data listops``.
+        help: a line.
+        arguments: adds them to the command's parser.
+        run: takes them and gives the exit code. A mistake of the user's is a :class:`UserError`.
+    """
+
+    name: str
+    help: str
+    arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+
+
 class Modality(ABC):
     """What a plug-in registers."""
 
@@ -156,6 +179,11 @@ class Modality(ABC):
         Groups and weights are laid over it.
         """
         return None
+
+    @classmethod
+    def commands(cls) -> Sequence[Command]:
+        """Commands that ``hrt-mm`` shall have, such as one that prepares data."""
+        return ()
 
 
 GROUP = "hrt_mm.modalities"

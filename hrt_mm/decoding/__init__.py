@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .cache import Cache
+from .generate import Piece, Session, generate
 from .prefill import prefill
+from .sampling import Sampling
 from .stepping import step
 
-__all__ = ["Cache", "prefill", "step"]
+__all__ = ["Cache", "Piece", "Sampling", "Session", "generate", "prefill", "step"]

@@ -60,7 +60,7 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
     if not isinstance(content, str | bytes):
         raise BadSample(name, f"is {type(content).__name__}, not text; give str, bytes or Text")
     raw = _encoded(content, name) if isinstance(content, str) else content
-    if not raw:
+    if not raw and not text.documents:
         raise BadSample(name, "is empty; a text needs at least one byte")
     if len(raw) > max_bytes:
         raise BadSample(name, f"has {len(raw):,} bytes, more than modality.max_bytes {max_bytes:,}; raise it or cut it")

@@ -22,7 +22,7 @@ from hrt_mm.spans import Spans
 from hrt_mm.tokens import Tokens
 
 from .boundaries import CAUSAL, FINDERS, find
-from .text import Marked, marked
+from .text import Marked, Text, marked
 
 BYTES = 256
 _EMBEDDED = 0.3
@@ -123,8 +123,10 @@ class TextTokenizer(Tokenizer):
         elif name not in FINDERS:
             raise BadSample("a text", f"carries no boundary {name!r}; it has {', '.join(text.boundaries) or 'none'}")
         else:
-            places = np.flatnonzero(find(name, text.content))
+            places = np.flatnonzero(find(name, text.content)) if text.content else np.empty(0, dtype=np.int64)
         starts_T = np.zeros(len(offsets), dtype=bool)
+        if not len(offsets):
+            return starts_T
         starts_T[np.searchsorted(offsets, places, side="right") - 1] = True
         starts_T[0] = True
         return starts_T
@@ -140,6 +142,10 @@ class TextTokenizer(Tokenizer):
     def restore(self, tokens: Tokens) -> list[bytes]:
         """The texts as bytes, without separators."""
         return [b"".join(map(self.raw, ids_T.tolist())) for ids_T in tokens.split()]
+
+    def prompts(self, values: Sequence[Any]) -> Tokens:
+        """Packs texts as documents, each behind a separator."""
+        return self([Text(value, (0,)) if isinstance(value, str | bytes) else value for value in values])
 
     def writer(self) -> Callable[[int], str]:
         """Text of ids one by one. Bytes of a character that is not whole yet wait; invalid ones become U+FFFD."""

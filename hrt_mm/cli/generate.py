@@ -1,0 +1,65 @@
+"""``hrt-mm generate``: continues a text with the best weights of a language model's run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..errors import UserError
+from .arguments import Commands, add_overrides, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = command(commands, "generate", "continue a text with a trained language model", run)
+    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    add_overrides(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", default="", help="the text to continue; a new document when absent")
+    source.add_argument("--file", type=Path, help="a file with the text to continue")
+    parser.add_argument("--max-tokens", type=int, default=400, metavar="N", help="tokens at most (400)")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest (0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest of probability P together")
+    parser.add_argument("--min-p", type=float, metavar="P", help="draw among those of P times the likeliest's")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of the first text; the next ones count on (0)")
+    parser.add_argument("--num", type=int, default=1, metavar="N", help="texts from the same prompt (1)")
+    parser.add_argument("--step", type=int, help="a checkpoint by its step; the best when absent")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the prompt and what follows it, as it comes; several texts one after the other."""
+    from ..decoding import Sampling, generate
+    from ..tasks import LanguageModel
+    from ..train.evaluate import load_task
+
+    if args.num < 1:
+        raise UserError(f"--num {args.num} must be 1 or more")
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p)
+    found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
+    if not isinstance(found.task, LanguageModel):
+        raise UserError(f"{args.folder} is a run of task {found.config.task.type}; only task language generates")
+    prompt = args.prompt if args.file is None else args.file.read_bytes()
+    shown = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
+    seeds = [args.seed + place for place in range(args.num)]
+    pieces = generate(
+        found.task, [prompt] * args.num, max_tokens=args.max_tokens, sampling=sampling, seeds=seeds, stop=args.stop
+    )
+    waiting = [shown] + [f"--- {place + 1}\n{shown}" for place in range(1, args.num)]
+    showing, ended = 0, set()
+    for piece in pieces:
+        waiting[piece.sample] += piece.text
+        if piece.ended:
+            waiting[piece.sample] += "\n"
+            ended.add(piece.sample)
+        # Texts grow side by side; each is shown once those before it have ended.
+        while showing < args.num:
+            sys.stdout.write(waiting[showing])
+            sys.stdout.flush()
+            waiting[showing] = ""
+            if showing not in ended:
+                break
+            showing += 1
+    return 0
