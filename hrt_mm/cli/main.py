@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
-from ..errors import UserError
-from . import config, describe, diagnose, doctor, evaluate, modalities, train
+from ..errors import ConfigError, UserError
+from . import added, config, describe, diagnose, doctor, evaluate, generate, modalities, train
 from .arguments import HelpParser
 
-COMMANDS = (train, evaluate, describe, diagnose, doctor, config, modalities)
+COMMANDS = (train, evaluate, generate, describe, diagnose, doctor, config, modalities)
 USER_ERROR, INTERRUPTED = 2, 130
 
 
@@ -50,9 +51,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = HelpParser(prog="hrt-mm", description="Multimodal hierarchies: train from YAML, evaluate, look inside.")
     parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
     parser.set_defaults(traceback=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    argv = sys.argv[1:] if argv is None else argv
+    if added.wanted(argv, commands):
+        try:
+            added.add(commands)
+        except ConfigError as error:
+            # The help tells it at its end.
+            if not argv[0].startswith("-"):
+                parser.error(str(error))
     args, rest = parser.parse_known_args(argv)
     # argparse fills a list of positionals once, before the options; the overrides after them are left over.
     if rest and (any(item.startswith("-") for item in rest) or not hasattr(args, "overrides")):

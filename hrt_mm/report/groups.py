@@ -76,21 +76,22 @@ def draw_runs(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
         view.draw(above)
         above.set_title(_label(sample) or f"sample {place + 1}", loc="left")
         above.set_xticks([])
-        _strips(below, cells_of_levels(pyramid), view.tokens.spans.total)
+        _strips(below, cells_of_levels(pyramid), above.get_xlim())
     grid[-1, 0].set_xlabel("level-0 tokens")
     return figure
 
 
-def _strips(axes: Axes, cells: dict[str, Spans], total: int) -> None:
-    """The tokens of each level as bars, in two shades by turns."""
+def _strips(axes: Axes, cells: dict[str, Spans], limits: tuple[float, float]) -> None:
+    """The tokens of each level within the limits as bars, in two shades by turns."""
     for place, spans in enumerate(cells.values()):
-        starts, lengths = spans.host[:-1].tolist(), spans.lengths.tolist()
+        shown = int((spans.host[:-1] < limits[1]).sum())
+        starts, lengths = spans.host[:shown].tolist(), spans.lengths[:shown].tolist()
         color = COLORS[place % len(COLORS)]
         bars = axes.barh([place] * len(starts), lengths, left=starts, height=0.8, color=color)
         for rank, bar in enumerate(bars):
             bar.set_alpha(0.85 if rank % 2 else 0.45)
     axes.set_yticks(range(len(cells)), [f"{name}: {len(spans)}" for name, spans in cells.items()])
-    axes.set_xlim(0, total)
+    axes.set_xlim(*limits)
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, colors=LINE)
     for spine in axes.spines.values():

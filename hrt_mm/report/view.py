@@ -23,7 +23,7 @@ from ..tokens import Tokens
 from .style import BLUE, GREY, HEAT, LINE, ORANGE, bare
 
 Backdrop = Callable[[Axes, Tokenizer, Tokens], None]
-"""Draws one sample from its raw tokens."""
+"""Draws one sample from its raw tokens. In one dimension it may narrow the limits along x to what can be made out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,8 @@ class View:
 
     def draw(self, axes: Axes) -> None:
         """The sample itself."""
+        rows, columns = self.shape
+        axes.set_xlim(0, columns)
         if self.backdrop is not None:
             self.backdrop(axes, self.tokenizer, self.tokens)
         elif self.gridded:
@@ -77,9 +79,8 @@ class View:
             axes.imshow(image, cmap="gray", extent=self._extent())
         else:
             _draw_series(axes, self.tokens.x)
-        rows, columns = self.shape
-        axes.set_xlim(0, columns)
         if self.gridded:
+            axes.set_xlim(0, columns)
             axes.set_ylim(rows, 0)
             axes.set_aspect("equal")
             bare(axes)

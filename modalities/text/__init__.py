@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from hrt_mm.modality import Modality
+from collections.abc import Callable, Sequence
 
+from hrt_mm.modality import Command, Modality
+
+from . import commands
 from .corpus import CorpusConfig
 from .text import Text
 from .tokenizer import ByteTokenizer, TextConfig, TextTokenizer
@@ -15,6 +18,18 @@ class TextModality(Modality):
     name = "text"
     tokenizer = TextConfig
     datasets = (CorpusConfig,)
+
+    @classmethod
+    def commands(cls) -> Sequence[Command]:
+        """``text subwords``."""
+        return (commands.SUBWORDS,)
+
+    @classmethod
+    def figures(cls) -> Callable[..., None]:
+        """Draws texts."""
+        from .figures import draw_text
+
+        return draw_text
 
 
 __all__ = ["ByteTokenizer", "Text", "TextConfig", "TextModality", "TextTokenizer"]

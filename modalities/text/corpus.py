@@ -217,7 +217,7 @@ class CorpusConfig(DatasetConfig):
         """
         check_split(split)
         own = {"val": self.val_files, "test": self.test_files}.get(split)
-        source = _source(own or self.files, self.suffixes, self.text_key)
+        source = documents(own or self.files, self.suffixes, self.text_key)
         if not own:
             source = source.taken(self._chosen(split, source.names))
         if not len(source.sizes):
@@ -236,7 +236,12 @@ class CorpusConfig(DatasetConfig):
         )
 
 
-def _source(files: Sequence[Path], suffixes: Sequence[str], key: str) -> Source:
+def documents(files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "text") -> Source:
+    """The documents of files and folders, as :class:`CorpusConfig` names them.
+
+    Raises:
+        ConfigError: one is missing or has nothing to read.
+    """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
         return _files(root, sorted(_inside(root, (".py",), skipped=("site-packages", "dist-packages"))))

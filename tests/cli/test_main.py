@@ -10,6 +10,7 @@ import pytest
 import hrt_mm.train.loop
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import load_config, packaged_configs
+from hrt_mm.modality import Command, modalities
 
 SMALL = """\
 # A run that is over at once.
@@ -119,8 +120,22 @@ def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
         assert caught.value.code == 0
         out = capsys.readouterr().out
         assert "modality vision: datasets digits" in out
-        assert "tasks: classification, masked" in out
+        assert "tasks: classification, language, masked" in out
         assert "vision/digits" in out
+
+
+def test_commands_of_modalities_are_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for argv in (["--help"], ["text", "--help"]):
+        with pytest.raises(SystemExit):
+            parse(argv)
+        assert "subwords" in capsys.readouterr().out
+    clash = Command("config show", "", lambda parser: None, lambda args: 0)
+    monkeypatch.setattr(modalities()["vision"], "commands", lambda: (clash,))
+    with pytest.raises(SystemExit) as caught:
+        parse(["text", "subwords"])
+    assert caught.value.code == 2
+    assert "'vision' adds a command 'config show', and there is one already" in capsys.readouterr().err
+    assert parse(["doctor"]).run, "other commands go on"
 
 
 def test_modalities_lists_them_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
