@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "encoder_scaling": ["--budget", "4"],
     "overhead": ["--budget", "10"],
     "learning_rate": ["--seeds", "1"],
+    "decode": ["--budget", "5"],
 }
 """Each benchmark with options that keep it within ``LIMIT`` on a GPU."""
 LIMIT = 240

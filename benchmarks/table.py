@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrt_mm.errors import UserError
 
-from . import encoder_scaling, equal_time, learning_rate, overhead
+from . import decode, encoder_scaling, equal_time, learning_rate, lm, overhead
 from .markdown import bars_table
 from .results import FOLDER, Result, read
 
@@ -20,6 +20,8 @@ TABLES = {
     overhead.NAME: overhead.tables,
     learning_rate.NAME: learning_rate.tables,
     equal_time.NAME: equal_time.tables,
+    lm.NAME: lm.tables,
+    decode.NAME: decode.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 

@@ -26,8 +26,8 @@ from .text import Marked, Text, marked
 
 BYTES = 256
 _EMBEDDED = 0.3
-"""Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much; of 0.02,
-0.3 and 1 this learned fastest (docs/design.md)."""
+"""Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
+models with 0.3 or 1 learn alike, with 0.02 far slower (docs/design.md)."""
 
 
 class TextConfig(TokenizerConfig):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import encoder_scaling, learning_rate, models, overhead
+from benchmarks import decode, encoder_scaling, learning_rate, models, overhead
 from benchmarks.checks import CheckFailed, must_equal
 from benchmarks.command import main
 from benchmarks.results import Result, read
@@ -21,6 +21,7 @@ CONTENDERS = {
     encoder_scaling: {"hierarchy", "flat", "torch.nn.TransformerEncoder"},
     overhead: {"packed", "dense"},
     learning_rate: {"hierarchy", "flat"},
+    decode: {"hierarchy", "flat"},
 }
 QUICK = ["--quick", "--device", "cpu", "--no-memory", "--threads", "1"]
 
