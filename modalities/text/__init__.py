@@ -8,6 +8,7 @@ from hrt_mm.modality import Command, Modality
 
 from . import commands
 from .corpus import CorpusConfig
+from .listops_data import LISTOPS, ListOpsConfig
 from .text import Text
 from .tokenizer import ByteTokenizer, TextConfig, TextTokenizer
 
@@ -17,12 +18,12 @@ class TextModality(Modality):
 
     name = "text"
     tokenizer = TextConfig
-    datasets = (CorpusConfig,)
+    datasets = (CorpusConfig, ListOpsConfig)
 
     @classmethod
     def commands(cls) -> Sequence[Command]:
-        """``text subwords``."""
-        return (commands.SUBWORDS,)
+        """``text subwords`` and ``data listops``."""
+        return commands.SUBWORDS, LISTOPS
 
     @classmethod
     def figures(cls) -> Callable[..., None]:
