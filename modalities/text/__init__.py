@@ -8,7 +8,9 @@ from hrt_mm.modality import Command, Modality
 
 from . import commands
 from .corpus import CorpusConfig
+from .documents import DocumentsConfig, TagsConfig
 from .listops_data import LISTOPS, ListOpsConfig
+from .peps import PepsConfig
 from .text import Text
 from .tokenizer import ByteTokenizer, TextConfig, TextTokenizer
 
@@ -18,7 +20,7 @@ class TextModality(Modality):
 
     name = "text"
     tokenizer = TextConfig
-    datasets = (CorpusConfig, ListOpsConfig)
+    datasets = (CorpusConfig, DocumentsConfig, ListOpsConfig, PepsConfig, TagsConfig)
 
     @classmethod
     def commands(cls) -> Sequence[Command]:

@@ -17,11 +17,9 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
-from ..splits import SPLITS, Part, check_classes, check_split, hash_split
+from ..splits import SPLIT_NAMES, Part, by_hash, check_split, chosen
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
-
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -120,31 +118,9 @@ class FilesConfig(DatasetConfig):
         Raises:
             ConfigError: the split has no image, or a class that train has not.
         """
-        splits = dict(found)
-        if not splits.get("val") and splits.get("train"):
-            parts = [(hash_split(item.name, self.val, 0.0), item) for item in splits["train"]]
-            splits["val"] = [item for part, item in parts if part == "val"]
-            splits["train"] = [item for part, item in parts if part == "train"]
-        if not splits.get("train"):
-            raise ConfigError(f"{where} has no training images")
-        labels = {item.label for item in splits["train"]}
-        classes = tuple(sorted(label for label in labels if label is not None)) if None not in labels else None
-        if classes is not None:
-            for other in ("val", "test"):
-                check_classes(classes, (str(item.label) for item in splits.get(other, ())), f"{other} of {where}")
-        items = splits.get(split)
-        if not items:
-            counts = ", ".join(f"{name}: {len(found)}" for name, found in splits.items())
-            raise ConfigError(f"{where} has no images for split {split!r}; it has {counts}")
+        items, classes = chosen(split, found, self.val, where, "images")
         transform = chain(self.augment) if split == "train" else None
         return ImageFiles(root, items, classes, self.max_pixels, self.follow_links, transform)
-
-    def by_hash(self, items: Sequence[Item]) -> dict[str, list[Item]]:
-        """The items' splits where the data names none."""
-        splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        for item in items:
-            splits[hash_split(item.name, self.val, self.test)].append(item)
-        return splits
 
     def needless(self, key: str, reason: str) -> None:
         """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
@@ -178,7 +154,7 @@ class FolderConfig(FilesConfig):
         if "train" in folders:
             return self.build_from(split, self.root, self._with_splits(folders), f"data.root {self.root}")
         items = self._classes(folders)
-        return self.build_from(split, self.root, self.by_hash(items), f"data.root {self.root}")
+        return self.build_from(split, self.root, by_hash(items, self.val, self.test), f"data.root {self.root}")
 
     def _with_splits(self, folders: Mapping[str, Path]) -> dict[str, list[Item]]:
         unknown = sorted(set(folders) - set(SPLIT_NAMES))

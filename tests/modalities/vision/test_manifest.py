@@ -119,7 +119,7 @@ def test_a_link_out_of_the_folder_is_a_bad_sample(tmp_path: Path, tmp_path_facto
 @pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "/etc/x.png"])
 def test_paths_out_of_the_folder_are_named(tmp_path: Path, path: str) -> None:
     table = [*rows(tmp_path), {"path": path, "label": "cat", "split": "train"}]
-    with pytest.raises(ConfigError, match=rf"images.csv:12: path '{path}' leads out of the manifest's folder"):
+    with pytest.raises(ConfigError, match=rf"images.csv:12: path '{path}' leads out of the folder of the table"):
         manifest(write(tmp_path, table))
 
 

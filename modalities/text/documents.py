@@ -1,0 +1,297 @@
+"""Labelled documents: files in a folder a class, or the rows of a table, with one text or with two to compare.
+
+Documents are given whole; invalid UTF-8 stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.sample import Sample
+
+from ..splits import SPLIT_NAMES, SPLITS, Part, by_hash, check_split, chosen, hash_split
+from ..tables import Row, label_of, path_of, read_rows, split_of
+from .text import Text
+
+_KEYS = "data.text_column, data.path_column, data.label_column and data.split_column"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A labelled document.
+
+    Args:
+        name: a path from the folder of the data, or the file and line of a row.
+        label: its class, where it has one.
+        texts: one text, or two that are compared; ``None`` where the name is that of a file.
+    """
+
+    name: str
+    label: str | None
+    texts: tuple[str, ...] | None = None
+
+
+class Documents(Dataset):
+    """Documents that are read when they are asked for. A value is bytes, a string, or two of them.
+
+    Args:
+        root: the folder that names start at.
+        items: the documents.
+        classes: names of the classes, or ``None``.
+    """
+
+    def __init__(self, root: Path, items: Sequence[Item], classes: tuple[str, ...] | None) -> None:
+        self.root, self.items = root, items
+        self.classes: tuple[str, ...] | None = classes
+        self._resolved = root.resolve()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A document with the name of its class.
+
+        Raises:
+            BadSample: it is empty, or its file is missing or lies outside the folder.
+        """
+        item = self.items[index]
+        if item.texts is None:
+            value: bytes | Text | tuple[Text, ...] = self._read(item.name)
+            empty = not value
+        else:
+            texts = tuple(Text(text) for text in item.texts)
+            value, empty = texts[0] if len(texts) == 1 else texts, not all(item.texts)
+        if empty:
+            raise BadSample(item.name, "is empty")
+        return Sample(value, item.label, item.name)
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(bytes, 0), of both where there are two.
+
+        Raises:
+            BadSample: its file is missing or lies outside the folder.
+        """
+        item = self.items[index]
+        if item.texts is not None:
+            return sum(len(text.encode("utf-8", "replace")) for text in item.texts), 0
+        try:
+            return self._path(item.name).stat().st_size, 0
+        except OSError as error:
+            raise BadSample(item.name, f"cannot be read: {error.strerror}") from error
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._path(name).read_bytes()
+        except OSError as error:
+            raise BadSample(name, f"cannot be read: {error.strerror}") from error
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if not path.resolve().is_relative_to(self._resolved):
+            raise BadSample(name, f"a link leads out of {self.root}")
+        return path
+
+
+class DocumentsConfig(DatasetConfig):
+    """Labelled documents: a folder with a folder a class, or a table (CSV, TSV, JSONL) with a row a document."""
+
+    type: Literal["documents"]
+    root: Path | None = None
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+    file: Path | None = None
+    """A table with a row a document, in place of ``root``. Its texts are held in memory; files are not."""
+    text_column: str | tuple[str, str] = "text"
+    """Column of the text in the table, or two columns of texts that are compared."""
+    path_column: str | None = None
+    """Column of the path of a file with the text, from the folder of the table; in place of ``text_column``."""
+    label_column: str | None = "label"
+    """Column of the class; null for documents without labels."""
+    split_column: str | None = "split"
+    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of names or texts."""
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that count in folders, such as ``.txt``; all when empty."""
+    val: Part = 0.1
+    """Part of the documents for validation where the data names none."""
+    test: Part = 0.1
+    """Part of the documents for testing where the data has no splits at all."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> DocumentsConfig:
+        if (self.root is None) == (self.file is None):
+            raise ValueError("give one of root and file: a folder with a folder a class, or a table")
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
+        default = DocumentsConfig.model_fields
+        unread = ("suffixes",) if self.file else ("text_column", "path_column", "label_column", "split_column")
+        if changed := [key for key in unread if getattr(self, key) != default[key].default]:
+            raise ValueError(f"{changed[0]} has no effect with {'file' if self.file else 'root'}; drop it")
+        if self.path_column is not None and self.text_column != default["text_column"].default:
+            raise ValueError("text_column has no effect with path_column; drop one")
+        return self
+
+    def build(self, split: str) -> Documents:
+        """The documents of a split.
+
+        Raises:
+            ConfigError: the data is missing or broken, the split is empty, or a class is not in train.
+        """
+        check_split(split)
+        if self.file is not None:
+            home, where, splits = self.file.parent, f"data.file {self.file}", self._rows(self.file)
+        else:
+            assert self.root is not None
+            home, where, splits = self.root, f"data.root {self.root}", self._folders(self.root)
+        items, classes = chosen(split, splits, self.val, where, "documents")
+        return Documents(home, items, classes)
+
+    def _rows(self, file: Path) -> dict[str, list[Item]]:
+        texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
+        columns = [*texts] if self.path_column is None else [self.path_column]
+        columns += [name for name in (self.label_column, self.split_column) if name is not None]
+        splits: dict[str, list[Item]] = {}
+        for number, row in read_rows(file, columns, _KEYS):
+            place = f"{file}:{number}"
+            label = label_of(row, self.label_column, place)
+            if self.path_column is not None:
+                item = Item(path_of(row, self.path_column, place), label)
+            else:
+                item = Item(f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts))
+            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+        return splits if self.split_column else self._by_hash(splits.get("train", []))
+
+    def _by_hash(self, items: Sequence[Item]) -> dict[str, list[Item]]:
+        """By what is in a row: its place does not matter, and the same text is never on two sides."""
+        splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for item in items:
+            key = item.name if item.texts is None else "\0".join(item.texts)
+            splits[hash_split(key, self.val, self.test)].append(item)
+        return splits
+
+    def _folders(self, root: Path) -> dict[str, list[Item]]:
+        if not root.is_dir():
+            raise ConfigError(f"data.root {root} is not a folder")
+        found = list(_files(root, self.suffixes))
+        if not found:
+            kind = f" that ends in {' or '.join(self.suffixes)}" if self.suffixes else ""
+            raise ConfigError(f"data.root {root} has no file{kind}; expected SPLIT/CLASS/* or CLASS/*")
+        if "train" not in {name.split("/")[0] for name in found}:
+            return by_hash([Item(name, _folder(name, 0, root)) for name in found], self.val, self.test)
+        splits: dict[str, list[Item]] = {}
+        for name in found:
+            side = name.split("/")[0]
+            if side not in SPLIT_NAMES:
+                raise ConfigError(f"data.root {root} has train/ and also {side}; expected train/, val/ and test/ alone")
+            splits.setdefault(SPLIT_NAMES[side], []).append(Item(name, _folder(name, 1, root)))
+        return splits
+
+
+class TagsConfig(DatasetConfig):
+    """Texts with a label a word or a sentence: JSONL, a line a text with a list of words and one of labels."""
+
+    type: Literal["tags"]
+    file: Path
+    """The table, JSONL."""
+    words_column: str = "words"
+    """Column of the words (or sentences), a list of strings."""
+    tags_column: str = "tags"
+    """Column of their labels, a list as long."""
+    split_column: str = "split"
+    """Column of the split: train, val (or valid, validation) or test."""
+    unit: str = "words"
+    """Name of the boundary that the texts carry: a group starts at each of them."""
+    separator: str = " "
+    """What is put between two of them; empty where text has no spaces."""
+
+    def build(self, split: str) -> Tagged:
+        """The texts of a split.
+
+        Raises:
+            ConfigError: the table is missing or broken, the split is empty, or a label is not in train.
+        """
+        check_split(split)
+        columns = [self.words_column, self.tags_column, self.split_column]
+        rows: dict[str, list[tuple[str, list[str], list[str]]]] = {}
+        for number, row in read_rows(self.file, columns, "data.words_column, data.tags_column and data.split_column"):
+            place = f"{self.file}:{number}"
+            words, tags = (_list(row, column, place) for column in columns[:2])
+            if len(words) != len(tags) or not all(words):
+                raise ConfigError(
+                    f"{place} has {len(words)} {self.words_column} and {len(tags)} {self.tags_column}; "
+                    "they must be as many, and no word empty"
+                )
+            rows.setdefault(split_of(row, self.split_column, place), []).append((place, words, tags))
+        if not rows.get(split):
+            counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
+            raise ConfigError(f"data.file {self.file} has no texts for split {split!r}; it has {counts}")
+        names = {name: {tag for _, _, tags in found for tag in tags} for name, found in rows.items()}
+        if extra := sorted(names[split] - names.get("train", set())):
+            raise ConfigError(f"{split} of {self.file} has labels that train has not: {', '.join(extra[:5])}")
+        return Tagged(rows[split], tuple(sorted(names["train"])), self.unit, self.separator)
+
+
+class Tagged(Dataset):
+    """Texts of words with a label each; the label of a sample is the list of them."""
+
+    def __init__(
+        self, rows: Sequence[tuple[str, list[str], list[str]]], classes: tuple[str, ...], unit: str, separator: str
+    ) -> None:
+        self.rows, self.unit, self.separator = rows, unit, separator
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A text that carries where its words start, and their labels.
+
+        Raises:
+            BadSample: it is empty.
+        """
+        place, words, tags = self.rows[index]
+        if not words:
+            raise BadSample(place, "is empty")
+        starts = tuple(accumulate((len(word) + len(self.separator) for word in words[:-1]), initial=0))
+        return Sample(Text(self.separator.join(words), boundaries={self.unit: starts}), tags, place)
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(bytes, 0)."""
+        return len(self.separator.join(self.rows[index][1]).encode("utf-8", "replace")), 0
+
+
+def _files(root: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """Paths from the root, in order; hidden ones are left out."""
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for file in sorted(files):
+            if not file.startswith(".") and (not suffixes or file.endswith(tuple(suffixes))):
+                yield Path(parent, file).relative_to(root).as_posix()
+
+
+def _folder(name: str, place: int, root: Path) -> str:
+    parts = name.split("/")
+    if len(parts) < place + 2:
+        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
+    return parts[place]
+
+
+def _text(row: Row, column: str, place: str) -> str:
+    if not isinstance(row[column], str):
+        raise ConfigError(f"{place}: {column} must be a text, got {type(row[column]).__name__}")
+    text: str = row[column]
+    return text
+
+
+def _list(row: Row, column: str, place: str) -> list[str]:
+    found = row[column]
+    if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
+        raise ConfigError(f"{place}: {column} must be a list of strings, got {found!r:.60}")
+    return found
