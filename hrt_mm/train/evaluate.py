@@ -21,6 +21,7 @@ from .precision import Autocast, autocast, numerics
 from .sampler import Plan, evaluation_plans, sample_sizes
 from .samples import BadSamples, BatchMaker
 from .seeding import forked, mix, seed_all
+from .shuffle import Shuffle
 from .store import CheckpointStore
 from .weights import load_weights
 
@@ -53,11 +54,8 @@ class EvaluationLoader:
     def _plan(self) -> list[Plan]:
         options, world_size, length = self.options, self.ranks.world_size, len(self.maker.dataset)
         tokens = options.batch_tokens
-        order: list[int] | None = None
-        if self.limit is not None:
-            generator = torch.Generator().manual_seed(mix(options.seed, "evaluation", self.split))
-            order = torch.randperm(length, generator=generator).tolist()
-        plans = evaluation_plans(
+        order = Shuffle(length, mix(options.seed, "evaluation", self.split)) if self.limit is not None else None
+        return evaluation_plans(
             length,
             batch_size=options.batch_size,
             budget=tokens // world_size if tokens is not None else None,
@@ -65,8 +63,8 @@ class EvaluationLoader:
             rank=self.ranks.rank,
             world_size=world_size,
             order=order,
+            limit=self.limit,
         )
-        return plans[: self.limit]
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are not empty. Counts bad samples anew."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import overload
 
 from ..errors import BadSample, ConfigError
 from ..modality import Dataset, Tokenizer
 from .seeding import mix
+from .shuffle import Shuffle
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,21 @@ class Sampler:
                 f"ranks; set it between {world_size} and {length}"
             )
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Shuffle:
         """The samples of an epoch in their order."""
-        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
-        order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return order
+        return Shuffle(self.length, mix(self.seed, "order", epoch))
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """This rank's share of every batch of an epoch.
+    def batches(self, epoch: int) -> Sequence[Sequence[int]]:
+        """This rank's share of every batch of an epoch. Those of a fixed size are made when they are asked for.
 
         Raises:
             ConfigError: all samples together do not fill a batch.
         """
         order = self.order(epoch)
         if self.batch_size is not None:
-            whole = len(order) // self.batch_size
-            batches = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(whole))
-            return [batch[self.rank :: self.world_size] for batch in batches]
+            return _Shares(order, self.batch_size, self.rank, self.world_size)
         assert self.sizes is not None and self.budget is not None
-        shares = cut_by_tokens(order, self.sizes, self.budget)[:-1]
+        shares = cut_by_tokens(order[:], self.sizes, self.budget)[:-1]
         whole = len(shares) // self.world_size
         if not whole:
             raise ConfigError(
@@ -118,6 +114,27 @@ class Sampler:
                 following = Position(epoch + 1, 0) if last else Position(epoch, number + 1)
                 yield Plan(Position(epoch, number), tuple(batches[number]), following)
             epoch, first = epoch + 1, 0
+
+
+class _Shares(Sequence[Sequence[int]]):
+    """A rank's share of every whole batch of a fixed size, cut from an order that may be too long to hold."""
+
+    def __init__(self, order: Shuffle, batch_size: int, rank: int, world_size: int) -> None:
+        self.order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.order) // self.batch_size
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        wanted = range(len(self))[index]
+        if isinstance(wanted, range):
+            return [self[number] for number in wanted]
+        first = wanted * self.batch_size
+        return self.order[first + self.rank : first + self.batch_size : self.world_size]
 
 
 def check_sizes(sizes: Sequence[int], budget: int, world_size: int = 1) -> None:
@@ -156,6 +173,7 @@ def evaluation_plans(
     rank: int = 0,
     world_size: int = 1,
     order: Sequence[int] | None = None,
+    limit: int | None = None,
 ) -> list[Plan]:
     """Batches that hold every sample once, the last one smaller.
 
@@ -167,14 +185,17 @@ def evaluation_plans(
         rank: this process.
         world_size: how many there are.
         order: the samples in another order than their own.
+        limit: batches at most.
     """
-    mine = list(order if order is not None else range(length))[rank::world_size]
+    ordered = order if order is not None else range(length)
     if batch_size is not None:
         share = max(1, batch_size // world_size)
+        mine = list(ordered[rank : None if limit is None else limit * share * world_size : world_size])
         batches = [mine[first : first + share] for first in range(0, len(mine), share)]
     else:
         assert sizes is not None and budget is not None
-        batches = cut_by_tokens(mine, sizes, budget) if mine else []
+        mine = list(ordered[rank::world_size])
+        batches = cut_by_tokens(mine, sizes, budget)[:limit] if mine else []
     return [Plan(Position(0, number), tuple(batch), Position(0, number + 1)) for number, batch in enumerate(batches)]
 
 

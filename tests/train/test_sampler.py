@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.train.toy_training import ToyTokenizer, toy_config
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    orders = [Sampler(50, seed=seed, batch_size=5).order(epoch) for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    orders = [Sampler(50, seed=seed, batch_size=5).order(epoch)[:] for seed, epoch in [(0, 0), (0, 0), (0, 1), (1, 0)]]
     assert orders[0] == orders[1]
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == list(range(50)) for order in orders)
@@ -92,3 +93,27 @@ def test_sizes_come_from_shapes_and_an_unreadable_shape_counts_one() -> None:
 
     dataset.shape = broken  # type: ignore[method-assign]
     assert sample_sizes(dataset, ToyTokenizer()) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("by", [{"batch_size": 4, "budget": None}, {"batch_size": None, "budget": 9}], ids=str)
+def test_a_limit_gives_the_first_batches(by: dict[str, Any]) -> None:
+    sizes = [2 + index % 3 for index in range(13)]
+    everything = evaluation_plans(13, sizes=sizes, order=range(12, -1, -1), rank=1, world_size=2, **by)
+    few = evaluation_plans(13, sizes=sizes, order=range(12, -1, -1), rank=1, world_size=2, limit=2, **by)
+    assert few == everything[:2]
+
+
+def test_a_data_set_of_any_length_is_sampled_in_no_memory() -> None:
+    length = 10**12
+    tracemalloc.start()
+    shares = [Sampler(length, seed=1, batch_size=64, rank=rank, world_size=2) for rank in range(2)]
+    at = Position(3, 10**10 - 7)
+    plans = [list(islice(sampler.plans(at), 9)) for sampler in shares]
+    (few,) = evaluation_plans(length, batch_size=8, budget=None, sizes=None, order=shares[0].order(0), limit=1)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    seen = [index for mine in plans for plan in mine for index in plan.indices]
+    assert len(set(seen)) == len(seen) == 64 * 9 and max(seen) < length
+    assert plans[0][3].following == plans[0][4].at
+    assert list(islice(shares[0].plans(plans[0][3].following), 5)) == plans[0][4:]
+    assert len(few.indices) == 8
