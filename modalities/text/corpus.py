@@ -26,12 +26,21 @@ from hrt_mm.sample import Sample
 from ..splits import Part, check_split, hash_split
 from .text import Text
 
+_INSTALLED = ("site-packages", "dist-packages")
+
 
 class Source(ABC):
-    """Documents that lie somewhere, with the bytes that each one has."""
+    """Documents that lie somewhere, with the bytes that each one has.
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+    Args:
+        names: for messages.
+        sizes: bytes of each.
+        keys: what decides their splits, wherever the data lies; the names when absent.
+    """
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None) -> None:
         self.names = list(names)
+        self.keys = self.names if keys is None else list(keys)
         self.sizes = np.asarray(sizes, dtype=np.int64)
 
     @abstractmethod
@@ -54,10 +63,13 @@ class Files(Source):
         root: where names start.
         names: paths from there.
         sizes: bytes of each.
+        keys: what decides their splits; the names when absent.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], sizes: Sequence[int]) -> None:
-        super().__init__(names, sizes)
+    def __init__(
+        self, root: Path, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(names, sizes, keys)
         self.root = root
 
     def read(self, document: int, start: int, end: int) -> bytes:
@@ -75,7 +87,8 @@ class Files(Source):
 
     def taken(self, documents: np.ndarray) -> Files:
         """Some of the files."""
-        return Files(self.root, [self.names[place] for place in documents], self.sizes[documents])
+        names, keys = ([of[place] for place in documents] for of in (self.names, self.keys))
+        return Files(self.root, names, self.sizes[documents], keys)
 
 
 class Lines(Source):
@@ -195,7 +208,8 @@ class CorpusConfig(DatasetConfig):
     test_files: tuple[Path, ...] = ()
     """Files and folders of the test split."""
     val: Part = 0.05
-    """Part of the documents for validation, chosen by a hash of their names, where no ``val_files`` are given."""
+    """Part of the documents for validation, chosen by a hash of their paths in ``files``, where no ``val_files`` are
+    given."""
     test: Part = 0.05
     """Part of the documents for testing, likewise."""
     context: PositiveInt = 2048
@@ -219,7 +233,7 @@ class CorpusConfig(DatasetConfig):
         own = {"val": self.val_files, "test": self.test_files}.get(split)
         source = documents(own or self.files, self.suffixes, self.text_key)
         if not own:
-            source = source.taken(self._chosen(split, source.names))
+            source = source.taken(self._chosen(split, source.keys))
         if not len(source.sizes):
             raise ConfigError(
                 f"data.files have no document for the {split} split, by a hash of their names; set data.{split}_files, "
@@ -227,12 +241,12 @@ class CorpusConfig(DatasetConfig):
             )
         return Corpus(source, self.context, training=split == "train")
 
-    def _chosen(self, split: str, names: Sequence[str]) -> np.ndarray:
+    def _chosen(self, split: str, keys: Sequence[str]) -> np.ndarray:
         val, test = (
             0.0 if files else part for files, part in ((self.val_files, self.val), (self.test_files, self.test))
         )
         return np.array(
-            [place for place, name in enumerate(names) if hash_split(name, val, test) == split], dtype=np.int64
+            [place for place, key in enumerate(keys) if hash_split(key, val, test) == split], dtype=np.int64
         )
 
 
@@ -244,7 +258,7 @@ def documents(files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "t
     """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
-        return _files(root, sorted(_inside(root, (".py",), skipped=("site-packages", "dist-packages"))))
+        return _files([(root, path) for path in sorted(_inside(root, (".py",), skipped=_INSTALLED))], root)
     lines = [file for file in files if file.suffix.lower() == ".jsonl"]
     if lines and len(lines) != len(files):
         raise ConfigError(f"data.files mix {lines[0]} with other kinds; give JSONL alone, or none")
@@ -253,14 +267,15 @@ def documents(files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "t
             raise ConfigError(f"data.files {file}: no such file or folder")
     if lines:
         return _lines(lines, key)
-    found: list[Path] = []
+    found: list[tuple[Path, Path]] = []
     for file in files:
+        home = file if file.is_dir() else file.parent
         inside = sorted(_inside(file, suffixes)) if file.is_dir() else [file]
         if not inside:
             kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
             raise ConfigError(f"data.files {file} has no file{kind}")
-        found += inside
-    return _files(Path(), found)
+        found += [(home, path) for path in inside]
+    return _files(found)
 
 
 def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) -> Iterator[Path]:
@@ -274,11 +289,13 @@ def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) 
             yield path
 
 
-def _files(root: Path, paths: Sequence[Path]) -> Files:
-    sized = [(path, path.stat().st_size) for path in paths]
-    full = [(path, size) for path, size in sized if size]
-    names = [path.relative_to(root).as_posix() if root != Path() else path.as_posix() for path, _ in full]
-    return Files(root, names, [size for _, size in full])
+def _files(found: Sequence[tuple[Path, Path]], root: Path = Path()) -> Files:
+    """Files that are not empty, each with the folder that its key starts at."""
+    sized = [(home, path, path.stat().st_size) for home, path in found]
+    full = [(home, path, size) for home, path, size in sized if size]
+    names = [path.relative_to(root).as_posix() if root != Path() else path.as_posix() for _, path, _ in full]
+    keys = [path.relative_to(home).as_posix() for home, path, _ in full]
+    return Files(root, names, [size for _, _, size in full], keys)
 
 
 def _lines(files: Sequence[Path], key: str) -> Lines:

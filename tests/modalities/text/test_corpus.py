@@ -99,6 +99,15 @@ def test_folders_files_and_own_splits(tmp_path: Path) -> None:
     assert [Path(name).name for name in own.build("val").source.names] == ["001.txt"]
 
 
+def test_splits_do_not_depend_on_where_the_data_lies(tmp_path: Path) -> None:
+    texts = [f"text {index}".encode() for index in range(60)]
+    homes = [folder(tmp_path / name, texts) for name in ("here", "there")]
+    for split in ("train", "val", "test"):
+        parts = [CorpusConfig(type="corpus", files=(home,), val=0.2, test=0.2).build(split) for home in homes]
+        first, second = ([Path(name).name for name in part.source.names] for part in parts)
+        assert first == second
+
+
 def test_lines_of_json_are_documents(tmp_path: Path) -> None:
     file, texts = tmp_path / "a.jsonl", [f"Text {index}: größer" for index in range(30)]
     file.write_text("\n".join(json.dumps({"body": text, "id": 1}) for text in [*texts, ""]) + "\n\n")
