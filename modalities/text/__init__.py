@@ -9,6 +9,7 @@ from hrt_mm.modality import Command, Modality
 from . import commands
 from .corpus import CorpusConfig
 from .documents import DocumentsConfig, TagsConfig
+from .hugging_face import HuggingFaceConfig
 from .listops_data import LISTOPS, ListOpsConfig
 from .peps import PepsConfig
 from .text import Text
@@ -20,7 +21,7 @@ class TextModality(Modality):
 
     name = "text"
     tokenizer = TextConfig
-    datasets = (CorpusConfig, DocumentsConfig, ListOpsConfig, PepsConfig, TagsConfig)
+    datasets = (CorpusConfig, DocumentsConfig, HuggingFaceConfig, ListOpsConfig, PepsConfig, TagsConfig)
 
     @classmethod
     def commands(cls) -> Sequence[Command]:

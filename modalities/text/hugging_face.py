@@ -1,0 +1,126 @@
+"""Corpora that Hugging Face ``datasets`` holds: saved in a folder, or fetched by name. Needs that package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.modality import DatasetConfig
+
+from ..splits import SPLIT_NAMES, Part, check_split, hash_split
+from .corpus import Corpus, Source
+
+_BATCH = 1 << 14
+"""Rows whose lengths are read at once."""
+
+
+class Rows(Source):
+    """A document a row; the rows stay on the disk.
+
+    Args:
+        rows: a ``datasets.Dataset``.
+        key: column of the text.
+        places: rows that count, in order.
+        sizes: bytes of each.
+    """
+
+    def __init__(self, rows: Any, key: str, places: np.ndarray, sizes: np.ndarray) -> None:
+        super().__init__([f"row {place}" for place in places], sizes.tolist())
+        self.rows, self.key, self.places = rows, key, places
+
+    def read(self, document: int, start: int, end: int) -> bytes:
+        """Part of a row's text."""
+        try:
+            text: bytes = self.rows[int(self.places[document])][self.key].encode()
+        except (OSError, ValueError, AttributeError) as error:
+            raise BadSample(self.names[document], f"cannot be read: {error}") from error
+        return text[start:end]
+
+    def taken(self, documents: np.ndarray) -> Rows:
+        """Some of the rows."""
+        return Rows(self.rows, self.key, self.places[documents], self.sizes[documents])
+
+
+class HuggingFaceConfig(DatasetConfig):
+    """Documents for language models from Hugging Face ``datasets``."""
+
+    type: Literal["hugging_face"]
+    path: str
+    """A folder that ``save_to_disk`` wrote, or the name of a dataset on the hub, which is fetched."""
+    subset: str | None = None
+    """Which part of a dataset on the hub, where it has several."""
+    text_key: str = "text"
+    """Column of the text."""
+    val: Part = 0.05
+    """Part of the rows for validation, by a hash of their numbers, where the data has no such split."""
+    test: Part = 0.05
+    """Part of the rows for testing, likewise."""
+    context: PositiveInt = 2048
+    """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
+
+    def build(self, split: str) -> Corpus:
+        """The windows of a split.
+
+        Raises:
+            ConfigError: the package is missing, there is no such data or column, or the split is empty.
+        """
+        check_split(split)
+        splits = self._splits()
+        rows = splits.get(split) if split in splits else splits.get("train")
+        if rows is None:
+            raise ConfigError(f"data.path {self.path} has no training split; it has {', '.join(splits)}")
+        source = self._source(rows)
+        if split == "train" or split not in splits:
+            val, test = (0.0 if name in splits else getattr(self, name) for name in ("val", "test"))
+            keep = [place for place, name in enumerate(source.names) if hash_split(name, val, test) == split]
+            source = source.taken(np.array(keep, dtype=np.int64))
+        if not len(source.sizes):
+            raise ConfigError(f"data.path {self.path} has no text for the {split} split")
+        return Corpus(source, self.context, training=split == "train")
+
+    def _splits(self) -> dict[str, Any]:
+        try:
+            datasets: Any = import_module("datasets")
+        except ImportError as error:
+            raise ConfigError(
+                "data.type hugging_face needs the package datasets: pip install datasets. "
+                "Files and folders are read without it by data.type corpus"
+            ) from error
+        try:
+            if Path(self.path).exists():
+                found = datasets.load_from_disk(self.path)
+            else:
+                found = datasets.load_dataset(self.path, self.subset)
+        except Exception as error:
+            # The package raises errors of many kinds, its own and those of the network.
+            raise ConfigError(
+                f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
+                f"fetched: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, Mapping):
+            return {"train": found}
+        return {SPLIT_NAMES[name]: rows for name, rows in found.items() if name in SPLIT_NAMES}
+
+    def _source(self, rows: Any) -> Rows:
+        if self.text_key not in rows.column_names:
+            have = ", ".join(rows.column_names)
+            raise ConfigError(
+                f"data.path {self.path} has no column {self.text_key!r}; it has {have}. Set data.text_key"
+            )
+        arrow: Any = import_module("pyarrow.compute")
+        lengths = []
+        for table in rows.select_columns(self.text_key).with_format("arrow").iter(_BATCH):
+            column = table.column(self.text_key)
+            try:
+                lengths.append(arrow.fill_null(arrow.binary_length(column), 0).to_numpy())
+            except NotImplementedError as error:
+                raise ConfigError(f"data.text_key {self.text_key!r} holds {column.type}, not text") from error
+        sizes = np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
+        places = np.flatnonzero(sizes)
+        return Rows(rows, self.text_key, places, sizes[places])
