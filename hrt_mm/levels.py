@@ -46,11 +46,16 @@ class LearnedGroups(Component):
     """Longest group; a boundary is set wherever one would grow past it."""
     weight: Annotated[float, Field(ge=0)] = 0.03
     """Weight of the ratio loss."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Training batches over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
+    model can tell what a boundary is worth."""
 
     @model_validator(mode="after")
     def _fits(self) -> LearnedGroups:
         if self.target > self.max:
             raise ValueError(f"target {self.target:g} tokens a group is longer than the cap max={self.max}; raise max")
+        if self.warmup and not self.weight:
+            raise ValueError("warmup moves the target of the ratio loss, and weight 0 leaves that out; drop warmup")
         return self
 
 

@@ -17,6 +17,9 @@ from .norm import rms_norm
 from .segments import cap
 from .spans import Spans
 
+_FIRST_TARGET = 2.0
+"""Tokens a group where a warm-up starts."""
+
 
 @dataclass(frozen=True, eq=False)
 class Routing:
@@ -43,9 +46,13 @@ class Router(nn.Module):
     The decision at a token uses that token and the one before alone, so it is causal.
     """
 
+    batches: Tensor
+
     def __init__(self, dim: int, config: LearnedGroups) -> None:
         super().__init__()
-        self.target, self.longest = config.target, config.max
+        self.target, self.longest, self.warmup = config.target, config.max, config.warmup
+        if self.warmup:
+            self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.before = nn.Linear(dim, dim, bias=False)
         self.here = nn.Linear(dim, dim, bias=False)
         for linear in (self.before, self.here):
@@ -53,6 +60,8 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
         """Boundaries of packed samples."""
+        if self.warmup and self.training:
+            self.batches += 1
         normed_TD = rms_norm(x_TD)
         first_T = self._first(samples)
         p_T = torch.where(first_T, 1.0, F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0))
@@ -79,9 +88,15 @@ class Router(nn.Module):
         mask_T[first[first < samples.total]] = True
         return mask_T.to(samples.device, non_blocking=True)
 
+    def current_target(self) -> float | Tensor:
+        """Tokens a group that the ratio loss pulls towards now."""
+        if not self.warmup or self.target <= _FIRST_TARGET:
+            return self.target
+        return _FIRST_TARGET + (self.target - _FIRST_TARGET) * (self.batches / self.warmup).clamp(max=1)
+
     def _ratio_loss(self, chosen_T: Tensor, p_T: Tensor) -> Tensor:
         """Least, 1, where a share 1/target of the tokens starts a group; equation 10 of the paper."""
         if not len(p_T):
             return p_T.sum()
-        share, mean, n = chosen_T.float().mean(), p_T.mean(), self.target
+        share, mean, n = chosen_T.float().mean(), p_T.mean(), self.current_target()
         return n / (n - 1) * ((n - 1) * share * mean + (1 - share) * (1 - mean))

@@ -4,23 +4,27 @@
 without spaces too, and look ahead. ``spaces`` and ``lines`` follow from each byte and the one before it, so a causal
 hierarchy may group by them.
 
-Shapes: T bytes.
+Shapes: T bytes, C characters.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from icu4py.breakers import BaseBreaker, SentenceBreaker, WordBreaker
 
 from .text import char_offsets, decoded
 
-_LINE = ord("\n")
-_PARAGRAPH = re.compile(rb"\n[ \t\r\f\v]*\n\s*|\f\s*")
+_PARAGRAPH = re.compile(rb"\n[ \t\r\f\v]*\n\s*|\f\s*|\xe2\x80\xa9\s*")
+_ITEM = re.compile(rb"^[ \t]*(?:[-*+]|\xe2\x80\xa2|[0-9]{1,9}[.)])[ \t]", re.MULTILINE)
 _HEADING = re.compile(rb"^#{1,6}[ \t]+\S", re.MULTILINE)
-_UNDERLINE = re.compile(rb"^(?:={3,}|-{3,}|~{3,}|\^{3,}|\*{3,})[ \t]*\r?$", re.MULTILINE)
+_UNDERLINE = re.compile(rb"^([=\-~^*\"'+#:._`])\1{2,}[ \t]*\r?$", re.MULTILINE)
+_PAGE = re.compile(rb"\f\s*")
+_LINE = ord("\n")
 _SPACE_LIKE = np.ones(256, dtype=bool)
 _SPACE_LIKE[list(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")] = False
 _SPACE_LIKE[0x80:] = False
@@ -45,96 +49,168 @@ def line_starts(previous: np.ndarray, here: np.ndarray) -> np.ndarray:
 
 
 CAUSAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"spaces": space_starts, "lines": line_starts}
+"""By name, whether a group starts at a byte, from that byte and the one before it."""
 
 
-def _causal(rule: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[bytes], np.ndarray]:
-    def found(content: bytes) -> np.ndarray:
-        raw = np.frombuffer(content, dtype=np.uint8)
+class Document:
+    """A text of one byte or more, and where its groups start. Each boundary is found once, when it is asked for.
+
+    A finer group starts wherever a coarser one does, so that words nest in sentences, and so on.
+
+    Args:
+        content: the text; need not be UTF-8.
+        carried: by name, places of starts that are known; they stand in for those that would be found.
+    """
+
+    def __init__(self, content: bytes, carried: Mapping[str, Sequence[int] | np.ndarray] | None = None) -> None:
+        self.content = content
+        self._carried = carried or {}
+        self._found: dict[str, np.ndarray] = {}
+
+    def starts(self, name: str) -> np.ndarray:
+        """(T,) bool starts of a boundary; the first byte always is one."""
+        if name not in self._found:
+            if name in self._carried:
+                starts_T = _at(self._carried[name], len(self.content))
+            else:
+                starts_T = FINDERS[name](self)
+                if name in _COARSER:
+                    starts_T |= self.starts(_COARSER[name])
+            self._found[name] = starts_T
+        return self._found[name]
+
+    def segments(self, breaker: type[BaseBreaker], text: str) -> np.ndarray:
+        """Where ICU's segments start, in characters of a text that is as long as this one."""
+        # The rules and dictionaries are chosen by script, not by locale.
+        starts = np.fromiter(chain.from_iterable(breaker(text, "en").segments()), dtype=np.int64)[::2]
+        if not self._wide_C.any():
+            return starts
+        # ICU counts in units of UTF-16, two for a character beyond U+FFFF.
+        place = np.repeat(np.arange(len(text)), 1 + self._wide_C)
+        return place[starts]
+
+    @cached_property
+    def chars(self) -> str:
+        """The text, U+FFFD for each byte that is no UTF-8."""
+        return self._decoded[1]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(C+1,) the byte of each character, and the end."""
+        text = self._decoded[0]
+        return np.arange(len(text) + 1) if len(text) == len(self.content) else char_offsets(text)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(C,) the code points."""
+        return np.frombuffer(self.chars.encode("utf-32-le"), dtype=np.uint32)
+
+    @cached_property
+    def headings(self) -> list[tuple[int, int]]:
+        """Where each heading starts, and where the line after it does."""
+        return _headings(self.content)
+
+    @cached_property
+    def _decoded(self) -> tuple[str, str]:
+        return decoded(self.content)
+
+    @cached_property
+    def _wide_C(self) -> np.ndarray:
+        return self.codes >= 0x10000
+
+
+def words(document: Document) -> np.ndarray:
+    """Starts of words. Spaces and signs belong to the word before them."""
+    segments = document.segments(WordBreaker, document.chars)
+    if not len(segments):
+        return _at((), len(document.content))
+    known = [char for char in set(document.chars) if char.isalnum()]
+    in_word = np.zeros(0x110000, dtype=bool)
+    in_word[[ord(char) for char in known]] = True
+    is_word = np.logical_or.reduceat(in_word[document.codes], segments)
+    return _at(document.offsets[segments[is_word]], len(document.content))
+
+
+def sentences(document: Document) -> np.ndarray:
+    """Starts of sentences and items of lists. Other lines may end within a sentence, as wrapped text has them."""
+    joined = document.chars.replace("\n", " ").replace("\r", " ")
+    starts_T = _at(document.offsets[document.segments(SentenceBreaker, joined)], len(document.content))
+    starts_T[[match.start() for match in _ITEM.finditer(document.content)]] = True
+    return starts_T
+
+
+def paragraphs(document: Document) -> np.ndarray:
+    """Starts of paragraphs: after empty lines and form feeds, at headings and after them."""
+    content = document.content
+    starts = [match.end() for match in _PARAGRAPH.finditer(content)]
+    starts += chain.from_iterable(document.headings)
+    return _at(starts, len(content))
+
+
+def sections(document: Document) -> np.ndarray:
+    """Starts of sections: headings of Markdown and reStructuredText, and what follows a form feed."""
+    content = document.content
+    starts = [match.end() for match in _PAGE.finditer(content)]
+    starts += [first for first, _ in document.headings]
+    return _at(starts, len(content))
+
+
+def _causal(name: str) -> Callable[[Document], np.ndarray]:
+    def found(document: Document) -> np.ndarray:
+        raw = np.frombuffer(document.content, dtype=np.uint8)
         starts_T = np.ones(len(raw), dtype=bool)
-        starts_T[1:] = rule(raw[:-1], raw[1:])
+        starts_T[1:] = CAUSAL[name](raw[:-1], raw[1:])
         return starts_T
 
     return found
 
 
-def words(content: bytes) -> np.ndarray:
-    """(T,) bool: a word starts here. Spaces and signs belong to the word before them."""
-    text, segments = _segments(content, WordBreaker)
-    return _mask(len(content), text, [start for start, end in segments if _is_word(text[start:end])])
-
-
-def sentences(content: bytes) -> np.ndarray:
-    """(T,) bool: a sentence starts here, or a paragraph."""
-    text, segments = _segments(content, SentenceBreaker)
-    return _mask(len(content), text, [start for start, _ in segments]) | paragraphs(content)
-
-
-def paragraphs(content: bytes) -> np.ndarray:
-    """(T,) bool: a paragraph starts here, after an empty line or a form feed, or at a heading."""
-    starts_T = sections(content)
-    for match in _PARAGRAPH.finditer(content):
-        if match.end() < len(content):
-            starts_T[match.end()] = True
-    return starts_T
-
-
-def sections(content: bytes) -> np.ndarray:
-    """(T,) bool: a section starts here, at a heading of Markdown or reStructuredText or after a form feed."""
-    starts_T = np.zeros(len(content), dtype=bool)
-    starts_T[0] = True
-    for match in _HEADING.finditer(content):
-        starts_T[match.start()] = True
-    for match in _UNDERLINE.finditer(content):
-        title = content.rfind(b"\n", 0, max(0, match.start() - 1)) + 1
-        if content[title : match.start()].strip():
-            starts_T[title] = True
-    for match in re.finditer(rb"\f\s*", content):
-        if match.end() < len(content):
-            starts_T[match.end()] = True
-    return starts_T
-
-
-FINDERS: dict[str, Callable[[bytes], np.ndarray]] = {
+FINDERS: dict[str, Callable[[Document], np.ndarray]] = {
     "words": words,
     "sentences": sentences,
     "paragraphs": paragraphs,
     "sections": sections,
-    **{name: _causal(rule) for name, rule in CAUSAL.items()},
+    **{name: _causal(name) for name in CAUSAL},
 }
-"""By name, what finds the starts in a text of one byte or more; the first byte always is one."""
-
-_FINER = {"words": ("sentences",), "sentences": ("paragraphs",), "paragraphs": ("sections",), "sections": ()}
+_COARSER = {"words": "sentences", "sentences": "paragraphs", "paragraphs": "sections"}
 
 
 def find(name: str, content: bytes) -> np.ndarray:
-    """(T,) bool starts of a boundary by name. A word starts wherever a sentence does, and so on, so that they nest."""
-    starts_T = FINDERS[name](content)
-    for coarser in _FINER.get(name, ()):
-        starts_T |= find(coarser, content)
-    return starts_T
+    """(T,) bool starts of a boundary in a text of one byte or more."""
+    return Document(content).starts(name)
 
 
-def _segments(content: bytes, breaker: type[BaseBreaker]) -> tuple[str, list[tuple[int, int]]]:
-    """The text, each invalid byte as one character, and its segments in characters."""
-    text, clean = decoded(content)
-    segments = list(breaker(clean, "en").segments())
-    if len(clean) * 2 != len(clean.encode("utf-16-le")):
-        # ICU counts in units of UTF-16, two for a character beyond U+FFFF.
-        wide = np.frombuffer(clean.encode("utf-32-le"), dtype=np.uint32) >= 0x10000
-        place = np.repeat(np.arange(len(clean)), 1 + wide)
-        place = np.append(place, len(clean))
-        segments = [(int(place[start]), int(place[end])) for start, end in segments]
-    return text, segments
-
-
-def _is_word(segment: str) -> bool:
-    return any(char.isalnum() for char in segment)
-
-
-def _mask(length: int, text: str, chars: list[int]) -> np.ndarray:
+def _at(places: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+    """(T,) bool, true at the places that lie in the text, and at its first byte."""
     starts_T = np.zeros(length, dtype=bool)
-    if len(text) != length:
-        chars = char_offsets(text)[chars].tolist() if chars else []
-    starts_T[chars] = True
+    found = np.asarray(places, dtype=np.int64)
+    starts_T[found[found < length]] = True
     starts_T[0] = True
     return starts_T
+
+
+def _headings(content: bytes) -> list[tuple[int, int]]:
+    found = []
+    for match in _HEADING.finditer(content):
+        end = content.find(b"\n", match.start())
+        found.append((match.start(), end + 1 if end >= 0 else len(content)))
+    for match in _UNDERLINE.finditer(content):
+        title = _line_before(content, match.start())
+        text = content[title : match.start()].strip().decode("utf-8", "replace")
+        # Other marks than these two stand alone on lines for other reasons: quotes, comments.
+        if text and (match[1] in b"=-" or len(match[0].rstrip()) >= len(text)):
+            found.append((_overline(content, title, match[0]), match.end() + 1))
+    return found
+
+
+def _overline(content: bytes, title: int, underline: bytes) -> int:
+    """Where a heading starts that may have a line over it too, like the one under it, behind an empty one."""
+    over = _line_before(content, title)
+    if content[over:title].strip() != underline.strip():
+        return title
+    return title if content[_line_before(content, over) : over].strip() else over
+
+
+def _line_before(content: bytes, start: int) -> int:
+    """Where the line before a line starts; 0 for the first."""
+    return content.rfind(b"\n", 0, max(0, start - 1)) + 1

@@ -9,7 +9,7 @@ Shapes: T tokens, V ids, the separator last.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,7 @@ class SubwordTokenizer(TextTokenizer):
         file: the JSON.
         max_bytes: the longest text.
         recent: tokens that a token's embedding is made of.
+        carried: boundaries that the texts carry, beside those that are found.
 
     Raises:
         ConfigError: the file is missing, or holds no byte-level subwords.
@@ -73,7 +74,7 @@ class SubwordTokenizer(TextTokenizer):
 
     levels = ("subwords", "words", "sentences", "paragraphs")
 
-    def __init__(self, file: Path, max_bytes: int = 1 << 24, recent: int = 1) -> None:
+    def __init__(self, file: Path, max_bytes: int = 1 << 24, recent: int = 1, carried: Sequence[str] = ()) -> None:
         self.file = file
         self._library = _load(file)
         byte_of = _bytes_of_chars()
@@ -81,7 +82,7 @@ class SubwordTokenizer(TextTokenizer):
         tokens = [self._library.id_to_token(token) or "" for token in range(size)]
         self._raw = [bytes(byte_of[char] for char in token) for token in tokens]
         self._sizes = np.array([len(raw) for raw in self._raw] + [0], dtype=np.int64)
-        super().__init__(size + 1, max_bytes, recent)
+        super().__init__(size + 1, max_bytes, recent, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The subwords, and where each starts in the bytes."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Text:
 
     Args:
         content: the text.
-        documents: where documents start, at the end too; the tokenizer puts a separator there.
+        documents: where documents start, maybe one at the end; the tokenizer puts a separator there.
         boundaries: by name, where groups start that the data carries; they stand in for those that would be found.
     """
 
@@ -40,8 +41,23 @@ class Marked:
     """
 
     content: bytes
-    documents: tuple[int, ...]
-    boundaries: Mapping[str, tuple[int, ...]]
+    documents: np.ndarray
+    boundaries: Mapping[str, np.ndarray]
+
+    def parts(self) -> Iterator[tuple[bool, bytes, dict[str, np.ndarray]]]:
+        """Each document, or what there is of it: whether it starts here, its bytes, and its carried groups."""
+        edges = [*self.documents.tolist(), len(self.content)]
+        if edges[0]:
+            yield False, *self._part(0, edges[0])
+        for first, last in pairwise(edges):
+            yield True, *self._part(first, last)
+
+    def _part(self, first: int, last: int) -> tuple[bytes, dict[str, np.ndarray]]:
+        inside = {
+            name: places[np.searchsorted(places, first) : np.searchsorted(places, last)] - first
+            for name, places in self.boundaries.items()
+        }
+        return self.content[first:last], inside
 
 
 def marked(value: Any, name: str, max_bytes: int) -> Marked:
@@ -67,10 +83,9 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
     last = len(content) - 1
     places = {key: _checked(offsets, last, f"boundary {key!r}", name) for key, offsets in text.boundaries.items()}
     documents = _checked(text.documents, last + 1, "documents", name)
-    if isinstance(content, str) and (documents or places):
+    if isinstance(content, str) and len(content) != len(raw):
         place = char_offsets(content)
-        documents = tuple(place[list(documents)].tolist())
-        places = {key: tuple(place[list(offsets)].tolist()) for key, offsets in places.items()}
+        documents, places = place[documents], {key: place[offsets] for key, offsets in places.items()}
     return Marked(raw, documents, places)
 
 
@@ -100,12 +115,14 @@ def _encoded(content: str, name: str) -> bytes:
         ) from error
 
 
-def _checked(offsets: Sequence[int], last: int, what: str, name: str) -> tuple[int, ...]:
-    before = -1
-    for offset in offsets:
-        if not isinstance(offset, int) or not 0 <= offset <= last:
-            raise BadSample(name, f"{what} start at {offset!r}, outside the text; the last place is {last}")
-        if offset <= before:
-            raise BadSample(name, f"{what} start at {offset} after {before}; offsets must rise")
-        before = offset
-    return tuple(offsets)
+def _checked(offsets: Sequence[int], last: int, what: str, name: str) -> np.ndarray:
+    found = np.asarray(offsets)
+    if not found.size:
+        return np.empty(0, dtype=np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise BadSample(name, f"{what} must start at whole numbers, got {offsets!r:.80}")
+    if (outside := found[(found < 0) | (found > last)]).size:
+        raise BadSample(name, f"{what} start at {outside[0]}, outside the text; the last place is {last}")
+    if (back := np.flatnonzero(found[1:] <= found[:-1])).size:
+        raise BadSample(name, f"{what} start at {found[back[0] + 1]} after {found[back[0]]}; offsets must rise")
+    return found.astype(np.int64)

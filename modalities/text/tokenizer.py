@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hrt_mm.errors import BadSample
@@ -21,10 +21,11 @@ from hrt_mm.modality import Tokenizer, TokenizerConfig
 from hrt_mm.spans import Spans
 from hrt_mm.tokens import Tokens
 
-from .boundaries import CAUSAL, FINDERS, find
+from .boundaries import CAUSAL, FINDERS, Document
 from .text import Marked, Text, marked
 
 BYTES = 256
+_NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
 """Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
 models with 0.3 or 1 learn alike, with 0.02 far slower (docs/design.md)."""
@@ -41,6 +42,14 @@ class TextConfig(TokenizerConfig):
     recent: PositiveInt | None = None
     """Tokens that a token's embedding is made of: its own and those before it, each through a map of its own (a causal
     convolution). 4 for bytes and 1 for subwords when absent."""
+    carried: tuple[str, ...] = ()
+    """Names of boundaries that the data's texts carry, beside those that are found in any text."""
+
+    @model_validator(mode="after")
+    def _new_names(self) -> TextConfig:
+        if taken := [name for name in self.carried if name in FINDERS]:
+            raise ValueError(f"carried {', '.join(taken)} need no mention; only name those that no text has by itself")
+        return self
 
     def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> TextTokenizer:
         """The tokenizer.
@@ -49,10 +58,10 @@ class TextConfig(TokenizerConfig):
             ConfigError: the file of subwords is missing or is no such file.
         """
         if self.subwords is None:
-            return ByteTokenizer(self.max_bytes, 4 if self.recent is None else self.recent)
+            return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried)
         from .subwords import SubwordTokenizer
 
-        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1)
+        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1, self.carried)
 
 
 class TextTokenizer(Tokenizer):
@@ -65,11 +74,11 @@ class TextTokenizer(Tokenizer):
         vocabulary: how many ids there are, the separator among them.
         max_bytes: the longest text.
         recent: tokens that a token's embedding is made of: its own and those before it.
+        carried: boundaries that the texts carry, beside those that are found.
     """
 
     axes = 1
     levels = ("bytes", "words", "sentences", "paragraphs")
-    boundaries = tuple(FINDERS)
     causal_boundaries = tuple(CAUSAL)
     vocabulary: int
     separator: int
@@ -78,7 +87,8 @@ class TextTokenizer(Tokenizer):
     def num_bytes(self, ids: Tensor) -> Tensor:
         """How many bytes each of the ids stands for; 0 for separators."""
 
-    def __init__(self, vocabulary: int, max_bytes: int, recent: int) -> None:
+    def __init__(self, vocabulary: int, max_bytes: int, recent: int, carried: Sequence[str] = ()) -> None:
+        self.boundaries = (*FINDERS, *carried)
         self.max_bytes = max_bytes
         self.vocabulary, self.separator = vocabulary, vocabulary - 1
         self.recent = recent
@@ -97,39 +107,46 @@ class TextTokenizer(Tokenizer):
         Raises:
             BadSample: a value is no text, is empty, too long or wrongly marked; names its place.
         """
-        texts = [marked(value, f"text {index} of the batch", self.max_bytes) for index, value in enumerate(values)]
-        ids, masks = zip(*(self._tokens(text) for text in texts), strict=True)
+        ids, masks = [], []
+        for index, value in enumerate(values):
+            own, starts = self._tokens(value, f"text {index} of the batch")
+            ids.append(own)
+            masks.append(starts)
         spans = Spans.from_lengths([len(own) for own in ids])
         coords_TC = spans.positions[:, None].float()
         boundaries = {
-            name: torch.from_numpy(np.concatenate([own[name] for own in masks])) for name in sorted(self.wanted)
+            name: torch.from_numpy(np.concatenate([starts[name] for starts in masks])) for name in sorted(self.wanted)
         }
         return Tokens(torch.from_numpy(np.concatenate(ids)), spans, coords_TC, boundaries=boundaries)
 
-    def _tokens(self, text: Marked) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        ids, offsets = self.encode(text.content)
-        masks = {name: self._starts(name, text, offsets) for name in self.wanted}
-        if not text.documents:
-            return ids, masks
-        # The separator goes before the token that holds the first byte of the document.
-        at = np.searchsorted(np.append(offsets, len(text.content)), text.documents, side="right") - 1
-        ids = np.insert(ids, at, self.separator)
-        return ids, {name: _with_separators(mask, at) for name, mask in masks.items()}
+    def _tokens(self, value: Any, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Ids of a text, and where its groups start. Documents are cut one by one: what is in one is the same anywhere.
 
-    def _starts(self, name: str, text: Marked, offsets: np.ndarray) -> np.ndarray:
-        """(T,) bool: the tokens within which a group starts. One that starts inside a token starts with it."""
-        if name in text.boundaries:
-            places = np.asarray(text.boundaries[name], dtype=np.int64)
-        elif name not in FINDERS:
-            raise BadSample("a text", f"carries no boundary {name!r}; it has {', '.join(text.boundaries) or 'none'}")
-        else:
-            places = np.flatnonzero(find(name, text.content)) if text.content else np.empty(0, dtype=np.int64)
-        starts_T = np.zeros(len(offsets), dtype=bool)
-        if not len(offsets):
-            return starts_T
-        starts_T[np.searchsorted(offsets, places, side="right") - 1] = True
-        starts_T[0] = True
-        return starts_T
+        A separator is a group of its own.
+        """
+        text = marked(value, name, self.max_bytes)
+        self._check_carried(text, name)
+        ids: list[np.ndarray] = []
+        starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.wanted}
+        for begins, content, carried in text.parts():
+            if begins:
+                ids.append(np.array([self.separator]))
+            own, offsets = self.encode(content) if content else (_NONE, _NONE)
+            ids.append(own)
+            document = Document(content, carried)
+            for boundary, masks in starts.items():
+                if begins:
+                    masks.append(np.ones(1, dtype=bool))
+                masks.append(_in_tokens(document.starts(boundary), offsets) if content else _NONE > 0)
+        return np.concatenate(ids), {boundary: np.concatenate(masks) for boundary, masks in starts.items()}
+
+    def _check_carried(self, text: Marked, name: str) -> None:
+        carried = text.boundaries
+        for boundary in self.wanted:
+            if boundary in CAUSAL and boundary in carried:
+                raise BadSample(name, f"carries boundary {boundary!r}, which follows from the text; use another name")
+            if boundary not in FINDERS and boundary not in carried:
+                raise BadSample(name, f"carries no boundary {boundary!r}; it has {', '.join(carried) or 'none'}")
 
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
@@ -156,8 +173,8 @@ class TextTokenizer(Tokenizer):
 class ByteTokenizer(TextTokenizer):
     """Every byte is a token: 256 ids and the separator."""
 
-    def __init__(self, max_bytes: int = 1 << 24, recent: int = 4) -> None:
-        super().__init__(BYTES + 1, max_bytes, recent)
+    def __init__(self, max_bytes: int = 1 << 24, recent: int = 4, carried: Sequence[str] = ()) -> None:
+        super().__init__(BYTES + 1, max_bytes, recent, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The bytes, and their places."""
@@ -214,9 +231,14 @@ class TextEmbedding(nn.Module):
         return tokens.with_x(x_TD + self.before(torch.cat(back, -1)))
 
 
-def _with_separators(starts_T: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Starts once separators stand before the tokens ``at``: each is a group of its own."""
-    starts_T = np.append(starts_T, True)
-    starts_T[at] = True
-    found: np.ndarray = np.insert(starts_T[:-1], at, True)
+def _in_tokens(starts_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Of starts in bytes, the tokens that they lie in: a group that starts inside a token starts with it."""
+    if len(offsets) == len(starts_T):
+        return starts_T
+    places = np.flatnonzero(starts_T)
+    # A byte that was replaced may be several tokens, which all lie where it did; the first of them starts the group.
+    token = np.searchsorted(offsets, places)
+    token -= np.append(offsets, -1)[token] != places
+    found = np.zeros(len(offsets), dtype=bool)
+    found[token] = True
     return found

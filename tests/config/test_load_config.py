@@ -184,7 +184,7 @@ CASES = {
         "type: classification",
         "type: clasification",
         "6: task.type: unknown task type 'clasification'; did you mean 'classification'? (one of "
-        "classification, masked)",
+        "classification, language, masked)",
     ),
     "modality-misspelled": (
         "type: vision",

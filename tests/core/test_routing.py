@@ -206,3 +206,39 @@ def test_the_task_alone_moves_the_boundaries(pool: str) -> None:
     for name, grad in grads.items():
         assert grad is not None
         assert grad.norm() > 1e-2, f"{name}: {grad.norm():.1e}"
+
+
+def test_the_target_warms_up_while_training_alone() -> None:
+    one = Router(DIM, LearnedGroups(type="learned", target=6, max=9, warmup=4))
+    x, samples = torch.randn(30, DIM), Spans.from_lengths([30])
+    assert float(one.current_target()) == 2
+    found = []
+    for _ in range(6):
+        one(x, samples)
+        found.append(float(one.current_target()))
+    assert found == [3, 4, 5, 6, 6, 6]
+    one.eval()(x, samples)
+    assert int(one.batches) == 6
+    other = Router(DIM, LearnedGroups(type="learned", target=6, max=9, warmup=4))
+    other.load_state_dict(one.state_dict())
+    assert float(other.current_target()) == 6
+    assert "batches" not in router().state_dict()
+
+
+def test_a_target_above_what_is_there_makes_groups_longer() -> None:
+    """The ratio loss, alone, brings random boundaries nearer to the target; without it they stay."""
+    torch.manual_seed(0)
+    samples = Spans.from_lengths([200] * 4)
+    x = torch.randn(800, DIM)
+
+    def tokens_a_group(weight: float) -> float:
+        one = router(target=6, longest=32)
+        optimizer = torch.optim.Adam(one.parameters(), lr=1e-2)
+        for _ in range(150):
+            routing = one(x, samples)
+            (weight * routing.loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return 800 / float(one(x, samples).starts_T.sum())
+
+    assert tokens_a_group(1.0) > 1.3 * tokens_a_group(0.0)
