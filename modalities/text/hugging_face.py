@@ -89,7 +89,7 @@ class HuggingFaceConfig(DatasetConfig):
             datasets: Any = import_module("datasets")
         except ImportError as error:
             raise ConfigError(
-                "data.type hugging_face needs the package datasets: pip install datasets. "
+                "data.type hugging_face needs the package datasets: pip install 'hrt-mm[data]'. "
                 "Files and folders are read without it by data.type corpus"
             ) from error
         try:

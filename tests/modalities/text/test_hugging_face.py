@@ -61,7 +61,9 @@ def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
 
 def test_without_the_package_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"needs the package datasets: pip install datasets. Files and folders"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package datasets: pip install 'hrt-mm\[data\]'. Files and folders"
+    ):
         corpus(tmp_path, "train")
     with pytest.raises(ConfigError, match="unknown split 'dev'"):
         corpus(tmp_path, "dev")
