@@ -5,6 +5,8 @@ Shapes: B samples, D width of the level, E width of the coarser one, S tokens of
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,12 +14,25 @@ from torch import Tensor
 from ..cross_scale import CausalDown
 from ..errors import UserError
 from ..hierarchy import Hierarchy, Stage
-from ..levels import FixedGroups, LearnedGroups
+from ..levels import FixedGroups, Groups, LearnedGroups, Level
 from ..transition import TopDown, Transition
 from .keys import KeyValues, Rows
 
 _OPEN = 16
 """Tokens of an open group that there is room for at first, where nothing bounds it."""
+
+
+def bound(level: Level) -> int | None:
+    """The window that bounds what is remembered of a level; all is when absent."""
+    return level.window if level.window is None or isinstance(level.window, int) else math.prod(level.window)
+
+
+def usual_room(config: Groups) -> int:
+    """Tokens of an open group that there is room for from the start."""
+    longest = config.stride if isinstance(config, FixedGroups) else config.max
+    if longest is None:
+        return _OPEN
+    return longest if isinstance(longest, int) else math.prod(longest)
 
 
 class OpenGroup:
@@ -33,9 +48,7 @@ class OpenGroup:
     def __init__(self, transition: Transition, names: list[str], batch: int, like: Tensor) -> None:
         self.keeps = not transition.inclusive
         config = transition.group
-        longest = config.stride if isinstance(config, FixedGroups) else config.max
-        room = longest if isinstance(longest, int) else _OPEN
-        dim = transition.fine.dim
+        room, dim = usual_room(config), transition.fine.dim
         self.x_BSD = like.new_zeros(batch, room if self.keeps else 0, dim)
         self.place_BS = torch.zeros(batch, self.x_BSD.shape[1], dtype=torch.float32, device=like.device)
         self.size_B = np.zeros(batch, dtype=np.int64)
@@ -97,7 +110,7 @@ class LevelCache:
         stage = hierarchy.stages[place]
         assert isinstance(stage, Stage)
         level = stage.level
-        window = level.window if isinstance(level.window, int) or level.window is None else int(np.prod(level.window))
+        window = bound(level)
         heads = level.kv_heads or level.heads
         self.count_B = np.zeros(batch, dtype=np.int64)
         self.encoder = [KeyValues(batch, heads, level.head_dim, window, like) for _ in stage.encoder]
@@ -115,8 +128,7 @@ class LevelCache:
             down = hierarchy.down[place]
             assert isinstance(down, CausalDown)
             coarse = hierarchy.config.levels[place + 1]
-            reach = coarse.window if isinstance(coarse.window, int) else None
-            self.down = KeyValues(batch, down.heads, down.width, reach, like)
+            self.down = KeyValues(batch, down.heads, down.width, bound(coarse), like)
             if down.null_key is not None:
                 self.down.k_BKSE[:, :, 0], self.down.v_BKSE[:, :, 0] = down.null_key.detach()
         if len(hierarchy.top_down):

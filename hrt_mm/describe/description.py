@@ -9,6 +9,7 @@ from ..control import flat_control
 from ..errors import ConfigError
 from ..levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level, extent
 from ..tokens import Tokens
+from .caching import Kept, cache_elements
 from .flops import forward_flops
 from .layout import lay_out, on_meta
 from .memory import kept_elements
@@ -61,11 +62,15 @@ class Description:
         rows: one a level.
         flat: the flat transformer of equal parameters over the same level-0 tokens; ``None`` where there is none.
         warnings: what about the configuration costs more than it needs to.
+        cache: elements that decoding keeps; ``None`` for models that do not decode.
+        flat_cache: those of the flat transformer.
     """
 
     rows: tuple[Row, ...]
     flat: Row | None
     warnings: tuple[str, ...]
+    cache: Kept | None = None
+    flat_cache: Kept | None = None
 
     @cached_property
     def total(self) -> Row:
@@ -91,6 +96,9 @@ class Description:
         lines = [table((row.cells() for row in self.rows), footers), "", *_NOTES]
         if self.flat is None:
             lines.append("No flat transformer of equal parameters and depth exists; the comparison is left out.")
+        if self.cache is not None:
+            flat = "" if self.flat_cache is None else f"; the flat transformer, {_kept(self.flat_cache)}"
+            lines.append(f"Decoding keeps, in float32, {_kept(self.cache)}{flat}.")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def _ratios(self, flat: Row) -> tuple[str, ...]:
@@ -115,14 +123,14 @@ def describe_model(config: HierarchyConfig, tokens: Tokens) -> Description:
         config: the hierarchy.
         tokens: one sample; its features are not read.
     """
-    rows = tuple(_rows(config, tokens))
-    flat = None
+    rows, cache = _rows(config, tokens)
+    flat, flat_cache = None, None
     if len(config.levels) > 1:
         try:
-            (flat,) = _rows(flat_control(config, tokens.axes), tokens, name="flat")
+            (flat,), flat_cache = _rows(flat_control(config, tokens.axes), tokens, name="flat")
         except ConfigError:
             flat = None
-    return Description(rows, flat, tuple(warnings(config)))
+    return Description(tuple(rows), flat, tuple(warnings(config)), cache, flat_cache)
 
 
 def warnings(config: HierarchyConfig) -> list[str]:
@@ -139,7 +147,7 @@ def warnings(config: HierarchyConfig) -> list[str]:
     return [f"{which}, so the cost still grows with the square of the tokens; set window on level {first!r}"]
 
 
-def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> list[Row]:
+def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> tuple[list[Row], Kept | None]:
     hierarchy = on_meta(config, tokens.axes)
     levels = lay_out(hierarchy, tokens)
     parameters = [0] * len(levels)
@@ -165,7 +173,11 @@ def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> l
                 BYTES * kept[index],
             )
         )
-    return found
+    return found, cache_elements(hierarchy, levels)
+
+
+def _kept(cache: Kept) -> str:
+    return f"{size(round(BYTES * cache.per_token))} for each token and {size(BYTES * cache.constant)} besides"
 
 
 def _reach(level: Level, axes: int) -> str:

@@ -233,3 +233,16 @@ def test_prefill_leaves_the_model_as_it_was() -> None:
     assert torch.equal(pyramid[0].x, whole)
     assert {name: vars(module).get("attend") for name, module in model.named_modules()} == before
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sizes_written_as_lists_of_one(way: str) -> None:
+    """They are the same as plain numbers, for windows of all ways and for strides."""
+    plain = build("mean", "fixed", way).config
+    levels = [level.model_dump() for level in plain.levels]
+    levels[0] |= {"window": [3], "group": {"type": "fixed", "stride": [3]}}
+    levels[1] |= {"window": [2]}
+    model = awake(Hierarchy(HierarchyConfig.model_validate(plain.model_dump() | {"levels": levels})))
+    with torch.no_grad():
+        assert check(model, batch([40, 17]), [0, 0]) < 1e-7
+        assert check(model, batch([40, 17]), [13, 5]) < 1e-7
