@@ -9,7 +9,7 @@ from pathlib import Path
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Command
 
-from .corpus import CorpusConfig, Source, documents
+from .corpus import CorpusConfig, Source, documents, say_empty
 
 _PIECE = 1 << 20
 """Bytes that are read at once."""
@@ -33,6 +33,7 @@ def _run(args: Namespace) -> int:
         raise ConfigError(f"{args.out} is there already; choose another --out, or replace it with --force")
     if args.files:
         source = documents(args.files, args.suffix, args.text_key)
+        say_empty(source, ", ".join(map(str, args.files)))
     else:
         source = CorpusConfig(type="corpus").build("train").source
     count = train_subwords(_texts(source), args.vocabulary, args.out)

@@ -9,6 +9,7 @@ Shapes: N documents.
 from __future__ import annotations
 
 import json
+import logging
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from hrt_mm.sample import Sample
 from ..splits import Part, check_split, hash_split
 from .text import Text
 
+log = logging.getLogger(__name__)
+
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -37,6 +40,9 @@ class Source(ABC):
         sizes: bytes of each.
         keys: what decides their splits, wherever the data lies; the names when absent.
     """
+
+    empty: Sequence[str] = ()
+    """Names of documents that were left out, as there is nothing in them."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None) -> None:
         self.names = list(names)
@@ -112,7 +118,7 @@ class Lines(Source):
             with self.files[number].open("rb") as file:
                 file.seek(offset)
                 text = json.loads(file.read(length))[self.key].encode()
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadSample(self.names[document], f"cannot be read any more: {error}") from error
         if len(text) != self.sizes[document]:
             raise BadSample(self.names[document], "is not what it was when the run began")
@@ -207,10 +213,10 @@ class CorpusConfig(DatasetConfig):
     """Files and folders of the validation split."""
     test_files: tuple[Path, ...] = ()
     """Files and folders of the test split."""
-    val: Part = 0.05
-    """Part of the documents for validation, chosen by a hash of their paths in ``files``, where no ``val_files`` are
-    given."""
-    test: Part = 0.05
+    val: Part | None = 0.05
+    """Part of the documents for validation, chosen by a hash of their paths in ``files``; null for none. With
+    ``val_files`` none are taken from ``files``, and a part is refused."""
+    test: Part | None = 0.05
     """Part of the documents for testing, likewise."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
@@ -221,6 +227,22 @@ class CorpusConfig(DatasetConfig):
             raise ValueError(f"context {self.context} leaves nothing to predict; it must be 2 or more")
         if (self.val_files or self.test_files) and not self.files:
             raise ValueError("val_files and test_files need files, for training")
+        files = (*self.files, *self.val_files, *self.test_files)
+        lines = any(_is_lines(file) for file in files)
+        if self.text_key != "text" and not lines:
+            raise ValueError(f"text_key {self.text_key} has no effect without a .jsonl file; drop it")
+        if self.suffixes and (lines or not files):
+            raise ValueError(f"suffixes {', '.join(self.suffixes)} have no effect without folders in files; drop them")
+        for name, own in (("val", self.val_files), ("test", self.test_files)):
+            part = getattr(self, name)
+            if own and part is not None and name in self.model_fields_set:
+                raise ValueError(
+                    f"{name} {part:g} has no effect beside {name}_files; drop one of them. Where a file that this one "
+                    f"extends gives {name}, write {name}: null"
+                )
+        val, test = self._parts()
+        if val + test >= 1:
+            raise ValueError(f"val {val:g} and test {test:g} leave nothing to train on")
         return self
 
     def build(self, split: str) -> Corpus:
@@ -231,51 +253,80 @@ class CorpusConfig(DatasetConfig):
         """
         check_split(split)
         own = {"val": self.val_files, "test": self.test_files}.get(split)
-        source = documents(own or self.files, self.suffixes, self.text_key)
+        where = f"data.{split}_files" if own else "data.files"
+        source = documents(own or self.files, self.suffixes, self.text_key, where)
+        if own or split == "train":
+            say_empty(source, where)
         if not own:
             source = source.taken(self._chosen(split, source.keys))
         if not len(source.sizes):
-            raise ConfigError(
-                f"data.files have no document for the {split} split, by a hash of their names; set data.{split}_files, "
-                "or give more documents"
-            )
+            none = split != "train" and getattr(self, split) is None
+            why = f"as data.{split} is null; set it" if none else "by a hash of their names; give more documents"
+            fix = "" if split == "train" else f", or set data.{split}_files"
+            raise ConfigError(f"data.files have no document for the {split} split, {why}{fix}")
         return Corpus(source, self.context, training=split == "train")
 
+    def _parts(self) -> tuple[float, float]:
+        """What is taken from ``files`` for validation and for testing."""
+        return 0.0 if self.val_files else self.val or 0.0, 0.0 if self.test_files else self.test or 0.0
+
     def _chosen(self, split: str, keys: Sequence[str]) -> np.ndarray:
-        val, test = (
-            0.0 if files else part for files, part in ((self.val_files, self.val), (self.test_files, self.test))
-        )
+        val, test = self._parts()
         return np.array(
             [place for place, key in enumerate(keys) if hash_split(key, val, test) == split], dtype=np.int64
         )
 
 
-def documents(files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "text") -> Source:
+def say_empty(source: Source, where: str) -> None:
+    """Warns of documents that were left out because they are empty, how many and which is the first."""
+    if source.empty:
+        count = len(source.empty)
+        what = "1 document is" if count == 1 else f"{count} documents are"
+        more = "" if count == 1 else " is the first"
+        log.warning("%s: %s empty and left out; %s%s", where, what, source.empty[0], more)
+
+
+def documents(
+    files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "text", where: str = "data.files"
+) -> Source:
     """The documents of files and folders, as :class:`CorpusConfig` names them.
+
+    Args:
+        files: those of Python's standard library when none.
+        suffixes: endings of the files that count in folders; all when none.
+        key: of the text in a line of JSONL.
+        where: what names the files, for messages.
 
     Raises:
         ConfigError: one is missing or has nothing to read.
     """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
-        return _files([(root, path) for path in sorted(_inside(root, (".py",), skipped=_INSTALLED))], root)
-    lines = [file for file in files if file.suffix.lower() == ".jsonl"]
+        found = _files([(root, path) for path in sorted(_inside(root, (".py",), skipped=_INSTALLED))], where, root)
+        # Python's own empty files are no mistake of anyone's.
+        found.empty = ()
+        return found
+    lines = [file for file in files if _is_lines(file)]
     if lines and len(lines) != len(files):
-        raise ConfigError(f"data.files mix {lines[0]} with other kinds; give JSONL alone, or none")
+        raise ConfigError(f"{where} mix {lines[0]} with other kinds; give JSONL alone, or none")
     for file in files:
         if not file.exists():
-            raise ConfigError(f"data.files {file}: no such file or folder")
+            raise ConfigError(f"{where} {file}: no such file or folder")
     if lines:
         return _lines(lines, key)
-    found: list[tuple[Path, Path]] = []
+    paths: list[tuple[Path, Path]] = []
     for file in files:
         home = file if file.is_dir() else file.parent
         inside = sorted(_inside(file, suffixes)) if file.is_dir() else [file]
         if not inside:
             kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
-            raise ConfigError(f"data.files {file} has no file{kind}")
-        found += [(home, path) for path in inside]
-    return _files(found)
+            raise ConfigError(f"{where} {file} has no file{kind}")
+        paths += [(home, path) for path in inside]
+    return _files(paths, where)
+
+
+def _is_lines(file: Path) -> bool:
+    return file.suffix.lower() == ".jsonl"
 
 
 def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) -> Iterator[Path]:
@@ -289,17 +340,21 @@ def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) 
             yield path
 
 
-def _files(found: Sequence[tuple[Path, Path]], root: Path = Path()) -> Files:
+def _files(found: Sequence[tuple[Path, Path]], where: str, root: Path = Path()) -> Files:
     """Files that are not empty, each with the folder that its key starts at."""
     sized = [(home, path, path.stat().st_size) for home, path in found]
     full = [(home, path, size) for home, path, size in sized if size]
+    if not full:
+        raise ConfigError(f"{where}: every file is empty ({len(found)} of them); the first is {found[0][1]}")
     names = [path.relative_to(root).as_posix() if root != Path() else path.as_posix() for _, path, _ in full]
     keys = [path.relative_to(home).as_posix() for home, path, _ in full]
-    return Files(root, names, [size for _, _, size in full], keys)
+    files = Files(root, names, [size for _, _, size in full], keys)
+    files.empty = [str(path) for _, path, size in sized if not size]
+    return files
 
 
 def _lines(files: Sequence[Path], key: str) -> Lines:
-    places, sizes = [], []
+    places, sizes, empty = [], [], []
     for number, file in enumerate(files):
         offset = 0
         with file.open("rb") as lines:
@@ -309,10 +364,14 @@ def _lines(files: Sequence[Path], key: str) -> Lines:
                     if size:
                         places.append((number, offset, len(line)))
                         sizes.append(size)
+                    else:
+                        empty.append(f"{file}:{count}")
                 offset += len(line)
     if not places:
-        raise ConfigError(f"{', '.join(map(str, files))}: no line has a text")
-    return Lines(files, np.array(places, dtype=np.int64), key, sizes)
+        raise ConfigError(f"{', '.join(map(str, files))}: no line has a text; {len(empty)} have an empty one")
+    found = Lines(files, np.array(places, dtype=np.int64), key, sizes)
+    found.empty = empty
+    return found
 
 
 def _text_bytes(line: bytes, key: str, place: str) -> int:

@@ -14,10 +14,12 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import DatasetConfig
 
 from ..splits import SPLIT_NAMES, Part, check_split, hash_split
-from .corpus import Corpus, Source
+from .corpus import Corpus, Source, say_empty
 
 _BATCH = 1 << 14
 """Rows whose lengths are read at once."""
+_HELD_OUT = 0.05
+"""Part of the rows for validation, and for testing, when nothing is said."""
 
 
 class Rows(Source):
@@ -38,8 +40,10 @@ class Rows(Source):
         """Part of a row's text."""
         try:
             text: bytes = self.rows[int(self.places[document])][self.key].encode()
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, IndexError, AttributeError) as error:
             raise BadSample(self.names[document], f"cannot be read: {error}") from error
+        if len(text) != self.sizes[document]:
+            raise BadSample(self.names[document], "is not what it was when the run began")
         return text[start:end]
 
     def taken(self, documents: np.ndarray) -> Rows:
@@ -57,9 +61,10 @@ class HuggingFaceConfig(DatasetConfig):
     """Which part of a dataset on the hub, where it has several."""
     text_key: str = "text"
     """Column of the text."""
-    val: Part = 0.05
-    """Part of the rows for validation, by a hash of their numbers, where the data has no such split."""
-    test: Part = 0.05
+    val: Part | None = None
+    """Part of the rows for validation, by a hash of their numbers, where the data has no such split; 0.05 when
+    absent."""
+    test: Part | None = None
     """Part of the rows for testing, likewise."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
@@ -72,12 +77,21 @@ class HuggingFaceConfig(DatasetConfig):
         """
         check_split(split)
         splits = self._splits()
+        for name in ("val", "test"):
+            if name in splits and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"data.{name} {getattr(self, name):g} has no effect, as {self.path} has a split of its own; drop it"
+                )
         rows = splits.get(split) if split in splits else splits.get("train")
         if rows is None:
             raise ConfigError(f"data.path {self.path} has no training split; it has {', '.join(splits)}")
         source = self._source(rows)
+        if split == "train":
+            say_empty(source, f"data.path {self.path}")
         if split == "train" or split not in splits:
-            val, test = (0.0 if name in splits else getattr(self, name) for name in ("val", "test"))
+            val, test = (
+                0.0 if name in splits else part or _HELD_OUT for name, part in (("val", self.val), ("test", self.test))
+            )
             keep = [place for place, name in enumerate(source.names) if hash_split(name, val, test) == split]
             source = source.taken(np.array(keep, dtype=np.int64))
         if not len(source.sizes):
@@ -123,4 +137,6 @@ class HuggingFaceConfig(DatasetConfig):
                 raise ConfigError(f"data.text_key {self.text_key!r} holds {column.type}, not text") from error
         sizes = np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
         places = np.flatnonzero(sizes)
-        return Rows(rows, self.text_key, places, sizes[places])
+        found = Rows(rows, self.text_key, places, sizes[places])
+        found.empty = [f"row {place}" for place in np.flatnonzero(sizes == 0)]
+        return found

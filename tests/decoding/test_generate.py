@@ -176,7 +176,7 @@ train: {{steps: 60, batch_size: 4, eval_every: 60, tensorboard: false, precision
 run: {{dir: {home}/run}}
 """
     )
-    return train(load_config(home / "run.yaml", ["data.val=0.01", "data.test=0.01"]))
+    return train(load_config(home / "run.yaml"))
 
 
 def test_the_command_continues_a_prompt(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from hrt_mm.config import load_config, resolved_yaml
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.tasks.language import LanguageConfig
+from hrt_mm.train.sampler import Plan, Position
+from hrt_mm.train.samples import BatchMaker
 from modalities.text import ByteTokenizer
-from modalities.text.corpus import Corpus, CorpusConfig, Files
+from modalities.text.corpus import Corpus, CorpusConfig, Files, documents
 
 SEPARATOR = 256
 
@@ -151,10 +158,10 @@ def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
     for files, message in (
         ((tmp_path / "nowhere",), r"nowhere: no such file or folder"),
         ((empty,), r"empty has no file that ends in .txt"),
-        ((tmp_path / "a.jsonl", empty), r"mix .*a.jsonl with other kinds"),
+        ((tmp_path / "a.jsonl", tmp_path), r"mix .*a.jsonl with other kinds"),
     ):
         with pytest.raises(ConfigError, match=message):
-            CorpusConfig(type="corpus", files=files, suffixes=(".txt",)).build("train")
+            documents(files, () if len(files) > 1 else (".txt",))
     one = folder(tmp_path / "one", [b"single"])
     config = CorpusConfig(type="corpus", files=(one / "000.txt",), val=0.01, test=0.01)
     with pytest.raises(ConfigError, match=r"no document for the val split.*set data.val_files"):
@@ -172,3 +179,91 @@ def test_a_file_that_changed_is_a_bad_sample(tmp_path: Path) -> None:
     (home / "002.txt").unlink()
     with pytest.raises(BadSample, match=r"002.txt: cannot be read"):
         found[0]
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_part_beside_files_of_the_same_split_is_refused(name: str, tmp_path: Path) -> None:
+    home = folder(tmp_path / "d", DOCUMENTS)
+    plain = {"type": "corpus", "files": (home / "000.txt",), f"{name}_files": (home / "001.txt",)}
+    with pytest.raises(ValidationError, match=rf"{name} 0.05 has no effect beside {name}_files; .* {name}: null"):
+        CorpusConfig.model_validate({**plain, name: 0.05})
+    for settings in (plain, {**plain, name: None}):
+        found = CorpusConfig.model_validate(settings).build(name)
+        assert [Path(item).name for item in found.source.names] == ["001.txt"]
+
+
+def test_a_file_that_extends_one_with_a_part_drops_it_with_null(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "run.yaml").write_text(f"extends: text/quickstart\ndata: {{files: [{tmp_path}/a.txt]}}\n")
+    files = f"data.val_files=[{tmp_path}/a.txt]"
+    with pytest.raises(ConfigError, match=r"val 0.02 has no effect beside val_files"):
+        load_config(tmp_path / "run.yaml", [files])
+    config = load_config(tmp_path / "run.yaml", [files, "data.val=null", "data.test=null"])
+    (tmp_path / "written.yaml").write_text(resolved_yaml(config))
+    assert load_config(tmp_path / "written.yaml") == config
+    assert isinstance(config.data, CorpusConfig)
+    assert config.data.build("train").total == config.data.build("val").total == 10
+    with pytest.raises(ConfigError, match=r"for the test split, as data.test is null; set it, or set data.test_files"):
+        config.data.build("test")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val": 0.6, "test": 0.4}, "val 0.6 and test 0.4 leave nothing to train on"),
+        ({"text_key": "body"}, "text_key body has no effect without a .jsonl file"),
+        ({"suffixes": (".txt",)}, "suffixes .txt have no effect without folders"),
+        ({"files": ("a.jsonl",), "suffixes": (".txt",)}, "suffixes .txt have no effect without folders"),
+        ({"val_files": ("a.txt",)}, "val_files and test_files need files"),
+        ({"context": 1}, "context 1 leaves nothing to predict"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CorpusConfig.model_validate({"type": "corpus", **settings})
+
+
+def test_empty_documents_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = folder(tmp_path / "d", [b"", b"text", b""])
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"text": "one"}\n\n{"text": ""}\n')
+    with caplog.at_level(logging.WARNING):
+        config = CorpusConfig(type="corpus", files=(home,), val_files=(lines,), test=None)
+        for split in ("train", "val"):
+            config.build(split)
+        CorpusConfig(type="corpus").build("train")
+    assert caplog.messages == [
+        f"data.files: 2 documents are empty and left out; {home}/000.txt is the first",
+        f"data.val_files: 1 document is empty and left out; {lines}:3",
+    ]
+
+
+def test_a_corpus_of_empty_documents_is_refused(tmp_path: Path) -> None:
+    home = folder(tmp_path / "d", [b"", b""])
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": ""}\n')
+    with pytest.raises(ConfigError, match=r"data.files: every file is empty \(2 of them\); the first is .*000.txt"):
+        CorpusConfig(type="corpus", files=(home,)).build("train")
+    with pytest.raises(ConfigError, match=r"a.jsonl: no line has a text; 2 have an empty one"):
+        CorpusConfig(type="corpus", files=(tmp_path / "a.jsonl",)).build("train")
+
+
+@pytest.mark.parametrize("line", ['{"text": 5}', '["text"]', '{"body": "x"}', "{broken", '{"text": "other"}', ""])
+def test_a_line_that_changed_is_a_bad_sample(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "some text"}\n')
+    found = CorpusConfig(type="corpus", files=(file,), val=None, test=None).build("train")
+    file.write_text(line)
+    with pytest.raises(BadSample, match=r"a.jsonl:0: (cannot be read any more|is not what it was)"):
+        found[0]
+
+
+def test_a_file_that_cannot_be_read_in_mid_run_is_skipped_counted_and_named(tmp_path: Path) -> None:
+    home = folder(tmp_path / "d", [b"0123456789" * 4, b"abcdefghij" * 4])
+    found = CorpusConfig(type="corpus", files=(home,), val=None, test=None, context=10).build("train")
+    (home / "001.txt").unlink()
+    maker = BatchMaker(found, ByteTokenizer(), LanguageConfig(type="language"), None, seed=0)
+    plan = Plan(Position(), tuple(range(len(found))), Position())
+    loaded = maker[plan]
+    assert loaded.batch is not None and loaded.error is None
+    assert loaded.bad and len(loaded.bad) + len(loaded.batch) == len(found)
+    assert all("001.txt: cannot be read: No such file" in str(bad) for bad in loaded.bad)

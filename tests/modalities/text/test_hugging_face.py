@@ -32,10 +32,13 @@ def raw(found: Corpus) -> bytes:
     return content
 
 
-def test_rows_are_documents(datasets: Any, tmp_path: Path) -> None:
+def test_rows_are_documents(datasets: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = datasets.Dataset.from_dict({"body": [*TEXTS, "", None], "id": list(range(82))})
-    rows.shuffle(seed=0).save_to_disk(str(tmp_path / "one"))
+    mixed = rows.shuffle(seed=0)
+    mixed.save_to_disk(str(tmp_path / "one"))
+    first = f"row {next(place for place, text in enumerate(mixed['body']) if not text)}"
     parts = {split: raw(corpus(tmp_path / "one", split, text_key="body", val=0.2, test=0.2)) for split in SPLITS}
+    assert caplog.messages == [f"data.path {tmp_path}/one: 2 documents are empty and left out; {first} is the first"]
     assert sum(map(len, parts.values())) == sum(len(text.encode()) for text in TEXTS)
     assert all(sum(text.encode() in part for part in parts.values()) >= 1 for text in TEXTS)
     both = {"train": rows.select(range(40)), "validation": rows.select(range(40, 50)), "other": rows}
@@ -57,6 +60,8 @@ def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["x"]})}).save_to_disk(str(tmp_path / "part"))
     with pytest.raises(ConfigError, match="has no training split; it has test"):
         corpus(tmp_path / "part", "train")
+    with pytest.raises(ConfigError, match=r"data.test 0.1 has no effect, as .*part has a split of its own; drop it"):
+        corpus(tmp_path / "part", "test", test=0.1)
 
 
 def test_without_the_package_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
