@@ -10,6 +10,7 @@ from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Command
 
 from .corpus import CorpusConfig, Source, documents, say_empty
+from .text import char_start
 
 _PIECE = 1 << 20
 """Bytes that are read at once."""
@@ -49,7 +50,9 @@ def _texts(source: Source) -> Iterator[str]:
     for document, size in enumerate(source.sizes.tolist()):
         start = 0
         while start < size:
-            piece = source.read(document, start, min(start + _PIECE, size))
+            # A few bytes more, so that no character is cut.
+            piece = source.read(document, start, min(start + _PIECE + 3, size))
+            piece = piece[: char_start(piece, _PIECE)]
             line = piece.rfind(b"\n") + 1
             if start + len(piece) < size and line:
                 piece = piece[:line]

@@ -29,6 +29,8 @@ from .text import Text
 
 log = logging.getLogger(__name__)
 
+_AROUND = 3
+"""Bytes on both sides of a window that are read as well, to complete characters there."""
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -134,7 +136,8 @@ class Corpus(Dataset):
     """Windows over the documents of a source, each document behind a separator.
 
     Training windows start anywhere: each has its share of the corpus, moved by up to a window at random. Others lie
-    edge to edge and share one token, so that every token but the first is predicted exactly once.
+    edge to edge and share one token, so that every token but the first is predicted exactly once. Under a tokenizer of
+    subwords they share a character, of which the last subword alone is in the later window, and the same holds.
 
     Args:
         source: the documents.
@@ -185,7 +188,7 @@ class Corpus(Dataset):
     def _window(self, start: int, end: int) -> Text:
         parts: list[bytes] = []
         documents: list[int] = []
-        length = 0
+        length, around = 0, (b"", b"")
         for document in range(int(np.searchsorted(self.ends, start, side="right")), len(self.ends)):
             begin = int(self.ends[document] - self.source.sizes[document])
             if begin - 1 >= end:
@@ -194,9 +197,12 @@ class Corpus(Dataset):
                 documents.append(length)
             first, last = max(start, begin), min(end, int(self.ends[document]))
             if last > first:
-                parts.append(self.source.read(document, first - begin, last - begin))
+                low, high = max(begin, first - _AROUND), min(int(self.ends[document]), last + _AROUND)
+                raw = self.source.read(document, low - begin, high - begin)
+                parts.append(raw[first - low : last - low])
+                around = around[0] or raw[: first - low], raw[last - low :]
                 length += last - first
-        return Text(b"".join(parts), tuple(documents))
+        return Text(b"".join(parts), tuple(documents), around=around)
 
 
 class CorpusConfig(DatasetConfig):

@@ -12,6 +12,8 @@ import numpy as np
 
 from hrt_mm.errors import BadSample
 
+_LONGEST = 4
+"""Bytes of the longest character."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -23,11 +25,14 @@ class Text:
         content: the text.
         documents: where documents start, maybe one at the end; the tokenizer puts a separator there.
         boundaries: by name, where groups start that the data carries; they stand in for those that would be found.
+        around: of a window of a longer document, the bytes just before and just after it there, 3 of each where there
+            are as many. With them tokenizers of subwords take whole characters (:meth:`Marked.whole`).
     """
 
     content: str | bytes
     documents: tuple[int, ...] = ()
     boundaries: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    around: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,37 @@ class Marked:
         content: UTF-8, or bytes as they came.
         documents: where documents start.
         boundaries: by name, where carried groups start.
+        around: of a window, what lies before and after it.
+        lead: bytes at the start of which only the last token counts, as what the next one is predicted from.
     """
 
     content: bytes
     documents: np.ndarray
     boundaries: Mapping[str, np.ndarray]
+    around: tuple[bytes, bytes] | None = None
+    lead: int = 0
+
+    def whole(self) -> Marked:
+        """The same window in whole characters: those that start in it after its first byte, and the one before.
+
+        As windows that lie edge to edge share a byte, each character then is in one of them, and beside that the last
+        one of a window is the ``lead`` of the next.
+        """
+        if self.around is None:
+            return self
+        before, after = self.around
+        raw, start = before + self.content + after, len(before)
+        end = char_start(raw, start + len(self.content), start + int(self.documents[-1]) if len(self.documents) else 0)
+        lead = 0
+        if not len(self.documents) or self.documents[0]:
+            ahead = raw[: start + int(self.documents[0])] if len(self.documents) else raw
+            first = char_start(ahead, start + 1)
+            lead = next(size for size in range(1, first + 1) if char_start(ahead, first - size) == first - size)
+            moved = lead + start - first
+        else:
+            moved = 0
+        places = {name: own + moved for name, own in self.boundaries.items()}
+        return Marked(raw[start - moved : end], self.documents + moved, places, lead=lead)
 
     def parts(self) -> Iterator[tuple[bool, bytes, dict[str, np.ndarray]]]:
         """Each document, or what there is of it: whether it starts here, its bytes, and its carried groups."""
@@ -86,7 +117,30 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
     if isinstance(content, str) and len(content) != len(raw):
         place = char_offsets(content)
         documents, places = place[documents], {key: place[offsets] for key, offsets in places.items()}
-    return Marked(raw, documents, places)
+    return Marked(raw, documents, places, text.around)
+
+
+def char_start(raw: bytes, place: int, first: int = 0) -> int:
+    """The first place from ``place`` on that lies inside no character of UTF-8.
+
+    Whether it does follows from the 3 bytes before it, so that all windows agree. Bytes that are no UTF-8 are apart.
+
+    Args:
+        raw: the bytes.
+        place: where to begin.
+        first: where the document starts.
+    """
+    while place < len(raw) and _inside(raw, place, first):
+        place += 1
+    return place
+
+
+def _inside(raw: bytes, place: int, first: int) -> bool:
+    for back in range(min(_LONGEST, place - first + 1)):
+        byte = raw[place - back]
+        if byte & 0xC0 != 0x80:
+            return back < 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) and back > 0
+    return False
 
 
 def char_offsets(text: str) -> np.ndarray:

@@ -82,6 +82,8 @@ class TextTokenizer(Tokenizer):
     causal_boundaries = tuple(CAUSAL)
     vocabulary: int
     separator: int
+    whole_characters = True
+    """Whether windows of documents are taken in whole characters."""
 
     @abstractmethod
     def num_bytes(self, ids: Tensor) -> Tensor:
@@ -125,13 +127,14 @@ class TextTokenizer(Tokenizer):
         A separator is a group of its own.
         """
         text = marked(value, name, self.max_bytes)
+        text = text.whole() if self.whole_characters else text
         self._check_carried(text, name)
         ids: list[np.ndarray] = []
         starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.wanted}
         for begins, content, carried in text.parts():
             if begins:
                 ids.append(np.array([self.separator]))
-            own, offsets = self.encode(content) if content else (_NONE, _NONE)
+            own, offsets = self._encoded(content, 0 if begins else text.lead)
             ids.append(own)
             document = Document(content, carried)
             for boundary, masks in starts.items():
@@ -139,6 +142,15 @@ class TextTokenizer(Tokenizer):
                     masks.append(np.ones(1, dtype=bool))
                 masks.append(_in_tokens(document.starts(boundary), offsets) if content else _NONE > 0)
         return np.concatenate(ids), {boundary: np.concatenate(masks) for boundary, masks in starts.items()}
+
+    def _encoded(self, content: bytes, lead: int) -> tuple[np.ndarray, np.ndarray]:
+        if not content:
+            return _NONE, _NONE
+        if not lead:
+            return self.encode(content)
+        before, _ = self.encode(content[:lead])
+        own, offsets = self.encode(content[lead:])
+        return np.concatenate([before[-1:], own]), np.concatenate([[0], offsets + lead])
 
     def _check_carried(self, text: Marked, name: str) -> None:
         carried = text.boundaries
@@ -172,6 +184,8 @@ class TextTokenizer(Tokenizer):
 
 class ByteTokenizer(TextTokenizer):
     """Every byte is a token: 256 ids and the separator."""
+
+    whole_characters = False
 
     def __init__(self, max_bytes: int = 1 << 24, recent: int = 4, carried: Sequence[str] = ()) -> None:
         super().__init__(BYTES + 1, max_bytes, recent, carried)
@@ -233,7 +247,7 @@ class TextEmbedding(nn.Module):
 
 def _in_tokens(starts_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Of starts in bytes, the tokens that they lie in: a group that starts inside a token starts with it."""
-    if len(offsets) == len(starts_T):
+    if np.array_equal(offsets, np.arange(len(starts_T))):
         return starts_T
     places = np.flatnonzero(starts_T)
     # A byte that was replaced may be several tokens, which all lie where it did; the first of them starts the group.

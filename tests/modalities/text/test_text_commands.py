@@ -7,6 +7,8 @@ import pytest
 
 from hrt_mm.cli.main import main
 from modalities.text import TextConfig
+from modalities.text.commands import _texts
+from modalities.text.corpus import documents
 from modalities.text.subwords import SubwordTokenizer
 
 
@@ -53,3 +55,10 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out.write_text("mine")
     assert f"{out} is there already" in failure(capsys, file, "--out", str(out))
     assert out.read_text() == "mine"
+
+
+def test_pieces_of_a_large_file_cut_no_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modalities.text.commands._PIECE", 64)
+    text = "人工智能是研究和开发用于模拟延伸和扩展人的智能的理论a" * 40
+    (tmp_path / "a.txt").write_text(text)
+    assert "".join(pieces := list(_texts(documents([tmp_path / "a.txt"])))) == text and len(pieces) > 40
