@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .arguments import Commands, add_overrides, command
+
+if TYPE_CHECKING:
+    from ..train.evaluate import TrainedRun
 
 
 def add(commands: Commands) -> None:
@@ -45,7 +49,13 @@ def run(args: argparse.Namespace) -> int:
     shown = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
     seeds = [args.seed + place for place in range(args.num)]
     pieces = generate(
-        found.task, [prompt] * args.num, max_tokens=args.max_tokens, sampling=sampling, seeds=seeds, stop=args.stop
+        found.task,
+        [prompt] * args.num,
+        max_tokens=args.max_tokens,
+        sampling=sampling,
+        seeds=seeds,
+        stop=args.stop,
+        context=_context(found, prompt),
     )
     waiting = [shown] + [f"--- {place + 1}\n{shown}" for place in range(1, args.num)]
     showing, ended = 0, set()
@@ -63,3 +73,22 @@ def run(args: argparse.Namespace) -> int:
                 break
             showing += 1
     return 0
+
+
+def _context(run: TrainedRun, prompt: str | bytes) -> int | None:
+    """Tokens of the texts that a run was trained on, where its data has a ``context``.
+
+    It counts bytes. Of tokens that stand for several it is what as many bytes like the prompt's are, about.
+    """
+    import torch
+
+    context: int | None = getattr(run.config.data, "context", None)
+    ids = run.tokenizer.prompts([prompt]).x
+    num_bytes = run.tokenizer.num_bytes(ids)
+    if context is None or num_bytes is None:
+        return context
+    if not num_bytes.any():
+        assert run.tokenizer.vocabulary is not None
+        num_bytes = run.tokenizer.num_bytes(torch.arange(run.tokenizer.vocabulary))
+        assert num_bytes is not None
+    return round(context / float(num_bytes[num_bytes > 0].float().mean()))

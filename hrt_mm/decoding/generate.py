@@ -5,6 +5,7 @@ Shapes: B texts that go on, V ids, R recent tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from ..tokens import Tokens
 from .prefill import prefill
 from .sampling import Sampling
 from .stepping import step
+
+log = logging.getLogger(__name__)
 
 Ending = Literal["separator", "stop", "length"]
 
@@ -91,10 +94,11 @@ def generate(
     sampling: Sampling | None = None,
     seeds: Sequence[int] | None = None,
     stop: Sequence[str] = (),
+    context: int | None = None,
 ) -> Iterator[Piece]:
     """Continues prompts, and gives the text as it comes.
 
-    Prompts may be longer than what the model was trained on: positions are rotations by distance, so they go on, but
+    Texts may become longer than what the model was trained on: positions are rotations by distance, so they go on, but
     a level without a window then sees farther than it ever did, and often writes worse.
 
     Args:
@@ -104,6 +108,8 @@ def generate(
         sampling: how tokens are drawn; from the whole distribution when absent.
         seeds: one a prompt; 0, 1, ... when absent. The same seed gives the same text, alone or in a batch.
         stop: strings that end a text; they are not written.
+        context: tokens of the texts that the model was trained on, where it is known; where a prompt and what is
+            written may become longer, a warning is logged.
 
     Yields:
         A piece whenever there is text to show, and one at the end of each text.
@@ -123,7 +129,15 @@ def generate(
     tokenizer = model.tokenizer
     writers = [_Writer(tokenizer.writer(), tuple(stop)) for _ in prompts]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    session = Session(model, tokenizer.prompts(prompts))
+    tokens = tokenizer.prompts(prompts)
+    longest = int(tokens.spans.lengths.max())
+    if context is not None and longest + max_tokens > context:
+        log.warning(
+            "a prompt of %d tokens and up to %d new ones are %d, more than the %d of the texts that the model was "
+            "trained on (data.context); it often writes worse from there on",
+            *(longest, max_tokens, longest + max_tokens, context),
+        )
+    session = Session(model, tokens)
     alive = list(range(len(prompts)))
     for count in range(1, max_tokens + 1):
         ids_B = sampling.draw(session.logits_BV, [generators[sample] for sample in alive])

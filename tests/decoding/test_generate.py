@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from hrt_mm.cli.generate import _context
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.decoding import Piece, Sampling, Session, generate
@@ -16,6 +20,7 @@ from hrt_mm.levels import HierarchyConfig
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel
 from hrt_mm.train.loop import train
 from modalities.text import ByteTokenizer, Text
+from modalities.text.subwords import SubwordTokenizer, train_subwords
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
@@ -143,6 +148,15 @@ def test_a_prompt_longer_than_the_training_texts_works(model: LanguageModel) -> 
     assert texts(pieces, 2)[1] == "cde" and len(endings(pieces)) == 2
 
 
+def test_going_beyond_the_trained_context_is_said_once(model: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    list(generate(model, ["a", "abc"], max_tokens=4, context=8))
+    list(generate(model, ["abc"], max_tokens=40))
+    assert not caplog.messages
+    list(generate(model, ["a", "abc"], max_tokens=5, context=8))
+    assert len(caplog.messages) == 1
+    assert "a prompt of 4 tokens and up to 5 new ones are 9, more than the 8 of the texts" in caplog.messages[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -182,6 +196,31 @@ run: {{dir: {home}/run}}
 def test_the_command_continues_a_prompt(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(run_folder), "--prompt", "xyz abc", "--temperature", "0", "--max-tokens", "6"]) == 0
     assert capsys.readouterr().out == "xyz abcdefghi\n"
+
+
+def test_the_command_says_where_a_text_leaves_the_trained_context(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["generate", str(run_folder), "--prompt", "abc", "--stop", "d", "--max-tokens"]
+    assert main([*words, "56"]) == 0
+    assert not caplog.messages
+    done = subprocess.run([sys.executable, "-m", "hrt_mm", *words, "57"], capture_output=True, text=True, check=True)
+    assert done.stdout == capsys.readouterr().out
+    assert "are 61, more than the 60 of the texts that the model was trained on" in done.stderr
+
+
+def test_the_context_of_subwords_is_counted_in_them(tmp_path: Path) -> None:
+    train_subwords(["the cat and the other cat "] * 20, 270, tmp_path / "t.json")
+    tokenizer = SubwordTokenizer(tmp_path / "t.json")
+    data = SimpleNamespace(context=120)
+    run: Any = SimpleNamespace(config=SimpleNamespace(data=data), tokenizer=tokenizer)
+    count = len(tokenizer.encode(b"the cat and")[0])
+    assert _context(run, "the cat and") == round(120 * count / 11) < 120
+    assert _context(run, "") is not None and 20 < (_context(run, "") or 0) < 120
+    run.tokenizer = ByteTokenizer()
+    assert _context(run, "") == _context(run, "abc") == 120
+    run.config.data = SimpleNamespace()
+    assert _context(run, "abc") is None
 
 
 def test_the_command_writes_several_texts_in_turn(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
