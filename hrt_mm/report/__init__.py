@@ -13,6 +13,7 @@ from ..train.precision import numerics
 from .attending import attention_section
 from .confusion import confusion_section
 from .curves import curves_section
+from .cuts import cuts_section
 from .gates import gates_section
 from .groups import groups_section
 from .overview import overview_section
@@ -28,7 +29,13 @@ Section = Callable[[Subject, Page], None]
 
 SECTIONS: tuple[Section, ...] = (overview_section, curves_section, confusion_section, reconstruction_section)
 """Of every run."""
-ENCODER_SECTIONS: tuple[Section, ...] = (groups_section, attention_section, gates_section, recovery_section)
+ENCODER_SECTIONS: tuple[Section, ...] = (
+    groups_section,
+    cuts_section,
+    attention_section,
+    gates_section,
+    recovery_section,
+)
 """Of runs whose task has an encoder."""
 
 

@@ -81,3 +81,34 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def series_run(tmp_path_factory: pytest.TempPathFactory, plugin: None) -> Path:
     return trained(tmp_path_factory.mktemp("series"), SERIES)
+
+
+TEXTS = """\
+modality: {type: text, carried: [verses]}
+model:
+  levels:
+    - name: bytes
+      dim: 16
+      depth: 1
+      heads: 2
+      window: 8
+      reach: sliding
+      group: {type: learned, target: 3, max: 6}
+    - {name: words, dim: 16, depth: 1, heads: 2, window: 8, reach: sliding, group: {type: learned, target: 2, max: 4}}
+    - {name: phrases, dim: 16, depth: 1, heads: 2}
+  top_down: true
+  causal: true
+task: {type: language}
+data: {type: corpus, context: 64, val: 0.2, test: 0.2}
+train: {steps: 4, batch_size: 4, eval_every: 2, eval_batches: 2, tensorboard: false, num_threads: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model with two levels of learned groups; its documents carry no verses."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "poems").mkdir()
+    for place in range(30):
+        (folder / "poems" / f"{place}.txt").write_text(f"The sun of day {place} is up. It shines on us all. " * 4)
+    return trained(folder, TEXTS, f"data.files=[{folder / 'poems'}]")
