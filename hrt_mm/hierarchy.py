@@ -31,6 +31,7 @@ class _State:
     plan: LevelPlan
     groups: Groups | None = None
     confidence_T1: Tensor | None = None
+    chance_G: Tensor | None = None
 
     def trusting(self, back_TD: Tensor) -> Tensor:
         """What comes back from the next level, so that its gradient tells learned groups how good they are."""
@@ -168,7 +169,8 @@ class Hierarchy(nn.Module):
         states = [_State(self.stages[0](tokens.x, plan), plan)]
         for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
             pooled = transition(states[-1].x_TD, states[-1].plan)
-            states[-1].groups, states[-1].confidence_T1 = pooled.groups, pooled.confidence_T1
+            states[-1].groups = pooled.groups
+            states[-1].confidence_T1, states[-1].chance_G = pooled.confidence_T1, pooled.chance_G
             record.losses |= pooled.losses
             record.stats |= pooled.stats
             states.append(_State(stage(pooled.x_GE, pooled.plan), pooled.plan))
@@ -181,7 +183,8 @@ class Hierarchy(nn.Module):
             look_TD = fine.trusting(self._look_up(index, fine, coarse))
             self._add(fine, look_TD, f"down/{fine.plan.level.name}", record)
         if self.config.top_down:
-            back_TD = self.top_down[index](coarse.x_TD, fine.groups, self._transition(index).pooling)
+            pooling = self._transition(index).pooling
+            back_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.chance_G)
             self._add(fine, fine.trusting(back_TD), f"top_down/{fine.plan.level.name}", record)
             fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder")
 

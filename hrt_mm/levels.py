@@ -49,6 +49,9 @@ class LearnedGroups(Component):
     warmup: Annotated[int, Field(ge=0)] = 0
     """Training batches over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
     model can tell what a boundary is worth."""
+    smooth: bool = False
+    """Mix what ``top_down`` brings back from a group with what came back from those before it, the more, the less sure
+    the boundary between them is (H-Net's equation 5)."""
 
     @model_validator(mode="after")
     def _fits(self) -> LearnedGroups:
@@ -172,6 +175,12 @@ class HierarchyConfig(Component):
             raise ValueError(
                 "top_down, cross_scale, alignment and reconstruction join levels, and there is only one; drop them or "
                 "add a level"
+            )
+        smooth = [level.name for level in self.levels if isinstance(level.group, LearnedGroups) and level.group.smooth]
+        if smooth and not self.top_down:
+            raise ValueError(
+                f"group.smooth of level {smooth[0]!r} has no effect without top_down, which brings groups back; set "
+                "top_down or drop smooth"
             )
         if self.causal:
             for level in self.levels:

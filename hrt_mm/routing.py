@@ -27,6 +27,7 @@ class Routing:
 
     Args:
         starts_T: bool, true where a group starts; caps and first tokens included.
+        chance_T: probability of a boundary; 1 at first tokens.
         confidence_T: 1 in value; its gradient raises the probability of the decision that was taken.
         doubt_T: 0 in value; its gradient raises the probability that the group before goes on at this token.
         loss: ratio loss, towards the target tokens a group; scalar.
@@ -34,6 +35,7 @@ class Routing:
     """
 
     starts_T: Tensor
+    chance_T: Tensor
     confidence_T: Tensor
     doubt_T: Tensor
     loss: Tensor
@@ -70,6 +72,7 @@ class Router(nn.Module):
         confidence_T = torch.where(starts_T, p_T, 1 - p_T)
         return Routing(
             starts_T,
+            p_T,
             1 + (confidence_T - confidence_T.detach()),
             p_T.detach() - p_T,
             self._ratio_loss(chosen_T, p_T),
@@ -78,7 +81,9 @@ class Router(nn.Module):
 
     def between(self, before_TD: Tensor, here_TD: Tensor) -> Tensor:
         """(T,) probability of a boundary between pairs of neighbours, normed."""
-        like_T = F.cosine_similarity(self.before(before_TD).float(), self.here(here_TD).float(), dim=-1)
+        before_TD, here_TD = self.before(before_TD), self.here(here_TD)
+        wide = torch.promote_types(before_TD.dtype, torch.float32)
+        like_T = F.cosine_similarity(before_TD.to(wide), here_TD.to(wide), dim=-1)
         return (1 - like_T) / 2
 
     @on_host

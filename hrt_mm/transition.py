@@ -18,6 +18,8 @@ from .plan import Groups, LevelPlan
 from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSite
 from .routing import Router
 from .segments import delayed, segment_first, segment_mean, spread
+from .smoothing import smoothed
+from .spans import Spans
 
 _GIVEN_TAPS = 16
 
@@ -33,6 +35,7 @@ class Pooled:
         losses: weighted, by name.
         stats: measured scalars by name.
         confidence_T1: of learned groups, 1 in value: what a token gets back from its group is times it.
+        chance_G: of learned groups that are smoothed, the probability of the boundary that each starts at.
     """
 
     x_GE: Tensor
@@ -41,6 +44,7 @@ class Pooled:
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
     confidence_T1: Tensor | None = None
+    chance_G: Tensor | None = None
 
 
 class Transition(nn.Module):
@@ -118,7 +122,9 @@ class Transition(nn.Module):
             f"tokens_per_group/{name}": routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans))),
             f"forced_groups/{name}": routing.forced,
         }
-        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, routing.confidence_T[:, None])
+        chance_G = segment_first(routing.chance_T[:, None], groups.spans)[:, 0] if config.smooth else None
+        confidence_T1 = routing.confidence_T[:, None]
+        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, confidence_T1, chance_G)
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
         """The losses that answer what pooling loses and how levels drift, weighted.
@@ -160,13 +166,25 @@ class TopDown(nn.Module):
         delay = self.causal and not transition.inclusive
         self.lead = nn.Parameter(torch.zeros(fine.dim)) if delay else None
 
-    def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling) -> Tensor:
-        """(G, E) to (T, D)."""
-        x_GD = self.mapped(x_GE)
+    def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, chance_G: Tensor | None = None) -> Tensor:
+        """(G, E) to (T, D).
+
+        Args:
+            x_GE: the coarse tokens.
+            groups: that they came from.
+            pooling: that made them.
+            chance_G: of groups that are smoothed, the probability of the boundary that each starts at.
+        """
+        x_GD = self.back(x_GE, groups.samples, chance_G)
         if self.lead is not None:
             x_GD = delayed(x_GD, groups.samples, self.lead)
         # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.
         return spread(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
+
+    def back(self, x_GE: Tensor, samples: Spans, chance_G: Tensor | None) -> Tensor:
+        """What comes back from each group, (G, E) to (G, D), smoothed where there are chances."""
+        x_GD = self.mapped(x_GE)
+        return x_GD if chance_G is None else smoothed(x_GD, chance_G, samples)
 
     def mapped(self, x_GE: Tensor) -> Tensor:
         """(G, E) to (G, D)."""

@@ -53,6 +53,9 @@ class OpenGroup:
         self.place_BS = torch.zeros(batch, self.x_BSD.shape[1], dtype=torch.float32, device=like.device)
         self.size_B = np.zeros(batch, dtype=np.int64)
         self.before_BD = like.new_zeros(batch, dim) if isinstance(config, LearnedGroups) else None
+        self.chance_B: Tensor | None = None
+        if isinstance(config, LearnedGroups) and config.smooth:
+            self.chance_B = like.new_ones(batch, dtype=torch.promote_types(like.dtype, torch.float32))
         self.started = {name: np.zeros(batch, dtype=bool) for name in names}
 
     def put(self, sample: int, x_SD: Tensor, place_S: Tensor, started: dict[str, bool]) -> None:
@@ -91,6 +94,7 @@ class OpenGroup:
         """Keeps some samples alone, in this order."""
         self.x_BSD, self.place_BS = self.x_BSD.index_select(0, rows), self.place_BS.index_select(0, rows)
         self.before_BD = None if self.before_BD is None else self.before_BD.index_select(0, rows)
+        self.chance_B = None if self.chance_B is None else self.chance_B.index_select(0, rows)
         self.size_B = self.size_B[rows_host]
         self.started = {name: flags[rows_host] for name, flags in self.started.items()}
 
@@ -144,7 +148,7 @@ class LevelCache:
         held += self.back_BD.nbytes if self.back_BD is not None else 0
         if self.open is not None:
             held += self.open.x_BSD.nbytes + self.open.place_BS.nbytes
-            held += self.open.before_BD.nbytes if self.open.before_BD is not None else 0
+            held += sum(kept.nbytes for kept in (self.open.before_BD, self.open.chance_B) if kept is not None)
         return held
 
     def select(self, rows: Tensor, rows_host: np.ndarray) -> None:

@@ -23,6 +23,7 @@ from ..norm import rms_norm
 from ..plan import Groups
 from ..rope import phases
 from ..segments import segment_mean
+from ..smoothing import mixed
 from ..spans import Spans
 from ..transition import TopDown, Transition
 from .cache import Cache, LevelCache
@@ -89,18 +90,20 @@ class _Stepper:
         """Puts the tokens into their groups, and what became a token of the next level there."""
         level, transition = self.cache.levels[index], self.hierarchy.transitions[index]
         assert isinstance(transition, Transition) and level.open is not None
-        begins_A = self._begins(transition, level, x_AD, rows, starts)
+        begins_A, chance_A = self._begins(transition, level, x_AD, rows, starts)
         if begins_A.any():
             begun = rows.among(begins_A)
+            if not transition.inclusive:
+                self._complete(index, begun)
+            if level.open.chance_B is not None:
+                assert chance_A is not None
+                begun.put(level.open.chance_B, _chosen(chance_A, begins_A))
             if transition.inclusive:
-                here = slice(None) if begins_A.all() else torch.from_numpy(np.flatnonzero(begins_A)).to(x_AD.device)
                 above = {
                     name: flags[begun.places] | starts[name][begins_A] for name, flags in level.open.started.items()
                 }
                 own = Spans.from_lengths([1] * len(begun.places), x_AD.device)
-                self._push(index, begun, x_AD[here], own, place_A[here], above)
-            else:
-                self._complete(index, begun)
+                self._push(index, begun, _chosen(x_AD, begins_A), own, _chosen(place_A, begins_A), above)
             level.groups_B[begun.places] += 1
             level.open.size_B[begun.places] = 0
             for flags in level.open.started.values():
@@ -109,20 +112,23 @@ class _Stepper:
             flags[rows.places] |= starts[name] & ~begins_A if transition.inclusive else starts[name]
         level.open.append(x_AD, place_A, rows)
 
-    def _begins(self, transition: Transition, level: LevelCache, x_AD: Tensor, rows: Rows, starts: Flags) -> np.ndarray:
-        """(A,) whether a group starts at each token."""
+    def _begins(
+        self, transition: Transition, level: LevelCache, x_AD: Tensor, rows: Rows, starts: Flags
+    ) -> tuple[np.ndarray, Tensor | None]:
+        """(A,) whether a group starts at each token, and with learned groups how likely that was."""
         assert level.open is not None
         size_A = level.open.size_B[rows.places]
         first_A = level.count_B[rows.places] == 0
         group = transition.group
         if isinstance(group, FixedGroups):
-            return first_A | (size_A == (group.stride if isinstance(group.stride, int) else group.stride[0]))
+            return first_A | (size_A == (group.stride if isinstance(group.stride, int) else group.stride[0])), None
         if isinstance(group, GivenGroups):
-            return first_A | starts[group.boundary] | (size_A == (group.max or -1))
+            return first_A | starts[group.boundary] | (size_A == (group.max or -1)), None
         assert transition.router is not None and level.open.before_BD is not None
         before_AD = rms_norm(rows.of(level.open.before_BD))
-        chosen_A = transition.router.between(before_AD, rms_norm(x_AD)) > 0.5
-        return first_A | chosen_A.cpu().numpy() | (size_A == group.max)
+        chance_A = transition.router.between(before_AD, rms_norm(x_AD))
+        chance_A = chance_A.masked_fill(torch.from_numpy(first_A).to(chance_A.device), 1.0)
+        return (chance_A > 0.5).cpu().numpy() | (size_A == group.max), chance_A
 
     def _complete(self, index: int, begun: Rows) -> None:
         """Makes tokens of the groups that lie before the new ones; before a sample's first there is none."""
@@ -163,7 +169,10 @@ class _Stepper:
         if level.back_BD is not None:
             top_down = self.hierarchy.top_down[index]
             assert isinstance(top_down, TopDown)
-            rows.put(level.back_BD, top_down.mapped(x_AE).to(level.back_BD.dtype))
+            back_AD = top_down.mapped(x_AE)
+            if level.open is not None and level.open.chance_B is not None:
+                back_AD = mixed(back_AD, rows.of(level.open.chance_B), rows.of(level.back_BD))
+            rows.put(level.back_BD, back_AD.to(level.back_BD.dtype))
         if level.down is not None:
             down = self._down(index)
             k_AHE, v_AHE = down.keys_values(x_AE, down.rope(place_A[:, None], self.cache.steps[index]))
@@ -183,6 +192,11 @@ class _Stepper:
         down = self.hierarchy.down[index]
         assert isinstance(down, CausalDown)
         return down
+
+
+def _chosen(x_A: Tensor, chosen_A: np.ndarray) -> Tensor:
+    """Some of the rows."""
+    return x_A if chosen_A.all() else x_A[torch.from_numpy(np.flatnonzero(chosen_A)).to(x_A.device)]
 
 
 def _block(block: nn.Module, x_AD: Tensor, rope: Tensor, kept: KeyValues, rows: Rows, at_A: np.ndarray) -> Tensor:

@@ -60,7 +60,10 @@ def _pair(heads: int, level: Level) -> int:
 
 
 def _open(transition: Transition) -> int:
-    """The group that is not complete yet: its tokens with their places, and what learned groups compare with."""
-    dim = transition.fine.dim
-    tokens = 0 if transition.inclusive else usual_room(transition.group) * (dim + 1)
-    return tokens + (dim if isinstance(transition.group, LearnedGroups) else 0)
+    """The group that is not complete yet: its tokens with their places, and what learned groups compare with.
+
+    How sure the boundary that it starts at was is kept where groups are smoothed.
+    """
+    dim, group = transition.fine.dim, transition.group
+    tokens = 0 if transition.inclusive else usual_room(group) * (dim + 1)
+    return tokens + (dim + group.smooth if isinstance(group, LearnedGroups) else 0)

@@ -14,6 +14,7 @@ from torch import nn
 from ..block import Block
 from ..cross_scale import CrossAttention
 from ..hierarchy import Hierarchy, Stage
+from ..levels import LearnedGroups
 from ..pooling import AttentionPooling, Pooling
 from ..transition import TopDown, Transition
 from .layout import Laid
@@ -33,6 +34,8 @@ def kept_elements(hierarchy: Hierarchy, levels: list[Laid]) -> list[int]:
             top_down = hierarchy.top_down[index]
             assert isinstance(top_down, TopDown)
             found[index] += 2 * coarse * top_down.map.in_features
+            if isinstance(transition.group, LearnedGroups) and transition.group.smooth:
+                found[index] += 2 * coarse * top_down.map.out_features
         if len(hierarchy.down):
             found[index] += _cross(hierarchy.down[index], fine, coarse)
         if len(hierarchy.up):

@@ -134,6 +134,23 @@ def test_groups_over_groups(pool: str, group: str, second: str) -> None:
         assert check(model, batch([50, 21, 37]), [22, 7, 36]) < 1e-7
 
 
+SMOOTH = {"type": "learned", "target": 2.5, "max": 4, "smooth": True}
+
+
+@pytest.mark.parametrize("way", ["top_down", "both"])
+@pytest.mark.parametrize("second", ["fixed", "smooth"])
+@pytest.mark.parametrize("pool", sorted(POOLINGS))
+def test_smoothed_groups(pool: str, second: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPS, "smooth", SMOOTH)
+    model = build(pool, "smooth", way, second=second)
+    tokens = batch([40, 1, 17, 33])
+    with torch.no_grad():
+        assert check(model, tokens, [0, 0, 0, 0]) < 1e-7
+        assert check(model, tokens, [13, 1, 5, 3]) < 1e-7
+        for count in range(1, 24) if way == "top_down" else ():
+            assert check(model, batch([28, 26]), [count, 24 - count]) < 1e-7, count
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_three_hundred_tokens(group: str) -> None:
     model = build("conv", group, "both")
@@ -196,6 +213,19 @@ def test_what_a_window_keeps_does_not_grow() -> None:
         step(model, torch.randn(1, 12, dtype=torch.float64), cache, {"words": np.array([True])})
     assert [[kept.nbytes for kept in [*level.encoder, *level.decoder]] for level in cache.levels[:2]] == held
     assert cache.nbytes > sum(map(sum, held))
+
+
+def test_smoothed_samples_may_change_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GROUPS, "smooth", SMOOTH)
+    model, tokens = build("mean", "smooth", "both"), batch([20, 30, 25])
+    with torch.no_grad():
+        whole = model(tokens)[0].split()
+        _, cache = prefill(model, beginning(tokens, [9, 12, 5]))
+        cache.select([2, 0])
+        for ahead in range(11):
+            places = [int(tokens.spans.host[2]) + 5 + ahead, 9 + ahead]
+            out = step(model, tokens.x[places], cache, {"words": tokens.boundaries["words"][places].numpy()})
+            assert (out - torch.stack([whole[2][5 + ahead], whole[0][9 + ahead]])).abs().max() < 1e-7
 
 
 @pytest.mark.parametrize("wrong", ["ring", "lead", "count", "open"])

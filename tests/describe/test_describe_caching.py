@@ -75,6 +75,15 @@ def test_windows_everywhere_keep_the_same_for_any_length(way: str, group: dict[s
     assert held(model, 11) == held(model, 60) == found.constant
 
 
+def test_smoothed_groups_keep_how_sure_the_last_boundary_was() -> None:
+    plain, smooth = (
+        config("both", window=3, group={"type": "learned", "target": 2, "max": 6, "smooth": on}) for on in (False, True)
+    )
+    found = describe_model(smooth, sample_of((64,), on_meta(smooth, 1))).cache
+    assert found is not None
+    assert held(smooth, 30) == found.constant == held(plain, 30) + 1
+
+
 def test_it_is_printed_beside_the_flat_transformers() -> None:
     model = config("both", dim=64, heads=4, kv_heads=4)
     found = describe_model(model, sample_of((64,), on_meta(model, 1)))

@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "down": {"cross_scale": CrossScale(down=True)},
     "losses": {"alignment": 1.0, "reconstruction": 1.0},
     "learned": {"group": LearnedGroups(type="learned", target=4, max=4)},
+    "smooth": {"group": LearnedGroups(type="learned", target=4, max=4, smooth=True), "top_down": True},
 }
 
 

@@ -1,0 +1,81 @@
+"""Smoothing of what comes back from learned groups (H-Net, arXiv 2507.07955, equation 5).
+
+A group whose boundary is unsure says less, and the one before it goes on: z̄ = p z + (1 - p) z̄ of the group before,
+with p the probability of the boundary that the group starts at. So the choice of boundaries has a gradient of its own.
+
+Shapes: G groups, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .spans import Spans
+
+
+def smoothed(z_GD: Tensor, chance_G: Tensor, samples: Spans) -> Tensor:
+    """Each group mixed with those before it in its sample; the first one of a sample stays as it is.
+
+    Args:
+        z_GD: what comes back from each group.
+        chance_G: probability of the boundary that each starts at.
+        samples: the samples, counted in groups.
+    """
+    stays_G1 = torch.where(samples.positions == 0, 0.0, 1 - chance_G)[:, None]
+    own_GD = (1 - stays_G1) * z_GD
+    found_GD: Tensor = _Recurrence.apply(own_GD, stays_G1.to(own_GD.dtype), samples.max_seqlen)
+    return found_GD.to(z_GD.dtype)
+
+
+def mixed(z_AD: Tensor, chance_A: Tensor, before_AD: Tensor) -> Tensor:
+    """One step of :func:`smoothed`: new groups with what came back before them.
+
+    Args:
+        z_AD: what comes back from each new group.
+        chance_A: probability of the boundary that each starts at; 1 for the first of a sample.
+        before_AD: the smoothed vectors of the groups before them.
+    """
+    chance_A1 = chance_A[:, None]
+    return (chance_A1 * z_AD + (1 - chance_A1) * before_AD).to(z_AD.dtype)
+
+
+class _Recurrence(torch.autograd.Function):
+    """y of g = own of g + stays of g * y of g - 1, all rows at once.
+
+    The gradient is the same recurrence backwards, so that only what came out is kept, not every step of the scan.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
+        y_GD = _scan(own_GD, stays_G1, longest)
+        ctx.save_for_backward(y_GD, stays_G1)
+        ctx.longest = longest
+        return y_GD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_GD: Tensor) -> tuple[Tensor, Tensor, None]:
+        y_GD, stays_G1 = ctx.saved_tensors
+        # What a row gives to the next one comes back from there; the first rows of samples take nothing.
+        own_GD = _scan(grad_GD.flip(0), stays_G1.roll(-1, 0).flip(0), ctx.longest).flip(0)
+        return own_GD, (own_GD * y_GD.roll(1, 0)).sum(-1, keepdim=True), None
+
+
+def _scan(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
+    """The recurrence by doubling: after each step a row holds what twice as many rows gave it.
+
+    Args:
+        own_GD: what each row adds.
+        stays_G1: its share of the row before it; 0 where a run starts, and in the first row.
+        longest: rows of the longest run.
+    """
+    reach = 1
+    while reach < longest:
+        own_GD = torch.cat([own_GD[:reach], own_GD[reach:] + stays_G1[reach:] * own_GD[:-reach]])
+        stays_G1 = torch.cat([stays_G1[:reach], stays_G1[reach:] * stays_G1[:-reach]])
+        reach *= 2
+    return own_GD
