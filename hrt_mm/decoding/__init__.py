@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from .cache import Cache
-from .generate import Piece, Session, generate
+from .generate import Piece, continued, generate
 from .prefill import prefill
 from .sampling import Sampling
+from .saving import cache_of, cache_state
+from .session import Session
 from .stepping import step
 
-__all__ = ["Cache", "Piece", "Sampling", "Session", "generate", "prefill", "step"]
+__all__ = [
+    "Cache",
+    "Piece",
+    "Sampling",
+    "Session",
+    "cache_of",
+    "cache_state",
+    "continued",
+    "generate",
+    "prefill",
+    "step",
+]

@@ -60,7 +60,7 @@ class OpenGroup:
 
     def put(self, sample: int, x_SD: Tensor, place_S: Tensor, started: dict[str, bool]) -> None:
         """Sets the open group of one sample."""
-        self._make_room(len(x_SD))
+        self.make_room(len(x_SD))
         self.size_B[sample] = len(x_SD)
         for name, flag in started.items():
             self.started[name][sample] = flag
@@ -74,7 +74,7 @@ class OpenGroup:
         """Adds a token to the open group of each row."""
         size_A = self.size_B[rows.places]
         if self.keeps:
-            self._make_room(int(size_A.max()) + 1)
+            self.make_room(int(size_A.max()) + 1)
             slot_A = torch.from_numpy(size_A).to(x_AD.device, non_blocking=True)
             self.x_BSD[rows.index, slot_A] = x_AD
             self.place_BS[rows.index, slot_A] = place_A
@@ -82,7 +82,8 @@ class OpenGroup:
         if self.before_BD is not None:
             rows.put(self.before_BD, x_AD)
 
-    def _make_room(self, count: int) -> None:
+    def make_room(self, count: int) -> None:
+        """Makes room for that many tokens."""
         room = self.x_BSD.shape[1]
         if not self.keeps or count <= room:
             return
@@ -179,12 +180,13 @@ class Cache:
         if not hierarchy.config.causal or hierarchy.axes != 1:
             raise UserError("only a causal hierarchy over one axis can step; set model.causal: true")
         like = next(hierarchy.parameters()).detach()
-        names = [
+        given = [
             level.group.boundary for level in hierarchy.config.levels if level.group and level.group.type == "given"
         ]
         places = range(len(hierarchy.stages))
         self.device = like.device
-        self.levels = [LevelCache(hierarchy, place, names, batch, like) for place in places]
+        self.names = tuple(level.name for level in hierarchy.config.levels)
+        self.levels = [LevelCache(hierarchy, place, given, batch, like) for place in places]
         step = [1.0]
         for transition in hierarchy.transitions:
             assert isinstance(transition, Transition)

@@ -1,6 +1,6 @@
 """Continuing texts: prompts of different lengths in one batch, each until it stops.
 
-Shapes: B texts that go on, V ids, R recent tokens.
+Shapes: B texts that go on.
 """
 
 from __future__ import annotations
@@ -11,16 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ..errors import UserError
-from ..levels import GivenGroups
-from ..spans import Spans
 from ..tasks.language import LanguageModel
-from ..tokens import Tokens
-from .prefill import prefill
 from .sampling import Sampling
-from .stepping import step
+from .session import Session
 
 log = logging.getLogger(__name__)
 
@@ -40,50 +35,6 @@ class Piece:
     sample: int
     text: str
     ended: Ending | None = None
-
-
-class Session:
-    """A batch of token sequences that a language model continues.
-
-    Args:
-        model: in evaluation mode.
-        tokens: raw prompts of one token or more each, as its tokenizer gives them.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: LanguageModel, tokens: Tokens) -> None:
-        if int(tokens.spans.lengths.min()) == 0:
-            raise UserError("a prompt has no token; start with the tokenizer's separator")
-        self.model, self.tokenizer = model, model.tokenizer
-        levels = model.encoder.hierarchy.config.levels
-        self._names = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]
-        tokens = tokens.to(next(model.parameters()).device)
-        pyramid, self.cache = prefill(model.encoder.hierarchy, model.encoder.embedding(tokens))
-        last_B = tokens.spans.host[1:].to(tokens.device) - 1
-        self.logits_BV = model.logits(pyramid[0].x[last_B])
-        self._recent = [ids[-self.tokenizer.recent :] for ids in tokens.split()]
-
-    def __len__(self) -> int:
-        return len(self._recent)
-
-    @torch.inference_mode()
-    def step(self, ids_B: Tensor) -> Tensor:
-        """Takes in the next token of every sequence, and gives the logits of the one after, (B, V)."""
-        previous_B = torch.stack([ids[-1] for ids in self._recent])
-        starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
-        count = self.tokenizer.recent
-        self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
-        spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
-        tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())
-        x_BD = self.model.encoder.embedding(tokens).x[spans.host[1:].to(ids_B.device) - 1]
-        self.logits_BV = self.model.logits(step(self.model.encoder.hierarchy, x_BD, self.cache, starts))
-        return self.logits_BV
-
-    def select(self, samples: list[int]) -> None:
-        """Goes on with some of the sequences alone, in this order."""
-        self.cache.select(samples)
-        self._recent = [self._recent[sample] for sample in samples]
-        self.logits_BV = self.logits_BV[samples]
 
 
 def generate(
@@ -117,28 +68,50 @@ def generate(
     Raises:
         UserError: a value is out of range, or the tokenizer cannot write.
     """
-    if max_tokens < 1:
-        raise UserError(f"max_tokens {max_tokens} must be 1 or more")
-    if any(not own for own in stop):
-        raise UserError("a stop string is empty; every text would end before it begins")
     seeds = range(len(prompts)) if seeds is None else seeds
-    if len(seeds) != len(prompts) or not prompts:
-        raise UserError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one of each for every text, at least one")
-    sampling = sampling or Sampling()
+    _check(len(prompts), max_tokens, seeds, stop)
     model.eval()
-    tokenizer = model.tokenizer
-    writers = [_Writer(tokenizer.writer(), tuple(stop)) for _ in prompts]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    tokens = tokenizer.prompts(prompts)
-    longest = int(tokens.spans.lengths.max())
-    if context is not None and longest + max_tokens > context:
+    session = Session(model, model.tokenizer.prompts(prompts))
+    yield from continued(session, max_tokens=max_tokens, sampling=sampling, seeds=seeds, stop=stop, context=context)
+
+
+def continued(
+    session: Session,
+    *,
+    max_tokens: int = 200,
+    sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    stop: Sequence[str] = (),
+    context: int | None = None,
+) -> Iterator[Piece]:
+    """Continues the texts of a session, such as a saved one, and gives the text as it comes.
+
+    Args:
+        session: stepped along; what it remembers afterwards is of the texts that went on longest.
+        max_tokens: as for :func:`generate`, like all that follow.
+        sampling: how tokens are drawn.
+        seeds: one a text.
+        stop: strings that end a text.
+        context: tokens of the texts that the model was trained on.
+
+    Yields:
+        As :func:`generate` does.
+
+    Raises:
+        UserError: a value is out of range, or the tokenizer cannot write.
+    """
+    seeds = range(len(session)) if seeds is None else seeds
+    _check(len(session), max_tokens, seeds, stop)
+    if context is not None and session.longest + max_tokens > context:
         log.warning(
             "a prompt of %d tokens and up to %d new ones are %d, more than the %d of the texts that the model was "
             "trained on (data.context); it often writes worse from there on",
-            *(longest, max_tokens, longest + max_tokens, context),
+            *(session.longest, max_tokens, session.longest + max_tokens, context),
         )
-    session = Session(model, tokens)
-    alive = list(range(len(prompts)))
+    sampling, tokenizer = sampling or Sampling(), session.tokenizer
+    writers = [_Writer(tokenizer.writer(), tuple(stop)) for _ in seeds]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    alive = list(range(len(session)))
     for count in range(1, max_tokens + 1):
         ids_B = sampling.draw(session.logits_BV, [generators[sample] for sample in alive])
         going = []
@@ -156,6 +129,15 @@ def generate(
             session.select(going)
             alive, ids_B = [alive[row] for row in going], ids_B[going]
         session.step(ids_B)
+
+
+def _check(count: int, max_tokens: int, seeds: Sequence[int], stop: Sequence[str]) -> None:
+    if max_tokens < 1:
+        raise UserError(f"max_tokens {max_tokens} must be 1 or more")
+    if any(not own for own in stop):
+        raise UserError("a stop string is empty; every text would end before it begins")
+    if len(seeds) != count or not count:
+        raise UserError(f"{count} prompts and {len(seeds)} seeds; give one of each for every text, at least one")
 
 
 class _Writer:

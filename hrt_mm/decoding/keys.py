@@ -102,7 +102,7 @@ class KeyValues:
 
     def append(self, k_AKE: Tensor, v_AKE: Tensor, rows: Rows, at_A: np.ndarray) -> None:
         """Takes in one key and value a row, as number ``at_A`` of its sample."""
-        self._make_room(int(at_A.max()) + 1)
+        self.make_room(int(at_A.max()) + 1)
         slot_A = at_A % self.slots
         first = int(slot_A[0])
         if rows.all and (slot_A == first).all():
@@ -128,7 +128,7 @@ class KeyValues:
     def fill(self, sample: int, k_TKE: Tensor, v_TKE: Tensor) -> None:
         """Takes in all keys and values of one sample so far."""
         count = len(k_TKE)
-        self._make_room(count)
+        self.make_room(count)
         first = max(0, count - self.slots)
         slots = torch.arange(first, count, device=k_TKE.device) % self.slots
         self.k_BKSE[sample, :, slots] = k_TKE[first:].transpose(0, 1)
@@ -138,7 +138,8 @@ class KeyValues:
         """Keeps some samples alone, in this order."""
         self.k_BKSE, self.v_BKSE = self.k_BKSE.index_select(0, rows), self.v_BKSE.index_select(0, rows)
 
-    def _make_room(self, count: int) -> None:
+    def make_room(self, count: int) -> None:
+        """Makes room for that many tokens."""
         if self.ring or count <= self.slots:
             return
         more = max(count, 2 * self.slots) - self.slots
