@@ -151,13 +151,6 @@ def test_smoothed_groups(pool: str, second: str, way: str, monkeypatch: pytest.M
             assert check(model, batch([28, 26]), [count, 24 - count]) < 1e-7, count
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_three_hundred_tokens(group: str) -> None:
-    model = build("conv", group, "both")
-    with torch.no_grad():
-        assert check(model, batch([300, 257]), [0, 0]) < 1e-7
-
-
 @pytest.mark.parametrize("pool", ["mean", "select"])
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_length_of_a_prompt(pool: str, group: str) -> None:
