@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hrt_mm.errors import UserError
 
-from . import decode, encoder_scaling, equal_time, learning_rate, lm, overhead
+from . import boundaries, decode, encoder_scaling, equal_time, learning_rate, lm, overhead
 from .markdown import bars_table
 from .results import FOLDER, Result, read
 
@@ -22,6 +22,7 @@ TABLES = {
     equal_time.NAME: equal_time.tables,
     lm.NAME: lm.tables,
     decode.NAME: decode.tables,
+    boundaries.NAME: boundaries.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 

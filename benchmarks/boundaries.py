@@ -1,0 +1,335 @@
+"""Learned groups, looked at: where a trained byte model cuts Python and English, and what that is worth.
+
+The quickstart's language model (``text/quickstart``) is trained by the project's own command with four groupings, each
+for the same time on one thread: learned groups (H-Net, arXiv 2507.07955), the same smoothed (equation 5 there), a fixed
+stride of as many bytes as learned groups aim at, and words given by spaces and signs (SpaceByte, arXiv 2404.14408).
+Then each cuts sources and prose that it was not trained on. Cuts are compared with the starts of words that Unicode's
+rules give, beside as many cuts evenly spaced and at random. The prose are paragraphs of docstrings of held-out sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt_mm.errors import UserError
+from hrt_mm.report.cuts import LevelCuts, marked_text, with_boundaries
+from hrt_mm.tasks import Batch, LanguageModel
+from hrt_mm.tokens import Tokens
+from hrt_mm.train.evaluate import TrainedRun, load_task
+from modalities.text import Text
+from modalities.text.corpus import Corpus, CorpusConfig
+
+from .checks import must_equal
+from .command import main, parser, positive
+from .markdown import markdown
+from .results import Bar, Measured, Result, Row, environment
+
+NAME = "boundaries"
+CONFIG = "text/quickstart"
+CONTENDERS = ("learned", "smoothed", "fixed", "spaces")
+LEARNED = ("learned", "smoothed")
+TEXTS = ("Python", "English")
+BOUNDARIES = ("words", "spaces")
+LINES, WIDE = 10, 110
+"""Lines that are printed with their cuts, and the longest of these."""
+PARAGRAPH = 80
+"""Characters that a paragraph of prose has at least."""
+ASIDE = 0.25
+"""How far the bytes a group may be from the target, as a share of it."""
+QUICK = (
+    "model.levels.bytes.dim=32",
+    "model.levels.bytes.heads=1",
+    "model.levels.phrases.dim=32",
+    "model.levels.phrases.heads=1",
+    "model.levels.phrases.depth=1",
+)
+
+
+@dataclass
+class Seen:
+    """What a model made of a text.
+
+    Args:
+        cuts: its groups beside boundaries.
+        nats: that it spent.
+        num_bytes: that it predicted.
+        lines: the first lines with marks.
+    """
+
+    cuts: LevelCuts
+    nats: float = 0.0
+    num_bytes: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All that was spent over the bytes predicted."""
+        return self.nats / math.log(2) / self.num_bytes
+
+    @property
+    def tokens_per_group(self) -> float:
+        """The compression that it came to."""
+        return self.cuts.tokens / self.cuts.groups
+
+
+def group(name: str, options: argparse.Namespace) -> str:
+    """The grouping of a contender, as YAML."""
+    longest = f"max: {options.max}"
+    if name == "fixed":
+        return f"{{type: fixed, stride: {options.target}}}"
+    if name == "spaces":
+        return f"{{type: given, boundary: spaces, {longest}, typical: {options.target}}}"
+    smooth = str(name == "smoothed").lower()
+    return f"{{type: learned, target: {options.target}, {longest}, warmup: {options.warmup}, smooth: {smooth}}}"
+
+
+def train(name: str, folder: Path, seconds: float, options: argparse.Namespace) -> Path:
+    """Trains a contender in a process of its own.
+
+    Raises:
+        UserError: the run failed; gives its last words.
+    """
+    run = folder / name
+    words = [sys.executable, "-m", "hrt_mm", "train", CONFIG, f"run.dir={run}", f"train.time_limit={seconds / 60}"]
+    words += [f"model.levels.bytes.group={group(name, options)}", f"data.context={options.context}"]
+    words += ["train.steps=1000000", "train.eval_every=null", "train.save_every=null", "train.test=false"]
+    words += ["train.device=cpu", "train.precision=fp32", "train.num_threads=1", "train.tensorboard=false"]
+    words += QUICK if options.quick else ()
+    with run.with_suffix(".log").open("w+") as log:
+        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
+        log.seek(0)
+        said = log.read().strip().splitlines()
+    if done.returncode:
+        raise UserError(f"the run of {name} failed: {' '.join(said[-3:])}")
+    print(f"{name}: trained for {seconds:.0f} s", file=sys.stderr, flush=True)
+    return run
+
+
+def held_out(options: argparse.Namespace) -> dict[str, list[Text]]:
+    """Windows of sources that no contender was trained on, and of the prose in their docstrings."""
+    config = CorpusConfig(type="corpus", context=options.context, val=0.02, test=0.02)
+    splits = [config.build(split) for split in ("test", "val")]
+    corpus = splits[0]
+    places = torch.linspace(0, max(0, len(corpus) - 2), min(options.windows, len(corpus))).long().unique()
+    python = [corpus[int(place)].value for place in places]
+    english = list(windows([part for one in splits for part in prose(one)], options.context - 1))
+    return {"Python": python, "English": english[: options.windows]}
+
+
+def prose(corpus: Corpus) -> Iterator[str]:
+    """Paragraphs of the docstrings of a corpus of Python sources, those that are running text."""
+    source = corpus.source
+    for document, size in enumerate(source.sizes.tolist()):
+        try:
+            tree = ast.parse(source.read(document, 0, size))
+        except (SyntaxError, ValueError):
+            # Some sources of the standard library are there to be wrong.
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                paragraphs = (ast.get_docstring(node) or "").split("\n\n")
+                yield from (part.strip("\n") for part in paragraphs if _runs(part.strip("\n")))
+
+
+def _runs(paragraph: str) -> bool:
+    """Whether a paragraph is running text, no list, no table and no code."""
+    lines = paragraph.splitlines()
+    return len(paragraph) >= PARAGRAPH and ">>>" not in paragraph and not any(line[:1] in " -*+|=" for line in lines)
+
+
+def windows(paragraphs: Sequence[str], size: int) -> Iterator[Text]:
+    """Documents of whole paragraphs, ``size`` bytes at most; longer paragraphs are cut."""
+    held = b""
+    for paragraph in paragraphs:
+        raw = paragraph.encode()[: size - 1] + b"\n"
+        if held and len(held) + 1 + len(raw) > size:
+            yield Text(held, (0,))
+            held = b""
+        held += (b"\n" if held else b"") + raw
+    if held:
+        yield Text(held, (0,))
+
+
+@torch.no_grad()
+def look(run: TrainedRun, texts: Sequence[Text], target: float) -> Seen:
+    """Cuts texts and predicts their bytes."""
+    task = run.task
+    assert isinstance(task, LanguageModel)
+    seen = Seen(LevelCuts("bytes", target))
+    generator = np.random.default_rng(0)
+    for text in texts:
+        tokens, _ = with_boundaries(run.tokenizer, [text])
+        nats, count = task(Batch(tokens)).stats["bits_per_byte"]
+        seen.nats += float(nats) * math.log(2)
+        seen.num_bytes += int(count)
+        cuts = seen.cuts.add(task.encoder(tokens), tokens, BOUNDARIES, generator)
+        if len(seen.lines) < LINES:
+            shown = marked_text(run.tokenizer, tokens, cuts) or ""
+            # The first line of a window is the end of one.
+            lines = [line[:WIDE] for line in shown.splitlines()[1:] if line.strip(" \t·")]
+            seen.lines += lines[: LINES - len(seen.lines)]
+    return seen
+
+
+@torch.no_grad()
+def check_causal(run: TrainedRun, text: Text) -> float:
+    """The relative difference of what is predicted before a byte that changed, which must change nothing.
+
+    Raises:
+        CheckFailed: it does.
+    """
+    task = run.task
+    assert isinstance(task, LanguageModel)
+    tokens, _ = with_boundaries(run.tokenizer, [text])
+    place = tokens.spans.total // 2
+    changed = bytearray(content := _raw(text))
+    first = place - len(text.documents)
+    changed[first] = (content[first] + 1) % 256
+    other, _ = with_boundaries(run.tokenizer, [Text(bytes(changed), text.documents)])
+
+    def before(given: Tokens) -> Tensor:
+        return task.logits(task.encoder(given)[0].x[:first])
+
+    return must_equal(f"{run.folder.name}, causality", [before(other)], [before(tokens)], 1e-4)
+
+
+def _raw(text: Text) -> bytes:
+    assert isinstance(text.content, bytes)
+    return text.content
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Trains all contenders, as many at a time as there are threads, and looks at each."""
+    if options.device.type != "cpu":
+        raise UserError("this benchmark trains on one CPU thread each; drop --device")
+    if options.target > options.max:
+        raise UserError(f"--target {options.target} is longer than --max {options.max}; raise --max")
+    seconds = 1.0 if options.quick else 60.0 * options.minutes
+    if options.quick:
+        options.context, options.windows = 256, 3
+    texts = held_out(options)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        started = {name: pool.submit(train, name, Path(folder), seconds, options) for name in CONTENDERS}
+        runs = {name: load_task(future.result()) for name, future in started.items()}
+    checks = {f"{name}, causality": check_causal(own, texts["English"][0]) for name, own in runs.items()}
+    found = {name: {text: look(own, texts[text], options.target) for text in TEXTS} for name, own in runs.items()}
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=options.quick,
+        settings={"target": options.target, "max": options.max, "warmup": options.warmup, "context": options.context}
+        | {"seconds": seconds, "config": CONFIG, "bytes": {text: found["learned"][text].num_bytes for text in TEXTS}},
+        checks=checks,
+        rows=[_row(text, {name: own[text] for name, own in found.items()}, runs, seconds) for text in TEXTS],
+        bars=[] if options.quick else _bars(found, options.target),
+        details={
+            "cuts": {name: {text: found[name][text].lines for text in TEXTS} for name in LEARNED},
+            "scores": {name: {text: _scores(own[text]) for text in TEXTS} for name, own in found.items()},
+        },
+        **environment(options.device),
+    )
+
+
+def _row(text: str, seen: dict[str, Seen], runs: dict[str, TrainedRun], seconds: float) -> Row:
+    contenders = {}
+    for name, own in seen.items():
+        state = runs[name].checkpoint
+        words = own.cuts.scores["words"]
+        contenders[name] = Measured(
+            seconds=seconds,
+            scores={
+                "bits_per_byte": own.bits_per_byte,
+                "bytes_per_group": own.tokens_per_group,
+                "words_f1": words["cuts", 0].f1,
+                "words_f1_even": words["even", 0].f1,
+                "words_f1_random": words["random", 0].f1,
+                "parameters": sum(parameter.numel() for parameter in runs[name].task.parameters()),
+                "steps": state.step,
+            },
+        )
+    bits = {name: own.bits_per_byte for name, own in seen.items()}
+    ratios = {f"{name}/learned bits per byte": bits[name] / bits["learned"] for name in bits if name != "learned"}
+    return Row(sizes={"text": text, "bytes": seen["learned"].num_bytes}, contenders=contenders, ratios=ratios)
+
+
+def _scores(seen: Seen) -> dict[str, Any]:
+    """Precision, recall and F1 by boundary, contender and tolerance."""
+    return {
+        boundary: {
+            f"{who}, within {tolerance}": [round(share, 4) for share in (one.precision, one.recall, one.f1)]
+            for (who, tolerance), one in table.items()
+        }
+        for boundary, table in seen.cuts.scores.items()
+    }
+
+
+def _bars(found: dict[str, dict[str, Seen]], target: float) -> list[Bar]:
+    bars = []
+    for name in LEARNED:
+        for text in TEXTS:
+            words = found[name][text].cuts.scores["words"]
+            known = max(words["even", 0].f1, words["random", 0].f1)
+            own = words["cuts", 0].f1
+            claim = f"{name}, {text}: F1 against starts of words, over even and random cuts"
+            bars.append(Bar(claim=claim, asked=f"above {known:.3f}", measured=f"{own:.3f}", met=own > known))
+        size = found[name]["Python"].tokens_per_group
+        asked = f"{target:g} by {ASIDE:.0%}"
+        met = abs(size / target - 1) <= ASIDE
+        bars.append(Bar(claim=f"{name}, Python: bytes a group", asked=asked, measured=f"{size:.2f}", met=met))
+    own, fixed = (found[name]["Python"].bits_per_byte for name in ("learned", "fixed"))
+    claim = "bits per byte of Python: learned groups, less than the fixed stride's at equal time"
+    return [*bars, Bar(claim=claim, asked=f"below {fixed:.3f}", measured=f"{own:.3f}", met=own < fixed)]
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    head = ["text", "groups", "bits per byte", "bytes a group", "F1, words", "even cuts", "random cuts", "steps"]
+    body = []
+    for row in result.rows:
+        for name, measured in row.contenders.items():
+            scores = {key: value for key, value in measured.scores.items() if value is not None}
+            shares = [f"{scores[key]:.3f}" for key in ("words_f1", "words_f1_even", "words_f1_random")]
+            sizes = [f"{scores['bits_per_byte']:.3f}", f"{scores['bytes_per_group']:.2f}"]
+            body.append([str(row.sizes["text"]), name, *sizes, *shares, f"{scores['steps']:,.0f}"])
+    settings = result.settings
+    parts = [
+        f"After {settings['seconds']:.0f} s of training on one thread; learned groups aim at {settings['target']} "
+        f"bytes, {settings['max']} at most. Of held-out sources {settings['bytes']['Python']:,} bytes, of prose "
+        f"{settings['bytes']['English']:,}:",
+        markdown(head, body),
+    ]
+    for name, texts in result.details["cuts"].items():
+        for text, lines in texts.items():
+            parts.append(f"Where the model with {name} groups cuts {text}:")
+            parts.append("\n".join(["```text", *(line.replace("```", "'''") for line in lines), "```"]))
+    return "\n\n".join(parts)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument("--minutes", type=float, default=4.0, help="training time of each contender; 4 when absent")
+    found.add_argument("--target", type=positive, default=6, help="bytes a group that learned groups aim at")
+    found.add_argument("--max", type=positive, default=24, help="bytes of the longest group")
+    found.add_argument("--warmup", type=positive, default=60, help="steps until the target is the whole one")
+    found.add_argument("--context", type=positive, default=2048, help="bytes of a window")
+    found.add_argument("--windows", type=positive, default=32, help="held-out windows of each text, at most")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables))
