@@ -74,6 +74,14 @@ def test_half_precision_is_summed_in_full() -> None:
     torch.testing.assert_close(out_GD.double(), wanted_GD, rtol=2**-8, atol=1e-3)
 
 
+def test_nothing_is_read_from_the_device() -> None:
+    z_GD, chance_G, samples = drawn([9, 0, 30])
+    z_GD, chance_G = z_GD.to("meta").requires_grad_(), chance_G.to("meta").requires_grad_()
+    out_GD = smoothed(z_GD, chance_G, samples.to("meta"))
+    out_GD.sum().backward()
+    assert z_GD.grad is not None and chance_G.grad is not None
+
+
 def test_one_step_continues_it() -> None:
     z_GD, chance_G, samples = drawn([9])
     whole_GD = smoothed(z_GD, chance_G, samples)
