@@ -1,0 +1,119 @@
+"""What the audio tokenizer takes: a waveform with what is known of its structure.
+
+Shapes: S samples of sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt_mm.errors import BadSample
+
+MIN_RATE, MAX_RATE = 1_000, 768_000
+"""Samples a second that a recording may have."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A part of the features that is hidden (SpecAugment): a stretch of time, a range of the bands, or where both meet.
+
+    Args:
+        seconds: start and end.
+        bands: first and last, as parts of all bands from 0 to 1.
+    """
+
+    seconds: tuple[float, float] = (0.0, float("inf"))
+    bands: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """A sound of one channel.
+
+    Args:
+        waveform_S: float32, full scale at -1 and 1.
+        rate: samples a second.
+        boundaries: by name, the seconds at which groups start, such as words and phonemes, ascending.
+        hidden: parts of the features that augmentation hides.
+    """
+
+    waveform_S: Tensor
+    rate: int
+    boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    hidden: tuple[Hidden, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.waveform_S) / self.rate
+
+
+def check_audio(value: Any, name: str) -> Audio:
+    """A sample's value, checked.
+
+    Args:
+        value: an :class:`Audio`.
+        name: of the sample, for messages.
+
+    Raises:
+        BadSample: it is none, has no samples, other than one channel, values that are not finite, or boundaries that
+            are out of order or lie outside.
+    """
+    if not isinstance(value, Audio):
+        raise BadSample(name, f"is {type(value).__name__}, not sound; give Audio(waveform, rate)")
+    check_waveform(value.waveform_S, name)
+    if not MIN_RATE <= value.rate <= MAX_RATE:
+        raise BadSample(name, f"has {value.rate} samples a second; rates go from {MIN_RATE} to {MAX_RATE}")
+    for boundary, starts in value.boundaries.items():
+        check_starts(starts, value.seconds, boundary, name)
+    return value
+
+
+def check_waveform(waveform_S: Tensor, name: str) -> None:
+    """Checks samples.
+
+    Raises:
+        BadSample: they are no float32 of one channel, none at all, or not finite; names the first such place.
+    """
+    if not isinstance(waveform_S, Tensor) or waveform_S.ndim != 1 or waveform_S.dtype != torch.float32:
+        found = (
+            f"{waveform_S.dtype} of shape {tuple(waveform_S.shape)}"
+            if isinstance(waveform_S, Tensor)
+            else type(waveform_S).__name__
+        )
+        raise BadSample(name, f"has a waveform of {found}; expected a float32 tensor (samples,), channels averaged")
+    if not len(waveform_S):
+        raise BadSample(name, "has no samples; remove it, or record it again")
+    finite = waveform_S.isfinite()
+    if not bool(finite.all()):
+        place = int((~finite).nonzero()[0])
+        raise BadSample(name, f"has {float(waveform_S[place])} at sample {place}; mend or remove it")
+
+
+def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: str) -> None:
+    """Checks where groups start.
+
+    Raises:
+        BadSample: the times are not ascending, negative, or past the end of the sound.
+    """
+    for place, start in enumerate(starts):
+        if not start >= 0:
+            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {place}); times are 0 or later")
+    for first, second in pairwise(starts):
+        if second < first:
+            raise BadSample(
+                name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the alignment"
+            )
+    # Alignments are often rounded up to whole hundredths.
+    if len(starts) and starts[-1] > seconds + 0.1:
+        raise BadSample(
+            name,
+            f"boundary {boundary!r} starts at {starts[-1]:.4f} s, but the sound lasts {seconds:.4f} s; is this the "
+            "alignment of another file?",
+        )

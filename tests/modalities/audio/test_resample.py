@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from modalities.audio.resample import ResampleStream, resampled
+
+
+def tone(hertz: float, rate: int, seconds: float = 0.5) -> Tensor:
+    return torch.sin(2 * torch.pi * hertz * torch.arange(round(rate * seconds), dtype=torch.float64) / rate).float()
+
+
+def level(wave: Tensor) -> float:
+    """Of the middle, where the filter does not meet the ends, in decibels."""
+    quarter = len(wave) // 4
+    return 20 * math.log10(float(wave[quarter:-quarter].square().mean().sqrt()) + 1e-12)
+
+
+@pytest.mark.parametrize(("rate", "new"), [(44100, 16000), (48000, 16000), (192000, 16000), (22050, 8000)])
+def test_a_tone_above_the_new_band_is_gone_and_one_below_stays(rate: int, new: int) -> None:
+    assert level(resampled(tone(new * 0.55, rate), rate, new)) < -80
+    below = new * 0.42
+    kept = resampled(tone(below, rate), rate, new)
+    quarter = len(kept) // 4
+    assert (kept - tone(below, new)[: len(kept)])[quarter:-quarter].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("rate", "new"), [(8000, 16000), (11025, 16000), (44100, 16000), (16000, 44100)])
+def test_lengths_are_rounded_up(rate: int, new: int) -> None:
+    for length in (1, 2, 999, 1000):
+        assert len(resampled(torch.zeros(length), rate, new)) == math.ceil(length * new / rate)
+
+
+@pytest.mark.parametrize(("rate", "new"), [(44100, 16000), (8000, 16000), (48000, 16000), (16000, 16000)])
+@pytest.mark.parametrize("chunk", [1, 160, 977, 30000])
+def test_a_stream_gives_the_whole(rate: int, new: int, chunk: int) -> None:
+    wave = torch.randn(3000 if chunk == 1 else 20011)
+    stream = ResampleStream(rate, new)
+    parts = [stream.feed(piece) for piece in wave.split(chunk)]
+    together = torch.cat([*parts, stream.flush()])
+    whole = resampled(wave, rate, new)
+    assert together.shape == whole.shape
+    assert torch.allclose(together, whole, atol=1e-5)
+
+
+def test_a_stream_keeps_little() -> None:
+    stream = ResampleStream(44100, 16000)
+    for _ in range(50):
+        stream.feed(torch.randn(4410))
+        assert len(stream._kept) < 4410 + 3 * 441
