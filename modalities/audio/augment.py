@@ -1,0 +1,215 @@
+"""Augmentation of training sounds: speed, gain, noise, and SpecAugment.
+
+Each takes a sound and gives one, and draws from torch's global generator.
+
+Shapes: S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from torch import Tensor
+
+from hrt_mm.component import Component
+from hrt_mm.errors import BadSample, ConfigError
+
+from .audio import Audio, Hidden
+from .files import SUFFIXES, read_audio, read_header
+from .resample import resampled
+
+Transform = Callable[[Audio], Audio]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Speed(Component):
+    """Faster or slower, and so higher or lower, by resampling; boundaries move along."""
+
+    type: Literal["speed"]
+    factor: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.9, 1.1)
+    """Least and largest factor. It is drawn in whole hundredths."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Speed:
+        _ascending("factor", self.factor)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        low, high = (round(100 * factor) for factor in self.factor)
+        return lambda audio: _faster(audio, int(torch.randint(low, high + 1, ())))
+
+
+class Gain(Component):
+    """Louder or softer."""
+
+    type: Literal["gain"]
+    db: tuple[float, float] = (-10.0, 6.0)
+    """Least and largest gain in decibels."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Gain:
+        _ascending("db", self.db)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return lambda audio: replace(audio, waveform_S=audio.waveform_S * 10 ** (_uniform(self.db) / 20))
+
+
+class Noise(Component):
+    """Noise at a given distance under the sound."""
+
+    type: Literal["noise"]
+    snr_db: tuple[float, float] = (5.0, 30.0)
+    """Least and largest ratio of the sound's power to that of the noise, in decibels."""
+    p: Probability = 0.5
+    """How often."""
+    colour: Literal["white", "pink"] = "pink"
+    """White noise is as strong at all frequencies; pink noise falls by 3 dB an octave, as rooms and speech do."""
+    folder: Path | None = None
+    """A folder of recordings, in place of made noise; a random part of a random one is taken."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Noise:
+        _ascending("snr_db", self.snr_db)
+        if self.folder is not None and self.colour != type(self).model_fields["colour"].default:
+            raise ValueError("colour has no effect with folder; drop one")
+        return self
+
+    def build(self) -> Transform:
+        """The transform.
+
+        Raises:
+            ConfigError: the folder is missing, or holds no sound.
+        """
+        if self.folder is None:
+            return partial(_noisy, self, _white if self.colour == "white" else _pink)
+        if not self.folder.is_dir():
+            raise ConfigError(f"noise folder {self.folder} is not a folder")
+        files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ConfigError(f"noise folder {self.folder} holds no sound; expected {', '.join(sorted(SUFFIXES))}")
+        return partial(_noisy, self, partial(_recorded, files))
+
+
+class SpecAugment(Component):
+    """Hides random stretches of time and ranges of bands (arXiv 1904.08779): zeros about the features' mean."""
+
+    type: Literal["spec_augment"]
+    times: NonNegativeInt = 2
+    """Stretches of time."""
+    max_seconds: PositiveFloat = 0.1
+    """The longest one."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The longest one as a part of the sound; the smaller of the two counts."""
+    bands: NonNegativeInt = 2
+    """Ranges of bands."""
+    max_band: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """The widest one, as a part of all bands."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> SpecAugment:
+        if not self.times and not self.bands:
+            raise ValueError("spec_augment without times and bands changes nothing; set one of them")
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return self._hidden
+
+    def _hidden(self, audio: Audio) -> Audio:
+        longest = min(self.max_seconds, self.max_share * audio.seconds)
+        hidden = [Hidden(seconds=_part(longest, audio.seconds)) for _ in range(self.times)]
+        hidden += [Hidden(bands=_part(self.max_band, 1.0)) for _ in range(self.bands)]
+        return replace(audio, hidden=(*audio.hidden, *hidden))
+
+
+Augmentation = Annotated[Speed | Gain | Noise | SpecAugment, Field(discriminator="type")]
+
+
+def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
+    """The transforms one after another; ``None`` for none."""
+    if not augmentations:
+        return None
+    transforms = [augmentation.build() for augmentation in augmentations]
+
+    def run(audio: Audio) -> Audio:
+        for transform in transforms:
+            audio = transform(audio)
+        return audio
+
+    return run
+
+
+def _faster(audio: Audio, percent: int) -> Audio:
+    if percent == 100:
+        return audio
+    factor = percent / 100
+    return replace(
+        audio,
+        waveform_S=resampled(audio.waveform_S, percent, 100),
+        boundaries={name: tuple(start / factor for start in starts) for name, starts in audio.boundaries.items()},
+        hidden=tuple(
+            replace(part, seconds=(part.seconds[0] / factor, part.seconds[1] / factor)) for part in audio.hidden
+        ),
+    )
+
+
+def _noisy(config: Noise, make: Callable[[int, int], Tensor], audio: Audio) -> Audio:
+    if float(torch.rand(())) >= config.p:
+        return audio
+    ratio = _uniform(config.snr_db)
+    noise_S = make(len(audio.waveform_S), audio.rate)
+    power, own = float(audio.waveform_S.square().mean()), float(noise_S.square().mean())
+    if not own:
+        return audio
+    scale = math.sqrt(power / own * 10 ** (-ratio / 10))
+    return replace(audio, waveform_S=audio.waveform_S + scale * noise_S)
+
+
+def _white(samples: int, rate: int) -> Tensor:
+    return torch.randn(samples)
+
+
+def _pink(samples: int, rate: int) -> Tensor:
+    size = max(64, samples)
+    spectrum = torch.fft.rfft(torch.randn(size))
+    bins = torch.arange(len(spectrum), dtype=torch.float32)
+    # Below 20 Hz it stays as strong as there: no one hears it, and it would take all the power.
+    lowest = max(1.0, 20 * size / rate)
+    return torch.fft.irfft(spectrum / bins.clamp(min=lowest).sqrt(), size)[:samples]
+
+
+def _recorded(files: Sequence[Path], samples: int, rate: int) -> Tensor:
+    path = files[int(torch.randint(len(files), ()))]
+    header = read_header(path, str(path))
+    seconds, length = samples / rate, header.samples / header.rate
+    offset = float(torch.rand(())) * max(0.0, length - seconds)
+    audio = read_audio(path, str(path), offset, min(seconds, length - offset))
+    found = resampled(audio.waveform_S, audio.rate, rate)
+    if not len(found):
+        raise BadSample(str(path), "is too short to serve as noise; remove it")
+    return found.repeat(-(-samples // len(found)))[:samples]
+
+
+def _part(longest: float, whole: float) -> tuple[float, float]:
+    size = float(torch.rand(())) * longest
+    first = float(torch.rand(())) * (whole - size)
+    return first, first + size
+
+
+def _uniform(edges: tuple[float, float]) -> float:
+    return edges[0] + float(torch.rand(())) * (edges[1] - edges[0])
+
+
+def _ascending(key: str, pair: tuple[float, float]) -> None:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{key} goes from least to largest, got {pair[0]:g} to {pair[1]:g}; swap them")

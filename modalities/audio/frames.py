@@ -1,0 +1,217 @@
+"""Frames of sound: log-mel bands or raw samples, of whole waveforms or of chunks of any size with the same result.
+
+Frame t stands for the samples of its own hop. Its window is centred on them, so it sees (window - hop) / 2 samples
+after its end and no more. That is all the look-ahead there is. The sound is followed by zeros up to a whole token.
+
+Shapes: S samples, T frames, F features of a frame, W samples of a window, N samples of the transform, K its bins.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-8
+"""Power that is added before the logarithm: 80 dB under full scale. Quieter sound is silence."""
+_BLOCK = 4096
+"""Frames that are transformed at once, so that long sounds need little memory beside their features."""
+_SCAN = 128
+"""Frames of the running mean that are computed in one matrix product."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How samples become frames.
+
+    Args:
+        rate: samples a second.
+        hop: samples that a frame stands for.
+        window: samples that it sees, ``hop`` or more.
+    """
+
+    rate: int
+    hop: int
+    window: int
+
+    @property
+    def before(self) -> int:
+        """Samples that a frame sees before those that it stands for."""
+        return (self.window - self.hop) // 2
+
+    @property
+    def ahead(self) -> int:
+        """Samples that a frame sees after those that it stands for."""
+        return self.window - self.hop - self.before
+
+    def count(self, samples: int) -> int:
+        """Frames of a sound, the last one maybe in part of zeros."""
+        return -(-samples // self.hop)
+
+    def windows(self, waveform_S: Tensor, frames: int) -> Tensor:
+        """(T, W) samples that the frames of a whole sound see."""
+        padded = torch.zeros((frames - 1) * self.hop + self.window)
+        length = min(len(waveform_S), len(padded) - self.before)
+        padded[self.before : self.before + length] = waveform_S[:length]
+        return padded.unfold(0, self.window, self.hop)
+
+
+class Features(ABC):
+    """Features of frames, each from its window alone."""
+
+    framing: Framing
+    width: int
+    """Features of a frame."""
+
+    @abstractmethod
+    def __call__(self, windows_TW: Tensor) -> Tensor:
+        """(T, W) to (T, F)."""
+
+
+class Waveform(Features):
+    """The samples themselves, as parts of ``scale``."""
+
+    def __init__(self, framing: Framing, scale: float) -> None:
+        assert framing.window == framing.hop
+        self.framing, self.scale, self.width = framing, scale, framing.hop
+
+    def __call__(self, windows_TW: Tensor) -> Tensor:
+        return windows_TW / self.scale
+
+
+class LogMel(Features):
+    """Logarithm of the mean power in bands of the mel scale.
+
+    White noise has its variance in every band, whatever the window, the rate and the number of bands are, so one
+    mean and one deviation normalise them all.
+
+    Args:
+        framing: of the sound.
+        mels: how many bands.
+        lowest: hertz at which they begin.
+        highest: hertz at which they end.
+        mean: is taken off.
+        deviation: divides.
+    """
+
+    def __init__(
+        self, framing: Framing, mels: int, lowest: float, highest: float, mean: float, deviation: float
+    ) -> None:
+        self.framing, self.width = framing, mels
+        self.lowest, self.highest = lowest, highest
+        self.mean, self.deviation = mean, deviation
+
+    @cached_property
+    def _filters(self) -> tuple[int, Tensor, Tensor]:
+        """Samples of the transform, its window, and (K, F) weights that sum to 1 in each band."""
+        from torchaudio.functional import melscale_fbanks
+
+        size = 1 << (self.framing.window - 1).bit_length()
+        # Slaney's scale is linear up to 1 kHz: that is where bands are the narrowest.
+        scale = _slaney(self.highest) - _slaney(self.lowest)
+        narrowest = scale / (self.width + 1) * (200 / 3)
+        while self.framing.rate / size > narrowest:
+            size *= 2
+        bands_KF: Tensor = melscale_fbanks(
+            size // 2 + 1, self.lowest, self.highest, self.width, self.framing.rate, mel_scale="slaney"
+        )
+        window_W = torch.hann_window(self.framing.window)
+        bands_KF = bands_KF / bands_KF.sum(0) / window_W.square().sum()
+        return size, window_W, bands_KF
+
+    def __call__(self, windows_TW: Tensor) -> Tensor:
+        size, window_W, bands_KF = self._filters
+        x_TF = torch.empty(len(windows_TW), self.width)
+        for first in range(0, len(windows_TW), _BLOCK):
+            spectrum_TK = torch.fft.rfft(windows_TW[first : first + _BLOCK] * window_W, size)
+            power_TK = spectrum_TK.real.square() + spectrum_TK.imag.square()
+            torch.mm(power_TK, bands_KF, out=x_TF[first : first + _BLOCK])
+        return x_TF.add_(FLOOR).log_().sub_(self.mean).div_(self.deviation)
+
+
+class RunningMean:
+    """Takes off the mean of the past, which forgets exponentially; it begins at 0.
+
+    Args:
+        frames: after which a frame's weight has fallen to 1/e.
+    """
+
+    def __init__(self, frames: float) -> None:
+        self.decay = math.exp(-1 / frames)
+        place = torch.arange(_SCAN, dtype=torch.float64)
+        steps = place[:, None] - place
+        self._weights = torch.where(steps >= 0, (1 - self.decay) * self.decay ** steps.clamp(min=0), 0.0).float()
+        self._fading = (self.decay ** (place + 1)).float()[:, None]
+
+    def __call__(self, x_TF: Tensor, mean_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The frames without the mean, and the mean at the end, for those that follow.
+
+        Args:
+            x_TF: features.
+            mean_F: the mean before them; 0 at the beginning.
+        """
+        mean_F = torch.zeros(x_TF.shape[1]) if mean_F is None else mean_F
+        result = torch.empty_like(x_TF)
+        for first in range(0, len(x_TF), _SCAN):
+            block = x_TF[first : first + _SCAN]
+            size = len(block)
+            means_TF = self._weights[:size, :size] @ block + self._fading[:size] * mean_F
+            result[first : first + size] = block - means_TF
+            mean_F = means_TF[-1]
+        return result, mean_F
+
+
+class FrameStream:
+    """Frames of a sound that comes in chunks of any size; put together they are those of the whole.
+
+    It remembers less than a window and a token, whatever the length of the sound.
+
+    Args:
+        features: of windows.
+        running: what takes off the running mean, where that is done.
+        stack: frames of a token; the sound is followed by zeros up to a whole one.
+    """
+
+    def __init__(self, features: Features, running: RunningMean | None = None, stack: int = 1) -> None:
+        self.features, self.running, self.stack = features, running, stack
+        self._kept = torch.zeros(features.framing.before)
+        self._mean: Tensor | None = None
+        self._samples = 0
+        self._frames = 0
+
+    def feed(self, chunk_S: Tensor) -> Tensor:
+        """(T, F) frames that are finished by new samples, at the features' rate."""
+        framing = self.features.framing
+        self._kept = torch.cat([self._kept, chunk_S])
+        self._samples += len(chunk_S)
+        ready = max(0, (len(self._kept) - framing.window) // framing.hop + 1)
+        return self._take(ready)
+
+    def flush(self) -> Tensor:
+        """The frames that are left, at the end of the sound."""
+        framing = self.features.framing
+        token = framing.hop * self.stack
+        ready = -(-self._samples // token) * self.stack - self._frames
+        missing = max(0, (ready - 1) * framing.hop + framing.window - len(self._kept)) if ready else 0
+        self._kept = torch.cat([self._kept, torch.zeros(missing)])
+        return self._take(ready)
+
+    def _take(self, ready: int) -> Tensor:
+        framing = self.features.framing
+        if not ready:
+            return torch.empty(0, self.features.width)
+        x_TF = self.features(self._kept.unfold(0, framing.window, framing.hop)[:ready])
+        if self.running is not None:
+            x_TF, self._mean = self.running(x_TF, self._mean)
+        self._kept = self._kept[ready * framing.hop :].clone()
+        self._frames += ready
+        return x_TF
+
+
+def _slaney(hertz: float) -> float:
+    """Slaney's mel scale: linear up to 1 kHz, logarithmic above."""
+    return hertz / (200 / 3) if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from hrt_mm.errors import ConfigError
+from modalities.audio.audio import Audio
+from modalities.audio.augment import Augmentation, chain
+
+ADAPTER: TypeAdapter[Any] = TypeAdapter(Augmentation)
+
+
+def transformed(audio: Audio, **values: Any) -> Audio:
+    run = chain([ADAPTER.validate_python(values)])
+    assert run is not None
+    return run(audio)
+
+
+def tone(hertz: float = 1000.0, seconds: float = 1.0, **starts: tuple[float, ...]) -> Audio:
+    times = torch.arange(round(16000 * seconds), dtype=torch.float64) / 16000
+    return Audio((0.5 * torch.sin(2 * torch.pi * hertz * times)).float(), 16000, starts)
+
+
+def test_speed_moves_pitch_length_and_boundaries() -> None:
+    audio = transformed(tone(words=(0.0, 0.5)), type="speed", factor=(1.25, 1.25))
+    assert len(audio.waveform_S) == 12800
+    assert audio.boundaries["words"] == (0.0, 0.4)
+    spectrum = torch.fft.rfft(audio.waveform_S).abs()
+    assert int(spectrum.argmax()) == round(1250 * 12800 / 16000)
+
+
+def test_gain() -> None:
+    audio = tone()
+    louder = transformed(audio, type="gain", db=(6.0206, 6.0206))
+    assert torch.allclose(louder.waveform_S, 2 * audio.waveform_S, atol=1e-4)
+
+
+@pytest.mark.parametrize("colour", ["white", "pink"])
+@pytest.mark.parametrize("ratio", [0.0, 20.0])
+def test_noise_has_the_ratio_and_the_colour(colour: str, ratio: float) -> None:
+    audio = tone(seconds=2)
+    noisy = transformed(audio, type="noise", p=1, snr_db=(ratio, ratio), colour=colour)
+    noise = noisy.waveform_S - audio.waveform_S
+    found = 10 * math.log10(float(audio.waveform_S.square().mean() / noise.square().mean()))
+    assert abs(found - ratio) < 0.1
+    power = torch.fft.rfft(noise).abs().square()
+    low, high = power[200:400].mean(), power[6400:12800].mean()
+    fall = 10 * math.log10(float(low / high))
+    assert abs(fall - (15 if colour == "pink" else 0)) < 2
+    silent = Audio(torch.zeros(100), 16000)
+    assert not transformed(silent, type="noise", p=1, colour=colour).waveform_S.any()
+    never = transformed(audio, type="noise", p=0)
+    assert torch.equal(never.waveform_S, audio.waveform_S)
+
+
+def test_noise_from_a_folder(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "hum.wav", tone(50, 0.3).waveform_S.numpy(), 16000)
+    audio = tone()
+    noisy = transformed(audio, type="noise", p=1, snr_db=(10, 10), folder=tmp_path)
+    spectrum = torch.fft.rfft(noisy.waveform_S - audio.waveform_S).abs()
+    assert abs(int(spectrum.argmax()) - 50) <= 2
+    (tmp_path / "hum.wav").unlink()
+    with pytest.raises(ConfigError, match="holds no sound"):
+        transformed(audio, type="noise", folder=tmp_path)
+    with pytest.raises(ConfigError, match="not a folder"):
+        transformed(audio, type="noise", folder=tmp_path / "none")
+
+
+def test_spec_augment_hides_within_its_limits() -> None:
+    for _ in range(50):
+        audio = transformed(tone(), type="spec_augment", times=3, max_seconds=0.3, max_share=0.2, bands=2, max_band=0.5)
+        assert len(audio.hidden) == 5
+        for part in audio.hidden[:3]:
+            assert 0 <= part.seconds[0] <= part.seconds[1] <= 1 and part.seconds[1] - part.seconds[0] <= 0.2
+            assert part.bands == (0, 1)
+        for part in audio.hidden[3:]:
+            assert 0 <= part.bands[0] <= part.bands[1] <= 1 and part.bands[1] - part.bands[0] <= 0.5
+
+
+def test_draws_come_from_the_seed() -> None:
+    kinds: list[dict[str, Any]] = [
+        {"type": "speed"},
+        {"type": "gain"},
+        {"type": "noise", "p": 1},
+        {"type": "spec_augment"},
+    ]
+    run = chain([ADAPTER.validate_python(kind) for kind in kinds])
+    assert run is not None
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(run(tone(words=(0.0,))))
+    assert torch.equal(results[0].waveform_S, results[1].waveform_S) and results[0].hidden == results[1].hidden
+    assert results[0].hidden != results[2].hidden
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"type": "speed", "factor": (1.1, 0.9)}, "swap them"),
+        ({"type": "speed", "factor": (0.0, 1.0)}, "0.25"),
+        ({"type": "noise", "p": 2}, "less than or equal to 1"),
+        ({"type": "noise", "folder": "x", "colour": "white"}, "colour has no effect"),
+        ({"type": "spec_augment", "times": 0, "bands": 0}, "changes nothing"),
+    ],
+)
+def test_impossible_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ADAPTER.validate_python(values)

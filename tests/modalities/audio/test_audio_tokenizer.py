@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.tokens import Tokens
+from modalities.audio.audio import Audio, Hidden
+from modalities.audio.stems import ConvStem, StemConfig
+from modalities.audio.tokenizer import AudioConfig, AudioTokenizer
+
+
+def tokenizer(*wanted: str, **values: object) -> AudioTokenizer:
+    found = AudioConfig.model_validate({"type": "audio"} | values).build(lambda axes: ())
+    found.wanted = frozenset(wanted)
+    return found
+
+
+def sound(seconds: float, rate: int = 16000, **starts: tuple[float, ...]) -> Audio:
+    return Audio(0.1 * torch.randn(round(seconds * rate)), rate, starts)
+
+
+def test_sounds_of_mixed_rates_and_lengths_are_packed() -> None:
+    own = tokenizer()
+    tokens = own([sound(0.5), sound(0.031, 44100), sound(0.2, 8000)])
+    assert tokens.spans.lengths.tolist() == [50, 4, 20]
+    assert tokens.x.shape == (74, 80) and tokens.x.dtype == torch.float32
+    assert tokens.coords_TC[50:54, 0].tolist() == [0, 1, 2, 3]
+    assert own.seconds_per_token == 0.01 and own.features == 80
+    assert own.lookahead_seconds == 0.0075
+    sizes = [own.size((8000, 16000)), own.size((1367, 44100)), own.size((1600, 8000))]
+    assert sizes == [50, 4, 20]
+
+
+def test_what_is_packed_is_what_stands_alone() -> None:
+    own = tokenizer(norm={"running_s": 1.0})
+    sounds = [sound(0.3), sound(0.1), sound(0.25, 11025)]
+    together = own(sounds).split()
+    for one, part in zip(sounds, together, strict=True):
+        assert torch.equal(own([one]).x, part)
+
+
+def test_times_become_the_nearest_tokens() -> None:
+    own = tokenizer("words")
+    times = (0.0, 0.014, 0.016, 0.0951, 0.1, 0.2)
+    tokens = own([sound(0.2, words=times)])
+    assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 1, 2, 10]
+    assert set(tokens.boundaries) == {"words"}
+    stacked = tokenizer("words", stem={"frames": 4})
+    assert stacked.seconds_per_token == 0.04
+    tokens = stacked([sound(0.2, words=(0.07, 0.11))])
+    assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 2, 3]
+
+
+def test_a_missing_boundary_is_named() -> None:
+    with pytest.raises(BadSample, match=r"no boundary 'phonemes'; it has words"):
+        tokenizer("phonemes")([sound(0.2, words=(0.0,))])
+    with pytest.raises(BadSample, match="another file"):
+        tokenizer("words")([sound(0.2, words=(0.0, 1.0))])
+
+
+def test_too_long_a_sound() -> None:
+    with pytest.raises(BadSample, match=r"lasts 0.5 s, longer than modality.max_seconds 0.4"):
+        tokenizer(max_seconds=0.4)([sound(0.5)])
+
+
+def test_hidden_parts_are_zero() -> None:
+    audio = sound(0.5)
+    plain = tokenizer()([audio]).x
+    parts = (Hidden(seconds=(0.1, 0.2)), Hidden(bands=(0.25, 0.5)), Hidden((0.4, 9.0), (0.0, 0.1)))
+    hidden = tokenizer()([Audio(audio.waveform_S, 16000, hidden=parts)]).x
+    mask = torch.zeros(50, 80, dtype=torch.bool)
+    mask[10:20] = mask[:, 20:40] = mask[40:, :8] = True
+    assert torch.equal(hidden == 0, mask) and torch.equal(hidden[~mask], plain[~mask])
+    with pytest.raises(ConfigError, match="no bands"):
+        tokenizer(features="waveform")([Audio(audio.waveform_S, 16000, hidden=parts)])
+
+
+def test_waveforms_come_back() -> None:
+    own = tokenizer(features="waveform", stem={"frames": 2})
+    sounds = [sound(0.3), sound(0.1)]
+    for before, after in zip(sounds, own.restore(own(sounds)), strict=True):
+        assert torch.allclose(after.waveform_S[: len(before.waveform_S)], before.waveform_S, atol=1e-6)
+    with pytest.raises(ConfigError, match="features: waveform"):
+        tokenizer().restore(tokenizer()([sound(0.1)]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"window_ms": 5}, "samples would be lost"),
+        ({"hop_ms": 0.01}, "less than a sample"),
+        ({"highest_hz": 9000}, "half the rate"),
+        ({"lowest_hz": 8000}, "do not rise"),
+        ({"features": "waveform", "mels": 40}, "mels has no effect"),
+        ({"scale": 1.0}, "scale has no effect"),
+        ({"rate": 10}, "greater than or equal to 1000"),
+        ({"max_seconds": 0}, "greater than 0"),
+    ],
+)
+def test_impossible_settings(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        AudioConfig.model_validate({"type": "audio"} | values)
+
+
+@pytest.mark.parametrize(("recent", "ahead"), [(1, 0), (4, 0), (3, 2), (40, 9)])
+def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int) -> None:
+    stem = ConvStem(6, 8, StemConfig(recent=recent, ahead=ahead))
+    lengths = [5, 12, 1]
+    x_TF = torch.randn(18, 6, requires_grad=True)
+    samples = list(x_TF.split(lengths))
+    out = stem(Tokens.pack(samples))
+    assert out.x.shape == (18, 8)
+    (grad_TF,) = torch.autograd.grad(out.x[11].sum(), x_TF)
+    seen = grad_TF.abs().sum(1).nonzero().flatten().tolist()
+    assert seen == list(range(max(5, 11 - recent + 1), min(16, 11 + ahead) + 1))
+    alone = stem(Tokens.pack([samples[1]]))
+    assert torch.allclose(alone.x, out.x[5:17], atol=1e-6)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from modalities.audio.audio import Audio
+from modalities.audio.frames import Framing, LogMel, RunningMean
+from modalities.audio.tokenizer import AudioConfig, AudioTokenizer
+
+KINDS: dict[str, dict[str, Any]] = {
+    "log_mel": {},
+    "stacked": {"stem": {"frames": 4}},
+    "running": {"norm": {"running_s": 0.5}, "stem": {"frames": 2}},
+    "odd": {"rate": 22050, "hop_ms": 7.3, "window_ms": 30, "mels": 40},
+    "waveform": {"features": "waveform", "stem": {"frames": 3}},
+}
+
+
+def tokenizer(**values: Any) -> AudioTokenizer:
+    return AudioConfig.model_validate({"type": "audio"} | values).build(lambda axes: ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [1, 37, 160, 592, 16000])
+def test_chunks_give_the_whole(kind: str, chunk: int) -> None:
+    own = tokenizer(**KINDS[kind])
+    wave = 0.1 * torch.randn(700 if chunk == 1 else 12345)
+    stream = own.stream()
+    parts = [stream.feed(piece) for piece in wave.split(chunk)]
+    together = torch.cat([*parts, stream.flush()]).reshape(-1, own.features)
+    whole = own.encode(Audio(wave, own.config.rate))
+    assert together.shape == whole.shape
+    assert torch.allclose(together, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [1, 2, 79, 160, 161, 640, 641])
+def test_any_length_gives_whole_tokens(kind: str, samples: int) -> None:
+    own = tokenizer(**KINDS[kind])
+    whole = own.encode(Audio(torch.randn(samples), own.config.rate))
+    assert (
+        len(whole)
+        == own.size((samples, own.config.rate))
+        == -(-samples // round(own.seconds_per_token * own.config.rate))
+    )
+    assert whole.isfinite().all()
+    stream = own.stream()
+    together = torch.cat([stream.feed(torch.empty(0)), stream.flush()])
+    assert together.shape == (0, own.framer.width)
+
+
+@pytest.mark.parametrize("kind", ["log_mel", "stacked", "running", "waveform"])
+def test_a_token_sees_its_own_time_and_the_known_look_ahead(kind: str) -> None:
+    own = tokenizer(**KINDS[kind])
+    wave = torch.randn(8000)
+    before = own.encode(Audio(wave, 16000))
+    changed = wave.clone()
+    changed[4000:] = 0
+    after = own.encode(Audio(changed, 16000))
+    same = (before == after).all(1)
+    first = int((~same).nonzero()[0])
+    end = (first + 1) * own.seconds_per_token + own.lookahead_seconds
+    assert end > 4000 / 16000 >= first * own.seconds_per_token + own.lookahead_seconds
+    assert same[:first].all()
+
+
+def test_white_noise_has_its_variance_in_every_band() -> None:
+    for rate, hop, window, mels in [(16000, 160, 400, 80), (8000, 80, 200, 80), (44100, 441, 1102, 23)]:
+        noise = 0.1 * torch.randn(rate * 4)
+        framer = LogMel(Framing(rate, hop, window), mels, 20.0, rate / 2, 0.0, 1.0)
+        power_F = framer(framer.framing.windows(noise, rate * 4 // hop)).exp().mean(0)
+        assert torch.allclose(power_F, torch.full((mels,), 0.01), rtol=0.15), (rate, power_F)
+
+
+def test_a_tone_is_in_its_own_band() -> None:
+    for hertz in (200.0, 1000.0, 5000.0):
+        wave = torch.sin(2 * torch.pi * hertz * torch.arange(16000) / 16000)
+        peaks = tokenizer().encode(Audio(wave, 16000)).argmax(1)[5:-5]
+        assert peaks.unique().numel() == 1
+        # Bands are 2595 log10-like: linear to 1 kHz. The centre of the band lies within two bands of the tone.
+        step = (200 / 3) * (15 + 27 * torch.log(torch.tensor(8.0)).item() / 1.8563 - 0.3) / 81
+        if hertz <= 1000:
+            assert abs(float(peaks[0] + 1) * step + 20 - hertz) < 2 * step
+
+
+def test_the_running_mean_is_the_sum_that_it_says() -> None:
+    x_TF = torch.randn(300, 3)
+    running = RunningMean(20.0)
+    result, last_F = running(x_TF)
+    mean_F = torch.zeros(3)
+    for place, frame_F in enumerate(x_TF):
+        mean_F = running.decay * mean_F + (1 - running.decay) * frame_F
+        assert torch.allclose(result[place], frame_F - mean_F, atol=1e-5)
+    assert torch.allclose(last_F, mean_F, atol=1e-5)
+
+
+def test_silence_and_clipping_are_finite() -> None:
+    for wave in (torch.zeros(1600), torch.full((1600,), 1.0), torch.randn(1600).sign()):
+        for kind in KINDS.values():
+            own = tokenizer(**kind)
+            assert own.encode(Audio(wave, 16000)).isfinite().all()
