@@ -122,7 +122,7 @@ class Session:
         cache = cache_of(model.encoder.hierarchy, cached, str(path))
         rest = {name: own for name, own in tensors.items() if not name.startswith(_CACHE)}
         recent = _checked(rest, len(cache), model, str(path))
-        if said["weights"] != _fingerprint(model):
+        if said.get("weights") != _fingerprint(model):
             raise UserError(f"{path} was saved with other weights than those of this model; load it with the same ones")
         session = cls.__new__(cls)
         session._begin(model, cache, rest["logits"].to(cache.device), [ids.to(cache.device) for ids in recent])

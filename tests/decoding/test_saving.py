@@ -23,6 +23,11 @@ from tests.decoding.test_generate import built
 from tests.decoding.test_stepping import GROUPS, SMOOTH, WAYS, awake, batch, beginning, build
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 def through_a_file(cache: Cache, model: Hierarchy, folder: Path) -> Cache:
     """Saved, and loaded beside a model of its own with the same weights."""
     state = {name: value.contiguous() for name, value in cache_state(cache).items()}
@@ -217,6 +222,8 @@ def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], said: dict[s
         ({"more": torch.zeros(2)}, None, "more is unknown"),
         ({}, {"format": 2}, "holds no saved session of this version"),
         ({}, {"model": 3}, "holds no saved session of this version"),
+        ({}, {"model": {}}, "levels: saved with None"),
+        ({}, {"weights": None}, "other weights than those of this model"),
     ],
 )
 def test_a_damaged_session_is_named(
