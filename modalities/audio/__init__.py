@@ -1,0 +1,22 @@
+"""Speech and other sound: frames, phonemes, words, utterances."""
+
+from __future__ import annotations
+
+from hrt_mm.modality import Modality
+
+from .audio import Audio
+from .digits import FsddConfig
+from .folders import FolderConfig, ManifestConfig
+from .grid import GridConfig
+from .tokenizer import AudioConfig, AudioTokenizer
+
+
+class AudioModality(Modality):
+    """Sounds of any and mixed lengths and rates."""
+
+    name = "audio"
+    tokenizer = AudioConfig
+    datasets = (FolderConfig, ManifestConfig, FsddConfig, GridConfig)
+
+
+__all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]

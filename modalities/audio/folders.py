@@ -1,0 +1,159 @@
+"""Sounds in a folder with a folder a class, and sounds from a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from hrt_mm.errors import ConfigError
+
+from ..splits import SPLIT_NAMES, check_split
+from ..tables import Row, path_of, read_rows, split_of
+from .files import SUFFIXES
+from .recordings import Recording, Recordings, Target, UnsplitConfig, by_name, need_root
+
+
+class FolderConfig(UnsplitConfig):
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+
+    type: Literal["audio_folder"]
+    root: Path
+    """The folder."""
+
+    def build(self, split: str) -> Recordings:
+        """The sounds of a split.
+
+        Raises:
+            ConfigError: the folder is missing or empty, or a class is not in train.
+        """
+        check_split(split)
+        need_root(self.root, "")
+        names = list(sound_files(self.root, self.follow_links))
+        if not names:
+            raise ConfigError(
+                f"data.root {self.root} has no sounds in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        if "train" not in {name.split("/")[0] for name in names}:
+            items = [Recording(name, _folder(name, 0, self.root)) for name in names]
+            return self.dataset(split, self.root, by_name(items, self.val, self.test))
+        splits: dict[str, list[Recording]] = {}
+        for name in names:
+            side = name.split("/")[0]
+            if side not in SPLIT_NAMES:
+                raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
+            splits.setdefault(SPLIT_NAMES[side], []).append(Recording(name, _folder(name, 1, self.root)))
+        return self.dataset(split, self.root, splits)
+
+
+class ManifestConfig(UnsplitConfig):
+    """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+
+    type: Literal["audio_manifest"]
+    file: Path
+    """The table. Paths in it start at its folder, and stay inside."""
+    path_column: str = "path"
+    """Column of the sound's path."""
+    label_column: str | None = "label"
+    """Column of what is known of it; null for sounds without labels."""
+    label: Literal["class", "text", "words", "characters"] = "class"
+    """What stands there: a class, a text, or a text that is given as the list of its words or characters. In JSONL
+    words may also be a list."""
+    split_column: str | None = "split"
+    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the paths."""
+    offset_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    duration_column: str | None = None
+    """Column of the seconds that the part lasts."""
+    alignment_column: str | None = None
+    """Column of the path of an alignment (TextGrid, CTM, TSV or JSON). Each of its tiers is a boundary by that name;
+    times count from the beginning of the file."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def build(self, split: str) -> Recordings:
+        """The sounds of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing or is not what it should be, a
+                path leads out of the folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        keys = ("path_column", "label_column", "split_column", "offset_column", "duration_column", "alignment_column")
+        columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
+        splits: dict[str, list[Recording]] = {}
+        for number, row in read_rows(self.file, columns, ", ".join(f"data.{key}" for key in keys)):
+            place = f"{self.file}:{number}"
+            item = Recording(
+                path_of(row, self.path_column, place),
+                self._target(row, place),
+                seconds_of(row, self.offset_column, place) or 0.0,
+                seconds_of(row, self.duration_column, place),
+                alignment=path_of(row, self.alignment_column, place) if self.alignment_column else None,
+            )
+            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+        if self.split_column is None:
+            splits = by_name(splits.get("train", []), self.val, self.test)
+        return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+
+    def _target(self, row: Row, place: str) -> Target:
+        if self.label_column is None:
+            return None
+        found = row[self.label_column]
+        if self.label == "class":
+            if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+                raise ConfigError(f"{place}: {self.label_column} must be a name or a whole number, got {found!r}")
+            return str(found)
+        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
+            return tuple(found)
+        if not isinstance(found, str):
+            raise ConfigError(f"{place}: {self.label_column} must be a text, got {found!r:.60}")
+        return as_target(found, self.label)
+
+
+def as_target(text: str, label: str) -> Target:
+    """A text as it is asked for: whole, as words or as characters."""
+    if label == "words":
+        return tuple(text.split())
+    return tuple(" ".join(text.split())) if label == "characters" else text
+
+
+def seconds_of(row: Row, column: str | None, place: str) -> float | None:
+    """A time in seconds; ``None`` without a column.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if column is None:
+        return None
+    found: Any = row[column]
+    try:
+        if isinstance(found, bool):
+            raise ValueError
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error
+
+
+def sound_files(root: Path, follow_links: bool = False) -> Iterator[str]:
+    """Paths of sounds from the root, in order; hidden ones are left out."""
+    for parent, folders, files in os.walk(root, followlinks=follow_links):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for file in sorted(files):
+            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
+                yield Path(parent, file).relative_to(root).as_posix()
+
+
+def _folder(name: str, place: int, root: Path) -> str:
+    parts = name.split("/")
+    if len(parts) < place + 2:
+        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
+    return parts[place]

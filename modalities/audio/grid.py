@@ -1,0 +1,72 @@
+"""GRID: sentences of six words from a small grammar, with the times of their words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from hrt_mm.errors import ConfigError
+
+from ..splits import check_split
+from ..tables import read_rows, split_of
+from .alignments import Interval, check_order
+from .digits import SILENCE, phonemes
+from .folders import as_target, seconds_of
+from .recordings import Recording, Recordings, RecordingsConfig, Target, need_root
+
+
+class GridConfig(RecordingsConfig):
+    """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
+
+    type: Literal["grid"]
+    root: Path
+    """Folder that holds ``index.tsv``, ``words.tsv`` and the recordings."""
+    label: Literal["text", "words", "segments", "phonemes", "characters"] = "words"
+    """What is told from the sound: its text; its words, its phonemes of the dictionary (without stress) or its
+    characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
+    ``words``."""
+
+    def build(self, split: str) -> Recordings:
+        """The sentences of a split.
+
+        Raises:
+            ConfigError: the data is missing or broken; names the row.
+        """
+        check_split(split)
+        need_root(self.root, "index.tsv")
+        need_root(self.root, "words.tsv")
+        words, spoken = self._words()
+        splits: dict[str, list[Recording]] = {}
+        columns = ("id", "audio", "sentence", "split")
+        for number, row in read_rows(self.root / "index.tsv", columns, "the columns of GRID's index"):
+            place = f"{self.root}/index.tsv:{number}"
+            if row["id"] not in words:
+                raise ConfigError(f"{place}: {row['id']!r} has no words in words.tsv")
+            own = words[row["id"]]
+            check_order(own, f"{self.root}/words.tsv", row["id"])
+            item = Recording(
+                row["audio"],
+                self._target(row["sentence"], own, spoken[row["id"]]),
+                boundaries={"words": tuple(interval.start for interval in own)},
+            )
+            splits.setdefault(split_of(row, "split", place), []).append(item)
+        return self.dataset(split, self.root, splits, texts=self.label == "text")
+
+    def _words(self) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:
+        """Of each sentence, its words and silences in time, and its phonemes."""
+        words: dict[str, list[Interval]] = {}
+        spoken: dict[str, list[str]] = {}
+        file = self.root / "words.tsv"
+        columns = ("id", "word", "start_s", "end_s", "arpabet_canonical")
+        for number, row in read_rows(file, columns, "the columns of GRID's words"):
+            place = f"{file}:{number}"
+            start, end = (seconds_of(row, column, place) or 0.0 for column in ("start_s", "end_s"))
+            words.setdefault(row["id"], []).append(Interval(start, end, row["word"]))
+            if row["word"] != SILENCE:
+                spoken.setdefault(row["id"], []).extend(phonemes(row["arpabet_canonical"]))
+        return words, spoken
+
+    def _target(self, sentence: str, words: list[Interval], spoken: list[str]) -> Target:
+        if self.label == "segments":
+            return tuple(interval.label for interval in words)
+        return tuple(spoken) if self.label == "phonemes" else as_target(sentence, self.label)

@@ -1,0 +1,221 @@
+"""What all datasets of sound files share: items, reading by parts, labels and splits.
+
+Files are data: nothing that a name or a row says leads out of the dataset's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import model_validator
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.sample import Sample
+
+from ..splits import Part, hash_split
+from .alignments import read_alignment
+from .audio import check_starts
+from .augment import Augmentation, Transform, chain
+from .files import check_part, part_of, read_audio, read_header
+
+Target = str | tuple[str, ...] | None
+"""A class or a text, or a sequence of words, phonemes or characters."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file, or a part of one.
+
+    Args:
+        name: its path from the dataset's folder, with ``/``.
+        target: what is known of it.
+        offset: seconds at which the part begins.
+        duration: seconds that it lasts; to the end when ``None``.
+        boundaries: by name, seconds from the beginning of the part at which groups start.
+        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
+    """
+
+    name: str
+    target: Target = None
+    offset: float = 0.0
+    duration: float | None = None
+    boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alignment: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The file, and where the part begins if it is one."""
+        return f"{self.name}@{self.offset:g}s" if self.offset or self.duration is not None else self.name
+
+
+class Recordings(Dataset):
+    """Sounds that are read when they are asked for, each no further than its part.
+
+    A label that is a sequence (words, phonemes, characters) is a list of strings; ``classes`` are then what stands in
+    those of the training split.
+
+    Args:
+        root: the folder that names start at.
+        items: the sounds.
+        classes: names of the classes, or ``None`` where labels are texts or absent.
+        follow_links: read links that lead out of ``root``.
+        transform: augmentation.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        items: Sequence[Recording],
+        classes: tuple[str, ...] | None,
+        follow_links: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
+        self.root, self.items, self.follow_links, self.transform = root, items, follow_links, transform
+        self.classes: tuple[str, ...] | None = classes
+        self._resolved = root.resolve()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sound with its label.
+
+        Raises:
+            BadSample: the file is missing, broken, cut off or too short for the part, or lies outside the folder; or
+                the item's boundaries do not fit it.
+        """
+        item = self.items[index]
+        audio = read_audio(self._path(item.name), item.title, item.offset, item.duration)
+        boundaries = {**item.boundaries, **self._aligned(item, audio.seconds)}
+        for boundary, starts in boundaries.items():
+            check_starts(starts, audio.seconds, boundary, item.title)
+        audio = replace(audio, boundaries=boundaries)
+        if self.transform is not None:
+            audio = self.transform(audio)
+        return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(samples, rate) from the header, before augmentation.
+
+        Raises:
+            BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.
+        """
+        item = self.items[index]
+        header = read_header(self._path(item.name), item.title)
+        check_part(item.offset, item.duration, item.title)
+        return part_of(header, item.offset, item.duration, item.title)[1], header.rate
+
+    def _aligned(self, item: Recording, seconds: float) -> dict[str, tuple[float, ...]]:
+        """Starts on each tier of the item's alignment, counted from its part, as far as they lie in it."""
+        if item.alignment is None:
+            return {}
+        tiers = read_alignment(self._path(item.alignment), item.alignment)
+        last = item.offset + seconds if item.duration is not None else float("inf")
+        return {
+            tier: tuple(own.start - item.offset for own in intervals if item.offset <= own.start < last)
+            for tier, intervals in tiers.items()
+        }
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if not self.follow_links and not path.resolve().is_relative_to(self._resolved):
+            raise BadSample(name, f"a link leads out of {self.root}; set data.follow_links: true where you trust it")
+        return path
+
+
+class RecordingsConfig(DatasetConfig):
+    """What the datasets of sound files share."""
+
+    val: Part = 0.1
+    """Part of the training sounds that becomes ``val`` where the data names none: by a hash of their names."""
+    follow_links: bool = False
+    """Read links that lead out of the dataset's folder."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training sounds, in order: speed, gain, noise, spec_augment."""
+
+    def dataset(
+        self, split: str, root: Path, found: Mapping[str, Sequence[Recording]], *, texts: bool = False
+    ) -> Recordings:
+        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
+
+        Args:
+            split: which one.
+            root: the folder that names start at.
+            found: the items of all splits.
+            texts: whether targets that are strings are texts, not classes.
+
+        Raises:
+            ConfigError: the split or train is empty, or the split has a class that train has not.
+        """
+        splits = {name: list(items) for name, items in found.items()}
+        if not splits.get("val") and splits.get("train"):
+            parts = by_name(splits["train"], self.val, 0.0)
+            splits["train"], splits["val"] = parts["train"], parts["val"]
+        for needed in ("train", split):
+            if not splits.get(needed):
+                counts = ", ".join(f"{name}: {len(items)}" for name, items in splits.items()) or "none"
+                raise ConfigError(f"data.root {root} has no sounds for split {needed!r}; it has {counts}")
+        classes = None if texts else _classes(splits["train"])
+        if classes is not None:
+            _check(splits[split], classes, f"{split} of {root}")
+        transform = chain(self.augment) if split == "train" else None
+        return Recordings(root, splits[split], classes, self.follow_links, transform)
+
+
+class UnsplitConfig(RecordingsConfig):
+    """Datasets whose data may have no splits at all."""
+
+    test: Part = 0.1
+    """Part of the sounds that becomes ``test`` where the data has no splits at all: by a hash of their names."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> UnsplitConfig:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+
+Item = TypeVar("Item", bound=Recording)
+
+
+def by_name(items: Iterable[Item], val: float, test: float) -> dict[str, list[Item]]:
+    """The splits of items by the hash of their names. Parts of one file stay together."""
+    splits: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    for item in items:
+        splits[hash_split(item.name, val, test)].append(item)
+    return splits
+
+
+def _classes(items: Iterable[Recording]) -> tuple[str, ...] | None:
+    names: set[str] = set()
+    for item in items:
+        if item.target is None:
+            return None
+        names.update((item.target,) if isinstance(item.target, str) else item.target)
+    return tuple(sorted(names))
+
+
+def _check(items: Iterable[Recording], classes: tuple[str, ...], where: str) -> None:
+    """Classes of whole sounds must be known; what stands in sequences may be new, as words of any speech are."""
+    extra = sorted({str(item.target) for item in items if isinstance(item.target, str)} - set(classes))
+    if extra:
+        raise ConfigError(
+            f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
+            "train must have a sound of every class"
+        )
+
+
+def need_root(root: Path, holds: str) -> None:
+    """Checks that a folder of data is there.
+
+    Raises:
+        ConfigError: it is not, or lacks what it must hold.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"data.root {root} is not a folder")
+    if holds and not (root / holds).exists():
+        raise ConfigError(f"data.root {root} holds no {holds}")
