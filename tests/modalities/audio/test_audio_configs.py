@@ -1,0 +1,43 @@
+"""The configurations of this modality: each one loads, and takes a step on data of the form that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hrt_mm.config import load_config
+from hrt_mm.tasks import Batch
+from hrt_mm.train.build import build_data, build_task
+from tests.modalities.audio.test_recordings import fsdd, grid
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+NEEDS = {"synthetic": "espeakng_loader"}
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A few made-up recordings under HRT_MM_DATA, and a cache of the test's own."""
+    monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "fsdd").mkdir()
+    fsdd(tmp_path / "fsdd", takes=12)
+    (tmp_path / "grid_s1").mkdir()
+    grid(tmp_path / "grid_s1")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    config = load_config(CONFIGS / f"{name}.yaml")
+    found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
+    task = build_task(config, found.tokenizer, found.classes)
+    samples = [found.splits["train"][index] for index in range(2)]
+    tokens = found.tokenizer([sample.value for sample in samples])
+    output = task(Batch(tokens, config.task.targets(samples, tokens, found.classes)))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(parameter.grad is not None for parameter in task.parameters())
