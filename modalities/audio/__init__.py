@@ -8,6 +8,7 @@ from .audio import Audio
 from .digits import FsddConfig
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
+from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
 
 
@@ -16,7 +17,7 @@ class AudioModality(Modality):
 
     name = "audio"
     tokenizer = AudioConfig
-    datasets = (FolderConfig, ManifestConfig, FsddConfig, GridConfig)
+    datasets = (FolderConfig, ManifestConfig, FsddConfig, GridConfig, SyntheticConfig)
 
 
 __all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]

@@ -15,6 +15,8 @@ from typing import TypeGuard
 
 from hrt_mm.errors import BadSample, UserError
 
+SILENCE = "sil"
+"""What silence is called among labels."""
 MAX_BYTES = 1 << 26
 """The largest file that is read."""
 DIGITS = 6

@@ -20,11 +20,11 @@ from hrt_mm.sample import Sample
 
 from ..splits import check_split
 from ..tables import Row, read_rows
+from .alignments import SILENCE
 from .audio import Audio
 from .augment import Transform, chain
 from .recordings import Recording, Recordings, RecordingsConfig, Target, need_root
 
-SILENCE = "sil"
 _COLUMNS = ("path", "word", "arpabet", "speaker", "split")
 
 

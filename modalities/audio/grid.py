@@ -9,8 +9,8 @@ from hrt_mm.errors import ConfigError
 
 from ..splits import check_split
 from ..tables import read_rows, split_of
-from .alignments import Interval, check_order
-from .digits import SILENCE, phonemes
+from .alignments import SILENCE, Interval, check_order
+from .digits import phonemes
 from .folders import as_target, seconds_of
 from .recordings import Recording, Recordings, RecordingsConfig, Target, need_root
 
