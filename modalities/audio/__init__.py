@@ -5,6 +5,7 @@ from __future__ import annotations
 from hrt_mm.modality import Modality
 
 from .audio import Audio
+from .corpora import LibriSpeechConfig, SpeechCommandsConfig
 from .digits import FsddConfig
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
@@ -17,7 +18,15 @@ class AudioModality(Modality):
 
     name = "audio"
     tokenizer = AudioConfig
-    datasets = (FolderConfig, ManifestConfig, FsddConfig, GridConfig, SyntheticConfig)
+    datasets = (
+        FolderConfig,
+        ManifestConfig,
+        FsddConfig,
+        GridConfig,
+        LibriSpeechConfig,
+        SpeechCommandsConfig,
+        SyntheticConfig,
+    )
 
 
 __all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]
