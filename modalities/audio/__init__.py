@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hrt_mm.modality import Modality
 
 from .audio import Audio
@@ -27,6 +29,13 @@ class AudioModality(Modality):
         SpeechCommandsConfig,
         SyntheticConfig,
     )
+
+    @classmethod
+    def figures(cls) -> Callable[..., None]:
+        """Draws spectrograms."""
+        from .figures import draw_audio
+
+        return draw_audio
 
 
 __all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]
