@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .errors import ConfigError
 from .hierarchy import Hierarchy
 from .levels import HierarchyConfig
 from .pyramid import Pyramid
@@ -37,6 +38,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: HierarchyConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
+        if config.causal and tokenizer.ahead:
+            raise ConfigError(
+                f"model.causal must not see later tokens, but the embedding of one is made of the {tokenizer.ahead} "
+                "after it as well; set that to 0 in modality, or model.causal to false"
+            )
         self.hierarchy = Hierarchy(config, tokenizer.axes)
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 

@@ -24,8 +24,7 @@ class StemConfig(Component):
     recent: PositiveInt = 5
     """Tokens that one is made of: its own and those before it."""
     ahead: Annotated[int, Field(ge=0, le=64)] = 0
-    """Tokens after its own that one is made of as well. A causal model takes 0: all its outputs would be so many tokens
-    late."""
+    """Tokens after its own that one is made of as well. A causal model takes 0."""
     hidden: Annotated[float, Field(gt=0, le=8)] = 1.0
     """Width between the convolution's two maps, as a multiple of the level's width."""
 

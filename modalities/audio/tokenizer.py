@@ -115,7 +115,7 @@ class AudioTokenizer(Tokenizer):
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
         self.boundaries = config.carried
-        self.recent = config.stem.recent
+        self.recent, self.ahead = config.stem.recent, config.stem.ahead
         hop = config.hop
         if config.features == "waveform":
             framing = Framing(config.rate, hop, hop)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from hrt_mm.encoder import Encoder
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.levels import HierarchyConfig
 from hrt_mm.tokens import Tokens
 from modalities.audio.audio import Audio, Hidden
 from modalities.audio.stems import ConvStem, StemConfig
@@ -117,3 +119,34 @@ def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int) -> 
     assert seen == list(range(max(5, 11 - recent + 1), min(16, 11 + ahead) + 1))
     alone = stem(Tokens.pack([samples[1]]))
     assert torch.allclose(alone.x, out.x[5:17], atol=1e-6)
+
+
+def hierarchy(causal: bool) -> HierarchyConfig:
+    frames = {"name": "frames", "dim": 16, "depth": 1, "heads": 2, "window": 8, "reach": "sliding"}
+    levels = [
+        frames | {"group": {"type": "fixed", "stride": 4}},
+        {"name": "words", "dim": 16, "depth": 1, "heads": 2},
+    ]
+    return HierarchyConfig.model_validate({"levels": levels, "top_down": True, "causal": causal})
+
+
+def test_a_causal_model_takes_no_stem_that_looks_ahead() -> None:
+    looking = tokenizer(mels=8, stem={"ahead": 2})
+    Encoder(hierarchy(causal=False), looking)
+    with pytest.raises(ConfigError, match="the 2 after"):
+        Encoder(hierarchy(causal=True), looking)
+
+
+def test_a_causal_model_depends_on_no_later_sound() -> None:
+    own = tokenizer(mels=8, norm={"running_s": 0.1})
+    encoder = Encoder(hierarchy(causal=True), own).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        wave = torch.randn(6400)
+        before = encoder(own([Audio(wave, 16000)]))["frames"].x
+        wave = wave.clone()
+        wave[3200:] = 0
+        after = encoder(own([Audio(wave, 16000)]))["frames"].x
+    same = (before - after).abs().amax(1) < 1e-5
+    assert same[:19].all() and not same[20:].any()
