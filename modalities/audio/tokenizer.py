@@ -1,6 +1,6 @@
 """The audio tokenizer: sounds of any rate and length to packed frames, with their boundaries by time.
 
-Shapes: T tokens, F raw features of a token, S samples.
+Shapes: T tokens, F raw features of a token, S samples, L frames, W features of a frame.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Tokenizer, TokenizerConfig
 from hrt_mm.tokens import Tokens
 
-from .audio import Audio, Hidden, check_audio
+from .audio import Audio, Hidden, check_audio, check_waveform
 from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
-from .resample import resampled
+from .resample import ResampleStream, resampled
 from .stems import ConvStem, StemConfig
 
 Rate = Annotated[int, Field(ge=1_000, le=768_000)]
@@ -196,9 +196,14 @@ class AudioTokenizer(Tokenizer):
         starts_T[0] = True
         return starts_T
 
-    def stream(self) -> FrameStream:
-        """Frames of a sound at the tokenizer's rate that comes in chunks; ``stem.frames`` of them make a token."""
-        return FrameStream(self.framer, self.running, self.config.stem.frames)
+    def stream(self, rate: int | None = None) -> TokenStream:
+        """Tokens of a sound that comes in chunks of any size, equal to those of the whole.
+
+        Args:
+            rate: samples a second of what comes; the tokenizer's when ``None``.
+        """
+        frames = FrameStream(self.framer, self.running, self.config.stem.frames)
+        return TokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
 
     def embedding(self, dim: int) -> nn.Module:
         """The stem."""
@@ -229,3 +234,42 @@ class AudioTokenizer(Tokenizer):
         first, last = (round(min(edge * frames, len(x_TF))) for edge in hidden.seconds)
         low, high = (round(edge * x_TF.shape[1]) for edge in hidden.bands)
         x_TF[first:last, low:high] = 0
+
+
+class TokenStream:
+    """Tokens of a sound that comes in chunks of any size; put together they are those of the whole.
+
+    What it remembers is less than a token, a window and the reach of the resampling filter.
+
+    Args:
+        frames: cuts frames.
+        resample: brings samples to the rate of the frames.
+        features: of a token.
+    """
+
+    def __init__(self, frames: FrameStream, resample: ResampleStream, features: int) -> None:
+        self._frames, self._resample, self._features = frames, resample, features
+        self._open = torch.empty(0, frames.features.width)
+
+    def feed(self, chunk_S: Tensor) -> Tensor:
+        """(T, F) raw features of the tokens that new samples finish.
+
+        Raises:
+            BadSample: a sample is not finite, or they are not float32 of one channel.
+        """
+        if not len(chunk_S):
+            return torch.empty(0, self._features)
+        check_waveform(chunk_S, "the stream")
+        return self._stacked(self._frames.feed(self._resample.feed(chunk_S)))
+
+    def flush(self) -> Tensor:
+        """(T, F) of the tokens that are left, at the end of the sound."""
+        last = [self._frames.feed(self._resample.flush()), self._frames.flush()]
+        return self._stacked(torch.cat(last))
+
+    def _stacked(self, x_LW: Tensor) -> Tensor:
+        frames = torch.cat([self._open, x_LW])
+        stack = self._features // frames.shape[1]
+        whole = len(frames) // stack * stack
+        self._open = frames[whole:].clone()
+        return frames[:whole].reshape(-1, self._features)

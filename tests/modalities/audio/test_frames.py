@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 
+from hrt_mm.errors import BadSample
 from modalities.audio.audio import Audio
+from modalities.audio.files import blocks, read_audio
 from modalities.audio.frames import Framing, LogMel, RunningMean
 from modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 
@@ -29,7 +33,7 @@ def test_chunks_give_the_whole(kind: str, chunk: int) -> None:
     wave = 0.1 * torch.randn(700 if chunk == 1 else 12345)
     stream = own.stream()
     parts = [stream.feed(piece) for piece in wave.split(chunk)]
-    together = torch.cat([*parts, stream.flush()]).reshape(-1, own.features)
+    together = torch.cat([*parts, stream.flush()])
     whole = own.encode(Audio(wave, own.config.rate))
     assert together.shape == whole.shape
     assert torch.allclose(together, whole, atol=1e-5)
@@ -48,7 +52,7 @@ def test_any_length_gives_whole_tokens(kind: str, samples: int) -> None:
     assert whole.isfinite().all()
     stream = own.stream()
     together = torch.cat([stream.feed(torch.empty(0)), stream.flush()])
-    assert together.shape == (0, own.framer.width)
+    assert together.shape == (0, own.features)
 
 
 @pytest.mark.parametrize("kind", ["log_mel", "stacked", "running", "waveform"])
@@ -101,3 +105,33 @@ def test_silence_and_clipping_are_finite() -> None:
         for kind in KINDS.values():
             own = tokenizer(**kind)
             assert own.encode(Audio(wave, 16000)).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["log_mel", "stacked", "running"])
+@pytest.mark.parametrize("milliseconds", [10, 37, 160, 1000])
+def test_a_file_in_chunks_gives_the_whole(kind: str, milliseconds: int, tmp_path: Path) -> None:
+    own = tokenizer(**KINDS[kind])
+    wave = 0.1 * torch.randn(44100 * 2 + 17)
+    soundfile.write(tmp_path / "a.flac", wave.numpy(), 44100, subtype="PCM_24")
+    whole = own([read_audio(tmp_path / "a.flac", "a")]).x
+    stream = own.stream(44100)
+    parts = [stream.feed(block.waveform_S) for block in blocks(tmp_path / "a.flac", "a", milliseconds / 1000)]
+    together = torch.cat([*parts, stream.flush()])
+    assert together.shape == whole.shape and torch.allclose(together, whole, atol=1e-4)
+
+
+def test_tokens_come_as_soon_as_they_are_known() -> None:
+    own = tokenizer(**KINDS["stacked"])
+    stream = own.stream()
+    latest = 0.0
+    count = 0
+    for step in range(100):
+        count += len(stream.feed(torch.randn(160)))
+        latest = max(latest, (step + 1) * 0.01 - count * own.seconds_per_token)
+    assert latest < own.seconds_per_token + own.lookahead_seconds + 0.01
+
+
+def test_a_stream_refuses_what_is_no_sound() -> None:
+    stream = tokenizer().stream()
+    with pytest.raises(BadSample, match="nan at sample 3"):
+        stream.feed(torch.tensor([0.0, 0.0, 0.0, float("nan")]))
