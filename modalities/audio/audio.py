@@ -18,6 +18,9 @@ from hrt_mm.errors import BadSample
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Samples a second that a recording may have."""
 
+MAX_LEVEL = 1000.0
+"""The largest sample: 60 dB over full scale. Beyond it are integers that were written as floats."""
+
 
 @dataclass(frozen=True)
 class Hidden:
@@ -79,7 +82,7 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
     """Checks samples.
 
     Raises:
-        BadSample: they are no float32 of one channel, none at all, or not finite; names the first such place.
+        BadSample: they are no float32 of one channel, none at all, not finite, or far over full scale.
     """
     if not isinstance(waveform_S, Tensor) or waveform_S.ndim != 1 or waveform_S.dtype != torch.float32:
         found = (
@@ -94,6 +97,11 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
     if not bool(finite.all()):
         place = int((~finite).nonzero()[0])
         raise BadSample(name, f"has {float(waveform_S[place])} at sample {place}; mend or remove it")
+    loudest = float(waveform_S.abs().max())
+    if loudest > MAX_LEVEL:
+        raise BadSample(
+            name, f"has samples up to {loudest:g}, but full scale is 1; divide integers by their largest value"
+        )
 
 
 def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: str) -> None:

@@ -9,10 +9,11 @@ import pytest
 from hrt_mm.config import load_config
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
-from tests.modalities.audio.test_recordings import fsdd, grid
+from tests.modalities.audio.test_recordings import fsdd, grid, sound
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+OWN = {"audio_folder": ["data.root=sounds"]}
 NEEDS = {"synthetic": "espeakng_loader"}
 
 
@@ -25,6 +26,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fsdd(tmp_path / "fsdd", takes=12)
     (tmp_path / "grid_s1").mkdir()
     grid(tmp_path / "grid_s1")
+    monkeypatch.chdir(tmp_path)
+    for number in range(60):
+        sound(tmp_path / "sounds" / "ab"[number % 2] / f"{number}.wav", 0.3)
     return tmp_path
 
 
@@ -32,7 +36,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    config = load_config(CONFIGS / f"{name}.yaml")
+    config = load_config(CONFIGS / f"{name}.yaml", OWN.get(name, []))
     found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
     task = build_task(config, found.tokenizer, found.classes)
     samples = [found.splits["train"][index] for index in range(2)]
