@@ -1,4 +1,4 @@
-"""Augmentation of training sounds: speed, gain, noise, and SpecAugment.
+"""Augmentation of training sounds: speed, gain, other microphones and rooms, noise, and SpecAugment.
 
 Each takes a sound and gives one, and draws from torch's global generator.
 
@@ -100,6 +100,44 @@ class Noise(Component):
         return partial(_noisy, self, partial(_recorded, files))
 
 
+class Equalize(Component):
+    """Another microphone: a smooth random curve over frequency, in decibels."""
+
+    type: Literal["equalize"]
+    db: PositiveFloat = 6.0
+    """Deviation of the curve."""
+    points: Annotated[int, Field(ge=2, le=64)] = 6
+    """Places from 100 Hz to half the rate, evenly over octaves, at which it is drawn; between them it is straight."""
+    p: Probability = 0.8
+    """How often."""
+
+    def build(self) -> Transform:
+        """The transform."""
+        return partial(_equalized, self)
+
+
+class Reverb(Component):
+    """A room: what is heard once more as it dies away, as noise that decays exponentially."""
+
+    type: Literal["reverb"]
+    seconds: tuple[PositiveFloat, PositiveFloat] = (0.05, 0.4)
+    """Shortest and longest time in which it falls by 60 dB."""
+    direct_db: tuple[float, float] = (0.0, 15.0)
+    """Least and largest ratio of the power that comes straight to what comes from the walls, in decibels."""
+    p: Probability = 0.5
+    """How often."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Reverb:
+        _ascending("seconds", self.seconds)
+        _ascending("direct_db", self.direct_db)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return partial(_in_room, self)
+
+
 class SpecAugment(Component):
     """Hides random stretches of time and ranges of bands (arXiv 1904.08779): zeros about the features' mean."""
 
@@ -132,7 +170,7 @@ class SpecAugment(Component):
         return replace(audio, hidden=(*audio.hidden, *hidden))
 
 
-Augmentation = Annotated[Speed | Gain | Noise | SpecAugment, Field(discriminator="type")]
+Augmentation = Annotated[Speed | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")]
 
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
@@ -175,12 +213,42 @@ def _noisy(config: Noise, make: Callable[[int, int], Tensor], audio: Audio) -> A
     return replace(audio, waveform_S=audio.waveform_S + scale * noise_S)
 
 
+def _equalized(config: Equalize, audio: Audio) -> Audio:
+    if float(torch.rand(())) >= config.p:
+        return audio
+    samples = len(audio.waveform_S)
+    size = _smooth(2 * samples)
+    spectrum = torch.fft.rfft(audio.waveform_S, size)
+    hertz = torch.linspace(0, audio.rate / 2, len(spectrum))
+    curve = config.db * torch.randn(config.points)
+    octaves = (hertz.clamp(min=100.0) / 100.0).log2()
+    place = (octaves / max(float(octaves[-1]), 1e-9) * (config.points - 1)).clamp(max=config.points - 1 - 1e-6)
+    low = place.long()
+    decibels = curve[low] + (place - low) * (curve[low + 1] - curve[low])
+    waveform_S = torch.fft.irfft(spectrum * 10 ** (decibels / 20), size)[:samples]
+    return replace(audio, waveform_S=waveform_S)
+
+
+def _in_room(config: Reverb, audio: Audio) -> Audio:
+    if float(torch.rand(())) >= config.p:
+        return audio
+    seconds, ratio = _uniform(config.seconds), _uniform(config.direct_db)
+    times = torch.arange(1, max(2, round(seconds * audio.rate))) / audio.rate
+    # 60 dB are a factor of 1000 in amplitude.
+    tail = torch.randn(len(times)) * torch.exp(-math.log(1000) * times / seconds)
+    tail *= 10 ** (-ratio / 20) / tail.square().sum().sqrt()
+    samples = len(audio.waveform_S)
+    size = _smooth(samples + len(tail))
+    later = torch.fft.irfft(torch.fft.rfft(audio.waveform_S, size) * torch.fft.rfft(tail, size), size)[: samples - 1]
+    return replace(audio, waveform_S=audio.waveform_S + torch.cat([torch.zeros(1), later]))
+
+
 def _white(samples: int, rate: int) -> Tensor:
     return torch.randn(samples)
 
 
 def _pink(samples: int, rate: int) -> Tensor:
-    size = max(64, samples)
+    size = _smooth(samples)
     spectrum = torch.fft.rfft(torch.randn(size))
     bins = torch.arange(len(spectrum), dtype=torch.float32)
     # Below 20 Hz it stays as strong as there: no one hears it, and it would take all the power.
@@ -198,6 +266,12 @@ def _recorded(files: Sequence[Path], samples: int, rate: int) -> Tensor:
     if not len(found):
         raise BadSample(str(path), "is too short to serve as noise; remove it")
     return found.repeat(-(-samples // len(found)))[:samples]
+
+
+def _smooth(size: int) -> int:
+    """A length from ``size`` on whose transform is fast: a large power of two divides it."""
+    step = max(64, 1 << max(0, size.bit_length() - 4))
+    return -(-size // step) * step
 
 
 def _part(longest: float, whole: float) -> tuple[float, float]:

@@ -6,9 +6,11 @@ Shapes: S samples.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 WIDTH = 64
 """Zero crossings of the filter on each side. With this and the values below it is the one that resampy calls
@@ -16,22 +18,48 @@ WIDTH = 64
 _ROLLOFF, _BETA = 0.9475937167399596, 14.769656459379492
 
 
-def resampled(waveform_S: Tensor, rate: int, new_rate: int) -> Tensor:
-    """The same sound with ``new_rate`` samples a second, ceil(S * new_rate / rate) of them, free of aliases."""
-    if rate == new_rate:
-        return waveform_S
-    from torchaudio import functional
+_LARGEST = 640
+"""Samples of a period at most. Rates that do not come together within so many, such as 44,101 and 16,000 Hz, are taken
+for others that do and are off by some millionths: the filter would need gigabytes."""
 
-    result: Tensor = functional.resample(
-        waveform_S,
-        rate,
-        new_rate,
+
+def periods(rate: int, new_rate: int) -> tuple[int, int]:
+    """Samples at both rates after which they come together."""
+    large, small = max(rate, new_rate), min(rate, new_rate)
+    ratio = Fraction(large, small).limit_denominator(_LARGEST)
+    found = ratio.numerator, ratio.denominator
+    return found if rate >= new_rate else found[::-1]
+
+
+def resampled_length(samples: int, rate: int, new_rate: int) -> int:
+    """Samples of a sound at another rate."""
+    old, new = periods(rate, new_rate)
+    return -(-samples * new // old)
+
+
+def resampled(waveform_S: Tensor, rate: int, new_rate: int) -> Tensor:
+    """The same sound with ``new_rate`` samples a second, free of aliases."""
+    old, new = periods(rate, new_rate)
+    if old == new:
+        return waveform_S
+    result: Tensor = _filter(old, new)(waveform_S)
+    return result
+
+
+@lru_cache(maxsize=128)
+def _filter(old: int, new: int) -> nn.Module:
+    from torchaudio.transforms import Resample
+
+    made: nn.Module = Resample(
+        old,
+        new,
+        resampling_method="sinc_interp_kaiser",
         lowpass_filter_width=WIDTH,
         rolloff=_ROLLOFF,
-        resampling_method="sinc_interp_kaiser",
         beta=_BETA,
+        dtype=torch.float32,
     )
-    return result
+    return made
 
 
 class ResampleStream:
@@ -43,8 +71,7 @@ class ResampleStream:
     """
 
     def __init__(self, rate: int, new_rate: int) -> None:
-        common = math.gcd(rate, new_rate)
-        self.rate, self.new_rate = rate // common, new_rate // common
+        self.rate, self.new_rate = periods(rate, new_rate)
         # In whole periods of both rates, so that a block may start anywhere a period does.
         reach = math.ceil(WIDTH * self.rate / (min(self.rate, self.new_rate) * _ROLLOFF)) + 1
         self._margin = math.ceil(reach / self.rate)

@@ -19,7 +19,7 @@ from hrt_mm.tokens import Tokens
 
 from .audio import Audio, Hidden, check_audio, check_waveform
 from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
-from .resample import ResampleStream, resampled
+from .resample import ResampleStream, resampled, resampled_length
 from .stems import ConvStem, StemConfig
 
 Rate = Annotated[int, Field(ge=1_000, le=768_000)]
@@ -212,7 +212,7 @@ class AudioTokenizer(Tokenizer):
     def size(self, shape: Sequence[int]) -> int:
         """Tokens of a sound of shape (samples, rate)."""
         samples, rate = shape
-        return self.count(-(-samples * self.config.rate // rate))
+        return self.count(resampled_length(samples, rate, self.config.rate))
 
     def restore(self, tokens: Tokens) -> list[Audio]:
         """The sounds, where features are the waveform; with the zeros at their ends.

@@ -72,6 +72,32 @@ def test_noise_from_a_folder(tmp_path: Path) -> None:
         transformed(audio, type="noise", folder=tmp_path / "none")
 
 
+def test_another_microphone_changes_the_spectrum_smoothly() -> None:
+    wave = torch.randn(32000)
+    audio = transformed(Audio(wave, 16000), type="equalize", p=1, db=6, points=4)
+    assert audio.waveform_S.shape == wave.shape and not torch.allclose(audio.waveform_S, wave, atol=0.1)
+    ratio = (torch.fft.rfft(audio.waveform_S).abs() / torch.fft.rfft(wave).abs()).log()
+    smooth = ratio[200:15800].unfold(0, 200, 200).median(1).values
+    assert float(smooth.diff().abs().max()) < 0.5 and float(smooth.std()) > 0.1
+    assert torch.equal(transformed(audio, type="equalize", p=0).waveform_S, audio.waveform_S)
+    for samples in (1, 2):
+        assert transformed(Audio(torch.ones(samples), 16000), type="equalize", p=1).waveform_S.isfinite().all()
+
+
+def test_a_room_answers_later_and_dies_away() -> None:
+    wave = torch.zeros(16000)
+    wave[100] = 1.0
+    audio = transformed(Audio(wave, 16000), type="reverb", p=1, seconds=(0.2, 0.2), direct_db=(6, 6))
+    tail = audio.waveform_S[101:]
+    assert not audio.waveform_S[:100].any() or float(audio.waveform_S[:100].abs().max()) < 1e-5
+    assert abs(float(audio.waveform_S[100]) - 1) < 1e-4
+    assert abs(-10 * math.log10(float(tail.square().sum())) - 6) < 0.1
+    fall = 10 * math.log10(float(tail[:320].square().mean() / tail[1600:1920].square().mean()))
+    assert abs(fall - 30) < 4
+    for samples in (1, 2):
+        assert transformed(Audio(torch.ones(samples), 16000), type="reverb", p=1).waveform_S.isfinite().all()
+
+
 def test_spec_augment_hides_within_its_limits() -> None:
     for _ in range(50):
         audio = transformed(tone(), type="spec_augment", times=3, max_seconds=0.3, max_share=0.2, bands=2, max_band=0.5)
@@ -87,6 +113,8 @@ def test_draws_come_from_the_seed() -> None:
     kinds: list[dict[str, Any]] = [
         {"type": "speed"},
         {"type": "gain"},
+        {"type": "equalize", "p": 1},
+        {"type": "reverb", "p": 1},
         {"type": "noise", "p": 1},
         {"type": "spec_augment"},
     ]
@@ -103,6 +131,7 @@ def test_draws_come_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"type": "reverb", "seconds": (1.1, 0.9)}, "swap them"),
         ({"type": "speed", "factor": (1.1, 0.9)}, "swap them"),
         ({"type": "speed", "factor": (0.0, 1.0)}, "0.25"),
         ({"type": "noise", "p": 2}, "less than or equal to 1"),

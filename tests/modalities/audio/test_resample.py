@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modalities.audio.resample import ResampleStream, resampled
+from modalities.audio.resample import ResampleStream, periods, resampled, resampled_length
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.5) -> Tensor:
@@ -44,6 +44,21 @@ def test_a_stream_gives_the_whole(rate: int, new: int, chunk: int) -> None:
     whole = resampled(wave, rate, new)
     assert together.shape == whole.shape
     assert torch.allclose(together, whole, atol=1e-5)
+
+
+def test_odd_rates_need_no_huge_filter() -> None:
+    for rate, new in [(44101, 16000), (22254, 16000), (1009, 16000), (767_999, 16000), (16000, 15999)]:
+        old, fresh = periods(rate, new)
+        assert max(old, fresh) < 700 * max(rate, new) / min(rate, new)
+        assert abs(old / fresh / (rate / new) - 1) < 1e-5
+        wave = tone(100.0, rate)
+        found = resampled(wave, rate, new)
+        assert len(found) == resampled_length(len(wave), rate, new)
+        quarter = len(found) // 4
+        assert (found - tone(100.0, new, 1.0)[: len(found)])[quarter:-quarter].abs().max() < 2e-3
+    for rate in (8000, 11025, 22050, 32000, 44100, 48000, 96000, 192000):
+        old, fresh = periods(rate, 16000)
+        assert old * 16000 == fresh * rate
 
 
 def test_a_stream_keeps_little() -> None:
