@@ -18,9 +18,9 @@ WIDTH = 64
 _ROLLOFF, _BETA = 0.9475937167399596, 14.769656459379492
 
 
-_LARGEST = 640
-"""Samples of a period at most. Rates that do not come together within so many, such as 44,101 and 16,000 Hz, are taken
-for others that do and are off by some millionths: the filter would need gigabytes."""
+_LARGEST = 2048
+"""Samples of the shorter period at most: enough for all rates in use, film and tape among them. Others, such as
+16,000 and 15,999 Hz, are taken for near ones (by 0.03% at most): their filters would need gigabytes."""
 
 
 def periods(rate: int, new_rate: int) -> tuple[int, int]:

@@ -47,16 +47,16 @@ def test_a_stream_gives_the_whole(rate: int, new: int, chunk: int) -> None:
 
 
 def test_odd_rates_need_no_huge_filter() -> None:
-    for rate, new in [(44101, 16000), (22254, 16000), (1009, 16000), (767_999, 16000), (16000, 15999)]:
+    for rate, new in [(44101, 16000), (22254, 16000), (1009, 16000), (16000, 15991), (767_999, 16000), (16000, 15999)]:
         old, fresh = periods(rate, new)
-        assert max(old, fresh) < 700 * max(rate, new) / min(rate, new)
-        assert abs(old / fresh / (rate / new) - 1) < 1e-5
-        wave = tone(100.0, rate)
+        assert max(old, fresh) < 2100 * max(rate, new) / min(rate, new)
+        assert abs(old / fresh / (rate / new) - 1) < 2.5e-4
+        wave = tone(100.0, rate, 0.1)
         found = resampled(wave, rate, new)
         assert len(found) == resampled_length(len(wave), rate, new)
         quarter = len(found) // 4
-        assert (found - tone(100.0, new, 1.0)[: len(found)])[quarter:-quarter].abs().max() < 2e-3
-    for rate in (8000, 11025, 22050, 32000, 44100, 48000, 96000, 192000):
+        assert (found - tone(100.0, new, 1.0)[: len(found)])[quarter:-quarter].abs().max() < 2e-2
+    for rate in (8000, 11025, 22050, 44056, 47952, 32000, 44100, 48000, 96000, 192000):
         old, fresh = periods(rate, 16000)
         assert old * 16000 == fresh * rate
 
