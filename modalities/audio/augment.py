@@ -1,4 +1,4 @@
-"""Augmentation of training sounds: speed, gain, other microphones and rooms, noise, and SpecAugment.
+"""Augmentation of training sounds: speed, silence, gain, other microphones and rooms, noise, and SpecAugment.
 
 Each takes a sound and gives one, and draws from torch's global generator.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor
 
 from hrt_mm.component import Component
@@ -45,6 +45,25 @@ class Speed(Component):
         """The transform."""
         low, high = (round(100 * factor) for factor in self.factor)
         return lambda audio: _faster(audio, int(torch.randint(low, high + 1, ())))
+
+
+class Pad(Component):
+    """Silence before and after the sound, each of a length of its own; boundaries move along."""
+
+    type: Literal["pad"]
+    seconds: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 0.3)
+    """Shortest and longest silence on each side."""
+    p: Probability = 0.5
+    """How often."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Pad:
+        _ascending("seconds", self.seconds)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return partial(_padded, self)
 
 
 class Gain(Component):
@@ -170,7 +189,7 @@ class SpecAugment(Component):
         return replace(audio, hidden=(*audio.hidden, *hidden))
 
 
-Augmentation = Annotated[Speed | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")]
+Augmentation = Annotated[Speed | Pad | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")]
 
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
@@ -197,6 +216,21 @@ def _faster(audio: Audio, percent: int) -> Audio:
         boundaries={name: tuple(start / factor for start in starts) for name, starts in audio.boundaries.items()},
         hidden=tuple(
             replace(part, seconds=(part.seconds[0] / factor, part.seconds[1] / factor)) for part in audio.hidden
+        ),
+    )
+
+
+def _padded(config: Pad, audio: Audio) -> Audio:
+    if float(torch.rand(())) >= config.p:
+        return audio
+    before, after = (round(_uniform(config.seconds) * audio.rate) for _ in range(2))
+    shift = before / audio.rate
+    return replace(
+        audio,
+        waveform_S=torch.nn.functional.pad(audio.waveform_S, (before, after)),
+        boundaries={name: tuple(start + shift for start in starts) for name, starts in audio.boundaries.items()},
+        hidden=tuple(
+            replace(part, seconds=(part.seconds[0] + shift, part.seconds[1] + shift)) for part in audio.hidden
         ),
     )
 

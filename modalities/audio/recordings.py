@@ -135,7 +135,7 @@ class RecordingsConfig(DatasetConfig):
     follow_links: bool = False
     """Read links that lead out of the dataset's folder."""
     augment: tuple[Augmentation, ...] = ()
-    """Transforms of training sounds, in order: speed, gain, equalize, reverb, noise, spec_augment."""
+    """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
 
     def dataset(
         self, split: str, root: Path, found: Mapping[str, Sequence[Recording]], *, texts: bool = False

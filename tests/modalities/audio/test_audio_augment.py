@@ -35,6 +35,17 @@ def test_speed_moves_pitch_length_and_boundaries() -> None:
     assert int(spectrum.argmax()) == round(1250 * 12800 / 16000)
 
 
+def test_silence_moves_boundaries() -> None:
+    audio = tone(words=(0.0, 0.5))
+    padded = transformed(audio, type="pad", p=1, seconds=(0.1, 0.2))
+    first, second = padded.boundaries["words"]
+    place = round(first * 16000)
+    assert 1600 <= place <= 3200 and abs(second - first - 0.5) < 1e-9
+    assert torch.equal(padded.waveform_S[place : place + 16000], audio.waveform_S)
+    assert not padded.waveform_S[:place].any() and not padded.waveform_S[place + 16000 :].any()
+    assert 1600 <= len(padded.waveform_S) - place - 16000 <= 3200
+
+
 def test_gain() -> None:
     audio = tone()
     louder = transformed(audio, type="gain", db=(6.0206, 6.0206))
@@ -113,6 +124,7 @@ def test_draws_come_from_the_seed() -> None:
     kinds: list[dict[str, Any]] = [
         {"type": "speed"},
         {"type": "gain"},
+        {"type": "pad", "p": 1},
         {"type": "equalize", "p": 1},
         {"type": "reverb", "p": 1},
         {"type": "noise", "p": 1},

@@ -13,7 +13,7 @@ from tests.modalities.audio.test_recordings import fsdd, grid, sound
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-OWN = {"audio_folder": ["data.root=sounds"]}
+OWN = {"audio_folder": ["data.root=sounds"], "synthetic": ["data.train=40", "data.valid=4", "data.test=4"]}
 NEEDS = {"synthetic": "espeakng_loader"}
 
 
