@@ -71,7 +71,7 @@ class FsddConfig(RecordingsConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> FsddConfig:
-        if self.strings is not None and self.label in ("word",):
+        if self.strings is not None and self.label == "word":
             raise ValueError("label: word is one digit, but strings have several; take words, segments or text")
         return self
 

@@ -47,6 +47,7 @@ class FolderConfig(UnsplitConfig):
             if side not in SPLIT_NAMES:
                 raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
             splits.setdefault(SPLIT_NAMES[side], []).append(Recording(name, _folder(name, 1, self.root)))
+        self.check_own(splits, str(self.root))
         return self.dataset(split, self.root, splits)
 
 
@@ -102,6 +103,8 @@ class ManifestConfig(UnsplitConfig):
             splits.setdefault(split_of(row, self.split_column, place), []).append(item)
         if self.split_column is None:
             splits = by_name(splits.get("train", []), self.val, self.test)
+        else:
+            self.check_own(splits, str(self.file))
         return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
 
     def _target(self, row: Row, place: str) -> Target:

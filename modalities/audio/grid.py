@@ -50,6 +50,8 @@ class GridConfig(RecordingsConfig):
                 boundaries={"words": tuple(interval.start for interval in own)},
             )
             splits.setdefault(split_of(row, "split", place), []).append(item)
+        if splits.get("val"):
+            self.needless("val", f"{self.root} has its own val")
         return self.dataset(split, self.root, splits, texts=self.label == "text")
 
     def _words(self) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:

@@ -165,6 +165,15 @@ class RecordingsConfig(DatasetConfig):
         transform = chain(self.augment) if split == "train" else None
         return Recordings(root, splits[split], classes, self.follow_links, transform)
 
+    def needless(self, key: str, reason: str) -> None:
+        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
+
+        Raises:
+            ConfigError: it was set to something else.
+        """
+        if getattr(self, key) != type(self).model_fields[key].default:
+            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
+
 
 class UnsplitConfig(RecordingsConfig):
     """Datasets whose data may have no splits at all."""
@@ -177,6 +186,16 @@ class UnsplitConfig(RecordingsConfig):
         if self.val + self.test >= 1:
             raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
         return self
+
+    def check_own(self, found: Mapping[str, Sequence[Recording]], where: str) -> None:
+        """Rejects parts that change nothing, where the data has its own splits.
+
+        Raises:
+            ConfigError: one was set.
+        """
+        self.needless("test", f"{where} has its own splits")
+        if found.get("val"):
+            self.needless("val", f"{where} has its own val")
 
 
 Item = TypeVar("Item", bound=Recording)

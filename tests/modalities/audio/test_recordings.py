@@ -85,6 +85,10 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match="no sounds in it"):
         dataset(type="audio_folder", root=tmp_path / "none")
+    parts: list[dict[str, Any]] = [{"val": 0.2}, {"test": 0.2}]
+    for part in parts:
+        with pytest.raises(ConfigError, match="has no effect"):
+            dataset(type="audio_folder", root=tmp_path / "a", **part)
     sound(tmp_path / "a" / "other" / "a" / "x.wav")
     with pytest.raises(ConfigError, match="also other"):
         dataset(type="audio_folder", root=tmp_path / "a")
@@ -257,6 +261,8 @@ def test_grid(tmp_path: Path) -> None:
         assert len(found) == 1 and found[0].label == own
         assert found[0].value.boundaries["words"] == (0.0, 0.25, 0.5, 0.75)
     assert dataset(type="grid", root=root).classes == ("bin", "blue")
+    with pytest.raises(ConfigError, match=r"data.val has no effect"):
+        dataset(type="grid", root=root, val=0.2)
     with pytest.raises(ConfigError, match=r"holds no index.tsv"):
         dataset(type="grid", root=tmp_path / "audio")
 
