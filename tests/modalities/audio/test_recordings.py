@@ -85,8 +85,8 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match="no sounds in it"):
         dataset(type="audio_folder", root=tmp_path / "none")
-    parts: list[dict[str, Any]] = [{"val": 0.2}, {"test": 0.2}]
-    for part in parts:
+    needless: list[dict[str, Any]] = [{"val": 0.2}, {"test": 0.2}]
+    for part in needless:
         with pytest.raises(ConfigError, match="has no effect"):
             dataset(type="audio_folder", root=tmp_path / "a", **part)
     sound(tmp_path / "a" / "other" / "a" / "x.wav")
