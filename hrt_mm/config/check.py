@@ -25,6 +25,9 @@ def check(config: RunConfig) -> None:
     for level in config.model.levels:
         if isinstance(level.group, GivenGroups):
             _check_boundary(config, tokenizer, f"model.levels.{level.name}.group.boundary", level.group.boundary)
+    for name in config.task.boundaries:
+        if name not in tokenizer.boundaries:
+            raise _unknown(config, tokenizer.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
         config.task.build(config.model, tokenizer, STAND_INS)
 
@@ -40,7 +43,9 @@ def _check_boundary(config: RunConfig, tokenizer: Tokenizer, key: str, name: str
             f"{key}: where the {name!r} start depends on later tokens, which model.causal must not see; "
             f"take {known}, group by a fixed stride, or let the model learn the groups"
         )
-    raise ConfigError(
-        f"{key}: the modality {config.modality.type} gives no boundary {name!r} ({known}); group by a fixed stride, or "
-        "let the model learn the groups"
-    )
+    raise _unknown(config, usable, key, name, "group by a fixed stride, or let the model learn the groups")
+
+
+def _unknown(config: RunConfig, usable: tuple[str, ...], key: str, name: str, way_out: str) -> ConfigError:
+    known = f"one of {', '.join(usable)}" if usable else "it gives none"
+    return ConfigError(f"{key}: the modality {config.modality.type} gives no boundary {name!r} ({known}); {way_out}")

@@ -13,7 +13,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..tasks import Classification
+from ..tasks import Tagging
+from ..tasks.labels import NO_LABEL, LabelTask
 from ..tokens import Tokens
 from .page import Page
 from .style import panels
@@ -71,15 +72,18 @@ class Scores:
         return float(np.nanmean(self.per_class()[:, 2]))
 
     def mistakes(self) -> list[int]:
-        """Samples that were classified wrongly, the surest first; a few at most."""
-        return _surest(self.confidence_B, self.guess_B != self.target_B)
+        """Samples that can be drawn and were classified wrongly, the surest first; a few at most."""
+        return [place for place in _surest(self.confidence_B, self.guess_B != self.target_B) if place in self.kept]
 
 
 def confusion_section(subject: Subject, page: Page) -> None:
     """Classifies the split and draws the matrix and the mistakes."""
-    if not isinstance(subject.run.task, Classification):
+    if not isinstance(subject.run.task, LabelTask):
         return
     scores = classify(subject, subject.run.task)
+    if not len(scores.target_B):
+        page.text(f"The {subject.split} split has no labels.")
+        return
     right, count = int((scores.guess_B == scores.target_B).sum()), len(scores.target_B)
     page.say(f"{subject.split} accuracy {right / count:.2%} ({right:,} of {count:,}), macro-F1 {scores.macro_f1:.4f}")
     page.heading("Confusion")
@@ -89,8 +93,11 @@ def confusion_section(subject: Subject, page: Page) -> None:
     _show_mistakes(subject, scores, page)
 
 
-def classify(subject: Subject, task: Classification) -> Scores:
-    """Predictions for the subject's split, with what the model gives them, and the tokens of its surest mistakes."""
+def classify(subject: Subject, task: LabelTask) -> Scores:
+    """Predictions for the subject's split, with what the model gives them, and the tokens of its surest mistakes.
+
+    Parts of samples, as in tagging, are not drawn; of a pair the first side is.
+    """
     chances: list[Tensor] = []
     targets: list[Tensor] = []
     names: list[str] = []
@@ -100,14 +107,21 @@ def classify(subject: Subject, task: Classification) -> Scores:
         for batch in subject.batches(SAMPLES):
             task(batch)
             assert batch.target is not None
-            targets.append(batch.target.cpu())
+            labelled = batch.target.cpu() != NO_LABEL
+            chances[-1] = chances[-1][labelled]
+            targets.append(batch.target.cpu()[labelled])
+            if isinstance(task, Tagging):
+                continue
             first = sum(map(len, targets)) - len(batch)
             confidence_B, guess_B = chances[-1].max(-1)
+            sides = len(batch.tokens) // len(batch)
             for place in _surest(confidence_B, guess_B != targets[-1]):
-                kept[first + place] = one_sample(batch.tokens, place)
+                kept[first + place] = one_sample(batch.tokens, place * sides)
             names += batch.names
     finally:
         handle.remove()
+    if not targets:
+        chances, targets = [torch.zeros(0, len(task.classes))], [torch.zeros(0, dtype=torch.int64)]
     confidence_B, guess_B = torch.cat(chances).max(-1)
     return Scores(task.classes, torch.cat(targets), guess_B, confidence_B, tuple(names), kept)
 
@@ -167,10 +181,10 @@ def _class_table(scores: Scores, page: Page) -> None:
 
 def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
     chosen = scores.mistakes()
-    if not chosen:
-        page.text("Nothing was classified wrongly.")
-        return
     wrong = int((scores.guess_B != scores.target_B).sum())
+    if not chosen:
+        page.text(f"{wrong:,} were classified wrongly." if wrong else "Nothing was classified wrongly.")
+        return
     page.text(f"{wrong:,} samples were classified wrongly. The surest of these mistakes:")
     caption = "The surest mistakes, with what they are and what they were taken for."
     page.picture("mistakes", draw_mistakes(subject, scores, chosen), caption)

@@ -120,7 +120,7 @@ class Subject:
         for index in range(len(self.dataset)):
             try:
                 sample = self.dataset[index]
-                tokens = self.run.tokenizer([sample.value])
+                tokens = self.run.tokenizer(self.run.config.task.values([sample])[:1])
             except BadSample as error:
                 log.warning("left out of the pictures: %s", error)
                 continue

@@ -6,11 +6,15 @@ from .base import Batch, Task, TaskConfig, TaskOutput
 from .classification import Classification, ClassificationConfig
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
+from .matching import Matching, MatchingConfig
+from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "classification": ClassificationConfig,
     "language": LanguageConfig,
     "masked": MaskedConfig,
+    "matching": MatchingConfig,
+    "tagging": TaggingConfig,
 }
 
 __all__ = [
@@ -22,6 +26,10 @@ __all__ = [
     "LanguageModel",
     "Masked",
     "MaskedConfig",
+    "Matching",
+    "MatchingConfig",
+    "Tagging",
+    "TaggingConfig",
     "Task",
     "TaskConfig",
     "TaskOutput",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,16 @@ class Batch:
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        """Samples; those of some tasks are of several sequences of tokens."""
+        return len(self.names) or len(self.tokens)
+
+    def name(self, sequence: int) -> str:
+        """The name of the sample that a sequence of the tokens belongs to."""
+        return (
+            self.names[sequence * len(self.names) // len(self.tokens)]
+            if self.names
+            else f"sample {sequence} of the batch"
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -61,12 +70,15 @@ class TaskOutput:
         parts: the terms of the loss by name, detached scalars.
         stats: by metric name, a sum and the count it is over, scalars: metrics add up exactly over batches and ranks.
         predictions: one row a sample (or token), where the task predicts; for reports.
+        class_counts: by metric name, (3, K) counts of the K classes' right predictions, predictions and true samples,
+            of which the metric is the macro-F1; in evaluation.
     """
 
     loss: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     predictions: Tensor | None = None
+    class_counts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Task(nn.Module, ABC):
@@ -99,6 +111,19 @@ class TaskConfig(Component):
     """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers."""
 
     type: str
+
+    @property
+    def boundaries(self) -> tuple[str, ...]:
+        """The tokenizer's boundaries that targets are made by, beside those that the model groups by."""
+        return ()
+
+    def values(self, samples: Sequence[Sample]) -> list[Any]:
+        """What is tokenized of the samples: the same number of sequences of each, one after another.
+
+        Raises:
+            BadSample: a value is not what the task needs.
+        """
+        return [sample.value for sample in samples]
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
         """The task's module: embedding, hierarchy, head and loss.

@@ -48,9 +48,7 @@ class EncoderTask(Task):
         x = batch.tokens.x
         if not finite(x):
             rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
-            sample = int(batch.tokens.spans.ids[rows.nonzero()[0, 0]])
-            name = batch.names[sample] if batch.names else f"sample {sample} of the batch"
-            return f"the input ({name})"
+            return f"the input ({batch.name(int(batch.tokens.spans.ids[rows.nonzero()[0, 0]]))})"
         with first_nonfinite(self) as found:
             output = self(batch)
         if found:

@@ -42,7 +42,8 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
     """The modality's tokenizer, laid out for the model's windows, strides and boundaries."""
     tokenizer = config.modality.build(partial(blocks, config.model))
     groups = (level.group for level in config.model.levels)
-    tokenizer.wanted = frozenset(group.boundary for group in groups if isinstance(group, GivenGroups))
+    grouped = (group.boundary for group in groups if isinstance(group, GivenGroups))
+    tokenizer.wanted = frozenset((*grouped, *config.task.boundaries))
     return tokenizer
 
 

@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
 from .distributed import Ranks
-from .meters import Meters, added, means
+from .meters import Meters, added, macro_f1s, means
 from .precision import Autocast, autocast, numerics
 from .sampler import Plan, evaluation_plans, sample_sizes
 from .samples import BadSamples, BatchMaker
@@ -109,7 +109,8 @@ def evaluate(
         task.train(training)
     if not loader.ranks.all(not halted):
         return None
-    return means(added(loader.ranks.gather(meters.sums())), loader.split)
+    metrics = means(added(loader.ranks.gather(meters.sums())), loader.split)
+    return metrics | macro_f1s(loader.ranks.gather(meters.class_counts()), loader.split)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..tasks.base import Batch, TaskOutput
+from ..tasks.labels import macro_f1
 
 Sums = dict[str, tuple[float, float]]
 """By metric, a sum and the count it is over."""
@@ -29,6 +30,7 @@ class Meters:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._class_counts: dict[str, Tensor] = {}
 
     def add(self, output: TaskOutput, batch: Batch) -> None:
         """Takes in a batch: its stats, and its loss and parts where they are not among the stats."""
@@ -38,6 +40,8 @@ class Meters:
                 self._add(name, value.detach().double() * weight, weight)
         for name, (total, count) in output.stats.items():
             self._add(name, total.detach().double(), count.detach().double())
+        for name, counts in output.class_counts.items():
+            self._class_counts[name] = self._class_counts[name] + counts if name in self._class_counts else counts
 
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
         pair = torch.stack([total, count.to(total.device)])
@@ -54,6 +58,10 @@ class Meters:
         read = torch.stack([pair.cpu() for pair in self._sums.values()]).tolist()
         return {name: (total, count) for name, (total, count) in zip(self._sums, read, strict=True)}
 
+    def class_counts(self) -> dict[str, Tensor]:
+        """By metric, (3, K) counts of right predictions, predictions and true samples of K classes, on the host."""
+        return {name: counts.cpu() for name, counts in self._class_counts.items()}
+
 
 def added(parts: Iterable[Sums]) -> Sums:
     """Sums of several ranks together."""
@@ -68,6 +76,15 @@ def added(parts: Iterable[Sums]) -> Sums:
 def means(sums: Sums, prefix: str) -> dict[str, float]:
     """The metrics: sum over count, with ``prefix/`` before their names. What was counted nowhere is left out."""
     return {f"{prefix}/{name}": value / count for name, (value, count) in sums.items() if count}
+
+
+def macro_f1s(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> dict[str, float]:
+    """The macro-F1 metrics of several ranks' class counts together. Without true samples there is none."""
+    totals: dict[str, Tensor] = {}
+    for counts in parts:
+        for name, counts_3K in counts.items():
+            totals[name] = totals[name] + counts_3K if name in totals else counts_3K
+    return {f"{prefix}/{name}": macro_f1(counts_3K) for name, counts_3K in totals.items() if counts_3K[2].any()}
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

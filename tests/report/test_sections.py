@@ -23,6 +23,7 @@ from hrt_mm.report.reconstruction import reconstruct
 from hrt_mm.report.recovery import measure_recovery
 from hrt_mm.report.subject import Subject
 from hrt_mm.report.view import View
+from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.distributed import Ranks
 from hrt_mm.train.evaluate import load_task
@@ -35,7 +36,8 @@ def subject_of(run: Path) -> Subject:
 def scores(target: list[int], guess: list[int], confidence: list[float], classes: int = 3) -> Scores:
     names = tuple(f"class {place}" for place in range(classes))
     confidences = torch.tensor(confidence)
-    return Scores(names, torch.tensor(target), torch.tensor(guess), confidences, ("",) * len(target), {})
+    kept = {place: Tokens.pack([torch.zeros(1, 1)]) for place in range(len(target))}
+    return Scores(names, torch.tensor(target), torch.tensor(guess), confidences, ("",) * len(target), kept)
 
 
 def test_scores_equal_those_of_scikit_learn() -> None:
@@ -59,6 +61,12 @@ def test_class_without_samples_is_left_out_of_the_mean() -> None:
 def test_mistakes_are_the_surest_first() -> None:
     found = scores([0, 1, 2, 0, 1], [0, 2, 1, 1, 1], [0.99, 0.5, 0.9, 0.7, 0.8])
     assert found.mistakes() == [2, 3, 1]
+
+
+def test_mistakes_without_a_picture_are_left_out() -> None:
+    found = scores([0, 1], [1, 0], [0.9, 0.8])
+    drawn = Scores(found.classes, found.target_B, found.guess_B, found.confidence_B, found.names, {1: found.kept[1]})
+    assert drawn.mistakes() == [1]
 
 
 @pytest.mark.parametrize("classes", [2, NUMBERED + 5, 60])

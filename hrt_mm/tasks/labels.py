@@ -1,0 +1,168 @@
+"""What the tasks that predict labels share: places of labels among the classes, the loss, and exact scores.
+
+Shapes: P predictions, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import BadSample, ConfigError
+from ..levels import HierarchyConfig
+from .base import TaskConfig, TaskOutput
+from .encoding import EncoderTask
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+NO_LABEL = -1
+"""Target where nothing is to be predicted."""
+
+
+class LabelConfig(TaskConfig):
+    """A task whose targets are classes."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the target that is spread over all classes in training."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability to drop a value of what the head reads in training."""
+    monitor: Literal["accuracy", "macro_f1", "cross_entropy"] = "accuracy"
+    """What chooses the best checkpoint. Macro-F1, the mean of the F1 of each class, is for classes of unequal size."""
+
+    def known(self, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The classes, checked.
+
+        Raises:
+            ConfigError: the data has no classes, or one alone.
+        """
+        if classes is None:
+            raise ConfigError(f"task {self.type} needs labels, and the training data has no classes")
+        if len(classes) < 2:
+            raise ConfigError(f"task {self.type} needs 2 classes or more, the training data has {list(classes)}")
+        return classes
+
+
+class LabelTask(EncoderTask):
+    """An encoder task that predicts classes: the loss and the metrics of its logits.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes and the embedding.
+        reads: places of the levels that the head reads.
+        classes: names of the labels.
+    """
+
+    head: nn.Linear
+
+    def __init__(
+        self,
+        config: LabelConfig,
+        model: HierarchyConfig,
+        tokenizer: Tokenizer,
+        reads: Sequence[int],
+        classes: tuple[str, ...],
+    ) -> None:
+        super().__init__(model, tokenizer, reads)
+        self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
+        self.label_smoothing = config.label_smoothing
+        self.classes = classes
+        self.dropout = nn.Dropout(config.dropout)
+
+    def scored(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
+        """Loss, metrics and the predicted classes (P,). What has no label counts nowhere.
+
+        Args:
+            logits_PK: of the predictions.
+            target_P: places of the true classes, -1 for none.
+            losses: the pyramid's.
+        """
+        logits_PK = logits_PK.float()
+        smoothing = self.label_smoothing if self.training else 0.0
+        count = (target_P != NO_LABEL).sum()
+        total = F.cross_entropy(logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
+        parts = {"cross_entropy": total / count.clamp(min=1)} | losses
+        loss = torch.stack(list(parts.values())).sum()
+        guess_P = logits_PK.detach().argmax(-1)
+        stats = {
+            "loss": (loss.detach() * count, count),
+            "cross_entropy": (total.detach(), count),
+            "accuracy": ((guess_P == target_P).sum(), count),
+        }
+        if logits_PK.shape[1] > 10:
+            best_P5 = logits_PK.detach().topk(5).indices
+            stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
+        counts = {} if self.training else {"macro_f1": class_counts(guess_P, target_P, len(self.classes))}
+        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
+
+
+def linear_head(width: int, classes: int) -> nn.Linear:
+    """A head that starts without an opinion."""
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:
+    """(3, K) int64: of each class how many were predicted rightly, were predicted, and are true.
+
+    Args:
+        guess_P: predicted classes.
+        target_P: true ones, -1 for none.
+        classes: how many there are.
+    """
+    right_P = torch.where(guess_P == target_P, target_P, NO_LABEL)
+    asked_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P)
+    places_3P = torch.stack([right_P, asked_P, target_P]) + 1
+    counts_3K = torch.zeros(3, classes + 1, dtype=torch.int64, device=guess_P.device)
+    return counts_3K.scatter_add_(1, places_3P, torch.ones_like(places_3P))[:, 1:]
+
+
+def macro_f1(counts_3K: Tensor) -> float:
+    """The mean F1 of the classes that have samples; not a number where none has.
+
+    Args:
+        counts_3K: as :func:`class_counts` gives them, summed over batches.
+    """
+    right_K, guessed_K, true_K = counts_3K.double()
+    f1_K = 2 * right_K / (guessed_K + true_K).clamp(min=1)
+    return float(f1_K[true_K > 0].mean())
+
+
+def place_of(label: Any, places: dict[str, int], name: str) -> int:
+    """The place of a label among the classes. A label is a class's name, or its place.
+
+    Args:
+        label: as the data gives it.
+        places: of the classes by name.
+        name: of the sample, for messages.
+
+    Raises:
+        BadSample: it is not one of the training set's.
+    """
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(places):
+        return label
+    if not isinstance(label, str) or label not in places:
+        known = ", ".join(list(places)[:10]) + (", ..." if len(places) > 10 else "")
+        raise BadSample(name, f"label {label!r} is not one of the training set's: {known}")
+    return places[label]
+
+
+def level_places(model: HierarchyConfig, chosen: str | tuple[str, ...] | None) -> list[int]:
+    """Places of the levels that ``task.level`` names; that of the coarsest where it names none.
+
+    Raises:
+        ConfigError: there is no such level, or one is named twice.
+    """
+    names: tuple[str | None, ...] = chosen if isinstance(chosen, tuple) else (chosen,)
+    places = [model.index(name) for name in names]
+    if len(set(places)) != len(places):
+        raise ConfigError(f"task.level names a level twice: {', '.join(map(str, names))}")
+    return places

@@ -1,0 +1,107 @@
+"""Matching: one label a pair of samples, which two towers of the same weights read on their own.
+
+The form of Long Range Arena's Retrieval task (arXiv 2011.04006): the pooled vectors of both, their product and their
+difference go into a small network. Nothing of one sample is seen while the other is encoded, so that vectors can be
+made once and compared often.
+
+Shapes: B pairs, D width of the pooled vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from ..errors import BadSample
+from ..levels import HierarchyConfig
+from ..sample import Sample
+from ..tokens import Tokens
+from .base import Batch, TaskOutput
+from .labels import LabelConfig, LabelTask, level_places, linear_head, place_of
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+
+class MatchingConfig(LabelConfig):
+    """One label a pair. The values of samples are pairs, of which two towers read one each."""
+
+    type: Literal["matching"]
+    level: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Level whose pooled vectors are compared, or several, laid end to end; the coarsest when absent."""
+    hidden: PositiveInt | None = None
+    """Width of the network that compares; that of the pooled vector when absent."""
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Matching:
+        """The task's module.
+
+        Raises:
+            ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
+        """
+        return Matching(self, model, tokenizer, self.known(classes))
+
+    def values(self, samples: Sequence[Sample]) -> list[Any]:
+        """Both sides of the first pair, both of the second, and so on.
+
+        Raises:
+            BadSample: a value is no pair.
+        """
+        found: list[Any] = []
+        for sample in samples:
+            if not isinstance(sample.value, tuple) or len(sample.value) != 2:
+                kind = f"{len(sample.value)} values" if isinstance(sample.value, tuple) else "one value"
+                raise BadSample(
+                    sample.name, f"task matching needs samples of two values, and this one has {kind}; use other data"
+                )
+            found += sample.value
+        return found
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
+        """(B,) int64 places of the labels among the classes. A label is a class's name, or its place.
+
+        Raises:
+            BadSample: a label is not one of the training set's.
+        """
+        places = {name: place for place, name in enumerate(classes or ())}
+        return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
+
+
+class Matching(LabelTask):
+    """One encoder for both sides, and a network over what they come to.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes and the embedding.
+        classes: names of the labels.
+    """
+
+    def __init__(
+        self, config: MatchingConfig, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...]
+    ) -> None:
+        self.levels = level_places(model, config.level)
+        super().__init__(config, model, tokenizer, self.levels, classes)
+        width = sum(model.levels[place].dim for place in self.levels)
+        hidden = config.hidden or width
+        self.compare = nn.Linear(4 * width, hidden)
+        self.head = linear_head(hidden, len(classes))
+        nn.init.xavier_uniform_(self.compare.weight)
+        nn.init.zeros_(self.compare.bias)
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
+        assert batch.target is not None
+        pyramid = self.encoder(batch.tokens)
+        pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
+        return self.scored(self.logits(pooled_BD[::2], pooled_BD[1::2]), batch.target, pyramid.losses)
+
+    def logits(self, first_BD: Tensor, second_BD: Tensor) -> Tensor:
+        """(B, D) vectors of either side to (B, K) logits of the pairs."""
+        both = [first_BD, second_BD, first_BD * second_BD, first_BD - second_BD]
+        hidden = torch.relu(self.compare(self.dropout(torch.cat(both, -1))))
+        logits: Tensor = self.head(hidden)
+        return logits

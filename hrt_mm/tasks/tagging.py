@@ -1,0 +1,156 @@
+"""Tagging: one label a word, a sentence or whatever a boundary of the data starts, or one a token.
+
+Shapes: T tokens of level 0, N of the level that is read, D its width, U units: what has a label each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import BadSample
+from ..host import on_host
+from ..levels import GivenGroups, HierarchyConfig
+from ..pyramid import Pyramid
+from ..sample import Sample
+from ..segments import segment_mean
+from ..spans import Spans
+from ..tokens import Tokens
+from .base import Batch, TaskOutput
+from .labels import NO_LABEL, LabelConfig, LabelTask, linear_head, place_of
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+
+class TaggingConfig(LabelConfig):
+    """One label a unit of each sample. Labels are lists; ``None`` in them is no label."""
+
+    type: Literal["tagging"]
+    unit: str | None = None
+    """The boundary that starts a unit, such as ``words``; every level-0 token is one when absent."""
+    level: str | None = None
+    """Level whose tokens are read: a unit reads the mean over where it lies. When absent, the level whose tokens are
+    groups by ``unit``; the finest where there is none, and where the model's last pass is the one down to it."""
+
+    @property
+    def boundaries(self) -> tuple[str, ...]:
+        """The one that starts units."""
+        return () if self.unit is None else (self.unit,)
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Tagging:
+        """The task's module.
+
+        Raises:
+            ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
+        """
+        return Tagging(self, model, tokenizer, self.known(classes), self._level(model))
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
+        """(U,) int64 places of the labels among the classes, -1 for no label.
+
+        Raises:
+            BadSample: a label is not one of the training set's, or there are more or fewer labels than units.
+        """
+        places = {name: place for place, name in enumerate(classes or ())}
+        found: list[int] = []
+        counts = units_of(tokens, self.unit)[1].lengths.tolist()
+        for sample, count in zip(samples, counts, strict=True):
+            labels = sample.label
+            if not isinstance(labels, list | tuple):
+                raise BadSample(sample.name, f"task tagging needs a list of labels, got {labels!r:.40}")
+            if len(labels) != count:
+                raise BadSample(sample.name, f"has {len(labels)} labels and {count} {self.unit or 'tokens'}")
+            found += [NO_LABEL if tag is None else place_of(tag, places, sample.name) for tag in labels]
+        return torch.tensor(found, dtype=torch.int64)
+
+    def _level(self, model: HierarchyConfig) -> int:
+        if self.level is not None:
+            return model.index(self.level)
+        if (model.top_down or model.cross_scale.down) and not model.cross_scale.up:
+            return 0
+        for place, (fine, _) in enumerate(pairwise(model.levels)):
+            if isinstance(fine.group, GivenGroups) and fine.group.boundary == self.unit:
+                return place + 1
+        return 0
+
+
+class Tagging(LabelTask):
+    """Encoder, linear head over the units, and cross-entropy.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes and the embedding.
+        classes: names of the labels.
+        level: place of the level that is read.
+    """
+
+    def __init__(
+        self,
+        config: TaggingConfig,
+        model: HierarchyConfig,
+        tokenizer: Tokenizer,
+        classes: tuple[str, ...],
+        level: int,
+    ) -> None:
+        super().__init__(config, model, tokenizer, [level], classes)
+        self.level, self.unit = level, config.unit
+        self.head = linear_head(model.levels[level].dim, len(classes))
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss, accuracy, macro-F1 and the predicted classes (U,)."""
+        assert batch.target is not None
+        pyramid = self.encoder(batch.tokens)
+        units, _ = units_of(batch.tokens, self.unit)
+        units_UD = mean_over(pyramid, self.level, units)
+        return self.scored(self.head(self.dropout(units_UD)), batch.target, pyramid.losses)
+
+
+def units_of(tokens: Tokens, unit: str | None) -> tuple[Spans, Spans]:
+    """What a boundary makes of raw tokens.
+
+    Args:
+        tokens: of level 0.
+        unit: the boundary; every token is a unit when ``None``.
+
+    Returns:
+        The units over the tokens, and the samples over the units.
+    """
+    if unit is None:
+        return tokens.spans.ones, tokens.spans
+    return Spans.from_starts(tokens.boundaries[unit], tokens.spans)
+
+
+def mean_over(pyramid: Pyramid, level: int, units: Spans) -> Tensor:
+    """(U, D) the mean of a level over runs of level-0 tokens: each of its tokens weighs as much as it shares with them.
+
+    Args:
+        pyramid: the levels.
+        level: place of the one that is read.
+        units: runs of level-0 tokens, within samples.
+    """
+    x_ND = pyramid[level].x
+    if level == 0:
+        return segment_mean(x_ND, units)
+    under = level_spans(pyramid, level)
+    if _same(under, units):
+        return x_ND
+    return segment_mean(x_ND[under.ids], units)
+
+
+def level_spans(pyramid: Pyramid, level: int) -> Spans:
+    """The level-0 tokens under each token of a level above it."""
+    under = pyramid.groups[pyramid.names[0]]
+    for name in pyramid.names[1:level]:
+        under = under.under(pyramid.groups[name])
+    return under
+
+
+@on_host
+def _same(one: Spans, other: Spans) -> bool:
+    return torch.equal(one.host, other.host)
