@@ -104,14 +104,23 @@ class TrainConfig(Component):
     num_threads: PositiveInt | None = None
     """Threads that compute on the CPU; torch's own choice when null."""
     time_limit: PositiveFloat | None = None
-    """Minutes of wall clock after which training ends, with the evaluations and saves on the way. The schedule then
-    follows steps or time, whichever is nearer its end."""
+    """Minutes after which training ends, with the evaluations and saves on the way. The schedule then follows steps or
+    time, whichever is nearer its end."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What minutes and seconds of a run are: those of the wall clock, or those that its process spent computing, by
+    which runs on a busy machine can be compared."""
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> TrainConfig:
         if (self.batch_size is None) == (self.batch_tokens is None):
             given = "neither" if self.batch_size is None else "both"
             raise ValueError(f"give one of batch_size and batch_tokens; {given} is given")
+        return self
+
+    @model_validator(mode="after")
+    def _clock_sees_all(self) -> TrainConfig:
+        if self.clock == "cpu" and self.workers:
+            raise ValueError("clock: cpu does not see what loader workers compute; set workers: 0")
         return self
 
 

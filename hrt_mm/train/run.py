@@ -64,6 +64,7 @@ class Run:
         self.store = CheckpointStore(
             self.folder, keep_last=self.options.keep_last, monitor=self.monitor, mode=self.task.monitor_mode
         )
+        self._clock = time.process_time if self.options.clock == "cpu" else time.perf_counter
         self.state, self.meters, self.interval = TrainState(), Meters(), Interval()
         self.bad = BadSamples("train", len(self.data.splits["train"]), self.options.max_bad_share)
         self.evaluated_bad: dict[str, BadCounts] = {}
@@ -98,7 +99,7 @@ class Run:
         )
         self.val = self._evaluation("val", options.eval_batches) if options.eval_every else None
         self.progress.__enter__()
-        self._started = time.perf_counter() - self.state.seconds
+        self._started = self._clock() - self.state.seconds
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -114,7 +115,7 @@ class Run:
 
     def agree(self) -> tuple[bool, float]:
         """Over all ranks: whether a signal came, and the fraction of the time limit that is gone."""
-        self.state.seconds = time.perf_counter() - self._started
+        self.state.seconds = self._clock() - self._started
         limit = self.options.time_limit
         spent = self.state.seconds / (60 * limit) if limit is not None else 0.0
         stopping, spent = self.ranks.highest(float(bool(self.stop)), spent)
@@ -149,7 +150,7 @@ class Run:
         self.state.samples += samples
         self.state.tokens += tokens
         self.state.position = self.stream.position
-        self.state.seconds = time.perf_counter() - self._started
+        self.state.seconds = self._clock() - self._started
         self.unsaved = True
         self.interval.add(tokens)
         self.values = values

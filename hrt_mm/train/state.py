@@ -25,7 +25,7 @@ class TrainState:
         position: batches consumed.
         samples: samples consumed, over all ranks.
         tokens: level-0 tokens consumed, over all ranks.
-        seconds: wall-clock seconds that the loop has run, over all its resumptions.
+        seconds: that the loop has run, by the run's clock and over all its resumptions.
         evaluated: the step of the last evaluation.
         metrics: what that evaluation gave.
         failed_saves: checkpoints that could not be written.

@@ -44,12 +44,14 @@ class Audio:
         rate: samples a second.
         boundaries: by name, the seconds at which groups start, such as words and phonemes, ascending.
         hidden: parts of the features that augmentation hides.
+        warp: factor by which augmentation moves the bands of the features up, as a shorter vocal tract does.
     """
 
     waveform_S: Tensor
     rate: int
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hidden: tuple[Hidden, ...] = ()
+    warp: float = 1.0
 
     @property
     def seconds(self) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +45,24 @@ class Speed(Component):
         """The transform."""
         low, high = (round(100 * factor) for factor in self.factor)
         return lambda audio: _faster(audio, int(torch.randint(low, high + 1, ())))
+
+
+class VocalTract(Component):
+    """A shorter or longer vocal tract: resonances move up or down, and pitch and pace stay (Jaitly and Hinton, 2013)."""
+
+    type: Literal["vocal_tract"]
+    factor: tuple[Annotated[float, Field(ge=0.5)], Annotated[float, Field(le=2)]] = (0.9, 1.1)
+    """Least and largest factor. It is drawn in whole hundredths."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VocalTract:
+        _ascending("factor", self.factor)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        low, high = (round(100 * factor) for factor in self.factor)
+        return lambda audio: replace(audio, warp=audio.warp * int(torch.randint(low, high + 1, ())) / 100)
 
 
 class Pad(Component):
@@ -189,7 +207,9 @@ class SpecAugment(Component):
         return replace(audio, hidden=(*audio.hidden, *hidden))
 
 
-Augmentation = Annotated[Speed | Pad | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")]
+Augmentation = Annotated[
+    Speed | VocalTract | Pad | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")
+]
 
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
@@ -253,14 +273,20 @@ def _equalized(config: Equalize, audio: Audio) -> Audio:
     samples = len(audio.waveform_S)
     size = _smooth(2 * samples)
     spectrum = torch.fft.rfft(audio.waveform_S, size)
-    hertz = torch.linspace(0, audio.rate / 2, len(spectrum))
+    low, place = _octaves(len(spectrum), audio.rate, config.points)
     curve = config.db * torch.randn(config.points)
-    octaves = (hertz.clamp(min=100.0) / 100.0).log2()
-    place = (octaves / max(float(octaves[-1]), 1e-9) * (config.points - 1)).clamp(max=config.points - 1 - 1e-6)
-    low = place.long()
-    decibels = curve[low] + (place - low) * (curve[low + 1] - curve[low])
+    decibels = torch.lerp(curve[low], curve[low + 1], place)
     waveform_S = torch.fft.irfft(spectrum * 10 ** (decibels / 20), size)[:samples]
     return replace(audio, waveform_S=waveform_S)
+
+
+@lru_cache(maxsize=64)
+def _octaves(bins: int, rate: int, points: int) -> tuple[Tensor, Tensor]:
+    """The point below each bin, and how far it is from there to the next one."""
+    hertz = torch.linspace(0, rate / 2, bins)
+    octaves = (hertz.clamp(min=100.0) / 100.0).log2()
+    place = (octaves / max(float(octaves[-1]), 1e-9) * (points - 1)).clamp(max=points - 1 - 1e-6)
+    return place.long(), place.frac()
 
 
 def _in_room(config: Reverb, audio: Audio) -> Audio:

@@ -68,8 +68,8 @@ class Features(ABC):
     """Features of a frame."""
 
     @abstractmethod
-    def __call__(self, windows_TW: Tensor) -> Tensor:
-        """(T, W) to (T, F)."""
+    def __call__(self, windows_TW: Tensor, warp: float = 1.0) -> Tensor:
+        """(T, W) to (T, F), with frequencies moved up by a factor."""
 
 
 class Waveform(Features):
@@ -79,7 +79,8 @@ class Waveform(Features):
         assert framing.window == framing.hop
         self.framing, self.scale, self.width = framing, scale, framing.hop
 
-    def __call__(self, windows_TW: Tensor) -> Tensor:
+    def __call__(self, windows_TW: Tensor, warp: float = 1.0) -> Tensor:
+        assert warp == 1, "samples have no bands"
         return windows_TW / self.scale
 
 
@@ -104,6 +105,7 @@ class LogMel(Features):
         self.framing, self.width = framing, mels
         self.lowest, self.highest = lowest, highest
         self.mean, self.deviation = mean, deviation
+        self._warped: dict[float, Tensor] = {}
 
     @cached_property
     def _filters(self) -> tuple[int, Tensor, Tensor]:
@@ -123,14 +125,32 @@ class LogMel(Features):
         bands_KF = bands_KF / bands_KF.sum(0) / window_W.square().sum()
         return size, window_W, bands_KF
 
-    def __call__(self, windows_TW: Tensor) -> Tensor:
-        size, window_W, bands_KF = self._filters
+    def __call__(self, windows_TW: Tensor, warp: float = 1.0) -> Tensor:
+        size, window_W, _ = self._filters
+        bands_KF = self._bands(warp)
         x_TF = torch.empty(len(windows_TW), self.width)
         for first in range(0, len(windows_TW), _BLOCK):
             spectrum_TK = torch.fft.rfft(windows_TW[first : first + _BLOCK] * window_W, size)
             power_TK = spectrum_TK.real.square() + spectrum_TK.imag.square()
             torch.mm(power_TK, bands_KF, out=x_TF[first : first + _BLOCK])
         return x_TF.add_(FLOOR).log_().sub_(self.mean).div_(self.deviation)
+
+    def _bands(self, warp: float) -> Tensor:
+        """(K, F) weights that take a frequency for one ``warp`` times as high, up to the last eighth of the bins, which
+        are stretched to end where they did (Jaitly and Hinton, 2013)."""
+        bands_KF = self._filters[2]
+        if warp == 1:
+            return bands_KF
+        if warp not in self._warped:
+            last = len(bands_KF) - 1
+            place_K = torch.arange(last + 1, dtype=torch.float32)
+            knee = 7 / 8 * last * min(1.0, 1 / warp)
+            high_K = last - (last - knee * warp) / (last - knee) * (last - place_K)
+            from_K = torch.where(place_K <= knee, place_K * warp, high_K).clamp(0, last)
+            low_K = from_K.long().clamp(max=last - 1)
+            found_KF = torch.lerp(bands_KF[low_K], bands_KF[low_K + 1], (from_K - low_K)[:, None])
+            self._warped[warp] = found_KF * (bands_KF.sum(0) / found_KF.sum(0).clamp(min=1e-12))
+        return self._warped[warp]
 
 
 class RunningMean:

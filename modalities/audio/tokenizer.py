@@ -168,6 +168,7 @@ class AudioTokenizer(Tokenizer):
 
         Raises:
             BadSample: it is too long.
+            ConfigError: it was augmented in bands, and features have none.
         """
         if audio.seconds > self.config.max_seconds:
             raise BadSample(
@@ -177,7 +178,9 @@ class AudioTokenizer(Tokenizer):
             )
         waveform_S = resampled(audio.waveform_S, audio.rate, self.config.rate)
         frames = self.count(len(waveform_S)) * self.config.stem.frames
-        x_TF = self.framer(self.framer.framing.windows(waveform_S, frames))
+        if audio.warp != 1 and self.config.features == "waveform":
+            raise ConfigError("frames of a waveform have no bands to move; drop vocal_tract from data.augment")
+        x_TF = self.framer(self.framer.framing.windows(waveform_S, frames), audio.warp)
         if self.running is not None:
             x_TF, _ = self.running(x_TF)
         for hidden in audio.hidden:

@@ -135,6 +135,13 @@ def test_a_time_limit_ends_the_run_with_its_schedule(tmp_path: Path) -> None:
     assert lines[-1]["lr"] < 0.01
 
 
+def test_a_run_can_be_timed_by_what_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter(range(1000))
+    monkeypatch.setattr("time.process_time", lambda: float(next(busy)))
+    summary = trained(tmp_path / "run", steps=100_000, time_limit=0.5, clock="cpu", eval_every=1000)
+    assert summary["seconds"] == 31.0 and summary["steps"] == 15
+
+
 def test_a_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trained(folder)

@@ -14,6 +14,11 @@ def test_exactly_one_way_to_make_batches(batch: dict[str, int], given: str) -> N
         TrainConfig.model_validate({"steps": 1} | batch)
 
 
+def test_the_cpu_clock_needs_all_work_in_one_process() -> None:
+    with pytest.raises(ValidationError, match="clock: cpu does not see what loader workers compute; set workers: 0"):
+        TrainConfig.model_validate({"steps": 1, "batch_size": 1, "clock": "cpu", "workers": 1})
+
+
 def test_a_schedule_is_chosen_by_type() -> None:
     config = OptimConfig.model_validate({"schedule": {"type": "wsd", "decay_steps": 10}})
     assert config.schedule == WSDSchedule(type="wsd", decay_steps=10, final_lr=0.0)

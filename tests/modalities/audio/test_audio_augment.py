@@ -35,6 +35,14 @@ def test_speed_moves_pitch_length_and_boundaries() -> None:
     assert int(spectrum.argmax()) == round(1250 * 12800 / 16000)
 
 
+def test_another_vocal_tract_moves_the_bands_alone() -> None:
+    audio = tone(words=(0.0, 0.5))
+    found = [transformed(audio, type="vocal_tract", factor=(0.8, 1.3)) for _ in range(200)]
+    assert all(torch.equal(own.waveform_S, audio.waveform_S) and own.boundaries == audio.boundaries for own in found)
+    warps = {own.warp for own in found}
+    assert min(warps) >= 0.8 and max(warps) <= 1.3 and len(warps) > 30
+
+
 def test_silence_moves_boundaries() -> None:
     audio = tone(words=(0.0, 0.5))
     padded = transformed(audio, type="pad", p=1, seconds=(0.1, 0.2))
@@ -123,6 +131,7 @@ def test_spec_augment_hides_within_its_limits() -> None:
 def test_draws_come_from_the_seed() -> None:
     kinds: list[dict[str, Any]] = [
         {"type": "speed"},
+        {"type": "vocal_tract"},
         {"type": "gain"},
         {"type": "pad", "p": 1},
         {"type": "equalize", "p": 1},
@@ -146,6 +155,8 @@ def test_draws_come_from_the_seed() -> None:
         ({"type": "reverb", "seconds": (1.1, 0.9)}, "swap them"),
         ({"type": "speed", "factor": (1.1, 0.9)}, "swap them"),
         ({"type": "speed", "factor": (0.0, 1.0)}, "0.25"),
+        ({"type": "vocal_tract", "factor": (1.1, 0.9)}, "swap them"),
+        ({"type": "vocal_tract", "factor": (0.9, 3.0)}, "less than or equal to 2"),
         ({"type": "noise", "p": 2}, "less than or equal to 1"),
         ({"type": "noise", "folder": "x", "colour": "white"}, "colour has no effect"),
         ({"type": "spec_augment", "times": 0, "bands": 0}, "changes nothing"),

@@ -79,6 +79,22 @@ def test_hidden_parts_are_zero() -> None:
         tokenizer(features="waveform")([Audio(audio.waveform_S, 16000, hidden=parts)])
 
 
+@pytest.mark.parametrize("warp", [0.7, 0.9, 1.2, 1.4])
+def test_warped_bands_are_those_of_moved_tones(warp: float) -> None:
+    own = tokenizer(rate=8000, mels=40)
+    times = torch.arange(4000) / 8000
+    for hertz in (300, 900, 2400):
+        tone, moved = (0.5 * torch.sin(2 * torch.pi * pitch * times) for pitch in (hertz, hertz * warp))
+        found = own.encode(Audio(tone, 8000, warp=warp))[20:30].mean(0)
+        wanted = own.encode(Audio(moved, 8000))[20:30].mean(0)
+        assert abs(int(found.argmax()) - int(wanted.argmax())) <= 1
+        assert abs(float(found.max() - wanted.max())) < 0.3
+    noise = own.encode(Audio(torch.randn(8000), 8000, warp=warp))
+    assert abs(float(noise.mean()) - 12 / 4) < 0.3 and noise.isfinite().all()
+    with pytest.raises(ConfigError, match="no bands to move"):
+        tokenizer(features="waveform")([Audio(torch.zeros(100), 16000, warp=warp)])
+
+
 def test_waveforms_come_back() -> None:
     own = tokenizer(features="waveform", stem={"frames": 2})
     sounds = [sound(0.3), sound(0.1)]
