@@ -48,7 +48,7 @@ class Speed(Component):
 
 
 class VocalTract(Component):
-    """A shorter or longer vocal tract: resonances move up or down, and pitch and pace stay (Jaitly and Hinton, 2013)."""
+    """A shorter or longer vocal tract: resonances move, pitch and pace stay (VTLP; Jaitly and Hinton, 2013)."""
 
     type: Literal["vocal_tract"]
     factor: tuple[Annotated[float, Field(ge=0.5)], Annotated[float, Field(le=2)]] = (0.9, 1.1)

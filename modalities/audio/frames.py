@@ -136,8 +136,10 @@ class LogMel(Features):
         return x_TF.add_(FLOOR).log_().sub_(self.mean).div_(self.deviation)
 
     def _bands(self, warp: float) -> Tensor:
-        """(K, F) weights that take a frequency for one ``warp`` times as high, up to the last eighth of the bins, which
-        are stretched to end where they did (Jaitly and Hinton, 2013)."""
+        """(K, F) weights that take a frequency for one ``warp`` times as high.
+
+        The last eighth of the bins is stretched to end where it did.
+        """
         bands_KF = self._filters[2]
         if warp == 1:
             return bands_KF
