@@ -48,6 +48,11 @@ class Tokenizer(ABC):
     wanted: frozenset[str] = frozenset()
     """The boundaries that the model groups by; others need not be found."""
 
+    @property
+    def seconds_per_token(self) -> float | None:
+        """Time that a step along the first axis stands for, where that axis is time."""
+        return None
+
     @abstractmethod
     def __call__(self, values: Sequence[Any]) -> Tokens:
         """Packs raw samples.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Batch, Task, TaskConfig, TaskOutput
 from .classification import Classification, ClassificationConfig
+from .ctc import CTC, CTCConfig
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
@@ -11,6 +12,7 @@ from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "classification": ClassificationConfig,
+    "ctc": CTCConfig,
     "language": LanguageConfig,
     "masked": MaskedConfig,
     "matching": MatchingConfig,
@@ -18,8 +20,10 @@ TASKS: dict[str, type[TaskConfig]] = {
 }
 
 __all__ = [
+    "CTC",
     "TASKS",
     "Batch",
+    "CTCConfig",
     "Classification",
     "ClassificationConfig",
     "LanguageConfig",

@@ -117,6 +117,10 @@ class TaskConfig(Component):
         """The tokenizer's boundaries that targets are made by, beside those that the model groups by."""
         return ()
 
+    def reading(self, model: HierarchyConfig) -> TaskConfig:
+        """The same, knowing the hierarchy, for tasks whose targets depend on it; loaders make targets with it."""
+        return self
+
     def values(self, samples: Sequence[Sample]) -> list[Any]:
         """What is tokenized of the samples: the same number of sequences of each, one after another.
 

@@ -35,7 +35,8 @@ class Data:
 
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
-        return BatchMaker(self.splits[split], self.tokenizer, config.task, self.classes, config.train.seed)
+        task = config.task.reading(config.model)
+        return BatchMaker(self.splits[split], self.tokenizer, task, self.classes, config.train.seed)
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:

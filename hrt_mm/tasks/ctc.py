@@ -1,0 +1,240 @@
+"""CTC: the symbols that are said in a sample, in order, told without their times (Graves et al., 2006).
+
+Every step of a level scores each symbol and a blank. The loss sums over all ways to lay the symbols along the steps, so
+that training needs a transcript alone.
+
+Shapes: N steps of the level in the batch, B samples, S symbols of the longest target, K symbols, D width of the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field, PrivateAttr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ctc import Steps, edits, greedy, most_steps, steps_of
+from ..ctc.steps import check_steps
+from ..errors import BadSample, ConfigError
+from ..host import on_host
+from ..levels import HierarchyConfig
+from ..pyramid import Pyramid
+from ..sample import Sample
+from ..spans import Spans
+from ..tokens import Tokens
+from .base import Batch, TaskConfig, TaskOutput
+from .encoding import EncoderTask
+from .labels import linear_head
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+NONE, UNKNOWN = -1, -2
+"""Targets behind the last symbol of a sample, and in place of a symbol that the training set has not."""
+SPACE = " "
+"""The character that parts words."""
+
+
+class CTCConfig(TaskConfig):
+    """The symbols of each sample in order. Labels are lists of strings, the symbols those of the training set.
+
+    A sample whose symbols do not fit into its steps is a bad one. A symbol that the training set has not cannot be
+    found: it counts as an error, the sample has no part in the loss, and the metric ``unknown`` says how many symbols
+    are such.
+    """
+
+    type: Literal["ctc"]
+    unit: Literal["words", "phonemes", "characters", "symbols"] = "words"
+    """What a symbol is; metrics are named after it. Characters give the error rate of words too, parted by spaces."""
+    level: str | None = None
+    """Level whose tokens are the steps; the coarsest when absent."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability to drop a value of what the head reads in training."""
+    monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
+    """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
+    _model: HierarchyConfig | None = PrivateAttr(None)
+
+    def reading(self, model: HierarchyConfig) -> CTCConfig:
+        """The same, knowing the levels, so that loaders can tell whether symbols fit into the steps."""
+        copy = self.model_copy()
+        copy._model = model
+        return copy
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> CTC:
+        """The task's module.
+
+        Raises:
+            ConfigError: the data has no symbols, there is no such level or it is no sequence, or a part of the model
+                is never read.
+        """
+        if not classes:
+            raise ConfigError(
+                "task ctc needs the symbols of the training set, and the data has none; its labels must be lists, such "
+                "as those of data.label: words, phonemes or characters"
+            )
+        return CTC(self, model, tokenizer, classes)
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
+        """(B, S) int64 places of the symbols, -1 behind the last and -2 for one that the training set has not.
+
+        Raises:
+            BadSample: a label is no list of strings, or has more symbols than steps.
+        """
+        places = {symbol: place for place, symbol in enumerate(classes or ())}
+        model = self._model
+        level = model.index(self.level) if model is not None else 0
+        steps = most_steps(model, level, tokens) if model is not None else tokens.spans.lengths.tolist()
+        rows = []
+        for sample, most in zip(samples, steps, strict=True):
+            row = [places.get(symbol, UNKNOWN) for symbol in _symbols(sample)]
+            self._check_room(row, most, sample.name)
+            rows.append(torch.tensor(row, dtype=torch.int64))
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
+
+    def _check_room(self, row: list[int], most: int, name: str) -> None:
+        twice = sum(first == second >= 0 for first, second in pairwise(row))
+        if len(row) + twice > most:
+            again = f", {twice} of them the same as the one before" if twice else ""
+            raise BadSample(
+                name,
+                f"has {len(row)} {self.unit}{again}, but {most} steps of level {self.level or 'the coarsest'!r}; CTC "
+                "needs a step a symbol, and one between two alike: read a finer level, or leave the sample out",
+            )
+
+
+class CTC(EncoderTask):
+    """Encoder, linear head over the steps of a level, and the CTC loss, in nats a symbol.
+
+    Metrics in evaluation: the error rate, which is all edits over all true symbols, and the share of samples that are
+    wholly right; ``skipped`` is the share of samples whose symbols did not fit into learned groups.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes, the embedding and the time of a step.
+        symbols: what is told apart. The blank stands behind them.
+    """
+
+    def __init__(
+        self, config: CTCConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
+    ) -> None:
+        self.level = model.index(config.level)
+        check_steps(model, self.level, tokenizer.axes, config.type)
+        super().__init__(model, tokenizer, [self.level])
+        self.symbols, self.blank = symbols, len(symbols)
+        self.unit = config.unit
+        self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
+        self.monitor = self.error_rate if config.monitor == "error_rate" else config.monitor
+        self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
+        self.seconds_per_token = tokenizer.seconds_per_token
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = linear_head(model.levels[self.level].dim, len(symbols) + 1)
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss and metrics; predictions are (B, S) symbols, -1 behind the last, in evaluation."""
+        assert batch.target is not None
+        pyramid = self.encoder(batch.tokens)
+        steps = self.scored(pyramid)
+        nats, weight, stats = self._losses(steps, batch.target)
+        parts = {"ctc": nats / weight.clamp(min=1)} | pyramid.losses
+        loss = torch.stack(list(parts.values())).sum()
+        stats |= {"loss": (loss.detach() * weight, weight), "ctc": (nats.detach(), weight)}
+        parts = {name: part.detach() for name, part in parts.items()}
+        if self.training:
+            return TaskOutput(loss, parts, stats)
+        found = self.decode(steps)
+        return TaskOutput(loss, parts, stats | self._errors(found, batch.target), _padded(found, loss.device))
+
+    def scored(self, pyramid: Pyramid) -> Steps:
+        """The steps of the level that is read, with (N, K + 1) log-probabilities of the symbols and the blank.
+
+        A step's edges times ``seconds_per_token`` are its times.
+        """
+        steps = steps_of(pyramid, self.encoder.hierarchy.config, self.level)
+        return Steps(self.log_probs(steps.x_ND), steps.spans, steps.edges_N2)
+
+    def log_probs(self, x_ND: Tensor) -> Tensor:
+        """(N, D) tokens of the level to (N, K + 1) log-probabilities in float32; the blank is the last."""
+        return F.log_softmax(self.head(self.dropout(x_ND)).float(), -1)
+
+    @torch.no_grad()
+    @on_host
+    def decode(self, steps: Steps) -> list[list[int]]:
+        """The symbols of each sample, from the steps with their log-probabilities."""
+        return [greedy(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
+
+    def _losses(self, steps: Steps, target_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Nats of all samples, what they are over, and counts of what has no part in them.
+
+        What cannot be laid along the steps is taken out beforehand, so that a loss which is not finite shows.
+        """
+        spans = steps.spans
+        real_BS = target_BS != NONE
+        length_B = real_BS.sum(1)
+        twice_B = ((target_BS[:, 1:] == target_BS[:, :-1]) & (target_BS[:, 1:] >= 0)).sum(1)
+        fits_B = length_B + twice_B <= spans.counts
+        unknown_BS = target_BS == UNKNOWN
+        used_B = fits_B & ~unknown_BS.any(1)
+        nats_B = F.ctc_loss(
+            padded(steps.x_ND, spans).transpose(0, 1),
+            target_BS.clamp(min=0),
+            spans.counts,
+            torch.where(used_B, length_B, 0),
+            blank=self.blank,
+            reduction="none",
+        )
+        weight = torch.where(used_B, length_B.clamp(min=1), 0).sum()
+        stats = {
+            "skipped": ((~fits_B).sum(), torch.full_like(weight, len(fits_B))),
+            "unknown": (unknown_BS.sum(), length_B.sum()),
+        }
+        return torch.where(used_B, nats_B, 0).sum(), weight, stats
+
+    @on_host
+    def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Edits over true symbols, and samples that are wholly right."""
+        true = [[place for place in row if place != NONE] for row in target_BS.tolist()]
+        pairs = list(zip(found, true, strict=True))
+        counts = {
+            self.error_rate: (sum(edits(ours, theirs) for ours, theirs in pairs), sum(map(len, true))),
+            "sentence_accuracy": (sum(ours == theirs for ours, theirs in pairs), len(true)),
+        }
+        if self.unit == "characters":
+            words = [(self.words(ours), self.words(theirs)) for ours, theirs in pairs]
+            counts["word_error_rate"] = (sum(edits(*pair) for pair in words), sum(len(theirs) for _, theirs in words))
+        device = target_BS.device
+        return {
+            name: (torch.tensor(float(value), device=device), torch.tensor(float(count), device=device))
+            for name, (value, count) in counts.items()
+        }
+
+    def words(self, places: Sequence[int]) -> list[str]:
+        """The words that characters spell. One that the training set has not is a sign that stands in no word."""
+        return "".join(self.symbols[place] if place >= 0 else "\N{REPLACEMENT CHARACTER}" for place in places).split()
+
+
+def padded(x_NK: Tensor, spans: Spans) -> Tensor:
+    """(B, longest, K): the rows of each run, with zeros behind them."""
+    if spans.uniform:
+        return x_NK.unflatten(0, (-1, spans.uniform))
+    out = x_NK.new_zeros(len(spans), max(1, spans.max_seqlen), x_NK.shape[1])
+    return out.index_put((spans.ids, spans.positions), x_NK)
+
+
+def _symbols(sample: Sample) -> Sequence[str]:
+    label = sample.label
+    if not isinstance(label, list | tuple) or not all(isinstance(symbol, str) for symbol in label):
+        raise BadSample(
+            sample.name,
+            f"task ctc needs a list of symbols, got {label!r:.60}; set data.label to words, phonemes or characters",
+        )
+    return label
+
+
+def _padded(found: list[list[int]], device: torch.device) -> Tensor:
+    rows = [torch.tensor(row, dtype=torch.int64) for row in found]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE).to(device)
