@@ -5,8 +5,24 @@ Nothing here knows what a step is: frames of sound and of video are alike.
 
 from __future__ import annotations
 
+from .alignment import Placed, forced_alignment
+from .beam import BeamSearch, Hypothesis, beam_search
 from .edits import edits
 from .greedy import collapsed, greedy
+from .lexicon import Lexicon
 from .steps import Steps, most_steps, steps_of
 
-__all__ = ["Steps", "collapsed", "edits", "greedy", "most_steps", "steps_of"]
+__all__ = [
+    "BeamSearch",
+    "Hypothesis",
+    "Lexicon",
+    "Placed",
+    "Steps",
+    "beam_search",
+    "collapsed",
+    "edits",
+    "forced_alignment",
+    "greedy",
+    "most_steps",
+    "steps_of",
+]

@@ -17,7 +17,8 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ctc import Steps, edits, greedy, most_steps, steps_of
+from ..ctc import Hypothesis, Steps, edits, most_steps, steps_of
+from ..ctc.decoders import Decoder, GreedyConfig
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
@@ -54,6 +55,8 @@ class CTCConfig(TaskConfig):
     """Level whose tokens are the steps; the coarsest when absent."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability to drop a value of what the head reads in training."""
+    decoder: Decoder = GreedyConfig()
+    """How symbols are told from the steps in evaluation."""
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
     """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
     _model: HierarchyConfig | None = PrivateAttr(None)
@@ -131,6 +134,7 @@ class CTC(EncoderTask):
         self.monitor = self.error_rate if config.monitor == "error_rate" else config.monitor
         self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
         self.seconds_per_token = tokenizer.seconds_per_token
+        self.decoder = config.decoder.build(symbols, config.unit)
         self.dropout = nn.Dropout(config.dropout)
         self.head = linear_head(model.levels[self.level].dim, len(symbols) + 1)
 
@@ -146,7 +150,7 @@ class CTC(EncoderTask):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        found = self.decode(steps)
+        found = [list(hypothesis.symbols) for hypothesis in self.decode(steps)]
         return TaskOutput(loss, parts, stats | self._errors(found, batch.target), _padded(found, loss.device))
 
     def scored(self, pyramid: Pyramid) -> Steps:
@@ -163,9 +167,9 @@ class CTC(EncoderTask):
 
     @torch.no_grad()
     @on_host
-    def decode(self, steps: Steps) -> list[list[int]]:
-        """The symbols of each sample, from the steps with their log-probabilities."""
-        return [greedy(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
+    def decode(self, steps: Steps) -> list[Hypothesis]:
+        """What is said in each sample, from the steps with their log-probabilities."""
+        return [self.decoder(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
 
     def _losses(self, steps: Steps, target_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Nats of all samples, what they are over, and counts of what has no part in them.

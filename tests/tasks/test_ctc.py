@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -327,3 +328,18 @@ def _metrics(task: CTC, batches: Sequence[Batch]) -> dict[str, float]:
     for batch in batches:
         meters.add(task(batch), batch)
     return means(meters.sums(), "val")
+
+
+def test_a_word_list_decides_what_is_written(hierarchy: Make, rows: Tokenizer, tmp_path: Path) -> None:
+    """What was heard is no word; the nearest one of the list is, and errors are counted on it."""
+    (tmp_path / "words").write_text("aa\ncb\n")
+    said = _spoken("a-b")
+    labels = [["c", "b"]]
+    errors = {}
+    for lexicon in (None, tmp_path / "words"):
+        given = config(unit="characters", decoder={"type": "beam", "lexicon": lexicon})
+        task = _reader(hierarchy, rows, given)
+        with torch.no_grad():
+            task.head.weight[2, 0] = 4.0  # "a" sounds much like "c"
+        errors[lexicon is not None] = int(task(labelled(rows, [said], labels)).stats["character_error_rate"][0])
+    assert errors == {False: 1, True: 0}

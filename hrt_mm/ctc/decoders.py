@@ -1,0 +1,59 @@
+"""The configuration of decoders: greedy, or a beam with an optional word list.
+
+Shapes: N steps, K symbols and the blank, which is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ..component import Component
+from .beam import Hypothesis, beam_search
+from .greedy import greedy
+from .lexicon import Lexicon
+
+Decode = Callable[[Tensor], Hypothesis]
+"""(N, K + 1) log-probabilities of one sample's steps to what is said."""
+
+
+class GreedyConfig(Component):
+    """The likeliest symbol of each step."""
+
+    type: Literal["greedy"] = "greedy"
+
+    def build(self, symbols: Sequence[str], unit: str) -> Decode:
+        """The decoder."""
+        return _greedy
+
+
+class BeamConfig(Component):
+    """The likeliest symbols, summed over the ways to lay them along the steps."""
+
+    type: Literal["beam"]
+    width: PositiveInt = 16
+    """How many beginnings are kept at each step."""
+    lexicon: Path | None = None
+    """A file of words, which alone are then written: a line a word, with its symbols behind it where they are not its
+    letters or the word itself, as in CMUdict."""
+
+    def build(self, symbols: Sequence[str], unit: str) -> Decode:
+        """The decoder.
+
+        Raises:
+            ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
+        """
+        lexicon = Lexicon.read(self.lexicon, symbols, unit) if self.lexicon is not None else None
+        return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon)
+
+
+Decoder = Annotated[GreedyConfig | BeamConfig, Field(discriminator="type")]
+
+
+def _greedy(log_probs_NK: Tensor) -> Hypothesis:
+    places = greedy(log_probs_NK)
+    return Hypothesis(tuple(places), float(log_probs_NK.max(-1).values.sum()))
