@@ -131,10 +131,27 @@ class CausalDown(CrossAttention):
             k_GHE, v_GHE = (
                 delayed(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
             )
+        seen_THE = self.seen(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
+        return self.gated(seen_THE)
+
+    def seen(
+        self, q_THE: Tensor, k_SHE: Tensor, v_SHE: Tensor, groups: Spans, rows: Spans, keys: Spans, *, window: int | None
+    ) -> Tensor:
+        """(T, H, E): what queries see of the keys, where the last row of a sample's groups stands at its last key.
+
+        Args:
+            q_THE: queries.
+            k_SHE: keys, one a group and maybe some of groups before these.
+            v_SHE: their values.
+            groups: of the queries; some may be empty.
+            rows: the samples, counted in groups.
+            keys: the samples, counted in keys.
+            window: groups back that are seen; all when absent.
+        """
         longest = groups.max_seqlen
         place_T = groups.ids * longest + groups.positions
         folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, place_T, q_THE)
         folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)
-        out = self.attend(folded, k_GHE, v_GHE, samples, window=window, causal=True, backend=self.backend)
+        out = self.attend(folded, k_SHE, v_SHE, rows, keys, window=window, causal=True, backend=self.backend)
         out = out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
-        return self.gated(out.index_select(0, place_T))
+        return out.index_select(0, place_T)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
@@ -21,6 +21,20 @@ from .component import Component
 from .errors import ConfigError
 from .sample import Sample
 from .tokens import Tokens
+
+
+class TokenStream(Protocol):
+    """Raw tokens of a sample that comes in chunks of any size."""
+
+    def feed(self, chunk: Any, /) -> Tensor:
+        """(T, ...) the raw tokens that a chunk completes.
+
+        Raises:
+            BadSample: the chunk cannot be used; says why.
+        """
+
+    def flush(self) -> Tensor:
+        """Those that are left, at the end of the sample."""
 
 
 class Tokenizer(ABC):
@@ -76,6 +90,14 @@ class Tokenizer(ABC):
     def restore(self, tokens: Tokens) -> list[Any]:
         """Raw samples from raw tokens, where that has meaning; the inverse of calling it."""
         raise ConfigError(f"{type(self).__name__} cannot turn tokens back into samples")
+
+    def stream(self, **source: Any) -> TokenStream:
+        """What turns raw chunks into tokens as they come, with the same result as the whole sample at once.
+
+        Args:
+            source: what chunks are like, in the modality's words: ``rate`` of a sound.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be read in chunks")
 
     def num_bytes(self, ids: Tensor) -> Tensor | None:
         """How many bytes each of the ids stands for, where that has meaning; for bits per byte."""

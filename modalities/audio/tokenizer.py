@@ -199,12 +199,14 @@ class AudioTokenizer(Tokenizer):
         starts_T[0] = True
         return starts_T
 
-    def stream(self, rate: int | None = None) -> TokenStream:
+    def stream(self, *, rate: int | None = None, **source: Any) -> TokenStream:
         """Tokens of a sound that comes in chunks of any size, equal to those of the whole.
 
         Args:
             rate: samples a second of what comes; the tokenizer's when ``None``.
+            source: nothing else.
         """
+        assert not source, source
         frames = FrameStream(self.framer, self.running, self.config.stem.frames)
         return TokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
 

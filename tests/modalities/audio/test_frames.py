@@ -114,7 +114,7 @@ def test_a_file_in_chunks_gives_the_whole(kind: str, milliseconds: int, tmp_path
     wave = 0.1 * torch.randn(44100 * 2 + 17)
     soundfile.write(tmp_path / "a.flac", wave.numpy(), 44100, subtype="PCM_24")
     whole = own([read_audio(tmp_path / "a.flac", "a")]).x
-    stream = own.stream(44100)
+    stream = own.stream(rate=44100)
     parts = [stream.feed(block.waveform_S) for block in blocks(tmp_path / "a.flac", "a", milliseconds / 1000)]
     together = torch.cat([*parts, stream.flush()])
     assert together.shape == whole.shape and torch.allclose(together, whole, atol=1e-4)
