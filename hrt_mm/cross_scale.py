@@ -135,7 +135,15 @@ class CausalDown(CrossAttention):
         return self.gated(seen_THE)
 
     def seen(
-        self, q_THE: Tensor, k_SHE: Tensor, v_SHE: Tensor, groups: Spans, rows: Spans, keys: Spans, *, window: int | None
+        self,
+        q_THE: Tensor,
+        k_SHE: Tensor,
+        v_SHE: Tensor,
+        groups: Spans,
+        rows: Spans,
+        keys: Spans,
+        *,
+        window: int | None,
     ) -> Tensor:
         """(T, H, E): what queries see of the keys, where the last row of a sample's groups stands at its last key.
 

@@ -178,8 +178,8 @@ def test_memory_is_constant_and_tokens_come_as_late_as_stated() -> None:
 
 
 def test_positions_stay_exact_far_out() -> None:
-    """After days a stream gives what it gave at its beginning, for the same input: attention is relative."""
-    model, tokens = build("attention", "fixed", "all").float(), sample(30)
+    """After days a stream gives what it would give at its beginning: positions count by their distance."""
+    model, tokens = build("attention", "fixed", "up").float(), sample(30)
     x, far = tokens.x.float(), HierarchyStream(model)
     near = HierarchyStream(model).feed(x)
     far._tokens = 36 * 10**6
