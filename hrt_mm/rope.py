@@ -44,8 +44,8 @@ def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor
     """The turn of each pair of each token, (T, 1, F) complex numbers of size 1.
 
     Args:
-        coords_TC: positions, in level-0 steps. In float64 they are exact at any distance: float32 loses a hundredth of a
-            turn after a million steps, which a stream has after hours.
+        coords_TC: positions, in level-0 steps. In float64 they are exact at any distance; float32 loses a hundredth of
+            a turn after a million steps, which a stream has after hours.
         steps_C: level-0 steps that make one step here.
         turns_F: radians a step, from :func:`frequencies`.
         owners_F: axis of each pair.

@@ -156,7 +156,7 @@ class Advance:
         return down.gated(down.seen(q_NHE, k_SHE, v_SHE, groups, rows, keys, window=window))
 
     def _spread(self, index: int, runs: Runs, coarse: Made | None) -> Tensor | None:
-        """(N, D) what ``top_down`` brings back to each new token; notes what the open group's tokens get from now on."""
+        """(N, D) what ``top_down`` brings back to new tokens; notes what those of the open group get from now on."""
         level = self.levels[index]
         if level.back_1D is None:
             return None
