@@ -1,7 +1,7 @@
 """Learned groups, looked at: where a trained byte model cuts Python and English, and what that is worth.
 
 The quickstart's language model (``text/quickstart``) is trained by the project's own command with four groupings, each
-for the same time on one thread: learned groups (H-Net, arXiv 2507.07955), the same smoothed (equation 5 there), a fixed
+for the same processor time on one thread: learned groups (H-Net, arXiv 2507.07955), the same smoothed (equation 5 there), a fixed
 stride of as many bytes as learned groups aim at, and words given by spaces and signs (SpaceByte, arXiv 2404.14408).
 Then each cuts sources and prose that it was not trained on. Cuts are compared with the starts of words that Unicode's
 rules give, beside as many cuts evenly spaced and at random. The prose are paragraphs of docstrings of held-out sources.
@@ -105,6 +105,7 @@ def train(name: str, folder: Path, seconds: float, options: argparse.Namespace) 
     """
     run = folder / name
     words = [sys.executable, "-m", "hrt_mm", "train", CONFIG, f"run.dir={run}", f"train.time_limit={seconds / 60}"]
+    words += ["train.clock=cpu"]
     words += [f"model.levels.bytes.group={group(name, options)}", f"data.context={options.context}"]
     words += ["train.steps=1000000", "train.eval_every=null", "train.save_every=null", "train.test=false"]
     words += ["train.device=cpu", "train.precision=fp32", "train.num_threads=1", "train.tensorboard=false"]
@@ -307,7 +308,7 @@ def tables(result: Result) -> str:
             body.append([str(row.sizes["text"]), name, *sizes, *shares, f"{scores['steps']:,.0f}"])
     settings = result.settings
     parts = [
-        f"After {settings['seconds']:.0f} s of training on one thread; learned groups aim at {settings['target']} "
+        f"After {settings['seconds']:.0f} s of processor time on one thread each; learned groups aim at {settings['target']} "
         f"bytes, {settings['max']} at most. Of held-out sources {settings['bytes']['Python']:,} bytes, of prose "
         f"{settings['bytes']['English']:,}:",
         markdown(head, body),
@@ -322,7 +323,7 @@ def tables(result: Result) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=4.0, help="training time of each contender; 4 when absent")
+    found.add_argument("--minutes", type=float, default=3.0, help="processor time of each contender; 3 when absent")
     found.add_argument("--target", type=positive, default=6, help="bytes a group that learned groups aim at")
     found.add_argument("--max", type=positive, default=24, help="bytes of the longest group")
     found.add_argument("--warmup", type=positive, default=60, help="steps until the target is the whole one")

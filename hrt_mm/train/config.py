@@ -104,11 +104,10 @@ class TrainConfig(Component):
     num_threads: PositiveInt | None = None
     """Threads that compute on the CPU; torch's own choice when null."""
     time_limit: PositiveFloat | None = None
-    """Minutes after which training ends, with the evaluations and saves on the way. The schedule then follows steps or
-    time, whichever is nearer its end."""
+    """Minutes after which training ends. The schedule then follows steps or time, whichever is nearer its end."""
     clock: Literal["wall", "cpu"] = "wall"
-    """What minutes and seconds of a run are: those of the wall clock, or those that its process spent computing, by
-    which runs on a busy machine can be compared."""
+    """What seconds and ``time_limit`` count: wall clock, with the evaluations and saves on the way; or the processor
+    time of this process in training steps alone, over its threads together, which other processes do not use up."""
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> TrainConfig:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -166,7 +166,7 @@ class Run:
             ConfigError: the task's metric is not among those of the split.
         """
         assert self.val is not None
-        with self.ema.swapped_into(self.task) if self.ema is not None else nullcontext():
+        with self._aside(), self.ema.swapped_into(self.task) if self.ema is not None else nullcontext():
             metrics = evaluate(self.task, self.val, self.cast, stopped=lambda: bool(self.stop))
         self.interval.pause()
         if metrics is None:
@@ -191,8 +191,9 @@ class Run:
         sums, bad = self._collected()
         if self.log is not None:
             try:
-                self.log.sync()
-                self.store.save(self._plain_state(sums, bad), pack(self.task, self.optimizer, self.ema))
+                with self._aside():
+                    self.log.sync()
+                    self.store.save(self._plain_state(sums, bad), pack(self.task, self.optimizer, self.ema))
             except OSError as error:
                 self._save_failed(error, ending=ending)
         self.unsaved = False
@@ -252,6 +253,14 @@ class Run:
         return self.store.path(steps[-1]) if steps else None
 
     # How it is done.
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """What is done in between, which the processor's clock of training leaves out."""
+        before = self._clock()
+        yield
+        if self.options.clock == "cpu":
+            self._started += self._clock() - before
 
     def _build_sampler(self) -> Sampler:
         dataset, options = self.data.splits["train"], self.options

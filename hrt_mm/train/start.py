@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FREE = {
     "data.root",
+    "train.clock",
     "train.compile",
     "train.device",
     "train.eval_batches",

@@ -142,6 +142,13 @@ def test_a_run_can_be_timed_by_what_it_computes(tmp_path: Path, monkeypatch: pyt
     assert summary["seconds"] == 31.0 and summary["steps"] == 15
 
 
+def test_the_processors_clock_leaves_out_waiting_and_evaluation(tmp_path: Path) -> None:
+    waiting: dict[str, Any] = {"data": {"delay": 0.01}, "steps": 8, "eval_every": 2}
+    wall, own = (trained(tmp_path / clock, clock=clock, **waiting)["seconds"] for clock in ("wall", "cpu"))
+    assert wall > 8 * 8 * 0.01  # every sample waits
+    assert 0 < own < wall / 3
+
+
 def test_a_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trained(folder)
