@@ -1,8 +1,9 @@
 """Learned groups, looked at: where a trained byte model cuts Python and English, and what that is worth.
 
 The quickstart's language model (``text/quickstart``) is trained by the project's own command with four groupings, each
-for the same processor time on one thread: learned groups (H-Net, arXiv 2507.07955), the same smoothed (equation 5 there), a fixed
-stride of as many bytes as learned groups aim at, and words given by spaces and signs (SpaceByte, arXiv 2404.14408).
+for the same processor time on one thread: learned groups (H-Net, arXiv 2507.07955), the same smoothed (equation 5
+there), a fixed stride of as many bytes as learned groups aim at, and words given by spaces and signs (SpaceByte, arXiv
+2404.14408).
 Then each cuts sources and prose that it was not trained on. Cuts are compared with the starts of words that Unicode's
 rules give, beside as many cuts evenly spaced and at random. The prose are paragraphs of docstrings of held-out sources.
 """
@@ -308,9 +309,9 @@ def tables(result: Result) -> str:
             body.append([str(row.sizes["text"]), name, *sizes, *shares, f"{scores['steps']:,.0f}"])
     settings = result.settings
     parts = [
-        f"After {settings['seconds']:.0f} s of processor time on one thread each; learned groups aim at {settings['target']} "
-        f"bytes, {settings['max']} at most. Of held-out sources {settings['bytes']['Python']:,} bytes, of prose "
-        f"{settings['bytes']['English']:,}:",
+        f"After {settings['seconds']:.0f} s of processor time on one thread each; learned groups aim at "
+        f"{settings['target']} bytes, {settings['max']} at most. Of held-out sources "
+        f"{settings['bytes']['Python']:,} bytes, of prose {settings['bytes']['English']:,}:",
         markdown(head, body),
     ]
     for name, texts in result.details["cuts"].items():

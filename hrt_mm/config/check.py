@@ -9,6 +9,7 @@ import torch
 from ..errors import ConfigError
 from ..levels import GivenGroups, blocks
 from ..modality import Tokenizer
+from ..train.pretrain import pretraining
 from .sections import RunConfig
 
 STAND_INS = ("a", "b")
@@ -30,6 +31,15 @@ def check(config: RunConfig) -> None:
             raise _unknown(config, tokenizer.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
         config.task.build(config.model, tokenizer, STAND_INS)
+    if config.train.pretrain is not None:
+        _check_pretraining(pretraining(config, config.train.pretrain))
+
+
+def _check_pretraining(config: RunConfig) -> None:
+    try:
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"train.pretrain: {error}") from error
 
 
 def _check_boundary(config: RunConfig, tokenizer: Tokenizer, key: str, name: str) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ..component import Component
+from ..tasks.language import LanguageConfig
+from ..tasks.masked import MaskedConfig
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -60,6 +62,34 @@ class OptimConfig(Component):
     """The longest gradient, over all parameters; longer ones are scaled down. No clipping when null."""
 
 
+class PretrainConfig(Component):
+    """A run before the run, on the same training samples without their labels (arXiv 2310.02980).
+
+    Its modality, data and levels are those of the run. Its model leaves ``cross_scale.up`` out, which would change
+    nothing at the finest level that is predicted, and has ``top_down`` where nothing else leads there.
+    """
+
+    task: Annotated[MaskedConfig | LanguageConfig, Field(discriminator="type")]
+    """What is learned without labels: ``masked``, which in a causal model sees what came before alone, or for causal
+    models over ids ``language``."""
+    steps: PositiveInt
+    """Optimizer steps."""
+    optim: OptimConfig | None = None
+    """The optimizer and its schedule; those of the run when absent."""
+    batch_size: PositiveInt | None = None
+    """Samples a batch; the batches of the run where neither this nor ``batch_tokens`` is given."""
+    batch_tokens: PositiveInt | None = None
+    """Level-0 tokens a batch at most."""
+    time_limit: PositiveFloat | None = None
+    """Minutes after which it ends, by the run's ``clock``; none when null."""
+
+    @model_validator(mode="after")
+    def _one_batch_rule(self) -> PretrainConfig:
+        if self.batch_size is not None and self.batch_tokens is not None:
+            raise ValueError("give one of batch_size and batch_tokens; both are given")
+        return self
+
+
 class TrainConfig(Component):
     """The training loop. All lengths are in optimizer steps."""
 
@@ -100,7 +130,9 @@ class TrainConfig(Component):
     max_bad_share: Share = 0.01
     """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad."""
     init_from: Path | None = None
-    """A run folder whose encoder weights start this run: pre-train, then fine-tune."""
+    """A run folder whose encoder weights start this run, or its pre-training where it has one."""
+    pretrain: PretrainConfig | None = None
+    """A run without labels that comes first, in the folder ``pretrain`` of the run; its encoder then starts the run."""
     num_threads: PositiveInt | None = None
     """Threads that compute on the CPU; torch's own choice when null."""
     time_limit: PositiveFloat | None = None

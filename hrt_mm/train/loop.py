@@ -16,10 +16,12 @@ from .meters import weight_of
 from .nonfinite import nonfinite_error
 from .optim import clip_gradients, scale_gradients, set_learning_rate
 from .precision import numerics
+from .pretrain import stages
 from .run import Run
 from .schedule import learning_rate
 from .seeding import mix, seed_all
 from .signals import StopSignals
+from .start import run_dir
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -29,7 +31,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     """Trains a task, evaluates it, and leaves all that came of it in the run folder.
 
     Every batch draws from generators seeded by (seed, step), so that a resumed run goes on bit for bit on the CPU.
-    SIGTERM and SIGINT end the run after the step at hand, with a checkpoint and without ``summary.json``.
+    SIGTERM and SIGINT end the run after the step at hand, with a checkpoint and without ``summary.json``. With
+    ``train.pretrain`` a run without labels comes first, and the run starts from its encoder.
 
     Args:
         config: of the run.
@@ -48,11 +51,16 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         numerics(ranks.device, options.num_threads),
         StopSignals() as stop,
         worker_deaths_named(),
-        Run(config, ranks, stop, resume=resume) as run,
     ):
-        if fit(run):
-            run.finish()
-        return run.folder
+        planned = stages(config, resume=resume)
+        # No rank may write before the last one has looked.
+        ranks.barrier()
+        for stage in planned:
+            with Run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
+                if not fit(run):
+                    break
+                run.finish()
+    return run_dir(config)
 
 
 def fit(run: Run) -> bool:

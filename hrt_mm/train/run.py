@@ -46,10 +46,13 @@ class Run:
         config: of the run.
         ranks: this process among those of the run.
         stop: true once a signal asked the run to end.
+        init_from: the run folder whose encoder starts this one.
         resume: go on with what the run folder holds.
     """
 
-    def __init__(self, config: RunConfig, ranks: Ranks, stop: StopSignals, *, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, ranks: Ranks, stop: StopSignals, *, init_from: Path | None, resume: bool
+    ) -> None:
         self.config, self.options, self.ranks, self.stop = config, config.train, ranks, stop
         splits = ["train", *(["val"] if self.options.eval_every else []), *(["test"] if self.options.test else [])]
         self.data = build_data(config, splits)
@@ -71,8 +74,8 @@ class Run:
         self.unsaved = False
         self._sampler = self._build_sampler()
         checkpoint = self._open_folder(resume=resume)
-        if checkpoint is None and self.options.init_from is not None:
-            load_encoder(self.task, self.options.init_from)
+        if checkpoint is None and init_from is not None:
+            load_encoder(self.task, init_from)
         self.ema = EMA(self.task, self.options.ema) if self.options.ema is not None else None
         if checkpoint is not None:
             self._go_on_from(checkpoint)

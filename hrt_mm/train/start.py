@@ -47,6 +47,10 @@ FREE = {
 """Keys that may change when a run is resumed; with all others it would be another run. ``run`` is free as well."""
 
 
+PRETRAIN = "pretrain"
+"""Folder of the run that came before a run, inside its own."""
+
+
 def run_dir(config: RunConfig) -> Path:
     """The run folder: ``run.dir``, or ``runs/DATA-TASK``."""
     return config.run.dir or Path("runs") / f"{config.data.type}-{config.task.type}"
@@ -64,22 +68,43 @@ def open_folder(config: RunConfig, store: CheckpointStore, *, resume: bool) -> C
         ConfigError: the folder is in use, or holds another run.
     """
     folder = run_dir(config)
-    held = sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+    held = _held(folder) - ({PRETRAIN} if config.train.pretrain is not None else set())
     if held and "config.yaml" not in held:
-        raise ConfigError(f"run.dir {folder} is not empty and not a run folder: it holds {held[0]}; choose another")
+        raise ConfigError(f"run.dir {folder} is not empty and not a run folder: it holds {min(held)}; choose another")
     if held and not resume:
-        steps = store.steps()
-        reached = f"with a checkpoint of step {steps[-1]}" if steps else "without a checkpoint"
-        raise ConfigError(
-            f"run.dir {folder} holds a run already, {reached}; go on with it with resume (--resume), choose another "
-            "run.dir, or remove it"
-        )
+        raise _in_use(folder, store)
     checkpoint = store.newest() if resume else None
     if checkpoint is not None:
         check_same_run(config, checkpoint)
     elif held:
         log.warning("%s holds no checkpoint, so the run starts anew", folder)
     return checkpoint
+
+
+def check_unused(folder: Path) -> None:
+    """Refuses a run folder that is there and not empty.
+
+    Raises:
+        ConfigError: it is; says what it holds.
+    """
+    held = _held(folder) if folder.is_dir() else set()
+    if PRETRAIN in held and "config.yaml" not in held:
+        raise _in_use(folder / PRETRAIN, CheckpointStore(folder / PRETRAIN))
+    if held:
+        raise _in_use(folder, CheckpointStore(folder))
+
+
+def _held(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.name != ".lock"}
+
+
+def _in_use(folder: Path, store: CheckpointStore) -> ConfigError:
+    steps = store.steps()
+    reached = f"with a checkpoint of step {steps[-1]}" if steps else "without a checkpoint"
+    return ConfigError(
+        f"run.dir {folder} holds a run already, {reached}; go on with it with resume (--resume), choose another "
+        "run.dir, or remove it"
+    )
 
 
 def write_config(config: RunConfig) -> None:
