@@ -216,6 +216,8 @@ class Modality(ABC):
 
 
 GROUP = "hrt_mm.modalities"
+JOINT_GROUP = "hrt_mm.datasets"
+"""Of datasets of several modalities: ``glyphs = "package:GlyphsConfig"``."""
 
 
 @cache
@@ -237,4 +239,28 @@ def modalities() -> dict[str, type[Modality]]:
         if entry.name in found and found[entry.name] is not modality:
             raise ConfigError(f"two installed packages give a modality {entry.name!r}; one is {source}")
         found[entry.name] = modality
+    return found
+
+
+@cache
+def joint_datasets() -> dict[str, type[DatasetConfig]]:
+    """Installed datasets of several modalities by type.
+
+    The value of such a sample is a mapping by the name of the tower. A modality that a sample lacks is missing there.
+
+    Raises:
+        ConfigError: one fails to load, or is no dataset's configuration; names the distribution.
+    """
+    found: dict[str, type[DatasetConfig]] = {}
+    for entry in sorted(entry_points(group=JOINT_GROUP), key=lambda entry: entry.name):
+        source = entry.dist.name if entry.dist else entry.value
+        try:
+            dataset = entry.load()
+        except Exception as error:
+            raise ConfigError(f"the dataset {entry.name!r} of {source} failed to load: {error!r}") from error
+        if not (isinstance(dataset, type) and issubclass(dataset, DatasetConfig)):
+            raise ConfigError(f"the dataset {entry.name!r} of {source} is {dataset!r}, not a DatasetConfig")
+        if entry.name in found and found[entry.name] is not dataset:
+            raise ConfigError(f"two installed packages give a dataset {entry.name!r}; one is {source}")
+        found[entry.name] = dataset
     return found

@@ -117,6 +117,18 @@ class Tokens:
         """The samples' tokens, one (t, ...) view each."""
         return self.spans.split(self.x)
 
+    def some(self, first: int, last: int) -> Tokens:
+        """The samples from ``first`` up to ``last``, which is not among them."""
+        offsets = self.spans.host[first : last + 1]
+        rows = slice(int(offsets[0]), int(offsets[-1]))
+        return Tokens(
+            self.x[rows],
+            Spans(offsets - offsets[0], self.spans.device),
+            self.coords_TC[rows],
+            self.grids[first:last] if self.grids is not None else None,
+            {name: starts_T[rows] for name, starts_T in self.boundaries.items()},
+        )
+
     def with_x(self, x: Tensor) -> Tokens:
         """The same packing with other features."""
         return replace(self, x=x)

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from ..errors import ConfigError
-from ..levels import GivenGroups, blocks
+from ..levels import GivenGroups
 from ..modality import Tokenizer
+from ..tasks.joint import JointTokenizer
+from ..train.build import build_task, build_tokenizer, towers_of
 from ..train.pretrain import pretraining
-from .sections import RunConfig
+from .sections import RunConfig, TowerConfig
 
 STAND_INS = ("a", "b")
 """Classes, in place of the data's: the data need not be there yet."""
 
 
 def check(config: RunConfig) -> None:
-    """Builds a configuration's tokenizer and task on the meta device.
+    """Builds a configuration's tokenizers and task on the meta device.
 
     Raises:
         ConfigError: they cannot be built; names the keys.
     """
-    tokenizer = config.modality.build(partial(blocks, config.model))
-    for level in config.model.levels:
-        if isinstance(level.group, GivenGroups):
-            _check_boundary(config, tokenizer, f"model.levels.{level.name}.group.boundary", level.group.boundary)
-    for name in config.task.boundaries:
-        if name not in tokenizer.boundaries:
-            raise _unknown(config, tokenizer.boundaries, "task.unit", name, "name another, or none")
+    tokenizer = build_tokenizer(config)
+    for path, tower in towers_of(config).items():
+        own = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer
+        for level in tower.model.levels:
+            if isinstance(level.group, GivenGroups):
+                _check_boundary(path, tower, own, level.name, level.group.boundary)
+        for name in config.task.boundaries:
+            if name not in own.boundaries:
+                raise _unknown(tower, own.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
-        config.task.build(config.model, tokenizer, STAND_INS)
+        build_task(config, tokenizer, STAND_INS)
     if config.train.pretrain is not None:
         _check_pretraining(pretraining(config, config.train.pretrain))
 
@@ -42,9 +44,10 @@ def _check_pretraining(config: RunConfig) -> None:
         raise ConfigError(f"train.pretrain: {error}") from error
 
 
-def _check_boundary(config: RunConfig, tokenizer: Tokenizer, key: str, name: str) -> None:
+def _check_boundary(path: str, tower: TowerConfig, tokenizer: Tokenizer, level: str, name: str) -> None:
     """A boundary that the modality gives, and in a causal model one that does not look ahead."""
-    usable = tokenizer.causal_boundaries if config.model.causal else tokenizer.boundaries
+    key = f"{path}model.levels.{level}.group.boundary"
+    usable = tokenizer.causal_boundaries if tower.model.causal else tokenizer.boundaries
     if name in usable:
         return
     known = f"one of {', '.join(usable)}" if usable else "it gives none"
@@ -53,9 +56,9 @@ def _check_boundary(config: RunConfig, tokenizer: Tokenizer, key: str, name: str
             f"{key}: where the {name!r} start depends on later tokens, which model.causal must not see; "
             f"take {known}, group by a fixed stride, or let the model learn the groups"
         )
-    raise _unknown(config, usable, key, name, "group by a fixed stride, or let the model learn the groups")
+    raise _unknown(tower, usable, key, name, "group by a fixed stride, or let the model learn the groups")
 
 
-def _unknown(config: RunConfig, usable: tuple[str, ...], key: str, name: str, way_out: str) -> ConfigError:
+def _unknown(tower: TowerConfig, usable: tuple[str, ...], key: str, name: str, way_out: str) -> ConfigError:
     known = f"one of {', '.join(usable)}" if usable else "it gives none"
-    return ConfigError(f"{key}: the modality {config.modality.type} gives no boundary {name!r} ({known}); {way_out}")
+    return ConfigError(f"{key}: the modality {tower.modality.type} gives no boundary {name!r} ({known}); {way_out}")

@@ -33,6 +33,7 @@ def _written(component: Component) -> dict[str, Any]:
     return {
         name: _plain(getattr(component, name), plain[name])
         for name in kind.model_fields
+        if name in plain
         if name in given or _accepts(kind, {**given, name: getattr(component, name)})
     }
 

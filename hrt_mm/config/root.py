@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..component import Component
-from ..modality import modalities
+from ..levels import HierarchyConfig
+from ..modality import TokenizerConfig, modalities
+from ..tasks.base import TaskConfig
 from .allowed import Allowed
 from .interpolation import interpolate
 from .layers import find_config, load_layers
 from .messages import Problem, fail, one_of, show
-from .nodes import Node
+from .nodes import Keys, Node
 from .overrides import apply
 from .schema import compose
-from .sections import RunConfig, datasets, section_component, tasks, tokenizers
+from .sections import FORMS, RunConfig, TowerConfig, datasets, joint, section_component, tasks, tokenizers
 from .validation import Validator
 
 
@@ -42,61 +45,115 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
     installed = modalities()
     modality = _type(root, "modality")
     chosen = modality if modality in installed else None
-    validator = Validator(root, Allowed(compose(installed, chosen)), problems)
+    assert isinstance(root.value, dict)
+    several = "towers" in root.value
+    schema = compose(installed, chosen, joint(), several=several)
+    validator = Validator(root, Allowed(schema), problems)
     options: dict[str, Mapping[str, type[Component]]] = {
         "modality": tokenizers(installed),
         "task": tasks(),
-        "data": datasets(installed[chosen]) if chosen else {},
+        "data": joint() if several else datasets(installed[chosen]) if chosen else {},
     }
-    assert isinstance(root.value, dict)
     for name in root.value:
         if name not in RunConfig.model_fields:
             validator.add((name,), validator.allowed.unknown_key((name,), validator.data))
+        elif several and name in FORMS[:2]:
+            validator.add((name,), "stands beside towers, which have their own; give one or the other")
     found: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
-        if name not in root.value and field.is_required():
+        if name == "towers":
+            found[name] = _towers(root, validator, options["modality"]) if several else None
+        elif several and name in FORMS:
+            continue
+        elif name not in root.value and (field.is_required() or name in FORMS):
             validator.add((name,), f"the section is missing; expected {field.description}")
         elif name not in options:
-            found[name] = validator.section(name, section_component(name))
-        elif name != "data" or chosen:
-            component = _component(name, root, options[name], validator)
-            found[name] = validator.section(name, component) if component else None
+            found[name] = validator.section((name,), section_component(name))
+        elif name != "data" or chosen or several:
+            component = _component((name,), root, options[name], validator)
+            found[name] = validator.section((name,), component) if component else None
+    _check_form(found.get("task"), validator, several=several)
     return found
 
 
-def _type(root: Node, section: str) -> str | None:
-    node = root.find((section, "type"))[0]
+def _towers(
+    root: Node, validator: Validator, tokenizers: Mapping[str, type[Component]]
+) -> dict[str, TowerConfig] | None:
+    """The validated towers by name; nothing where one has mistakes."""
+    section = root.child("towers")
+    assert section is not None
+    if not isinstance(section.value, dict) or len(section.value) < 2:
+        validator.add(("towers",), f"got {show(section.data())}; expected two towers or more by name")
+        return None
+    found: dict[str, TowerConfig] = {}
+    for name, node in section.value.items():
+        path: Keys = ("towers", name)
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            validator.add(path, "the name of a tower is small letters, digits and _, a letter first")
+        if not isinstance(node.value, dict):
+            validator.add(path, f"got {show(node.data())}; expected a map with modality and model")
+            continue
+        for key in node.value:
+            if key not in TowerConfig.model_fields:
+                validator.add((*path, key), validator.allowed.unknown_key((*path, key), validator.data))
+        missing = [key for key in TowerConfig.model_fields if key not in node.value]
+        for key in missing:
+            validator.add((*path, key), f"the section is missing; expected {TowerConfig.model_fields[key].description}")
+        if missing:
+            continue
+        component = _component((*path, "modality"), root, tokenizers, validator)
+        modality = validator.section((*path, "modality"), component) if component else None
+        model = validator.section((*path, "model"), HierarchyConfig)
+        if isinstance(modality, TokenizerConfig) and model is not None:
+            found[name] = TowerConfig(modality=modality, model=model)
+    return found if len(found) == len(section.value) else None
+
+
+def _check_form(task: Component | None, validator: Validator, *, several: bool) -> None:
+    """A task over several modalities has towers, and one over one modality has none."""
+    if not isinstance(task, TaskConfig) or task.joint == several:
+        return
+    fix = "give towers in place of modality and model" if task.joint else "give modality and model in place of towers"
+    reads = "several towers" if task.joint else "one model"
+    validator.add(("task", "type"), f"task {task.type} is over {reads}; {fix}")
+
+
+def _type(root: Node, *section: str | int) -> str | None:
+    node = root.find((*section, "type"))[0]
     return node.value if isinstance(node.value, str) else None
 
 
 def _component(
-    section: str, root: Node, options: Mapping[str, type[Component]], validator: Validator
+    section: Keys, root: Node, options: Mapping[str, type[Component]], validator: Validator
 ) -> type[Component] | None:
     """The component that a section's ``type`` names; says what is wrong where it names none."""
-    node = root.child(section)
-    assert node is not None
-    name = _type(root, section)
+    node, _ = root.find(section)
+    name = _type(root, *section)
+    what = str(section[-1])
     if isinstance(node.value, dict) and name is not None and name in options:
         return options[name]
     known = ", ".join(options)
     if not isinstance(node.value, dict):
         hint = f"; write {{type: {name}}}" if name in options else ""
-        validator.add((section,), f"got {show(node.data())}; expected a map with a type (one of {known}){hint}")
+        validator.add(section, f"got {show(node.data())}; expected a map with a type (one of {known}){hint}")
     elif "type" not in node.value:
-        validator.add((section, "type"), f"the key is missing; expected one of {known}")
+        validator.add((*section, "type"), f"the key is missing; expected one of {known}")
     else:
         word = node.value["type"].data()
-        foreign = _foreign(word, _type(root, "modality"), list(options)) if section == "data" else None
-        validator.add((section, "type"), foreign or one_of(word, list(options), f"{section} type"))
+        foreign = _foreign(word, root, list(options)) if what == "data" else None
+        validator.add((*section, "type"), foreign or one_of(word, list(options), f"{what} type"))
     return None
 
 
-def _foreign(word: object, modality: str | None, options: Sequence[str]) -> str | None:
+def _foreign(word: object, root: Node, options: Sequence[str]) -> str | None:
     """Why a dataset of another modality will not do."""
+    expected = f"expected one of {', '.join(options)}"
+    if root.child("towers") is None and word in joint():
+        return f"{show(word)} is a dataset of several modalities, and there are no towers; {expected}"
     owners = [name for name, plugin in modalities().items() if word in datasets(plugin)]
     if not owners:
         return None
-    return (
-        f"{show(word)} is a dataset of the modality {' and '.join(owners)}, but modality.type is {modality}; "
-        f"expected one of {', '.join(options)}"
-    )
+    whose = f"{show(word)} is a dataset of the modality {' and '.join(owners)}"
+    if root.child("towers") is not None:
+        return f"{whose}, but towers read datasets of several modalities; {expected}"
+    return f"{whose}, but modality.type is {_type(root, 'modality')}; {expected}"

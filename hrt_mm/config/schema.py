@@ -9,7 +9,17 @@ from pydantic.json_schema import models_json_schema
 
 from ..component import Component
 from ..modality import Modality, modalities
-from .sections import RunConfig, builtin_modalities, datasets, section_component, tasks, tokenizers
+from .sections import (
+    RunConfig,
+    TowerConfig,
+    builtin_joint,
+    builtin_modalities,
+    datasets,
+    joint,
+    section_component,
+    tasks,
+    tokenizers,
+)
 
 Schema = dict[str, Any]
 
@@ -20,24 +30,43 @@ def json_schema(builtin_only: bool = True) -> Schema:
     Args:
         builtin_only: leave out modalities that other packages add.
     """
-    return compose(builtin_modalities() if builtin_only else modalities())
+    if builtin_only:
+        return compose(builtin_modalities(), None, builtin_joint())
+    return compose(modalities(), None, joint())
 
 
-def compose(installed: Mapping[str, type[Modality]], modality: str | None = None) -> Schema:
+def compose(
+    installed: Mapping[str, type[Modality]],
+    modality: str | None = None,
+    joint: Mapping[str, type[Component]] | None = None,
+    *,
+    several: bool | None = None,
+) -> Schema:
     """The schema of some modalities.
 
     Args:
         installed: the modalities.
         modality: the one whose datasets are allowed; each with its own when absent.
+        joint: datasets of several modalities.
+        several: whether there are towers; either form is allowed when absent.
     """
+    together = list(dict.fromkeys((joint or {}).values()))
     data = {name: list(dict.fromkeys(datasets(plugin).values())) for name, plugin in installed.items()}
     shown = [name for name in installed if modality in (None, name)]
     unions: dict[str, list[type[Component]]] = {
         "modality": list(tokenizers(dict(installed)).values()),
         "task": list(dict.fromkeys(tasks().values())),
-        "data": list(dict.fromkeys(config for name in shown for config in data[name])),
+        "data": list(
+            dict.fromkeys(
+                [
+                    *(config for name in shown if not several for config in data[name]),
+                    *(together if several is not False else ()),
+                ]
+            )
+        ),
     }
-    sections = {name: unions.get(name) or [section_component(name)] for name in RunConfig.model_fields}
+    names = [name for name in RunConfig.model_fields if name != "towers"]
+    sections = {name: unions.get(name) or [section_component(name)] for name in names}
     components = [component for options in sections.values() for component in options]
     refs, definitions = models_json_schema(
         [(component, "validation") for component in dict.fromkeys(components)], ref_template="#/$defs/{model}"
@@ -47,10 +76,13 @@ def compose(installed: Mapping[str, type[Modality]], modality: str | None = None
         return dict(refs[component, "validation"])
 
     properties: Schema = {}
-    for name, field in RunConfig.model_fields.items():
+    for name in names:
         options = [ref(component) for component in sections[name]]
         body = options[0] if len(options) == 1 else {"anyOf": options}
-        properties[name] = {"description": field.description, **body}
+        properties[name] = {"description": RunConfig.model_fields[name].description, **body}
+    if several is not False:
+        tower = {name: properties[name] for name in TowerConfig.model_fields}
+        properties["towers"] = {"description": RunConfig.model_fields["towers"].description, **_by_name(tower)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hrt-mm run",
@@ -59,8 +91,14 @@ def compose(installed: Mapping[str, type[Modality]], modality: str | None = None
         "additionalProperties": False,
         # A file that extends another one may leave out whatever that one has.
         "if": {"not": {"required": ["extends"]}},
-        "then": {"required": [name for name, field in RunConfig.model_fields.items() if field.is_required()]},
-        "allOf": [_own_data(name, [ref(config) for config in data[name]]) for name in shown],
+        "then": {
+            "required": [name for name, field in RunConfig.model_fields.items() if field.is_required()],
+            "oneOf": [{"required": ["modality", "model"]}, {"required": ["towers"]}],
+        },
+        "allOf": [
+            *(_own_data(name, [ref(config) for config in data[name]]) for name in shown),
+            *([_joint_data([ref(config) for config in together])] if together else []),
+        ],
         "$defs": {name: _typed(definition) for name, definition in definitions["$defs"].items()},
     }
 
@@ -85,3 +123,19 @@ def _own_data(modality: str, options: list[Schema]) -> Schema:
         "if": {"properties": {"modality": chosen}, "required": ["modality"]},
         "then": {"properties": {"data": {"anyOf": options}}},
     }
+
+
+def _joint_data(options: list[Schema]) -> Schema:
+    """The rule that towers take datasets of several modalities alone."""
+    return {"if": {"required": ["towers"]}, "then": {"properties": {"data": {"anyOf": options}}}}
+
+
+def _by_name(properties: Schema) -> Schema:
+    """Two maps or more with these keys, by names of the user's."""
+    item = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "object", "minProperties": 2, "additionalProperties": item}

@@ -32,14 +32,15 @@ class Validator:
         self.allowed = allowed
         self.problems = problems
 
-    def section(self, name: str, component: type[_Config]) -> _Config | None:
-        """A section as its component; nothing where it has mistakes."""
-        node = self.root.child(name)
+    def section(self, path: Keys, component: type[_Config]) -> _Config | None:
+        """A section, or a part of one, as its component; nothing where it has mistakes."""
+        found, depth = self.root.find(path)
+        node = found if depth == len(path) else None
         try:
             # As JSON, strict: a list stands for a tuple and text for a path, but '64' does not stand for 64.
             return component.model_validate_json(json.dumps(node.data() if node else {}), strict=True)
         except ValidationError as error:
-            self._tell(name, error.errors(include_url=False))
+            self._tell(path, error.errors(include_url=False))
             return None
 
     def add(self, path: Keys, text: str) -> None:
@@ -47,7 +48,7 @@ class Validator:
         if all(problem.path != path for problem in self.problems):
             self.problems.append(Problem(self.root.find(path)[0].mark, path, text))
 
-    def _tell(self, section: str, errors: Iterable[ErrorDetails]) -> None:
+    def _tell(self, section: Keys, errors: Iterable[ErrorDetails]) -> None:
         by_path: dict[Keys, list[ErrorDetails]] = {}
         for error in errors:
             by_path.setdefault(self._path(section, error), []).append(error)
@@ -61,10 +62,11 @@ class Validator:
             if not (kind == "missing" and path in meant) and not (kind == "too_short" and inner):
                 self.add(path, self._text(path, found))
 
-    def _path(self, section: str, error: ErrorDetails) -> Keys:
+    def _path(self, section: Keys, error: ErrorDetails) -> Keys:
         """Where an error is in the data. Pydantic's place also names the branches of unions, which are dropped."""
-        path: Keys = (section,)
-        node = self.root.child(section) or Node({}, self.root.mark)
+        path = section
+        found, depth = self.root.find(section)
+        node = found if depth == len(section) else Node({}, self.root.mark)
         last = len(error["loc"]) - 1
         for index, part in enumerate(error["loc"]):
             child = node.child(part)

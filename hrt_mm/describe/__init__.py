@@ -32,7 +32,8 @@ def describe(config: RunConfig, shape: Sequence[int] | None = None) -> str:
 
 def describe_run(config: RunConfig, shape: Sequence[int] | None = None) -> Description:
     """What a run's hierarchy costs, in numbers. Takes what :func:`describe` does."""
-    tokenizer = config.modality.build(partial(blocks, config.model))
+    model = config.single.model
+    tokenizer = config.single.modality.build(partial(blocks, model))
     if shape is None:
-        return describe_model(config.model, typical_sample(config, tokenizer))
-    return describe_model(config.model, sample_of(tuple(shape), on_meta(config.model, tokenizer.axes)))
+        return describe_model(model, typical_sample(config, tokenizer))
+    return describe_model(model, sample_of(tuple(shape), on_meta(model, tokenizer.axes)))

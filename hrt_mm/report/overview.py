@@ -21,7 +21,7 @@ def overview_section(subject: Subject, page: Page) -> None:
             if name.startswith("test/") and name.count("/") == 1:
                 page.say(f"{name} {value:.4g}")
     page.heading("Run")
-    levels = ", ".join(level.name for level in run.config.model.levels)
+    levels = ", ".join(level.name for level in run.config.single.model.levels)
     rows = [
         ("task", run.config.task.type),
         ("data", run.config.data.type),

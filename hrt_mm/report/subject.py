@@ -82,7 +82,7 @@ class Subject:
     @cached_property
     def backdrop(self) -> Backdrop | None:
         """Draws samples of this modality; ``None`` where it does not say how."""
-        return modalities()[self.run.config.modality.type].figures()
+        return modalities()[self.run.config.single.modality.type].figures()
 
     def batches(self, most: int) -> Iterator[Batch]:
         """Batches on the device until ``most`` samples were given, in the run's precision, without gradients."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .base import Batch, Task, TaskConfig, TaskOutput
 from .classification import Classification, ClassificationConfig
+from .contrastive import Contrastive, ContrastiveConfig
 from .ctc import CTC, CTCConfig
+from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
@@ -12,6 +14,7 @@ from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "classification": ClassificationConfig,
+    "contrastive": ContrastiveConfig,
     "ctc": CTCConfig,
     "language": LanguageConfig,
     "masked": MaskedConfig,
@@ -26,6 +29,12 @@ __all__ = [
     "CTCConfig",
     "Classification",
     "ClassificationConfig",
+    "Contrastive",
+    "ContrastiveConfig",
+    "JointBatch",
+    "JointTask",
+    "JointTaskConfig",
+    "JointTokenizer",
     "LanguageConfig",
     "LanguageModel",
     "Masked",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class TaskOutput:
         predictions: one row a sample (or token), where the task predicts; for reports.
         class_counts: by metric name, (3, K) counts of the K classes' right predictions, predictions and true samples,
             of which the metric is the macro-F1; in evaluation.
+        rows: by name, rows that are kept until the split's end, for :meth:`Task.summarize`; in evaluation.
     """
 
     loss: Tensor
@@ -79,6 +80,7 @@ class TaskOutput:
     stats: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     predictions: Tensor | None = None
     class_counts: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Task(nn.Module, ABC):
@@ -102,6 +104,14 @@ class Task(nn.Module, ABC):
     def lr_scales(self) -> Sequence[float]:
         """The learning-rate multiplier of each level."""
 
+    def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of a whole split, by name.
+
+        Args:
+            rows: what :class:`TaskOutput` kept, of all batches and ranks one after another, on the host.
+        """
+        return {}
+
     def nonfinite_source(self, batch: Batch) -> str:
         """Where a non-finite value first appears on this batch: the input, a level by name, or the loss."""
         return "the loss"
@@ -111,6 +121,8 @@ class TaskConfig(Component):
     """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers."""
 
     type: str
+    joint: ClassVar[bool] = False
+    """Whether it is over several towers (:class:`hrt_mm.tasks.joint.JointTaskConfig`)."""
 
     @property
     def boundaries(self) -> tuple[str, ...]:
@@ -128,6 +140,15 @@ class TaskConfig(Component):
             BadSample: a value is not what the task needs.
         """
         return [sample.value for sample in samples]
+
+    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
+        """The batch of some samples.
+
+        Raises:
+            BadSample: a sample cannot be used.
+        """
+        tokens = tokenizer(self.values(samples))
+        return Batch(tokens, self.targets(samples, tokens, classes), tuple(sample.name for sample in samples))
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
         """The task's module: embedding, hierarchy, head and loss.

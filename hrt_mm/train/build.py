@@ -11,10 +11,11 @@ from ..errors import ConfigError
 from ..levels import GivenGroups, blocks
 from ..modality import Dataset, Tokenizer
 from ..tasks.base import Task
+from ..tasks.joint import JointTaskConfig, JointTokenizer
 from .samples import BatchMaker
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
+    from ..config.sections import RunConfig, TowerConfig
 
 WITHOUT = {"val": "train.eval_every=null trains without evaluation", "test": "train.test=false leaves the test out"}
 
@@ -35,16 +36,29 @@ class Data:
 
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
-        task = config.task.reading(config.model)
+        task = config.task if config.towers is not None else config.task.reading(config.single.model)
         return BatchMaker(self.splits[split], self.tokenizer, task, self.classes, config.train.seed)
 
 
+def towers_of(config: RunConfig) -> dict[str, TowerConfig]:
+    """The towers by the path of their keys: ``""`` for the only one, or ``towers.NAME.``."""
+    if config.towers is None:
+        return {"": config.single}
+    return {f"towers.{name}.": tower for name, tower in config.towers.items()}
+
+
 def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The modality's tokenizer, laid out for the model's windows, strides and boundaries."""
-    tokenizer = config.modality.build(partial(blocks, config.model))
-    groups = (level.group for level in config.model.levels)
+    """The modality's tokenizer, laid out for the model's windows, strides and boundaries; of towers one for each."""
+    if config.towers is None:
+        return _tokenizer(config.single, config.task.boundaries)
+    return JointTokenizer({name: _tokenizer(tower, ()) for name, tower in config.towers.items()})
+
+
+def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
+    tokenizer = tower.modality.build(partial(blocks, tower.model))
+    groups = (level.group for level in tower.model.levels)
     grouped = (group.boundary for group in groups if isinstance(group, GivenGroups))
-    tokenizer.wanted = frozenset((*grouped, *config.task.boundaries))
+    tokenizer.wanted = frozenset((*grouped, *boundaries))
     return tokenizer
 
 
@@ -99,5 +113,15 @@ def check_classes(dataset: Dataset, split: str, classes: tuple[str, ...] | None)
 
 
 def build_task(config: RunConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
-    """The task's module."""
-    return config.task.build(config.model, tokenizer, classes)
+    """The task's module.
+
+    Args:
+        config: of the run.
+        tokenizer: as :func:`build_tokenizer` gives it.
+        classes: names of the training set's labels, where they are classes.
+    """
+    if config.towers is None:
+        return config.task.build(config.single.model, tokenizer, classes)
+    assert isinstance(config.task, JointTaskConfig) and isinstance(tokenizer, JointTokenizer)
+    models = {name: tower.model for name, tower in config.towers.items()}
+    return config.task.join(models, tokenizer, classes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..modality import Tokenizer
 from ..tasks.base import Batch, Task
@@ -110,7 +111,15 @@ def evaluate(
     if not loader.ranks.all(not halted):
         return None
     metrics = means(added(loader.ranks.gather(meters.sums())), loader.split)
-    return metrics | macro_f1s(loader.ranks.gather(meters.class_counts()), loader.split)
+    metrics |= macro_f1s(loader.ranks.gather(meters.class_counts()), loader.split)
+    rows = _together(loader.ranks.gather(meters.rows()))
+    return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
+
+
+def _together(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of all ranks, one after another; a rank without a batch has none."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
 
 
 @dataclass(frozen=True)

@@ -143,5 +143,5 @@ def _nonfinite(run: Run, batches: list[Batch], losses: list[Tensor], loss: float
             _seed(run, number)
             with run.cast():
                 sources.append((run.task.nonfinite_source(batch), batch.names))
-    names = [level.name for level in run.config.model.levels]
+    names = run.config.level_names
     return nonfinite_error(run.task, sources, names, step=run.state.step + 1, loss=loss, checkpoint=run.last_good())

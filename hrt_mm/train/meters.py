@@ -31,6 +31,7 @@ class Meters:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._class_counts: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = {}
 
     def add(self, output: TaskOutput, batch: Batch) -> None:
         """Takes in a batch: its stats, and its loss and parts where they are not among the stats."""
@@ -42,6 +43,8 @@ class Meters:
             self._add(name, total.detach().double(), count.detach().double())
         for name, counts in output.class_counts.items():
             self._class_counts[name] = self._class_counts[name] + counts if name in self._class_counts else counts
+        for name, rows in output.rows.items():
+            self._rows.setdefault(name, []).append(rows.detach().cpu())
 
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
         pair = torch.stack([total, count.to(total.device)])
@@ -61,6 +64,10 @@ class Meters:
     def class_counts(self) -> dict[str, Tensor]:
         """By metric, (3, K) counts of right predictions, predictions and true samples of K classes, on the host."""
         return {name: counts.cpu() for name, counts in self._class_counts.items()}
+
+    def rows(self) -> dict[str, Tensor]:
+        """By name, the rows that were kept, on the host."""
+        return {name: torch.cat(rows) for name, rows in self._rows.items()}
 
 
 def added(parts: Iterable[Sums]) -> Sums:

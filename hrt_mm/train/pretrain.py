@@ -63,7 +63,7 @@ def pretraining(config: RunConfig, options: PretrainConfig) -> RunConfig:
         changed |= {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
     return config.model_copy(
         update={
-            "model": downward(config.model),
+            "model": downward(config.single.model),
             "task": options.task,
             "optim": options.optim or config.optim,
             "train": config.train.model_copy(update={"test": False, **changed}),

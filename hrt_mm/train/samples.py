@@ -90,9 +90,7 @@ class BatchMaker(TorchDataset[Loaded]):
 
     def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
         seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))
-        tokens = self.tokenizer(self.task.values(samples))
-        target = self.task.targets(samples, tokens, self.classes)
-        return Batch(tokens, target, tuple(sample.name for sample in samples))
+        return self.task.pack(samples, self.tokenizer, self.classes)
 
     def _sift(self, plan: Plan, samples: list[Sample]) -> tuple[list[Sample], list[BadSample]]:
         """Packs the samples one by one to find those that cannot be."""

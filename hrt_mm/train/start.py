@@ -181,7 +181,7 @@ def load_encoder(task: Task, source: Path) -> None:
 
 
 def _encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in weights.items() if name.startswith("encoder.")}
+    return {name: value for name, value in weights.items() if name.startswith(("encoder.", "encoders."))}
 
 
 def _some(names: Set[str]) -> str:

@@ -66,8 +66,8 @@ def test_windows_hold_whole_paragraphs() -> None:
 )
 def test_contenders_differ_in_their_groups_alone(name: str, kind: type) -> None:
     options = Namespace(target=6, max=24, warmup=60)
-    before = load_config(boundaries.CONFIG).model
-    after = load_config(boundaries.CONFIG, [f"model.levels.bytes.group={boundaries.group(name, options)}"]).model
+    before = load_config(boundaries.CONFIG).single.model
+    after = load_config(boundaries.CONFIG, [f"model.levels.bytes.group={boundaries.group(name, options)}"]).single.model
     group = after.levels[0].group
     assert isinstance(group, kind)
     assert isinstance(group, LearnedGroups) is (name in boundaries.LEARNED)

@@ -41,11 +41,11 @@ def mistakes(folder: Path, old: str, new: str, *overrides: str) -> list[str]:
 
 def test_a_good_one_loads(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD), ["model.levels.image.dim=96", "run.dir=runs/x"])
-    assert config.modality.type == "vision"
+    assert config.single.modality.type == "vision"
     assert config.task.type == "classification"
     assert config.data.type == "digits"
-    assert config.model.levels[0].group == FixedGroups(stride=2)
-    assert config.model.levels[1].dim == 96
+    assert config.single.model.levels[0].group == FixedGroups(stride=2)
+    assert config.single.model.levels[1].dim == 96
     assert config.optim.lr == 1e-3
     assert config.run.dir == Path("runs/x")
     check(config)
@@ -177,14 +177,14 @@ CASES = {
     "section-a-word": (
         "{type: classification, level: image}",
         "classification",
-        "6: task: got 'classification'; expected a map with a type (one of classification, language, masked, matching, "
-        "tagging); write {type: classification}",
+        "6: task: got 'classification'; expected a map with a type (one of classification, contrastive, ctc, language, "
+        "masked, matching, tagging); write {type: classification}",
     ),
     "task-misspelled": (
         "type: classification",
         "type: clasification",
         "6: task.type: unknown task type 'clasification'; did you mean 'classification'? (one of "
-        "classification, language, masked, matching, tagging)",
+        "classification, contrastive, ctc, language, masked, matching, tagging)",
     ),
     "modality-misspelled": (
         "type: vision",

@@ -66,7 +66,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
 
 def test_the_flat_mnist_is_the_control_of_the_hierarchy(data: Path) -> None:
     mnist, flat = (load_config(CONFIGS / f"{name}.yaml", []) for name in ("mnist", "mnist_flat"))
-    assert flat.model == flat_control(mnist.model, 2)
+    assert flat.single.model == flat_control(mnist.single.model, 2)
     assert (flat.data, flat.optim, flat.train) == (mnist.data, mnist.optim, mnist.train)
     sizes = []
     for config in (mnist, flat):

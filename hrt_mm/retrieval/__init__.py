@@ -1,0 +1,1 @@
+"""Retrieval: metrics, embeddings of collections, and an index to search."""

@@ -1,0 +1,238 @@
+"""Contrastive learning: samples of two or more modalities that belong together come to lie together.
+
+Each tower is pooled at a level, mapped to a common width and normed. The batch is that of all ranks: every rank scores
+its own rows against the rows of all, and gradients flow back to where they came from, so that two ranks train as one.
+
+Shapes: B samples, n those with a modality, D the common width, N rows of this rank, M of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import ConfigError
+from ..levels import HierarchyConfig
+from ..ranks import summed, world_size
+from ..retrieval.metrics import distinct, rank
+from .base import Batch, TaskOutput
+from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
+from .contrastive_views import LevelPair, Vectors, View, ViewHeads
+from .encoding import check_reads
+from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer, Part
+
+
+class ContrastiveConfig(JointTaskConfig):
+    """Samples that belong together are told from the others of the batch, in every pair of modalities."""
+
+    type: Literal["contrastive"]
+    dim: PositiveInt = 128
+    """Width of the vectors that are compared."""
+    level: dict[str, str] = {}
+    """By tower, the level whose pooled vector stands for the sample; the coarsest where none is named."""
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """The pairs of towers that are compared; all when absent."""
+    also: tuple[LevelPair, ...] = ()
+    """Further levels that are compared, beside whole samples."""
+    loss: Loss = InfoNCEConfig()
+    """How similarities become a loss."""
+    chunk: PositiveInt | None = None
+    """Samples that are encoded at a time, for batches that do not fit into memory: activations are made again in the
+    backward pass (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
+
+    def join(
+        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    ) -> Contrastive:
+        """The task's module.
+
+        Raises:
+            ConfigError: a tower or level is unknown, or a part of a model is never read.
+        """
+        for key, names in (("level", [*self.level]), ("pairs", [name for pair in self.pairs or () for name in pair])):
+            for name in names:
+                if name not in models:
+                    raise ConfigError(f"task.{key} names a tower {name!r}; the towers are {', '.join(models)}")
+        pairs = self.pairs if self.pairs is not None else tuple(combinations(models, 2))
+        if not pairs or any(len(set(pair)) < 2 for pair in pairs):
+            raise ConfigError("task.pairs needs at least one pair, each of two different towers")
+        if unused := [name for name in models if all(name not in pair for pair in pairs)]:
+            raise ConfigError(f"tower {unused[0]!r} is in none of task.pairs; add it or drop the tower")
+        return Contrastive(self, models, tokenizer, pairs)
+
+
+class Contrastive(JointTask):
+    """Encoders, heads, and the loss over pairs of towers.
+
+    Args:
+        config: the task.
+        models: the hierarchies by tower.
+        tokenizer: gives the axes and the embedding of each.
+        pairs: towers that are compared.
+    """
+
+    monitor = "R@1"
+    monitor_mode = "max"
+
+    def __init__(
+        self,
+        config: ContrastiveConfig,
+        models: Mapping[str, HierarchyConfig],
+        tokenizer: JointTokenizer,
+        pairs: tuple[tuple[str, str], ...],
+    ) -> None:
+        views = [View.whole(models, config.level), *(View.of(pair, models) for pair in config.also)]
+        for tower, model in models.items():
+            reads = [view.levels[tower] for view in views if tower in view.levels]
+            try:
+                check_reads(model, reads)
+            except ConfigError as error:
+                raise ConfigError(f"towers.{tower}: {error}") from error
+        super().__init__(models, tokenizer)
+        self.pairs, self.views, self.chunk = pairs, views, config.chunk
+        self.heads = nn.ModuleList(ViewHeads(view, models, config.dim) for view in views)
+        self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
+
+    def vectors(self, tower: str, part: Part) -> Tensor:
+        """(n, D) normed vectors that stand for the samples of a tower."""
+        pyramid = self.encoder_of(tower)(part.tokens)
+        vectors: Tensor = self.heads[0](tower, pyramid).x
+        return vectors
+
+    def temperature(self) -> Tensor:
+        """What similarities of whole samples are divided by."""
+        loss = self.losses[0]
+        assert isinstance(loss, ContrastiveLoss)
+        return loss.temperature().detach()
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss and in-batch accuracies; in evaluation the vectors, from which the split's metrics are made."""
+        assert isinstance(batch, JointBatch)
+        found, losses = self._encode(batch)
+        # Ranks evaluate different numbers of batches, and must not wait for each other there.
+        together = self.training and world_size() > 1
+        parts: dict[str, Tensor] = {}
+        stats: dict[str, tuple[Tensor, Tensor]] = {}
+        for place, view in enumerate(self.views):
+            pairs = self.pairs if place == 0 else (view.pair,)
+            for first, second in pairs:
+                name = "_".join([first, second] if place == 0 else view.names)
+                sides = found[place][first], found[place][second]
+                loss, hits = self._compare(place, *sides, together=together)
+                parts[name] = view.weight * loss / len(pairs)
+                for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
+                    stats[f"{one}_to_{other}/accuracy" if place == 0 else f"{name}/{one}_to_{other}/accuracy"] = pair
+        parts |= losses
+        loss = torch.stack(list(parts.values())).sum()
+        # As the loss is that of the global batch already, all ranks weigh the same.
+        samples = torch.tensor(float(len(batch)), device=loss.device)
+        weight = summed(samples) / world_size() if together else samples
+        stats["loss"] = (loss.detach() * weight, weight)
+        stats["temperature"] = (self.temperature() * weight, weight)
+        rows = {} if self.training else self._rows(batch, found[0])
+        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, rows=rows)
+
+    def _encode(self, batch: JointBatch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
+        """By view and tower, the vectors of the batch, and the weighted auxiliary losses of the encoders."""
+        found: list[dict[str, Vectors]] = [{} for _ in self.views]
+        losses: dict[str, Tensor] = {}
+        for tower in self.towers:
+            part = batch.parts.get(tower)
+            if part is None:
+                for view, heads, own in zip(self.views, self.heads, found, strict=True):
+                    if tower in view.levels:
+                        assert isinstance(heads, ViewHeads)
+                        own[tower] = heads.nothing(tower)
+                continue
+            pieces, aside = self._pieces(tower, part)
+            groups = batch.groups[part.samples]
+            for own, column in zip(found, zip(*pieces, strict=True), strict=True):
+                if all(piece is not None for piece in column):
+                    own[tower] = Vectors.joined([piece for piece in column if piece is not None], groups)
+            losses |= {f"{tower}/{name}": value for name, value in aside.items()}
+        return found, losses
+
+    def _pieces(self, tower: str, part: Part) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
+        """Each chunk's vectors, one for each view that the tower is in, and the mean auxiliary losses."""
+        if self.chunk is None or not self.training or len(part.samples) <= self.chunk:
+            vectors, losses = self._look(tower, part)
+            return [vectors], losses
+        pieces, weighted = [], []
+        for first in range(0, len(part.samples), self.chunk):
+            some = part.some(first, first + self.chunk)
+            vectors, losses = checkpoint(self._look, tower, some, use_reentrant=False)
+            pieces.append(vectors)
+            weighted.append({name: value * len(some.samples) for name, value in losses.items()})
+        total = len(part.samples)
+        return pieces, {name: torch.stack([losses[name] for losses in weighted]).sum() / total for name in weighted[0]}
+
+    def _look(self, tower: str, part: Part) -> tuple[list[Vectors | None], dict[str, Tensor]]:
+        pyramid = self.encoder_of(tower)(part.tokens)
+        return [
+            heads(tower, pyramid) if tower in view.levels else None
+            for view, heads in zip(self.views, self.heads, strict=True)
+        ], pyramid.losses
+
+    def _compare(
+        self, place: int, first: Vectors, second: Vectors, *, together: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The loss of one pair of towers over the global batch, so that its mean over ranks is the loss.
+
+        Returns:
+            The loss, and of each direction the rows of this rank that found a positive first, and how many there are.
+        """
+        loss_of, soft = self.losses[place], self.views[place].soft
+        assert isinstance(loss_of, ContrastiveLoss)
+        alls = (first.everywhere(), second.everywhere()) if together else (first, second)
+        ways = ((first, alls[1]), (second, alls[0]))
+        terms, hits = [], []
+        for own, others in ways:
+            similarity_NM = own.similarity(others, soft=soft)
+            right_NM = own.groups[:, None] == others.groups[None]
+            right_NM = right_NM.to(similarity_NM.device)
+            if not right_NM.shape[1]:
+                similarity_NM, right_NM = (
+                    similarity_NM.new_zeros(len(own.groups), 1),
+                    right_NM.new_zeros(len(own.groups), 1),
+                )
+            loss_N, counts_N = loss_of(similarity_NM, right_NM)
+            count = counts_N.sum()
+            total = summed(count) if together else count
+            terms.append((loss_N * counts_N).sum() / total.clamp(min=1))
+            best_N = similarity_NM.detach().argmax(1, keepdim=True)
+            found_N = right_NM.gather(1, best_N)[:, 0] & right_NM.any(1)
+            hits.append((found_N.sum(), right_NM.any(1).sum()))
+        loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
+        return loss * (world_size() if together else 1), hits
+
+    def _rows(self, batch: JointBatch, found: Mapping[str, Vectors]) -> dict[str, Tensor]:
+        rows = {}
+        for tower, part in batch.parts.items():
+            rows[f"{tower}/vectors"] = found[tower].x.float()
+            rows[f"{tower}/groups"] = found[tower].groups
+            rows[f"{tower}/contents"] = part.contents
+        return rows
+
+    def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        """Retrieval over the whole split: each direction of each pair, and the mean R@1 of all."""
+        towers = {
+            tower: distinct(*(rows[f"{tower}/{what}"] for what in ("vectors", "groups", "contents")))
+            for tower in self.towers
+            if f"{tower}/vectors" in rows
+        }
+        found: dict[str, float] = {}
+        firsts = []
+        for one, other in [way for pair in self.pairs for way in (pair, pair[::-1])]:
+            if one not in towers or other not in towers:
+                continue
+            ranking = rank(*towers[one], *towers[other])
+            if len(ranking.rank_Q):
+                metrics = ranking.metrics()
+                firsts.append(metrics["R@1"])
+                found |= {f"{one}_to_{other}/{name}": value for name, value in metrics.items()}
+        return found | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})

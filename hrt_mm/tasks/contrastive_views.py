@@ -1,0 +1,164 @@
+"""What of two towers is compared: whole samples, or the tokens of a level, with alignment that the similarity finds.
+
+Shapes: n samples, T tokens of a level, D the common width, N rows of this rank, M of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..component import Component
+from ..errors import ConfigError
+from ..levels import HierarchyConfig
+from ..pyramid import Pyramid
+from ..ranks import gathered
+from ..segments import segment_mean
+from ..spans import Spans
+
+
+class LevelPair(Component):
+    """Two levels of two towers that are compared."""
+
+    levels: Annotated[dict[str, str], Field(min_length=2, max_length=2)]
+    """By tower, the level."""
+    align: Literal["pooled", "soft"] = "pooled"
+    """``pooled`` compares the levels' means. ``soft`` compares tokens: each of one side with the most similar one of
+    the other, and the mean of those (arXiv 2111.07783)."""
+    weight: PositiveFloat = 1.0
+    """What the loss of this pair counts beside that of whole samples."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A resolved :class:`LevelPair`, or the view of whole samples.
+
+    Args:
+        levels: places of the levels by tower.
+        names: what it is called in metrics.
+        soft: whether tokens are compared.
+        weight: of its loss.
+    """
+
+    levels: Mapping[str, int]
+    names: tuple[str, ...]
+    soft: bool = False
+    weight: float = 1.0
+
+    @classmethod
+    def whole(cls, models: Mapping[str, HierarchyConfig], chosen: Mapping[str, str]) -> View:
+        """Whole samples: a level of each tower.
+
+        Raises:
+            ConfigError: a level is unknown.
+        """
+        return cls({tower: _place(tower, model, chosen.get(tower)) for tower, model in models.items()}, ())
+
+    @classmethod
+    def of(cls, pair: LevelPair, models: Mapping[str, HierarchyConfig]) -> View:
+        """The levels of a pair.
+
+        Raises:
+            ConfigError: a tower or a level is unknown.
+        """
+        for tower in pair.levels:
+            if tower not in models:
+                raise ConfigError(f"task.also names a tower {tower!r}; the towers are {', '.join(models)}")
+        places = {tower: _place(tower, models[tower], level) for tower, level in pair.levels.items()}
+        return cls(places, tuple(pair.levels.values()), pair.align == "soft", pair.weight)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The towers of a pair."""
+        first, second = self.levels
+        return first, second
+
+
+def _place(tower: str, model: HierarchyConfig, level: str | None) -> int:
+    try:
+        return model.index(level)
+    except ConfigError as error:
+        raise ConfigError(f"towers.{tower}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """What one tower comes to in a view.
+
+    Args:
+        x: (T, D) normed vectors: one a sample, or one a token.
+        samples: the samples over them.
+        groups: (n,) int64 on the host: what the samples are of.
+    """
+
+    x: Tensor
+    samples: Spans
+    groups: Tensor
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Vectors], groups: Tensor) -> Vectors:
+        """Chunks laid end to end."""
+        if len(pieces) == 1:
+            return cls(pieces[0].x, pieces[0].samples, groups)
+        spans = Spans.concat([piece.samples for piece in pieces])
+        return cls(torch.cat([piece.x for piece in pieces]), spans, groups)
+
+    def everywhere(self) -> Vectors:
+        """The vectors of all ranks."""
+        device = self.x.device
+        groups = gathered(self.groups.to(device)).cpu()
+        lengths = gathered(self.samples.lengths.to(device)).cpu()
+        return Vectors(gathered(self.x), Spans.from_lengths(lengths, device), groups)
+
+    def similarity(self, others: Vectors, *, soft: bool) -> Tensor:
+        """(N, M) similarities of samples: of their vectors, or the mean over tokens of the best on the other side."""
+        similarity_TU = self.x.float() @ others.x.float().T
+        if not soft:
+            return similarity_TU
+        index_TU = others.samples.ids.expand_as(similarity_TU)
+        best_TM = similarity_TU.new_full((len(similarity_TU), len(others.samples)), -1.0)
+        best_TM = best_TM.scatter_reduce(1, index_TU, similarity_TU, "amax", include_self=False)
+        return segment_mean(best_TM, self.samples)
+
+
+class ViewHeads(nn.Module):
+    """A linear map for each tower of a view, to vectors of length 1.
+
+    Args:
+        view: what is read.
+        models: the hierarchies by tower.
+        dim: the common width.
+    """
+
+    def __init__(self, view: View, models: Mapping[str, HierarchyConfig], dim: int) -> None:
+        super().__init__()
+        self.levels, self.soft = dict(view.levels), view.soft
+        self.maps = nn.ModuleDict(
+            {tower: nn.Linear(models[tower].levels[place].dim, dim) for tower, place in view.levels.items()}
+        )
+        for tower in self.maps:
+            linear = self.maps[tower]
+            assert isinstance(linear, nn.Linear)
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, tower: str, pyramid: Pyramid) -> Vectors:
+        """The vectors of a tower; the samples' groups are added later."""
+        level = self.levels[tower]
+        tokens = pyramid[level]
+        x = tokens.x if self.soft else pyramid.pooled(level)
+        samples = tokens.spans if self.soft else tokens.spans.ones
+        return Vectors(F.normalize(self.maps[tower](x).float(), dim=-1), samples, torch.zeros(0, dtype=torch.int64))
+
+    def nothing(self, tower: str) -> Vectors:
+        """No vectors, on the graph all the same: other ranks may have some, and wait for this one in backward."""
+        linear = self.maps[tower]
+        assert isinstance(linear, nn.Linear)
+        x = linear(linear.weight.new_zeros(0, linear.in_features)).float()
+        return Vectors(x, Spans.from_lengths([], x.device), torch.zeros(0, dtype=torch.int64))

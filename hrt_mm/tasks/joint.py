@@ -1,0 +1,251 @@
+"""What the tasks over several towers share: batches of named parts, in which a modality may be missing.
+
+Shapes: B samples, n those of them that have a modality.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..encoder import Encoder, finite, first_nonfinite
+from ..errors import BadSample, ConfigError
+from ..levels import HierarchyConfig
+from ..modality import Tokenizer
+from ..sample import Sample
+from ..tokens import Tokens
+from .base import Batch, Task, TaskConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOTHING = Tokens.pack([torch.zeros(0)])
+"""The tokens of a batch whose samples lie in its parts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a batch has of one tower.
+
+    Args:
+        tokens: of the samples that have this modality.
+        samples: (n,) int64: the places of those in the batch, on the host.
+        contents: (n,) int64: fingerprints of the raw tokens, equal where these are; on the host.
+    """
+
+    tokens: Tokens
+    samples: Tensor
+    contents: Tensor
+
+    def some(self, first: int, last: int) -> Part:
+        """The samples of this part from ``first`` up to ``last``, which is not among them."""
+        return Part(self.tokens.some(first, last), self.samples[first:last], self.contents[first:last])
+
+
+@dataclass(frozen=True, eq=False)
+class JointBatch(Batch):
+    """Samples of several modalities.
+
+    Args:
+        parts: by tower; a tower that no sample of the batch has is left out.
+        groups: (B,) int64: samples of one group are of one thing, and positives of each other; on the host.
+    """
+
+    tokens: Tokens = NOTHING
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def num_tokens(self) -> int:
+        """Level-0 tokens of all towers."""
+        return sum(part.tokens.spans.total for part in self.parts.values())
+
+    def to(self, device: torch.device | str) -> JointBatch:
+        """The same batch on another device."""
+        target = self.target.to(device, non_blocking=True) if self.target is not None else None
+        parts = {name: replace(part, tokens=part.tokens.to(device)) for name, part in self.parts.items()}
+        return replace(self, parts=parts, target=target)
+
+    def pin_memory(self) -> JointBatch:
+        """The same batch in pinned host memory."""
+        target = self.target.pin_memory() if self.target is not None else None
+        parts = {name: replace(part, tokens=part.tokens.pin_memory()) for name, part in self.parts.items()}
+        return replace(self, parts=parts, target=target)
+
+
+class JointTokenizer(Tokenizer):
+    """The tokenizers of several towers.
+
+    Args:
+        towers: by name.
+    """
+
+    def __init__(self, towers: Mapping[str, Tokenizer]) -> None:
+        self.towers = dict(towers)
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Refused: a pack of tokens is of one tower.
+
+        Raises:
+            ConfigError: always; names the towers.
+        """
+        raise ConfigError(f"there are several towers ({', '.join(self.towers)}); use parts(), or one of towers[NAME]")
+
+    def embedding(self, dim: int) -> nn.Module:
+        """Refused, as calling it is."""
+        raise ConfigError(f"there are several towers ({', '.join(self.towers)}); each has an embedding of its own")
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Refused: batches of several towers are made by samples."""
+        raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
+
+    def parts(self, samples: Sequence[Sample]) -> dict[str, Part]:
+        """Packs each tower's values of the samples that have one.
+
+        Raises:
+            BadSample: a value is no mapping, has no known tower or an unknown one, or a tokenizer refuses it.
+        """
+        for sample in samples:
+            self._check(sample)
+        found: dict[str, Part] = {}
+        for name, tokenizer in self.towers.items():
+            places = [place for place, sample in enumerate(samples) if sample.value.get(name) is not None]
+            if places:
+                tokens = tokenizer([samples[place].value[name] for place in places])
+                found[name] = Part(tokens, torch.tensor(places), contents(tokens))
+        return found
+
+    def _check(self, sample: Sample) -> None:
+        towers = ", ".join(self.towers)
+        if not isinstance(sample.value, Mapping):
+            kind = type(sample.value).__name__
+            raise BadSample(sample.name, f"its value is {kind}; towers need a mapping by name ({towers})")
+        if strange := [name for name in sample.value if name not in self.towers]:
+            raise BadSample(sample.name, f"has a modality {strange[0]!r}, and the towers are {towers}")
+        if all(value is None for value in sample.value.values()):
+            raise BadSample(sample.name, f"has none of the modalities {towers}")
+
+
+class JointTaskConfig(TaskConfig):
+    """A task over several towers."""
+
+    joint: ClassVar[bool] = True
+
+    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
+        """The batch of some samples. Samples with one label are one group; those without are each its own."""
+        assert isinstance(tokenizer, JointTokenizer)
+        names = tuple(sample.name for sample in samples)
+        target = self.labels(samples, classes)
+        return JointBatch(NOTHING, target, names, tokenizer.parts(samples), group_ids(samples))
+
+    def labels(self, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor | None:
+        """What the loss compares with, from the samples' labels; ``None`` where samples are compared with each other.
+
+        Raises:
+            BadSample: a label that is not one of the training set's.
+        """
+        return None
+
+    def join(
+        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    ) -> Task:
+        """The task's module.
+
+        Args:
+            models: the hierarchies by tower.
+            tokenizer: gives the axes and the embedding of each.
+            classes: names of the training set's labels, where they are classes.
+
+        Raises:
+            ConfigError: the models cannot serve this task; names the keys.
+        """
+        raise NotImplementedError(type(self))
+
+
+class JointTask(Task):
+    """A task over one encoder for each tower, in ``encoders``.
+
+    Args:
+        models: the hierarchies by tower.
+        tokenizer: gives the axes and the embedding of each.
+    """
+
+    def __init__(self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer) -> None:
+        super().__init__()
+        self.towers = tuple(models)
+        self.encoders = nn.ModuleDict({name: Encoder(model, tokenizer.towers[name]) for name, model in models.items()})
+
+    def encoder_of(self, tower: str) -> Encoder:
+        """The encoder of a tower."""
+        encoder = self.encoders[tower]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    def parameter_levels(self) -> dict[str, int | None]:
+        """By parameter name, the level it belongs to, counted through all towers; ``None`` for embeddings and heads."""
+        levels: dict[str, int | None] = {name: None for name, _ in self.named_parameters()}
+        first = 0
+        for tower in self.towers:
+            encoder = self.encoder_of(tower)
+            for name, level in encoder.parameter_levels().items():
+                levels[f"encoders.{tower}.{name}"] = level if level is None else first + level
+            first += len(encoder.hierarchy.config.levels)
+        return levels
+
+    def lr_scales(self) -> Sequence[float]:
+        """The learning-rate multiplier of each level, through all towers."""
+        return [level.lr_scale for tower in self.towers for level in self.encoder_of(tower).hierarchy.config.levels]
+
+    @torch.no_grad()
+    def nonfinite_source(self, batch: Batch) -> str:
+        """Where a non-finite value first appears: the input, a tower's level, a head or a part of the loss."""
+        assert isinstance(batch, JointBatch)
+        for tower, part in batch.parts.items():
+            if not finite(part.tokens):
+                x = part.tokens.x
+                rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
+                sample = int(part.samples[int(part.tokens.spans.ids[rows.nonzero()[0, 0]])])
+                name = batch.names[sample] if batch.names else f"sample {sample} of the batch"
+                return f"the input of {tower} ({name})"
+        with first_nonfinite(self) as found:
+            output = self(batch)
+        if found:
+            return self._place(found[0])
+        return next((f"the loss {name!r}" for name, part in output.parts.items() if not finite(part)), "the loss")
+
+    def _place(self, module: str) -> str:
+        for tower in self.towers:
+            prefix = f"encoders.{tower}."
+            if module.startswith(prefix):
+                return f"{self.encoder_of(tower).level_of(module.removeprefix(prefix))} of {tower} ({module})"
+        return f"the head ({module})"
+
+
+def group_ids(samples: Sequence[Sample]) -> Tensor:
+    """(B,) int64: equal where the labels are, on every rank and in every batch; of a sample without one, its name's."""
+    return torch.tensor([fingerprint(*_group(sample)) for sample in samples], dtype=torch.int64)
+
+
+def _group(sample: Sample) -> tuple[str, bytes]:
+    return ("name", sample.name.encode()) if sample.label is None else ("label", str(sample.label).encode())
+
+
+def contents(tokens: Tokens) -> Tensor:
+    """(n,) int64 fingerprints of each sample's raw tokens."""
+    return torch.tensor([fingerprint(str(tuple(x.shape)), raw) for x, raw in _raw(tokens)], dtype=torch.int64)
+
+
+def _raw(tokens: Tokens) -> Iterator[tuple[Tensor, bytes]]:
+    for x in tokens.split():
+        yield x, x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b""
+
+
+def fingerprint(kind: str, content: bytes) -> int:
+    """63 bits that stand for some bytes."""
+    digest = hashlib.blake2b(content, digest_size=8, person=kind.encode()[:16]).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.levels import HierarchyConfig
+from hrt_mm.modality import Tokenizer
+from hrt_mm.sample import Sample
+from hrt_mm.tasks import TASKS, Contrastive, ContrastiveConfig, JointBatch, JointTokenizer
+from hrt_mm.tasks.contrastive_losses import (
+    ContrastiveLoss,
+    InfoNCEConfig,
+    SigmoidConfig,
+    Temperature,
+    TemperatureConfig,
+)
+
+Make = Callable[..., HierarchyConfig]
+
+
+def config(**options: Any) -> ContrastiveConfig:
+    return ContrastiveConfig.model_validate({"type": "contrastive", "dim": 8, **options})
+
+
+def samples(count: int, seed: int = 0, *, groups: int | None = None) -> list[Sample]:
+    """Rows around a mean, with ids that name it."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for place in range(count):
+        group = place % (groups or count)
+        rows = torch.randn(3 + place % 4, 4, generator=generator)
+        value = {"rows": rows, "ids": torch.tensor([group % 11, group * 7 % 11])}
+        found.append(Sample(value, f"g{group}", f"s{place}"))
+    return found
+
+
+@pytest.fixture
+def towers(rows: Tokenizer, ids: Tokenizer) -> JointTokenizer:
+    return JointTokenizer({"rows": rows, "ids": ids})
+
+
+@pytest.fixture
+def build(towers: JointTokenizer, hierarchy: Make, unzero: Callable[[Any], None]) -> Callable[..., Contrastive]:
+    def make(**options: Any) -> Contrastive:
+        torch.manual_seed(0)
+        task = config(**options).join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
+        unzero(task)
+        return task
+
+    return make
+
+
+def test_it_is_registered() -> None:
+    assert TASKS["contrastive"] is ContrastiveConfig
+    assert ContrastiveConfig.joint
+
+
+def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+    task = build()
+    batch = config().pack(samples(5), towers, None)
+    x, y = (task.vectors(tower, batch.parts[tower]) for tower in ("rows", "ids"))
+    logits = x @ y.T / task.temperature()
+    own = torch.arange(5)
+    expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    output = task(batch)
+    assert torch.allclose(output.loss, expected, atol=1e-5)
+    hits = (logits.argmax(1) == own).sum()
+    assert [int(part) for part in output.stats["rows_to_ids/accuracy"]] == [int(hits), 5]
+
+
+def test_several_positives_share_what_is_right() -> None:
+    loss = ContrastiveLoss(InfoNCEConfig())
+    similarity = torch.tensor([[0.3, 0.1, -0.2]])
+    logp = (similarity / 0.1).log_softmax(1)[0]
+    found, counts = loss(similarity, torch.tensor([[True, True, False]]))
+    assert torch.allclose(found, -(logp[0] + logp[1]) / 2)
+    assert not loss(similarity, torch.zeros(1, 3, dtype=torch.bool))[1].any()
+    assert counts.all()
+
+
+def test_the_sigmoid_loss_is_that_of_the_formula() -> None:
+    loss = ContrastiveLoss(SigmoidConfig(type="sigmoid", bias=-2.0))
+    similarity = torch.tensor([[0.3, 0.1], [0.0, 0.7]])
+    logits = similarity / 0.1 - 2
+    expected = F.binary_cross_entropy_with_logits(logits, torch.eye(2), reduction="none").sum(1)
+    assert torch.allclose(loss(similarity, torch.eye(2) > 0)[0], expected)
+
+
+@pytest.mark.parametrize("place", [-50.0, 0.0, 50.0])
+def test_the_temperature_stays_within_its_bounds(place: float) -> None:
+    temperature = Temperature(TemperatureConfig(init=0.07))
+    assert temperature().item() == pytest.approx(0.07)
+    with torch.no_grad():
+        temperature.place.fill_(place)
+    assert 0.01 - 1e-6 <= temperature().item() <= 1 + 1e-6
+
+
+def test_a_temperature_outside_its_bounds_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"init must lie between min 0.01 and max 1, got 2"):
+        TemperatureConfig(init=2.0)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
+    build: Callable[..., Contrastive], towers: JointTokenizer, chunk: int, loss: str
+) -> None:
+    also = [{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}]
+    batch = config().pack(samples(7, groups=4), towers, None)
+    found = []
+    for size in (None, chunk):
+        task = build(chunk=size, also=also, loss={"type": loss}).double()
+        double = dict(batch.parts)
+        rows = double["rows"]
+        double["rows"] = type(rows)(rows.tokens.with_x(rows.tokens.x.double()), rows.samples, rows.contents)
+        task(JointBatch(names=batch.names, parts=double, groups=batch.groups)).loss.backward()
+        found.append({name: parameter.grad for name, parameter in task.named_parameters()})
+    for name, gradient in found[0].items():
+        assert gradient is not None and found[1][name] is not None, name
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_soft_alignment_takes_the_best_token_of_the_other_side(
+    build: Callable[..., Contrastive], towers: JointTokenizer
+) -> None:
+    task = build(also=[{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}])
+    batch = config().pack(samples(3), towers, None)
+    found, _ = task._encode(batch)
+    rows, ids = found[1]["rows"], found[1]["ids"]
+    similarity = rows.similarity(ids, soft=True)
+    for i, x in enumerate(rows.samples.split(rows.x)):
+        for j, y in enumerate(ids.samples.split(ids.x)):
+            assert torch.allclose(similarity[i, j], (x @ y.T).max(1).values.mean(), atol=1e-6)
+
+
+def test_a_missing_modality_is_no_error_and_changes_nothing_for_others(
+    build: Callable[..., Contrastive], towers: JointTokenizer
+) -> None:
+    task = build()
+    whole = samples(4)
+    alone = Sample({"rows": torch.randn(3, 4), "ids": None}, "other", "alone")
+    batch = config().pack([*whole, alone], towers, None)
+    assert batch.parts["ids"].samples.tolist() == [0, 1, 2, 3]
+    task(batch).loss.backward()
+    kept = config().pack([*whole, alone], towers, None)
+    x, y = (task.vectors(tower, kept.parts[tower]) for tower in ("rows", "ids"))
+    logits = x @ y.T / task.temperature()
+    expected = (F.cross_entropy(logits[:4], torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
+    assert torch.allclose(task(kept).loss, expected, atol=1e-5)
+
+
+def test_a_batch_without_one_modality_has_no_loss(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+    one = [Sample({"rows": torch.randn(3, 4)}, "a", "one"), Sample({"rows": torch.randn(2, 4)}, "b", "two")]
+    output = build()(config().pack(one, towers, None))
+    output.loss.backward()
+    assert output.loss.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(2, 4), "its value is Tensor; towers need a mapping by name"),
+        ({"sound": 1}, "has a modality 'sound', and the towers are rows, ids"),
+        ({"rows": None}, "has none of the modalities rows, ids"),
+    ],
+)
+def test_bad_samples_are_told(towers: JointTokenizer, value: Any, said: str) -> None:
+    with pytest.raises(BadSample, match=said):
+        config().pack([Sample(value, None, "one")], towers, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"level": {"sound": "a"}}, "task.level names a tower 'sound'; the towers are rows, ids"),
+        ({"level": {"rows": "z"}}, "towers.rows: unknown level 'z'"),
+        ({"pairs": [["rows", "rows"]]}, "two different towers"),
+        ({"also": [{"levels": {"rows": "a", "sound": "a"}}]}, "task.also names a tower 'sound'"),
+        ({"level": {"rows": "a"}}, "towers.rows: level 'b' lies above all that the task reads"),
+    ],
+)
+def test_impossible_tasks_are_refused(build: Callable[..., Contrastive], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(**options)
+
+
+def test_a_nan_is_named_by_tower_and_sample(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+    bad = samples(3)
+    bad[1].value["rows"][0, 0] = torch.nan
+    assert build().nonfinite_source(config().pack(bad, towers, None)) == "the input of rows (s1)"
+
+
+def test_every_parameter_has_a_level_of_its_tower(build: Callable[..., Contrastive]) -> None:
+    task = build()
+    levels = task.parameter_levels()
+    assert levels.keys() == dict(task.named_parameters()).keys()
+    assert {levels[name] for name in levels if name.startswith("encoders.ids.hierarchy")} == {2, 3}
+    assert task.lr_scales() == [1, 1, 1, 1]
+
+
+def test_pairs_are_learned_and_a_shuffled_control_is_not(
+    build: Callable[..., Contrastive], towers: JointTokenizer
+) -> None:
+    """Rows hide a group in their mean; ids name it. With names drawn anew for each sample nothing is there to learn."""
+
+    def made(count: int, seed: int, *, shuffled: bool) -> list[Sample]:
+        generator = torch.Generator().manual_seed(seed)
+        means = 2 * torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+        found = []
+        for place in range(count):
+            group = place % 8
+            other = int(torch.randint(8, (1,), generator=generator)) if shuffled else group
+            rows = means[group] + 0.3 * torch.randn(4, 4, generator=generator)
+            found.append(Sample({"rows": rows, "ids": torch.tensor([other, 8])}, f"g{other}", f"{seed}/{place}"))
+        return found
+
+    scores = []
+    for shuffled in (False, True):
+        task = build().train()
+        optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
+        for step in range(60):
+            optimizer.zero_grad()
+            task(config().pack(made(24, step, shuffled=shuffled), towers, None)).loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            rows = task.eval()(config().pack(made(64, 999, shuffled=False), towers, None)).rows
+        scores.append(task.summarize(rows))
+    assert scores[0]["rows_to_ids/answers"] == 8
+    assert scores[0]["R@1"] > 0.9
+    assert scores[1]["R@1"] < 0.4
+    assert scores[0]["rows_to_ids/chance_R@1"] == 1 / 8

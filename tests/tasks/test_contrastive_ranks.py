@@ -1,0 +1,92 @@
+"""Two ranks have the gradient that one has, to rounding, however unevenly the samples and the modalities fall."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hrt_mm.sample import Sample
+from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
+from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.meters import weight_of
+from tests.tasks.conftest import Ids, Rows, hierarchy, unzero
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
+
+
+def _samples() -> list[Sample]:
+    torch.manual_seed(3)
+    values: list[dict[str, Any]] = [
+        {"rows": torch.randn(2 + place % 3, 4), "ids": torch.tensor([place % 5, 3])} for place in range(9)
+    ]
+    values[0]["ids"] = values[2]["rows"] = None
+    return [Sample(value, f"g{place % 5}", f"s{place}") for place, value in enumerate(values)]
+
+
+def _gradient(options: dict[str, Any], share: list[Sample], ranks: Ranks) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    config = ContrastiveConfig.model_validate({"type": "contrastive", "dim": 8, **options})
+    towers = JointTokenizer({"rows": Rows(), "ids": Ids()})
+    task = config.join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
+    assert isinstance(task, Contrastive)
+    unzero(task)
+    model = ranks.wrap(task)
+    batch = config.pack(share, towers, None)
+    output = model(batch)
+    weight = weight_of(output, batch)
+    (output.loss * weight.to(output.loss.dtype)).backward()
+    factor = ranks.world_size / ranks.sum(weight.clone())
+    return {
+        name: parameter.grad * factor.to(parameter.dtype)
+        for name, parameter in task.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def _on_rank(rank: int, port: int, options: dict[str, Any], shares: list[list[int]], answer: Connection) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    chosen = [_samples()[place] for place in shares[rank]]
+    found = _gradient(options, chosen, Ranks(torch.device("cpu"), rank, 2))
+    answer.send({name: gradient.tolist() for name, gradient in found.items()})
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("options", "shares"),
+    [
+        ({}, [[1, 3, 4, 5, 6, 7, 8], [0, 2]]),
+        ({"loss": {"type": "sigmoid"}, "chunk": 2}, [[0, 1, 2, 3, 4, 5, 6, 7], [8]]),
+        ({"also": [{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}]}, [[0], [1, 2, 3, 4, 5, 6, 7, 8]]),
+    ],
+    ids=["infonce", "sigmoid-in-chunks", "soft-and-a-rank-without-ids"],
+)
+def test_two_ranks_have_the_gradient_of_one(options: dict[str, Any], shares: list[list[int]]) -> None:
+    order = [*shares[0], *shares[1]]
+    alone = _gradient(options, [_samples()[place] for place in order], Ranks(torch.device("cpu")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends, running = [], []
+    for rank in range(2):
+        ours, theirs = _processes.Pipe()
+        process = _processes.Process(target=_on_rank, args=(rank, port, options, shares, theirs))
+        process.start()
+        ends.append(ours)
+        running.append(process)
+    for ours in ends:
+        assert ours.poll(60), "a rank hangs"
+        found = ours.recv()
+        assert found.keys() == alone.keys()
+        for name, gradient in alone.items():
+            torch.testing.assert_close(torch.tensor(found[name]), gradient, rtol=1e-4, atol=1e-6)
+    for process in running:
+        process.join(10)
