@@ -168,7 +168,7 @@ def test_sounds_are_denoised_and_then_told_apart(tmp_path: Path, monkeypatch: py
 
 
 def test_all_of_the_first_model_reaches_the_finest_level() -> None:
-    both = load_config("vision/digits").model
+    both = load_config("vision/digits").single.model
     assert both.cross_scale.up and both.cross_scale.down
     assert downward(both).cross_scale.model_dump() == {"up": False, "down": True}
     assert not downward(both).top_down
