@@ -7,7 +7,7 @@ where a true one lies within a tolerance, and each boundary takes part in one hi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,14 +29,17 @@ class BoundaryScores:
         hits: found boundaries that match a true one.
         found: boundaries that were found.
         true: boundaries that there are.
+        apart: how far the two of each hit lie from each other, summed, in the unit of the places.
     """
 
     hits: int = 0
     found: int = 0
     true: int = 0
+    apart: float = field(default=0.0, compare=False)
 
     def __add__(self, other: BoundaryScores) -> BoundaryScores:
-        return BoundaryScores(self.hits + other.hits, self.found + other.found, self.true + other.true)
+        counts = self.hits + other.hits, self.found + other.found, self.true + other.true
+        return BoundaryScores(*counts, self.apart + other.apart)
 
     @property
     def precision(self) -> float:
@@ -47,6 +50,11 @@ class BoundaryScores:
     def recall(self) -> float:
         """Share of the true boundaries that were found."""
         return self.hits / self.true if self.true else 1.0
+
+    @property
+    def error(self) -> float:
+        """How far the two of a hit lie from each other on average; 0 where there is none."""
+        return self.apart / max(1, self.hits)
 
     @property
     def f1(self) -> float:
@@ -72,14 +80,16 @@ def boundary_scores(found: Places, true: Places, tolerance: float = 0) -> Bounda
         raise UserError(f"the tolerance must be 0 or more, got {tolerance}")
     ours, theirs = _ascending(found, "found"), _ascending(true, "true")
     hits = here = there = 0
+    total = 0.0
     # All tolerances are alike, so that pairing the earliest two that fit never costs a later pair.
     while here < len(ours) and there < len(theirs):
         apart = ours[here] - theirs[there]
         fits = abs(apart) <= tolerance + _ROUNDING
         hits += fits
+        total += abs(apart) * fits
         here += fits or apart < 0
         there += fits or apart > 0
-    return BoundaryScores(hits, len(ours), len(theirs))
+    return BoundaryScores(hits, len(ours), len(theirs), total)
 
 
 def even_cuts(count: int, length: int) -> np.ndarray:

@@ -49,6 +49,11 @@ class LearnedGroups(Component):
     warmup: Annotated[int, Field(ge=0)] = 0
     """Training batches over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
     model can tell what a boundary is worth."""
+    supervise: str | None = None
+    """Name of a boundary that groups learn to start at, where the data has its times; it is needed in training alone.
+    ``weight: 0`` leaves the number of groups to it."""
+    supervision: PositiveFloat = 1.0
+    """Weight of the loss that teaches it, the cross-entropy of each token's chance to start a group."""
     smooth: bool = False
     """Mix what ``top_down`` brings back from a group with what came back from those before it, the more, the less sure
     the boundary between them is (H-Net's equation 5)."""
@@ -59,6 +64,8 @@ class LearnedGroups(Component):
             raise ValueError(f"target {self.target:g} tokens a group is longer than the cap max={self.max}; raise max")
         if self.warmup and not self.weight:
             raise ValueError("warmup moves the target of the ratio loss, and weight 0 leaves that out; drop warmup")
+        if self.supervise is None and self.supervision != type(self).model_fields["supervision"].default:
+            raise ValueError("supervision is the weight of what supervise teaches; name a boundary there, or drop it")
         return self
 
 

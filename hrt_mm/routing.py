@@ -19,6 +19,8 @@ from .spans import Spans
 
 _FIRST_TARGET = 2.0
 """Tokens a group where a warm-up starts."""
+_SURE = 1e-4
+"""A cosine reaches certainty, whose logarithm has no end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,19 @@ class Router(nn.Module):
         wide = torch.promote_types(before_TD.dtype, torch.float32)
         like_T = F.cosine_similarity(before_TD.to(wide), here_TD.to(wide), dim=-1)
         return (1 - like_T) / 2
+
+    def supervised(self, routing: Routing, truth_T: Tensor, samples: Spans) -> Tensor:
+        """The cross-entropy between the chances of boundaries and true ones, a mean over tokens but the first ones.
+
+        Args:
+            routing: of the tokens.
+            truth_T: (T,) bool, where groups should start.
+            samples: the samples.
+        """
+        free_T = ~self._first(samples)
+        chance_T = routing.chance_T.float().clamp(_SURE, 1 - _SURE)
+        nats_T = F.binary_cross_entropy(chance_T, truth_T.float(), reduction="none")
+        return (nats_T * free_T).sum() / free_T.sum().clamp(min=1)
 
     @on_host
     def _first(self, samples: Spans) -> Tensor:

@@ -118,6 +118,9 @@ class Transition(nn.Module):
         x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
         name = self.fine.name
         losses = {f"ratio/{name}": config.weight * routing.loss} if config.weight else {}
+        if config.supervise is not None and config.supervise in plan.boundaries:
+            truth_T = plan.boundaries[config.supervise].to(x_TD.device, non_blocking=True)
+            losses[f"boundary/{name}"] = config.supervision * self.router.supervised(routing, truth_T, plan.samples)
         stats = {
             f"tokens_per_group/{name}": routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans))),
             f"forced_groups/{name}": routing.forced,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConfigError
-from ..levels import GivenGroups
+from ..levels import GivenGroups, LearnedGroups
 from ..modality import Tokenizer
 from ..tasks.joint import JointTokenizer
 from ..train.build import build_task, build_tokenizer, towers_of
@@ -28,6 +28,9 @@ def check(config: RunConfig) -> None:
         for level in tower.model.levels:
             if isinstance(level.group, GivenGroups):
                 _check_boundary(path, tower, own, level.name, level.group.boundary)
+            if isinstance(level.group, LearnedGroups) and level.group.supervise not in (None, *own.boundaries):
+                key, name = f"{path}model.levels.{level.name}.group.supervise", str(level.group.supervise)
+                raise _unknown(tower, own.boundaries, key, name, "name another, or drop it")
         for name in config.task.boundaries:
             if name not in own.boundaries:
                 raise _unknown(tower, own.boundaries, "task.unit", name, "name another, or none")

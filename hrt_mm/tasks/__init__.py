@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Batch, Task, TaskConfig, TaskOutput
+from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc import CTC, CTCConfig
@@ -13,6 +14,7 @@ from .matching import Matching, MatchingConfig
 from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
+    "boundary": BoundaryConfig,
     "classification": ClassificationConfig,
     "contrastive": ContrastiveConfig,
     "ctc": CTCConfig,
@@ -26,6 +28,8 @@ __all__ = [
     "CTC",
     "TASKS",
     "Batch",
+    "Boundary",
+    "BoundaryConfig",
     "CTCConfig",
     "Classification",
     "ClassificationConfig",

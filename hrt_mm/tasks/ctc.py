@@ -9,6 +9,7 @@ Shapes: N steps of the level in the batch, B samples, S symbols of the longest t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ctc import Hypothesis, Steps, edits, most_steps, steps_of
-from ..ctc.decoders import Decoder, GreedyConfig
+from ..ctc.decoders import Decode, Decoder, GreedyConfig
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
@@ -134,13 +135,14 @@ class CTC(EncoderTask):
         self.monitor = self.error_rate if config.monitor == "error_rate" else config.monitor
         self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
         self.seconds_per_token = tokenizer.seconds_per_token
-        self.decoder = config.decoder.build(symbols, config.unit)
+        self.config = config
         self.dropout = nn.Dropout(config.dropout)
         self.head = linear_head(model.levels[self.level].dim, len(symbols) + 1)
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and metrics; predictions are (B, S) symbols, -1 behind the last, in evaluation."""
         assert batch.target is not None
+        _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
         steps = self.scored(pyramid)
         nats, weight, stats = self._losses(steps, batch.target)
@@ -152,6 +154,15 @@ class CTC(EncoderTask):
             return TaskOutput(loss, parts, stats)
         found = [list(hypothesis.symbols) for hypothesis in self.decode(steps)]
         return TaskOutput(loss, parts, stats | self._errors(found, batch.target), _padded(found, loss.device))
+
+    @cached_property
+    def decoder(self) -> Decode:
+        """Tells the symbols of one sample's steps.
+
+        Raises:
+            ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
+        """
+        return self.config.decoder.build(self.symbols, self.unit)
 
     def scored(self, pyramid: Pyramid) -> Steps:
         """The steps of the level that is read, with (N, K + 1) log-probabilities of the symbols and the blank.

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..levels import GivenGroups, blocks
+from ..levels import GivenGroups, LearnedGroups, blocks
 from ..modality import Dataset, Tokenizer
 from ..tasks.base import Task
 from ..tasks.joint import JointTaskConfig, JointTokenizer
@@ -56,9 +56,10 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
 
 def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
     tokenizer = tower.modality.build(partial(blocks, tower.model))
-    groups = (level.group for level in tower.model.levels)
+    groups = [level.group for level in tower.model.levels]
     grouped = (group.boundary for group in groups if isinstance(group, GivenGroups))
-    tokenizer.wanted = frozenset((*grouped, *boundaries))
+    taught = (group.supervise for group in groups if isinstance(group, LearnedGroups) and group.supervise)
+    tokenizer.wanted = frozenset((*grouped, *taught, *boundaries))
     return tokenizer
 
 

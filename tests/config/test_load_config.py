@@ -177,14 +177,14 @@ CASES = {
     "section-a-word": (
         "{type: classification, level: image}",
         "classification",
-        "6: task: got 'classification'; expected a map with a type (one of classification, contrastive, ctc, language, "
+        "6: task: got 'classification'; expected a map with a type (one of boundary, classification, contrastive, ctc, language, "
         "masked, matching, tagging); write {type: classification}",
     ),
     "task-misspelled": (
         "type: classification",
         "type: clasification",
         "6: task.type: unknown task type 'clasification'; did you mean 'classification'? (one of "
-        "classification, contrastive, ctc, language, masked, matching, tagging)",
+        "boundary, classification, contrastive, ctc, language, masked, matching, tagging)",
     ),
     "modality-misspelled": (
         "type: vision",

@@ -242,3 +242,63 @@ def test_a_target_above_what_is_there_makes_groups_longer() -> None:
         return 800 / float(one(x, samples).starts_T.sum())
 
     assert tokens_a_group(1.0) > 1.3 * tokens_a_group(0.0)
+
+
+def test_supervision_moves_boundaries_to_where_they_are_named() -> None:
+    """Fresh groups start where neighbours differ; taught ones where the data says, which is somewhere else."""
+    torch.manual_seed(0)
+    fine = Level(
+        name="fine",
+        dim=DIM,
+        depth=1,
+        heads=2,
+        group=LearnedGroups(type="learned", target=4, max=8, weight=0, supervise="words"),
+    )
+    config = HierarchyConfig(levels=(fine, Level(name="coarse", dim=DIM, depth=0, heads=2)))
+    model = Hierarchy(config)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+
+    def batch() -> tuple[Tokens, Tensor]:
+        samples = [blocks([3, 2, 4, 3, 5, 2]) for _ in range(8)]
+        truth = torch.zeros(19, dtype=torch.bool)
+        truth[[0, 4, 10, 15]] = True
+        return Tokens.pack(samples, boundaries={"words": [truth] * 8}), truth.repeat(8)
+
+    def agreement() -> float:
+        tokens, truth = batch()
+        with torch.no_grad():
+            starts = torch.zeros(len(truth), dtype=torch.bool)
+            starts[model(tokens).groups["fine"].host[:-1]] = True
+        return float(2 * (starts & truth).sum() / (starts.sum() + truth.sum()))
+
+    before = agreement()
+    for _ in range(150):
+        losses = model(batch()[0]).losses
+        assert set(losses) == {"boundary/fine"}
+        losses["boundary/fine"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert before < 0.6
+    assert agreement() > 0.95
+
+
+def test_supervision_is_the_cross_entropy_without_first_tokens() -> None:
+    own = router()
+    samples = Spans.from_lengths([3, 1, 4])
+    routing = own(torch.randn(8, DIM), samples)
+    truth = torch.tensor([1, 0, 1, 1, 0, 1, 0, 0], dtype=torch.bool)
+    kept = [1, 2, 5, 6, 7]
+    expected = nn.functional.binary_cross_entropy(routing.chance_T[kept], truth[kept].float())
+    assert torch.allclose(own.supervised(routing, truth, samples), expected)
+
+
+def test_without_its_boundary_nothing_is_taught() -> None:
+    group = LearnedGroups(type="learned", target=4, max=8, supervise="words")
+    levels = (Level(name="fine", dim=DIM, heads=2, group=group), Level(name="coarse", dim=DIM, heads=2))
+    losses = Hierarchy(HierarchyConfig(levels=levels))(Tokens.pack([torch.randn(9, DIM)])).losses
+    assert set(losses) == {"ratio/fine"}
+
+
+def test_a_weight_of_no_supervision_is_refused() -> None:
+    with pytest.raises(ValueError, match="name a boundary"):
+        LearnedGroups(type="learned", target=4, max=8, supervision=0.5)
