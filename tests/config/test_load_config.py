@@ -177,8 +177,8 @@ CASES = {
     "section-a-word": (
         "{type: classification, level: image}",
         "classification",
-        "6: task: got 'classification'; expected a map with a type (one of boundary, classification, contrastive, ctc, language, "
-        "masked, matching, tagging); write {type: classification}",
+        "6: task: got 'classification'; expected a map with a type (one of boundary, classification, contrastive, "
+        "ctc, language, masked, matching, tagging); write {type: classification}",
     ),
     "task-misspelled": (
         "type: classification",
