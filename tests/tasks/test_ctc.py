@@ -69,6 +69,41 @@ def test_loss_and_gradient_are_those_of_all_paths(hierarchy: Make, rows: Tokeniz
     assert found.abs().max() > 1e-3
 
 
+def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> None:
+    """Loss and gradient of sums over paths of p / prior^0.4, which no longer add up to 1."""
+    torch.manual_seed(0)
+    task = config(prior=0.4).build(hierarchy(1), rows, SYMBOLS).double()
+    with torch.no_grad():
+        task.prior_K.copy_(torch.tensor([0.1, 0.1, 0.2, 0.6]))
+    values = [torch.randn(length, 4, dtype=torch.float64) for length in (4, 3)]
+    batch = labelled(rows, values, [["a", "b"], []])
+    output = task(batch)
+    (found,) = torch.autograd.grad(output.loss, task.head.weight)
+    steps = task.scored(task.encoder(batch.tokens))
+    scores = steps.x_ND - 0.4 * task.prior_K.log().float()
+    assert torch.equal(task.without_prior(steps.x_ND), scores)
+    parts = steps.spans.split(scores)
+    loss = (_over_all_paths(parts[0], [0, 1]) + _over_all_paths(parts[1], [])) / 3
+    (expected,) = torch.autograd.grad(loss, task.head.weight)
+    assert torch.allclose(output.loss, loss, rtol=1e-5)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, rows: Tokenizer) -> None:
+    task = config(prior=0.3).build(hierarchy(1), rows, SYMBOLS)
+    with torch.no_grad():
+        task.head.bias[3] = 3.0
+    batch = labelled(rows, [torch.randn(9, 4)], [["a"]])
+    plain = task.eval()(batch).loss
+    assert torch.equal(task.prior_K, torch.full((4,), 0.25))
+    for _ in range(200):
+        task.train()(batch)
+    probs = task.scored(task.encoder(batch.tokens)).x_ND.exp().mean(0)
+    assert torch.allclose(task.prior_K, probs, atol=0.02)
+    assert torch.equal(task.eval()(batch).loss, plain)
+    assert "prior_K" in task.state_dict()
+
+
 def _over_all_paths(log_probs_NK: Tensor, target: list[int]) -> Tensor:
     count, width = log_probs_NK.shape
     paths = [
