@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "overhead": ["--budget", "10"],
     "learning_rate": ["--seeds", "1"],
     "decode": ["--budget", "5"],
+    "audio": ["--budget", "3", "--no-accuracy"],
 }
 """Each benchmark with options that keep it within ``LIMIT`` on a GPU."""
 LIMIT = 240

@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ from .timing import Call
 
 Sizes = dict[str, int | float | str]
 
-MEASURABLE = ("encoder_scaling", "overhead", "learning_rate")
+MEASURABLE = ("encoder_scaling", "overhead", "learning_rate", "audio")
 """Benchmarks that can be asked for a contender: their modules have ``prepare(contender, sizes, settings)``."""
 
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -58,6 +59,10 @@ class Prepared:
 Prepare = Callable[[str, Sizes, Mapping[str, Any]], Prepared]
 
 
+class TimeLimitError(RuntimeError):
+    """A process took longer than it may."""
+
+
 class Memory(NamedTuple):
     """Bytes of a call at its peak, beyond what is held before it, and that: weights, optimizer state, input."""
 
@@ -66,7 +71,13 @@ class Memory(NamedTuple):
 
 
 def peak_bytes(
-    benchmark: str, prepare: Prepare, contender: str, sizes: Sizes, warm: Sizes, settings: Mapping[str, Any]
+    benchmark: str,
+    prepare: Prepare,
+    contender: str,
+    sizes: Sizes,
+    warm: Sizes,
+    settings: Mapping[str, Any],
+    limit: float | None = None,
 ) -> Memory | None:
     """Peak memory of a contender's call; ``None`` where it cannot be told.
 
@@ -78,6 +89,11 @@ def peak_bytes(
         warm: small sizes, for the call that loads libraries.
         settings: of the benchmark; plain JSON values, with the device under ``device``, and whether to measure at all
             under ``memory``.
+        limit: seconds that a process may take; any time when ``None``.
+
+    Raises:
+        TimeLimitError: it took longer.
+        MemoryError: the system stopped the process, as it does where memory is short.
     """
     if not settings["memory"]:
         return None
@@ -88,7 +104,14 @@ def peak_bytes(
     request = {"contender": contender, "sizes": sizes, "warm": warm, "settings": dict(settings)}
     command = [sys.executable, "-m", "benchmarks.memory", benchmark, json.dumps(request)]
     root = Path(__file__).parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | EXACT, cwd=root, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | EXACT, cwd=root, check=False, timeout=limit
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeLimitError from error
+    if done.returncode == -signal.SIGKILL:
+        raise MemoryError
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {contender} at {sizes} failed:\n{done.stderr[-2000:]}")
     peak, held = done.stdout.splitlines()[-1].split()

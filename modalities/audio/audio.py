@@ -18,6 +18,9 @@ from hrt_mm.errors import BadSample
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Samples a second that a recording may have."""
 
+SLACK = 0.1
+"""Seconds by which an alignment may lead past the end of its sound: many are rounded up to whole hundredths."""
+
 MAX_LEVEL = 1000.0
 """The largest sample: 60 dB over full scale. Beyond it are integers that were written as floats."""
 
@@ -120,8 +123,7 @@ def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: s
             raise BadSample(
                 name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the alignment"
             )
-    # Alignments are often rounded up to whole hundredths.
-    if len(starts) and starts[-1] > seconds + 0.1:
+    if len(starts) and starts[-1] > seconds + SLACK:
         raise BadSample(
             name,
             f"boundary {boundary!r} starts at {starts[-1]:.4f} s, but the sound lasts {seconds:.4f} s; is this the "

@@ -271,7 +271,8 @@ def _equalized(config: Equalize, audio: Audio) -> Audio:
     if float(torch.rand(())) >= config.p:
         return audio
     samples = len(audio.waveform_S)
-    size = _smooth(2 * samples)
+    # A twentieth of a second of zeros: so long do curves ring that change over 100 Hz and more.
+    size = _smooth(samples + audio.rate // 20)
     spectrum = torch.fft.rfft(audio.waveform_S, size)
     low, place = _octaves(len(spectrum), audio.rate, config.points)
     curve = config.db * torch.randn(config.points)

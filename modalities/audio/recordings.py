@@ -18,7 +18,7 @@ from hrt_mm.sample import Sample
 
 from ..splits import Part, hash_split
 from .alignments import read_alignment
-from .audio import check_starts
+from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
 from .files import check_part, part_of, read_audio, read_header
 
@@ -115,6 +115,15 @@ class Recordings(Dataset):
             return {}
         tiers = read_alignment(self._path(item.alignment), item.alignment)
         last = item.offset + seconds if item.duration is not None else float("inf")
+        ends = {tier: max((own.end for own in intervals), default=0.0) for tier, intervals in tiers.items()}
+        for tier, end in ends.items():
+            # Of a part it is not known how long its file is.
+            if item.duration is None and end > item.offset + seconds + SLACK:
+                raise BadSample(
+                    item.alignment,
+                    f"{tier!r} ends at {end:.4f} s, but the sound at {item.offset + seconds:.4f} s; is it the "
+                    "alignment of another file?",
+                )
         return {
             tier: tuple(own.start - item.offset for own in intervals if item.offset <= own.start < last)
             for tier, intervals in tiers.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.config import load_config
+from hrt_mm.control import flat_control
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
@@ -45,3 +46,16 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())
+
+
+def test_the_flat_fsdd_is_the_control_of_the_hierarchy(data: Path) -> None:
+    fsdd, flat = (load_config(CONFIGS / f"{name}.yaml") for name in ("fsdd", "fsdd_flat"))
+    level, wanted = flat.model.levels[0], flat_control(fsdd.model).levels[0]
+    # The feed-forward is a little narrower: its stem is wider than the hierarchy's.
+    assert level.model_copy(update={"mlp_ratio": wanted.mlp_ratio}) == wanted and len(flat.model.levels) == 1
+    assert (flat.data, flat.optim, flat.train) == (fsdd.data, fsdd.optim, fsdd.train)
+    sizes = []
+    for config in (fsdd, flat):
+        found = build_data(config, ["train"])
+        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizer, found.classes).parameters()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"

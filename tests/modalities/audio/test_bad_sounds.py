@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 import soundfile
 import torch
 
-from hrt_mm.config import load_config
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
+from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
+from modalities.audio import Audio
 
 CONFIG = Path(__file__).parents[3] / "configs" / "audio" / "audio_folder.yaml"
 RNG = np.random.default_rng(0)
@@ -27,10 +32,13 @@ def write(path: Path, wave: np.ndarray, rate: int = 16000, **kind: str) -> None:
     soundfile.write(path, wave, rate, **kind)
 
 
-def nan(path: Path) -> None:
-    wave = noise(0.3)
-    wave[77] = np.inf
-    write(path, wave, subtype="FLOAT")
+def holding(value: float) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        wave = noise(0.3)
+        wave[77] = value
+        write(path, wave, subtype="FLOAT")
+
+    return make
 
 
 def truncated(path: Path) -> None:
@@ -41,7 +49,8 @@ def truncated(path: Path) -> None:
 BAD: dict[str, tuple[Any, str]] = {
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file"),
     "zero.wav": (lambda path: write(path, np.empty(0)), "has no samples"),
-    "nan.wav": (nan, "inf at sample 77"),
+    "nan.wav": (holding(np.nan), "nan at sample 77"),
+    "infinite.wav": (holding(np.inf), "inf at sample 77"),
     "text.wav": (lambda path: path.write_text("dear diary\n" * 40), "no sound that libsndfile can read"),
     "cut.flac": (truncated, "cut off"),
     "cut.wav": (truncated, "cut off"),
@@ -91,3 +100,100 @@ def test_bad_sounds_are_skipped_and_named(batch: bool, tmp_path: Path) -> None:
                 output.loss.backward()
     assert {name.split("/")[1] for name in seen} == set(BAD) | set(GOOD)
     assert all(parameter.grad is None or bool(torch.isfinite(parameter.grad).all()) for parameter in task.parameters())
+
+
+def small(folder: Path, **sections: Any) -> RunConfig:
+    """A configuration of two small levels; the sections that are given are laid over it."""
+    fine = {"name": "frames", "dim": 16, "depth": 1, "heads": 2, "window": 8, "reach": "sliding", "pool": "attention"}
+    group = sections.pop("group", {"type": "fixed", "stride": 8})
+    words = {"name": "words", "dim": 16, "depth": 1, "heads": 2}
+    values: dict[str, Any] = {
+        "modality": {"type": "audio", "norm": {"running_s": 3.0}, "max_seconds": 2},
+        "model": {"levels": [fine | {"group": group}, words], "top_down": "masked" in str(sections.get("task"))},
+        "task": {"type": "classification"},
+        "train": {"steps": 6, "batch_size": 16, "eval_every": 3, "log_every": 1, "max_bad_share": 0.8,
+                  "precision": "fp32", "tensorboard": False},
+        "run": {"dir": str(folder / "run")},
+    }  # fmt: skip
+    file = folder / "small.yaml"
+    file.write_text(json.dumps(values | sections))
+    return load_config(file)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [value for line in lines for key, value in line.items() if key.endswith("loss")]
+
+
+def test_training_goes_on_past_them_and_counts_them(tmp_path: Path) -> None:
+    root = tmp_path / "sounds"
+    for split in ("train", "val", "test"):
+        for number in range(16):
+            write(root / split / "ab"[number % 2] / f"{number}.wav", noise(0.2))
+        for name, (make, _) in BAD.items():
+            make(root / split / "a" / name)
+        for name, make in GOOD.items():
+            make(root / split / "b" / name)
+    augment = [{"type": "speed"}, {"type": "gain"}, {"type": "noise", "p": 1}, {"type": "reverb", "p": 1}]
+    augment += [{"type": "equalize", "p": 1}, {"type": "spec_augment"}, {"type": "vocal_tract"}]
+    train(small(tmp_path, data={"type": "audio_folder", "root": str(root), "augment": augment}))
+    bad = json.loads((tmp_path / "run" / "summary.json").read_text())["bad_samples"]
+    for split in ("train", "val", "test"):
+        reasons = {name.rsplit("/", 1)[1]: reason for name, reason in bad[split]["names"].items()}
+        assert reasons.keys() == BAD.keys()
+        assert all(BAD[name][1] in reason for name, reason in reasons.items())
+    assert bad["val"]["bad"] == bad["test"]["bad"] == len(BAD) and bad["train"]["bad"] >= len(BAD)
+    found = losses(tmp_path / "run")
+    assert len(found) == 8 and np.isfinite(found).all()
+
+
+ALIGNMENTS = {
+    "good.tsv": ("words\t0\t0.1\ta\nwords\t0.1\t0.3\tb\n", None),
+    "past.tsv": ("words\t0\t0.1\ta\nwords\t0.5\t0.6\tb\n", "ends at 0.6000 s, but the sound at 0.3000 s"),
+    "long.tsv": ("words\t0\t0.1\ta\nwords\t0.1\t9.0\tb\n", "ends at 9.0000 s, but the sound at 0.3000 s"),
+    "unsorted.tsv": ("words\t0.1\t0.3\tb\nwords\t0\t0.1\ta\n", "sort the file"),
+    "backwards.tsv": ("words\t0.2\t0.1\ta\n", "the end is not before the start"),
+    "negative.tsv": ("words\t-1\t0.1\ta\n", "times are 0 or more"),
+    "nan.tsv": ("words\tnan\t0.1\ta\n", "expected a number of seconds"),
+    "tierless.tsv": ("phonemes\t0\t0.3\ta\n", "carries no boundary 'words'"),
+    "none.tsv": (None, "cannot be read"),
+}
+
+
+def test_training_goes_on_past_bad_alignments(tmp_path: Path) -> None:
+    for name, (text, _) in ALIGNMENTS.items():
+        if text is not None:
+            (tmp_path / name).write_text("tier\tstart\tend\tlabel\n" + text)
+    rows = []
+    for number in range(27):
+        name = f"{number}.wav"
+        write(tmp_path / name, noise(0.3))
+        times = list(ALIGNMENTS)[number % 9] if number < 18 else "good.tsv"
+        rows += [f"{name}\t{'ab'[number % 2]}\t{split}\t{times}" for split in ("train", "val", "test")]
+    (tmp_path / "sounds.tsv").write_text("path\tlabel\tsplit\ttimes\n" + "\n".join(rows) + "\n")
+    data = {"type": "audio_manifest", "file": str(tmp_path / "sounds.tsv"), "alignment_column": "times"}
+    train(small(tmp_path, data=data, group={"type": "given", "boundary": "words"}))
+    bad = json.loads((tmp_path / "run" / "summary.json").read_text())["bad_samples"]
+    assert bad["test"]["bad"] == 2 * (len(ALIGNMENTS) - 1)
+    said = "\n".join(f"{name}: {reason}" for name, reason in bad["test"]["names"].items())
+    for name, (_, message) in ALIGNMENTS.items():
+        assert message is None or message in said, name
+    assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+@pytest.mark.parametrize("features", ["log_mel", "waveform"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_silence_can_be_hidden_and_given_back(features: str, normalize: bool, tmp_path: Path) -> None:
+    config = small(
+        tmp_path,
+        modality={"type": "audio", "features": features},
+        task={"type": "masked", "normalize": normalize},
+        data={"type": "audio_folder", "root": "."},
+    )
+    tokenizer = config.modality.build(lambda axes: ())
+    task = build_task(config, tokenizer, None)
+    audio = [Audio(torch.zeros(samples), 16000) for samples in (1, 1600, 16000)]
+    output = task(Batch(tokenizer(audio), None))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert all(bool(own.grad.isfinite().all()) for own in task.parameters() if own.grad is not None)

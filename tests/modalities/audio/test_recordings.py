@@ -175,7 +175,12 @@ def test_alignments_become_boundaries(tmp_path: Path) -> None:
     with pytest.raises(BadSample, match=r"none.tsv: cannot be read"):
         dataset("test", **values)[0]
     whole = values | {"offset_column": None, "duration_column": None}
-    with pytest.raises(BadSample, match="alignment of another file"):
+    with pytest.raises(BadSample, match=r"late.tsv: 'words' ends at 10.0000 s, but the sound at 2.0000 s"):
+        dataset("val", **whole)[0]
+    (tmp_path / "late.tsv").write_text("tier\tstart\tend\tlabel\nwords\t1.9\t2.09\ta\n")
+    assert dict(dataset("val", **whole)[0].value.boundaries) == {"words": (1.9,)}
+    (tmp_path / "late.tsv").write_text("tier\tstart\tend\tlabel\nwords\t1\t2\ta\nwords\t0\t1\tb\n")
+    with pytest.raises(BadSample, match=r"late.tsv: 'words' has 'b' \(number 1\) at 0.0 s, before 'a' ends"):
         dataset("val", **whole)[0]
 
 

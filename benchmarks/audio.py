@@ -1,0 +1,231 @@
+"""Sound from one second to ten minutes: the hierarchy against its flat control and a transformer over patches.
+
+The hierarchy is that of ``audio/audio_folder``, three levels over frames of 20 ms. The flat control has its blocks,
+depth and parameters over the same frames. The peer is made as the Audio Spectrogram Transformer is (AST, arXiv
+2104.01778): timm's ViT over patches of 16 x 16 of the log-mel picture, of the same depth and parameters. Each patch has
+a position that is interpolated to other lengths.
+
+Speed and memory are those of an encoder on one sound's log-mel frames. What does not end within ``--limit`` seconds, or
+does not fit into memory, is said and has no figures. Accuracy is that on FSDD's official test split after equal time
+of computing on one thread, with the model of ``audio/fsdd`` and rivals of its size (``HRT_MM_DATA`` names the folder
+that holds ``fsdd/``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrt_mm import Tokens
+from hrt_mm.config import load_config
+from hrt_mm.control import flat_control
+from hrt_mm.encoder import Encoder
+from hrt_mm.levels import HierarchyConfig
+from modalities.audio import AudioConfig, AudioTokenizer
+
+from . import audio_accuracy, patches
+from .checks import CheckFailed
+from .command import main, parser
+from .markdown import markdown, mebibytes, milliseconds, times
+from .memory import Memory, Prepared, Sizes, TimeLimitError, peak_bytes
+from .models import randomised
+from .results import Measured, Result, Row, environment
+from .steps import MODES, prepared
+from .timing import race
+
+NAME = "audio"
+CONTENDERS = ("hierarchy", "flat", "AST-like")
+SECONDS = (1, 10, 60, 600)
+TOLERANCE = 0.02
+"""How far the contenders' parameters may differ from the hierarchy's."""
+ROUNDS = (1, 20)
+"""Fewest and most timed calls at a size."""
+
+
+class Own(nn.Module):
+    """A hierarchy over frames, or its control."""
+
+    def __init__(self, model: HierarchyConfig, tokenizer: AudioTokenizer) -> None:
+        super().__init__()
+        self.encoder = Encoder(model, tokenizer)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Raw tokens to a vector for each sound, (B, D)."""
+        pooled_BD: Tensor = self.encoder(tokens).pooled(-1)
+        return pooled_BD
+
+
+def parts(settings: Mapping[str, Any]) -> tuple[AudioTokenizer, HierarchyConfig]:
+    """Tokenizer and hierarchy: those of ``audio/audio_folder``, or small ones for a quick try."""
+    config = load_config("audio/audio_folder")
+    modality, model = config.modality, config.model
+    assert isinstance(modality, AudioConfig)
+    if settings["quick"]:
+        levels = [level.model_copy(update={"dim": 32, "heads": 2, "depth": 1}) for level in model.levels]
+        model = model.model_copy(update={"levels": tuple(levels)})
+    return modality.build(lambda axes: ()), model
+
+
+def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, AudioTokenizer]:
+    """A contender with random weights, and what cuts its frames.
+
+    Raises:
+        CheckFailed: it is not of the hierarchy's size.
+    """
+    tokenizer, model = parts(settings)
+    own = Own(model, tokenizer)
+    if contender == "flat":
+        control = flat_control(model)
+        # The stem has the hierarchy's hidden width, so that the parameters of the whole are the same too.
+        stem = tokenizer.config.stem
+        hidden = stem.hidden * model.levels[0].dim / control.levels[0].dim
+        config = tokenizer.config.model_copy(update={"stem": stem.model_copy(update={"hidden": hidden})})
+        found: nn.Module = Own(control, config.build(lambda axes: ()))
+    elif contender == "AST-like":
+        depth = sum(level.depth for level in model.levels)
+        found = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, _size(own))
+    else:
+        found = own
+    difference = abs(_size(found) / _size(own) - 1)
+    if difference > TOLERANCE and not settings["quick"]:
+        raise CheckFailed(f"{contender} has {_size(found):,} parameters, the hierarchy {_size(own):,}")
+    randomised(found)
+    return found.to(settings["device"]), tokenizer
+
+
+def prepare(contender: str, sizes: Sizes, settings: Mapping[str, Any]) -> Prepared:
+    """A contender at a size, on noise."""
+    model, tokenizer = build(contender, settings)
+    samples = round(float(sizes["seconds"]) * tokenizer.config.rate)
+    x_TF = torch.randn(tokenizer.count(samples), tokenizer.features, generator=torch.Generator().manual_seed(1))
+    x_TF = x_TF.to(settings["device"])
+    return prepared(lambda: model(Tokens.pack([x_TF])), model, x_TF.nbytes, str(sizes["mode"]), str(sizes["dtype"]))
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Measures all lengths and modes, then trains the contenders for equal time."""
+    quick, device = options.quick, options.device
+    settings: dict[str, Any] = {
+        "quick": quick,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "memory": options.memory,
+        "budget_seconds": 0.1 if quick else options.budget,
+        "limit_seconds": options.limit,
+    }
+    sizes = {name: _size(build(name, settings)[0]) for name in CONTENDERS}
+    dtype = "bfloat16" if device.type == "cuda" else "float32"
+    seconds = (0.5, 1) if quick else options.seconds or SECONDS
+    rows = [_row({"mode": mode, "dtype": dtype, "seconds": length}, settings) for mode in MODES for length in seconds]
+    details: dict[str, Any] = {"parameters": sizes}
+    if options.accuracy:
+        if not os.environ.get("HRT_MM_DATA"):
+            print("HRT_MM_DATA is not set, so nothing is trained", file=sys.stderr)
+        else:
+            details["accuracy"] = audio_accuracy.curves(0.5 if quick else 60 * options.minutes, quick=quick)
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=quick,
+        settings=settings,
+        checks={f"{name}, parameters": abs(size / sizes["hierarchy"] - 1) for name, size in sizes.items()},
+        rows=rows,
+        details=details,
+        **environment(device),
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
+    """Memory of each contender in a process of its own, then the times of those that ended, in turns."""
+    memory: dict[str, Memory | None] = {}
+    notes: dict[str, str] = {}
+    limit = settings["limit_seconds"]
+    for name in CONTENDERS:
+        try:
+            memory[name] = peak_bytes(NAME, prepare, name, sizes, sizes | {"seconds": 0.5}, settings, limit)
+        except TimeLimitError:
+            notes[name] = f"stopped after {limit:g} s"
+        except MemoryError:
+            notes[name] = "out of memory"
+    calls = {name: prepare(name, sizes, settings).call for name in memory}
+    raced = race(calls, torch.device(settings["device"]), budget=settings["budget_seconds"], rounds=ROUNDS)
+    notes |= raced.notes
+    contenders = {}
+    for name in CONTENDERS:
+        found = memory.get(name)
+        contenders[name] = Measured(
+            seconds=raced.median(name) if name in memory else None,
+            quartiles=raced.quartiles(name) if name in memory else None,
+            bytes=found.peak if found else None,
+            held_bytes=found.held if found else None,
+            note=notes.get(name, ""),
+        )
+    ratios: dict[str, float] = {}
+    own = contenders["hierarchy"]
+    for name in memory.keys() - {"hierarchy"}:
+        if "hierarchy" in memory and (ratio := raced.ratio(name, "hierarchy")) is not None:
+            ratios[f"{name}/hierarchy seconds"] = ratio
+        if own.bytes and (other := contenders[name].bytes):
+            ratios[f"hierarchy/{name} bytes"] = own.bytes / other
+    print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in ratios.items()), file=sys.stderr, flush=True)
+    return Row(sizes=sizes, contenders=contenders, ratios=dict(sorted(ratios.items())))
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result.details["parameters"].items())
+    found = [f"Parameters: {parameters}."]
+    for mode in dict.fromkeys(row.sizes["mode"] for row in result.rows):
+        rows = [row for row in result.rows if row.sizes["mode"] == mode]
+        title = "Inference" if mode == "inference" else "Training step"
+        found.append(f"{title}, one sound, {rows[0].sizes['dtype']}: milliseconds, and peak MiB beyond weights")
+        head = ["seconds of sound", *CONTENDERS, "flat / hierarchy", "AST-like / hierarchy"]
+        head += ["seconds of sound a second, hierarchy", *(f"{name}, MiB" for name in CONTENDERS)]
+        found.append(markdown(head, [_cells(row) for row in rows]))
+    if accuracy := result.details.get("accuracy"):
+        found.append(audio_accuracy.table(accuracy))
+    return "\n\n".join(found)
+
+
+def _cells(row: Row) -> list[str]:
+    own = row.contenders["hierarchy"].seconds
+    return [
+        f"{row.sizes['seconds']:g}",
+        *(milliseconds(row.contenders[name]) for name in CONTENDERS),
+        *(times(row.ratios.get(f"{name}/hierarchy seconds")) or "-" for name in CONTENDERS[1:]),
+        f"{float(row.sizes['seconds']) / own:,.0f}" if own else "-",
+        *(mebibytes(row.contenders[name].bytes) or "-" for name in CONTENDERS),
+    ]
+
+
+def _lengths(text: str) -> tuple[float, ...]:
+    """Seconds with commas between, for argparse."""
+    found = tuple(float(part) for part in text.split(","))
+    if not all(0 < seconds < float("inf") for seconds in found):
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
+    return found
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument("--seconds", type=_lengths, help="lengths of sounds, as 1,10,60,600")
+    found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
+    found.add_argument("--limit", type=float, default=120.0, help="seconds after which a contender is stopped")
+    found.add_argument("--minutes", type=float, default=1.5, help="of computing that each contender is trained")
+    found.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables))

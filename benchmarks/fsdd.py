@@ -1,0 +1,249 @@
+"""Spoken digits at equal time, on the official split and on each speaker who was not trained on.
+
+A hierarchy, its flat control and the nearest neighbour are compared. The first two are trained by the project's own
+command, one thread each, until their process has computed for the same minutes (``train.clock: cpu``): on a busy
+machine neither loses. Parameters, stem, optimizer, batch and augmentation are equal, and schedules follow the time that
+is gone. Weights are those at the end: the test speaker chooses nothing. ``HRT_MM_DATA`` names the folder that holds
+``fsdd/index.tsv``.
+
+With ``--runs DIR`` run folders are kept there, and those that are finished are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hrt_mm.config import load_config
+from hrt_mm.errors import UserError
+from modalities.audio import AudioConfig
+from modalities.audio.digits import FsddConfig
+from modalities.audio.recordings import Recordings
+
+from .checks import CheckFailed
+from .command import main, parser
+from .markdown import markdown
+from .results import Bar, Measured, Result, Row, environment
+
+NAME = "fsdd"
+CONFIGS = {"hierarchy": "audio/fsdd", "flat": "audio/fsdd_flat"}
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+OFFICIAL = "official split"
+ASKED = {OFFICIAL: 0.99, "speakers": 0.90}
+"""Accuracy that the hierarchy must reach."""
+TOLERANCE = 0.01
+"""How far the contenders' parameters may differ."""
+BANDS, STRETCHES = 16, 8
+"""Of the nearest neighbour's spectrum, in frequency and time."""
+
+
+def overrides(fold: str, minutes: float, folder: Path) -> list[str]:
+    """What a run changes in its configuration."""
+    found = [f"run.dir={folder}", "train.clock=cpu", f"train.time_limit={minutes}", "train.workers=0"]
+    found += ["train.num_threads=1", "train.device=cpu", "train.tensorboard=false"]
+    return found if fold == OFFICIAL else [*found, f"data.leave_out={fold}"]
+
+
+def train(name: str, fold: str, minutes: float, folder: Path) -> dict[str, Any]:
+    """Trains a contender on a fold, unless its finished run is there already.
+
+    Returns:
+        The run's summary.
+
+    Raises:
+        UserError: the run failed, which gives its last words, or another run lies in its folder.
+    """
+    words = overrides(fold, minutes, folder)
+    summary = folder / "summary.json"
+    if summary.exists():
+        ours, found = load_config(CONFIGS[name], words), load_config(folder / "config.yaml")
+        if ours != found:
+            raise UserError(f"{folder} holds a run of another configuration; remove it, or name another --runs")
+        return dict(json.loads(summary.read_text()))
+    done = subprocess.run(
+        [sys.executable, "-m", "hrt_mm", "train", CONFIGS[name], *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"the run of {name} on {fold} failed: {' '.join(done.stdout.strip().splitlines()[-3:])}")
+    result: dict[str, Any] = json.loads(summary.read_text())
+    print(f"{fold}, {name}: {result['metrics']['test/accuracy']:.1%}", file=sys.stderr, flush=True)
+    return result
+
+
+def nearest_accuracy(known: Recordings, tested: Recordings) -> float:
+    """Accuracy of the label of the training sound whose coarse spectrum over time is nearest.
+
+    The log-mel frames of each sound are averaged to ``STRETCHES`` parts of its length, less their mean and over their
+    deviation.
+    """
+    known_NF, tested_NF = (coarse(own) for own in (known, tested))
+    near = torch.cdist(tested_NF, known_NF).argmin(1).tolist()
+    labels = [known.items[place].target for place in near]
+    pairs = zip(labels, (item.target for item in tested.items), strict=True)
+    return fmean(float(found == true) for found, true in pairs)
+
+
+def coarse(sounds: Recordings) -> Tensor:
+    """(N, F) spectra of sounds."""
+    tokenizer = AudioConfig(type="audio", rate=8000, mels=BANDS).build(lambda axes: ())
+    found = []
+    for index in range(len(sounds)):
+        x_TF = tokenizer([sounds[index].value]).x
+        flat_F = functional.adaptive_avg_pool1d(x_TF.T, STRETCHES).flatten()
+        found.append((flat_F - flat_F.mean()) / flat_F.std().clamp(min=1e-3))
+    return torch.stack(found)
+
+
+def neighbours(root: Path, fold: str) -> float:
+    """The baseline on a fold. It knows all that is not tested on, validation too."""
+    config = FsddConfig(type="fsdd", root=root, leave_out=None if fold == OFFICIAL else fold)
+    train, val, test = (config.build(split) for split in ("train", "val", "test"))
+    assert isinstance(train, Recordings) and isinstance(val, Recordings) and isinstance(test, Recordings)
+    return nearest_accuracy(Recordings(root, [*train.items, *val.items], train.classes), test)
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Trains both on all folds, as many runs at a time as there are threads.
+
+    Raises:
+        UserError: the data is not there, or a run failed.
+        CheckFailed: the contenders are not of one size.
+    """
+    data = os.environ.get("HRT_MM_DATA")
+    if not data:
+        raise UserError("HRT_MM_DATA is not set; name the folder that holds fsdd/index.tsv")
+    if options.device.type != "cpu":
+        raise UserError("this benchmark trains on one CPU thread each; add --device cpu")
+    minutes = 0.01 if options.quick else options.minutes
+    folds = SPEAKERS[:1] if options.quick else (OFFICIAL, *SPEAKERS)
+    with ExitStack() as stack:
+        home = options.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, torch.get_num_threads())))
+        pending = {
+            (fold, name): pool.submit(train, name, fold, minutes, home / f"{fold.split()[0]}-{name}")
+            for fold in folds
+            for name in CONFIGS
+        }
+        found = {key: future.result() for key, future in pending.items()}
+    rows = [_row(fold, {name: found[fold, name] for name in CONFIGS}, Path(data) / "fsdd") for fold in folds]
+    sizes = [found[folds[0], name]["parameters"] for name in CONFIGS]
+    difference = abs(sizes[1] / sizes[0] - 1)
+    if difference > TOLERANCE:
+        raise CheckFailed(f"parameters differ by {difference:.1%}, more than {TOLERANCE:.0%}")
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=options.quick,
+        settings={"minutes": minutes, "configs": CONFIGS, "clock": "cpu", "threads_each": 1},
+        checks={"parameters": difference},
+        rows=rows,
+        bars=[] if options.quick else _bars(rows, minutes),
+        **environment(options.device),
+    )
+
+
+def _row(fold: str, summaries: dict[str, dict[str, Any]], root: Path) -> Row:
+    contenders = {
+        name: Measured(
+            seconds=summary["seconds"],
+            bytes=summary["peak_memory_bytes"],
+            scores={
+                "test/accuracy": summary["metrics"]["test/accuracy"],
+                "parameters": summary["parameters"],
+                "steps": summary["steps"],
+            },
+        )
+        for name, summary in summaries.items()
+    }
+    contenders["nearest"] = Measured(seconds=None, scores={"test/accuracy": neighbours(root, fold)})
+    steps = [summary["steps"] for summary in summaries.values()]
+    sizes: dict[str, int | float | str] = {"fold": fold, "tested": summaries["hierarchy"]["counts"]["test"]}
+    return Row(sizes=sizes, contenders=contenders, ratios={"hierarchy/flat steps": steps[0] / max(1, steps[1])})
+
+
+def means(rows: list[Row]) -> dict[str, float]:
+    """Mean accuracy of each contender over the speakers who were left out."""
+    left_out = [row for row in rows if row.sizes["fold"] != OFFICIAL]
+    return {name: fmean(_accuracy(row, name) for row in left_out) for name in rows[0].contenders}
+
+
+def _accuracy(row: Row, name: str) -> float:
+    found = row.contenders[name].scores["test/accuracy"]
+    assert found is not None
+    return found
+
+
+def _bars(rows: list[Row], minutes: float) -> list[Bar]:
+    official = next(_accuracy(row, "hierarchy") for row in rows if row.sizes["fold"] == OFFICIAL)
+    speakers = means(rows)["hierarchy"]
+    pairs = [("official split", official, ASKED[OFFICIAL]), ("mean over unseen speakers", speakers, ASKED["speakers"])]
+    return [
+        Bar(
+            claim=f"FSDD, {what}, {minutes:g} minutes on 1 thread",
+            asked=f"{asked:.0%} or more",
+            measured=f"{found:.2%}",
+            met=found >= asked,
+        )
+        for what, found, asked in pairs
+    ]
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    names = list(result.rows[0].contenders)
+    body = [
+        [
+            f"{row.sizes['fold']}"
+            if row.sizes["fold"] == OFFICIAL
+            else f"without {row.sizes['fold']}, on whom is tested",
+            *(f"{_accuracy(row, name):.1%}" for name in names),
+        ]
+        for row in result.rows
+    ]
+    mean = means(result.rows)
+    body.append(["**mean over unseen speakers**", *(f"**{mean[name]:.1%}**" for name in names)])
+    facts = [
+        [
+            f"{name} (`{result.settings['configs'][name]}`)",
+            f"{result.rows[0].contenders[name].scores['parameters']:,.0f}",
+            f"{fmean(row.contenders[name].scores['steps'] or 0 for row in result.rows):,.0f}",
+            f"{fmean(row.contenders[name].seconds or 0 for row in result.rows):,.0f}",
+        ]
+        for name in result.settings["configs"]
+    ]
+    return "\n\n".join(
+        [
+            markdown(["trained on", "hierarchy", "flat", "nearest neighbour"], body),
+            markdown(["contender", "parameters", "steps a run, mean", "seconds of computing a run"], facts),
+        ]
+    )
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument("--minutes", type=float, default=4.0, help="of computing for each run; 4 when absent")
+    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables))
