@@ -64,7 +64,7 @@ class Own(nn.Module):
 def parts(settings: Mapping[str, Any]) -> tuple[AudioTokenizer, HierarchyConfig]:
     """Tokenizer and hierarchy: those of ``audio/audio_folder``, or small ones for a quick try."""
     config = load_config("audio/audio_folder")
-    modality, model = config.modality, config.model
+    modality, model = config.single.modality, config.single.model
     assert isinstance(modality, AudioConfig)
     if settings["quick"]:
         levels = [level.model_copy(update={"dim": 32, "heads": 2, "depth": 1}) for level in model.levels]

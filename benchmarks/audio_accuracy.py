@@ -100,13 +100,15 @@ def build(name: str, data: Data) -> Classifier:
     assert isinstance(tokenizer, AudioTokenizer) and data.classes is not None
     with forked():
         torch.manual_seed(0)
-        own = config.modality.build(lambda axes: ())
+        own = config.single.modality.build(lambda axes: ())
         assert isinstance(own, AudioTokenizer)
         dropout = float(getattr(config.task, "dropout", 0.0))
         if name != "AST-like":
-            return Classifier(Own(config.model, own), config.model.levels[-1].dim, len(data.classes), dropout)
-        target = sum(weight.numel() for weight in Own(config.model, own).parameters())
-        depth = sum(level.depth for level in config.model.levels)
+            return Classifier(
+                Own(config.single.model, own), config.single.model.levels[-1].dim, len(data.classes), dropout
+            )
+        target = sum(weight.numel() for weight in Own(config.single.model, own).parameters())
+        depth = sum(level.depth for level in config.single.model.levels)
         model = patches.fitted(own.config.mels, own.config.stem.frames, depth, target)
         return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
 

@@ -50,9 +50,9 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
 
 def test_the_flat_fsdd_is_the_control_of_the_hierarchy(data: Path) -> None:
     fsdd, flat = (load_config(CONFIGS / f"{name}.yaml") for name in ("fsdd", "fsdd_flat"))
-    level, wanted = flat.model.levels[0], flat_control(fsdd.model).levels[0]
+    level, wanted = flat.single.model.levels[0], flat_control(fsdd.single.model).levels[0]
     # The feed-forward is a little narrower: its stem is wider than the hierarchy's.
-    assert level.model_copy(update={"mlp_ratio": wanted.mlp_ratio}) == wanted and len(flat.model.levels) == 1
+    assert level.model_copy(update={"mlp_ratio": wanted.mlp_ratio}) == wanted and len(flat.single.model.levels) == 1
     assert (flat.data, flat.optim, flat.train) == (fsdd.data, fsdd.optim, fsdd.train)
     sizes = []
     for config in (fsdd, flat):
