@@ -12,9 +12,6 @@ from ..train.build import build_task, build_tokenizer, towers_of
 from ..train.pretrain import pretraining
 from .sections import RunConfig, TowerConfig
 
-STAND_INS = ("a", "b")
-"""Classes, in place of the data's: the data need not be there yet."""
-
 
 def check(config: RunConfig) -> None:
     """Builds a configuration's tokenizers and task on the meta device.
@@ -35,7 +32,7 @@ def check(config: RunConfig) -> None:
             if name not in own.boundaries:
                 raise _unknown(tower, own.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
-        build_task(config, tokenizer, STAND_INS)
+        build_task(config, tokenizer, config.task.stand_ins)
     if config.train.pretrain is not None:
         _check_pretraining(pretraining(config, config.train.pretrain))
 

@@ -129,6 +129,11 @@ class TaskConfig(Component):
         """The tokenizer's boundaries that targets are made by, beside those that the model groups by."""
         return ()
 
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """Classes in place of the data's, which need not be there when a configuration is checked."""
+        return ("a", "b")
+
     def reading(self, model: HierarchyConfig) -> TaskConfig:
         """The same, knowing the hierarchy, for tasks whose targets depend on it; loaders make targets with it."""
         return self

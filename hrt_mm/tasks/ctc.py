@@ -8,6 +8,7 @@ Shapes: N steps of the level in the batch, B samples, S symbols of the longest t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -18,26 +19,24 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ctc import Hypothesis, Steps, edits, most_steps, steps_of
+from ..ctc import Hypothesis, Steps, most_steps, steps_of
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
+from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, on_device, rows_of
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
 from ..levels import HierarchyConfig
 from ..pyramid import Pyramid
 from ..sample import Sample
-from ..segments import segment_sum
-from ..spans import Spans
 from ..tokens import Tokens
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import linear_head
+from .spelled import Spelled, SpelledConfig
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
 
-NONE, UNKNOWN = -1, -2
-"""Targets behind the last symbol of a sample, and in place of a symbol that the training set has not."""
 _PRIOR_RATE = 0.02
 """Part of the usual probabilities that a batch renews."""
 
@@ -61,11 +60,19 @@ class CTCConfig(TaskConfig):
     """How much of each symbol's usual log-probability is taken off in training and alignment (arXiv 2406.02560). The
     blank, which is usual, then costs: symbols last as long as they are said, and alignments find their ends. 0.3 is a
     good value; it makes the error rate no better."""
+    finer: SpelledConfig | None = None
+    """What symbols are spelled with, told at a finer level too: phonemes or characters of words. Many short symbols
+    teach the fine levels sooner than a few long ones."""
     decoder: Decoder = GreedyConfig()
     """How symbols are told from the steps in evaluation."""
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
     """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
     _model: HierarchyConfig | None = PrivateAttr(None)
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """The symbols that are spelled out, where some are."""
+        return tuple((self.finer and self.finer.spellings) or super().stand_ins)
 
     def reading(self, model: HierarchyConfig) -> CTCConfig:
         """The same, knowing the levels, so that loaders can tell whether symbols fit into the steps."""
@@ -135,7 +142,9 @@ class CTC(EncoderTask):
     ) -> None:
         self.level = model.index(config.level)
         check_steps(model, self.level, tokenizer.axes, config.type)
-        super().__init__(model, tokenizer, [self.level])
+        finer = Spelled(config.finer, model, tokenizer, symbols) if config.finer is not None else None
+        super().__init__(model, tokenizer, [self.level, *([finer.level] if finer is not None else [])])
+        self.finer = finer
         self.symbols, self.blank = symbols, len(symbols)
         self.unit = config.unit
         self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
@@ -155,8 +164,12 @@ class CTC(EncoderTask):
         _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
         steps = self.scored(pyramid)
-        nats, weight, stats = self._losses(steps, batch.target)
+        scores_NK, all_N = self._weighed(steps.x_ND)
+        nats, weight, stats = ctc_nats(scores_NK, steps.spans, batch.target, all_N)
         parts = {"ctc": nats / weight.clamp(min=1)} | pyramid.losses
+        if self.finer is not None:
+            losses, found_stats = self.finer(pyramid, batch.target)
+            parts, stats = parts | losses, stats | found_stats
         loss = torch.stack(list(parts.values())).sum()
         stats |= {"loss": (loss.detach() * weight, weight), "ctc": (nats.detach(), weight)}
         parts = {name: part.detach() for name, part in parts.items()}
@@ -198,36 +211,6 @@ class CTC(EncoderTask):
             return log_probs_NK
         return log_probs_NK - self.config.prior * self.prior_K.log().to(log_probs_NK)
 
-    def _losses(self, steps: Steps, target_BS: Tensor) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Nats of all samples, what they are over, and counts of what has no part in them.
-
-        What cannot be laid along the steps is taken out beforehand, so that a loss which is not finite shows.
-        """
-        spans = steps.spans
-        real_BS = target_BS != NONE
-        length_B = real_BS.sum(1)
-        twice_B = ((target_BS[:, 1:] == target_BS[:, :-1]) & (target_BS[:, 1:] >= 0)).sum(1)
-        fits_B = length_B + twice_B <= spans.counts
-        unknown_BS = target_BS == UNKNOWN
-        used_B = fits_B & ~unknown_BS.any(1)
-        scores_NK, all_N = self._weighed(steps.x_ND)
-        nats_B = F.ctc_loss(
-            padded(scores_NK, spans).transpose(0, 1),
-            target_BS.clamp(min=0),
-            spans.counts,
-            torch.where(used_B, length_B, 0),
-            blank=self.blank,
-            reduction="none",
-        )
-        if all_N is not None:
-            nats_B = nats_B - segment_sum(all_N[:, None], spans)[:, 0]
-        weight = torch.where(used_B, length_B.clamp(min=1), 0).sum()
-        stats = {
-            "skipped": ((~fits_B).sum(), torch.full_like(weight, len(fits_B))),
-            "unknown": (unknown_BS.sum(), length_B.sum()),
-        }
-        return torch.where(used_B, nats_B, 0).sum(), weight, stats
-
     def _weighed(self, log_probs_NK: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities for the loss, and with a prior what each step's must be lessened by.
 
@@ -246,32 +229,16 @@ class CTC(EncoderTask):
     @on_host
     def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Edits over true symbols, and samples that are wholly right."""
-        true = [[place for place in row if place != NONE] for row in target_BS.tolist()]
-        pairs = list(zip(found, true, strict=True))
-        counts = {
-            self.error_rate: (sum(edits(ours, theirs) for ours, theirs in pairs), sum(map(len, true))),
-            "sentence_accuracy": (sum(ours == theirs for ours, theirs in pairs), len(true)),
-        }
+        true = rows_of(target_BS)
+        counts = error_counts(found, true, self.error_rate)
+        counts["sentence_accuracy"] = (sum(map(operator.eq, found, true)), len(true))
         if self.unit == "characters":
-            words = [(self.words(ours), self.words(theirs)) for ours, theirs in pairs]
-            counts["word_error_rate"] = (sum(edits(*pair) for pair in words), sum(len(theirs) for _, theirs in words))
-        device = target_BS.device
-        return {
-            name: (torch.tensor(float(value), device=device), torch.tensor(float(count), device=device))
-            for name, (value, count) in counts.items()
-        }
+            counts |= error_counts([*map(self.words, found)], [*map(self.words, true)], "word_error_rate")
+        return on_device(counts, target_BS.device)
 
     def words(self, places: Sequence[int]) -> list[str]:
         """The words that characters spell. One that the training set has not is a sign that stands in no word."""
         return "".join(self.symbols[place] if place >= 0 else "\N{REPLACEMENT CHARACTER}" for place in places).split()
-
-
-def padded(x_NK: Tensor, spans: Spans) -> Tensor:
-    """(B, longest, K): the rows of each run, with zeros behind them."""
-    if spans.uniform:
-        return x_NK.unflatten(0, (-1, spans.uniform))
-    out = x_NK.new_zeros(len(spans), max(1, spans.max_seqlen), x_NK.shape[1])
-    return out.index_put((spans.ids, spans.positions), x_NK)
 
 
 def _symbols(sample: Sample) -> Sequence[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt_mm.ctc import most_steps, steps_of
+from hrt_mm.ctc.loss import NONE, UNKNOWN, padded, rows_of
 from hrt_mm.encoder import Encoder
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import nested_order
@@ -19,7 +20,6 @@ from hrt_mm.modality import Tokenizer
 from hrt_mm.sample import Sample
 from hrt_mm.spans import Spans
 from hrt_mm.tasks import CTC, TASKS, Batch, CTCConfig
-from hrt_mm.tasks.ctc import NONE, UNKNOWN, padded
 from hrt_mm.tokens import Tokens
 from hrt_mm.train.meters import Meters, means
 
@@ -102,6 +102,53 @@ def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, ro
     assert torch.allclose(task.prior_K, probs, atol=0.02)
     assert torch.equal(task.eval()(batch).loss, plain)
     assert "prior_K" in task.state_dict()
+
+
+FINER = {"unit": "phonemes", "level": "a", "spellings": {"a": "X", "b": "Y X X", "c": "Z Y"}, "weight": 2.0}
+
+
+def test_a_finer_level_tells_how_symbols_are_spelled(hierarchy: Make, rows: Tokenizer) -> None:
+    """The same as a task of its own at that level, with labels that are spelled out."""
+    model = hierarchy(2)
+    task = config(finer=FINER, level="b").build(model, rows, SYMBOLS).eval()
+    assert task.finer is not None
+    assert task.finer.symbols == ("X", "Y", "Z")
+    values, labels = [torch.randn(14, 4), torch.randn(9, 4)], [["b", "a", "c"], ["zebra"]]
+    batch = labelled(rows, values, labels)
+    assert batch.target is not None
+    assert rows_of(task.finer.spelled(batch.target)) == [[1, 0, 0, 0, 2, 1], [UNKNOWN]]
+    plain = config(level="a").build(hierarchy(1), rows, ("X", "Y", "Z")).eval()
+    plain.load_state_dict(
+        {
+            name.removeprefix("finer."): value
+            for name, value in task.state_dict().items()
+            if name.removeprefix("finer.") in plain.state_dict() and not name.startswith("head")
+        }
+    )
+    given = config(level="a")
+    samples = [Sample(values[0], ["Y", "X", "X", "X", "Z", "Y"], "s")]
+    tokens = rows(values[:1])
+    alone = plain(Batch(tokens, given.targets(samples, tokens, ("X", "Y", "Z"))))
+    output = task(batch)
+    assert torch.allclose(output.parts["finer"], 2 * alone.parts["ctc"], rtol=1e-5)
+    assert output.stats["phoneme_error_rate"][1] == 7
+    assert "word_error_rate" in output.stats
+    output.loss.backward()
+    assert task.finer.head.weight.grad is not None
+
+
+def test_spellings_are_letters_when_none_are_given(hierarchy: Make, rows: Tokenizer) -> None:
+    task = config(finer={"level": "a"}).build(hierarchy(2), rows, ("blue", "red"))
+    assert task.finer is not None
+    assert task.finer.symbols == tuple("bdelru")
+    assert "character_error_rate" in task.eval()(labelled(rows, [torch.randn(5, 4)], [[]])).stats
+
+
+def test_a_symbol_that_is_not_spelled_is_told(hierarchy: Make, rows: Tokenizer) -> None:
+    given = config(finer={"level": "a", "spellings": {"a": "X", "b": " "}})
+    with pytest.raises(ConfigError, match=r"spellings lacks 'b', 'c'"):
+        given.build(hierarchy(2), rows, SYMBOLS)
+    assert given.stand_ins == ("a", "b")
 
 
 def _over_all_paths(log_probs_NK: Tensor, target: list[int]) -> Tensor:

@@ -1,0 +1,111 @@
+"""What the symbols of CTC are spelled with, told at a finer level of the same hierarchy: phonemes under words.
+
+Shapes: N steps of the finer level, B samples, S symbols and W finer ones of the longest target, K symbols, F finer
+symbols, L of them in the longest spelling.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..component import Component
+from ..ctc.greedy import greedy
+from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, on_device, rows_of
+from ..ctc.steps import Steps, check_steps, steps_of
+from ..errors import ConfigError
+from ..host import on_host
+from ..levels import HierarchyConfig
+from ..pyramid import Pyramid
+from .labels import linear_head
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+
+class SpelledConfig(Component):
+    """A second head with a CTC loss of its own."""
+
+    unit: Literal["phonemes", "characters"] = "characters"
+    """What symbols are spelled with; the error rate is named after it."""
+    level: str
+    """Level whose tokens are the steps."""
+    spellings: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    """How each symbol is spelled, parted by spaces: ``bin: B IH N``. Its letters when absent."""
+    weight: PositiveFloat = 1.0
+    """Weight of the loss."""
+
+
+class Spelled(nn.Module):
+    """Linear head over the steps of the finer level.
+
+    Args:
+        config: of the head.
+        model: the hierarchy.
+        tokenizer: gives the axes.
+        symbols: those that are spelled.
+
+    Raises:
+        ConfigError: there is no such level, it is no sequence, or a symbol is not spelled.
+    """
+
+    table_KL: Tensor
+
+    def __init__(
+        self, config: SpelledConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.level, self.weight, self.model = model.index(config.level), config.weight, model
+        check_steps(model, self.level, tokenizer.axes, "ctc")
+        spelled = [tuple(symbol) for symbol in symbols] if config.spellings is None else _read(config, symbols)
+        self.symbols = tuple(sorted({part for parts in spelled for part in parts}))
+        places = {part: place for place, part in enumerate(self.symbols)}
+        rows = [torch.tensor([places[part] for part in parts], dtype=torch.int64, device="cpu") for parts in spelled]
+        table_KL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
+        self.register_buffer("table_KL", table_KL, persistent=False)
+        self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
+        self.head = linear_head(model.levels[self.level].dim, len(self.symbols) + 1)
+
+    def forward(self, pyramid: Pyramid, target_BS: Tensor) -> tuple[dict[str, Tensor], Stats]:
+        """The weighted loss by name, and stats: nats a finer symbol, and in evaluation the greedy error rate."""
+        steps = self.scored(pyramid)
+        target_BW = self.spelled(target_BS)
+        nats, weight, stats = ctc_nats(steps.x_ND, steps.spans, target_BW)
+        found = {"finer": (nats.detach(), weight), "finer_skipped": stats["skipped"]}
+        if not self.training:
+            found |= self._errors(steps, target_BW)
+        return {"finer": self.weight * nats / weight.clamp(min=1)}, found
+
+    def scored(self, pyramid: Pyramid) -> Steps:
+        """The steps of the finer level with (N, F + 1) log-probabilities of its symbols and the blank."""
+        steps = steps_of(pyramid, self.model, self.level)
+        return Steps(F.log_softmax(self.head(steps.x_ND).float(), -1), steps.spans, steps.edges_N2)
+
+    def spelled(self, target_BS: Tensor) -> Tensor:
+        """(B, S) symbols to (B, W) finer ones; an unknown symbol is an unknown one."""
+        parts_BSL = self.table_KL[target_BS.clamp(min=0)]
+        first_L = torch.arange(parts_BSL.shape[2], device=parts_BSL.device) == 0
+        unknown_L = torch.where(first_L, UNKNOWN, NONE)
+        parts_BSL = torch.where((target_BS == UNKNOWN)[:, :, None], unknown_L, parts_BSL)
+        parts_BW = torch.where((target_BS == NONE)[:, :, None], NONE, parts_BSL).flatten(1)
+        return parts_BW.gather(1, (parts_BW == NONE).long().argsort(dim=1, stable=True))
+
+    @on_host
+    def _errors(self, steps: Steps, target_BW: Tensor) -> Stats:
+        found = [greedy(part) for part in steps.spans.split(steps.x_ND.detach().cpu())]
+        return on_device(error_counts(found, rows_of(target_BW), self.error_rate), target_BW.device)
+
+
+def _read(config: SpelledConfig, symbols: tuple[str, ...]) -> list[tuple[str, ...]]:
+    assert config.spellings is not None
+    missing = [symbol for symbol in symbols if not config.spellings.get(symbol, "").split()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ConfigError(
+            f"task.finer.spellings lacks {', '.join(map(repr, missing[:5]))}{more} of the training set; spell them"
+        )
+    return [tuple(config.spellings[symbol].split()) for symbol in symbols]
