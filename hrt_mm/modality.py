@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -160,11 +161,26 @@ class Dataset(TorchDataset[Sample], ABC):
         """The raw shape of a sample without decoding it, where batches are made by tokens."""
         raise ConfigError(f"{type(self).__name__} does not know shapes in advance; use train.batch_size")
 
+    def describe(self, index: int) -> Mapping[str, str]:
+        """What a search shows of a sample beside its pictures and sounds: short texts by name."""
+        return {}
+
 
 class DatasetConfig(Component):
     """Configuration of a dataset; a subclass fixes ``type``."""
 
     type: str
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Of a dataset of several modalities, what the values of its samples may have."""
+
+    def prepare(self, part: str, value: Any) -> Any:
+        """What a query's raw value must go through to be as the dataset's own are; nothing, where they are plain.
+
+        Args:
+            part: one of ``parts``.
+            value: what the modality reads from a file, or a text.
+        """
+        return value
 
     def build(self, split: str) -> Dataset:
         """The samples of a split: ``train``, ``val`` or ``test``.
@@ -207,6 +223,21 @@ class Modality(ABC):
         dimension, of rows and columns on a grid; of more than two axes the middle of the leading ones is drawn.
         Groups and weights are laid over it.
         """
+        return None
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        """A raw sample from a file, for queries and collections of files.
+
+        Raises:
+            BadSample: the file is missing, or is none of this modality; says what is.
+            ConfigError: the modality has no files of its own.
+        """
+        raise ConfigError(f"the modality {cls.name} does not read files")
+
+    @classmethod
+    def shown(cls, value: Any) -> tuple[str, bytes] | None:
+        """A raw sample as a file that a page can show, its suffix and its bytes; nothing where it is its own text."""
         return None
 
     @classmethod

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import ConfigError, UserError
-from . import added, config, describe, diagnose, doctor, evaluate, generate, modalities, train
+from . import added, config, describe, diagnose, doctor, embed, evaluate, generate, index, modalities, search, train
 from .arguments import HelpParser
 
-COMMANDS = (train, evaluate, generate, describe, diagnose, doctor, config, modalities)
+COMMANDS = (train, evaluate, generate, embed, index, search, describe, diagnose, doctor, config, modalities)
 USER_ERROR, INTERRUPTED = 2, 130
 
 

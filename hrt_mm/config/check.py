@@ -8,7 +8,7 @@ from ..errors import ConfigError
 from ..levels import GivenGroups, LearnedGroups
 from ..modality import Tokenizer
 from ..tasks.joint import JointTokenizer
-from ..train.build import build_task, build_tokenizer, towers_of
+from ..train.build import build_task, build_tokenizer, check_parts, towers_of
 from ..train.pretrain import pretraining
 from .sections import RunConfig, TowerConfig
 
@@ -19,6 +19,7 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: they cannot be built; names the keys.
     """
+    check_parts(config)
     tokenizer = build_tokenizer(config)
     for path, tower in towers_of(config).items():
         own = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer

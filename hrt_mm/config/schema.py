@@ -50,20 +50,13 @@ def compose(
         joint: datasets of several modalities.
         several: whether there are towers; either form is allowed when absent.
     """
-    together = list(dict.fromkeys((joint or {}).values()))
+    together = list(dict.fromkeys((joint or {}).values())) if several is not False else []
     data = {name: list(dict.fromkeys(datasets(plugin).values())) for name, plugin in installed.items()}
-    shown = [name for name in installed if modality in (None, name)]
+    shown = [name for name in installed if modality in (None, name) and not several]
     unions: dict[str, list[type[Component]]] = {
         "modality": list(tokenizers(dict(installed)).values()),
         "task": list(dict.fromkeys(tasks().values())),
-        "data": list(
-            dict.fromkeys(
-                [
-                    *(config for name in shown if not several for config in data[name]),
-                    *(together if several is not False else ()),
-                ]
-            )
-        ),
+        "data": list(dict.fromkeys([*(config for name in shown for config in data[name]), *together])),
     }
     names = [name for name in RunConfig.model_fields if name != "towers"]
     sections = {name: unions.get(name) or [section_component(name)] for name in names}

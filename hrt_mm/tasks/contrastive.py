@@ -94,7 +94,7 @@ class Contrastive(JointTask):
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
         super().__init__(models, tokenizer)
-        self.pairs, self.views, self.chunk = pairs, views, config.chunk
+        self.pairs, self.views, self.chunk, self.dim = pairs, views, config.chunk, config.dim
         self.heads = nn.ModuleList(ViewHeads(view, models, config.dim) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
 

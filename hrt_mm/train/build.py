@@ -73,11 +73,26 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
     Raises:
         ConfigError: a split is missing or empty, or has a class that train has not.
     """
+    check_parts(config)
     datasets = {split: build_dataset(config, split) for split in splits}
     classes = datasets["train"].classes
     for split, dataset in datasets.items():
         check_classes(dataset, split, classes)
     return Data(build_tokenizer(config), datasets, classes)
+
+
+def check_parts(config: RunConfig) -> None:
+    """Refuses a tower that the data has no values for.
+
+    Raises:
+        ConfigError: names it, and what there is.
+    """
+    parts = config.data.parts
+    for name in config.towers or ():
+        if name not in parts:
+            raise ConfigError(
+                f"towers.{name}: data.type {config.data.type} has no {name!r}; name the towers {', '.join(parts)}"
+            )
 
 
 def build_dataset(config: RunConfig, split: str) -> Dataset:

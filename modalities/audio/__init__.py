@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from hrt_mm.modality import Modality
 
@@ -29,6 +31,24 @@ class AudioModality(Modality):
         SpeechCommandsConfig,
         SyntheticConfig,
     )
+
+    @classmethod
+    def read(cls, path: Path) -> Audio:
+        """The sound of a file.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .files import read_audio
+
+        return read_audio(path, path.name)
+
+    @classmethod
+    def shown(cls, value: Any) -> tuple[str, bytes]:
+        """The sound as a wav file of 16 bits."""
+        from .files import wav
+
+        return ".wav", wav(value)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

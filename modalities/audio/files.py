@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
             waveform_S = _read(file, first, min(size, file.frames - first), name)
             check_waveform(waveform_S, name)
             yield Audio(waveform_S, file.samplerate)
+
+
+def wav(audio: Audio) -> bytes:
+    """A sound as a wav file of 16 bits, one channel."""
+    import soundfile
+
+    file = BytesIO()
+    soundfile.write(file, audio.waveform_S.clamp(-1, 1).numpy(), audio.rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def check_part(offset: float, duration: float | None, name: str) -> None:

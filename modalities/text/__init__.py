@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from hrt_mm.errors import BadSample
 from hrt_mm.modality import Command, Modality
 
 from . import commands
@@ -27,6 +29,22 @@ class TextModality(Modality):
     def commands(cls) -> Sequence[Command]:
         """``text subwords`` and ``data listops``."""
         return commands.SUBWORDS, LISTOPS
+
+    @classmethod
+    def read(cls, path: Path) -> bytes:
+        """The bytes of a file of text.
+
+        Raises:
+            BadSample: the file is missing, or no text in UTF-8.
+        """
+        try:
+            content = path.read_bytes()
+            content.decode()
+        except OSError as error:
+            raise BadSample(path.name, f"cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise BadSample(path.name, f"is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        return content
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from hrt_mm.modality import Modality
 
@@ -18,6 +20,24 @@ class Vision(Modality):
     name = "vision"
     tokenizer = VisionConfig
     datasets = (DigitsConfig, FolderConfig, ManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
+
+    @classmethod
+    def read(cls, path: Path) -> Any:
+        """The image of a file.
+
+        Raises:
+            BadSample: the file is missing or no image.
+        """
+        from .images import read_image
+
+        return read_image(path, path.name)
+
+    @classmethod
+    def shown(cls, value: Any) -> tuple[str, bytes]:
+        """The image as PNG."""
+        from .images import png
+
+        return ".png", png(value)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -7,6 +7,7 @@ C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,17 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
         return image.expand(3, -1, -1)
     grey = (_LUMA.view(3, 1, 1) * image).sum(0, keepdim=True)
     return grey.round().to(torch.uint8) if image.dtype == torch.uint8 else grey
+
+
+def png(image: Tensor | Image.Image) -> bytes:
+    """An image as a PNG file of 8 bits."""
+    tensor = check_image(image, "image")
+    if tensor.dtype != torch.uint8:
+        tensor = (tensor.clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = tensor[0] if len(tensor) == 1 else tensor.permute(1, 2, 0)
+    file = BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(file, "PNG")
+    return file.getvalue()
 
 
 def check_image(image: object, name: str) -> Tensor:

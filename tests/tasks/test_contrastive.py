@@ -165,7 +165,7 @@ def test_a_batch_without_one_modality_has_no_loss(build: Callable[..., Contrasti
     ("value", "said"),
     [
         (torch.zeros(2, 4), "its value is Tensor; towers need a mapping by name"),
-        ({"sound": 1}, "has a modality 'sound', and the towers are rows, ids"),
+        ({"sound": 1}, "has none of the modalities rows, ids"),
         ({"rows": None}, "has none of the modalities rows, ids"),
     ],
 )

@@ -1,0 +1,38 @@
+"""``hrt-mm embed``: vectors of a run's data, or of files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = command(commands, "embed", "make vectors of a run's data, or of files, to build an index from", run)
+    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder, of task contrastive")
+    parser.add_argument(
+        "files", metavar="FILE", type=Path, nargs="*", help="files or folders; the run's data when absent"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the collection, which must not be there")
+    parser.add_argument("--part", action="append", help="which modality, by its tower; all of the data when absent")
+    parser.add_argument("--split", default="test", help="of the run's data: train, val or test (test)")
+    parser.add_argument("--media", action="store_true", help="keep pictures and sounds, for the search page to show")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the collection, and says what is in it."""
+    from ..errors import UserError
+    from ..retrieval.embed import Embedder, embed_files, embed_split, files_in
+
+    embedder = Embedder.of(args.folder)
+    if args.files:
+        if not args.part or len(args.part) != 1:
+            raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
+        counts = {args.part[0]: embed_files(embedder, args.part[0], files_in(args.files), args.out, media=args.media)}
+    else:
+        parts = list(dict.fromkeys(args.part or embedder.towers))
+        counts = embed_split(embedder, args.split, parts, args.out, media=args.media)
+    print(f"{args.out}: {', '.join(f'{count:,} of {part}' for part, count in counts.items())}")
+    return 0

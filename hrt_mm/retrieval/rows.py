@@ -1,0 +1,117 @@
+"""What a vector is of: a row of plain data, kept beside it in JSON, a line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from ..errors import UserError
+
+LONGEST = 65_536
+"""Bytes of a row; what a search shows is short."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one vector is of.
+
+    Args:
+        id: unique among the rows of its part.
+        part: the modality's tower.
+        level: what it is a piece of its parent at, such as ``scenes``; empty for whole samples.
+        parent: the id of the coarser row that it lies in; empty for whole samples.
+        span: where it lies in its sample, in the modality's units: seconds of sound, bytes of text.
+        file: what shows it: a file in the collection's folder ``media``.
+        info: short texts by name, shown as they are.
+    """
+
+    id: str
+    part: str
+    level: str = ""
+    parent: str = ""
+    span: tuple[float, float] | None = None
+    file: str = ""
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> bytes:
+        """A line of JSON.
+
+        Raises:
+            UserError: the row has no id or part, or is too long.
+        """
+        if not self.id or not self.part:
+            raise UserError(f"a row needs an id and a part, got id {self.id!r} and part {self.part!r}")
+        line = json.dumps(self.__dict__ | {"info": dict(self.info)}, ensure_ascii=False).encode() + b"\n"
+        if len(line) > LONGEST:
+            raise UserError(
+                f"the row {self.id!r:.80} has {len(line):,} bytes; it may have {LONGEST:,}: shorten its info"
+            )
+        return line
+
+    @classmethod
+    def of(cls, line: bytes, where: str) -> Row:
+        """From a line of JSON.
+
+        Raises:
+            UserError: it is not one that :meth:`json` gave.
+        """
+        try:
+            value = json.loads(line)
+            texts = {name: value[name] for name in ("id", "part", "level", "parent", "file")}
+            span, info = value["span"], value["info"]
+            if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
+                raise TypeError("texts are expected")
+            return cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where} is damaged: {error}") from error
+
+    @property
+    def key(self) -> int:
+        """A fingerprint of part and id."""
+        return key_of(self.part, self.id)
+
+
+def key_of(part: str, name: str) -> int:
+    """63 bits that stand for a row, or for the parent of rows."""
+    digest = blake2b(json.dumps([part, name]).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model vectors are of: those of another cannot be compared with them.
+
+    Args:
+        fingerprint: of the weights.
+        dim: width of the vectors.
+        run: the run folder, where queries find the model.
+    """
+
+    fingerprint: str
+    dim: int
+    run: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dict(self.__dict__)
+
+    def check(self, other: Model, what: str) -> None:
+        """Refuses vectors of another model.
+
+        Raises:
+            UserError: names both.
+        """
+        if other.dim != self.dim:
+            raise UserError(f"{what} has vectors of {other.dim} numbers, the index of {self.dim}; embed with its model")
+        if other.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{what} is of another model ({_named(other)}) than the index ({_named(self)}); vectors of different "
+                "models cannot be compared: embed it with the index's model, or build another index"
+            )
+
+
+def _named(model: Model) -> str:
+    return f"{model.fingerprint[:12]}{f' in {model.run}' if model.run else ''}"

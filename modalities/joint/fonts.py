@@ -1,0 +1,117 @@
+"""Pictures of characters, drawn with the fonts that matplotlib ships.
+
+Shapes: S side of a picture.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+FONTS = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+)
+"""The first font that has a character is the one it is shown in. Fonts that do not go by Unicode are left out."""
+EM = 0.72
+"""Height of the font over the side of the picture."""
+_SHOWN = ("L", "N", "P", "S")
+"""Categories of characters that have a shape of their own."""
+
+
+def font_path(name: str) -> Path:
+    """The file of a font."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+
+
+def has_name(code: int) -> bool:
+    """Whether Unicode names a character."""
+    try:
+        return bool(unicodedata.name(chr(code)))
+    except ValueError:
+        return False
+
+
+@cache
+def characters() -> Mapping[int, tuple[str, ...]]:
+    """By code point, the fonts that have it: all characters with a name and a shape."""
+    found: dict[int, list[str]] = {}
+    for font in FONTS:
+        for code in FT2Font(font_path(font)).get_charmap():
+            if unicodedata.category(chr(code))[0] in _SHOWN and has_name(code):
+                found.setdefault(code, []).append(font)
+    return {code: tuple(fonts) for code, fonts in sorted(found.items())}
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font_path(name), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def draw(code: int, font: str, side: int, *, scale: float = 1.0, shift: tuple[float, float] = (0, 0)) -> Tensor:
+    """A character, dark on white, where its line has it. One that is too large for the picture is made smaller.
+
+    Args:
+        code: its code point.
+        font: which font.
+        side: of the picture in pixels.
+        scale: of the font.
+        shift: right and down, over the side.
+
+    Returns:
+        (1, S, S) uint8.
+    """
+    size = max(4, round(EM * scale * side))
+    left, top, right, bottom = _font(font, size).getbbox(chr(code), anchor="ls")
+    if (most := max(right - left, bottom - top)) > side:
+        size = max(4, int(size * side / most))
+        left, top, right, bottom = _font(font, size).getbbox(chr(code), anchor="ls")
+    # The middle of the line lies in the middle of the picture; what would stick out is moved back inside.
+    x = (side - right - left) / 2 + shift[0] * side
+    y = side / 2 + 0.35 * size + shift[1] * side
+    x = min(max(x, -left), side - right)
+    y = min(max(y, -top), side - bottom)
+    picture = Image.new("L", (side, side), 255)
+    ImageDraw.Draw(picture).text((round(x), round(y)), chr(code), fill=0, font=_font(font, size), anchor="ls")
+    return torch.from_numpy(np.asarray(picture).copy())[None]
+
+
+def framed(image: Tensor, side: int, *, part: float = 0.75) -> Tensor:
+    """A picture of anything, brought to how characters are drawn: dark on white, its ink in the middle.
+
+    Args:
+        image: (C, H, W) uint8, or float in 0..1.
+        side: of the result in pixels.
+        part: of the side that the longer side of the ink takes.
+
+    Returns:
+        (1, S, S) uint8.
+    """
+    grey = image.float() * (1.0 if image.dtype == torch.uint8 else 255.0)
+    grey = grey.mean(0)
+    border = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    if border.median() < 128:
+        grey = 255 - grey
+    low, high = float(grey.min()), float(grey.max())
+    if high - low < 8:
+        return torch.full((1, side, side), 255, dtype=torch.uint8)
+    grey = (grey - low) * (255 / (high - low))
+    rows, columns = ((grey < 128).any(axis).nonzero()[:, 0] for axis in (1, 0))
+    ink = grey[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    shrink = part * side / max(ink.shape)
+    height, width = (max(1, round(size * shrink)) for size in ink.shape)
+    small = Image.fromarray(ink.round().byte().numpy()).resize((width, height), Image.Resampling.LANCZOS)
+    picture = Image.new("L", (side, side), 255)
+    picture.paste(small, ((side - width) // 2, (side - height) // 2))
+    return torch.from_numpy(np.asarray(picture).copy())[None]

@@ -1,0 +1,106 @@
+"""Configurations of several towers, and what is said about their mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hrt_mm.config import check, json_schema, load_config, resolved_yaml
+from hrt_mm.errors import ConfigError
+
+GOOD = """\
+towers:
+  image:
+    modality: {type: vision, channels: 1, patch: 8, size: 32}
+    model: {levels: [{name: glyph, dim: 16, heads: 2, depth: 1}]}
+  text:
+    modality: {type: text}
+    model: {levels: [{name: bytes, dim: 16, heads: 2, depth: 1}]}
+task: {type: contrastive, dim: 8}
+data: {type: glyphs}
+train: {steps: 2, batch_size: 8}
+"""
+
+
+def load(folder: Path, old: str = "", new: str = "") -> object:
+    assert old in GOOD
+    path = folder / "run.yaml"
+    path.write_text(GOOD.replace(old, new) if old else GOOD)
+    config = load_config(path)
+    check(config)
+    return config
+
+
+def test_a_good_one_loads_and_is_written_so_that_it_loads_again(tmp_path: Path) -> None:
+    config = load_config(_written(tmp_path, GOOD))
+    check(config)
+    assert config.level_names == ["image.glyph", "text.bytes"]
+    assert list(config.models) == ["towers.image.model", "towers.text.model"]
+    text = resolved_yaml(config)
+    assert not text.startswith("modality")
+    assert load_config(_written(tmp_path, text)) == config
+    assert "modality" not in config.model_dump()
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / "one.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
+    config = load_config(_written(tmp_path, GOOD), ["towers.text.model.levels.bytes.dim=32"])
+    assert config.towers is not None
+    assert config.towers["text"].model.levels[0].dim == 32
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("towers:", "model: {levels: []}\ntowers:", "run.yaml:1: model: stands beside towers, which have their own"),
+        ("type: vision", "type: vison", "run.yaml:3: towers.image.modality.type: unknown modality type 'vison'"),
+        ("patch: 8", "pacth: 8", "towers.image.modality.pacth: unknown key; did you mean 'patch'?"),
+        ("name: glyph, dim: 16", "name: glyph, dim: x", "towers.image.model.levels.0.dim: got 'x'"),
+        ("    modality: {type: text}\n", "", "towers.text.modality: the section is missing"),
+        ("    modality: {type: text}", "    modalty: {type: text}", "towers.text.modalty: unknown key; did you mean"),
+        ("type: contrastive, dim: 8", "type: classification", "task classification is over one model"),
+        ("type: glyphs", "type: digits", "'digits' is a dataset of the modality vision, but towers read"),
+        ("  text:", "  words:", "towers.words: data.type glyphs has no 'words'; name the towers image, text"),
+        ("  image:", "  Image:", "the name of a tower is small letters"),
+        ("batch_size: 8", "batch_tokens: 8", None),
+    ],
+)  # fmt: skip
+def test_mistakes(tmp_path: Path, old: str, new: str, said: str | None) -> None:
+    if said is None:
+        load(tmp_path, old, new)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, old, new)
+    assert said in str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_one_tower_is_none_for_a_task_over_several(tmp_path: Path) -> None:
+    text = (
+        "modality: {type: vision}\nmodel: {levels: [{name: a, dim: 16, heads: 2, depth: 1}]}\n"
+        "task: {type: contrastive}\ndata: {type: glyphs}\ntrain: {steps: 2, batch_size: 8}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(_written(tmp_path, text))
+    assert "task contrastive is over several towers; give towers in place of modality and model" in str(caught.value)
+    assert "'glyphs' is a dataset of several modalities, and there are no towers" in str(caught.value)
+
+
+def test_commands_for_one_model_say_so(tmp_path: Path) -> None:
+    from hrt_mm.describe import describe
+
+    with pytest.raises(
+        ConfigError, match="needs one modality and model, but the configuration has towers: image, text"
+    ):
+        describe(load_config(_written(tmp_path, GOOD)))
+
+
+def test_the_schema_knows_towers_and_their_data() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]["towers"]["additionalProperties"]["properties"]) == {"modality", "model"}
+    assert {"required": ["towers"]} in schema["then"]["oneOf"]

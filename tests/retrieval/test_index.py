@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval import index as index_module
+from hrt_mm.retrieval.collection import Collection, writing
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.neighbours import Kind
+from hrt_mm.retrieval.rows import Model, Row
+
+MODEL = Model("a" * 64, 8, "runs/x")
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray:
+    found = np.random.default_rng(seed).normal(size=(count, MODEL.dim)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def collection(
+    folder: Path, ids: Sequence[str], *, part: str = "image", seed: int = 0, model: Model = MODEL
+) -> Collection:
+    with writing(folder, model) as writer:
+        if ids:
+            writer.add(vectors(len(ids), seed)[:, : model.dim], [Row(name, part, info={"name": name}) for name in ids])
+    return Collection(folder)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    found = Index.create(tmp_path / "index", MODEL)
+    found.add(collection(tmp_path / "a", [f"a{place}" for place in range(30)]))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind) -> None:
+    if kind != "flat":
+        pytest.importorskip("faiss")
+    made = collection(tmp_path / "a", [f"a{place}" for place in range(200)])
+    Index.create(tmp_path / "index", MODEL).add(made, kind)
+    index = Index(tmp_path / "index")
+    index.remove(["a7", "a8"])
+    right = 0
+    for query in vectors(20, seed=9):
+        scores = made.vectors_ND @ query
+        scores[[7, 8]] = -np.inf
+        expected = [f"a{place}" for place in np.argsort(-scores)[:5]]
+        hits = index.search(query, 5)
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+        assert not {"a7", "a8"} & {hit.row.id for hit in hits}
+        right += len({hit.row.id for hit in hits} & set(expected))
+    assert right == 100 if kind == "flat" else right >= 80
+
+
+def test_what_is_added_is_found_beside_what_was_there(tmp_path: Path, index: Index) -> None:
+    before = {path: path.stat().st_mtime_ns for path in index.folder.glob("segment-*/*")}
+    more = collection(tmp_path / "b", ["b0", "b1"], seed=1)
+    assert index.add(more) == 2
+    assert len(index) == 32
+    opened = Index(index.folder)
+    assert opened.search(np.array(more.vectors_ND[1]), 1)[0].row == Row("b1", "image", info={"name": "b1"})
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was there is not written anew"
+
+
+def test_parts_and_levels_are_searched_apart_and_pieces_within(tmp_path: Path) -> None:
+    rows = [
+        Row("v", "video"),
+        Row("v/0", "video", "scenes", "v", (0, 4)),
+        Row("v/1", "video", "scenes", "v", (4, 9)),
+        Row("v/1/0", "video", "clips", "v/1", (4, 6)),
+        Row("t", "text"),
+    ]
+    with writing(tmp_path / "a", MODEL) as writer:
+        writer.add(np.eye(5, 8, dtype=np.float32), rows)
+    index = Index.create(tmp_path / "index", MODEL)
+    index.add(Collection(tmp_path / "a"))
+    assert index.parts == {"video": 1, "text": 1}
+    query = np.array([0.1, 0.2, 0.3, 0.9, 0.5, 0, 0, 0])
+    assert [hit.row.id for hit in index.search(query, 9)] == ["t", "v"]
+    assert [hit.row.id for hit in index.search(query, 9, part="video", level="scenes")] == ["v/1", "v/0"]
+    (found,) = index.search(query, 9, part="video", inside=1)
+    assert [inner.row.span for inner in found.inside] == [(4, 9)]
+    assert [inner.row.id for inner in found.inside[0].inside] == ["v/1/0"]
+    assert index.remove(["v"]) == 4
+    assert index.parts == {"video": 0, "text": 1}
+
+
+def test_bad_input_is_told(tmp_path: Path, index: Index) -> None:
+    with pytest.raises(UserError, match=r"ids that the index has already: 'a3', 'a4'; remove them first"):
+        index.add(collection(tmp_path / "b", ["a3", "a4", "new"]))
+    with pytest.raises(UserError, match="two rows of part 'image' with id 'c'"):
+        index.add(collection(tmp_path / "c", ["c", "c"]))
+    with pytest.raises(
+        UserError, match=r"is of another model \(bbbbbbbbbbbb\) than the index \(aaaaaaaaaaaa in runs/x"
+    ):
+        index.add(collection(tmp_path / "d", ["d"], model=Model("b" * 64, 8)))
+    with pytest.raises(UserError, match="has vectors of 4 numbers, the index of 8"):
+        index.add(collection(tmp_path / "e", ["e"], model=Model("a" * 64, 4)))
+    with pytest.raises(UserError, match="the index has no row 'zzz'"):
+        index.remove(["a1", "zzz"])
+    with pytest.raises(UserError, match=r"shape \(4,\), the index has vectors of 8"):
+        index.search(np.zeros(4), 1)
+    with pytest.raises(UserError, match="k is 0"):
+        index.search(np.zeros(8), 0)
+    with pytest.raises(UserError, match="is not an index"):
+        Index(tmp_path / "a")
+    with pytest.raises(UserError, match="is not empty"):
+        Index.create(index.folder, MODEL)
+    with pytest.raises(UserError, match="is there already"):
+        collection(tmp_path / "a", ["x"])
+    assert len(Index(index.folder)) == 30
+
+
+def test_an_empty_index_and_a_large_k(tmp_path: Path, index: Index) -> None:
+    assert len(index.search(vectors(1)[0], 1000)) == 30
+    empty = Index.create(tmp_path / "empty", MODEL)
+    assert empty.search(vectors(1)[0], 5) == []
+    assert empty.add(collection(tmp_path / "none", [])) == 0
+    assert Index(tmp_path / "empty").search(vectors(1)[0], 5) == []
+
+
+def test_an_id_that_was_removed_can_come_back(tmp_path: Path, index: Index) -> None:
+    assert index.remove(["a5"]) == 1
+    again = collection(tmp_path / "b", ["a5"], seed=3)
+    index.add(again)
+    assert index.search(np.array(again.vectors_ND[0]), 1)[0].row.id == "a5"
+    assert len(index) == 30
+
+
+def test_metadata_stays_text_and_files_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    with writing(tmp_path / "a", MODEL) as writer:
+        kept = writer.media(".png", b"mine")
+        rows = [
+            Row("<script>", "image", file=kept, info={"name": "<b>x</b>"}),
+            Row("../up", "image", file="../../secret.png"),
+            Row("abs", "image", file=str(tmp_path / "secret.png")),
+        ]
+        writer.add(vectors(3), rows)
+    index = Index.create(tmp_path / "index", MODEL)
+    index.add(Collection(tmp_path / "a"))
+    hits = {hit.row.id: hit for hit in index.search(vectors(1)[0], 3)}
+    assert hits["<script>"].row.info == {"name": "<b>x</b>"}
+    media = hits["<script>"].media
+    assert media is not None and media.read_bytes() == b"mine"
+    assert hits["../up"].media is None
+    assert hits["abs"].media is None
+
+
+def test_a_manifest_cannot_lead_out_of_the_index(index: Index) -> None:
+    path = index.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["segments"][0]["name"] = "../../elsewhere"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="names a file outside the index"):
+        Index(index.folder)
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the vector of 'bad' is not finite"), writing(tmp_path / "a", MODEL) as writer:
+        writer.add(np.full((1, 8), np.nan), [Row("bad", "image")])
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_cut_short_is_told(tmp_path: Path, index: Index) -> None:
+    path = next(index.folder.glob("segment-*/vectors.f32"))
+    os.truncate(path, path.stat().st_size - 32)
+    with pytest.raises(UserError, match="29 vectors, 30 rows"):
+        Index(index.folder)
+
+
+def _add_and_die(folder: Path, added: Path, moment: str) -> None:
+    """Dies by SIGKILL in the middle of an add."""
+
+    def die(*ignored: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(index_module, moment, die)
+    Index(folder).add(Collection(added))
+
+
+@pytest.mark.parametrize("moment", ["build", "_write_manifest", "replace_file"])
+def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Path, index: Index, moment: str) -> None:
+    added = collection(tmp_path / "b", [f"b{place}" for place in range(10)], seed=1)
+    process = multiprocessing.get_context("fork").Process(
+        target=_add_and_die, args=(index.folder, added.folder, moment)
+    )
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    left = Index(index.folder)
+    assert len(left) == 30
+    assert left.search(vectors(1)[0], 3)[0].row.id == "a0"
+    assert left.add(added) == 10
+    assert len(Index(index.folder)) == 40
+    named = {entry.entry.name for entry in left.segments}
+    assert {path.name for path in index.folder.iterdir() if path.is_dir()} == named, "nothing half done stays"

@@ -1,0 +1,144 @@
+"""The whole path on a few glyphs: train from YAML, embed, index, search, by the shell's commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hrt_mm.cli.main import main
+from hrt_mm.config import load_config
+from hrt_mm.errors import BadSample, UserError
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.evaluate import evaluate_run
+from hrt_mm.train.loop import train
+
+SMALL = """\
+towers:
+  image:
+    modality: {type: vision, channels: 1, patch: 4, size: 16, stem: {type: conv}}
+    model:
+      levels:
+        - {name: parts, dim: 32, heads: 2, depth: 1, group: {type: fixed, stride: 2}, pool: conv}
+        - {name: glyph, dim: 48, heads: 2, depth: 1}
+  text:
+    modality: {type: text}
+    model:
+      levels:
+        - {name: bytes, dim: 32, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
+        - {name: words, dim: 48, heads: 2, depth: 1}
+task: {type: contrastive, dim: 32}
+data:
+  {type: glyphs, scripts: [braille], val: 0.2, test: 0.2, any_font: false, move: 0, centred: 0, some_words: 0, side: 16}
+optim: {lr: 5.0e-3, warmup_steps: 5}
+train: {steps: 60, batch_size: 64, eval_every: 60, tensorboard: false, num_threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("glyphs")
+    (folder / "small.yaml").write_text(SMALL)
+    return train(load_config(folder / "small.yaml", [f"run.dir={folder / 'run'}"]))
+
+
+@pytest.fixture(scope="module")
+def index(run: Path) -> Path:
+    folder = run.parent
+    assert main(["embed", str(run), "--split", "train", "--media", "--out", str(folder / "vectors")]) == 0
+    assert main(["index", "build", str(folder / "index"), str(folder / "vectors")]) == 0
+    return folder / "index"
+
+
+def test_training_learned_pairs_and_every_figure_has_its_numbers(run: Path) -> None:
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    for way in ("image_to_text", "text_to_image"):
+        assert metrics[f"test/{way}/queries"] == metrics[f"test/{way}/answers"] >= 30
+        assert metrics[f"test/{way}/chance_R@1"] == 1 / metrics[f"test/{way}/answers"]
+    found = evaluate_run(run, "train")
+    # Dots against names: the characters that were seen are found; 154 of them, so chance for R@10 is 6%.
+    assert found["train/image_to_text/R@10"] > 0.3
+    assert found["train/text_to_image/R@10"] > 0.3
+
+
+def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = Index(index)
+    assert held.parts == {"image": held.parts["text"], "text": held.parts["text"]}
+    row = held.segments[0].collection.row(5)
+    assert main(["search", str(index), "--text", row.info["name"].upper(), "-k", "10", "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)
+    assert len(hits) == 10
+    assert {hit["part"] for hit in hits} == {"image"}
+    assert Path(hits[0]["media"]).is_file()
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_its_own_picture_finds_itself_and_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    searcher = Searcher.of(Index(index))
+    held = searcher.index.segments[0].collection
+    own = searcher.index.search(held.vectors_ND[7], 1, part="image")[0]
+    assert own.row == held.row(7)
+    assert own.score == pytest.approx(1, abs=1e-4)
+    assert own.media is not None
+    assert main(["search", str(index), "--image", str(own.media), "-k", "3"]) == 0
+    assert capsys.readouterr().out.count("braille pattern") == 3
+
+
+def test_adding_and_removing_by_the_shell(run: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = len(Index(index))
+    extra = run.parent / "extra.png"
+    Image.new("L", (40, 40), 255).save(extra)
+    assert main(["embed", str(run), str(extra), "--part", "image", "--out", str(run.parent / "more")]) == 0
+    assert main(["index", "add", str(index), str(run.parent / "more")]) == 0
+    assert len(Index(index)) == before + 1
+    assert main(["index", "remove", str(index), str(extra)]) == 0
+    assert len(Index(index)) == before
+    assert main(["index", "remove", str(index), str(extra)]) == 2
+    assert "the index has no row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (["--audio", "x.wav"], "the model cannot read --audio; it reads image, text"),
+        (["--image", "run/config.yaml"], "not an image that can be read"),
+        (["--image", "missing.png"], "no such file"),
+        (["--text", "  "], "is empty"),
+        (["--text", "dots", "--find", "sound"], "the index has no 'sound' to find; it has image, text"),
+        (["--text", "dots", "-k", "0"], "k is 0"),
+    ],
+)
+def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flag, value, *rest = query
+    given = str(index.parent / value) if flag != "--text" else value
+    assert main(["search", str(index), flag, given, *rest]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_index_of_other_weights_is_refused(index: Path, tmp_path: Path) -> None:
+    held = Index(index)
+    other = Index.create(tmp_path / "other", type(held.model)("f" * 64, held.model.dim, held.model.run))
+    with pytest.raises(UserError, match="is of another model"):
+        Searcher.of(other)
+    gone = Index.create(tmp_path / "gone", type(held.model)("f" * 64, held.model.dim, str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="which is not there; give it with --run"):
+        Searcher.of(gone)
+
+
+def test_a_query_that_is_too_large_is_refused(index: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(80 << 20)
+    with pytest.raises(BadSample, match="has 83,886,080 bytes; a query may have"):
+        Searcher.of(Index(index)).search("image", large)
+
+
+def test_an_empty_index_finds_nothing(
+    run: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Index.create(tmp_path / "empty", Index(index).model)
+    assert main(["search", str(tmp_path / "empty"), "--text", "dots"]) == 0
+    assert "nothing was found" in capsys.readouterr().out
