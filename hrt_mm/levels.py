@@ -32,8 +32,14 @@ class GivenGroups(Component):
     """Name of the boundary, one of those that the modality gives."""
     max: PositiveInt | None = None
     """Longest group; longer ones are cut. No cap when absent."""
-    typical: PositiveFloat = 1.0
-    """Usual tokens a group; positions on the next level are counted in steps of it."""
+    typical: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = 1.0
+    """Usual tokens a group, or on several axes how many along each; positions on the next level are counted in steps
+    of it."""
+
+    @property
+    def typical_tokens(self) -> float:
+        """Usual tokens a group."""
+        return math.prod(self.typical) if isinstance(self.typical, tuple) else self.typical
 
 
 class LearnedGroups(Component):
@@ -234,7 +240,8 @@ def check_sizes(config: HierarchyConfig, axes: int) -> None:
     """Sizes along several axes are for grids. After learned or given groups there is no grid any more.
 
     Raises:
-        ConfigError: a level that is no grid has a window or stride of several sizes.
+        ConfigError: a level that is no grid has a window or stride of several sizes, or given groups have a typical
+            size of another number of axes.
     """
     gridded = axes > 1
     for level in config.levels:
@@ -245,7 +252,17 @@ def check_sizes(config: HierarchyConfig, axes: int) -> None:
                     f"{what} of level {level.name!r} has {len(size)} sizes {size}, but its tokens lie on one axis; "
                     "give one"
                 )
+        if isinstance(level.group, GivenGroups):
+            _check_typical(level.group.typical, level.name, axes)
         gridded = gridded and isinstance(level.group, FixedGroups)
+
+
+def _check_typical(typical: float | tuple[float, ...], name: str, axes: int) -> None:
+    if isinstance(typical, tuple) and len(typical) != axes:
+        raise ConfigError(
+            f"group.typical of level {name!r} has {len(typical)} sizes {typical}, but the modality has {axes} axes; "
+            f"give one size or {axes}"
+        )
 
 
 def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:

@@ -205,6 +205,7 @@ def _usual_size(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[floa
             sizes = extent(group.stride, axes, f"stride of level {level.name!r}")
         return math.prod(sizes) if gridded else sizes[0], tuple(float(size) for size in sizes)
     if isinstance(group, GivenGroups):
-        return group.max or _GIVEN_TAPS, (group.typical,) * axes
+        typical = group.typical
+        return group.max or _GIVEN_TAPS, typical if isinstance(typical, tuple) else (typical,) * axes
     assert isinstance(group, LearnedGroups)
     return group.max, (group.target,) * axes

@@ -92,7 +92,7 @@ def _groups(plan: LevelPlan, transition: Transition) -> Groups:
     assert isinstance(group, GivenGroups)
     if group.boundary in plan.boundaries:
         return plan.given_groups(group)
-    return _alike(plan, group.typical, group.max or math.inf)
+    return _alike(plan, group.typical_tokens, group.max or math.inf)
 
 
 def _alike(plan: LevelPlan, size: float, longest: float) -> Groups:

@@ -11,6 +11,7 @@ from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
+from .segmentation import Segmentation, SegmentationConfig
 from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
@@ -21,6 +22,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "language": LanguageConfig,
     "masked": MaskedConfig,
     "matching": MatchingConfig,
+    "segmentation": SegmentationConfig,
     "tagging": TaggingConfig,
 }
 
@@ -45,6 +47,8 @@ __all__ = [
     "MaskedConfig",
     "Matching",
     "MatchingConfig",
+    "Segmentation",
+    "SegmentationConfig",
     "Tagging",
     "TaggingConfig",
     "Task",

@@ -1,6 +1,7 @@
 """Augmentation of training images: torchvision's transforms v2, with every number in the configuration.
 
-Transforms take and give (C, H, W) tensors, and draw from torch's global generator.
+Transforms take and give (C, H, W) tensors, or (N, C, H, W) ones of which all frames are changed alike, and draw from
+torch's global generator.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ class _RandomCrop:
         self._last: tuple[tuple[int, int], Transform] | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        size = self.size or (image.shape[1], image.shape[2])
+        size = self.size or (image.shape[-2], image.shape[-1])
         if self._last is None or self._last[0] != size:
             self._last = size, self._transform(size)
         return self._last[1](image)

@@ -42,22 +42,22 @@ def unpatchify(patches_NhwF: Tensor, patch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The images of a batch that share a grid.
+    """The images or videos of a batch that share a grid.
 
     Args:
-        grid: rows and columns of cells.
-        samples: which images of the batch they are.
-        rows: (N * cells,) row in the packed tokens of each cell, images back to back, each in raster order.
+        grid: cells along each axis.
+        samples: which samples of the batch they are.
+        rows: (N * cells,) row in the packed tokens of each cell, samples back to back, each in raster order.
     """
 
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     samples: tuple[int, ...]
     rows: Tensor
 
 
 @dataclass(frozen=True)
 class Dense:
-    """How the packed tokens of a batch become dense maps, a bucket a grid, and return."""
+    """How the packed tokens of a batch become dense maps, a bucket a grid, and return; on any number of axes."""
 
     buckets: tuple[Bucket, ...]
     back: Tensor
@@ -68,17 +68,17 @@ class Dense:
         """The plan for a batch, made once.
 
         Raises:
-            UserError: the tokens are not images.
+            UserError: the tokens are not grids.
         """
         return tokens.spans.cached(("dense", blocks), lambda: _plan(tokens, blocks))
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """(N, h, w, ...) of packed features (T, ...), a bucket each."""
+        """(N, h, w, ...) of packed features (T, ...), a bucket each; videos are (N, t, h, w, ...)."""
         return [x[bucket.rows].reshape(len(bucket.samples), *bucket.grid, *x.shape[1:]) for bucket in self.buckets]
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Packed features (T, D) of maps (N, h, w, D), a bucket each; the inverse of :meth:`maps`."""
-        return torch.cat([dense.flatten(0, 2) for dense in maps])[self.back]
+        return torch.cat([dense.flatten(0, -2) for dense in maps])[self.back]
 
 
 def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
@@ -90,13 +90,13 @@ def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
 
 
 def _plan(tokens: Tokens, blocks: Blocks) -> Dense:
-    if tokens.grids is None or tokens.axes != 2:
-        raise UserError("a stem over whole images needs tokens of images, with grids of 2 axes")
+    if tokens.grids is None:
+        raise UserError("a stem over whole images needs tokens of images, which are grids")
     parts = []
     for grid, samples in buckets(tokens.grids).items():
         place = nested_order(grid, blocks).argsort()
         rows = (tokens.spans.host[samples, None] + place).flatten()
-        parts.append(Bucket((grid[0], grid[1]), tuple(samples), rows))
+        parts.append(Bucket(grid, tuple(samples), rows))
     back = torch.cat([bucket.rows for bucket in parts]).argsort()
     device = tokens.device
     on_device = (Bucket(part.grid, part.samples, part.rows.to(device, non_blocking=True)) for part in parts)

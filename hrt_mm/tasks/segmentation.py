@@ -1,0 +1,322 @@
+"""Segmentation: where segments begin, of what kind their borders are, and what each segment is.
+
+Every step has a chance for each kind of border. Steps in a row whose chances are high are one border, in their middle.
+A segment is classified by the mean of its steps: in training and for the scores by those of the true segments, in use
+(:meth:`Segmentation.segments`) by those that were found.
+
+Shapes: T tokens of level 0, U steps, S segments, D width of the level that is read, K kinds of borders and none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..boundary_scores import BoundaryScores, boundary_scores
+from ..component import Component
+from ..errors import BadSample, ConfigError
+from ..host import on_host
+from ..levels import HierarchyConfig
+from ..sample import Sample
+from ..segments import segment_mean
+from ..spans import Spans
+from ..tokens import Tokens
+from .base import Batch, TaskConfig, TaskOutput
+from .encoding import EncoderTask
+from .labels import NO_LABEL, linear_head, place_of
+from .tagging import mean_over, units_of
+
+if TYPE_CHECKING:
+    from ..modality import Tokenizer
+
+
+class Border(Component):
+    """A kind of border."""
+
+    tolerance: NonNegativeInt = 0
+    """Steps that a found border may lie from a true one to be right."""
+    width: NonNegativeInt = 0
+    """Steps on each side that belong to the border: those of a slow transition."""
+
+
+class SegmentationConfig(TaskConfig):
+    """Borders of one or several kinds, and a label for each segment between them."""
+
+    type: Literal["segmentation"]
+    borders: Annotated[dict[str, Border], Field(min_length=1)]
+    """Kinds of borders: boundaries that the data carries, by name. The place where a sample begins is none."""
+    unit: str | None = None
+    """The boundary that starts a step, such as ``frames``; every level-0 token is one when absent."""
+    level: str | None = None
+    """Level whose tokens are read: a step reads the mean over where it lies; the finest when absent."""
+    labels: bool = True
+    """Each segment has a label: those of a sample are a list."""
+    label_weight: NonNegativeFloat = 1.0
+    """Weight of the labels' loss beside that of the borders."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Chance from which on a step is a border."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability to drop a value of what the heads read in training."""
+    monitor: Literal["f1", "accuracy", "loss"] = "loss"
+    """What chooses the best checkpoint: F1 of borders of any kind, accuracy of the labels, or the loss."""
+
+    @property
+    def boundaries(self) -> tuple[str, ...]:
+        """Those of steps and borders."""
+        return tuple(dict.fromkeys((*(() if self.unit is None else (self.unit,)), *self.borders)))
+
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Segmentation:
+        """The task's module.
+
+        Raises:
+            ConfigError: labels are wanted and the data has none, there is no such level, or a part of the model is
+                never read.
+        """
+        if self.labels and (classes is None or len(classes) < 2):
+            raise ConfigError("task segmentation labels segments, and the data has no classes; set task.labels: false")
+        if not self.labels and self.monitor == "accuracy":
+            raise ConfigError("task.monitor accuracy is of labels, and task.labels is false; set f1 or loss")
+        level = 0 if self.level is None else model.index(self.level)
+        return Segmentation(self, model, tokenizer, classes or (), level)
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
+        """(U + S,) int64: the kind of each step, 0 for none, and with labels the class of each segment.
+
+        Raises:
+            BadSample: a label is not one of the training set's, or there are more or fewer labels than segments.
+        """
+        kinds_U = self.kinds(tokens)
+        if not self.labels:
+            return kinds_U
+        places = {name: place for place, name in enumerate(classes or ())}
+        found: list[int] = []
+        for sample, count in zip(samples, self.true_segments(tokens)[1].lengths.tolist(), strict=True):
+            if not isinstance(sample.label, list | tuple):
+                raise BadSample(sample.name, f"task segmentation needs a list of labels, got {sample.label!r:.40}")
+            if len(sample.label) != count:
+                raise BadSample(sample.name, f"has {len(sample.label)} labels and {count} segments")
+            found += [NO_LABEL if label is None else place_of(label, places, sample.name) for label in sample.label]
+        return torch.cat([kinds_U, torch.tensor(found, dtype=torch.int64)])
+
+    def kinds(self, tokens: Tokens) -> Tensor:
+        """(U,) int64: the kind of border that each step belongs to; of two that overlap the nearer one."""
+        units, samples = units_of(tokens, self.unit)
+        kinds = np.zeros(len(units), dtype=np.int64)
+        apart = np.full(len(units), np.iinfo(np.int64).max)
+        sample_U = np.repeat(np.arange(len(samples)), samples.lengths.numpy())
+        for kind, (name, border) in enumerate(self.borders.items(), 1):
+            for place in np.flatnonzero(borders_of(tokens, name, units, samples)).tolist():
+                steps = np.arange(max(0, place - border.width), min(len(units), place + border.width + 1))
+                steps = steps[sample_U[steps] == sample_U[place]]
+                near = np.abs(steps - place) < apart[steps]
+                kinds[steps[near]] = kind
+                apart[steps[near]] = np.abs(steps[near] - place)
+        return torch.from_numpy(kinds)
+
+    def true_segments(self, tokens: Tokens) -> tuple[Spans, Spans]:
+        """The true segments over the steps, and the samples over the segments."""
+        units, samples = units_of(tokens, self.unit)
+        starts_U = torch.zeros(len(units), dtype=torch.bool)
+        for name in self.borders:
+            starts_U |= torch.from_numpy(borders_of(tokens, name, units, samples))
+        return Spans.from_starts(starts_U, samples)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment that was found.
+
+    Args:
+        first: its first step within the sample.
+        end: the step after its last one.
+        border: the kind of border that it begins at; ``None`` where the sample begins.
+        chance: of that border.
+        label: the class, where there are classes.
+        sure: its probability.
+    """
+
+    first: int
+    end: int
+    border: str | None = None
+    chance: float = 1.0
+    label: str | None = None
+    sure: float = 0.0
+
+
+class Segmentation(EncoderTask):
+    """Encoder, a head for borders and one for labels.
+
+    Args:
+        config: the task.
+        model: the hierarchy.
+        tokenizer: gives the axes and the embedding.
+        classes: names of the labels.
+        level: place of the level that is read.
+    """
+
+    def __init__(
+        self,
+        config: SegmentationConfig,
+        model: HierarchyConfig,
+        tokenizer: Tokenizer,
+        classes: tuple[str, ...],
+        level: int,
+    ) -> None:
+        super().__init__(model, tokenizer, [level])
+        self.config, self.classes, self.level = config, classes, level
+        self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "loss" else "max"
+        self.names = tuple(config.borders)
+        self.dropout = nn.Dropout(config.dropout)
+        self.border_head = linear_head(model.levels[level].dim, len(self.names) + 1)
+        self.label_head = linear_head(model.levels[level].dim, len(classes)) if config.labels else None
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss, in evaluation F1 of each kind of border and of all, accuracy of the labels, and kinds of steps (U,)."""
+        assert batch.target is not None
+        units_UD, losses = self.steps(batch.tokens)
+        kinds_U = batch.target[: len(units_UD)]
+        logits_UK = self.border_head(self.dropout(units_UD)).float()
+        parts = {"borders": F.cross_entropy(logits_UK, kinds_U)}
+        count = kinds_U.new_tensor(len(kinds_U))
+        stats: dict[str, tuple[Tensor, Tensor]] = {"borders": (parts["borders"].detach() * count, count)}
+        if self.label_head is not None:
+            labels_S = batch.target[len(units_UD) :]
+            segments, _ = self.config.true_segments(batch.tokens)
+            logits_SC = self.label_logits(units_UD, segments)
+            known = (labels_S != NO_LABEL).sum()
+            total = F.cross_entropy(logits_SC, labels_S, ignore_index=NO_LABEL, reduction="sum")
+            parts["labels"] = self.config.label_weight * total / known.clamp(min=1)
+            stats["accuracy"] = ((logits_SC.detach().argmax(-1) == labels_S).sum(), known)
+        parts |= losses
+        loss = torch.stack(list(parts.values())).sum()
+        samples = kinds_U.new_tensor(len(batch.tokens))
+        stats["loss"] = (loss.detach() * samples, samples)
+        if not self.training:
+            stats |= self._scores(batch.tokens, logits_UK)
+        predictions = logits_UK.detach().argmax(-1)
+        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, predictions)
+
+    def steps(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+        """(U, D) what each step reads, and the pyramid's losses."""
+        pyramid = self.encoder(tokens)
+        units, _ = units_of(tokens, self.config.unit)
+        return mean_over(pyramid, self.level, units), pyramid.losses
+
+    def label_logits(self, units_UD: Tensor, segments: Spans) -> Tensor:
+        """(S, C) logits of segments, runs of steps."""
+        assert self.label_head is not None
+        logits_SC: Tensor = self.label_head(self.dropout(segment_mean(units_UD, segments)))
+        return logits_SC.float()
+
+    @torch.no_grad()
+    def segments(self, tokens: Tokens) -> list[list[Segment]]:
+        """The segments of each sample, in evaluation mode."""
+        units_UD, _ = self.steps(tokens)
+        _, samples = units_of(tokens, self.config.unit)
+        return self.segments_of(units_UD, samples)
+
+    @torch.no_grad()
+    def segments_of(self, units_UD: Tensor, samples: Spans) -> list[list[Segment]]:
+        """The segments of samples whose steps are read already.
+
+        Args:
+            units_UD: what each step reads.
+            samples: runs of steps.
+        """
+        chances_UK = self.border_head(units_UD).float().softmax(-1).cpu()
+        found = []
+        for chances_TK, steps_TD in zip(samples.split(chances_UK), samples.split(units_UD), strict=True):
+            borders = picked(chances_TK.numpy(), self.config.threshold)
+            firsts = [0, *(place for place, _, _ in borders)]
+            ends = [*firsts[1:], len(steps_TD)]
+            begun = [(None, 1.0), *((self.names[kind], chance) for _, kind, chance in borders)]
+            named: list[tuple[str | None, float]] = [(None, 0.0)] * len(firsts)
+            if self.label_head is not None:
+                spans = Spans.from_lengths(
+                    [end - first for first, end in zip(firsts, ends, strict=True)], steps_TD.device
+                )
+                sure_S, label_S = self.label_logits(steps_TD, spans).softmax(-1).max(-1)
+                pairs = zip(label_S.tolist(), sure_S.tolist(), strict=True)
+                named = [(self.classes[label], sure) for label, sure in pairs]
+            found.append(
+                [
+                    Segment(first, end, *border, *label)
+                    for first, end, border, label in zip(firsts, ends, begun, named, strict=True)
+                ]
+            )
+        return found
+
+    def _scores(self, tokens: Tokens, logits_UK: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """F1 as twice the hits over the borders found and true, which adds up over batches."""
+        units, samples = units_of(tokens, self.config.unit)
+        chances_UK = logits_UK.detach().softmax(-1).cpu()
+        true = {name: samples_of(borders_of(tokens, name, units, samples), samples) for name in self.names}
+        found = [picked(chances_TK.numpy(), self.config.threshold) for chances_TK in samples.split(chances_UK)]
+        stats = {}
+        for kind, (name, border) in enumerate(self.config.borders.items()):
+            own = [[place for place, other, _ in borders if other == kind] for borders in found]
+            scores = _sum(own, true[name], border.tolerance)
+            stats[f"f1/{name}"] = _share(scores, logits_UK.device)
+        widest = max(border.tolerance for border in self.config.borders.values())
+        every = [
+            sorted({place for places in sample for place in places}) for sample in zip(*true.values(), strict=True)
+        ]
+        any_kind = _sum([[place for place, _, _ in borders] for borders in found], every, widest)
+        stats["f1"] = _share(any_kind, logits_UK.device)
+        return stats
+
+
+def picked(chances_UK: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
+    """Borders of one sample: place, kind and chance of each.
+
+    Args:
+        chances_UK: of no border, and of each kind.
+        threshold: steps in a row with a larger chance of any kind are one border, at their middle by weight.
+    """
+    any_U = 1 - chances_UK[:, 0]
+    above = any_U > threshold
+    # Where the sample begins is no border.
+    above[:1] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8)))
+    found = []
+    for first, end in edges.reshape(-1, 2):
+        weight = any_U[first:end]
+        place = round(float((np.arange(first, end) * weight).sum() / weight.sum()))
+        kind = int(chances_UK[first:end, 1:].sum(0).argmax())
+        found.append((place, kind, float(weight.max())))
+    return found
+
+
+@on_host
+def borders_of(tokens: Tokens, name: str, units: Spans, samples: Spans) -> np.ndarray:
+    """(U,) bool: steps in which a group of a boundary starts, but for the first of each sample."""
+    starts_T = tokens.boundaries[name].numpy()
+    first_U = units.host[:-1].numpy()
+    found: np.ndarray = np.logical_or.reduceat(starts_T, first_U) if len(first_U) else starts_T[:0].copy()
+    firsts = samples.host[:-1].numpy()
+    found[firsts[firsts < len(found)]] = False
+    return found
+
+
+def samples_of(borders_U: np.ndarray, samples: Spans) -> list[list[int]]:
+    """Places of the borders within each sample."""
+    offsets = samples.host.tolist()
+    return [np.flatnonzero(borders_U[first:end]).tolist() for first, end in pairwise(offsets)]
+
+
+def _sum(found: Sequence[Sequence[int]], true: Sequence[Sequence[int]], tolerance: int) -> BoundaryScores:
+    pairs = zip(found, true, strict=True)
+    return sum((boundary_scores(ours, theirs, tolerance) for ours, theirs in pairs), BoundaryScores())
+
+
+def _share(scores: BoundaryScores, device: torch.device) -> tuple[Tensor, Tensor]:
+    both = torch.tensor([2 * scores.hits, scores.found + scores.true], device=device)
+    return both[0], both[1]

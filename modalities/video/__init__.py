@@ -1,0 +1,32 @@
+"""Video: tubes, frames, clips, scenes and the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hrt_mm.modality import Modality
+
+from .corpora import KineticsConfig, Ucf101Config
+from .folders import FolderConfig, ManifestConfig
+from .grid import GridConfig
+from .rendered import RenderedConfig
+from .tokenizer import VideoConfig, VideoTokenizer
+from .video import Video
+
+
+class VideoModality(Modality):
+    """Videos of any and mixed lengths, rates and sizes."""
+
+    name = "video"
+    tokenizer = VideoConfig
+    datasets = (FolderConfig, ManifestConfig, GridConfig, KineticsConfig, RenderedConfig, Ucf101Config)
+
+    @classmethod
+    def figures(cls) -> Callable[..., None]:
+        """Draws frames."""
+        from .figures import draw_video
+
+        return draw_video
+
+
+__all__ = ["Video", "VideoConfig", "VideoModality", "VideoTokenizer"]

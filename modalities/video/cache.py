@@ -1,0 +1,72 @@
+"""Decoded frames kept on disk, so that later epochs read them back without a decoder.
+
+Shapes: N frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from hrt_mm.component import Component
+
+from .readers import VideoFile
+
+
+class CacheConfig(Component):
+    """Where decoded frames are kept, and how many."""
+
+    dir: Path
+    """The folder. Its files go with the video's path, size and time of change; what does not fit is never read."""
+    max_gib: PositiveFloat = 8.0
+    """Once so much lies in the folder, nothing is added."""
+
+
+class DecodedCache:
+    """Frames by file and numbers, in NumPy's format without pickle. What cannot be written is decoded again."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self._left: float | None = None
+
+    def get(self, file: VideoFile, numbers: Sequence[int]) -> Tensor | None:
+        """(N, 3, H, W) uint8; ``None`` where they are not kept."""
+        path = self._path(file, numbers)
+        try:
+            pixels_NHW3 = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if pixels_NHW3.shape != (len(numbers), *file.size, 3) or pixels_NHW3.dtype != np.uint8:
+            return None
+        return torch.from_numpy(pixels_NHW3).permute(0, 3, 1, 2)
+
+    def put(self, file: VideoFile, numbers: Sequence[int], pixels_N3HW: Tensor) -> None:
+        """Keeps frames, where there is room."""
+        if self._left is None:
+            self.config.dir.mkdir(parents=True, exist_ok=True)
+            kept = sum(entry.stat().st_size for entry in os.scandir(self.config.dir) if entry.name.endswith(".npy"))
+            self._left = self.config.max_gib * 2**30 - kept
+        if pixels_N3HW.nbytes > self._left:
+            return
+        path = self._path(file, numbers)
+        try:
+            with NamedTemporaryFile(dir=self.config.dir, suffix=".part", delete=False) as draft:
+                np.save(draft, np.ascontiguousarray(pixels_N3HW.permute(0, 2, 3, 1).numpy()))
+            Path(draft.name).replace(path)
+        except OSError:
+            Path(draft.name).unlink(missing_ok=True)
+            return
+        self._left -= pixels_N3HW.nbytes
+
+    def _path(self, file: VideoFile, numbers: Sequence[int]) -> Path:
+        about = file.path.stat()
+        key = f"{file.path.resolve()} {about.st_size} {about.st_mtime_ns} {file.size} {list(numbers)}"
+        return self.config.dir / f"{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.npy"

@@ -1,0 +1,344 @@
+"""What all datasets of video files share: items, reading by parts, labels and splits.
+
+Files are data: nothing that a name or a row says leads out of the dataset's folder.
+
+Shapes: N frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from pydantic import PositiveInt, model_validator
+
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.sample import Sample
+
+from ..splits import Part, hash_split
+from ..vision.augment import Augmentation, Transform, chain
+from .cache import CacheConfig, DecodedCache
+from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
+from .sampling import AllFrames, Chosen, Sampling
+from .video import Video, check_starts
+
+log = logging.getLogger(__name__)
+
+_ALL = AllFrames()
+Target = str | tuple[str, ...] | None
+"""A class or a text, or a sequence of words or classes of parts."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A file, or a part of one.
+
+    Args:
+        name: its path from the dataset's folder, with ``/``.
+        target: what is known of it.
+        begin: seconds at which the part begins.
+        end: seconds at which it ends; the end of the file when ``None``.
+        boundaries: by name, seconds from the beginning of the part at which groups start.
+    """
+
+    name: str
+    target: Target = None
+    begin: float = 0.0
+    end: float | None = None
+    boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The file, and where the part begins if it is one."""
+        return f"{self.name}@{self.begin:g}s" if self.begin or self.end is not None else self.name
+
+    def part(self, index: Index) -> tuple[float, float]:
+        """Begin and end within a file.
+
+        Raises:
+            BadSample: the part is none, or leads out of the file.
+        """
+        end = index.seconds if self.end is None else self.end
+        if not 0 <= self.begin < end < float("inf"):
+            raise BadSample(self.title, f"a part from {self.begin:g} s to {end:g} s has no length; mend its times")
+        # Times in tables are rounded; a quarter of a second past the end is no other file.
+        if self.begin >= index.seconds or end > index.seconds + 0.25:
+            raise BadSample(
+                self.title,
+                f"a part from {self.begin:g} s to {end:g} s leads past the end of the file at {index.seconds:.2f} s",
+            )
+        return self.begin, min(end, index.seconds)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    Args:
+        readers: in the order in which they are tried.
+        sampling: which frames.
+        side: pixels of the shorter side that larger frames are scaled down to.
+        max_pixels: of a frame; larger ones are refused.
+        follow_links: read links that lead out of the dataset's folder.
+        cache: of decoded frames.
+    """
+
+    readers: tuple[str, ...] = ORDER
+    sampling: Sampling = _ALL
+    side: int | None = None
+    max_pixels: int = MAX_PIXELS
+    follow_links: bool = False
+    cache: DecodedCache | None = None
+
+
+class Clips(Dataset):
+    """Videos that are read when they are asked for.
+
+    A label that is a sequence is a list of strings; ``classes`` are then what stands in those of the training split.
+
+    Args:
+        root: the folder that names start at.
+        items: the videos.
+        classes: names of the classes, or ``None`` where labels are texts or absent.
+        reading: how files are read.
+        random: whether frames are taken at random places, for training.
+        transform: augmentation, of all frames alike.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        items: Sequence[Clip],
+        classes: tuple[str, ...] | None,
+        reading: Reading,
+        *,
+        random: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
+        self.root, self.items, self.reading, self.random, self.transform = root, items, reading, random, transform
+        self.classes: tuple[str, ...] | None = classes
+        self._resolved = root.resolve()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A video with its label.
+
+        Raises:
+            BadSample: the file is missing, no video, broken or too short for the part, or lies outside the folder; or
+                the item's boundaries do not fit it.
+        """
+        item = self.items[index]
+        video = self.read(item)
+        if self.transform is not None:
+            video = replace(video, pixels_NCHW=self.transform(video.pixels_NCHW))
+        return Sample(video, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+
+    def read(self, item: Clip) -> Video:
+        """The video of an item, before augmentation."""
+        path = self._path(item.name)
+        with VideoFile(
+            path,
+            item.title,
+            readers=self.reading.readers,
+            side=self.reading.side,
+            max_pixels=self.reading.max_pixels,
+        ) as file:
+            begin, end = item.part(file.index)
+            chosen = self.reading.sampling.choose(file.index, begin, end, random=self.random)
+            pixels_N3HW, kept = self._pixels(file, chosen)
+        lost = len(chosen.numbers) - len(kept)
+        if lost or file.index.missing:
+            log.warning(
+                "%s: %d frames are broken and %d that its header speaks of are missing; the rest is used",
+                item.title,
+                lost,
+                file.index.missing,
+            )
+        times_N = torch.tensor(chosen.times, dtype=torch.float64)[kept]
+        boundaries = {}
+        for boundary, starts in item.boundaries.items():
+            check_starts(starts, end - begin, boundary, item.title)
+            boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
+        return Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(N, 3, H, W) from the packets, before augmentation.
+
+        Raises:
+            BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
+        """
+        item = self.items[index]
+        found = read_index(self._path(item.name), item.title, self.reading.max_pixels)
+        begin, end = item.part(found)
+        frames = len(self.reading.sampling.choose(found, begin, end, random=False).numbers)
+        rows, columns = found.upright
+        side = self.reading.side
+        if side is not None and min(rows, columns) > side:
+            rows, columns = (max(1, round(length * side / min(rows, columns))) for length in (rows, columns))
+        return frames, 3, rows, columns
+
+    def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
+        """Frames, and which of those that were chosen they are."""
+        cache = self.reading.cache
+        if cache is not None and (known := cache.get(file, chosen.numbers)) is not None:
+            return known, list(range(len(known)))
+        frames = file.frames(chosen.numbers)
+        if not frames.lost:
+            if cache is not None:
+                cache.put(file, chosen.numbers, frames.pixels_N3HW)
+            return frames.pixels_N3HW, list(range(len(chosen.numbers)))
+        there = set(frames.times_N.tolist())
+        own = file.index.times_N[list(chosen.numbers)].tolist()
+        return frames.pixels_N3HW, [place for place, time in enumerate(own) if time in there]
+
+    def _path(self, name: str) -> Path:
+        path = self.root / name
+        if not self.reading.follow_links and not path.resolve().is_relative_to(self._resolved):
+            raise BadSample(name, f"a link leads out of {self.root}; set data.follow_links: true where you trust it")
+        return path
+
+
+class ClipsConfig(DatasetConfig):
+    """What the datasets of video files share."""
+
+    sampling: Sampling = AllFrames()
+    """Which frames are read: all at a rate, uniform, dense or keyframes."""
+    readers: tuple[ReaderName, ...] = ORDER
+    """What decodes, in the order in which it is tried on each file."""
+    side: PositiveInt | None = None
+    """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Files of larger frames are bad samples."""
+    cache: CacheConfig | None = None
+    """Keep decoded frames; worth it where the same frames are read in every epoch and decoding is what training waits
+    for."""
+    val: Part = 0.1
+    """Part of the training videos that becomes ``val`` where the data names none: by a hash of their names."""
+    follow_links: bool = False
+    """Read links that lead out of the dataset's folder."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training videos, in order; those of images, of all frames alike."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> ClipsConfig:
+        if not self.readers or len(set(self.readers)) < len(self.readers):
+            raise ValueError(f"readers must be one or more different ones, got {list(self.readers)}")
+        return self
+
+    def dataset(self, split: str, root: Path, found: Mapping[str, Sequence[Clip]], *, texts: bool = False) -> Clips:
+        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
+
+        Args:
+            split: which one.
+            root: the folder that names start at.
+            found: the items of all splits.
+            texts: whether targets that are strings are texts, not classes.
+
+        Raises:
+            ConfigError: the split or train is empty, the split has a class that train has not, or labels are sequences
+                and frames are taken from a part of the video only.
+        """
+        splits = {name: list(items) for name, items in found.items()}
+        if not splits.get("val") and splits.get("train"):
+            parts = by_name(splits["train"], self.val, 0.0)
+            splits["train"], splits["val"] = parts["train"], parts["val"]
+        for needed in ("train", split):
+            if not splits.get(needed):
+                counts = ", ".join(f"{name}: {len(items)}" for name, items in splits.items()) or "none"
+                raise ConfigError(f"data.root {root} has no videos for split {needed!r}; it has {counts}")
+        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in splits[split]):
+            raise ConfigError(
+                "data.sampling dense takes a window, but labels are sequences over the whole video; take all or uniform"
+            )
+        classes = None if texts else _classes(splits["train"])
+        if classes is not None:
+            _check(splits[split], classes, f"{split} of {root}")
+        train = split == "train"
+        transform = chain(self.augment) if train else None
+        return Clips(root, splits[split], classes, self.reading(), random=train, transform=transform)
+
+    def reading(self) -> Reading:
+        """How files are read."""
+        cache = DecodedCache(self.cache) if self.cache is not None else None
+        return Reading(self.readers, self.sampling, self.side, self.max_pixels, self.follow_links, cache)
+
+    def needless(self, key: str, reason: str) -> None:
+        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
+
+        Raises:
+            ConfigError: it was set to something else.
+        """
+        if getattr(self, key) != type(self).model_fields[key].default:
+            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
+
+
+class UnsplitConfig(ClipsConfig):
+    """Datasets whose data may have no splits at all."""
+
+    test: Part = 0.1
+    """Part of the videos that becomes ``test`` where the data has no splits at all: by a hash of their names."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> UnsplitConfig:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
+        return self
+
+    def check_own(self, found: Mapping[str, Sequence[Clip]], where: str) -> None:
+        """Rejects parts that change nothing, where the data has its own splits.
+
+        Raises:
+            ConfigError: one was set.
+        """
+        self.needless("test", f"{where} has its own splits")
+        if found.get("val"):
+            self.needless("val", f"{where} has its own val")
+
+
+def by_name(items: Iterable[Clip], val: float, test: float) -> dict[str, list[Clip]]:
+    """The splits of items by the hash of their names. Parts of one file stay together."""
+    splits: dict[str, list[Clip]] = {"train": [], "val": [], "test": []}
+    for item in items:
+        splits[hash_split(item.name, val, test)].append(item)
+    return splits
+
+
+def need_root(root: Path, holds: str = "") -> None:
+    """Checks that a folder of data is there.
+
+    Raises:
+        ConfigError: it is not, or lacks what it must hold.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"data.root {root} is not a folder")
+    if holds and not (root / holds).exists():
+        raise ConfigError(f"data.root {root} holds no {holds}")
+
+
+def _inside(starts: Sequence[float], begin: float, seconds: float) -> tuple[float, ...]:
+    return tuple(start - begin for start in starts if 0 <= start - begin < seconds)
+
+
+def _classes(items: Iterable[Clip]) -> tuple[str, ...] | None:
+    names: set[str] = set()
+    for item in items:
+        if item.target is None:
+            return None
+        names.update((item.target,) if isinstance(item.target, str) else item.target)
+    return tuple(sorted(names))
+
+
+def _check(items: Iterable[Clip], classes: tuple[str, ...], where: str) -> None:
+    """Classes of whole videos must be known; what stands in sequences may be new."""
+    extra = sorted({str(item.target) for item in items if isinstance(item.target, str)} - set(classes))
+    if extra:
+        raise ConfigError(
+            f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
+            "train must have a video of every class"
+        )

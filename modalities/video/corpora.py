@@ -1,0 +1,115 @@
+"""Public corpora in their own layouts: UCF101's lists and the CSV files of Kinetics. Nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from hrt_mm.errors import ConfigError
+
+from ..splits import check_split
+from ..tables import read_rows
+from .clips import Clip, Clips, ClipsConfig, need_root
+from .folders import seconds_of, video_files
+
+_SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+
+
+class Ucf101Config(ClipsConfig):
+    """UCF101: ``ROOT/CLASS/v_*.avi``, and lists such as ``trainlist01.txt`` with ``CLASS/v_*.avi 1`` a line."""
+
+    type: Literal["ucf101"]
+    root: Path
+    """Folder of the videos."""
+    lists: Path
+    """Folder of the lists."""
+    fold: Literal[1, 2, 3] = 1
+    """Which of the three splits."""
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split; ``val`` is split off train, whole groups of takes of one scene at a time.
+
+        Raises:
+            ConfigError: the data is missing or broken; names the line.
+        """
+        check_split(split)
+        need_root(self.root)
+        need_root(self.lists)
+        train = self._read(self.lists / f"trainlist{self.fold:02}.txt")
+        found = {"train": train, "test": self._read(self.lists / f"testlist{self.fold:02}.txt")}
+        groups = [Clip(_group(item.name)) for item in train]
+        held = {item.name for item in by_group(groups, self.val)}
+        found["val"] = [item for item in train if _group(item.name) in held]
+        found["train"] = [item for item in train if _group(item.name) not in held]
+        return self.dataset(split, self.root, found)
+
+    def _read(self, file: Path) -> list[Clip]:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"data.lists: {file} cannot be read: {error}") from error
+        found = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            # Class names have no spaces; training lists add the number of the class.
+            name = line.split()[0]
+            path = PurePosixPath(name)
+            if len(path.parts) != 2 or path.is_absolute() or ".." in path.parts:
+                raise ConfigError(f"{file}:{number} must be CLASS/VIDEO.avi, got {line!r:.80}")
+            found.append(Clip(name, path.parts[0]))
+        return found
+
+
+class KineticsConfig(ClipsConfig):
+    """Kinetics: CSV files with ``label, youtube_id, time_start, time_end``, and videos under their usual names.
+
+    A video is ``ID_START_END.mp4`` with six digits each, or ``ID.mp4``, anywhere below the folder of its split. Those
+    that are not there, as many never are, are left out.
+    """
+
+    type: Literal["kinetics"]
+    root: Path
+    """Folder with ``train.csv``, ``val.csv`` or ``validate.csv``, ``test.csv``, and the videos below it."""
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split.
+
+        Raises:
+            ConfigError: the data is missing or broken; names the line.
+        """
+        check_split(split)
+        need_root(self.root)
+        there = {PurePosixPath(name).stem: name for name in video_files(self.root, self.follow_links)}
+        splits: dict[str, list[Clip]] = {}
+        for stem, name in _SPLITS.items():
+            file = self.root / f"{stem}.csv"
+            if file.is_file() and name not in splits:
+                splits[name] = list(self._items(file, there))
+        return self.dataset(split, self.root, splits)
+
+    def _items(self, file: Path, there: dict[str, str]) -> list[Clip]:
+        columns = ("label", "youtube_id", "time_start", "time_end")
+        found = []
+        for number, row in read_rows(file, columns, "the columns of Kinetics"):
+            place = f"{file}:{number}"
+            start, end = (seconds_of(row, column, place) or 0.0 for column in columns[2:])
+            trimmed = there.get(f"{row['youtube_id']}_{int(start):06}_{int(end):06}")
+            whole = there.get(row["youtube_id"])
+            if trimmed is not None:
+                found.append(Clip(trimmed, row["label"]))
+            elif whole is not None:
+                found.append(Clip(whole, row["label"], start, end))
+        return found
+
+
+def by_group(groups: list[Clip], part: float) -> list[Clip]:
+    """Those groups that are held out, by a hash of their names."""
+    from .clips import by_name
+
+    return by_name(groups, part, 0.0)["val"]
+
+
+def _group(name: str) -> str:
+    """``CLASS/v_CLASS_g01_c02.avi`` without the number of the take: takes of a group are all but alike."""
+    return name.rsplit("_c", 1)[0]

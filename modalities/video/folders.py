@@ -1,0 +1,164 @@
+"""Videos in a folder with a folder a class, and videos or parts of them from a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from hrt_mm.errors import ConfigError
+
+from ..splits import SPLIT_NAMES, check_split
+from ..tables import Row, path_of, read_rows, split_of
+from .clips import Clip, Clips, Target, UnsplitConfig, by_name, need_root
+from .readers import SUFFIXES
+
+
+class FolderConfig(UnsplitConfig):
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+
+    type: Literal["video_folder"]
+    root: Path
+    """The folder."""
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split.
+
+        Raises:
+            ConfigError: the folder is missing or empty, or a class is not in train.
+        """
+        check_split(split)
+        need_root(self.root)
+        names = list(video_files(self.root, self.follow_links))
+        if not names:
+            raise ConfigError(
+                f"data.root {self.root} has no videos in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        if "train" not in {name.split("/")[0] for name in names}:
+            items = [Clip(name, _folder(name, 0, self.root)) for name in names]
+            return self.dataset(split, self.root, by_name(items, self.val, self.test))
+        splits: dict[str, list[Clip]] = {}
+        for name in names:
+            side = name.split("/")[0]
+            if side not in SPLIT_NAMES:
+                raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
+            splits.setdefault(SPLIT_NAMES[side], []).append(Clip(name, _folder(name, 1, self.root)))
+        self.check_own(splits, str(self.root))
+        return self.dataset(split, self.root, splits)
+
+
+class ManifestConfig(UnsplitConfig):
+    """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+
+    type: Literal["video_manifest"]
+    file: Path
+    """The table. Paths in it start at its folder, and stay inside."""
+    path_column: str = "path"
+    """Column of the video's path."""
+    label_column: str | None = "label"
+    """Column of what is known of it; null for videos without labels."""
+    label: Literal["class", "text", "words"] = "class"
+    """What stands there: a class, a text, or a text that is given as the list of its words."""
+    split_column: str | None = "split"
+    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the paths."""
+    begin_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    end_column: str | None = None
+    """Column of the seconds at which it ends."""
+    boundary_columns: tuple[str, ...] = ()
+    """Columns of boundaries by their names, such as ``shots``: seconds from the beginning of the file at which groups
+    start, with spaces between; in JSONL a list of numbers."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing or is not what it should be, a
+                path leads out of the folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        keys = ("path_column", "label_column", "split_column", "begin_column", "end_column")
+        columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
+        splits: dict[str, list[Clip]] = {}
+        named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns"))
+        for number, row in read_rows(self.file, [*columns, *self.boundary_columns], named):
+            place = f"{self.file}:{number}"
+            item = self._item(row, place)
+            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+        if self.split_column is None:
+            splits = by_name(splits.get("train", []), self.val, self.test)
+        else:
+            self.check_own(splits, str(self.file))
+        return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+
+    def _item(self, row: Row, place: str) -> Clip:
+        begin = seconds_of(row, self.begin_column, place) or 0.0
+        end = seconds_of(row, self.end_column, place)
+        last = end if end is not None else float("inf")
+        boundaries = {
+            column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)
+            for column in self.boundary_columns
+        }
+        return Clip(path_of(row, self.path_column, place), self._target(row, place), begin, end, boundaries)
+
+    def _target(self, row: Row, place: str) -> Target:
+        if self.label_column is None:
+            return None
+        found = row[self.label_column]
+        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
+            return tuple(found)
+        if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+            raise ConfigError(f"{place}: {self.label_column} must be a name or a text, got {found!r:.60}")
+        return tuple(str(found).split()) if self.label == "words" else str(found)
+
+
+def seconds_of(row: Row, column: str | None, place: str) -> float | None:
+    """A time in seconds; ``None`` without a column.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    return None if column is None else _seconds(row[column], column, place)
+
+
+def _seconds(found: Any, column: str, place: str) -> float:
+    try:
+        if isinstance(found, bool):
+            raise ValueError
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error
+
+
+def _starts(row: Row, column: str, place: str) -> list[float]:
+    found: Any = row[column]
+    parts = found.split() if isinstance(found, str) else found
+    if not isinstance(parts, list):
+        raise ConfigError(f"{place}: {column} must be seconds with spaces between, or a list, got {found!r:.60}")
+    return [_seconds(part, column, place) for part in parts]
+
+
+def video_files(root: Path, follow_links: bool = False) -> Iterator[str]:
+    """Paths of videos from the root, in order; hidden ones are left out."""
+    for parent, folders, files in os.walk(root, followlinks=follow_links):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for file in sorted(files):
+            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
+                yield Path(parent, file).relative_to(root).as_posix()
+
+
+def _folder(name: str, place: int, root: Path) -> str:
+    parts = name.split("/")
+    if len(parts) < place + 2:
+        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
+    return parts[place]

@@ -1,0 +1,84 @@
+"""The reader on decord: fast at random places, and fragile, so it gets files alone that are known to be sound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .base import Reader, ReaderError
+from .index import Index
+
+CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9"})
+"""What its FFmpeg, of 2018, decodes well."""
+CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+
+
+class DecordReader(Reader):
+    """Refuses what decord is known to crash on or get wrong: what is cut off, turned, or of other codecs."""
+
+    name = "decord"
+
+    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+        _check(index)
+        try:
+            from decord import VideoReader, cpu
+        except ImportError as error:
+            raise ReaderError(f"decord is not installed ({error})") from error
+        rows, columns = size
+        scaled = size != (index.height, index.width)
+        try:
+            self._reader = VideoReader(
+                str(path.resolve()),
+                ctx=cpu(0),
+                width=columns if scaled else -1,
+                height=rows if scaled else -1,
+                num_threads=1,
+            )
+        except Exception as error:  # decord raises whatever its library met
+            raise ReaderError(_short(error)) from error
+        if len(self._reader) != len(index):
+            raise ReaderError(f"finds {len(self._reader)} frames where there are {len(index)}")
+        self.index, self.size = index, size
+
+    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+        """Frames by number.
+
+        Raises:
+            ReaderError: one cannot be decoded, or is another than was asked for.
+        """
+        if not wanted:
+            return {}
+        try:
+            times_N = self._reader.get_frame_timestamp(list(wanted))[:, 0]
+            pixels_NHW3 = self._reader.get_batch(list(wanted)).asnumpy()
+        except Exception as error:  # as above
+            raise ReaderError(_short(error)) from error
+        expected_N = self.index.times_N[list(wanted)].numpy()
+        drift = float(np.abs(times_N - times_N[0] - (expected_N - expected_N[0])).max())
+        if drift > 0.5 / self.index.rate:
+            raise ReaderError(f"places frames {drift:.3f} s away from their times")
+        if pixels_NHW3.shape[1:] != (*self.size, 3):
+            raise ReaderError(f"gives frames of shape {pixels_NHW3.shape[1:]} where {(*self.size, 3)} is right")
+        return dict(zip(wanted, pixels_NHW3, strict=True))
+
+
+def _check(index: Index) -> None:
+    if index.codec not in CODECS:
+        raise ReaderError(f"is not given {index.codec}")
+    if index.container not in CONTAINERS:
+        raise ReaderError(f"is not given the container {index.container}")
+    if not len(index.stamps_N):
+        raise ReaderError("is not given frames without times")
+    if index.missing:
+        raise ReaderError(f"is not given files that are cut off ({index.missing} frames are missing)")
+    if index.rotation:
+        raise ReaderError(f"is not given turned frames ({index.rotation} degrees)")
+
+
+def _short(error: Exception) -> str:
+    """The first line without the times and the places in the library's source that it begins with."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^(?:\S+\.cc:\d+: |\[[\d:]+\] )+", "", line)[:200]

@@ -1,0 +1,260 @@
+"""What a video file holds: its frames by time, found without decoding any.
+
+FFmpeg, through PyAV, walks over the packets of the file's video stream. So the times of frames are those that players
+use, whatever the header says of rate and length, and broken files are known before a decoder meets them.
+
+Shapes: N frames of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt_mm.errors import BadSample
+
+SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv"}
+)
+"""Files that are videos by their name."""
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,mxf,nut,ivf,h264,hevc,m4v,gif"
+"""Containers that are opened. Those that name other files (playlists, concatenations) are not among them."""
+OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+MAX_PIXELS = 8192 * 8192
+"""Larger frames are not decoded; a small file can unpack to gigabytes."""
+_MOST_SECONDS = 1e7
+"""A longer video, of four months, has broken times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The frames of a file in the order in which they are shown.
+
+    Args:
+        width: of the frames as they are stored.
+        height: the same.
+        rotation: degrees by which they are turned counter-clockwise to be upright: 0, 90, 180 or 270.
+        codec: FFmpeg's name of it.
+        container: FFmpeg's names of the format.
+        times_N: seconds at which each is shown, float64; the first one at 0.
+        stamps_N: the same in the stream's own unit, int64; empty where frames have no times and are counted.
+        keys: frames that need none before them, ascending.
+        seconds: how long the video lasts.
+        promised: frames that the header speaks of, where it does.
+        sound: whether there is an audio track.
+    """
+
+    width: int
+    height: int
+    rotation: int
+    codec: str
+    container: str
+    times_N: Tensor
+    stamps_N: Tensor
+    keys: tuple[int, ...]
+    seconds: float
+    promised: int | None
+    sound: bool
+
+    def __len__(self) -> int:
+        return len(self.times_N)
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Rows and columns of the frames once they are turned."""
+        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+
+    @property
+    def missing(self) -> int:
+        """Frames that the header speaks of and that are not there."""
+        return max(0, (self.promised or 0) - len(self))
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, on average."""
+        return len(self) / self.seconds
+
+    def at(self, seconds: float) -> int:
+        """The frame that is shown at a time; the first one before it, the last one after the end."""
+        # Times in tables are rounded: a frame that begins within a tenth of a millisecond is on.
+        place = int(torch.searchsorted(self.times_N, seconds + 1e-4, right=True)) - 1
+        return min(max(0, place), len(self) - 1)
+
+
+def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
+    """The frames of a file.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        max_pixels: of a frame; larger ones are refused.
+
+    Raises:
+        BadSample: the file is missing, empty, no video, sound alone, without frames, or its frames are too large or
+            have neither times nor a rate.
+    """
+    import av
+
+    try:
+        with opened(path, name) as container:
+            stream = video_stream(container, name)
+            size = stream.codec_context.width, stream.codec_context.height
+            if min(size) < 1:
+                raise BadSample(name, "its header gives no size of the frames; it is broken or cut off, fetch it again")
+            if math.prod(size) > max_pixels:
+                raise BadSample(name, f"{size[0]}x{size[1]} pixels a frame are more than data.max_pixels={max_pixels}")
+            packets = list(_packets(container, stream))
+            times_N, stamps_N, keys, seconds = _times(packets, stream, name)
+            return Index(
+                *size,
+                _rotation(path, name),
+                stream.codec_context.codec.canonical_name,
+                container.format.name,
+                times_N,
+                stamps_N,
+                keys,
+                seconds,
+                _promised(stream),
+                any(other.codec_context is not None for other in container.streams.audio),
+            )
+    except av.FFmpegError as error:
+        raise BadSample(name, f"is broken or cut off ({error.strerror or error}); fetch it again") from error
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[Any]:
+    """A container for reading, of a kind that leads to no other file.
+
+    Raises:
+        BadSample: the file is missing, empty or no video.
+    """
+    import av
+
+    try:
+        if not path.stat().st_size:
+            raise BadSample(name, "is an empty file; remove it, or fetch it again")
+    except OSError as error:
+        raise BadSample(name, f"cannot be read: {error.strerror}") from error
+    try:
+        # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
+        container = av.open(str(path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise BadSample(
+            name, f"is no video that can be read, or is cut off ({said}); fetch it again, or convert it to mp4"
+        ) from error
+    with container:
+        yield container
+
+
+def video_stream(container: Any, name: str) -> Any:
+    """The first video stream of a container that is no cover picture.
+
+    Raises:
+        BadSample: there is none.
+    """
+    import av
+
+    streams = container.streams
+    for stream in streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    what = "sound alone; read it as audio" if streams.audio else "no video stream"
+    raise BadSample(name, f"holds {what}")
+
+
+def _packets(container: Any, stream: Any) -> Iterator[tuple[int | None, int, bool]]:
+    """Stamp, duration and whether it is a key frame, of each packet that holds a frame that is shown."""
+    import av
+
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                yield packet.pts, packet.duration or 0, packet.is_keyframe
+    except av.FFmpegError:
+        return  # what was read up to here is used, and what is missing is counted
+
+
+def _times(
+    packets: list[tuple[int | None, int, bool]], stream: Any, name: str
+) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
+    if not packets:
+        raise BadSample(name, "has no frames; remove it, or fetch it again")
+    shown = {stamp: (duration, key) for stamp, duration, key in packets if stamp is not None}
+    order = sorted(shown)
+    # Some repeats are decoders' slips; where most frames share a time, there is none.
+    if len(order) < max(1, len(packets) // 2 + 1) or any(stamp is None for stamp, _, _ in packets):
+        return _counted(packets, stream, name)
+    unit = float(stream.time_base)
+    stamps_N = torch.tensor(order, dtype=torch.int64)
+    times_N = (stamps_N - stamps_N[0]).double() * unit
+    rate = _rate(stream)
+    usual = float(times_N.diff().median()) if len(order) > 1 else 1 / rate if rate else unit
+    last = shown[order[-1]][0] * unit
+    seconds = float(times_N[-1]) + (last if 0 < last < 10 * usual else usual)
+    if not 0 < seconds < _MOST_SECONDS:
+        raise BadSample(name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4")
+    keys = tuple(place for place, stamp in enumerate(order) if shown[stamp][1]) or (0,)
+    return times_N, stamps_N, keys, seconds
+
+
+def _counted(
+    packets: list[tuple[int | None, int, bool]], stream: Any, name: str
+) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
+    """Times of frames that have none: by their number, at the rate of the header."""
+    rate = _rate(stream)
+    if rate is None:
+        raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
+    times_N = torch.arange(len(packets), dtype=torch.float64) / rate
+    return times_N, torch.empty(0, dtype=torch.int64), (0,), len(packets) / rate
+
+
+def _rate(stream: Any) -> float | None:
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((float(rate) for rate in rates if rate and 1e-3 < rate < 1e5), None)
+
+
+def _promised(stream: Any) -> int | None:
+    """Frames by the header: their number, or in Matroska how long the stream is."""
+    if stream.frames:
+        return int(stream.frames)
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    rate = _rate(stream)
+    if found is None or rate is None:
+        return None
+    hours, minutes, seconds = found.groups()
+    # Rounded down: a rate that varies must not make frames out of nothing.
+    return int((3600 * int(hours) + 60 * int(minutes) + float(seconds)) * rate * 0.99)
+
+
+def _rotation(path: Path, name: str) -> int:
+    """What the first frame says; its side data are known once it is decoded."""
+    import av
+
+    with opened(path, name) as container:
+        stream = video_stream(container, name)
+        try:
+            for packet in container.demux(stream):
+                for frame in _decoded(packet):
+                    return round(frame.rotation / 90) * 90 % 360
+        except av.FFmpegError:
+            pass
+    return 0
+
+
+def _decoded(packet: Any) -> list[Any]:
+    import av
+
+    try:
+        found: list[Any] = packet.decode()
+    except av.FFmpegError:
+        return []
+    return found

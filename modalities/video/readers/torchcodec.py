@@ -1,0 +1,51 @@
+"""The reader on torchcodec (the extra ``torchcodec``), where it finds FFmpeg's libraries on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from .base import Reader, ReaderError
+from .index import Index
+
+
+class TorchcodecReader(Reader):
+    """Decodes on the CPU; in training, workers have no business on a GPU."""
+
+    name = "torchcodec"
+
+    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except (ImportError, RuntimeError, OSError) as error:
+            raise ReaderError(f"torchcodec is not here: {str(error).strip().splitlines()[0][:200]}") from error
+        if index.rotation:
+            raise ReaderError(f"is not given turned frames ({index.rotation} degrees)")
+        try:
+            self._decoder = VideoDecoder(str(path.resolve()), num_ffmpeg_threads=1, seek_mode="exact")
+        except Exception as error:  # torchcodec raises whatever FFmpeg met
+            raise ReaderError(str(error).strip().splitlines()[0][:200]) from error
+        if len(self._decoder) != len(index):
+            raise ReaderError(f"finds {len(self._decoder)} frames where there are {len(index)}")
+        self.size = size
+
+    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+        """Frames by number.
+
+        Raises:
+            ReaderError: one cannot be decoded.
+        """
+        if not wanted:
+            return {}
+        try:
+            pixels_N3HW = self._decoder.get_frames_at(list(wanted)).data
+        except Exception as error:  # as above
+            raise ReaderError(str(error).strip().splitlines()[0][:200]) from error
+        if pixels_N3HW.shape[2:] != self.size:
+            scaled = functional.interpolate(pixels_N3HW.float(), self.size, mode="bilinear", antialias=True)
+            pixels_N3HW = scaled.round().clamp(0, 255).to(torch.uint8)
+        return dict(zip(wanted, pixels_N3HW.permute(0, 2, 3, 1).numpy(), strict=True))

@@ -1,0 +1,112 @@
+"""Makes small video files for tests, good and bad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+RATE = 25
+
+
+def picture(number: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3): as bright as its number, with a red mark at the top left."""
+    rows, columns = size
+    pixels = np.full((rows, columns, 3), number * 4 % 256, np.uint8)
+    pixels[: rows // 4, : columns // 4] = (255, 0, 0)
+    return pixels
+
+
+def film(
+    path: Path,
+    frames: int = 40,
+    *,
+    size: tuple[int, int] = (48, 64),
+    rate: int = RATE,
+    times: Sequence[float] | None = None,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rotation: int = 0,
+    sound: bool = False,
+    every: int = 10,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Writes a file whose frames tell their numbers.
+
+    Args:
+        path: the file.
+        frames: how many.
+        size: rows and columns.
+        rate: frames a second.
+        times: seconds of each frame, in place of the rate.
+        codec: an encoder of FFmpeg.
+        pixels: its pixel format.
+        rotation: degrees that players turn the frames by.
+        sound: add a second of sound.
+        every: frames from one key frame to the next.
+        options: of the container.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", container_options=options or {}) as container:
+        stream = container.add_stream(codec, rate=rate)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt = pixels
+        stream.codec_context.gop_size = every
+        if rotation:
+            stream.set_display_rotation(rotation)
+        voice = container.add_stream("aac", rate=16000) if sound else None
+        assert voice is None or isinstance(voice, AudioStream)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, size), "rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(times[number] * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if voice is not None:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+            samples.sample_rate = 16000
+            container.mux(voice.encode(samples))
+            container.mux(voice.encode())
+    return path
+
+
+def sound_alone(path: Path) -> Path:
+    """Writes a file of sound that is called a video."""
+    with av.open(str(path), "w") as container:
+        voice = container.add_stream("aac", rate=16000)
+        assert isinstance(voice, AudioStream)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        samples.sample_rate = 16000
+        container.mux(voice.encode(samples))
+        container.mux(voice.encode())
+    return path
+
+
+def packets(path: Path) -> list[tuple[int, int]]:
+    """Place and size in the file of each packet of the video."""
+    with av.open(str(path)) as container:
+        return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+def damaged(path: Path, number: int, **kind: object) -> Path:
+    """Writes a file with one packet overwritten."""
+    film(path, **kind)  # type: ignore[arg-type]
+    place, size = packets(path)[number]
+    raw = bytearray(path.read_bytes())
+    raw[place + 4 : place + size] = b"\xff" * (size - 4)
+    path.write_bytes(raw)
+    return path
+
+
+def cut(path: Path, share: float, **kind: object) -> Path:
+    """Writes the first part of a file."""
+    film(path, **kind)  # type: ignore[arg-type]
+    raw = path.read_bytes()
+    path.write_bytes(raw[: round(len(raw) * share)])
+    return path
