@@ -4,7 +4,7 @@ Every step has a chance for each kind of border. Steps in a row whose chances ar
 A segment is classified by the mean of its steps: in training and for the scores by those of the true segments, in use
 (:meth:`Segmentation.segments`) by those that were found.
 
-Shapes: T tokens of level 0, U steps, S segments, D width of the level that is read, K kinds of borders and none.
+Shapes: T tokens of level 0, U steps, S segments, D width of what a step reads, K kinds of borders and none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..spans import Spans
 from ..tokens import Tokens
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
-from .labels import NO_LABEL, linear_head, place_of
+from .labels import NO_LABEL, level_places, linear_head, place_of
 from .tagging import mean_over, units_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class SegmentationConfig(TaskConfig):
     """Kinds of borders: boundaries that the data carries, by name. The place where a sample begins is none."""
     unit: str | None = None
     """The boundary that starts a step, such as ``frames``; every level-0 token is one when absent."""
-    level: str | None = None
-    """Level whose tokens are read: a step reads the mean over where it lies; the finest when absent."""
+    level: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Level whose tokens are read, or several, laid end to end: a step reads the mean over where it lies. The coarsest
+    when absent."""
     labels: bool = True
     """Each segment has a label: those of a sample are a list."""
     label_weight: NonNegativeFloat = 1.0
@@ -84,8 +85,7 @@ class SegmentationConfig(TaskConfig):
             raise ConfigError("task segmentation labels segments, and the data has no classes; set task.labels: false")
         if not self.labels and self.monitor == "accuracy":
             raise ConfigError("task.monitor accuracy is of labels, and task.labels is false; set f1 or loss")
-        level = 0 if self.level is None else model.index(self.level)
-        return Segmentation(self, model, tokenizer, classes or (), level)
+        return Segmentation(self, model, tokenizer, classes or ())
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
         """(U + S,) int64: the kind of each step, 0 for none, and with labels the class of each segment.
@@ -159,7 +159,6 @@ class Segmentation(EncoderTask):
         model: the hierarchy.
         tokenizer: gives the axes and the embedding.
         classes: names of the labels.
-        level: place of the level that is read.
     """
 
     def __init__(
@@ -168,15 +167,16 @@ class Segmentation(EncoderTask):
         model: HierarchyConfig,
         tokenizer: Tokenizer,
         classes: tuple[str, ...],
-        level: int,
     ) -> None:
-        super().__init__(model, tokenizer, [level])
-        self.config, self.classes, self.level = config, classes, level
+        self.levels = level_places(model, config.level)
+        super().__init__(model, tokenizer, self.levels)
+        self.config, self.classes = config, classes
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "loss" else "max"
         self.names = tuple(config.borders)
         self.dropout = nn.Dropout(config.dropout)
-        self.border_head = linear_head(model.levels[level].dim, len(self.names) + 1)
-        self.label_head = linear_head(model.levels[level].dim, len(classes)) if config.labels else None
+        width = sum(model.levels[place].dim for place in self.levels)
+        self.border_head = linear_head(width, len(self.names) + 1)
+        self.label_head = linear_head(width, len(classes)) if config.labels else None
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, in evaluation F1 of each kind of border and of all, accuracy of the labels, and kinds of steps (U,)."""
@@ -208,7 +208,7 @@ class Segmentation(EncoderTask):
         """(U, D) what each step reads, and the pyramid's losses."""
         pyramid = self.encoder(tokens)
         units, _ = units_of(tokens, self.config.unit)
-        return mean_over(pyramid, self.level, units), pyramid.losses
+        return torch.cat([mean_over(pyramid, level, units) for level in self.levels], -1), pyramid.losses
 
     def label_logits(self, units_UD: Tensor, segments: Spans) -> Tensor:
         """(S, C) logits of segments, runs of steps."""

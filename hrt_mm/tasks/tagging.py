@@ -122,7 +122,7 @@ def units_of(tokens: Tokens, unit: str | None) -> tuple[Spans, Spans]:
         The units over the tokens, and the samples over the units.
     """
     if unit is None:
-        return tokens.spans.ones, tokens.spans
+        return tokens.spans.cut(1), tokens.spans
     return Spans.from_starts(tokens.boundaries[unit], tokens.spans)
 
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig, LearnedGroups, Level, blocks, extent
+from hrt_mm.levels import GivenGroups, HierarchyConfig, LearnedGroups, Level, blocks, extent
+from hrt_mm.transition import Transition
 
 FIXED = {"type": "fixed", "stride": 2}
 LEARNED = {"type": "learned", "target": 3, "max": 8}
@@ -121,6 +122,18 @@ def test_sizes_for_axes_that_are_gone() -> None:
     with pytest.raises(ConfigError, match=r"stride of level 'mid' has 2 sizes .* lie on one axis; give one"):
         Hierarchy(config(learned, level("mid", group={"type": "fixed", "stride": [2, 2]}), level("coarse")), 2)
     Hierarchy(config(learned, level("coarse", window=4, reach="sliding")), 2)
+
+
+def test_usual_groups_may_have_a_size_along_each_axis() -> None:
+    given = {"type": "given", "boundary": "rows", "typical": [1, 4]}
+    model = Hierarchy(config(level(group=given), level("coarse")), 2)
+    transition = model.transitions[0]
+    assert isinstance(transition, Transition) and transition.stride == (1, 4)
+    assert isinstance(transition.group, GivenGroups) and transition.group.typical_tokens == 4
+    with pytest.raises(
+        ConfigError, match=r"group.typical of level 'fine' has 2 sizes .* has 3 axes; give one size or 3"
+    ):
+        Hierarchy(config(level(group=given), level("coarse")), 3)
 
 
 def test_nested_blocks() -> None:
