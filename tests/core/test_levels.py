@@ -128,7 +128,7 @@ def test_usual_groups_may_have_a_size_along_each_axis() -> None:
     given = {"type": "given", "boundary": "rows", "typical": [1, 4]}
     model = Hierarchy(config(level(group=given), level("coarse")), 2)
     transition = model.transitions[0]
-    assert isinstance(transition, Transition) and transition.stride == (1, 4)
+    assert isinstance(transition, Transition) and list(transition.stride) == [1, 4]
     assert isinstance(transition.group, GivenGroups) and transition.group.typical_tokens == 4
     with pytest.raises(
         ConfigError, match=r"group.typical of level 'fine' has 2 sizes .* has 3 axes; give one size or 3"
