@@ -196,7 +196,7 @@ class Command:
     """A command of its own that a modality adds to ``hrt-mm``.
 
     Args:
-        name: two words, a group that modalities may share and what is done: ``data listops``.
+        name: two words, a group that modalities may share and what is done: ``data listops``; or one: ``transcribe``.
         help: a line.
         arguments: adds them to the command's parser.
         run: takes them and gives the exit code. A mistake of the user's is a :class:`UserError`.

@@ -1,4 +1,4 @@
-"""Commands that modalities add: ``hrt-mm GROUP NAME``."""
+"""Commands that modalities add: ``hrt-mm GROUP NAME``, or ``hrt-mm NAME``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def add(commands: Commands) -> None:
         ConfigError: a modality cannot be loaded, or the names of two commands clash.
     """
     for group, members in _grouped(commands).items():
+        if "" in members:
+            own = members[""]
+            own.arguments(command(commands, group, own.help, own.run))
+            continue
         text = ", ".join(members)
         parser = commands.add_parser(group, help=text, description=text)
         actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -32,8 +36,9 @@ def _grouped(commands: Commands) -> dict[str, dict[str, Command]]:
     groups: dict[str, dict[str, Command]] = {}
     for modality in modalities().values():
         for own in modality.commands():
-            group, name = own.name.split()
-            if group in commands.choices or name in groups.get(group, {}):
+            group, _, name = own.name.partition(" ")
+            others = groups.get(group, {})
+            if group in commands.choices or name in others or (others and "" in (name, *others)):
                 raise ConfigError(
                     f"the modality {modality.name!r} adds a command {own.name!r}, and there is one already"
                 )

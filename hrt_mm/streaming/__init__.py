@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from .heard import Heard
 from .levels import Finished, HierarchyStream, latencies, unbounded
+from .recognizer import Recognizer
 from .stream import Stream
 
-__all__ = ["Finished", "HierarchyStream", "Stream", "latencies", "unbounded"]
+__all__ = ["Finished", "Heard", "HierarchyStream", "Recognizer", "Stream", "latencies", "unbounded"]

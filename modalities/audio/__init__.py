@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrt_mm.modality import Modality
+from hrt_mm.modality import Command, Modality
 
 from .audio import Audio
 from .corpora import LibriSpeechConfig, SpeechCommandsConfig
@@ -15,6 +15,7 @@ from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
+from .transcribe import TRANSCRIBE
 
 
 class AudioModality(Modality):
@@ -56,6 +57,11 @@ class AudioModality(Modality):
         from .figures import draw_audio
 
         return draw_audio
+
+    @classmethod
+    def commands(cls) -> Sequence[Command]:
+        """``hrt-mm transcribe``."""
+        return (TRANSCRIBE,)
 
 
 __all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]

@@ -249,7 +249,7 @@ def _write_json(alignment: Alignment, name: str, end: float) -> str:
 def _write_srt(alignment: Alignment, name: str, end: float) -> str:
     shown = [interval for interval in _only_tier(alignment, "SRT") if interval.label.strip()]
     parts = [
-        f"{number}\n{_clock(interval.start)} --> {_clock(interval.end)}\n{_flat(interval.label)}\n"
+        f"{number}\n{clock(interval.start)} --> {clock(interval.end)}\n{_flat(interval.label)}\n"
         for number, interval in enumerate(shown, 1)
     ]
     return "\n".join(parts)
@@ -263,7 +263,8 @@ def _only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
     return next(iter(alignment.values()), ())
 
 
-def _clock(time: float) -> str:
+def clock(time: float) -> str:
+    """Seconds as captions have them: ``00:01:02,345``."""
     milliseconds = round(time * 1000)
     return (
         f"{milliseconds // 3_600_000:02}:{milliseconds // 60_000 % 60:02}:{milliseconds // 1000 % 60:02},"

@@ -8,10 +8,12 @@ from typing import Literal
 from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset
 
 from ..splits import check_split
 from .download import Archive, fetch
 from .folders import as_target, sound_files
+from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig
 
 _COMMANDS = Archive(
@@ -77,7 +79,7 @@ class SpeechCommandsConfig(RecordingsConfig):
         return self.dataset(split, self.root, splits)
 
 
-class LibriSpeechConfig(RecordingsConfig):
+class LibriSpeechConfig(JoinableConfig):
     """Read books with their texts (LibriSpeech): ROOT/PART/SPEAKER/CHAPTER/*.flac, with a ``.trans.txt`` a chapter."""
 
     type: Literal["librispeech"]
@@ -103,7 +105,7 @@ class LibriSpeechConfig(RecordingsConfig):
             raise ValueError("val has no effect: valid names the parts for validation; drop val")
         return self
 
-    def build(self, split: str) -> Recordings:
+    def build(self, split: str) -> Dataset:
         """The sentences of a split.
 
         Raises:
@@ -116,7 +118,8 @@ class LibriSpeechConfig(RecordingsConfig):
         found = {side: [item for part in sides[side] for item in self._part(part)] for side in sorted(wanted)}
         # So that nothing is split off train where the validation parts are not read.
         found.setdefault("val", found[split])
-        return self.dataset(split, self.root, found, texts=self.label == "text")
+        sounds = self.dataset(split, self.root, found, texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
 
     def _part(self, part: str) -> list[Recording]:
         folder = self.root / part

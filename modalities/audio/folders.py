@@ -10,10 +10,12 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset
 
 from ..splits import SPLIT_NAMES, check_split
 from ..tables import Row, path_of, read_rows, split_of
 from .files import SUFFIXES
+from .joined import JoinableConfig
 from .recordings import Recording, Recordings, Target, UnsplitConfig, by_name, need_root
 
 
@@ -51,7 +53,7 @@ class FolderConfig(UnsplitConfig):
         return self.dataset(split, self.root, splits)
 
 
-class ManifestConfig(UnsplitConfig):
+class ManifestConfig(JoinableConfig, UnsplitConfig):
     """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["audio_manifest"]
@@ -80,7 +82,7 @@ class ManifestConfig(UnsplitConfig):
             raise ValueError(f"label: {self.label} has no effect without label_column; set it")
         return self
 
-    def build(self, split: str) -> Recordings:
+    def build(self, split: str) -> Dataset:
         """The sounds of a split.
 
         Raises:
@@ -105,7 +107,8 @@ class ManifestConfig(UnsplitConfig):
             splits = by_name(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
-        return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+        sounds = self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
 
     def _target(self, row: Row, place: str) -> Target:
         if self.label_column is None:

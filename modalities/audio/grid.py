@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset
 
 from ..splits import check_split
 from ..tables import read_rows, split_of
 from .alignments import SILENCE, Interval, check_order
 from .digits import phonemes
 from .folders import as_target, seconds_of
-from .recordings import Recording, Recordings, RecordingsConfig, Target, need_root
+from .joined import JoinableConfig
+from .recordings import Recording, Target, need_root
 
 
-class GridConfig(RecordingsConfig):
+class GridConfig(JoinableConfig):
     """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
 
     type: Literal["grid"]
@@ -26,7 +28,7 @@ class GridConfig(RecordingsConfig):
     characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
     ``words``."""
 
-    def build(self, split: str) -> Recordings:
+    def build(self, split: str) -> Dataset:
         """The sentences of a split.
 
         Raises:
@@ -52,7 +54,8 @@ class GridConfig(RecordingsConfig):
             splits.setdefault(split_of(row, "split", place), []).append(item)
         if splits.get("val"):
             self.needless("val", f"{self.root} has its own val")
-        return self.dataset(split, self.root, splits, texts=self.label == "text")
+        sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
 
     def _words(self) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:
         """Of each sentence, its words and silences in time, and its phonemes."""

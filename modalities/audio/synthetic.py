@@ -15,10 +15,12 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset
 
 from ..splits import SPLITS, check_split
 from .alignments import SILENCE
-from .recordings import Recording, Recordings, RecordingsConfig, Target
+from .joined import JoinableConfig
+from .recordings import Recording, Target
 from .synthesis import Line, engine_version, speak
 
 _VERSION = 1
@@ -35,7 +37,7 @@ COMMANDS = (
 """Sentences are a word of each, in this order."""
 
 
-class SyntheticConfig(RecordingsConfig):
+class SyntheticConfig(JoinableConfig):
     """Speech that eSpeak NG makes (the extra ``speech``): several voices at several rates and pitches.
 
     Sounds carry ``words`` and ``phonemes``, silences among them. The voices of the test split are not trained on.
@@ -88,7 +90,7 @@ class SyntheticConfig(RecordingsConfig):
             raise ValueError("val has no effect: valid counts the lines for validation; drop val")
         return self
 
-    def build(self, split: str) -> Recordings:
+    def build(self, split: str) -> Dataset:
         """The lines of a split. Makes the speech of all splits on the first call.
 
         Raises:
@@ -97,7 +99,8 @@ class SyntheticConfig(RecordingsConfig):
         check_split(split)
         folder = self._made()
         found = {name: [self._item(name, row) for row in _rows(folder / f"{name}.jsonl")] for name in SPLITS}
-        return self.dataset(split, folder, found, texts=self.label == "text")
+        sounds = self.dataset(split, folder, found, texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
 
     def lines(self, split: str) -> list[Line]:
         """What is said in a split."""

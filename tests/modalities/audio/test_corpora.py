@@ -21,7 +21,9 @@ def commands(root: Path, split: str = "train", **values: object) -> Recordings:
 
 
 def libri(root: Path, split: str = "train", **values: object) -> Recordings:
-    return LibriSpeechConfig.model_validate({"type": "librispeech", "root": root} | values).build(split)
+    found = LibriSpeechConfig.model_validate({"type": "librispeech", "root": root} | values).build(split)
+    assert isinstance(found, Recordings)
+    return found
 
 
 @pytest.fixture

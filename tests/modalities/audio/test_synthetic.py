@@ -24,7 +24,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def speech(cache: Path, split: str = "train", **values: Any) -> Recordings:
-    return SyntheticConfig.model_validate(SMALL | {"cache": cache} | values).build(split)
+    found = SyntheticConfig.model_validate(SMALL | {"cache": cache} | values).build(split)
+    assert isinstance(found, Recordings)
+    return found
 
 
 def test_words_and_phonemes_are_where_sound_is(cache: Path) -> None:
