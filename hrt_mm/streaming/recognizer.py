@@ -9,7 +9,7 @@ import torch
 from ..errors import UserError
 from ..modality import Tokenizer
 from ..tasks.base import Task
-from ..tasks.ctc import CTC, SPACE
+from ..tasks.ctc import CTC
 from .heard import GreedyStream, Heard, Spelled
 from .levels import Finished, latencies
 from .stream import Stream
@@ -33,7 +33,7 @@ class Recognizer:
         self.stream = Stream(self.task.encoder, tokenizer, growing=growing, **source)
         self._level = self.stream.levels.names[self.task.level]
         self._greedy = GreedyStream(self.task.symbols, tokenizer.seconds_per_token or 1.0)
-        self._spelled = Spelled(SPACE) if self.task.unit == "characters" else None
+        self._spelled = Spelled() if self.task.unit == "characters" else None
 
     @property
     def unit(self) -> str:
