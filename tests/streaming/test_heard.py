@@ -40,8 +40,8 @@ def test_a_symbol_is_given_once_another_step_has_ended_it() -> None:
 
 def test_characters_spell_words() -> None:
     spelled = Spelled()
-    letters = [Heard(letter, at, at + 0.5, 0.5 + at / 10) for at, letter in enumerate("no  so")]
+    letters = [Heard(letter, at, at + 0.5, 0.5 + at / 8) for at, letter in enumerate("no  so")]
     found = [word for letter in letters for word in spelled.feed([letter])]
-    assert found == [Heard("no", 0, 1.5, pytest.approx(0.55))]
-    assert spelled.flush() == [Heard("so", 4, 5.5, pytest.approx(0.95))]
+    assert found == [Heard("no", 0, 1.5, 0.5625)]
+    assert spelled.flush() == [Heard("so", 4, 5.5, 1.0625)]
     assert spelled.flush() == []

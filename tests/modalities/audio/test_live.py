@@ -119,7 +119,8 @@ def test_what_is_no_wav_is_told(data: bytes, message: str) -> None:
 )
 def test_sound_that_ends_early_is_told_after_it(sound: bytes, promised: int, message: str) -> None:
     source = pipe(header() + b"data" + struct.pack("<I", promised) + sound)
-    chunks, came = live(source, read_layout(source, "pipe"), "pipe", 1.0), []
+    chunks = live(source, read_layout(source, "pipe"), "pipe", 1.0)
+    came: list[int] = []
     with pytest.raises(BadSample, match=message):
         came.extend(map(len, chunks))
     assert sum(came) == len(sound) // 2
