@@ -10,6 +10,7 @@ from .beam import BeamSearch, Hypothesis, beam_search
 from .edits import edits
 from .greedy import collapsed, greedy
 from .lexicon import Lexicon
+from .spotting import Spotted, spot
 from .steps import Steps, most_steps, steps_of
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Hypothesis",
     "Lexicon",
     "Placed",
+    "Spotted",
     "Steps",
     "beam_search",
     "collapsed",
@@ -24,5 +26,6 @@ __all__ = [
     "forced_alignment",
     "greedy",
     "most_steps",
+    "spot",
     "steps_of",
 ]

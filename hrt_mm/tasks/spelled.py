@@ -59,7 +59,8 @@ class Spelled(nn.Module):
         self, config: SpelledConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
     ) -> None:
         super().__init__()
-        self.level, self.weight, self.model = model.index(config.level), config.weight, model
+        self.level, self.unit = model.index(config.level), config.unit
+        self.weight, self.model = config.weight, model
         check_steps(model, self.level, tokenizer.axes, "ctc")
         spelled = [tuple(symbol) for symbol in symbols] if config.spellings is None else _read(config, symbols)
         self.symbols = tuple(sorted({part for parts in spelled for part in parts}))
