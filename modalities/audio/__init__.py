@@ -8,6 +8,7 @@ from typing import Any
 
 from hrt_mm.modality import Command, Modality
 
+from .align import ALIGN
 from .audio import Audio
 from .corpora import LibriSpeechConfig, SpeechCommandsConfig
 from .digits import FsddConfig
@@ -50,6 +51,11 @@ class AudioModality(Modality):
         from .files import wav
 
         return ".wav", wav(value)
+
+    @classmethod
+    def commands(cls) -> Sequence[Command]:
+        """``speech align``."""
+        return (ALIGN,)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -107,6 +107,20 @@ def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
             )
 
 
+def starts_of(intervals: Sequence[Interval]) -> tuple[float, ...]:
+    """Where intervals start, and where the silence in a gap between two or behind the last one does.
+
+    Args:
+        intervals: in order of time.
+    """
+    found = []
+    for place, interval in enumerate(intervals):
+        found.append(interval.start)
+        if place + 1 == len(intervals) or intervals[place + 1].start - interval.end > 10**-DIGITS:
+            found.append(interval.end)
+    return tuple(found)
+
+
 def seconds(text: str, name: str, line: int) -> float:
     """A time.
 
@@ -286,6 +300,8 @@ _READERS: dict[str, Callable[[str, str], dict[str, list[Interval]]]] = {
     ".tsv": _read_tsv,
     ".json": _read_json,
 }
+READABLE = (".TextGrid", ".textgrid", ".tsv", ".json", ".ctm")
+"""What the names of files that can be read end in."""
 WRITERS: dict[str, Callable[[Alignment, str, float], str]] = {
     "textgrid": _write_textgrid,
     "ctm": _write_ctm,

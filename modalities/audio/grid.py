@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
 from ..splits import check_split
-from ..tables import read_rows, split_of
-from .alignments import SILENCE, Interval, check_order
+from ..tables import Row, read_rows, split_of
+from .alignments import READABLE, SILENCE, Interval, check_order, read_alignment, starts_of
 from .digits import phonemes
 from .folders import as_target, seconds_of
 from .joined import JoinableConfig
@@ -27,6 +27,10 @@ class GridConfig(JoinableConfig):
     """What is told from the sound: its text; its words, its phonemes of the dictionary (without stress) or its
     characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
     ``words``."""
+
+    alignments: Path | None = None
+    """Folder with an alignment for each training sentence, such as ``hrt-mm speech align`` writes; its tier ``words``
+    takes the place of the times in ``words.tsv``. Other splits keep theirs."""
 
     def build(self, split: str) -> Dataset:
         """The sentences of a split.
@@ -49,13 +53,26 @@ class GridConfig(JoinableConfig):
             item = Recording(
                 row["audio"],
                 self._target(row["sentence"], own, spoken[row["id"]]),
-                boundaries={"words": tuple(interval.start for interval in own)},
+                boundaries={"words": self._starts(row, own)},
             )
             splits.setdefault(split_of(row, "split", place), []).append(item)
         if splits.get("val"):
             self.needless("val", f"{self.root} has its own val")
         sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
+
+    def _starts(self, row: Row, own: list[Interval]) -> tuple[float, ...]:
+        """Where words and silences start."""
+        if self.alignments is None or row["split"] != "train":
+            return tuple(interval.start for interval in own)
+        stem = self.alignments / PurePosixPath(row["audio"]).with_suffix("")
+        found = [path for kind in READABLE if (path := stem.with_suffix(kind)).is_file()]
+        if not found:
+            raise ConfigError(f"data.alignments has no {stem.name} for {row['audio']}; one of {', '.join(READABLE)}")
+        tiers = read_alignment(found[0])
+        if "words" not in tiers:
+            raise ConfigError(f"{found[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
+        return starts_of(tiers["words"])
 
     def _words(self) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:
         """Of each sentence, its words and silences in time, and its phonemes."""
