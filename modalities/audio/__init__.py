@@ -53,11 +53,6 @@ class AudioModality(Modality):
         return ".wav", wav(value)
 
     @classmethod
-    def commands(cls) -> Sequence[Command]:
-        """``speech align``."""
-        return (ALIGN,)
-
-    @classmethod
     def figures(cls) -> Callable[..., None]:
         """Draws spectrograms."""
         from .figures import draw_audio
@@ -66,8 +61,8 @@ class AudioModality(Modality):
 
     @classmethod
     def commands(cls) -> Sequence[Command]:
-        """``hrt-mm transcribe``."""
-        return (TRANSCRIBE,)
+        """``hrt-mm transcribe`` and ``hrt-mm speech align``."""
+        return TRANSCRIBE, ALIGN
 
 
 __all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]
