@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hrt_mm.modality import Modality
+from hrt_mm.modality import Command, Modality
 
 from .corpora import KineticsConfig, Ucf101Config
 from .folders import FolderConfig, ManifestConfig
@@ -27,6 +27,13 @@ class VideoModality(Modality):
         from .figures import draw_video
 
         return draw_video
+
+    @classmethod
+    def commands(cls) -> Sequence[Command]:
+        """``hrt-mm outline``."""
+        from .commands import OUTLINE
+
+        return (OUTLINE,)
 
 
 __all__ = ["Video", "VideoConfig", "VideoModality", "VideoTokenizer"]

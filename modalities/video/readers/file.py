@@ -81,6 +81,7 @@ class VideoFile:
         self._said: dict[str, str] = {}
         self._left = list(readers)
         self._open: Reader | None = None
+        self._shown: np.ndarray | None = None
 
     @property
     def reader(self) -> str:
@@ -143,6 +144,20 @@ class VideoFile:
             found = self._read(wanted)
             kept = [number for number in wanted if number in found]
             yield Frames(self._stack(found, kept), self.index.times_N[kept], len(wanted) - len(kept))
+
+    def steady(self, numbers: Sequence[int]) -> Tensor:
+        """(N, 3, H, W) frames, one for each number: a frame that is broken is shown as the last one before it.
+
+        Raises:
+            BadSample: as :meth:`frames`, but for broken frames; where there is none before them they are black.
+        """
+        wanted = sorted(set(numbers))
+        found = self._read(wanted)
+        for number in wanted:
+            if number not in found:
+                found[number] = np.zeros((*self._stored, 3), np.uint8) if self._shown is None else self._shown
+            self._shown = found[number]
+        return self._stack(found, numbers)
 
     def close(self) -> None:
         """Lets go of the file."""
