@@ -91,8 +91,8 @@ def test_no_more_than_a_few_windows_are_held(film: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(VideoFile, "steady", counted)
     with VideoFile(film) as file:
         scenes = FileOutline(task, tokenizer, window=1.0, margin=0.4, batch=2).scenes(file)
-        next(scenes)
-        assert max(asked) <= 12 + 2 * 5 and sum(asked) < len(file.index)
+        assert list(scenes)
+        assert max(asked) <= 12 + 2 * 5 < len(file.index)
 
 
 def test_broken_frames_are_held_over(tmp_path: Path) -> None:
