@@ -226,6 +226,15 @@ class Modality(ABC):
         return None
 
     @classmethod
+    def timeline(cls, value: Any) -> Mapping[str, Sequence[tuple[float, float, str]]]:
+        """What is known of a raw sample in time, for reports: by name, parts with their start, end and label.
+
+        Args:
+            value: the sample's; times are in seconds from its beginning.
+        """
+        return {}
+
+    @classmethod
     def read(cls, path: Path) -> Any:
         """A raw sample from a file, for queries and collections of files.
 

@@ -12,6 +12,7 @@ from ..spans import Spans
 from .page import Page
 from .style import COLORS, LINE, panels
 from .subject import Subject
+from .timeline import draw_timeline, heard
 from .view import View, cells_of_levels
 
 SHOWN = 3
@@ -28,13 +29,29 @@ def groups_section(subject: Subject, page: Page) -> None:
         with torch.no_grad():
             pyramid = encoder(view.tokens.to(subject.device))
         drawn.append((sample, view, pyramid))
-    figure = draw_grids(drawn) if drawn[0][1].gridded else draw_runs(drawn)
-    caption = "Samples at each level: the lines are the borders between what became one token."
-    page.picture("groups", figure, caption)
+    seconds = subject.run.tokenizer.seconds_per_token
+    if seconds is not None and not drawn[0][1].gridded:
+        _timelines(subject, page, drawn, seconds)
+    else:
+        figure = draw_grids(drawn) if drawn[0][1].gridded else draw_runs(drawn)
+        caption = "Samples at each level: the lines are the borders between what became one token."
+        page.picture("groups", figure, caption)
     page.table(
         ("level", "tokens a sample", "tokens a group (mean)", "shortest", "longest"),
         group_sizes([pyramid for _, _, pyramid in drawn]),
     )
+
+
+def _timelines(subject: Subject, page: Page, drawn: list[tuple[Sample, View, Pyramid]], seconds: float) -> None:
+    """A picture a sample."""
+    for number, (sample, view, pyramid) in enumerate(drawn, 1):
+        with torch.no_grad():
+            found = heard(subject.run.task, pyramid, seconds)
+        known = subject.modality.timeline(sample.value)
+        figure = draw_timeline(view, pyramid, seconds, known, found, sample.name)
+        caption = "A sample with the groups of every level: lines over it, the coarser the taller, and bars below it"
+        beside = [what for what, parts in (("what is known of it", known), ("what was heard", found)) if parts]
+        page.picture(f"groups-{number}", figure, f"{caption}{', with ' * bool(beside)}{' and '.join(beside)}.")
 
 
 def group_sizes(pyramids: list[Pyramid]) -> list[tuple[str, ...]]:

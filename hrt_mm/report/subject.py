@@ -12,7 +12,7 @@ import torch
 
 from ..encoder import Encoder
 from ..errors import BadSample, ConfigError
-from ..modality import Dataset, modalities
+from ..modality import Dataset, Modality, modalities
 from ..sample import Sample
 from ..tasks.base import Batch
 from ..tokens import Tokens
@@ -82,7 +82,12 @@ class Subject:
     @cached_property
     def backdrop(self) -> Backdrop | None:
         """Draws samples of this modality; ``None`` where it does not say how."""
-        return modalities()[self.run.config.single.modality.type].figures()
+        return self.modality.figures()
+
+    @property
+    def modality(self) -> type[Modality]:
+        """Of the samples."""
+        return modalities()[self.run.config.single.modality.type]
 
     def batches(self, most: int) -> Iterator[Batch]:
         """Batches on the device until ``most`` samples were given, in the run's precision, without gradients."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ class AudioModality(Modality):
         SpeechCommandsConfig,
         SyntheticConfig,
     )
+
+    @classmethod
+    def timeline(cls, value: Any) -> Mapping[str, Sequence[tuple[float, float, str]]]:
+        """The words and phonemes of a sound whose times are known; silences are left out."""
+        from .figures import known
+
+        return known(value)
 
     @classmethod
     def read(cls, path: Path) -> Audio:

@@ -46,6 +46,7 @@ class Audio:
         waveform_S: float32, full scale at -1 and 1.
         rate: samples a second.
         boundaries: by name, the seconds at which groups start, such as words and phonemes, ascending.
+        labels: by name, what these groups are, where that is known; for pictures.
         hidden: parts of the features that augmentation hides.
         warp: factor by which augmentation moves the bands of the features up, as a shorter vocal tract does.
     """
@@ -53,6 +54,7 @@ class Audio:
     waveform_S: Tensor
     rate: int
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hidden: tuple[Hidden, ...] = ()
     warp: float = 1.0
 

@@ -166,11 +166,13 @@ class DigitStrings(Dataset):
         pieces = [piece for piece in pieces if len(piece[0])]
         starts = accumulate((len(waveform_S) for waveform_S, _ in pieces[:-1]), initial=0)
         waveform_S = torch.cat([waveform_S for waveform_S, _ in pieces])
-        audio = Audio(waveform_S, rate, {"words": tuple(start / rate for start in starts)})
+        segments = tuple(label for _, label in pieces)
+        audio = Audio(waveform_S, rate, {"words": tuple(start / rate for start in starts)}, {"words": segments})
         if self.transform is not None:
             audio = self.transform(audio)
-        segments = [label for _, label in pieces]
-        return Sample(audio, self._label(speaker, samples, segments), f"string {index} of {speaker}, {self.split}")
+        return Sample(
+            audio, self._label(speaker, samples, list(segments)), f"string {index} of {speaker}, {self.split}"
+        )
 
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) before augmentation.

@@ -5,12 +5,16 @@ Shapes: T tokens, F features of a frame, L frames.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from matplotlib.axes import Axes
 
 from hrt_mm.modality import Tokenizer
 from hrt_mm.tokens import Tokens
 
+from .alignments import SILENCE
+from .audio import Audio
 from .tokenizer import AudioTokenizer
 
 _SHOWN = 2000
@@ -39,3 +43,14 @@ def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
         axes.set_ylim(0, tokenizer.framer.width)
     axes.set_xlim(0, shown)
     axes.set_yticks([])
+
+
+def known(audio: Audio) -> dict[str, list[tuple[float, float, str]]]:
+    """What is known of a sound in time: by boundary, start, end and label of each group that is no silence."""
+    found = {}
+    for name, starts in audio.boundaries.items():
+        labels = audio.labels.get(name, ())
+        if len(labels) == len(starts) and starts:
+            parts = zip(pairwise([*starts, audio.seconds]), labels, strict=True)
+            found[name] = [(start, end, label) for (start, end), label in parts if label not in ("", SILENCE)]
+    return found

@@ -54,6 +54,7 @@ class GridConfig(JoinableConfig):
                 row["audio"],
                 self._target(row["sentence"], own, spoken[row["id"]]),
                 boundaries={"words": self._starts(row, own)},
+                labels={"words": tuple(interval.label for interval in own)},
             )
             splits.setdefault(split_of(row, "split", place), []).append(item)
         if splits.get("val"):

@@ -37,6 +37,7 @@ class Recording:
         duration: seconds that it lasts; to the end when ``None``.
         boundaries: by name, seconds from the beginning of the part at which groups start.
         alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
+        labels: by name, what the groups of these boundaries are.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recording:
     duration: float | None = None
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     alignment: str | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -90,10 +92,12 @@ class Recordings(Dataset):
         """
         item = self.items[index]
         audio = read_audio(self._path(item.name), item.title, item.offset, item.duration)
-        boundaries = {**item.boundaries, **self._aligned(item, audio.seconds)}
+        aligned = self._aligned(item, audio.seconds)
+        boundaries = {**item.boundaries, **{tier: tuple(start for start, _ in own) for tier, own in aligned.items()}}
+        labels = {**item.labels, **{tier: tuple(label for _, label in own) for tier, own in aligned.items()}}
         for boundary, starts in boundaries.items():
             check_starts(starts, audio.seconds, boundary, item.title)
-        audio = replace(audio, boundaries=boundaries)
+        audio = replace(audio, boundaries=boundaries, labels=labels)
         if self.transform is not None:
             audio = self.transform(audio)
         return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
@@ -109,8 +113,8 @@ class Recordings(Dataset):
         check_part(item.offset, item.duration, item.title)
         return part_of(header, item.offset, item.duration, item.title)[1], header.rate
 
-    def _aligned(self, item: Recording, seconds: float) -> dict[str, tuple[float, ...]]:
-        """Starts on each tier of the item's alignment, counted from its part, as far as they lie in it."""
+    def _aligned(self, item: Recording, seconds: float) -> dict[str, list[tuple[float, str]]]:
+        """Starts and labels on each tier of the item's alignment, counted from its part, as far as they lie in it."""
         if item.alignment is None:
             return {}
         tiers = read_alignment(self._path(item.alignment), item.alignment)
@@ -125,7 +129,7 @@ class Recordings(Dataset):
                     "alignment of another file?",
                 )
         return {
-            tier: tuple(own.start - item.offset for own in intervals if item.offset <= own.start < last)
+            tier: [(own.start - item.offset, own.label) for own in intervals if item.offset <= own.start < last]
             for tier, intervals in tiers.items()
         }
 

@@ -147,7 +147,9 @@ class SyntheticConfig(JoinableConfig):
 
     def _item(self, split: str, row: dict[str, Any]) -> Recording:
         boundaries = {kind: tuple(start for start, _ in row[kind]) for kind in ("words", "phonemes")}
-        return Recording(f"{split}.wav", self._target(row), row["offset"], row["duration"], boundaries)
+        labels = {kind: tuple(label for _, label in row[kind]) for kind in ("words", "phonemes")}
+        target = self._target(row)
+        return Recording(f"{split}.wav", target, row["offset"], row["duration"], boundaries, labels=labels)
 
     def _target(self, row: dict[str, Any]) -> Target:
         if self.label in ("text", "word"):
