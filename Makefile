@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format schema bench gpu-check clean
+.PHONY: help quickstart demo test lint format schema bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,10 @@ help: ## list the targets
 quickstart: $(READY) ## train on handwritten digits, print the result and draw it
 	$(BIN)/hrt-mm train vision/digits run.dir=$(RUN) --resume
 	$(BIN)/hrt-mm diagnose $(RUN)
+
+demo: $(READY) ## train a model of symbols and their names in under 10 minutes, then search them on a page
+	$(BIN)/python -c 'import gradio' 2>/dev/null || $(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[demo]'
+	$(BIN)/python -m demos.glyphs
 
 test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... adds those on real data
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(TESTS)

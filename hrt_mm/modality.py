@@ -190,6 +190,10 @@ class DatasetConfig(Component):
         """
         raise NotImplementedError(type(self))
 
+    def plain(self, split: str) -> Dataset:
+        """The samples of a split without random augmentation, for collections to be searched."""
+        return self.build(split)
+
 
 @dataclass(frozen=True)
 class Command:

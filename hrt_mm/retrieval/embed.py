@@ -20,7 +20,6 @@ from ..modality import Dataset, Modality, modalities
 from ..sample import Sample
 from ..tasks.contrastive import Contrastive
 from ..tasks.joint import JointTokenizer, Part, contents
-from ..train.build import build_dataset
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .collection import Writer, writing
@@ -149,7 +148,7 @@ def embed_split(
     """
     for part in parts:
         embedder.modality(part)
-    dataset = build_dataset(embedder.run.config, split)
+    dataset = embedder.run.config.data.plain(split)
     with writing(folder, embedder.model) as writer:
         samples = _samples(dataset)
         while block := list(islice(samples, BATCH)):

@@ -61,6 +61,10 @@ class GlyphsConfig(DatasetConfig):
         chosen = [code for code in codes if hash_split(_look(code), self.val, self.test) == split]
         return Glyphs(self, chosen, training=split == "train")
 
+    def plain(self, split: str) -> Glyphs:
+        """The characters of a split, in their first font and with their whole names."""
+        return Glyphs(self, self.build(split).codes, training=False)
+
     def prepare(self, part: str, value: Any) -> Any:
         """A query's picture as characters are drawn, and its text in small letters."""
         return framed(value, self.side) if part == "image" else value.lower() if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""Demonstrations, each one command."""

@@ -1,0 +1,180 @@
+"""A search page over any index: ``python -m demos.search_page INDEX``. Type, draw, record or drop a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.search import Searcher
+
+from .answers import STYLE, note, page
+
+MAX_UPLOAD = 16 << 20
+"""Bytes of an upload; larger ones are refused before they are kept."""
+MAX_WORDS = 2_000
+"""Characters of a query."""
+MOST = 60
+"""Answers that a page shows."""
+
+
+def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | None, count: int) -> str:
+    """The answers to a query as HTML; a message where it cannot be read.
+
+    Args:
+        searcher: index and model.
+        kind: of the query.
+        query: a text, or an uploaded file.
+        find: the part to find.
+        count: answers at most.
+    """
+    if query is None:
+        return note(f"Give {kind} to search by.")
+    if isinstance(query, Path) and query.is_file() and query.stat().st_size > MAX_UPLOAD:
+        return note(f"The file has {query.stat().st_size >> 20} MB; a query may have {MAX_UPLOAD >> 20} MB.")
+    if isinstance(query, str) and len(query) > MAX_WORDS:
+        return note(f"The query has {len(query):,} characters; it may have {MAX_WORDS:,}.")
+    try:
+        return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, inside=3))
+    except UserError as error:
+        return note(_without_folder(f"This query cannot be read: {error}", query))
+
+
+def _without_folder(text: str, query: str | Path) -> str:
+    """A message that does not say where uploads lie."""
+    return text.replace(str(query.parent) + os.sep, "") if isinstance(query, Path) else text
+
+
+def build(searcher: Searcher, title: str = "Search") -> Any:
+    """The page, a ``gradio.Blocks``.
+
+    Args:
+        searcher: index and model.
+        title: of the page.
+
+    Raises:
+        UserError: gradio is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("the search page needs gradio: pip install 'hrt-mm[demo]'") from error
+    parts = list(searcher.index.parts) or list(searcher.embedder.towers)
+    with gradio.Blocks(title=title, analytics_enabled=False) as blocks:
+        gradio.HTML(f"<style>{STYLE}</style>")
+        gradio.Markdown(f"# {title}\n{_about(searcher)}")
+        with gradio.Row():
+            find = gradio.Radio(parts, value=searcher.answering(searcher.embedder.towers[-1]), label="find")
+            count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
+        found = gradio.HTML(label="answers", elem_id="found", render=False)
+
+        def ask(kind: str, file: bool) -> Callable[[Any, str, float], str]:
+            def run(query: Any, find: str, count: float) -> str:
+                given = _picture(query) if isinstance(query, dict) else query
+                return answer(searcher, kind, Path(given) if file and given else given, find, int(count))
+
+            return run
+
+        for kind in searcher.embedder.towers[::-1]:
+            with gradio.Tab(kind), gradio.Row():
+                for make, file in _boxes(gradio, kind):
+                    with gradio.Column():
+                        box = make()
+                        button = gradio.Button("Search", variant="primary")
+                    button.click(ask(kind, file), [box, find, count], found, api_visibility="private")
+                    if not file:
+                        box.submit(ask(kind, file), [box, find, count], found, api_name=kind)
+        found.render()  # type: ignore[no-untyped-call]
+    blocks.queue(max_size=32, default_concurrency_limit=1)
+    return blocks
+
+
+def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:
+    """What makes the boxes that take queries of a kind, and whether those give files."""
+    if kind == "text":
+        words = {"placeholder": "black chess knight", "max_length": MAX_WORDS, "autofocus": True}
+        return [(partial(gradio.Textbox, label="words", **words), False)]
+    if kind == "image":
+        upload = {"sources": ["upload", "clipboard"], "height": 300}
+        canvas = {"canvas_size": (240, 240), "height": 300, "image_mode": "L", "layers": False}
+        return [
+            (partial(gradio.Image, label="a picture", type="filepath", **upload), True),
+            (partial(gradio.Sketchpad, label="or a drawing", type="filepath", **canvas), True),
+        ]
+    if kind == "audio":
+        return [(partial(gradio.Audio, label="a sound", type="filepath", sources=["upload", "microphone"]), True)]
+    return [(partial(gradio.File, label=f"a file of {kind}", type="filepath"), True)]
+
+
+def _picture(drawn: dict[str, Any]) -> str | None:
+    found = drawn.get("composite") or drawn.get("background")
+    return str(found) if found else None
+
+
+def _about(searcher: Searcher) -> str:
+    parts = ", ".join(f"{count:,} of {part}" for part, count in searcher.index.parts.items())
+    return f"{parts}. Search by {' or '.join(searcher.embedder.towers)}."
+
+
+@contextmanager
+def serving(searcher: Searcher, title: str, *, port: int | None = None, browser: bool = False) -> Iterator[str]:
+    """The page, on this machine alone, inside the ``with``. Uploads stay in a folder of their own, which goes with it.
+
+    Args:
+        searcher: index and model.
+        title: of the page.
+        port: where; the first free one from 7860 on when absent.
+        browser: open a browser window.
+
+    Yields:
+        The address.
+    """
+    blocks = build(searcher, title)
+    with tempfile.TemporaryDirectory(prefix="hrt-mm-uploads-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            _, address, _ = blocks.launch(
+                server_name="127.0.0.1",
+                server_port=port,
+                max_file_size=MAX_UPLOAD,
+                inbrowser=browser,
+                prevent_thread_lock=True,
+                show_error=False,
+                footer_links=[],
+            )
+            yield str(address)
+        finally:
+            blocks.close()
+
+
+def stay(searcher: Searcher, title: str, *, port: int | None = None) -> None:
+    """Opens the page in a browser, and stays until Ctrl-C."""
+    with serving(searcher, title, port=port, browser=True) as address, suppress(KeyboardInterrupt):
+        print(f"{address} (Ctrl-C ends it)")
+        threading.Event().wait()
+
+
+def main() -> int:
+    """Serves an index."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("index", type=Path, help="an index that hrt-mm index build made")
+    parser.add_argument("--run", type=Path, help="the run folder; the one that the index names when absent")
+    parser.add_argument("--port", type=int)
+    args = parser.parse_args()
+    try:
+        stay(Searcher.of(Index(args.index), args.run), f"Search {args.index.name}", port=args.port)
+    except UserError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,94 @@
+"""The page in a real headless Chromium, where Playwright and Chromium are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hrt_mm.retrieval.search import Searcher
+
+pytest.importorskip("gradio", reason="the extra demo is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def page(searcher: Searcher) -> Iterator[Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "demos.search_page", str(searcher.index.folder), "--port", port]
+    environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            opened = browser.new_page(viewport={"width": 1100, "height": 900})
+            _open(opened, f"http://127.0.0.1:{port}")
+            yield opened
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+
+
+def _open(page: Any, address: str) -> None:
+    for _ in range(120):
+        try:
+            page.goto(address)
+            break
+        except sync_api.Error:
+            time.sleep(0.5)
+    page.get_by_label("words").wait_for(timeout=30_000)
+
+
+def test_typing_finds_pictures(page: Any, tmp_path: Path) -> None:
+    page.get_by_label("words").fill("braille pattern dots-1245")
+    page.get_by_label("words").press("Enter")
+    page.locator(".answer img").first.wait_for(timeout=30_000)
+    assert page.locator(".answer").count() == 12
+    page.screenshot(path=tmp_path / "words.png")
+    assert (tmp_path / "words.png").stat().st_size > 10_000
+
+
+def test_a_picture_finds_words(page: Any, tmp_path: Path) -> None:
+    Image.new("L", (50, 50), 255).save(tmp_path / "white.png")
+    page.get_by_role("tab", name="image").click()
+    page.get_by_label("text", exact=True).check()
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "white.png")
+    page.locator("img:visible").first.wait_for(timeout=30_000)
+    page.get_by_role("button", name="Search").locator("visible=true").first.click()
+    page.wait_for_function("document.querySelectorAll('.answer').length && !document.querySelector('.answer img')")
+    assert "braille pattern" in page.locator(".answer").first.inner_text()
+    page.screenshot(path=tmp_path / "picture.png")
+
+
+def test_an_upload_that_is_no_picture_or_too_large_gets_a_message(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no picture")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(80 << 20)
+    for name in ("notes.png", "large.png"):
+        page.reload()
+        page.get_by_role("tab", name="image").click()
+        page.locator("input[type=file]").first.set_input_files(tmp_path / name)
+        page.wait_for_timeout(2500)
+        page.get_by_role("button", name="Search").locator("visible=true").first.click()
+        page.locator(".note, .toast-body, .error").first.wait_for(timeout=30_000)
+        page.screenshot(path=tmp_path / f"{name}.png")
+        assert page.locator(".answer").count() == 0
