@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..tasks import Masked
-from ..tasks.masked import hide, mask_units
 from ..tokens import Tokens
 from ..train.seeding import forked, seed_host
 from .page import Page
@@ -80,7 +79,7 @@ def reconstruct(task: Masked, view: View, seed: int) -> Rebuilt | None:
     device = next(task.parameters()).device
     with forked(), torch.no_grad():
         seed_host(seed)
-        hidden_T = hide(mask_units(task.encoder.hierarchy, tokens, task.unit), tokens.spans, task.ratio)
+        hidden_T = task.hidden(tokens)
         output = task.reconstruct(tokens.to(device), hidden_T)
     assert output.predictions is not None
     guess = output.predictions.cpu().to(target.dtype)

@@ -9,6 +9,7 @@ Shapes: T level-0 tokens, U units, D width of level 0, P features of a raw token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from ..grids import nested_order
 from ..hierarchy import Hierarchy
 from ..levels import FixedGroups, HierarchyConfig, LearnedGroups
 from ..plan import LevelPlan
@@ -43,13 +45,17 @@ class MaskedConfig(TaskConfig):
     """Level whose tokens are hidden whole, with all that lies under them; the second level when absent."""
     normalize: bool = True
     """Reconstruct features less their mean and over their deviation within each token (arXiv 2111.06377)."""
+    tubes: bool = False
+    """On grids whose first axis is time: hide the same places at all times (arXiv 2203.12602), so that nothing can be
+    copied from the frame before."""
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Masked:
         """The task's module.
 
         Raises:
             ConfigError: nothing carries the coarse levels down to level 0, the unit's groups are learned, the
-                tokenizer does not say what its raw tokens are, or they cannot be normalised.
+                tokenizer does not say what its raw tokens are, they cannot be normalised, or tubes are asked for and
+                units are no grid in time and space.
         """
         unit = model.index(self.unit) if self.unit is not None else min(1, len(model.levels) - 1)
         for level in model.levels[:unit]:
@@ -58,6 +64,13 @@ class MaskedConfig(TaskConfig):
                     f"task.unit {model.levels[unit].name!r} is made of groups that level {level.name!r} learns, which "
                     f"are not known before the model runs; set task.unit to {level.name!r}"
                 )
+        if self.tubes and (
+            tokenizer.axes < 2 or any(not isinstance(level.group, FixedGroups) for level in model.levels[:unit])
+        ):
+            raise ConfigError(
+                "task.tubes hides places of a grid at all times, and the tokens of level "
+                f"{model.levels[unit].name!r} are no grid; drop it, or let task.unit be a level of fixed groups"
+            )
         if tokenizer.vocabulary is not None and not self.normalize:
             raise ConfigError("task.normalize has no effect on tokens that are ids; drop it")
         if tokenizer.features == 1 and self.normalize:
@@ -85,6 +98,7 @@ class Masked(EncoderTask):
         if width is None:
             raise ConfigError(f"{type(tokenizer).__name__} gives neither features nor vocabulary; masked needs one")
         self.ratio, self.unit, self.normalize = config.ratio, unit, config.normalize
+        self.tubes = config.tubes
         self.raw_targets = tokenizer.targets
         self.mask_D = nn.Parameter(torch.zeros(model.levels[0].dim))
         self.head = nn.Linear(model.levels[0].dim, width)
@@ -94,8 +108,12 @@ class Masked(EncoderTask):
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Hides a random part of the batch, drawn from torch's generator of the host, and reconstructs it."""
-        units = mask_units(self.encoder.hierarchy, batch.tokens, self.unit)
-        return self.reconstruct(batch.tokens, hide(units, batch.tokens.spans, self.ratio))
+        return self.reconstruct(batch.tokens, self.hidden(batch.tokens))
+
+    def hidden(self, tokens: Tokens) -> Tensor:
+        """(T,) bool on the host: a random choice of what is hidden, drawn from torch's generator of the host."""
+        units, plan = unit_plan(self.encoder.hierarchy, tokens, self.unit)
+        return hide_tubes(units, plan, self.ratio) if self.tubes else hide(units, tokens.spans, self.ratio)
 
     def reconstruct(self, tokens: Tokens, hidden_T: Tensor) -> TaskOutput:
         """The loss of given hidden tokens; predictions are those of all tokens, (T, P) features or (T,) ids.
@@ -137,7 +155,12 @@ class Masked(EncoderTask):
 
 
 def mask_units(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> Spans:
-    """The level-0 tokens under each token of a level.
+    """The level-0 tokens under each token of a level; arguments as of :func:`unit_plan`."""
+    return unit_plan(hierarchy, tokens, unit)[0]
+
+
+def unit_plan(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> tuple[Spans, LevelPlan]:
+    """The level-0 tokens under each token of a level, and the plan of that level.
 
     Args:
         hierarchy: gives the groups, none of them learned below ``unit``.
@@ -154,7 +177,29 @@ def mask_units(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> Spans:
         offsets = offsets[groups.spans.host]
         coords_GC = segment_mean(plan.coords_TC, groups.spans)
         plan = plan.coarser(transition.coarse, groups, coords_GC, transition.stride, gridded=transition.gridded)
-    return Spans(offsets)
+    return Spans(offsets), plan
+
+
+def hide_tubes(units: Spans, plan: LevelPlan, ratio: float) -> Tensor:
+    """Chooses places at random and hides the units there at all times: the first axis.
+
+    Args:
+        units: the units over the tokens.
+        plan: of the units, which are grids.
+        ratio: part of the places of each sample that is hidden, at least one and not all of several.
+
+    Returns:
+        (T,) bool on the host, true where a token is hidden.
+    """
+    assert plan.grid is not None
+    chosen = []
+    for shape in plan.grid.shapes:
+        places = math.prod(shape[1:])
+        quota = min(max(1, round(places * ratio)), max(1, places - 1))
+        # Raster order has time first, so a place is what is left of a cell's number.
+        hidden = torch.rand(places).argsort().argsort() < quota
+        chosen.append(hidden[nested_order(shape, plan.grid.blocks) % places])
+    return torch.cat(chosen).repeat_interleave(units.lengths)
 
 
 def hide(units: Spans, samples: Spans, ratio: float) -> Tensor:

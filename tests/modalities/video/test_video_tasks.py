@@ -1,0 +1,124 @@
+"""Tasks on video: tubes that are hidden at all times, and training that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrt_mm.config import load_config
+from hrt_mm.errors import ConfigError
+from hrt_mm.levels import HierarchyConfig, blocks
+from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig
+from hrt_mm.tokens import Tokens
+from hrt_mm.train.build import build_data, build_task
+from hrt_mm.train.sampler import Plan, Position
+from modalities.video import Video, VideoConfig, VideoTokenizer
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "video"
+
+
+def level(name: str, group: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    return {"name": name, "dim": 24, "depth": 1, "heads": 2, **options, **({"group": group} if group else {})}
+
+
+def built(unit: str, group: dict[str, Any], **options: Any) -> tuple[Masked, VideoTokenizer]:
+    levels = [level("tubes", group, window=[2, 2, 2]), level("areas", {"type": "fixed", "stride": 2}), level("clips")]
+    model = HierarchyConfig.model_validate({"levels": levels, "top_down": True})
+    tokenizer = VideoConfig(type="video", patch=4, tube=2).build(lambda axes: blocks(model, axes))
+    task = MaskedConfig.model_validate({"type": "masked", "unit": unit, "tubes": True, **options})
+    return task.build(model, tokenizer, None), tokenizer
+
+
+def packed(tokenizer: VideoTokenizer) -> Tokens:
+    sizes = ((8, 16, 24), (5, 13, 9), (2, 4, 4))
+    return tokenizer([Video.of(torch.rand(frames, 3, *size), 25.0) for frames, *size in sizes])
+
+
+@pytest.mark.parametrize("unit", ["tubes", "areas"])
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+def test_tubes_are_hidden_at_all_times(unit: str, ratio: float) -> None:
+    task, tokenizer = built(unit, {"type": "fixed", "stride": [1, 2, 2]}, ratio=ratio)
+    tokens = packed(tokenizer)
+    hidden = task.hidden(tokens)
+    assert tokens.grids is not None
+    seen = set()
+    parts = zip(tokens.spans.split(hidden), tokens.spans.split(tokens.coords_TC), tokens.grids, strict=True)
+    for own, coords, (_, rows, columns) in parts:
+        size = 2 if unit == "areas" else 1
+        places = {(int(row) // size, int(column) // size) for _, row, column in coords[own].tolist()}
+        same = [(int(row) // size, int(column) // size) in places for _, row, column in coords.tolist()]
+        assert own.tolist() == same
+        every = -(-rows // size) * -(-columns // size)
+        assert len(places) == min(max(1, round(every * ratio)), max(1, every - 1))
+        seen.add(frozenset(places))
+    assert not torch.equal(task.hidden(tokens), hidden)
+    assert task(Batch(tokens)).loss.isfinite()
+
+
+def test_tubes_need_a_grid() -> None:
+    given = {"type": "given", "boundary": "frames"}
+    with pytest.raises(ConfigError, match=r"task.tubes hides places of a grid .* level 'areas' are no grid"):
+        built("areas", given)
+    assert built("tubes", given)[0].tubes
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_configurations_build_and_take_a_batch(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    small = []
+    if name in ("quickstart", "masked"):
+        small = [f"data.folder={tmp_path}", "data.train=2", "data.valid=1", "data.test=1"]
+    else:
+        monkeypatch.setenv("HRT_MM_DATA", str(request.getfixturevalue("data_root")))
+    config = load_config(f"video/{name}", small)
+    data = build_data(config, ["train"])
+    loaded = data.maker(config, "train")[Plan(Position(), (0, 1), Position())]
+    assert loaded.batch is not None and not loaded.bad, loaded
+    task = build_task(config, data.tokenizer, data.classes)
+    task(loaded.batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in task.parameters())
+
+
+def moving(count: int, generator: torch.Generator, *, shuffled: bool = False) -> tuple[list[Video], torch.Tensor]:
+    """A square that moves left or right; frames alone, and their number, look the same in both."""
+    labels = torch.randint(2, (count,), generator=generator)
+    videos = []
+    for label in labels.tolist():
+        row, start = (int(torch.randint(high, (), generator=generator)) for high in (10, 6))
+        pixels = 0.2 * torch.rand(8, 1, 16, 24, generator=generator)
+        for number in range(8):
+            column = start + 2 * (number if label else 7 - number)
+            pixels[number, :, row : row + 6, column : column + 4] += 0.7
+        order = torch.randperm(8, generator=generator) if shuffled else torch.arange(8)
+        videos.append(Video.of(pixels[order], 12.5))
+    return videos, labels
+
+
+def accuracy_of_motion(*, shuffled: bool) -> float:
+    """Of held-out videos, after a short training."""
+    generator = torch.Generator().manual_seed(0)
+    frames = {"type": "given", "boundary": "frames", "typical": [1, 2, 3]}
+    model = HierarchyConfig.model_validate({"levels": [level("tubes", frames, window=[4, 2, 3]), level("frames")]})
+    options = {"type": "video", "patch": 8, "tube": 1, "channels": 1, "rate": 12.5, "stem": {"type": "conv"}}
+    tokenizer = VideoConfig.model_validate(options).build(lambda axes: blocks(model, axes))
+    tokenizer.wanted = frozenset({"frames"})
+    task = ClassificationConfig(type="classification").build(model, tokenizer, ("left", "right"))
+    optimizer = torch.optim.AdamW(task.parameters(), 5e-3)
+    for _ in range(60):
+        videos, labels = moving(16, generator, shuffled=shuffled)
+        optimizer.zero_grad()
+        task(Batch(tokenizer(videos), labels)).loss.backward()
+        optimizer.step()
+    videos, labels = moving(100, generator, shuffled=shuffled)
+    with torch.no_grad():
+        right, count = task.eval()(Batch(tokenizer(videos), labels)).stats["accuracy"]
+    return float(right / count)
+
+
+def test_motion_is_learned_and_frames_in_another_order_do_not_tell_it() -> None:
+    assert accuracy_of_motion(shuffled=False) > 0.95
+    assert accuracy_of_motion(shuffled=True) < 0.7
