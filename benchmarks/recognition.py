@@ -1,0 +1,423 @@
+"""What is said, and when: GRID's sentences, the times of their words, and digits spotted in strings.
+
+Each configuration is trained by the project's own command, one after another, on one thread, or its run folder is taken
+from ``--runs``. Then the test split is told, and times are compared with those of the data, which only ``boundaries``
+was trained with. Found and true boundaries are paired one to one within a tolerance; beside them stand as many cuts as
+there are true boundaries, evenly spaced and at random. A word is spotted where the middle of what was found lies in a
+true word of that name, each once. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/`` and ``fsdd/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrt_mm.boundary_scores import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from hrt_mm.ctc import Lexicon
+from hrt_mm.errors import UserError
+from hrt_mm.sample import Sample
+from hrt_mm.tasks import CTC, Boundary
+from hrt_mm.tasks.aligning import Tiers, spotted
+from hrt_mm.train.build import build_dataset
+from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
+from modalities.audio.align import aligned, intervals
+from modalities.audio.alignments import SILENCE, starts_of
+
+from .command import main, parser
+from .markdown import markdown
+from .results import Bar, Measured, Result, Row, environment
+
+NAME = "recognition"
+CONFIGS = {
+    "words": "audio/grid_words",
+    "phonemes": "audio/grid_phonemes",
+    "boundaries": "audio/grid_boundaries",
+    "groups": "audio/grid_groups",
+    "digits": "audio/digit_strings",
+}
+TOLERANCES = (0.02, 0.04)
+"""Seconds."""
+DRAWS = 20
+"""Times that cuts are drawn at random."""
+
+
+@dataclass
+class Cuts:
+    """Boundaries beside true ones, and cuts that know nothing.
+
+    Args:
+        scores: by contender and tolerance.
+    """
+
+    scores: dict[tuple[str, float], BoundaryScores] = field(default_factory=dict)
+
+    def add(
+        self, found: Sequence[float], true: Sequence[float], seconds: float, generator: np.random.Generator
+    ) -> None:
+        """Counts a sound. Where it starts is no boundary."""
+        true = [time for time in true if 0 < time < seconds]
+        length = max(len(true) + 1, round(1000 * seconds))
+        contenders = [("found", [time for time in found if 0 < time < seconds])]
+        contenders += [("even", list(even_cuts(len(true), length) / 1000))]
+        contenders += [("random", list(random_cuts(len(true), length, generator) / 1000)) for _ in range(DRAWS)]
+        for who, times in contenders:
+            for tolerance in TOLERANCES:
+                own = boundary_scores(np.unique(times), np.unique(true), tolerance)
+                self.scores[who, tolerance] = self.scores.get((who, tolerance), BoundaryScores()) + own
+
+    def figures(self) -> dict[str, float | None]:
+        """F1 of each, and of what was found precision, recall and the mean distance of its hits."""
+        found: dict[str, float | None] = {}
+        for (who, tolerance), scores in self.scores.items():
+            found[f"{who} f1 {1000 * tolerance:g} ms"] = scores.f1
+            if who == "found":
+                found[f"precision {1000 * tolerance:g} ms"] = scores.precision
+                found[f"recall {1000 * tolerance:g} ms"] = scores.recall
+                found[f"error {1000 * tolerance:g} ms"] = 1000 * scores.error
+        return found
+
+
+@dataclass
+class Errors:
+    """How far the edges of words are from where they should be, where each word is known.
+
+    Args:
+        starts: seconds, signed.
+        ends: the same of their ends.
+    """
+
+    starts: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float | None]:
+        """Mean distances in milliseconds, and the mean of the signed ones, which tells a bias."""
+        return {
+            f"{name} {what}": 1000 * float(np.mean(convert(values)))
+            for name, values in (("start", self.starts), ("end", self.ends))
+            for what, convert in (("error ms", np.abs), ("bias ms", np.asarray))
+        }
+
+
+def train(name: str, folder: Path, options: argparse.Namespace) -> Path:
+    """The run folder of a configuration, which is trained where there is none.
+
+    Raises:
+        UserError: the run failed; gives its last words.
+    """
+    run = folder / name
+    if (run / "summary.json").is_file():
+        return run
+    words = [sys.executable, "-m", "hrt_mm", "train", CONFIGS[name], f"run.dir={run}", "train.device=cpu"]
+    words += ["train.num_threads=1", "train.tensorboard=false"]
+    words += ["train.steps=2", "train.eval_every=2", "train.batch_size=2", "train.test=false"] if options.quick else []
+    with (folder / f"{name}.log").open("w+") as log:
+        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
+        log.seek(0)
+        said = log.read().strip().splitlines()
+    if done.returncode:
+        raise UserError(f"the run of {name} failed: {' '.join(said[-3:])}")
+    return run
+
+
+def measured(run: Path, scores: dict[str, float | None]) -> Measured:
+    """A run's figures, with its training time and size."""
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    common: dict[str, float | None] = {key: summary[key] for key in ("parameters", "steps")}
+    return Measured(seconds=summary["seconds"], bytes=summary["peak_memory_bytes"], scores=common | scores)
+
+
+def error_rates(run: Path, overrides: Sequence[str] = ()) -> dict[str, float | None]:
+    """What evaluation says of the test split."""
+    found = evaluate_run(run, "test", overrides)
+    keys = [key for key in found if key.endswith(("error_rate", "sentence_accuracy", "unknown", "skipped"))]
+    return {key.removeprefix("test/"): found[key] for key in keys}
+
+
+def word_times(run: TrainedRun, lexicon: Lexicon | None, most: int | None) -> tuple[Cuts, Errors]:
+    """The times of known words by forced alignment, beside the true ones."""
+    truth = true_words(run, most)
+    cuts, errors, generator = Cuts(), Errors(), np.random.default_rng(0)
+    for sample, tiers in _limited(aligned(run, "test", lexicon), most):
+        seconds, words = sample.value.seconds, truth[sample.name]
+        own = intervals(tiers, seconds)["words"]
+        cuts.add(starts_of(own), [start for start, _, _ in words], seconds, generator)
+        spoken = [(start, end) for start, end, label in words if label != SILENCE]
+        for interval, (start, end) in zip(own, spoken, strict=True):
+            errors.starts.append(interval.start - start)
+            errors.ends.append(interval.end - end)
+    return cuts, errors
+
+
+def group_cuts(run: TrainedRun, most: int | None) -> Cuts:
+    """Where learned groups start, beside the true words and silences."""
+    cuts, generator = Cuts(), np.random.default_rng(0)
+    truth = true_words(run, most)
+    dataset = build_dataset(run.config, "test")
+    assert isinstance(run.task, CTC)
+    for index in range(min(most or len(dataset), len(dataset))):
+        sample = dataset[index]
+        with torch.no_grad():
+            pyramid = run.task.encoder(run.tokenizer([sample.value]))
+        starts = pyramid.groups[pyramid.names[0]].host[:-1].double() * (run.tokenizer.seconds_per_token or 1.0)
+        true = [start for start, _, _ in truth[sample.name]]
+        cuts.add(starts.tolist(), true, sample.value.seconds, generator)
+    return cuts
+
+
+def boundary_cuts(run: TrainedRun, most: int | None) -> Cuts:
+    """What a task of boundaries finds, beside the true times, which are no multiples of a token's."""
+    cuts, generator = Cuts(), np.random.default_rng(0)
+    truth = true_words(run, most)
+    dataset = build_dataset(run.config, "test")
+    assert isinstance(run.task, Boundary)
+    for index in range(min(most or len(dataset), len(dataset))):
+        sample = dataset[index]
+        tokens = run.tokenizer([sample.value])
+        with torch.no_grad():
+            logits_T = run.task.logits(run.task.encoder(tokens)[0].x)
+        (places,) = run.task.places(logits_T, tokens.spans)
+        found = places * (run.tokenizer.seconds_per_token or 1.0)
+        true = [start for start, _, _ in truth[sample.name]]
+        cuts.add(found.tolist(), true, sample.value.seconds, generator)
+    return cuts
+
+
+def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, float | None]:
+    """Each word of the vocabulary looked for in every string, and how many were found where they are."""
+    truth = true_words(run, most)
+    dataset = build_dataset(run.config, "test")
+    assert isinstance(run.task, CTC)
+    hits = found = true = 0
+    errors = Errors()
+    for index in range(min(most or len(dataset), len(dataset))):
+        sample = dataset[index]
+        with torch.no_grad():
+            pyramid = run.task.encoder(run.tokenizer([sample.value]))
+        left = [word for word in truth[sample.name] if word[2] != SILENCE]
+        true += len(left)
+        for keyword in run.task.symbols:
+            for one in sorted(spotted(run.task, pyramid, keyword, threshold)[0], key=lambda one: -one.score):
+                found += 1
+                middle = (one.start + one.end) / 2
+                inside = [word for word in left if word[0] <= middle < word[1] and word[2] == keyword]
+                if inside:
+                    hits += 1
+                    left.remove(inside[0])
+                    errors.starts.append(one.start - inside[0][0])
+                    errors.ends.append(one.end - inside[0][1])
+    shares: dict[str, float | None] = {
+        "spotted f1": 2 * hits / max(1, found + true),
+        "spotted precision": hits / max(1, found),
+        "spotted recall": hits / max(1, true),
+        "true words": true,
+    }
+    return shares | (errors.figures() if hits else {})
+
+
+def true_words(run: TrainedRun, most: int | None) -> dict[str, list[tuple[float, float, str]]]:
+    """By sound, start, end and label of each word and silence of the test split."""
+    data = run.config.data.model_copy(update={"label": "segments", "augment": ()})
+    dataset = data.build("test")
+    found = {}
+    for index in range(min(most or len(dataset), len(dataset))):
+        sample = dataset[index]
+        starts = sample.value.boundaries["words"]
+        ends = [*starts[1:], sample.value.seconds]
+        labels = [SILENCE if label == "sp" else label for label in sample.label]
+        found[sample.name] = list(zip(starts, ends, labels, strict=True))
+    return found
+
+
+def _limited(pairs: Iterator[tuple[Sample, Tiers]], most: int | None) -> Iterator[tuple[Sample, Tiers]]:
+    for count, pair in enumerate(pairs):
+        if most is not None and count >= most:
+            return
+        yield pair
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Trains what is not there, and measures all.
+
+    Raises:
+        UserError: the data is not there, or a run failed; gives its last words.
+    """
+    if not os.environ.get("HRT_MM_DATA"):
+        raise UserError("HRT_MM_DATA is not set; name the folder that holds grid_s1/ and fsdd/")
+    names = options.only or list(CONFIGS)
+    most = 4 if options.quick else None
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(options.runs or folder)
+        runs.mkdir(parents=True, exist_ok=True)
+        rows = [
+            Row(sizes={"run": name}, contenders=_contenders(name, runs, most, options), ratios={}) for name in names
+        ]
+    scores = {name: contender.scores for row in rows for name, contender in row.contenders.items()}
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=options.quick,
+        settings={"configs": {name: CONFIGS[name] for name in names}, "threshold": options.threshold},
+        checks={},
+        rows=rows,
+        bars=[] if options.quick else bars(scores),
+        **environment(options.device),
+    )
+
+
+def _contenders(name: str, folder: Path, most: int | None, options: argparse.Namespace) -> dict[str, Measured]:
+    path = train(name, folder, options)
+    trained = load_task(path, overrides=["train.device=cpu"])
+    if name == "boundaries":
+        return {name: measured(path, boundary_cuts(trained, most).figures())}
+    scores = {} if options.quick else error_rates(path, ["train.device=cpu"])
+    if name == "groups":
+        return {name: measured(path, scores | group_cuts(trained, most).figures())}
+    if name == "digits":
+        return {name: measured(path, scores | spotting(trained, most, options.threshold))}
+    lexicon = None
+    if name == "phonemes":
+        trained = load_task(path, overrides=["train.device=cpu", "data.label=words"])
+        assert isinstance(trained.task, CTC)
+        lexicon = lexicon_of(trained.task.symbols)
+    cuts, errors = word_times(trained, lexicon, most)
+    return {name: measured(path, scores | cuts.figures() | errors.figures())}
+
+
+def lexicon_of(symbols: Sequence[str]) -> Lexicon:
+    """The spellings that ``audio/grid_words`` gives, in phonemes that a task knows."""
+    from hrt_mm.config import load_config
+
+    task = load_config(CONFIGS["words"]).task
+    spellings: dict[str, str] = task.finer.spellings  # type: ignore[attr-defined]
+    places = {symbol: place for place, symbol in enumerate(symbols)}
+    words = {word: spelled.split() for word, spelled in spellings.items()}
+    return Lexicon(
+        (word, tuple(places[part] for part in parts)) for word, parts in words.items() if places.keys() >= set(parts)
+    )
+
+
+def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
+    """What the project asks of itself."""
+    asked = []
+    if "words" in scores:
+        rate = scores["words"]["word_error_rate"]
+        assert rate is not None
+        asked.append(
+            Bar(
+                claim="GRID s1, words of 100 test sentences",
+                asked="1% wrong or fewer",
+                measured=f"{rate:.2%}",
+                met=rate <= 0.01,
+            )
+        )
+    if "boundaries" in scores:
+        f1 = scores["boundaries"]["found f1 40 ms"]
+        assert f1 is not None
+        asked.append(
+            Bar(
+                claim="GRID s1, supervised boundaries within 40 ms",
+                asked="F1 of 0.90 or more",
+                measured=f"{f1:.3f}",
+                met=f1 >= 0.9,
+            )
+        )
+    return asked
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    found = {name: measured for row in result.rows for name, measured in row.contenders.items()}
+    rates = markdown(
+        ["run", "parameters", "steps", "minutes", "words wrong", "phonemes wrong", "sentences right"],
+        [
+            [
+                f"{name} (`{result.settings['configs'][name]}`)",
+                *(f"{one.scores[key]:,.0f}" for key in ("parameters", "steps")),
+                f"{(one.seconds or 0) / 60:.1f}",
+                *(_percent(one.scores.get(f"{unit}_error_rate")) for unit in ("word", "phoneme")),
+                _percent(one.scores.get("sentence_accuracy")),
+            ]
+            for name, one in found.items()
+        ],
+    )
+    timed = {name: one for name, one in found.items() if "found f1 20 ms" in one.scores}
+    times = markdown(
+        [
+            "boundaries of words, F1",
+            "±20 ms",
+            "±40 ms",
+            "even, ±20",
+            "even, ±40",
+            "random, ±20",
+            "random, ±40",
+            "start, mean error",
+            "end, mean error",
+        ],
+        [
+            [
+                f"{name}: {HOW[name]}",
+                *(
+                    _share(one.scores.get(f"{who} f1 {ms} ms"))
+                    for who in ("found", "even", "random")
+                    for ms in (20, 40)
+                ),
+                *(_milliseconds(one.scores.get(f"{edge} error ms")) for edge in ("start", "end")),
+            ]
+            for name, one in timed.items()
+        ],
+    )
+    parts = [rates, times] if timed else [rates]
+    if "digits" in found:
+        own = found["digits"].scores
+        parts.append(
+            f"Digits spotted in strings, {own['true words']:,.0f} of them: F1 {own['spotted f1']:.3f}, precision "
+            f"{own['spotted precision']:.3f}, recall {own['spotted recall']:.3f} at a threshold of "
+            f"{result.settings['threshold']:g}."
+        )
+    return "\n\n".join(parts)
+
+
+HOW = {
+    "words": "forced alignment of its phonemes",
+    "phonemes": "forced alignment",
+    "boundaries": "taught by known times",
+    "groups": "its own groups, learned without times",
+}
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument(
+        "--runs", type=Path, metavar="FOLDER", help="run folders by name, trained where they are missing"
+    )
+    found.add_argument("--only", nargs="+", choices=list(CONFIGS), help="some of the runs; all when absent")
+    found.add_argument("--threshold", type=float, default=0.5, help="least score of a spotted digit; 0.5 when absent")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables))
