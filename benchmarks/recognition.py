@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from hrt_mm.boundary_scores import BoundaryScores, boundary_scores, even_cuts, random_cuts
-from hrt_mm.ctc import Lexicon
 from hrt_mm.errors import UserError
 from hrt_mm.sample import Sample
 from hrt_mm.tasks import CTC, Boundary
@@ -41,7 +40,6 @@ from .results import Bar, Measured, Result, Row, environment
 NAME = "recognition"
 CONFIGS = {
     "words": "audio/grid_words",
-    "phonemes": "audio/grid_phonemes",
     "boundaries": "audio/grid_boundaries",
     "groups": "audio/grid_groups",
     "digits": "audio/digit_strings",
@@ -144,11 +142,11 @@ def error_rates(run: Path, overrides: Sequence[str] = ()) -> dict[str, float | N
     return {key.removeprefix("test/"): found[key] for key in keys}
 
 
-def word_times(run: TrainedRun, lexicon: Lexicon | None, most: int | None) -> tuple[Cuts, Errors]:
+def word_times(run: TrainedRun, most: int | None) -> tuple[Cuts, Errors]:
     """The times of known words by forced alignment, beside the true ones."""
     truth = true_words(run, most)
     cuts, errors, generator = Cuts(), Errors(), np.random.default_rng(0)
-    for sample, tiers in _limited(aligned(run, "test", lexicon), most):
+    for sample, tiers in _limited(aligned(run, "test"), most):
         seconds, words = sample.value.seconds, truth[sample.name]
         own = intervals(tiers, seconds)["words"]
         cuts.add(starts_of(own), [start for start, _, _ in words], seconds, generator)
@@ -234,8 +232,7 @@ def true_words(run: TrainedRun, most: int | None) -> dict[str, list[tuple[float,
         sample = dataset[index]
         starts = sample.value.boundaries["words"]
         ends = [*starts[1:], sample.value.seconds]
-        labels = [SILENCE if label == "sp" else label for label in sample.label]
-        found[sample.name] = list(zip(starts, ends, labels, strict=True))
+        found[sample.name] = list(zip(starts, ends, sample.label, strict=True))
     return found
 
 
@@ -285,26 +282,8 @@ def _contenders(name: str, folder: Path, most: int | None, options: argparse.Nam
         return {name: measured(path, scores | group_cuts(trained, most).figures())}
     if name == "digits":
         return {name: measured(path, scores | spotting(trained, most, options.threshold))}
-    lexicon = None
-    if name == "phonemes":
-        trained = load_task(path, overrides=["train.device=cpu", "data.label=words"])
-        assert isinstance(trained.task, CTC)
-        lexicon = lexicon_of(trained.task.symbols)
-    cuts, errors = word_times(trained, lexicon, most)
+    cuts, errors = word_times(trained, most)
     return {name: measured(path, scores | cuts.figures() | errors.figures())}
-
-
-def lexicon_of(symbols: Sequence[str]) -> Lexicon:
-    """The spellings that ``audio/grid_words`` gives, in phonemes that a task knows."""
-    from hrt_mm.config import load_config
-
-    task = load_config(CONFIGS["words"]).task
-    spellings: dict[str, str] = task.finer.spellings  # type: ignore[attr-defined]
-    places = {symbol: place for place, symbol in enumerate(symbols)}
-    words = {word: spelled.split() for word, spelled in spellings.items()}
-    return Lexicon(
-        (word, tuple(places[part] for part in parts)) for word, parts in words.items() if places.keys() >= set(parts)
-    )
 
 
 def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
@@ -390,7 +369,6 @@ def tables(result: Result) -> str:
 
 HOW = {
     "words": "forced alignment of its phonemes",
-    "phonemes": "forced alignment",
     "boundaries": "taught by known times",
     "groups": "its own groups, learned without times",
 }

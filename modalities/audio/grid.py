@@ -16,6 +16,9 @@ from .folders import as_target, seconds_of
 from .joined import JoinableConfig
 from .recordings import Recording, Target, need_root
 
+_PAUSE = "sp"
+"""What a short silence between words is called there."""
+
 
 class GridConfig(JoinableConfig):
     """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
@@ -84,8 +87,9 @@ class GridConfig(JoinableConfig):
         for number, row in read_rows(file, columns, "the columns of GRID's words"):
             place = f"{file}:{number}"
             start, end = (seconds_of(row, column, place) or 0.0 for column in ("start_s", "end_s"))
-            words.setdefault(row["id"], []).append(Interval(start, end, row["word"]))
-            if row["word"] != SILENCE:
+            silent = row["word"] in (SILENCE, _PAUSE)
+            words.setdefault(row["id"], []).append(Interval(start, end, SILENCE if silent else row["word"]))
+            if not silent:
                 spoken.setdefault(row["id"], []).extend(phonemes(row["arpabet_canonical"]))
         return words, spoken
 

@@ -35,9 +35,7 @@ def test_a_quick_run_trains_measures_and_keeps(data: Path) -> None:
     # What is there is taken.
     summary = data / "runs" / "digits" / "summary.json"
     before = summary.stat().st_mtime_ns
-    assert (
-        recognition.train("digits", data / "runs", recognition.arguments().parse_args(["--quick"])) == summary.parent
-    )
+    assert recognition.train("digits", data / "runs", recognition.arguments().parse_args(["--quick"])) == summary.parent
     assert summary.stat().st_mtime_ns == before
 
 

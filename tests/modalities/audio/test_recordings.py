@@ -272,6 +272,14 @@ def test_grid(tmp_path: Path) -> None:
         dataset(type="grid", root=tmp_path / "audio")
 
 
+def test_a_pause_in_grid_is_silence(tmp_path: Path) -> None:
+    root = grid(tmp_path)
+    (root / "words.tsv").write_text((root / "words.tsv").read_text().replace("\tsil\t0.75", "\tsp\t0.75"))
+    found = {label: dataset(type="grid", root=root, label=label) for label in ("segments", "phonemes")}
+    assert found["segments"][0].label == ["sil", "bin", "blue", "sil"]
+    assert "SIL" not in (found["phonemes"].classes or ())
+
+
 def test_augmentation_is_for_training(tmp_path: Path) -> None:
     root = fsdd(tmp_path)
     values: dict[str, Any] = {"type": "fsdd", "root": root, "val": 0.3, "augment": [{"type": "gain", "db": [20, 20]}]}
