@@ -7,6 +7,7 @@ from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc import CTC, CTCConfig
+from .fused import Fused, FusedConfig
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
@@ -19,6 +20,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "classification": ClassificationConfig,
     "contrastive": ContrastiveConfig,
     "ctc": CTCConfig,
+    "fused_classification": FusedConfig,
     "language": LanguageConfig,
     "masked": MaskedConfig,
     "matching": MatchingConfig,
@@ -37,6 +39,8 @@ __all__ = [
     "ClassificationConfig",
     "Contrastive",
     "ContrastiveConfig",
+    "Fused",
+    "FusedConfig",
     "JointBatch",
     "JointTask",
     "JointTaskConfig",

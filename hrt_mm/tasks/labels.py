@@ -83,23 +83,38 @@ class LabelTask(EncoderTask):
             target_P: places of the true classes, -1 for none.
             losses: the pyramid's.
         """
-        logits_PK = logits_PK.float()
         smoothing = self.label_smoothing if self.training else 0.0
-        count = (target_P != NO_LABEL).sum()
-        total = F.cross_entropy(logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
-        parts = {"cross_entropy": total / count.clamp(min=1)} | losses
-        loss = torch.stack(list(parts.values())).sum()
-        guess_P = logits_PK.detach().argmax(-1)
-        stats = {
-            "loss": (loss.detach() * count, count),
-            "cross_entropy": (total.detach(), count),
-            "accuracy": ((guess_P == target_P).sum(), count),
-        }
-        if logits_PK.shape[1] > 10:
-            best_P5 = logits_PK.detach().topk(5).indices
-            stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
-        counts = {} if self.training else {"macro_f1": class_counts(guess_P, target_P, len(self.classes))}
-        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
+        return label_scores(logits_PK, target_P, losses, smoothing=smoothing, count_classes=not self.training)
+
+
+def label_scores(
+    logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor], *, smoothing: float, count_classes: bool
+) -> TaskOutput:
+    """Loss, metrics and the predicted classes (P,) of logits. What has no label counts nowhere.
+
+    Args:
+        logits_PK: of the predictions.
+        target_P: places of the true classes, -1 for none.
+        losses: the pyramid's.
+        smoothing: part of the target that is spread over all classes.
+        count_classes: count what macro-F1 is made from.
+    """
+    logits_PK = logits_PK.float()
+    count = (target_P != NO_LABEL).sum()
+    total = F.cross_entropy(logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
+    parts = {"cross_entropy": total / count.clamp(min=1)} | losses
+    loss = torch.stack(list(parts.values())).sum()
+    guess_P = logits_PK.detach().argmax(-1)
+    stats = {
+        "loss": (loss.detach() * count, count),
+        "cross_entropy": (total.detach(), count),
+        "accuracy": ((guess_P == target_P).sum(), count),
+    }
+    if logits_PK.shape[1] > 10:
+        best_P5 = logits_PK.detach().topk(5).indices
+        stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
+    counts = {"macro_f1": class_counts(guess_P, target_P, logits_PK.shape[1])} if count_classes else {}
+    return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
 
 
 def linear_head(width: int, classes: int) -> nn.Linear:

@@ -1,0 +1,162 @@
+"""Fused classification: one label a sample, from several modalities, of which any may be missing.
+
+Shapes: B samples, N towers, D the common width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..fusion import Fusion, Stream, build_head
+from ..fusion.config import GatedConfig, TokensConfig
+from ..levels import HierarchyConfig
+from ..norm import rms_norm
+from ..sample import Sample
+from ..spans import Spans
+from .base import Batch, TaskOutput
+from .encoding import check_reads
+from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
+from .labels import LabelConfig, label_scores, linear_head, place_of
+
+if TYPE_CHECKING:
+    from .joint import Part
+
+
+class FusedConfig(JointTaskConfig, LabelConfig):
+    """One label a sample of several modalities."""
+
+    type: Literal["fused_classification"]
+    level: dict[str, str] = {}
+    """By tower, the level whose tokens are fused; the coarsest where none is named."""
+    fusion: Fusion = GatedConfig(type="gated")
+    """How they are fused."""
+    drop_modality: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Chance that a modality of a training sample is left out, so that the model does without it; one always stays."""
+    without: tuple[str, ...] = ()
+    """Towers that are left out of every sample, to see what the others do without them."""
+
+    def labels(self, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor:
+        """(B,) int64 places of the labels among the classes.
+
+        Raises:
+            BadSample: a label is not one of the training set's.
+        """
+        places = {name: place for place, name in enumerate(classes or ())}
+        return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
+
+    def join(
+        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    ) -> Fused:
+        """The task's module.
+
+        Raises:
+            ConfigError: the data has no classes, a tower or level is unknown, or a part of a model is never read.
+        """
+        timed = self.fusion.time if isinstance(self.fusion, TokensConfig) else {}
+        for key, names in (("level", self.level), ("without", self.without), ("fusion.time", timed)):
+            for name in names:
+                if name not in models:
+                    raise ConfigError(f"task.{key} names a tower {name!r}; the towers are {', '.join(models)}")
+        if len(set(self.without)) == len(models):
+            raise ConfigError("task.without names every tower; leave one")
+        return Fused(self, models, tokenizer, self.known(classes))
+
+
+class Fused(JointTask):
+    """Encoders, a map for each to the common width, the fusion, and a linear head.
+
+    Args:
+        config: the task.
+        models: the hierarchies by tower.
+        tokenizer: gives the axes and the embedding of each.
+        classes: names of the labels.
+    """
+
+    def __init__(
+        self,
+        config: FusedConfig,
+        models: Mapping[str, HierarchyConfig],
+        tokenizer: JointTokenizer,
+        classes: tuple[str, ...],
+    ) -> None:
+        levels: dict[str, int] = {}
+        for tower, model in models.items():
+            try:
+                levels[tower] = model.index(config.level.get(tower))
+                check_reads(model, [levels[tower]])
+            except ConfigError as error:
+                raise ConfigError(f"towers.{tower}: {error}") from error
+        super().__init__(models, tokenizer)
+        self.levels = levels
+        self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
+        self.smoothing, self.drop, self.without = config.label_smoothing, config.drop_modality, config.without
+        self.classes = classes
+        self.time = dict(config.fusion.time) if isinstance(config.fusion, TokensConfig) else {}
+        dim = config.fusion.dim
+        self.maps = nn.ModuleDict(
+            {tower: nn.Linear(model.levels[levels[tower]].dim, dim) for tower, model in models.items()}
+        )
+        self.fusion = build_head(self.towers, config.fusion)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = linear_head(dim, len(classes))
+        self.dim = dim
+
+    def forward(self, batch: Batch) -> TaskOutput:
+        """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
+        assert isinstance(batch, JointBatch) and batch.target is not None
+        streams, losses = self._streams(batch)
+        fused_BD = rms_norm(self.fusion(streams))
+        logits_BK = self.head(self.dropout(fused_BD))
+        smoothing = self.smoothing if self.training else 0.0
+        return label_scores(logits_BK, batch.target, losses, smoothing=smoothing, count_classes=not self.training)
+
+    def _streams(self, batch: JointBatch) -> tuple[dict[str, Stream], dict[str, Tensor]]:
+        """A stream of each tower, after those that are left out, and the encoders' auxiliary losses."""
+        kept_BN = self._kept(batch)
+        streams: dict[str, Stream] = {}
+        losses: dict[str, Tensor] = {}
+        for place, tower in enumerate(self.towers):
+            part = batch.parts.get(tower)
+            if part is None or tower in self.without:
+                weight = self.head.weight
+                nothing = Stream.of(
+                    weight.new_zeros(0, self.dim), _no_runs(weight), torch.zeros(0, dtype=torch.int64), len(batch)
+                )
+                streams[tower] = nothing
+                continue
+            stream, aside = self._stream(tower, part, len(batch))
+            streams[tower] = stream if bool(kept_BN[:, place].all()) else stream.only(kept_BN[:, place])
+            losses |= {f"{tower}/{name}": value for name, value in aside.items()}
+        return streams, losses
+
+    def _stream(self, tower: str, part: Part, batch: int) -> tuple[Stream, dict[str, Tensor]]:
+        pyramid = self.encoder_of(tower)(part.tokens)
+        tokens = pyramid[self.levels[tower]]
+        step = self.time.get(tower)
+        time_T = tokens.coords_TC[:, 0] * step if step is not None else None
+        return Stream.of(self.maps[tower](tokens.x), tokens.spans, part.samples, batch, time_T), pyramid.losses
+
+    def _kept(self, batch: JointBatch) -> Tensor:
+        """(B, N) bool on the host: the modalities that stay; in training some are left out at random."""
+        present_BN = torch.zeros(len(batch), len(self.towers), dtype=torch.bool)
+        for place, tower in enumerate(self.towers):
+            if tower in batch.parts and tower not in self.without:
+                present_BN[batch.parts[tower].samples, place] = True
+        if not self.training or not self.drop:
+            return torch.ones_like(present_BN)
+        chance_BN = torch.rand(present_BN.shape)
+        # The one of those present that would be left out last always stays.
+        last_B = chance_BN.masked_fill(~present_BN, -1).argmax(1)
+        kept_BN = chance_BN >= self.drop
+        kept_BN[torch.arange(len(batch)), last_B] = True
+        return kept_BN
+
+
+def _no_runs(like: Tensor) -> Spans:
+    return Spans.from_lengths([], like.device)
