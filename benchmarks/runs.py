@@ -1,0 +1,98 @@
+"""Training runs as contenders: the project's own command in a process of its own, for equal time, and what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hrt_mm.config import RunConfig, resolved_yaml
+from hrt_mm.control import flat_control
+from hrt_mm.errors import UserError
+
+UNENDING = ["train.steps=1000000", "train.save_every=null", "train.tensorboard=false"]
+"""For runs that a time ends."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left.
+
+    Args:
+        summary: ``summary.json``.
+        lines: ``metrics.jsonl``.
+    """
+
+    summary: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+    def metric(self, name: str) -> float:
+        """A metric of the best weights."""
+        return float(self.summary["metrics"][name])
+
+    def curve(self, name: str) -> list[list[float]]:
+        """[seconds, steps, value] of a metric, wherever it was measured."""
+        found, seconds = [], {line["step"]: line["seconds"] for line in self.lines if "seconds" in line}
+        for line in self.lines:
+            if name in line:
+                # A step that was not logged lies between two that were.
+                before = max((step for step in seconds if step <= line["step"]), default=None)
+                if before is not None:
+                    found.append([round(seconds[before] * line["step"] / before, 2), line["step"], line[name]])
+        return found
+
+
+def for_minutes(minutes: float, device: torch.device) -> list[str]:
+    """Overrides for a run of some time: the processor's own on a CPU, in one thread, and the wall's on a GPU."""
+    clock = "cpu" if device.type == "cpu" else "wall"
+    words = [f"train.time_limit={minutes}", f"train.clock={clock}", f"train.device={device.type}", *UNENDING]
+    return [*words, "train.num_threads=1"] if device.type == "cpu" else words
+
+
+def trained(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finished:
+    """Trains a configuration by ``hrt-mm train``; its words go to a log beside the run folder.
+
+    Raises:
+        UserError: the run failed; gives its last words.
+    """
+    words = [sys.executable, "-m", "hrt_mm", "train", str(config), f"run.dir={folder}", *overrides]
+    with folder.with_suffix(".log").open("w+") as log:
+        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ})
+        log.seek(0)
+        said = log.read().strip().splitlines()
+    if done.returncode:
+        raise UserError(f"the run of {folder.name} failed: {' '.join(said[-3:])}")
+    print(f"{folder.name}: {said[-1] if said else ''}", file=sys.stderr, flush=True)
+    return finished(folder)
+
+
+def finished(folder: Path) -> Finished:
+    """A run that is over, from its folder."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Finished(json.loads((folder / "summary.json").read_text()), lines)
+
+
+def written(config: RunConfig, file: Path) -> Path:
+    """Writes a configuration that was made here, for the command to read."""
+    file.write_text(resolved_yaml(config))
+    return file
+
+
+def flat(config: RunConfig) -> RunConfig:
+    """The flat control of a configuration: its model has one level, which the task then reads."""
+    model = flat_control(config.model)
+    task = config.task.model_copy(update={"level": model.levels[0].name})
+    return config.model_copy(update={"model": model, "task": task})
+
+
+def scores(run: Finished, metrics: Mapping[str, str]) -> dict[str, float]:
+    """Metrics of a run by the names that a result gives them, and how large and how long it was."""
+    found = {name: run.metric(metric) for name, metric in metrics.items()}
+    return found | {name: float(run.summary[name]) for name in ("parameters", "steps", "samples", "seconds")}
