@@ -15,7 +15,9 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.errors import ConfigError
 from hrt_mm.train.loop import train
 
-MIXED = "abc אבג 123 \u202eעברית\u202c English عربي \u2067עברית\u2069. "
+MIXED = (
+    "abc \u05d0\u05d1\u05d2 123 \u202e\u05e2\u05d1\u05e8\u202c English \u0639\u0631\u0628 \u2067\u05e0\u05e1\u2069. "
+)
 ODD = {
     "invalid UTF-8": b"caf\xe9 \xff\xfe\xc3( word " * 40,
     "NUL bytes": b"a\x00b \x00\x00 c. " * 40,

@@ -29,6 +29,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     status = ("Final", "Rejected")
     rows = [pep(n, split, status=status[n % 2]) for split in ("train", "val", "test") for n in range(8)]
     (tmp_path / "peps" / "peps.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(tmp_path)
+    tags = [{"words": ["no", "cat"], "tags": ["D", "N"], "split": split} for split in ("train", "val", "test")] * 2
+    (tmp_path / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
+    pairs = [f"a {n}\tb {n}\t{'yn'[n % 2]}\t{split}\n" for split in ("train", "val", "test") for n in range(4)]
+    (tmp_path / "pairs.tsv").write_text("text1\ttext2\tlabel\tsplit\n" + "".join(pairs))
     return tmp_path
 
 
@@ -38,8 +43,9 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
     task = build_task(config, found.tokenizer, found.classes)
     samples = [found.splits["train"][index] for index in range(2)]
-    tokens = found.tokenizer([sample.value for sample in samples])
-    output = task(Batch(tokens, config.task.targets(samples, tokens, found.classes)))
+    tokens = found.tokenizer(config.task.values(samples))
+    names = tuple(sample.name for sample in samples)
+    output = task(Batch(tokens, config.task.targets(samples, tokens, found.classes), names))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())
