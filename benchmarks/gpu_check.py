@@ -32,9 +32,12 @@ BENCHMARKS: dict[str, list[str]] = {
     "overhead": ["--budget", "10"],
     "learning_rate": ["--seeds", "1"],
     "decode": ["--budget", "5"],
+    "shakespeare": ["--minutes", "2.5"],
     "audio": ["--budget", "3", "--no-accuracy"],
 }
 """Each benchmark with options that keep it within ``LIMIT`` on a GPU."""
+LONGER = ("listops --full", "shakespeare --minutes 20")
+"""Benchmarks that take a GPU longer than a check may: each is a command of its own."""
 LIMIT = 240
 """Seconds after which a part is stopped; the tests have three times as long."""
 COUNTS = ("tests", "failures", "errors", "skipped")
@@ -153,7 +156,11 @@ def tables(result: Result) -> str:
     said = ", ".join(f"{tally[key]} {key}" for key in COUNTS)
     failed = [bar.claim for bar in result.bars if not bar.met]
     verdict = "all passed" if not failed else f"FAILED: {', '.join(failed)}; the output is in the result file"
-    return f"{markdown(['part', 'outcome'], body)}\n\npytest: {said}\n\n{result.device}: {verdict}"
+    longer = ", ".join(f"`python -m benchmarks.{words}`" for words in LONGER)
+    return (
+        f"{markdown(['part', 'outcome'], body)}\n\npytest: {said}\n\n{result.device}: {verdict}\n\n"
+        f"Not run, as they take longer: {longer}"
+    )
 
 
 def arguments() -> argparse.ArgumentParser:

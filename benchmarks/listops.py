@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from hrt_mm.config import load_config
+from hrt_mm.modality import Dataset
 from modalities.text.listops import OPERATORS
-from modalities.text.listops_data import ListOps, ListOpsConfig
+from modalities.text.listops_data import ListOps
 
 from .command import main, parser, positive
 from .markdown import markdown
@@ -69,10 +70,11 @@ def train(name: str, seed: int, config: str | Path, folder: Path, options: argpa
     return trained(config, folder / f"{name}-{seed}", [*words, *(QUICK if options.quick else ())])
 
 
-def guesses(data: dict[str, ListOps]) -> dict[str, float]:
+def guesses(data: dict[str, Dataset]) -> dict[str, float]:
     """Accuracies on the test split without reading an expression, or without reading what is nested in it."""
-    commonest = Counter(data["train"].values).most_common(1)[0][0]
-    test = data["test"]
+    train, test = data["train"], data["test"]
+    assert isinstance(train, ListOps) and isinstance(test, ListOps)
+    commonest = Counter(train.values).most_common(1)[0][0]
     texts = [test.content[test.ends[place] : test.ends[place + 1]].decode() for place in range(len(test))]
     values = list(test.values)
     return {
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace) -> Result:
         contenders={name: _measured(runs) for name, runs in found.items()},
         ratios={},
     )
-    data = ListOpsConfig(type="listops", short=not options.full)
+    data = load_config(FULL if options.full else SHORT, QUICK if options.quick else ()).data
     known = guesses({split: data.build(split) for split in ("train", "test")})
     return Result(
         name=NAME,

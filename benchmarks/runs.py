@@ -16,6 +16,8 @@ import torch
 from hrt_mm.config import RunConfig, resolved_yaml
 from hrt_mm.control import flat_control
 from hrt_mm.errors import UserError
+from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.summary import parameter_count
 
 UNENDING = ["train.steps=1000000", "train.save_every=null", "train.tensorboard=false"]
 """For runs that a time ends."""
@@ -86,10 +88,23 @@ def written(config: RunConfig, file: Path) -> Path:
 
 
 def flat(config: RunConfig) -> RunConfig:
-    """The flat control of a configuration: its model has one level, which the task then reads."""
-    model = flat_control(config.model)
+    """The flat control of a configuration, which its task reads: one level, the same blocks, as many parameters in all.
+
+    Its level is wider than the hierarchy's finest, and so is its embedding; its feed-forwards are narrower by as much.
+    """
+    model = flat_control(config.single.model)
     task = config.task.model_copy(update={"level": model.levels[0].name})
-    return config.model_copy(update={"model": model, "task": task})
+    wide = config.model_copy(update={"model": model, "task": task})
+    (level,) = model.levels
+    hidden = level.mlp_dim - (_parameters(wide) - _parameters(config)) / (3 * level.dim * level.depth)
+    narrow = level.model_copy(update={"mlp_ratio": hidden / level.dim})
+    return wide.model_copy(update={"model": model.model_copy(update={"levels": (narrow,)})})
+
+
+def _parameters(config: RunConfig) -> int:
+    tokenizer = build_tokenizer(config)
+    with torch.device("meta"):
+        return parameter_count(build_task(config, tokenizer, ("one", "other")))
 
 
 def scores(run: Finished, metrics: Mapping[str, str]) -> dict[str, float]:

@@ -10,7 +10,19 @@ from pathlib import Path
 
 from hrt_mm.errors import UserError
 
-from . import boundaries, decode, encoder_scaling, equal_time, learning_rate, lm, overhead, streaming
+from . import (
+    boundaries,
+    decode,
+    encoder_scaling,
+    equal_time,
+    learning_rate,
+    listops,
+    lm,
+    overhead,
+    peps,
+    shakespeare,
+    streaming,
+)
 from .markdown import bars_table
 from .results import FOLDER, Result, read
 
@@ -23,6 +35,9 @@ TABLES = {
     lm.NAME: lm.tables,
     decode.NAME: decode.tables,
     boundaries.NAME: boundaries.tables,
+    shakespeare.NAME: shakespeare.tables,
+    listops.NAME: listops.tables,
+    peps.NAME: peps.tables,
     streaming.NAME: streaming.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""

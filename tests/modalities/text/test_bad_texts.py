@@ -132,6 +132,7 @@ def test_prompts_that_cannot_be_are_named(run_folder: Path, tmp_path: Path, caps
 
 
 def test_bytes_of_the_command_line_are_taken_as_they_are(run_folder: Path) -> None:
-    words = [sys.executable, "-m", "hrt_mm", "generate", str(run_folder), "--max-tokens", "3", "--prompt", b"a\xff"]
+    words: list[str | bytes] = [sys.executable, "-m", "hrt_mm", "generate", str(run_folder), "--max-tokens", "3"]
+    words += ["--prompt", b"a\xff"]
     done = subprocess.run(words, capture_output=True, check=True)
     assert done.stdout.decode().startswith("a\ufffd")
