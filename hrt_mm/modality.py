@@ -157,6 +157,10 @@ class Dataset(TorchDataset[Sample], ABC):
             BadSample: the sample cannot be read; the loader skips, counts and names it.
         """
 
+    def name(self, index: int) -> str:
+        """What a sample is called, without reading it."""
+        return f"sample {index}"
+
     def shape(self, index: int) -> Sequence[int]:
         """The raw shape of a sample without decoding it, where batches are made by tokens."""
         raise ConfigError(f"{type(self).__name__} does not know shapes in advance; use train.batch_size")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..tasks.base import Batch
 from .sampler import Plan, Position, Sampler
 from .samples import BadSamples, BatchMaker, Loaded
+from .workers import Workers, loader
 
 
 def load(maker: BatchMaker, plans: Iterable[Plan], *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
@@ -27,34 +21,7 @@ def load(maker: BatchMaker, plans: Iterable[Plan], *, workers: int, pin_memory: 
         workers: processes that work ahead; 0 for none.
         pin_memory: put batches in pinned host memory.
     """
-    loader: DataLoader[Loaded] = DataLoader(
-        maker,
-        batch_size=None,
-        sampler=plans,
-        num_workers=workers,
-        collate_fn=_as_is,
-        worker_init_fn=_outlive_signals if workers else None,
-        generator=torch.Generator().manual_seed(0),
-        pin_memory=pin_memory,
-    )
-    return iter(loader)
-
-
-def _as_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _outlive_signals(worker: int) -> None:
-    """A signal to the whole process group is the trainer's to answer: it still needs the worker to save in peace.
-
-    A second SIGTERM ends the worker, as the loader sends one to a worker that does not come home.
-    """
-
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, first)
+    return Workers(maker, plans, workers, pin_memory) if workers else iter(loader(maker, plans, 0, pin_memory))
 
 
 @contextmanager
@@ -70,8 +37,8 @@ def worker_deaths_named() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a loader worker died: {str(error).splitlines()[0]} It ran out of memory, or reading a sample crashed it; "
-            "train.workers=0 shows which, and fewer workers need less memory"
+            f"a loader worker died: {str(error).splitlines()[0]} It was not reading a sample; it may have run out of "
+            "memory. train.workers=0 shows what fails, and fewer workers need less memory"
         ) from error
 
 

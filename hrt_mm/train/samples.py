@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import get_worker_info
 
 from ..errors import BadSample, UserError
 from ..modality import Dataset, Tokenizer
@@ -62,6 +64,9 @@ class BatchMaker(TorchDataset[Loaded]):
         self.task = task
         self.classes = classes
         self.seed = seed
+        # For workers that may die: which sample each one reads, and those that must not be read again.
+        self.reading: Tensor | None = None
+        self.deadly: set[int] = set()
 
     def __getitem__(self, plan: Plan) -> Loaded:
         """Draws from generators seeded for each sample and leaves the global ones untouched."""
@@ -77,7 +82,7 @@ class BatchMaker(TorchDataset[Loaded]):
         for index in plan.indices:
             seed_host(mix(self.seed, "sample", plan.at.epoch, index))
             try:
-                samples.append(self.dataset[index])
+                samples.append(self._read(index))
             except BadSample as error:
                 bad.append(error)
         try:
@@ -87,6 +92,18 @@ class BatchMaker(TorchDataset[Loaded]):
             bad += unusable
             batch = self._pack(plan, samples) if samples else None
         return Loaded(plan, batch, tuple(bad))
+
+    def _read(self, index: int) -> Sample:
+        if index in self.deadly:
+            raise BadSample(self.dataset.name(index), "reading it killed a loader worker; mend or remove it")
+        worker = get_worker_info()
+        if self.reading is None or worker is None:
+            return self.dataset[index]
+        self.reading[worker.id] = index
+        try:
+            return self.dataset[index]
+        finally:
+            self.reading[worker.id] = -1
 
     def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
         seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))

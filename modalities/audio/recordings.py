@@ -102,6 +102,10 @@ class Recordings(Dataset):
             audio = self.transform(audio)
         return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
 
+    def name(self, index: int) -> str:
+        """The file, and where the part begins if it is one."""
+        return self.items[index].title
+
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) from the header, before augmentation.
 

@@ -167,6 +167,10 @@ class Clips(Dataset):
             boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
         return Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
 
+    def name(self, index: int) -> str:
+        """The file, and where the part begins if it is one."""
+        return self.items[index].title
+
     def shape(self, index: int) -> Sequence[int]:
         """(N, 3, H, W) from the packets, before augmentation.
 

@@ -76,6 +76,10 @@ class ImageFiles(Dataset):
             image = self.transform(image)
         return Sample(image, item.label, item.name)
 
+    def name(self, index: int) -> str:
+        """The file's path from the dataset's folder."""
+        return self.items[index].name
+
     def shape(self, index: int) -> Sequence[int]:
         """(C, H, W) from the header, before augmentation.
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 from hrt_mm.errors import BadSample, ConfigError, UserError
+from hrt_mm.modality import Dataset
+from hrt_mm.sample import Sample
 from hrt_mm.train.build import build_data
 from hrt_mm.train.data import TrainStream, load, worker_deaths_named
 from hrt_mm.train.sampler import Plan, Position, Sampler
@@ -176,9 +180,6 @@ def test_within_the_share_goes_on_and_a_name_is_said_once(caplog: pytest.LogCapt
 def test_a_dead_worker_is_named() -> None:
     class Deadly(BatchMaker):
         def __getitem__(self, plan: Plan) -> Loaded:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGKILL)
             raise AssertionError
 
@@ -187,3 +188,50 @@ def test_a_dead_worker_is_named() -> None:
     with pytest.raises(UserError, match=r"a loader worker died: DataLoader worker \(pid.* \d+\).*train.workers=0"):  # noqa: SIM117
         with worker_deaths_named():
             next(load(deadly, [plan(0)], workers=1))
+
+
+class Crashing(Dataset):
+    """A dataset of which some samples end the process that reads them."""
+
+    classes = ("a", "b")
+
+    def __init__(self, dataset: Dataset, deadly: set[int], broken: bool = False) -> None:
+        self.dataset, self.deadly, self.broken = dataset, deadly, broken
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.deadly:
+            if self.broken:
+                raise BadSample(self.name(index), "broken")
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return self.dataset[index]
+
+    def name(self, index: int) -> str:
+        return f"file {index}"
+
+
+def crashing(deadly: set[int], **options: Any) -> BatchMaker:
+    own = maker(samples=20)
+    return BatchMaker(Crashing(own.dataset, deadly, **options), own.tokenizer, own.task, own.classes, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sample_that_kills_its_worker_is_named_and_the_run_goes_on(
+    workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = Sampler(20, seed=0, batch_size=6)
+    expected = list(islice(load(crashing({3, 11}, broken=True), sampler.plans(START), workers=0), 9))
+    found = list(islice(load(crashing({3, 11}), sampler.plans(START), workers=workers), 9))
+    assert_equal_batches(found, expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [sample.name for sample in ours.bad] == [sample.name for sample in theirs.bad]
+    assert "reading it killed a loader worker" in next(str(sample) for one in found for sample in one.bad)
+    assert "reading file 3 killed a loader worker" in caplog.text and "reading file 11 killed" in caplog.text
+
+
+def test_workers_that_die_leave_the_signal_to_others() -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    list(islice(load(crashing(set()), [plan(0)], workers=1), 1))
+    assert signal.getsignal(signal.SIGCHLD) is before
