@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,26 +13,57 @@ from ..tasks.ctc import CTC
 from .heard import GreedyStream, Heard, Spelled
 from .levels import Finished, latencies
 from .stream import Stream
+from .windows import WindowStream
+
+WINDOW_S = 6.0
+"""Seconds of a window over a model that is not causal (tokens, where time has no unit)."""
+
+
+class Steps(Protocol):
+    """Gives the steps of a level as chunks finish them."""
+
+    def feed(self, chunk: Any, /) -> Finished:
+        """Those that a chunk finishes."""
+
+    def flush(self) -> Finished:
+        """Those that the end of the sample finishes."""
 
 
 class Recognizer:
     """Symbols, or the words that characters spell, as they are finished.
 
+    A causal model reads the stream itself. One that is not reads windows that overlap, each as a sample of its own.
+
     Args:
         task: a trained one with CTC, in evaluation mode.
         tokenizer: of the same run.
-        growing: let levels that attend to everything remember ever more.
+        window: seconds of a window over a model that is not causal: about as long as what it was trained on.
+        growing: let levels of a causal model that attend to everything remember ever more.
         source: what the tokenizer's ``stream`` takes: ``rate=44100`` for a sound.
 
     Raises:
         UserError: the task tells no symbols, or its model cannot stream; says why.
     """
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, *, growing: bool = False, **source: Any) -> None:
+    def __init__(
+        self, task: Task, tokenizer: Tokenizer, *, window: float | None = None, growing: bool = False, **source: Any
+    ) -> None:
         self.task = recognizing(task)
-        self.stream = Stream(self.task.encoder, tokenizer, growing=growing, **source)
-        self._level = self.stream.levels.names[self.task.level]
-        self._greedy = GreedyStream(self.task.symbols, tokenizer.seconds_per_token or 1.0)
+        self.causal = self.task.encoder.hierarchy.config.causal
+        seconds = tokenizer.seconds_per_token or 1.0
+        if self.causal and window is not None:
+            raise UserError("a window is for models that are not causal; this one reads the stream itself: drop it")
+        self.late: int | None
+        """Level-0 tokens until a step is finished after its end, at most; ``None`` where nothing bounds it."""
+        if self.causal:
+            self._steps: Steps = _LevelSteps(self.task, tokenizer, growing, source)
+            config = self.task.encoder.hierarchy.config
+            self.late = latencies(config)[config.levels[self.task.level].name]
+        else:
+            tokens = max(1, round((WINDOW_S if window is None else window) / seconds))
+            windows = WindowStream(self.task.encoder, tokenizer, self.task.level, tokens, **source)
+            self._steps, self.late = windows, windows.window
+        self._greedy = GreedyStream(self.task.symbols, seconds)
         self._spelled = Spelled() if self.task.unit == "characters" else None
 
     @property
@@ -40,23 +71,17 @@ class Recognizer:
         """What it gives: ``words``, ``phonemes``."""
         return "words" if self._spelled is not None else self.task.unit
 
-    @property
-    def late(self) -> int | None:
-        """Level-0 tokens until a step is finished after its end, at most; ``None`` where nothing bounds it."""
-        return latencies(self.task.encoder.hierarchy.config)[self._level]
-
     def feed(self, chunk: Any) -> list[Heard]:
         """Takes in a raw chunk of any size, and gives what it finishes.
 
         Raises:
             BadSample: the chunk cannot be used; says why.
         """
-        return self._written(self._scored(self.stream.feed(chunk)[self._level]))
+        return self._written(self._scored(self._steps.feed(chunk)))
 
     def flush(self) -> list[Heard]:
         """What the end of the sample finishes."""
-        last = self._scored(self.stream.flush()[self._level])
-        found = self._written([*last, *self._greedy.flush()])
+        found = self._written([*self._scored(self._steps.flush()), *self._greedy.flush()])
         return found if self._spelled is None else [*found, *self._spelled.flush()]
 
     @torch.inference_mode()
@@ -65,6 +90,20 @@ class Recognizer:
 
     def _written(self, symbols: list[Heard]) -> list[Heard]:
         return symbols if self._spelled is None else self._spelled.feed(symbols)
+
+
+class _LevelSteps:
+    """The tokens of the level that a task reads, from a stream."""
+
+    def __init__(self, task: CTC, tokenizer: Tokenizer, growing: bool, source: dict[str, Any]) -> None:
+        self.stream = Stream(task.encoder, tokenizer, growing=growing, **source)
+        self.level = self.stream.levels.names[task.level]
+
+    def feed(self, chunk: Any) -> Finished:
+        return self.stream.feed(chunk)[self.level]
+
+    def flush(self) -> Finished:
+        return self.stream.flush()[self.level]
 
 
 def recognizing(task: Task) -> CTC:

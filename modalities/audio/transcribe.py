@@ -24,7 +24,9 @@ _FILE_S, _PIPE_S = 10.0, 0.2
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder of task ctc with model.causal: true")
+    parser.add_argument(
+        "folder", metavar="RUN", type=Path, help="a run folder of task ctc; model.causal: true for streams"
+    )
     parser.add_argument("file", metavar="FILE", help="a sound of any length, or - for a pipe: wav, or raw with --rate")
     parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="override a key of the run's configuration")
     text = "text: a line a word; ctm, json and textgrid: alignments; srt: captions (text)"
@@ -34,6 +36,9 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--encoding", choices=tuple(ENCODINGS), default="s16", help="of raw samples (s16)")
     parser.add_argument("--channels", type=int, default=1, metavar="N", help="of raw samples (1)")
     parser.add_argument("--chunk-ms", type=float, metavar="MS", help="sound that goes in at once (10000, of pipes 200)")
+    parser.add_argument(
+        "--window", type=float, metavar="S", help="seconds that a model which is not causal reads at once (6)"
+    )
     parser.add_argument("--growing", action="store_true", help="allow models whose memory grows with the sound")
     parser.add_argument("--step", type=int, help="a checkpoint by its step; the best when absent")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -47,7 +52,7 @@ def _run(args: Namespace) -> int:
     _check(args)
     found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
     chunks, rate, seconds = _opened(args)
-    recognizer = Recognizer(found.task, found.tokenizer, growing=args.growing, rate=rate)
+    recognizer = Recognizer(found.task, found.tokenizer, window=args.window, growing=args.growing, rate=rate)
     progress = Progress(seconds, silent=args.quiet)
     with _output(args.out) as out:
         transcript = FORMATS[args.format](out, _name(args.file), recognizer.unit)
@@ -76,6 +81,8 @@ def _check(args: Namespace) -> None:
         raise UserError("--rate is for raw samples from a pipe (FILE -); a file says its own")
     if args.chunk_ms is not None and not 0 < args.chunk_ms <= 600_000:
         raise UserError(f"--chunk-ms {args.chunk_ms:g} must be above 0, and 600000 at most")
+    if args.window is not None and not 0 < args.window <= 600:
+        raise UserError(f"--window {args.window:g} must be above 0 seconds, and 600 at most")
 
 
 def _opened(args: Namespace) -> tuple[Iterator[Tensor], int, float | None]:

@@ -153,6 +153,16 @@ def test_files_that_others_read(
     assert sum(bool(interval.label) for interval in tier) > 20
 
 
+def test_models_that_are_not_causal_read_windows(
+    run: Path, talk: tuple[Path, list[str], list[float]], capsys: Any
+) -> None:
+    """What is far outside a window they would not see anyway, so that windows give what the whole gives."""
+    assert main(["transcribe", str(run), str(talk[0]), "model.causal=false", "--window", "5", "--quiet"]) == 0
+    found = capsys.readouterr().out
+    assert main(["transcribe", str(run), str(talk[0]), "model.causal=false", "--window", "600", "--quiet"]) == 0
+    assert found == capsys.readouterr().out and found.count("\n") > 10
+
+
 def failure(capsys: Any, *argv: object) -> str:
     assert main(["transcribe", *map(str, argv)]) == 2
     err: str = capsys.readouterr().err
@@ -199,4 +209,5 @@ def test_mistakes_are_told(run: Path, talk: tuple[Path, list[str], list[float]],
     assert "cannot be written" in failure(capsys, run, path, "--out", tmp_path / "no" / "out.srt")
     wide = failure(capsys, run, path, "model.levels.words.window=null", "model.levels.words.reach=block")
     assert "level 'words' attends to everything before" in wide
-    assert "train with model.causal: true" in failure(capsys, run, path, "model.causal=false")
+    assert "a window is for models that are not causal" in failure(capsys, run, path, "--window", "3")
+    assert "--window 0 must be above 0" in failure(capsys, run, path, "--window", "0")
