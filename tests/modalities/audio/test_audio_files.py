@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,26 @@ def test_a_part_of_a_long_file_reads_no_more(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     assert read_audio(path, "a", offset=300, duration=0.5).seconds == 0.5
     assert frames == [4000]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_long_files_take_the_memory_of_a_part(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"long.{suffix}"
+    with soundfile.SoundFile(path, "w", 8000, 1, subtype="PCM_16") as file:
+        for _ in range(20):
+            file.write(np.zeros(30 * 8000, dtype=np.int16))
+    read_audio(path, "a", duration=0.5)
+    tracemalloc.start()
+    try:
+        assert read_audio(path, "a", offset=590, duration=0.5).seconds == 0.5
+        part = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert sum(block.seconds for block in blocks(path, "a", seconds=2.0)) == 600
+        streamed = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Ten minutes are 19 MB as float32; half a second is 16 kB, and two seconds are 64 kB.
+    assert part < 200_000 and streamed < 500_000, (part, streamed)
 
 
 def cut(path: Path, part: float) -> Path:

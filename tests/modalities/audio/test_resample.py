@@ -66,3 +66,23 @@ def test_a_stream_keeps_little() -> None:
     for _ in range(50):
         stream.feed(torch.randn(4410))
         assert len(stream._kept) < 4410 + 3 * 441
+
+
+@pytest.mark.parametrize(
+    ("rate", "new"), [(44100, 16000), (48000, 16000), (192000, 16000), (8000, 16000), (16000, 22050), (11025, 8000)]
+)
+def test_it_is_as_good_as_the_exact_resampling_of_a_periodic_sound(rate: int, new: int) -> None:
+    """Fourier's series, which scipy takes, is exact for sound that repeats and has nothing above the band."""
+    signal = pytest.importorskip("scipy.signal")
+    seconds = 1 if rate % 25 or new % 25 else 0.2
+    length = round(rate * seconds)
+    spectrum = torch.randn(length // 2 + 1, dtype=torch.complex128)
+    hertz = torch.linspace(0, rate / 2, len(spectrum))
+    spectrum[hertz > 0.42 * min(rate, new)] = 0
+    wave = torch.fft.irfft(spectrum, length)
+    wave /= wave.std()
+    exact = torch.from_numpy(signal.resample(wave.numpy(), round(new * seconds)))
+    # Three periods: the middle one does not meet the ends.
+    found = resampled(wave.repeat(3).float(), rate, new).double()[len(exact) : 2 * len(exact)]
+    error = 10 * math.log10(float((found - exact).square().mean() / exact.square().mean()))
+    assert error < -95, f"{error:.1f} dB"
