@@ -139,8 +139,8 @@ def run(options: argparse.Namespace) -> Result:
         pool = stack.enter_context(ThreadPoolExecutor(max(1, torch.get_num_threads())))
         pending = {
             (fold, name): pool.submit(train, name, fold, minutes, home / f"{fold.split()[0]}-{name}")
-            for fold in folds
             for name in CONFIGS
+            for fold in folds
         }
         found = {key: future.result() for key, future in pending.items()}
     rows = [_row(fold, {name: found[fold, name] for name in CONFIGS}, Path(data) / "fsdd") for fold in folds]
@@ -240,7 +240,7 @@ def tables(result: Result) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=4.0, help="of computing for each run; 4 when absent")
+    found.add_argument("--minutes", type=float, default=3.0, help="of computing for each run; 3 when absent")
     found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     return found
 

@@ -5,6 +5,7 @@ Shapes: S samples of sound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -100,11 +101,11 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
         raise BadSample(name, f"has a waveform of {found}; expected a float32 tensor (samples,), channels averaged")
     if not len(waveform_S):
         raise BadSample(name, "has no samples; remove it, or record it again")
-    finite = waveform_S.isfinite()
-    if not bool(finite.all()):
-        place = int((~finite).nonzero()[0])
-        raise BadSample(name, f"has {float(waveform_S[place])} at sample {place}; mend or remove it")
+    # NaN is the largest of all to max().
     loudest = float(waveform_S.abs().max())
+    if not math.isfinite(loudest):
+        place = int((~waveform_S.isfinite()).nonzero()[0])
+        raise BadSample(name, f"has {float(waveform_S[place])} at sample {place}; mend or remove it")
     if loudest > MAX_LEVEL:
         raise BadSample(
             name, f"has samples up to {loudest:g}, but full scale is 1; divide integers by their largest value"

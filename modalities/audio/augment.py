@@ -277,7 +277,7 @@ def _equalized(config: Equalize, audio: Audio) -> Audio:
     low, place = _octaves(len(spectrum), audio.rate, config.points)
     curve = config.db * torch.randn(config.points)
     decibels = torch.lerp(curve[low], curve[low + 1], place)
-    waveform_S = torch.fft.irfft(spectrum * 10 ** (decibels / 20), size)[:samples]
+    waveform_S = torch.fft.irfft(spectrum * (decibels * (math.log(10) / 20)).exp(), size)[:samples]
     return replace(audio, waveform_S=waveform_S)
 
 
@@ -310,11 +310,15 @@ def _white(samples: int, rate: int) -> Tensor:
 
 def _pink(samples: int, rate: int) -> Tensor:
     size = _smooth(samples)
-    spectrum = torch.fft.rfft(torch.randn(size))
-    bins = torch.arange(len(spectrum), dtype=torch.float32)
+    return torch.fft.irfft(torch.fft.rfft(torch.randn(size)) * _fall(size, rate), size)[:samples]
+
+
+@lru_cache(maxsize=64)
+def _fall(size: int, rate: int) -> Tensor:
+    """Of pink noise, amplitudes over the bins of a transform."""
+    bins = torch.arange(size // 2 + 1, dtype=torch.float32)
     # Below 20 Hz it stays as strong as there: no one hears it, and it would take all the power.
-    lowest = max(1.0, 20 * size / rate)
-    return torch.fft.irfft(spectrum / bins.clamp(min=lowest).sqrt(), size)[:samples]
+    return bins.clamp(min=max(1.0, 20 * size / rate)).rsqrt()
 
 
 def _recorded(files: Sequence[Path], samples: int, rate: int) -> Tensor:

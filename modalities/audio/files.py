@@ -192,6 +192,9 @@ def _read(file: Any, first: int, count: int, name: str) -> Tensor:
         block_SC = file.read(early + wanted, dtype="float32", always_2d=True)[early:]
         if not len(block_SC):
             raise BadSample(name, f"is cut off: {first + done} of {file.frames} samples are there; fetch it again")
-        np.mean(block_SC, axis=1, out=waveform_S[done : done + len(block_SC)])
+        if block_SC.shape[1] == 1:
+            waveform_S[done : done + len(block_SC)] = block_SC[:, 0]
+        else:
+            np.mean(block_SC, axis=1, out=waveform_S[done : done + len(block_SC)])
         done += len(block_SC)
     return torch.from_numpy(waveform_S)

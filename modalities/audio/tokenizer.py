@@ -194,9 +194,8 @@ class AudioTokenizer(Tokenizer):
     def starts_at(self, times: Sequence[float], tokens: int) -> Tensor:
         """(T,) bool, true at the tokens nearest to some times; the first one always is."""
         starts_T = torch.zeros(tokens, dtype=torch.bool)
-        places = (torch.tensor(times, dtype=torch.float64) / self.seconds_per_token).round().long()
-        starts_T[places[places < tokens]] = True
-        starts_T[0] = True
+        places = [round(time / self.seconds_per_token) for time in times]
+        starts_T[[0, *(place for place in places if place < tokens)]] = True
         return starts_T
 
     def stream(self, *, rate: int | None = None, **source: Any) -> TokenStream:
