@@ -24,7 +24,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "fsdd").mkdir()
-    fsdd(tmp_path / "fsdd", takes=12)
+    fsdd(tmp_path / "fsdd", takes=24)
     (tmp_path / "grid_s1").mkdir()
     grid(tmp_path / "grid_s1")
     monkeypatch.chdir(tmp_path)
