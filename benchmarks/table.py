@@ -11,10 +11,12 @@ from pathlib import Path
 from hrt_mm.errors import UserError
 
 from . import (
+    audio,
     boundaries,
     decode,
     encoder_scaling,
     equal_time,
+    fsdd,
     learning_rate,
     listops,
     lm,
@@ -35,6 +37,8 @@ TABLES = {
     lm.NAME: lm.tables,
     decode.NAME: decode.tables,
     boundaries.NAME: boundaries.tables,
+    fsdd.NAME: fsdd.tables,
+    audio.NAME: audio.tables,
     shakespeare.NAME: shakespeare.tables,
     listops.NAME: listops.tables,
     peps.NAME: peps.tables,
