@@ -76,7 +76,7 @@ def align(
     for place, ((log_probs_NK, edges_N2), own) in enumerate(zip(steps.split(), labels, strict=True)):
         name = names[place] if names else f"sample {place} of the batch"
         parts = _spelled(task, own, lexicon, name)
-        scores_NK = log_probs_NK if finer is not None else task.without_prior(log_probs_NK)
+        scores_NK = (finer or task).without_prior(log_probs_NK)
         space = lexicon.space if lexicon is not None else None
         try:
             placed = forced_alignment(scores_NK, _flat(parts, space), name)

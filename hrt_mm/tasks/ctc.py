@@ -15,13 +15,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field, NonNegativeInt, PrivateAttr, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ctc import Hypothesis, Steps, most_steps, steps_of
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
 from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, on_device, rows_of
+from ..ctc.prior import Prior
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
@@ -36,9 +37,6 @@ from .spelled import Spelled, SpelledConfig
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
-
-_PRIOR_RATE = 0.02
-"""Part of the usual probabilities that a batch renews."""
 
 
 class CTCConfig(TaskConfig):
@@ -57,9 +55,11 @@ class CTCConfig(TaskConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability to drop a value of what the head reads in training."""
     prior: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much of each symbol's usual log-probability is taken off in training and alignment (arXiv 2406.02560). The
-    blank, which is usual, then costs: symbols last as long as they are said, and alignments find their ends. 0.3 is a
-    good value; it makes the error rate no better."""
+    """How much of each symbol's usual log-probability is taken off in training and alignment (arXiv 2406.02560), at the
+    finer level too; 0.3 is a good value. The blank, which is usual, then costs: symbols are learned much sooner, and
+    they last as long as they are said, silence being the end of the last one."""
+    prior_fade: NonNegativeInt = 0
+    """Training batches over which the prior fades away, so that silence is blank in the end; it stays when 0."""
     finer: SpelledConfig | None = None
     """What symbols are spelled with, told at a finer level too: phonemes or characters of words. Many short symbols
     teach the fine levels sooner than a few long ones."""
@@ -67,6 +67,13 @@ class CTCConfig(TaskConfig):
     """How symbols are told from the steps in evaluation."""
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
     """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
+
+    @model_validator(mode="after")
+    def _fades(self) -> CTCConfig:
+        if self.prior_fade and not self.prior:
+            raise ValueError("prior_fade has no effect without prior; set it, or drop prior_fade")
+        return self
+
     _model: HierarchyConfig | None = PrivateAttr(None)
 
     @property
@@ -135,14 +142,16 @@ class CTC(EncoderTask):
         symbols: what is told apart. The blank stands behind them.
     """
 
-    prior_K: Tensor
-
     def __init__(
         self, config: CTCConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
     ) -> None:
         self.level = model.index(config.level)
         check_steps(model, self.level, tokenizer.axes, config.type)
-        finer = Spelled(config.finer, model, tokenizer, symbols) if config.finer is not None else None
+        finer = (
+            Spelled(config.finer, model, tokenizer, symbols, config.prior, config.prior_fade)
+            if config.finer is not None
+            else None
+        )
         super().__init__(model, tokenizer, [self.level, *([finer.level] if finer is not None else [])])
         self.finer = finer
         self.symbols, self.blank = symbols, len(symbols)
@@ -152,9 +161,7 @@ class CTC(EncoderTask):
         self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
         self.seconds_per_token = tokenizer.seconds_per_token
         self.config = config
-        if config.prior:
-            # Before anything is learned all are alike.
-            self.register_buffer("prior_K", torch.full((len(symbols) + 1,), 1 / (len(symbols) + 1)))
+        self.prior = Prior(len(symbols), config.prior, config.prior_fade) if config.prior else None
         self.dropout = nn.Dropout(config.dropout)
         self.head = linear_head(model.levels[self.level].dim, len(symbols) + 1)
 
@@ -164,7 +171,7 @@ class CTC(EncoderTask):
         _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
         steps = self.scored(pyramid)
-        scores_NK, all_N = self._weighed(steps.x_ND)
+        scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
         nats, weight, stats = ctc_nats(scores_NK, steps.spans, batch.target, all_N)
         parts = {"ctc": nats / weight.clamp(min=1)} | pyramid.losses
         if self.finer is not None:
@@ -207,24 +214,7 @@ class CTC(EncoderTask):
 
     def without_prior(self, log_probs_NK: Tensor) -> Tensor:
         """(N, K + 1) scores for alignment: log-probabilities less what is usual. They do not add up to 1."""
-        if not self.config.prior:
-            return log_probs_NK
-        return log_probs_NK - self.config.prior * self.prior_K.log().to(log_probs_NK)
-
-    def _weighed(self, log_probs_NK: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities for the loss, and with a prior what each step's must be lessened by.
-
-        PyTorch's loss has the right gradient only where the probabilities of a step add up to 1, so that they are made
-        to, and the logarithms of their sums are taken off the sum over all paths, each of which has all steps.
-        """
-        if not self.config.prior or not self.training:
-            return log_probs_NK, None
-        usual_K = log_probs_NK.detach().exp().mean(0)
-        if len(log_probs_NK):
-            self.prior_K.lerp_(usual_K.to(self.prior_K), _PRIOR_RATE)
-        scores_NK = self.without_prior(log_probs_NK)
-        all_N = scores_NK.logsumexp(-1)
-        return scores_NK - all_N[:, None], all_N
+        return self.prior.scores(log_probs_NK) if self.prior is not None else log_probs_NK
 
     @on_host
     def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..component import Component
 from ..ctc.greedy import greedy
 from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, on_device, rows_of
+from ..ctc.prior import Prior
 from ..ctc.steps import Steps, check_steps, steps_of
 from ..errors import ConfigError
 from ..host import on_host
@@ -48,6 +49,8 @@ class Spelled(nn.Module):
         model: the hierarchy.
         tokenizer: gives the axes.
         symbols: those that are spelled.
+        prior: see :class:`~hrt_mm.tasks.ctc.CTCConfig`.
+        prior_fade: see there.
 
     Raises:
         ConfigError: there is no such level, it is no sequence, or a symbol is not spelled.
@@ -56,7 +59,13 @@ class Spelled(nn.Module):
     table_KL: Tensor
 
     def __init__(
-        self, config: SpelledConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
+        self,
+        config: SpelledConfig,
+        model: HierarchyConfig,
+        tokenizer: Tokenizer,
+        symbols: tuple[str, ...],
+        prior: float = 0.0,
+        prior_fade: int = 0,
     ) -> None:
         super().__init__()
         self.level, self.unit = model.index(config.level), config.unit
@@ -69,13 +78,15 @@ class Spelled(nn.Module):
         table_KL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
         self.register_buffer("table_KL", table_KL, persistent=False)
         self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
+        self.prior = Prior(len(self.symbols), prior, prior_fade) if prior else None
         self.head = linear_head(model.levels[self.level].dim, len(self.symbols) + 1)
 
     def forward(self, pyramid: Pyramid, target_BS: Tensor) -> tuple[dict[str, Tensor], Stats]:
         """The weighted loss by name, and stats: nats a finer symbol, and in evaluation the greedy error rate."""
         steps = self.scored(pyramid)
         target_BW = self.spelled(target_BS)
-        nats, weight, stats = ctc_nats(steps.x_ND, steps.spans, target_BW)
+        scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
+        nats, weight, stats = ctc_nats(scores_NK, steps.spans, target_BW, all_N)
         found = {"finer": (nats.detach(), weight), "finer_skipped": stats["skipped"]}
         if not self.training:
             found |= self._errors(steps, target_BW)
@@ -85,6 +96,10 @@ class Spelled(nn.Module):
         """The steps of the finer level with (N, F + 1) log-probabilities of its symbols and the blank."""
         steps = steps_of(pyramid, self.model, self.level)
         return Steps(F.log_softmax(self.head(steps.x_ND).float(), -1), steps.spans, steps.edges_N2)
+
+    def without_prior(self, log_probs_NF: Tensor) -> Tensor:
+        """(N, F + 1) scores for alignment: log-probabilities less what is usual."""
+        return self.prior.scores(log_probs_NF) if self.prior is not None else log_probs_NF
 
     def spelled(self, target_BS: Tensor) -> Tensor:
         """(B, S) symbols to (B, W) finer ones; an unknown symbol is an unknown one."""

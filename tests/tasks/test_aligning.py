@@ -120,8 +120,8 @@ def test_a_prior_lengthens_what_is_said(hierarchy: Make, rows: Tokenizer) -> Non
     lengths = []
     for prior in (0.0, 1.0):
         task = reader(hierarchy, rows, prior=prior)
-        if prior:
-            task.prior_K.copy_(torch.tensor([0.02, 0.02, 0.02, 0.94]))
+        if task.prior is not None:
+            task.prior.usual_K.copy_(torch.tensor([0.02, 0.02, 0.02, 0.94]))
         rows_TD = torch.zeros(5, 8)
         rows_TD[:, 3] = 1.0
         rows_TD[1:4, 0] = torch.tensor([0.8, 1.2, 0.8])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hrt_mm.ctc import most_steps, steps_of
 from hrt_mm.ctc.loss import NONE, UNKNOWN, padded, rows_of
+from hrt_mm.ctc.prior import Prior
 from hrt_mm.encoder import Encoder
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import nested_order
@@ -73,15 +74,17 @@ def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> Non
     """Loss and gradient of sums over paths of p / prior^0.4, which no longer add up to 1."""
     torch.manual_seed(0)
     task = config(prior=0.4).build(hierarchy(1), rows, SYMBOLS).double()
+    assert task.prior is not None
     with torch.no_grad():
-        task.prior_K.copy_(torch.tensor([0.1, 0.1, 0.2, 0.6]))
+        task.prior.usual_K.copy_(torch.tensor([0.1, 0.1, 0.2, 0.6]))
     values = [torch.randn(length, 4, dtype=torch.float64) for length in (4, 3)]
     batch = labelled(rows, values, [["a", "b"], []])
     output = task(batch)
+    usual_K = task.prior.usual_K.float()  # as the batch has left it: it counts at once
     (found,) = torch.autograd.grad(output.loss, task.head.weight)
     steps = task.scored(task.encoder(batch.tokens))
-    scores = steps.x_ND - 0.4 * task.prior_K.log().float()
-    assert torch.equal(task.without_prior(steps.x_ND), scores)
+    scores = task.without_prior(steps.x_ND)
+    assert torch.allclose(scores, steps.x_ND - 0.4 * usual_K.log(), atol=1e-6)
     parts = steps.spans.split(scores)
     loss = (_over_all_paths(parts[0], [0, 1]) + _over_all_paths(parts[1], [])) / 3
     (expected,) = torch.autograd.grad(loss, task.head.weight)
@@ -91,17 +94,31 @@ def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> Non
 
 def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, rows: Tokenizer) -> None:
     task = config(prior=0.3).build(hierarchy(1), rows, SYMBOLS)
+    assert task.prior is not None
     with torch.no_grad():
         task.head.bias[3] = 3.0
     batch = labelled(rows, [torch.randn(9, 4)], [["a"]])
     plain = task.eval()(batch).loss
-    assert torch.equal(task.prior_K, torch.full((4,), 0.25))
+    assert torch.equal(task.prior.usual_K, torch.full((4,), 0.25))
     for _ in range(200):
         task.train()(batch)
     probs = task.scored(task.encoder(batch.tokens)).x_ND.exp().mean(0)
-    assert torch.allclose(task.prior_K, probs, atol=0.02)
+    assert torch.allclose(task.prior.usual_K, probs, atol=0.02)
     assert torch.equal(task.eval()(batch).loss, plain)
-    assert "prior_K" in task.state_dict()
+    assert "prior.usual_K" in task.state_dict()
+
+
+def test_a_prior_fades_away() -> None:
+    prior = Prior(3, 0.4, fade=4)
+    log_probs = torch.randn(20, 4).log_softmax(-1)
+    for batch in range(5):
+        scores, all_N = prior(log_probs)
+        weight = 0.4 * max(0.0, 1 - batch / 4)
+        assert all_N is not None
+        assert torch.allclose(scores + all_N[:, None], log_probs - weight * prior.usual_K.log(), atol=1e-6)
+    assert torch.equal(prior.scores(log_probs), log_probs)
+    with pytest.raises(ValueError, match="no effect without prior"):
+        config(prior_fade=5)
 
 
 FINER = {"unit": "phonemes", "level": "a", "spellings": {"a": "X", "b": "Y X X", "c": "Z Y"}, "weight": 2.0}
