@@ -84,5 +84,5 @@ def _best_path(scores_NV: np.ndarray, labels_V: np.ndarray, blank: int) -> np.nd
     path_N = np.empty(count, dtype=np.int64)
     for step in range(count - 1, -1, -1):
         path_N[step] = state
-        state -= moves_NV[step, state]
+        state -= int(moves_NV[step, state])
     return path_N

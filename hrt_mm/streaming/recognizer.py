@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
+from ..ctc.decoders import GreedyConfig
+from ..ctc.lexicon import Lexicon
 from ..errors import UserError
 from ..modality import Tokenizer
 from ..tasks.base import Task
@@ -13,10 +15,14 @@ from ..tasks.ctc import CTC
 from .heard import GreedyStream, Heard, Spelled
 from .levels import Finished, latencies
 from .stream import Stream
+from .utterances import UtteranceStream
 from .windows import WindowStream
 
 WINDOW_S = 6.0
 """Seconds of a window over a model that is not causal (tokens, where time has no unit)."""
+
+
+SPACE = " "
 
 
 class Steps(Protocol):
@@ -33,6 +39,8 @@ class Recognizer:
     """Symbols, or the words that characters spell, as they are finished.
 
     A causal model reads the stream itself. One that is not reads windows that overlap, each as a sample of its own.
+    With a greedy ``task.decoder`` a symbol is given once the next step differs; with a beam, all of an utterance are
+    given once a pause has ended it.
 
     Args:
         task: a trained one with CTC, in evaluation mode.
@@ -63,13 +71,14 @@ class Recognizer:
             tokens = max(1, round((WINDOW_S if window is None else window) / seconds))
             windows = WindowStream(self.task.encoder, tokenizer, self.task.level, tokens, **source)
             self._steps, self.late = windows, windows.window
-        self._greedy = GreedyStream(self.task.symbols, seconds)
-        self._spelled = Spelled() if self.task.unit == "characters" else None
+        self._decoded = _decoder(self.task, seconds)
+        self._spelled = Spelled() if _spaced(self.task) else None
 
     @property
     def unit(self) -> str:
         """What it gives: ``words``, ``phonemes``."""
-        return "words" if self._spelled is not None else self.task.unit
+        words = isinstance(self._decoded, UtteranceStream) and self._decoded.lexicon is not None
+        return "words" if words or self._spelled is not None else self.task.unit
 
     def feed(self, chunk: Any) -> list[Heard]:
         """Takes in a raw chunk of any size, and gives what it finishes.
@@ -81,15 +90,31 @@ class Recognizer:
 
     def flush(self) -> list[Heard]:
         """What the end of the sample finishes."""
-        found = self._written([*self._scored(self._steps.flush()), *self._greedy.flush()])
+        found = self._written([*self._scored(self._steps.flush()), *self._decoded.flush()])
         return found if self._spelled is None else [*found, *self._spelled.flush()]
 
     @torch.inference_mode()
     def _scored(self, steps: Finished) -> list[Heard]:
-        return self._greedy.feed(self.task.log_probs(steps.x_ND).cpu(), steps.first_N, steps.last_N)
+        return self._decoded.feed(self.task.log_probs(steps.x_ND).cpu(), steps.first_N, steps.last_N)
 
     def _written(self, symbols: list[Heard]) -> list[Heard]:
         return symbols if self._spelled is None else self._spelled.feed(symbols)
+
+
+def _decoder(task: CTC, seconds: float) -> GreedyStream | UtteranceStream:
+    """What the run's configuration asks for: greedy at once, or a beam over each utterance."""
+    config = task.config.decoder
+    if isinstance(config, GreedyConfig):
+        return GreedyStream(task.symbols, seconds)
+    lexicon = None
+    if config.lexicon is not None and not _spaced(task):
+        lexicon = Lexicon.read(config.lexicon, task.symbols, task.unit)
+    return UtteranceStream(task.decoder, task.symbols, seconds, lexicon, task.without_prior)
+
+
+def _spaced(task: CTC) -> bool:
+    """Whether symbols are characters with spaces between words."""
+    return task.unit == "characters" and SPACE in task.symbols
 
 
 class _LevelSteps:

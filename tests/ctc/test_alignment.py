@@ -54,3 +54,11 @@ def test_symbols_that_do_not_fit_are_told() -> None:
 def test_what_is_no_number_is_told() -> None:
     with pytest.raises(UserError, match="not numbers"):
         forced_alignment(torch.full((4, 3), math.nan), [0])
+
+
+def test_hundreds_of_symbols() -> None:
+    symbols = [place % 3 for place in range(200)]
+    scores = torch.full((400, 4), -9.0)
+    scores[torch.arange(400), torch.tensor(symbols).repeat_interleave(2)] = 0.0
+    placed = forced_alignment(scores, symbols)
+    assert [(one.first, one.last) for one in placed] == [(2 * place, 2 * place + 1) for place in range(200)]

@@ -163,6 +163,18 @@ def test_models_that_are_not_causal_read_windows(
     assert found == capsys.readouterr().out and found.count("\n") > 10
 
 
+def test_a_beam_writes_words_of_a_list(
+    run: Path, talk: tuple[Path, list[str], list[float]], tmp_path: Path, capsys: Any
+) -> None:
+    path, words, _ = talk
+    (tmp_path / "words.txt").write_text("low\nhigh\n")
+    beam = ["task.decoder.type=beam", f"task.decoder.lexicon={tmp_path}/words.txt"]
+    assert main(["transcribe", str(run), str(path), *beam, "--quiet"]) == 0
+    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert set(found) == {"low", "high"}
+    assert edits(found, [word for word in words if word != "mid"]) < 0.5 * len(words)
+
+
 def failure(capsys: Any, *argv: object) -> str:
     assert main(["transcribe", *map(str, argv)]) == 2
     err: str = capsys.readouterr().err
