@@ -10,6 +10,7 @@ from hrt_mm.config import load_config
 from hrt_mm.control import flat_control
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
+from tests.modalities.audio.test_corpora import spoken
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
@@ -27,6 +28,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fsdd(tmp_path / "fsdd", takes=24)
     (tmp_path / "grid_s1").mkdir()
     grid(tmp_path / "grid_s1")
+    spoken(tmp_path / "speech_commands")
     monkeypatch.chdir(tmp_path)
     for number in range(60):
         sound(tmp_path / "sounds" / "ab"[number % 2] / f"{number}.wav", 0.3)

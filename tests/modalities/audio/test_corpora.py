@@ -26,15 +26,20 @@ def libri(root: Path, split: str = "train", **values: object) -> Recordings:
     return found
 
 
-@pytest.fixture
-def words(tmp_path: Path) -> Path:
+def spoken(root: Path) -> Path:
+    """Speech Commands in small: four sounds of each of three words."""
     for word in ("yes", "no", "up"):
         for number in range(4):
-            sound(tmp_path / word / f"{number}_nohash_0.wav", 0.1)
-    sound(tmp_path / "_background_noise_" / "hum.wav")
-    (tmp_path / "validation_list.txt").write_text("".join(f"{word}/1_nohash_0.wav\n" for word in ("yes", "no", "up")))
-    (tmp_path / "testing_list.txt").write_text("".join(f"{word}/2_nohash_0.wav\n" for word in ("yes", "no", "up")))
-    return tmp_path
+            sound(root / word / f"{number}_nohash_0.wav", 0.1)
+    sound(root / "_background_noise_" / "hum.wav")
+    (root / "validation_list.txt").write_text("".join(f"{word}/1_nohash_0.wav\n" for word in ("yes", "no", "up")))
+    (root / "testing_list.txt").write_text("".join(f"{word}/2_nohash_0.wav\n" for word in ("yes", "no", "up")))
+    return root
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    return spoken(tmp_path)
 
 
 @pytest.fixture
