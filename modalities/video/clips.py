@@ -29,8 +29,8 @@ from .video import Video, check_starts
 log = logging.getLogger(__name__)
 
 _ALL = AllFrames()
-Target = str | tuple[str, ...] | None
-"""A class or a text, or a sequence of words or classes of parts."""
+Target = str | tuple[str | None, ...] | None
+"""A class or a text, or a sequence of words or classes of parts; ``None`` in it is a part without a label."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Reading:
 class Clips(Dataset):
     """Videos that are read when they are asked for.
 
-    A label that is a sequence is a list of strings; ``classes`` are then what stands in those of the training split.
+    A label that is a sequence is a list of strings, with ``None`` for parts without a label; ``classes`` are then what
+    stands in those of the training split.
 
     Args:
         root: the folder that names start at.
@@ -334,7 +335,8 @@ def _classes(items: Iterable[Clip]) -> tuple[str, ...] | None:
     for item in items:
         if item.target is None:
             return None
-        names.update((item.target,) if isinstance(item.target, str) else item.target)
+        own = (item.target,) if isinstance(item.target, str) else item.target
+        names.update(name for name in own if name is not None)
     return tuple(sorted(names))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from hrt_mm.errors import ConfigError
 
-from ..audio.alignments import Interval, check_order
+from ..audio.alignments import SILENCE, Interval, check_order
 from ..splits import check_split
 from ..tables import read_rows, split_of
 from .clips import Clip, Clips, ClipsConfig, Target, need_root
@@ -22,9 +22,10 @@ class GridConfig(ClipsConfig):
     """Folder that holds ``index.tsv``, ``words.tsv`` and the videos."""
     view: Literal["mouth", "face"] = "mouth"
     """What is seen."""
-    label: Literal["text", "words", "characters", "segments"] = "words"
+    label: Literal["text", "words", "characters", "segments", "slots"] = "words"
     """What is told from the picture: the text, its words or its characters in order. ``segments`` are the words with
-    ``sil`` for each silence: one for each group of the boundary ``words``."""
+    ``sil`` for each silence: one for each group of the boundary ``words``. ``slots`` are the same without labels for
+    the silences: six words, each at its time."""
 
     def build(self, split: str) -> Clips:
         """The sentences of a split.
@@ -68,4 +69,5 @@ class GridConfig(ClipsConfig):
             return tuple(sentence)
         if self.label == "words":
             return tuple(sentence.split())
-        return tuple(interval.label for interval in words)
+        silent = None if self.label == "slots" else SILENCE
+        return tuple(silent if interval.label == SILENCE else interval.label for interval in words)

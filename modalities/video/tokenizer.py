@@ -19,7 +19,7 @@ from hrt_mm.modality import Tokenizer, TokenizerConfig
 from hrt_mm.spans import Spans
 from hrt_mm.tokens import Tokens
 
-from ..vision.images import with_channels
+from ..vision.images import LUMA
 from ..vision.patches import Dense
 from .stems import LinearStem, Stem
 from .tubes import Blocks, frames_together, tubify, untubify
@@ -181,12 +181,10 @@ class VideoTokenizer(Tokenizer):
         """(cells, F) of one video."""
         pixels = video.pixels_NCHW
         largest = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        if pixels.shape[1] != self.config.channels:
-            pixels = with_channels(pixels.transpose(0, 1), self.config.channels).transpose(0, 1)
-        pixels = pixels.float()
+        pixels = coloured(pixels.float(), self.config.channels)
         if self.frame_size is not None and tuple(pixels.shape[2:]) != self.frame_size:
             pixels = resized(pixels, self.frame_size, self.config.fit)
-        pixels = pixels.mul_(1 / (largest * self.config.std)).sub_(self.config.mean / self.config.std)
+        pixels = pixels.mul(1 / (largest * self.config.std)).sub_(self.config.mean / self.config.std)
         right, bottom = -pixels.shape[3] % self.config.patch, -pixels.shape[2] % self.config.patch
         if right or bottom:
             pixels = functional.pad(pixels, (0, right, 0, bottom), "replicate")
@@ -222,6 +220,15 @@ class VideoTokenizer(Tokenizer):
         starts_T = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.bool)
         starts_T[steps * (shape[1] * shape[2])] = True
         return starts_T
+
+
+def coloured(pixels_NCHW: Tensor, channels: int) -> Tensor:
+    """Frames in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    if pixels_NCHW.shape[1] == channels:
+        return pixels_NCHW
+    if channels == 3:
+        return pixels_NCHW.expand(-1, 3, -1, -1)
+    return (LUMA.view(1, 3, 1, 1) * pixels_NCHW).sum(1, keepdim=True)
 
 
 def resized(pixels_NCHW: Tensor, size: tuple[int, int], fit: str) -> Tensor:

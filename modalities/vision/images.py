@@ -28,7 +28,8 @@ MAX_PIXELS = 64_000_000
 _GREY = frozenset({"1", "L", "LA"})
 _TURNED = frozenset({5, 6, 7, 8})
 _ORIENTATION = 0x0112
-_LUMA = torch.tensor([0.299, 0.587, 0.114])
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey."""
 
 
 def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -104,7 +105,7 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
         return image
     if channels == 3:
         return image.expand(3, -1, -1)
-    grey = (_LUMA.view(3, 1, 1) * image).sum(0, keepdim=True)
+    grey = (LUMA.view(3, 1, 1) * image).sum(0, keepdim=True)
     return grey.round().to(torch.uint8) if image.dtype == torch.uint8 else grey
 
 

@@ -206,6 +206,7 @@ def test_grid_reads_mouths_with_their_words(tmp_path: Path) -> None:
     sample = grid()
     assert sample.label == ["bin", "blue"] and sample.value.boundaries["words"] == (0.0, 0.4, 1.0)
     assert grid(label="segments").label == ["sil", "bin", "blue"]
+    assert grid(label="slots").label == [None, "bin", "blue"]
     assert grid(label="text").label == "bin blue" and grid(label="characters").label == list("bin blue")
 
 

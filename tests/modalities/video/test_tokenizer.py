@@ -56,6 +56,30 @@ def test_a_token_is_a_tube_at_its_coordinates() -> None:
         assert torch.allclose(x.view(3, 2, 4, 4), (cell.transpose(0, 1) / 255 - 0.5) / 0.5, atol=1e-5)
 
 
+def test_frames_are_brought_to_grey_or_colour_and_stay_as_they_are() -> None:
+    grey = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    (back,) = tokenizer(tube=1).restore(tokenizer(tube=1)([Video.of(grey, 25.0)]))
+    assert torch.allclose(back.pixels_NCHW * 255, grey.expand(-1, 3, -1, -1).float(), atol=1e-3)
+    colour = torch.rand(3, 3, 8, 8)
+    before = colour.clone()
+    single = tokenizer(tube=1, channels=1)
+    (back,) = single.restore(single([Video.of(colour, 25.0)]))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    assert torch.allclose(back.pixels_NCHW, (luma * colour).sum(1, keepdim=True), atol=1e-5)
+    tokenizer(tube=1)([Video.of(colour, 25.0)])
+    assert torch.equal(colour, before)
+
+
+def test_frames_are_resized_or_cropped() -> None:
+    value = Video.of(torch.rand(2, 3, 8, 16), 25.0)
+    for fit, source in (("stretch", value.pixels_NCHW), ("crop", value.pixels_NCHW[..., 4:12])):
+        video = tokenizer(tube=1, size=4, fit=fit)
+        (back,) = video.restore(video([value]))
+        small = torch.nn.functional.interpolate(source, (4, 4), mode="bilinear", antialias=True)
+        assert torch.allclose(back.pixels_NCHW, small, atol=1e-5)
+        assert video.size((2, 3, 8, 16)) == 2
+
+
 def test_tokens_lie_in_hierarchical_order() -> None:
     tokens = tokenizer(tube=2)(videos())
     assert tokens.grids is not None
