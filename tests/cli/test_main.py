@@ -136,6 +136,18 @@ def test_commands_of_modalities_are_there(capsys: pytest.CaptureFixture[str], mo
     assert caught.value.code == 2
     assert "'vision' adds a command 'config show', and there is one already" in capsys.readouterr().err
     assert parse(["doctor"]).run, "other commands go on"
+    for name, other in (
+        ("transcribe", ()),
+        ("text", ()),
+        ("own", (Command("own more", "", clash.arguments, clash.run),)),
+    ):
+        own = Command(name, "", clash.arguments, clash.run)
+        monkeypatch.setattr(modalities()["vision"], "commands", lambda own=own, other=other: (own, *other))
+        with pytest.raises(SystemExit):
+            parse(["text", "subwords"])
+        assert "adds a command" in capsys.readouterr().err
+    monkeypatch.setattr(modalities()["vision"], "commands", lambda: (Command("look", "", lambda parser: None, len),))
+    assert parse(["look"]).run is len
 
 
 def test_modalities_lists_them_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
