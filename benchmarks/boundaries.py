@@ -324,7 +324,7 @@ def tables(result: Result) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=3.0, help="processor time of each contender; 3 when absent")
+    found.add_argument("--minutes", type=float, default=2.5, help="processor time of each contender; 2.5 when absent")
     found.add_argument("--target", type=positive, default=6, help="bytes a group that learned groups aim at")
     found.add_argument("--max", type=positive, default=24, help="bytes of the longest group")
     found.add_argument("--warmup", type=positive, default=60, help="steps until the target is the whole one")

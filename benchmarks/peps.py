@@ -171,7 +171,7 @@ def tables(result: Result) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=3.0, help="of each contender and label; 3 when absent")
+    found.add_argument("--minutes", type=float, default=2.5, help="of each contender and label; 2.5 when absent")
     found.add_argument("--vocabulary", type=positive, default=4096, help="subwords; 4096 when absent")
     found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
     return found

@@ -106,10 +106,10 @@ def picture(result: Result, file: Path) -> None:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=22.0, help="training time; 22 when absent")
+    found.add_argument("--minutes", type=float, default=11.0, help="training time; 11 when absent")
     found.add_argument("--config", help="a configuration in place of the device's own")
     found.add_argument("--keep", type=Path, metavar="DIR", help="folder that keeps the run")
-    found.add_argument("override", nargs="*", help="settings of the run, each a.b.c=value")
+    found.add_argument("override", nargs="*", metavar="KEY=VALUE", help="settings of the run")
     return found
 
 
