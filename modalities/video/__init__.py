@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from hrt_mm.modality import Command, Modality
 
@@ -20,6 +21,17 @@ class VideoModality(Modality):
     name = "video"
     tokenizer = VideoConfig
     datasets = (FolderConfig, ManifestConfig, GridConfig, KineticsConfig, RenderedConfig, Ucf101Config)
+
+    @classmethod
+    def read(cls, path: Path) -> Video:
+        """The video of a file.
+
+        Raises:
+            BadSample: the file is missing or no video.
+        """
+        from .clips import Clip, Clips, Reading
+
+        return Clips(path.parent, [Clip(path.name)], None, Reading()).read(Clip(path.name))
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from hrt_mm.config import check, load_config, packaged_configs, resolved_yaml
 from hrt_mm.config.layers import find_config
 from hrt_mm.errors import ConfigError
 from hrt_mm.levels import FixedGroups
+from hrt_mm.tasks import TASKS
 
 GOOD = """\
 modality: {type: vision, channels: 1, patch: 2}
@@ -60,7 +61,7 @@ CASES = {
     "key-in-root": (
         "optim: {lr: 1e-3}",
         "lr: 1e-3",
-        "8: lr: unknown key; did you mean 'optim.lr'?",
+        "8: lr: unknown key; did you mean 'optim.lr'",
     ),
     "key-elsewhere": (
         "lr: 1e-3",
@@ -177,14 +178,13 @@ CASES = {
     "section-a-word": (
         "{type: classification, level: image}",
         "classification",
-        "6: task: got 'classification'; expected a map with a type (one of boundary, classification, contrastive, "
-        "ctc, language, masked, matching, tagging); write {type: classification}",
+        f"6: task: got 'classification'; expected a map with a type (one of {', '.join(TASKS)}); "
+        "write {type: classification}",
     ),
     "task-misspelled": (
         "type: classification",
         "type: clasification",
-        "6: task.type: unknown task type 'clasification'; did you mean 'classification'? (one of "
-        "boundary, classification, contrastive, ctc, language, masked, matching, tagging)",
+        f"6: task.type: unknown task type 'clasification'; did you mean 'classification'? (one of {', '.join(TASKS)})",
     ),
     "modality-misspelled": (
         "type: vision",

@@ -1,0 +1,75 @@
+"""The joint datasets on real data, a few samples of each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from modalities.audio import Audio
+from modalities.joint.digits import SpokenWrittenConfig
+from modalities.joint.emoji import EmojiConfig
+from modalities.joint.grid import GridTriplesConfig
+from modalities.video import Video
+
+DATA = Path(os.environ.get("HRT_MM_DATA", "/nowhere"))
+
+
+def needs(folder: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not (DATA / folder).is_dir(), reason=f"HRT_MM_DATA has no {folder}")
+
+
+@needs("emoji")
+def test_emoji_have_two_drawings_a_name_and_their_own_split() -> None:
+    config = EmojiConfig(type="emoji", root=DATA / "emoji", languages=("en", "de"))
+    splits = {split: config.build(split) for split in ("train", "val", "test")}
+    assert {split: len(found) for split, found in splits.items()} == {"train": 1452, "val": 233, "test": 185}
+    test = splits["test"]
+    sample = test[0]
+    assert sample.value["noto"].shape == (3, 128, 128)
+    assert sample.value["text"] == test.describe(0)["name"]
+    assert any(test[index].value["emojitwo"] is None for index in range(40))
+    both = EmojiConfig(type="emoji", root=DATA / "emoji", both=True).build("test")
+    assert 100 < len(both) < 185
+    assert all(both[index].value["emojitwo"] is not None for index in range(5))
+    torch.manual_seed(0)
+    assert len({splits["train"][3].value["text"] for _ in range(12)}) > 3
+    assert config.plain("train")[3].value["text"] == splits["train"].describe(3)["name"]
+
+
+@needs("grid_s1")
+def test_grid_has_the_same_sentence_three_times() -> None:
+    pytest.importorskip("decord")
+    found = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test")
+    assert len(found) == 100
+    sample = found[0]
+    assert isinstance(sample.value["audio"], Audio)
+    assert isinstance(sample.value["video"], Video)
+    assert sample.value["text"] == sample.label == found.describe(0)["sentence"]
+    assert Path(found.sound[0].name).stem == Path(found.video[0].name).stem
+    config = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1", use=("audio",), label="letter")
+    letters = config.build("test")
+    assert letters.classes is not None and len(letters.classes) == 25
+    assert letters[0].label == sample.label.split()[3]
+    assert set(letters[0].value) == {"audio"}
+    noisy = config.model_copy(update={"noise_db": -5.0})
+    clean, noise = letters[0].value["audio"].waveform_S, noisy.build("test")[0].value["audio"].waveform_S
+    assert torch.equal(noise, noisy.build("test")[0].value["audio"].waveform_S)
+    ratio = 10 * torch.log10(clean.square().mean() / (noise - clean).square().mean())
+    assert ratio == pytest.approx(-5, abs=0.1)
+    assert torch.equal(noisy.plain("test")[0].value["audio"].waveform_S, clean)
+
+
+@needs("fsdd")
+def test_spoken_digits_meet_written_ones() -> None:
+    config = SpokenWrittenConfig(type="spoken_written_digits", sounds=DATA / "fsdd", pictures=DATA, leave_out="george")
+    train, test = config.build("train"), config.build("test")
+    assert len(test) == 500
+    assert "george" in test[0].name and "george" not in train[0].name
+    torch.manual_seed(0)
+    one, two = train[0], train[0]
+    assert one.label == two.label == one.value["text"]
+    assert not torch.equal(one.value["image"], two.value["image"])
+    assert torch.equal(test[3].value["image"], test[3].value["image"])
