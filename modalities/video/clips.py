@@ -19,11 +19,13 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
+from ..audio.alignments import read_alignment
 from ..splits import Part, hash_split
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
 from .sampling import AllFrames, Chosen, Sampling
+from .shots import Detector, found_shots
 from .video import Video, check_starts
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Clip:
         begin: seconds at which the part begins.
         end: seconds at which it ends; the end of the file when ``None``.
         boundaries: by name, seconds from the beginning of the part at which groups start.
+        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Clip:
     begin: float = 0.0
     end: float | None = None
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alignment: str | None = None
 
     @property
     def title(self) -> str:
@@ -85,6 +89,7 @@ class Reading:
         max_pixels: of a frame; larger ones are refused.
         follow_links: read links that lead out of the dataset's folder.
         cache: of decoded frames.
+        find_shots: what finds shot changes in the frames that are read.
     """
 
     readers: tuple[str, ...] = ORDER
@@ -93,6 +98,7 @@ class Reading:
     max_pixels: int = MAX_PIXELS
     follow_links: bool = False
     cache: DecodedCache | None = None
+    find_shots: Detector | None = None
 
 
 class Clips(Dataset):
@@ -163,10 +169,21 @@ class Clips(Dataset):
             )
         times_N = torch.tensor(chosen.times, dtype=torch.float64)[kept]
         boundaries = {}
-        for boundary, starts in item.boundaries.items():
+        for boundary, starts in self._known(item, file.index, begin, end).items():
             check_starts(starts, end - begin, boundary, item.title)
             boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
-        return Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
+        video = Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
+        if self.reading.find_shots is None:
+            return video
+        return replace(video, boundaries={**boundaries, "shots": found_shots(video, self.reading.find_shots)})
+
+    def _known(self, item: Clip, index: Index, begin: float, end: float) -> dict[str, tuple[float, ...]]:
+        """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
+        tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
+        if item.alignment is not None:
+            found = read_alignment(self._path(item.alignment), item.alignment)
+            tiers |= {tier: tuple(own.start for own in intervals) for tier, intervals in found.items()}
+        return {**{tier: _inside(starts, begin, end - begin) for tier, starts in tiers.items()}, **item.boundaries}
 
     def name(self, index: int) -> str:
         """The file, and where the part begins if it is one."""
@@ -223,6 +240,9 @@ class ClipsConfig(DatasetConfig):
     cache: CacheConfig | None = None
     """Keep decoded frames; worth it where the same frames are read in every epoch and decoding is what training waits
     for."""
+    find_shots: Detector | None = None
+    """Find shot changes in the frames that are read, by this detector of PySceneDetect (the extra ``shots``): they are
+    the boundary ``shots``."""
     val: Part = 0.1
     """Part of the training videos that becomes ``val`` where the data names none: by a hash of their names."""
     follow_links: bool = False
@@ -271,7 +291,9 @@ class ClipsConfig(DatasetConfig):
     def reading(self) -> Reading:
         """How files are read."""
         cache = DecodedCache(self.cache) if self.cache is not None else None
-        return Reading(self.readers, self.sampling, self.side, self.max_pixels, self.follow_links, cache)
+        return Reading(
+            self.readers, self.sampling, self.side, self.max_pixels, self.follow_links, cache, self.find_shots
+        )
 
     def needless(self, key: str, reason: str) -> None:
         """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.

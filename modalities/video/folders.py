@@ -69,6 +69,9 @@ class ManifestConfig(UnsplitConfig):
     """Column of the seconds at which a part of the file begins."""
     end_column: str | None = None
     """Column of the seconds at which it ends."""
+    alignment_column: str | None = None
+    """Column of the path of an alignment (TextGrid, CTM, TSV or JSON). Each of its tiers is a boundary by that name;
+    times count from the beginning of the file."""
     boundary_columns: tuple[str, ...] = ()
     """Columns of boundaries by their names, such as ``shots``: seconds from the beginning of the file at which groups
     start, with spaces between; in JSONL a list of numbers."""
@@ -87,7 +90,7 @@ class ManifestConfig(UnsplitConfig):
                 path leads out of the folder, or a class is not in train; names the row.
         """
         check_split(split)
-        keys = ("path_column", "label_column", "split_column", "begin_column", "end_column")
+        keys = ("path_column", "label_column", "split_column", "begin_column", "end_column", "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
         splits: dict[str, list[Clip]] = {}
         named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns"))
@@ -109,7 +112,8 @@ class ManifestConfig(UnsplitConfig):
             column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)
             for column in self.boundary_columns
         }
-        return Clip(path_of(row, self.path_column, place), self._target(row, place), begin, end, boundaries)
+        alignment = path_of(row, self.alignment_column, place) if self.alignment_column else None
+        return Clip(path_of(row, self.path_column, place), self._target(row, place), begin, end, boundaries, alignment)
 
     def _target(self, row: Row, place: str) -> Target:
         if self.label_column is None:

@@ -50,6 +50,7 @@ class Index:
         seconds: how long the video lasts.
         promised: frames that the header speaks of, where it does.
         sound: whether there is an audio track.
+        chapters: seconds at which chapters start, where the file marks them.
     """
 
     width: int
@@ -63,6 +64,7 @@ class Index:
     seconds: float
     promised: int | None
     sound: bool
+    chapters: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.times_N)
@@ -124,6 +126,7 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
                 seconds,
                 _promised(stream),
                 any(other.codec_context is not None for other in container.streams.audio),
+                _chapters(container),
             )
     except av.FFmpegError as error:
         raise BadSample(name, f"is broken or cut off ({error.strerror or error}); fetch it again") from error
@@ -220,6 +223,11 @@ def _counted(
 def _rate(stream: Any) -> float | None:
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
     return next((float(rate) for rate in rates if rate and 1e-3 < rate < 1e5), None)
+
+
+def _chapters(container: Any) -> tuple[float, ...]:
+    starts = {float(mark["start"] * mark["time_base"]) for mark in container.chapters() if mark["time_base"]}
+    return tuple(sorted(start for start in starts if start >= 0))
 
 
 def _promised(stream: Any) -> int | None:

@@ -35,6 +35,7 @@ def film(
     sound: bool = False,
     every: int = 10,
     options: dict[str, str] | None = None,
+    chapters: Sequence[float] = (),
 ) -> Path:
     """Writes a file whose frames tell their numbers.
 
@@ -50,6 +51,7 @@ def film(
         sound: add a second of sound.
         every: frames from one key frame to the next.
         options: of the container.
+        chapters: seconds at which chapters start.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", container_options=options or {}) as container:
@@ -58,6 +60,13 @@ def film(
         stream.height, stream.width = size
         stream.pix_fmt = pixels
         stream.codec_context.gop_size = every
+        marks = [round(1000 * start) for start in chapters]
+        container.set_chapters(
+            [
+                {"id": place, "start": start, "end": start + 1, "time_base": Fraction(1, 1000), "metadata": {}}
+                for place, start in enumerate(marks, 1)
+            ]
+        )
         if rotation:
             stream.set_display_rotation(rotation)
         voice = container.add_stream("aac", rate=16000) if sound else None

@@ -16,6 +16,7 @@ from modalities.video.clips import Clips
 from modalities.video.corpora import KineticsConfig, Ucf101Config
 from modalities.video.folders import FolderConfig, ManifestConfig
 from modalities.video.grid import GridConfig
+from modalities.video.rendering import Edit, Shot, render, write
 from modalities.video.video import Video
 from tests.modalities.video.films import damaged, film, sound_alone
 
@@ -65,6 +66,26 @@ def test_parts_of_a_file_with_boundaries(tmp_path: Path) -> None:
     video = table(tmp_path / "list.jsonl", rows, **columns).build("train")[0].value
     assert len(video) == 20 and video.seconds == pytest.approx(0.8)
     assert video.boundaries["shots"] == pytest.approx((0.2, 0.6))
+
+
+def test_alignments_and_chapters_are_boundaries(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 50, chapters=(0.0, 0.8, 1.2))
+    (tmp_path / "a.tsv").write_text("tier\tstart\tend\tlabel\nwords\t0.2\t0.9\thello\nwords\t0.9\t1.5\tyou\n")
+    rows = [{"path": "a.mp4", "label": "x", "split": split, "from": 0.4, "said": "a.tsv"} for split in ("train", "val")]
+    options = {"begin_column": "from", "alignment_column": "said"}
+    video = table(tmp_path / "list.jsonl", rows, **options).build("train")[0].value
+    assert video.boundaries["words"] == pytest.approx((0.5,))
+    assert video.boundaries["chapters"] == pytest.approx((0.4, 0.8))
+
+
+def test_shots_can_be_found_in_the_picture(tmp_path: Path) -> None:
+    pytest.importorskip("scenedetect")
+    edit = Edit((Shot("left", 1.6), Shot("grow", 1.6)), ("cuts",), (0.0,), 5)
+    for split in ("train", "val"):
+        (tmp_path / split / "x").mkdir(parents=True)
+        write(tmp_path / split / "x" / "a.mp4", render(edit, 12.5, (48, 64)), 12.5, (48, 64), {"preset": "veryfast"})
+    video = folder(tmp_path, find_shots="content").build("train")[0].value
+    assert video.boundaries["shots"] == pytest.approx((0.0, 1.6))
 
 
 def test_windows_take_their_boundaries_along(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The audio track of a video file keeps time with its picture."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from hrt_mm.errors import BadSample
+from modalities.audio import AudioConfig
+from modalities.video.sound import read_sound
+from tests.modalities.video.films import film
+
+RATE = 16000
+
+
+def clap(path: Path, at: float, seconds: float = 2.0, codec: str = "pcm_s16le", channels: int = 1) -> Path:
+    """A film with noise from one moment on."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mpeg4", rate=25)
+        layout = "mono" if channels == 1 else "stereo"
+        voice = container.add_stream(codec, rate=RATE, layout=layout)
+        assert isinstance(picture, VideoStream) and isinstance(voice, AudioStream)
+        picture.height, picture.width = 48, 64
+        for _ in range(round(25 * seconds)):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        samples = np.zeros((1, round(RATE * seconds) * channels), np.int16)
+        loud = np.random.default_rng(0).integers(-9000, 9000, samples.shape[1])
+        samples[0, round(at * RATE) * channels :] = loud[round(at * RATE) * channels :]
+        sound = av.AudioFrame.from_ndarray(samples, "s16", layout)
+        sound.sample_rate, sound.pts, sound.time_base = RATE, 0, Fraction(1, RATE)
+        container.mux(voice.encode(sound))
+        container.mux(voice.encode())
+    return path
+
+
+def onset(waveform: np.ndarray) -> float:
+    return float(np.argmax(np.abs(waveform) > 0.05)) / RATE
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "pcm_s16le"), ("a.mp4", "aac"), ("a.mkv", "flac")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_sound_is_heard_when_it_is_made(tmp_path: Path, name: str, codec: str, channels: int) -> None:
+    path = clap(tmp_path / name, 0.8, codec=codec, channels=channels)
+    audio = read_sound(path)
+    assert audio.rate == RATE and audio.seconds == pytest.approx(2.0, abs=0.1)
+    assert onset(audio.waveform_S.numpy()) == pytest.approx(0.8, abs=0.05)
+    part = read_sound(path, begin=0.5, end=1.5)
+    assert part.seconds == pytest.approx(1.0, abs=0.01)
+    assert onset(part.waveform_S.numpy()) == pytest.approx(0.3, abs=0.05)
+
+
+def test_the_audio_modality_takes_it(tmp_path: Path) -> None:
+    audio = read_sound(clap(tmp_path / "a.mkv", 0.1))
+    tokens = AudioConfig(type="audio").build(lambda axes: ())([audio])
+    assert tokens.spans.total == 200
+
+
+def test_files_without_sound(tmp_path: Path) -> None:
+    with pytest.raises(BadSample, match=r"a.mp4: has no audio track"):
+        read_sound(film(tmp_path / "a.mp4", 3), "a.mp4")
+    path = clap(tmp_path / "b.mkv", 0.1)
+    with pytest.raises(BadSample, match="none of its audio track can be decoded there"):
+        read_sound(path, begin=7.0)
+    with pytest.raises(BadSample, match="has no length"):
+        read_sound(path, begin=1.0, end=0.5)
