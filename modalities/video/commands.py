@@ -22,7 +22,7 @@ DETECTORS = ("adaptive", "content", "histogram", "threshold")
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a video of any length")
     parser.add_argument(
-        "--run", dest="folder", type=Path, metavar="RUN", help="a run of modality video with task segmentation"
+        "--run", dest="trained", type=Path, metavar="RUN", help="a run of modality video with task segmentation"
     )
     text = "find shot changes by PySceneDetect in place of a run; scenes have no names then"
     parser.add_argument("--detector", choices=DETECTORS, help=text)
@@ -35,7 +35,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace) -> int:
     """Prints each scene as soon as it ends."""
-    if (args.folder is None) == (args.detector is None):
+    if (args.trained is None) == (args.detector is None):
         raise ConfigError("give one of --run RUN and --detector NAME")
     for option in ("window", "clip"):
         if not getattr(args, option) > 0:
@@ -64,7 +64,7 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
         return
     from hrt_mm.train.evaluate import load_task
 
-    run = load_task(args.folder)
+    run = load_task(args.trained)
     yield from FileOutline(run.task, run.tokenizer, window=args.window, clip=args.clip).scenes(file)
 
 
