@@ -150,7 +150,7 @@ def _check_own(arguments: list[str], output: str, capsys: pytest.CaptureFixture[
         check(load_config(args.config, args.overrides))
         if args.resume:
             assert main(arguments) == 0
-    elif (Path(args.folder) / "config.yaml").is_file():
+    elif (run := getattr(args, "folder", None)) is not None and (Path(run) / "config.yaml").is_file():
         assert main(arguments) == 0
 
 
