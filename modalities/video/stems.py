@@ -70,7 +70,7 @@ class ConvEmbedding(nn.Module):
     """Convolutions over the whole videos of a batch; each video is treated as if it were alone.
 
     Frames are stacked with their neighbours and lie in one batch whatever video they are of, so that convolutions in
-    two dimensions serve. Those in three take three times as long on a CPU.
+    two dimensions serve. Those in three are slow on a CPU.
     """
 
     def __init__(self, config: ConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
