@@ -90,6 +90,10 @@ class HierarchyStream:
         """Bytes held between chunks."""
         return sum(level.nbytes for level in self._levels) + sum(join.nbytes for join in self._joins)
 
+    def none_start(self, count: int) -> dict[str, np.ndarray]:
+        """That no given group starts at so many tokens."""
+        return {name: np.zeros(count, dtype=bool) for name in self._given}
+
     @torch.inference_mode()
     def feed(self, x_ND: Tensor, starts: Flags | None = None) -> dict[str, Finished]:
         """Takes in the next tokens of level 0, embedded, and gives what they finish on each level.

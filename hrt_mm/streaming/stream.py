@@ -59,15 +59,24 @@ class Stream:
             BadSample: the chunk cannot be used; says why.
             UserError: the stream has ended.
         """
-        return joined([self._embedded(part, starts) for part in _pieces(self.tokens.feed(chunk))])
+        return joined(self._pieces(self.tokens.feed(chunk), starts or {}))
 
     @torch.inference_mode()
     def flush(self) -> dict[str, Finished]:
         """What the end of the sample finishes."""
-        last = [self._embedded(part, None) for part in _pieces(self.tokens.flush())]
+        raw = self.tokens.flush()
+        last = self._pieces(raw, self.levels.none_start(len(raw)))
         return joined([*last, self.levels.flush()])
 
-    def _embedded(self, raw: Tensor, starts: Flags | None) -> dict[str, Finished]:
+    def _pieces(self, raw: Tensor, starts: Flags) -> list[dict[str, Finished]]:
+        """Raw tokens, some at a time."""
+        found = []
+        for first in range(0, max(1, len(raw)), PIECE):
+            piece = slice(first, first + PIECE)
+            found.append(self._embedded(raw[piece], {name: own[piece] for name, own in starts.items()}))
+        return found
+
+    def _embedded(self, raw: Tensor, starts: Flags) -> dict[str, Finished]:
         """Raw tokens through the embedding, after those before that it looks at, and through the levels."""
         raw = raw.to(self.device)
         known = raw[:0] if self._recent is None else self._recent
@@ -76,10 +85,6 @@ class Stream:
         embedded = self.encoder.embedding(Tokens(together, spans, spans.positions[:, None].float()))
         self._recent = together[max(0, len(together) - self._context) :].clone()
         return self.levels.feed(embedded.x[len(known) :], starts)
-
-
-def _pieces(raw: Tensor) -> list[Tensor]:
-    return list(raw.split(PIECE)) if len(raw) else [raw]
 
 
 def joined(parts: list[dict[str, Finished]]) -> dict[str, Finished]:
