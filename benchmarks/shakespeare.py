@@ -48,10 +48,10 @@ def run(options: argparse.Namespace) -> Result:
     curve = [[seconds, steps, bits * math.log(2)] for seconds, steps, bits in done.curve("val/bits_per_byte")]
     found = scores(done, {}) | {"nats": done.metric("val/bits_per_byte") * math.log(2)}
     rows = []
-    for mark in MARKS:
-        seconds, steps, nats = min(curve, key=lambda point: abs(point[0] - mark * 60 * minutes))
+    nearest = (min(curve, key=lambda point: abs(point[0] - mark * 60 * minutes)) for mark in MARKS)
+    for seconds, steps, nats in sorted({tuple(point) for point in nearest}):
         measured = Measured(seconds=seconds, scores={"nats": nats, "steps": steps})
-        rows.append(Row(sizes={"minutes": round(mark * minutes, 2)}, contenders={"hierarchy": measured}, ratios={}))
+        rows.append(Row(sizes={"minutes": round(seconds / 60, 2)}, contenders={"hierarchy": measured}, ratios={}))
     nats, size = found["nats"], found["parameters"]
     bars = [
         Bar(claim="nats a character", asked=f"below {KNOWN}", measured=f"{nats:.3f}", met=nats < KNOWN),
