@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -123,7 +124,7 @@ def test_configuration_loads(example: Example, folder: Path) -> None:
 
 @pytest.mark.parametrize("command", [one for one in commands() if one.document != PLUGIN], ids=str)
 def test_command_exists(command: Command, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *arguments = command.line.split()
+    program, *arguments = shlex.split(command.line)
     if program == "make":
         assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "hrt-mm":
