@@ -40,6 +40,7 @@ def page(searcher: Searcher) -> Iterator[Any]:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             opened = browser.new_page(viewport={"width": 1100, "height": 900})
+            opened.set_default_timeout(120_000)
             _open(opened, f"http://127.0.0.1:{port}")
             yield opened
             browser.close()
@@ -55,13 +56,13 @@ def _open(page: Any, address: str) -> None:
             break
         except sync_api.Error:
             time.sleep(0.5)
-    page.get_by_label("words").wait_for(timeout=30_000)
+    page.get_by_label("words").wait_for(timeout=120_000)
 
 
 def test_typing_finds_pictures(page: Any, tmp_path: Path) -> None:
     page.get_by_label("words").fill("braille pattern dots-1245")
     page.get_by_label("words").press("Enter")
-    page.locator(".answer img").first.wait_for(timeout=30_000)
+    page.locator(".answer img").first.wait_for(timeout=120_000)
     assert page.locator(".answer").count() == 12
     page.screenshot(path=tmp_path / "words.png")
     assert (tmp_path / "words.png").stat().st_size > 10_000
@@ -72,7 +73,7 @@ def test_a_picture_finds_words(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="image").click()
     page.get_by_label("text", exact=True).check()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "white.png")
-    page.locator("img:visible").first.wait_for(timeout=30_000)
+    page.locator("img:visible").first.wait_for(timeout=120_000)
     page.get_by_role("button", name="Search").locator("visible=true").first.click()
     page.wait_for_function("document.querySelectorAll('.answer').length && !document.querySelector('.answer img')")
     assert "braille pattern" in page.locator(".answer").first.inner_text()
@@ -89,6 +90,6 @@ def test_an_upload_that_is_no_picture_or_too_large_gets_a_message(page: Any, tmp
         page.locator("input[type=file]").first.set_input_files(tmp_path / name)
         page.wait_for_timeout(2500)
         page.get_by_role("button", name="Search").locator("visible=true").first.click()
-        page.locator(".note, .toast-body, .error").first.wait_for(timeout=30_000)
+        page.locator(".note, .toast-body, .error").first.wait_for(timeout=120_000)
         page.screenshot(path=tmp_path / f"{name}.png")
         assert page.locator(".answer").count() == 0
