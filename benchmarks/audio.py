@@ -5,10 +5,10 @@ depth and parameters over the same frames. The peer is made as the Audio Spectro
 2104.01778): timm's ViT over patches of 16 x 16 of the log-mel picture, of the same depth and parameters. Each patch has
 a position that is interpolated to other lengths.
 
-Speed and memory are those of an encoder on one sound's log-mel frames. What does not end within ``--limit`` seconds, or
-does not fit into memory, is said and has no figures. Accuracy is that on FSDD's official test split after equal time
-of computing on one thread, with the model of ``audio/fsdd`` and rivals of its size (``HRT_MM_DATA`` names the folder
-that holds ``fsdd/``).
+Speed and memory are those of an encoder on one sound's log-mel frames. What takes more than ``--limit`` seconds, or
+does not fit into memory, is said and has no figures. Accuracy is that on FSDD's official test split after equal time of
+computing on one thread, with the model of ``audio/fsdd`` and rivals of its size (``HRT_MM_DATA`` names the folder that
+holds ``fsdd/``).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
         try:
             memory[name] = peak_bytes(NAME, prepare, name, sizes, sizes | {"seconds": 0.5}, settings, limit)
         except TimeLimitError:
-            notes[name] = f"stopped after {limit:g} s"
+            notes[name] = f"over {limit:g} s"
         except MemoryError:
             notes[name] = "out of memory"
     calls = {name: prepare(name, sizes, settings).call for name in memory}
@@ -221,7 +221,7 @@ def arguments() -> argparse.ArgumentParser:
     found = parser(NAME, __doc__ or "")
     found.add_argument("--seconds", type=_lengths, help="lengths of sounds, as 1,10,60,600")
     found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
-    found.add_argument("--limit", type=float, default=120.0, help="seconds after which a contender is stopped")
+    found.add_argument("--limit", type=float, default=120.0, help="seconds that a contender's call may compute")
     found.add_argument("--minutes", type=float, default=1.5, help="of computing that each contender is trained")
     found.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
     return found

@@ -59,14 +59,12 @@ class PatchTransformer(nn.Module):
 
 def fitted(mels: int, stack: int, depth: int, parameters: int) -> PatchTransformer:
     """The one of the width whose parameters come nearest. Heads are 24 to 48 wide."""
+    places = -(-mels // PATCH) * (_FRAMES // PATCH) + 1
 
     def distance(shape: tuple[int, int]) -> int:
-        with torch.device("meta"):
-            model = PatchTransformer(mels, stack, *shape, depth)
-        return abs(sum(own.numel() for own in model.parameters()) - parameters)
+        dim = shape[0] * shape[1]
+        # Blocks with biases; patches, positions and class token; the last norm.
+        return abs(depth * (12 * dim + 13) * dim + (PATCH * PATCH + 1 + places + 1 + 2) * dim - parameters)
 
     shapes = [(heads, head) for heads in range(1, 17) for head in range(24, 50, 2)]
-    # The blocks hold nearly all: 12 D^2 each. Only shapes near that are built.
-    width = (parameters / (12 * depth)) ** 0.5
-    near = sorted(shapes, key=lambda shape: abs(shape[0] * shape[1] - width))[:16]
-    return PatchTransformer(mels, stack, *min(near, key=distance), depth)
+    return PatchTransformer(mels, stack, *min(shapes, key=distance), depth)
