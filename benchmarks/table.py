@@ -22,6 +22,7 @@ from . import (
     lm,
     overhead,
     peps,
+    recognition,
     shakespeare,
     streaming,
 )
@@ -43,6 +44,7 @@ TABLES = {
     listops.NAME: listops.tables,
     peps.NAME: peps.tables,
     streaming.NAME: streaming.tables,
+    recognition.NAME: recognition.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
