@@ -23,7 +23,7 @@ Stats = dict[str, tuple[Tensor, Tensor]]
 
 def ctc_nats(
     log_probs_NK: Tensor, spans: Spans, target_BS: Tensor, all_N: Tensor | None = None
-) -> tuple[Tensor, Tensor, Stats]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """The negative logarithm of the sum over all ways to lay the symbols along the steps.
 
     What cannot be laid along them is taken out beforehand, so that a loss which is not finite shows.
@@ -35,14 +35,13 @@ def ctc_nats(
         all_N: what all ways get back for each step; nothing when ``None``.
 
     Returns:
-        Nats of all samples; the symbols they are over, 1 for a sample without any; and the stats ``skipped``, samples
-        whose symbols do not fit, and ``unknown``, symbols that are.
+        Nats of all samples; the symbols they are over, 1 for a sample without any; and how many samples' symbols do not
+        fit, of how many.
     """
     length_B = (target_BS != NONE).sum(1)
     twice_B = ((target_BS[:, 1:] == target_BS[:, :-1]) & (target_BS[:, 1:] >= 0)).sum(1)
     fits_B = length_B + twice_B <= spans.counts
-    unknown_BS = target_BS == UNKNOWN
-    used_B = fits_B & ~unknown_BS.any(1)
+    used_B = fits_B & (target_BS != UNKNOWN).all(1)
     nats_B = F.ctc_loss(
         padded(log_probs_NK, spans).transpose(0, 1),
         target_BS.clamp(min=0),
@@ -54,11 +53,8 @@ def ctc_nats(
     if all_N is not None:
         nats_B = nats_B - segment_sum(all_N[:, None], spans)[:, 0]
     weight = torch.where(used_B, length_B.clamp(min=1), 0).sum()
-    stats = {
-        "skipped": ((~fits_B).sum(), torch.full_like(weight, len(fits_B))),
-        "unknown": (unknown_BS.sum(), length_B.sum()),
-    }
-    return torch.where(used_B, nats_B, 0).sum(), weight, stats
+    skipped = (~fits_B).sum(), torch.full_like(weight, len(fits_B))
+    return torch.where(used_B, nats_B, 0).sum(), weight, skipped
 
 
 def padded(x_NK: Tensor, spans: Spans) -> Tensor:

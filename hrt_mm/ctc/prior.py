@@ -3,7 +3,7 @@
 The blank is by far the most usual. Early on it is likeliest at every step, and nothing else is learned for long; later
 symbols last a step each. Where what is usual costs, neither happens.
 
-Shapes: N steps, K symbols and the blank, which is the last.
+Shapes: N steps, K outputs: the symbols, silence where it is one, and the blank.
 """
 
 from __future__ import annotations
@@ -19,27 +19,21 @@ class Prior(nn.Module):
     """The usual probabilities, a running mean over training batches.
 
     Args:
-        symbols: how many there are.
+        outputs: how many there are, the blank among them.
         weight: part of the usual log-probabilities that is taken off.
-        fade: training batches over which the weight falls to 0 in a straight line; it stays when 0.
     """
 
     usual_K: Tensor
-    batches: Tensor
 
-    def __init__(self, symbols: int, weight: float, fade: int) -> None:
+    def __init__(self, outputs: int, weight: float) -> None:
         super().__init__()
-        self.weight, self.fade = weight, fade
+        self.weight = weight
         # Before anything is learned all are alike.
-        self.register_buffer("usual_K", torch.full((symbols + 1,), 1 / (symbols + 1)))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("usual_K", torch.full((outputs,), 1 / outputs))
 
     def scores(self, log_probs_NK: Tensor) -> Tensor:
-        """(N, K + 1) log-probabilities less what is usual. They do not add up to 1."""
-        weight: float | Tensor = self.weight
-        if self.fade:
-            weight = weight * (1 - self.batches / self.fade).clamp(min=0)
-        return log_probs_NK - (weight * self.usual_K.log()).to(log_probs_NK)
+        """(N, K) log-probabilities less what is usual. They do not add up to 1."""
+        return log_probs_NK - (self.weight * self.usual_K.log()).to(log_probs_NK)
 
     def forward(self, log_probs_NK: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the loss takes, and what it gives back for each step; in evaluation the log-probabilities as they are.
@@ -52,6 +46,5 @@ class Prior(nn.Module):
         if len(log_probs_NK):
             self.usual_K.lerp_(log_probs_NK.detach().exp().mean(0).to(self.usual_K), _RATE)
         scores_NK = self.scores(log_probs_NK)
-        self.batches += 1
         all_N = scores_NK.logsumexp(-1)
         return scores_NK - all_N[:, None], all_N

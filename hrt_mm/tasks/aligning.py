@@ -16,6 +16,7 @@ from ..ctc import Lexicon, Placed, forced_alignment, spot
 from ..errors import BadSample, UserError
 from ..pyramid import Pyramid
 from .ctc import CTC
+from .spelled import Spelled
 
 PAUSE = 0.08
 """Seconds. A shorter gap between two symbols is no silence: both reach to its middle."""
@@ -69,21 +70,21 @@ def align(
         BadSample: a label is not known, or there are more than the steps allow.
     """
     finer = task.finer if lexicon is None else None
-    steps = finer.scored(pyramid) if finer is not None else task.scored(pyramid)
-    symbols = finer.symbols if finer is not None else task.symbols
-    unit = finer.unit if finer is not None else task.unit
+    head: CTC | Spelled = finer if finer is not None else task
+    steps, symbols, unit = head.raw(pyramid), head.symbols, head.unit
     found = []
     for place, ((log_probs_NK, edges_N2), own) in enumerate(zip(steps.split(), labels, strict=True)):
         name = names[place] if names else f"sample {place} of the batch"
         parts = _spelled(task, own, lexicon, name)
-        scores_NK = (finer or task).without_prior(log_probs_NK)
+        edge = [head.silence] if head.silence is not None else []
         space = lexicon.space if lexicon is not None else None
         try:
-            placed = forced_alignment(scores_NK, _flat(parts, space), name)
+            said = [*edge, *_flat(parts, space), *edge]
+            placed = forced_alignment(head.without_prior(log_probs_NK), said, name)
         except UserError as error:
             raise BadSample(name, str(error).removeprefix(f"{name}: ")) from error
-        timed = [_timed(task, symbols[one.symbol], one, edges_N2) for one in placed]
-        timed = closed([one for one, at in zip(timed, placed, strict=True) if at.symbol != space], pause)
+        heard = [one for one in placed if one.symbol not in (space, head.silence)]
+        timed = closed([_timed(task, symbols[one.symbol], one, edges_N2) for one in heard], pause)
         tiers: Tiers = {unit: timed}
         if finer is not None or lexicon is not None:
             tiers["words" if lexicon is not None else task.unit] = _words(own, parts, timed)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +23,7 @@ from ..ctc import Hypothesis, Steps, most_steps, steps_of
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
 from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, on_device, rows_of
 from ..ctc.prior import Prior
+from ..ctc.silence import as_blank, edged
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
@@ -57,9 +58,10 @@ class CTCConfig(TaskConfig):
     prior: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of each symbol's usual log-probability is taken off in training and alignment (arXiv 2406.02560), at the
     finer level too; 0.3 is a good value. The blank, which is usual, then costs: symbols are learned much sooner, and
-    they last as long as they are said, silence being the end of the last one."""
-    prior_fade: NonNegativeInt = 0
-    """Training batches over which the prior fades away, so that silence is blank in the end; it stays when 0."""
+    they last as long as they are said."""
+    silence: bool = False
+    """Whether silence stands before and behind what is said in each sample, as a symbol of its own that is not told;
+    for a prior, under which the blank does not stand for it."""
     finer: SpelledConfig | None = None
     """What symbols are spelled with, told at a finer level too: phonemes or characters of words. Many short symbols
     teach the fine levels sooner than a few long ones."""
@@ -67,12 +69,6 @@ class CTCConfig(TaskConfig):
     """How symbols are told from the steps in evaluation."""
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
     """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
-
-    @model_validator(mode="after")
-    def _fades(self) -> CTCConfig:
-        if self.prior_fade and not self.prior:
-            raise ValueError("prior_fade has no effect without prior; set it, or drop prior_fade")
-        return self
 
     _model: HierarchyConfig | None = PrivateAttr(None)
 
@@ -120,12 +116,15 @@ class CTCConfig(TaskConfig):
 
     def _check_room(self, row: list[int], most: int, name: str) -> None:
         twice = sum(first == second >= 0 for first, second in pairwise(row))
-        if len(row) + twice > most:
+        edges = 2 * self.silence
+        if len(row) + twice + edges > most:
             again = f", {twice} of them the same as the one before" if twice else ""
+            silence = ", with silence at both ends" if edges else ""
+            level = self.level or "the coarsest"
             raise BadSample(
                 name,
-                f"has {len(row)} {self.unit}{again}, but {most} steps of level {self.level or 'the coarsest'!r}; CTC "
-                "needs a step a symbol, and one between two alike: read a finer level, or leave the sample out",
+                f"has {len(row)} {self.unit}{again}{silence}, but {most} steps of level {level!r}; CTC needs a step a "
+                "symbol, and one between two alike: read a finer level, or leave the sample out",
             )
 
 
@@ -147,11 +146,9 @@ class CTC(EncoderTask):
     ) -> None:
         self.level = model.index(config.level)
         check_steps(model, self.level, tokenizer.axes, config.type)
-        finer = (
-            Spelled(config.finer, model, tokenizer, symbols, config.prior, config.prior_fade)
-            if config.finer is not None
-            else None
-        )
+        finer = None
+        if config.finer is not None:
+            finer = Spelled(config.finer, model, tokenizer, symbols, config.prior, silence=config.silence)
         super().__init__(model, tokenizer, [self.level, *([finer.level] if finer is not None else [])])
         self.finer = finer
         self.symbols, self.blank = symbols, len(symbols)
@@ -161,29 +158,33 @@ class CTC(EncoderTask):
         self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
         self.seconds_per_token = tokenizer.seconds_per_token
         self.config = config
-        self.prior = Prior(len(symbols), config.prior, config.prior_fade) if config.prior else None
+        outputs = len(symbols) + 1 + config.silence
+        self.silence = len(symbols) if config.silence else None
+        self.prior = Prior(outputs, config.prior) if config.prior else None
         self.dropout = nn.Dropout(config.dropout)
-        self.head = linear_head(model.levels[self.level].dim, len(symbols) + 1)
+        self.head = linear_head(model.levels[self.level].dim, outputs)
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and metrics; predictions are (B, S) symbols, -1 behind the last, in evaluation."""
         assert batch.target is not None
         _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
-        steps = self.scored(pyramid)
+        steps, target_BS = self.raw(pyramid), batch.target
+        laid_BS = target_BS if self.silence is None else edged(target_BS, self.silence)
         scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
-        nats, weight, stats = ctc_nats(scores_NK, steps.spans, batch.target, all_N)
+        nats, weight, skipped = ctc_nats(scores_NK, steps.spans, laid_BS, all_N)
+        stats = {"skipped": skipped, "unknown": ((target_BS == UNKNOWN).sum(), (target_BS != NONE).sum())}
         parts = {"ctc": nats / weight.clamp(min=1)} | pyramid.losses
         if self.finer is not None:
-            losses, found_stats = self.finer(pyramid, batch.target)
+            losses, found_stats = self.finer(pyramid, target_BS)
             parts, stats = parts | losses, stats | found_stats
         loss = torch.stack(list(parts.values())).sum()
         stats |= {"loss": (loss.detach() * weight, weight), "ctc": (nats.detach(), weight)}
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        found = [list(hypothesis.symbols) for hypothesis in self.decode(steps)]
-        return TaskOutput(loss, parts, stats | self._errors(found, batch.target), _padded(found, loss.device))
+        found = [list(hypothesis.symbols) for hypothesis in self.decode(self.told(steps))]
+        return TaskOutput(loss, parts, stats | self._errors(found, target_BS), _padded(found, loss.device))
 
     @cached_property
     def decoder(self) -> Decode:
@@ -199,11 +200,23 @@ class CTC(EncoderTask):
 
         A step's edges times ``seconds_per_token`` are its times.
         """
+        return self.told(self.raw(pyramid))
+
+    def raw(self, pyramid: Pyramid) -> Steps:
+        """The steps with log-probabilities of the symbols, silence where it is one, and the blank: what is laid out."""
         steps = steps_of(pyramid, self.encoder.hierarchy.config, self.level)
-        return Steps(self.log_probs(steps.x_ND), steps.spans, steps.edges_N2)
+        return Steps(self._outputs(steps.x_ND), steps.spans, steps.edges_N2)
+
+    def told(self, steps: Steps) -> Steps:
+        """The same with (N, K + 1) log-probabilities: silence is blank."""
+        return steps if self.silence is None else Steps(as_blank(steps.x_ND), steps.spans, steps.edges_N2)
 
     def log_probs(self, x_ND: Tensor) -> Tensor:
         """(N, D) tokens of the level to (N, K + 1) log-probabilities in float32; the blank is the last."""
+        found = self._outputs(x_ND)
+        return found if self.silence is None else as_blank(found)
+
+    def _outputs(self, x_ND: Tensor) -> Tensor:
         return F.log_softmax(self.head(self.dropout(x_ND)).float(), -1)
 
     @torch.no_grad()
@@ -213,7 +226,7 @@ class CTC(EncoderTask):
         return [self.decoder(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
 
     def without_prior(self, log_probs_NK: Tensor) -> Tensor:
-        """(N, K + 1) scores for alignment: log-probabilities less what is usual. They do not add up to 1."""
+        """Scores for alignment: raw log-probabilities less what is usual. They do not add up to 1."""
         return self.prior.scores(log_probs_NK) if self.prior is not None else log_probs_NK
 
     @on_host

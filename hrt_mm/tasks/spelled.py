@@ -17,6 +17,7 @@ from ..component import Component
 from ..ctc.greedy import greedy
 from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, on_device, rows_of
 from ..ctc.prior import Prior
+from ..ctc.silence import as_blank, edged
 from ..ctc.steps import Steps, check_steps, steps_of
 from ..errors import ConfigError
 from ..host import on_host
@@ -50,7 +51,7 @@ class Spelled(nn.Module):
         tokenizer: gives the axes.
         symbols: those that are spelled.
         prior: see :class:`~hrt_mm.tasks.ctc.CTCConfig`.
-        prior_fade: see there.
+        silence: see there.
 
     Raises:
         ConfigError: there is no such level, it is no sequence, or a symbol is not spelled.
@@ -65,7 +66,8 @@ class Spelled(nn.Module):
         tokenizer: Tokenizer,
         symbols: tuple[str, ...],
         prior: float = 0.0,
-        prior_fade: int = 0,
+        *,
+        silence: bool = False,
     ) -> None:
         super().__init__()
         self.level, self.unit = model.index(config.level), config.unit
@@ -78,27 +80,38 @@ class Spelled(nn.Module):
         table_KL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
         self.register_buffer("table_KL", table_KL, persistent=False)
         self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
-        self.prior = Prior(len(self.symbols), prior, prior_fade) if prior else None
-        self.head = linear_head(model.levels[self.level].dim, len(self.symbols) + 1)
+        outputs = len(self.symbols) + 1 + silence
+        self.silence = len(self.symbols) if silence else None
+        self.prior = Prior(outputs, prior) if prior else None
+        self.head = linear_head(model.levels[self.level].dim, outputs)
 
     def forward(self, pyramid: Pyramid, target_BS: Tensor) -> tuple[dict[str, Tensor], Stats]:
         """The weighted loss by name, and stats: nats a finer symbol, and in evaluation the greedy error rate."""
-        steps = self.scored(pyramid)
+        steps = self.raw(pyramid)
         target_BW = self.spelled(target_BS)
+        laid_BW = target_BW if self.silence is None else edged(target_BW, self.silence)
         scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
-        nats, weight, stats = ctc_nats(scores_NK, steps.spans, target_BW, all_N)
-        found = {"finer": (nats.detach(), weight), "finer_skipped": stats["skipped"]}
+        nats, weight, skipped = ctc_nats(scores_NK, steps.spans, laid_BW, all_N)
+        found = {"finer": (nats.detach(), weight), "finer_skipped": skipped}
         if not self.training:
-            found |= self._errors(steps, target_BW)
+            found |= self._errors(self.told(steps), target_BW)
         return {"finer": self.weight * nats / weight.clamp(min=1)}, found
 
     def scored(self, pyramid: Pyramid) -> Steps:
         """The steps of the finer level with (N, F + 1) log-probabilities of its symbols and the blank."""
+        return self.told(self.raw(pyramid))
+
+    def raw(self, pyramid: Pyramid) -> Steps:
+        """The same with silence beside the blank, where it is a symbol: what is laid out."""
         steps = steps_of(pyramid, self.model, self.level)
         return Steps(F.log_softmax(self.head(steps.x_ND).float(), -1), steps.spans, steps.edges_N2)
 
+    def told(self, steps: Steps) -> Steps:
+        """Raw steps with silence taken for the blank."""
+        return steps if self.silence is None else Steps(as_blank(steps.x_ND), steps.spans, steps.edges_N2)
+
     def without_prior(self, log_probs_NF: Tensor) -> Tensor:
-        """(N, F + 1) scores for alignment: log-probabilities less what is usual."""
+        """Scores for alignment: raw log-probabilities less what is usual."""
         return self.prior.scores(log_probs_NF) if self.prior is not None else log_probs_NF
 
     def spelled(self, target_BS: Tensor) -> Tensor:

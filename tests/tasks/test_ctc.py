@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from hrt_mm.ctc import most_steps, steps_of
 from hrt_mm.ctc.loss import NONE, UNKNOWN, padded, rows_of
-from hrt_mm.ctc.prior import Prior
 from hrt_mm.encoder import Encoder
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import nested_order
@@ -108,17 +107,26 @@ def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, ro
     assert "prior.usual_K" in task.state_dict()
 
 
-def test_a_prior_fades_away() -> None:
-    prior = Prior(3, 0.4, fade=4)
-    log_probs = torch.randn(20, 4).log_softmax(-1)
-    for batch in range(5):
-        scores, all_N = prior(log_probs)
-        weight = 0.4 * max(0.0, 1 - batch / 4)
-        assert all_N is not None
-        assert torch.allclose(scores + all_N[:, None], log_probs - weight * prior.usual_K.log(), atol=1e-6)
-    assert torch.equal(prior.scores(log_probs), log_probs)
-    with pytest.raises(ValueError, match="no effect without prior"):
-        config(prior_fade=5)
+def test_silence_stands_at_both_ends_and_is_told_as_blank(hierarchy: Make, rows: Tokenizer) -> None:
+    """The loss is that of targets with a symbol more at each end; what reads the steps sees one blank."""
+    torch.manual_seed(0)
+    task = config(silence=True).build(hierarchy(1), rows, SYMBOLS).eval()
+    plain = config().build(hierarchy(1), rows, (*SYMBOLS, "sil")).eval()
+    plain.load_state_dict(task.state_dict())
+    values, labels = [torch.randn(7, 4), torch.randn(5, 4)], [["a", "b"], []]
+    output = task(labelled(rows, values, labels))
+    samples = [Sample(value, ["sil", *label, "sil"], "s") for value, label in zip(values, labels, strict=True)]
+    tokens = rows(values)
+    same = plain(Batch(tokens, config().targets(samples, tokens, (*SYMBOLS, "sil"))))
+    assert torch.allclose(output.loss, same.loss)
+    pyramid = task.encoder(tokens)
+    raw, told = task.raw(pyramid).x_ND, task.scored(pyramid).x_ND
+    assert raw.shape[1] == 5
+    assert torch.allclose(told.exp(), torch.cat([raw[:, :3].exp(), raw[:, 3:].exp().sum(1, keepdim=True)], 1))
+    assert torch.equal(task.log_probs(pyramid[0].x), told)
+    assert output.stats["word_error_rate"][1] == 2
+    with pytest.raises(BadSample, match="silence at both ends"):
+        labelled(rows, [torch.randn(3, 4)], [["a", "b"]], config(silence=True))
 
 
 FINER = {"unit": "phonemes", "level": "a", "spellings": {"a": "X", "b": "Y X X", "c": "Z Y"}, "weight": 2.0}
