@@ -21,7 +21,11 @@ def test_every_key_has_a_description_and_no_other_key_is_allowed() -> None:
 
 def test_a_modality_takes_its_own_datasets() -> None:
     schema = json_schema()
-    rules = {rule["if"]["properties"]["modality"]["properties"]["type"]["const"]: rule for rule in schema["allOf"]}
+    rules = {
+        rule["if"]["properties"]["modality"]["properties"]["type"]["const"]: rule
+        for rule in schema["allOf"]
+        if "properties" in rule["if"]
+    }
     options = rules["vision"]["then"]["properties"]["data"]["anyOf"]
     definitions = [schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] for option in options]
     assert {"digits", "mnist"} <= {definition["properties"]["type"]["const"] for definition in definitions}
