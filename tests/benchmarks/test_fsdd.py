@@ -8,7 +8,7 @@ import soundfile
 
 from benchmarks import fsdd
 from benchmarks.command import main
-from benchmarks.results import read
+from benchmarks.results import Measured, Result, Row, read
 from hrt_mm.errors import UserError
 from tests.modalities.audio.test_recordings import table
 
@@ -60,3 +60,31 @@ def test_it_needs_the_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.delenv("HRT_MM_DATA", raising=False)
     assert main(fsdd.arguments(), fsdd.run, fsdd.tables, QUICK) == 1
     assert "HRT_MM_DATA is not set" in capsys.readouterr().err
+
+
+def test_the_control_may_lack_folds() -> None:
+    def row(fold: str, **accuracies: float) -> Row:
+        contenders = {
+            name: Measured(seconds=2.0, scores={"test/accuracy": accuracy, "parameters": 10, "steps": 3})
+            for name, accuracy in accuracies.items()
+        }
+        return Row(sizes={"fold": fold}, contenders=contenders, ratios={})
+
+    rows = [
+        row(fsdd.OFFICIAL, hierarchy=0.99, flat=0.9, nearest=0.95),
+        row("theo", hierarchy=0.8, flat=0.7, nearest=0.5),
+        row("lucas", hierarchy=0.6, nearest=0.3),
+    ]
+    assert fsdd.means(rows, ["hierarchy"]) == {"hierarchy": pytest.approx(0.7)}
+    assert fsdd.means(rows) == {"hierarchy": pytest.approx(0.8), "flat": pytest.approx(0.7), "nearest": 0.5}
+    assert [bar.met for bar in fsdd._bars(rows, 1.0)] == [True]
+    all_of_them = [rows[0], *(row(speaker, hierarchy=0.8, nearest=0.5) for speaker in fsdd.SPEAKERS)]
+    assert [bar.met for bar in fsdd._bars(all_of_them, 1.0)] == [True, False]
+    result = Result(
+        name="fsdd", command="", device="", quick=False, versions={}, threads=1, settings={"configs": fsdd.CONFIGS},
+        checks={}, rows=rows,
+    )  # fmt: skip
+    lines = fsdd.tables(result).splitlines()
+    assert "| all but lucas, who is tested | 60.0% |  | 30.0% |" in lines
+    assert "| **mean over these speakers** | **70.0%** |  | **40.0%** |" in lines
+    assert "| **where the control was trained** | **80.0%** | **70.0%** | **50.0%** |" in lines
