@@ -115,7 +115,8 @@ def run(options: argparse.Namespace) -> Result:
         command=options.command,
         quick=options.quick,
         settings={"seeds": options.seeds, "config": FULL if options.full else SHORT, "guesses": known}
-        | ({} if options.full else {"minutes": options.minutes, "pretrain_minutes": options.pretrain_minutes})
+        | ({} if options.full else {"minutes": options.minutes})
+        | ({"pretrain_minutes": options.pretrain_minutes} if options.pretrain and not options.full else {})
         | ({"precision": PRECISION} if options.device.type == "cpu" else {}),
         checks={},
         rows=[row],
@@ -176,10 +177,10 @@ def tables(result: Result) -> str:
 def _said(settings: dict[str, Any]) -> str:
     if "minutes" not in settings:
         return f"`{settings['config']}`, all its steps."
-    return (
-        f"`{settings['config']}`, {settings['minutes']:g} minutes of processor time on one thread for each contender "
-        f"and seed; `pretrained` had {settings['pretrain_minutes']:g} minutes without labels before."
-    )
+    text = f"`{settings['config']}`, {settings['minutes']:g} minutes of processor time on one thread for each"
+    if "pretrain_minutes" in settings:
+        text += f"; `pretrained` had {settings['pretrain_minutes']:g} minutes without labels before"
+    return f"{text}."
 
 
 def picture(result: Result, file: Path) -> None:
