@@ -65,10 +65,11 @@ class BeamSearch:
     Args:
         width: how many beginnings are kept, and how many symbols a step may add.
         lexicon: the words that may be written.
+        word_score: what each finished word adds to the score that hypotheses are chosen by; below 0 for fewer words.
     """
 
-    def __init__(self, width: int, lexicon: Lexicon | None = None) -> None:
-        self.width, self.lexicon = width, lexicon
+    def __init__(self, width: int, lexicon: Lexicon | None = None, word_score: float = 0.0) -> None:
+        self.width, self.lexicon, self.word_score = width, lexicon, word_score
         self._beams = [_Beam((), node=lexicon.root if lexicon else None, blank=0.0)]
 
     def feed(self, log_probs_NK: Tensor) -> None:
@@ -82,8 +83,8 @@ class BeamSearch:
         """The likeliest that ends with a whole word; where none does, the likeliest without its open word."""
         whole = [found for beam in self._beams if (found := self._ended(beam)) is not None]
         if whole:
-            return max(whole, key=lambda found: found.log_prob)
-        beam = max(self._beams, key=lambda beam: beam.log_prob)
+            return max(whole, key=lambda found: found.log_prob + self.word_score * len(found.words))
+        beam = max(self._beams, key=self._score)
         return Hypothesis(beam.symbols[: beam.end], beam.log_prob, beam.words)
 
     def _step(self, row: list[float], likely: list[int], blank: int) -> None:
@@ -105,7 +106,10 @@ class BeamSearch:
                 if score > NEVER:
                     for longer in map(kept, self._longer(beam, symbol)):
                         longer.real = _sum(longer.real, score)
-        self._beams = sorted(found.values(), key=lambda beam: -beam.log_prob)[: self.width]
+        self._beams = sorted(found.values(), key=self._score, reverse=True)[: self.width]
+
+    def _score(self, beam: _Beam) -> float:
+        return beam.log_prob + self.word_score * len(beam.words)
 
     def _longer(self, beam: _Beam, symbol: int) -> list[_Beam]:
         """Where a symbol leads: nowhere where no word goes on so, twice where it may also begin one."""
@@ -134,15 +138,18 @@ class BeamSearch:
         return Hypothesis(beam.symbols, beam.log_prob, (*beam.words, beam.node.word))
 
 
-def beam_search(log_probs_NK: Tensor, width: int, lexicon: Lexicon | None = None) -> Hypothesis:
+def beam_search(
+    log_probs_NK: Tensor, width: int, lexicon: Lexicon | None = None, word_score: float = 0.0
+) -> Hypothesis:
     """The likeliest symbols of one sample's steps.
 
     Args:
         log_probs_NK: of its steps.
         width: beginnings that are kept.
         lexicon: the words that may be written.
+        word_score: what each word adds to the score of a hypothesis.
     """
-    search = BeamSearch(width, lexicon)
+    search = BeamSearch(width, lexicon, word_score)
     search.feed(log_probs_NK)
     return search.best()
 

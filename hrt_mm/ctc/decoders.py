@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from ..component import Component
@@ -37,6 +37,8 @@ class BeamConfig(Component):
     type: Literal["beam"]
     width: PositiveInt = 16
     """How many beginnings are kept at each step."""
+    word_score: float = 0.0
+    """What each word of the lexicon adds to the log-probability that texts are chosen by; below 0 for fewer words."""
     lexicon: Path | None = None
     """A file of words, which alone are then written: a line a word, with its symbols behind it where they are not its
     letters or the word itself, as in CMUdict."""
@@ -48,7 +50,13 @@ class BeamConfig(Component):
             ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
         """
         lexicon = Lexicon.read(self.lexicon, symbols, unit) if self.lexicon is not None else None
-        return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon)
+        return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon, self.word_score)
+
+    @model_validator(mode="after")
+    def _has_words(self) -> BeamConfig:
+        if self.word_score and self.lexicon is None:
+            raise ValueError("word_score is for words of a lexicon, and there is none; set lexicon, or drop it")
+        return self
 
 
 Decoder = Annotated[GreedyConfig | BeamConfig, Field(discriminator="type")]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from hrt_mm.ctc import BeamSearch, Hypothesis, Lexicon, beam_search, collapsed, greedy
+from hrt_mm.ctc.decoders import BeamConfig
 from hrt_mm.errors import ConfigError, UserError
 
 EVERYTHING = 10_000
@@ -116,6 +117,18 @@ def texts_of(words: list[tuple[str, tuple[int, ...]]], most: int) -> Iterable[tu
 
 def _joined(text: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int, ...]:
     return tuple(symbol for _, own in text for symbol in own)
+
+
+def test_a_word_score_chooses_fewer_words() -> None:
+    """One long word or two short ones: the likelier is the latter, and a cost of words turns that."""
+    words = [("ab", (0, 1)), ("a", (0,)), ("c", (2,))]
+    log_probs = torch.tensor([[0.9, 0.05, 0.04, 0.01], [0.01, 0.4, 0.58, 0.01]]).log()
+    assert beam_search(log_probs, 8, Lexicon(words)).words == ("a", "c")
+    found = beam_search(log_probs, 8, Lexicon(words), word_score=-1.0)
+    assert found.words == ("ab",)
+    assert found.log_prob == pytest.approx(math.log(0.36))
+    with pytest.raises(ValueError, match="there is none"):
+        BeamConfig(type="beam", word_score=-1)
 
 
 def test_an_open_word_at_the_end_is_left_out() -> None:
