@@ -232,7 +232,10 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
         left = [word for word in truth[sample.name] if word[2] != SILENCE]
         true += len(left)
         for keyword in run.task.symbols:
-            for one in sorted(spotted(run.task, pyramid, keyword, threshold)[0], key=lambda one: -one.score):
+            for one in sorted(
+                spotted(run.task, pyramid, keyword, threshold, finer=run.task.finer is not None)[0],
+                key=lambda one: -one.score,
+            ):
                 found += 1
                 middle = (one.start + one.end) / 2
                 inside = [word for word in left if word[0] <= middle < word[1] and word[2] == keyword]

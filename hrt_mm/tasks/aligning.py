@@ -104,7 +104,9 @@ def closed(timed: Sequence[Timed], pause: float) -> list[Timed]:
 
 
 @torch.no_grad()
-def spotted(task: CTC, pyramid: Pyramid, keyword: str, threshold: float = 0.5) -> list[list[Timed]]:
+def spotted(
+    task: CTC, pyramid: Pyramid, keyword: str, threshold: float = 0.5, *, finer: bool = False
+) -> list[list[Timed]]:
     """Where a keyword is said in each sample.
 
     Args:
@@ -112,19 +114,26 @@ def spotted(task: CTC, pyramid: Pyramid, keyword: str, threshold: float = 0.5) -
         pyramid: the levels of the samples.
         keyword: one of the task's symbols, or several with spaces between; of characters any text.
         threshold: the least score, from 0 to 1.
+        finer: look for what the keyword is spelled with, at the finer level.
 
     Raises:
-        UserError: the keyword has a symbol that the task does not know.
+        UserError: the keyword has a symbol that the task does not know, or there is no finer level.
     """
     parts = list(keyword) if task.unit == "characters" else keyword.split()
     places = {symbol: place for place, symbol in enumerate(task.symbols)}
     if missing := sorted({part for part in parts if part not in places}):
         raise UserError(f"keyword {keyword!r} has {missing[0]!r}, which is not one of the {task.unit} that are known")
+    if finer and task.finer is None:
+        raise UserError("keywords cannot be found at a finer level, as the task has none; set task.finer")
     steps = task.scored(pyramid)
+    symbols = [places[part] for part in parts]
+    if finer and task.finer is not None:
+        steps = task.finer.scored(pyramid)
+        symbols = [place for part in symbols for place in task.finer.table_KL[part].tolist() if place >= 0]
     return [
         [
             Timed(keyword, *_times(task, edges_N2, one.first, one.last), one.score)
-            for one in spot(log_probs_NK, [places[part] for part in parts], threshold)
+            for one in spot(log_probs_NK, symbols, threshold)
         ]
         for log_probs_NK, edges_N2 in steps.split()
     ]

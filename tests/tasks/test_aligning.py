@@ -115,6 +115,15 @@ def test_keywords_are_spotted_with_times(hierarchy: Make, rows: Tokenizer) -> No
         spotted(task, spoken("a"), "a dog")
 
 
+def test_keywords_are_spotted_by_what_they_are_spelled_with(hierarchy: Make, rows: Tokenizer) -> None:
+    spellings = {"a": "X Y", "b": "Y", "c": "Z X"}
+    task = reader(hierarchy, rows, finer={"level": "a", "unit": "phonemes", "spellings": spellings})
+    (found,) = spotted(task, spoken("-aab-bcca"), "c", finer=True)
+    assert stretches(found) == [("c", 6, 9)]
+    with pytest.raises(UserError, match="the task has none"):
+        spotted(reader(hierarchy, rows), spoken("a"), "a", finer=True)
+
+
 def test_a_prior_lengthens_what_is_said(hierarchy: Make, rows: Tokenizer) -> None:
     """Steps that are a little likelier blank are the symbol's once the blank's usual share is taken off."""
     lengths = []
