@@ -189,7 +189,7 @@ def test_positions_stay_exact_far_out() -> None:
 
 def test_a_level_that_sees_everything_is_refused() -> None:
     config = build("mean", "fixed", "all").config.model_dump()
-    config["levels"][2] |= {"window": None, "reach": "block"}
+    config["levels"][2].update(window=None, reach="block")
     model = Hierarchy(HierarchyConfig.model_validate(config)).double().eval()
     with pytest.raises(UserError, match="level 'coarse' attends to everything before, so a stream would"):
         HierarchyStream(model)
