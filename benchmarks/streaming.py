@@ -36,7 +36,7 @@ from hrt_mm.train.build import build_dataset
 from hrt_mm.train.evaluate import TrainedRun, load_task
 from modalities.audio import Audio, AudioModality, AudioTokenizer
 
-from .checks import must_equal
+from .checks import CheckFailed, must_equal
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
@@ -114,6 +114,8 @@ def check_equal(run: TrainedRun, talk: Talk, seconds: float) -> dict[str, float]
         name = f"chunks of {size} ms against the whole"
         must_equal(name, [own for own, _ in pairs], [whole for _, whole in pairs], BOUND)
         found[name] = max(float((own - whole).abs().max()) for own, whole in pairs)
+        if found[name] > BOUND:
+            raise CheckFailed(f"{name}: {found[name]:.1e} apart, more than {BOUND:g}")
     return found
 
 
@@ -209,7 +211,7 @@ def run(options: argparse.Namespace) -> Result:
     task = recognizing(found.task)
     talk = Talk.of(found, 5 if quick else 1000)
     threads = torch.get_num_threads()
-    checks = check_equal(found, talk, 3.0 if quick else 30.0)
+    checks = check_equal(found, talk, 3.0 if quick else 10.0)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             _length(options.run, talk, minutes, Path(folder), threads)

@@ -166,8 +166,9 @@ class RunningMean:
         self.decay = math.exp(-1 / frames)
         place = torch.arange(_SCAN, dtype=torch.float64)
         steps = place[:, None] - place
-        self._weights = torch.where(steps >= 0, (1 - self.decay) * self.decay ** steps.clamp(min=0), 0.0).float()
-        self._fading = (self.decay ** (place + 1)).float()[:, None]
+        # In float64, so that a chunk gives what the whole gives: models may enlarge differences a hundredfold.
+        self._weights = torch.where(steps >= 0, (1 - self.decay) * self.decay ** steps.clamp(min=0), 0.0)
+        self._fading = (self.decay ** (place + 1))[:, None]
 
     def __call__(self, x_TF: Tensor, mean_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The frames without the mean, and the mean at the end, for those that follow.
@@ -176,10 +177,10 @@ class RunningMean:
             x_TF: features.
             mean_F: the mean before them; 0 at the beginning.
         """
-        mean_F = torch.zeros(x_TF.shape[1]) if mean_F is None else mean_F
+        mean_F = torch.zeros(x_TF.shape[1], dtype=torch.float64) if mean_F is None else mean_F
         result = torch.empty_like(x_TF)
         for first in range(0, len(x_TF), _SCAN):
-            block = x_TF[first : first + _SCAN]
+            block = x_TF[first : first + _SCAN].double()
             size = len(block)
             means_TF = self._weights[:size, :size] @ block + self._fading[:size] * mean_F
             result[first : first + size] = block - means_TF
