@@ -171,7 +171,7 @@ class RunningMean:
         self._fading = (self.decay ** (place + 1))[:, None]
 
     def __call__(self, x_TF: Tensor, mean_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The frames without the mean, and the mean at the end, for those that follow.
+        """The frames without the mean, and the mean at the end in float64, for those that follow.
 
         Args:
             x_TF: features.
