@@ -320,8 +320,8 @@ def _contenders(name: str, folder: Path, most: int | None, options: argparse.Nam
 def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
     """What the project asks of itself."""
     asked = []
-    if "words" in scores:
-        rates = [scores["words"][key] for key in RATES[:2]]
+    rates = [scores[name].get(key) for name in ("start", "words") if name in scores for key in RATES[:2]]
+    if rates:
         rate = min(found for found in rates if found is not None)
         asked.append(
             Bar(
