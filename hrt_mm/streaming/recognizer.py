@@ -109,7 +109,7 @@ def _decoder(task: CTC, seconds: float) -> GreedyStream | UtteranceStream:
     lexicon = None
     if config.lexicon is not None and not _spaced(task):
         lexicon = Lexicon.read(config.lexicon, task.symbols, task.unit)
-    return UtteranceStream(task.decoder, task.symbols, seconds, lexicon, task.without_prior)
+    return UtteranceStream(task.decoder, task.symbols, seconds, lexicon)
 
 
 def _spaced(task: CTC) -> bool:
