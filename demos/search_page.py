@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -156,10 +157,12 @@ def serving(searcher: Searcher, title: str, *, port: int | None = None, browser:
 
 
 def stay(searcher: Searcher, title: str, *, port: int | None = None) -> None:
-    """Opens the page in a browser, and stays until Ctrl-C."""
+    """Opens the page in a browser, and stays until Ctrl-C or SIGTERM; uploads are gone then."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     with serving(searcher, title, port=port, browser=True) as address, suppress(KeyboardInterrupt):
         print(f"{address} (Ctrl-C ends it)")
-        threading.Event().wait()
+        ended.wait()
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -45,8 +44,11 @@ def page(searcher: Searcher) -> Iterator[Any]:
             yield opened
             browser.close()
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        server.terminate()
+        try:
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
 
 
 def _open(page: Any, address: str) -> None:
