@@ -93,7 +93,7 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
                     button.click(ask(kind, file), [box, find, count], found, api_visibility="private")
                     if not file:
                         box.submit(ask(kind, file), [box, find, count], found, api_name=kind)
-        found.render()  # type: ignore[no-untyped-call]
+        found.render()
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
 
