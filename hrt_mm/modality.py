@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
@@ -263,6 +263,8 @@ class Modality(ABC):
         return ()
 
 
+Registered = TypeVar("Registered")
+
 GROUP = "hrt_mm.modalities"
 JOINT_GROUP = "hrt_mm.datasets"
 """Of datasets of several modalities: ``glyphs = "package:GlyphsConfig"``."""
@@ -275,19 +277,7 @@ def modalities() -> dict[str, type[Modality]]:
     Raises:
         ConfigError: two plug-ins share a name, or one fails to load; names the distribution.
     """
-    found: dict[str, type[Modality]] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        source = entry.dist.name if entry.dist else entry.value
-        try:
-            modality = entry.load()
-        except Exception as error:
-            raise ConfigError(f"the modality {entry.name!r} of {source} failed to load: {error!r}") from error
-        if not (isinstance(modality, type) and issubclass(modality, Modality)):
-            raise ConfigError(f"the modality {entry.name!r} of {source} is {modality!r}, not a subclass of Modality")
-        if entry.name in found and found[entry.name] is not modality:
-            raise ConfigError(f"two installed packages give a modality {entry.name!r}; one is {source}")
-        found[entry.name] = modality
-    return found
+    return _installed(GROUP, "modality", Modality)
 
 
 @cache
@@ -299,16 +289,20 @@ def joint_datasets() -> dict[str, type[DatasetConfig]]:
     Raises:
         ConfigError: one fails to load, or is no dataset's configuration; names the distribution.
     """
-    found: dict[str, type[DatasetConfig]] = {}
-    for entry in sorted(entry_points(group=JOINT_GROUP), key=lambda entry: entry.name):
+    return _installed(JOINT_GROUP, "dataset", DatasetConfig)
+
+
+def _installed(group: str, what: str, base: type[Registered]) -> dict[str, type[Registered]]:
+    found: dict[str, type[Registered]] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         source = entry.dist.name if entry.dist else entry.value
         try:
-            dataset = entry.load()
+            loaded = entry.load()
         except Exception as error:
-            raise ConfigError(f"the dataset {entry.name!r} of {source} failed to load: {error!r}") from error
-        if not (isinstance(dataset, type) and issubclass(dataset, DatasetConfig)):
-            raise ConfigError(f"the dataset {entry.name!r} of {source} is {dataset!r}, not a DatasetConfig")
-        if entry.name in found and found[entry.name] is not dataset:
-            raise ConfigError(f"two installed packages give a dataset {entry.name!r}; one is {source}")
-        found[entry.name] = dataset
+            raise ConfigError(f"the {what} {entry.name!r} of {source} failed to load: {error!r}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
+            raise ConfigError(f"the {what} {entry.name!r} of {source} is {loaded!r}, not a subclass of {base.__name__}")
+        if entry.name in found and found[entry.name] is not loaded:
+            raise ConfigError(f"two installed packages give a {what} {entry.name!r}; one is {source}")
+        found[entry.name] = loaded
     return found

@@ -18,16 +18,22 @@ SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "va
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Labelled(Protocol):
-    """What can be split: it has a name that stays, and maybe a class."""
+class Named(Protocol):
+    """What can be split: it has a name that stays."""
 
     @property
     def name(self) -> str: ...
+
+
+class Labelled(Named, Protocol):
+    """What has a class, maybe."""
+
     @property
     def label(self) -> str | None: ...
 
 
 Item = TypeVar("Item", bound=Labelled)
+AnyItem = TypeVar("AnyItem", bound=Named)
 
 
 def check_split(split: str) -> None:
@@ -89,9 +95,9 @@ def check_classes(classes: Sequence[str], found: Iterable[str], where: str) -> N
         )
 
 
-def by_hash(items: Iterable[Item], val: float, test: float) -> dict[str, list[Item]]:
-    """The splits of items by their names, where the data has no splits."""
-    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+def by_hash(items: Iterable[AnyItem], val: float, test: float) -> dict[str, list[AnyItem]]:
+    """The splits of items by their names, where the data has no splits. Parts of one file stay together."""
+    splits: dict[str, list[AnyItem]] = {split: [] for split in SPLITS}
     for item in items:
         splits[hash_split(item.name, val, test)].append(item)
     return splits

@@ -114,3 +114,26 @@ def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
             if not isinstance(row, dict):
                 raise ConfigError(f"{file}:{number} must be an object, got {type(row).__name__}")
             yield number, row
+
+
+def seconds_of(row: Row, column: str | None, place: str) -> float | None:
+    """A time in seconds; ``None`` without a column.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    return None if column is None else number_of(row[column], column, place)
+
+
+def number_of(found: Any, column: str, place: str) -> float:
+    """A value of a column as seconds.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    try:
+        if isinstance(found, bool):
+            raise ValueError
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error

@@ -16,7 +16,7 @@ from ..levels import HierarchyConfig
 from ..sample import Sample
 from ..tokens import Tokens
 from .base import Batch, TaskOutput
-from .labels import LabelConfig, LabelTask, level_places, linear_head, place_of
+from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
@@ -43,8 +43,7 @@ class ClassificationConfig(LabelConfig):
         Raises:
             BadSample: a label is not one of the training set's.
         """
-        places = {name: place for place, name in enumerate(classes or ())}
-        return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
+        return places_of(samples, classes)
 
 
 class Classification(LabelTask):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import BadSample, ConfigError
 from ..levels import HierarchyConfig
+from ..sample import Sample
 from .base import TaskConfig, TaskOutput
 from .encoding import EncoderTask
 
@@ -168,6 +169,16 @@ def place_of(label: Any, places: dict[str, int], name: str) -> int:
         known = ", ".join(list(places)[:10]) + (", ..." if len(places) > 10 else "")
         raise BadSample(name, f"label {label!r} is not one of the training set's: {known}")
     return places[label]
+
+
+def places_of(samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor:
+    """(B,) int64 places of the samples' labels among the classes.
+
+    Raises:
+        BadSample: a label is not one of the training set's.
+    """
+    places = {name: place for place, name in enumerate(classes or ())}
+    return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
 
 
 def level_places(model: HierarchyConfig, chosen: str | tuple[str, ...] | None) -> list[int]:

@@ -10,9 +10,11 @@ from pydantic import model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
+from ..folders import files_under
 from ..splits import check_split
 from .download import Archive, fetch
-from .folders import as_target, sound_files
+from .files import SUFFIXES
+from .folders import as_target
 from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig
 
@@ -65,7 +67,7 @@ class SpeechCommandsConfig(RecordingsConfig):
         if not (self.root / _LISTS["test"]).is_file() and self.download:
             fetch(_COMMANDS, self.root)
         names = {side: _names(self.root / file) for side, file in _LISTS.items()}
-        found = [name for name in sound_files(self.root, self.follow_links) if not name.startswith("_")]
+        found = [name for name in files_under(self.root, SUFFIXES, self.follow_links) if not name.startswith("_")]
         known = {name.split("/")[0] for name in found if "/" in name}
         if missing := [word for word in self.words if word not in known]:
             raise ConfigError(f"data.words: {self.root} has no {missing[0]!r}; it has {', '.join(sorted(known))}")

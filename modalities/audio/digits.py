@@ -18,12 +18,13 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
+from ..folders import need_root
 from ..splits import check_split
 from ..tables import Row, read_rows
 from .alignments import SILENCE
 from .audio import Audio
 from .augment import Transform, chain
-from .recordings import Recording, Recordings, RecordingsConfig, Target, need_root
+from .recordings import Recording, Recordings, RecordingsConfig, Target
 
 _COLUMNS = ("path", "word", "arpabet", "speaker", "split")
 

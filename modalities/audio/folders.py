@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
-from ..splits import SPLIT_NAMES, check_split
-from ..tables import Row, path_of, read_rows, split_of
+from ..folders import class_of, files_under, need_root
+from ..splits import SPLIT_NAMES, by_hash, check_split
+from ..tables import Row, path_of, read_rows, seconds_of, split_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
-from .recordings import Recording, Recordings, Target, UnsplitConfig, by_name, need_root
+from .recordings import Recording, Recordings, Target, UnsplitConfig
 
 
 class FolderConfig(UnsplitConfig):
@@ -33,22 +32,22 @@ class FolderConfig(UnsplitConfig):
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
         check_split(split)
-        need_root(self.root, "")
-        names = list(sound_files(self.root, self.follow_links))
+        need_root(self.root)
+        names = list(files_under(self.root, SUFFIXES, self.follow_links))
         if not names:
             raise ConfigError(
                 f"data.root {self.root} has no sounds in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
                 f"{', '.join(sorted(SUFFIXES))}"
             )
         if "train" not in {name.split("/")[0] for name in names}:
-            items = [Recording(name, _folder(name, 0, self.root)) for name in names]
-            return self.dataset(split, self.root, by_name(items, self.val, self.test))
+            items = [Recording(name, class_of(name, 0, self.root)) for name in names]
+            return self.dataset(split, self.root, by_hash(items, self.val, self.test))
         splits: dict[str, list[Recording]] = {}
         for name in names:
             side = name.split("/")[0]
             if side not in SPLIT_NAMES:
                 raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
-            splits.setdefault(SPLIT_NAMES[side], []).append(Recording(name, _folder(name, 1, self.root)))
+            splits.setdefault(SPLIT_NAMES[side], []).append(Recording(name, class_of(name, 1, self.root)))
         self.check_own(splits, str(self.root))
         return self.dataset(split, self.root, splits)
 
@@ -104,7 +103,7 @@ class ManifestConfig(JoinableConfig, UnsplitConfig):
             )
             splits.setdefault(split_of(row, self.split_column, place), []).append(item)
         if self.split_column is None:
-            splits = by_name(splits.get("train", []), self.val, self.test)
+            splits = by_hash(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
         sounds = self.dataset(split, self.file.parent, splits, texts=self.label == "text")
@@ -130,36 +129,3 @@ def as_target(text: str, label: str) -> Target:
     if label == "words":
         return tuple(text.split())
     return tuple(" ".join(text.split())) if label == "characters" else text
-
-
-def seconds_of(row: Row, column: str | None, place: str) -> float | None:
-    """A time in seconds; ``None`` without a column.
-
-    Raises:
-        ConfigError: it is no number.
-    """
-    if column is None:
-        return None
-    found: Any = row[column]
-    try:
-        if isinstance(found, bool):
-            raise ValueError
-        return float(found)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error
-
-
-def sound_files(root: Path, follow_links: bool = False) -> Iterator[str]:
-    """Paths of sounds from the root, in order; hidden ones are left out."""
-    for parent, folders, files in os.walk(root, followlinks=follow_links):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
-                yield Path(parent, file).relative_to(root).as_posix()
-
-
-def _folder(name: str, place: int, root: Path) -> str:
-    parts = name.split("/")
-    if len(parts) < place + 2:
-        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
-    return parts[place]

@@ -8,13 +8,14 @@ from typing import Literal
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
+from ..folders import need_root
 from ..splits import check_split
-from ..tables import Row, read_rows, split_of
+from ..tables import Row, read_rows, seconds_of, split_of
 from .alignments import READABLE, SILENCE, Interval, check_order, read_alignment, starts_of
 from .digits import phonemes
-from .folders import as_target, seconds_of
+from .folders import as_target
 from .joined import JoinableConfig
-from .recordings import Recording, Target, need_root
+from .recordings import Recording, Target
 
 _PAUSE = "sp"
 """What a short silence between words is called there."""

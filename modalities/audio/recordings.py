@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import model_validator
 
@@ -16,7 +15,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
-from ..splits import Part, hash_split
+from ..splits import Part, by_hash
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
@@ -170,7 +169,7 @@ class RecordingsConfig(DatasetConfig):
         """
         splits = {name: list(items) for name, items in found.items()}
         if not splits.get("val") and splits.get("train"):
-            parts = by_name(splits["train"], self.val, 0.0)
+            parts = by_hash(splits["train"], self.val, 0.0)
             splits["train"], splits["val"] = parts["train"], parts["val"]
         for needed in ("train", split):
             if not splits.get(needed):
@@ -215,17 +214,6 @@ class UnsplitConfig(RecordingsConfig):
             self.needless("val", f"{where} has its own val")
 
 
-Item = TypeVar("Item", bound=Recording)
-
-
-def by_name(items: Iterable[Item], val: float, test: float) -> dict[str, list[Item]]:
-    """The splits of items by the hash of their names. Parts of one file stay together."""
-    splits: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-    for item in items:
-        splits[hash_split(item.name, val, test)].append(item)
-    return splits
-
-
 def _classes(items: Iterable[Recording]) -> tuple[str, ...] | None:
     names: set[str] = set()
     for item in items:
@@ -243,15 +231,3 @@ def _check(items: Iterable[Recording], classes: tuple[str, ...], where: str) -> 
             f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
             "train must have a sound of every class"
         )
-
-
-def need_root(root: Path, holds: str) -> None:
-    """Checks that a folder of data is there.
-
-    Raises:
-        ConfigError: it is not, or lacks what it must hold.
-    """
-    if not root.is_dir():
-        raise ConfigError(f"data.root {root} is not a folder")
-    if holds and not (root / holds).exists():
-        raise ConfigError(f"data.root {root} holds no {holds}")

@@ -20,7 +20,7 @@ from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
 from ..audio.alignments import read_alignment
-from ..splits import Part, hash_split
+from ..splits import Part, by_hash
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
@@ -271,7 +271,7 @@ class ClipsConfig(DatasetConfig):
         """
         splits = {name: list(items) for name, items in found.items()}
         if not splits.get("val") and splits.get("train"):
-            parts = by_name(splits["train"], self.val, 0.0)
+            parts = by_hash(splits["train"], self.val, 0.0)
             splits["train"], splits["val"] = parts["train"], parts["val"]
         for needed in ("train", split):
             if not splits.get(needed):
@@ -326,26 +326,6 @@ class UnsplitConfig(ClipsConfig):
         self.needless("test", f"{where} has its own splits")
         if found.get("val"):
             self.needless("val", f"{where} has its own val")
-
-
-def by_name(items: Iterable[Clip], val: float, test: float) -> dict[str, list[Clip]]:
-    """The splits of items by the hash of their names. Parts of one file stay together."""
-    splits: dict[str, list[Clip]] = {"train": [], "val": [], "test": []}
-    for item in items:
-        splits[hash_split(item.name, val, test)].append(item)
-    return splits
-
-
-def need_root(root: Path, holds: str = "") -> None:
-    """Checks that a folder of data is there.
-
-    Raises:
-        ConfigError: it is not, or lacks what it must hold.
-    """
-    if not root.is_dir():
-        raise ConfigError(f"data.root {root} is not a folder")
-    if holds and not (root / holds).exists():
-        raise ConfigError(f"data.root {root} holds no {holds}")
 
 
 def _inside(starts: Sequence[float], begin: float, seconds: float) -> tuple[float, ...]:

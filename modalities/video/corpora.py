@@ -7,10 +7,11 @@ from typing import Literal
 
 from hrt_mm.errors import ConfigError
 
-from ..splits import check_split
-from ..tables import read_rows
-from .clips import Clip, Clips, ClipsConfig, need_root
-from .folders import seconds_of, video_files
+from ..folders import files_under, need_root
+from ..splits import by_hash, check_split
+from ..tables import read_rows, seconds_of
+from .clips import Clip, Clips, ClipsConfig
+from .readers import SUFFIXES
 
 _SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
 
@@ -80,7 +81,7 @@ class KineticsConfig(ClipsConfig):
         """
         check_split(split)
         need_root(self.root)
-        there = {PurePosixPath(name).stem: name for name in video_files(self.root, self.follow_links)}
+        there = {PurePosixPath(name).stem: name for name in files_under(self.root, SUFFIXES, self.follow_links)}
         splits: dict[str, list[Clip]] = {}
         for stem, name in _SPLITS.items():
             file = self.root / f"{stem}.csv"
@@ -105,9 +106,7 @@ class KineticsConfig(ClipsConfig):
 
 def by_group(groups: list[Clip], part: float) -> list[Clip]:
     """Those groups that are held out, by a hash of their names."""
-    from .clips import by_name
-
-    return by_name(groups, part, 0.0)["val"]
+    return by_hash(groups, part, 0.0)["val"]
 
 
 def _group(name: str) -> str:

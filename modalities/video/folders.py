@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +9,10 @@ from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 
-from ..splits import SPLIT_NAMES, check_split
-from ..tables import Row, path_of, read_rows, split_of
-from .clips import Clip, Clips, Target, UnsplitConfig, by_name, need_root
+from ..folders import class_of, files_under, need_root
+from ..splits import SPLIT_NAMES, by_hash, check_split
+from ..tables import Row, number_of, path_of, read_rows, seconds_of, split_of
+from .clips import Clip, Clips, Target, UnsplitConfig
 from .readers import SUFFIXES
 
 
@@ -32,21 +31,21 @@ class FolderConfig(UnsplitConfig):
         """
         check_split(split)
         need_root(self.root)
-        names = list(video_files(self.root, self.follow_links))
+        names = list(files_under(self.root, SUFFIXES, self.follow_links))
         if not names:
             raise ConfigError(
                 f"data.root {self.root} has no videos in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
                 f"{', '.join(sorted(SUFFIXES))}"
             )
         if "train" not in {name.split("/")[0] for name in names}:
-            items = [Clip(name, _folder(name, 0, self.root)) for name in names]
-            return self.dataset(split, self.root, by_name(items, self.val, self.test))
+            items = [Clip(name, class_of(name, 0, self.root)) for name in names]
+            return self.dataset(split, self.root, by_hash(items, self.val, self.test))
         splits: dict[str, list[Clip]] = {}
         for name in names:
             side = name.split("/")[0]
             if side not in SPLIT_NAMES:
                 raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
-            splits.setdefault(SPLIT_NAMES[side], []).append(Clip(name, _folder(name, 1, self.root)))
+            splits.setdefault(SPLIT_NAMES[side], []).append(Clip(name, class_of(name, 1, self.root)))
         self.check_own(splits, str(self.root))
         return self.dataset(split, self.root, splits)
 
@@ -99,7 +98,7 @@ class ManifestConfig(UnsplitConfig):
             item = self._item(row, place)
             splits.setdefault(split_of(row, self.split_column, place), []).append(item)
         if self.split_column is None:
-            splits = by_name(splits.get("train", []), self.val, self.test)
+            splits = by_hash(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
         return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
@@ -126,43 +125,9 @@ class ManifestConfig(UnsplitConfig):
         return tuple(str(found).split()) if self.label == "words" else str(found)
 
 
-def seconds_of(row: Row, column: str | None, place: str) -> float | None:
-    """A time in seconds; ``None`` without a column.
-
-    Raises:
-        ConfigError: it is no number.
-    """
-    return None if column is None else _seconds(row[column], column, place)
-
-
-def _seconds(found: Any, column: str, place: str) -> float:
-    try:
-        if isinstance(found, bool):
-            raise ValueError
-        return float(found)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error
-
-
 def _starts(row: Row, column: str, place: str) -> list[float]:
     found: Any = row[column]
     parts = found.split() if isinstance(found, str) else found
     if not isinstance(parts, list):
         raise ConfigError(f"{place}: {column} must be seconds with spaces between, or a list, got {found!r:.60}")
-    return [_seconds(part, column, place) for part in parts]
-
-
-def video_files(root: Path, follow_links: bool = False) -> Iterator[str]:
-    """Paths of videos from the root, in order; hidden ones are left out."""
-    for parent, folders, files in os.walk(root, followlinks=follow_links):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
-                yield Path(parent, file).relative_to(root).as_posix()
-
-
-def _folder(name: str, place: int, root: Path) -> str:
-    parts = name.split("/")
-    if len(parts) < place + 2:
-        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
-    return parts[place]
+    return [number_of(part, column, place) for part in parts]

@@ -8,10 +8,10 @@ from typing import Literal
 from hrt_mm.errors import ConfigError
 
 from ..audio.alignments import SILENCE, Interval, check_order
+from ..folders import need_root
 from ..splits import check_split
-from ..tables import read_rows, split_of
-from .clips import Clip, Clips, ClipsConfig, Target, need_root
-from .folders import seconds_of
+from ..tables import read_rows, seconds_of, split_of
+from .clips import Clip, Clips, ClipsConfig, Target
 
 
 class GridConfig(ClipsConfig):
