@@ -17,6 +17,7 @@ from . import (
     encoder_scaling,
     equal_time,
     fsdd,
+    index,
     learning_rate,
     listops,
     lm,
@@ -45,6 +46,7 @@ TABLES = {
     peps.NAME: peps.tables,
     streaming.NAME: streaming.tables,
     recognition.NAME: recognition.tables,
+    index.NAME: index.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 

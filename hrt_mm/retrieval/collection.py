@@ -58,10 +58,19 @@ class Collection:
 
     def row(self, place: int) -> Row:
         """One row."""
-        first, last = int(self._lines[place]), int(self._lines[place + 1])
+        return next(self.chosen([place]))
+
+    def chosen(self, places: Iterable[int]) -> Iterator[Row]:
+        """The rows at some places."""
         with (self.folder / "rows.jsonl").open("rb") as file:
-            file.seek(first)
-            return Row.of(file.read(last - first), f"{self.folder / 'rows.jsonl'}, row {place}")
+            for place in places:
+                first, last = int(self._lines[place]), int(self._lines[place + 1])
+                file.seek(first)
+                yield Row.of(file.read(last - first), f"{self.folder / 'rows.jsonl'}, row {place}")
+
+    def fingerprints(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) the fingerprints of all ids, ascending, and (N,) the places that they are at."""
+        return _sorted_keys(self.folder, "keys")
 
     def rows(self) -> Iterator[Row]:
         """All rows in order."""
@@ -221,9 +230,13 @@ def _mapped(path: Path, dtype: Any, axes: int) -> np.ndarray:
     return np.asarray(found)
 
 
+def _sorted_keys(folder: Path, which: str) -> tuple[np.ndarray, np.ndarray]:
+    return _mapped(folder / f"{which}.npy", np.int64, 1), _mapped(folder / f"{which}-places.npy", np.int64, 1)
+
+
 def places_of(folder: Path, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
     """Places of rows by the fingerprint of their id (``keys``) or of their parent's (``parents``)."""
-    known, places = _mapped(folder / f"{which}.npy", np.int64, 1), _mapped(folder / f"{which}-places.npy", np.int64, 1)
+    known, places = _sorted_keys(folder, which)
     wanted = np.array(list(keys), np.int64)
     first, last = np.searchsorted(known, wanted, "left"), np.searchsorted(known, wanted, "right")
     return {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,7 +78,7 @@ class Segment:
         row = self.collection.row(place)
         return Hit(float(score), row, self.collection.media(row))
 
-    def living(self, which: str, keys: Sequence[int]) -> dict[int, list[int]]:
+    def living(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
         """Places by fingerprint, without those that were removed."""
         found = places_of(self.collection.folder, which, keys)
         gone = set(self.removed.tolist())
@@ -173,26 +173,25 @@ class Index:
         with writing(folder, self.model) as writer:
             for first in range(0, len(places), BLOCK):
                 block = places[first : first + BLOCK]
-                writer.add(collection.vectors_ND[block], [collection.row(place) for place in block])
-            for row in (collection.row(place) for place in places):
-                if (path := collection.media(row)) is not None:
-                    copy = writer.folder / MEDIA / row.file
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, copy)
+                rows = list(collection.chosen(block))
+                writer.add(collection.vectors_ND[block], rows)
+                for row in rows:
+                    if (path := collection.media(row)) is not None:
+                        copy = writer.folder / MEDIA / row.file
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(path, copy)
             writer.finish()
             build(mapped_vectors(writer.folder, self.model.dim), kind, writer.folder)
 
     def _check_new(self, collection: Collection) -> None:
-        keys: dict[int, str] = {}
-        for row in collection.rows():
-            if row.key in keys:
-                raise UserError(
-                    f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique"
-                )
-            keys[row.key] = row.id
+        keys, places = collection.fingerprints()
+        if (twice := np.flatnonzero(keys[1:] == keys[:-1])).size:
+            row = collection.row(int(places[twice[0]]))
+            raise UserError(f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique")
         for segment in self.segments:
-            if known := segment.living("keys", list(keys)):
-                names = ", ".join(repr(keys[key]) for key in list(known)[:3])
+            if known := segment.living("keys", keys):
+                first = sorted(places[np.isin(keys, list(known))].tolist())[:3]
+                names = ", ".join(repr(row.id) for row in collection.chosen(first))
                 more = f" and {len(known) - 3} more" if len(known) > 3 else ""
                 raise UserError(f"ids that the index has already: {names}{more}; remove them first, or give others")
 

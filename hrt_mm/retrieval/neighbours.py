@@ -91,7 +91,7 @@ class Neighbours:
             places_QN = np.broadcast_to(np.arange(first, first + scores_QN.shape[1]), scores_QN.shape)
             scores_QK = np.concatenate([scores_QK, scores_QN], 1)
             places_QK = np.concatenate([places_QK, places_QN], 1)
-            order = np.argsort(-scores_QK, 1, kind="stable")[:, :k]
+            order = np.stack([_first(scores, k) for scores in scores_QK])
             scores_QK = np.take_along_axis(scores_QK, order, 1)
             places_QK = np.take_along_axis(places_QK, order, 1)
         return scores_QK, places_QK
@@ -114,6 +114,16 @@ class Neighbours:
             parameters = faiss.SearchParametersIVF(nprobe=max(8, self._index.nlist // 16), **options)
         scores_QK, places_QK = self._index.search(np.ascontiguousarray(queries_QD, np.float32), k, params=parameters)
         return scores_QK, places_QK
+
+
+def _first(scores_N: np.ndarray, k: int) -> np.ndarray:
+    """The places of the k highest scores in order; of equal ones the earlier come first."""
+    if k < len(scores_N):
+        least = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
+        places = np.flatnonzero(scores_N >= least)
+    else:
+        places = np.arange(len(scores_N))
+    return places[np.argsort(-scores_N[places], kind="stable")[:k]]
 
 
 def load_faiss(kind: str) -> Any:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import index as benchmark
+from benchmarks.checks import CheckFailed
+from benchmarks.command import main
+from benchmarks.results import read
+from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.rows import Model, Row
+
+
+def test_a_quick_run_builds_kills_appends_and_compares(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    path = tmp_path / "result.json"
+    argv = ["--quick", "--device", "cpu", "--threads", "1", "--folder", str(tmp_path), "--json", str(path)]
+    assert main(benchmark.arguments(), benchmark.run, benchmark.tables, argv) == 0
+    result = read(path)
+    assert [row.sizes["kind"] for row in result.rows] == ["flat", "hnsw"]
+    assert len(result.checks) == 2 and all(value == 0 for value in result.checks.values())
+    flat, graph = (row.contenders["index"] for row in result.rows)
+    assert flat.scores["recall@10"] == 1
+    assert 0.5 < (graph.scores["recall@10"] or 0) <= 1
+    for own in (flat, graph):
+        assert own.scores["added found first"] is not None and own.scores["added found first"] > 0.9
+        assert own.seconds and own.scores["build seconds"]
+    assert (graph.bytes or 0) > 20_500 * 16 * 4 * 2, "the vectors, and the graph with its own copy"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"], "nothing stays behind"
+
+
+def test_an_index_that_answers_otherwise_is_told() -> None:
+    one, other = Hit(0.5, Row("a", "image")), Hit(0.5, Row("b", "image"))
+    assert benchmark.must_be_the_same([[one]], [[Hit(0.25, one.row)]]) == 0.25
+    with pytest.raises(CheckFailed, match="answers otherwise than before"):
+        benchmark.must_be_the_same([[one]], [[other]])
+
+
+def test_an_addition_that_is_done_too_soon_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model("0" * 64, 4)
+    index = Index.create(tmp_path / "index", model)
+    added = benchmark.collected(tmp_path / "more", 3, "m", 0, None, model)
+    monkeypatch.setattr(Index, "add", lambda self, collection: 0)
+    with pytest.raises(CheckFailed, match="done before it could be killed"):
+        benchmark.killed_while_adding(index, added)
+
+
+def test_vectors_have_length_one_and_lie_around_their_centres() -> None:
+    centres = benchmark.drawn(4, 64, None, 1)
+    near, anywhere = benchmark.drawn(50, 64, centres, 2), benchmark.drawn(50, 64, None, 2)
+    for vectors in (near, anywhere):
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
+    assert (near @ centres.T).max(1).mean() > 0.6
+    assert (anywhere @ centres.T).max(1).mean() < 0.3
