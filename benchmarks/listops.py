@@ -26,7 +26,7 @@ from modalities.text.listops_data import ListOps
 from .command import main, parser, positive
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
-from .runs import Finished, flat, for_minutes, scores, trained, written
+from .runs import Finished, flat, for_minutes, precisions, scores, trained, written
 
 NAME = "listops"
 SHORT, FULL = "text/listops_short", "text/listops"
@@ -64,8 +64,7 @@ def train(name: str, seed: int, config: str | Path, folder: Path, options: argpa
         words += [f"train.device={options.device.type}", *([f"train.steps={options.steps}"] if options.steps else [])]
     else:
         words += for_minutes(0.03 if options.quick else options.minutes, options.device)
-    if options.device.type == "cpu":
-        words.append(f"train.precision={PRECISION[name]}")
+    words.append(f"train.precision={precisions(PRECISION, options.device)[name]}")
     words += [pretrain(options)] if name == "pretrained" else []
     return trained(config, folder / f"{name}-{seed}", [*words, *(QUICK if options.quick else ())])
 
@@ -117,7 +116,7 @@ def run(options: argparse.Namespace) -> Result:
         settings={"seeds": options.seeds, "config": FULL if options.full else SHORT, "guesses": known}
         | ({} if options.full else {"minutes": options.minutes})
         | ({"pretrain_minutes": options.pretrain_minutes} if options.pretrain and not options.full else {})
-        | ({"precision": PRECISION} if options.device.type == "cpu" else {}),
+        | {"precision": precisions(PRECISION, options.device)},
         checks={},
         rows=[row],
         bars=[] if options.quick else (_full_bars(row) if options.full else _bars(found)),

@@ -28,7 +28,7 @@ from modalities.text.subwords import train_subwords
 from .command import main, parser, positive
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
-from .runs import Finished, flat, for_minutes, scores, trained, written
+from .runs import Finished, flat, for_minutes, precisions, scores, trained, written
 
 NAME = "peps"
 LABELS = ("type", "status")
@@ -73,7 +73,7 @@ def train(name: str, label: str, subwords: Path, folder: Path, options: argparse
     # Reading the validation part takes the flat control most of the time that it has, so it does so once, at the end.
     words += ["train.eval_every=1000000"] if name == "flat" else []
     words += ["train.eval_batches=1", "train.test=false"] if options.quick else []
-    words += [f"train.precision={PRECISION[name]}"] if options.device.type == "cpu" else []
+    words.append(f"train.precision={precisions(PRECISION, options.device)[name]}")
     return trained(made, folder / f"{name}-{label}", words)
 
 
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> Result:
         command=options.command,
         quick=options.quick,
         settings={"minutes": options.minutes, "vocabulary": options.vocabulary, "seed": options.seed}
-        | ({"precision": PRECISION} if options.device.type == "cpu" else {}),
+        | {"precision": precisions(PRECISION, options.device)},
         checks={},
         rows=rows,
         bars=[] if options.quick else [bar for row in rows for bar in _bars(row)],

@@ -22,7 +22,7 @@ from ..spans import Spans
 from .base import Batch, TaskOutput
 from .encoding import check_reads
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
-from .labels import LabelConfig, label_scores, linear_head, place_of
+from .labels import LabelConfig, LabelScores, linear_head, place_of
 
 if TYPE_CHECKING:
     from .joint import Part
@@ -95,7 +95,8 @@ class Fused(JointTask):
         super().__init__(models, tokenizer)
         self.levels = levels
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
-        self.smoothing, self.drop, self.without = config.label_smoothing, config.drop_modality, config.without
+        self.drop, self.without = config.drop_modality, config.without
+        self.scores = LabelScores(config, len(classes))
         self.classes = classes
         self.time = dict(config.fusion.time) if isinstance(config.fusion, TokensConfig) else {}
         dim = config.fusion.dim
@@ -113,8 +114,8 @@ class Fused(JointTask):
         streams, losses = self._streams(batch)
         fused_BD = rms_norm(self.fusion(streams))
         logits_BK = self.head(self.dropout(fused_BD))
-        smoothing = self.smoothing if self.training else 0.0
-        return label_scores(logits_BK, batch.target, losses, smoothing=smoothing, count_classes=not self.training)
+        found: TaskOutput = self.scores(logits_BK, batch.target, losses)
+        return found
 
     def _streams(self, batch: JointBatch) -> tuple[dict[str, Stream], dict[str, Tensor]]:
         """A stream of each tower, after those that are left out, and the encoders' auxiliary losses."""

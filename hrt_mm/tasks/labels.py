@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import BadSample, ConfigError
 from ..levels import HierarchyConfig
+from ..ranks import summed
 from ..sample import Sample
 from .base import TaskConfig, TaskOutput
 from .encoding import EncoderTask
@@ -33,6 +34,9 @@ class LabelConfig(TaskConfig):
     """Part of the target that is spread over all classes in training."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability to drop a value of what the head reads in training."""
+    balance: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """How far to aim at the mean accuracy of classes of unequal size: in training, logits are raised by so many times
+    the logarithm of their class's share of the labels (arXiv 2007.07314). 1 weighs all classes alike."""
     monitor: Literal["accuracy", "macro_f1", "cross_entropy"] = "accuracy"
     """What chooses the best checkpoint. Macro-F1, the mean of the F1 of each class, is for classes of unequal size."""
 
@@ -72,7 +76,7 @@ class LabelTask(EncoderTask):
     ) -> None:
         super().__init__(model, tokenizer, reads)
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
-        self.label_smoothing = config.label_smoothing
+        self.scores = LabelScores(config, len(classes))
         self.classes = classes
         self.dropout = nn.Dropout(config.dropout)
 
@@ -84,38 +88,63 @@ class LabelTask(EncoderTask):
             target_P: places of the true classes, -1 for none.
             losses: the pyramid's.
         """
-        smoothing = self.label_smoothing if self.training else 0.0
-        return label_scores(logits_PK, target_P, losses, smoothing=smoothing, count_classes=not self.training)
+        found: TaskOutput = self.scores(logits_PK, target_P, losses)
+        return found
 
 
-def label_scores(
-    logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor], *, smoothing: float, count_classes: bool
-) -> TaskOutput:
-    """Loss, metrics and the predicted classes (P,) of logits. What has no label counts nowhere.
+class LabelScores(nn.Module):
+    """Loss and metrics of logits.
+
+    With ``balance``, the classes' shares are those of all labels of training so far on all ranks, and one more of each.
 
     Args:
-        logits_PK: of the predictions.
-        target_P: places of the true classes, -1 for none.
-        losses: the pyramid's.
-        smoothing: part of the target that is spread over all classes.
-        count_classes: count what macro-F1 is made from.
+        config: the task.
+        classes: how many there are.
     """
-    logits_PK = logits_PK.float()
-    count = (target_P != NO_LABEL).sum()
-    total = F.cross_entropy(logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
-    parts = {"cross_entropy": total / count.clamp(min=1)} | losses
-    loss = torch.stack(list(parts.values())).sum()
-    guess_P = logits_PK.detach().argmax(-1)
-    stats = {
-        "loss": (loss.detach() * count, count),
-        "cross_entropy": (total.detach(), count),
-        "accuracy": ((guess_P == target_P).sum(), count),
-    }
-    if logits_PK.shape[1] > 10:
-        best_P5 = logits_PK.detach().topk(5).indices
-        stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
-    counts = {"macro_f1": class_counts(guess_P, target_P, logits_PK.shape[1])} if count_classes else {}
-    return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
+
+    seen_K: Tensor
+
+    def __init__(self, config: LabelConfig, classes: int) -> None:
+        super().__init__()
+        self.smoothing, self.balance = config.label_smoothing, config.balance
+        if self.balance:
+            self.register_buffer("seen_K", torch.ones(classes, dtype=torch.int64))
+
+    def forward(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
+        """Loss, metrics and the predicted classes (P,). What has no label counts nowhere.
+
+        Args:
+            logits_PK: of the predictions.
+            target_P: places of the true classes, -1 for none.
+            losses: the pyramid's.
+        """
+        logits_PK = logits_PK.float()
+        count = (target_P != NO_LABEL).sum()
+        asked_PK, smoothing = (
+            (self._shifted(logits_PK, target_P), self.smoothing) if self.training else (logits_PK, 0.0)
+        )
+        total = F.cross_entropy(asked_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
+        parts = {"cross_entropy": total / count.clamp(min=1)} | losses
+        loss = torch.stack(list(parts.values())).sum()
+        guess_P = logits_PK.detach().argmax(-1)
+        stats = {
+            "loss": (loss.detach() * count, count),
+            "cross_entropy": (total.detach(), count),
+            "accuracy": ((guess_P == target_P).sum(), count),
+        }
+        classes = logits_PK.shape[1]
+        if classes > 10:
+            best_P5 = logits_PK.detach().topk(5).indices
+            stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
+        counts = {} if self.training else {"macro_f1": class_counts(guess_P, target_P, classes)}
+        return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
+
+    def _shifted(self, logits_PK: Tensor, target_P: Tensor) -> Tensor:
+        if not self.balance:
+            return logits_PK
+        own_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
+        self.seen_K += summed(own_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))[1:])
+        return logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
 
 
 def linear_head(width: int, classes: int) -> nn.Linear:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -44,6 +45,13 @@ def computes_bf16(device: torch.device) -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     return torch.cpu._is_amx_tile_supported()
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether bf16 is many times slower than fp32, for want of an instruction: x86 without AVX512-BF16."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not (computes_bf16(device) or torch.cpu._is_avx512_bf16_supported())
 
 
 @contextmanager

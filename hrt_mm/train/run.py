@@ -20,7 +20,7 @@ from .files import held_alone
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
-from .precision import autocast, choose_dtype
+from .precision import autocast, choose_dtype, emulates_bf16
 from .progress import Interval, ProgressBar
 from .regions import compile_regions
 from .sampler import Sampler, sample_sizes
@@ -244,6 +244,10 @@ class Run:
             self.progress.say(f"goes on from step {self.state.step}")
         if warmup > steps and self.ranks.main:
             log.warning("optim.warmup_steps %d is more than train.steps %d: lr is never reached", warmup, steps)
+        if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.main:
+            log.warning(
+                "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
+            )
 
     def say_stopped(self) -> None:
         """Says that the run ends here and how it goes on."""

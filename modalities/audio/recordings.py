@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import PositiveFloat, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
@@ -20,6 +20,7 @@ from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
 from .files import check_part, part_of, read_audio, read_header
+from .trim import trimmed
 
 Target = str | tuple[str, ...] | None
 """A class or a text, or a sequence of words, phonemes or characters."""
@@ -65,6 +66,7 @@ class Recordings(Dataset):
         classes: names of the classes, or ``None`` where labels are texts or absent.
         follow_links: read links that lead out of ``root``.
         transform: augmentation.
+        trim_db: cut off the ends that are so much quieter than the loudest part.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Recordings(Dataset):
         classes: tuple[str, ...] | None,
         follow_links: bool = False,
         transform: Transform | None = None,
+        trim_db: float | None = None,
     ) -> None:
-        self.root, self.items, self.follow_links, self.transform = root, items, follow_links, transform
+        self.root, self.items, self.follow_links = root, items, follow_links
+        self.transform, self.trim_db = transform, trim_db
         self.classes: tuple[str, ...] | None = classes
         self._resolved = root.resolve()
 
@@ -97,6 +101,8 @@ class Recordings(Dataset):
         for boundary, starts in boundaries.items():
             check_starts(starts, audio.seconds, boundary, item.title)
         audio = replace(audio, boundaries=boundaries, labels=labels)
+        if self.trim_db is not None:
+            audio = trimmed(audio, self.trim_db)
         if self.transform is not None:
             audio = self.transform(audio)
         return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
@@ -106,7 +112,7 @@ class Recordings(Dataset):
         return self.items[index].title
 
     def shape(self, index: int) -> Sequence[int]:
-        """(samples, rate) from the header, before augmentation.
+        """(samples, rate) from the header, before trimming and augmentation.
 
         Raises:
             BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.
@@ -150,6 +156,9 @@ class RecordingsConfig(DatasetConfig):
     """Part of the training sounds that becomes ``val`` where the data names none: by a hash of their names."""
     follow_links: bool = False
     """Read links that lead out of the dataset's folder."""
+    trim_db: PositiveFloat | None = None
+    """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms, in all splits:
+    speakers and microphones differ in the silence around a word. Times count from what is left."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
 
@@ -179,7 +188,7 @@ class RecordingsConfig(DatasetConfig):
         if classes is not None:
             _check(splits[split], classes, f"{split} of {root}")
         transform = chain(self.augment) if split == "train" else None
-        return Recordings(root, splits[split], classes, self.follow_links, transform)
+        return Recordings(root, splits[split], classes, self.follow_links, transform, self.trim_db)
 
     def needless(self, key: str, reason: str) -> None:
         """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.

@@ -15,6 +15,7 @@ from hrt_mm.levels import HierarchyConfig
 from hrt_mm.modality import Tokenizer
 from hrt_mm.sample import Sample
 from hrt_mm.tasks import TASKS, Batch, Classification, ClassificationConfig
+from hrt_mm.tasks.labels import macro_f1
 
 Make = Callable[..., HierarchyConfig]
 CLASSES = ("ant", "bee", "cow")
@@ -61,6 +62,38 @@ def test_smoothing_is_for_training_alone(hierarchy: Make, rows: Tokenizer, sampl
     logits = task.head(task.encoder(found.tokens).pooled())
     assert torch.allclose(task.train()(found).loss, F.cross_entropy(logits, found.target, label_smoothing=0.3))
     assert torch.allclose(task.eval()(found).loss, F.cross_entropy(logits, found.target))
+
+
+def test_balance_raises_logits_by_the_shares_so_far(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
+    task = config(balance=0.7).build(hierarchy(), rows, CLASSES)
+    found = batch(rows, samples)
+    assert found.target is not None
+    logits = task.head(task.encoder(found.tokens).pooled())
+    for seen in ([3, 2, 2], [5, 3, 3]):
+        shares = torch.tensor(seen) / sum(seen)
+        expected = F.cross_entropy(logits + 0.7 * shares.log(), found.target)
+        assert torch.allclose(task.train()(found).loss, expected)
+    assert torch.allclose(task.eval()(found).loss, F.cross_entropy(logits, found.target))
+    assert task.state_dict()["scores.seen_K"].tolist() == [5, 3, 3]
+
+
+def test_balance_finds_rare_classes(hierarchy: Make, rows: Tokenizer) -> None:
+    """One in ten is rare and only a little different: without balance it is never predicted."""
+    macro = {}
+    for balance in (0.0, 1.0):
+        torch.manual_seed(0)
+        task = config(balance=balance).build(hierarchy(), rows, ("common", "rare"))
+        optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
+        for _ in range(40):
+            target = (torch.rand(64) < 0.1).long()
+            values = [torch.randn(3, 4) + 0.4 * float(label) for label in target]
+            optimizer.zero_grad()
+            task(Batch(rows(values), target)).loss.backward()
+            optimizer.step()
+        target = torch.arange(300) % 10 // 9
+        values = [torch.randn(3, 4) + 0.4 * float(label) for label in target]
+        macro[balance] = macro_f1(task.eval()(Batch(rows(values), target)).class_counts["macro_f1"])
+    assert macro[1.0] > macro[0.0] + 0.03
 
 
 def test_dropout_is_for_training_alone(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:

@@ -313,6 +313,15 @@ def test_an_empty_split_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
     assert summary["best_step"] == 6
 
 
+@pytest.mark.parametrize("emulated", [True, False])
+def test_slow_bf16_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, emulated: bool
+) -> None:
+    monkeypatch.setattr("hrt_mm.train.run.emulates_bf16", lambda device: emulated)
+    train(toy_config(tmp_path / "run", precision="bf16"))
+    assert ("this processor has no AVX512-BF16" in caplog.text) == emulated
+
+
 def test_a_warmup_that_never_ends_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(toy_config(tmp_path / "run", optim={"warmup_steps": 50}))
     assert "optim.warmup_steps 50 is more than train.steps 6" in caplog.text

@@ -27,6 +27,26 @@ def test_a_cpu_computes_bf16_where_it_has_amx(monkeypatch: pytest.MonkeyPatch, f
     assert precision.computes_bf16(CPU) == flags.get("amx_bf16", False)
 
 
+@pytest.mark.parametrize(
+    ("machine", "amx", "avx512", "emulated"),
+    [
+        ("x86_64", False, False, True),
+        ("AMD64", False, False, True),
+        ("x86_64", False, True, False),
+        ("x86_64", True, False, False),
+        ("arm64", False, False, False),
+    ],
+)
+def test_x86_without_an_instruction_emulates_bf16(
+    monkeypatch: pytest.MonkeyPatch, machine: str, amx: bool, avx512: bool, emulated: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(precision, "computes_bf16", lambda device: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert precision.emulates_bf16(CPU) == emulated
+    assert not precision.emulates_bf16(torch.device("cuda"))
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_the_context_computes_in_it(name: str, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(4, 4)
