@@ -26,6 +26,7 @@ from . import (
     recognition,
     shakespeare,
     streaming,
+    video_decode,
 )
 from .markdown import bars_table
 from .results import FOLDER, Result, read
@@ -41,6 +42,7 @@ TABLES = {
     boundaries.NAME: boundaries.tables,
     fsdd.NAME: fsdd.tables,
     audio.NAME: audio.tables,
+    video_decode.NAME: video_decode.tables,
     shakespeare.NAME: shakespeare.tables,
     listops.NAME: listops.tables,
     peps.NAME: peps.tables,

@@ -19,8 +19,13 @@ from .subject import Subject
 
 COLUMNS = 3
 _CURVE_OF_SPLIT = {"train": (BLUE, "-", ""), "val": (ORANGE, "-", "o")}
-_OTHERS = ("lr", "grad_norm", "tokens_per_second")
-_TITLES = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens a second"}
+_TITLES = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens a second",
+    "data_wait": "share of the time waiting for data",
+}
+_OTHERS = tuple(_TITLES)
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 """By name, steps and values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -69,11 +70,17 @@ class TrainStream:
         self.position = start
         self.bad = bad
         self._all_ranks = all_ranks
+        self._waited = 0.0
         self._loaded = load(maker, sampler.plans(start), workers=workers, pin_memory=pin_memory)
 
     def close(self) -> None:
         """Sends the workers home."""
         self._loaded = iter(())
+
+    def waited(self) -> float:
+        """Seconds that batches were waited for since it was last asked; with no workers, those of loading them."""
+        waited, self._waited = self._waited, 0.0
+        return waited
 
     def __next__(self) -> Batch:
         """The next batch that is not empty.
@@ -82,7 +89,9 @@ class TrainStream:
             UserError: too many samples are bad, a worker died, or a mistake that the loading met.
         """
         while True:
+            began = time.perf_counter()
             loaded = checked(next(self._loaded), self.bad)
+            self._waited += time.perf_counter() - began
             self.position = loaded.plan.following
             if self._all_ranks(loaded.batch is not None):
                 assert loaded.batch is not None

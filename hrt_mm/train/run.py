@@ -155,7 +155,7 @@ class Run:
         self.state.position = self.stream.position
         self.state.seconds = self._clock() - self._started
         self.unsaved = True
-        self.interval.add(tokens)
+        self.interval.add(tokens, self.stream.waited())
         self.values = values
         self.progress.moved(self.state.step)
 
@@ -205,12 +205,12 @@ class Run:
     def write_log(self) -> None:
         """Writes a line of the means since the line before."""
         sums, self.meters = added(self.ranks.gather(self.meters.sums())), Meters()
-        rate = self.interval.rate()
+        rates = self.interval.rates()
         if self.ranks.main:
             state = self.state
             values = {"step": state.step, "epoch": state.position.epoch, **means(sums, "train"), **self.values}
             values |= {"samples": state.samples, "tokens": state.tokens}
-            values |= {"seconds": state.seconds, "tokens_per_second": rate}
+            values |= {"seconds": state.seconds, **rates}
             self._write(values)
             self.progress.show(state.step, values, self._seconds_left())
 

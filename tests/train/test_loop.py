@@ -60,6 +60,7 @@ def test_a_run_leaves_all_that_it_should(tmp_path: Path, capsys: pytest.CaptureF
     assert [line["step"] for line in lines if "train/loss" in line] == [*range(4, 29, 4), 30]
     assert [line["step"] for line in lines if "val/accuracy" in line] == list(range(5, 31, 5))
     assert lines[0].keys() >= {"train/accuracy", "train/cross_entropy", "lr", "grad_norm", "epoch", "tokens_per_second"}
+    assert 0 < lines[0]["data_wait"] < 1
     assert lines[-1]["epoch"] == 30 // 8
     said = capsys.readouterr().err
     assert "124 parameters, cpu in fp32, 64 train, 10 val, 10 test samples" in said

@@ -49,14 +49,14 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "val/loss [0.4]" in terminal.getvalue()
 
 
-def test_tokens_a_second_leave_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_leave_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("hrt_mm.train.progress.time.perf_counter", lambda: now[0])
     interval = Interval()
     for seconds, evaluation in ((2, 10), (2, 0)):
         now[0] += seconds
-        interval.add(100)
+        interval.add(100, 0.5)
         now[0] += evaluation
         interval.pause()
-    assert interval.rate() == 50
-    assert interval.rate() == 0
+    assert interval.rates() == {"tokens_per_second": 50, "data_wait": 0.25}
+    assert interval.rates() == {"tokens_per_second": 0, "data_wait": 0}

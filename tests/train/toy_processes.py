@@ -102,5 +102,5 @@ def logged(folder: Path, *, timed: bool = True) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    clock = () if timed else ("seconds", "tokens_per_second")
+    clock = () if timed else ("seconds", "tokens_per_second", "data_wait")
     return [{name: value for name, value in line.items() if name not in clock} for line in lines]

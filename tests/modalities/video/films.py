@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -119,3 +119,38 @@ def cut(path: Path, share: float, **kind: object) -> Path:
     raw = path.read_bytes()
     path.write_bytes(raw[: round(len(raw) * share)])
     return path
+
+
+WORDS = (
+    ("bin", "lay", "place", "set"),
+    ("blue", "green", "red", "white"),
+    ("at", "by", "in", "with"),
+    ("a", "b"),
+    ("one", "two"),
+    ("again", "now", "please", "soon"),
+)
+"""What may stand in each of the six slots of a sentence of GRID."""
+
+
+def grid(root: Path, counts: Mapping[str, int], frames: int = 50) -> Path:
+    """Writes mouths and faces in GRID's layout: a word every 0.28 s between silences, words by the sentence's number.
+
+    Args:
+        root: the folder.
+        counts: sentences by split.
+        frames: of each video, at 25 a second.
+    """
+    names = [f"{split}{number}" for split, count in counts.items() for number in range(count)]
+    index, words = "id\tmouth\tface\tsentence\tsplit\n", "id\tword\tstart_s\tend_s\n"
+    for number, name in enumerate(names):
+        film(root / "mouth" / f"{name}.mp4", frames, size=(48, 96))
+        film(root / "face" / f"{name}.mp4", frames, size=(96, 120))
+        said = [slot[number % len(slot)] for slot in WORDS]
+        split = name.rstrip("0123456789")
+        index += f"{name}\tmouth/{name}.mp4\tface/{name}.mp4\t{' '.join(said)}\t{split}\n"
+        edges = [0.0, *(0.2 + 0.28 * place for place in range(len(said) + 1)), frames / RATE]
+        for word, start, end in zip(["sil", *said, "sil"], edges, edges[1:], strict=False):
+            words += f"{name}\t{word}\t{start:.2f}\t{end:.2f}\n"
+    (root / "index.tsv").write_text(index)
+    (root / "words.tsv").write_text(words)
+    return root
