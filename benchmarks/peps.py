@@ -49,7 +49,7 @@ model:
     - {{name: subwords, dim: 64, depth: 1, heads: 2, window: 16, reach: sliding, group: {fine}, pool: attention}}
     - {{name: sentences, dim: 96, depth: 1, heads: 3, window: 16, reach: sliding, group: {coarse}, pool: attention}}
     - {{name: sections, dim: 128, depth: 2, heads: 4}}
-task: {{type: classification, level: sections, dropout: 0.2, monitor: macro_f1}}
+task: {{type: classification, level: sections, dropout: 0.2, balance: 0.5, monitor: macro_f1}}
 data: {{type: peps, root: "{root}", label: {label}}}
 optim: {{lr: 1.0e-3, warmup_steps: 20}}
 train: {{steps: 1000, batch_size: 4, eval_every: 100, log_every: 1, seed: {seed}}}

@@ -74,6 +74,8 @@ class AudioConfig(TokenizerConfig):
             for key in ("window_ms", "mels", "lowest_hz", "highest_hz", "norm"):
                 if getattr(self, key) != default[key].default:
                     raise ValueError(f"{key} has no effect with features: waveform; drop it")
+            if self.stem.channels:
+                raise ValueError("stem.channels go over bands, and features: waveform have none; drop it")
         elif self.scale != default["scale"].default:
             raise ValueError("scale has no effect with features: log_mel; set norm.mean and norm.std")
         if self.window_ms < self.hop_ms and self.features == "log_mel":

@@ -9,7 +9,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.levels import HierarchyConfig
 from hrt_mm.tokens import Tokens
 from modalities.audio.audio import Audio, Hidden
-from modalities.audio.stems import ConvStem, StemConfig
+from modalities.audio.stems import BandMap, ConvStem, StemConfig
 from modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 
 
@@ -112,6 +112,7 @@ def test_waveforms_come_back() -> None:
         ({"highest_hz": 9000}, "half the rate"),
         ({"lowest_hz": 8000}, "do not rise"),
         ({"features": "waveform", "mels": 40}, "mels has no effect"),
+        ({"features": "waveform", "stem": {"channels": 4}}, "go over bands"),
         ({"scale": 1.0}, "scale has no effect"),
         ({"rate": 10}, "greater than or equal to 1000"),
         ({"max_seconds": 0}, "greater than 0"),
@@ -122,9 +123,10 @@ def test_impossible_settings(values: dict[str, object], message: str) -> None:
         AudioConfig.model_validate({"type": "audio"} | values)
 
 
+@pytest.mark.parametrize("channels", [0, 3])
 @pytest.mark.parametrize(("recent", "ahead"), [(1, 0), (4, 0), (3, 2), (40, 9)])
-def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int) -> None:
-    stem = ConvStem(6, 8, StemConfig(recent=recent, ahead=ahead))
+def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int, channels: int) -> None:
+    stem = ConvStem(6, 8, StemConfig(frames=2, recent=recent, ahead=ahead, channels=channels))
     lengths = [5, 12, 1]
     x_TF = torch.randn(18, 6, requires_grad=True)
     samples = list(x_TF.split(lengths))
@@ -135,6 +137,18 @@ def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int) -> 
     assert seen == list(range(max(5, 11 - recent + 1), min(16, 11 + ahead) + 1))
     alone = stem(Tokens.pack([samples[1]]))
     assert torch.allclose(alone.x, out.x[5:17], atol=1e-6)
+
+
+def test_convolutions_go_over_time_in_order_and_bands() -> None:
+    """Three tokens of two frames of 12 bands: what the first convolution makes of the frames in a row."""
+    stem = ConvStem(24, 8, StemConfig(frames=2, recent=2, ahead=1, channels=4))
+    frames = torch.randn(6, 12)
+    out = stem(Tokens.pack([frames.reshape(3, 24)])).x[1]
+    gelu = torch.nn.functional.gelu
+    assert isinstance(stem.wide, BandMap)
+    found = gelu(stem.wide.second(gelu(stem.wide.first(frames[None, None]))))
+    expected = stem.own(frames[2:4].flatten()) + stem.out(gelu(stem.wide.map(found.flatten())))
+    assert torch.allclose(out, expected, atol=1e-6)
 
 
 def hierarchy(causal: bool) -> HierarchyConfig:
