@@ -12,7 +12,6 @@ With ``--runs DIR`` run folders are kept there, and those that are finished are 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
 from modalities.audio import AudioConfig
 from modalities.audio.digits import FsddConfig
@@ -38,6 +36,7 @@ from .checks import CheckFailed
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
+from .runs import finished, kept
 
 NAME = "fsdd"
 CONFIGS = {"hierarchy": "audio/fsdd", "flat": "audio/fsdd_flat"}
@@ -69,12 +68,8 @@ def train(name: str, fold: str, minutes: float, folder: Path) -> dict[str, Any]:
         UserError: the run failed, which gives its last words, or another run lies in its folder.
     """
     words = overrides(fold, minutes, folder)
-    summary = folder / "summary.json"
-    if summary.exists():
-        ours, found = load_config(CONFIGS[name], words), load_config(folder / "config.yaml")
-        if ours != found:
-            raise UserError(f"{folder} holds a run of another configuration; remove it, or name another --runs")
-        return dict(json.loads(summary.read_text()))
+    if (known := kept(CONFIGS[name], folder, words)) is not None:
+        return known.summary
     done = subprocess.run(
         [sys.executable, "-m", "hrt_mm", "train", CONFIGS[name], *words],
         stdout=subprocess.PIPE,
@@ -85,7 +80,7 @@ def train(name: str, fold: str, minutes: float, folder: Path) -> dict[str, Any]:
     )
     if done.returncode:
         raise UserError(f"the run of {name} on {fold} failed: {' '.join(done.stdout.strip().splitlines()[-3:])}")
-    result: dict[str, Any] = json.loads(summary.read_text())
+    result = finished(folder).summary
     print(f"{fold}, {name}: {result['metrics']['test/accuracy']:.1%}", file=sys.stderr, flush=True)
     return result
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hrt_mm.config import RunConfig, resolved_yaml
+from hrt_mm.config import RunConfig, load_config, resolved_yaml
 from hrt_mm.control import flat_control
 from hrt_mm.errors import UserError
 from hrt_mm.train.build import build_task, build_tokenizer
@@ -85,6 +85,19 @@ def trained(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finis
     if done.returncode:
         raise UserError(f"the run of {folder.name} failed: {' '.join(said[-3:])}")
     print(f"{folder.name}: {said[-1] if said else ''}", file=sys.stderr, flush=True)
+    return finished(folder)
+
+
+def kept(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finished | None:
+    """A run that is over, where its folder is there already.
+
+    Raises:
+        UserError: the folder holds a run of another configuration.
+    """
+    if not (folder / "summary.json").exists():
+        return None
+    if load_config(config, [f"run.dir={folder}", *overrides]) != load_config(folder / "config.yaml"):
+        raise UserError(f"{folder} holds a run of another configuration; remove it, or name another --runs")
     return finished(folder)
 
 

@@ -24,6 +24,7 @@ from . import (
     overhead,
     peps,
     recognition,
+    retrieval,
     shakespeare,
     streaming,
     video_decode,
@@ -49,6 +50,7 @@ TABLES = {
     streaming.NAME: streaming.tables,
     recognition.NAME: recognition.tables,
     index.NAME: index.tables,
+    retrieval.NAME: retrieval.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 

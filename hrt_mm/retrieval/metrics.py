@@ -59,7 +59,7 @@ def rank(
         answer_groups_N: (N,) int64.
         chunk: queries that are scored at a time.
     """
-    parts = []
+    parts = [_ranked(answers_ND.new_zeros(0, len(answers_ND)), answers_ND.new_zeros(0, len(answers_ND)).bool())]
     for first in range(0, len(queries_QD), chunk):
         own = slice(first, first + chunk)
         right_QN = query_groups_Q[own, None] == answer_groups_N[None]
@@ -68,16 +68,27 @@ def rank(
             # One product a query: a matrix product may round differently for other chunks, which would break ties.
             scores_QN = torch.stack([(answers_ND * query_D).sum(1) for query_D in queries_QD[own][some_Q].float()])
             parts.append(_ranked(scores_QN, right_QN[some_Q]))
-    if not parts:
-        none = torch.zeros(0, dtype=torch.int64)
-        return Ranking(none, none.double(), none, len(answers_ND))
     rank_Q, precision_Q, positives_Q = (torch.cat(column) for column in zip(*parts, strict=True))
     return Ranking(rank_Q, precision_Q, positives_Q, len(answers_ND))
+
+
+def rank_scores(scores_QN: Tensor, right_QN: Tensor) -> Ranking:
+    """Ranks all answers for each query by scores that are known. Queries without a right answer are left out.
+
+    Args:
+        scores_QN: (Q, N); an answer of minus infinity is none.
+        right_QN: (Q, N) bool.
+    """
+    some_Q = right_QN.any(1)
+    return Ranking(*_ranked(scores_QN[some_Q], right_QN[some_Q]), scores_QN.shape[1])
 
 
 def _ranked(scores_QN: Tensor, right_QN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Place of the best right answer, average precision, and count of right answers of each query."""
     ranks, precisions = [], []
+    if not len(scores_QN):
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, none.double(), none
     for scores_N, right_N in zip(scores_QN, right_QN, strict=True):
         right_P = scores_N[right_N].sort(descending=True).values
         wrong = scores_N[~right_N].sort().values

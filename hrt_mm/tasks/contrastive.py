@@ -113,7 +113,7 @@ class Contrastive(JointTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and in-batch accuracies; in evaluation the vectors, from which the split's metrics are made."""
         assert isinstance(batch, JointBatch)
-        found, losses = self._encode(batch)
+        found, losses = self.encode(batch)
         # Ranks evaluate different numbers of batches, and must not wait for each other there.
         together = self.training and world_size() > 1
         parts: dict[str, Tensor] = {}
@@ -137,8 +137,8 @@ class Contrastive(JointTask):
         rows = {} if self.training else self._rows(batch, found[0])
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, rows=rows)
 
-    def _encode(self, batch: JointBatch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
-        """By view and tower, the vectors of the batch, and the weighted auxiliary losses of the encoders."""
+    def encode(self, batch: JointBatch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
+        """By view (whole samples, then those of ``also``) and tower, the vectors of the batch, and the weighted auxiliary losses of the encoders."""
         found: list[dict[str, Vectors]] = [{} for _ in self.views]
         losses: dict[str, Tensor] = {}
         for tower in self.towers:

@@ -130,7 +130,7 @@ def test_soft_alignment_takes_the_best_token_of_the_other_side(
 ) -> None:
     task = build(also=[{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}])
     batch = config().pack(samples(3), towers, None)
-    found, _ = task._encode(batch)
+    found, _ = task.encode(batch)
     rows, ids = found[1]["rows"], found[1]["ids"]
     similarity = rows.similarity(ids, soft=True)
     for i, x in enumerate(rows.samples.split(rows.x)):

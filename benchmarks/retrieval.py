@@ -1,0 +1,272 @@
+"""Retrieval across modalities: glyphs and their names, emoji, spoken and written digits, and GRID's sentences.
+
+All contenders of a task train by ``hrt-mm train`` for the same processor time on one thread (wall-clock time on a GPU)
+and are measured on its test split, both ways, with the weights that were best on the validation split. A tie is never
+won. ``glyphs`` needs no data; the others need ``HRT_MM_DATA`` with ``emoji/``, ``fsdd/`` and ``MNIST/``, ``grid_s1/``.
+
+* ``glyphs``: characters that were not trained on, against their Unicode names; beside a flat two-tower model of equal
+  parameters.
+* ``emoji``: two drawing styles and the names of emoji that were not trained on; with and without contrast of words with
+  parts of pictures.
+* ``digits``: a speaker who was not heard against pictures and words of digits.
+* ``grid``: sound, silent video and words of 100 sentences; one model of all three, beside one of each pair. Whole
+  sentences are compared, and their words by soft alignment. ``apart`` leaves the near-duplicates of a query out of its
+  answers: sentences that share four of its six words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval.metrics import rank_scores
+from hrt_mm.tasks import Contrastive, ContrastiveConfig
+from hrt_mm.train.build import build_dataset
+from hrt_mm.train.evaluate import TrainedRun, load_task
+
+from .checks import CheckFailed
+from .command import main, parser
+from .markdown import markdown
+from .results import Bar, Measured, Result, Row, environment
+from .runs import Finished, for_minutes, kept, scores, trained, written
+
+NAME = "retrieval"
+TASKS = ("glyphs", "emoji", "digits", "grid")
+MINUTES = {"glyphs": 9.0, "emoji": 20.0, "digits": 5.0, "grid": 40.0}
+"""Of each contender, when ``--minutes`` is absent."""
+FOLDERS = {"emoji": "emoji", "digits": "fsdd", "grid": "grid_s1"}
+"""In ``HRT_MM_DATA``."""
+SHARED = 4
+"""Words in the same place that make two sentences of six near-duplicates."""
+TOLERANCE = 0.01
+"""How far the parameters of the flat control may differ."""
+FIGURES = ("R@1", "R@5", "R@10", "mAP", "median_rank", "chance_R@1", "queries", "answers")
+BATCH = 16
+QUICK = ["train.eval_batches=1", "data.scripts=[greek]", "train.batch_size=8", "optim.warmup_steps=1", "train.eval_every=1000000"]
+"""What a quick try of ``glyphs`` changes."""
+
+
+def contenders(task: str) -> dict[str, RunConfig]:
+    """The configurations of a task by the name of the contender; the first is the one that is asked for figures."""
+    config = load_config(f"retrieval/{task}")
+    if task == "glyphs":
+        return {"hierarchy": config, "flat": load_config("retrieval/glyphs_flat")}
+    if task == "emoji":
+        return {"multi-level": config, "single-level": single_level(config)}
+    if task == "digits":
+        return {"hierarchy": config}
+    assert config.towers is not None
+    return {"triples": config} | {f"{one}-{other}": pair_of(config, one, other) for one, other in PAIRS}
+
+
+PAIRS = tuple(combinations(("audio", "video", "text"), 2))
+
+
+def single_level(config: RunConfig) -> RunConfig:
+    """The same with contrast of whole samples alone."""
+    return config.model_copy(update={"task": config.task.model_copy(update={"also": ()})})
+
+
+def pair_of(config: RunConfig, one: str, other: str) -> RunConfig:
+    """The same with two of its towers."""
+    assert config.towers is not None and isinstance(config.task, ContrastiveConfig)
+    towers = {name: tower for name, tower in config.towers.items() if name in (one, other)}
+    also = tuple(pair for pair in config.task.also if pair.levels.keys() == towers.keys())
+    task = config.task.model_copy(update={"also": also})
+    data = config.data.model_copy(update={"use": tuple(towers)})
+    return config.model_copy(update={"towers": towers, "task": task, "data": data})
+
+
+def train(task: str, name: str, config: RunConfig, home: Path, options: argparse.Namespace) -> Finished:
+    """A contender's run, or the finished one that is there already."""
+    minutes = 0.01 if options.quick else options.minutes or MINUTES[task]
+    words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", *(QUICK if options.quick else [])]
+    file = written(config, home / f"{task}-{name}.yaml")
+    folder = home / f"{task}-{name}"
+    return kept(file, folder, words) or trained(file, folder, words)
+
+
+def test_figures(run: Finished) -> dict[str, float]:
+    """What the summary says of each way on the test split: ``text_to_image/R@1``."""
+    metrics = {name.removeprefix("test/"): value for name, value in run.summary["metrics"].items()}
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if name.partition("/")[0].count("_to_") == 1 and name.partition("/")[2] in FIGURES
+    }
+
+
+def near_duplicates(sentences: Sequence[str]) -> Tensor:
+    """(N, N) bool: sentences that share :data:`SHARED` words in the same place or more; none is its own."""
+    words = [sentence.split() for sentence in sentences]
+    shared = [[sum(a == b for a, b in zip(one, other, strict=False)) for other in words] for one in words]
+    return (torch.tensor(shared) >= SHARED) & ~torch.eye(len(words), dtype=torch.bool)
+
+
+@torch.no_grad()
+def by_level(run: TrainedRun) -> dict[str, float]:
+    """Of the test sentences, the figures of each level and way, and those without near-duplicates among the answers."""
+    dataset, task = build_dataset(run.config, "test"), run.task
+    assert isinstance(task, Contrastive) and isinstance(run.config.task, ContrastiveConfig)
+    samples = [dataset[place] for place in range(len(dataset))]
+    blocks = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
+    batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
+    near_NN = near_duplicates([str(sample.label) for sample in samples])
+    found: dict[str, float] = {}
+    for place, view in enumerate(task.views):
+        pairs = task.pairs if place == 0 else (view.pair,)
+        for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
+            own, others = ([batch[place][tower] for batch in batches] for tower in (one, other))
+            scores_NN = torch.cat([torch.cat([a.similarity(b, soft=view.soft) for b in others], 1) for a in own])
+            name = f"{view.names[0] if place else 'sentences'}: {one}_to_{other}"
+            found |= _ways(name, scores_NN, near_NN)
+    return found
+
+
+def _ways(name: str, scores_NN: Tensor, near_NN: Tensor) -> dict[str, float]:
+    right_NN = torch.eye(len(scores_NN), dtype=torch.bool)
+    kinds = {"": scores_NN, ", apart": scores_NN.masked_fill(near_NN, -torch.inf)}
+    return {
+        f"{name}{kind}/{figure}": value
+        for kind, own in kinds.items()
+        for figure, value in rank_scores(own, right_NN).metrics().items()
+        if figure in FIGURES
+    }
+
+
+def measured(task: str, run: Finished, folder: Path) -> Measured:
+    """A contender's figures."""
+    found = test_figures(run)
+    if task == "grid":
+        levels = by_level(load_task(folder, overrides=["train.device=cpu"]))
+        # Whole sentences are in the summary; here they stand for a check that both say the same.
+        ways = {name.partition("/")[0] for name in found}
+        for way in ways:
+            if abs(levels[f"sentences: {way}/R@1"] - found[f"{way}/R@1"]) > 0.011:
+                raise CheckFailed(f"{folder.name}, {way}: R@1 is {found[f'{way}/R@1']:.3f} in the summary, not here")
+        found |= {name: value for name, value in levels.items() if "apart" in name or not name.startswith("sentences")}
+    sizes: Mapping[str, float] = scores(run, {})
+    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Trains what is not there, and measures all.
+
+    Raises:
+        UserError: data is not there, or a run failed.
+        CheckFailed: the flat control is not of the hierarchy's size.
+    """
+    tasks = options.only or (TASKS[:1] if options.quick else TASKS)
+    _check_data(tasks)
+    rows, checks = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(options.runs or folder)
+        home.mkdir(parents=True, exist_ok=True)
+        for task in tasks:
+            found = {name: train(task, name, config, home, options) for name, config in contenders(task).items()}
+            own = {name: measured(task, run, home / f"{task}-{name}") for name, run in found.items()}
+            if task == "glyphs":
+                checks["parameters"] = _same_size(found)
+            rows.append(Row(sizes={"task": task, "minutes": _minutes(task, options)}, contenders=own, ratios={}))
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=options.quick,
+        settings={"seed": options.seed, "clock": "cpu" if options.device.type == "cpu" else "wall"},
+        checks=checks,
+        rows=rows,
+        bars=[] if options.quick else bars(rows),
+        **environment(options.device),
+    )
+
+
+def _minutes(task: str, options: argparse.Namespace) -> float:
+    return float(options.minutes or MINUTES[task])
+
+
+def _check_data(tasks: Sequence[str]) -> None:
+    needed = [FOLDERS[task] for task in tasks if task in FOLDERS]
+    data = os.environ.get("HRT_MM_DATA")
+    if needed and not data:
+        raise UserError(f"HRT_MM_DATA is not set; name the folder that holds {', '.join(needed)}, or add --only glyphs")
+    if missing := [folder for folder in needed if data and not (Path(data) / folder).is_dir()]:
+        raise UserError(f"HRT_MM_DATA {data} has no {missing[0]}; add it, or leave its task out with --only")
+
+
+def _same_size(found: Mapping[str, Finished]) -> float:
+    own, flat = (found[name].summary["parameters"] for name in ("hierarchy", "flat"))
+    difference = float(abs(flat / own - 1))
+    if difference > TOLERANCE:
+        raise CheckFailed(f"parameters differ by {difference:.1%}, more than {TOLERANCE:.0%}")
+    return difference
+
+
+ASKED = {
+    "grid": ("GRID, sound and text of 100 test sentences, R@1 the worse way", ("audio_to_text", "text_to_audio"), 0.95),
+    "emoji": ("emoji that were not trained on, Noto to EmojiTwo, R@1", ("noto_to_emojitwo",), 0.8),
+}
+"""By task, a claim, the ways that it is about, and what their R@1 must reach."""
+
+
+def bars(rows: Sequence[Row]) -> list[Bar]:
+    """What the project asks of itself."""
+    found = []
+    for row in rows:
+        if row.sizes["task"] in ASKED:
+            claim, ways, asked = ASKED[str(row.sizes["task"])]
+            best = next(iter(row.contenders.values())).scores
+            value = min(best[f"{way}/R@1"] or 0.0 for way in ways)
+            found.append(
+                Bar(claim=claim, asked=f"{asked:.0%} or more", measured=f"{value:.1%}", met=value >= asked)
+            )
+    return found
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    parts = []
+    for row in result.rows:
+        sizes = ", ".join(
+            f"{name} {known.scores['parameters']:,.0f} parameters and {known.scores['steps']:,.0f} steps"
+            for name, known in row.contenders.items()
+        )
+        body = [
+            [name, way, *(_figure(known.scores[f"{way}/{figure}"], figure) for figure in FIGURES)]
+            for name, known in row.contenders.items()
+            for way in dict.fromkeys(key.rpartition("/")[0] for key in known.scores if "/" in key)
+        ]
+        head = ["contender", "way", *(figure.replace("_", " ") for figure in FIGURES)]
+        parts.append(f"**{row.sizes['task']}**, {row.sizes['minutes']:g} minutes each: {sizes}.")
+        parts.append(markdown(head, body))
+    return "\n\n".join(parts)
+
+
+def _figure(value: float | None, figure: str) -> str:
+    if value is None:
+        return ""
+    if figure in ("queries", "answers"):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if figure == "median_rank" else f"{value:.2%}" if "chance" in figure else f"{value:.1%}"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
+    found.add_argument("--minutes", type=float, help="of each contender; 9, 20, 5 and 40 by task when absent")
+    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables))
