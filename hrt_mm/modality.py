@@ -92,6 +92,16 @@ class Tokenizer(ABC):
         """Raw samples from raw tokens, where that has meaning; the inverse of calling it."""
         raise ConfigError(f"{type(self).__name__} cannot turn tokens back into samples")
 
+    def steps(self, value: Any, places: Sequence[float]) -> Sequence[float]:
+        """Where places in a raw sample lie along the first axis, in level-0 steps.
+
+        Args:
+            value: the sample.
+            places: in the modality's units: seconds where that axis is time, else steps.
+        """
+        unit = self.seconds_per_token or 1.0
+        return [place / unit for place in places]
+
     def stream(self, **source: Any) -> TokenStream:
         """What turns raw chunks into tokens as they come, with the same result as the whole sample at once.
 

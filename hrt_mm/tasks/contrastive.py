@@ -8,7 +8,8 @@ Shapes: B samples, n those with a modality, D the common width, N rows of this r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
@@ -19,13 +20,16 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
 from ..levels import HierarchyConfig
+from ..modality import Tokenizer
 from ..ranks import summed, world_size
 from ..retrieval.metrics import distinct, rank
+from ..sample import Sample
 from .base import Batch, TaskOutput
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
 from .contrastive_views import LevelPair, Vectors, View, ViewHeads
 from .encoding import check_reads
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer, Part
+from .pieces import Pieces
 
 
 class ContrastiveConfig(JointTaskConfig):
@@ -46,6 +50,22 @@ class ContrastiveConfig(JointTaskConfig):
     """Samples that are encoded at a time, for batches that do not fit into memory: activations are made again in the
     backward pass (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
 
+    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
+        """The batch of some samples, with the pieces that are compared.
+
+        Raises:
+            BadSample: a sample does not carry pieces that are compared.
+        """
+        batch = super().pack(samples, tokenizer, classes)
+        assert isinstance(tokenizer, JointTokenizer)
+        parts = dict(batch.parts)
+        for tower, part in batch.parts.items():
+            own = [samples[place] for place in part.samples.tolist()]
+            tiers = {pair.pieces for pair in self.also if pair.pieces and tower in pair.levels}
+            pieces = {tier: Pieces.of(own, tower, tier, tokenizer.towers[tower]) for tier in sorted(tiers)}
+            parts[tower] = replace(part, pieces=pieces)
+        return replace(batch, parts=parts)
+
     def join(
         self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
     ) -> Contrastive:
@@ -61,6 +81,9 @@ class ContrastiveConfig(JointTaskConfig):
         pairs = self.pairs if self.pairs is not None else tuple(combinations(models, 2))
         if not pairs or any(len(set(pair)) < 2 for pair in pairs):
             raise ConfigError("task.pairs needs at least one pair, each of two different towers")
+        names = [pair.name for pair in self.also]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"task.also has {twice[0]} twice; drop one, or raise its weight")
         if unused := [name for name in models if all(name not in pair for pair in pairs)]:
             raise ConfigError(f"tower {unused[0]!r} is in none of task.pairs; add it or drop the tower")
         return Contrastive(self, models, tokenizer, pairs)
@@ -101,7 +124,7 @@ class Contrastive(JointTask):
     def vectors(self, tower: str, part: Part) -> Tensor:
         """(n, D) normed vectors that stand for the samples of a tower."""
         pyramid = self.encoder_of(tower)(part.tokens)
-        vectors: Tensor = self.heads[0](tower, pyramid).x
+        vectors: Tensor = self.heads[0](tower, pyramid, part.pieces).x
         return vectors
 
     def temperature(self) -> Tensor:
@@ -121,7 +144,7 @@ class Contrastive(JointTask):
         for place, view in enumerate(self.views):
             pairs = self.pairs if place == 0 else (view.pair,)
             for first, second in pairs:
-                name = "_".join([first, second] if place == 0 else view.names)
+                name = view.name or f"{first}_{second}"
                 sides = found[place][first], found[place][second]
                 loss, hits = self._compare(place, *sides, together=together)
                 parts[name] = view.weight * loss / len(pairs)
@@ -134,11 +157,11 @@ class Contrastive(JointTask):
         weight = summed(samples) / world_size() if together else samples
         stats["loss"] = (loss.detach() * weight, weight)
         stats["temperature"] = (self.temperature() * weight, weight)
-        rows = {} if self.training else self._rows(batch, found[0])
+        rows = {} if self.training else self._rows(batch, found)
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, rows=rows)
 
     def encode(self, batch: JointBatch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
-        """By view (whole samples, then those of ``also``) and tower, the vectors of the batch, and the weighted auxiliary losses of the encoders."""
+        """By view (whole samples, then ``also``) and tower, the batch's vectors; and the encoders' weighted losses."""
         found: list[dict[str, Vectors]] = [{} for _ in self.views]
         losses: dict[str, Tensor] = {}
         for tower in self.towers:
@@ -150,9 +173,10 @@ class Contrastive(JointTask):
                         own[tower] = heads.nothing(tower)
                 continue
             pieces, aside = self._pieces(tower, part)
-            groups = batch.groups[part.samples]
-            for own, column in zip(found, zip(*pieces, strict=True), strict=True):
+            whole = batch.groups[part.samples]
+            for view, own, column in zip(self.views, found, zip(*pieces, strict=True), strict=True):
                 if all(piece is not None for piece in column):
+                    groups = part.pieces[view.pieces].keys_P if view.pieces else whole
                     own[tower] = Vectors.joined([piece for piece in column if piece is not None], groups)
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
         return found, losses
@@ -174,7 +198,7 @@ class Contrastive(JointTask):
     def _look(self, tower: str, part: Part) -> tuple[list[Vectors | None], dict[str, Tensor]]:
         pyramid = self.encoder_of(tower)(part.tokens)
         return [
-            heads(tower, pyramid) if tower in view.levels else None
+            heads(tower, pyramid, part.pieces) if tower in view.levels else None
             for view, heads in zip(self.views, self.heads, strict=True)
         ], pyramid.losses
 
@@ -210,29 +234,47 @@ class Contrastive(JointTask):
         loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
         return loss * (world_size() if together else 1), hits
 
-    def _rows(self, batch: JointBatch, found: Mapping[str, Vectors]) -> dict[str, Tensor]:
+    def _rows(self, batch: JointBatch, found: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
+        """What the metrics of a split are made from: whole samples, and pieces."""
         rows = {}
         for tower, part in batch.parts.items():
-            rows[f"{tower}/vectors"] = found[tower].x.float()
-            rows[f"{tower}/groups"] = found[tower].groups
-            rows[f"{tower}/contents"] = part.contents
+            for view, own in zip(self.views, found, strict=True):
+                if tower in view.levels and (view.pieces or not view.name):
+                    rows[_row(view.name, tower, "vectors")] = own[tower].x.float()
+                    rows[_row(view.name, tower, "groups")] = own[tower].groups
+            rows[_row("", tower, "contents")] = part.contents
         return rows
 
     def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        """Retrieval over the whole split: each direction of each pair, and the mean R@1 of all."""
+        """Retrieval over the whole split: each direction of each pair, and the mean R@1 of all; and that of pieces."""
         towers = {
-            tower: distinct(*(rows[f"{tower}/{what}"] for what in ("vectors", "groups", "contents")))
+            tower: distinct(*(rows[_row("", tower, what)] for what in ("vectors", "groups", "contents")))
             for tower in self.towers
-            if f"{tower}/vectors" in rows
+            if _row("", tower, "vectors") in rows
         }
-        found: dict[str, float] = {}
-        firsts = []
-        for one, other in [way for pair in self.pairs for way in (pair, pair[::-1])]:
-            if one not in towers or other not in towers:
-                continue
-            ranking = rank(*towers[one], *towers[other])
-            if len(ranking.rank_Q):
-                metrics = ranking.metrics()
-                firsts.append(metrics["R@1"])
-                found |= {f"{one}_to_{other}/{name}": value for name, value in metrics.items()}
+        found = _both_ways(self.pairs, towers)
+        firsts = [value for name, value in found.items() if name.endswith("/R@1")]
+        for view in self.views:
+            if view.pieces:
+                sides = {
+                    tower: (rows[_row(view.name, tower, "vectors")], rows[_row(view.name, tower, "groups")])
+                    for tower in view.levels
+                    if _row(view.name, tower, "vectors") in rows
+                }
+                found |= {f"{view.name}/{name}": value for name, value in _both_ways((view.pair,), sides).items()}
         return found | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
+
+
+def _row(view: str, tower: str, what: str) -> str:
+    return f"{view}/{tower}/{what}"
+
+
+def _both_ways(pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Metrics of both directions of the pairs, of vectors and groups by tower."""
+    found: dict[str, float] = {}
+    for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
+        if one in sides and other in sides:
+            ranking = rank(*sides[one], *sides[other])
+            if len(ranking.rank_Q):
+                found |= {f"{one}_to_{other}/{name}": value for name, value in ranking.metrics().items()}
+    return found

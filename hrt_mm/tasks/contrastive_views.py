@@ -1,4 +1,4 @@
-"""What of two towers is compared: whole samples, or the tokens of a level, with alignment that the similarity finds.
+"""What of two towers is compared: whole samples, tokens of a level that the similarity aligns, or given pieces.
 
 Shapes: n samples, T tokens of a level, D the common width, N rows of this rank, M of all.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from ..pyramid import Pyramid
 from ..ranks import gathered
 from ..segments import segment_mean
 from ..spans import Spans
+from .pieces import Pieces
 
 
 class LevelPair(Component):
@@ -28,11 +29,27 @@ class LevelPair(Component):
 
     levels: Annotated[dict[str, str], Field(min_length=2, max_length=2)]
     """By tower, the level."""
-    align: Literal["pooled", "soft"] = "pooled"
+    align: Literal["pooled", "soft", "given"] = "pooled"
     """``pooled`` compares the levels' means. ``soft`` compares tokens: each of one side with the most similar one of
-    the other, and the mean of those (arXiv 2111.07783)."""
+    the other, and the mean of those (arXiv 2111.07783). ``given`` compares pieces, such as words, whose places in both
+    the data knows: the mean of the tokens in each with those of all others."""
+    pieces: str | None = None
+    """Of ``given``, which of the data's pieces: ``words``."""
     weight: PositiveFloat = 1.0
     """What the loss of this pair counts beside that of whole samples."""
+
+    @model_validator(mode="after")
+    def _pieces_of_given(self) -> LevelPair:
+        if self.align == "given" and not self.pieces:
+            raise ValueError("align: given needs pieces: the name of those that the data gives, such as words")
+        if self.align != "given" and self.pieces is not None:
+            raise ValueError(f"pieces has no effect with align: {self.align}; drop it, or set align: given")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What it is called in metrics: ``audio_words_text_words_soft``."""
+        return "_".join([*(f"{tower}_{level}" for tower, level in self.levels.items()), self.align])
 
 
 @dataclass(frozen=True)
@@ -41,15 +58,17 @@ class View:
 
     Args:
         levels: places of the levels by tower.
-        names: what it is called in metrics.
+        name: what it is called in metrics; empty for whole samples.
         soft: whether tokens are compared.
         weight: of its loss.
+        pieces: the tier whose pieces are compared; empty for none.
     """
 
     levels: Mapping[str, int]
-    names: tuple[str, ...]
+    name: str = ""
     soft: bool = False
     weight: float = 1.0
+    pieces: str = ""
 
     @classmethod
     def whole(cls, models: Mapping[str, HierarchyConfig], chosen: Mapping[str, str]) -> View:
@@ -58,7 +77,7 @@ class View:
         Raises:
             ConfigError: a level is unknown.
         """
-        return cls({tower: _place(tower, model, chosen.get(tower)) for tower, model in models.items()}, ())
+        return cls({tower: _place(tower, model, chosen.get(tower)) for tower, model in models.items()})
 
     @classmethod
     def of(cls, pair: LevelPair, models: Mapping[str, HierarchyConfig]) -> View:
@@ -71,7 +90,7 @@ class View:
             if tower not in models:
                 raise ConfigError(f"task.also names a tower {tower!r}; the towers are {', '.join(models)}")
         places = {tower: _place(tower, models[tower], level) for tower, level in pair.levels.items()}
-        return cls(places, tuple(pair.levels.values()), pair.align == "soft", pair.weight)
+        return cls(places, pair.name, pair.align == "soft", pair.weight, pair.pieces or "")
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -93,8 +112,8 @@ class Vectors:
 
     Args:
         x: (T, D) normed vectors: one a sample, or one a token.
-        samples: the samples over them.
-        groups: (n,) int64 on the host: what the samples are of.
+        samples: the samples over them; of pieces each piece is one.
+        groups: (n,) int64 on the host: what the samples, or pieces, are of.
     """
 
     x: Tensor
@@ -138,7 +157,7 @@ class ViewHeads(nn.Module):
 
     def __init__(self, view: View, models: Mapping[str, HierarchyConfig], dim: int) -> None:
         super().__init__()
-        self.levels, self.soft = dict(view.levels), view.soft
+        self.levels, self.soft, self.pieces = dict(view.levels), view.soft, view.pieces
         self.maps = nn.ModuleDict(
             {tower: nn.Linear(models[tower].levels[place].dim, dim) for tower, place in view.levels.items()}
         )
@@ -148,12 +167,16 @@ class ViewHeads(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, tower: str, pyramid: Pyramid) -> Vectors:
-        """The vectors of a tower; the samples' groups are added later."""
+    def forward(self, tower: str, pyramid: Pyramid, pieces: Mapping[str, Pieces]) -> Vectors:
+        """The vectors of a tower; what they are of is added later."""
         level = self.levels[tower]
         tokens = pyramid[level]
-        x = tokens.x if self.soft else pyramid.pooled(level)
-        samples = tokens.spans if self.soft else tokens.spans.ones
+        if self.pieces:
+            x = pieces[self.pieces].means(tokens)
+            samples = Spans.from_lengths([1] * len(x), x.device)
+        else:
+            x = tokens.x if self.soft else pyramid.pooled(level)
+            samples = tokens.spans if self.soft else tokens.spans.ones
         return Vectors(F.normalize(self.maps[tower](x).float(), dim=-1), samples, torch.zeros(0, dtype=torch.int64))
 
     def nothing(self, tower: str) -> Vectors:

@@ -5,7 +5,6 @@ Shapes: B samples, n those of them that have a modality.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +19,8 @@ from ..modality import Tokenizer
 from ..sample import Sample
 from ..tokens import Tokens
 from .base import Batch, Task, TaskConfig
+from .fingerprints import fingerprint
+from .pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,15 +37,18 @@ class Part:
         tokens: of the samples that have this modality.
         samples: (n,) int64: the places of those in the batch, on the host.
         contents: (n,) int64: fingerprints of the raw tokens, equal where these are; on the host.
+        pieces: by tier, pieces of the samples that the task compares.
     """
 
     tokens: Tokens
     samples: Tensor
     contents: Tensor
+    pieces: Mapping[str, Pieces] = field(default_factory=dict)
 
     def some(self, first: int, last: int) -> Part:
         """The samples of this part from ``first`` up to ``last``, which is not among them."""
-        return Part(self.tokens.some(first, last), self.samples[first:last], self.contents[first:last])
+        pieces = {tier: own.some(first, last) for tier, own in self.pieces.items()}
+        return Part(self.tokens.some(first, last), self.samples[first:last], self.contents[first:last], pieces)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,9 +245,3 @@ def contents(tokens: Tokens) -> Tensor:
 def _raw(tokens: Tokens) -> Iterator[tuple[Tensor, bytes]]:
     for x in tokens.split():
         yield x, x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b""
-
-
-def fingerprint(kind: str, content: bytes) -> int:
-    """63 bits that stand for some bytes."""
-    digest = hashlib.blake2b(content, digest_size=8, person=kind.encode()[:16]).digest()
-    return int.from_bytes(digest, "little") >> 1

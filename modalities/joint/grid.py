@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
-from hrt_mm.sample import Sample
+from hrt_mm.sample import Piece, Sample
 
+from ..audio.alignments import SILENCE
 from ..audio.audio import Audio
 from ..audio.grid import GridConfig as SoundConfig
+from ..audio.recordings import Recordings
 from ..splits import check_split
 from ..video.grid import GridConfig as VideoConfig
 
@@ -47,6 +50,7 @@ class GridTriplesConfig(DatasetConfig):
         check_split(split)
         sound = SoundConfig(type="grid", root=self.root, label="text").build(split)
         video = VideoConfig(type="grid_video", root=self.root, label="text", view=self.view).build(split)
+        assert isinstance(sound, Recordings)
         if len(sound) != len(video):
             raise ConfigError(f"data.root {self.root} has {len(sound)} sounds and {len(video)} videos for {split}")
         return GridTriples(self, sound, video, training=split == "train")
@@ -56,6 +60,8 @@ class GridTriplesConfig(DatasetConfig):
         return self.model_copy(update={"train_noise_db": None, "noise_db": None}).build(split)
 
 
+LAST_WORD = 1.0
+"""Seconds of a word with no silence after it."""
 SLOTS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 
 
@@ -69,7 +75,7 @@ class GridTriples(Dataset):
         training: whether noise is drawn anew each time.
     """
 
-    def __init__(self, config: GridTriplesConfig, sound: Dataset, video: Dataset, *, training: bool) -> None:
+    def __init__(self, config: GridTriplesConfig, sound: Recordings, video: Dataset, *, training: bool) -> None:
         self.config, self.sound, self.video, self.training = config, sound, video, training
         if config.label == "sentence":
             self.classes = None
@@ -92,7 +98,26 @@ class GridTriples(Dataset):
         if "audio" in value:
             value["audio"] = self._noisy(value["audio"], index)
         label = self.config.label
-        return Sample(value, sentence if label == "sentence" else sentence.split()[SLOTS.index(label)], first.name)
+        target = sentence if label == "sentence" else sentence.split()[SLOTS.index(label)]
+        return Sample(value, target, first.name, {"words": self._words(index, sentence, first.name)})
+
+    def _words(self, index: int, sentence: str, name: str) -> tuple[Piece, ...]:
+        """Where each word lies in sound, video and text; silences are left out."""
+        item, words = self.sound.items[index], sentence.split()
+        starts = item.boundaries["words"]
+        ends = (*starts[1:], starts[-1] + LAST_WORD)
+        timed = [
+            (start, end, label)
+            for start, end, label in zip(starts, ends, item.labels["words"], strict=True)
+            if label != SILENCE
+        ]
+        if [label for _, _, label in timed] != words:
+            raise BadSample(name, f"is {sentence!r}, but words.tsv has other words; mend it")
+        places = accumulate((len(word) + 1 for word in words), initial=0)
+        return tuple(
+            Piece(word, {"audio": (start, end), "video": (start, end), "text": (place, place + len(word))})
+            for (start, end, word), place in zip(timed, places, strict=False)
+        )
 
     def _noisy(self, sound: Audio, index: int) -> Audio:
         low_high, fixed = self.config.train_noise_db, self.config.noise_db

@@ -160,6 +160,15 @@ class TextTokenizer(Tokenizer):
             if boundary not in FINDERS and boundary not in carried:
                 raise BadSample(name, f"carries no boundary {boundary!r}; it has {', '.join(carried) or 'none'}")
 
+    def steps(self, value: Any, places: Sequence[float]) -> list[float]:
+        """Tokens that some bytes lie in, of a text without separators.
+
+        Raises:
+            BadSample: the value is no text.
+        """
+        _, offsets = self.encode(marked(value, "the text", self.max_bytes).content)
+        return [float(place) for place in np.searchsorted(offsets, places)]
+
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
         return TextEmbedding(self.vocabulary, dim, self.recent)

@@ -141,6 +141,10 @@ class VideoTokenizer(Tokenizer):
         places = torch.searchsorted(middles, inside, right=True)
         return torch.cat([places.new_zeros(1), places]).unique() * unit
 
+    def steps(self, value: Video, places: Sequence[float]) -> list[float]:
+        """Steps of time of some seconds; the first frame is at 0."""
+        return [(place - float(value.times_N[0])) / self.seconds_per_step for place in places]
+
     def embedding(self, dim: int) -> nn.Module:
         """The stem."""
         config = self.config

@@ -49,6 +49,13 @@ def test_grid_has_the_same_sentence_three_times() -> None:
     assert isinstance(sample.value["video"], Video)
     assert sample.value["text"] == sample.label == found.describe(0)["sentence"]
     assert Path(found.sound[0].name).stem == Path(found.video[0].name).stem
+    for said in (found[0], found[50]):
+        words = said.pieces["words"]
+        assert [piece.label for piece in words] == said.label.split()
+        assert [said.label[slice(*map(int, piece.where["text"]))] for piece in words] == said.label.split()
+        times = [piece.where["audio"] for piece in words]
+        assert all(0 < start < end < 3 for start, end in times) and times == sorted(times)
+        assert [piece.where["video"] for piece in words] == times
     config = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1", use=("audio",), label="letter")
     letters = config.build("test")
     assert letters.classes is not None and len(letters.classes) == 25
