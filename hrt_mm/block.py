@@ -70,10 +70,16 @@ class Block(nn.Module):
     """Pre-norm attention and feed-forward. Both residual branches start at zero (arXiv 1901.09321)."""
 
     def __init__(
-        self, level: Level, *, drop_path: float = 0.0, backend: str = "auto", checkpointed: bool = False
+        self,
+        level: Level,
+        *,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        backend: str = "auto",
+        checkpointed: bool = False,
     ) -> None:
         super().__init__()
-        self.drop_path = drop_path
+        self.drop_path, self.dropout = drop_path, dropout
         self.checkpointed = checkpointed
         self.attention = Attention(level.dim, level.heads, level.kv_heads or level.heads, backend)
         self.mlp = SwiGLU(level.dim, level.mlp_dim)
@@ -110,7 +116,9 @@ class Block(nn.Module):
         return x_TD + self._drop(self.mlp(rms_norm(x_TD)), samples)
 
     def _drop(self, branch_TD: Tensor, samples: Spans) -> Tensor:
-        """Stochastic depth (arXiv 1603.09382): skips the branch for whole samples."""
+        """Dropout of single values, and stochastic depth (arXiv 1603.09382): skips the branch for whole samples."""
+        if self.dropout:
+            branch_TD = F.dropout(branch_TD, self.dropout, self.training)
         if not self.training or not self.drop_path:
             return branch_TD
         kept_B = torch.rand(len(samples), device=branch_TD.device) >= self.drop_path

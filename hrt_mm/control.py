@@ -50,6 +50,7 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
             causal=config.causal,
             rope_theta=config.rope_theta,
             drop_path=config.drop_path,
+            dropout=config.dropout,
             activation_checkpointing=config.activation_checkpointing,
             backend=config.backend,
         )

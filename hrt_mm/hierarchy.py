@@ -65,7 +65,13 @@ class Stage(nn.Module):
 
     @staticmethod
     def _block(config: HierarchyConfig, level: Level, drop: float) -> Block:
-        return Block(level, drop_path=drop, backend=config.backend, checkpointed=config.activation_checkpointing)
+        return Block(
+            level,
+            drop_path=drop,
+            dropout=config.dropout,
+            backend=config.backend,
+            checkpointed=config.activation_checkpointing,
+        )
 
     def forward(self, x_TD: Tensor, plan: LevelPlan, part: Literal["encoder", "decoder"] = "encoder") -> Tensor:
         """Runs the blocks of one of the two ways."""

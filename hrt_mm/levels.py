@@ -162,6 +162,8 @@ class HierarchyConfig(Component):
     """Base of the rotary frequencies; 10000 on one axis and 100 on grids when absent."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth: probability to skip a residual branch, rising linearly to this at the last block."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability to drop a value that a residual branch adds: against learning little data by heart."""
     reconstruction: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss that asks each level to give back the level under it."""
     alignment: Annotated[float, Field(ge=0)] = 0.0

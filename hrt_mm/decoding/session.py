@@ -30,7 +30,7 @@ from .stepping import step
 
 _KEY, _FORMAT = "hrt_mm.session", 1
 _CACHE = "cache."
-_FREE = ("backend", "activation_checkpointing", "drop_path")
+_FREE = ("backend", "activation_checkpointing", "drop_path", "dropout")
 """Keys of a model's configuration that change nothing in what it remembers."""
 
 

@@ -22,8 +22,8 @@ Pack = Callable[..., Tokens]
 LEVEL = Level(name="flat", dim=16, heads=2)
 
 
-def block(awake: Callable[[nn.Module], None], drop_path: float = 0.0) -> Block:
-    one = Block(LEVEL, drop_path=drop_path).double()
+def block(awake: Callable[[nn.Module], None], drop_path: float = 0.0, dropout: float = 0.0) -> Block:
+    one = Block(LEVEL, drop_path=drop_path, dropout=dropout).double()
     awake(one)
     return one
 
@@ -49,6 +49,21 @@ def test_stochastic_depth_skips_whole_samples(branch: str, awake: Callable[[nn.M
     assert 0.5 < sum(kept) / len(kept) < 0.7
 
 
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_dropout_drops_single_values_of_a_branch(branch: str, awake: Callable[[nn.Module], None]) -> None:
+    one = block(awake, dropout=0.25)
+    silent = one.mlp.down if branch == "attention" else one.attention.out
+    nn.init.zeros_(silent.weight)
+    samples = Spans.from_lengths([1 + index % 4 for index in range(400)])
+    x = torch.randn(samples.total, 16, dtype=torch.float64)
+    turns = rope(samples)
+    whole = one.eval()(x, samples, turns, samples=samples) - x
+    changed = one.train()(x, samples, turns, samples=samples) - x
+    kept = changed.abs() > 0
+    torch.testing.assert_close(changed, torch.where(kept, whole / 0.75, 0.0))
+    assert 0.73 < float(kept.double().mean()) < 0.77
+
+
 def test_both_branches_are_dropped_apart(awake: Callable[[nn.Module], None]) -> None:
     one = block(awake, 0.5).train()
     samples = Spans.from_lengths([1] * 400)
@@ -72,7 +87,7 @@ def test_the_rate_rises_to_the_last_block() -> None:
 
 
 def test_evaluation_draws_nothing(configure: Configure, build: Build, pack: Pack) -> None:
-    model = build(configure(drop_path=0.9))
+    model = build(configure(drop_path=0.5, dropout=0.5))
     tokens = pack([(9,), (4,)], model)
     assert torch.equal(model(tokens)["coarse"].x, model(tokens)["coarse"].x)
     model.train()
@@ -87,7 +102,9 @@ def test_checkpointing_gives_the_same_gradients(
     grads = []
     for checkpointed in (False, True):
         model = build(
-            configure("attention", group, causal=causal, activation_checkpointing=checkpointed, drop_path=0.3)
+            configure(
+                "attention", group, causal=causal, activation_checkpointing=checkpointed, drop_path=0.3, dropout=0.2
+            )
         ).train()
         torch.manual_seed(5)
         pyramid = model(pack([(17,), (9,)], model))

@@ -52,10 +52,11 @@ def test_the_count_is_that_of_the_module(configure: Configure) -> None:
 
 
 def test_the_control_takes_over_what_is_not_of_levels() -> None:
-    config = pyramid(32, 2, causal=True, drop_path=0.1, rope_theta=50.0, activation_checkpointing=True, backend="sdpa")
+    config = pyramid(32, 2, causal=True, drop_path=0.1, dropout=0.2, rope_theta=50.0, activation_checkpointing=True)
     flat = flat_control(config)
-    assert (flat.causal, flat.drop_path, flat.rope_theta) == (True, 0.1, 50.0)
-    assert (flat.activation_checkpointing, flat.backend) == (True, "sdpa")
+    assert (flat.causal, flat.drop_path, flat.dropout, flat.rope_theta) == (True, 0.1, 0.2, 50.0)
+    assert flat.activation_checkpointing
+    assert flat_control(pyramid(32, 2, backend="sdpa")).backend == "sdpa"
 
 
 def test_the_control_runs_on_the_same_tokens() -> None:
