@@ -127,15 +127,19 @@ class Recordings(Dataset):
         if item.alignment is None:
             return {}
         tiers = read_alignment(self._path(item.alignment), item.alignment)
-        last = item.offset + seconds if item.duration is not None else float("inf")
-        ends = {tier: max((own.end for own in intervals), default=0.0) for tier, intervals in tiers.items()}
-        for tier, end in ends.items():
-            # Of a part it is not known how long its file is.
-            if item.duration is None and end > item.offset + seconds + SLACK:
+        if item.duration is None:
+            # What starts in the last instant is for check_starts to judge.
+            length, last = item.offset + seconds, float("inf")
+        else:
+            header = read_header(self._path(item.name), item.title)
+            length, last = header.samples / header.rate, item.offset + seconds
+        for tier, intervals in tiers.items():
+            end = max((own.end for own in intervals), default=0.0)
+            if end > length + SLACK:
                 raise BadSample(
                     item.alignment,
-                    f"{tier!r} ends at {end:.4f} s, but the sound at {item.offset + seconds:.4f} s; is it the "
-                    "alignment of another file?",
+                    f"{tier!r} ends at {end:.4f} s, but the sound at {length:.4f} s; is it the alignment of another "
+                    "file?",
                 )
         return {
             tier: [(own.start - item.offset, own.label) for own in intervals if item.offset <= own.start < last]

@@ -171,11 +171,16 @@ def test_alignments_become_boundaries(tmp_path: Path) -> None:
         "alignment_column": "times",
     }
     assert dict(dataset(**values)[0].value.boundaries) == {"words": (0.25, 1.25), "phonemes": (0.5,)}
-    assert dict(dataset("val", **values)[0].value.boundaries) == {"words": ()}
+    past = r"late.tsv: 'words' ends at 10.0000 s, but the sound at 2.0000 s"
+    with pytest.raises(BadSample, match=past):
+        dataset("val", **values)[0]
+    (tmp_path / "later.tsv").write_text("tier\tstart\tend\tlabel\nwords\t1.8\t2\ta\n")
+    later = values | {"file": table(tmp_path / "later.csv", [row | {"times": "later.tsv"} for row in rows])}
+    assert dict(dataset(**later)[0].value.boundaries) == {"words": ()}
     with pytest.raises(BadSample, match=r"none.tsv: cannot be read"):
         dataset("test", **values)[0]
     whole = values | {"offset_column": None, "duration_column": None}
-    with pytest.raises(BadSample, match=r"late.tsv: 'words' ends at 10.0000 s, but the sound at 2.0000 s"):
+    with pytest.raises(BadSample, match=past):
         dataset("val", **whole)[0]
     (tmp_path / "late.tsv").write_text("tier\tstart\tend\tlabel\nwords\t1.9\t2.09\ta\n")
     assert dict(dataset("val", **whole)[0].value.boundaries) == {"words": (1.9,)}
