@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self, TypeVar
 
 from rich.progress import BarColumn, Progress, TextColumn
+
+T = TypeVar("T")
 
 
 class ProgressBar:
@@ -68,6 +70,24 @@ class ProgressBar:
             self._bar.update(self._task, completed=step, description=text)
         else:
             self.say(f"step {step}/{self.steps}  {text}")
+
+
+def tracked(items: Iterable[T], total: int, doing: str) -> Iterator[T]:
+    """Items, with a bar on a terminal that says how many of them are done; nothing is shown elsewhere.
+
+    Args:
+        items: made one after another.
+        total: how many there will be.
+        doing: what is done, for the bar.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=doing)
 
 
 class Interval:

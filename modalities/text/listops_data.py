@@ -17,6 +17,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Command, Dataset, DatasetConfig
 from hrt_mm.sample import Sample
+from hrt_mm.train.progress import tracked
 
 from ..splits import SPLITS, check_split
 from .listops import CLASSES, FULL, SHORT, Rules, expressions, read, starts, written
@@ -127,7 +128,7 @@ def write(folder: Path, rules: Rules, seed: int, counts: Sequence[int], *, compa
     Raises:
         OSError: it cannot be written.
     """
-    rows = expressions(sum(counts), seed, rules)
+    rows = tracked(expressions(sum(counts), seed, rules), sum(counts), "making expressions")
     with _replacing(folder) as aside:
         for split, count in zip(SPLITS, counts, strict=True):
             with (aside / f"basic_{split}.tsv").open("w", newline="") as file:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hrt_mm.train.progress import Interval, ProgressBar, clock
+from hrt_mm.train.progress import Interval, ProgressBar, clock, tracked
 
 VALUES = {"train/loss": 0.51234, "train/accuracy": 0.875, "lr": 0.1, "tokens_per_second": 45210.4}
 
@@ -31,15 +31,30 @@ def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    found = Terminal()
+    monkeypatch.setattr(sys, "stderr", found)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    return found
+
+
+def test_items_are_tracked_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    assert list(tracked(iter("abc"), 3, "spelling")) == ["a", "b", "c"]
+    assert "spelling" in terminal.getvalue() and "3/3" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert list(tracked(iter("abc"), 3, "spelling")) == ["a", "b", "c"]
+    assert isinstance(sys.stderr, io.StringIO) and not sys.stderr.getvalue()
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     with ProgressBar(100, "train/accuracy") as progress:
         progress.moved(20)
         progress.show(20, VALUES, 75)
