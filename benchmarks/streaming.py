@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +21,6 @@ import soundfile
 import torch
 from torch import Tensor
 
-from hrt_mm.errors import UserError
 from hrt_mm.modality import Tokenizer
 from hrt_mm.sample import Sample
 from hrt_mm.streaming import Heard, Recognizer, Stream
@@ -40,6 +35,7 @@ from .checks import CheckFailed, must_equal
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
+from .watched import watched
 
 NAME = "streaming"
 CHUNKS_MS = (10, 37, 160, 1000)
@@ -117,41 +113,6 @@ def check_equal(run: TrainedRun, talk: Talk, seconds: float) -> dict[str, float]
         if found[name] > BOUND:
             raise CheckFailed(f"{name}: {found[name]:.1e} apart, more than {BOUND:g}")
     return found
-
-
-def transcribe(run: Path, file: Path, out: Path, threads: int) -> tuple[float, float, int]:
-    """Seconds, processor seconds and peak bytes of ``hrt-mm transcribe`` in a process of its own.
-
-    Raises:
-        UserError: it failed; gives its last words.
-    """
-    command = [sys.executable, "-m", "hrt_mm", "transcribe", str(run), str(file), "--format", "json", "--out", str(out)]
-    log = out.with_suffix(".log")
-    before, began, peak = _processor_seconds(), time.perf_counter(), 0
-    with log.open("wb") as words:
-        process = subprocess.Popen(command, stderr=words, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-        while process.poll() is None:
-            peak = max(peak, _peak(process.pid))
-            time.sleep(0.02)
-    if process.returncode:
-        raise UserError(f"transcribing {file.name} failed: {log.read_text()[-500:]}")
-    return time.perf_counter() - began, _processor_seconds() - before, peak
-
-
-def _processor_seconds() -> float:
-    """Of all processes that this one started and that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def _peak(process: int) -> int:
-    """Bytes of resident memory of a process at its peak; ``ru_maxrss`` would count this one's before it."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
 
 
 def error_rate(found: Sequence[str], true: Sequence[str]) -> float:
@@ -246,7 +207,8 @@ def _stated(tokenizer: Tokenizer, recognizer: Recognizer, task: CTC) -> float | 
 def _length(run: Path, talk: Talk, minutes: float, folder: Path, threads: int) -> Row:
     path, out = folder / f"{minutes:g}.flac", folder / f"{minutes:g}.json"
     length, words = talk.write(path, minutes)
-    seconds, processor, peak = transcribe(run, path, out, threads)
+    words_of_command = ["transcribe", str(run), str(path), "--format", "json", "--out", str(out)]
+    seconds, processor, peak = watched(words_of_command, out.with_suffix(".log"), threads)
     heard = [part["label"] for part in next(iter(json.loads(out.read_text()).values()))]
     scores: dict[str, float | None] = {
         "word_error_rate": error_rate(heard, words),

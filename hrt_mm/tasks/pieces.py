@@ -50,7 +50,8 @@ class Pieces:
         Raises:
             BadSample: a sample does not carry the tier, or a piece has no length or lies before its sample.
         """
-        edges, keys, counts = [], [], []
+        edges: list[float] = []
+        keys, counts = [], []
         for sample in samples:
             own = _with_keys(sample, tier, tower)
             counts.append(len(own))

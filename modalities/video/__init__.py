@@ -8,6 +8,7 @@ from pathlib import Path
 from hrt_mm.modality import Command, Modality
 
 from .corpora import KineticsConfig, Ucf101Config
+from .edited import EditedConfig
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
 from .rendered import RenderedConfig
@@ -20,7 +21,15 @@ class VideoModality(Modality):
 
     name = "video"
     tokenizer = VideoConfig
-    datasets = (FolderConfig, ManifestConfig, GridConfig, KineticsConfig, RenderedConfig, Ucf101Config)
+    datasets = (
+        FolderConfig,
+        ManifestConfig,
+        GridConfig,
+        KineticsConfig,
+        RenderedConfig,
+        EditedConfig,
+        Ucf101Config,
+    )
 
     @classmethod
     def read(cls, path: Path) -> Video:

@@ -9,6 +9,7 @@ Shapes: U steps, D width of what a step reads, K kinds of borders and none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.levels import GivenGroups
 from hrt_mm.spans import Spans
 from hrt_mm.tasks import Segmentation
 from hrt_mm.tokens import Tokens
@@ -183,7 +185,8 @@ class FileOutline:
         batch: windows that are encoded together.
 
     Raises:
-        ConfigError: the task is none, or its steps are not steps of time.
+        ConfigError: the task is none, its steps are not steps of time, or its model has groups that a file does not
+            give.
     """
 
     def __init__(
@@ -200,7 +203,17 @@ class FileOutline:
             raise ConfigError("an outline needs a run of modality video with task segmentation; see video/quickstart")
         if task.config.unit != "frames":
             raise ConfigError(f"an outline needs task.unit: frames, and the run has {task.config.unit!r}")
-        self.task, self.tokenizer, self.batch = task, tokenizer, batch
+        levels = task.encoder.hierarchy.config.levels
+        given = {level.group.boundary for level in levels if isinstance(level.group, GivenGroups)} - {"frames"}
+        if given:
+            raise ConfigError(
+                f"an outline finds where things begin, and the run's model is given it: groups by {', '.join(given)}; "
+                "train one with other groups"
+            )
+        # Borders are what is looked for: files do not carry those that training was taught by.
+        self.tokenizer = copy(tokenizer)
+        self.tokenizer.wanted = frozenset({"frames"})
+        self.task, self.batch = task, batch
         self.step = tokenizer.seconds_per_step
         self.window, self.margin = max(1, round(window / self.step)), max(0, round(margin / self.step))
         self.clip = max(1, round(clip / self.step))

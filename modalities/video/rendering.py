@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,7 +34,7 @@ class Shot:
     """One take.
 
     Args:
-        action: one of ``ACTIONS``.
+        action: one of ``ACTIONS``, or the name of what else is shown.
         seconds: from the middle of the transition before it to the middle of the one after.
     """
 
@@ -80,6 +80,17 @@ class Edit:
         return {kind: tuple(start for start, own in pairs if own == kind) for kind in TRANSITIONS}
 
 
+class Take(Protocol):
+    """What a shot shows."""
+
+    def at(self, time: float) -> np.ndarray:
+        """(H, W, 3) float: the picture at a time from the start of the shot.
+
+        Transitions show what lies before the start and after the end as well.
+        """
+        ...
+
+
 def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """The frames of a video, (H, W, 3) uint8.
 
@@ -89,7 +100,18 @@ def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarra
         size: rows and columns.
     """
     draw = np.random.default_rng(edit.seed)
-    takes = [_Take(shot, size, edit.held_out, draw) for shot in edit.shots]
+    return joined([Drawn(shot, size, edit.held_out, draw) for shot in edit.shots], edit, rate, draw)
+
+
+def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """Takes with their transitions, frame by frame, (H, W, 3) uint8.
+
+    Args:
+        takes: what each shot shows.
+        edit: how they are joined.
+        rate: frames a second.
+        draw: draws which fades go through black, and where wipes come from.
+    """
     through_black = draw.random(len(edit.transitions)) < 0.3
     angles = draw.uniform(0, 2 * math.pi, len(edit.transitions))
     starts = edit.starts
@@ -136,8 +158,15 @@ def write(
         container.mux(stream.encode())
 
 
-class _Take:
-    """A shot with all that is drawn for it; time may run before its start and after its end, in transitions."""
+class Drawn:
+    """A shot with all that is drawn for it.
+
+    Args:
+        shot: what happens.
+        size: rows and columns.
+        held_out: whether pictures are those of the test.
+        draw: draws all else.
+    """
 
     def __init__(self, shot: Shot, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> None:
         self.shot, self.size = shot, size
@@ -153,7 +182,7 @@ class _Take:
         self.scale = draw.uniform(2.0, 2.8)
 
     def at(self, time: float) -> np.ndarray:
-        """(H, W, 3) float: the picture at a time from the start of the shot."""
+        """(H, W, 3) float: the picture at a time."""
         done = time / self.shot.seconds
         clipped = min(1.0, max(0.0, done))
         action = self.shot.action

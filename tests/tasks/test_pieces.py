@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towe
     # Both words "a" are positives of each other; the one without a label is like its own alone.
     pairs = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2), (3, 3), (4, 4), (5, 1)]
     assert right.nonzero().tolist() == [list(pair) for pair in pairs]
-    logits = x.x @ y.x.T / task.losses[1].temperature()  # type: ignore[operator,union-attr]
+    logits = x.x @ y.x.T / task.losses[1].temperature()  # type: ignore[operator]
     target = right / right.sum(1, keepdim=True)
     expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, (right / right.sum(0)).T)) / 2
     assert torch.allclose(task(batch).parts[NAME], expected, atol=1e-5)

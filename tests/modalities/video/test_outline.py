@@ -79,6 +79,16 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
         assert all(first.label != second.label for first, second in pairwise(scene.clips))
 
 
+def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> None:
+    task, tokenizer = built()
+    wanted = whole(film, task, tokenizer)
+    tokenizer.wanted = frozenset({"frames", "cuts", "fades"})
+    with VideoFile(film) as file:
+        scenes = list(FileOutline(task, tokenizer).scenes(file))
+    assert len(scenes) == len(wanted)
+    assert tokenizer.wanted == {"frames", "cuts", "fades"}
+
+
 def test_no_more_than_a_few_windows_are_held(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, tokenizer = built()
     asked: list[int] = []
@@ -112,6 +122,13 @@ def test_other_tasks_are_refused() -> None:
     other = steps.build(task.encoder.hierarchy.config, tokenizer, ACTIONS)
     with pytest.raises(ConfigError, match=r"needs task.unit: frames, and the run has None"):
         FileOutline(other, tokenizer)
+    levels = [
+        {"name": "tubes", "dim": 24, "depth": 1, "heads": 2, "group": {"type": "given", "boundary": "shots"}},
+        {"name": "shots", "dim": 24, "depth": 1, "heads": 2},
+    ]
+    shots = task.config.build(HierarchyConfig.model_validate({"levels": levels}), tokenizer, ACTIONS)
+    with pytest.raises(ConfigError, match="the run's model is given it: groups by shots"):
+        FileOutline(shots, tokenizer)
 
 
 def test_scenes_in_words() -> None:

@@ -70,9 +70,9 @@ def test_configurations_build_and_take_a_batch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     small = []
-    if name in ("quickstart", "masked"):
+    if name in ("quickstart", "masked", "shots"):
         small = [f"data.folder={tmp_path}", "data.train=2", "data.valid=1", "data.test=1"]
-    else:
+    if name not in ("quickstart", "masked"):
         monkeypatch.setenv("HRT_MM_DATA", str(request.getfixturevalue("data_root")))
     config = load_config(f"video/{name}", small)
     data = build_data(config, ["train"])
