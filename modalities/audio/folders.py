@@ -10,15 +10,15 @@ from pydantic import model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
-from ..folders import class_of, files_under, need_root
-from ..splits import SPLIT_NAMES, by_hash, check_split
+from ..media import UnsplitConfig
+from ..splits import by_hash, check_split
 from ..tables import Row, path_of, read_rows, seconds_of, split_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
-from .recordings import Recording, Recordings, Target, UnsplitConfig
+from .recordings import Recording, Recordings, RecordingsConfig, Target
 
 
-class FolderConfig(UnsplitConfig):
+class FolderConfig(UnsplitConfig, RecordingsConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
 
     type: Literal["audio_folder"]
@@ -31,28 +31,10 @@ class FolderConfig(UnsplitConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        check_split(split)
-        need_root(self.root)
-        names = list(files_under(self.root, SUFFIXES, self.follow_links))
-        if not names:
-            raise ConfigError(
-                f"data.root {self.root} has no sounds in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
-                f"{', '.join(sorted(SUFFIXES))}"
-            )
-        if "train" not in {name.split("/")[0] for name in names}:
-            items = [Recording(name, class_of(name, 0, self.root)) for name in names]
-            return self.dataset(split, self.root, by_hash(items, self.val, self.test))
-        splits: dict[str, list[Recording]] = {}
-        for name in names:
-            side = name.split("/")[0]
-            if side not in SPLIT_NAMES:
-                raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
-            splits.setdefault(SPLIT_NAMES[side], []).append(Recording(name, class_of(name, 1, self.root)))
-        self.check_own(splits, str(self.root))
-        return self.dataset(split, self.root, splits)
+        return self.dataset(split, self.root, self.by_folders(split, self.root, SUFFIXES, Recording))
 
 
-class ManifestConfig(JoinableConfig, UnsplitConfig):
+class ManifestConfig(UnsplitConfig, JoinableConfig):
     """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["audio_manifest"]

@@ -5,17 +5,17 @@ Files are data: nothing that a name or a row says leads out of the dataset's fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.errors import BadSample
+from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
-from ..splits import Part, by_hash
+from ..media import MediaConfig
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
@@ -153,13 +153,11 @@ class Recordings(Dataset):
         return path
 
 
-class RecordingsConfig(DatasetConfig):
+class RecordingsConfig(MediaConfig):
     """What the datasets of sound files share."""
 
-    val: Part = 0.1
-    """Part of the training sounds that becomes ``val`` where the data names none: by a hash of their names."""
-    follow_links: bool = False
-    """Read links that lead out of the dataset's folder."""
+    what = "sounds"
+
     trim_db: PositiveFloat | None = None
     """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms, in all splits:
     speakers and microphones differ in the silence around a word. Times count from what is left."""
@@ -180,67 +178,6 @@ class RecordingsConfig(DatasetConfig):
         Raises:
             ConfigError: the split or train is empty, or the split has a class that train has not.
         """
-        splits = {name: list(items) for name, items in found.items()}
-        if not splits.get("val") and splits.get("train"):
-            parts = by_hash(splits["train"], self.val, 0.0)
-            splits["train"], splits["val"] = parts["train"], parts["val"]
-        for needed in ("train", split):
-            if not splits.get(needed):
-                counts = ", ".join(f"{name}: {len(items)}" for name, items in splits.items()) or "none"
-                raise ConfigError(f"data.root {root} has no sounds for split {needed!r}; it has {counts}")
-        classes = None if texts else _classes(splits["train"])
-        if classes is not None:
-            _check(splits[split], classes, f"{split} of {root}")
+        items, classes = self.items(split, root, found, texts=texts)
         transform = chain(self.augment) if split == "train" else None
-        return Recordings(root, splits[split], classes, self.follow_links, transform, self.trim_db)
-
-    def needless(self, key: str, reason: str) -> None:
-        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
-
-        Raises:
-            ConfigError: it was set to something else.
-        """
-        if getattr(self, key) != type(self).model_fields[key].default:
-            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
-
-
-class UnsplitConfig(RecordingsConfig):
-    """Datasets whose data may have no splits at all."""
-
-    test: Part = 0.1
-    """Part of the sounds that becomes ``test`` where the data has no splits at all: by a hash of their names."""
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> UnsplitConfig:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
-        return self
-
-    def check_own(self, found: Mapping[str, Sequence[Recording]], where: str) -> None:
-        """Rejects parts that change nothing, where the data has its own splits.
-
-        Raises:
-            ConfigError: one was set.
-        """
-        self.needless("test", f"{where} has its own splits")
-        if found.get("val"):
-            self.needless("val", f"{where} has its own val")
-
-
-def _classes(items: Iterable[Recording]) -> tuple[str, ...] | None:
-    names: set[str] = set()
-    for item in items:
-        if item.target is None:
-            return None
-        names.update((item.target,) if isinstance(item.target, str) else item.target)
-    return tuple(sorted(names))
-
-
-def _check(items: Iterable[Recording], classes: tuple[str, ...], where: str) -> None:
-    """Classes of whole sounds must be known; what stands in sequences may be new, as words of any speech are."""
-    extra = sorted({str(item.target) for item in items if isinstance(item.target, str)} - set(classes))
-    if extra:
-        raise ConfigError(
-            f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
-            "train must have a sound of every class"
-        )
+        return Recordings(root, items, classes, self.follow_links, transform, self.trim_db)

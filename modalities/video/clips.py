@@ -8,7 +8,7 @@ Shapes: N frames, H rows, W columns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,11 +16,11 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
 from ..audio.alignments import read_alignment
-from ..splits import Part, by_hash
+from ..media import MediaConfig, Target
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
@@ -31,8 +31,6 @@ from .video import Video, check_starts
 log = logging.getLogger(__name__)
 
 _ALL = AllFrames()
-Target = str | tuple[str | None, ...] | None
-"""A class or a text, or a sequence of words or classes of parts; ``None`` in it is a part without a label."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +224,10 @@ class Clips(Dataset):
         return path
 
 
-class ClipsConfig(DatasetConfig):
+class ClipsConfig(MediaConfig):
     """What the datasets of video files share."""
+
+    what = "videos"
 
     sampling: Sampling = AllFrames()
     """Which frames are read: all at a rate, uniform, dense or keyframes."""
@@ -243,10 +243,6 @@ class ClipsConfig(DatasetConfig):
     find_shots: Detector | None = None
     """Find shot changes in the frames that are read, by this detector of PySceneDetect (the extra ``shots``): they are
     the boundary ``shots``."""
-    val: Part = 0.1
-    """Part of the training videos that becomes ``val`` where the data names none: by a hash of their names."""
-    follow_links: bool = False
-    """Read links that lead out of the dataset's folder."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training videos, in order; those of images, of all frames alike."""
 
@@ -269,24 +265,14 @@ class ClipsConfig(DatasetConfig):
             ConfigError: the split or train is empty, the split has a class that train has not, or labels are sequences
                 and frames are taken from a part of the video only.
         """
-        splits = {name: list(items) for name, items in found.items()}
-        if not splits.get("val") and splits.get("train"):
-            parts = by_hash(splits["train"], self.val, 0.0)
-            splits["train"], splits["val"] = parts["train"], parts["val"]
-        for needed in ("train", split):
-            if not splits.get(needed):
-                counts = ", ".join(f"{name}: {len(items)}" for name, items in splits.items()) or "none"
-                raise ConfigError(f"data.root {root} has no videos for split {needed!r}; it has {counts}")
-        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in splits[split]):
+        items, classes = self.items(split, root, found, texts=texts)
+        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in items):
             raise ConfigError(
                 "data.sampling dense takes a window, but labels are sequences over the whole video; take all or uniform"
             )
-        classes = None if texts else _classes(splits["train"])
-        if classes is not None:
-            _check(splits[split], classes, f"{split} of {root}")
         train = split == "train"
         transform = chain(self.augment) if train else None
-        return Clips(root, splits[split], classes, self.reading(), random=train, transform=transform)
+        return Clips(root, items, classes, self.reading(), random=train, transform=transform)
 
     def reading(self) -> Reading:
         """How files are read."""
@@ -295,58 +281,6 @@ class ClipsConfig(DatasetConfig):
             self.readers, self.sampling, self.side, self.max_pixels, self.follow_links, cache, self.find_shots
         )
 
-    def needless(self, key: str, reason: str) -> None:
-        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
-
-        Raises:
-            ConfigError: it was set to something else.
-        """
-        if getattr(self, key) != type(self).model_fields[key].default:
-            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
-
-
-class UnsplitConfig(ClipsConfig):
-    """Datasets whose data may have no splits at all."""
-
-    test: Part = 0.1
-    """Part of the videos that becomes ``test`` where the data has no splits at all: by a hash of their names."""
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> UnsplitConfig:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
-        return self
-
-    def check_own(self, found: Mapping[str, Sequence[Clip]], where: str) -> None:
-        """Rejects parts that change nothing, where the data has its own splits.
-
-        Raises:
-            ConfigError: one was set.
-        """
-        self.needless("test", f"{where} has its own splits")
-        if found.get("val"):
-            self.needless("val", f"{where} has its own val")
-
 
 def _inside(starts: Sequence[float], begin: float, seconds: float) -> tuple[float, ...]:
     return tuple(start - begin for start in starts if 0 <= start - begin < seconds)
-
-
-def _classes(items: Iterable[Clip]) -> tuple[str, ...] | None:
-    names: set[str] = set()
-    for item in items:
-        if item.target is None:
-            return None
-        own = (item.target,) if isinstance(item.target, str) else item.target
-        names.update(name for name in own if name is not None)
-    return tuple(sorted(names))
-
-
-def _check(items: Iterable[Clip], classes: tuple[str, ...], where: str) -> None:
-    """Classes of whole videos must be known; what stands in sequences may be new."""
-    extra = sorted({str(item.target) for item in items if isinstance(item.target, str)} - set(classes))
-    if extra:
-        raise ConfigError(
-            f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
-            "train must have a video of every class"
-        )

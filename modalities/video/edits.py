@@ -20,8 +20,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from hrt_mm.errors import ConfigError
 
+from ..media import Target
 from ..splits import SPLITS, check_split
-from .clips import Clip, Clips, ClipsConfig, Target
+from .clips import Clip, Clips, ClipsConfig
 from .rendering import Edit, Shot, write
 
 _VERSION = 1

@@ -9,14 +9,14 @@ from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 
-from ..folders import class_of, files_under, need_root
-from ..splits import SPLIT_NAMES, by_hash, check_split
+from ..media import Target, UnsplitConfig
+from ..splits import by_hash, check_split
 from ..tables import Row, number_of, path_of, read_rows, seconds_of, split_of
-from .clips import Clip, Clips, Target, UnsplitConfig
+from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
 
 
-class FolderConfig(UnsplitConfig):
+class FolderConfig(UnsplitConfig, ClipsConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
 
     type: Literal["video_folder"]
@@ -29,28 +29,10 @@ class FolderConfig(UnsplitConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        check_split(split)
-        need_root(self.root)
-        names = list(files_under(self.root, SUFFIXES, self.follow_links))
-        if not names:
-            raise ConfigError(
-                f"data.root {self.root} has no videos in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
-                f"{', '.join(sorted(SUFFIXES))}"
-            )
-        if "train" not in {name.split("/")[0] for name in names}:
-            items = [Clip(name, class_of(name, 0, self.root)) for name in names]
-            return self.dataset(split, self.root, by_hash(items, self.val, self.test))
-        splits: dict[str, list[Clip]] = {}
-        for name in names:
-            side = name.split("/")[0]
-            if side not in SPLIT_NAMES:
-                raise ConfigError(f"data.root {self.root} has train/ and also {side}; expected train/, val/ and test/")
-            splits.setdefault(SPLIT_NAMES[side], []).append(Clip(name, class_of(name, 1, self.root)))
-        self.check_own(splits, str(self.root))
-        return self.dataset(split, self.root, splits)
+        return self.dataset(split, self.root, self.by_folders(split, self.root, SUFFIXES, Clip))
 
 
-class ManifestConfig(UnsplitConfig):
+class ManifestConfig(UnsplitConfig, ClipsConfig):
     """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["video_manifest"]

@@ -9,9 +9,10 @@ from hrt_mm.errors import ConfigError
 
 from ..audio.alignments import SILENCE, Interval, check_order
 from ..folders import need_root
+from ..media import Target
 from ..splits import check_split
 from ..tables import read_rows, seconds_of, split_of
-from .clips import Clip, Clips, ClipsConfig, Target
+from .clips import Clip, Clips, ClipsConfig
 
 
 class GridConfig(ClipsConfig):

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
-from .clips import Clips, Target
+from ..media import Target
+from .clips import Clips
 from .edits import EditsConfig
 from .rendering import ACTIONS, Edit, Shot, render
 
