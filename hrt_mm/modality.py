@@ -102,6 +102,16 @@ class Tokenizer(ABC):
         unit = self.seconds_per_token or 1.0
         return [place / unit for place in places]
 
+    def places(self, value: Any, steps: Sequence[float]) -> Sequence[float]:
+        """Where level-0 steps lie in a raw sample, in the modality's units; the inverse of :meth:`steps`.
+
+        Args:
+            value: the sample.
+            steps: along the first axis.
+        """
+        unit = self.seconds_per_token or 1.0
+        return [step * unit for step in steps]
+
     def stream(self, **source: Any) -> TokenStream:
         """What turns raw chunks into tokens as they come, with the same result as the whole sample at once.
 
@@ -261,6 +271,16 @@ class Modality(ABC):
             ConfigError: the modality has no files of its own.
         """
         raise ConfigError(f"the modality {cls.name} does not read files")
+
+    @classmethod
+    def passage(cls, value: Any, span: tuple[float, float] | None = None) -> str | None:
+        """A raw sample, or a part of it, as text, where it is text.
+
+        Args:
+            value: the sample's.
+            span: of the part, in the modality's units; the whole when absent.
+        """
+        return None
 
     @classmethod
     def shown(cls, value: Any) -> tuple[str, bytes] | None:

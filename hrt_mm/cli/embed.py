@@ -18,6 +18,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the collection, which must not be there")
     parser.add_argument("--part", action="append", help="which modality, by its tower; all of the data when absent")
     parser.add_argument("--split", default="test", help="of the run's data: train, val or test (test)")
+    parser.add_argument(
+        "--level", action="append", default=[], help="pieces of this level get vectors too: clips, sentences, words"
+    )
     parser.add_argument("--media", action="store_true", help="keep pictures and sounds, for the search page to show")
 
 
@@ -30,9 +33,10 @@ def run(args: argparse.Namespace) -> int:
     if args.files:
         if not args.part or len(args.part) != 1:
             raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
-        counts = {args.part[0]: embed_files(embedder, args.part[0], files_in(args.files), args.out, media=args.media)}
+        (part,), files = args.part, files_in(args.files)
+        counts = {part: embed_files(embedder, part, files, args.out, media=args.media, levels=args.level)}
     else:
         parts = list(dict.fromkeys(args.part or embedder.towers))
-        counts = embed_split(embedder, args.split, parts, args.out, media=args.media)
+        counts = embed_split(embedder, args.split, parts, args.out, media=args.media, levels=args.level)
     print(f"{args.out}: {', '.join(f'{count:,} of {part}' for part, count in counts.items())}")
     return 0

@@ -55,9 +55,9 @@ def _plain(hit: Any) -> dict[str, Any]:
 
 
 def _lines(hit: Any, depth: int = 0) -> list[str]:
-    words = " · ".join(dict.fromkeys(hit.row.info.values())) or hit.row.id
-    place = f" [{hit.row.level} {hit.row.span[0]:g}-{hit.row.span[1]:g}]" if hit.row.span else ""
-    line = f"{'  ' * depth}{hit.score:.3f}  {_printable(words)}{place}"
+    place = f"[{hit.row.level} {hit.row.span[0]:g}-{hit.row.span[1]:g}]" if hit.row.span else ""
+    words = " · ".join(dict.fromkeys(hit.row.info.values())) or ("" if place and depth else hit.row.id)
+    line = f"{'  ' * depth}{hit.score:.3f}  {_printable(' '.join(filter(None, (words, place))))}"
     return [line, *(line for inner in hit.inside for line in _lines(inner, depth + 1))]
 
 

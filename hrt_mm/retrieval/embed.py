@@ -6,7 +6,7 @@ Shapes: N values, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,17 @@ import numpy as np
 import torch
 
 from ..errors import BadSample, ConfigError, UserError
-from ..modality import Dataset, Modality, modalities
+from ..levels import HierarchyConfig
+from ..modality import Dataset, Modality, Tokenizer, modalities
+from ..pyramid import Pyramid
 from ..sample import Sample
 from ..tasks.contrastive import Contrastive
-from ..tasks.joint import JointTokenizer, Part, contents
+from ..tasks.contrastive_views import ViewHeads
+from ..tasks.joint import JointTokenizer
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .collection import Writer, writing
+from .passages import Passages, moments, parents
 from .rows import Model, Row
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,8 @@ log = logging.getLogger(__name__)
 BATCH = 128
 MAX_QUERY_BYTES = 64 << 20
 """A larger file is no query."""
+MAX_SHOWN = 2_000
+"""Characters of a text that a search shows."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,35 @@ class Embedder:
             raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
         return modalities()[self.run.config.towers[tower].modality.type]
 
+    def tokenizer(self, tower: str) -> Tokenizer:
+        """The tokenizer of a tower.
+
+        Raises:
+            UserError: there is no such tower.
+        """
+        self.modality(tower)
+        assert isinstance(self.run.tokenizer, JointTokenizer)
+        return self.run.tokenizer.towers[tower]
+
+    def levels(self, tower: str) -> dict[str, int]:
+        """The levels whose pieces can be embedded, coarse to fine, and the view that compares each.
+
+        These are the levels that training compared with another tower. One that several views read goes by the first:
+        that of whole samples, then those of ``task.also`` in their order. Pieces of pictures have no place in time.
+        """
+        if self.tokenizer(tower).axes == 2:
+            return {}
+        names = self.config(tower).levels
+        found: dict[int, int] = {}
+        for place, view in enumerate(self.task.views):
+            if tower in view.levels:
+                found.setdefault(view.levels[tower], place)
+        return {names[level].name: found[level] for level in sorted(found, reverse=True)}
+
+    def config(self, tower: str) -> HierarchyConfig:
+        """The hierarchy of a tower."""
+        return self.task.encoder_of(tower).hierarchy.config
+
     def vectors(self, tower: str, values: Sequence[Any]) -> np.ndarray:
         """(N, D) vectors of raw values.
 
@@ -88,17 +123,61 @@ class Embedder:
             BadSample: a value cannot be used.
             UserError: there is no such tower.
         """
-        self.modality(tower)
-        tokenizer = self.run.tokenizer
-        assert isinstance(tokenizer, JointTokenizer)
-        found = [np.zeros((0, self.model.dim), np.float32)]
-        options = self.run.config.train
-        with torch.no_grad(), numerics(torch.device("cpu"), options.num_threads):
-            for first in range(0, len(values), BATCH):
-                tokens = tokenizer.towers[tower](list(values[first : first + BATCH]))
-                part = Part(tokens, torch.arange(len(tokens)), contents(tokens))
-                found.append(self.task.vectors(tower, part).numpy())
-        return np.concatenate(found)
+        return self.embedded(tower, values)[0]
+
+    def embedded(
+        self, tower: str, values: Sequence[Any], levels: Sequence[str] = ()
+    ) -> tuple[np.ndarray, list[list[Passages]]]:
+        """Vectors of raw values, and of their pieces.
+
+        Args:
+            tower: which.
+            values: raw ones.
+            levels: of the pieces, some of :meth:`levels`.
+
+        Returns:
+            (N, D) vectors, and of each value the pieces at each of the levels, coarse to fine.
+
+        Raises:
+            BadSample: a value cannot be used.
+            UserError: there is no such tower.
+        """
+        vectors = [np.zeros((0, self.model.dim), np.float32)]
+        passages: list[list[Passages]] = []
+        for pyramid in self._pyramids(tower, values):
+            vectors.append(self._query(0, tower, pyramid))
+            columns = [
+                self._passages(tower, pyramid, level, view)
+                for level, view in self.levels(tower).items()
+                if level in levels
+            ]
+            passages += [list(own) for own in zip(*columns, strict=True)] if columns else [[]] * len(vectors[-1])
+        return np.concatenate(vectors), passages
+
+    @torch.no_grad()
+    def _query(self, view: int, tower: str, pyramid: Pyramid) -> np.ndarray:
+        found: np.ndarray = self._heads(view).query(tower, pyramid).numpy()
+        return found
+
+    @torch.no_grad()
+    def _passages(self, tower: str, pyramid: Pyramid, level: str, view: int) -> list[Passages]:
+        config = self.config(tower)
+        return [
+            Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2)
+            for x_ND, edges_N2 in moments(pyramid, config, config.index(level))
+        ]
+
+    def _heads(self, view: int) -> ViewHeads:
+        heads = self.task.heads[view]
+        assert isinstance(heads, ViewHeads)
+        return heads
+
+    def _pyramids(self, tower: str, values: Sequence[Any]) -> Iterator[Pyramid]:
+        tokenizer, options = self.tokenizer(tower), self.run.config.train
+        for first in range(0, len(values), BATCH):
+            with torch.no_grad(), numerics(torch.device("cpu"), options.num_threads):
+                pyramid = self.task.encoder_of(tower)(tokenizer(list(values[first : first + BATCH])))
+            yield pyramid
 
     def query(self, tower: str, source: str | Path) -> np.ndarray:
         """(D,) the vector of a text, or of a file.
@@ -108,6 +187,22 @@ class Embedder:
             UserError: there is no such tower.
         """
         return self.vectors(tower, [self.read(tower, source)])[0]
+
+    def queries(self, tower: str, source: str | Path, part: str) -> dict[str, np.ndarray]:
+        """By level of a part, the (D,) vector of a query that its pieces are compared with; ``""`` for whole samples.
+
+        Levels that training did not compare with the query's tower are left out.
+
+        Raises:
+            BadSample: the query cannot be read.
+            UserError: there is no such tower.
+        """
+        (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
+        found = {"": self._query(0, tower, pyramid)[0]}
+        for level, view in self.levels(part).items():
+            if tower in self.task.views[view].levels:
+                found[level] = self._query(view, tower, pyramid)[0]
+        return found
 
     def read(self, tower: str, source: str | Path) -> Any:
         """A text, or what a file holds, as the run's data has it.
@@ -128,8 +223,30 @@ class Embedder:
         return self.run.config.data.prepare(tower, source)
 
 
+def check_levels(embedder: Embedder, parts: Sequence[str], levels: Sequence[str]) -> None:
+    """Refuses levels that no part can be embedded at.
+
+    Raises:
+        UserError: names the level, and those there are.
+    """
+    known = {part: list(embedder.levels(part)) for part in parts}
+    for level in levels:
+        if all(level not in own for own in known.values()):
+            there = "; ".join(f"{part}: {', '.join(own) or 'none'}" for part, own in known.items())
+            raise UserError(
+                f"there are no pieces of level {level!r} ({there}); training compares the levels of task.level and "
+                "task.also alone"
+            )
+
+
 def embed_split(
-    embedder: Embedder, split: str, parts: Sequence[str], folder: Path, *, media: bool = False
+    embedder: Embedder,
+    split: str,
+    parts: Sequence[str],
+    folder: Path,
+    *,
+    media: bool = False,
+    levels: Sequence[str] = (),
 ) -> dict[str, int]:
     """Writes a collection of the samples of a split.
 
@@ -139,6 +256,7 @@ def embed_split(
         parts: which of their modalities.
         folder: of the collection, which must not be there.
         media: keep pictures and sounds of the samples, for search pages to show.
+        levels: whose pieces get vectors too, where a part has them.
 
     Returns:
         How many vectors there are of each part.
@@ -146,39 +264,45 @@ def embed_split(
     Raises:
         UserError: a part is unknown, or nothing can be read.
     """
-    for part in parts:
-        embedder.modality(part)
+    check_levels(embedder, parts, levels)
     dataset = embedder.run.config.data.plain(split)
     with writing(folder, embedder.model) as writer:
         samples = _samples(dataset)
         while block := list(islice(samples, BATCH)):
             for part in parts:
-                _write(embedder, writer, part, [item for item in block if item[1].value.get(part) is not None], media)
+                items = [item for item in block if item[1].value.get(part) is not None]
+                _write(embedder, writer, part, items, media, levels)
         counts = dict(writer.counts)
     if not counts:
         raise UserError(f"none of the {len(dataset)} samples of the {split} split can be embedded")
     return counts
 
 
-def embed_files(embedder: Embedder, part: str, files: Sequence[Path], folder: Path, *, media: bool = False) -> int:
+def embed_files(
+    embedder: Embedder,
+    part: str,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    media: bool = False,
+    levels: Sequence[str] = (),
+) -> int:
     """Writes a collection of files; those that cannot be read are left out, with a warning.
 
     Raises:
-        UserError: none can be read, or the part is unknown.
+        UserError: none can be read, or the part or a level is unknown.
     """
-    modality = embedder.modality(part)
+    check_levels(embedder, [part], levels)
     with writing(folder, embedder.model) as writer:
         for path in files:
             try:
                 value = embedder.read(part, path)
-                vectors = embedder.vectors(part, [value])
+                vectors, (passages,) = embedder.embedded(part, [value], levels)
             except BadSample as error:
                 log.warning("left out: %s", error)
                 continue
-            shown = modality.shown(value) if media else None
-            file = writer.media(*shown) if shown else ""
-            writer.add(vectors, [Row(str(path), part, file=file, info={"file": str(path)})])
-        count = len(writer.keys)
+            _add(embedder, writer, part, Found(str(path), value, {"file": str(path)}, vectors[0], passages), media)
+        count = writer.counts[part]
     if not count:
         raise UserError(f"none of {len(files)} files can be embedded as {part}")
     return count
@@ -211,25 +335,74 @@ def _samples(dataset: Dataset) -> Iterator[Item]:
         yield index, sample, dict(dataset.describe(index)) or {"name": sample.name}
 
 
-def _write(embedder: Embedder, writer: Writer, part: str, items: list[Item], media: bool) -> None:
+def _write(
+    embedder: Embedder, writer: Writer, part: str, items: list[Item], media: bool, levels: Sequence[str]
+) -> None:
     """Embeds a block; one by one where a sample of it cannot be used."""
     if not items:
         return
     try:
-        vectors = embedder.vectors(part, [sample.value[part] for _, sample, _ in items])
+        vectors, passages = embedder.embedded(part, [sample.value[part] for _, sample, _ in items], levels)
     except BadSample as error:
         if len(items) == 1:
             log.warning("left out: %s: %s", items[0][1].name, error.reason)
             return
         for item in items:
-            _write(embedder, writer, part, [item], media)
+            _write(embedder, writer, part, [item], media, levels)
         return
-    modality = embedder.modality(part)
-    rows = []
-    for index, sample, info in items:
-        value = sample.value[part]
-        shown = modality.shown(value) if media else None
-        text = {"text": value} if isinstance(value, str) else {}
-        file = writer.media(*shown) if shown else ""
-        rows.append(Row(sample.name or f"sample {index}", part, file=file, info=text | info))
-    writer.add(vectors, rows)
+    for (index, sample, info), vector_D, own in zip(items, vectors, passages, strict=True):
+        found = Found(sample.name or f"sample {index}", sample.value[part], info, vector_D, own)
+        _add(embedder, writer, part, found, media)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A sample that was embedded.
+
+    Args:
+        name: its id.
+        value: the raw one.
+        info: what a search shows of it.
+        vector_D: of the whole.
+        passages: of its pieces, coarse to fine.
+    """
+
+    name: str
+    value: Any
+    info: Mapping[str, str]
+    vector_D: np.ndarray
+    passages: Sequence[Passages]
+
+
+def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: bool) -> None:
+    """Writes a sample, and a row for each of its pieces."""
+    modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
+    shown = modality.shown(found.value) if media else None
+    file = writer.media(*shown) if shown else ""
+    info = _text(modality.passage(found.value)) | dict(found.info)
+    writer.add(found.vector_D[None], [Row(found.name, part, file=file, info=info)])
+    names = [found.name]
+    for own, inside in zip(found.passages, parents(found.passages), strict=True):
+        rows = []
+        for number, (edges, parent) in enumerate(zip(own.edges_N2.tolist(), inside, strict=True)):
+            first, last = tokenizer.places(found.value, edges)
+            text = _text(modality.passage(found.value, (first, last)))
+            rows.append(
+                Row(
+                    f"{found.name}/{own.level}/{number}",
+                    part,
+                    level=own.level,
+                    parent=names[0] if parent is None else names[parent],
+                    span=(round(first, 4), round(last, 4)),
+                    info=text,
+                )
+            )
+        writer.add(own.vectors_ND, rows)
+        names = [row.id for row in rows]
+
+
+def _text(passage: str | None) -> dict[str, str]:
+    """What is shown of a text."""
+    if passage is None:
+        return {}
+    return {"text": passage if len(passage) <= MAX_SHOWN else f"{passage[:MAX_SHOWN]}..."}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -240,7 +240,14 @@ class Index:
         return replace(segment.entry, removed=name)
 
     def search(
-        self, query_D: np.ndarray, k: int, *, part: str | None = None, level: str = "", inside: int = 0
+        self,
+        query_D: np.ndarray,
+        k: int,
+        *,
+        part: str | None = None,
+        level: str = "",
+        inside: int = 0,
+        finer: Mapping[str, np.ndarray] | None = None,
     ) -> list[Hit]:
         """The nearest rows, best first; fewer than k where the index has no more.
 
@@ -250,6 +257,8 @@ class Index:
             part: of the answers; any when absent.
             level: of the answers; whole samples when empty.
             inside: how many of the finer rows within each answer are given with it.
+            finer: by level, the vector that finer rows are compared with; other levels are left out. The query itself
+                for all levels when absent.
 
         Raises:
             UserError: k is below 1, or the vector's width is another.
@@ -270,20 +279,24 @@ class Index:
                 ]
         best = sorted(found, key=lambda item: -item[0])[:k]
         hits = [segment.hit(place, score) for score, segment, place in best]
-        return [replace(hit, inside=self._inside(hit.row, query_D, inside)) for hit in hits] if inside else hits
+        queries = finer if finer is not None else dict.fromkeys(self._levels(), query_D)
+        return [replace(hit, inside=self._inside(hit.row, queries, inside)) for hit in hits] if inside else hits
 
-    def _inside(self, row: Row, query_D: np.ndarray, count: int) -> tuple[Hit, ...]:
+    def _levels(self) -> set[str]:
+        return {segment.entry.level for segment in self.segments if segment.entry.level}
+
+    def _inside(self, row: Row, queries: Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
         """The best of the rows whose parent is this one, each with the best of its own."""
         key = key_of(row.part, row.id)
         found: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
-            if segment.entry.part == row.part and segment.entry.level:
+            if segment.entry.part == row.part and segment.entry.level in queries:
                 places = segment.living("parents", [key]).get(key, [])
-                scores = segment.collection.vectors_ND[places] @ query_D
+                scores = segment.collection.vectors_ND[places] @ queries[segment.entry.level]
                 found += [(float(score), segment, place) for score, place in zip(scores, places, strict=True)]
         best = sorted(found, key=lambda item: -item[0])[:count]
         hits = [segment.hit(place, score) for score, segment, place in best]
-        return tuple(replace(hit, inside=self._inside(hit.row, query_D, count)) for hit in hits)
+        return tuple(replace(hit, inside=self._inside(hit.row, queries, count)) for hit in hits)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

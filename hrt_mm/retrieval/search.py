@@ -62,14 +62,23 @@ class Searcher:
 
         Raises:
             BadSample: the query cannot be read.
-            UserError: the model reads no such kind, or the index has no such part.
+            UserError: the model reads no such kind, the index has no such part, or pieces of the level cannot be
+                compared with the query.
         """
         if kind not in self.embedder.towers:
             raise UserError(f"the model cannot read --{kind}; it reads {', '.join(self.embedder.towers)}")
         part = find or self.answering(kind)
         if find is not None and self.index.segments and find not in self.index.parts:
             raise UserError(f"the index has no {find!r} to find; it has {', '.join(self.index.parts)}")
-        return self.index.search(self.embedder.query(kind, source), k, part=part, level=level, inside=inside)
+        if not (level or inside) or part not in self.embedder.towers:
+            return self.index.search(self.embedder.query(kind, source), k, part=part, level=level, inside=inside)
+        queries = self.embedder.queries(kind, source, part)
+        if level not in queries:
+            known = ", ".join(own for own in queries if own) or "none"
+            raise UserError(
+                f"pieces of level {level!r} of {part} were not compared with {kind} in training; {known} were"
+            )
+        return self.index.search(queries[level], k, part=part, level=level, inside=inside, finer=queries)
 
     def answering(self, kind: str) -> str | None:
         """The part that answers a query: the first of another kind, or the query's own where there is no other."""

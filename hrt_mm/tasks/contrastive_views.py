@@ -177,7 +177,18 @@ class ViewHeads(nn.Module):
         else:
             x = tokens.x if self.soft else pyramid.pooled(level)
             samples = tokens.spans if self.soft else tokens.spans.ones
-        return Vectors(F.normalize(self.maps[tower](x).float(), dim=-1), samples, torch.zeros(0, dtype=torch.int64))
+        return Vectors(self.mapped(tower, x), samples, torch.zeros(0, dtype=torch.int64))
+
+    def mapped(self, tower: str, x: Tensor) -> Tensor:
+        """(N, D) vectors of length 1 from rows of the tower's level."""
+        return F.normalize(self.maps[tower](x).float(), dim=-1)
+
+    def query(self, tower: str, pyramid: Pyramid) -> Tensor:
+        """(n, D) a vector a sample; its product with that of one token of the other side is their similarity here."""
+        level = self.levels[tower]
+        if not self.soft:
+            return self.mapped(tower, pyramid.pooled(level))
+        return segment_mean(self.mapped(tower, pyramid[level].x), pyramid[level].spans)
 
     def nothing(self, tower: str) -> Vectors:
         """No vectors, on the graph all the same: other ranks may have some, and wait for this one in backward."""

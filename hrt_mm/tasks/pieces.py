@@ -51,7 +51,8 @@ class Pieces:
             BadSample: a sample does not carry the tier, or a piece has no length or lies before its sample.
         """
         edges: list[float] = []
-        keys, counts = [], []
+        keys: list[int] = []
+        counts: list[int] = []
         for sample in samples:
             own = _with_keys(sample, tier, tower)
             counts.append(len(own))

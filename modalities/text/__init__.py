@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hrt_mm.errors import BadSample
 from hrt_mm.modality import Command, Modality
@@ -14,8 +15,8 @@ from .documents import DocumentsConfig, TagsConfig
 from .hugging_face import HuggingFaceConfig
 from .listops_data import LISTOPS, ListOpsConfig
 from .peps import PepsConfig
-from .text import Text
-from .tokenizer import ByteTokenizer, TextConfig, TextTokenizer
+from .text import Text, marked
+from .tokenizer import MAX_BYTES, ByteTokenizer, TextConfig, TextTokenizer
 
 
 class TextModality(Modality):
@@ -45,6 +46,17 @@ class TextModality(Modality):
         except UnicodeDecodeError as error:
             raise BadSample(path.name, f"is no text in UTF-8 ({error.reason} at byte {error.start})") from error
         return content
+
+    @classmethod
+    def passage(cls, value: Any, span: tuple[float, float] | None = None) -> str:
+        """The bytes of a part as text, without the spaces around them.
+
+        Raises:
+            BadSample: the value is no text.
+        """
+        content = marked(value, "the text", MAX_BYTES).content
+        first, last = (0, len(content)) if span is None else (int(span[0]), int(span[1]))
+        return content[first:last].decode("utf-8", "replace").strip()
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -24,7 +24,7 @@ from hrt_mm.tokens import Tokens
 from .boundaries import CAUSAL, FINDERS, Document
 from .text import Marked, Text, marked
 
-BYTES = 256
+BYTES, MAX_BYTES = 256, 1 << 24
 _NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
 """Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
@@ -37,7 +37,7 @@ class TextConfig(TokenizerConfig):
     type: Literal["text"]
     subwords: Path | None = None
     """A ``tokenizer.json`` with byte-level subwords, as ``hrt-mm text subwords`` makes it; bytes when absent."""
-    max_bytes: PositiveInt = 1 << 24
+    max_bytes: PositiveInt = MAX_BYTES
     """The longest text; longer ones are bad samples."""
     recent: PositiveInt | None = None
     """Tokens that a token's embedding is made of: its own and those before it, each through a map of its own (a causal
@@ -169,6 +169,16 @@ class TextTokenizer(Tokenizer):
         _, offsets = self.encode(marked(value, "the text", self.max_bytes).content)
         return [float(place) for place in np.searchsorted(offsets, places)]
 
+    def places(self, value: Any, steps: Sequence[float]) -> list[float]:
+        """Bytes at which some tokens start, of a text without separators.
+
+        Raises:
+            BadSample: the value is no text.
+        """
+        content = marked(value, "the text", self.max_bytes).content
+        starts = np.append(self.encode(content)[1], len(content))
+        return [float(starts[min(round(step), len(starts) - 1)]) for step in steps]
+
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
         return TextEmbedding(self.vocabulary, dim, self.recent)
@@ -196,7 +206,7 @@ class ByteTokenizer(TextTokenizer):
 
     whole_characters = False
 
-    def __init__(self, max_bytes: int = 1 << 24, recent: int = 4, carried: Sequence[str] = ()) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, recent: int = 4, carried: Sequence[str] = ()) -> None:
         super().__init__(BYTES + 1, max_bytes, recent, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:

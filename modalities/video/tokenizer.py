@@ -145,6 +145,10 @@ class VideoTokenizer(Tokenizer):
         """Steps of time of some seconds; the first frame is at 0."""
         return [(place - float(value.times_N[0])) / self.seconds_per_step for place in places]
 
+    def places(self, value: Video, steps: Sequence[float]) -> list[float]:
+        """Seconds of some steps of time."""
+        return [float(value.times_N[0]) + step * self.seconds_per_step for step in steps]
+
     def embedding(self, dim: int) -> nn.Module:
         """The stem."""
         config = self.config

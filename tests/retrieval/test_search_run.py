@@ -142,3 +142,40 @@ def test_an_empty_index_finds_nothing(
     Index.create(tmp_path / "empty", Index(index).model)
     assert main(["search", str(tmp_path / "empty"), "--text", "dots"]) == 0
     assert "nothing was found" in capsys.readouterr().out
+
+
+def test_a_picture_finds_the_word_within_a_name(
+    run: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["embed", str(run), "--part", "text", "--split", "test", "--level", "words", "--out", str(tmp_path / "v")]
+    assert main(argv) == 0
+    assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "v")]) == 0
+    searcher = Searcher.of(Index(tmp_path / "index"))
+    picture = index / "segment-000001" / "media" / "0000" / "0000000.png"
+    hits = searcher.search("image", picture, 3, inside=2)
+    for hit in hits:
+        name = hit.row.info["text"]
+        for inner in hit.inside:
+            assert inner.row.parent == hit.row.id and inner.row.level == "words" and inner.row.span is not None
+            first, last = map(int, inner.row.span)
+            assert inner.row.info["text"] == name[first:last].strip() in name
+        assert [inner.score for inner in hit.inside] == sorted((inner.score for inner in hit.inside), reverse=True)
+        # The whole is the mean of its words before it is normed, so some word is at least as near.
+        assert hit.inside[0].score >= hit.score - 1e-5
+    (best,) = searcher.search("image", picture, 1, level="words")
+    assert best.score >= max(inner.score for hit in hits for inner in hit.inside) - 1e-6
+    capsys.readouterr()
+    argv = ["search", str(tmp_path / "index"), "--image", str(picture), "-k", "1", "--inside", "1"]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "[words " in lines[1]
+    pieces = [row for segment in searcher.index.segments for row in segment.collection.rows() if row.parent]
+    assert Index(tmp_path / "index").remove([best.row.parent]) == 1 + sum(r.parent == best.row.parent for r in pieces)
+
+
+def test_levels_that_nothing_was_compared_at_are_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embed", str(run), "--level", "bytes", "--out", str(tmp_path / "v")]) == 2
+    assert "no pieces of level 'bytes' (image: none; text: words)" in capsys.readouterr().err
+    assert not (tmp_path / "v").exists()

@@ -1,0 +1,143 @@
+"""Scenes, clips and frames: pieces of a long video with their times, from an untrained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hrt_mm.config import load_config
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collection import Collection
+from hrt_mm.retrieval.embed import Embedder, embed_files
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.passages import Passages, parents
+from hrt_mm.retrieval.rows import Model
+from hrt_mm.retrieval.search import Searcher
+from hrt_mm.spans import Spans
+from hrt_mm.tasks.contrastive_views import Vectors
+from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.evaluate import TrainedRun
+from modalities.text import Text, TextModality
+
+CONFIG = """\
+towers:
+  video:
+    modality: {type: video, channels: 1, patch: 8, tube: 1, rate: 25}
+    model:
+      levels:
+        - {name: tubes, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: [1, 2, 2]}, pool: conv}
+        - {name: frames, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: [4, 1, 1]}, pool: conv}
+        - {name: clips, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: [2, 1, 1]}, pool: conv}
+        - {name: scenes, dim: 24, heads: 2, depth: 1}
+      cross_scale: {up: true, down: true}
+  text:
+    modality: {type: text}
+    model:
+      levels:
+        - {name: bytes, dim: 16, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
+        - {name: words, dim: 24, heads: 2, depth: 1}
+task:
+  type: contrastive
+  dim: 12
+  also:
+    - {levels: {video: clips, text: words}, align: soft}
+    - {levels: {video: frames, text: words}, align: pooled}
+data: {type: grid_triples, root: /nowhere}
+train: {steps: 1, batch_size: 2}
+"""
+
+
+class Film:
+    """A reader of made-up films: sixteen frames of another grey each."""
+
+    @staticmethod
+    def read(self: Any, tower: str, source: Any) -> Any:
+        from modalities.video import Video
+
+        if tower == "text":
+            return str(source)
+        grey = torch.linspace(0, 1, 16)[:, None, None, None].expand(16, 1, 16, 16)
+        return Video.of(grey.contiguous(), 25)
+
+
+@pytest.fixture
+def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    config = load_config(tmp_path / "small.yaml")
+    tokenizer = build_tokenizer(config)
+    torch.manual_seed(0)
+    task = build_task(config, tokenizer, None).eval()
+    for parameter in task.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    monkeypatch.setattr(Embedder, "read", Film.read)
+    checkpoint: Any = None
+    return Embedder(TrainedRun(tmp_path, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+
+
+def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, tmp_path: Path) -> None:
+    assert embedder.levels("video") == {"scenes": 0, "clips": 1, "frames": 2}
+    count = embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["frames", "clips", "scenes"])
+    assert count == 1 + 2 + 4 + 16
+    index = Index.create(tmp_path / "index", embedder.model)
+    index.add(Collection(tmp_path / "v"))
+    searcher = Searcher(index, embedder)
+    (film,) = searcher.search("text", "bin blue", 5, inside=9)
+    scenes = sorted(film.inside, key=lambda hit: hit.row.span or (0, 0))
+    assert [hit.row.span for hit in scenes] == [(0, 0.32), (0.32, 0.64)]
+    for scene in scenes:
+        for clip in scene.inside:
+            assert scene.row.span and clip.row.span and clip.row.parent == scene.row.id
+            assert scene.row.span[0] <= clip.row.span[0] < clip.row.span[1] <= scene.row.span[1]
+            spans = sorted(frame.row.span or (0, 0) for frame in clip.inside)
+            assert len(spans) == 4 and spans[0][0] == clip.row.span[0] and spans[-1][1] == clip.row.span[1]
+    # Scores are those that training compares: of clips, the mean over the words of how near each is.
+    queries = embedder.queries("text", "bin blue", "video")
+    clips = searcher.search("text", "bin blue", 9, level="clips")
+    assert len(clips) == 4
+    _, (levels,) = embedder.embedded("video", [Film.read(None, "video", "")], ["clips"])
+    assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"]).max()))
+    assert np.linalg.norm(queries["clips"]) < 1 - 1e-4 and np.linalg.norm(queries["frames"]) == pytest.approx(1)
+
+
+def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Path) -> None:
+    embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["clips"])
+    index = Index.create(tmp_path / "index", embedder.model)
+    index.add(Collection(tmp_path / "v"))
+    said = "level 'tubes' of video were not compared with text in training; scenes, clips, frames were"
+    with pytest.raises(UserError, match=said):
+        Searcher(index, embedder).search("text", "bin", level="tubes")
+    query = np.ones(12, np.float32)
+    assert len(index.search(query, 1, inside=9)[0].inside) == 4
+    assert index.search(query, 1, inside=9, finer={"scenes": query})[0].inside == ()
+    with pytest.raises(UserError, match=r"no pieces of level 'shots' \(video: scenes, clips, frames\)"):
+        embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "w", levels=["shots"])
+
+
+def test_a_query_of_words_is_as_similar_as_training_has_it(embedder: Embedder) -> None:
+    (words,) = embedder._pyramids("text", ["bin blue at f"])
+    (film,) = embedder._pyramids("video", [Film.read(None, "video", "")])
+    with torch.no_grad():
+        heads = embedder._heads(1)
+        sides = [heads(tower, pyramid, {}) for tower, pyramid in (("text", words), ("video", film))]
+        clip = Vectors(sides[1].x[2:3], Spans.from_lengths([1]), sides[1].groups)
+        expected = sides[0].similarity(clip, soft=True)
+        found = float(heads.query("text", words)[0] @ clip.x[0])
+    assert found == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_pieces_lie_in_those_of_the_level_before() -> None:
+    coarse = Passages("scenes", np.zeros((2, 1)), torch.tensor([[0.0, 5], [5, 9]]))
+    fine = Passages("clips", np.zeros((3, 1)), torch.tensor([[0.0, 2], [2, 5], [5, 9]]))
+    assert parents([coarse, fine]) == [[None, None], [0, 0, 1]]
+    assert parents([]) == []
+
+
+def test_texts_say_what_a_passage_is() -> None:
+    assert TextModality.passage("für dich", (0, 5)) == "für"
+    assert TextModality.passage(b"a \xff", None) == "a \ufffd"
+    assert TextModality.passage(Text("whole")) == "whole"
