@@ -20,24 +20,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hrt_mm import Tokens
 from hrt_mm.config import load_config
 from hrt_mm.control import flat_control
-from hrt_mm.encoder import Encoder
 from hrt_mm.levels import HierarchyConfig
 from modalities.audio import AudioConfig, AudioTokenizer
 
 from . import audio_accuracy, patches
 from .checks import CheckFailed
 from .command import main, parser
+from .contest import limited
 from .markdown import markdown, mebibytes, milliseconds, times
-from .memory import Memory, Prepared, Sizes, TimeLimitError, peak_bytes
-from .models import randomised
-from .results import Measured, Result, Row, environment
+from .memory import Prepared, Sizes
+from .models import Pooled, randomised, size
+from .results import Result, Row, environment
 from .steps import MODES, prepared
-from .timing import race
 
 NAME = "audio"
 CONTENDERS = ("hierarchy", "flat", "AST-like")
@@ -46,19 +45,6 @@ TOLERANCE = 0.02
 """How far the contenders' parameters may differ from the hierarchy's."""
 ROUNDS = (1, 20)
 """Fewest and most timed calls at a size."""
-
-
-class Own(nn.Module):
-    """A hierarchy over frames, or its control."""
-
-    def __init__(self, model: HierarchyConfig, tokenizer: AudioTokenizer) -> None:
-        super().__init__()
-        self.encoder = Encoder(model, tokenizer)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Raw tokens to a vector for each sound, (B, D)."""
-        pooled_BD: Tensor = self.encoder(tokens).pooled(-1)
-        return pooled_BD
 
 
 def parts(settings: Mapping[str, Any]) -> tuple[AudioTokenizer, HierarchyConfig]:
@@ -79,22 +65,22 @@ def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, Audio
         CheckFailed: it is not of the hierarchy's size.
     """
     tokenizer, model = parts(settings)
-    own = Own(model, tokenizer)
+    own = Pooled(model, tokenizer)
     if contender == "flat":
         control = flat_control(model)
         # The stem has the hierarchy's hidden width, so that the parameters of the whole are the same too.
         stem = tokenizer.config.stem
         hidden = stem.hidden * model.levels[0].dim / control.levels[0].dim
         config = tokenizer.config.model_copy(update={"stem": stem.model_copy(update={"hidden": hidden})})
-        found: nn.Module = Own(control, config.build(lambda axes: ()))
+        found: nn.Module = Pooled(control, config.build(lambda axes: ()))
     elif contender == "AST-like":
         depth = sum(level.depth for level in model.levels)
-        found = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, _size(own))
+        found = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, size(own))
     else:
         found = own
-    difference = abs(_size(found) / _size(own) - 1)
+    difference = abs(size(found) / size(own) - 1)
     if difference > TOLERANCE and not settings["quick"]:
-        raise CheckFailed(f"{contender} has {_size(found):,} parameters, the hierarchy {_size(own):,}")
+        raise CheckFailed(f"{contender} has {size(found):,} parameters, the hierarchy {size(own):,}")
     randomised(found)
     return found.to(settings["device"]), tokenizer
 
@@ -119,7 +105,7 @@ def run(options: argparse.Namespace) -> Result:
         "budget_seconds": 0.1 if quick else options.budget,
         "limit_seconds": options.limit,
     }
-    sizes = {name: _size(build(name, settings)[0]) for name in CONTENDERS}
+    sizes = {name: size(build(name, settings)[0]) for name in CONTENDERS}
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     seconds = (0.5, 1) if quick else options.seconds or SECONDS
     rows = [_row({"mode": mode, "dtype": dtype, "seconds": length}, settings) for mode in MODES for length in seconds]
@@ -134,51 +120,15 @@ def run(options: argparse.Namespace) -> Result:
         command=options.command,
         quick=quick,
         settings=settings,
-        checks={f"{name}, parameters": abs(size / sizes["hierarchy"] - 1) for name, size in sizes.items()},
+        checks={f"{name}, parameters": abs(count / sizes["hierarchy"] - 1) for name, count in sizes.items()},
         rows=rows,
         details=details,
         **environment(device),
     )
 
 
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
-    """Memory of each contender in a process of its own, then the times of those that ended, in turns."""
-    memory: dict[str, Memory | None] = {}
-    notes: dict[str, str] = {}
-    limit = settings["limit_seconds"]
-    for name in CONTENDERS:
-        try:
-            memory[name] = peak_bytes(NAME, prepare, name, sizes, sizes | {"seconds": 0.5}, settings, limit)
-        except TimeLimitError:
-            notes[name] = f"over {limit:g} s"
-        except MemoryError:
-            notes[name] = "out of memory"
-    calls = {name: prepare(name, sizes, settings).call for name in memory}
-    raced = race(calls, torch.device(settings["device"]), budget=settings["budget_seconds"], rounds=ROUNDS)
-    notes |= raced.notes
-    contenders = {}
-    for name in CONTENDERS:
-        found = memory.get(name)
-        contenders[name] = Measured(
-            seconds=raced.median(name) if name in memory else None,
-            quartiles=raced.quartiles(name) if name in memory else None,
-            bytes=found.peak if found else None,
-            held_bytes=found.held if found else None,
-            note=notes.get(name, ""),
-        )
-    ratios: dict[str, float] = {}
-    own = contenders["hierarchy"]
-    for name in memory.keys() - {"hierarchy"}:
-        if "hierarchy" in memory and (ratio := raced.ratio(name, "hierarchy")) is not None:
-            ratios[f"{name}/hierarchy seconds"] = ratio
-        if own.bytes and (other := contenders[name].bytes):
-            ratios[f"hierarchy/{name} bytes"] = own.bytes / other
-    print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in ratios.items()), file=sys.stderr, flush=True)
-    return Row(sizes=sizes, contenders=contenders, ratios=dict(sorted(ratios.items())))
+    return limited(NAME, prepare, CONTENDERS, sizes, sizes | {"seconds": 0.5}, settings, ROUNDS)
 
 
 def tables(result: Result) -> str:

@@ -1,187 +1,49 @@
-"""Spoken digits at equal time for the contenders of ``benchmarks.audio``: what each knows after how much computing.
-
-All train on the same batches in the same order on one thread, with AdamW and a schedule that follows the time that is
-gone. Each takes the learning rate that is best for it in a short trial. Evaluation does not count.
-"""
+"""Spoken digits at equal time for the contenders of ``benchmarks.audio``."""
 
 from __future__ import annotations
 
-import math
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from hrt_mm.config import load_config
+from hrt_mm.train.build import Data
+from modalities.audio import Audio, AudioTokenizer
 
-from hrt_mm import Tokens
-from hrt_mm.config import RunConfig, load_config
-from hrt_mm.train.build import Data, build_data
-from hrt_mm.train.sampler import Position, Sampler
-from hrt_mm.train.seeding import forked
-from modalities.audio import AudioTokenizer
-
+from . import curves as learning
 from . import patches
-from .markdown import markdown
+from .curves import Classifier
+from .models import Pooled
 
 CONFIGS = {"hierarchy": "audio/fsdd", "flat": "audio/fsdd_flat", "AST-like": "audio/fsdd"}
 RATES = (1e-3, 2e-3)
-TRIAL = 0.25
-"""A trial's part of the whole time."""
-POINTS = 4
-"""Of each curve."""
-Held = list[tuple[Tokens, Tensor]]
-
-
-class Classifier(nn.Module):
-    """An encoder of raw tokens, and a linear head."""
-
-    def __init__(self, encoder: nn.Module, width: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.encoder, self.dropout = encoder, nn.Dropout(dropout)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        """(B, K) logits."""
-        logits_BK: Tensor = self.head(self.dropout(self.encoder(tokens)))
-        return logits_BK
 
 
 def curves(seconds: float, *, quick: bool = False) -> dict[str, Any]:
-    """Trains each contender for a time.
-
-    Args:
-        seconds: of computing on one thread.
-        quick: one learning rate and two points.
-
-    Returns:
-        By contender the learning rate, the parameters and the curve: [seconds, steps, accuracy on the test split].
-    """
-    found = {}
-    rates = RATES[:1] if quick else RATES
-    with one_thread():
-        config = load_config("audio/fsdd")
-        data = build_data(config, ["train", "val", "test"])
-        held = {split: whole(data, config, split) for split in ("val", "test")}
-        for name in CONFIGS:
-            trials = {}
-            for rate in rates if len(rates) > 1 else ():
-                model = build(name, data)
-                (point,) = trained(model, data, config, rate, TRIAL * seconds, held["val"], 1)
-                trials[rate] = point[2]
-            best = max(trials, key=lambda rate: trials[rate]) if trials else rates[0]
-            model = build(name, data)
-            curve = trained(model, data, config, best, seconds, held["test"], 2 if quick else POINTS)
-            size = sum(own.numel() for own in model.parameters())
-            found[name] = {"rate": best, "trials": trials, "parameters": size, "curve": curve}
-            print(f"{name}: {curve[-1][2]:.1%} after {curve[-1][0]:.0f} s", file=sys.stderr, flush=True)
-    return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Computes on one thread inside the ``with``: then the time of the process is that of the training."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """Trains each contender for some seconds of computing, as :func:`benchmarks.curves.curves` says."""
+    contenders = {name: partial(build, name) for name in CONFIGS}
+    return learning.curves(load_config("audio/fsdd"), contenders, seconds, RATES, _length, quick=quick)
 
 
 def build(name: str, data: Data) -> Classifier:
-    """A contender with fresh weights, always the same ones."""
-    from .audio import Own
-
-    config, tokenizer = load_config(CONFIGS[name]), data.tokenizer
-    assert isinstance(tokenizer, AudioTokenizer) and data.classes is not None
-    with forked():
-        torch.manual_seed(0)
-        own = config.single.modality.build(lambda axes: ())
-        assert isinstance(own, AudioTokenizer)
-        dropout = float(getattr(config.task, "dropout", 0.0))
-        if name != "AST-like":
-            return Classifier(
-                Own(config.single.model, own), config.single.model.levels[-1].dim, len(data.classes), dropout
-            )
-        target = sum(weight.numel() for weight in Own(config.single.model, own).parameters())
-        depth = sum(level.depth for level in config.single.model.levels)
-        model = patches.fitted(own.config.mels, own.config.stem.frames, depth, target)
-        return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
-
-
-def trained(
-    model: Classifier, data: Data, config: RunConfig, rate: float, seconds: float, held: Held, points: int
-) -> list[list[float]]:
-    """Trains for a time of computing, and returns as many points of the curve."""
-    options, maker = config.train, data.maker(config, "train")
-    assert options.batch_size is not None
-    plans = Sampler(len(data.splits["train"]), seed=0, batch_size=options.batch_size).plans(Position())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=config.optim.weight_decay, fused=True)
-    smoothing = float(getattr(config.task, "label_smoothing", 0.0))
-    curve: list[list[float]] = []
-    spent = 0.0
-    with forked():
-        torch.manual_seed(0)
-        for steps, plan in enumerate(plans, 1):
-            started = time.process_time()
-            batch = maker[plan].batch
-            assert batch is not None and batch.target is not None
-            factor = min(1.0, steps / config.optim.warmup_steps) * (1 + math.cos(math.pi * min(1, spent / seconds))) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            logits_BK = model(batch.tokens)
-            functional.cross_entropy(logits_BK, batch.target, label_smoothing=smoothing).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            spent += time.process_time() - started
-            if spent >= seconds * (len(curve) + 1) / points:
-                curve.append([round(spent, 2), steps, accuracy(model, held)])
-            if spent >= seconds:
-                return curve
-    raise AssertionError("plans have no end")
-
-
-def whole(data: Data, config: RunConfig, split: str) -> Held:
-    """A split's sounds as raw tokens, with the places of their classes, in batches of sounds of like length."""
-    dataset = data.splits[split]
-    samples = [dataset[index] for index in range(len(dataset))]
-    samples.sort(key=lambda sample: len(sample.value.waveform_S))
-    found = []
-    for first in range(0, len(samples), 32):
-        part = samples[first : first + 32]
-        tokens = data.tokenizer([sample.value for sample in part])
-        target = config.task.targets(part, tokens, data.classes)
-        assert isinstance(target, Tensor)
-        found.append((tokens, target))
-    return found
-
-
-def accuracy(model: Classifier, held: Held) -> float:
-    """On sounds that are not trained on."""
-    model.eval()
-    with torch.no_grad():
-        right = sum(int((model(tokens).argmax(-1) == target).sum()) for tokens, target in held)
-    model.train()
-    return right / sum(len(target) for _, target in held)
+    """A contender."""
+    config = load_config(CONFIGS[name])
+    assert data.classes is not None
+    own = config.single.modality.build(lambda axes: ())
+    assert isinstance(own, AudioTokenizer)
+    dropout = float(getattr(config.task, "dropout", 0.0))
+    pooled = Pooled(config.single.model, own)
+    if name != "AST-like":
+        return Classifier(pooled, config.single.model.levels[-1].dim, len(data.classes), dropout)
+    target = sum(weight.numel() for weight in pooled.parameters())
+    depth = sum(level.depth for level in config.single.model.levels)
+    model = patches.fitted(own.config.mels, own.config.stem.frames, depth, target)
+    return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
 
 
 def table(found: dict[str, Any]) -> str:
     """The curves as Markdown."""
-    first = next(iter(found.values()))["curve"]
-    head = ["contender", "parameters", "learning rate", "steps", *(f"after {point[0]:.0f} s" for point in first)]
-    body = [
-        [
-            name,
-            f"{own['parameters']:,}",
-            f"{own['rate']:g}",
-            f"{own['curve'][-1][1]:,.0f}",
-            *(f"{point[2]:.1%}" for point in own["curve"]),
-        ]
-        for name, own in found.items()
-    ]
-    return f"Accuracy on FSDD's official test split, by seconds of computing on one thread:\n\n{markdown(head, body)}"
+    return learning.table(found, "FSDD's official test split")
+
+
+def _length(value: Audio) -> int:
+    return len(value.waveform_S)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level
+from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level, Tokens
 from hrt_mm.control import flat_control, num_parameters
+from hrt_mm.encoder import Encoder
 from hrt_mm.errors import UserError
+from hrt_mm.modality import Tokenizer
 
 DEFAULT: dict[str, Any] = {"widths": [128, 256, 512], "depths": [2, 2, 4], "head_dim": 64, "window": 64, "stride": 4}
 """Two windowed levels and a global one: widths double and most blocks are coarse, as in Swin and Hiera."""
@@ -72,6 +74,24 @@ def flat(settings: Mapping[str, Any], **changes: Any) -> Hierarchy:
     model = Hierarchy(flat_control(hierarchy_config(settings)).model_copy(update=changes))
     randomised(model)
     return model.to(settings["device"])
+
+
+class Pooled(nn.Module):
+    """A hierarchy of a modality, or its control, with its embedding: a vector for each sample."""
+
+    def __init__(self, model: HierarchyConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.encoder = Encoder(model, tokenizer)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Raw tokens to a vector of each sample, pooled at the coarsest level, (B, D)."""
+        pooled_BD: Tensor = self.encoder(tokens).pooled(-1)
+        return pooled_BD
+
+
+def size(module: nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class TorchEncoder(nn.Module):

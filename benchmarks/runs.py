@@ -16,6 +16,7 @@ import torch
 from hrt_mm.config import RunConfig, load_config, resolved_yaml
 from hrt_mm.control import flat_control
 from hrt_mm.errors import UserError
+from hrt_mm.levels import HierarchyConfig
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.precision import emulates_bf16
 from hrt_mm.train.summary import parameter_count
@@ -118,13 +119,23 @@ def flat(config: RunConfig) -> RunConfig:
 
     Its level is wider than the hierarchy's finest, and so is its embedding; its feed-forwards are narrower by as much.
     """
-    model = flat_control(config.single.model)
-    task = config.task.model_copy(update={"level": model.levels[0].name})
-    wide = config.model_copy(update={"model": model, "task": task})
-    (level,) = model.levels
-    hidden = level.mlp_dim - (_parameters(wide) - _parameters(config)) / (3 * level.dim * level.depth)
-    narrow = level.model_copy(update={"mlp_ratio": hidden / level.dim})
-    return wide.model_copy(update={"model": model.model_copy(update={"levels": (narrow,)})})
+    model = flat_control(config.single.model, build_tokenizer(config).axes)
+    return fitted(reading(config, model, model.levels[0].name), config)
+
+
+def reading(config: RunConfig, model: HierarchyConfig, level: str) -> RunConfig:
+    """A configuration with another model, of which its task reads a level."""
+    return config.model_copy(update={"model": model, "task": config.task.model_copy(update={"level": level})})
+
+
+def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
+    """A configuration with as many parameters as another one, by the feed-forwards of its deepest level."""
+    model = config.single.model
+    deepest = max(model.levels, key=lambda level: level.depth)
+    hidden = deepest.mlp_dim - (_parameters(config) - _parameters(other)) / (3 * deepest.dim * deepest.depth)
+    changed = deepest.model_copy(update={"mlp_ratio": hidden / deepest.dim})
+    levels = tuple(changed if level is deepest else level for level in model.levels)
+    return config.model_copy(update={"model": model.model_copy(update={"levels": levels})})
 
 
 def _parameters(config: RunConfig) -> int:

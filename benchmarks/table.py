@@ -19,6 +19,7 @@ from . import (
     fsdd,
     index,
     learning_rate,
+    lips,
     listops,
     lm,
     outline,
@@ -29,6 +30,7 @@ from . import (
     shakespeare,
     shots,
     streaming,
+    video,
     video_decode,
 )
 from .markdown import bars_table
@@ -46,6 +48,8 @@ TABLES = {
     fsdd.NAME: fsdd.tables,
     audio.NAME: audio.tables,
     video_decode.NAME: video_decode.tables,
+    video.NAME: video.tables,
+    lips.NAME: lips.tables,
     shots.NAME: shots.tables,
     outline.NAME: outline.tables,
     shakespeare.NAME: shakespeare.tables,

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import audio, audio_accuracy, memory, patches
+from benchmarks import audio, contest, curves, memory, patches
 from benchmarks.command import main
 from benchmarks.memory import TimeLimitError
+from benchmarks.models import size
 from benchmarks.results import read
 from hrt_mm import Tokens
 from tests.modalities.audio.test_recordings import fsdd
@@ -41,8 +42,8 @@ def test_a_quick_run_measures_and_trains_all(tmp_path: Path, monkeypatch: pytest
 
 def test_contenders_have_the_size_of_the_hierarchy() -> None:
     settings = {"quick": False, "device": "cpu"}
-    sizes = [audio._size(audio.build(name, settings)[0]) for name in audio.CONTENDERS]
-    assert all(abs(size / sizes[0] - 1) < audio.TOLERANCE for size in sizes)
+    sizes = [size(audio.build(name, settings)[0]) for name in audio.CONTENDERS]
+    assert all(abs(count / sizes[0] - 1) < audio.TOLERANCE for count in sizes)
 
 
 def test_what_is_too_slow_or_too_large_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +52,7 @@ def test_what_is_too_slow_or_too_large_is_said(monkeypatch: pytest.MonkeyPatch) 
             raise TimeLimitError if name == "flat" else MemoryError
         return memory.Memory(1 << 20, 1)
 
-    monkeypatch.setattr(audio, "peak_bytes", stopped)
+    monkeypatch.setattr(contest, "peak_bytes", stopped)
     settings = {"quick": True, "device": "cpu", "memory": True, "limit_seconds": 7.0, "budget_seconds": 0.0}
     row = audio._row({"mode": "inference", "dtype": "float32", "seconds": 0.5}, settings)
     assert [own.note for own in row.contenders.values()] == ["", "over 7 s", "out of memory"]
@@ -83,4 +84,4 @@ def test_accuracy_counts_what_is_right() -> None:
 
     first, second = Tokens.pack([torch.eye(3)[[place]] for place in (0, 1)]), Tokens.pack([torch.eye(3)])
     held = [(first, torch.tensor([0, 2])), (second, torch.tensor([0]))]
-    assert audio_accuracy.accuracy(Told(), held) == pytest.approx(2 / 3)  # type: ignore[arg-type]
+    assert curves.accuracy(Told(), held) == pytest.approx(2 / 3)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.sampler import Plan, Position
 from modalities.video import Video, VideoConfig, VideoTokenizer
+from tests.modalities.video.films import film
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "video"
 
@@ -70,9 +71,14 @@ def test_configurations_build_and_take_a_batch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     small = []
-    if name in ("quickstart", "masked", "shots"):
+    if name in ("quickstart", "masked", "shots", "actions"):
         small = [f"data.folder={tmp_path}", "data.train=2", "data.valid=1", "data.test=1"]
-    if name not in ("quickstart", "masked"):
+    if name == "video_folder":
+        small = [f"data.root={tmp_path}"]
+        for label in ("run", "walk"):
+            film(tmp_path / "train" / label / "a.mp4", 12)
+            film(tmp_path / "test" / label / "a.mp4", 12)
+    if name in ("shots", "grid_lips", "grid_lips_ctc"):
         monkeypatch.setenv("HRT_MM_DATA", str(request.getfixturevalue("data_root")))
     config = load_config(f"video/{name}", small)
     data = build_data(config, ["train"])
