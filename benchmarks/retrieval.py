@@ -37,7 +37,7 @@ from .checks import CheckFailed
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
-from .runs import Finished, for_minutes, kept, scores, trained, written
+from .runs import Finished, for_minutes, kept_or_trained, scores
 
 NAME = "retrieval"
 TASKS = ("glyphs", "emoji", "digits", "grid")
@@ -97,9 +97,7 @@ def train(task: str, name: str, config: RunConfig, home: Path, options: argparse
     """A contender's run, or the finished one that is there already."""
     minutes = 0.01 if options.quick else options.minutes or MINUTES[task]
     words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", *(QUICK if options.quick else [])]
-    file = written(config, home / f"{task}-{name}.yaml")
-    folder = home / f"{task}-{name}"
-    return kept(file, folder, words) or trained(file, folder, words)
+    return kept_or_trained(config, home / f"{task}-{name}", words)
 
 
 def test_figures(run: Finished) -> dict[str, float]:

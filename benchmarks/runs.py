@@ -102,6 +102,16 @@ def kept(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finished
     return finished(folder)
 
 
+def kept_or_trained(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Finished:
+    """The finished run in a folder, or else a new one. What it trains is written beside the folder.
+
+    Raises:
+        UserError: the folder holds a run of another configuration, or the run failed.
+    """
+    file = written(config, folder.with_suffix(".yaml"))
+    return kept(file, folder, overrides) or trained(file, folder, overrides)
+
+
 def finished(folder: Path) -> Finished:
     """A run that is over, from its folder."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ from . import (
     encoder_scaling,
     equal_time,
     fsdd,
+    fusion,
     index,
     learning_rate,
     lips,
@@ -58,6 +59,7 @@ TABLES = {
     streaming.NAME: streaming.tables,
     recognition.NAME: recognition.tables,
     index.NAME: index.tables,
+    fusion.NAME: fusion.tables,
     retrieval.NAME: retrieval.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""

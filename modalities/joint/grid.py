@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
@@ -20,6 +20,7 @@ from ..audio.grid import GridConfig as SoundConfig
 from ..audio.recordings import Recordings
 from ..splits import check_split
 from ..video.grid import GridConfig as VideoConfig
+from .noise import Babble, Kind, one_of, under, white
 
 
 class GridTriplesConfig(DatasetConfig):
@@ -37,9 +38,23 @@ class GridTriplesConfig(DatasetConfig):
     """What makes samples alike: the whole sentence, or one of its six words, which fused classification tells."""
 
     train_noise_db: tuple[float, float] | None = None
-    """Lowest and highest signal-to-noise ratio of white noise that training sounds get; none when absent."""
+    """Lowest and highest signal-to-noise ratio of the noise that training sounds get; none when absent."""
+    train_noise: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("white",)
+    """What noise that is, one of these at random: ``white``, or the ``babble`` of other training sentences."""
     noise_db: float | None = None
-    """The signal-to-noise ratio of white noise that other sounds get, the same each time; none when absent."""
+    """The signal-to-noise ratio of the noise that other sounds get, the same each time; none when absent."""
+    noise: Kind = "white"
+    """What noise that is."""
+    talkers: PositiveInt = 4
+    """Sentences that babble is mixed of."""
+
+    @model_validator(mode="after")
+    def _used(self) -> GridTriplesConfig:
+        if self.train_noise_db is None and self.train_noise != ("white",):
+            raise ValueError("train_noise has no effect without train_noise_db; give it, such as [-10, 30]")
+        if self.noise_db is None and self.noise != "white":
+            raise ValueError("noise has no effect without noise_db; give it, such as -5")
+        return self
 
     def build(self, split: str) -> GridTriples:
         """The sentences of a split.
@@ -53,7 +68,13 @@ class GridTriplesConfig(DatasetConfig):
         assert isinstance(sound, Recordings)
         if len(sound) != len(video):
             raise ConfigError(f"data.root {self.root} has {len(sound)} sounds and {len(video)} videos for {split}")
-        return GridTriples(self, sound, video, training=split == "train")
+        training = split == "train"
+        voices = sound if training else self._voices()
+        return GridTriples(self, sound, video, Babble(voices, self.talkers), training=training)
+
+    def _voices(self) -> Dataset:
+        """The sounds that babble under other splits is made of."""
+        return SoundConfig(type="grid", root=self.root, label="text").build("train")
 
     def plain(self, split: str) -> GridTriples:
         """The sentences of a split without noise."""
@@ -72,11 +93,14 @@ class GridTriples(Dataset):
         config: what is read of them.
         sound: their sounds.
         video: their videos, in the same order.
+        babble: what makes noise of other sentences.
         training: whether noise is drawn anew each time.
     """
 
-    def __init__(self, config: GridTriplesConfig, sound: Recordings, video: Dataset, *, training: bool) -> None:
-        self.config, self.sound, self.video, self.training = config, sound, video, training
+    def __init__(
+        self, config: GridTriplesConfig, sound: Recordings, video: Dataset, babble: Babble, *, training: bool
+    ) -> None:
+        self.config, self.sound, self.video, self.babble, self.training = config, sound, video, babble, training
         if config.label == "sentence":
             self.classes = None
         else:
@@ -124,13 +148,15 @@ class GridTriples(Dataset):
         if self.training and low_high is not None:
             seed = int(torch.randint(1 << 31, ()))
             decibels = low_high[0] + float(torch.rand(())) * (low_high[1] - low_high[0])
+            kind = one_of(self.config.train_noise)
         elif not self.training and fixed is not None:
-            seed, decibels = index, fixed
+            seed, decibels, kind = index, fixed, self.config.noise
         else:
             return sound
-        noise_S = torch.randn(sound.waveform_S.shape, generator=torch.Generator().manual_seed(seed))
-        power = sound.waveform_S.square().mean() * 10 ** (-decibels / 10)
-        return replace(sound, waveform_S=sound.waveform_S + noise_S * power.sqrt())
+        generator = torch.Generator().manual_seed(seed)
+        if kind == "white":
+            return under(sound, white(sound, generator), decibels)
+        return under(sound, self.babble(sound, generator, index if self.training else None), decibels)
 
     def describe(self, index: int) -> Mapping[str, str]:
         """The sentence."""

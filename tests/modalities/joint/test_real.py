@@ -67,6 +67,11 @@ def test_grid_has_the_same_sentence_three_times() -> None:
     ratio = 10 * torch.log10(clean.square().mean() / (noise - clean).square().mean())
     assert ratio == pytest.approx(-5, abs=0.1)
     assert torch.equal(noisy.plain("test")[0].value["audio"].waveform_S, clean)
+    babble = noisy.model_copy(update={"noise": "babble"}).build("test")
+    noise = babble[0].value["audio"].waveform_S
+    assert torch.equal(noise, babble[0].value["audio"].waveform_S)
+    ratio = 10 * torch.log10(clean.square().mean() / (noise - clean).square().mean())
+    assert ratio == pytest.approx(-5, abs=0.1)
 
 
 @needs("fsdd")

@@ -1,0 +1,223 @@
+"""Sound and lips together in noise: the letter that a sentence names, by each way of fusing, beside each sense alone.
+
+Each head of ``retrieval/grid_fused`` trains by ``hrt-mm train`` for the same processor time on one thread (wall-clock
+time on a GPU), with white noise or the babble of other sentences at -10 to 30 dB, and with a modality left out now and
+then. Its best weights by the validation split then tell the letters of the 100 test sentences: clean, and at 0, -5 and
+-10 dB of either noise; from both, from sound alone and from video alone (``task.without``). Test babble is mixed of
+training sentences. Two more runs train without the other modality for the same time (``--no-alone`` leaves them out).
+Chance is 1 in 25. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.errors import UserError
+from hrt_mm.fusion import Fusion
+from hrt_mm.train.evaluate import evaluate_run
+
+from .command import main, parser
+from .markdown import markdown
+from .results import Bar, Measured, Result, Row, environment
+from .runs import Finished, for_minutes, kept_or_trained, scores
+
+NAME = "fusion"
+CONFIG = "retrieval/grid_fused"
+TOKENS = {"dim": 128, "depth": 2, "heads": 4, "time": {"audio": 1.0, "video": 1.0}}
+HEADS: dict[str, dict[str, Any]] = {
+    "concat": {"type": "concat", "dim": 128},
+    "gated": {"type": "gated", "dim": 128},
+    "cross_attention": {"type": "cross_attention", **TOKENS},
+    "bottleneck": {"type": "bottleneck", "tokens": 4, **TOKENS},
+    "joint": {"type": "joint", **TOKENS},
+}
+SENSES: dict[str, tuple[str, ...]] = {"fused": (), "audio": ("video",), "video": ("audio",)}
+"""What is read, and what is left out for it."""
+NOISES, DECIBELS = ("white", "babble"), (0, -5, -10)
+CLEAN = "clean"
+QUICK = ["train.batch_size=2", "optim.warmup_steps=1", "train.eval_every=1000000", "train.eval_batches=1"]
+
+
+def conditions() -> dict[str, list[str]]:
+    """By name, the overrides of each noise."""
+    noisy = {f"{noise} {db} dB": [f"data.noise={noise}", f"data.noise_db={db}"] for noise in NOISES for db in DECIBELS}
+    return {CLEAN: []} | noisy
+
+
+def contender(head: str, without: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a head, maybe without a modality."""
+    config = load_config(CONFIG)
+    fusion: Fusion = TypeAdapter(Fusion).validate_python(HEADS[head])
+    task = config.task.model_copy(update={"fusion": fusion, "without": tuple(without)})
+    return config.model_copy(update={"task": task})
+
+
+def train(name: str, config: RunConfig, home: Path, options: argparse.Namespace) -> Finished:
+    """A contender's run, or the finished one that is there already."""
+    minutes = 0.01 if options.quick else options.minutes
+    words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", *(QUICK if options.quick else [])]
+    return kept_or_trained(config, home / name, words)
+
+
+def accuracies(folder: Path, without: Sequence[str], device: str, *, clean: bool = False) -> dict[str, float | None]:
+    """Accuracy on the test split in each condition.
+
+    Args:
+        folder: of the run.
+        without: modalities that are left out.
+        device: where it is evaluated.
+        clean: without noise alone.
+    """
+    found: dict[str, float | None] = {}
+    for name, words in conditions().items():
+        if name == CLEAN or not clean:
+            left_out = f"task.without=[{', '.join(without)}]"
+            metrics = evaluate_run(folder, "test", [f"train.device={device}", left_out, *words])
+            found[name] = metrics["test/accuracy"]
+    return found
+
+
+def measured(run: Finished, found: Mapping[str, float | None]) -> Measured:
+    """Accuracies, with the training time and size of their run."""
+    sizes: Mapping[str, float] = scores(run, {})
+    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
+
+
+def run(options: argparse.Namespace) -> Result:
+    """Trains what is not there, and measures all.
+
+    Raises:
+        UserError: the data is not there, or a run failed.
+    """
+    if not os.environ.get("HRT_MM_DATA"):
+        raise UserError("HRT_MM_DATA is not set; name the folder that holds grid_s1/")
+    heads = options.heads or (list(HEADS)[:1] if options.quick else list(HEADS))
+    device, rows = options.device.type, []
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(options.runs or folder)
+        home.mkdir(parents=True, exist_ok=True)
+        for head in heads:
+            own = train(head, contender(head), home, options)
+            found = {
+                # Noise does not change a video.
+                sense: measured(own, accuracies(home / head, without, device, clean=options.quick or sense == "video"))
+                for sense, without in SENSES.items()
+            }
+            rows.append(Row(sizes={"head": head}, contenders=found, ratios={}))
+        if options.alone and not options.quick:
+            rows.append(Row(sizes={"head": ALONE}, contenders=_alone(home, device, options), ratios={}))
+    return Result(
+        name=NAME,
+        command=options.command,
+        quick=options.quick,
+        settings={"minutes": options.minutes, "seed": options.seed, "config": CONFIG},
+        checks={},
+        rows=rows,
+        bars=[] if options.quick else [bar for row in rows if row.sizes["head"] != ALONE for bar in bars(row)],
+        **environment(options.device),
+    )
+
+
+ALONE = "trained alone"
+
+
+def _alone(home: Path, device: str, options: argparse.Namespace) -> dict[str, Measured]:
+    found = {}
+    for sense, without in SENSES.items():
+        if without:
+            name = f"{sense}-alone"
+            own = train(name, contender("gated", without), home, options)
+            found[sense] = measured(own, accuracies(home / name, without, device, clean=sense == "video"))
+    return found
+
+
+def _at(row: Row, sense: str, condition: str) -> float:
+    known = row.contenders[sense].scores
+    value = known[condition] if condition in known else known[CLEAN]
+    assert value is not None
+    return value
+
+
+def bars(row: Row) -> list[Bar]:
+    """Whether fusing brings something: over sound wherever there is noise, over video everywhere."""
+    noisy = [name for name in conditions() if name != CLEAN]
+    found = []
+    for sense, places in (("audio", noisy), ("video", [CLEAN, *noisy])):
+        leads = {place: _at(row, "fused", place) - _at(row, sense, place) for place in places}
+        worst = min(leads, key=lambda place: leads[place])
+        found.append(
+            Bar(
+                claim=f"{row.sizes['head']}: fused over {sense} alone, at its least of {len(places)} points",
+                asked="above 0",
+                measured=f"{leads[worst]:+.1%} ({worst})",
+                met=leads[worst] > 0,
+            )
+        )
+    return found
+
+
+def tables(result: Result) -> str:
+    """The result as Markdown."""
+    names = list(next(iter(result.rows[0].contenders.values())).scores)
+    shown = [name for name in conditions() if name in names]
+    body = [
+        [
+            f"{row.sizes['head']}",
+            sense,
+            *(f"{_at(row, sense, name):.0%}" for name in shown),
+            f"{known.scores['steps']:,.0f}",
+        ]
+        for row in result.rows
+        for sense, known in row.contenders.items()
+    ]
+    return (
+        f"{result.settings['minutes']:g} minutes of training each; accuracy over 25 letters on 100 test sentences, "
+        f"chance 4%:\n\n{markdown(['head', 'reads', *shown, 'steps'], body)}"
+    )
+
+
+def picture(result: Result, file: Path) -> None:
+    """Draws accuracy against noise: a column a head, a row a kind of noise."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in result.rows if row.sizes["head"] != ALONE]
+    figure = Figure(figsize=(2.6 * len(rows), 5.2), layout="constrained")
+    panels = figure.subplots(len(NOISES), len(rows), sharex=True, sharey=True, squeeze=False)
+    ticks = [CLEAN, *(f"{db} dB" for db in DECIBELS)]
+    for line, noise in zip(panels, NOISES, strict=True):
+        for axes, row in zip(line, rows, strict=True):
+            places = [CLEAN, *(f"{noise} {db} dB" for db in DECIBELS)]
+            for sense, style in (("fused", "o-"), ("audio", "s--"), ("video", "^:")):
+                axes.plot(ticks, [_at(row, sense, place) for place in places], style, markersize=4, label=sense)
+            axes.axhline(1 / 25, color="0.6", linewidth=0.8)
+            axes.set_title(f"{row.sizes['head']}, {noise}", fontsize=9)
+            axes.set_ylim(0, 1)
+            axes.grid(alpha=0.3)
+            axes.tick_params(labelsize=8)
+    panels[0][0].legend(fontsize=8)
+    panels[0][0].set_ylabel("accuracy")
+    panels[1][0].set_ylabel("accuracy")
+    figure.savefig(file, dpi=120)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    found = parser(NAME, __doc__ or "")
+    found.add_argument("--heads", nargs="+", choices=list(HEADS), help="some of the heads; all when absent")
+    found.add_argument("--minutes", type=float, default=15.0, help="of each run; 15 when absent")
+    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    found.add_argument("--no-alone", dest="alone", action="store_false", help="leave out runs of one modality")
+    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(), run, tables, picture=picture))

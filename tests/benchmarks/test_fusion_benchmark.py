@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import fusion
+from benchmarks.command import main
+from benchmarks.results import read
+from benchmarks.runs import Finished
+from hrt_mm.config import check
+from hrt_mm.errors import UserError
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """In place of training and evaluation: babble hurts sound, and one head fuses badly at -10 dB of it."""
+    trained: list[str] = []
+    asked: list[tuple[str, list[str]]] = []
+
+    def train(config: Path, folder: Path, overrides: list[str]) -> Finished:
+        trained.append(folder.name)
+        facts: dict[str, Any] = {"parameters": 9, "steps": 8, "samples": 16, "seconds": 60.0, "peak_memory_bytes": 1}
+        return Finished(facts | {"metrics": {}}, [])
+
+    def evaluate(folder: Path, split: str, overrides: list[str]) -> dict[str, float]:
+        asked.append((folder.name, overrides))
+        words = dict(word.split("=", 1) for word in overrides)
+        noise = -float(words.get("data.noise_db", 0)) / 20
+        sound = 0.9 - noise - 0.1 * (words.get("data.noise") == "babble")
+        found = {"[]": 0.95 - 0.2 * noise, "[video]": sound, "[audio]": 0.6}[words["task.without"]]
+        if folder.name == "gated" and words["task.without"] == "[]" and noise == 0.5 and "babble" in str(words):
+            found = 0.55
+        return {"test/accuracy": found}
+
+    monkeypatch.setenv("HRT_MM_DATA", "/data")
+    monkeypatch.setattr("benchmarks.runs.trained", train)
+    monkeypatch.setattr(fusion, "evaluate_run", evaluate)
+    return trained, asked
+
+
+def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, asked = made_up(monkeypatch)
+    path = tmp_path / "result.json"
+    argv = ["--device", "cpu", "--threads", "1", "--json", str(path)]
+    code = main(fusion.arguments(), fusion.run, fusion.tables, argv, picture=fusion.picture)
+    assert code == 0 and path.with_suffix(".png").stat().st_size > 10_000
+    result = read(path)
+    assert trained == [*fusion.HEADS, "audio-alone", "video-alone"]
+    # Seven conditions from both and from sound, and one from video, which noise does not change.
+    assert len([name for name, _ in asked if name == "joint"]) == 15
+    assert ("joint", ["train.device=cpu", "task.without=[]", "data.noise=babble", "data.noise_db=-10"]) in asked
+    met = {bar.claim: (bar.measured, bar.met) for bar in result.bars}
+    assert len(met) == 10
+    assert met["joint: fused over video alone, at its least of 7 points"] == ("+25.0% (white -10 dB)", True)
+    assert met["gated: fused over video alone, at its least of 7 points"] == ("-5.0% (babble -10 dB)", False)
+    assert met["gated: fused over audio alone, at its least of 6 points"] == ("+5.0% (white 0 dB)", True)
+    assert "| trained alone | audio | 90% |" in fusion.tables(result)
+
+
+def test_a_quick_run_trains_one_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, asked = made_up(monkeypatch)
+    options = ["--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
+    assert main(fusion.arguments(), fusion.run, fusion.tables, options) == 0
+    assert trained == ["concat"] and len(asked) == 3
+
+
+@pytest.mark.parametrize("head", fusion.HEADS)
+def test_every_head_can_be_built(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HRT_MM_DATA", "/data")
+    config = fusion.contender(head, ["video"])
+    check(config)
+    assert config.task.fusion.type == head and config.task.without == ("video",)  # type: ignore[attr-defined]
+    assert config.data.train_noise == ("white", "babble")  # type: ignore[attr-defined]
+
+
+def test_the_data_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HRT_MM_DATA", raising=False)
+    options = fusion.arguments().parse_args([])
+    options.device = torch.device("cpu")
+    with pytest.raises(UserError, match="HRT_MM_DATA is not set"):
+        fusion.run(options)
