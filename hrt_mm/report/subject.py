@@ -72,7 +72,7 @@ class Subject:
     @cached_property
     def dataset(self) -> Dataset:
         """The samples."""
-        return build_dataset(self.run.config, self.split)
+        return self.run.config.data.plain(self.split)
 
     @cached_property
     def loader(self) -> EvaluationLoader:

@@ -1,17 +1,21 @@
 """Classification: one label a sample, from the pooled vectors of one level or of several.
 
-Shapes: B samples, D width of the pooled vectors.
+A sample may have several views, such as windows of a long video: its probabilities are the mean over them.
+
+Shapes: B samples, V views of each, D width of the pooled vectors, K classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..errors import BadSample
 from ..levels import HierarchyConfig
 from ..sample import Sample
 from ..tokens import Tokens
@@ -36,6 +40,20 @@ class ClassificationConfig(LabelConfig):
             ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
         """
         return Classification(self, model, tokenizer, self.known(classes))
+
+    def values(self, samples: Sequence[Sample]) -> list[Any]:
+        """The samples' values, or all views of each where they are tuples of views.
+
+        Raises:
+            BadSample: one has more or fewer views than the first.
+        """
+        views = [sample.value if isinstance(sample.value, tuple) else (sample.value,) for sample in samples]
+        for sample, own in zip(samples, views, strict=True):
+            if len(own) != len(views[0]):
+                raise BadSample(
+                    sample.name, f"has {len(own)} views and {samples[0].name} {len(views[0])}; give as many"
+                )
+        return [view for own in views for view in own]
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
         """(B,) int64 places of the labels among the classes. A label is a class's name, or its place.
@@ -68,4 +86,18 @@ class Classification(LabelTask):
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
         pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
-        return self.scored(self.head(self.dropout(pooled_BD)), batch.target, pyramid.losses)
+        logits_BK = over_views(self.head(self.dropout(pooled_BD)), len(batch.target))
+        return self.scored(logits_BK, batch.target, pyramid.losses)
+
+
+def over_views(logits_VK: Tensor, samples: int) -> Tensor:
+    """(B, K) logarithms of the mean probabilities over the views of each sample; with one view the logits as they are.
+
+    Args:
+        logits_VK: (B * V, K), the views of a sample side by side.
+        samples: how many there are.
+    """
+    views = len(logits_VK) // max(1, samples)
+    if views <= 1:
+        return logits_VK
+    return logits_VK.float().log_softmax(-1).unflatten(0, (samples, views)).logsumexp(1) - math.log(views)

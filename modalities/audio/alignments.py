@@ -1,4 +1,4 @@
-"""Alignments: labelled stretches of time on named tiers. TextGrid, CTM, TSV and JSON are read and written, SRT written.
+"""Alignments: labelled stretches of time on named tiers. TextGrid, CTM, TSV, JSON and SRT are read and written.
 
 Files are data from others: all of what they say is checked, and what is wrong is named with its line.
 """
@@ -46,7 +46,7 @@ Alignment = Mapping[str, Sequence[Interval]]
 def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[Interval, ...]]:
     """The tiers of a file; the ending of its name says of what kind it is.
 
-    In CTM, which has no tiers, each utterance is one.
+    In CTM, which has no tiers, each utterance is one; captions (SRT, WebVTT) are the tier ``subtitles``.
 
     Args:
         path: the file.
@@ -154,6 +154,12 @@ def _text(path: Path, name: str) -> str:
 
 def _read_textgrid(text: str, name: str) -> dict[str, list[Interval]]:
     from .textgrid import parse
+
+    return parse(text, name)
+
+
+def _read_captions(text: str, name: str) -> dict[str, list[Interval]]:
+    from .captions import parse
 
     return parse(text, name)
 
@@ -299,6 +305,8 @@ _READERS: dict[str, Callable[[str, str], dict[str, list[Interval]]]] = {
     ".ctm": _read_ctm,
     ".tsv": _read_tsv,
     ".json": _read_json,
+    ".srt": _read_captions,
+    ".vtt": _read_captions,
 }
 READABLE = (".TextGrid", ".textgrid", ".tsv", ".json", ".ctm")
 """What the names of files that can be read end in."""

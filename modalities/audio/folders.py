@@ -54,8 +54,8 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
     duration_column: str | None = None
     """Column of the seconds that the part lasts."""
     alignment_column: str | None = None
-    """Column of the path of an alignment (TextGrid, CTM, TSV or JSON). Each of its tiers is a boundary by that name;
-    times count from the beginning of the file."""
+    """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
+    name; times count from the beginning of the file."""
 
     @model_validator(mode="after")
     def _labelled(self) -> ManifestConfig:

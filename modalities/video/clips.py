@@ -24,7 +24,7 @@ from ..media import MediaConfig, Target
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
-from .sampling import AllFrames, Chosen, Sampling
+from .sampling import AllFrames, Chosen, Dense, Sampling
 from .shots import Detector, found_shots
 from .video import Video, check_starts
 
@@ -139,24 +139,44 @@ class Clips(Dataset):
                 the item's boundaries do not fit it.
         """
         item = self.items[index]
-        video = self.read(item)
-        if self.transform is not None:
-            video = replace(video, pixels_NCHW=self.transform(video.pixels_NCHW))
-        return Sample(video, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+        value: Video | tuple[Video, ...]
+        if self.windows > 1:
+            value = self.read_windows(item)
+        else:
+            value = self.read(item)
+            if self.transform is not None:
+                value = replace(value, pixels_NCHW=self.transform(value.pixels_NCHW))
+        return Sample(value, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+
+    @property
+    def windows(self) -> int:
+        """Windows that a sample is of; its value is a tuple of them where there are several."""
+        sampling = self.reading.sampling
+        return sampling.windows if isinstance(sampling, Dense) and not self.random else 1
 
     def read(self, item: Clip) -> Video:
-        """The video of an item, before augmentation."""
-        path = self._path(item.name)
-        with VideoFile(
-            path,
-            item.title,
-            readers=self.reading.readers,
-            side=self.reading.side,
-            max_pixels=self.reading.max_pixels,
-        ) as file:
-            begin, end = item.part(file.index)
-            chosen = self.reading.sampling.choose(file.index, begin, end, random=self.random)
-            pixels_N3HW, kept = self._pixels(file, chosen)
+        """The video of an item, before augmentation; of windows the one in the middle."""
+        with self._opened(item) as file:
+            chosen = self.reading.sampling.choose(file.index, *item.part(file.index), random=self.random)
+            return self._video(item, file, chosen)
+
+    def read_windows(self, item: Clip) -> tuple[Video, ...]:
+        """All windows of an item."""
+        assert isinstance(self.reading.sampling, Dense)
+        with self._opened(item) as file:
+            windows = self.reading.sampling.spread(file.index, *item.part(file.index))
+            return tuple(self._video(item, file, chosen) for chosen in windows)
+
+    def _opened(self, item: Clip) -> VideoFile:
+        reading = self.reading
+        return VideoFile(
+            self._path(item.name), item.title, readers=reading.readers, side=reading.side, max_pixels=reading.max_pixels
+        )
+
+    def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
+        """The frames that were chosen, with what is known of their time."""
+        begin, end = item.part(file.index)
+        pixels_N3HW, kept = self._pixels(file, chosen)
         lost = len(chosen.numbers) - len(kept)
         if lost or file.index.missing:
             log.warning(
@@ -188,7 +208,7 @@ class Clips(Dataset):
         return self.items[index].title
 
     def shape(self, index: int) -> Sequence[int]:
-        """(N, 3, H, W) from the packets, before augmentation.
+        """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
 
         Raises:
             BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
@@ -201,7 +221,7 @@ class Clips(Dataset):
         side = self.reading.side
         if side is not None and min(rows, columns) > side:
             rows, columns = (max(1, round(length * side / min(rows, columns))) for length in (rows, columns))
-        return frames, 3, rows, columns
+        return frames * self.windows, 3, rows, columns
 
     def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
         """Frames, and which of those that were chosen they are."""
@@ -273,6 +293,12 @@ class ClipsConfig(MediaConfig):
         train = split == "train"
         transform = chain(self.augment) if train else None
         return Clips(root, items, classes, self.reading(), random=train, transform=transform)
+
+    def plain(self, split: str) -> Dataset:
+        """The videos of a split, one window of each."""
+        if not isinstance(self.sampling, Dense):
+            return self.build(split)
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update={"windows": 1})}).build(split)
 
     def reading(self) -> Reading:
         """How files are read."""

@@ -51,8 +51,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
     end_column: str | None = None
     """Column of the seconds at which it ends."""
     alignment_column: str | None = None
-    """Column of the path of an alignment (TextGrid, CTM, TSV or JSON). Each of its tiers is a boundary by that name;
-    times count from the beginning of the file."""
+    """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
+    name; times count from the beginning of the file."""
     boundary_columns: tuple[str, ...] = ()
     """Columns of boundaries by their names, such as ``shots``: seconds from the beginning of the file at which groups
     start, with spaces between; in JSONL a list of numbers."""

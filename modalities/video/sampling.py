@@ -46,18 +46,28 @@ class AllFrames(Component):
 
 
 class Dense(Component):
-    """A window of neighbouring frames: at a random place in training, in the middle elsewhere."""
+    """A window of neighbouring frames: at a random place in training, in the middle elsewhere, or several there."""
 
     type: Literal["dense"]
     frames: PositiveInt
     """How many; a shorter part gives what it has."""
     rate: PositiveFloat
     """Frames a second, taken by their times."""
+    windows: PositiveInt = 1
+    """Windows of each video outside of training: one in the middle, or several from its beginning to its end. A
+    classifier takes the mean of what it finds in them; other tasks take one."""
 
     def choose(self, index: Index, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
+        return self._window(index, begin, end, float(torch.rand(())) if random else 0.5)
+
+    def spread(self, index: Index, begin: float, end: float) -> list[Chosen]:
+        """All windows of a part of a file; in a part that is shorter than one they are alike."""
+        places = [number / (self.windows - 1) for number in range(self.windows)] if self.windows > 1 else [0.5]
+        return [self._window(index, begin, end, place) for place in places]
+
+    def _window(self, index: Index, begin: float, end: float, place: float) -> Chosen:
         seconds = min(self.frames / self.rate, end - begin)
-        place = float(torch.rand(())) if random else 0.5
         start = begin + place * (end - begin - seconds)
         return _at_rate(index, self.rate, start, seconds, max(1, min(self.frames, round(seconds * self.rate))))
 

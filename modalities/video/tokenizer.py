@@ -55,7 +55,7 @@ class VideoConfig(TokenizerConfig):
     """Deviation of the pixels."""
     stem: Stem = LinearStem()
     """How raw tubes become tokens."""
-    carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "words")
+    carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "subtitles", "words")
     """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
     need be there."""
     max_frames: PositiveInt = 20_000

@@ -47,6 +47,28 @@ def test_loss_and_accuracy_are_those_of_the_logits(hierarchy: Make, rows: Tokeni
     assert "top5" not in output.stats
 
 
+def test_probabilities_are_means_over_views(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
+    task = config().build(hierarchy(), rows, CLASSES).eval()
+    with torch.no_grad():
+        task.head.weight.mul_(50)
+    pairs = [Sample(tuple(samples[:2]), "bee", "one"), Sample(tuple(samples[2:]), "ant", "two")]
+    found = config().pack(pairs, rows, CLASSES)
+    assert len(found) == 2 and [found.name(sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
+    shares = task.head(task.encoder(rows(samples)).pooled("c")).softmax(-1)
+    mean = shares.unflatten(0, (2, 2)).mean(1)
+    output = task(found)
+    assert torch.allclose(output.loss, F.nll_loss(mean.log(), torch.tensor([1, 0])), atol=1e-5)
+    assert output.predictions is not None and torch.equal(output.predictions, mean.argmax(-1))
+    assert int(output.stats["accuracy"][1]) == 2
+    assert (shares[0] - shares[1]).abs().max() > 0.01
+
+
+def test_samples_of_a_batch_have_as_many_views(rows: Tokenizer, samples: list[Tensor]) -> None:
+    uneven = [Sample(tuple(samples[:2]), "bee", "one"), Sample(samples[2], "ant", "two")]
+    with pytest.raises(BadSample, match="two: has 1 views and one 2; give as many"):
+        config().pack(uneven, rows, CLASSES)
+
+
 def test_several_levels_lie_end_to_end(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config(level=("a", "c")).build(hierarchy(), rows, CLASSES)
     assert task.head.in_features == 16

@@ -17,6 +17,7 @@ from modalities.video.corpora import KineticsConfig, Ucf101Config
 from modalities.video.folders import FolderConfig, ManifestConfig
 from modalities.video.grid import GridConfig
 from modalities.video.rendering import Edit, Shot, render, write
+from modalities.video.tokenizer import VideoConfig
 from modalities.video.video import Video
 from tests.modalities.video.films import damaged, film, sound_alone
 
@@ -28,6 +29,9 @@ def folder(root: Path, **options: Any) -> FolderConfig:
 def table(file: Path, rows: list[dict[str, Any]], **options: Any) -> ManifestConfig:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ManifestConfig.model_validate({"type": "video_manifest", "file": file, **options})
+
+
+SPLIT_LABELS = [(split, name) for split in ("train", "val", "test") for name in ("run", "walk")]
 
 
 @pytest.fixture
@@ -95,6 +99,33 @@ def test_windows_take_their_boundaries_along(tmp_path: Path) -> None:
     video = table(tmp_path / "list.jsonl", rows, **options).build("val")[0].value
     # The window is from 0.8 to 1.2 s.
     assert len(video) == 10 and video.boundaries["shots"] == pytest.approx((0.1,))
+
+
+def test_several_windows_are_tested_and_one_is_trained_on(clips: Path) -> None:
+    dense = {"type": "dense", "frames": 4, "rate": 25, "windows": 3}
+    config = folder(clips, sampling=dense)
+    tested = config.build("test")
+    windows = tested[0].value
+    assert isinstance(windows, tuple) and [len(own) for own in windows] == [4, 4, 4]
+    whole = folder(clips).build("test")[0].value.pixels_NCHW
+    for own, first in zip(windows, (0, 4, 8), strict=True):
+        assert torch.equal(own.pixels_NCHW, whole[first : first + 4])
+    assert tuple(tested.shape(0)) == (12, 3, 48, 64)
+    for one in (config.build("train"), config.plain("test")):
+        assert isinstance(one[0].value, Video) and len(one[0].value) == 4 == one.shape(0)[0]
+
+
+def test_captions_are_boundaries(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 50)
+    (tmp_path / "a.srt").write_text("1\n00:00:00,400 --> 00:00:00,800\nHi\n\n2\n00:00:01,200 --> 00:00:01,600\nBye\n")
+    rows = [{"path": "a.mp4", "label": name, "split": split, "said": "a.srt"} for split, name in SPLIT_LABELS]
+    config = table(tmp_path / "x.jsonl", rows, alignment_column="said")
+    video = config.build("train")[0].value
+    assert video.boundaries == {"subtitles": (0.4, 1.2)}
+    tokenizer = VideoConfig(type="video", patch=16, tube=1).build(lambda axes: ())
+    tokenizer.wanted = frozenset({"subtitles"})
+    starts = tokenizer([video]).boundaries["subtitles"].view(50, 3 * 4)
+    assert starts[:, 0].nonzero().flatten().tolist() == [0, 10, 30] and not starts[:, 1:].any()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,17 @@ def test_dense_windows_lie_anywhere_in_training_and_in_the_middle_elsewhere() ->
     assert short.numbers == (0, 1, 2, 3, 4)
 
 
+def test_windows_lie_from_beginning_to_end() -> None:
+    three = Dense(type="dense", frames=8, rate=25, windows=3)
+    windows = three.spread(STEADY, 0.0, 2.0)
+    assert [own.numbers[0] for own in windows] == [0, 21, 42] and {len(own.numbers) for own in windows} == {8}
+    assert windows[1] == three.choose(STEADY, 0.0, 2.0, random=False)
+    short = three.spread(STEADY, 0.4, 0.6)
+    assert {own.numbers for own in short} == {(10, 11, 12, 13, 14)}
+    one = Dense(type="dense", frames=8, rate=25)
+    assert one.spread(STEADY, 0.0, 2.0) == [one.choose(STEADY, 0.0, 2.0, random=False)]
+
+
 def test_uniform_takes_one_of_each_piece() -> None:
     uniform = Uniform(type="uniform", frames=5)
     assert uniform.choose(STEADY, 0.0, 2.0, random=False).numbers == (5, 15, 25, 35, 45)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from hrt_mm.config import load_config
 from hrt_mm.errors import ConfigError
 from hrt_mm.levels import HierarchyConfig, blocks
-from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig
+from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig, Segmentation
 from hrt_mm.tokens import Tokens
-from hrt_mm.train.build import build_data, build_task
+from hrt_mm.train.build import build_data, build_dataset, build_task
+from hrt_mm.train.evaluate import load_task
+from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
 from modalities.video import Video, VideoConfig, VideoTokenizer
 from tests.modalities.video.films import film
@@ -128,3 +131,50 @@ def accuracy_of_motion(*, shuffled: bool) -> float:
 def test_motion_is_learned_and_frames_in_another_order_do_not_tell_it() -> None:
     assert accuracy_of_motion(shuffled=False) > 0.95
     assert accuracy_of_motion(shuffled=True) < 0.7
+
+
+LEARNED = """
+extends: {base}
+model:
+  levels:
+    - name: tubes
+      dim: 32
+      depth: 1
+      heads: 2
+      window: [4, 2, 3]
+      group: {{type: given, boundary: frames, max: 6, typical: [1, 2, 3]}}
+      pool: conv
+    - name: frames
+      dim: 32
+      depth: 1
+      heads: 2
+      window: 8
+      reach: sliding
+      group: {{type: learned, target: 5, max: 20}}
+      pool: attention
+    - {{name: clips, dim: 32, depth: 1, heads: 2}}
+"""
+
+
+@pytest.mark.parametrize("supervise", [None, "cuts"])
+def test_clips_can_be_learned_groups_of_frames(supervise: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "learned.yaml"
+    file.write_text(LEARNED.format(base=CONFIGS / "quickstart.yaml"))
+    words = [f"data.folder={tmp_path}", "data.train=2", "data.valid=1", "data.test=1", "data.cut_share=1"]
+    words += [f"run.dir={tmp_path / 'run'}", "train.steps=4", "train.batch_size=2", "train.eval_every=2"]
+    words += ["train.workers=0", "train.tensorboard=false", "train.device=cpu", "train.log_every=1"]
+    words += ["optim.warmup_steps=1", "task.labels=false"]
+    words += [f"model.levels.1.group.supervise={supervise}"] if supervise else []
+    folder = train(load_config(file, words))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert any(name.startswith("train/") and "frames" in name for name in lines[0]), (
+        "the groups have a loss of their own"
+    )
+    run = load_task(folder, overrides=["train.device=cpu"])
+    assert isinstance(run.task, Segmentation)
+    film_of_test = build_dataset(run.config, "test")[0].value
+    with torch.no_grad():
+        pyramid = run.task.encoder(run.tokenizer([film_of_test]))
+    groups = pyramid.groups["frames"]
+    lengths = groups.lengths
+    assert int(lengths.sum()) == len(film_of_test) and len(lengths) > 1 and int(lengths.max()) <= 20
