@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..train.files import flush_folder, held_alone, replace_file
 from .collection import MEDIA, SCHEMA, Collection, mapped_vectors, places_of, read_json, save_array, writing
 from .neighbours import Kind, Neighbours, build, kind_for
-from .rows import Model, Row, key_of
+from .rows import Model, Row, check_query, key_of
 
 BLOCK = 65_536
 
@@ -263,11 +263,7 @@ class Index:
         Raises:
             UserError: k is below 1, or the vector's width is another.
         """
-        if k < 1:
-            raise UserError(f"k is {k}; ask for 1 answer or more")
-        query_D = np.asarray(query_D, np.float32)
-        if query_D.shape != (self.model.dim,):
-            raise UserError(f"the query is of shape {query_D.shape}, the index has vectors of {self.model.dim} numbers")
+        query_D = check_query(query_D, k, self.model.dim)
         found: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
             if segment.entry.level == level and part in (None, segment.entry.part):

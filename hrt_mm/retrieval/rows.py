@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
 
 LONGEST = 65_536
@@ -111,6 +113,20 @@ class Model:
                 f"{what} is of another model ({_named(other)}) than the index ({_named(self)}); vectors of different "
                 "models cannot be compared: embed it with the index's model, or build another index"
             )
+
+
+def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
+    """A query's vector, checked.
+
+    Raises:
+        UserError: k is below 1, or the vector's width is another than the index's.
+    """
+    if k < 1:
+        raise UserError(f"k is {k}; ask for 1 answer or more")
+    query_D = np.asarray(query_D, np.float32)
+    if query_D.shape != (dim,):
+        raise UserError(f"the query is of shape {query_D.shape}, the index has vectors of {dim} numbers")
+    return query_D
 
 
 def _named(model: Model) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import UserError
 from .embed import Embedder
 from .index import Hit, Index
+from .qdrant import QdrantIndex
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ class Searcher:
         embedder: of the index's model.
     """
 
-    index: Index
+    index: Index | QdrantIndex
     embedder: Embedder
 
     @classmethod
-    def of(cls, index: Index, run: Path | None = None) -> Searcher:
+    def of(cls, index: Index | QdrantIndex, run: Path | None = None) -> Searcher:
         """An index with its model.
 
         Args:
@@ -68,7 +69,7 @@ class Searcher:
         if kind not in self.embedder.towers:
             raise UserError(f"the model cannot read --{kind}; it reads {', '.join(self.embedder.towers)}")
         part = find or self.answering(kind)
-        if find is not None and self.index.segments and find not in self.index.parts:
+        if find is not None and len(self.index) and find not in self.index.parts:
             raise UserError(f"the index has no {find!r} to find; it has {', '.join(self.index.parts)}")
         if not (level or inside) or part not in self.embedder.towers:
             return self.index.search(self.embedder.query(kind, source), k, part=part, level=level, inside=inside)

@@ -9,7 +9,7 @@ from PIL import Image
 from demos.answers import card, page
 from demos.glyphs import figures, prepare
 from demos.search_page import MAX_UPLOAD, MAX_WORDS, answer, main
-from hrt_mm.retrieval.index import Hit
+from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
 from tests.demos.conftest import SMALL
@@ -76,6 +76,7 @@ def test_an_index_without_answers_says_so() -> None:
 
 
 def test_the_demo_goes_on_with_what_is_there(searcher: Searcher) -> None:
+    assert isinstance(searcher.index, Index)
     folder = searcher.index.folder.parent
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     again = prepare(folder, SMALL)

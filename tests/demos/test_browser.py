@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
@@ -32,6 +33,7 @@ def page(searcher: Searcher) -> Iterator[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    assert isinstance(searcher.index, Index)
     command = [sys.executable, "-m", "demos.search_page", str(searcher.index.folder), "--port", port]
     environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

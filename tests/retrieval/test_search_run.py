@@ -78,7 +78,7 @@ def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureF
 
 def test_its_own_picture_finds_itself_and_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     searcher = Searcher.of(Index(index))
-    held = searcher.index.segments[0].collection
+    held = Index(index).segments[0].collection
     own = searcher.index.search(held.vectors_ND[7], 1, part="image")[0]
     assert own.row == held.row(7)
     assert own.score == pytest.approx(1, abs=1e-4)
@@ -169,7 +169,7 @@ def test_a_picture_finds_the_word_within_a_name(
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "[words " in lines[1]
-    pieces = [row for segment in searcher.index.segments for row in segment.collection.rows() if row.parent]
+    pieces = [row for segment in Index(tmp_path / "index").segments for row in segment.collection.rows() if row.parent]
     assert Index(tmp_path / "index").remove([best.row.parent]) == 1 + sum(r.parent == best.row.parent for r in pieces)
 
 

@@ -1,0 +1,93 @@
+"""An index in Qdrant, in this process, held against the index in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collection import Collection, writing
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.qdrant import QdrantIndex, connect
+from hrt_mm.retrieval.rows import Model, Row
+from tests.retrieval.test_index import MODEL, collection, vectors
+
+pytest.importorskip("qdrant_client")
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    found = connect(":memory:")
+    yield found
+    found.close()
+
+
+def films(folder: Path) -> Collection:
+    rows = [
+        Row("v", "video", info={"name": "<b>a film</b>"}),
+        Row("v/0", "video", "scenes", "v", (0, 4)),
+        Row("v/1", "video", "scenes", "v", (4, 9)),
+        Row("v/1/0", "video", "clips", "v/1", (4, 6)),
+        Row("t", "text"),
+    ]
+    with writing(folder, MODEL) as writer:
+        writer.add(np.eye(5, 8, dtype=np.float32), rows)
+    return Collection(folder)
+
+
+def test_it_answers_as_an_index_in_a_folder_does(tmp_path: Path, client: Any) -> None:
+    many, few = collection(tmp_path / "a", [f"a{place}" for place in range(300)]), films(tmp_path / "b")
+    here, there = Index.create(tmp_path / "index", MODEL), QdrantIndex.create(client, "x", MODEL)
+    for index in (here, there):
+        assert index.add(many) == 300
+        assert index.add(few) == 5
+    assert len(here) == len(there) == 305
+    assert here.parts == there.parts == {"image": 300, "video": 1, "text": 1}
+    assert here.remove(["a7", "v/1"]) == there.remove(["a7", "v/1"]) == 3
+    queries = {level: vectors(1, seed=place)[0] for place, level in enumerate(("scenes", "clips"))}
+    for query in vectors(5, seed=9):
+        for options in ({}, {"part": "image"}, {"inside": 2}, {"level": "scenes"}, {"inside": 2, "finer": queries}):
+            ours, theirs = here.search(query, 7, **options), there.search(query, 7, **options)
+            assert [hit.row for hit in ours] == [hit.row for hit in theirs]
+            assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-5)
+            inner = [[(one.row, round(one.score, 4)) for one in hit.inside] for hit in ours]
+            assert inner == [[(one.row, round(one.score, 4)) for one in hit.inside] for hit in theirs]
+
+
+def test_it_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    client = connect(tmp_path / "database")
+    QdrantIndex.create(client, "films", MODEL).add(films(tmp_path / "a"))
+    client.close()
+    client = connect(tmp_path / "database")
+    opened = QdrantIndex(client, "films")
+    assert opened.model == MODEL
+    (hit,) = opened.search(np.eye(8)[0], 1, inside=1)
+    assert hit.row.info == {"name": "<b>a film</b>"}
+    assert opened.remove(["v"]) == 4
+    client.close()
+
+
+def test_bad_input_is_told(tmp_path: Path, client: Any) -> None:
+    index = QdrantIndex.create(client, "x", MODEL)
+    index.add(collection(tmp_path / "a", ["a1", "a2"]))
+    with pytest.raises(UserError, match=r"ids that the index has already: 'a2'; remove them first"):
+        index.add(collection(tmp_path / "b", ["a2", "new"]))
+    with pytest.raises(UserError, match="has an id of a part twice"):
+        index.add(collection(tmp_path / "c", ["c", "c"]))
+    with pytest.raises(UserError, match="is of another model"):
+        index.add(collection(tmp_path / "d", ["d"], model=Model("b" * 64, 8)))
+    with pytest.raises(UserError, match="the index has no row 'zzz'"):
+        index.remove(["a1", "zzz"])
+    with pytest.raises(UserError, match="k is 0"):
+        index.search(np.zeros(8), 0)
+    with pytest.raises(UserError, match=r"shape \(4,\), the index has vectors of 8"):
+        index.search(np.zeros(4), 1)
+    with pytest.raises(UserError, match="has a collection 'x' already"):
+        QdrantIndex.create(client, "x", MODEL)
+    with pytest.raises(UserError, match="no index 'y'; it has x"):
+        QdrantIndex(client, "y")
+    assert len(index) == 2
