@@ -6,6 +6,7 @@ Shapes: T nodes.
 from __future__ import annotations
 
 import ast
+import re
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ KINDS = sorted(name for name, kind in vars(ast).items() if isinstance(kind, type
 PLACE = {name: place for place, name in enumerate(KINDS)}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.ClassDef)
+WORDS = 4
+"""Words of a name that are read: ``create_future`` has two."""
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 class SyntaxConfig(TokenizerConfig):
@@ -34,7 +38,7 @@ class SyntaxConfig(TokenizerConfig):
 
     type: Literal["syntax"]
     names: int = 1024
-    """Buckets that names, attributes and constants are hashed into; nodes without one have bucket 0."""
+    """Buckets that the words of names, attributes and constants are hashed into; 0 is for no word."""
     max_nodes: int = 20_000
     """The largest tree; larger ones are bad samples."""
 
@@ -44,7 +48,7 @@ class SyntaxConfig(TokenizerConfig):
 
 
 class SyntaxTokenizer(Tokenizer):
-    """A token is a node: its kind, and the bucket of its name. Gives (T, 2) int64."""
+    """A token is a node: its kind, and the buckets of its name's words. Gives (T, 1 + WORDS) int64."""
 
     axes = 1
     levels = ("nodes", "statements", "functions", "modules")
@@ -66,13 +70,14 @@ class SyntaxTokenizer(Tokenizer):
                 raise BadSample(name, f"is no Python that this version parses: {error}") from error
             if not 1 < len(nodes) <= self.max_nodes:
                 raise BadSample(name, f"has {len(nodes)} nodes; it may have 2 to {self.max_nodes:,}")
-            ids.append(torch.tensor([(PLACE[type(node).__name__], self._bucket(node)) for node in nodes]))
+            ids.append(torch.tensor([(PLACE[type(node).__name__], *self._buckets(node)) for node in nodes]))
             starts["statements"].append(torch.tensor([isinstance(node, ast.stmt) for node in nodes]))
             starts["functions"].append(torch.tensor([isinstance(node, SCOPES) for node in nodes]))
         return Tokens.pack(ids, boundaries={name: starts[name] for name in sorted(self.wanted)})
 
-    def _bucket(self, node: ast.AST) -> int:
-        word = next(
+    def _buckets(self, node: ast.AST) -> list[int]:
+        """Of the first words of a node's name; what is said in words then resembles what is named by them."""
+        name = next(
             (
                 str(value)
                 for key in ("id", "attr", "arg", "name", "value")
@@ -80,10 +85,12 @@ class SyntaxTokenizer(Tokenizer):
             ),
             "",
         )
-        return 1 + zlib.crc32(word.encode()) % (self.names - 1) if word else 0
+        words = _WORD.findall(name[:200])[:WORDS]
+        found = [1 + zlib.crc32(word.lower().encode()) % (self.names - 1) for word in words]
+        return found + [0] * (WORDS - len(found))
 
     def embedding(self, dim: int) -> nn.Module:
-        """A vector for each kind, and one for each bucket."""
+        """A vector for each kind, and one for each bucket of words."""
         return NodeEmbedding(self.names, dim)
 
     def targets(self, tokens: Tokens) -> Tensor:
@@ -92,17 +99,19 @@ class SyntaxTokenizer(Tokenizer):
 
 
 class NodeEmbedding(nn.Module):
-    """The sum of two learned vectors."""
+    """The sum of the learned vectors of a kind and of the words of a name."""
 
     def __init__(self, names: int, dim: int) -> None:
         super().__init__()
         self.kinds, self.names = nn.Embedding(len(KINDS), dim), nn.Embedding(names, dim)
         nn.init.normal_(self.kinds.weight, std=0.3)
         nn.init.normal_(self.names.weight, std=0.3)
+        with torch.no_grad():
+            self.names.weight[0] = 0
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """(T, 2) ids to (T, dim)."""
-        return tokens.with_x(self.kinds(tokens.x[:, 0]) + self.names(tokens.x[:, 1]))
+        """(T, 1 + WORDS) ids to (T, dim)."""
+        return tokens.with_x(self.kinds(tokens.x[:, 0]) + self.names(tokens.x[:, 1:]).sum(1))
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
