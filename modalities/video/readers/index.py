@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,7 +115,7 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
                 raise BadSample(name, "its header gives no size of the frames; it is broken or cut off, fetch it again")
             if math.prod(size) > max_pixels:
                 raise BadSample(name, f"{size[0]}x{size[1]} pixels a frame are more than data.max_pixels={max_pixels}")
-            packets = list(_packets(container, stream))
+            packets = _Packets.of(container, stream)
             times_N, stamps_N, keys, seconds = _times(packets, stream, name)
             return Index(
                 *size,
@@ -174,50 +176,68 @@ def video_stream(container: Any, name: str) -> Any:
     raise BadSample(name, f"holds {what}")
 
 
-def _packets(container: Any, stream: Any) -> Iterator[tuple[int | None, int, bool]]:
-    """Stamp, duration and whether it is a key frame, of each packet that holds a frame that is shown."""
-    import av
+class _Packets:
+    """Stamp, duration and whether it is a key frame, of each packet that holds a frame that is shown.
 
-    try:
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                yield packet.pts, packet.duration or 0, packet.is_keyframe
-    except av.FFmpegError:
-        return  # what was read up to here is used, and what is missing is counted
+    Arrays, since a video of hours has hundreds of thousands.
+    """
+
+    def __init__(self) -> None:
+        self.stamps, self.durations, self.keys = array("q"), array("q"), bytearray()
+        self.timeless = False
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(cls, container: Any, stream: Any) -> _Packets:
+        """Those of a stream, as far as it can be read: what is missing is counted."""
+        import av
+
+        found = cls()
+        with suppress(av.FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    found.timeless |= packet.pts is None
+                    found.stamps.append(packet.pts or 0)
+                    found.durations.append(packet.duration or 0)
+                    found.keys.append(packet.is_keyframe)
+        return found
+
+    def in_time(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Different stamps, ascending, with the durations and keys of the last packet of each."""
+        stamps, last = np.unique(np.array(self.stamps)[::-1], return_index=True)
+        places = len(self) - 1 - last
+        return stamps, np.array(self.durations)[places], np.frombuffer(bytes(self.keys), np.uint8)[places]
 
 
-def _times(
-    packets: list[tuple[int | None, int, bool]], stream: Any, name: str
-) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
-    if not packets:
+def _times(packets: _Packets, stream: Any, name: str) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
+    if not len(packets):
         raise BadSample(name, "has no frames; remove it, or fetch it again")
-    shown = {stamp: (duration, key) for stamp, duration, key in packets if stamp is not None}
-    order = sorted(shown)
+    stamps, durations, marks = packets.in_time()
     # Some repeats are decoders' slips; where most frames share a time, there is none.
-    if len(order) < max(1, len(packets) // 2 + 1) or any(stamp is None for stamp, _, _ in packets):
-        return _counted(packets, stream, name)
+    if packets.timeless or len(stamps) < len(packets) // 2 + 1:
+        return _counted(len(packets), stream, name)
     unit = float(stream.time_base)
-    stamps_N = torch.tensor(order, dtype=torch.int64)
+    stamps_N = torch.from_numpy(stamps)
     times_N = (stamps_N - stamps_N[0]).double() * unit
     rate = _rate(stream)
-    usual = float(times_N.diff().median()) if len(order) > 1 else 1 / rate if rate else unit
-    last = shown[order[-1]][0] * unit
+    usual = float(times_N.diff().median()) if len(stamps) > 1 else 1 / rate if rate else unit
+    last = float(durations[-1]) * unit
     seconds = float(times_N[-1]) + (last if 0 < last < 10 * usual else usual)
     if not 0 < seconds < _MOST_SECONDS:
         raise BadSample(name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4")
-    keys = tuple(place for place, stamp in enumerate(order) if shown[stamp][1]) or (0,)
+    keys = tuple(np.flatnonzero(marks).tolist()) or (0,)
     return times_N, stamps_N, keys, seconds
 
 
-def _counted(
-    packets: list[tuple[int | None, int, bool]], stream: Any, name: str
-) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
+def _counted(frames: int, stream: Any, name: str) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
     """Times of frames that have none: by their number, at the rate of the header."""
     rate = _rate(stream)
     if rate is None:
         raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
-    times_N = torch.arange(len(packets), dtype=torch.float64) / rate
-    return times_N, torch.empty(0, dtype=torch.int64), (0,), len(packets) / rate
+    times_N = torch.arange(frames, dtype=torch.float64) / rate
+    return times_N, torch.empty(0, dtype=torch.int64), (0,), frames / rate
 
 
 def _rate(stream: Any) -> float | None:

@@ -22,13 +22,13 @@ class TorchcodecReader(Reader):
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
-            raise ReaderError(f"torchcodec is not here: {str(error).strip().splitlines()[0][:200]}") from error
+            raise ReaderError(f"torchcodec is not here: {_short(error)}") from error
         if index.rotation:
             raise ReaderError(f"is not given turned frames ({index.rotation} degrees)")
         try:
             self._decoder = VideoDecoder(str(path.resolve()), num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # torchcodec raises whatever FFmpeg met
-            raise ReaderError(str(error).strip().splitlines()[0][:200]) from error
+            raise ReaderError(_short(error)) from error
         if len(self._decoder) != len(index):
             raise ReaderError(f"finds {len(self._decoder)} frames where there are {len(index)}")
         self.size = size
@@ -44,8 +44,14 @@ class TorchcodecReader(Reader):
         try:
             pixels_N3HW = self._decoder.get_frames_at(list(wanted)).data
         except Exception as error:  # as above
-            raise ReaderError(str(error).strip().splitlines()[0][:200]) from error
+            raise ReaderError(_short(error)) from error
         if pixels_N3HW.shape[2:] != self.size:
             scaled = functional.interpolate(pixels_N3HW.float(), self.size, mode="bilinear", antialias=True)
             pixels_N3HW = scaled.round().clamp(0, 255).to(torch.uint8)
         return dict(zip(wanted, pixels_N3HW.permute(0, 2, 3, 1).numpy(), strict=True))
+
+
+def _short(error: Exception) -> str:
+    """The first line, and the one after it where that is the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]

@@ -184,3 +184,20 @@ def test_torchcodec_agrees_where_it_is(tmp_path: Path) -> None:
         pytest.skip(str(error))
     with VideoFile(path, readers=["torchcodec"]) as video:
         assert numbers(video.frames([30, 2]).pixels_N3HW) == [30, 2]
+
+
+@pytest.mark.parametrize(
+    ("said", "short"),
+    [
+        (
+            "Could not load it. Likely causes:\n\n  1. FFmpeg is not there.\n  2. Another",
+            "causes: 1. FFmpeg is not there.",
+        ),
+        ("No frames\nat all", "No frames"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_the_reason_is_not_cut_off(said: str, short: str) -> None:
+    from modalities.video.readers.torchcodec import _short
+
+    assert _short(RuntimeError(said)).endswith(short)
