@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from hrt_mm.boundary_scores import BoundaryScores, boundary_scores, even_cuts, random_cuts
-from hrt_mm.ctc import Lexicon, beam_search, edits
+from hrt_mm.ctc import Lexicon, WordModel, beam_search, edits
 from hrt_mm.errors import UserError
 from hrt_mm.sample import Sample
 from hrt_mm.tasks import CTC, Boundary
@@ -34,6 +34,7 @@ from hrt_mm.train.build import build_dataset
 from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
 from modalities.audio.align import aligned, intervals
 from modalities.audio.alignments import SILENCE, starts_of
+from modalities.audio.recordings import Recordings
 
 from .command import main, parser
 from .markdown import markdown
@@ -51,6 +52,15 @@ FROM_START = ("words", "groups", "digits")
 """Those that ``start`` comes before."""
 WIDTH, WORD_SCORE = 16, -2.0
 """Of the beam that makes words of phonemes; chosen on the validation split."""
+LANGUAGE_WIDTH = 32
+"""Of the beam that also weighs three words in a row as often as the training transcripts have them."""
+RATES = (
+    "word_error_rate",
+    "words of phonemes, error rate",
+    "words of phonemes and language, error rate",
+    "phoneme_error_rate",
+    "sentence_accuracy",
+)
 TOLERANCES = (0.02, 0.04)
 """Seconds."""
 DRAWS = 20
@@ -152,21 +162,29 @@ def error_rates(run: Path, overrides: Sequence[str] = ()) -> dict[str, float | N
 
 
 def spelled_words(run: TrainedRun, most: int | None) -> dict[str, float | None]:
-    """Words of the finer symbols alone: a beam over the spellings of all words."""
+    """Words of the finer symbols alone: a beam over the spellings of words, and one that knows which follow which."""
     dataset = build_dataset(run.config, "test")
     assert isinstance(run.task, CTC) and run.task.finer is not None
     rows = run.task.finer.table_KL.tolist()
     lexicon = Lexicon(
         (word, tuple(place for place in row if place >= 0)) for word, row in zip(run.task.symbols, rows, strict=True)
     )
-    wrong = count = 0
+    known = build_dataset(run.config, "train")
+    assert isinstance(known, Recordings)
+    language = WordModel([item.target for item in known.items if isinstance(item.target, tuple)])
+    wrong = {RATES[1]: 0, RATES[2]: 0}
+    count = 0
     for index in range(min(most or len(dataset), len(dataset))):
         sample = dataset[index]
         with torch.no_grad():
-            steps = run.task.finer.scored(run.task.encoder(run.tokenizer([sample.value])))
-        wrong += edits(beam_search(steps.x_ND, WIDTH, lexicon, WORD_SCORE).words, sample.label)
+            x_NK = run.task.finer.scored(run.task.encoder(run.tokenizer([sample.value]))).x_ND
+        for name, found in (
+            (RATES[1], beam_search(x_NK, WIDTH, lexicon, WORD_SCORE)),
+            (RATES[2], beam_search(x_NK, LANGUAGE_WIDTH, lexicon, 0.0, language)),
+        ):
+            wrong[name] += edits(found.words, sample.label)
         count += len(sample.label)
-    return {"words of phonemes, error rate": wrong / max(1, count)}
+    return {name: edited / max(1, count) for name, edited in wrong.items()}
 
 
 def word_times(run: TrainedRun, most: int | None) -> tuple[Cuts, Errors]:
@@ -320,7 +338,7 @@ def _contenders(name: str, folder: Path, most: int | None, options: argparse.Nam
 def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
     """What the project asks of itself."""
     asked = []
-    rates = [scores[name].get(key) for name in ("start", "words") if name in scores for key in RATES[:2]]
+    rates = [scores[name].get(key) for name in ("start", "words") if name in scores for key in RATES[:3]]
     if rates:
         rate = min(found for found in rates if found is not None)
         asked.append(
@@ -349,7 +367,16 @@ def tables(result: Result) -> str:
     """The result as Markdown."""
     found = {name: measured for row in result.rows for name, measured in row.contenders.items()}
     rates = markdown(
-        ["run", "parameters", "steps", "words wrong", "words of phonemes wrong", "phonemes wrong", "sentences right"],
+        [
+            "run",
+            "parameters",
+            "steps",
+            "words wrong",
+            "words of phonemes wrong",
+            "with a language model",
+            "phonemes wrong",
+            "sentences right",
+        ],
         [
             [
                 f"{name} (`{result.settings['configs'][name]}`)",
@@ -396,7 +423,6 @@ def tables(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-RATES = ("word_error_rate", "words of phonemes, error rate", "phoneme_error_rate", "sentence_accuracy")
 HOW = {
     "start": "forced alignment of its phonemes",
     "words": "forced alignment of its phonemes",

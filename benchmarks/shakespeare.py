@@ -44,7 +44,9 @@ def run(options: argparse.Namespace) -> Result:
     minutes = 0.05 if options.quick else options.minutes
     words = [*for_minutes(minutes, options.device), *(QUICK if options.quick else ()), *options.override]
     with tempfile.TemporaryDirectory() as folder:
-        done = trained(config, Path(options.keep or folder) / "run", words)
+        home = Path(options.keep or folder)
+        home.mkdir(parents=True, exist_ok=True)
+        done = trained(config, home / "run", words)
     curve = [[seconds, steps, bits * math.log(2)] for seconds, steps, bits in done.curve("val/bits_per_byte")]
     found = scores(done, {}) | {"nats": done.metric("val/bits_per_byte") * math.log(2)}
     rows = []

@@ -9,6 +9,7 @@ from .alignment import Placed, forced_alignment
 from .beam import BeamSearch, Hypothesis, beam_search
 from .edits import edits
 from .greedy import collapsed, greedy
+from .language import WordModel
 from .lexicon import Lexicon
 from .spotting import Spotted, spot
 from .steps import Steps, most_steps, steps_of
@@ -20,6 +21,7 @@ __all__ = [
     "Placed",
     "Spotted",
     "Steps",
+    "WordModel",
     "beam_search",
     "collapsed",
     "edits",

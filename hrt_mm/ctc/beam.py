@@ -1,6 +1,7 @@
 """Prefix beam search: the likeliest symbols, summed over all ways to lay them along the steps.
 
-A lexicon lets only words be written. Steps may come in chunks; nothing of them is kept.
+A lexicon lets only words be written, and a language model weighs which words follow which. Steps may come in chunks;
+nothing of them is kept.
 
 Shapes: N steps, K symbols and the blank, which is the last.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .language import END, WordModel
 from .lexicon import Lexicon, Node
 
 NEVER = -math.inf
@@ -43,6 +45,7 @@ class _Beam:
         node: where the open word stands.
         blank: log-probability of the ways that end with a blank.
         real: of those that end with the last symbol.
+        said: what finished words add to the score.
     """
 
     symbols: tuple[int, ...]
@@ -51,6 +54,7 @@ class _Beam:
     node: Node | None = None
     blank: float = NEVER
     real: float = NEVER
+    said: float = 0.0
 
     @property
     def log_prob(self) -> float:
@@ -66,10 +70,21 @@ class BeamSearch:
         width: how many beginnings are kept, and how many symbols a step may add.
         lexicon: the words that may be written.
         word_score: what each finished word adds to the score that hypotheses are chosen by; below 0 for fewer words.
+        language: how likely words are after those before them; for words of a lexicon.
+        language_weight: by how much their log-probabilities are multiplied in the score.
     """
 
-    def __init__(self, width: int, lexicon: Lexicon | None = None, word_score: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        lexicon: Lexicon | None = None,
+        word_score: float = 0.0,
+        language: WordModel | None = None,
+        language_weight: float = 1.0,
+    ) -> None:
+        assert language is None or lexicon is not None, "words are those of a lexicon"
         self.width, self.lexicon, self.word_score = width, lexicon, word_score
+        self.language, self.language_weight = language, language_weight
         self._beams = [_Beam((), node=lexicon.root if lexicon else None, blank=0.0)]
 
     def feed(self, log_probs_NK: Tensor) -> None:
@@ -83,7 +98,7 @@ class BeamSearch:
         """The likeliest that ends with a whole word; where none does, the likeliest without its open word."""
         whole = [found for beam in self._beams if (found := self._ended(beam)) is not None]
         if whole:
-            return max(whole, key=lambda found: found.log_prob + self.word_score * len(found.words))
+            return max(whole, key=self._whole_score)
         beam = max(self._beams, key=self._score)
         return Hypothesis(beam.symbols[: beam.end], beam.log_prob, beam.words)
 
@@ -109,7 +124,20 @@ class BeamSearch:
         self._beams = sorted(found.values(), key=self._score, reverse=True)[: self.width]
 
     def _score(self, beam: _Beam) -> float:
-        return beam.log_prob + self.word_score * len(beam.words)
+        return beam.log_prob + beam.said
+
+    def _whole_score(self, found: Hypothesis) -> float:
+        words = found.words
+        said = sum(self._word(word, words[:place]) for place, word in enumerate(words))
+        if self.language is not None:
+            said += self.language_weight * self.language.log_prob(END, words)
+        return found.log_prob + said
+
+    def _word(self, word: str, before: tuple[str, ...]) -> float:
+        """What a word adds to the score."""
+        if self.language is None:
+            return self.word_score
+        return self.word_score + self.language_weight * self.language.log_prob(word, before)
 
     def _longer(self, beam: _Beam, symbol: int) -> list[_Beam]:
         """Where a symbol leads: nowhere where no word goes on so, twice where it may also begin one."""
@@ -119,13 +147,14 @@ class BeamSearch:
         root, space = self.lexicon.root, self.lexicon.space
         ways = []
         if symbol != space and symbol in beam.node.after:
-            ways.append(_Beam(symbols, beam.words, beam.end, beam.node.after[symbol]))
+            ways.append(_Beam(symbols, beam.words, beam.end, beam.node.after[symbol], said=beam.said))
         if beam.node.word is not None:
             words, end = (*beam.words, beam.node.word), len(beam.symbols)
+            said = beam.said + self._word(beam.node.word, beam.words)
             if symbol == space:
-                ways.append(_Beam(symbols, words, end, root))
+                ways.append(_Beam(symbols, words, end, root, said=said))
             elif space is None and symbol in root.after:
-                ways.append(_Beam(symbols, words, end, root.after[symbol]))
+                ways.append(_Beam(symbols, words, end, root.after[symbol], said=said))
         return ways
 
     def _ended(self, beam: _Beam) -> Hypothesis | None:
@@ -139,7 +168,12 @@ class BeamSearch:
 
 
 def beam_search(
-    log_probs_NK: Tensor, width: int, lexicon: Lexicon | None = None, word_score: float = 0.0
+    log_probs_NK: Tensor,
+    width: int,
+    lexicon: Lexicon | None = None,
+    word_score: float = 0.0,
+    language: WordModel | None = None,
+    language_weight: float = 1.0,
 ) -> Hypothesis:
     """The likeliest symbols of one sample's steps.
 
@@ -148,8 +182,10 @@ def beam_search(
         width: beginnings that are kept.
         lexicon: the words that may be written.
         word_score: what each word adds to the score of a hypothesis.
+        language: how likely words are after those before them.
+        language_weight: by how much their log-probabilities are multiplied.
     """
-    search = BeamSearch(width, lexicon, word_score)
+    search = BeamSearch(width, lexicon, word_score, language, language_weight)
     search.feed(log_probs_NK)
     return search.best()
 

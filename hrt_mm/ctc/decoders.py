@@ -15,6 +15,7 @@ from torch import Tensor
 from ..component import Component
 from .beam import Hypothesis, beam_search
 from .greedy import greedy
+from .language import WordModel
 from .lexicon import Lexicon
 
 Decode = Callable[[Tensor], Hypothesis]
@@ -42,20 +43,35 @@ class BeamConfig(Component):
     lexicon: Path | None = None
     """A file of words, which alone are then written: a line a word, with its symbols behind it where they are not its
     letters or the word itself, as in CMUdict."""
+    language: Path | None = None
+    """A text in the words of the lexicon, a sentence a line, such as the transcripts that were trained on: which words
+    follow which is counted there, and weighed beside what is heard."""
+    language_weight: Annotated[float, Field(gt=0)] = 1.0
+    """By how much the log-probabilities of words that follow words are multiplied."""
+    language_order: Annotated[int, Field(ge=1, le=5)] = 3
+    """Words that are counted together: each with the ones before it."""
 
     def build(self, symbols: Sequence[str], unit: str) -> Decode:
         """The decoder.
 
         Raises:
-            ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
+            ConfigError: the lexicon or the language cannot be read, or a word cannot be spelled.
         """
         lexicon = Lexicon.read(self.lexicon, symbols, unit) if self.lexicon is not None else None
-        return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon, self.word_score)
+        language = WordModel.read(self.language, self.language_order) if self.language is not None else None
+        weight = self.language_weight
+        return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon, self.word_score, language, weight)
 
     @model_validator(mode="after")
     def _has_words(self) -> BeamConfig:
         if self.word_score and self.lexicon is None:
             raise ValueError("word_score is for words of a lexicon, and there is none; set lexicon, or drop it")
+        if self.language is not None and self.lexicon is None:
+            raise ValueError("language is of words of a lexicon, and there is none; set lexicon, or drop it")
+        default = BeamConfig.model_fields
+        for key in ("language_weight", "language_order"):
+            if self.language is None and getattr(self, key) != default[key].default:
+                raise ValueError(f"{key} has no effect without language; set it, or drop the key")
         return self
 
 

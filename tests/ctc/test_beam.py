@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 
-from hrt_mm.ctc import BeamSearch, Hypothesis, Lexicon, beam_search, collapsed, greedy
+from hrt_mm.ctc import BeamSearch, Hypothesis, Lexicon, WordModel, beam_search, collapsed, greedy
 from hrt_mm.ctc.decoders import BeamConfig
 from hrt_mm.errors import ConfigError, UserError
 
@@ -129,6 +129,34 @@ def test_a_word_score_chooses_fewer_words() -> None:
     assert found.log_prob == pytest.approx(math.log(0.36))
     with pytest.raises(ValueError, match="there is none"):
         BeamConfig(type="beam", word_score=-1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_language_model_finds_the_best_of_all_texts(seed: int) -> None:
+    """Of all that the lexicon can say: what was heard, and each word after those before it, and the end."""
+    torch.manual_seed(seed)
+    words = [("ab", (0, 1)), ("a", (0,)), ("ba", (1, 0))]
+    language = WordModel([["a", "ba", "a"], ["ab"], ["ba", "ab"]], order=2)
+    log_probs = steps(6, 3)
+    heard = all_labellings(log_probs)
+    scores = {}
+    for text in texts_of(words, 6):
+        symbols = tuple(symbol for place, (_, own) in enumerate(text) for symbol in (*((2,) if place else ()), *own))
+        names = tuple(word for word, _ in text)
+        if symbols in heard:
+            follows = sum(language.log_prob(word, names[:place]) for place, word in enumerate((*names, "</s>")))
+            scores[names] = heard[symbols] - 0.5 * len(names) + 0.8 * follows
+    found = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2), -0.5, language, 0.8)
+    assert found.words == max(scores, key=lambda names: scores[names])
+
+
+def test_a_language_model_tells_words_that_sound_alike() -> None:
+    """Two words are heard as likely as each other; what stands before them decides."""
+    words = [("set", (0,)), ("red", (1,)), ("at", (2,))]
+    log_probs = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.01, 0.01, 0.01, 0.97], [0.01, 0.48, 0.48, 0.03]]).log()
+    for follows in ("red", "at"):
+        language = WordModel([["set", follows], [follows, "set"]])
+        assert beam_search(log_probs, 8, Lexicon(words), language=language).words == ("set", follows)
 
 
 def test_an_open_word_at_the_end_is_left_out() -> None:
