@@ -32,9 +32,8 @@ def rope(samples: Spans) -> Tensor:
     return phases(samples.positions[:, None].float(), torch.ones(1), *frequencies(LEVEL.head_dim, 1, 100.0))
 
 
-@pytest.mark.parametrize("branch", ["attention", "mlp"])
-def test_stochastic_depth_skips_whole_samples(branch: str, awake: Callable[[nn.Module], None]) -> None:
-    one = block(awake, 0.4)
+def added(one: Block, branch: str) -> tuple[Spans, Tensor, Tensor]:
+    """Samples, and what one branch adds to their tokens in evaluation and in training."""
     silent = one.mlp.down if branch == "attention" else one.attention.out
     nn.init.zeros_(silent.weight)
     samples = Spans.from_lengths([1 + index % 4 for index in range(400)])
@@ -42,6 +41,13 @@ def test_stochastic_depth_skips_whole_samples(branch: str, awake: Callable[[nn.M
     turns = rope(samples)
     whole = one.eval()(x, samples, turns, samples=samples) - x
     changed = one.train()(x, samples, turns, samples=samples) - x
+    return samples, whole, changed
+
+
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_stochastic_depth_skips_whole_samples(branch: str, awake: Callable[[nn.Module], None]) -> None:
+    one = block(awake, 0.4)
+    samples, whole, changed = added(one, branch)
     kept = []
     for got, full in zip(samples.split(changed), samples.split(whole), strict=True):
         kept.append(bool(got.abs().sum() > 0))
@@ -52,13 +58,7 @@ def test_stochastic_depth_skips_whole_samples(branch: str, awake: Callable[[nn.M
 @pytest.mark.parametrize("branch", ["attention", "mlp"])
 def test_dropout_drops_single_values_of_a_branch(branch: str, awake: Callable[[nn.Module], None]) -> None:
     one = block(awake, dropout=0.25)
-    silent = one.mlp.down if branch == "attention" else one.attention.out
-    nn.init.zeros_(silent.weight)
-    samples = Spans.from_lengths([1 + index % 4 for index in range(400)])
-    x = torch.randn(samples.total, 16, dtype=torch.float64)
-    turns = rope(samples)
-    whole = one.eval()(x, samples, turns, samples=samples) - x
-    changed = one.train()(x, samples, turns, samples=samples) - x
+    _, whole, changed = added(one, branch)
     kept = changed.abs() > 0
     torch.testing.assert_close(changed, torch.where(kept, whole / 0.75, 0.0))
     assert 0.73 < float(kept.double().mean()) < 0.77
