@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +18,10 @@ from hrt_mm.tokens import Tokens
 
 from ..vision.patches import Dense, buckets
 from ..vision.stems import ChannelNorm, PatchEmbedding
-from .tubes import Blocks, untubify
+from .tubes import Blocks
+
+_CONTRAST = 4.0
+"""Factor of differences between frames, which are small beside the frames."""
 
 
 class LinearStem(Component):
@@ -45,6 +48,15 @@ class ConvStem(Component):
     absent."""
     frames: PositiveInt = 3
     """Frames that the first convolution sees at once; an odd number."""
+    differences: bool = False
+    """Give neighbouring frames by what sets them apart from the frame itself, four times as strong: what moves is then
+    seen from the first step on (Temporal Difference Networks, arXiv 2012.10071)."""
+
+    @model_validator(mode="after")
+    def _has_neighbours(self) -> ConvStem:
+        if self.differences and self.frames == 1:
+            raise ValueError("differences has no effect with frames: 1; raise frames or drop it")
+        return self
 
     @field_validator("frames")
     @classmethod
@@ -76,6 +88,7 @@ class ConvEmbedding(nn.Module):
     def __init__(self, config: ConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
         super().__init__()
         self.frames, self.tube, self.patch, self.blocks = config.frames, tube, patch, blocks
+        self.differences = config.differences
         strides = _prime_factors(patch) or [1]
         wide = config.width or max(8, dim // 2 ** (len(strides) - 1))
         layers: list[nn.Module] = []
@@ -101,17 +114,40 @@ class ConvEmbedding(nn.Module):
 
     def dense(self, stacks_MCHW: Tensor) -> Tensor:
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
-        features: Tensor = self.convolutions(stacks_MCHW.contiguous(memory_format=torch.channels_last))
-        return features
+        first, *others = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        seen_MCHW = stacks_MCHW.contiguous(memory_format=torch.channels_last)
+        features_MChw = functional.conv2d(seen_MCHW, self._weights(first), first.bias, first.stride, first.padding)
+        for layer in others:
+            features_MChw = layer(features_MChw)
+        return features_MChw
+
+    def _weights(self, first: nn.Conv2d) -> Tensor:
+        """Those of the first convolution for frames as they are.
+
+        What it makes of differences is linear in the frames: taking the differences of its small weights gives the
+        same.
+        """
+        if not self.differences:
+            return first.weight
+        weight = first.weight.unflatten(1, (self.frames, -1))
+        own = self.frames // 2
+        before, self_weight, after = weight.split([own, 1, own], 1)
+        around = _CONTRAST * (before.sum(1, keepdim=True) + after.sum(1, keepdim=True))
+        return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
 
     def _stacked(self, tubes_BthwF: Tensor) -> Tensor:
-        """Raw tubes to frames, each with the ones around it as more channels; zeros where a video ends."""
-        videos_BCNHW = untubify(tubes_BthwF, self.tube, self.patch)
+        """Raw tubes to frames (M, C, H, W), each with the ones around it as more channels; zeros where a video ends."""
+        count, steps, rows, columns, _ = tubes_BthwF.shape
         reach = self.frames // 2
-        padded = functional.pad(videos_BCNHW, (0, 0, 0, 0, reach, reach))
-        count = videos_BCNHW.shape[2]
-        around = torch.cat([padded[:, :, first : first + count] for first in range(self.frames)], 1)
-        return around.transpose(1, 2).flatten(0, 1)
+        cells = tubes_BthwF.unflatten(-1, (-1, self.tube, self.patch, self.patch))
+        # Channels lie innermost from here on, as convolutions want them.
+        raster = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
+            count, steps * self.tube, rows * self.patch, columns * self.patch, -1
+        )
+        padded_BNHWC = functional.pad(raster, (0, 0, 0, 0, 0, 0, reach, reach))
+        near = padded_BNHWC.unfold(1, self.frames, 1).movedim(-1, -2)
+        return near.flatten(0, 1).flatten(-2).permute(0, 3, 1, 2)
 
     def _mapped(self, features_MChw: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Features of frames to maps (B, t, h, w, D); the frames of a tube lie side by side in its features."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ MAX_PIXELS = 8192 * 8192
 """Larger frames are not decoded; a small file can unpack to gigabytes."""
 _MOST_SECONDS = 1e7
 """A longer video, of four months, has broken times."""
+_KEPT_FRAMES = 1_000_000
+"""Of the files whose index is kept in memory, 16 bytes each: training opens the same short files in every epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,7 @@ class Index:
 
 
 def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
-    """The frames of a file.
+    """The frames of a file. It is not read again as long as its size and its time of change stay.
 
     Args:
         path: the file.
@@ -105,6 +108,42 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
         BadSample: the file is missing, empty, no video, sound alone, without frames, or its frames are too large or
             have neither times nor a rate.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BadSample(name, f"cannot be read: {error.strerror}") from error
+    stamp = str(path.absolute()), status.st_size, status.st_mtime_ns, max_pixels
+    found = _kept.get(stamp)
+    if found is None:
+        found = _read(path, name, max_pixels)
+        _kept.put(stamp, found)
+    return found
+
+
+class _Kept:
+    """The indices of the files that were opened last."""
+
+    def __init__(self) -> None:
+        self._indices: OrderedDict[tuple[object, ...], Index] = OrderedDict()
+        self._frames = 0
+
+    def get(self, stamp: tuple[object, ...]) -> Index | None:
+        found = self._indices.get(stamp)
+        if found is not None:
+            self._indices.move_to_end(stamp)
+        return found
+
+    def put(self, stamp: tuple[object, ...], index: Index) -> None:
+        self._indices[stamp] = index
+        self._frames += len(index)
+        while self._frames > _KEPT_FRAMES:
+            self._frames -= len(self._indices.popitem(last=False)[1])
+
+
+_kept = _Kept()
+
+
+def _read(path: Path, name: str, max_pixels: int) -> Index:
     import av
 
     try:

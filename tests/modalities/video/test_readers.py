@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrt_mm.errors import BadSample, ConfigError
-from modalities.video.readers import VideoFile, read_index
+from modalities.video.readers import VideoFile, index, read_index
 from modalities.video.readers.base import ReaderError
 from modalities.video.readers.torchcodec import TorchcodecReader
 from tests.modalities.video.films import cut, damaged, film, sound_alone
@@ -152,6 +152,20 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadSample, match=message) as caught:
         VideoFile(tmp_path / name, name)
     assert caught.value.name == name
+
+
+def test_a_file_is_walked_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = film(tmp_path / "a.mp4", 6)
+    first = read_index(path, "a.mp4")
+    assert read_index(path, "a.mp4") is first
+    film(tmp_path / "a.mp4", 9)
+    assert len(read_index(path, "a.mp4")) == 9
+    # What is kept is bounded: of two files that are too much together the older one is walked again.
+    monkeypatch.setattr(index, "_KEPT_FRAMES", 10)
+    monkeypatch.setattr(index, "_kept", index._Kept())
+    other = film(tmp_path / "b.mp4", 5)
+    first, second = read_index(path, "a.mp4"), read_index(other, "b.mp4")
+    assert read_index(other, "b.mp4") is second and read_index(path, "a.mp4") is not first
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ def test_boundaries_wait_for_a_whole_block() -> None:
         video([Video.of(pixels, 25.0)])
 
 
-@pytest.mark.parametrize("stem", [{"type": "linear"}, {"type": "conv"}, {"type": "conv", "frames": 1}], ids=str)
+STEMS = [{"type": "linear"}, {"type": "conv"}, {"type": "conv", "frames": 1}, {"type": "conv", "differences": True}]
+
+
+@pytest.mark.parametrize("stem", STEMS, ids=str)
 def test_stems_treat_each_video_as_if_it_were_alone(stem: dict[str, Any]) -> None:
     video = tokenizer(tube=2, stem=stem)
     embedding = video.embedding(16)
@@ -162,6 +165,29 @@ def test_stems_treat_each_video_as_if_it_were_alone(stem: dict[str, Any]) -> Non
     together = embedding(video(values)).split()
     for value, own in zip(values, together, strict=True):
         assert torch.allclose(embedding(video([value])).x, own, atol=1e-5)
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool) -> None:
+    """Against convolutions over frames that are stacked one by one, forward and gradients."""
+    video = tokenizer((), tube=1, stem={"type": "conv", "frames": 3, "differences": differences})
+    embedding = video.embedding(16)
+    assert isinstance(embedding, ConvEmbedding)
+    pixels = torch.rand(5, 3, 8, 12)
+    tokens = video([Video.of(pixels, 25.0)])
+    scaled = (pixels - video.config.mean) / video.config.std
+    dark = torch.zeros_like(scaled[:1])
+    before, after = torch.cat([dark, scaled[:-1]]), torch.cat([scaled[1:], dark])
+    around = [4 * (before - scaled), scaled, 4 * (after - scaled)] if differences else [before, scaled, after]
+    features = embedding.convolutions(torch.cat(around, 1))
+    expected = embedding.project(features.permute(0, 2, 3, 1).flatten(0, 2))
+    weights = list(embedding.parameters())
+    found = embedding(tokens).x
+    assert torch.allclose(found, expected, atol=1e-4)
+    probe = torch.randn_like(expected)
+    ours = torch.autograd.grad((found * probe).sum(), weights)
+    theirs = torch.autograd.grad((expected * probe).sum(), weights)
+    assert all(torch.allclose(own, other, rtol=1e-3, atol=1e-3) for own, other in zip(ours, theirs, strict=True))
 
 
 def test_a_conv_stem_sees_as_far_as_it_says() -> None:
@@ -259,6 +285,7 @@ def test_missing_boundaries_and_settings_that_disagree() -> None:
         ({"fit": "crop"}, "no effect without size"),
         ({"carried": ["frames"]}, "comes from the video itself"),
         ({"stem": {"type": "conv", "frames": 2}}, "frames must be odd"),
+        ({"stem": {"type": "conv", "frames": 1, "differences": True}}, "differences has no effect with frames: 1"),
     ):
         with pytest.raises(ValidationError, match=message):
             VideoConfig.model_validate({"type": "video", **options})
