@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,34 @@ class Hidden:
     bands: tuple[float, float] = (0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast a sound goes by from place to place: pieces at a pace of their own, whose pitch stays.
+
+    Args:
+        source: seconds of the waveform at which pieces meet, ascending, with those where it begins and ends.
+        heard: seconds at which these are heard.
+    """
+
+    source: tuple[float, ...]
+    heard: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long the sound lasts as it is heard."""
+        return self.heard[-1]
+
+    def heard_at(self, times: Sequence[float]) -> tuple[float, ...]:
+        """When times of the waveform are heard; what lies after its end, so long after the end."""
+        after = [max(0.0, time - self.source[-1]) for time in times]
+        found = np.interp(times, self.source, self.heard).tolist()
+        return tuple(time + more for time, more in zip(found, after, strict=True))
+
+    def source_at(self, times: np.ndarray) -> np.ndarray:
+        """What is heard at some times, in seconds of the waveform."""
+        return np.interp(times, self.heard, self.source)
+
+
 @dataclass(frozen=True, eq=False)
 class Audio:
     """A sound of one channel.
@@ -50,6 +79,7 @@ class Audio:
         labels: by name, what these groups are, where that is known; for pictures.
         hidden: parts of the features that augmentation hides.
         warp: factor by which augmentation moves the bands of the features up, as a shorter vocal tract does.
+        pace: how augmentation lets it go by; all other times are those of the waveform.
     """
 
     waveform_S: Tensor
@@ -58,11 +88,21 @@ class Audio:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hidden: tuple[Hidden, ...] = ()
     warp: float = 1.0
+    pace: Pace | None = None
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """How long its waveform lasts."""
         return len(self.waveform_S) / self.rate
+
+    @property
+    def seconds_heard(self) -> float:
+        """How long it lasts at its pace."""
+        return self.seconds if self.pace is None else self.pace.seconds
+
+    def heard_at(self, times: Sequence[float]) -> Sequence[float]:
+        """When times of the waveform are heard."""
+        return times if self.pace is None else self.pace.heard_at(times)
 
 
 def check_audio(value: Any, name: str) -> Audio:

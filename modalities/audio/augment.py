@@ -1,4 +1,4 @@
-"""Augmentation of training sounds: speed, silence, gain, other microphones and rooms, noise, and SpecAugment.
+"""Augmentation of training sounds: speed, pace, silence, gain, other microphones and rooms, noise, and SpecAugment.
 
 Each takes a sound and gives one, and draws from torch's global generator.
 
@@ -21,9 +21,10 @@ from torch import Tensor
 from hrt_mm.component import Component
 from hrt_mm.errors import BadSample, ConfigError
 
-from .audio import Audio, Hidden
+from .audio import Audio, Hidden, Pace
 from .files import SUFFIXES, read_audio, read_header
 from .resample import resampled
+from .trim import trimmed
 
 Transform = Callable[[Audio], Audio]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -65,6 +66,28 @@ class VocalTract(Component):
         return lambda audio: replace(audio, warp=audio.warp * int(torch.randint(low, high + 1, ())) / 100)
 
 
+class Trim(Component):
+    """Quiet ends cut off, by a threshold of its own each time: weak fricatives go with some voices and microphones.
+
+    Groups move along, and those that lie in what is cut off are gone.
+    """
+
+    type: Literal["trim"]
+    db: tuple[PositiveFloat, PositiveFloat] = (25.0, 50.0)
+    """Least and largest distance under the loudest part of what is cut off, in decibels."""
+    p: Probability = 0.5
+    """How often."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Trim:
+        _ascending("db", self.db)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return lambda audio: trimmed(audio, _uniform(self.db)) if float(torch.rand(())) < self.p else audio
+
+
 class Pad(Component):
     """Silence before and after the sound, each of a length of its own; boundaries move along."""
 
@@ -82,6 +105,30 @@ class Pad(Component):
     def build(self) -> Transform:
         """The transform."""
         return partial(_padded, self)
+
+
+class TimeWarp(Component):
+    """A pace that changes within the sound, at the same pitch: some speakers dwell on a vowel, others on its end.
+
+    The time warping of SpecAugment (arXiv 1904.08779), with a random factor for each of several pieces.
+    """
+
+    type: Literal["time_warp"]
+    factor: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.8, 1.25)
+    """Least and largest factor of a piece's pace; as often above 1 as below if one is the inverse of the other."""
+    pieces: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many there are, of random lengths."""
+    p: Probability = 0.5
+    """How often."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TimeWarp:
+        _ascending("factor", self.factor)
+        return self
+
+    def build(self) -> Transform:
+        """The transform."""
+        return partial(_warped, self)
 
 
 class Gain(Component):
@@ -208,14 +255,27 @@ class SpecAugment(Component):
 
 
 Augmentation = Annotated[
-    Speed | VocalTract | Pad | Gain | Equalize | Reverb | Noise | SpecAugment, Field(discriminator="type")
+    Speed | VocalTract | Trim | Pad | TimeWarp | Gain | Equalize | Reverb | Noise | SpecAugment,
+    Field(discriminator="type"),
 ]
+_TIMES = (Speed, Trim, Pad, TimeWarp)
+"""Those that change the length of a sound."""
 
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
-    """The transforms one after another; ``None`` for none."""
+    """The transforms one after another; ``None`` for none.
+
+    Raises:
+        ConfigError: one of those that change the length of a sound comes after ``time_warp``.
+    """
     if not augmentations:
         return None
+    for place, one in enumerate(augmentations):
+        late = [later.type for later in augmentations[place + 1 :] if isinstance(later, _TIMES)]
+        if isinstance(one, TimeWarp) and late:
+            raise ConfigError(
+                f"data.augment has {late[0]} after time_warp, which is the last to change times; swap them"
+            )
     transforms = [augmentation.build() for augmentation in augmentations]
 
     def run(audio: Audio) -> Audio:
@@ -253,6 +313,17 @@ def _padded(config: Pad, audio: Audio) -> Audio:
             replace(part, seconds=(part.seconds[0] + shift, part.seconds[1] + shift)) for part in audio.hidden
         ),
     )
+
+
+def _warped(config: TimeWarp, audio: Audio) -> Audio:
+    if float(torch.rand(())) >= config.p:
+        return audio
+    shares = torch.cat([torch.zeros(1), torch.rand(config.pieces - 1).sort().values, torch.ones(1)])
+    source = shares.double() * audio.seconds
+    low, high = (math.log(factor) for factor in config.factor)
+    factors = (low + (high - low) * torch.rand(config.pieces)).exp()
+    heard = torch.cat([source[:1], (source.diff() / factors).cumsum(0)])
+    return replace(audio, pace=Pace(tuple(source.tolist()), tuple(heard.tolist())))
 
 
 def _noisy(config: Noise, make: Callable[[int, int], Tensor], audio: Audio) -> Audio:

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 FLOOR = 1e-8
 """Power that is added before the logarithm: 80 dB under full scale. Quieter sound is silence."""
@@ -58,6 +59,11 @@ class Framing:
         length = min(len(waveform_S), len(padded) - self.before)
         padded[self.before : self.before + length] = waveform_S[:length]
         return padded.unfold(0, self.window, self.hop)
+
+    def windows_at(self, waveform_S: Tensor, starts_T: Tensor) -> Tensor:
+        """(T, W) samples that frames see whose own samples start anywhere from 0 to S."""
+        padded = functional.pad(waveform_S, (self.before, self.window))
+        return padded.unfold(0, self.window, 1)[starts_T]
 
 
 class Features(ABC):

@@ -6,8 +6,10 @@ Shapes: T tokens, F raw features of a token, S samples, L frames, W features of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Tokenizer, TokenizerConfig
 from hrt_mm.tokens import Tokens
 
-from .audio import Audio, Hidden, check_audio, check_waveform
+from .audio import Audio, Hidden, Pace, check_audio, check_waveform
 from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
 from .resample import ResampleStream, resampled, resampled_length
 from .stems import ConvStem, StemConfig
@@ -162,7 +164,7 @@ class AudioTokenizer(Tokenizer):
                 if boundary not in audio.boundaries:
                     known = ", ".join(audio.boundaries) or "none"
                     raise BadSample(name, f"carries no boundary {boundary!r}; it has {known}")
-                starts.append(self.starts_at(audio.boundaries[boundary], len(x_TF)))
+                starts.append(self.starts_at(audio.heard_at(audio.boundaries[boundary]), len(x_TF)))
         return Tokens.pack(parts, boundaries=masks)
 
     def encode(self, audio: Audio, name: str = "the sound") -> Tensor:
@@ -172,22 +174,32 @@ class AudioTokenizer(Tokenizer):
             BadSample: it is too long.
             ConfigError: it was augmented in bands, and features have none.
         """
-        if audio.seconds > self.config.max_seconds:
+        if audio.seconds_heard > self.config.max_seconds:
             raise BadSample(
                 name,
-                f"lasts {audio.seconds:.1f} s, longer than modality.max_seconds {self.config.max_seconds:g}; raise it "
-                "or read the sound in parts",
+                f"lasts {audio.seconds_heard:.1f} s, longer than modality.max_seconds {self.config.max_seconds:g}; "
+                "raise it or read the sound in parts",
             )
         waveform_S = resampled(audio.waveform_S, audio.rate, self.config.rate)
-        frames = self.count(len(waveform_S)) * self.config.stem.frames
         if audio.warp != 1 and self.config.features == "waveform":
             raise ConfigError("frames of a waveform have no bands to move; drop vocal_tract from data.augment")
-        x_TF = self.framer(self.framer.framing.windows(waveform_S, frames), audio.warp)
+        x_TF = self.framer(self._windows(waveform_S, audio.pace), audio.warp)
         if self.running is not None:
             x_TF, _ = self.running(x_TF)
         for hidden in audio.hidden:
-            self._hide(x_TF, hidden)
+            start, end = audio.heard_at(hidden.seconds)
+            self._hide(x_TF, replace(hidden, seconds=(start, end)))
         return x_TF.reshape(-1, self.features)
+
+    def _windows(self, waveform_S: Tensor, pace: Pace | None) -> Tensor:
+        """(L, W) samples that the frames of a sound see, of whole tokens."""
+        framing = self.framer.framing
+        if pace is None:
+            return framing.windows(waveform_S, self.count(len(waveform_S)) * self.config.stem.frames)
+        frames = self.count(max(1, round(pace.seconds * self.config.rate))) * self.config.stem.frames
+        seconds = pace.source_at(np.arange(frames) * (framing.hop / self.config.rate))
+        starts = np.minimum(np.round(seconds * self.config.rate), len(waveform_S))
+        return framing.windows_at(waveform_S, torch.from_numpy(starts).long())
 
     def count(self, samples: int) -> int:
         """Tokens of so many samples at the tokenizer's rate."""

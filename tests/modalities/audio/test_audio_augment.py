@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from hrt_mm.errors import ConfigError
-from modalities.audio.audio import Audio
+from modalities.audio import AudioConfig
+from modalities.audio.audio import Audio, Hidden
 from modalities.audio.augment import Augmentation, chain
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Augmentation)
@@ -41,6 +45,62 @@ def test_another_vocal_tract_moves_the_bands_alone() -> None:
     assert all(torch.equal(own.waveform_S, audio.waveform_S) and own.boundaries == audio.boundaries for own in found)
     warps = {own.warp for own in found}
     assert min(warps) >= 0.8 and max(warps) <= 1.3 and len(warps) > 30
+
+
+def test_quiet_ends_go_by_a_threshold_of_their_own() -> None:
+    quiet, loud = 0.01 * tone(seconds=0.3).waveform_S, tone(seconds=0.4).waveform_S
+    audio = Audio(torch.cat([quiet, loud, quiet]), 16000, {"words": (0.0, 0.3)})
+    whole = transformed(audio, type="trim", p=1, db=(50, 60))
+    short = transformed(audio, type="trim", p=1, db=(20, 30))
+    assert len(whole.waveform_S) == len(audio.waveform_S)
+    assert abs(short.seconds - 0.4) <= 0.03
+    # Half of the time it does nothing: both lengths come up.
+    lengths = {len(transformed(audio, type="trim", p=0.5, db=(20, 30)).waveform_S) for _ in range(50)}
+    assert lengths == {len(audio.waveform_S), len(short.waveform_S)}
+
+
+def test_a_pace_that_changes_keeps_the_pitch_and_moves_boundaries() -> None:
+    low, high = tone(500, 0.5), tone(2000, 0.5)
+    audio = Audio(torch.cat([low.waveform_S, high.waveform_S]), 16000, {"words": (0.0, 0.5)})
+    warped = transformed(audio, type="time_warp", p=1, factor=(2, 2), pieces=3)
+    assert torch.equal(warped.waveform_S, audio.waveform_S)
+    assert abs(warped.seconds_heard - 0.5) < 1e-6
+    tokenizer = AudioConfig(type="audio", mels=40, carried=("words",)).build(lambda axes: ())
+    tokenizer.wanted = frozenset({"words"})
+    plain, fast = tokenizer([audio]), tokenizer([warped])
+    assert len(plain.x) == 100 and len(fast.x) == 50
+    # What is heard at t was said at 2 t, band for band; the second word starts where the pitch changes.
+    assert torch.allclose(fast.x[5:20], plain.x[10:40:2], atol=1e-4)
+    assert torch.allclose(fast.x[30:45], plain.x[60:90:2], atol=1e-4)
+    assert fast.boundaries["words"].nonzero().flatten().tolist() == [0, 25]
+
+
+def test_each_piece_has_a_pace_of_its_own() -> None:
+    drawn = [transformed(tone(), type="time_warp", p=1, factor=(0.5, 2), pieces=2).pace for _ in range(100)]
+    for pace in drawn:
+        assert pace is not None and pace.source[0] == pace.heard[0] == 0 and abs(pace.source[-1] - 1) < 1e-9
+        paces = [
+            (second - first) / (last - start)
+            for (first, second), (start, last) in zip(pairwise(pace.source), pairwise(pace.heard), strict=True)
+        ]
+        assert all(0.5 - 1e-6 <= own <= 2 + 1e-6 for own in paces) and paces[0] != paces[1]
+        middle = pace.heard_at([pace.source[1]])
+        assert middle == (pace.heard[1],) and float(pace.source_at(np.array(middle))[0]) == pace.source[1]
+    assert transformed(tone(), type="time_warp", p=0).pace is None
+
+
+def test_hidden_parts_move_with_the_pace() -> None:
+    audio = replace(tone(), hidden=(Hidden((0.5, 0.7)),))
+    warped = transformed(audio, type="time_warp", p=1, factor=(0.5, 0.5), pieces=1)
+    tokenizer = AudioConfig(type="audio", mels=40).build(lambda axes: ())
+    hidden = (tokenizer([warped]).x == 0).all(-1).nonzero().flatten()
+    assert hidden.tolist() == list(range(100, 140))
+
+
+@pytest.mark.parametrize("later", ["speed", "trim", "pad", "time_warp"])
+def test_a_pace_comes_after_all_else_that_changes_times(later: str) -> None:
+    with pytest.raises(ConfigError, match=f"{later} after time_warp"):
+        chain([ADAPTER.validate_python({"type": "time_warp"}), ADAPTER.validate_python({"type": later})])
 
 
 def test_silence_moves_boundaries() -> None:
