@@ -13,6 +13,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import Sizes, nested_coords
 from hrt_mm.modality import modalities
 from modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
+from modalities.video.stems import ConvEmbedding
 from modalities.video.tubes import frames_together
 
 BLOCKS: tuple[Sizes, ...] = ((1, 2, 2), (2, 4, 4))
