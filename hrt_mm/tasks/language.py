@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -37,6 +38,9 @@ class LanguageConfig(TaskConfig):
     """The next token is predicted at level 0 of a causal hierarchy."""
 
     type: Literal["language"]
+    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the tokens that are replaced in training, each by a random one of the batch, where they are read and not
+    where they are predicted (unigram noise, arXiv 1703.02573): for small corpora that are read many times."""
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> LanguageModel:
         """The task's module.
@@ -48,7 +52,7 @@ class LanguageConfig(TaskConfig):
             raise ConfigError("task language needs model.causal: true, or each token would see the one it predicts")
         if tokenizer.vocabulary is None:
             raise ConfigError(f"task language predicts ids, and {type(tokenizer).__name__} has no vocabulary")
-        return LanguageModel(model, tokenizer, tokenizer.vocabulary)
+        return LanguageModel(model, tokenizer, tokenizer.vocabulary, self.noise)
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
         """None: the tokens are their own target."""
@@ -65,13 +69,14 @@ class LanguageModel(EncoderTask):
         model: the hierarchy.
         tokenizer: gives the axes, the embedding and how many bytes a token stands for.
         vocabulary: how many ids there are.
+        noise: share of the tokens that training replaces.
     """
 
     monitor = "cross_entropy"
 
-    def __init__(self, model: HierarchyConfig, tokenizer: Tokenizer, vocabulary: int) -> None:
+    def __init__(self, model: HierarchyConfig, tokenizer: Tokenizer, vocabulary: int, noise: float = 0.0) -> None:
         super().__init__(model, tokenizer, [0])
-        self.tokenizer = tokenizer
+        self.tokenizer, self.noise = tokenizer, noise
         self.head = nn.Linear(model.levels[0].dim, vocabulary)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
@@ -79,7 +84,8 @@ class LanguageModel(EncoderTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and metrics; predictions are (T,) ids, that at a token being its guess of the next."""
         tokens = batch.tokens
-        pyramid = self.encoder(tokens)
+        seen = tokens.with_x(noisy(tokens.x, self.noise)) if self.training and self.noise else tokens
+        pyramid = self.encoder(seen)
         target_T = next_ids(tokens)
         nats_T, guess_T = self._losses(pyramid[0].x, target_T)
         count = torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
@@ -133,6 +139,12 @@ class LanguageModel(EncoderTask):
 def _predictions(samples: Spans) -> int:
     """Tokens that have a next one."""
     return int((samples.lengths - 1).clamp(min=0).sum())
+
+
+def noisy(ids_T: Tensor, share: float) -> Tensor:
+    """(T,) ids of which a share is replaced by random ones of the same batch: as often as they are there."""
+    drawn_T = ids_T[torch.randint(len(ids_T), ids_T.shape, device=ids_T.device)]
+    return torch.where(torch.rand(ids_T.shape, device=ids_T.device) < share, drawn_T, ids_T)
 
 
 def next_ids(tokens: Tokens) -> Tensor:

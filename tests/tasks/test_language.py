@@ -14,7 +14,7 @@ from hrt_mm.levels import HierarchyConfig
 from hrt_mm.modality import Tokenizer
 from hrt_mm.spans import Spans
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel, language
-from hrt_mm.tasks.language import next_ids
+from hrt_mm.tasks.language import next_ids, noisy
 from hrt_mm.tokens import Tokens
 
 LENGTHS = (13, 1, 8, 6)
@@ -53,6 +53,33 @@ def test_each_token_predicts_the_next_of_its_sample(task: LanguageModel, batch: 
     assert float(total) == pytest.approx(sum(nats), rel=1e-5) and int(count) == len(nats)
     assert float(output.loss.detach()) == pytest.approx(sum(nats) / len(nats), rel=1e-5)
     assert int(output.stats["accuracy"][0]) == right
+
+
+def test_noise_is_read_in_training_and_never_predicted(ids: Tokenizer, batch: Batch) -> None:
+    task = LanguageConfig(type="language", noise=0.5).build(causal(), ids, None).double()
+    seen: list[Tensor] = []
+    task.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].x))
+    own = batch.tokens.x
+    torch.manual_seed(0)
+    output = task(batch)
+    changed = seen[0] != own
+    assert changed.any() and not changed.all() and set(seen[0].tolist()) <= set(own.tolist())
+    # It is scored by what is there, also after a token that was replaced.
+    pyramid = task.encoder(batch.tokens.with_x(seen[0]))
+    nats, _ = task._losses(pyramid[0].x, next_ids(batch.tokens))
+    assert float(output.loss.detach()) == pytest.approx(float(nats.sum().detach()) / (sum(LENGTHS) - len(LENGTHS)))
+    task.eval()(batch)
+    assert torch.equal(seen[-1], own)
+
+
+def test_noise_replaces_its_share_by_what_is_common() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([7] * 90_000 + [3] * 10_000)
+    found = noisy(ids, 0.2)
+    # A fifth of each is drawn anew, and comes out as it was as often as it is common.
+    assert float((found[:90_000] != 7).float().mean()) == pytest.approx(0.02, abs=0.003)
+    assert float((found[90_000:] != 3).float().mean()) == pytest.approx(0.18, abs=0.015)
+    assert torch.equal(noisy(ids, 0.0), ids)
 
 
 def test_bits_are_over_the_bytes_that_were_predicted(
