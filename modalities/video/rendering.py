@@ -275,7 +275,9 @@ def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Ge
         wide, high = float(right - left), (right - left) * size[0] / size[1]
     x, y = draw.uniform(left, right - wide), draw.uniform(0, photograph.height - high)
     piece = photograph.resize((size[1], size[0]), Image.Resampling.BOX, (x, y, x + wide, y + high))
-    return np.asarray(piece, dtype=np.float32)
+    # Two photographs are few: mirrored and in other colours they are many.
+    rows, columns = (int(step) for step in draw.choice([-1, 1], 2))
+    return np.asarray(piece, dtype=np.float32)[::rows, ::columns, draw.permutation(3)]
 
 
 @cache

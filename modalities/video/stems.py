@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,6 +52,10 @@ class ConvStem(Component):
     """Give neighbouring frames by what sets them apart from the frame itself, four times as strong: what moves is then
     seen from the first step on (Temporal Difference Networks, arXiv 2012.10071)."""
 
+    gated: NonNegativeInt = 0
+    """How many of the convolutions, from the first one on, have half of their channels gate the other half (arXiv
+    1612.08083): a product of what is seen with how it changes tells a direction, which sums alone learn slowly."""
+
     @model_validator(mode="after")
     def _has_neighbours(self) -> ConvStem:
         if self.differences and self.frames == 1:
@@ -93,9 +97,10 @@ class ConvEmbedding(nn.Module):
         wide = config.width or max(8, dim // 2 ** (len(strides) - 1))
         layers: list[nn.Module] = []
         width = channels * config.frames
-        for stride in strides:
+        for number, stride in enumerate(strides):
             kernel = max(3, 2 * stride - 1)
-            layers += [nn.Conv2d(width, wide, kernel, stride, kernel // 2), ChannelNorm(wide), nn.GELU()]
+            made, act = (2 * wide, Gate()) if number < config.gated else (wide, nn.GELU())
+            layers += [nn.Conv2d(width, made, kernel, stride, kernel // 2), ChannelNorm(made), act]
             width, wide = wide, 2 * wide
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.project = nn.Linear(width * tube, dim)
@@ -154,6 +159,15 @@ class ConvEmbedding(nn.Module):
         steps = features_MChw.unflatten(0, (-1, grid[0], self.tube)).permute(0, 1, 4, 5, 2, 3)
         mapped: Tensor = self.project(steps.flatten(4))
         return mapped
+
+
+class Gate(nn.Module):
+    """Channels times the sigmoid-weighted ones of the other half (SwiGLU without its maps, arXiv 2002.05202)."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, 2 C, H, W) to (N, C, H, W)."""
+        value, gate = x_NCHW.chunk(2, 1)
+        return value * functional.silu(gate)
 
 
 def _prime_factors(number: int) -> list[int]:
