@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.train.progress import tracked
 
 from ..media import Target
 from ..splits import SPLITS, check_split
@@ -166,7 +167,7 @@ class EditsConfig(ClipsConfig):
         for split, edits in shown.items():
             (folder / split).mkdir()
             footage = self.material(split)
-            for number, edit in enumerate(edits):
+            for number, edit in enumerate(tracked(edits, len(edits), f"making videos, {split}")):
                 write(folder / _name(split, number), self.frames(edit, footage), self.rate, self.size, options)
             about = [
                 {"video": _name(split, number), "actions": [shot.action for shot in edit.shots], **edit.by_kind()}

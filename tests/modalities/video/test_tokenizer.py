@@ -13,7 +13,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import Sizes, nested_coords
 from hrt_mm.modality import modalities
 from modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
-from modalities.video.stems import ConvEmbedding
+from modalities.video.stems import ConvEmbedding, ConvStem
 from modalities.video.tubes import frames_together
 
 BLOCKS: tuple[Sizes, ...] = ((1, 2, 2), (2, 4, 4))
@@ -155,7 +155,12 @@ def test_boundaries_wait_for_a_whole_block() -> None:
         video([Video.of(pixels, 25.0)])
 
 
-STEMS = [{"type": "linear"}, {"type": "conv"}, {"type": "conv", "frames": 1}, {"type": "conv", "differences": True}]
+STEMS = [
+    {"type": "linear"},
+    {"type": "conv"},
+    {"type": "conv", "frames": 1},
+    {"type": "conv", "differences": True, "gated": 2},
+]
 
 
 @pytest.mark.parametrize("stem", STEMS, ids=str)
@@ -166,6 +171,16 @@ def test_stems_treat_each_video_as_if_it_were_alone(stem: dict[str, Any]) -> Non
     together = embedding(video(values)).split()
     for value, own in zip(values, together, strict=True):
         assert torch.allclose(embedding(video([value])).x, own, atol=1e-5)
+
+
+def test_half_of_the_channels_gate_the_others() -> None:
+    stem = ConvStem(type="conv", width=8, gated=1).build(3, 1, 4, 16, ())
+    assert isinstance(stem, ConvEmbedding)
+    first, second = (layer for layer in stem.convolutions if isinstance(layer, torch.nn.Conv2d))
+    assert (first.out_channels, second.in_channels, second.out_channels) == (16, 8, 16)
+    maps = torch.randn(2, 16, 3, 3)
+    gate = stem.convolutions[2](maps)
+    assert torch.allclose(gate, maps[:, :8] * maps[:, 8:] * torch.sigmoid(maps[:, 8:]))
 
 
 @pytest.mark.parametrize("differences", [False, True])
