@@ -84,8 +84,8 @@ class LanguageModel(EncoderTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and metrics; predictions are (T,) ids, that at a token being its guess of the next."""
         tokens = batch.tokens
-        seen = tokens.with_x(noisy(tokens.x, self.noise)) if self.training and self.noise else tokens
-        pyramid = self.encoder(seen)
+        read = tokens.with_x(noisy(tokens.x, self.noise)) if self.training and self.noise else tokens
+        pyramid = self.encoder(read)
         target_T = next_ids(tokens)
         nats_T, guess_T = self._losses(pyramid[0].x, target_T)
         count = torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
