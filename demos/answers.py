@@ -8,6 +8,9 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+
+from PIL import Image
 
 from hrt_mm.retrieval.index import Hit
 
@@ -19,6 +22,9 @@ STYLE = """
 .answer {border: 1px solid #8884; border-radius: 8px; padding: 10px; overflow-wrap: anywhere}
 .answer img, .answer video {width: 100%; height: 120px; object-fit: contain; background: white}
 .answer img {image-rendering: pixelated}
+.answer svg {width: 100%; height: 120px; background: white}
+.answer svg image {image-rendering: pixelated}
+.answer svg rect {fill: none; stroke: #d9480f; stroke-width: 2; vector-effect: non-scaling-stroke}
 .answer audio {width: 100%}
 .answer .score {float: right; opacity: .7; font-variant-numeric: tabular-nums}
 .answer .first {font-weight: 600}
@@ -61,7 +67,7 @@ def inside(hit: Hit) -> str:
 
 def span(hit: Hit) -> str:
     """Where a piece lies."""
-    return f"{hit.row.span[0]:g}-{hit.row.span[1]:g}" if hit.row.span else ""
+    return "-".join(f"{edge:g}" for edge in hit.row.span or hit.row.box or ())
 
 
 def media(hit: Hit) -> str:
@@ -72,6 +78,26 @@ def media(hit: Hit) -> str:
         return ""
     source = f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
     if kind.startswith("image"):
-        return f'<img src="{source}" alt="{escape(hit.row.id)}">'
+        boxes = [own.row.box for own in (hit, *hit.inside) if own.row.box]
+        return framed(path, source, boxes, hit.row.id) if boxes else f'<img src="{source}" alt="{escape(hit.row.id)}">'
     tag = kind.split("/")[0]
     return f'<{tag} controls preload="none" src="{source}"></{tag}>'
+
+
+def framed(path: Path, source: str, boxes: Sequence[tuple[float, float, float, float]], name: str) -> str:
+    """A picture with frames around regions of it.
+
+    Args:
+        path: the picture, for its size.
+        source: the same as a URL.
+        boxes: left, top, right and bottom in pixels.
+        name: what it is called.
+    """
+    with Image.open(path) as picture:
+        width, height = picture.size
+    frames = "".join(
+        f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"/>'
+        for left, top, right, bottom in boxes
+    )
+    image = f'<image href="{source}" width="{width}" height="{height}"/>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{image}{frames}</svg>'

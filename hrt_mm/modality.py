@@ -112,6 +112,15 @@ class Tokenizer(ABC):
         unit = self.seconds_per_token or 1.0
         return [step * unit for step in steps]
 
+    def box(self, value: Any, steps: Sequence[float]) -> tuple[float, float, float, float]:
+        """Where a part of a picture lies in it: left, top, right and bottom in pixels.
+
+        Args:
+            value: the sample.
+            steps: the level-0 steps at which the part begins and ends: top, left, bottom and right.
+        """
+        raise ConfigError(f"{type(self).__name__} reads no pictures")
+
     def stream(self, **source: Any) -> TokenStream:
         """What turns raw chunks into tokens as they come, with the same result as the whole sample at once.
 

@@ -48,14 +48,15 @@ def run(args: argparse.Namespace) -> int:
 def _plain(hit: Any) -> dict[str, Any]:
     found = {"score": round(hit.score, 6), "id": hit.row.id, "part": hit.row.part, "info": dict(hit.row.info)}
     if hit.row.level:
-        found |= {"level": hit.row.level, "span": hit.row.span}
+        found |= {"level": hit.row.level, "span": hit.row.span, "box": hit.row.box}
     if hit.media is not None:
         found["media"] = str(hit.media)
     return found | ({"inside": [_plain(inner) for inner in hit.inside]} if hit.inside else {})
 
 
 def _lines(hit: Any, depth: int = 0) -> list[str]:
-    place = f"[{hit.row.level} {hit.row.span[0]:g}-{hit.row.span[1]:g}]" if hit.row.span else ""
+    edges = hit.row.span or hit.row.box
+    place = f"[{hit.row.level} {'-'.join(f'{edge:g}' for edge in edges)}]" if edges else ""
     words = " · ".join(dict.fromkeys(hit.row.info.values())) or ("" if place and depth else hit.row.id)
     line = f"{'  ' * depth}{hit.score:.3f}  {_printable(' '.join(filter(None, (words, place))))}"
     return [line, *(line for inner in hit.inside for line in _lines(inner, depth + 1))]

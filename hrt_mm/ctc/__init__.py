@@ -12,7 +12,7 @@ from .greedy import collapsed, greedy
 from .language import WordModel
 from .lexicon import Lexicon
 from .spotting import Spotted, spot
-from .steps import Steps, most_steps, steps_of
+from .steps import Steps, most_steps, runs_of, steps_of
 
 __all__ = [
     "BeamSearch",
@@ -28,6 +28,7 @@ __all__ = [
     "forced_alignment",
     "greedy",
     "most_steps",
+    "runs_of",
     "spot",
     "steps_of",
 ]

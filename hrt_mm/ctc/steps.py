@@ -49,7 +49,7 @@ def steps_of(pyramid: Pyramid, config: HierarchyConfig, level: int) -> Steps:
     """
     tokens = pyramid[level]
     if tokens.grids is None:
-        return Steps(tokens.x, tokens.spans, _edges(pyramid, level))
+        return Steps(tokens.x, tokens.spans, runs_of(pyramid, level))
     moments = [map_.flatten(2).mean(-1).T for map_ in pyramid.maps(level)]
     spans = Spans.from_lengths([len(moment) for moment in moments], tokens.device)
     stride = 1
@@ -96,8 +96,8 @@ def most_steps(config: HierarchyConfig, level: int, tokens: Tokens) -> list[int]
 
 
 @on_host
-def _edges(pyramid: Pyramid, level: int) -> Tensor:
-    """Edges of a sequence's tokens."""
+def runs_of(pyramid: Pyramid, level: int) -> Tensor:
+    """(N, 2) int64: the level-0 tokens that each token of a level is made of, counted from its sample's first."""
     samples = pyramid[0].spans
     edges = torch.arange(pyramid[level].spans.total + 1)
     for name in reversed(pyramid.names[:level]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..tasks.joint import JointTokenizer
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .collection import Writer, writing
-from .passages import Passages, moments, parents
+from .passages import Passages, parents, placed
 from .rows import Model, Row
 
 log = logging.getLogger(__name__)
@@ -101,10 +101,8 @@ class Embedder:
         """The levels whose pieces can be embedded, coarse to fine, and the view that compares each.
 
         These are the levels that training compared with another tower. One that several views read goes by the first:
-        that of whole samples, then those of ``task.also`` in their order. Pieces of pictures have no place in time.
+        that of whole samples, then those of ``task.also`` in their order.
         """
-        if self.tokenizer(tower).axes == 2:
-            return {}
         names = self.config(tower).levels
         found: dict[int, int] = {}
         for place, view in enumerate(self.task.views):
@@ -163,8 +161,8 @@ class Embedder:
     def _passages(self, tower: str, pyramid: Pyramid, level: str, view: int) -> list[Passages]:
         config = self.config(tower)
         return [
-            Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2)
-            for x_ND, edges_N2 in moments(pyramid, config, config.index(level))
+            Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2A)
+            for x_ND, edges_N2A in placed(pyramid, config, config.index(level))
         ]
 
     def _heads(self, view: int) -> ViewHeads:
@@ -384,19 +382,20 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
     names = [found.name]
     for own, inside in zip(found.passages, parents(found.passages), strict=True):
         rows = []
-        for number, (edges, parent) in enumerate(zip(own.edges_N2.tolist(), inside, strict=True)):
-            first, last = tokenizer.places(found.value, edges)
-            text = _text(modality.passage(found.value, (first, last)))
-            rows.append(
-                Row(
-                    f"{found.name}/{own.level}/{number}",
-                    part,
-                    level=own.level,
-                    parent=names[0] if parent is None else names[parent],
-                    span=(round(first, 4), round(last, 4)),
-                    info=text,
-                )
+        for number, (edges_2A, parent) in enumerate(zip(own.edges_N2A, inside, strict=True)):
+            row = Row(
+                f"{found.name}/{own.level}/{number}",
+                part,
+                level=own.level,
+                parent=names[0] if parent is None else names[parent],
             )
+            if edges_2A.shape[1] > 1:
+                box = tokenizer.box(found.value, edges_2A.flatten().tolist())
+                rows.append(replace(row, box=box, file=file))
+                continue
+            first, last = tokenizer.places(found.value, edges_2A[:, 0].tolist())
+            text = _text(modality.passage(found.value, (first, last)))
+            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text))
         writer.add(own.vectors_ND, rows)
         names = [row.id for row in rows]
 

@@ -1,6 +1,6 @@
 """Pieces of samples: the tokens of a level, or the moments of a video, with where they lie and what they lie in.
 
-Shapes: N pieces, D width.
+Shapes: N pieces, D width, A axes: time alone, or rows and columns of a picture.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ctc import steps_of
+from ..ctc import runs_of, steps_of
 from ..levels import HierarchyConfig
 from ..pyramid import Pyramid
 
@@ -25,24 +25,43 @@ class Passages:
     Args:
         level: its name.
         vectors_ND: of the pieces, in order.
-        edges_N2: where each begins and ends along the first axis, in level-0 steps.
+        edges_N2A: where each begins and ends along each axis, in level-0 steps.
     """
 
     level: str
     vectors_ND: np.ndarray
-    edges_N2: Tensor
+    edges_N2A: Tensor
 
 
 @torch.no_grad()
-def moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    """Of each sample, the rows of a level and their edges in level-0 steps. Of grids a row is the mean of a moment."""
+def placed(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each sample, (N, D) vectors of a level and (N, 2, A) their edges in level-0 steps.
+
+    Of a video a vector is the mean of a moment; of a picture it is a token, and its place the box around its patches.
+    """
+    return _regions(pyramid, level) if pyramid[0].axes == 2 else _moments(pyramid, config, level)
+
+
+def _regions(pyramid: Pyramid, level: int) -> list[tuple[Tensor, Tensor]]:
+    bottom, tokens = pyramid[0], pyramid[level]
+    places = bottom.spans.split(bottom.coords_TC.cpu())
+    runs = tokens.spans.split(runs_of(pyramid, level))
+    found = []
+    for x_ND, coords_TC, runs_N2 in zip(tokens.split(), places, runs, strict=True):
+        own = [coords_TC[first:end] for first, end in runs_N2.tolist()]
+        boxes = [torch.stack([coords.amin(0), coords.amax(0) + 1]) for coords in own]
+        found.append((x_ND, torch.stack(boxes).double()))
+    return found
+
+
+def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
     steps, bottom = steps_of(pyramid, config, level), pyramid[0]
     grid = pyramid[level].grids is not None
     found = []
     for (x_ND, edges_N2), coords_TC in zip(steps.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):
         places_T = coords_TC[:, 0].unique() if grid else coords_TC[:, 0]
         first_N, last_N = places_T[edges_N2[:, 0]], places_T[edges_N2[:, 1] - 1]
-        found.append((x_ND, torch.stack([first_N, last_N + _step(places_T)], 1).double()))
+        found.append((x_ND, torch.stack([first_N, last_N + _step(places_T)], 1).double()[..., None]))
     return found
 
 
@@ -58,9 +77,15 @@ def parents(levels: Sequence[Passages]) -> list[list[int | None]]:
     Args:
         levels: of one sample, from the coarsest to the finest.
     """
-    found: list[list[int | None]] = [[None] * len(own.edges_N2) for own in levels[:1]]
+    found: list[list[int | None]] = [[None] * len(own.edges_N2A) for own in levels[:1]]
     for coarse, fine in pairwise(levels):
-        middles_N = fine.edges_N2.mean(1)
-        places_N = torch.searchsorted(coarse.edges_N2[:, 0].contiguous(), middles_N, right=True) - 1
-        found.append([max(0, int(place)) for place in places_N])
+        middles_NA = fine.edges_N2A.mean(1)
+        if middles_NA.shape[1] == 1:
+            starts_N = coarse.edges_N2A[:, 0, 0].contiguous()
+            places_N = (torch.searchsorted(starts_N, middles_NA[:, 0], right=True) - 1).clamp(min=0)
+        else:
+            before, after = (coarse.edges_N2A[:, side] for side in (0, 1))
+            outside = torch.maximum(before - middles_NA[:, None], middles_NA[:, None] - after).clamp(min=0)
+            places_N = outside.square().sum(-1).argmin(1)
+        found.append(places_N.tolist())
     return found

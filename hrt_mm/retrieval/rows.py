@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -26,6 +26,7 @@ class Row:
         level: what it is a piece of its parent at, such as ``scenes``; empty for whole samples.
         parent: the id of the coarser row that it lies in; empty for whole samples.
         span: where it lies in its sample, in the modality's units: seconds of sound, bytes of text.
+        box: where it lies in its picture: left, top, right and bottom in pixels.
         file: what shows it: a file in the collection's folder ``media``.
         info: short texts by name, shown as they are.
     """
@@ -35,6 +36,7 @@ class Row:
     level: str = ""
     parent: str = ""
     span: tuple[float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
     file: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,7 +68,11 @@ class Row:
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
                 raise TypeError("texts are expected")
-            return cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
+            found = cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
+            if (box := value.get("box")) is None:
+                return found
+            left, top, right, bottom = (float(place) for place in box)
+            return replace(found, box=(left, top, right, bottom))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where} is damaged: {error}") from error
 

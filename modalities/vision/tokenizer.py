@@ -152,6 +152,21 @@ class VisionTokenizer(Tokenizer):
         rows, columns = self._grid(shape[-2], shape[-1])
         return rows * columns
 
+    def box(self, value: Any, steps: Sequence[float]) -> tuple[float, float, float, float]:
+        """Where patches lie in an image as it was before it was resized and padded, in pixels."""
+        height, width = check_image(value, "the image").shape[1:]
+        top, left, high, wide = 0.0, 0.0, float(height), float(width)
+        rows, columns = self.image_size or (height, width)
+        if self.image_size is not None and self.config.fit == "crop":
+            top, left, high, wide = _middle((height, width), self.image_size)
+        y, x, y_end, x_end = (self.config.patch * step for step in steps)
+        return (
+            left + min(x / columns, 1) * wide,
+            top + min(y / rows, 1) * high,
+            left + min(x_end / columns, 1) * wide,
+            top + min(y_end / rows, 1) * high,
+        )
+
     def restore(self, tokens: Tokens) -> list[Tensor]:
         """The images (C, H, W), float32 in 0..1, from raw patches; with the border that was padded."""
         plan = Dense.of(tokens, self.blocks)
@@ -163,12 +178,18 @@ class VisionTokenizer(Tokenizer):
         return [found[index] for index in range(len(tokens))]
 
 
+def _middle(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, left, rows and columns of the middle of an image that has the proportions of ``size``."""
+    (height, width), (rows, columns) = shape, size
+    high = min(height, max(1, round(width * rows / columns)))
+    wide = min(width, max(1, round(height * columns / rows)))
+    return (height - high) // 2, (width - wide) // 2, high, wide
+
+
 def _resize(pixels_NCHW: Tensor, size: tuple[int, int], fit: str) -> Tensor:
     if fit == "crop":
         # Cropped before it is resized: the other way, a thin strip would first grow without bound.
-        (height, width), (rows, columns) = pixels_NCHW.shape[2:], size
-        high = min(height, max(1, round(width * rows / columns)))
-        wide = min(width, max(1, round(height * columns / rows)))
-        top, left = (height - high) // 2, (width - wide) // 2
+        height, width = pixels_NCHW.shape[2:]
+        top, left, high, wide = _middle((height, width), size)
         pixels_NCHW = pixels_NCHW[:, :, top : top + high, left : left + wide]
     return functional.interpolate(pixels_NCHW, size, mode="bilinear", antialias=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from demos import answers
 from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
 from hrt_mm.retrieval.collection import Collection
@@ -64,19 +65,23 @@ class Film:
         return Video.of(grey.contiguous(), 25)
 
 
-@pytest.fixture
-def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
-    (tmp_path / "small.yaml").write_text(CONFIG)
-    config = load_config(tmp_path / "small.yaml")
+def untrained(path: Path) -> Embedder:
+    config = load_config(path)
     tokenizer = build_tokenizer(config)
     torch.manual_seed(0)
     task = build_task(config, tokenizer, None).eval()
     for parameter in task.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    monkeypatch.setattr(Embedder, "read", Film.read)
     checkpoint: Any = None
-    return Embedder(TrainedRun(tmp_path, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+    return Embedder(TrainedRun(path.parent, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+
+
+@pytest.fixture
+def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    monkeypatch.setattr(Embedder, "read", Film.read)
+    return untrained(tmp_path / "small.yaml")
 
 
 def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, tmp_path: Path) -> None:
@@ -131,10 +136,67 @@ def test_a_query_of_words_is_as_similar_as_training_has_it(embedder: Embedder) -
 
 
 def test_pieces_lie_in_those_of_the_level_before() -> None:
-    coarse = Passages("scenes", np.zeros((2, 1)), torch.tensor([[0.0, 5], [5, 9]]))
-    fine = Passages("clips", np.zeros((3, 1)), torch.tensor([[0.0, 2], [2, 5], [5, 9]]))
+    coarse = Passages("scenes", np.zeros((2, 1)), torch.tensor([[0.0, 5], [5, 9]])[..., None])
+    fine = Passages("clips", np.zeros((3, 1)), torch.tensor([[0.0, 2], [2, 5], [5, 9]])[..., None])
     assert parents([coarse, fine]) == [[None, None], [0, 0, 1]]
     assert parents([]) == []
+
+
+PICTURES = """\
+towers:
+  image:
+    modality: {type: vision, channels: 1, patch: 4, size: [16, 24], fit: crop}
+    model:
+      levels:
+        - {name: patches, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: 2}, pool: conv}
+        - {name: regions, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: 2}, pool: conv}
+        - {name: areas, dim: 24, heads: 2, depth: 1}
+      cross_scale: {up: true, down: true}
+  text:
+    modality: {type: text}
+    model:
+      levels:
+        - {name: bytes, dim: 16, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
+        - {name: words, dim: 24, heads: 2, depth: 1}
+task:
+  type: contrastive
+  dim: 12
+  also: [{levels: {image: regions, text: words}, align: soft}]
+data: {type: glyphs}
+train: {steps: 1, batch_size: 2}
+"""
+
+
+def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 60 by 40 pixels, whose middle 60 x 40 is read as 24 x 16: a pixel of the model is 2.5 of its own."""
+    (tmp_path / "pictures.yaml").write_text(PICTURES)
+    picture = torch.rand(1, 40, 66)
+    monkeypatch.setattr(Embedder, "read", lambda self, tower, source: picture if tower == "image" else str(source))
+    model = untrained(tmp_path / "pictures.yaml")
+    assert model.levels("image") == {"areas": 0, "regions": 1}
+    count = embed_files(model, "image", [tmp_path / "a.png"], tmp_path / "v", levels=["regions", "areas"], media=True)
+    # Patches lie 4 by 6, regions 2 by 3, and areas of 2 by 2 regions 1 by 2, the last of which has half of it.
+    assert count == 1 + 2 + 6
+    index = Index.create(tmp_path / "index", model.model)
+    index.add(Collection(tmp_path / "v"))
+    (found,) = Searcher(index, model).search("text", "white queen", 5, inside=9)
+    boxes = {hit.row.id: hit.row.box for hit in found.inside}
+    assert set(boxes.values()) == {(3, 0, 43, 40), (43, 0, 63, 40)}
+    inner = [region.row for area in found.inside for region in area.inside]
+    assert {row.box for row in inner} == {(3 + x, y, 23 + x, y + 20) for x in (0, 20, 40) for y in (0, 20)}
+    for row in inner:
+        outer = boxes[row.parent]
+        assert row.box and outer and outer[0] <= row.box[0] and row.box[2] <= outer[2]
+    # Each is the vector of the tokens that lie there: what is seen in one region alone changes it the most.
+    assert len(Searcher(index, model).search("text", "a", 9, level="regions")) == 6
+    other = picture.clone()
+    other[:, 20:, 3:23] = 1 - other[:, 20:, 3:23]
+    _, ((_, before),) = model.embedded("image", [picture], ["areas", "regions"])
+    _, ((_, after),) = model.embedded("image", [other], ["areas", "regions"])
+    moved = np.linalg.norm(before.vectors_ND - after.vectors_ND, axis=1)
+    changed = before.edges_N2A[int(moved.argmax())]
+    assert model.tokenizer("image").box(picture, changed.flatten().tolist()) == (3, 20, 23, 40)
+    assert "<rect" in answers.card(1, found) and 'viewBox="0 0 66 40"' in answers.card(1, found)
 
 
 def test_texts_say_what_a_passage_is() -> None:

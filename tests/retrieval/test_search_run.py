@@ -177,5 +177,5 @@ def test_levels_that_nothing_was_compared_at_are_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["embed", str(run), "--level", "bytes", "--out", str(tmp_path / "v")]) == 2
-    assert "no pieces of level 'bytes' (image: none; text: words)" in capsys.readouterr().err
+    assert "no pieces of level 'bytes' (image: glyph; text: words)" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
