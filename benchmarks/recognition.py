@@ -53,8 +53,8 @@ FROM_START = ("words", "groups", "digits")
 WIDTH, WORD_SCORE = 16, -2.0
 """Of the beam that makes words of phonemes; chosen on the validation split."""
 LANGUAGE_WIDTH, LANGUAGE_ORDER = 32, 2
-"""Of the beam that also weighs two words in a row as often as the training transcripts have them; three in a row are too
-rare in 800 sentences, by the validation split."""
+"""Of the beam that also weighs two words in a row as often as the training transcripts have them. Three in a row are too
+rare there, by the validation split."""
 RATES = (
     "word_error_rate",
     "words of phonemes, error rate",
