@@ -53,7 +53,7 @@ FROM_START = ("words", "groups", "digits")
 WIDTH, WORD_SCORE = 16, -2.0
 """Of the beam that makes words of phonemes; chosen on the validation split."""
 LANGUAGE_WIDTH, LANGUAGE_ORDER = 32, 2
-"""Of the beam that also weighs two words in a row as often as the training transcripts have them. Three in a row are too
+"""Of the beam that also weighs pairs of words as often as the training transcripts have them. Three in a row are too
 rare there, by the validation split."""
 RATES = (
     "word_error_rate",

@@ -21,6 +21,8 @@ from .answers import STYLE, note, page
 
 MAX_UPLOAD = 16 << 20
 """Bytes of an upload; larger ones are refused before they are kept."""
+MAX_SECONDS = 120.0
+"""Of a sound or a video; longer ones are refused before they are decoded."""
 MAX_WORDS = 2_000
 """Characters of a query."""
 MOST = 60
@@ -44,6 +46,12 @@ def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | 
     if isinstance(query, str) and len(query) > MAX_WORDS:
         return note(f"The query has {len(query):,} characters; it may have {MAX_WORDS:,}.")
     try:
+        if isinstance(query, Path) and query.is_file() and kind in searcher.embedder.towers:
+            seconds = searcher.embedder.modality(kind).seconds(query)
+            if seconds is not None and seconds > MAX_SECONDS:
+                return note(
+                    f"It lasts {seconds:.0f} s; a query may last {MAX_SECONDS:.0f} s. Cut out the part to search by."
+                )
         return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, inside=3))
     except UserError as error:
         return note(_without_folder(f"This query cannot be read: {error}", query))

@@ -282,6 +282,15 @@ class Modality(ABC):
         raise ConfigError(f"the modality {cls.name} does not read files")
 
     @classmethod
+    def seconds(cls, path: Path) -> float | None:
+        """How long a file lasts, found without decoding it; nothing where it has no length in time.
+
+        Raises:
+            BadSample: the file is missing, or is none of this modality; says what is.
+        """
+        return None
+
+    @classmethod
     def passage(cls, value: Any, span: tuple[float, float] | None = None) -> str | None:
         """A raw sample, or a part of it, as text, where it is text.
 

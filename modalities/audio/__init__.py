@@ -53,6 +53,18 @@ class AudioModality(Modality):
         return read_audio(path, path.name)
 
     @classmethod
+    def seconds(cls, path: Path) -> float:
+        """How long the sound of a file lasts, by its header.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .files import read_header
+
+        header = read_header(path, path.name)
+        return header.samples / header.rate
+
+    @classmethod
     def shown(cls, value: Any) -> tuple[str, bytes]:
         """The sound as a wav file of 16 bits."""
         from .files import wav

@@ -43,6 +43,17 @@ class VideoModality(Modality):
         return Clips(path.parent, [Clip(path.name)], None, Reading()).read(Clip(path.name))
 
     @classmethod
+    def seconds(cls, path: Path) -> float:
+        """How long the video of a file lasts, by its packets.
+
+        Raises:
+            BadSample: the file is missing or no video.
+        """
+        from .readers import read_index
+
+        return read_index(path, path.name).seconds
+
+    @classmethod
     def figures(cls) -> Callable[..., None]:
         """Draws frames."""
         from .figures import draw_video

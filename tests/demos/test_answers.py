@@ -2,17 +2,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
+from demos import search_page
 from demos.answers import card, page
 from demos.glyphs import figures, prepare
 from demos.search_page import MAX_UPLOAD, MAX_WORDS, answer, main
+from hrt_mm.modality import modalities
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
 from tests.demos.conftest import SMALL
+from tests.modalities.video.films import film
 
 
 def test_metadata_is_shown_as_text() -> None:
@@ -69,6 +76,43 @@ def test_queries_that_cannot_be_read_get_a_message(searcher: Searcher, tmp_path:
         shown = answer(searcher, kind, query, None, 5)
         assert said in shown, shown
         assert str(tmp_path) not in shown
+
+
+@pytest.mark.parametrize("kind", ["audio", "video"])
+def test_long_queries_are_refused_before_they_are_decoded(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("long.wav" if kind == "audio" else "long.mp4")
+    if kind == "audio":
+        soundfile.write(path, np.zeros(8000 * 130, np.float32), 8000)
+    else:
+        film(path, 131, rate=1)
+    asked: list[object] = []
+
+    def search(*query: object, **options: object) -> list[Hit]:
+        asked.append(query)
+        return []
+
+    embedder = SimpleNamespace(towers=(kind,), modality=lambda name: modalities()[name])
+    searcher: Any = SimpleNamespace(embedder=embedder, search=search)
+    told = answer(searcher, kind, path, None, 5)
+    assert f"It lasts {130 if kind == 'audio' else 131} s; a query may last 120 s" in told and not asked
+    monkeypatch.setattr(search_page, "MAX_SECONDS", 140.0)
+    assert "Nothing was found" in answer(searcher, kind, path, None, 5) and asked
+    path.write_bytes(b"no media")
+    assert "cannot be read: long." in answer(searcher, kind, path, None, 5)
+
+
+def test_drawings_and_recordings_come_as_files(tmp_path: Path) -> None:
+    """What the boxes of gradio give: a sketchpad its layers and their composite, a microphone a file."""
+    drawn = str(tmp_path / "drawn.png")
+    assert search_page._picture({"background": None, "layers": [], "composite": drawn}) == drawn
+    assert search_page._picture({"background": drawn, "layers": [], "composite": None}) == drawn
+    assert search_page._picture({"background": None, "layers": [], "composite": None}) is None
+    gradio = SimpleNamespace(**dict.fromkeys(("Textbox", "Image", "Sketchpad", "Audio", "File"), lambda **given: given))
+    (recorded, is_file), *others = search_page._boxes(gradio, "audio")
+    assert recorded()["sources"] == ["upload", "microphone"] and is_file and not others
+    assert [make()["label"] for make, _ in search_page._boxes(gradio, "image")] == ["a picture", "or a drawing"]
 
 
 def test_an_index_without_answers_says_so() -> None:
