@@ -248,7 +248,7 @@ def test_grid_reads_mouths_with_their_words(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         film(tmp_path / "mouth" / f"{split}.mp4", 50)
         index += f"{split}\tmouth/{split}.mp4\tbin blue\t{split}\n"
-        words += f"{split}\tsil\t0\t0.4\n{split}\tbin\t0.4\t1.0\n{split}\tblue\t1.0\t2.0\n"
+        words += f"{split}\tsil\t0\t0.4\n{split}\tbin\t0.4\t0.9\n{split}\tsp\t0.9\t1.0\n{split}\tblue\t1.0\t2.0\n"
     (tmp_path / "index.tsv").write_text(index)
     (tmp_path / "words.tsv").write_text(words)
 
@@ -256,9 +256,9 @@ def test_grid_reads_mouths_with_their_words(tmp_path: Path) -> None:
         return GridConfig.model_validate({"type": "grid_video", "root": tmp_path, **options}).build("test")[0]
 
     sample = grid()
-    assert sample.label == ["bin", "blue"] and sample.value.boundaries["words"] == (0.0, 0.4, 1.0)
-    assert grid(label="segments").label == ["sil", "bin", "blue"]
-    assert grid(label="slots").label == [None, "bin", "blue"]
+    assert sample.label == ["bin", "blue"] and sample.value.boundaries["words"] == (0.0, 0.4, 0.9, 1.0)
+    assert grid(label="segments").label == ["sil", "bin", "sil", "blue"]
+    assert grid(label="slots").label == [None, "bin", None, "blue"]
     assert grid(label="text").label == "bin blue" and grid(label="characters").label == list("bin blue")
 
 
