@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
@@ -17,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
+from ..generated import generated
 from ..splits import SPLITS, check_split
 from .alignments import SILENCE
 from .joined import JoinableConfig
@@ -125,25 +122,8 @@ class SyntheticConfig(JoinableConfig):
 
     def _made(self) -> Path:
         spoken = {split: self.lines(split) for split in SPLITS}
-        digest = blake2b(f"{_VERSION} {engine_version()} {_RATE} {spoken}".encode(), digest_size=8).hexdigest()
-        home = self.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrt_mm"
-        folder = home / f"speech-{digest}"
-        if folder.is_dir():
-            return folder
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            made = Path(mkdtemp(prefix=".speech-", dir=home))
-            try:
-                speak(spoken, _RATE, made)
-                # Another process may have been faster; its folder is the same.
-                if not folder.is_dir():
-                    made.rename(folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-        except OSError as error:
-            if not folder.is_dir():
-                raise ConfigError(f"{folder} cannot be written: {error.strerror}; set data.cache") from error
-        return folder
+        plan = f"{_VERSION} {engine_version()} {_RATE} {spoken}"
+        return generated("speech", plan, self.cache, lambda folder: speak(spoken, _RATE, folder), "data.cache")
 
     def _item(self, split: str, row: dict[str, Any]) -> Recording:
         boundaries = {kind: tuple(start for start, _ in row[kind]) for kind in ("words", "phonemes")}

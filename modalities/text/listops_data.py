@@ -19,6 +19,7 @@ from hrt_mm.modality import Command, Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 from hrt_mm.train.progress import tracked
 
+from ..generated import cache_home
 from ..splits import SPLITS, check_split
 from .listops import CLASSES, FULL, SHORT, Rules, expressions, read, starts, written
 from .text import Text
@@ -102,7 +103,7 @@ class ListOpsConfig(DatasetConfig):
 
     def _made(self) -> Path:
         counts = (self.train or (SHORT_TRAIN if self.short else TRAIN), self.val, self.test)
-        home = self.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrt_mm"
+        home = self.cache or cache_home()
         kind = "short" if self.short else "full"
         folder = home / "-".join(["listops", f"v{_VERSION}", kind, f"seed{self.seed}", *map(str, counts)])
         if not folder.is_dir():

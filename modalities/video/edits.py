@@ -6,21 +6,17 @@ What is shown in the shots is up to the dataset; files are made on the first cal
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from hrt_mm.errors import ConfigError
 from hrt_mm.train.progress import tracked
 
+from ..generated import generated
 from ..media import Target
 from ..splits import SPLITS, check_split
 from .clips import Clip, Clips, ClipsConfig
@@ -143,24 +139,7 @@ class EditsConfig(ClipsConfig):
 
     def _made(self, shown: dict[str, list[Edit]]) -> Path:
         plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {shown}{self.source()}"
-        home = self.folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrt_mm"
-        folder = home / f"video-{blake2b(plan.encode(), digest_size=8).hexdigest()}"
-        if folder.is_dir():
-            return folder
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            made = Path(mkdtemp(prefix=".video-", dir=home))
-            try:
-                self._render(shown, made)
-                # Another process may have been faster; its folder is the same.
-                if not folder.is_dir():
-                    made.rename(folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-        except OSError as error:
-            if not folder.is_dir():
-                raise ConfigError(f"{folder} cannot be written: {error.strerror}; set data.folder") from error
-        return folder
+        return generated("video", plan, self.folder, lambda folder: self._render(shown, folder), "data.folder")
 
     def _render(self, shown: dict[str, list[Edit]], folder: Path) -> None:
         options = {"preset": "veryfast", "crf": str(self.crf)}
