@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,20 +32,26 @@ from modalities.audio import AudioConfig, AudioTokenizer
 from . import audio_accuracy, patches
 from .checks import CheckFailed
 from .command import main, parser
-from .contest import limited
-from .markdown import markdown, mebibytes, milliseconds, times
+from .lengths import Contest, budgets
 from .memory import Prepared, Sizes
 from .models import Pooled, randomised, size
-from .results import Result, Row, environment
-from .steps import MODES, prepared
+from .results import Result
+from .steps import prepared
 
 NAME = "audio"
 CONTENDERS = ("hierarchy", "flat", "AST-like")
 SECONDS = (1, 10, 60, 600)
 TOLERANCE = 0.02
 """How far the contenders' parameters may differ from the hierarchy's."""
-ROUNDS = (1, 20)
-"""Fewest and most timed calls at a size."""
+CONTEST = Contest(
+    NAME,
+    CONTENDERS,
+    unit="seconds",
+    shortest=0.5,
+    what="one sound",
+    column="seconds of sound",
+    rate="seconds of sound a second, hierarchy",
+)
 
 
 def parts(settings: Mapping[str, Any]) -> tuple[AudioTokenizer, HierarchyConfig]:
@@ -96,66 +103,20 @@ def prepare(contender: str, sizes: Sizes, settings: Mapping[str, Any]) -> Prepar
 
 def run(options: argparse.Namespace) -> Result:
     """Measures all lengths and modes, then trains the contenders for equal time."""
-    quick, device = options.quick, options.device
-    settings: dict[str, Any] = {
-        "quick": quick,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "memory": options.memory,
-        "budget_seconds": 0.1 if quick else options.budget,
-        "limit_seconds": options.limit,
-    }
+    quick, settings = options.quick, CONTEST.settings(options)
     sizes = {name: size(build(name, settings)[0]) for name in CONTENDERS}
-    dtype = "bfloat16" if device.type == "cuda" else "float32"
-    seconds = (0.5, 1) if quick else options.seconds or SECONDS
-    rows = [_row({"mode": mode, "dtype": dtype, "seconds": length}, settings) for mode in MODES for length in seconds]
-    details: dict[str, Any] = {"parameters": sizes}
-    if options.accuracy:
-        if not os.environ.get("HRT_MM_DATA"):
-            print("HRT_MM_DATA is not set, so nothing is trained", file=sys.stderr)
-        else:
-            details["accuracy"] = audio_accuracy.curves(0.5 if quick else 60 * options.minutes, quick=quick)
-    return Result(
-        name=NAME,
-        command=options.command,
-        quick=quick,
-        settings=settings,
-        checks={f"{name}, parameters": abs(count / sizes["hierarchy"] - 1) for name, count in sizes.items()},
-        rows=rows,
-        details=details,
-        **environment(device),
-    )
-
-
-def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
-    return limited(NAME, prepare, CONTENDERS, sizes, sizes | {"seconds": 0.5}, settings, ROUNDS)
+    accuracy = partial(audio_accuracy.curves, 0.5 if quick else 60 * options.minutes, quick=quick)
+    wanted = options.accuracy
+    if wanted and not os.environ.get("HRT_MM_DATA"):
+        print("HRT_MM_DATA is not set, so nothing is trained", file=sys.stderr)
+        wanted = False
+    lengths = (0.5, 1) if quick else options.seconds or SECONDS
+    return CONTEST.result(options, prepare, sizes, lengths, accuracy if wanted else None)
 
 
 def tables(result: Result) -> str:
     """The result as Markdown."""
-    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result.details["parameters"].items())
-    found = [f"Parameters: {parameters}."]
-    for mode in dict.fromkeys(row.sizes["mode"] for row in result.rows):
-        rows = [row for row in result.rows if row.sizes["mode"] == mode]
-        title = "Inference" if mode == "inference" else "Training step"
-        found.append(f"{title}, one sound, {rows[0].sizes['dtype']}: milliseconds, and peak MiB beyond weights")
-        head = ["seconds of sound", *CONTENDERS, "flat / hierarchy", "AST-like / hierarchy"]
-        head += ["seconds of sound a second, hierarchy", *(f"{name}, MiB" for name in CONTENDERS)]
-        found.append(markdown(head, [_cells(row) for row in rows]))
-    if accuracy := result.details.get("accuracy"):
-        found.append(audio_accuracy.table(accuracy))
-    return "\n\n".join(found)
-
-
-def _cells(row: Row) -> list[str]:
-    own = row.contenders["hierarchy"].seconds
-    return [
-        f"{row.sizes['seconds']:g}",
-        *(milliseconds(row.contenders[name]) for name in CONTENDERS),
-        *(times(row.ratios.get(f"{name}/hierarchy seconds")) or "-" for name in CONTENDERS[1:]),
-        f"{float(row.sizes['seconds']) / own:,.0f}" if own else "-",
-        *(mebibytes(row.contenders[name].bytes) or "-" for name in CONTENDERS),
-    ]
+    return CONTEST.tables(result, audio_accuracy.table)
 
 
 def _lengths(text: str) -> tuple[float, ...]:
@@ -170,11 +131,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
     found.add_argument("--seconds", type=_lengths, help="lengths of sounds, as 1,10,60,600")
-    found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
-    found.add_argument("--limit", type=float, default=120.0, help="seconds that a contender's call may compute")
-    found.add_argument("--minutes", type=float, default=1.5, help="of computing that each contender is trained")
-    found.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
-    return found
+    return budgets(found, 1.5)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,13 +28,12 @@ from modalities.video import Video, VideoTokenizer
 from . import video_accuracy, video_peers
 from .checks import CheckFailed
 from .command import main, numbers, parser
-from .contest import limited
-from .markdown import markdown, mebibytes, milliseconds, times
+from .lengths import Contest, budgets
 from .memory import Prepared, Sizes
 from .models import Pooled, randomised, size
-from .results import Result, Row, environment
+from .results import Result
 from .runs import flat
-from .steps import MODES, prepared
+from .steps import prepared
 
 NAME = "video"
 CONTENDERS = ("hierarchy", "flat", *video_peers.PEERS)
@@ -42,8 +42,15 @@ SIDE, RATE = 112, 12.5
 """Pixels of a side, and frames a second."""
 TOLERANCE = 0.05
 """How far the contenders' parameters may differ from the hierarchy's: widths are whole numbers."""
-ROUNDS = (1, 20)
-"""Fewest and most timed calls at a size."""
+CONTEST = Contest(
+    NAME,
+    CONTENDERS,
+    unit="frames",
+    shortest=4,
+    what=f"one video of {SIDE} x {SIDE} pixels",
+    column="frames",
+    rate="frames a second, hierarchy",
+)
 
 
 def configured(quick: bool) -> RunConfig:
@@ -100,77 +107,23 @@ def prepare(contender: str, sizes: Sizes, settings: Mapping[str, Any]) -> Prepar
 
 def run(options: argparse.Namespace) -> Result:
     """Measures all lengths and modes, then trains the contenders for equal time."""
-    quick, device = options.quick, options.device
-    settings: dict[str, Any] = {
-        "quick": quick,
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "memory": options.memory,
-        "budget_seconds": 0.1 if quick else options.budget,
-        "limit_seconds": options.limit,
-    }
+    quick, settings = options.quick, CONTEST.settings(options)
     lengths = (4, 8) if quick else options.frames
     sizes = {name: size(build(name, lengths[0], settings)[0]) for name in CONTENDERS}
-    dtype = "bfloat16" if device.type == "cuda" else "float32"
-    rows = [_row({"mode": mode, "dtype": dtype, "frames": count}, settings) for mode in MODES for count in lengths]
-    details: dict[str, Any] = {"parameters": sizes}
-    if options.accuracy:
-        details["accuracy"] = video_accuracy.curves(0.5 if quick else 60 * options.minutes, quick=quick)
-    return Result(
-        name=NAME,
-        command=options.command,
-        quick=quick,
-        settings=settings,
-        checks={f"{name}, parameters": abs(count / sizes["hierarchy"] - 1) for name, count in sizes.items()},
-        rows=rows,
-        details=details,
-        **environment(device),
-    )
-
-
-def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
-    return limited(NAME, prepare, CONTENDERS, sizes, sizes | {"frames": 4}, settings, ROUNDS)
+    accuracy = partial(video_accuracy.curves, 0.5 if quick else 60 * options.minutes, quick=quick)
+    return CONTEST.result(options, prepare, sizes, lengths, accuracy if options.accuracy else None)
 
 
 def tables(result: Result) -> str:
     """The result as Markdown."""
-    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result.details["parameters"].items())
-    found = [f"Parameters: {parameters}."]
-    for mode in dict.fromkeys(row.sizes["mode"] for row in result.rows):
-        rows = [row for row in result.rows if row.sizes["mode"] == mode]
-        title = "Inference" if mode == "inference" else "Training step"
-        found.append(
-            f"{title}, one video of {SIDE} x {SIDE} pixels, {rows[0].sizes['dtype']}: milliseconds, and peak MiB "
-            "beyond weights"
-        )
-        head = ["frames", *CONTENDERS, *(f"{name} / hierarchy" for name in CONTENDERS[1:])]
-        head += ["frames a second, hierarchy", *(f"{name}, MiB" for name in CONTENDERS)]
-        found.append(markdown(head, [_cells(row) for row in rows]))
-    if accuracy := result.details.get("accuracy"):
-        found.append(video_accuracy.table(accuracy))
-    return "\n\n".join(found)
-
-
-def _cells(row: Row) -> list[str]:
-    own = row.contenders["hierarchy"].seconds
-    return [
-        f"{row.sizes['frames']}",
-        *(milliseconds(row.contenders[name]) for name in CONTENDERS),
-        *(times(row.ratios.get(f"{name}/hierarchy seconds")) or "-" for name in CONTENDERS[1:]),
-        f"{float(row.sizes['frames']) / own:,.0f}" if own else "-",
-        *(mebibytes(row.contenders[name].bytes) or "-" for name in CONTENDERS),
-    ]
+    return CONTEST.tables(result, video_accuracy.table)
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
     found.add_argument("--frames", type=numbers, default=FRAMES, help="lengths of videos; 8,32,128,512 when absent")
-    found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
-    found.add_argument("--limit", type=float, default=120.0, help="seconds that a contender's call may compute")
-    found.add_argument("--minutes", type=float, default=3.0, help="of computing that each contender is trained")
-    found.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
-    return found
+    return budgets(found, 3.0)
 
 
 if __name__ == "__main__":

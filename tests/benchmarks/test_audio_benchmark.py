@@ -54,10 +54,10 @@ def test_what_is_too_slow_or_too_large_is_said(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(contest, "peak_bytes", stopped)
     settings = {"quick": True, "device": "cpu", "memory": True, "limit_seconds": 7.0, "budget_seconds": 0.0}
-    row = audio._row({"mode": "inference", "dtype": "float32", "seconds": 0.5}, settings)
+    row = audio.CONTEST.row(audio.prepare, {"mode": "inference", "dtype": "float32", "seconds": 0.5}, settings)
     assert [own.note for own in row.contenders.values()] == ["", "over 7 s", "out of memory"]
     assert row.contenders["flat"].seconds is None and row.contenders["hierarchy"].seconds
-    assert audio._cells(row)[2:4] == ["over 7 s", "out of memory"]
+    assert audio.CONTEST.cells(row)[2:4] == ["over 7 s", "out of memory"]
 
 
 def test_a_process_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,19 @@ from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.evaluate import TrainedRun
 from modalities.text import Text, TextModality
 
-CONFIG = """\
+TEXT = """\
+  text:
+    modality: {type: text}
+    model:
+      levels:
+        - {name: bytes, dim: 16, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
+        - {name: words, dim: 24, heads: 2, depth: 1}
+task:
+  type: contrastive
+  dim: 12
+"""
+CONFIG = (
+    """\
 towers:
   video:
     modality: {type: video, channels: 1, patch: 8, tube: 1, rate: 25}
@@ -35,21 +47,16 @@ towers:
         - {name: clips, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: [2, 1, 1]}, pool: conv}
         - {name: scenes, dim: 24, heads: 2, depth: 1}
       cross_scale: {up: true, down: true}
-  text:
-    modality: {type: text}
-    model:
-      levels:
-        - {name: bytes, dim: 16, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
-        - {name: words, dim: 24, heads: 2, depth: 1}
-task:
-  type: contrastive
-  dim: 12
+"""
+    + TEXT
+    + """\
   also:
     - {levels: {video: clips, text: words}, align: soft}
     - {levels: {video: frames, text: words}, align: pooled}
 data: {type: grid_triples, root: /nowhere}
 train: {steps: 1, batch_size: 2}
 """
+)
 
 
 class Film:
@@ -142,7 +149,8 @@ def test_pieces_lie_in_those_of_the_level_before() -> None:
     assert parents([]) == []
 
 
-PICTURES = """\
+PICTURES = (
+    """\
 towers:
   image:
     modality: {type: vision, channels: 1, patch: 4, size: [16, 24], fit: crop}
@@ -152,19 +160,14 @@ towers:
         - {name: regions, dim: 16, heads: 2, depth: 1, group: {type: fixed, stride: 2}, pool: conv}
         - {name: areas, dim: 24, heads: 2, depth: 1}
       cross_scale: {up: true, down: true}
-  text:
-    modality: {type: text}
-    model:
-      levels:
-        - {name: bytes, dim: 16, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
-        - {name: words, dim: 24, heads: 2, depth: 1}
-task:
-  type: contrastive
-  dim: 12
+"""
+    + TEXT
+    + """\
   also: [{levels: {image: regions, text: words}, align: soft}]
 data: {type: glyphs}
 train: {steps: 1, batch_size: 2}
 """
+)
 
 
 def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
