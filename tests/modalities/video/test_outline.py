@@ -15,6 +15,7 @@ from hrt_mm.config import load_config
 from hrt_mm.errors import ConfigError
 from hrt_mm.levels import HierarchyConfig, blocks
 from hrt_mm.tasks import Segmentation, SegmentationConfig
+from hrt_mm.tokens import Tokens
 from modalities.video import Video, VideoConfig, VideoTokenizer
 from modalities.video.commands import clock, line
 from modalities.video.outline import FileOutline, Named, Scene
@@ -34,8 +35,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def built() -> tuple[Segmentation, VideoTokenizer]:
-    """A model that sees a few frames around each, with heads that have opinions."""
+def built(film: Path) -> tuple[Segmentation, VideoTokenizer]:
+    """A model that sees a few frames around each, with heads whose opinions change within a film."""
     frames = {"type": "given", "boundary": "frames", "typical": [1, 3, 4]}
     levels = [
         {"name": "tubes", "dim": 24, "depth": 1, "heads": 2, "window": [1, 4, 4], "group": frames},
@@ -49,25 +50,30 @@ def built() -> tuple[Segmentation, VideoTokenizer]:
     )
     torch.manual_seed(4)
     task = config.build(model, tokenizer, ("one", "two", "three")).eval()
+    assert task.label_head is not None
     with torch.no_grad():
-        for parameter in task.border_head.parameters():
-            parameter.copy_(3 * torch.randn_like(parameter))
-        assert task.label_head is not None
-        task.label_head.weight.mul_(100)
+        units_UD, _ = task.steps(tokens_of(film, tokenizer))
+        for head in (task.border_head, task.label_head):
+            weight_CD = torch.randn_like(head.weight) / units_UD.std(0)
+            head.weight.copy_(weight_CD)
+            head.bias.copy_(-weight_CD @ units_UD.mean(0))
     return task, tokenizer
 
 
-def whole(path: Path, task: Segmentation, tokenizer: VideoTokenizer) -> list[tuple[Any, ...]]:
+def tokens_of(path: Path, tokenizer: VideoTokenizer) -> Tokens:
     with VideoFile(path) as file:
-        pixels = file.frames(range(len(file.index))).pixels_N3HW
-    found = task.segments(tokenizer([Video.of(pixels, 12.5)]))[0]
+        return tokenizer([Video.of(file.frames(range(len(file.index))).pixels_N3HW, 12.5)])
+
+
+def whole(path: Path, task: Segmentation, tokenizer: VideoTokenizer) -> list[tuple[Any, ...]]:
+    found = task.segments(tokens_of(path, tokenizer))[0]
     return [(round(part.first / 12.5, 3), round(part.end / 12.5, 3), part.border, part.label) for part in found]
 
 
 @pytest.mark.parametrize("window", [0.4, 1.0, 3.0, 100.0])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: int) -> None:
-    task, tokenizer = built()
+    task, tokenizer = built(film)
     wanted = whole(film, task, tokenizer)
     assert 3 <= len(wanted) < 100
     with VideoFile(film) as file:
@@ -80,7 +86,7 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
 
 
 def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> None:
-    task, tokenizer = built()
+    task, tokenizer = built(film)
     wanted = whole(film, task, tokenizer)
     tokenizer.wanted = frozenset({"frames", "cuts", "fades"})
     with VideoFile(film) as file:
@@ -90,7 +96,7 @@ def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> No
 
 
 def test_no_more_than_a_few_windows_are_held(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, tokenizer = built()
+    task, tokenizer = built(film)
     asked: list[int] = []
     steady = VideoFile.steady
 
@@ -105,8 +111,8 @@ def test_no_more_than_a_few_windows_are_held(film: Path, monkeypatch: pytest.Mon
         assert max(asked) <= 12 + 2 * 5 < len(file.index)
 
 
-def test_broken_frames_are_held_over(tmp_path: Path) -> None:
-    task, tokenizer = built()
+def test_broken_frames_are_held_over(film: Path, tmp_path: Path) -> None:
+    task, tokenizer = built(film)
     with VideoFile(damaged(tmp_path / "a.mp4", 12)) as file:
         scenes = list(FileOutline(task, tokenizer).scenes(file))
         assert scenes[-1].end == pytest.approx(1.6)
@@ -114,8 +120,8 @@ def test_broken_frames_are_held_over(tmp_path: Path) -> None:
     assert same.shape == (3, 3, 48, 64)
 
 
-def test_other_tasks_are_refused() -> None:
-    task, tokenizer = built()
+def test_other_tasks_are_refused(film: Path) -> None:
+    task, tokenizer = built(film)
     with pytest.raises(ConfigError, match="needs a run of modality video with task segmentation"):
         FileOutline(torch.nn.Linear(2, 2), tokenizer)
     steps = SegmentationConfig.model_validate({"type": "segmentation", "borders": {"cuts": {}}})
