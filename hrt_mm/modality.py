@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -228,6 +228,21 @@ class DatasetConfig(Component):
         return self.build(split)
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A stretch of a long sample, encoded alone, with margins that its neighbours stand for.
+
+    Args:
+        value: what the tokenizer takes.
+        first: where the value begins, in level-0 steps of the whole.
+        own: from where to where it stands for the whole, in the same steps.
+    """
+
+    value: Any
+    first: float
+    own: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Command:
     """A command of its own that a modality adds to ``hrt-mm``.
@@ -287,6 +302,23 @@ class Modality(ABC):
 
         Raises:
             BadSample: the file is missing, or is none of this modality; says what is.
+        """
+        return None
+
+    @classmethod
+    def stretches(cls, path: Path, tokenizer: Tokenizer, seconds: float) -> Iterator[Stretch] | None:
+        """A long file in stretches that follow each other, so that one need not be held whole.
+
+        Args:
+            path: the file.
+            tokenizer: whose steps are counted.
+            seconds: of a stretch, about.
+
+        Returns:
+            Nothing where the file lasts no longer than a stretch, or the modality reads files whole.
+
+        Raises:
+            BadSample: as :meth:`read`.
         """
         return None
 

@@ -21,20 +21,27 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--level", action="append", default=[], help="pieces of this level get vectors too: clips, sentences, words"
     )
+    parser.add_argument(
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="of a file of video that is longer, how much is encoded at once (8); what memory it takes does not grow",
+    )
     parser.add_argument("--media", action="store_true", help="keep pictures and sounds, for the search page to show")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the collection, and says what is in it."""
     from ..errors import UserError
-    from ..retrieval.embed import Embedder, embed_files, embed_split, files_in
+    from ..retrieval.embed import WINDOW, Embedder, embed_files, embed_split, files_in
 
     embedder = Embedder.of(args.folder)
     if args.files:
         if not args.part or len(args.part) != 1:
             raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
         (part,), files = args.part, files_in(args.files)
-        counts = {part: embed_files(embedder, part, files, args.out, media=args.media, levels=args.level)}
+        options = {"media": args.media, "levels": args.level, "window": WINDOW if args.window is None else args.window}
+        counts = {part: embed_files(embedder, part, files, args.out, **options)}
     else:
         parts = list(dict.fromkeys(args.part or embedder.towers))
         counts = embed_split(embedder, args.split, parts, args.out, media=args.media, levels=args.level)

@@ -6,7 +6,8 @@ Shapes: N values, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 
 from ..errors import BadSample, ConfigError, UserError
 from ..levels import HierarchyConfig
-from ..modality import Dataset, Modality, Tokenizer, modalities
+from ..modality import Dataset, Modality, Stretch, Tokenizer, modalities
 from ..pyramid import Pyramid
 from ..sample import Sample
 from ..tasks.contrastive import Contrastive
@@ -26,12 +27,14 @@ from ..tasks.joint import JointTokenizer
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .collection import Writer, writing
-from .passages import Passages, parents, placed
+from .passages import Passages, joined, owned, parents, placed
 from .rows import Model, Row
 
 log = logging.getLogger(__name__)
 
 BATCH = 128
+WINDOW = 8.0
+"""Seconds of a long video that are encoded at once; about as long as what models are trained on."""
 MAX_QUERY_BYTES = 64 << 20
 """A larger file is no query."""
 MAX_SHOWN = 2_000
@@ -151,6 +154,43 @@ class Embedder:
             ]
             passages += [list(own) for own in zip(*columns, strict=True)] if columns else [[]] * len(vectors[-1])
         return np.concatenate(vectors), passages
+
+    @torch.no_grad()
+    def stretched(
+        self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = ()
+    ) -> tuple[Any, np.ndarray, list[Passages]]:
+        """The vector of a long sample, and its pieces, from stretches that are encoded one after another.
+
+        Args:
+            tower: which.
+            stretches: of the sample; one at least.
+            levels: of the pieces, some of :meth:`levels`.
+
+        Returns:
+            The raw value of the first stretch, the (D,) vector, and the pieces at each of the levels, coarse to fine.
+
+        Raises:
+            BadSample: a stretch cannot be used.
+            UserError: there is no such tower.
+        """
+        config, whole = self.config(tower), self.task.views[0].levels[tower]
+        chosen = {level: view for level, view in self.levels(tower).items() if level in levels}
+        parts: dict[str, list[Passages]] = {level: [] for level in chosen}
+        beginning, sum_1D, count = None, torch.zeros(1, config.levels[whole].dim), 0
+        for stretch in stretches:
+            value = self.run.config.data.prepare(tower, stretch.value)
+            beginning = value if beginning is None else beginning
+            (pyramid,) = self._pyramids(tower, [value])
+            ((x_ND, edges_N2A),) = placed(pyramid, config, whole)
+            kept = owned(edges_N2A + stretch.first, stretch.own)
+            sum_1D, count = sum_1D + x_ND[kept].sum(0).float(), count + len(kept)
+            for level, view in chosen.items():
+                (own,) = self._passages(tower, pyramid, level, view)
+                edges_N2A = own.edges_N2A + stretch.first
+                kept = owned(edges_N2A, stretch.own)
+                parts[level].append(Passages(level, own.vectors_ND[kept.numpy()], edges_N2A[kept].clamp(*stretch.own)))
+        vector_D = self._heads(0).mapped(tower, sum_1D / count)[0].numpy()
+        return beginning, vector_D, [joined(own) for own in parts.values()]
 
     @torch.no_grad()
     def _query(self, view: int, tower: str, pyramid: Pyramid) -> np.ndarray:
@@ -284,26 +324,51 @@ def embed_files(
     *,
     media: bool = False,
     levels: Sequence[str] = (),
+    window: float = WINDOW,
 ) -> int:
     """Writes a collection of files; those that cannot be read are left out, with a warning.
 
+    Args:
+        embedder: the model.
+        part: which modality they are of.
+        files: to be read.
+        folder: of the collection, which must not be there.
+        media: keep pictures and sounds, for search pages to show.
+        levels: whose pieces get vectors too, where the part has them.
+        window: seconds of a long video that are encoded at once.
+
+    Returns:
+        How many vectors there are.
+
     Raises:
-        UserError: none can be read, or the part or a level is unknown.
+        UserError: none can be read, the part or a level is unknown, or the window has no length.
     """
+    if not 0 < window < math.inf:
+        raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
     check_levels(embedder, [part], levels)
     with writing(folder, embedder.model) as writer:
         for path in files:
             try:
-                value = embedder.read(part, path)
-                vectors, (passages,) = embedder.embedded(part, [value], levels)
+                found = _found(embedder, part, path, levels, window)
             except BadSample as error:
                 log.warning("left out: %s", error)
                 continue
-            _add(embedder, writer, part, Found(str(path), value, {"file": str(path)}, vectors[0], passages), media)
+            _add(embedder, writer, part, found, media)
         count = writer.counts[part]
     if not count:
         raise UserError(f"none of {len(files)} files can be embedded as {part}")
     return count
+
+
+def _found(embedder: Embedder, part: str, path: Path, levels: Sequence[str], window: float) -> Found:
+    info = {"file": str(path)}
+    stretches = embedder.modality(part).stretches(path, embedder.tokenizer(part), window)
+    if stretches is not None:
+        beginning, vector_D, passages = embedder.stretched(part, stretches, levels)
+        return Found(str(path), beginning, info, vector_D, passages)
+    value = embedder.read(part, path)
+    vectors, (passages,) = embedder.embedded(part, [value], levels)
+    return Found(str(path), value, info, vectors[0], passages)
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:
@@ -359,7 +424,7 @@ class Found:
 
     Args:
         name: its id.
-        value: the raw one.
+        value: the raw one; of a long one its first stretch.
         info: what a search shows of it.
         vector_D: of the whole.
         passages: of its pieces, coarse to fine.

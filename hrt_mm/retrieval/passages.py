@@ -65,6 +65,19 @@ def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tupl
     return found
 
 
+def owned(edges_N2A: Tensor, own: tuple[float, float]) -> Tensor:
+    """(n,) which pieces have their middle where a stretch stands for the whole; where none has, the nearest one."""
+    middles_N = edges_N2A[..., 0].mean(1)
+    inside_N = (own[0] <= middles_N) & (middles_N < own[1])
+    return inside_N.nonzero()[:, 0] if inside_N.any() else (middles_N - own[0]).abs().argmin()[None]
+
+
+def joined(parts: Sequence[Passages]) -> Passages:
+    """The pieces of stretches of one sample that follow each other."""
+    vectors_ND = np.concatenate([part.vectors_ND for part in parts])
+    return Passages(parts[0].level, vectors_ND, torch.cat([part.edges_N2A for part in parts]))
+
+
 def _step(places_T: Tensor) -> float:
     """How far one step is from the next: 1, but for videos of other rates than the tokenizer's."""
     rising = places_T.unique()

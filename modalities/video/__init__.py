@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hrt_mm.modality import Command, Modality
+from hrt_mm.modality import Command, Modality, Stretch, Tokenizer
 
 from .corpora import KineticsConfig, Ucf101Config
 from .edited import EditedConfig
@@ -52,6 +52,18 @@ class VideoModality(Modality):
         from .readers import read_index
 
         return read_index(path, path.name).seconds
+
+    @classmethod
+    def stretches(cls, path: Path, tokenizer: Tokenizer, seconds: float) -> Iterator[Stretch] | None:
+        """The stretches of a long file.
+
+        Raises:
+            BadSample: the file is missing or no video.
+        """
+        from .stretches import stretches
+
+        assert isinstance(tokenizer, VideoTokenizer)
+        return stretches(path, tokenizer, seconds)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

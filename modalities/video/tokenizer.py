@@ -123,6 +123,17 @@ class VideoTokenizer(Tokenizer):
         }
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes), boundaries=masks)
 
+    def fitted(self, pixels_NCHW: Tensor) -> Tensor:
+        """Frames in the channels and the size that they are cut at, floats in 0..1; as they are where those are theirs.
+
+        Calling it first changes what becomes of them by rounding alone, and large frames need not be held.
+        """
+        if self.frame_size in (None, tuple(pixels_NCHW.shape[2:])):
+            return pixels_NCHW
+        pixels = pixels_NCHW.float() / (255.0 if pixels_NCHW.dtype == torch.uint8 else 1.0)
+        assert self.frame_size is not None
+        return resized(coloured(pixels, self.config.channels), self.frame_size, self.config.fit)
+
     def steps_at(self, starts: Sequence[float], times_N: Tensor, unit: int = 1) -> Tensor:
         """Steps of time at which groups start: those that begin nearest to some seconds, and the first one always.
 

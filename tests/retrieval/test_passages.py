@@ -23,6 +23,7 @@ from hrt_mm.tasks.contrastive_views import Vectors
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.evaluate import TrainedRun
 from modalities.text import Text, TextModality
+from modalities.video import VideoModality
 
 TEXT = """\
   text:
@@ -88,6 +89,7 @@ def untrained(path: Path) -> Embedder:
 def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
     (tmp_path / "small.yaml").write_text(CONFIG)
     monkeypatch.setattr(Embedder, "read", Film.read)
+    monkeypatch.setattr(VideoModality, "stretches", lambda *ignored: None)
     return untrained(tmp_path / "small.yaml")
 
 
