@@ -7,7 +7,8 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 from hrt_mm.errors import UserError
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
+from modalities.vision.images import read_image
 
 from .answers import STYLE, note, page
 
 MAX_UPLOAD = 16 << 20
 """Bytes of an upload; larger ones are refused before they are kept."""
-MAX_SECONDS = 120.0
-"""Of a sound or a video; longer ones are refused before they are decoded."""
+MAX_SECONDS = 60.0
+"""Of a sound or a video."""
+MAX_WAIT = 30.0
+"""Seconds that an answer may take."""
 MAX_WORDS = 2_000
 """Characters of a query."""
 MOST = 60
@@ -46,15 +50,45 @@ def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | 
     if isinstance(query, str) and len(query) > MAX_WORDS:
         return note(f"The query has {len(query):,} characters; it may have {MAX_WORDS:,}.")
     try:
-        if isinstance(query, Path) and query.is_file() and kind in searcher.embedder.towers:
-            seconds = searcher.embedder.modality(kind).seconds(query)
-            if seconds is not None and seconds > MAX_SECONDS:
-                return note(
-                    f"It lasts {seconds:.0f} s; a query may last {MAX_SECONDS:.0f} s. Cut out the part to search by."
-                )
+        if isinstance(query, Path) and (long := _too_long(searcher, kind, query)):
+            return note(long)
         return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, inside=3))
     except UserError as error:
         return note(_without_folder(f"This query cannot be read: {error}", query))
+
+
+def _too_long(searcher: Searcher, kind: str, query: Path) -> str:
+    """What is said of a file that lasts too long; its length is found before it is decoded."""
+    if kind not in searcher.embedder.towers:
+        return ""
+    seconds = searcher.embedder.modality(kind).seconds(query) or 0.0
+    if seconds <= MAX_SECONDS:
+        return ""
+    return f"The {kind} lasts {seconds:,.0f} s; a query may last {MAX_SECONDS:g} s: cut out the part that you look for."
+
+
+class Patience:
+    """Answers queries one after another, and tells those who would wait too long.
+
+    A search that has begun cannot be stopped: it ends in its own time, and its answer is dropped.
+
+    Args:
+        searcher: index and model.
+        seconds: that a query may wait.
+    """
+
+    def __init__(self, searcher: Searcher, seconds: float = MAX_WAIT) -> None:
+        self.searcher, self.seconds = searcher, seconds
+        self._worker = ThreadPoolExecutor(1)
+
+    def answer(self, kind: str, query: str | Path | None, find: str | None, count: int) -> str:
+        """The answers as :func:`answer` gives them, or a message that they take too long."""
+        asked = self._worker.submit(answer, self.searcher, kind, query, find, count)
+        if wait([asked], self.seconds).done:
+            return asked.result()
+        if asked.cancel():
+            return note(f"Another query has been answered for more than {self.seconds:g} s; try again in a moment.")
+        return note(f"The answer takes more than {self.seconds:g} s; try a shorter or a smaller query.")
 
 
 def _without_folder(text: str, query: str | Path) -> str:
@@ -85,10 +119,15 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
             count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
         found = gradio.HTML(label="answers", elem_id="found", render=False)
 
+        patience = Patience(searcher)
+
         def ask(kind: str, file: bool) -> Callable[[Any, str, float], str]:
             def run(query: Any, find: str, count: float) -> str:
-                given = _picture(query) if isinstance(query, dict) else query
-                return answer(searcher, kind, Path(given) if file and given else given, find, int(count))
+                try:
+                    given = drawn(query) if isinstance(query, dict) else query
+                except UserError as error:
+                    return note(str(error))
+                return patience.answer(kind, Path(given) if file and given else given, find, int(count))
 
             return run
 
@@ -113,7 +152,8 @@ def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:
         return [(partial(gradio.Textbox, label="words", **words), False)]
     if kind == "image":
         upload = {"sources": ["upload", "clipboard"], "height": 300}
-        canvas = {"canvas_size": (240, 240), "height": 300, "image_mode": "L", "layers": False}
+        # With its transparency: what is clear is put over white where it is read, in every version of gradio alike.
+        canvas = {"canvas_size": (240, 240), "height": 300, "image_mode": "RGBA", "format": "png", "layers": False}
         return [
             (partial(gradio.Image, label="a picture", type="filepath", **upload), True),
             (partial(gradio.Sketchpad, label="or a drawing", type="filepath", **canvas), True),
@@ -123,9 +163,27 @@ def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:
     return [(partial(gradio.File, label=f"a file of {kind}", type="filepath"), True)]
 
 
-def _picture(drawn: dict[str, Any]) -> str | None:
-    found = drawn.get("composite") or drawn.get("background")
-    return str(found) if found else None
+def drawn(canvas: Mapping[str, Any]) -> Path | None:
+    """The picture that was drawn, as a file.
+
+    Args:
+        canvas: what a ``gradio.Sketchpad`` gives: files by ``background`` and ``composite``, and ``layers``, which the
+            composite shows together.
+
+    Returns:
+        Nothing where there is no picture.
+
+    Raises:
+        BadSample: the file is no picture.
+        UserError: nothing is drawn on it.
+    """
+    file = canvas.get("composite") or canvas.get("background")
+    if not file:
+        return None
+    picture_CHW = read_image(Path(file), "the drawing")
+    if picture_CHW.min() == picture_CHW.max():
+        raise UserError("The drawing is empty: draw something, then search.")
+    return Path(file)
 
 
 def _about(searcher: Searcher) -> str:

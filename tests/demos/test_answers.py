@@ -1,24 +1,21 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from demos import search_page
 from demos.answers import card, page
 from demos.glyphs import figures, prepare
-from demos.search_page import MAX_UPLOAD, MAX_WORDS, answer, main
-from hrt_mm.modality import modalities
+from demos.search_page import MAX_SECONDS, MAX_UPLOAD, MAX_WORDS, Patience, answer, drawn, main
+from hrt_mm.errors import BadSample, UserError
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
-from tests.demos.conftest import SMALL
+from tests.demos.conftest import SMALL, tone
 from tests.modalities.video.films import film
 
 
@@ -78,41 +75,68 @@ def test_queries_that_cannot_be_read_get_a_message(searcher: Searcher, tmp_path:
         assert str(tmp_path) not in shown
 
 
-@pytest.mark.parametrize("kind", ["audio", "video"])
-def test_long_queries_are_refused_before_they_are_decoded(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / ("long.wav" if kind == "audio" else "long.mp4")
-    if kind == "audio":
-        soundfile.write(path, np.zeros(8000 * 130, np.float32), 8000)
-    else:
-        film(path, 131, rate=1)
-    asked: list[object] = []
-
-    def search(*query: object, **options: object) -> list[Hit]:
-        asked.append(query)
-        return []
-
-    embedder = SimpleNamespace(towers=(kind,), modality=lambda name: modalities()[name])
-    searcher: Any = SimpleNamespace(embedder=embedder, search=search)
-    told = answer(searcher, kind, path, None, 5)
-    assert f"It lasts {130 if kind == 'audio' else 131} s; a query may last 120 s" in told and not asked
-    monkeypatch.setattr(search_page, "MAX_SECONDS", 140.0)
-    assert "Nothing was found" in answer(searcher, kind, path, None, 5) and asked
-    path.write_bytes(b"no media")
-    assert "cannot be read: long." in answer(searcher, kind, path, None, 5)
+def test_a_drawing_is_read_as_ink_on_white(searcher: Searcher, tmp_path: Path) -> None:
+    # A canvas is clear where nothing is drawn, and what is clear is black.
+    layer, plain = Image.new("RGBA", (240, 240), (0, 0, 0, 0)), Image.new("L", (240, 240), "white")
+    for picture, ink in ((layer, (0, 0, 0, 255)), (plain, 0)):
+        ImageDraw.Draw(picture).ellipse((60, 80, 120, 200), fill=ink)
+    layer.save(tmp_path / "composite.png")
+    plain.save(tmp_path / "plain.png")
+    canvas = {"background": None, "layers": [str(tmp_path / "layer.png")], "composite": str(tmp_path / "composite.png")}
+    file = drawn(canvas)
+    assert file == tmp_path / "composite.png"
+    shown = answer(searcher, "image", file, "text", 4)
+    assert shown == answer(searcher, "image", tmp_path / "plain.png", "text", 4)
+    assert shown.count('class="answer"') == 4
 
 
-def test_drawings_and_recordings_come_as_files(tmp_path: Path) -> None:
-    """What the boxes of gradio give: a sketchpad its layers and their composite, a microphone a file."""
-    drawn = str(tmp_path / "drawn.png")
-    assert search_page._picture({"background": None, "layers": [], "composite": drawn}) == drawn
-    assert search_page._picture({"background": drawn, "layers": [], "composite": None}) == drawn
-    assert search_page._picture({"background": None, "layers": [], "composite": None}) is None
-    gradio = SimpleNamespace(**dict.fromkeys(("Textbox", "Image", "Sketchpad", "Audio", "File"), lambda **given: given))
-    (recorded, is_file), *others = search_page._boxes(gradio, "audio")
-    assert recorded()["sources"] == ["upload", "microphone"] and is_file and not others
-    assert [make()["label"] for make, _ in search_page._boxes(gradio, "image")] == ["a picture", "or a drawing"]
+@pytest.mark.parametrize("colour", [(0, 0, 0, 0), (255, 255, 255, 255)], ids=["clear", "white"])
+def test_a_drawing_with_nothing_on_it_is_told(tmp_path: Path, colour: tuple[int, ...]) -> None:
+    Image.new("RGBA", (24, 24), colour).save(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="drawing is empty: draw something"):
+        drawn({"background": None, "layers": [], "composite": str(tmp_path / "empty.png")})
+    assert drawn({"background": None, "layers": [], "composite": None}) is None
+    (tmp_path / "notes.png").write_text("no picture")
+    with pytest.raises(BadSample, match="the drawing: not an image"):
+        drawn({"background": str(tmp_path / "notes.png"), "layers": [], "composite": None})
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_recording_finds_sounds(sounds: Searcher, tmp_path: Path, channels: int) -> None:
+    recorded = tone(tmp_path / "audio.wav", 400, 1.0, rate=48_000, channels=channels)
+    shown = answer(sounds, "audio", recorded, "audio", 4)
+    assert shown.count("<audio controls") == 4
+    assert "tone-400.wav" in shown[: shown.index("tone-1600.wav")]
+
+
+def test_sounds_and_videos_are_bounded_in_time(sounds: Searcher, tmp_path: Path) -> None:
+    assert MAX_SECONDS == 60
+    long = tone(tmp_path / "long.wav", 400, 61, rate=8_000)
+    said = "lasts 61 s; a query may last 60 s: cut out the part that you look for"
+    assert f"The audio {said}" in answer(sounds, "audio", long, "audio", 4)
+    slow = film(tmp_path / "long.mp4", 61, size=(16, 16), rate=1)
+    assert f"The video {said}" in answer(sounds, "video", slow, "audio", 4)
+    assert answer(sounds, "video", film(tmp_path / "a.mp4", 12), "audio", 4).count("<audio controls") == 4
+    (tmp_path / "notes.wav").write_text("no sound")
+    assert "This query cannot be read: notes.wav" in answer(sounds, "audio", tmp_path / "notes.wav", "audio", 4)
+
+
+def test_an_answer_that_takes_too_long_is_told(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def slow(*asked: object) -> str:
+        go_on.wait(60)
+        return f"answered {asked[2]}"
+
+    monkeypatch.setattr(search_page, "answer", slow)
+    patience = Patience(searcher, 0.2)
+    try:
+        assert "takes more than 0.2 s; try a shorter or a smaller query" in patience.answer("text", "first", None, 1)
+        assert "Another query has been answered for more than 0.2 s" in patience.answer("text", "second", None, 1)
+    finally:
+        go_on.set()
+    patience.seconds = 60
+    assert patience.answer("text", "third", None, 1) == "answered third"
 
 
 def test_an_index_without_answers_says_so() -> None:

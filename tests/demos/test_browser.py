@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from demos.search_page import serving
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
@@ -28,8 +29,20 @@ pytestmark = [
 ]
 
 
+MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+"""A microphone that beeps, and that pages may listen to."""
+
+
 @pytest.fixture(scope="module")
-def page(searcher: Searcher) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *MICROPHONE])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(searcher: Searcher, browser: Any) -> Iterator[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -38,13 +51,10 @@ def page(searcher: Searcher) -> Iterator[Any]:
     environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            opened = browser.new_page(viewport={"width": 1100, "height": 900})
-            opened.set_default_timeout(120_000)
-            _open(opened, f"http://127.0.0.1:{port}")
-            yield opened
-            browser.close()
+        opened = _page(browser, f"http://127.0.0.1:{port}")
+        opened.get_by_label("words").wait_for()
+        yield opened
+        opened.close()
     finally:
         server.terminate()
         try:
@@ -53,14 +63,16 @@ def page(searcher: Searcher) -> Iterator[Any]:
             server.kill()
 
 
-def _open(page: Any, address: str) -> None:
+def _page(browser: Any, address: str) -> Any:
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.set_default_timeout(120_000)
     for _ in range(120):
         try:
             page.goto(address)
             break
         except sync_api.Error:
             time.sleep(0.5)
-    page.get_by_label("words").wait_for(timeout=120_000)
+    return page
 
 
 def test_typing_finds_pictures(page: Any, tmp_path: Path) -> None:
@@ -82,6 +94,43 @@ def test_a_picture_finds_words(page: Any, tmp_path: Path) -> None:
     page.wait_for_function("document.querySelectorAll('.answer').length && !document.querySelector('.answer img')")
     assert "braille pattern" in page.locator(".answer").first.inner_text()
     page.screenshot(path=tmp_path / "picture.png")
+
+
+def test_a_drawing_finds_words(page: Any, tmp_path: Path) -> None:
+    page.reload()
+    page.get_by_role("tab", name="image").click()
+    page.get_by_label("text", exact=True).check()
+    canvas = page.locator("canvas:visible").first
+    canvas.wait_for()
+    page.get_by_role("button", name="Brush", exact=True).click()
+    page.wait_for_timeout(2000)
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 2 / 3, steps=10)
+    page.mouse.up()
+    page.wait_for_timeout(2000)
+    page.screenshot(path=tmp_path / "drawn.png")
+    page.get_by_role("button", name="Search").locator("visible=true").nth(1).click()
+    page.locator(".answer, .note").first.wait_for()
+    assert page.locator(".note").count() == 0, page.locator(".note").inner_text()
+    assert "braille pattern" in page.locator(".answer").first.inner_text()
+
+
+def test_a_sound_that_is_recorded_finds_sounds(sounds: Searcher, browser: Any, tmp_path: Path) -> None:
+    with serving(sounds, "Sounds") as address:
+        page = _page(browser, address)
+        page.get_by_role("tab", name="audio").click()
+        page.get_by_label("Record audio").click()
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.wait_for_timeout(2500)
+        page.get_by_role("button", name="Stop", exact=True).locator("visible=true").click()
+        page.wait_for_timeout(2500)
+        page.screenshot(path=tmp_path / "recorded.png")
+        page.get_by_role("button", name="Search").locator("visible=true").first.click()
+        page.locator(".answer, .note").first.wait_for()
+        assert page.locator(".answer audio").count() == 4, page.locator(".note").inner_text()
+        page.close()
 
 
 def test_an_upload_that_is_no_picture_or_too_large_gets_a_message(page: Any, tmp_path: Path) -> None:
