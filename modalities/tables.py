@@ -1,19 +1,17 @@
-"""Tables with a row a sample: CSV and TSV with a header, and JSONL. No path that they name leads out of a folder."""
+"""Columns of tables with a row a sample: classes, splits and times."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.tables import Row, path_of, rows_of
 
 from .splits import SPLIT_NAMES
 
-Row = Mapping[str, Any]
+__all__ = ["Row", "label_of", "number_of", "path_of", "read_rows", "seconds_of", "split_of"]
 
 
 def read_rows(file: Path, columns: Sequence[str], keys: str) -> Iterator[tuple[int, Row]]:
@@ -27,31 +25,11 @@ def read_rows(file: Path, columns: Sequence[str], keys: str) -> Iterator[tuple[i
     Raises:
         ConfigError: the file is missing or is no such table, or a row lacks a column; names the line.
     """
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}
-    if file.suffix.lower() not in readers:
-        raise ConfigError(f"data.file {file} must end in {', '.join(readers)}")
-    if not file.is_file():
-        raise ConfigError(f"data.file {file}: no such file")
-    for number, row in readers[file.suffix.lower()](file):
+    for number, row in rows_of(file, "data.file"):
         if missing := [column for column in columns if row.get(column) is None]:
             have = ", ".join(str(key) for key in row if key is not None)
             raise ConfigError(f"{file}:{number} has no column {missing[0]!r}; it has {have}. Set {keys}")
         yield number, row
-
-
-def path_of(row: Row, column: str, place: str) -> str:
-    """A path inside the table's folder, with ``/``.
-
-    Raises:
-        ConfigError: it is none, or leads out.
-    """
-    name = row[column]
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigError(f"{place}: {column} must be a path, got {name!r}")
-    path = PurePosixPath(name.replace("\\", "/") if os.name == "nt" else name)
-    if path.is_absolute() or ".." in path.parts or Path(name).drive:
-        raise ConfigError(f"{place}: path {name!r} leads out of the folder of the table; paths start there")
-    return path.as_posix()
 
 
 def label_of(row: Row, column: str | None, place: str) -> str | None:
@@ -80,40 +58,6 @@ def split_of(row: Row, column: str | None, place: str) -> str:
     if not isinstance(split, str) or split not in SPLIT_NAMES:
         raise ConfigError(f"{place}: {column} must be train, val or test, got {split!r}")
     return SPLIT_NAMES[split]
-
-
-def _read_csv(file: Path) -> Iterator[tuple[int, Row]]:
-    return _read_table(file, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-
-
-def _read_tsv(file: Path) -> Iterator[tuple[int, Row]]:
-    return _read_table(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_table(file: Path, delimiter: str, quoting: Any) -> Iterator[tuple[int, Row]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-        try:
-            for row in reader:
-                if None in row:
-                    raise ConfigError(f"{file}:{reader.line_num} has more columns than the header")
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}:{reader.line_num + 1} cannot be read: {error}") from error
-
-
-def _read_jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{file}:{number} must be an object, got {type(row).__name__}")
-            yield number, row
 
 
 def seconds_of(row: Row, column: str | None, place: str) -> float | None:

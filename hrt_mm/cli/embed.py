@@ -13,7 +13,19 @@ def add(commands: Commands) -> None:
     parser = command(commands, "embed", "make vectors of a run's data, or of files, to build an index from", run)
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder, of task contrastive")
     parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="*", help="files or folders; the run's data when absent"
+        "files",
+        metavar="FILE",
+        type=Path,
+        nargs="*",
+        help="files, folders, or patterns in quotes such as 'films/**/*.mp4'; the run's data when absent",
+    )
+    parser.add_argument(
+        "--manifest",
+        action="append",
+        default=[],
+        metavar="FILE",
+        type=Path,
+        help="a table (CSV, TSV or JSONL) with the path of a file a row; its other columns are kept and shown",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the collection, which must not be there")
     parser.add_argument("--part", action="append", help="which modality, by its tower; all of the data when absent")
@@ -33,13 +45,14 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the collection, and says what is in it."""
     from ..errors import UserError
-    from ..retrieval.embed import WINDOW, Embedder, embed_files, embed_split, files_in
+    from ..retrieval.embed import WINDOW, Embedder, embed_files, embed_split
+    from ..retrieval.listing import listed
 
     embedder = Embedder.of(args.folder)
-    if args.files:
+    if args.files or args.manifest:
         if not args.part or len(args.part) != 1:
             raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
-        (part,), files = args.part, files_in(args.files)
+        (part,), files = args.part, listed(args.files, args.manifest)
         options = {"media": args.media, "levels": args.level, "window": WINDOW if args.window is None else args.window}
         counts = {part: embed_files(embedder, part, files, args.out, **options)}
     else:

@@ -27,6 +27,7 @@ from ..tasks.joint import JointTokenizer
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .collection import Writer, writing
+from .listing import Listed
 from .passages import Passages, joined, owned, parents, placed
 from .rows import Model, Row
 
@@ -319,7 +320,7 @@ def embed_split(
 def embed_files(
     embedder: Embedder,
     part: str,
-    files: Sequence[Path],
+    files: Sequence[Path] | Sequence[Listed],
     folder: Path,
     *,
     media: bool = False,
@@ -331,7 +332,7 @@ def embed_files(
     Args:
         embedder: the model.
         part: which modality they are of.
-        files: to be read.
+        files: to be read; of one that is a path alone its path is shown.
         folder: of the collection, which must not be there.
         media: keep pictures and sounds, for search pages to show.
         levels: whose pieces get vectors too, where the part has them.
@@ -347,9 +348,9 @@ def embed_files(
         raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
     check_levels(embedder, [part], levels)
     with writing(folder, embedder.model) as writer:
-        for path in files:
+        for file in files:
             try:
-                found = _found(embedder, part, path, levels, window)
+                found = _found(embedder, part, Listed.of(file) if isinstance(file, Path) else file, levels, window)
             except BadSample as error:
                 log.warning("left out: %s", error)
                 continue
@@ -360,29 +361,14 @@ def embed_files(
     return count
 
 
-def _found(embedder: Embedder, part: str, path: Path, levels: Sequence[str], window: float) -> Found:
-    info = {"file": str(path)}
-    stretches = embedder.modality(part).stretches(path, embedder.tokenizer(part), window)
+def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float) -> Found:
+    stretches = embedder.modality(part).stretches(file.path, embedder.tokenizer(part), window)
     if stretches is not None:
         beginning, vector_D, passages = embedder.stretched(part, stretches, levels)
-        return Found(str(path), beginning, info, vector_D, passages)
-    value = embedder.read(part, path)
+        return Found(file.name, beginning, file.info, vector_D, passages)
+    value = embedder.read(part, file.path)
     vectors, (passages,) = embedder.embedded(part, [value], levels)
-    return Found(str(path), value, info, vectors[0], passages)
-
-
-def files_in(paths: Sequence[Path]) -> list[Path]:
-    """The files that are named, and those within folders that are, in the order of their names.
-
-    Raises:
-        UserError: something is not there.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} is not there")
-        found += sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    return list(dict.fromkeys(found))
+    return Found(file.name, value, file.info, vectors[0], passages)
 
 
 Item = tuple[int, Sample, dict[str, str]]

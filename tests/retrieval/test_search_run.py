@@ -100,6 +100,35 @@ def test_adding_and_removing_by_the_shell(run: Path, index: Path, capsys: pytest
     assert "the index has no row" in capsys.readouterr().err
 
 
+def test_a_manifest_gives_names_and_what_is_shown(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        Image.new("L", (20 + number, 20), 255).save(tmp_path / f"{number}.png")
+    lines = [
+        {"path": "0.png", "id": "first", "title": "<b>A dot</b>", "year": 1824, "tags": ["six", "dots"]},
+        {"path": "1.png", "title": "two"},
+        {"path": "gone.png", "title": "not there"},
+    ]
+    (tmp_path / "files.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    argv = ["embed", str(run), str(tmp_path / "[12].png"), "--manifest", str(tmp_path / "files.jsonl")]
+    assert main([*argv, "--part", "image", "--out", str(tmp_path / "v")]) == 0
+    assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "v")]) == 0
+    assert "3 of image" in capsys.readouterr().out
+    assert "gone.png: no such file" in caplog.text
+    assert main(["search", str(tmp_path / "index"), "--text", "dots", "--json"]) == 0
+    found = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)}
+    one, two = str(tmp_path / "1.png"), str(tmp_path / "2.png")
+    assert found == {
+        "first": {"title": "<b>A dot</b>", "year": "1824", "tags": '["six", "dots"]', "file": str(tmp_path / "0.png")},
+        one: {"title": "two", "file": one},
+        two: {"file": two},
+    }
+    assert main(["index", "remove", str(tmp_path / "index"), "first"]) == 0
+    assert main([*argv[:2], str(tmp_path / "*.wav"), "--part", "image", "--out", str(tmp_path / "w")]) == 2
+    assert "nothing matches" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
