@@ -116,9 +116,9 @@ class Contrastive(JointTask):
                 check_reads(model, reads)
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
-        super().__init__(models, tokenizer)
+        super().__init__(models, tokenizer, config.shared)
         self.pairs, self.views, self.chunk, self.dim = pairs, views, config.chunk, config.dim
-        self.heads = nn.ModuleList(ViewHeads(view, models, config.dim) for view in views)
+        self.heads = nn.ModuleList(ViewHeads(view, models, config.dim, config.shared) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
 
     def vectors(self, tower: str, part: Part) -> Tensor:

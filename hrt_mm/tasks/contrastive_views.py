@@ -153,13 +153,24 @@ class ViewHeads(nn.Module):
         view: what is read.
         models: the hierarchies by tower.
         dim: the common width.
+        shared: by tower, another one whose weights it has; its map too, where both are read at the same level.
     """
 
-    def __init__(self, view: View, models: Mapping[str, HierarchyConfig], dim: int) -> None:
+    def __init__(
+        self, view: View, models: Mapping[str, HierarchyConfig], dim: int, shared: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         self.levels, self.soft, self.pieces = dict(view.levels), view.soft, view.pieces
+        same = {
+            tower: other for tower, other in (shared or {}).items() if self.levels.get(other) == self.levels.get(tower)
+        }
+        self.owners = {tower: same.get(tower, tower) for tower in self.levels}
         self.maps = nn.ModuleDict(
-            {tower: nn.Linear(models[tower].levels[place].dim, dim) for tower, place in view.levels.items()}
+            {
+                tower: nn.Linear(models[tower].levels[place].dim, dim)
+                for tower, place in view.levels.items()
+                if self.owners[tower] == tower
+            }
         )
         for tower in self.maps:
             linear = self.maps[tower]
@@ -181,7 +192,7 @@ class ViewHeads(nn.Module):
 
     def mapped(self, tower: str, x: Tensor) -> Tensor:
         """(N, D) vectors of length 1 from rows of the tower's level."""
-        return F.normalize(self.maps[tower](x).float(), dim=-1)
+        return F.normalize(self._map(tower)(x).float(), dim=-1)
 
     def query(self, tower: str, pyramid: Pyramid) -> Tensor:
         """(n, D) a vector a sample; its product with that of one token of the other side is their similarity here."""
@@ -192,7 +203,11 @@ class ViewHeads(nn.Module):
 
     def nothing(self, tower: str) -> Vectors:
         """No vectors, on the graph all the same: other ranks may have some, and wait for this one in backward."""
-        linear = self.maps[tower]
-        assert isinstance(linear, nn.Linear)
+        linear = self._map(tower)
         x = linear(linear.weight.new_zeros(0, linear.in_features)).float()
         return Vectors(x, Spans.from_lengths([], x.device), torch.zeros(0, dtype=torch.int64))
+
+    def _map(self, tower: str) -> nn.Linear:
+        linear = self.maps[self.owners[tower]]
+        assert isinstance(linear, nn.Linear)
+        return linear

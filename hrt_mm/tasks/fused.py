@@ -92,7 +92,7 @@ class Fused(JointTask):
                 check_reads(model, [levels[tower]])
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
-        super().__init__(models, tokenizer)
+        super().__init__(models, tokenizer, config.shared)
         self.levels = levels
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
         self.drop, self.without = config.drop_modality, config.without

@@ -138,6 +138,9 @@ class JointTaskConfig(TaskConfig):
 
     joint: ClassVar[bool] = True
 
+    shared: dict[str, str] = {}
+    """By tower, another one of the same modality and model whose weights it has: one encoder reads both."""
+
     def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
         """The batch of some samples. Samples with one label are one group; those without are each its own."""
         assert isinstance(tokenizer, JointTokenizer)
@@ -175,16 +178,21 @@ class JointTask(Task):
     Args:
         models: the hierarchies by tower.
         tokenizer: gives the axes and the embedding of each.
+        shared: by tower, another one whose encoder reads it too.
     """
 
-    def __init__(self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer) -> None:
+    def __init__(
+        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, shared: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self.towers = tuple(models)
-        self.encoders = nn.ModuleDict({name: Encoder(model, tokenizer.towers[name]) for name, model in models.items()})
+        self.towers, self.shared = tuple(models), dict(shared or {})
+        self.encoders = nn.ModuleDict(
+            {name: Encoder(model, tokenizer.towers[name]) for name, model in models.items() if name not in self.shared}
+        )
 
     def encoder_of(self, tower: str) -> Encoder:
         """The encoder of a tower."""
-        encoder = self.encoders[tower]
+        encoder = self.encoders[self.shared.get(tower, tower)]
         assert isinstance(encoder, Encoder)
         return encoder
 
@@ -194,8 +202,9 @@ class JointTask(Task):
         first = 0
         for tower in self.towers:
             encoder = self.encoder_of(tower)
-            for name, level in encoder.parameter_levels().items():
-                levels[f"encoders.{tower}.{name}"] = level if level is None else first + level
+            if tower not in self.shared:
+                for name, level in encoder.parameter_levels().items():
+                    levels[f"encoders.{tower}.{name}"] = level if level is None else first + level
             first += len(encoder.hierarchy.config.levels)
         return levels
 
@@ -221,7 +230,7 @@ class JointTask(Task):
         return next((f"the loss {name!r}" for name, part in output.parts.items() if not finite(part)), "the loss")
 
     def _place(self, module: str) -> str:
-        for tower in self.towers:
+        for tower in self.encoders:
             prefix = f"encoders.{tower}."
             if module.startswith(prefix):
                 return f"{self.encoder_of(tower).level_of(module.removeprefix(prefix))} of {tower} ({module})"

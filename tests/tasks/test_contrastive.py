@@ -203,6 +203,45 @@ def test_every_parameter_has_a_level_of_its_tower(build: Callable[..., Contrasti
     assert task.lr_scales() == [1, 1, 1, 1]
 
 
+def test_towers_that_share_weights_are_one_encoder(
+    rows: Tokenizer, hierarchy: Make, unzero: Callable[[Any], None]
+) -> None:
+    """Batches, gradients and levels are those of separate towers with equal weights; their gradients add up."""
+    towers = JointTokenizer({"left": rows, "right": rows, "other": rows})
+    also = [{"levels": {"left": "a", "right": "a"}, "align": "soft"}, {"levels": {"right": "b", "other": "a"}}]
+    made = []
+    for shared in ({}, {"right": "left"}):
+        torch.manual_seed(0)
+        task = config(also=also, shared=shared).join({name: hierarchy(2) for name in towers.towers}, towers, None)
+        unzero(task)
+        made.append(task)
+    apart, one = made
+    assert one.encoder_of("left") is one.encoder_of("right") is not one.encoder_of("other")
+    own = one.state_dict()
+    assert not any(name.startswith("encoders.right.") for name in own)
+    # The last pair reads the right tower alone, so its map is its own.
+    assert {name for name in own if name.startswith("heads.") and "right" in name} == {
+        "heads.2.maps.right.weight",
+        "heads.2.maps.right.bias",
+    }
+    apart.load_state_dict(
+        {name: own[name if name in own else name.replace("right", "left")] for name in apart.state_dict()}
+    )
+    generator = torch.Generator().manual_seed(3)
+    values = [{name: torch.randn(4, 4, generator=generator) for name in towers.towers} for _ in range(5)]
+    batch = config().pack([Sample(value, name=str(place)) for place, value in enumerate(values)], towers, None)
+    for task in made:
+        task(batch).loss.backward()
+    assert torch.allclose(apart(batch).loss, one(batch).loss)
+    gradients = {name: parameter.grad for name, parameter in apart.named_parameters()}
+    for name, parameter in one.named_parameters():
+        twin = gradients.get(name.replace("left", "right")) if "left" in name else None
+        both = [grad for grad in (gradients[name], twin) if grad is not None]
+        assert parameter.grad is not None and torch.allclose(parameter.grad, torch.stack(both).sum(0), atol=1e-5), name
+    assert one.parameter_levels() == {name: level for name, level in apart.parameter_levels().items() if name in own}
+    assert one.lr_scales() == apart.lr_scales()
+
+
 def test_pairs_are_learned_and_a_shuffled_control_is_not(
     build: Callable[..., Contrastive], towers: JointTokenizer
 ) -> None:
