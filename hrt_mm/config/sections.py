@@ -14,7 +14,6 @@ from ..levels import HierarchyConfig
 from ..modality import GROUP, JOINT_GROUP, DatasetConfig, Modality, TokenizerConfig, joint_datasets, modalities
 from ..tasks import TASKS
 from ..tasks.base import TaskConfig
-from ..tasks.joint import JointTaskConfig
 from ..train.config import OptimConfig, RunFolder, TrainConfig
 
 DISTRIBUTION = "hrt-mm"
@@ -58,23 +57,6 @@ class RunConfig(Component):
             raise ValueError("give towers, or modality and model, not both")
         if self.towers is None and (self.modality is None or self.model is None):
             raise ValueError("give modality and model, or towers")
-        return self
-
-    @model_validator(mode="after")
-    def _shared_are_alike(self) -> RunConfig:
-        if self.towers is None or not isinstance(self.task, JointTaskConfig):
-            return self
-        for tower, other in self.task.shared.items():
-            if unknown := [name for name in (tower, other) if name not in self.towers]:
-                names = ", ".join(self.towers)
-                raise ValueError(f"task.shared names a tower {unknown[0]!r}; the towers are {names}")
-            if other in self.task.shared:
-                raise ValueError(f"task.shared: {tower} cannot have the weights of {other}, which has none of its own")
-            for part in ("modality", "model"):
-                if getattr(self.towers[tower], part) != getattr(self.towers[other], part):
-                    raise ValueError(
-                        f"task.shared: {tower} cannot have {other}'s weights: their {part} differs; make it the same"
-                    )
         return self
 
     @model_serializer(mode="wrap")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -82,7 +82,7 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
 
 
 def check_parts(config: RunConfig) -> None:
-    """Refuses a tower that the data has no values for.
+    """Refuses a tower that the data has no values for, and one that shares weights with another that differs.
 
     Raises:
         ConfigError: names it, and what there is.
@@ -93,6 +93,21 @@ def check_parts(config: RunConfig) -> None:
             raise ConfigError(
                 f"towers.{name}: data.type {config.data.type} has no {name!r}; name the towers {', '.join(parts)}"
             )
+    if config.towers is not None and isinstance(config.task, JointTaskConfig):
+        _check_shared(config.towers, config.task.shared)
+
+
+def _check_shared(towers: Mapping[str, TowerConfig], shared: Mapping[str, str]) -> None:
+    for tower, other in shared.items():
+        if unknown := [name for name in (tower, other) if name not in towers]:
+            raise ConfigError(f"task.shared names a tower {unknown[0]!r}; the towers are {', '.join(towers)}")
+        if other in shared:
+            raise ConfigError(f"task.shared: {tower} cannot have the weights of {other}, which has none of its own")
+        for part in ("modality", "model"):
+            if getattr(towers[tower], part) != getattr(towers[other], part):
+                raise ConfigError(
+                    f"task.shared: {tower} cannot have {other}'s weights: their {part} differs; make it the same"
+                )
 
 
 def build_dataset(config: RunConfig, split: str) -> Dataset:

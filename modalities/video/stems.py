@@ -108,10 +108,15 @@ class ConvEmbedding(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """(T, F) to (T, D)."""
         plan = Dense.of(tokens, self.blocks)
-        stacks = [self._stacked(tubes_BthwF) for tubes_BthwF in plan.maps(tokens.x)]
+        x, device = tokens.x, tokens.x.device.type
+        if torch.is_autocast_enabled(device):
+            # Convolutions would round stacks, which hold each frame several times.
+            x = x.to(torch.get_autocast_dtype(device))
+        stacks = [self._stacked(tubes_BthwF) for tubes_BthwF in plan.maps(x)]
         maps: list[Tensor | None] = [None] * len(stacks)
         for places in buckets(stack.shape[2:] for stack in stacks).values():
-            features_MChw = self.dense(torch.cat([stacks[place] for place in places]))
+            own = [stacks[place] for place in places]
+            features_MChw = self.dense(torch.cat(own) if len(own) > 1 else own[0])
             parts = features_MChw.split([len(stacks[place]) for place in places])
             for place, part in zip(places, parts, strict=True):
                 maps[place] = self._mapped(part, plan.buckets[place].grid)

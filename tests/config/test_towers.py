@@ -68,6 +68,9 @@ def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
         ("type: glyphs", "type: digits", "'digits' is a dataset of the modality vision, but towers read"),
         ("  text:", "  words:", "towers.words: data.type glyphs has no 'words'; name the towers image, text"),
         ("  image:", "  Image:", "the name of a tower is small letters"),
+        ("dim: 8", "dim: 8, shared: {text: image}", "text cannot have image's weights: their modality differs"),
+        ("dim: 8", "dim: 8, shared: {sound: image}", "task.shared names a tower 'sound'; the towers are image, text"),
+        ("dim: 8", "dim: 8, shared: {text: text}", "text cannot have the weights of text, which has none of its own"),
         ("batch_size: 8", "batch_tokens: 8", None),
     ],
 )  # fmt: skip
