@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
@@ -36,6 +37,8 @@ class EmojiConfig(DatasetConfig):
     """Of the names; a training sample has one in any of them, others the first."""
     keywords: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Chance that some keywords are a training sample's text in place of the name."""
+    size: PositiveInt | None = None
+    """Pixels a side that training pictures are brought to before they are augmented; they are then kept in memory."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training pictures, in order."""
     both: bool = False
@@ -110,6 +113,7 @@ class EmojiSet(Dataset):
         self, config: EmojiConfig, emoji: Sequence[Emoji], transform: Transform | None, *, training: bool
     ) -> None:
         self.config, self.emoji, self.transform, self.training = config, list(emoji), transform, training
+        self._small: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.emoji)
@@ -127,9 +131,19 @@ class EmojiSet(Dataset):
         own = self.emoji[index]
         return {"character": own.char, "name": own.names["en"], "keywords": ", ".join(own.keywords)}
 
-    def _picture(self, path: str) -> Any:
-        image = read_image(self.config.root / path, path)
+    def _picture(self, path: str) -> Tensor:
+        image = self._read_small(path, self.config.size) if self.training and self.config.size else self._read(path)
         return self.transform(image) if self.transform is not None else image
+
+    def _read(self, path: str) -> Tensor:
+        return read_image(self.config.root / path, path)
+
+    def _read_small(self, path: str, size: int) -> Tensor:
+        from torchvision.transforms.v2.functional import resize
+
+        if path not in self._small:
+            self._small[path] = resize(self._read(path), [size, size], antialias=True)
+        return self._small[path]
 
     def _text(self, own: Emoji) -> str:
         if not self.training:

@@ -31,6 +31,10 @@ def test_emoji_have_two_drawings_a_name_and_their_own_split() -> None:
     assert sample.value["noto"].shape == (3, 128, 128)
     assert sample.value["text"] == test.describe(0)["name"]
     assert any(test[index].value["emojitwo"] is None for index in range(40))
+    small = EmojiConfig(type="emoji", root=DATA / "emoji", size=64)
+    once, again = (small.build("train")[0].value["noto"] for _ in range(2))
+    assert once.shape == (3, 64, 64) and torch.equal(once, again)
+    assert small.build("test")[0].value["noto"].shape == (3, 128, 128)
     both = EmojiConfig(type="emoji", root=DATA / "emoji", both=True).build("test")
     assert 100 < len(both) < 185
     assert all(both[index].value["emojitwo"] is not None for index in range(5))
