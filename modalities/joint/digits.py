@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import PositiveFloat
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
+from ..audio.augment import Augmentation
 from ..audio.digits import FsddConfig
 from ..splits import check_split
 from ..vision.memory import MnistConfig
@@ -30,6 +32,10 @@ class SpokenWrittenConfig(DatasetConfig):
     """The folder that torchvision calls root of MNIST."""
     leave_out: str | None = None
     """A speaker who is tested on alone, and not heard in training."""
+    trim_db: PositiveFloat | None = None
+    """Leave out what is this much quieter than the loudest part, before and behind the digit; nothing when absent."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training sounds, in order."""
 
     def build(self, split: str) -> SpokenWritten:
         """The sounds of a split. In training each meets another picture every time; elsewhere always the same one.
@@ -38,7 +44,10 @@ class SpokenWrittenConfig(DatasetConfig):
             ConfigError: the data is missing or broken.
         """
         check_split(split)
-        sounds = FsddConfig(type="fsdd", root=self.sounds, label="word", leave_out=self.leave_out).build(split)
+        sounds = FsddConfig(
+            type="fsdd", root=self.sounds, label="word", leave_out=self.leave_out,
+            trim_db=self.trim_db, augment=self.augment,
+        ).build(split)  # fmt: skip
         pictures = MnistConfig(type="mnist", root=self.pictures).build(split)
         return SpokenWritten(sounds, pictures, [WORDS[label] for label in pictures.labels], random=split == "train")
 
