@@ -1,11 +1,11 @@
-"""Sound and lips together in noise: the letter that a sentence names, by each way of fusing, beside each sense alone.
+"""Sound and lips together in noise: which word is said, by each way of fusing, beside each sense alone.
 
 Each head of ``retrieval/grid_fused`` trains by ``hrt-mm train`` for the same processor time on one thread (wall-clock
 time on a GPU), with white noise or the babble of other sentences at -10 to 30 dB, and with a modality left out now and
-then. Its best weights by the validation split then tell the letters of the 100 test sentences: clean, and at 0, -5 and
--10 dB of either noise; from both, from sound alone and from video alone (``task.without``). Test babble is mixed of
-training sentences. Two more runs train without the other modality for the same time (``--no-alone`` leaves them out).
-Chance is 1 in 25. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
+then. Its best weights by the validation split then tell the 600 words of the 100 test sentences: clean, and at 0, -5
+and -10 dB of either noise; from both, from sound alone and from video alone (``task.without``). The ratio is that of a
+word's own sound. Test babble is mixed of training sentences. Two more runs train without the other modality for the
+same time (``--no-alone`` leaves them out). Chance is 1 in 51. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hrt_mm.train.evaluate import evaluate_run
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
-from .runs import Finished, for_minutes, kept_or_trained, scores
+from .runs import Finished, for_minutes, kept_or_trained, precisions, scores
 
 NAME = "fusion"
 CONFIG = "retrieval/grid_fused"
@@ -43,6 +43,8 @@ SENSES: dict[str, tuple[str, ...]] = {"fused": (), "audio": ("video",), "video":
 """What is read, and what is left out for it."""
 NOISES, DECIBELS = ("white", "babble"), (0, -5, -10)
 CLEAN = "clean"
+WORDS = 51
+"""Of the grammar."""
 QUICK = ["train.batch_size=2", "optim.warmup_steps=1", "train.eval_every=1000000", "train.eval_batches=1"]
 
 
@@ -63,7 +65,9 @@ def contender(head: str, without: Sequence[str] = ()) -> RunConfig:
 def train(name: str, config: RunConfig, home: Path, options: argparse.Namespace) -> Finished:
     """A contender's run, or the finished one that is there already."""
     minutes = 0.01 if options.quick else options.minutes
-    words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", *(QUICK if options.quick else [])]
+    words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", f"data.cache.dir={home / 'frames'}"]
+    words += [f"train.precision={precisions({CONFIG: 'bf16'}, options.device)[CONFIG]}"]
+    words += QUICK if options.quick else []
     return kept_or_trained(config, home / name, words)
 
 
@@ -179,8 +183,8 @@ def tables(result: Result) -> str:
         for sense, known in row.contenders.items()
     ]
     return (
-        f"{result.settings['minutes']:g} minutes of training each; accuracy over 25 letters on 100 test sentences, "
-        f"chance 4%:\n\n{markdown(['head', 'reads', *shown, 'steps'], body)}"
+        f"{result.settings['minutes']:g} minutes of training each; accuracy over {WORDS} words on the 600 of the test "
+        f"sentences, chance {1 / WORDS:.0%}:\n\n{markdown(['head', 'reads', *shown, 'steps'], body)}"
     )
 
 
@@ -197,7 +201,7 @@ def picture(result: Result, file: Path) -> None:
             places = [CLEAN, *(f"{noise} {db} dB" for db in DECIBELS)]
             for sense, style in (("fused", "o-"), ("audio", "s--"), ("video", "^:")):
                 axes.plot(ticks, [_at(row, sense, place) for place in places], style, markersize=4, label=sense)
-            axes.axhline(1 / 25, color="0.6", linewidth=0.8)
+            axes.axhline(1 / WORDS, color="0.6", linewidth=0.8)
             axes.set_title(f"{row.sizes['head']}, {noise}", fontsize=9)
             axes.set_ylim(0, 1)
             axes.grid(alpha=0.3)

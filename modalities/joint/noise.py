@@ -6,7 +6,7 @@ Shapes: S samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -18,6 +18,8 @@ from ..audio.audio import Audio
 from ..audio.resample import resampled
 
 Kind = Literal["white", "babble"]
+KEPT = 1000
+"""Sentences that stay in memory, so that mixing them again reads no file."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Babble:
 
     sentences: Dataset
     talkers: int
+    _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, sound: Audio, generator: torch.Generator, but: int | None) -> Tensor:
         """(S,) babble of mean power 1, as long as a sound.
@@ -47,12 +50,23 @@ class Babble:
 
     def _voice(self, place: int, sound: Audio, generator: torch.Generator) -> Tensor:
         """One talker: a sentence over and over, from a random moment on, of power 1 while it lasts."""
-        own = self.sentences[place].value
-        wave_S = resampled(own.waveform_S, own.rate, sound.rate)
-        wave_S = wave_S / wave_S.square().mean().sqrt().clamp(min=1e-8)
+        wave_S = self._sentence(place, sound.rate)
         first = int(torch.randint(len(wave_S), (), generator=generator))
         length = len(sound.waveform_S)
+        if first + length <= len(wave_S):
+            return wave_S[first : first + length]
         return wave_S.roll(-first).repeat(-(-length // len(wave_S)))[:length]
+
+    def _sentence(self, place: int, rate: int) -> Tensor:
+        """(S,) a sentence at a rate, of power 1."""
+        if (place, rate) in self._kept:
+            return self._kept[place, rate]
+        own = self.sentences[place].value
+        wave_S = resampled(own.waveform_S, own.rate, rate)
+        wave_S = wave_S / wave_S.square().mean().sqrt().clamp(min=1e-8)
+        if len(self._kept) < KEPT:
+            self._kept[place, rate] = wave_S
+        return wave_S
 
 
 def white(sound: Audio, generator: torch.Generator) -> Tensor:

@@ -60,11 +60,29 @@ def test_the_ratio_of_powers_is_as_asked(decibels: float) -> None:
         assert ratio == pytest.approx(decibels, abs=0.1)
 
 
+def test_sentences_are_read_once() -> None:
+    tones, sound = Tones(), Audio(torch.randn(2000), 16_000)
+    babble = Babble(tones, 4)
+    first = babble(sound, draw(), None)
+    read = len(tones.read)
+    assert read == 4 and torch.equal(babble(sound, draw(), None), first)
+    assert len(tones.read) == read
+
+
 def test_kinds_are_drawn_where_there_are_several() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     assert one_of(["babble"]) == "babble" and torch.equal(before, torch.get_rng_state())
     assert {one_of(["white", "babble"]) for _ in range(20)} == {"white", "babble"}
+
+
+def test_words_are_labelled_by_themselves() -> None:
+    with pytest.raises(ValidationError, match="unit: word goes with label: word alone"):
+        GridTriplesConfig(type="grid_triples", root=Path("x"), unit="word")
+    with pytest.raises(ValidationError, match="unit: sentence has no label: word"):
+        GridTriplesConfig(type="grid_triples", root=Path("x"), label="word")
+    with pytest.raises(ValidationError, match="margin_s has no effect on whole sentences"):
+        GridTriplesConfig(type="grid_triples", root=Path("x"), margin_s=0.2)
 
 
 def test_a_kind_without_a_ratio_is_refused() -> None:

@@ -13,6 +13,7 @@ from modalities.joint.digits import SpokenWrittenConfig
 from modalities.joint.emoji import EmojiConfig
 from modalities.joint.grid import GridTriplesConfig
 from modalities.video import Video
+from modalities.video.cache import CacheConfig
 
 DATA = Path(os.environ.get("HRT_MM_DATA", "/nowhere"))
 
@@ -76,6 +77,34 @@ def test_grid_has_the_same_sentence_three_times() -> None:
     assert torch.equal(noise, babble[0].value["audio"].waveform_S)
     ratio = 10 * torch.log10(clean.square().mean() / (noise - clean).square().mean())
     assert ratio == pytest.approx(-5, abs=0.1)
+
+
+@needs("grid_s1")
+def test_words_are_cut_out_of_sentences(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    config = GridTriplesConfig(
+        type="grid_triples", root=DATA / "grid_s1", unit="word", label="word", cache=CacheConfig(dir=tmp_path)
+    )
+    whole, found = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test"), config.build("test")
+    assert len(found) == 600 and found.classes is not None and len(found.classes) == 51
+    sentence, words = whole[0], [found[place] for place in range(6)]
+    assert [word.label for word in words] == sentence.label.split() == [word.value["text"] for word in words]
+    assert found.describe(3) == {"word": words[3].label}
+    for word, piece in zip(words, sentence.pieces["words"], strict=True):
+        start, end = piece.where["audio"]
+        sound, video, rate = word.value["audio"], word.value["video"], sentence.value["audio"].rate
+        assert sound.seconds == pytest.approx(end - start + 0.2, abs=1e-3)
+        first = round((start - 0.1) * rate)
+        own = sentence.value["audio"].waveform_S[first : first + len(sound.waveform_S)]
+        assert (sound.waveform_S - own).abs().max() < 1e-4
+        assert abs(len(video.pixels_NCHW) - 25 * video.seconds) <= 1.5 and video.seconds == pytest.approx(
+            sound.seconds, abs=0.05
+        )
+        frames = sentence.value["video"].pixels_NCHW
+        assert any(torch.equal(frame, video.pixels_NCHW[0]) for frame in frames)
+    # Frames that are kept are those that were decoded.
+    assert torch.equal(found[2].value["video"].pixels_NCHW, words[2].value["video"].pixels_NCHW)
+    assert any(tmp_path.glob("*.npy"))
 
 
 @needs("fsdd")
