@@ -106,10 +106,9 @@ def train(task: str, name: str, config: RunConfig, home: Path, options: argparse
 
 def test_figures(run: Finished) -> dict[str, float]:
     """What the summary says of each way on the test split: ``text_to_image/R@1``."""
-    metrics = {name.removeprefix("test/"): value for name, value in run.summary["metrics"].items()}
-    return {
-        name: float(value) for name, value in metrics.items() if "_to_" in name and name.rpartition("/")[2] in FIGURES
-    }
+    metrics = run.summary["metrics"].items()
+    own = {name.removeprefix("test/"): value for name, value in metrics if name.startswith("test/")}
+    return {name: float(value) for name, value in own.items() if "_to_" in name and name.rpartition("/")[2] in FIGURES}
 
 
 def near_duplicates(sentences: Sequence[str]) -> Tensor:
