@@ -139,10 +139,12 @@ class EmojiSet(Dataset):
         return read_image(self.config.root / path, path)
 
     def _read_small(self, path: str, size: int) -> Tensor:
-        from torchvision.transforms.v2.functional import resize
+        from torchvision.transforms.v2.functional import resize, to_dtype
 
         if path not in self._small:
-            self._small[path] = resize(self._read(path), [size, size], antialias=True)
+            small = resize(self._read(path), [size, size], antialias=True)
+            # Colours and shapes of floats change twice as fast as those of bytes.
+            self._small[path] = to_dtype(small, torch.float32, scale=True)
         return self._small[path]
 
     def _text(self, own: Emoji) -> str:
