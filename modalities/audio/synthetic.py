@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -94,8 +95,8 @@ class SyntheticConfig(JoinableConfig):
             ConfigError: the engine is not installed or has no such voice, or the cache cannot be written.
         """
         check_split(split)
-        folder = self._made()
-        found = {name: [self._item(name, row) for row in _rows(folder / f"{name}.jsonl")] for name in SPLITS}
+        folder = made_speech({name: self.lines(name) for name in SPLITS}, self.cache, "data.cache")
+        found = {name: [recording(name, row, self._target(row)) for row in spoken(folder, name)] for name in SPLITS}
         sounds = self.dataset(split, folder, found, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
@@ -120,17 +121,6 @@ class SyntheticConfig(JoinableConfig):
         count = 1 if self.content == "digit" else draw.randint(*self.digits)
         return " ".join(draw.choice(DIGITS) for _ in range(count))
 
-    def _made(self) -> Path:
-        spoken = {split: self.lines(split) for split in SPLITS}
-        plan = f"{_VERSION} {engine_version()} {_RATE} {spoken}"
-        return generated("speech", plan, self.cache, lambda folder: speak(spoken, _RATE, folder), "data.cache")
-
-    def _item(self, split: str, row: dict[str, Any]) -> Recording:
-        boundaries = {kind: tuple(start for start, _ in row[kind]) for kind in ("words", "phonemes")}
-        labels = {kind: tuple(label for _, label in row[kind]) for kind in ("words", "phonemes")}
-        target = self._target(row)
-        return Recording(f"{split}.wav", target, row["offset"], row["duration"], boundaries, labels=labels)
-
     def _target(self, row: dict[str, Any]) -> Target:
         if self.label in ("text", "word"):
             return str(row["text"])
@@ -143,7 +133,35 @@ class SyntheticConfig(JoinableConfig):
         return tuple(label for label in labels if "segments" in self.label or label != SILENCE)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def made_speech(lines: Mapping[str, Sequence[Line]], home: Path | None, key: str) -> Path:
+    """The folder of some speech, which is made where there is none: a sound and a table for each split.
+
+    Args:
+        lines: what is said, by split.
+        home: where folders lie; the user's cache when absent.
+        key: of the configuration, that ``home`` is set by; for messages.
+
+    Raises:
+        ConfigError: the engine is not installed or has no such voice, or the folder cannot be written.
+    """
+    plan = f"{_VERSION} {engine_version()} {_RATE} {dict(lines)}"
+    return generated("speech", plan, home, lambda folder: speak(lines, _RATE, folder), key)
+
+
+def recording(split: str, row: Mapping[str, Any], target: Target) -> Recording:
+    """A line of a split as an item of a dataset, which carries ``words`` and ``phonemes``."""
+    boundaries = {kind: tuple(start for start, _ in row[kind]) for kind in ("words", "phonemes")}
+    labels = {kind: tuple(label for _, label in row[kind]) for kind in ("words", "phonemes")}
+    return Recording(f"{split}.wav", target, row["offset"], row["duration"], boundaries, labels=labels)
+
+
+def spoken(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The table of a split: text, voice, place in the sound, and when words and phonemes start.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    file = folder / f"{split}.jsonl"
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

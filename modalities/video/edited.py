@@ -86,7 +86,7 @@ class EditedConfig(EditsConfig):
                 video = footage.read(footage.items[shot.item])
                 takes.append(Cutting(video, shot, self.size, self.transition_s[1] / 2))
             else:
-                takes.append(Drawn(shot, self.size, edit.held_out, draw))
+                takes.append(Drawn.at_random(shot, self.size, edit.held_out, draw))
         return joined(takes, edit, self.rate, draw)
 
 

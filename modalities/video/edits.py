@@ -92,7 +92,24 @@ class EditsConfig(ClipsConfig):
         draw = random.Random(f"{self.seed} {split}")
         count = {"train": self.train, "val": self.valid, "test": self.test}[split]
         footage = self.material(split)
-        return [self._edit(draw, footage, split == "test") for _ in range(count)]
+        return [self._edit(draw, self.script(draw, footage, split), split == "test") for _ in range(count)]
+
+    def script(self, draw: random.Random, footage: Clips | None, split: str) -> Sequence[Shot]:
+        """Draws the shots of a video.
+
+        Args:
+            draw: the generator.
+            footage: the split's :meth:`material`.
+            split: which one the video is of.
+        """
+        shots: list[Shot] = []
+        for _ in range(draw.randint(*self.shots)):
+            shots.append(self.shot(draw, footage, shots))
+        return shots
+
+    def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
+        """What videos carry: by name, the seconds at which groups start."""
+        return {"shots": edit.starts, **edit.by_kind()}
 
     def material(self, split: str) -> Clips | None:
         """Videos that shots are taken from, for datasets that show some."""
@@ -124,10 +141,7 @@ class EditsConfig(ClipsConfig):
         """Seconds of a shot. Borders lie on frames, so that a cut has an exact time."""
         return max(1, round(draw.uniform(*self.shot_s) * self.rate)) / self.rate
 
-    def _edit(self, draw: random.Random, footage: Clips | None, held_out: bool) -> Edit:
-        shots: list[Shot] = []
-        for _ in range(draw.randint(*self.shots)):
-            shots.append(self.shot(draw, footage, shots))
+    def _edit(self, draw: random.Random, shots: Sequence[Shot], held_out: bool) -> Edit:
         kinds = tuple(
             "cuts" if draw.random() < self.cut_share else draw.choice(self.slow) for _ in range(len(shots) - 1)
         )
@@ -135,7 +149,7 @@ class EditsConfig(ClipsConfig):
         return Edit(tuple(shots), kinds, lengths, draw.getrandbits(63), held_out)
 
     def _item(self, split: str, number: int, edit: Edit) -> Clip:
-        return Clip(_name(split, number), self.target(edit), boundaries={"shots": edit.starts, **edit.by_kind()})
+        return Clip(_name(split, number), self.target(edit), boundaries=self.boundaries(edit))
 
     def _made(self, shown: dict[str, list[Edit]]) -> Path:
         plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {shown}{self.source()}"

@@ -9,7 +9,7 @@ Shapes: H rows, W columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -100,7 +100,7 @@ def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarra
         size: rows and columns.
     """
     draw = np.random.default_rng(edit.seed)
-    return joined([Drawn(shot, size, edit.held_out, draw) for shot in edit.shots], edit, rate, draw)
+    return joined([Drawn.at_random(shot, size, edit.held_out, draw) for shot in edit.shots], edit, rate, draw)
 
 
 def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Generator) -> Iterator[np.ndarray]:
@@ -163,23 +163,37 @@ class Drawn:
 
     Args:
         shot: what happens.
-        size: rows and columns.
-        held_out: whether pictures are those of the test.
-        draw: draws all else.
+        ground: (H, W, 3) what the thing moves over.
+        thing: draws it, an RGBA picture of a side in pixels.
+        draw: draws how large it is, where it begins and how far it goes.
     """
 
-    def __init__(self, shot: Shot, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> None:
-        self.shot, self.size = shot, size
-        self.ground = _ground(size, held_out, draw)
-        side = min(size)
+    def __init__(
+        self, shot: Shot, ground: np.ndarray, thing: Callable[[int], Image.Image], draw: np.random.Generator
+    ) -> None:
+        rows, columns = ground.shape[:2]
+        self.shot, self.ground, self.size = shot, ground, (rows, columns)
+        size, side = self.size, min(self.size)
         self.radius = side * draw.uniform(0.22, 0.32)
-        self.thing = _thing(round(self.radius * 2 * _FINE), held_out, draw)
+        self.thing = thing(round(self.radius * 2 * _FINE))
         # The middle of the way that it goes, and how far: it stays in the picture as long as its shot lasts.
         self.middle = np.array([length * draw.uniform(0.42, 0.58) for length in size])
         self.way = side * draw.uniform(0.35, 0.6)
         self.angle = draw.uniform(0, 360)
         self.turn = draw.uniform(100, 220)
         self.scale = draw.uniform(2.0, 2.8)
+
+    @classmethod
+    def at_random(cls, shot: Shot, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> Drawn:
+        """A shot of any thing over any ground.
+
+        Args:
+            shot: what happens.
+            size: rows and columns.
+            held_out: whether pictures are those of the test.
+            draw: draws all else.
+        """
+        return cls(shot, _ground(size, held_out, draw), lambda side: _thing(side, held_out, draw), draw)
 
     def at(self, time: float) -> np.ndarray:
         """(H, W, 3) float: the picture at a time."""

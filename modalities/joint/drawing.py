@@ -1,0 +1,134 @@
+"""What films with words show: symbols in colours that do things over simple grounds, and how that is said.
+
+Shapes: H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..video.rendering import ACTIONS, Drawn, Shot
+from .fonts import font_path
+
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "red": (214, 32, 36),
+    "orange": (246, 136, 20),
+    "yellow": (250, 222, 40),
+    "green": (36, 160, 60),
+    "blue": (36, 84, 220),
+    "purple": (140, 50, 170),
+    "white": (250, 250, 250),
+    "black": (16, 16, 16),
+}
+THINGS: Mapping[str, str] = {
+    "star": "★",
+    "heart": "♥",
+    "sun": "☀",
+    "moon": "☾",
+    "cloud": "☁",
+    "umbrella": "☂",
+    "anchor": "⚓",
+    "plane": "✈",
+    "knight": "♞",
+    "note": "♫",
+    "flag": "⚑",
+    "cross": "✚",
+}
+"""Characters of a font that matplotlib ships."""
+SETTINGS = ("night", "desert", "sea", "snow", "meadow", "city")
+DEEDS: Mapping[str, str] = {
+    "left": "moves left",
+    "right": "moves right",
+    "up": "rises",
+    "down": "falls",
+    "grow": "grows",
+    "shrink": "shrinks",
+    "turn_left": "turns left",
+    "turn_right": "turns right",
+    "appear": "appears",
+    "vanish": "vanishes",
+}
+assert set(DEEDS) == set(ACTIONS)
+_FONT = "DejaVuSans-Bold"
+
+
+@dataclass(frozen=True)
+class Event(Shot):
+    """A shot of a symbol that does something.
+
+    Args:
+        colour: of ``COLOURS``.
+        thing: of ``THINGS``.
+        setting: of ``SETTINGS``.
+        scene: number of the scene that it belongs to; scenes are in one place.
+    """
+
+    colour: str
+    thing: str
+    setting: str
+    scene: int
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Colour, thing and deed: what the shot is called by."""
+        return self.colour, self.thing, DEEDS[self.action]
+
+    def drawn(self, behind: np.ndarray, draw: np.random.Generator) -> Drawn:
+        """What happens, over the (H, W, 3) ground of its scene. Symbols stand upright unless they turn."""
+        found = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw)
+        found.angle = draw.uniform(-12, 12)
+        return found
+
+
+def symbol(thing: str, colour: str, side: int) -> Image.Image:
+    """A symbol that fills a square, in a colour, with a dark or light line around it."""
+    scale = 4
+    font = ImageFont.truetype(font_path(_FONT), side * scale, layout_engine=ImageFont.Layout.BASIC)
+    left, top, right, bottom = (int(edge) for edge in font.getbbox(THINGS[thing]))
+    line = max(1, side * scale // 28)
+    large = Image.new("RGBA", (right - left + 2 * line, bottom - top + 2 * line), (0, 0, 0, 0))
+    around = (255, 255, 255) if sum(COLOURS[colour]) < 200 else (0, 0, 0)
+    ImageDraw.Draw(large).text(
+        (line - left, line - top), THINGS[thing], COLOURS[colour], font, stroke_width=line, stroke_fill=around
+    )
+    longest = max(large.size)
+    square = Image.new("RGBA", (longest, longest), (0, 0, 0, 0))
+    square.paste(large, ((longest - large.width) // 2, (longest - large.height) // 2))
+    return square.resize((side, side), Image.Resampling.BOX)
+
+
+def ground(setting: str, size: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) float32: a setting, another view of it each time."""
+    top, bottom = _RAMPS[setting]
+    share_H11 = np.linspace(0, 1, size[0])[:, None, None] ** draw.uniform(0.6, 1.6)
+    ground_HW3 = np.array(top) * (1 - share_H11) + np.array(bottom) * share_H11
+    ground_HW3 = np.repeat(ground_HW3, size[1], axis=1) + draw.uniform(-14, 14, 3)
+    if setting == "night":
+        stars = draw.integers(0, size[0] * size[1], 18)
+        ground_HW3.reshape(-1, 3)[stars] = 210
+    elif setting == "sea":
+        rows = np.sin(np.arange(size[0]) * draw.uniform(0.7, 1.1) + draw.uniform(0, 6)) * 22
+        ground_HW3 += rows[:, None, None]
+    elif setting == "city":
+        left = 0
+        while left < size[1]:
+            wide, high = int(draw.integers(5, 12)), int(draw.integers(size[0] // 3, size[0] * 5 // 6))
+            ground_HW3[size[0] - high :, left : left + wide] = draw.uniform(70, 130)
+            left += wide + int(draw.integers(0, 3))
+    grain = {"desert": 6, "meadow": 9}.get(setting, 2)
+    ground_HW3 += draw.normal(0, grain, (*size, 1))
+    return np.clip(ground_HW3, 0, 255).astype(np.float32)
+
+
+_RAMPS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    "night": ((8, 8, 32), (34, 34, 86)),
+    "desert": ((240, 214, 160), (206, 158, 92)),
+    "sea": ((70, 150, 200), (20, 80, 140)),
+    "snow": ((206, 220, 236), (240, 244, 250)),
+    "meadow": ((130, 190, 110), (60, 130, 50)),
+    "city": ((190, 200, 214), (150, 150, 160)),
+}
