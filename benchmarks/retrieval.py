@@ -90,7 +90,11 @@ def pair_of(config: RunConfig, one: str, other: str) -> RunConfig:
     """The same with two of its towers."""
     assert config.towers is not None and isinstance(config.task, ContrastiveConfig)
     towers = {name: tower for name, tower in config.towers.items() if name in (one, other)}
-    also = tuple(pair for pair in config.task.also if pair.levels.keys() == towers.keys())
+    also = tuple(
+        pair.model_copy(update={"levels": {tower: level for tower, level in pair.levels.items() if tower in towers}})
+        for pair in config.task.also
+        if towers.keys() <= pair.levels.keys()
+    )
     task = config.task.model_copy(update={"also": also})
     data = config.data.model_copy(update={"use": tuple(towers)})
     return config.model_copy(update={"towers": towers, "task": task, "data": data})
@@ -131,7 +135,7 @@ def by_level(run: TrainedRun) -> dict[str, float]:
     for place, view in enumerate(task.views):
         if view.pieces:
             continue
-        pairs = task.pairs if not view.name else (view.pair,)
+        pairs = task.pairs if not view.name else view.pairs
         for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
             own, others = ([batch[place][tower] for batch in batches] for tower in (one, other))
             scores_NN = torch.cat([torch.cat([a.similarity(b, soft=view.soft) for b in others], 1) for a in own])

@@ -104,12 +104,12 @@ class Embedder:
     def levels(self, tower: str) -> dict[str, int]:
         """The levels whose pieces can be embedded, coarse to fine, and the view that compares each.
 
-        These are the levels that training compared with another tower. One that several views read goes by the first:
-        that of whole samples, then those of ``task.also`` in their order.
+        These are the levels that training compared with another tower. One that several views read goes by the first
+        that compares given pieces, then by that of whole samples, then by those of ``task.also`` in their order.
         """
         names = self.config(tower).levels
         found: dict[int, int] = {}
-        for place, view in enumerate(self.task.views):
+        for place, view in sorted(enumerate(self.task.views), key=lambda own: not own[1].pieces):
             if tower in view.levels:
                 found.setdefault(view.levels[tower], place)
         return {names[level].name: found[level] for level in sorted(found, reverse=True)}

@@ -142,14 +142,17 @@ class Contrastive(JointTask):
         parts: dict[str, Tensor] = {}
         stats: dict[str, tuple[Tensor, Tensor]] = {}
         for place, view in enumerate(self.views):
-            pairs = self.pairs if place == 0 else (view.pair,)
+            pairs = self.pairs if place == 0 else view.pairs
             for first, second in pairs:
-                name = view.name or f"{first}_{second}"
+                both = f"{first}_{second}"
+                name = both if not view.name else view.name if len(pairs) == 1 else f"{view.name}/{both}"
                 sides = found[place][first], found[place][second]
                 loss, hits = self._compare(place, *sides, together=together)
                 parts[name] = view.weight * loss / len(pairs)
                 for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
-                    stats[f"{one}_to_{other}/accuracy" if place == 0 else f"{name}/{one}_to_{other}/accuracy"] = pair
+                    stats[f"{one}_to_{other}/accuracy" if place == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
+                        pair
+                    )
         parts |= losses
         loss = torch.stack(list(parts.values())).sum()
         # As the loss is that of the global batch already, all ranks weigh the same.
@@ -261,7 +264,7 @@ class Contrastive(JointTask):
                     for tower in view.levels
                     if _row(view.name, tower, "vectors") in rows
                 }
-                found |= {f"{view.name}/{name}": value for name, value in _both_ways((view.pair,), sides).items()}
+                found |= {f"{view.name}/{name}": value for name, value in _both_ways(view.pairs, sides).items()}
         return found | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
 
 

@@ -1,4 +1,4 @@
-"""What of two towers is compared: whole samples, tokens of a level that the similarity aligns, or given pieces.
+"""What of several towers is compared: whole samples, tokens of a level that the similarity aligns, or given pieces.
 
 Shapes: n samples, T tokens of a level, D the common width, N rows of this rank, M of all.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated, Literal
 
 import torch
@@ -25,10 +26,10 @@ from .pieces import Pieces
 
 
 class LevelPair(Component):
-    """Two levels of two towers that are compared."""
+    """Levels of two or more towers that are compared, each pair of them."""
 
-    levels: Annotated[dict[str, str], Field(min_length=2, max_length=2)]
-    """By tower, the level."""
+    levels: Annotated[dict[str, str], Field(min_length=2)]
+    """By tower, the level. Towers that are named together find one another's pieces: each has one vector for all."""
     align: Literal["pooled", "soft", "given"] = "pooled"
     """``pooled`` compares the levels' means. ``soft`` compares tokens: each of one side with the most similar one of
     the other, and the mean of those (arXiv 2111.07783). ``given`` compares pieces, such as words, whose places in both
@@ -36,7 +37,7 @@ class LevelPair(Component):
     pieces: str | None = None
     """Of ``given``, which of the data's pieces: ``words``."""
     weight: PositiveFloat = 1.0
-    """What the loss of this pair counts beside that of whole samples."""
+    """What this loss counts beside that of whole samples: the mean over pairs of towers."""
 
     @model_validator(mode="after")
     def _pieces_of_given(self) -> LevelPair:
@@ -93,10 +94,9 @@ class View:
         return cls(places, pair.name, pair.align == "soft", pair.weight, pair.pieces or "")
 
     @property
-    def pair(self) -> tuple[str, str]:
-        """The towers of a pair."""
-        first, second = self.levels
-        return first, second
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of its towers."""
+        return tuple(combinations(self.levels, 2))
 
 
 def _place(tower: str, model: HierarchyConfig, level: str | None) -> int:

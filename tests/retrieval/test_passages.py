@@ -132,6 +132,15 @@ def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Pa
         embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "w", levels=["shots"])
 
 
+def test_levels_go_by_the_view_that_compares_given_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes are read by whole samples and by given pieces, of which the second was trained on scenes one by one."""
+    given = "    - {levels: {video: scenes, text: words}, align: given, pieces: scenes}\n"
+    (tmp_path / "given.yaml").write_text(CONFIG.replace("  also:\n", f"  also:\n{given}"))
+    embedder = untrained(tmp_path / "given.yaml")
+    assert embedder.levels("video") == {"scenes": 1, "clips": 2, "frames": 3}
+    assert embedder.levels("text") == {"words": 1}
+
+
 def test_a_query_of_words_is_as_similar_as_training_has_it(embedder: Embedder) -> None:
     (words,) = embedder._pyramids("text", ["bin blue at f"])
     (film,) = embedder._pyramids("video", [Film.read(None, "video", "")])

@@ -242,6 +242,32 @@ def test_towers_that_share_weights_are_one_encoder(
     assert one.lr_scales() == apart.lr_scales()
 
 
+@pytest.mark.parametrize("align", ["pooled", "soft"])
+def test_a_level_of_three_towers_is_compared_in_pairs_with_one_vector_each(
+    rows: Tokenizer, hierarchy: Make, unzero: Callable[[Any], None], align: str
+) -> None:
+    towers = JointTokenizer({"left": rows, "right": rows, "other": rows})
+    models = {name: hierarchy(2) for name in towers.towers}
+    torch.manual_seed(0)
+    task = config(also=[{"levels": dict.fromkeys(towers.towers, "a"), "align": align}]).join(models, towers, None)
+    unzero(task)
+    generator = torch.Generator().manual_seed(3)
+    values = [{name: torch.randn(4, 4, generator=generator) for name in towers.towers} for _ in range(5)]
+    batch = config().pack([Sample(value, name=str(place)) for place, value in enumerate(values)], towers, None)
+    output = task(batch)
+    vectors, own = task.encode(batch)[0][1], torch.arange(5)
+    expected = []
+    for one, other in (("left", "right"), ("left", "other"), ("right", "other")):
+        for first, second in ((one, other), (other, one)):
+            logits = vectors[first].similarity(vectors[second], soft=align == "soft") / task.temperature()
+            expected.append(F.cross_entropy(logits, own))
+    view = f"left_a_right_a_other_a_{align}"
+    found = [value for name, value in output.parts.items() if name.startswith(view)]
+    assert len(found) == 3
+    assert torch.allclose(torch.stack(found).sum(), torch.stack(expected).mean(), atol=1e-5)
+    assert f"{view}/other_to_left/accuracy" in output.stats
+
+
 def test_pairs_are_learned_and_a_shuffled_control_is_not(
     build: Callable[..., Contrastive], towers: JointTokenizer
 ) -> None:
