@@ -29,8 +29,11 @@ def test_no_caption_of_one_split_is_in_another() -> None:
     assert len({caption for own in found.values() for caption in own}) == 960
     shown = {
         split: {
-            (event.colour, event.thing, event.action) for edit in FootageConfig().edits(split) for event in edit.shots
-        }  # type: ignore[attr-defined]
+            (event.colour, event.thing, event.action)
+            for edit in FootageConfig().edits(split)
+            for scene in scenes_of(edit)
+            for event in scene.events
+        }
         for split in found
     }
     assert all(own <= set(found[split]) for split, own in shown.items())
