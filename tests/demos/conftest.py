@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from demos.glyphs import prepare
+from demos.command import prepare
 from hrt_mm.config import load_config
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder, embed_files

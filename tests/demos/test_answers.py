@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from demos import search_page
 from demos.answers import card, page
-from demos.glyphs import figures, prepare
+from demos.command import figures, prepare
 from demos.search_page import MAX_SECONDS, MAX_UPLOAD, MAX_WORDS, Patience, answer, drawn, main
 from hrt_mm.errors import BadSample, UserError
 from hrt_mm.retrieval.index import Hit, Index
@@ -151,7 +151,7 @@ def test_the_demo_goes_on_with_what_is_there(searcher: Searcher) -> None:
     assert len(again.index) == len(searcher.index) == 2 * 256
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
     told = figures(folder / "run")
-    assert "held-out characters" in told and "chance" in told
+    assert "text to image, held out" in told and "chance" in told
 
 
 def test_a_folder_that_is_no_index_is_told(
