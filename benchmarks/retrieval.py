@@ -48,6 +48,10 @@ FOLDERS = {"emoji": "emoji", "digits": "fsdd", "grid": "grid_s1"}
 """In ``HRT_MM_DATA``."""
 FASTER = {"glyphs": "fp32", "emoji": "bf16", "digits": "fp32", "grid": "bf16"}
 """Precision in which steps are faster on a CPU with AVX512-BF16."""
+WHOLE = {"grid": "sentences", "emoji": "pictures"}
+"""What whole samples are called, where levels are measured one by one."""
+DIFFERENCE = 0.02
+"""How far R@1 may differ between two ways of measuring it: in the summary, samples of equal content are one."""
 SHARED = 4
 """Words in the same place that make two sentences of six near-duplicates."""
 TOLERANCE = 0.01
@@ -123,35 +127,48 @@ def near_duplicates(sentences: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def by_level(run: TrainedRun) -> dict[str, float]:
-    """Of the test sentences, the figures of each level and way, and those without near-duplicates among the answers."""
+def by_level(run: TrainedRun, whole: str, *, near: bool) -> dict[str, float]:
+    """Figures of the test samples by level and way, and by the sum of the similarities of all levels (``together``).
+
+    Args:
+        run: a trained one.
+        whole: what whole samples are called.
+        near: give figures without near-duplicates among the answers too; for samples that have all modalities.
+    """
     dataset, task = build_dataset(run.config, "test"), run.task
     assert isinstance(task, Contrastive) and isinstance(run.config.task, ContrastiveConfig)
     samples = [dataset[place] for place in range(len(dataset))]
     blocks = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
     batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
-    near_NN = near_duplicates([str(sample.label) for sample in samples])
+    near_NN = near_duplicates([str(sample.label) for sample in samples]) if near else None
     found: dict[str, float] = {}
+    sums: dict[str, list[Tensor]] = {}
     for place, view in enumerate(task.views):
         if view.pieces:
             continue
-        pairs = task.pairs if not view.name else view.pairs
+        pairs = view.pairs if view.name else task.pairs
         for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
             own, others = ([batch[place][tower] for batch in batches] for tower in (one, other))
-            scores_NN = torch.cat([torch.cat([a.similarity(b, soft=view.soft) for b in others], 1) for a in own])
-            level = run.config.task.also[place - 1].levels[one] if view.name else "sentences"
-            name = f"{level}: {one}_to_{other}"
-            found |= _ways(name, scores_NN, near_NN)
+            scores_QN = torch.cat([torch.cat([a.similarity(b, soft=view.soft) for b in others], 1) for a in own])
+            groups_Q, groups_N = (torch.cat([part.groups for part in side]) for side in (own, others))
+            right_QN = groups_Q[:, None] == groups_N[None]
+            level = run.config.task.also[place - 1].levels[one] if view.name else whole
+            found |= _ways(f"{level}: {one}_to_{other}", scores_QN, right_QN, near_NN)
+            sums.setdefault(f"{one}_to_{other}", []).append(scores_QN)
+            if len(sums[f"{one}_to_{other}"]) > 1:
+                total_QN = torch.stack(sums[f"{one}_to_{other}"]).sum(0)
+                found |= _ways(f"together: {one}_to_{other}", total_QN, right_QN, near_NN)
     return found
 
 
-def _ways(name: str, scores_NN: Tensor, near_NN: Tensor) -> dict[str, float]:
-    right_NN = torch.eye(len(scores_NN), dtype=torch.bool)
-    kinds = {"": scores_NN, ", apart": scores_NN.masked_fill(near_NN, -torch.inf)}
+def _ways(name: str, scores_QN: Tensor, right_QN: Tensor, near_QN: Tensor | None) -> dict[str, float]:
+    kinds = {"": scores_QN}
+    if near_QN is not None:
+        kinds[", apart"] = scores_QN.masked_fill(near_QN, -torch.inf)
     return {
         f"{name}{kind}/{figure}": value
         for kind, own in kinds.items()
-        for figure, value in rank_scores(own, right_NN).metrics().items()
+        for figure, value in rank_scores(own, right_QN).metrics().items()
         if figure in FIGURES
     }
 
@@ -159,14 +176,15 @@ def _ways(name: str, scores_NN: Tensor, near_NN: Tensor) -> dict[str, float]:
 def measured(task: str, run: Finished, folder: Path) -> Measured:
     """A contender's figures."""
     found = test_figures(run)
-    if task == "grid":
-        levels = by_level(load_task(folder, overrides=["train.device=cpu"]))
-        # Whole sentences are in the summary; here they stand for a check that both say the same.
+    if task in WHOLE:
+        whole = WHOLE[task]
+        levels = by_level(load_task(folder, overrides=["train.device=cpu"]), whole, near=task == "grid")
+        # Whole samples are in the summary; here they stand for a check that both say the same.
         ways = {name.partition("/")[0] for name in found if name.count("/") == 1}
         for way in ways:
-            if abs(levels[f"sentences: {way}/R@1"] - found[f"{way}/R@1"]) > 0.011:
+            if abs(levels[f"{whole}: {way}/R@1"] - found[f"{way}/R@1"]) > DIFFERENCE:
                 raise CheckFailed(f"{folder.name}, {way}: R@1 is {found[f'{way}/R@1']:.3f} in the summary, not here")
-        found |= {name: value for name, value in levels.items() if "apart" in name or not name.startswith("sentences")}
+        found |= {name: value for name, value in levels.items() if "apart" in name or not name.startswith(whole)}
     sizes: Mapping[str, float] = scores(run, {})
     return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
 

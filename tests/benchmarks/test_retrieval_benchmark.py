@@ -57,7 +57,7 @@ def test_near_duplicates_are_left_out_of_the_answers() -> None:
     near = retrieval.near_duplicates(sentences)
     assert near.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
     scores = torch.tensor([[0.5, 0.9, 0.1], [0.2, 0.9, 0.1], [0.9, 0.2, 0.1]])
-    found = retrieval._ways("sentences: a_to_b", scores, near)
+    found = retrieval._ways("sentences: a_to_b", scores, torch.eye(3, dtype=torch.bool), near)
     assert found["sentences: a_to_b/R@1"] == pytest.approx(1 / 3)
     assert found["sentences: a_to_b, apart/R@1"] == pytest.approx(2 / 3)
     assert rank_scores(scores, torch.zeros(3, 3).bool()).answers == 3
@@ -110,11 +110,11 @@ def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch
     run: Any = type("Run", (), {"config": config, "tokenizer": tokenizer})
     run.task = build_task(config, tokenizer, None).eval()
     monkeypatch.setattr(retrieval, "build_dataset", lambda config, split: Sentences())
-    found = retrieval.by_level(run)
+    found = retrieval.by_level(run, "sentences", near=True)
     ways = {name.rpartition("/")[0] for name in found}
     assert ways == {
         f"{level}: {way}{kind}"
-        for level in ("sentences", "words")
+        for level in ("sentences", "words", "together")
         for way in ("audio_to_text", "text_to_audio")
         for kind in ("", ", apart")
     }
