@@ -29,6 +29,7 @@ STYLE = """
 .answer .score {float: right; opacity: .7; font-variant-numeric: tabular-nums}
 .answer .first {font-weight: 600}
 .answer .bar {height: 4px; background: #4a7fd4; border-radius: 2px; margin: 4px 0}
+.answer .inside video, .answer .inside img, .answer .inside svg {height: 70px}
 .answer .inside {margin: 6px 0 0 10px; padding-left: 6px; border-left: 2px solid #4a7fd4; font-size: 90%}
 """
 
@@ -47,7 +48,9 @@ def note(text: str) -> str:
 
 def card(place: int, hit: Hit) -> str:
     """One answer."""
-    words = list(dict.fromkeys(hit.row.info.values())) or [hit.row.id]
+    words = list(dict.fromkeys(hit.row.info.values())) or [hit.row.parent or hit.row.id]
+    if hit.row.level:
+        words.append(f"{hit.row.level} {span(hit)}")
     lines = [
         f'<div class="{"first" if number == 0 else "more"}">{escape(word)}</div>' for number, word in enumerate(words)
     ]
@@ -60,7 +63,7 @@ def inside(hit: Hit) -> str:
     """The pieces within an answer, a step to the right for each level."""
     return "".join(
         f'<div class="inside">{escape(inner.row.level)} {span(inner)} · {inner.score:.3f}<br>'
-        f"{escape(next(iter(inner.row.info.values()), ''))}{inside(inner)}</div>"
+        f"{escape(next(iter(inner.row.info.values()), ''))}{media(inner)}{inside(inner)}</div>"
         for inner in hit.inside
     )
 

@@ -29,11 +29,15 @@ MAX_WAIT = 30.0
 """Seconds that an answer may take."""
 MAX_WORDS = 2_000
 """Characters of a query."""
+WHOLE = "whole"
+"""What whole samples are called, beside the levels of pieces."""
 MOST = 60
 """Answers that a page shows."""
 
 
-def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | None, count: int) -> str:
+def answer(
+    searcher: Searcher, kind: str, query: str | Path | None, find: str | None, count: int, level: str = ""
+) -> str:
     """The answers to a query as HTML; a message where it cannot be read.
 
     Args:
@@ -42,6 +46,7 @@ def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | 
         query: a text, or an uploaded file.
         find: the part to find.
         count: answers at most.
+        level: of the answers; whole samples when empty.
     """
     if query is None:
         return note(f"Give {kind} to search by.")
@@ -52,7 +57,7 @@ def answer(searcher: Searcher, kind: str, query: str | Path | None, find: str | 
     try:
         if isinstance(query, Path) and (long := _too_long(searcher, kind, query)):
             return note(long)
-        return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, inside=3))
+        return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, level=level, inside=3))
     except UserError as error:
         return note(_without_folder(f"This query cannot be read: {error}", query))
 
@@ -81,9 +86,9 @@ class Patience:
         self.searcher, self.seconds = searcher, seconds
         self._worker = ThreadPoolExecutor(1)
 
-    def answer(self, kind: str, query: str | Path | None, find: str | None, count: int) -> str:
+    def answer(self, kind: str, query: str | Path | None, find: str | None, count: int, level: str = "") -> str:
         """The answers as :func:`answer` gives them, or a message that they take too long."""
-        asked = self._worker.submit(answer, self.searcher, kind, query, find, count)
+        asked = self._worker.submit(answer, self.searcher, kind, query, find, count, level)
         if wait([asked], self.seconds).done:
             return asked.result()
         if asked.cancel():
@@ -116,18 +121,21 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
         gradio.Markdown(f"# {title}\n{_about(searcher)}")
         with gradio.Row():
             find = gradio.Radio(parts, value=searcher.answering(searcher.embedder.towers[-1]), label="find")
+            levels = [WHOLE, *levels_of(searcher)]
+            level = gradio.Radio(levels, value=WHOLE, label="as", visible=len(levels) > 1)
             count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
         found = gradio.HTML(label="answers", elem_id="found", render=False)
 
         patience = Patience(searcher)
 
-        def ask(kind: str, file: bool) -> Callable[[Any, str, float], str]:
-            def run(query: Any, find: str, count: float) -> str:
+        def ask(kind: str, file: bool) -> Callable[[Any, str, str, float], str]:
+            def run(query: Any, find: str, level: str, count: float) -> str:
                 try:
                     given = drawn(query) if isinstance(query, dict) else query
                 except UserError as error:
                     return note(str(error))
-                return patience.answer(kind, Path(given) if file and given else given, find, int(count))
+                asked = Path(given) if file and given else given
+                return patience.answer(kind, asked, find, int(count), "" if level == WHOLE else level)
 
             return run
 
@@ -137,12 +145,19 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
                     with gradio.Column():
                         box = make()
                         button = gradio.Button("Search", variant="primary")
-                    button.click(ask(kind, file), [box, find, count], found, api_visibility="private")
+                    button.click(ask(kind, file), [box, find, level, count], found, api_visibility="private")
                     if not file:
-                        box.submit(ask(kind, file), [box, find, count], found, api_name=kind)
+                        box.submit(ask(kind, file), [box, find, level, count], found, api_name=kind)
         found.render()
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
+
+
+def levels_of(searcher: Searcher) -> list[str]:
+    """The levels whose pieces the index holds, coarse to fine, of all parts."""
+    held, embedder = searcher.index.levels, searcher.embedder
+    found = [level for part in embedder.towers for level in embedder.levels(part) if level in held]
+    return list(dict.fromkeys(found))
 
 
 def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:

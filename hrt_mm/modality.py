@@ -333,8 +333,16 @@ class Modality(ABC):
         return None
 
     @classmethod
-    def shown(cls, value: Any) -> tuple[str, bytes] | None:
-        """A raw sample as a file that a page can show, its suffix and its bytes; nothing where it is its own text."""
+    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes] | None:
+        """A raw sample, or a part of it, as a file that a page can show; nothing where it is its own text.
+
+        Args:
+            value: the sample's.
+            span: of the part, in the modality's units; the whole when absent.
+
+        Returns:
+            The file's suffix and its bytes.
+        """
         return None
 
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import BadSample, ConfigError, UserError
 from ..levels import HierarchyConfig
@@ -38,6 +39,8 @@ WINDOW = 8.0
 """Seconds of a long video that are encoded at once; about as long as what models are trained on."""
 MAX_QUERY_BYTES = 64 << 20
 """A larger file is no query."""
+SHORTEST_SHOWN = 0.3
+"""Seconds under which a piece has no file of its own to be shown by."""
 MAX_SHOWN = 2_000
 """Characters of a text that a search shows."""
 
@@ -158,7 +161,7 @@ class Embedder:
 
     @torch.no_grad()
     def stretched(
-        self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = ()
+        self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = (), *, media: bool = False
     ) -> tuple[Any, np.ndarray, list[Passages]]:
         """The vector of a long sample, and its pieces, from stretches that are encoded one after another.
 
@@ -166,6 +169,7 @@ class Embedder:
             tower: which.
             stretches: of the sample; one at least.
             levels: of the pieces, some of :meth:`levels`.
+            media: keep with each piece what a page can show of it.
 
         Returns:
             The raw value of the first stretch, the (D,) vector, and the pieces at each of the levels, coarse to fine.
@@ -189,7 +193,9 @@ class Embedder:
                 (own,) = self._passages(tower, pyramid, level, view)
                 edges_N2A = own.edges_N2A + stretch.first
                 kept = owned(edges_N2A, stretch.own)
-                parts[level].append(Passages(level, own.vectors_ND[kept.numpy()], edges_N2A[kept].clamp(*stretch.own)))
+                edges_N2A = edges_N2A[kept].clamp(*stretch.own)
+                shown = self.shown(tower, value, edges_N2A - stretch.first) if media else ()
+                parts[level].append(Passages(level, own.vectors_ND[kept.numpy()], edges_N2A, shown))
         vector_D = self._heads(0).mapped(tower, sum_1D / count)[0].numpy()
         return beginning, vector_D, [joined(own) for own in parts.values()]
 
@@ -205,6 +211,14 @@ class Embedder:
             Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2A)
             for x_ND, edges_N2A in placed(pyramid, config, config.index(level))
         ]
+
+    def shown(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
+        """Of each piece what a page can show; of very short ones nothing."""
+        modality, tokenizer = self.modality(tower), self.tokenizer(tower)
+        spans = [tokenizer.places(value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
+        return tuple(
+            modality.shown(value, (first, last)) if last - first >= SHORTEST_SHOWN else None for first, last in spans
+        )
 
     def _heads(self, view: int) -> ViewHeads:
         heads = self.task.heads[view]
@@ -350,7 +364,9 @@ def embed_files(
     with writing(folder, embedder.model) as writer:
         for file in files:
             try:
-                found = _found(embedder, part, Listed.of(file) if isinstance(file, Path) else file, levels, window)
+                found = _found(
+                    embedder, part, Listed.of(file) if isinstance(file, Path) else file, levels, window, media
+                )
             except BadSample as error:
                 log.warning("left out: %s", error)
                 continue
@@ -361,10 +377,10 @@ def embed_files(
     return count
 
 
-def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float) -> Found:
+def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool) -> Found:
     stretches = embedder.modality(part).stretches(file.path, embedder.tokenizer(part), window)
     if stretches is not None:
-        beginning, vector_D, passages = embedder.stretched(part, stretches, levels)
+        beginning, vector_D, passages = embedder.stretched(part, stretches, levels, media=media)
         return Found(file.name, beginning, file.info, vector_D, passages)
     value = embedder.read(part, file.path)
     vectors, (passages,) = embedder.embedded(part, [value], levels)
@@ -432,7 +448,8 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
     writer.add(found.vector_D[None], [Row(found.name, part, file=file, info=info)])
     names = [found.name]
     for own, inside in zip(found.passages, parents(found.passages), strict=True):
-        rows = []
+        rows, timed = [], own.edges_N2A.shape[2] == 1
+        files = own.shown or (embedder.shown(part, found.value, own.edges_N2A) if media and timed else ())
         for number, (edges_2A, parent) in enumerate(zip(own.edges_N2A, inside, strict=True)):
             row = Row(
                 f"{found.name}/{own.level}/{number}",
@@ -440,13 +457,15 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
                 level=own.level,
                 parent=names[0] if parent is None else names[parent],
             )
-            if edges_2A.shape[1] > 1:
+            if not timed:
                 box = tokenizer.box(found.value, edges_2A.flatten().tolist())
                 rows.append(replace(row, box=box, file=file))
                 continue
             first, last = tokenizer.places(found.value, edges_2A[:, 0].tolist())
             text = _text(modality.passage(found.value, (first, last)))
-            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text))
+            piece = files[number] if files else None
+            kept = writer.media(*piece) if piece else ""
+            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=kept))
         writer.add(own.vectors_ND, rows)
         names = [row.id for row in rows]
 

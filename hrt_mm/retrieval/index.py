@@ -140,6 +140,11 @@ class Index:
                 found[segment.entry.part] = found.get(segment.entry.part, 0) + count
         return found
 
+    @property
+    def levels(self) -> set[str]:
+        """The levels whose pieces it holds."""
+        return {segment.entry.level for segment in self.segments if segment.entry.level}
+
     def add(self, collection: Collection, kind: Kind | None = None) -> int:
         """Adds a collection; what was there is not built anew.
 
@@ -275,11 +280,8 @@ class Index:
                 ]
         best = sorted(found, key=lambda item: -item[0])[:k]
         hits = [segment.hit(place, score) for score, segment, place in best]
-        queries = finer if finer is not None else dict.fromkeys(self._levels(), query_D)
+        queries = finer if finer is not None else dict.fromkeys(self.levels, query_D)
         return [replace(hit, inside=self._inside(hit.row, queries, inside)) for hit in hits] if inside else hits
-
-    def _levels(self) -> set[str]:
-        return {segment.entry.level for segment in self.segments if segment.entry.level}
 
     def _inside(self, row: Row, queries: Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
         """The best of the rows whose parent is this one, each with the best of its own."""

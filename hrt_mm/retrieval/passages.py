@@ -26,11 +26,13 @@ class Passages:
         level: its name.
         vectors_ND: of the pieces, in order.
         edges_N2A: where each begins and ends along each axis, in level-0 steps.
+        shown: of each a file that a page can show, its suffix and bytes, where they were asked for.
     """
 
     level: str
     vectors_ND: np.ndarray
     edges_N2A: Tensor
+    shown: tuple[tuple[str, bytes] | None, ...] = ()
 
 
 @torch.no_grad()
@@ -75,7 +77,8 @@ def owned(edges_N2A: Tensor, own: tuple[float, float]) -> Tensor:
 def joined(parts: Sequence[Passages]) -> Passages:
     """The pieces of stretches of one sample that follow each other."""
     vectors_ND = np.concatenate([part.vectors_ND for part in parts])
-    return Passages(parts[0].level, vectors_ND, torch.cat([part.edges_N2A for part in parts]))
+    shown = tuple(file for part in parts for file in part.shown)
+    return Passages(parts[0].level, vectors_ND, torch.cat([part.edges_N2A for part in parts]), shown)
 
 
 def _step(places_T: Tensor) -> float:

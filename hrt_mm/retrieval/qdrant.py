@@ -78,6 +78,11 @@ class QdrantIndex:
             found[row.part] = found.get(row.part, 0) + 1
         return found
 
+    @property
+    def levels(self) -> set[str]:
+        """The levels whose pieces it holds."""
+        return {row.level for row in self._rows(self._filter()) if row.level}
+
     def add(self, collection: Collection) -> int:
         """Adds a collection.
 

@@ -65,11 +65,11 @@ class AudioModality(Modality):
         return header.samples / header.rate
 
     @classmethod
-    def shown(cls, value: Any) -> tuple[str, bytes]:
-        """The sound as a wav file of 16 bits."""
+    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+        """The sound, or a part of it in seconds, as a wav file of 16 bits."""
         from .files import wav
 
-        return ".wav", wav(value)
+        return ".wav", wav(value, span)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -105,12 +105,15 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
             yield Audio(waveform_S, file.samplerate)
 
 
-def wav(audio: Audio) -> bytes:
-    """A sound as a wav file of 16 bits, one channel."""
+def wav(audio: Audio, span: tuple[float, float] | None = None) -> bytes:
+    """A sound, or what is heard in a span of seconds, as a wav file of 16 bits, one channel."""
     import soundfile
 
-    file = BytesIO()
-    soundfile.write(file, audio.waveform_S.clamp(-1, 1).numpy(), audio.rate, format="WAV", subtype="PCM_16")
+    file, wave_S = BytesIO(), audio.waveform_S
+    if span is not None:
+        first, last = (round(edge * audio.rate) for edge in span)
+        wave_S = wave_S[max(0, first) : max(last, first + 1)]
+    soundfile.write(file, wave_S.clamp(-1, 1).numpy(), audio.rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hrt_mm.modality import Command, Modality, Stretch, Tokenizer
 
@@ -64,6 +65,13 @@ class VideoModality(Modality):
 
         assert isinstance(tokenizer, VideoTokenizer)
         return stretches(path, tokenizer, seconds)
+
+    @classmethod
+    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+        """The video, or a part of it in seconds, as a small mp4 file without sound."""
+        from .players import mp4
+
+        return ".mp4", mp4(value, span)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:

@@ -33,7 +33,7 @@ class Vision(Modality):
         return read_image(path, path.name)
 
     @classmethod
-    def shown(cls, value: Any) -> tuple[str, bytes]:
+    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
         """The image as PNG."""
         from .images import png
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from demos import answers
+from demos import answers, search_page
 from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
 from hrt_mm.retrieval.collection import Collection
@@ -116,6 +116,30 @@ def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, t
     _, (levels,) = embedder.embedded("video", [Film.read(None, "video", "")], ["clips"])
     assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"]).max()))
     assert np.linalg.norm(queries["clips"]) < 1 - 1e-4 and np.linalg.norm(queries["frames"]) == pytest.approx(1)
+
+
+def test_pieces_are_kept_to_be_played(embedder: Embedder, tmp_path: Path) -> None:
+    levels = ["scenes", "clips"]
+    embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=levels, media=True)
+    collection = Collection(tmp_path / "v")
+    film, *pieces = collection.rows()
+    assert collection.media(film) is not None
+    # A clip of 0.16 s is too short.
+    assert [(row.level, collection.media(row) is not None) for row in pieces] == [
+        *[("scenes", True)] * 2,
+        *[("clips", False)] * 4,
+    ]
+    files = [collection.media(row) for row in pieces[:2]]
+    assert [VideoModality.seconds(file) for file in files if file] == pytest.approx([0.32, 0.32], abs=0.01)
+    index = Index.create(tmp_path / "index", embedder.model)
+    index.add(collection)
+    assert index.levels == {"scenes", "clips"}
+    searcher = Searcher(index, embedder)
+    assert search_page.levels_of(searcher) == ["scenes", "clips"]
+    shown = search_page.answer(searcher, "text", "bin blue", "video", 5, "scenes")
+    assert shown.count("<video controls") == 2 and "scenes 0-0.32" in shown and "clips 0.16-0.32" in shown
+    assert search_page.answer(searcher, "text", "bin blue", "video", 5).count("<video controls") == 3
+    assert "were not compared with text" in search_page.answer(searcher, "text", "bin", "video", 5, "tubes")
 
 
 def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Path) -> None:

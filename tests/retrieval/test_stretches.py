@@ -19,7 +19,7 @@ from hrt_mm.retrieval.rows import Model
 from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.evaluate import TrainedRun
-from modalities.video import Video, VideoTokenizer
+from modalities.video import Video, VideoModality, VideoTokenizer
 from modalities.video.readers import VideoFile
 from modalities.video.stretches import BLOCK, stretches
 from tests.modalities.video.films import damaged, film
@@ -92,6 +92,27 @@ def test_stretches_give_what_the_whole_gives(
     for one, other in zip(parts_rows[1:], whole_rows[1:], strict=True):
         assert one.span == pytest.approx(other.span, abs=0.021 if times else 2e-4)
     assert np.allclose(parts.vectors_ND, whole.vectors_ND, atol=1e-5)
+
+
+def test_pieces_of_stretches_are_kept_to_be_played(
+    local: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every piece that lasts long enough has its own file, cut where it lies, whatever stretch it is of."""
+    monkeypatch.setattr("hrt_mm.retrieval.embed.SHORTEST_SHOWN", 0.15)
+    path = film(tmp_path / "a.mp4", 107)
+    shades = {}
+    for window in (1.0, 100.0):
+        out = tmp_path / f"{window:g}"
+        embed_files(local, "video", [path], out, levels=["clips"], window=window, media=True)
+        collection = Collection(out)
+        files = [collection.media(row) for row in collection.rows() if row.level]
+        assert {round(VideoModality.seconds(file), 2) for file in files if file} == {0.16}
+        # The last clip has three frames, and is too short. In stretches frames are of the model's size.
+        assert len(files) == 27 and files[-1] is None
+        clips = [VideoModality.read(file).pixels_NCHW for file in files if file]
+        shades[window] = torch.stack([pixels_N3HW.float().mean((1, 2, 3)) for pixels_N3HW in clips])
+    assert shades[1.0].std() > 5
+    assert torch.allclose(shades[1.0], shades[100.0], atol=4)
 
 
 def test_no_more_frames_are_held_than_a_window_has(

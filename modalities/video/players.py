@@ -1,0 +1,81 @@
+"""Videos as small files that any page plays.
+
+Shapes: N frames, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .video import Video
+
+SIDE = 240
+"""Pixels of the shorter side that larger frames are scaled down to."""
+SECONDS = 20.0
+"""Of a longer one the beginning is shown."""
+RATES = (1.0, 60.0)
+"""Frames a second, least and most."""
+
+
+def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = None) -> bytes:
+    """A video, or a part of it, as H.264 in mp4, without sound.
+
+    Args:
+        video: the video; of one in windows the one in the middle is taken.
+        span: of the part, in seconds; the whole when absent. It has one frame at least.
+    """
+    import av
+
+    own = video if isinstance(video, Video) else video[len(video) // 2]
+    times_N = own.times_N
+    first, last = span if span is not None else (0.0, own.seconds)
+    last = min(last, first + SECONDS)
+    begin = max(0, int(torch.searchsorted(times_N, first + 1e-6, right=True)) - 1)
+    end = max(begin + 1, int(torch.searchsorted(times_N, last - 1e-6)))
+    pixels_NHW3 = _playable(own.pixels_NCHW[begin:end])
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream(
+            "libx264", rate=_rate(times_N, own.seconds), options={"preset": "veryfast", "crf": "23"}
+        )
+        stream.height, stream.width = pixels_NHW3.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for pixels_HW3 in _frames(pixels_NHW3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels_HW3, "rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _rate(times_N: Tensor, seconds: float) -> Fraction:
+    """Frames a second, as if they were even; of a single frame, such that it lasts as long as the video."""
+    low, high = RATES
+    step = float(times_N.diff().median()) if len(times_N) > 1 else seconds
+    return Fraction(min(high, max(low, 1 / step))).limit_denominator(1000)
+
+
+def _playable(pixels_NCHW: Tensor) -> Tensor:
+    """(N, H, W, 3) uint8, of even sides that are not larger than they need to be."""
+    pixels_NCHW = pixels_NCHW.expand(-1, 3, -1, -1)
+    if pixels_NCHW.is_floating_point():
+        pixels_NCHW = (pixels_NCHW.clamp(0, 1) * 255).round().to(torch.uint8)
+    rows, columns = pixels_NCHW.shape[2:]
+    shrink = min(1.0, SIDE / min(rows, columns))
+    size = [max(2, round(length * shrink / 2) * 2) for length in (rows, columns)]
+    if [rows, columns] != size:
+        floats_NCHW = F.interpolate(pixels_NCHW.float(), size=size, mode="bilinear", antialias=shrink < 1)
+        pixels_NCHW = floats_NCHW.round().clamp(0, 255).to(torch.uint8)
+    return pixels_NCHW.permute(0, 2, 3, 1)
+
+
+def _frames(pixels_NHW3: Tensor) -> Iterator[np.ndarray]:
+    for pixels_HW3 in pixels_NHW3:
+        yield np.ascontiguousarray(pixels_HW3.numpy())
