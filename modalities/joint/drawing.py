@@ -65,12 +65,14 @@ class Event(Shot):
         thing: of ``THINGS``.
         setting: of ``SETTINGS``.
         scene: number of the scene that it belongs to; scenes are in one place.
+        named: whether the words of the scene name its setting.
     """
 
     colour: str
     thing: str
     setting: str
     scene: int
+    named: bool = True
 
     @property
     def words(self) -> tuple[str, str, str]:

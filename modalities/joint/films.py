@@ -39,7 +39,8 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 class FootageConfig(EditsConfig):
     """The videos of films: scenes of one or more shots, each scene in one setting.
 
-    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other.
+    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. The words
+    of half of the scenes to train on do not name the setting, as those of people who search need not.
     """
 
     type: Literal["films"] = "films"
@@ -61,8 +62,9 @@ class FootageConfig(EditsConfig):
         setting = ""
         for scene in range(draw.randint(*self.scenes)):
             setting = draw.choice([other for other in SETTINGS if other != setting])
+            named = split != "train" or draw.random() < 0.5
             for colour, thing, action in draw.sample(captions()[split], draw.randint(*self.shots)):
-                shots.append(Event(action, self.length(draw), colour, thing, setting, scene))
+                shots.append(Event(action, self.length(draw), colour, thing, setting, scene, named))
         return shots
 
     def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
@@ -80,7 +82,7 @@ class FootageConfig(EditsConfig):
 
     def source(self) -> str:
         """What tells films from other videos."""
-        return " films 1"
+        return " films 2"
 
 
 class FilmsConfig(DatasetConfig):
@@ -148,6 +150,11 @@ class Scene:
     start: float
     events: tuple[Event, ...]
     starts: tuple[float, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether its words name the setting."""
+        return self.events[0].named
 
 
 class Films(Dataset):
@@ -217,9 +224,9 @@ class Films(Dataset):
         for scene in scenes:
             text += "; " if text else ""
             begin = len(text)
-            text += f"{scene.setting}:"
+            text += f"{scene.setting}: " if scene.named else ""
             for number, event in enumerate(scene.events):
-                text += ", " if number else " "
+                text += ", " if number else ""
                 caption = " ".join(self._some(event.words))
                 parts.append((len(text), len(text) + len(caption)))
                 text += caption
@@ -238,7 +245,8 @@ Edges = tuple[float, float]
 
 def sentence_of(scene: Scene) -> str:
     """What happens in a scene."""
-    return f"{scene.setting}: {', '.join(' '.join(event.words) for event in scene.events)}"
+    happens = ", ".join(" ".join(event.words) for event in scene.events)
+    return f"{scene.setting}: {happens}" if scene.named else happens
 
 
 def scenes_of(edit: Edit) -> list[Scene]:
@@ -279,7 +287,7 @@ def _heard(scenes: Sequence[Scene], sound: Any, name: str) -> tuple[list[Edges],
     wholes, parts, place = list[Edges](), list[Edges](), 0
     for scene in scenes:
         begin = timed[place][0][0]
-        place += 1
+        place += scene.named
         for event in scene.events:
             last = place + len(" ".join(event.words).split()) - 1
             parts.append((timed[place][0][0], timed[last][0][1]))
