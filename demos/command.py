@@ -103,13 +103,18 @@ def opened(index: Path, run: Path) -> Searcher | None:
     return None
 
 
-def figures(run: Path) -> str:
-    """What the run's summary says of retrieval on the test split: a line for each way, and for each way of pieces."""
+def figures(run: Path, *, pieces: bool = True) -> str:
+    """What the run's summary says of retrieval on the test split, a line for each way.
+
+    Args:
+        run: a run that is over.
+        pieces: tell of pieces as well, such as words.
+    """
     metrics = json.loads((run / "summary.json").read_text(encoding="utf-8"))["metrics"]
     ways = [name.removeprefix("test/").removesuffix("/R@1") for name in metrics if name.endswith("/R@1")]
     lines = []
     for way in ways:
-        if f"test/{way}/answers" not in metrics:
+        if f"test/{way}/answers" not in metrics or ("/" in way and not pieces):
             continue
         found = {name: metrics[f"test/{way}/{name}"] for name in ("R@1", "R@5", "R@10", "chance_R@1", "answers")}
         view, _, names = way.rpartition("/")

@@ -203,7 +203,7 @@ def main() -> int:
         config = load_config(name, [f"run.dir={args.folder / 'run'}", *args.overrides])
         film = footage(config)
         searcher, files = prepare(args.folder, config, film)
-        print(figures(args.folder / "run"))
+        print(figures(args.folder / "run", pieces=False))
         known = moments(film)
         seconds = sum(edit.seconds for edit in film.edits("test"))
         tell(searcher, known, seconds, args.folder, speech)

@@ -39,8 +39,8 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 class FootageConfig(EditsConfig):
     """The videos of films: scenes of one or more shots, each scene in one setting.
 
-    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. The words
-    of half of the scenes to train on do not name the setting, as those of people who search need not.
+    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. The
+    words of half of the scenes to train on do not name the setting, as those of people who search need not.
     """
 
     type: Literal["films"] = "films"
