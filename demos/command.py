@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collecting import embed_split
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder, embed_split
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.loop import train

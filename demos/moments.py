@@ -20,8 +20,9 @@ import soundfile
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder, embed_files
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.listing import Listed
 from hrt_mm.retrieval.search import Searcher

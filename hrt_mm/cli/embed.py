@@ -39,13 +39,14 @@ def add(commands: Commands) -> None:
         metavar="SECONDS",
         help="of a file of video that is longer, how much is encoded at once (8); what memory it takes does not grow",
     )
-    parser.add_argument("--media", action="store_true", help="keep pictures and sounds, for the search page to show")
+    parser.add_argument("--media", action="store_true", help="keep pictures, sounds and videos to be shown")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the collection, and says what is in it."""
     from ..errors import UserError
-    from ..retrieval.embed import WINDOW, Embedder, embed_files, embed_split
+    from ..retrieval.collecting import WINDOW, embed_files, embed_split
+    from ..retrieval.embed import Embedder
     from ..retrieval.listing import listed
 
     embedder = Embedder.of(args.folder)

@@ -11,8 +11,9 @@ import torch
 
 from demos.command import prepare
 from hrt_mm.config import load_config
+from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder, embed_files
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher

@@ -12,8 +12,9 @@ import torch
 from demos import answers, search_page
 from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder, embed_files
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.passages import Passages, parents
 from hrt_mm.retrieval.rows import Model

@@ -12,8 +12,9 @@ import torch
 
 from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
+from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder, embed_files
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.passages import owned
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.tokens import Tokens
