@@ -94,7 +94,7 @@ class FilmsConfig(DatasetConfig):
 
     type: Literal["captioned_films"]
     parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
-    film: FootageConfig = FootageConfig(size=(48, 64), rate=8, shot_s=(1.25, 2.5), transition_s=(0.3, 0.8), train=1000)
+    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=1500)
     """What is shown."""
     use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
     """What is read; speech that is not used is not made."""
