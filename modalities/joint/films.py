@@ -39,8 +39,9 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 class FootageConfig(EditsConfig):
     """The videos of films: scenes of one or more shots, each scene in one setting.
 
-    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. The
-    words of half of the scenes to train on do not name the setting, as those of people who search need not.
+    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. Half of
+    the films to train on are a single shot, and the words of half of the scenes do not name the setting: what is to be
+    found by its own words must be learned without those around it.
     """
 
     type: Literal["films"] = "films"
@@ -59,11 +60,12 @@ class FootageConfig(EditsConfig):
     def script(self, draw: random.Random, footage: Clips | None, split: str) -> Sequence[Shot]:
         """Scenes, none in the setting of the one before it, and in each some captions, none twice."""
         shots: list[Shot] = []
-        setting = ""
-        for scene in range(draw.randint(*self.scenes)):
+        setting, training = "", split == "train"
+        single = training and draw.random() < 0.5
+        for scene in range(1 if single else draw.randint(*self.scenes)):
             setting = draw.choice([other for other in SETTINGS if other != setting])
-            named = split != "train" or draw.random() < 0.5
-            for colour, thing, action in draw.sample(captions()[split], draw.randint(*self.shots)):
+            named = not training or draw.random() < 0.5
+            for colour, thing, action in draw.sample(captions()[split], 1 if single else draw.randint(*self.shots)):
                 shots.append(Event(action, self.length(draw), colour, thing, setting, scene, named))
         return shots
 
@@ -82,7 +84,7 @@ class FootageConfig(EditsConfig):
 
     def source(self) -> str:
         """What tells films from other videos."""
-        return " films 2"
+        return " films 3"
 
 
 class FilmsConfig(DatasetConfig):
@@ -94,7 +96,7 @@ class FilmsConfig(DatasetConfig):
 
     type: Literal["captioned_films"]
     parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
-    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=1500)
+    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=2000)
     """What is shown."""
     use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
     """What is read; speech that is not used is not made."""
