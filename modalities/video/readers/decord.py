@@ -14,10 +14,12 @@ from .index import Index
 CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9"})
 """What its FFmpeg, of 2018, decodes well."""
 CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+PADDED = frozenset({16, 24, 48, 72})
+"""Columns of frames that it makes wider than they are, and then cannot copy."""
 
 
 class DecordReader(Reader):
-    """Refuses what decord is known to crash on or get wrong: what is cut off, turned, or of other codecs."""
+    """Refuses what decord is known to crash on or get wrong: what is cut off, turned, or of other codecs or widths."""
 
     name = "decord"
 
@@ -28,6 +30,8 @@ class DecordReader(Reader):
         except ImportError as error:
             raise ReaderError(f"decord is not installed ({error})") from error
         rows, columns = size
+        if columns in PADDED:
+            raise ReaderError(f"is not given frames of {columns} columns, which it cannot copy")
         scaled = size != (index.height, index.width)
         try:
             self._reader = VideoReader(

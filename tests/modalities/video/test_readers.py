@@ -11,6 +11,7 @@ import torch
 from hrt_mm.errors import BadSample, ConfigError
 from modalities.video.readers import VideoFile, index, read_index
 from modalities.video.readers.base import ReaderError
+from modalities.video.readers.decord import PADDED
 from modalities.video.readers.torchcodec import TorchcodecReader
 from tests.modalities.video.films import cut, damaged, film, sound_alone
 
@@ -86,6 +87,9 @@ def test_frames_are_scaled_as_they_are_decoded(tmp_path: Path, reader: str) -> N
         ("fast.mp4", {"rate": 1000}, "decord"),
         ("one.mp4", {"frames": 1}, "decord"),
         ("sound.mp4", {"sound": True}, "decord"),
+        # It makes frames of these widths wider, and cannot copy them; it is not asked, so that nothing is decoded twice.
+        *[(f"{columns}.mp4", {"size": (32, columns)}, "pyav") for columns in sorted(PADDED)],
+        *[(f"{columns}.mp4", {"size": (32, columns)}, "decord") for columns in (32, 40, 56, 64, 96)],
     ],
 )
 def test_containers_codecs_and_sizes(tmp_path: Path, name: str, kind: dict[str, Any], reader: str) -> None:
