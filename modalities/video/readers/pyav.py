@@ -126,6 +126,7 @@ class PyavReader(Reader):
 
     def _pixels(self, frame: Any) -> np.ndarray:
         rows, columns = self.size
-        scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling)
+        # One thread: waking others takes ten times as long as a small frame, and workers read side by side anyway.
+        scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
         pixels: np.ndarray = scaled.to_ndarray()
         return pixels

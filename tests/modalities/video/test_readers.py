@@ -87,7 +87,7 @@ def test_frames_are_scaled_as_they_are_decoded(tmp_path: Path, reader: str) -> N
         ("fast.mp4", {"rate": 1000}, "decord"),
         ("one.mp4", {"frames": 1}, "decord"),
         ("sound.mp4", {"sound": True}, "decord"),
-        # It makes frames of these widths wider, and cannot copy them; it is not asked, so that nothing is decoded twice.
+        # It makes frames of these widths wider, and cannot copy them. It is not asked: nothing is decoded twice.
         *[(f"{columns}.mp4", {"size": (32, columns)}, "pyav") for columns in sorted(PADDED)],
         *[(f"{columns}.mp4", {"size": (32, columns)}, "decord") for columns in (32, 40, 56, 64, 96)],
     ],
