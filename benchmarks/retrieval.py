@@ -42,7 +42,7 @@ from .runs import Finished, for_minutes, kept_or_trained, precisions, scores
 
 NAME = "retrieval"
 TASKS = ("glyphs", "emoji", "digits", "grid")
-MINUTES = {"glyphs": 9.0, "emoji": 20.0, "digits": 5.0, "grid": 40.0}
+MINUTES = {"glyphs": 9.0, "emoji": 15.0, "digits": 5.0, "grid": 18.0}
 """Of each contender, when ``--minutes`` is absent."""
 FOLDERS = {"emoji": "emoji", "digits": "fsdd", "grid": "grid_s1"}
 """In ``HRT_MM_DATA``."""
@@ -291,7 +291,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
     found.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
-    found.add_argument("--minutes", type=float, help="of each contender; 9, 20, 5 and 40 by task when absent")
+    found.add_argument("--minutes", type=float, help="of each contender; 9, 15, 5 and 18 by task when absent")
     found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
     return found

@@ -53,6 +53,8 @@ DEEDS: Mapping[str, str] = {
     "vanish": "vanishes",
 }
 assert set(DEEDS) == set(ACTIONS)
+RADIUS = (0.3, 0.42)
+"""Of symbols, as a part of the shorter side."""
 _FONT = "DejaVuSans-Bold"
 
 
@@ -81,7 +83,7 @@ class Event(Shot):
 
     def drawn(self, behind: np.ndarray, draw: np.random.Generator) -> Drawn:
         """What happens, over the (H, W, 3) ground of its scene. Symbols stand upright unless they turn."""
-        found = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw)
+        found = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw, RADIUS)
         found.angle = draw.uniform(-12, 12)
         return found
 

@@ -32,6 +32,8 @@ from .drawing import COLOURS, SETTINGS, THINGS, Event, ground
 
 TEST, VAL = 0.15, 0.1
 """Parts of all captions that are shown in the test, and in validation, alone."""
+SINGLE = 0.8
+"""Part of the training films that are a single shot."""
 Part = Literal["video", "text", "audio"]
 Chance = Annotated[float, Field(ge=0, le=1)]
 
@@ -39,7 +41,7 @@ Chance = Annotated[float, Field(ge=0, le=1)]
 class FootageConfig(EditsConfig):
     """The videos of films: scenes of one or more shots, each scene in one setting.
 
-    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. Half of
+    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. Most of
     the films to train on are a single shot, and the words of half of the scenes do not name the setting: what is to be
     found by its own words must be learned without those around it.
     """
@@ -61,7 +63,7 @@ class FootageConfig(EditsConfig):
         """Scenes, none in the setting of the one before it, and in each some captions, none twice."""
         shots: list[Shot] = []
         setting, training = "", split == "train"
-        single = training and draw.random() < 0.5
+        single = training and draw.random() < SINGLE
         for scene in range(1 if single else draw.randint(*self.scenes)):
             setting = draw.choice([other for other in SETTINGS if other != setting])
             named = not training or draw.random() < 0.5
@@ -84,7 +86,7 @@ class FootageConfig(EditsConfig):
 
     def source(self) -> str:
         """What tells films from other videos."""
-        return " films 3"
+        return " films 4"
 
 
 class FilmsConfig(DatasetConfig):
@@ -96,7 +98,7 @@ class FilmsConfig(DatasetConfig):
 
     type: Literal["captioned_films"]
     parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
-    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=2000)
+    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=4000)
     """What is shown."""
     use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
     """What is read; speech that is not used is not made."""

@@ -166,15 +166,21 @@ class Drawn:
         ground: (H, W, 3) what the thing moves over.
         thing: draws it, an RGBA picture of a side in pixels.
         draw: draws how large it is, where it begins and how far it goes.
+        radius: of the thing, least and most, as a part of the shorter side.
     """
 
     def __init__(
-        self, shot: Shot, ground: np.ndarray, thing: Callable[[int], Image.Image], draw: np.random.Generator
+        self,
+        shot: Shot,
+        ground: np.ndarray,
+        thing: Callable[[int], Image.Image],
+        draw: np.random.Generator,
+        radius: tuple[float, float] = (0.22, 0.32),
     ) -> None:
         rows, columns = ground.shape[:2]
         self.shot, self.ground, self.size = shot, ground, (rows, columns)
         size, side = self.size, min(self.size)
-        self.radius = side * draw.uniform(0.22, 0.32)
+        self.radius = side * draw.uniform(*radius)
         self.thing = thing(round(self.radius * 2 * _FINE))
         # The middle of the way that it goes, and how far: it stays in the picture as long as its shot lasts.
         self.middle = np.array([length * draw.uniform(0.42, 0.58) for length in size])
