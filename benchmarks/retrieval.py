@@ -33,6 +33,7 @@ from hrt_mm.retrieval.metrics import rank_scores
 from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.evaluate import TrainedRun, load_task
+from hrt_mm.train.precision import autocast
 
 from .checks import CheckFailed
 from .command import main, parser
@@ -139,7 +140,8 @@ def by_level(run: TrainedRun, whole: str, *, near: bool) -> dict[str, float]:
     assert isinstance(task, Contrastive) and isinstance(run.config.task, ContrastiveConfig)
     samples = [dataset[place] for place in range(len(dataset))]
     blocks = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
-    batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
+    with autocast(run.config.train.precision, torch.device("cpu"))():
+        batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
     near_NN = near_duplicates([str(sample.label) for sample in samples]) if near else None
     found: dict[str, float] = {}
     sums: dict[str, list[Tensor]] = {}
