@@ -71,8 +71,8 @@ def footage(config: RunConfig, films: int = FILMS, scenes: int = SCENES) -> Foot
     """Long films of what the run's test shows, made as its own films are."""
     data = config.data
     assert isinstance(data, FilmsConfig)
-    # Of the splits that nothing is read of there is one film, of one scene.
-    long = {"train": 1, "valid": 1, "test": films, "scenes": (scenes, scenes)}
+    # Of the splits that nothing is read of there is one film.
+    long = {"train": 1, "valid": 1, "test": films, "scenes": (scenes, scenes), "cache": None}
     return data.film.model_copy(update=long)
 
 
@@ -201,7 +201,8 @@ def main() -> int:
         name = f"{DEMO.config}_spoken" if speech else DEMO.config
         if not speech:
             print("eSpeak NG is not installed (pip install 'hrt-mm[speech]'): moments are found by text alone")
-        config = load_config(name, [f"run.dir={args.folder / 'run'}", *args.overrides])
+        kept = [f"run.dir={args.folder / 'run'}", f"data.film.cache.dir={args.folder / 'frames'}"]
+        config = load_config(name, [*kept, *args.overrides])
         film = footage(config)
         searcher, files = prepare(args.folder, config, film)
         print(figures(args.folder / "run", pieces=False))
