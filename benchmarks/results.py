@@ -1,4 +1,7 @@
-"""What a benchmark reports, and the files that it lies in: ``benchmarks/results/NAME-DEVICE.json``."""
+"""What a benchmark reports, and the files that it lies in: ``benchmarks/results/NAME-DEVICE.json``.
+
+A part that was measured apart, on another machine or for another time, is beside it: ``NAME-DEVICE-PART.json``.
+"""
 
 from __future__ import annotations
 

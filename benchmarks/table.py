@@ -97,7 +97,7 @@ def section(folder: Path, name: str) -> str:
             parts.append(bars_table(result.bars))
         if path.with_suffix(".png").exists():
             parts.append(f"![{name}](results/{path.with_suffix('.png').name})")
-    measured = {"cpu" if path.stem == f"{name}-cpu" else "cuda" for path, _ in found}
+    measured = {"cpu" if path.stem.startswith(f"{name}-cpu") else "cuda" for path, _ in found}
     for device, title in (("cpu", "CPU"), ("cuda", "CUDA")):
         if device not in measured:
             parts.append(f"**{title}: not measured yet.**")
