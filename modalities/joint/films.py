@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample
 from hrt_mm.modality import Dataset, DatasetConfig
@@ -26,7 +26,7 @@ from ..audio.synthesis import Line
 from ..audio.synthetic import made_speech, recording, spoken
 from ..splits import SPLITS, check_split, hash_split
 from ..video.clips import Clips
-from ..video.edits import EditsConfig
+from ..video.edits import EditsConfig, Even
 from ..video.rendering import ACTIONS, Drawn, Edit, Shot, joined
 from .drawing import COLOURS, SETTINGS, THINGS, Event, ground
 
@@ -47,6 +47,16 @@ class FootageConfig(EditsConfig):
     """
 
     type: Literal["films"] = "films"
+    size: tuple[Even, Even] = (32, 48)
+    """Rows and columns."""
+    rate: PositiveFloat = 8.0
+    """Frames a second."""
+    shot_s: tuple[PositiveFloat, PositiveFloat] = (1.0, 2.0)
+    """Shortest and longest shot in seconds."""
+    transition_s: tuple[PositiveFloat, PositiveFloat] = (0.25, 0.6)
+    """Shortest and longest fade and wipe in seconds."""
+    train: PositiveInt = 4000
+    """Films to train on."""
     scenes: tuple[PositiveInt, PositiveInt] = (1, 2)
     """Fewest and most scenes of a film."""
     shots: tuple[PositiveInt, PositiveInt] = (1, 3)
@@ -98,7 +108,7 @@ class FilmsConfig(DatasetConfig):
 
     type: Literal["captioned_films"]
     parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
-    film: FootageConfig = FootageConfig(size=(32, 48), rate=8, shot_s=(1.0, 2.0), transition_s=(0.25, 0.6), train=4000)
+    film: FootageConfig = FootageConfig()
     """What is shown."""
     use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
     """What is read; speech that is not used is not made."""

@@ -125,6 +125,14 @@ def test_deeds_are_said_in_words_of_their_own() -> None:
     assert len(set(DEEDS.values())) == len(DEEDS)
 
 
+def test_a_key_of_the_film_leaves_the_others_as_they_are() -> None:
+    plain = load_config("retrieval/moments").data
+    changed = load_config("retrieval/moments", ["data.film.cache.dir=frames"]).data
+    assert isinstance(plain, FilmsConfig) and isinstance(changed, FilmsConfig)
+    assert changed.film.cache is not None
+    assert changed.film.model_copy(update={"cache": None}) == plain.film
+
+
 def test_scenes_out_of_order_are_refused() -> None:
     with pytest.raises(ValidationError, match="scenes goes from least to largest, got 3 to 2"):
         FootageConfig(scenes=(3, 2))
