@@ -11,6 +11,7 @@ same time (``--no-alone`` leaves them out). Chance is 1 in 51. ``HRT_MM_DATA`` n
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ def train(name: str, config: RunConfig, home: Path, options: argparse.Namespace)
 
 
 def accuracies(folder: Path, without: Sequence[str], device: str, *, clean: bool = False) -> dict[str, float | None]:
-    """Accuracy on the test split in each condition.
+    """Accuracy on the test split in each condition. What was measured already is read from beside the run.
 
     Args:
         folder: of the run.
@@ -80,13 +81,20 @@ def accuracies(folder: Path, without: Sequence[str], device: str, *, clean: bool
         device: where it is evaluated.
         clean: without noise alone.
     """
-    found: dict[str, float | None] = {}
-    for name, words in conditions().items():
-        if name == CLEAN or not clean:
+    file = folder.with_name(f"{folder.name}.without-{'-'.join(without) or 'none'}.json")
+    known: dict[str, float | None] = json.loads(file.read_text()) if _newer(file, folder / "summary.json") else {}
+    asked = {name: words for name, words in conditions().items() if name == CLEAN or not clean}
+    for name, words in asked.items():
+        if name not in known:
             left_out = f"task.without=[{', '.join(without)}]"
             metrics = evaluate_run(folder, "test", [f"train.device={device}", left_out, *words])
-            found[name] = metrics["test/accuracy"]
-    return found
+            known[name] = metrics["test/accuracy"]
+            file.write_text(json.dumps(known))
+    return {name: known[name] for name in asked}
+
+
+def _newer(file: Path, run: Path) -> bool:
+    return file.is_file() and run.is_file() and file.stat().st_mtime >= run.stat().st_mtime
 
 
 def measured(run: Finished, found: Mapping[str, float | None]) -> Measured:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,20 @@ def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytes
     assert met["gated: fused over video alone, at its least of 7 points"] == ("-5.0% (babble -10 dB)", False)
     assert met["gated: fused over audio alone, at its least of 6 points"] == ("+5.0% (white 0 dB)", True)
     assert "| trained alone | audio | 90% |" in fusion.tables(result)
+
+
+def test_what_was_measured_of_a_run_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, asked = made_up(monkeypatch)
+    (tmp_path / "joint").mkdir()
+    (tmp_path / "joint" / "summary.json").write_text("{}")
+    first = fusion.accuracies(tmp_path / "joint", ["audio"], "cpu", clean=True)
+    assert len(asked) == 1 and first == {"clean": 0.6}
+    assert fusion.accuracies(tmp_path / "joint", ["audio"], "cpu", clean=True) == first and len(asked) == 1
+    assert len(fusion.accuracies(tmp_path / "joint", ["audio"], "cpu")) == 7 and len(asked) == 7
+    # A run that is newer than its figures is another one.
+    os.utime(tmp_path / "joint" / "summary.json", (2e9, 2e9))
+    fusion.accuracies(tmp_path / "joint", ["audio"], "cpu", clean=True)
+    assert len(asked) == 8
 
 
 def test_a_quick_run_trains_one_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
