@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..fusion import Fusion, Stream, build_head
@@ -22,7 +23,7 @@ from ..spans import Spans
 from .base import Batch, TaskOutput
 from .encoding import check_reads
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
-from .labels import LabelConfig, LabelScores, linear_head, place_of
+from .labels import NO_LABEL, LabelConfig, LabelScores, linear_head, place_of
 
 if TYPE_CHECKING:
     from .joint import Part
@@ -38,6 +39,9 @@ class FusedConfig(JointTaskConfig, LabelConfig):
     """How they are fused."""
     drop_modality: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Chance that a modality of a training sample is left out, so that the model does without it; one always stays."""
+    alone: NonNegativeFloat = 0.0
+    """What the loss of each modality alone weighs, by the same fusion and head, beside that of all together. Without it
+    the modality that is learned first leaves little to learn for the others (arXiv 1905.12681)."""
     without: tuple[str, ...] = ()
     """Towers that are left out of every sample, to see what the others do without them."""
 
@@ -95,7 +99,7 @@ class Fused(JointTask):
         super().__init__(models, tokenizer, config.shared)
         self.levels = levels
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
-        self.drop, self.without = config.drop_modality, config.without
+        self.drop, self.without, self.alone = config.drop_modality, config.without, config.alone
         self.scores = LabelScores(config, len(classes))
         self.classes = classes
         self.time = dict(config.fusion.time) if isinstance(config.fusion, TokensConfig) else {}
@@ -112,9 +116,26 @@ class Fused(JointTask):
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
         assert isinstance(batch, JointBatch) and batch.target is not None
         streams, losses = self._streams(batch)
-        fused_BD = rms_norm(self.fusion(streams))
-        logits_BK = self.head(self.dropout(fused_BD))
-        found: TaskOutput = self.scores(logits_BK, batch.target, losses)
+        if self.training and self.alone:
+            losses |= self._alone(streams, batch.target)
+        found: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
+        return found
+
+    def _logits(self, streams: Mapping[str, Stream]) -> Tensor:
+        logits_BK: Tensor = self.head(self.dropout(rms_norm(self.fusion(streams))))
+        return logits_BK
+
+    def _alone(self, streams: Mapping[str, Stream], target_B: Tensor) -> dict[str, Tensor]:
+        """The weighted loss of each modality alone, over the samples that have it."""
+        none_B = torch.zeros(len(target_B), dtype=torch.bool)
+        found = {}
+        for tower in self.towers:
+            kept_B = streams[tower].present_B.to(target_B.device)
+            count = (kept_B & (target_B != NO_LABEL)).sum()
+            own = {name: stream if name == tower else stream.only(none_B) for name, stream in streams.items()}
+            asked_B = torch.where(kept_B, target_B, NO_LABEL)
+            total = F.cross_entropy(self._logits(own).float(), asked_B, ignore_index=NO_LABEL, reduction="sum")
+            found[f"{tower}/alone"] = self.alone * total / count.clamp(min=1)
         return found
 
     def _streams(self, batch: JointBatch) -> tuple[dict[str, Stream], dict[str, Tensor]]:

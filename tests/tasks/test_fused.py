@@ -111,6 +111,30 @@ def test_a_modality_that_is_left_out_in_training_is_no_loss_in_testing(
         assert accuracy(task, towers, given, alone) > 0.95, tower
 
 
+@pytest.mark.parametrize("fusion", FUSIONS, ids=[str(fusion["type"]) for fusion in FUSIONS])
+def test_each_modality_alone_has_the_loss_that_it_has_without_the_others(
+    build: Callable[..., Fused], towers: JointTokenizer, fusion: dict[str, Any]
+) -> None:
+    """Over the samples that have it, in training; evaluation and what all together come to stay as they are."""
+    options = {"fusion": fusion, "drop_modality": 0.0}
+    plain, task = build(**options), build(**options, alone=0.5)
+    found = samples(12, 0)
+    for place in (2, 7):
+        found[place].value["ids"] = None
+    batch = config().pack(found, towers, CLASSES)
+    output = task.train()(batch)
+    assert torch.allclose(output.parts["cross_entropy"], plain.train()(batch).parts["cross_entropy"])
+    for tower in ("rows", "ids"):
+        own = [Sample({tower: one.value[tower]}, one.label) for one in found if one.value[tower] is not None]
+        expected = plain(config().pack(own, towers, CLASSES)).parts["cross_entropy"]
+        assert torch.allclose(output.parts[f"{tower}/alone"], 0.5 * expected, atol=1e-5)
+    assert torch.allclose(output.loss, torch.stack(list(output.parts.values())).sum())
+    assert torch.allclose(task.eval()(batch).loss, plain.eval()(batch).loss)
+    without = config(without=["ids"]).pack(samples(3, 0), towers, CLASSES)
+    missing = build(**options, alone=0.5, without=["ids"]).train()(without)
+    assert missing.parts["ids/alone"] == 0 and missing.parts["rows/alone"] > 0
+
+
 def test_some_modality_of_each_sample_always_stays(build: Callable[..., Fused], towers: JointTokenizer) -> None:
     task = build(drop_modality=0.9)
     found = samples(64, 0)
