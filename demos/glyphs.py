@@ -12,7 +12,7 @@ DEMO = Demo(
     name="glyphs",
     title="Glyph search",
     config="retrieval/glyphs",
-    queries=(Query("text", "black chess knight", "image"), Query("text", "double arrow", "image")),
+    queries=(Query("text", "white chess queen", "image"), Query("text", "black heart suit", "image")),
 )
 
 if __name__ == "__main__":
