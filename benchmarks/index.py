@@ -227,6 +227,8 @@ def run(options: argparse.Namespace) -> Result:
         options.dim, options.queries = 16, 20
     rows, differences = [], {}
     for count in options.vectors or (QUICK_SIZES if options.quick else SIZES):
+        if options.folder is not None:
+            Path(options.folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             row, difference = measure(count, options, Path(folder))
         rows.append(row)
