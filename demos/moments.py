@@ -220,17 +220,18 @@ def main() -> int:
 
 def tell(searcher: Searcher, known: Sequence[Moment], seconds: float, folder: Path, speech: bool) -> None:
     """Prints how often moments are found, by text and by speech."""
-    found = {"text": recall(searcher, [(moment, moment.caption) for moment in known], "text")}
+    asked, found = {"text": known}, {"text": recall(searcher, [(own, own.caption) for own in known], "text")}
     if speech:
         some = [moment for level in LEVELS for moment in [own for own in known if own.level == level][:SPOKEN]]
+        asked["audio"] = some
         with TemporaryDirectory(dir=folder) as scratch:
             found["audio"] = recall(searcher, list(said(some, Path(scratch), "en-us+m2")), "audio")
     for kind, levels in found.items():
         for level, part in levels.items():
-            count = sum(moment.level == level for moment in known)
+            count = sum(moment.level == level for moment in asked[kind])
             print(
                 f"{kind} finds one of {count} {level if level == 'scenes' else 'shots'} in {seconds / 60:.1f} minutes: "
-                f"R@1 {part:.1%} (chance {chance(known, seconds, level):.1%})"
+                f"R@1 {part:.1%} (chance {chance(asked[kind], seconds, level):.1%})"
             )
 
 

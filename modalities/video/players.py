@@ -5,16 +5,15 @@ Shapes: N frames, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .rendering import write
 from .video import Video
 
 SIDE = 240
@@ -32,8 +31,6 @@ def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = Non
         video: the video; of one in windows the one in the middle is taken.
         span: of the part, in seconds; the whole when absent. It has one frame at least.
     """
-    import av
-
     own = video if isinstance(video, Video) else video[len(video) // 2]
     times_N = own.times_N
     first, last = span if span is not None else (0.0, own.seconds)
@@ -41,17 +38,10 @@ def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = Non
     begin = max(0, int(torch.searchsorted(times_N, first + 1e-6, right=True)) - 1)
     end = max(begin + 1, int(torch.searchsorted(times_N, last - 1e-6)))
     pixels_NHW3 = _playable(own.pixels_NCHW[begin:end])
-    file = BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream: Any = container.add_stream(
-            "libx264", rate=_rate(times_N, own.seconds), options={"preset": "veryfast", "crf": "23"}
-        )
-        stream.height, stream.width = pixels_NHW3.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for pixels_HW3 in _frames(pixels_NHW3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels_HW3, "rgb24")))
-        container.mux(stream.encode())
+    file, rate = BytesIO(), _rate(times_N, own.seconds)
+    frames = (np.ascontiguousarray(pixels_HW3.numpy()) for pixels_HW3 in pixels_NHW3)
+    rows, columns = pixels_NHW3.shape[1:3]
+    write(file, frames, rate, (rows, columns), {"preset": "veryfast", "crf": "23"})
     return file.getvalue()
 
 
@@ -74,8 +64,3 @@ def _playable(pixels_NCHW: Tensor) -> Tensor:
         floats_NCHW = F.interpolate(pixels_NCHW.float(), size=size, mode="bilinear", antialias=shrink < 1)
         pixels_NCHW = floats_NCHW.round().clamp(0, 255).to(torch.uint8)
     return pixels_NCHW.permute(0, 2, 3, 1)
-
-
-def _frames(pixels_NHW3: Tensor) -> Iterator[np.ndarray]:
-    for pixels_HW3 in pixels_NHW3:
-        yield np.ascontiguousarray(pixels_HW3.numpy())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,9 +135,13 @@ def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Gener
 
 
 def write(
-    path: Path, frames: Iterator[np.ndarray], rate: float, size: tuple[int, int], options: dict[str, str]
+    path: Path | BytesIO,
+    frames: Iterator[np.ndarray],
+    rate: float | Fraction,
+    size: tuple[int, int],
+    options: dict[str, str],
 ) -> None:
-    """Writes frames as H.264 in a container that the file's name tells.
+    """Writes frames as H.264 in a container that the file's name tells; in mp4 where it is in memory.
 
     Args:
         path: the file.
@@ -147,7 +152,8 @@ def write(
     """
     import av
 
-    with av.open(str(path), "w") as container:
+    target, kind = (str(path), None) if isinstance(path, Path) else (path, "mp4")
+    with av.open(target, "w", format=kind) as container:
         stream: Any = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=options)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
