@@ -1,7 +1,7 @@
 """Sound and lips together in noise: which word is said, by each way of fusing, beside each sense alone.
 
 Each head of ``retrieval/grid_fused`` trains by ``hrt-mm train`` for the same processor time on one thread (wall-clock
-time on a GPU), with white noise or the babble of other sentences at -15 to 25 dB, and learns from each modality alone
+time on a GPU), with white noise or the babble of other sentences at -20 to 20 dB, and learns from each modality alone
 as well. Its best weights by the validation split then tell the 600 words of the 100 test sentences: clean, and at 0, -5
 and -10 dB of either noise; from both, from sound alone and from video alone (``task.without``). The ratio is that of a
 word's own sound. Test babble is mixed of training sentences. Two more runs train without the other modality for the
