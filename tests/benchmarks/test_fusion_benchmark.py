@@ -57,7 +57,7 @@ def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytes
     assert met["joint: fused over video alone, at its least of 7 points"] == ("+25.0% (white -10 dB)", True)
     assert met["gated: fused over video alone, at its least of 7 points"] == ("-5.0% (babble -10 dB)", False)
     assert met["gated: fused over audio alone, at its least of 6 points"] == ("+5.0% (white 0 dB)", True)
-    assert "| trained alone | audio | 90% |" in fusion.tables(result)
+    assert "| trained alone | 12 | audio | 90% |" in fusion.tables(result)
 
 
 def test_what_was_measured_of_a_run_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
