@@ -205,9 +205,10 @@ def run(options: argparse.Namespace) -> Result:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
         for task in tasks:
-            found = {name: train(task, name, config, home, options) for name, config in contenders(task).items()}
+            asked = list(contenders(task).items())[: 1 if options.first else None]
+            found = {name: train(task, name, config, home, options) for name, config in asked}
             own = {name: measured(task, run, home / f"{task}-{name}") for name, run in found.items()}
-            if task == "glyphs":
+            if task == "glyphs" and not options.first:
                 checks["parameters"] = _same_size(found)
             rows.append(Row(sizes={"task": task, "minutes": _minutes(task, options)}, contenders=own, ratios={}))
     return Result(
@@ -293,6 +294,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
     found.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
+    found.add_argument("--first", action="store_true", help="the first contender of each task alone")
     found.add_argument("--minutes", type=float, help="of each contender; 9, 15, 5 and 18 by task when absent")
     found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")

@@ -34,6 +34,8 @@ def test_a_quick_run_trains_both_measures_both_ways_and_keeps(tmp_path: Path) ->
     before = summary.stat().st_mtime_ns
     assert main(retrieval.arguments(), retrieval.run, retrieval.tables, argv) == 0
     assert summary.stat().st_mtime_ns == before
+    assert main(retrieval.arguments(), retrieval.run, retrieval.tables, [*argv, "--first"]) == 0
+    assert set(read(path).rows[0].contenders) == {"hierarchy"}
     with pytest.raises(UserError, match="another configuration"):
         kept(runs / "glyphs-flat.yaml", runs / "glyphs-flat", ["train.time_limit=9"])
 
