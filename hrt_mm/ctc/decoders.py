@@ -27,7 +27,15 @@ class GreedyConfig(Component):
 
     type: Literal["greedy"] = "greedy"
 
-    def build(self, symbols: Sequence[str], unit: str) -> Decode:
+    @property
+    def spelled(self) -> bool:
+        """Symbols are told from their own steps."""
+        return False
+
+    def read_lexicon(self, symbols: Sequence[str], unit: str) -> None:
+        """There is none."""
+
+    def build(self, lexicon: Lexicon | None) -> Decode:
         """The decoder."""
         return _greedy
 
@@ -40,6 +48,8 @@ class BeamConfig(Component):
     """How many beginnings are kept at each step."""
     word_score: float = 0.0
     """What each word of the lexicon adds to the log-probability that texts are chosen by; below 0 for fewer words."""
+    spelled: bool = False
+    """Tell symbols from what they are spelled with, at the task's finer level (``task.finer``)."""
     lexicon: Path | None = None
     """A file of words, which alone are then written: a line a word, with its symbols behind it where they are not its
     letters or the word itself, as in CMUdict."""
@@ -51,22 +61,35 @@ class BeamConfig(Component):
     language_order: Annotated[int, Field(ge=1, le=5)] = 3
     """Words that are counted together: each with the ones before it."""
 
-    def build(self, symbols: Sequence[str], unit: str) -> Decode:
-        """The decoder.
+    def read_lexicon(self, symbols: Sequence[str], unit: str) -> Lexicon | None:
+        """The words of the file, where there is one.
 
         Raises:
-            ConfigError: the lexicon or the language cannot be read, or a word cannot be spelled.
+            ConfigError: the lexicon cannot be read, or a word cannot be spelled.
         """
-        lexicon = Lexicon.read(self.lexicon, symbols, unit) if self.lexicon is not None else None
+        return Lexicon.read(self.lexicon, symbols, unit) if self.lexicon is not None else None
+
+    def build(self, lexicon: Lexicon | None) -> Decode:
+        """The decoder.
+
+        Args:
+            lexicon: the words that alone are written.
+
+        Raises:
+            ConfigError: the language cannot be read.
+        """
         language = WordModel.read(self.language, self.language_order) if self.language is not None else None
         weight = self.language_weight
         return lambda log_probs_NK: beam_search(log_probs_NK, self.width, lexicon, self.word_score, language, weight)
 
     @model_validator(mode="after")
     def _has_words(self) -> BeamConfig:
-        if self.word_score and self.lexicon is None:
+        if self.spelled and self.lexicon is not None:
+            raise ValueError("spelled has the words of task.finer, and lexicon others; drop one of them")
+        known = self.spelled or self.lexicon is not None
+        if self.word_score and not known:
             raise ValueError("word_score is for words of a lexicon, and there is none; set lexicon, or drop it")
-        if self.language is not None and self.lexicon is None:
+        if self.language is not None and not known:
             raise ValueError("language is of words of a lexicon, and there is none; set lexicon, or drop it")
         default = BeamConfig.model_fields
         for key in ("language_weight", "language_order"):

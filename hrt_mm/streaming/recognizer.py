@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
 
 from ..ctc.decoders import GreedyConfig
-from ..ctc.lexicon import Lexicon
 from ..errors import UserError
 from ..modality import Tokenizer
 from ..tasks.base import Task
@@ -57,6 +57,7 @@ class Recognizer:
         self, task: Task, tokenizer: Tokenizer, *, window: float | None = None, growing: bool = False, **source: Any
     ) -> None:
         self.task = recognizing(task)
+        self.head = self.task.told_by
         self.causal = self.task.encoder.hierarchy.config.causal
         seconds = tokenizer.seconds_per_token or 1.0
         if self.causal and window is not None:
@@ -64,21 +65,31 @@ class Recognizer:
         self.late: int | None
         """Level-0 tokens until a step is finished after its end, at most; ``None`` where nothing bounds it."""
         if self.causal:
-            self._steps: Steps = _LevelSteps(self.task, tokenizer, growing, source)
+            self._steps: Steps = _LevelSteps(self.task, self.head.level, tokenizer, growing, source)
             config = self.task.encoder.hierarchy.config
-            self.late = latencies(config)[config.levels[self.task.level].name]
+            self.late = latencies(config)[config.levels[self.head.level].name]
         else:
             tokens = max(1, round((WINDOW_S if window is None else window) / seconds))
-            windows = WindowStream(self.task.encoder, tokenizer, self.task.level, tokens, **source)
+            windows = WindowStream(self.task.encoder, tokenizer, self.head.level, tokens, **source)
             self._steps, self.late = windows, windows.window
+        self.late_s = math.inf if self.late is None else self.late * seconds
+        """The same in seconds."""
         self._decoded = _decoder(self.task, seconds)
         self._spelled = Spelled() if _spaced(self.task) else None
 
     @property
     def unit(self) -> str:
         """What it gives: ``words``, ``phonemes``."""
+        if self.head is not self.task:
+            return self.task.unit
         words = isinstance(self._decoded, UtteranceStream) and self._decoded.lexicon is not None
         return "words" if words or self._spelled is not None else self.task.unit
+
+    @property
+    def pending(self) -> float:
+        """Where what is heard but not given yet begins, in seconds; infinity where there is nothing."""
+        open_word = self._spelled.pending if self._spelled is not None else math.inf
+        return min(open_word, self._decoded.pending)
 
     def feed(self, chunk: Any) -> list[Heard]:
         """Takes in a raw chunk of any size, and gives what it finishes.
@@ -95,7 +106,10 @@ class Recognizer:
 
     @torch.inference_mode()
     def _scored(self, steps: Finished) -> list[Heard]:
-        return self._decoded.feed(self.task.log_probs(steps.x_ND).cpu(), steps.first_N, steps.last_N)
+        raw_NK = self.head.raw_log_probs(steps.x_ND)
+        if isinstance(self._decoded, GreedyStream):
+            raw_NK = self.head.as_told(raw_NK)
+        return self._decoded.feed(raw_NK.cpu(), steps.first_N, steps.last_N)
 
     def _written(self, symbols: list[Heard]) -> list[Heard]:
         return symbols if self._spelled is None else self._spelled.feed(symbols)
@@ -103,13 +117,11 @@ class Recognizer:
 
 def _decoder(task: CTC, seconds: float) -> GreedyStream | UtteranceStream:
     """What the run's configuration asks for: greedy at once, or a beam over each utterance."""
-    config = task.config.decoder
-    if isinstance(config, GreedyConfig):
+    if isinstance(task.config.decoder, GreedyConfig):
         return GreedyStream(task.symbols, seconds)
-    lexicon = None
-    if config.lexicon is not None and not _spaced(task):
-        lexicon = Lexicon.read(config.lexicon, task.symbols, task.unit)
-    return UtteranceStream(task.decoder, task.symbols, seconds, lexicon)
+    head = task.told_by
+    lexicon = None if _spaced(task) else task.lexicon
+    return UtteranceStream(task.decoder, head.symbols, seconds, lexicon, told=head.as_told, placed=head.placed)
 
 
 def _spaced(task: CTC) -> bool:
@@ -120,9 +132,9 @@ def _spaced(task: CTC) -> bool:
 class _LevelSteps:
     """The tokens of the level that a task reads, from a stream."""
 
-    def __init__(self, task: CTC, tokenizer: Tokenizer, growing: bool, source: dict[str, Any]) -> None:
+    def __init__(self, task: CTC, level: int, tokenizer: Tokenizer, growing: bool, source: dict[str, Any]) -> None:
         self.stream = Stream(task.encoder, tokenizer, growing=growing, **source)
-        self.level = self.stream.levels.names[task.level]
+        self.level = self.stream.levels.names[level]
 
     def feed(self, chunk: Any) -> Finished:
         return self.stream.feed(chunk)[self.level]

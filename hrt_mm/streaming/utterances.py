@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ctc import Hypothesis
+from ..ctc import Hypothesis, Placed
 from ..ctc.alignment import forced_alignment
 from ..ctc.lexicon import Lexicon
 from .heard import Heard
@@ -29,7 +29,8 @@ class UtteranceStream:
         symbols: what is told apart; the blank stands behind them.
         unit: seconds of a level-0 token (a level-0 token, where time has no unit: pauses are then that many tokens).
         lexicon: the words that ``decode`` writes, where it does.
-        scores: turns log-probabilities into what symbols are aligned by; nothing is changed when absent.
+        told: turns what comes in into the log-probabilities that are decoded; they are the same when absent.
+        placed: lays symbols along what came in.
     """
 
     def __init__(
@@ -38,31 +39,41 @@ class UtteranceStream:
         symbols: Sequence[str],
         unit: float,
         lexicon: Lexicon | None = None,
-        scores: Callable[[Tensor], Tensor] | None = None,
+        told: Callable[[Tensor], Tensor] | None = None,
+        placed: Callable[[Tensor, Sequence[int], str], list[Placed]] = forced_alignment,
     ) -> None:
         self.decode, self.symbols, self.unit, self.lexicon = decode, symbols, unit, lexicon
-        self.scores = scores or (lambda log_probs_NK: log_probs_NK)
-        self._scored_NK = torch.zeros(0, len(symbols) + 1)
+        self.told = told or (lambda raw_NK: raw_NK)
+        self.placed = placed
+        self._raw: list[Tensor] = []
+        self._told_NK = torch.zeros(0, len(symbols) + 1)
         self._edges_N2 = np.zeros((0, 2), dtype=np.int64)
 
-    def feed(self, log_probs_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
+    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
         """Takes in steps, each with the level-0 tokens that it begins with and ends before."""
-        self._scored_NK = torch.cat([self._scored_NK, log_probs_NK])
+        self._raw += raw_NK.unbind()
+        self._told_NK = torch.cat([self._told_NK, self.told(raw_NK)])
         self._edges_N2 = np.concatenate([self._edges_N2, np.stack([first_N, last_N], 1)])
         found: list[Heard] = []
         while (count := self._whole()) is not None:
             found += self._take(count)
         return found
 
+    @property
+    def pending(self) -> float:
+        """Where an utterance begins that has not ended; infinity where there is none."""
+        speech = np.flatnonzero((self._told_NK.argmax(-1) != len(self.symbols)).numpy())
+        return float(self._edges_N2[speech[0], 0]) * self.unit if len(speech) else math.inf
+
     def flush(self) -> list[Heard]:
         """What the end of the steps finishes."""
-        return self._take(len(self._scored_NK))
+        return self._take(len(self._told_NK))
 
     def _whole(self) -> int | None:
         """Steps of the utterance that a pause has ended, or that is too long; ``None`` where there is none."""
-        if not len(self._scored_NK):
+        if not len(self._told_NK):
             return None
-        quiet_N = (self._scored_NK.argmax(-1) == len(self.symbols)).numpy()
+        quiet_N = (self._told_NK.argmax(-1) == len(self.symbols)).numpy()
         time_N2 = self._edges_N2 * self.unit
         speech = np.flatnonzero(~quiet_N)
         if not len(speech):
@@ -75,22 +86,23 @@ class UtteranceStream:
                 return after
         if time_N2[-1, 1] - time_N2[0, 0] > LONGEST_S:
             half = len(quiet_N) // 2
-            return half + 1 + int(self._scored_NK[half:-1, -1].argmax())
+            return half + 1 + int(self._told_NK[half:-1, -1].argmax())
         return None
 
     def _take(self, count: int) -> list[Heard]:
-        scored_NK, edges_N2 = self._scored_NK[:count], self._edges_N2[:count]
-        self._scored_NK, self._edges_N2 = self._scored_NK[count:].clone(), self._edges_N2[count:].copy()
-        if bool((scored_NK.argmax(-1) == len(self.symbols)).all()):
+        told_NK, edges_N2, raw = self._told_NK[:count], self._edges_N2[:count], self._raw[:count]
+        self._told_NK, self._edges_N2 = self._told_NK[count:].clone(), self._edges_N2[count:].copy()
+        del self._raw[:count]
+        if bool((told_NK.argmax(-1) == len(self.symbols)).all()):
             return []
-        found = self.decode(scored_NK)
-        placed = forced_alignment(self.scores(scored_NK), found.symbols, "the utterance")
+        found = self.decode(told_NK)
+        placed = self.placed(torch.stack(raw), found.symbols, "the utterance")
         heard = [
             Heard(
                 self.symbols[one.symbol],
                 float(edges_N2[one.first, 0]) * self.unit,
                 float(edges_N2[one.last, 1]) * self.unit,
-                math.exp(float(scored_NK[one.first : one.last + 1, one.symbol].mean())),
+                math.exp(float(told_NK[one.first : one.last + 1, one.symbol].mean())),
             )
             for one in placed
         ]

@@ -12,11 +12,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..ctc import Lexicon, Placed, forced_alignment, spot
+from ..ctc import Lexicon, Placed, spot
 from ..errors import BadSample, UserError
 from ..pyramid import Pyramid
 from .ctc import CTC
-from .spelled import Spelled
+from .symbols import SymbolHead
 
 PAUSE = 0.08
 """Seconds. A shorter gap between two symbols is no silence: both reach to its middle."""
@@ -70,20 +70,18 @@ def align(
         BadSample: a label is not known, or there are more than the steps allow.
     """
     finer = task.finer if lexicon is None else None
-    head: CTC | Spelled = finer if finer is not None else task
+    head: SymbolHead = finer if finer is not None else task
     steps, symbols, unit = head.raw(pyramid), head.symbols, head.unit
     found = []
     for place, ((log_probs_NK, edges_N2), own) in enumerate(zip(steps.split(), labels, strict=True)):
         name = names[place] if names else f"sample {place} of the batch"
         parts = _spelled(task, own, lexicon, name)
-        edge = [head.silence] if head.silence is not None else []
         space = lexicon.space if lexicon is not None else None
         try:
-            said = [*edge, *_flat(parts, space), *edge]
-            placed = forced_alignment(head.without_prior(log_probs_NK), said, name)
+            placed = head.placed(log_probs_NK, _flat(parts, space), name)
         except UserError as error:
             raise BadSample(name, str(error).removeprefix(f"{name}: ")) from error
-        heard = [one for one in placed if one.symbol not in (space, head.silence)]
+        heard = [one for one in placed if one.symbol != space]
         timed = closed([_timed(task, symbols[one.symbol], one, edges_N2) for one in heard], pause)
         tiers: Tiers = {unit: timed}
         if finer is not None or lexicon is not None:

@@ -17,24 +17,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..ctc import Hypothesis, Steps, most_steps, steps_of
+from ..ctc import Hypothesis, Lexicon, Steps, most_steps
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
 from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, on_device, rows_of
 from ..ctc.prior import Prior
-from ..ctc.silence import as_blank, edged
+from ..ctc.silence import edged
 from ..ctc.steps import check_steps
 from ..errors import BadSample, ConfigError
 from ..host import on_host
 from ..levels import HierarchyConfig
-from ..pyramid import Pyramid
 from ..sample import Sample
 from ..tokens import Tokens
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import linear_head
 from .spelled import Spelled, SpelledConfig
+from .symbols import SymbolHead
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
@@ -128,7 +127,7 @@ class CTCConfig(TaskConfig):
             )
 
 
-class CTC(EncoderTask):
+class CTC(EncoderTask, SymbolHead):
     """Encoder, linear head over the steps of a level, and the CTC loss, in nats a symbol.
 
     Metrics in evaluation: the error rate, which is all edits over all true symbols, and the share of samples that are
@@ -144,9 +143,14 @@ class CTC(EncoderTask):
     def __init__(
         self, config: CTCConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
     ) -> None:
-        self.level = model.index(config.level)
+        self.level, self.hierarchy = model.index(config.level), model
         check_steps(model, self.level, tokenizer.axes, config.type)
         finer = None
+        if config.decoder.spelled and config.finer is None:
+            raise ConfigError(
+                "task.decoder.spelled reads what symbols are spelled with, and task.finer is not set; set it, or drop "
+                "the key"
+            )
         if config.finer is not None:
             finer = Spelled(config.finer, model, tokenizer, symbols, config.prior, silence=config.silence)
         super().__init__(model, tokenizer, [self.level, *([finer.level] if finer is not None else [])])
@@ -183,51 +187,55 @@ class CTC(EncoderTask):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        found = [list(hypothesis.symbols) for hypothesis in self.decode(self.told(steps))]
+        found = self._found(self.told(steps) if self.told_by is self else self.told_by.scored(pyramid))
         return TaskOutput(loss, parts, stats | self._errors(found, target_BS), _padded(found, loss.device))
 
+    @property
+    def told_by(self) -> SymbolHead:
+        """The head whose steps the decoder reads: this one, or that of what symbols are spelled with."""
+        return self.finer if self.config.decoder.spelled and self.finer is not None else self
+
     @cached_property
-    def decoder(self) -> Decode:
-        """Tells the symbols of one sample's steps.
+    def lexicon(self) -> Lexicon | None:
+        """The words that the decoder writes, where it writes words.
 
         Raises:
             ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
         """
-        return self.config.decoder.build(self.symbols, self.unit)
+        if self.config.decoder.spelled and self.finer is not None:
+            return self.finer.lexicon
+        return self.config.decoder.read_lexicon(self.symbols, self.unit)
 
-    def scored(self, pyramid: Pyramid) -> Steps:
-        """The steps of the level that is read, with (N, K + 1) log-probabilities of the symbols and the blank.
+    @cached_property
+    def decoder(self) -> Decode:
+        """Tells the symbols of one sample's steps, or with a lexicon its words.
 
-        A step's edges times ``seconds_per_token`` are its times.
+        Raises:
+            ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
         """
-        return self.told(self.raw(pyramid))
+        return self.config.decoder.build(self.lexicon)
 
-    def raw(self, pyramid: Pyramid) -> Steps:
-        """The steps with log-probabilities of the symbols, silence where it is one, and the blank: what is laid out."""
-        steps = steps_of(pyramid, self.encoder.hierarchy.config, self.level)
-        return Steps(self._outputs(steps.x_ND), steps.spans, steps.edges_N2)
-
-    def told(self, steps: Steps) -> Steps:
-        """The same with (N, K + 1) log-probabilities: silence is blank."""
-        return steps if self.silence is None else Steps(as_blank(steps.x_ND), steps.spans, steps.edges_N2)
-
-    def log_probs(self, x_ND: Tensor) -> Tensor:
-        """(N, D) tokens of the level to (N, K + 1) log-probabilities in float32; the blank is the last."""
-        found = self._outputs(x_ND)
-        return found if self.silence is None else as_blank(found)
-
-    def _outputs(self, x_ND: Tensor) -> Tensor:
-        return F.log_softmax(self.head(self.dropout(x_ND)).float(), -1)
+    def raw_log_probs(self, x_ND: Tensor) -> Tensor:
+        """(N, D) tokens of the level to float32 log-probabilities of the symbols, silence and the blank."""
+        return super().raw_log_probs(self.dropout(x_ND))
 
     @torch.no_grad()
     @on_host
     def decode(self, steps: Steps) -> list[Hypothesis]:
-        """What is said in each sample, from the steps with their log-probabilities."""
+        """What is said in each sample.
+
+        Args:
+            steps: of the head that :attr:`told_by` names, with their log-probabilities.
+        """
         return [self.decoder(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
 
-    def without_prior(self, log_probs_NK: Tensor) -> Tensor:
-        """Scores for alignment: raw log-probabilities less what is usual. They do not add up to 1."""
-        return self.prior.scores(log_probs_NK) if self.prior is not None else log_probs_NK
+    def _found(self, steps: Steps) -> list[list[int]]:
+        """The symbols that are said in each sample."""
+        found = self.decode(steps)
+        if self.told_by is self:
+            return [list(hypothesis.symbols) for hypothesis in found]
+        places = {symbol: place for place, symbol in enumerate(self.symbols)}
+        return [[places[word] for word in hypothesis.words] for hypothesis in found]
 
     @on_host
     def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

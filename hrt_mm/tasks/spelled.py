@@ -6,24 +6,26 @@ symbols, L of them in the longest spelling.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..component import Component
+from ..ctc import Lexicon
 from ..ctc.greedy import greedy
 from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, on_device, rows_of
 from ..ctc.prior import Prior
-from ..ctc.silence import as_blank, edged
-from ..ctc.steps import Steps, check_steps, steps_of
+from ..ctc.silence import edged
+from ..ctc.steps import Steps, check_steps
 from ..errors import ConfigError
 from ..host import on_host
 from ..levels import HierarchyConfig
 from ..pyramid import Pyramid
 from .labels import linear_head
+from .symbols import SymbolHead
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
@@ -42,8 +44,8 @@ class SpelledConfig(Component):
     """Weight of the loss."""
 
 
-class Spelled(nn.Module):
-    """Linear head over the steps of the finer level.
+class Spelled(SymbolHead):
+    """Linear head over the steps of the finer level, whose symbols are phonemes or characters.
 
     Args:
         config: of the head.
@@ -71,7 +73,8 @@ class Spelled(nn.Module):
     ) -> None:
         super().__init__()
         self.level, self.unit = model.index(config.level), config.unit
-        self.weight, self.model = config.weight, model
+        self.weight, self.hierarchy = config.weight, model
+        self.over = symbols
         check_steps(model, self.level, tokenizer.axes, "ctc")
         spelled = [tuple(symbol) for symbol in symbols] if config.spellings is None else _read(config, symbols)
         self.symbols = tuple(sorted({part for parts in spelled for part in parts}))
@@ -97,22 +100,13 @@ class Spelled(nn.Module):
             found |= self._errors(self.told(steps), target_BW)
         return {"finer": self.weight * nats / weight.clamp(min=1)}, found
 
-    def scored(self, pyramid: Pyramid) -> Steps:
-        """The steps of the finer level with (N, F + 1) log-probabilities of its symbols and the blank."""
-        return self.told(self.raw(pyramid))
-
-    def raw(self, pyramid: Pyramid) -> Steps:
-        """The same with silence beside the blank, where it is a symbol: what is laid out."""
-        steps = steps_of(pyramid, self.model, self.level)
-        return Steps(F.log_softmax(self.head(steps.x_ND).float(), -1), steps.spans, steps.edges_N2)
-
-    def told(self, steps: Steps) -> Steps:
-        """Raw steps with silence taken for the blank."""
-        return steps if self.silence is None else Steps(as_blank(steps.x_ND), steps.spans, steps.edges_N2)
-
-    def without_prior(self, log_probs_NF: Tensor) -> Tensor:
-        """Scores for alignment: raw log-probabilities less what is usual."""
-        return self.prior.scores(log_probs_NF) if self.prior is not None else log_probs_NF
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The symbols above as words, with how they are spelled here."""
+        rows = self.table_KL.tolist()
+        return Lexicon(
+            (symbol, tuple(place for place in row if place >= 0)) for symbol, row in zip(self.over, rows, strict=True)
+        )
 
     def spelled(self, target_BS: Tensor) -> Tensor:
         """(B, S) symbols to (B, W) finer ones; an unknown symbol is an unknown one."""

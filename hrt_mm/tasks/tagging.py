@@ -1,6 +1,6 @@
 """Tagging: one label a word, a sentence or whatever a boundary of the data starts, or one a token.
 
-Shapes: T tokens of level 0, N of the level that is read, D its width, U units: what has a label each.
+Shapes: T tokens of level 0, N of the level that is read, D its width, U units: what has a label each, K classes.
 """
 
 from __future__ import annotations
@@ -106,9 +106,16 @@ class Tagging(LabelTask):
         """Loss, accuracy, macro-F1 and the predicted classes (U,)."""
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
-        units, _ = units_of(batch.tokens, self.unit)
-        units_UD = mean_over(pyramid, self.level, units)
-        return self.scored(self.head(self.dropout(units_UD)), batch.target, pyramid.losses)
+        return self.scored(self._logits(pyramid, batch.tokens), batch.target, pyramid.losses)
+
+    def logits(self, tokens: Tokens) -> Tensor:
+        """(U, K) of the units of raw tokens, sample after sample."""
+        return self._logits(self.encoder(tokens), tokens)
+
+    def _logits(self, pyramid: Pyramid, tokens: Tokens) -> Tensor:
+        units_UD = mean_over(pyramid, self.level, units_of(tokens, self.unit)[0])
+        logits_UK: Tensor = self.head(self.dropout(units_UD))
+        return logits_UK
 
 
 def units_of(tokens: Tokens, unit: str | None) -> tuple[Spans, Spans]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeGuard
@@ -107,18 +107,29 @@ def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
             )
 
 
-def starts_of(intervals: Sequence[Interval]) -> tuple[float, ...]:
-    """Where intervals start, and where the silence in a gap between two or behind the last one does.
+def segments_of(intervals: Sequence[Interval], seconds: float, silence: float = 0.0) -> tuple[Interval, ...]:
+    """The intervals, and silences in gaps, before the first and behind the last, so that all time is in one.
 
     Args:
-        intervals: in order of time.
+        intervals: in order of time; without a label, or labelled as silence, they are silences too.
+        seconds: of the sound, where the last one ends.
+        silence: the shortest that is one. A shorter gap belongs to the intervals beside it, up to its middle.
     """
-    found = []
-    for place, interval in enumerate(intervals):
-        found.append(interval.start)
-        if place + 1 == len(intervals) or intervals[place + 1].start - interval.end > 10**-DIGITS:
-            found.append(interval.end)
-    return tuple(found)
+    said = [own for own in intervals if own.label not in ("", SILENCE) and own.start < seconds]
+    found: list[Interval] = []
+    end = 0.0
+    for own in said:
+        if own.start - end > max(silence, 10**-DIGITS):
+            found += [Interval(end, own.start, SILENCE), own]
+        else:
+            middle = (end + own.start) / 2 if found else 0.0
+            if found:
+                found[-1] = replace(found[-1], end=middle)
+            found.append(replace(own, start=middle))
+        end = own.end
+    if not found or seconds - end > max(silence, 10**-DIGITS):
+        return (*found, Interval(end if found else 0.0, seconds, SILENCE))
+    return (*found[:-1], replace(found[-1], end=seconds))
 
 
 def seconds(text: str, name: str, line: int) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
 from ..grid import Sentence, sentences
 from ..splits import check_split
-from .alignments import READABLE, read_alignment, starts_of
+from .alignments import READABLE, Interval, read_alignment, segments_of
+from .files import read_header
 from .folders import as_target
 from .joined import JoinableConfig
 from .recordings import Recording, Target
@@ -28,8 +32,10 @@ class GridConfig(JoinableConfig):
     ``words``."""
 
     alignments: Path | None = None
-    """Folder with an alignment for each training sentence, such as ``hrt-mm speech align`` writes; its tier ``words``
-    takes the place of the times in ``words.tsv``. Other splits keep theirs."""
+    """Folder with an alignment for each sentence, such as ``hrt-mm speech align`` writes; its tier ``words`` takes the
+    place of the times in ``words.tsv``."""
+    aligned: tuple[Literal["train", "val", "test"], ...] = ("train",)
+    """Splits that take their times from ``alignments``; others keep theirs."""
 
     def build(self, split: str) -> Dataset:
         """The sentences of a split.
@@ -40,11 +46,13 @@ class GridConfig(JoinableConfig):
         check_split(split)
         splits: dict[str, list[Recording]] = {}
         for own in sentences(self.root, "audio", spoken=True):
+            # Others are counted alone, and may have no alignment.
+            words = self._words(own) if own.split in (split, "train") else own.words
             item = Recording(
                 own.row["audio"],
-                self._target(own),
-                boundaries={"words": self._starts(own)},
-                labels={"words": tuple(interval.label for interval in own.words)},
+                self._target(own, words),
+                boundaries={"words": tuple(interval.start for interval in words)},
+                labels={"words": tuple(interval.label for interval in words)},
             )
             splits.setdefault(own.split, []).append(item)
         if splits.get("val"):
@@ -52,11 +60,11 @@ class GridConfig(JoinableConfig):
         sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
-    def _starts(self, own: Sentence) -> tuple[float, ...]:
-        """Where words and silences start."""
+    def _words(self, own: Sentence) -> tuple[Interval, ...]:
+        """Words and silences."""
         audio = own.row["audio"]
-        if self.alignments is None or own.split != "train":
-            return tuple(interval.start for interval in own.words)
+        if self.alignments is None or own.split not in self.aligned:
+            return own.words
         stem = self.alignments / PurePosixPath(audio).with_suffix("")
         found = [path for kind in READABLE if (path := stem.with_suffix(kind)).is_file()]
         if not found:
@@ -64,9 +72,16 @@ class GridConfig(JoinableConfig):
         tiers = read_alignment(found[0])
         if "words" not in tiers:
             raise ConfigError(f"{found[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
-        return starts_of(tiers["words"])
+        header = read_header(self.root / audio, audio)
+        return segments_of(tiers["words"], header.samples / header.rate)
 
-    def _target(self, own: Sentence) -> Target:
+    def _target(self, own: Sentence, words: Sequence[Interval]) -> Target:
         if self.label == "segments":
-            return tuple(interval.label for interval in own.words)
+            return tuple(interval.label for interval in words)
         return own.spoken if self.label == "phonemes" else as_target(own.row["sentence"], self.label)
+
+    @model_validator(mode="after")
+    def _aligned_by_something(self) -> GridConfig:
+        if self.alignments is None and self.aligned != GridConfig.model_fields["aligned"].default:
+            raise ValueError("aligned has no effect without alignments; set it, or drop the key")
+        return self

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import recognition
 from benchmarks.command import main
@@ -26,16 +27,19 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_quick_run_trains_measures_and_keeps(data: Path) -> None:
     path = data / "result.json"
     argv = ["--quick", "--device", "cpu", "--threads", "1", "--runs", str(data / "runs"), "--json", str(path)]
-    argv += ["--only", "digits"]
+    argv += ["--only", "digits", "words"]
     assert main(recognition.arguments(), recognition.run, recognition.tables, argv) == 0
     rows = {name: one for row in read(path).rows for name, one in row.contenders.items()}
-    assert set(rows) == {"digits"}
+    assert set(rows) == {"digits", "words"}
+    assert rows["words"].scores[recognition.RATES[0]] is not None
     assert rows["digits"].scores["steps"] == 2
     assert rows["digits"].scores["true words"]
     # What is there is taken.
     summary = data / "runs" / "digits" / "summary.json"
     before = summary.stat().st_mtime_ns
-    assert recognition.train("digits", data / "runs", recognition.arguments().parse_args(["--quick"])) == summary.parent
+    options = recognition.arguments().parse_args(["--quick"])
+    options.device = torch.device("cpu")
+    assert recognition.train("digits", data / "runs", options) == summary.parent
     assert summary.stat().st_mtime_ns == before
 
 

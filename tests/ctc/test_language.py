@@ -61,4 +61,4 @@ def test_settings_that_do_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="language_weight has no effect without language"):
         BeamConfig(type="beam", lexicon=tmp_path / "words", language_weight=0.5)
     config = BeamConfig(type="beam", lexicon=tmp_path / "words", language=tmp_path / "text", language_order=2)
-    assert config.build(("bin", "blue", "red", "set"), "words") is not None
+    assert config.build(config.read_lexicon(("bin", "blue", "red", "set"), "words")) is not None

@@ -66,7 +66,7 @@ def test_speech_without_pauses_is_cut_where_a_blank_is_likeliest() -> None:
     assert "".join(one.label for part in parts for one in part) == "ab" * 300
     assert decoded[0] == 151 and max(decoded) <= LONGEST_S / 0.1 + 1
     stream = UtteranceStream(plain, SYMBOLS, 0.1)
-    assert not any(streamed(stream, said("-" * 500), 7)) and len(stream._scored_NK) == 0
+    assert not any(streamed(stream, said("-" * 500), 7)) and len(stream._told_NK) == 0
 
 
 def test_words_of_a_lexicon() -> None:

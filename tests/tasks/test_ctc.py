@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.ctc import most_steps, steps_of
+from hrt_mm.ctc import Steps, most_steps, steps_of
 from hrt_mm.ctc.loss import NONE, UNKNOWN, padded, rows_of
 from hrt_mm.encoder import Encoder
 from hrt_mm.errors import BadSample, ConfigError
@@ -160,6 +160,28 @@ def test_a_finer_level_tells_how_symbols_are_spelled(hierarchy: Make, rows: Toke
     assert "word_error_rate" in output.stats
     output.loss.backward()
     assert task.finer.head.weight.grad is not None
+
+
+def test_a_beam_tells_symbols_from_their_spellings(
+    hierarchy: Make, rows: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of the symbols themselves is not asked."""
+    decoder = {"type": "beam", "spelled": True, "width": 8}
+    task = config(finer=FINER, level="b", decoder=decoder).build(hierarchy(2), rows, SYMBOLS).eval()
+    assert task.finer is not None and task.told_by is task.finer
+    said = [[0, 0, 3, 1, 3, 0, 3, 0, 3], [3, 2, 2, 1, 3, 3, 0, 3, 3]]
+    probs = torch.full((2, 9, 4), 0.01).scatter(2, torch.tensor(said)[:, :, None], 0.97).log()
+    steps = Steps(probs.flatten(0, 1), Spans.from_lengths([9, 9]), torch.zeros(18, 2, dtype=torch.int64))
+    assert [one.words for one in task.decode(steps)] == [("a", "b"), ("c", "a")]
+    monkeypatch.setattr(task.finer, "scored", lambda pyramid: steps)
+    batch = labelled(rows, [torch.randn(9, 4), torch.randn(9, 4)], [["a", "b"], ["c", "b"]])
+    output = task(batch)
+    assert output.predictions is not None and rows_of(output.predictions) == [[0, 1], [2, 0]]
+    assert output.stats["word_error_rate"] == (1, 4)
+    with pytest.raises(ConfigError, match=r"task\.finer is not set"):
+        config(decoder=decoder).build(hierarchy(1), rows, SYMBOLS)
+    with pytest.raises(ValueError, match="lexicon others; drop one"):
+        config(finer=FINER, decoder=decoder | {"lexicon": "words.txt"})
 
 
 def test_spellings_are_letters_when_none_are_given(hierarchy: Make, rows: Tokenizer) -> None:

@@ -11,7 +11,7 @@ import yaml
 from hrt_mm.cli.main import main
 from hrt_mm.errors import UserError
 from modalities.audio.align import path_of
-from modalities.audio.alignments import Interval, read_alignment, starts_of
+from modalities.audio.alignments import Interval, read_alignment, segments_of
 from modalities.audio.grid import GridConfig
 from tests.modalities.audio.test_recordings import grid
 
@@ -53,8 +53,34 @@ def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> Non
         split: GridConfig(type="grid", root=run / "grid", alignments=run / "words").build(split)[0].value
         for split in ("train", "test")
     }
-    assert found["train"].boundaries["words"] == pytest.approx(starts_of(tiers["words"]))
+    parts = segments_of(tiers["words"], found["train"].seconds)
+    assert found["train"].boundaries["words"] == pytest.approx([part.start for part in parts])
+    assert found["train"].labels["words"] == tuple(part.label for part in parts)
     assert found["test"].boundaries["words"] == (0, 0.25, 0.5, 0.75)
+    both = GridConfig(
+        type="grid", root=run / "grid", alignments=run / "words", aligned=("train", "val"), label="segments"
+    )
+    own = both.build("train")[0]
+    assert own.label == [part.label for part in parts]
+    assert len(own.value.boundaries["words"]) == len(own.label)
+    with pytest.raises(UserError, match="has no s1"):
+        both.build("val")
+    with pytest.raises(ValueError, match="aligned has no effect without alignments"):
+        GridConfig(type="grid", root=run / "grid", aligned=("val",))
+
+
+def test_all_time_is_in_a_segment() -> None:
+    said = [Interval(0.5, 0.9, "a"), Interval(0.94, 1.2, "b"), Interval(1.2, 1.4, ""), Interval(1.6, 1.98, "c")]
+    found = segments_of(said, 2.0, 0.08)
+    assert [(part.label, round(part.start, 2), round(part.end, 2)) for part in found] == [
+        ("sil", 0.0, 0.5),
+        ("a", 0.5, 0.92),
+        ("b", 0.92, 1.2),
+        ("sil", 1.2, 1.6),
+        ("c", 1.6, 2.0),
+    ]
+    assert segments_of([], 2.0) == (Interval(0, 2.0, "sil"),)
+    assert segments_of([Interval(0.05, 1.0, "a")], 1.0, 0.08) == (Interval(0.0, 1.0, "a"),)
 
 
 def test_what_is_missing_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,12 +96,6 @@ def test_a_word_that_the_lexicon_lacks_is_left_out_and_named(run: Path, caplog: 
     assert main(["speech", "align", str(run / "run"), "--out", str(run / "none"), *words]) == 0
     assert not (run / "none").exists()
     assert "audio/s2.flac: the lexicon lacks 'blue'" in caplog.text
-
-
-def test_starts_are_those_of_silences_too() -> None:
-    words = [Interval(0.1, 0.3, "a"), Interval(0.3, 0.5, "b"), Interval(0.8, 0.9, "c")]
-    assert starts_of(words) == (0.1, 0.3, 0.5, 0.8, 0.9)
-    assert starts_of([]) == ()
 
 
 def test_names_stay_in_the_folder() -> None:
