@@ -43,6 +43,11 @@ class Encoder(nn.Module):
                 f"model.causal must not see later tokens, but the embedding of one is made of the {tokenizer.ahead} "
                 "after it as well; set that to 0 in modality, or model.causal to false"
             )
+        if config.causal and tokenizer.whole:
+            raise ConfigError(
+                f"model.causal must not see later tokens, but with {tokenizer.whole} each depends on its whole sample; "
+                "drop it, or set model.causal to false"
+            )
         self.hierarchy = Hierarchy(config, tokenizer.axes)
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 

@@ -60,6 +60,8 @@ class Tokenizer(ABC):
     """Tokens that the embedding of one is made of: itself, and in modalities of one axis maybe a few before it."""
     ahead: int = 0
     """Tokens after a token that its embedding is made of too; a causal hierarchy takes none."""
+    whole: str = ""
+    """The setting by which each token depends on its whole sample, where one does; a causal hierarchy takes none."""
     wanted: frozenset[str] = frozenset()
     """The boundaries that the model groups by; others need not be found."""
 

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hrt_mm.component import Component
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import BadSample, ConfigError, UserError
 from hrt_mm.modality import Tokenizer, TokenizerConfig
 from hrt_mm.tokens import Tokens
 
@@ -24,11 +24,13 @@ from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
 from .resample import ResampleStream, resampled, resampled_length
 from .stems import ConvStem, StemConfig
 
+_LEAST_STD = 0.05
+"""Deviation that a sound is taken to have at least, of those of :class:`NormConfig`: digital silence has none."""
 Rate = Annotated[int, Field(ge=1_000, le=768_000)]
 
 
 class NormConfig(Component):
-    """How log-mel bands are normalised: with fixed numbers, so that a stream gives what the whole file gives."""
+    """How log-mel bands are normalised: by fixed numbers, so that streams give what files give, or by a whole sound."""
 
     mean: float = -12.0
     """Of the logarithm of the power in a band, where full scale is 1; speech lies near it, whatever the rate."""
@@ -37,6 +39,17 @@ class NormConfig(Component):
     running_s: PositiveFloat | None = None
     """Seconds of the past whose mean is taken off each band: it forgets exponentially, and takes away what a microphone
     and a room do to all of a recording. None is taken off when absent."""
+    whole: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Take a sound's own mean off and divide by its deviation, both over all its frames and bands, so that it does not
+    count how loud it is and how far its silence lies below. The share, from 0 to 1, says how much of each band's own
+    mean is taken off in place of that of all: 1 takes a microphone's colour away, and a steady sound's too. For sounds
+    that are there as a whole; streams cannot know it. None of it when absent."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> NormConfig:
+        if self.whole is not None and self.running_s is not None:
+            raise ValueError("whole and running_s take off a mean each; drop one of them")
+        return self
 
 
 class AudioConfig(TokenizerConfig):
@@ -120,6 +133,7 @@ class AudioTokenizer(Tokenizer):
         self.config = config
         self.boundaries = config.carried
         self.recent, self.ahead = config.stem.recent, config.stem.ahead
+        self.whole = "modality.norm.whole" if config.norm.whole is not None else ""
         hop = config.hop
         if config.features == "waveform":
             framing = Framing(config.rate, hop, hop)
@@ -186,6 +200,8 @@ class AudioTokenizer(Tokenizer):
         x_TF = self.framer(self._windows(waveform_S, audio.pace), audio.warp)
         if self.running is not None:
             x_TF, _ = self.running(x_TF)
+        if self.config.norm.whole is not None:
+            x_TF = _normalised(x_TF, self.config.norm.whole)
         for hidden in audio.hidden:
             start, end = audio.heard_at(hidden.seconds)
             self._hide(x_TF, replace(hidden, seconds=(start, end)))
@@ -218,8 +234,15 @@ class AudioTokenizer(Tokenizer):
         Args:
             rate: samples a second of what comes; the tokenizer's when ``None``.
             source: nothing else.
+
+        Raises:
+            UserError: sounds are normalised as a whole.
         """
         assert not source, source
+        if self.config.norm.whole is not None:
+            raise UserError(
+                "modality.norm.whole needs a sound as a whole, which a stream is not; train with norm.running_s"
+            )
         frames = FrameStream(self.framer, self.running, self.config.stem.frames)
         return TokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
 
@@ -252,6 +275,13 @@ class AudioTokenizer(Tokenizer):
         first, last = (round(min(edge * frames, len(x_TF))) for edge in hidden.seconds)
         low, high = (round(edge * x_TF.shape[1]) for edge in hidden.bands)
         x_TF[first:last, low:high] = 0
+
+
+def _normalised(x_TF: Tensor, share: float) -> Tensor:
+    """A sound less its mean, of which a share is that of each band, over its deviation from the mean of all."""
+    all_bands = x_TF.mean()
+    mean_F = all_bands.lerp(x_TF.mean(0), share)
+    return (x_TF - mean_F) / (x_TF - all_bands).square().mean().sqrt().clamp(min=_LEAST_STD)
 
 
 class TokenStream:

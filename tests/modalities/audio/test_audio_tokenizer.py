@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from hrt_mm.encoder import Encoder
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import BadSample, ConfigError, UserError
 from hrt_mm.levels import HierarchyConfig
 from hrt_mm.tokens import Tokens
 from modalities.audio.audio import Audio, Hidden
@@ -41,6 +41,29 @@ def test_what_is_packed_is_what_stands_alone() -> None:
     together = own(sounds).split()
     for one, part in zip(sounds, together, strict=True):
         assert torch.equal(own([one]).x, part)
+
+
+def test_a_sound_is_normalised_by_itself() -> None:
+    """Loudness and the depth of silence change nothing; nothing of other sounds does, nor do hidden parts."""
+    own = tokenizer(norm={"whole": 0})
+    wave = torch.randn(8000) * torch.linspace(0.05, 1, 8000)
+    quiet, loud = own([Audio(0.1 * wave, 16000), Audio(wave, 16000)]).split()
+    assert torch.allclose(quiet, loud, atol=0.05)
+    assert abs(float(loud.mean())) < 1e-5 and float(loud.std()) == pytest.approx(1, abs=1e-3)
+    assert torch.equal(own([Audio(wave, 16000)]).x, loud)
+    hidden = own([Audio(wave, 16000, hidden=(Hidden((0.1, 0.2)),))]).x
+    assert not hidden[10:20].any() and torch.equal(hidden[20:], loud[20:])
+    half, bands = (tokenizer(norm={"whole": share})([Audio(wave, 16000)]).x for share in (0.5, 1))
+    assert torch.allclose(half, loud - 0.5 * loud.mean(0), atol=1e-4)
+    assert torch.allclose(bands, loud - loud.mean(0), atol=1e-4)
+    assert own([Audio(torch.zeros(800), 16000)]).x.isfinite().all()
+    assert not tokenizer(norm={"whole": 1})([Audio(torch.zeros(800), 16000)]).x.any()
+    with pytest.raises(UserError, match="which a stream is not"):
+        own.stream()
+    with pytest.raises(ConfigError, match=r"with modality\.norm\.whole each depends on its whole sample"):
+        Encoder(hierarchy(causal=True), own)
+    with pytest.raises(ValidationError, match="drop one of them"):
+        tokenizer(norm={"whole": 0, "running_s": 1.0})
 
 
 def test_times_become_the_nearest_tokens() -> None:
