@@ -10,6 +10,7 @@ from hrt_mm.config import load_config
 from hrt_mm.control import flat_control
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
+from modalities.audio.alignments import Interval, written
 from tests.modalities.audio.test_corpora import spoken
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
 
@@ -28,6 +29,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fsdd(tmp_path / "fsdd", takes=24)
     (tmp_path / "grid_s1").mkdir()
     grid(tmp_path / "grid_s1")
+    # Where alignment with a run of grid_ctc would have put the words.
+    times = tmp_path / "runs" / "grid_ctc" / "times" / "audio"
+    times.mkdir(parents=True)
+    for number in range(8):
+        said = [Interval(0.2, 0.5, "bin"), Interval(0.5, 0.8, "blue")]
+        (times / f"s{number}.TextGrid").write_text(written("textgrid", {"words": said}, end=1.0))
     spoken(tmp_path / "speech_commands")
     monkeypatch.chdir(tmp_path)
     for number in range(60):
