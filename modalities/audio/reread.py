@@ -1,8 +1,9 @@
 """Words told anew: CTC finds where they are said, and a tagger tells each once more from all that lies there.
 
-CTC learns from transcripts alone, and tells short sounds badly: what parts b from d is over in two of its steps. A
+CTC learns from transcripts alone, and short sounds are hard for it: what parts b from d is over in two of its steps. A
 tagger whose units are words (``audio/grid_words``) reads each as a whole, in the place where CTC heard it. It may tell
-silence too, so that words which CTC made up are dropped and such as it took for silence are found.
+silence too, so that words which CTC made up are dropped and such as it took for silence are found. It needs good
+places; see ``docs/design.md`` for what they are worth.
 
 Shapes: S samples of sound, U units, K classes.
 """
