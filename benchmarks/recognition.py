@@ -34,8 +34,8 @@ from hrt_mm.tasks import CTC, Boundary
 from hrt_mm.tasks.aligning import Tiers, spotted
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
-from modalities.audio.align import aligned, intervals, path_of
-from modalities.audio.alignments import SILENCE, segments_of, written
+from modalities.audio.align import aligned, intervals, write_alignments
+from modalities.audio.alignments import SILENCE, segments_of
 from modalities.audio.reread import Rereader
 
 from .command import main, parser
@@ -152,13 +152,7 @@ def word_places(ctc: Path) -> Path:
         run = load_task(ctc, overrides=["train.device=cpu"])
         with tempfile.TemporaryDirectory(dir=ctc) as place:
             for split in ("train", "val"):
-                count = 0
-                for sample, tiers in aligned(run, split):
-                    path = path_of(Path(place) / "times", sample.name, "textgrid")
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    seconds = sample.value.seconds
-                    path.write_text(written("textgrid", intervals(tiers, seconds), name=sample.name, end=seconds))
-                    count += 1
+                count = write_alignments(run, split, Path(place) / "times")
                 if count < len(build_dataset(run.config, split)):
                     raise UserError(f"{ctc.name}: sentences of {split} could not be aligned; train it for longer")
             (Path(place) / "times").rename(folder)
@@ -423,12 +417,8 @@ def tables(result: Result) -> str:
     parts = [rates, times] if timed else [rates]
     if "words" in found:
         own = found["words"].scores
-        parts.append(
-            f"Words as CTC heard them were wrong in {own[BEFORE]:.2%} before they were told anew; in known places "
-            f"{own['accuracy']:.1%} of words and silences are told."
-            if "accuracy" in own
-            else f"Words as CTC heard them were wrong in {own[BEFORE]:.2%} before they were told anew."
-        )
+        known = f"; in known places {own['accuracy']:.1%} of words and silences are told" if "accuracy" in own else ""
+        parts.append(f"Words as CTC heard them were wrong in {own[BEFORE]:.2%} before they were told anew{known}.")
     if "digits" in found:
         own = found["digits"].scores
         parts.append(

@@ -6,7 +6,7 @@ Shapes: N steps, K symbols and the blank, which is the last.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,15 +49,17 @@ class GreedyStream:
     Args:
         symbols: what is told apart; the blank stands behind them.
         unit: seconds of a level-0 token.
+        told: turns what comes in into log-probabilities of the symbols and the blank; they are the same when absent.
     """
 
-    def __init__(self, symbols: Sequence[str], unit: float) -> None:
+    def __init__(self, symbols: Sequence[str], unit: float, told: Callable[[Tensor], Tensor] | None = None) -> None:
         self.symbols, self.unit = symbols, unit
+        self.told = told or (lambda raw_NK: raw_NK)
         self._run: _Run | None = None
 
-    def feed(self, log_probs_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
+    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
         """Takes in steps, each with the level-0 tokens that it begins with and ends before."""
-        best = log_probs_NK.max(-1)
+        best = self.told(raw_NK).max(-1)
         found = []
         rows = zip(best.indices.tolist(), best.values.tolist(), first_N.tolist(), last_N.tolist(), strict=True)
         for symbol, log_prob, first, last in rows:

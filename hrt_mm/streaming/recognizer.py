@@ -106,10 +106,7 @@ class Recognizer:
 
     @torch.inference_mode()
     def _scored(self, steps: Finished) -> list[Heard]:
-        raw_NK = self.head.raw_log_probs(steps.x_ND)
-        if isinstance(self._decoded, GreedyStream):
-            raw_NK = self.head.as_told(raw_NK)
-        return self._decoded.feed(raw_NK.cpu(), steps.first_N, steps.last_N)
+        return self._decoded.feed(self.head.raw_log_probs(steps.x_ND).cpu(), steps.first_N, steps.last_N)
 
     def _written(self, symbols: list[Heard]) -> list[Heard]:
         return symbols if self._spelled is None else self._spelled.feed(symbols)
@@ -118,7 +115,7 @@ class Recognizer:
 def _decoder(task: CTC, seconds: float) -> GreedyStream | UtteranceStream:
     """What the run's configuration asks for: greedy at once, or a beam over each utterance."""
     if isinstance(task.config.decoder, GreedyConfig):
-        return GreedyStream(task.symbols, seconds)
+        return GreedyStream(task.symbols, seconds, task.as_told)
     head = task.told_by
     lexicon = None if _spaced(task) else task.lexicon
     return UtteranceStream(task.decoder, head.symbols, seconds, lexicon, told=head.as_told, placed=head.placed)

@@ -101,6 +101,42 @@ def path_of(folder: Path, name: str, kind: str) -> Path:
     return folder / f"{stem}.{ENDINGS.get(kind, kind)}"
 
 
+def write_alignments(
+    run: TrainedRun,
+    split: str,
+    folder: Path,
+    *,
+    kind: str = "textgrid",
+    tier: str | None = None,
+    lexicon: Lexicon | None = None,
+) -> int:
+    """Writes a file for each sound of a split that can be aligned, and counts them.
+
+    Args:
+        run: with a CTC task.
+        split: of the run's data.
+        folder: where the files go.
+        kind: one of :data:`~modalities.audio.alignments.WRITERS`.
+        tier: the one that is written; all when ``None``.
+        lexicon: spells words, where the task tells phonemes or characters and the labels are words.
+
+    Raises:
+        UserError: the run has another task, or there is no such tier.
+    """
+    count = 0
+    for sample, tiers in aligned(run, split, lexicon):
+        found = intervals(tiers, sample.value.seconds)
+        if tier is not None:
+            if tier not in found:
+                raise UserError(f"--tier {tier}: there is none; one of {', '.join(found)}")
+            found = {tier: found[tier]}
+        path = path_of(folder, sample.name, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(written(kind, found, name=sample.name, end=sample.value.seconds), "utf-8")
+        count += 1
+    return count
+
+
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder of task ctc")
     parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="override a key: data.label=words")
@@ -122,17 +158,7 @@ def _run(args: Namespace) -> int:
     lexicon = None
     if args.lexicon is not None and isinstance(run.task, CTC):
         lexicon = Lexicon.read(args.lexicon, run.task.symbols, run.task.unit)
-    count = 0
-    for sample, tiers in aligned(run, args.split, lexicon):
-        found = intervals(tiers, sample.value.seconds)
-        if args.tier is not None:
-            if args.tier not in found:
-                raise UserError(f"--tier {args.tier}: there is none; one of {', '.join(found)}")
-            found = {args.tier: found[args.tier]}
-        path = path_of(args.out, sample.name, args.format)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(written(args.format, found, name=sample.name, end=sample.value.seconds), "utf-8")
-        count += 1
+    count = write_alignments(run, args.split, args.out, kind=args.format, tier=args.tier, lexicon=lexicon)
     print(f"{args.out}: alignments of {count} sounds")
     return 0
 
