@@ -22,7 +22,7 @@ from ..splits import SPLITS, check_split
 from .clips import Clip, Clips, ClipsConfig
 from .rendering import Edit, Shot, write
 
-_VERSION = 2
+_VERSION = 3
 """Rises when the same settings give other videos, so that no stale cache is read."""
 Even = Annotated[int, Field(ge=16, multiple_of=2)]
 Slow = Literal["fades", "wipes"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "turn_left", "turn_right", "appear", "vanish")
 """What a thing does in a shot."""
@@ -26,6 +26,8 @@ TRANSITIONS = ("cuts", "fades", "wipes")
 """How one shot becomes the next: at once, mixed or through black, or behind a border that moves over the picture."""
 _HELD_OUT = 0.3
 """Part of the photographs, at their right, that is for the test alone."""
+_RIM, _PALE = 1, (240, 240, 240)
+"""Width of a thing's rim in pixels, and its colour."""
 _FINE = 2
 """Things are drawn this many times as large, and scaled down, so that they move by less than a pixel."""
 
@@ -269,7 +271,10 @@ def _ground(size: tuple[int, int], held_out: bool, draw: np.random.Generator) ->
 
 
 def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
-    """What moves: an RGBA picture, transparent around its shape."""
+    """What moves: an RGBA picture, transparent around its shape, with a pale rim as a sticker has.
+
+    Without the rim nothing says which of two textures is the thing where one becomes the other.
+    """
     if draw.random() < 0.5:
         pixels = _piece((side, side), draw.uniform(0.2, 0.5), held_out, draw)
     else:
@@ -285,8 +290,10 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
         pen.polygon([(side * 0.5, 0), (side * 0.9, side * 0.95), (side * 0.1, side * 0.75)], fill=255)
     else:
         pen.ellipse([side * 0.02, side * 0.2, side * 0.98, side * 0.8], fill=255)
-    picture = Image.fromarray(pixels.astype(np.uint8), "RGB").convert("RGBA")
-    picture.putalpha(mask)
+    rimmed = mask.filter(ImageFilter.MaxFilter(2 * _RIM * _FINE + 1))
+    picture = Image.new("RGBA", (side, side), _PALE)
+    picture.paste(Image.fromarray(pixels.astype(np.uint8), "RGB"), mask=mask)
+    picture.putalpha(rimmed)
     return picture
 
 

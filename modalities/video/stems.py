@@ -48,6 +48,9 @@ class ConvStem(Component):
     absent."""
     frames: PositiveInt = 3
     """Frames that the first convolution sees at once; an odd number."""
+    distances: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """How far those before and after lie, rising, one for each pair of them; next to one another when absent. With
+    frames: 5, [1, 4] sees what changes quickly and what changes slowly."""
     differences: bool = False
     """Give neighbouring frames by what sets them apart from the frame itself, four times as strong: what moves is then
     seen from the first step on (Temporal Difference Networks, arXiv 2012.10071)."""
@@ -60,6 +63,13 @@ class ConvStem(Component):
     def _has_neighbours(self) -> ConvStem:
         if self.differences and self.frames == 1:
             raise ValueError("differences has no effect with frames: 1; raise frames or drop it")
+        if self.distances is not None and len(self.distances) != self.frames // 2:
+            raise ValueError(
+                f"distances has {len(self.distances)} numbers, but frames: {self.frames} has {self.frames // 2} on "
+                f"each side; set frames: {2 * len(self.distances) + 1}"
+            )
+        if self.distances is not None and sorted(set(self.distances)) != list(self.distances):
+            raise ValueError(f"distances must rise, got {list(self.distances)}")
         return self
 
     @field_validator("frames")
@@ -72,7 +82,13 @@ class ConvStem(Component):
     @property
     def reach(self) -> int:
         """Frames before and after a tube that its token has seen."""
-        return self.frames // 2
+        return max(self.offsets)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where the frames lie that are seen at once, counted from the one in the middle."""
+        after = self.distances or tuple(range(1, self.frames // 2 + 1))
+        return (*(-distance for distance in reversed(after)), 0, *after)
 
     def build(self, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> nn.Module:
         """The stem's module, ``forward(Tokens) -> Tokens``."""
@@ -91,6 +107,7 @@ class ConvEmbedding(nn.Module):
 
     def __init__(self, config: ConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
         super().__init__()
+        self.offsets, self.reach = config.offsets, config.reach
         self.frames, self.tube, self.patch, self.blocks = config.frames, tube, patch, blocks
         self.differences = config.differences
         strides = _prime_factors(patch) or [1]
@@ -147,17 +164,21 @@ class ConvEmbedding(nn.Module):
         return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
 
     def _stacked(self, tubes_BthwF: Tensor) -> Tensor:
-        """Raw tubes to frames (M, C, H, W), each with the ones around it as more channels; zeros where a video ends."""
+        """Raw tubes to frames (M, C, H, W), each with the ones around it as more channels.
+
+        Where a video ends its last frame stands still: zeros would be a change of all that is seen.
+        """
         count, steps, rows, columns, _ = tubes_BthwF.shape
-        reach = self.frames // 2
         cells = tubes_BthwF.unflatten(-1, (-1, self.tube, self.patch, self.patch))
         # Channels lie innermost from here on, as convolutions want them.
-        raster = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
+        raster_BNHWC = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
             count, steps * self.tube, rows * self.patch, columns * self.patch, -1
         )
-        padded_BNHWC = functional.pad(raster, (0, 0, 0, 0, 0, 0, reach, reach))
-        near = padded_BNHWC.unfold(1, self.frames, 1).movedim(-1, -2)
-        return near.flatten(0, 1).flatten(-2).permute(0, 3, 1, 2)
+        frames, still = raster_BNHWC.shape[1], (-1, self.reach, -1, -1, -1)
+        first, last = raster_BNHWC[:, :1].expand(still), raster_BNHWC[:, -1:].expand(still)
+        longer = torch.cat([first, raster_BNHWC, last], 1) if self.reach else raster_BNHWC
+        near = torch.cat([longer.narrow(1, self.reach + offset, frames) for offset in self.offsets], -1)
+        return near.flatten(0, 1).permute(0, 3, 1, 2)
 
     def _mapped(self, features_MChw: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Features of frames to maps (B, t, h, w, D); the frames of a tube lie side by side in its features."""

@@ -77,6 +77,17 @@ def test_a_thing_covers_more_or_less(action: str) -> None:
     assert np.abs(picture[2:-2] - backwards[::-1][2:-2]).mean() < np.abs(picture[2:-2] - backwards[2:-2]).mean()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pale_rim_tells_the_thing_from_what_is_behind_it(seed: int) -> None:
+    """Without it a thing that vanishes is its background appearing."""
+
+    def pale(picture: np.ndarray) -> int:
+        return int((picture.astype(int).min(-1) > 200).sum())
+
+    first, *_, last = frames(Edit((Shot("vanish", 2.0),), (), (), seed))
+    assert pale(first) > pale(last) + 15
+
+
 def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     edit = Edit((Shot("up", 0.8), Shot("turn_right", 0.8)), ("wipes",), (0.4,), 9, held_out=True)
     files = [tmp_path / name for name in ("a.mp4", "b.mp4")]

@@ -183,18 +183,22 @@ def test_half_of_the_channels_gate_the_others() -> None:
     assert torch.allclose(gate, maps[:, :8] * maps[:, 8:] * torch.sigmoid(maps[:, 8:]))
 
 
+@pytest.mark.parametrize("distances", [None, [2], [1, 3], [1, 9]], ids=str)
 @pytest.mark.parametrize("differences", [False, True])
-def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool) -> None:
-    """Against convolutions over frames that are stacked one by one, forward and gradients."""
-    video = tokenizer((), tube=1, stem={"type": "conv", "frames": 3, "differences": differences})
+def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool, distances: list[int] | None) -> None:
+    """Against convolutions over frames that are stacked one by one, forward and gradients; ends stand still."""
+    after = distances or [1]
+    stem = {"type": "conv", "frames": 2 * len(after) + 1, "differences": differences, "distances": distances}
+    video = tokenizer((), tube=1, stem=stem)
     embedding = video.embedding(16)
     assert isinstance(embedding, ConvEmbedding)
     pixels = torch.rand(5, 3, 8, 12)
     tokens = video([Video.of(pixels, 25.0)])
     scaled = (pixels - video.config.mean) / video.config.std
-    dark = torch.zeros_like(scaled[:1])
-    before, after = torch.cat([dark, scaled[:-1]]), torch.cat([scaled[1:], dark])
-    around = [4 * (before - scaled), scaled, 4 * (after - scaled)] if differences else [before, scaled, after]
+    around = []
+    for offset in (*(-distance for distance in reversed(after)), 0, *after):
+        own = scaled[[min(4, max(0, number + offset)) for number in range(5)]]
+        around.append(4 * (own - scaled) if differences and offset else own)
     features = embedding.convolutions(torch.cat(around, 1))
     expected = embedding.project(features.permute(0, 2, 3, 1).flatten(0, 2))
     weights = list(embedding.parameters())
@@ -204,6 +208,19 @@ def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool) -> Non
     ours = torch.autograd.grad((found * probe).sum(), weights)
     theirs = torch.autograd.grad((expected * probe).sum(), weights)
     assert all(torch.allclose(own, other, rtol=1e-3, atol=1e-3) for own, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("distances", "message"),
+    [
+        ([1], r"distances has 1 numbers, but frames: 5 has 2 on each side; set frames: 3"),
+        ([4, 1], r"distances must rise, got \[4, 1\]"),
+        ([2, 2], r"distances must rise, got \[2, 2\]"),
+    ],
+)
+def test_distances_fit_the_frames(distances: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConvStem.model_validate({"type": "conv", "frames": 5, "distances": distances})
 
 
 def test_a_conv_stem_sees_as_far_as_it_says() -> None:
