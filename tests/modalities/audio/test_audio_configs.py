@@ -60,7 +60,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
 def test_the_flat_fsdd_is_the_control_of_the_hierarchy(data: Path) -> None:
     fsdd, flat = (load_config(CONFIGS / f"{name}.yaml") for name in ("fsdd", "fsdd_flat"))
     level, wanted = flat.single.model.levels[0], flat_control(fsdd.single.model).levels[0]
-    # The feed-forward is a little narrower: its stem is wider than the hierarchy's.
+    # Its feed-forward makes up for what the hierarchy has between its levels.
     assert level.model_copy(update={"mlp_ratio": wanted.mlp_ratio}) == wanted and len(flat.single.model.levels) == 1
     assert (flat.data, flat.optim, flat.train) == (fsdd.data, fsdd.optim, fsdd.train)
     sizes = []
