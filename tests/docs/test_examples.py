@@ -109,9 +109,13 @@ def test_every_block_says_what_it_is() -> None:
         assert all(mark != "```" for mark in marks[::2]), document
 
 
-@pytest.mark.parametrize("example", [one for one in examples("python") if one.document != PLUGIN], ids=str)
-def test_python_runs(example: Example, folder: Path) -> None:
-    exec(compile(example.body, str(example), "exec"), {"__name__": "__main__"})
+@pytest.mark.parametrize(
+    "document", sorted({one.document for one in examples("python") if one.document != PLUGIN}), ids=str
+)
+def test_python_runs(document: str, folder: Path) -> None:
+    """All of a document in one test, for later examples go on with the runs of earlier ones."""
+    for example in examples("python", documents=[document]):
+        exec(compile(example.body, str(example), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("example", [one for one in examples("yaml") if one.document != PLUGIN], ids=str)
