@@ -206,13 +206,17 @@ class DatasetConfig(Component):
 
     type: str
     parts: ClassVar[tuple[str, ...]] = ()
-    """Of a dataset of several modalities, what the values of its samples may have."""
+    """Of a dataset of several modalities, what the values of its samples may have; see :meth:`towers`."""
+
+    def towers(self) -> tuple[str, ...]:
+        """What the values of its samples may have: ``parts``, unless the configuration itself names them."""
+        return self.parts
 
     def prepare(self, part: str, value: Any) -> Any:
         """What a query's raw value must go through to be as the dataset's own are; nothing, where they are plain.
 
         Args:
-            part: one of ``parts``.
+            part: one of :meth:`towers`.
             value: what the modality reads from a file, or a text.
         """
         return value

@@ -87,7 +87,7 @@ def check_parts(config: RunConfig) -> None:
     Raises:
         ConfigError: names it, and what there is.
     """
-    parts = config.data.parts
+    parts = config.data.towers()
     for name in config.towers or ():
         if name not in parts:
             raise ConfigError(

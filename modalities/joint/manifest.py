@@ -1,0 +1,180 @@
+"""Samples of several modalities from a table: pictures with their words, films with their sound, in any combination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hrt_mm.errors import ConfigError
+from hrt_mm.modality import Dataset
+from hrt_mm.sample import Sample
+
+from ..media import UnsplitConfig
+from ..splits import by_hash, check_split
+from ..tables import Row, label_of, read_rows, split_of
+from .columns import AnySource, TextSource
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row.
+
+    Args:
+        name: what it is split by where the table has no splits: the path of its first file, or its text.
+        title: the table's name and the line.
+        target: its class, or what makes it one with other rows.
+        items: by tower, what is read; a modality that the row lacks is absent.
+    """
+
+    name: str
+    title: str
+    target: str | None
+    items: Mapping[str, Any]
+
+
+class JointManifestConfig(UnsplitConfig):
+    """A table with a row a sample of several modalities: CSV, TSV (both with a header) or JSONL, told by its name.
+
+    A row may lack modalities: their cells are empty then, and the model does without them.
+    """
+
+    what = "rows"
+
+    type: Literal["joint_manifest"]
+    file: Path
+    """The table. Paths in it start at its folder, and stay inside."""
+    sources: Annotated[dict[str, AnySource], Field(min_length=2)]
+    """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
+    column: title}}``."""
+    label_column: str | None = "label"
+    """Column of what is known of a row; null for rows without."""
+    label: Literal["class", "group"] = "class"
+    """What stands there: a class to be told; or a group, whose rows are alike and find each other, such as the number
+    of a picture that has several rows."""
+    split_column: str | None = "split"
+    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the first path or text
+    of each row."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> JointManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def towers(self) -> tuple[str, ...]:
+        """The names of the sources."""
+        return tuple(self.sources)
+
+    def build(self, split: str) -> JointRows:
+        """The rows of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column is in no row, a row has no modality, a value is not
+                what it should be, a path leads out of the folder, or a class is not in train; names the row.
+        """
+        return self._build(split, training=split == "train")
+
+    def plain(self, split: str) -> JointRows:
+        """The rows of a split without augmentation; of texts that say the same the first."""
+        return self._build(split, training=False)
+
+    def _build(self, split: str, *, training: bool) -> JointRows:
+        check_split(split)
+        splits: dict[str, list[Entry]] = {}
+        for entry, own in self._entries():
+            splits.setdefault(own, []).append(entry)
+        if self.split_column is None:
+            splits = by_hash(splits.get("train", []), self.val, self.test)
+        else:
+            self.check_own(splits, str(self.file))
+        entries, classes = self.items(split, self.file.parent, splits, texts=self.label == "group")
+        return JointRows(self, entries, classes, training=training)
+
+    def _entries(self) -> Iterator[tuple[Entry, str]]:
+        """The rows with their splits."""
+        own = [column for column in (self.label_column, self.split_column) if column is not None]
+        wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
+        unseen, have = dict(wanted), dict[str, None]()
+        for number, row in read_rows(self.file, own, "data.label_column and data.split_column"):
+            place = f"{self.file}:{number}"
+            for column in row:
+                unseen.pop(column, None)
+                have[column] = None
+            yield self._entry(row, place, f"{self.file.name}:{number}"), split_of(row, self.split_column, place)
+        if unseen and have:
+            column, tower = next(iter(unseen.items()))
+            known = ", ".join(have)
+            raise ConfigError(f"{self.file} has no column {column!r}; it has {known}. Mend data.sources.{tower}")
+
+    def _entry(self, row: Row, place: str, title: str) -> Entry:
+        items = {tower: source.item(row, place) for tower, source in self.sources.items()}
+        there = {tower: item for tower, item in items.items() if item is not None}
+        if not there:
+            columns = ", ".join(source.names()[0] for source in self.sources.values())
+            raise ConfigError(f"{place} has nothing in the columns {columns}; fill one, or leave the row out")
+        files = [tower for tower in there if not isinstance(self.sources[tower], TextSource)]
+        first = (files or list(there))[0]
+        label = label_of(row, self.label_column, place)
+        return Entry(self.sources[first].key(there[first]), title, label, there)
+
+
+class JointRows(Dataset):
+    """Rows of a table.
+
+    Args:
+        config: how they are read.
+        entries: which.
+        classes: names of the classes, or ``None``.
+        training: whether what is read is augmented.
+    """
+
+    def __init__(
+        self,
+        config: JointManifestConfig,
+        entries: Sequence[Entry],
+        classes: tuple[str, ...] | None,
+        *,
+        training: bool,
+    ) -> None:
+        self.config, self.entries = config, list(entries)
+        self.classes: tuple[str, ...] | None = classes
+        self._values: dict[str, tuple[Dataset, dict[int, int]]] = {}
+        for tower, source in config.sources.items():
+            rows = [place for place, entry in enumerate(entries) if tower in entry.items]
+            items = [entries[place].items[tower] for place in rows]
+            values = source.dataset(config.file.parent, items, training=training, follow_links=config.follow_links)
+            self._values[tower] = values, {row: place for place, row in enumerate(rows)}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The modalities that a row has, with its label.
+
+        Raises:
+            BadSample: a file is missing or broken, or lies outside the folder; names it.
+        """
+        entry = self.entries[index]
+        value = {
+            tower: values[places[index]].value for tower, (values, places) in self._values.items() if index in places
+        }
+        return Sample(value, entry.target, entry.title)
+
+    def name(self, index: int) -> str:
+        """The table's name and the line."""
+        return self.entries[index].title
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        """The texts of a row and its label."""
+        entry = self.entries[index]
+        found = {
+            tower: self.config.sources[tower].key(item)
+            for tower, item in entry.items.items()
+            if isinstance(self.config.sources[tower], TextSource)
+        }
+        label = self.config.label_column
+        return found | ({label: entry.target} if label is not None and entry.target is not None else {})

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from pydantic import ValidationError
+
+from hrt_mm.config import load_config
+from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.train.build import build_data
+from hrt_mm.train.evaluate import evaluate_run
+from hrt_mm.train.loop import train
+from modalities.audio import Audio
+from modalities.audio.files import wav
+from modalities.joint.manifest import JointManifestConfig, JointRows
+from modalities.video.players import mp4
+from modalities.video.video import Video
+
+SOURCES = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}
+
+WINDOWS = {"type": "dense", "frames": 2, "rate": 5, "windows": 2}
+
+
+def table(folder: Path, rows: Sequence[Mapping[str, Any]], form: str = "jsonl") -> Path:
+    file = folder / f"rows.{form}"
+    if form == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return file
+    with file.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(rows[0]), delimiter="," if form == "csv" else "\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def picture(folder: Path, name: str, shade: int = 0) -> str:
+    Image.new("L", (3, 2), shade).save(folder / name)
+    return name
+
+
+def manifest(file: Path, split: str = "train", **options: Any) -> JointRows:
+    given = {"type": "joint_manifest", "file": file, "sources": SOURCES, "split_column": None, **options}
+    return JointManifestConfig.model_validate(given).build(split)
+
+
+def own_splits(folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for index, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+        name = picture(folder, f"{index}.png", index)
+        rows.append({"path": name, "title": f"title {index}", "label": ("cat", "dog")[index % 2], "split": split})
+    return rows
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_a_row_is_a_picture_its_words_and_a_class(tmp_path: Path, form: str) -> None:
+    file = table(tmp_path, own_splits(tmp_path), form)
+    found = {split: manifest(file, split, split_column="split") for split in ("train", "val", "test")}
+    assert [len(own) for own in found.values()] == [4, 2, 2]
+    assert found["test"].classes == ("cat", "dog")
+    sample = found["test"][1]
+    assert sample.value["image"].flatten().tolist() == [7] * 6
+    assert sample.value["text"] == "title 7"
+    assert sample.label == "dog"
+    assert sample.name == found["test"].name(1) == f"rows.{form}:{9 if form != 'jsonl' else 8}"
+    assert found["test"].describe(1) == {"text": "title 7", "label": "dog"}
+
+
+def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
+    picture(tmp_path, "a.png")
+    rows = [
+        {"path": "a.png", "title": "both", "label": "x", "split": "train"},
+        {"path": "a.png", "title": "  ", "label": "x", "split": "train"},
+        {"title": "no picture", "label": "y", "split": "train"},
+        {"path": None, "title": ["null", "nothing"], "label": "y", "split": "train"},
+        {"path": "a.png", "title": [], "label": "y", "split": "val"},
+    ]
+    found = manifest(table(tmp_path, rows), split_column="split")
+    assert [sorted(found[row].value) for row in range(4)] == [["image", "text"], ["image"], ["text"], ["text"]]
+    assert found[3].value["text"] in {"null", "nothing"}
+    assert found.describe(1) == {"label": "x"}
+
+
+def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> None:
+    captions = ["a dog", "an animal", "it barks"]
+    rows = [{"title": captions, "body": "text", "path": ""}, {"title": "a cat", "body": "", "path": ""}]
+    joined = {"text": {"type": "text", "column": ["title", "body"]}, "image": SOURCES["image"]}
+    file = table(tmp_path, [{"split": "train", **row} for row in rows] + [{"split": "val", "title": "z", "path": ""}])
+    found = manifest(file, sources=joined, label_column=None, split_column="split")
+    torch.manual_seed(0)
+    assert {found[0].value["text"] for _ in range(40)} == {f"{caption}\ntext" for caption in captions}
+    assert found[1].value["text"] == "a cat"
+    assert found[0].label is None and found.classes is None
+    config = JointManifestConfig.model_validate(
+        {"type": "joint_manifest", "file": file, "sources": joined, "label_column": None}
+    )
+    assert {config.plain("train")[0].value["text"] for _ in range(20)} == {"a dog\ntext"}
+
+
+def test_rows_of_one_picture_stay_together_without_splits(tmp_path: Path) -> None:
+    names = [picture(tmp_path, f"{index}.png") for index in range(60)]
+    rows = [{"path": name, "title": f"{way} {name}", "group": name} for way in ("of", "with") for name in names]
+    file = table(tmp_path, rows, "tsv")
+    options = {"val": 0.3, "test": 0.3, "label_column": "group", "label": "group"}
+    found = {split: manifest(file, split, **options) for split in ("train", "val", "test")}
+    own = [{entry.name for entry in dataset.entries} for dataset in found.values()]
+    assert sum(map(len, own)) == 60 == len(set.union(*own))
+    assert all(len(dataset) == 2 * len(names) > 8 for dataset, names in zip(found.values(), own, strict=True))
+    # Groups are no classes: those of a test set are new.
+    assert found["test"].classes is None
+    assert found["test"][0].label == found["test"].entries[0].name
+
+
+def test_sounds_and_videos_are_parts_of_files(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(Audio(torch.linspace(0, 0.5, 8000), 8000)))
+    frames = torch.arange(0, 250, 10, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    (tmp_path / "a.mp4").write_bytes(mp4(Video(frames, torch.arange(25) / 25, 1.0)))
+    row = {"sound": "a.wav", "from": "0.25", "for": 0.5, "film": "a.mp4", "begin": 0.4, "end": "", "label": "x"}
+    sources = {
+        "audio": {"type": "audio", "column": "sound", "offset_column": "from", "duration_column": "for"},
+        "video": {"type": "video", "column": "film", "begin_column": "begin", "end_column": "end"},
+    }
+    rows = [{"split": "train", **row}, {"split": "val", **row, "film": ""}]
+    file = table(tmp_path, rows)
+    value = manifest(file, sources=sources, split_column="split")[0].value
+    assert value["audio"].waveform_S.shape == (4000,)
+    assert float(value["audio"].waveform_S[0]) == pytest.approx(0.125, abs=1e-3)
+    assert len(value["video"].pixels_NCHW) == 15
+    assert float(value["video"].pixels_NCHW[0].float().mean()) == pytest.approx(100, abs=6)
+    assert sorted(manifest(file, "val", sources=sources, split_column="split")[0].value) == ["audio"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({}, {"sources": {**SOURCES, "text": {"type": "text", "column": "titel"}}}, "no column 'titel'.*sources.text"),
+        ({"path": "", "title": ""}, {}, r"rows.jsonl:2 has nothing in the columns path, title"),
+        ({"path": "../a.png"}, {}, "leads out of the folder"),
+        ({"path": 3}, {}, "path must be a path, got 3"),
+        ({"title": 3}, {}, "title must be a text, or a list of texts, got 3"),
+        ({"title": ["a", ""]}, {}, "title must be a text, or a list of texts"),
+        ({"label": ""}, {}, "label must be a name"),
+        ({"split": "dev"}, {"split_column": "split"}, "split must be train, val or test, got 'dev'"),
+        ({}, {"label_column": "kind"}, "no column 'kind'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], options: dict[str, Any], words: str) -> None:
+    picture(tmp_path, "a.png")
+    row = {"path": "a.png", "title": "x", "label": "y", "split": "train"}
+    file = table(tmp_path, [row, row | change, row | {"split": "val"}])
+    with pytest.raises(ConfigError, match=words):
+        manifest(file, **options)
+
+
+def test_a_class_that_train_has_not_and_an_empty_table_are_errors(tmp_path: Path) -> None:
+    rows = own_splits(tmp_path)
+    rows[-1]["label"] = "cow"
+    with pytest.raises(ConfigError, match="cow"):
+        manifest(table(tmp_path, rows), "test", split_column="split")
+    with pytest.raises(ConfigError, match="no rows for split 'train'"):
+        manifest(table(tmp_path, []))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sources": {"text": SOURCES["text"]}}, "at least 2 items"),
+        ({"label_column": None, "label": "group"}, "no effect without label_column"),
+        ({"sources": {**SOURCES, "film": {"type": "video", "column": "f", "sampling": WINDOWS}}}, "windows must be 1"),
+        ({"sources": {**SOURCES, "smell": {"type": "smell", "column": "s"}}}, "smell"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        manifest(tmp_path / "rows.tsv", **options)
+
+
+def test_broken_files_and_links_that_lead_out_are_bad_samples(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.png"
+    Image.new("L", (3, 2)).save(outside)
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (inside / "link.png").symlink_to(outside)
+    (inside / "broken.png").write_bytes(b"no picture")
+    rows = [{"path": name, "title": "x", "label": "y", "split": "train"} for name in ("link.png", "broken.png")]
+    found = manifest(table(inside, [*rows, rows[0] | {"split": "val"}]), split_column="split")
+    with pytest.raises(BadSample, match="link leads out"):
+        found[0]
+    with pytest.raises(BadSample, match=r"broken\.png"):
+        found[1]
+    trusting = manifest(inside / "rows.jsonl", split_column="split", follow_links=True)
+    assert trusting[0].value["image"].shape == (1, 2, 3)
+
+
+def test_a_tower_must_be_a_source(tmp_path: Path) -> None:
+    file = table(tmp_path, own_splits(tmp_path))
+    path = _yaml(tmp_path, file)
+    path.write_text(path.read_text().replace("sources: {image:", "sources: {photo:"))
+    with pytest.raises(ConfigError, match=r"towers.image: .* name the towers photo, text"):
+        build_data(load_config(path), ["train"])
+
+
+YAML = """\
+towers:
+  image:
+    modality: {{type: vision, channels: 1, patch: 4, size: 16, stem: {{type: conv}}}}
+    model:
+      levels:
+        - {{name: parts, dim: 32, heads: 2, depth: 1, group: {{type: fixed, stride: 2}}, pool: conv}}
+        - {{name: picture, dim: 32, heads: 2, depth: 1}}
+  text:
+    modality: {{type: text}}
+    model:
+      levels:
+        - {{name: bytes, dim: 32, heads: 2, depth: 1, group: {{type: given, boundary: words, max: 32, typical: 5}}}}
+        - {{name: words, dim: 32, heads: 2, depth: 1}}
+task: {{type: fused_classification, fusion: {{type: cross_attention, dim: 32, heads: 2, depth: 1}}}}
+data:
+  type: joint_manifest
+  file: "{file}"
+  sources: {{image: {{type: image, column: path}}, text: {{type: text, column: title}}}}
+optim: {{lr: 5.0e-3, warmup_steps: 5}}
+train:
+  {{steps: 80, batch_size: 32, eval_every: 40, tensorboard: false, num_threads: 1, precision: fp32, max_bad_share: 0.1}}
+"""
+
+
+def _yaml(folder: Path, file: Path) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(YAML.format(file=file))
+    return path
+
+
+def _things(folder: Path) -> Path:
+    """Discs and squares, whose colour the words say alone: the class is both."""
+    draw = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(192):
+        shape, colour, left, top, ways = (int(torch.randint(n, (), generator=draw)) for n in (2, 2, 6, 6, 3))
+        image = Image.new("L", (16, 16), 255)
+        pen = ImageDraw.Draw(image)
+        (pen.ellipse if shape else pen.rectangle)((left, top, left + 9, top + 9), fill=0)
+        image.save(folder / f"{index}.png")
+        named = ("red", "blue")[colour]
+        rows.append(
+            {
+                "path": f"{index}.png" if index % 20 else "",
+                "title": (f"it is {named}", f"painted in {named}", f"{named}, we hear")[ways] if index % 21 else "",
+                "label": f"{named} {('square', 'disc')[shape]}",
+                "split": "train" if index < 112 else "val" if index < 128 else "test",
+            }
+        )
+    rows[0]["title"] = "it is red"
+    (folder / "7.png").write_bytes(b"no picture")
+    return table(folder, rows, "tsv")
+
+
+def test_both_modalities_tell_what_neither_does_alone(tmp_path: Path) -> None:
+    run = train(load_config(_yaml(tmp_path, _things(tmp_path)), [f"run.dir={tmp_path / 'run'}"]))
+    summary = json.loads((run / "summary.json").read_text())
+    # Of 64 samples 3 lack the picture and 3 the words, so half of those are guessed.
+    assert summary["metrics"]["test/accuracy"] > 0.85
+    assert "7.png" in json.dumps(summary)
+    for left_out in ("image", "text"):
+        found = evaluate_run(run, "test", [f"task.without=[{left_out}]"])
+        assert 0.3 < found["test/accuracy"] < 0.7
+
+
+def test_captions_of_one_picture_are_answers_to_it(tmp_path: Path) -> None:
+    shades = {name: picture(tmp_path, name, 20 * index) for index, name in enumerate(f"{n}.png" for n in range(12))}
+    rows = [
+        {"path": name, "title": f"{word} {name}", "group": name, "split": ("train", "val", "test")[index % 3]}
+        for index, name in enumerate(shades)
+        for word in ("a", "this", "one")
+    ]
+    path = _yaml(tmp_path, table(tmp_path, rows, "csv"))
+    fused = next(line for line in path.read_text().splitlines() if line.startswith("task:"))
+    path.write_text(path.read_text().replace(fused, "task: {type: contrastive, dim: 16}"))
+    options = [
+        "data.label_column=group",
+        "data.label=group",
+        "train.steps=2",
+        "train.batch_size=8",
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    metrics = json.loads((train(load_config(path, options)) / "summary.json").read_text())["metrics"]
+    # Twelve rows: a picture that stands in three is asked once, and has three right answers.
+    assert metrics["test/text_to_image/queries"] == 12
+    assert metrics["test/image_to_text/answers"] == 12
+    assert metrics["test/image_to_text/queries"] == 4
