@@ -17,6 +17,7 @@ from hrt_mm.config import RunConfig, load_config, resolved_yaml
 from hrt_mm.control import flat_control
 from hrt_mm.errors import UserError
 from hrt_mm.levels import HierarchyConfig
+from hrt_mm.tasks.ctc import CTCConfig
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.precision import emulates_bf16
 from hrt_mm.train.summary import parameter_count
@@ -134,8 +135,11 @@ def flat(config: RunConfig) -> RunConfig:
 
 
 def reading(config: RunConfig, model: HierarchyConfig, level: str) -> RunConfig:
-    """A configuration with another model, of which its task reads a level."""
-    return config.model_copy(update={"model": model, "task": config.task.model_copy(update={"level": level})})
+    """A configuration with another model, of which its task reads a level, for what symbols are spelled with too."""
+    task = config.task.model_copy(update={"level": level})
+    if isinstance(task, CTCConfig) and task.finer is not None:
+        task = task.model_copy(update={"finer": task.finer.model_copy(update={"level": level})})
+    return config.model_copy(update={"model": model, "task": task})
 
 
 def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
@@ -151,7 +155,7 @@ def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
 def _parameters(config: RunConfig) -> int:
     tokenizer = build_tokenizer(config)
     with torch.device("meta"):
-        return parameter_count(build_task(config, tokenizer, ("one", "other")))
+        return parameter_count(build_task(config, tokenizer, config.task.stand_ins))
 
 
 def scores(run: Finished, metrics: Mapping[str, str]) -> dict[str, float]:

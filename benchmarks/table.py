@@ -18,6 +18,7 @@ from . import (
     equal_time,
     fsdd,
     fusion,
+    image_text,
     index,
     learning_rate,
     lips,
@@ -60,6 +61,7 @@ TABLES = {
     recognition.NAME: recognition.tables,
     index.NAME: index.tables,
     fusion.NAME: fusion.tables,
+    image_text.NAME: image_text.tables,
     retrieval.NAME: retrieval.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,6 +165,9 @@ class TextSource(Source):
     column: str | Annotated[tuple[str, ...], Field(min_length=1)]
     """Column of the text, or several, joined line by line; of these some may be empty. In JSONL a text may also be a
     list of texts that say the same: training takes one at random, the other splits take the first."""
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a word of a training text is left out, so that no few words are relied on; one always stays (Iyyer et
+    al., 2015, "Deep unordered composition rivals syntactic methods for text classification")."""
 
     def names(self) -> tuple[str, ...]:
         """The columns."""
@@ -186,7 +190,7 @@ class TextSource(Source):
         self, root: Path, items: Sequence[Sequence[Sequence[str]]], *, training: bool, follow_links: bool
     ) -> Texts:
         """The texts."""
-        return Texts(items, training=training)
+        return Texts(items, self.word_dropout, training=training)
 
 
 class Texts(Dataset):
@@ -194,24 +198,40 @@ class Texts(Dataset):
 
     Args:
         items: of each the parts, and of each part the texts that say the same.
-        training: whether one of these is taken at random, and not the first.
+        word_dropout: chance that a word is left out in training.
+        training: whether one of the texts is taken at random, and not the first.
     """
 
-    def __init__(self, items: Sequence[Sequence[Sequence[str]]], *, training: bool) -> None:
-        self.items, self.training = items, training
+    def __init__(self, items: Sequence[Sequence[Sequence[str]]], word_dropout: float = 0.0, *, training: bool) -> None:
+        self.items, self.word_dropout, self.training = items, word_dropout, training
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
         """A text, its parts on lines of their own."""
-        return Sample("\n".join(self._one(choices) for choices in self.items[index]))
+        text = "\n".join(self._one(choices) for choices in self.items[index])
+        return Sample(some_words(text, self.word_dropout) if self.training and self.word_dropout else text)
 
     def _one(self, choices: Sequence[str]) -> str:
         return choices[int(torch.randint(len(choices), ()))] if self.training and len(choices) > 1 else choices[0]
 
 
+_WORD = re.compile(r"\w+")
+
 AnySource = Annotated[ImageSource | SoundSource | FilmSource | TextSource, Field(discriminator="type")]
+
+
+def some_words(text: str, dropout: float) -> str:
+    """A text without some of its words, by torch's generator; one word stays at least."""
+    words = list(_WORD.finditer(text))
+    if not words:
+        return text
+    drawn = torch.rand(len(words))
+    kept = drawn >= min(dropout, float(drawn.max()))
+    out = [word.span() for word, keep in zip(words, kept.tolist(), strict=True) if not keep]
+    edges = [0, *(edge for span in out for edge in span), len(text)]
+    return "".join(text[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True))
 
 
 def is_empty(cell: Any) -> bool:

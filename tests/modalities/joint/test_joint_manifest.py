@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from hrt_mm.train.evaluate import evaluate_run
 from hrt_mm.train.loop import train
 from modalities.audio import Audio
 from modalities.audio.files import wav
+from modalities.joint.columns import some_words
 from modalities.joint.manifest import JointManifestConfig, JointRows
 from modalities.video.players import mp4
 from modalities.video.video import Video
 
-SOURCES = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}
+SOURCES: dict[str, Any] = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}
 
 WINDOWS = {"type": "dense", "frames": 2, "rate": 5, "windows": 2}
 
@@ -73,7 +75,7 @@ def test_a_row_is_a_picture_its_words_and_a_class(tmp_path: Path, form: str) -> 
 
 def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"path": "a.png", "title": "both", "label": "x", "split": "train"},
         {"path": "a.png", "title": "  ", "label": "x", "split": "train"},
         {"title": "no picture", "label": "y", "split": "train"},
@@ -88,9 +90,13 @@ def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
 
 def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> None:
     captions = ["a dog", "an animal", "it barks"]
-    rows = [{"title": captions, "body": "text", "path": ""}, {"title": "a cat", "body": "", "path": ""}]
-    joined = {"text": {"type": "text", "column": ["title", "body"]}, "image": SOURCES["image"]}
-    file = table(tmp_path, [{"split": "train", **row} for row in rows] + [{"split": "val", "title": "z", "path": ""}])
+    rows: list[dict[str, Any]] = [
+        {"title": captions, "body": "text", "path": ""},
+        {"title": "a cat", "body": "", "path": ""},
+    ]
+    joined: dict[str, Any] = {"text": {"type": "text", "column": ["title", "body"]}, "image": SOURCES["image"]}
+    rows = [row | {"split": "train"} for row in rows] + [{"split": "val", "title": "z", "path": ""}]
+    file = table(tmp_path, rows)
     found = manifest(file, sources=joined, label_column=None, split_column="split")
     torch.manual_seed(0)
     assert {found[0].value["text"] for _ in range(40)} == {f"{caption}\ntext" for caption in captions}
@@ -100,6 +106,21 @@ def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> 
         {"type": "joint_manifest", "file": file, "sources": joined, "label_column": None}
     )
     assert {config.plain("train")[0].value["text"] for _ in range(20)} == {"a dog\ntext"}
+
+
+def test_words_are_left_out_of_training_texts_alone(tmp_path: Path) -> None:
+    rows = [{"title": "one two|three", "path": "", "split": split} for split in ("train", "val")]
+    dropping: dict[str, Any] = SOURCES | {"text": {"type": "text", "column": "title", "word_dropout": 0.5}}
+    options: dict[str, Any] = {"sources": dropping, "label_column": None, "split_column": "split"}
+    found = manifest(table(tmp_path, rows), **options)
+    torch.manual_seed(0)
+    texts = [found[0].value["text"] for _ in range(400)]
+    assert len(set(texts)) == 7, "every choice but none"
+    assert "one two|three" in texts
+    # Of three words 3 / 2 stay on average, and one more in the eighth of all cases in which none would.
+    assert sum(len(re.findall(r"\w+", text)) for text in texts) / 400 == pytest.approx(1.625, abs=0.15)
+    assert manifest(tmp_path / "rows.jsonl", "val", **options)[0].value["text"] == "one two|three"
+    assert some_words("?!", 0.9) == "?!"
 
 
 def test_rows_of_one_picture_stay_together_without_splits(tmp_path: Path) -> None:
