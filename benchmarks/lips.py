@@ -1,10 +1,11 @@
 """Words from a silent mouth: the hierarchy, its flat control, and a frame-CNN with a flat transformer on GRID.
 
 Each word at its time (``video/grid_lips``, which is given when words begin), and the sentence by CTC
-(``video/grid_lips_ctc``, which is not). All contenders have the same stem, depth, parameters, batches, optimizer and
-augmentation, and compute for equal time: processor time of one thread on a CPU, wall-clock time on a GPU. The flat
-control is one level over all tubes of a video. The third one has the hierarchy's convolutions and joins the tubes of
-each frame to one token as the hierarchy does, with no blocks below; then all its blocks are over frames.
+(``video/grid_lips_ctc``, which is not), for which each contender goes on from its own weights of the first. All have the
+same stem, depth, parameters, batches, optimizer and augmentation, and compute for equal time: processor time of one
+thread on a CPU, wall-clock time on a GPU. The flat control is one level over all tubes of a video. The third one has
+the hierarchy's convolutions and joins the tubes of each frame to one token as the hierarchy does, with no blocks below;
+then all its blocks are over frames.
 
 ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``. With ``--runs DIR`` run folders are kept there, and those that
 are finished are not trained again.
@@ -58,9 +59,24 @@ def frame_cnn(config: RunConfig) -> RunConfig:
 
 
 def contenders(task: str) -> dict[str, RunConfig]:
-    """The configurations of a task."""
+    """The configurations of a task. Those of CTC have the models that learned the slots, so as to start from them."""
+    slots = load_config(CONFIGS["slots"])
+    controls = {"flat": flat(slots), "frame-CNN": frame_cnn(slots)}
+    if task == "slots":
+        return {"hierarchy": slots, **controls}
     config = load_config(CONFIGS[task])
-    return {"hierarchy": config, "flat": flat(config), "frame-CNN": frame_cnn(config)}
+    return {"hierarchy": config} | {name: _by_ctc(config, control) for name, control in controls.items()}
+
+
+def _by_ctc(config: RunConfig, control: RunConfig) -> RunConfig:
+    """A control with the task of another configuration, and as fixed groups as that one's below its coarsest level."""
+    groups = [level.group for level in config.single.model.levels]
+    model = control.single.model
+    levels = [
+        level.model_copy(update={"group": group}) for level, group in zip(model.levels[:-1], groups, strict=False)
+    ]
+    model = model.model_copy(update={"levels": (*levels, model.levels[-1])})
+    return reading(config, model, model.levels[-1].name)
 
 
 def chance() -> float:
@@ -81,7 +97,11 @@ def train(task: str, name: str, config: RunConfig, folder: Path, options: argpar
         UserError: the run failed, or another run lies in its folder.
     """
     run = folder / f"{task}-{name}"
-    words = [*for_minutes(0.02 if options.quick else options.minutes, options.device), f"train.seed={options.seed}"]
+    minutes = 0.02 if options.quick else minutes_of(task, options)
+    words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}"]
+    if task == "ctc":
+        train("slots", name, contenders("slots")[name], folder, options)
+        words.append(f"train.init_from={folder / f'slots-{name}'}")
     if options.device.type == "cpu":
         words.append("train.workers=0")
     file = written(config, folder / f"{task}-{name}.yaml")
@@ -90,6 +110,11 @@ def train(task: str, name: str, config: RunConfig, folder: Path, options: argpar
             raise UserError(f"{run} holds a run of another configuration; remove it, or name another --runs")
         return finished(run)
     return trained(file, run, words)
+
+
+def minutes_of(task: str, options: argparse.Namespace) -> float:
+    """How long each contender is trained."""
+    return float(options.minutes if task == "slots" else options.ctc_minutes)
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -117,7 +142,11 @@ def run(options: argparse.Namespace) -> Result:
     for name, apart in checks.items():
         if apart > TOLERANCE:
             raise CheckFailed(f"{name} differ by {apart:.1%}, more than {TOLERANCE:.0%}")
-    settings = {"minutes": options.minutes, "seed": options.seed, "configs": {task: CONFIGS[task] for task in tasks}}
+    settings = {
+        "minutes": {task: minutes_of(task, options) for task in (CONFIGS if "ctc" in tasks else tasks)},
+        "seed": options.seed,
+        "configs": {task: CONFIGS[task] for task in tasks},
+    }
     rows = [_row(task, runs) for task, runs in found.items()]
     return Result(
         name=NAME,
@@ -196,7 +225,10 @@ def tables(result: Result) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=30.0, help="of computing that each contender is trained")
+    found.add_argument(
+        "--minutes", type=float, default=30.0, help="of computing that each contender is trained on the slots"
+    )
+    found.add_argument("--ctc-minutes", type=float, default=15.0, help="of CTC, after those of the slots")
     found.add_argument("--tasks", nargs="+", choices=list(CONFIGS), help="some of them; all when absent")
     found.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")

@@ -14,7 +14,7 @@ from benchmarks.results import Result
 from benchmarks.runs import Finished, _parameters, for_minutes, written
 from hrt_mm.config import check, load_config
 from hrt_mm.errors import UserError
-from hrt_mm.train.build import build_data, build_task
+from hrt_mm.train.build import build_data, build_task, build_tokenizer
 from hrt_mm.train.sampler import Plan, Position
 from tests.modalities.video.films import WORDS, grid
 
@@ -57,6 +57,16 @@ def test_controls_learn_and_have_the_parameters_of_the_hierarchy(data: Path, tas
     assert all(parameter.grad is not None for parameter in task_of_it.parameters())
 
 
+@pytest.mark.parametrize("name", lips.CONTENDERS)
+def test_ctc_starts_from_all_that_the_slots_taught(data: Path, name: str) -> None:
+    encoders = []
+    for task in lips.CONFIGS:
+        config = lips.contenders(task)[name]
+        built = build_task(config, build_tokenizer(config), config.task.stand_ins).state_dict()
+        encoders.append({key: value.shape for key, value in built.items() if key.startswith("encoder.")})
+    assert encoders[0] == encoders[1]
+
+
 def test_guessing_knows_the_words_of_each_slot(data: Path) -> None:
     # Of five sentences each slot has as many different words as it can.
     assert lips.chance() == pytest.approx(sum(1 / len(slot) for slot in WORDS) / len(WORDS))
@@ -79,7 +89,14 @@ def measured(monkeypatch: pytest.MonkeyPatch, flat_parameters: int = 1000) -> tu
 def test_all_are_trained_for_the_same_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, asked = measured(monkeypatch)
     assert list(asked) == [f"{task}-{name}" for task in lips.CONFIGS for name in lips.CONTENDERS]
-    assert all({"train.time_limit=3.0", "train.clock=cpu", "train.workers=0"} <= set(words) for words in asked.values())
+    assert all({"train.clock=cpu", "train.workers=0"} <= set(words) for words in asked.values())
+    minutes = {"slots": "train.time_limit=3.0", "ctc": "train.time_limit=15.0"}
+    assert all(minutes[name.partition("-")[0]] in words for name, words in asked.items())
+    # CTC goes on from what the same contender learned of the slots.
+    for name in lips.CONTENDERS:
+        (start,) = (word for word in asked[f"ctc-{name}"] if word.startswith("train.init_from="))
+        assert start.endswith(f"/slots-{name}")
+        assert not any(word.startswith("train.init_from=") for word in asked[f"slots-{name}"])
     slots, ctc = result.rows
     assert slots.ratios["accuracy, hierarchy less flat"] == pytest.approx(0.42)
     assert ctc.ratios["word_error_rate, hierarchy less frame-CNN"] == pytest.approx(0.03)
