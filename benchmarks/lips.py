@@ -1,8 +1,8 @@
 """Words from a silent mouth: the hierarchy, its flat control, and a frame-CNN with a flat transformer on GRID.
 
 Each word at its time (``video/grid_lips``, which is given when words begin), and the sentence by CTC
-(``video/grid_lips_ctc``, which is not), for which each contender goes on from its own weights of the first. All have the
-same stem, depth, parameters, batches, optimizer and augmentation, and compute for equal time: processor time of one
+(``video/grid_lips_ctc``, which is not), for which each contender goes on from its own weights of the first. All have
+the same stem, depth, parameters, batches, optimizer and augmentation, and compute for equal time: processor time of one
 thread on a CPU, wall-clock time on a GPU. The flat control is one level over all tubes of a video. The third one has
 the hierarchy's convolutions and joins the tubes of each frame to one token as the hierarchy does, with no blocks below;
 then all its blocks are over frames.
