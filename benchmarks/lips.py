@@ -37,7 +37,8 @@ from .runs import Finished, finished, fitted, flat, for_minutes, reading, scores
 NAME = "lips"
 CONFIGS = {"slots": "video/grid_lips", "ctc": "video/grid_lips_ctc"}
 METRICS = {"slots": "accuracy", "ctc": "word_error_rate"}
-CONTENDERS = ("hierarchy", "flat", "frame-CNN")
+CONTROLS = ("flat", "frame-CNN")
+CONTENDERS = ("hierarchy", *CONTROLS)
 AIM = 0.9
 """Mean accuracy over the slots that is aimed at, on a GPU and at convergence."""
 TOLERANCE = 0.02
@@ -127,17 +128,18 @@ def run(options: argparse.Namespace) -> Result:
     if not os.environ.get("HRT_MM_DATA"):
         raise UserError("HRT_MM_DATA is not set; name the folder that holds grid_s1/")
     tasks = options.tasks or list(CONFIGS)
+    names = ("hierarchy", *(name for name in CONTROLS if name in options.controls))
     found: dict[str, dict[str, Finished]] = {}
     with ExitStack() as stack:
         folder = options.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         for task in tasks:
             configs = contenders(task)
-            found[task] = {name: train(task, name, configs[name], folder, options) for name in CONTENDERS}
+            found[task] = {name: train(task, name, configs[name], folder, options) for name in names}
     checks = {
         f"{task}, parameters of {name}": _apart(runs[name], runs["hierarchy"])
         for task, runs in found.items()
-        for name in CONTENDERS[1:]
+        for name in names[1:]
     }
     for name, apart in checks.items():
         if apart > TOLERANCE:
@@ -230,6 +232,8 @@ def arguments() -> argparse.ArgumentParser:
     )
     found.add_argument("--ctc-minutes", type=float, default=15.0, help="of CTC, after those of the slots")
     found.add_argument("--tasks", nargs="+", choices=list(CONFIGS), help="some of them; all when absent")
+    text = "what stands beside the hierarchy; all when absent"
+    found.add_argument("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help=text)
     found.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     return found

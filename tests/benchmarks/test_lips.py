@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,9 @@ def test_guessing_knows_the_words_of_each_slot(data: Path) -> None:
     assert lips.chance() == pytest.approx(sum(1 / len(slot) for slot in WORDS) / len(WORDS))
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, flat_parameters: int = 1000) -> tuple[Result, dict[str, list[str]]]:
+def measured(
+    monkeypatch: pytest.MonkeyPatch, flat_parameters: int = 1000, words: Sequence[str] = ()
+) -> tuple[Result, dict[str, list[str]]]:
     asked: dict[str, list[str]] = {}
 
     def trained(config: Path, folder: Path, overrides: list[str]) -> Finished:
@@ -83,7 +86,15 @@ def measured(monkeypatch: pytest.MonkeyPatch, flat_parameters: int = 1000) -> tu
         return finished(known[name], flat_parameters if name == "flat" else 1000)
 
     monkeypatch.setattr(lips, "trained", trained)
-    return lips.run(options("--minutes", "3")), asked
+    return lips.run(options("--minutes", "3", *words)), asked
+
+
+def test_controls_can_be_left_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, asked = measured(monkeypatch, words=["--tasks", "ctc", "--controls", "frame-CNN"])
+    assert {name.partition("-")[2] for name in asked} == {"hierarchy", "frame-CNN"}
+    assert [list(row.contenders) for row in result.rows] == [["hierarchy", "frame-CNN"]]
+    assert result.settings["minutes"] == {"slots": 3.0, "ctc": 15.0}
+    assert "flat" not in lips.tables(result)
 
 
 def test_all_are_trained_for_the_same_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
