@@ -211,7 +211,7 @@ class Texts(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """A text, its parts on lines of their own."""
         text = "\n".join(self._one(choices) for choices in self.items[index])
-        return Sample(some_words(text, self.word_dropout) if self.training and self.word_dropout else text)
+        return Sample(without_words(text, self.word_dropout) if self.training and self.word_dropout else text)
 
     def _one(self, choices: Sequence[str]) -> str:
         return choices[int(torch.randint(len(choices), ()))] if self.training and len(choices) > 1 else choices[0]
@@ -222,7 +222,7 @@ _WORD = re.compile(r"\w+")
 AnySource = Annotated[ImageSource | SoundSource | FilmSource | TextSource, Field(discriminator="type")]
 
 
-def some_words(text: str, dropout: float) -> str:
+def without_words(text: str, dropout: float) -> str:
     """A text without some of its words, by torch's generator; one word stays at least."""
     words = list(_WORD.finditer(text))
     if not words:
