@@ -35,7 +35,7 @@ from hrt_mm.tasks.aligning import Tiers, spotted
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
 from modalities.audio.align import aligned, intervals, write_alignments
-from modalities.audio.alignments import SILENCE, segments_of
+from modalities.audio.intervals import SILENCE, segments_of
 from modalities.audio.reread import Rereader
 
 from .command import main, parser

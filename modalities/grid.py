@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hrt_mm.errors import ConfigError
 
-from .audio.alignments import SILENCE, Interval, check_order
 from .audio.digits import phonemes
+from .audio.intervals import SILENCE, Interval, check_order
 from .folders import need_root
 from .tables import Row, read_rows, seconds_of, split_of
 

@@ -9,7 +9,7 @@ from ..levels import GivenGroups, LearnedGroups
 from ..modality import Tokenizer
 from ..tasks.joint import JointTokenizer
 from ..train.build import build_task, build_tokenizer, check_parts, towers_of
-from ..train.pretrain import pretraining
+from .pretraining import pretraining
 from .sections import RunConfig, TowerConfig
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..config import RunConfig, load_config
 from ..modality import Tokenizer
 from ..tasks.base import Batch, Task
 from .build import Data, build_dataset, build_task, build_tokenizer, check_classes
@@ -25,9 +25,6 @@ from .seeding import forked, mix, seed_all
 from .shuffle import Shuffle
 from .store import CheckpointStore
 from .weights import load_weights
-
-if TYPE_CHECKING:
-    from ..config import RunConfig
 
 
 class EvaluationLoader:
@@ -187,8 +184,6 @@ def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         CheckpointError: the folder is not that of a run.
     """
-    from ..config import load_config
-
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.yaml")

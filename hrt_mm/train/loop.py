@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..config.folder import run_dir
 from ..tasks.base import Batch
 from .data import worker_deaths_named
 from .distributed import Ranks
@@ -21,7 +22,6 @@ from .run import Run
 from .schedule import learning_rate
 from .seeding import mix, seed_all
 from .signals import StopSignals
-from .start import run_dir
 
 if TYPE_CHECKING:
     from ..config import RunConfig

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ..config.folder import run_dir
 from ..errors import ConfigError, UserError
 from ..tasks.base import Batch
 from .build import build_data, build_task
@@ -27,7 +28,7 @@ from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together
 from .seeding import mix, seed_all
 from .signals import StopSignals
-from .start import config_digest, load_encoder, open_folder, run_dir, write_config
+from .start import config_digest, load_encoder, open_folder, write_config
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import resolved_yaml
+from ..config.folder import PRETRAIN, run_dir
 from ..errors import ConfigError
 from ..tasks.base import Task
 from .checkpoint import Checkpoint, CheckpointError
@@ -21,7 +23,7 @@ from .store import CheckpointStore
 from .weights import differing, named_weights, refuse
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
+    from ..config.sections import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +47,6 @@ FREE = {
     "train.workers",
 }
 """Keys that may change when a run is resumed; with all others it would be another run. ``run`` is free as well."""
-
-
-PRETRAIN = "pretrain"
-"""Folder of the run that came before a run, inside its own."""
-
-
-def run_dir(config: RunConfig) -> Path:
-    """The run folder: ``run.dir``, or ``runs/DATA-TASK``."""
-    return config.run.dir or Path("runs") / f"{config.data.type}-{config.task.type}"
 
 
 def open_folder(config: RunConfig, store: CheckpointStore, *, resume: bool) -> Checkpoint | None:
@@ -109,8 +102,6 @@ def _in_use(folder: Path, store: CheckpointStore) -> ConfigError:
 
 def write_config(config: RunConfig) -> None:
     """Writes the resolved configuration into the run folder, which is then a run's."""
-    from ..config import resolved_yaml
-
     replace_file(run_dir(config) / "config.yaml", resolved_yaml(config).encode())
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from hrt_mm.errors import BadSample, UserError
 from hrt_mm.modality import Command
 
-from .alignments import WRITERS, Interval, written
+from .alignments import WRITERS, written
 from .files import SUFFIXES
+from .intervals import Interval
 
 if TYPE_CHECKING:
     from hrt_mm.ctc import Lexicon

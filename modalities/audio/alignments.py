@@ -6,41 +6,18 @@ Files are data from others: all of what they say is checked, and what is wrong i
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from hrt_mm.errors import BadSample, UserError
 
-SILENCE = "sil"
-"""What silence is called among labels."""
+from . import captions, textgrid
+from .intervals import DIGITS, Alignment, Interval, check_order, one_line, seconds
+
 MAX_BYTES = 1 << 26
 """The largest file that is read."""
-DIGITS = 6
-"""Decimals of written seconds, and what overlaps by less is taken for rounding."""
 _TSV = ("tier", "start", "end", "label")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A stretch of time.
-
-    Args:
-        start: seconds.
-        end: seconds; that of a point is its start.
-        label: what is there; empty for silence in many files.
-    """
-
-    start: float
-    end: float
-    label: str
-
-
-Alignment = Mapping[str, Sequence[Interval]]
-"""Intervals of each tier by name, in order of time."""
 
 
 def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[Interval, ...]]:
@@ -85,68 +62,6 @@ def written(kind: str, alignment: Alignment, *, name: str = "sound", end: float 
     return WRITERS[kind](alignment, name, max(last, end or 0.0))
 
 
-def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
-    """Checks that times are numbers and rise.
-
-    Raises:
-        BadSample: they do not; names the interval.
-    """
-    for place, interval in enumerate(intervals):
-        if not (math.isfinite(interval.start) and math.isfinite(interval.end) and 0 <= interval.start <= interval.end):
-            raise BadSample(
-                name,
-                f"{tier!r} has {interval.label!r} (number {place}) from {interval.start} to {interval.end} s; times "
-                "are 0 or more, and the end is not before the start",
-            )
-    for place, (first, second) in enumerate(pairwise(intervals), 1):
-        if second.start < first.end - 10**-DIGITS:
-            raise BadSample(
-                name,
-                f"{tier!r} has {second.label!r} (number {place}) at {second.start} s, before {first.label!r} ends at "
-                f"{first.end} s; sort the file, or take overlapping speech apart",
-            )
-
-
-def segments_of(intervals: Sequence[Interval], seconds: float, silence: float = 0.0) -> tuple[Interval, ...]:
-    """The intervals, and silences in gaps, before the first and behind the last, so that all time is in one.
-
-    Args:
-        intervals: in order of time; without a label, or labelled as silence, they are silences too.
-        seconds: of the sound, where the last one ends.
-        silence: the shortest that is one. A shorter gap belongs to the intervals beside it, up to its middle.
-    """
-    said = [own for own in intervals if own.label not in ("", SILENCE) and own.start < seconds]
-    found: list[Interval] = []
-    end = 0.0
-    for own in said:
-        if own.start - end > max(silence, 10**-DIGITS):
-            found += [Interval(end, own.start, SILENCE), own]
-        else:
-            middle = (end + own.start) / 2 if found else 0.0
-            if found:
-                found[-1] = replace(found[-1], end=middle)
-            found.append(replace(own, start=middle))
-        end = own.end
-    if not found or seconds - end > max(silence, 10**-DIGITS):
-        return (*found, Interval(end if found else 0.0, seconds, SILENCE))
-    return (*found[:-1], replace(found[-1], end=seconds))
-
-
-def seconds(text: str, name: str, line: int) -> float:
-    """A time.
-
-    Raises:
-        BadSample: it is no finite number; names the line.
-    """
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise BadSample(f"{name}:{line}", f"expected a number of seconds, got {text[:40]!r}")
-    return found
-
-
 def _text(path: Path, name: str) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -161,24 +76,6 @@ def _text(path: Path, name: str) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise BadSample(f"{name}:{line}", f"is not {encoding} ({error.reason}); save it as UTF-8") from error
-
-
-def _read_textgrid(text: str, name: str) -> dict[str, list[Interval]]:
-    from .textgrid import parse
-
-    return parse(text, name)
-
-
-def _read_captions(text: str, name: str) -> dict[str, list[Interval]]:
-    from .captions import parse
-
-    return parse(text, name)
-
-
-def _write_textgrid(alignment: Alignment, name: str, end: float) -> str:
-    from .textgrid import dump
-
-    return dump(alignment, end)
 
 
 def _read_ctm(text: str, name: str) -> dict[str, list[Interval]]:
@@ -228,7 +125,7 @@ def _write_tsv(alignment: Alignment, name: str, end: float) -> str:
     rows = ["\t".join(_TSV)]
     for tier, intervals in alignment.items():
         rows += [
-            "\t".join([_flat(tier), _short(interval.start), _short(interval.end), _flat(interval.label)])
+            "\t".join([one_line(tier), _short(interval.start), _short(interval.end), one_line(interval.label)])
             for interval in intervals
         ]
     return "\n".join(rows) + "\n"
@@ -277,13 +174,12 @@ def _write_json(alignment: Alignment, name: str, end: float) -> str:
     return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
 
+def _write_textgrid(alignment: Alignment, name: str, end: float) -> str:
+    return textgrid.dump(alignment, end)
+
+
 def _write_srt(alignment: Alignment, name: str, end: float) -> str:
-    shown = [interval for interval in _only_tier(alignment, "SRT") if interval.label.strip()]
-    parts = [
-        f"{number}\n{clock(interval.start)} --> {clock(interval.end)}\n{_flat(interval.label)}\n"
-        for number, interval in enumerate(shown, 1)
-    ]
-    return "\n".join(parts)
+    return captions.dump(_only_tier(alignment, "SRT"))
 
 
 def _only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
@@ -294,30 +190,17 @@ def _only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
     return next(iter(alignment.values()), ())
 
 
-def clock(time: float) -> str:
-    """Seconds as captions have them: ``00:01:02,345``."""
-    milliseconds = round(time * 1000)
-    return (
-        f"{milliseconds // 3_600_000:02}:{milliseconds // 60_000 % 60:02}:{milliseconds // 1000 % 60:02},"
-        f"{milliseconds % 1000:03}"
-    )
-
-
 def _short(time: float) -> str:
     return f"{time:.{DIGITS}f}".rstrip("0").rstrip(".")
 
 
-def _flat(label: str) -> str:
-    return " ".join(label.split())
-
-
 _READERS: dict[str, Callable[[str, str], dict[str, list[Interval]]]] = {
-    ".textgrid": _read_textgrid,
+    ".textgrid": textgrid.parse,
     ".ctm": _read_ctm,
     ".tsv": _read_tsv,
     ".json": _read_json,
-    ".srt": _read_captions,
-    ".vtt": _read_captions,
+    ".srt": captions.parse,
+    ".vtt": captions.parse,
 }
 READABLE = (".TextGrid", ".textgrid", ".tsv", ".json", ".ctm")
 """What the names of files that can be read end in."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hrt_mm.errors import BadSample
 
-from .alignments import Interval
+from .intervals import Interval, one_line
 
 TIER = "subtitles"
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
@@ -37,6 +38,25 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
             said.append(_TAG.sub("", line).strip())
             found[-1] = Interval(found[-1].start, found[-1].end, " ".join(filter(None, said)))
     return {TIER: found}
+
+
+def dump(intervals: Sequence[Interval]) -> str:
+    """Intervals as SubRip; those without a label are left out."""
+    shown = [interval for interval in intervals if interval.label.strip()]
+    parts = [
+        f"{number}\n{clock(interval.start)} --> {clock(interval.end)}\n{one_line(interval.label)}\n"
+        for number, interval in enumerate(shown, 1)
+    ]
+    return "\n".join(parts)
+
+
+def clock(time: float) -> str:
+    """Seconds as captions have them: ``00:01:02,345``."""
+    milliseconds = round(time * 1000)
+    return (
+        f"{milliseconds // 3_600_000:02}:{milliseconds // 60_000 % 60:02}:{milliseconds // 1000 % 60:02},"
+        f"{milliseconds % 1000:03}"
+    )
 
 
 def _times(line: str, place: str) -> tuple[float, float]:

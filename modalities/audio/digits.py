@@ -21,9 +21,9 @@ from hrt_mm.sample import Sample
 from ..folders import need_root
 from ..splits import check_split
 from ..tables import Row, read_rows
-from .alignments import SILENCE
 from .audio import Audio
 from .augment import Transform, chain
+from .intervals import SILENCE
 from .recordings import Recording, Recordings, RecordingsConfig, Target
 
 _COLUMNS = ("path", "word", "arpabet", "speaker", "split")

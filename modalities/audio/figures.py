@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from hrt_mm.modality import Tokenizer
 from hrt_mm.tokens import Tokens
 
-from .alignments import SILENCE
 from .audio import Audio
+from .intervals import SILENCE
 from .tokenizer import AudioTokenizer
 
 _SHOWN = 2000

@@ -13,9 +13,10 @@ from hrt_mm.modality import Dataset
 
 from ..grid import Sentence, sentences
 from ..splits import check_split
-from .alignments import READABLE, Interval, read_alignment, segments_of
+from .alignments import READABLE, read_alignment
 from .files import read_header
 from .folders import as_target
+from .intervals import Interval, segments_of
 from .joined import JoinableConfig
 from .recordings import Recording, Target
 

@@ -22,8 +22,8 @@ from hrt_mm.errors import UserError
 from hrt_mm.streaming import Heard
 from hrt_mm.tasks.aligning import PAUSE
 
-from .alignments import SILENCE, Interval, segments_of
 from .audio import Audio
+from .intervals import SILENCE, Interval, segments_of
 
 if TYPE_CHECKING:
     from hrt_mm.streaming import Recognizer

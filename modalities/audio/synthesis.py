@@ -23,7 +23,7 @@ import numpy as np
 
 from hrt_mm.errors import ConfigError
 
-from .alignments import SILENCE, Interval
+from .intervals import SILENCE, Interval
 
 PACKAGE = "espeakng-loader"
 _WORD, _PHONEME = 1, 7

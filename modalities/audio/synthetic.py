@@ -16,7 +16,7 @@ from hrt_mm.modality import Dataset
 
 from ..generated import generated
 from ..splits import SPLITS, check_split
-from .alignments import SILENCE
+from .intervals import SILENCE
 from .joined import JoinableConfig
 from .recordings import Recording, Target
 from .synthesis import Line, engine_version, speak

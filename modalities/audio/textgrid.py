@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from hrt_mm.errors import BadSample
 
-from .alignments import DIGITS, Alignment, Interval, seconds
+from .intervals import DIGITS, Alignment, Interval, seconds
 
 _TOKEN = re.compile(
     r"""

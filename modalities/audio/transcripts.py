@@ -8,7 +8,9 @@ from typing import TextIO
 
 from hrt_mm.streaming import Heard
 
-from .alignments import DIGITS, Interval, clock, written
+from .alignments import written
+from .captions import clock
+from .intervals import DIGITS, Interval
 
 _PAUSE, _LONGEST, _WORDS = 0.6, 5.0, 10
 """A caption ends before a pause of so many seconds, and has so many seconds and words at most."""

@@ -20,7 +20,7 @@ from hrt_mm.errors import BadSample
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Piece, Sample
 
-from ..audio.alignments import SILENCE
+from ..audio.intervals import SILENCE
 from ..audio.recordings import Recordings
 from ..audio.synthesis import Line
 from ..audio.synthetic import made_speech, recording, spoken

@@ -14,9 +14,9 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Piece, Sample
 
-from ..audio.alignments import SILENCE
 from ..audio.audio import Audio
 from ..audio.grid import GridConfig as SoundConfig
+from ..audio.intervals import SILENCE
 from ..audio.recordings import Recording, Recordings
 from ..splits import check_split
 from ..video.cache import CacheConfig

@@ -10,13 +10,14 @@ from hrt_mm.errors import BadSample
 from hrt_mm.modality import Command, Modality
 
 from . import commands
+from .config import TextConfig
 from .corpus import CorpusConfig
 from .documents import DocumentsConfig, TagsConfig
 from .hugging_face import HuggingFaceConfig
 from .listops_data import LISTOPS, ListOpsConfig
 from .peps import PepsConfig
 from .text import Text, marked
-from .tokenizer import MAX_BYTES, ByteTokenizer, TextConfig, TextTokenizer
+from .tokenizer import MAX_BYTES, ByteTokenizer, TextTokenizer
 
 
 class TextModality(Modality):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..audio.alignments import SILENCE
+from ..audio.intervals import SILENCE
 from ..grid import Sentence, sentences
 from ..media import Target
 from ..splits import check_split

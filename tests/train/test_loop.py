@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hrt_mm.config import RunConfig
+from hrt_mm.config.folder import run_dir
 from hrt_mm.errors import ConfigError, UserError
 from hrt_mm.train import checkpoint as checkpoint_module
 from hrt_mm.train import files
@@ -19,7 +20,6 @@ from hrt_mm.train.evaluate import evaluate, evaluate_run
 from hrt_mm.train.loop import train
 from hrt_mm.train.nonfinite import NonFiniteError
 from hrt_mm.train.regions import compile_regions
-from hrt_mm.train.start import run_dir
 from hrt_mm.train.store import CheckpointStore
 from tests.train.toy_processes import finished, logged, start, wait_for_step
 from tests.train.toy_training import toy_config

@@ -11,8 +11,9 @@ import yaml
 from hrt_mm.cli.main import main
 from hrt_mm.errors import UserError
 from modalities.audio.align import path_of
-from modalities.audio.alignments import Interval, read_alignment, segments_of
+from modalities.audio.alignments import read_alignment
 from modalities.audio.grid import GridConfig
+from modalities.audio.intervals import Interval, segments_of
 from tests.modalities.audio.test_recordings import grid
 
 CONFIG: dict[str, Any] = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.errors import BadSample, UserError
-from modalities.audio.alignments import Alignment, Interval, read_alignment, written
+from modalities.audio.alignments import read_alignment, written
+from modalities.audio.intervals import Alignment, Interval
 
 TIERS: Alignment = {
     "phonemes": (Interval(0.0, 0.25, "Z"), Interval(0.25, 0.5, "IH"), Interval(0.5, 1.0, "R")),

@@ -10,7 +10,8 @@ from hrt_mm.config import load_config
 from hrt_mm.control import flat_control
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
-from modalities.audio.alignments import Interval, written
+from modalities.audio.alignments import written
+from modalities.audio.intervals import Interval
 from tests.modalities.audio.test_corpora import spoken
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.errors import BadSample
-from modalities.audio.alignments import Interval, read_alignment, written
+from modalities.audio.alignments import read_alignment, written
+from modalities.audio.intervals import Interval
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

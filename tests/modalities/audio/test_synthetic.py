@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hrt_mm.errors import ConfigError
 from modalities.audio import AudioConfig, synthesis
-from modalities.audio.alignments import Interval
+from modalities.audio.intervals import Interval
 from modalities.audio.recordings import Recordings
 from modalities.audio.synthesis import intervals
 from modalities.audio.synthetic import SyntheticConfig

@@ -24,9 +24,10 @@ from hrt_mm.streaming import Recognizer
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.evaluate import TrainedRun, load_task
 from hrt_mm.train.loop import train
-from modalities.audio.alignments import SILENCE, read_alignment
+from modalities.audio.alignments import read_alignment
 from modalities.audio.audio import Audio
 from modalities.audio.files import read_audio
+from modalities.audio.intervals import SILENCE
 from modalities.audio.reread import Rereader, RereadStream
 
 RATE = 8000

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.streaming import Heard
-from modalities.audio.alignments import Interval, read_alignment
+from modalities.audio.alignments import read_alignment
+from modalities.audio.intervals import Interval
 from modalities.audio.transcripts import FORMATS
 
 WORDS = [
