@@ -36,7 +36,7 @@ ENCODER_SECTIONS: tuple[Section, ...] = (
     gates_section,
     recovery_section,
 )
-"""Of runs whose task has an encoder."""
+"""Of each encoder: that of the run, or one a tower."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,12 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
         ranks = Ranks(choose_device(options.device, 0))
         with numerics(ranks.device, options.num_threads), style():
             subject = Subject.of(run, ranks)
-            for section in (*SECTIONS, *(ENCODER_SECTIONS if subject.encoder is not None else ())):
+            for section in SECTIONS:
                 section(subject, page)
+            for tower in subject.towers:
+                page.of(tower.tower)
+                for section in ENCODER_SECTIONS if tower.encoder is not None else ():
+                    section(tower, page)
         page.write()
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..tasks import Tagging
+from ..tasks.base import Batch
+from ..tasks.fused import Fused
+from ..tasks.joint import JointBatch
 from ..tasks.labels import NO_LABEL, LabelTask
 from ..tokens import Tokens
 from .page import Page
@@ -78,7 +81,7 @@ class Scores:
 
 def confusion_section(subject: Subject, page: Page) -> None:
     """Classifies the split and draws the matrix and the mistakes."""
-    if not isinstance(subject.run.task, LabelTask):
+    if not isinstance(subject.run.task, LabelTask | Fused):
         return
     scores = classify(subject, subject.run.task)
     if not len(scores.target_B):
@@ -93,10 +96,10 @@ def confusion_section(subject: Subject, page: Page) -> None:
     _show_mistakes(subject, scores, page)
 
 
-def classify(subject: Subject, task: LabelTask) -> Scores:
+def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
     """Predictions for the subject's split, with what the model gives them, and the tokens of its surest mistakes.
 
-    Parts of samples, as in tagging, are not drawn; of a pair the first side is.
+    Parts of samples, as in tagging, are not drawn; of a pair the first side is, and of several modalities the first.
     """
     chances: list[Tensor] = []
     targets: list[Tensor] = []
@@ -114,9 +117,11 @@ def classify(subject: Subject, task: LabelTask) -> Scores:
                 continue
             first = sum(map(len, targets)) - len(batch)
             confidence_B, guess_B = chances[-1].max(-1)
-            sides = len(batch.tokens) // len(batch)
+            rows = _rows(subject, batch)
             for place in _surest(confidence_B, guess_B != targets[-1]):
-                kept[first + place] = one_sample(batch.tokens, place * sides)
+                if place in rows:
+                    tokens, row = rows[place]
+                    kept[first + place] = one_sample(tokens, row)
             names += batch.names
     finally:
         handle.remove()
@@ -124,6 +129,19 @@ def classify(subject: Subject, task: LabelTask) -> Scores:
         chances, targets = [torch.zeros(0, len(task.classes))], [torch.zeros(0, dtype=torch.int64)]
     confidence_B, guess_B = torch.cat(chances).max(-1)
     return Scores(task.classes, torch.cat(targets), guess_B, confidence_B, tuple(names), kept)
+
+
+def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
+    """By sample, the tokens that it is drawn from and its row in them; a sample without that modality is left out."""
+    shown = subject.towers[0]
+    tokens = shown.tokens(batch)
+    if tokens is None:
+        return {}
+    if isinstance(batch, JointBatch):
+        assert shown.tower is not None
+        return {place: (tokens, row) for row, place in enumerate(batch.parts[shown.tower].samples.tolist())}
+    sides = len(tokens) // len(batch)
+    return {place: (tokens, place * sides) for place in range(len(batch))}
 
 
 def _chances(logits_BK: Tensor) -> Tensor:
@@ -153,7 +171,7 @@ def draw_matrix(scores: Scores) -> Figure:
             color = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
     if count <= 2 * NUMBERED:
-        short = [name if len(name) <= 18 else f"{name[:16]}.." for name in scores.classes]
+        short = [*map(_short, scores.classes)]
         upright = max(map(len, short)) > 2
         axes.set_xticks(range(count), short, rotation=90 if upright else 0)
         axes.set_yticks(range(count), short)
@@ -163,6 +181,10 @@ def draw_matrix(scores: Scores) -> Figure:
         spine.set_visible(False)
     axes.tick_params(length=0)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:16]}.."
 
 
 def _class_table(scores: Scores, page: Page) -> None:
@@ -198,8 +220,8 @@ def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
 
 def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure:
     """The samples of some mistakes."""
-    views = [subject.view(scores.kept[index]) for index in chosen]
-    most, width, height = (6, 1.6, 1.85) if views[0].gridded else (2, 3.6, 1.4)
+    views = [subject.towers[0].view(scores.kept[index]) for index in chosen]
+    most, width, height = (6, 1.7, 2.05) if views[0].gridded else (2, 3.6, 1.6)
     columns = min(most, len(chosen))
     figure, grid = panels(-(-len(chosen) // columns), columns, width=width, height=height)
     for axes in grid.flat[len(chosen) :]:
@@ -207,5 +229,5 @@ def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure
     for axes, index, view in zip(grid.flat, chosen, views, strict=False):
         view.draw(axes)
         true, guess = (scores.classes[int(place[index])] for place in (scores.target_B, scores.guess_B))
-        axes.set_title(f"{true} as {guess}, {scores.confidence_B[index]:.0%}", fontsize=9)
+        axes.set_title(f"{_short(true)}\nas {_short(guess)}, {scores.confidence_B[index]:.0%}", fontsize=9)
     return figure

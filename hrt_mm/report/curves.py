@@ -18,6 +18,8 @@ from .style import BLUE, COLORS, GREY, ORANGE, panels
 from .subject import Subject
 
 COLUMNS = 3
+MOST = 24
+"""Metrics that are drawn at most: those of the whole before those of parts."""
 _CURVE_OF_SPLIT = {"train": (BLUE, "-", ""), "val": (ORANGE, "-", "o")}
 _TITLES = {
     "lr": "learning rate",
@@ -39,8 +41,13 @@ def curves_section(subject: Subject, page: Page) -> None:
         page.text("The run has no `metrics.jsonl` with numbers, so there are no curves.")
         return
     best = subject.run.checkpoint.step
-    caption = f"Every number that was logged, by step. The dashed line is step {best}, whose weights this report shows."
+    drawn = metrics_of(found)
+    rest = len(drawn) - MOST
+    shown = f"The first {MOST} of {len(drawn)} metrics" if rest > 0 else "Every number that was logged"
+    caption = f"{shown}, by step. The dashed line is step {best}, whose weights this report shows."
     page.picture("curves", draw_curves(found, best), caption)
+    if rest > 0:
+        page.text(f"The other {rest} are in `metrics.jsonl`.")
 
 
 def read_curves(path: Path) -> Curves:
@@ -70,10 +77,7 @@ def _numbers(values: Any) -> Iterable[tuple[str, float]]:
 
 def draw_curves(curves: Curves, best: int) -> Figure:
     """A panel a metric, the splits together; then the learning rate, the gradient norm and the speed."""
-    parts = [name.partition("/") for name in curves]
-    metrics = list(dict.fromkeys(metric for split, _, metric in parts if split in _CURVE_OF_SPLIT))
-    metrics = sorted((name for name in metrics if not _same_as_loss(curves, name)), key=lambda name: name != "loss")
-    titles = [*metrics, *(name for name in _OTHERS if name in curves)]
+    titles = [*metrics_of(curves)[:MOST], *(name for name in _OTHERS if name in curves)]
     columns = min(COLUMNS, len(titles))
     rows = math.ceil(len(titles) / columns)
     figure, grid = panels(rows, columns, width=3.2, height=2.3)
@@ -85,6 +89,14 @@ def draw_curves(curves: Curves, best: int) -> Figure:
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
+
+
+def metrics_of(curves: Curves) -> list[str]:
+    """Names of the metrics: the loss, then those of the whole, then those of parts, such as one way of a search."""
+    parts = [name.partition("/") for name in curves]
+    metrics = dict.fromkeys(metric for split, _, metric in parts if split in _CURVE_OF_SPLIT)
+    found = [name for name in metrics if not _same_as_loss(curves, name)]
+    return sorted(found, key=lambda name: (name != "loss", name.count("/")))
 
 
 def _same_as_loss(curves: Curves, name: str) -> bool:

@@ -190,7 +190,7 @@ def scores_rows(scores: dict[str, Table]) -> list[tuple[str, ...]]:
 
 def measure_cuts(subject: Subject, encoder: Encoder) -> Cuts:
     """Cuts samples of the subject's split and compares."""
-    tokenizer = subject.run.tokenizer
+    tokenizer = subject.tokenizer
     hierarchy = encoder.hierarchy.config
     levels = [
         LevelCuts(level.name, level.group.target)
@@ -220,8 +220,10 @@ def _samples(subject: Subject) -> Iterator[tuple[Tokens, list[str]]]:
     """Samples one by one, each with the boundaries that it has."""
     for index in range(len(subject.dataset)):
         try:
-            values = subject.run.config.task.values([subject.dataset[index]])[:1]
-            tokens, names = with_boundaries(subject.run.tokenizer, values)
+            sample = subject.sample(index)
+            if sample is None:
+                continue
+            tokens, names = with_boundaries(subject.tokenizer, subject.values(sample))
         except BadSample as error:
             log.warning("left out of the comparison of cuts: %s", error)
             continue

@@ -95,10 +95,10 @@ def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:
     count = 0
     hierarchy.measuring = True
     try:
-        for batch in subject.batches(SAMPLES):
-            for name, value in encoder(batch.tokens).stats.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
-            count += len(batch)
+        for tokens in subject.packs(SAMPLES):
+            for name, value in encoder(tokens).stats.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(tokens)
+            count += len(tokens)
     finally:
         hierarchy.measuring = False
     return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +19,8 @@ from .view import View, cells_of_levels
 
 SHOWN = 3
 """Samples that are drawn."""
+LONGEST, WRAPPED = 80, 20
+"""Characters of a label at most, and of a line of it beside a picture."""
 
 
 def groups_section(subject: Subject, page: Page) -> None:
@@ -29,7 +33,7 @@ def groups_section(subject: Subject, page: Page) -> None:
         with torch.no_grad():
             pyramid = encoder(view.tokens.to(subject.device))
         drawn.append((sample, view, pyramid))
-    seconds = subject.run.tokenizer.seconds_per_token
+    seconds = subject.tokenizer.seconds_per_token
     if seconds is not None and not drawn[0][1].gridded:
         _timelines(subject, page, drawn, seconds)
     else:
@@ -80,7 +84,7 @@ def draw_grids(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
             count = len(cells[name])
             view.outline(axes, cells[name], width=0.5 if count > 150 else 0.9 if count > 40 else 1.6)
             axes.set_title(f"{name}: {count} token{'s' if count > 1 else ''}")
-        row[0].set_ylabel(_label(sample), rotation=0, ha="right", va="center")
+        row[0].set_ylabel(fill(_label(sample), WRAPPED), rotation=0, ha="right", va="center")
     return figure
 
 
@@ -116,4 +120,8 @@ def _strips(axes: Axes, cells: dict[str, Spans], limits: tuple[float, float]) ->
 
 
 def _label(sample: Sample) -> str:
-    return "" if sample.label is None else f"label {sample.label}"
+    if sample.label is None:
+        return ""
+    parts = sample.label if isinstance(sample.label, list | tuple) else [sample.label]
+    text = f"label {' '.join(map(str, parts))}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}.."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..tasks.fused import Fused
 from ..tasks.labels import LabelTask
 from .page import Page
 from .subject import Subject
@@ -16,12 +17,12 @@ def overview_section(subject: Subject, page: Page) -> None:
     path = run.folder / "summary.json"
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     metrics = {name: value for name, value in summary.get("metrics", {}).items() if value is not None}
-    if not isinstance(run.task, LabelTask):
+    if not isinstance(run.task, LabelTask | Fused):
         for name, value in metrics.items():
             if name.startswith("test/") and name.count("/") == 1:
                 page.say(f"{name} {value:.4g}")
     page.heading("Run")
-    levels = ", ".join(level.name for level in run.config.single.model.levels)
+    levels = ", ".join(run.config.level_names)
     rows = [
         ("task", run.config.task.type),
         ("data", run.config.data.type),

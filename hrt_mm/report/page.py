@@ -21,14 +21,19 @@ class Page:
         self.title = title
         self.summary: list[str] = []
         self._parts: list[str] = []
+        self._tower: str | None = None
+
+    def of(self, tower: str | None) -> None:
+        """Names the tower that all is about from here on, until another is named."""
+        self._tower = tower
 
     def say(self, line: str) -> None:
         """Adds a line to the summary, which is printed and stands first on the page."""
-        self.summary.append(line)
+        self.summary.append(line if self._tower is None else f"{self._tower}: {line}")
 
     def heading(self, text: str) -> None:
         """Starts a section."""
-        self._parts.append(f"## {text}")
+        self._parts.append(f"## {text}" if self._tower is None else f"## {text} of {self._tower}")
 
     def text(self, text: str) -> None:
         """Adds a paragraph."""
@@ -41,8 +46,9 @@ class Page:
 
     def picture(self, name: str, figure: Figure, caption: str) -> None:
         """Saves a figure and shows it with its caption."""
-        figure.savefig(self.folder / f"{name}.png")
-        self._parts.append(f"![{caption}]({name}.png)\n\n*{caption}*")
+        file = f"{name}.png" if self._tower is None else f"{self._tower}-{name}.png"
+        figure.savefig(self.folder / file)
+        self._parts.append(f"![{caption}]({file})\n\n*{caption}*")
 
     def write(self) -> None:
         """Writes ``report.md``."""

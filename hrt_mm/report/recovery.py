@@ -108,15 +108,15 @@ def measure_recovery(subject: Subject, encoder: Encoder) -> list[Recovery]:
     hierarchy = encoder.hierarchy
     names = [level.name for level in hierarchy.config.levels]
     pairs = [_Pairs() for _ in names[1:]]
-    tokens = 0
+    seen = 0
     with _caught(hierarchy, pairs):
-        for batch in subject.batches(SAMPLES):
-            pyramid = encoder(batch.tokens)
+        for tokens in subject.packs(SAMPLES):
+            pyramid = encoder(tokens)
             for pair, fine, coarse in zip(pairs, names, names[1:], strict=False):
                 pair.fine_final.append(pyramid[fine].x.float().cpu())
                 pair.coarse_final.append(pyramid[coarse].x.float().cpu())
-            tokens += batch.num_tokens
-            if tokens >= TOKENS:
+            seen += tokens.spans.total
+            if seen >= TOKENS:
                 break
     return [_measure(pair, fine, coarse) for pair, fine, coarse in zip(pairs, names, names[1:], strict=False)]
 

@@ -1,20 +1,22 @@
-"""What a report is about: a trained run, its encoder, and samples it was not trained on."""
+"""What a report is about: a trained run, its encoders, and samples it was not trained on."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import torch
 
 from ..encoder import Encoder
 from ..errors import BadSample, ConfigError
-from ..modality import Dataset, Modality, modalities
+from ..modality import Dataset, Modality, Tokenizer, modalities
 from ..sample import Sample
 from ..tasks.base import Batch
+from ..tasks.joint import JointBatch, JointTask, JointTokenizer
 from ..tokens import Tokens
 from ..train.build import build_dataset
 from ..train.distributed import Ranks
@@ -35,11 +37,13 @@ class Subject:
         run: with its weights, on the device of ``ranks``.
         ranks: this process.
         split: where samples come from: ``test``, or what there is.
+        tower: the one of several towers that is looked into; ``None`` for the whole run.
     """
 
     run: TrainedRun
     ranks: Ranks
     split: str
+    tower: str | None = None
 
     @classmethod
     def of(cls, run: TrainedRun, ranks: Ranks) -> Subject:
@@ -65,8 +69,18 @@ class Subject:
         return self.ranks.device
 
     @cached_property
+    def towers(self) -> tuple[Subject, ...]:
+        """The parts of the run that have an encoder: the run itself, or each of its towers."""
+        names = self.run.config.towers
+        return (self,) if names is None else tuple(replace(self, tower=name) for name in names)
+
+    @cached_property
     def encoder(self) -> Encoder | None:
-        """The first encoder of the task; ``None`` where it has none."""
+        """The tower's encoder, or the first one of the task; ``None`` where it has none."""
+        if self.tower is not None:
+            task = self.run.task
+            assert isinstance(task, JointTask)
+            return task.encoder_of(self.tower)
         return next((module for module in self.run.task.modules() if isinstance(module, Encoder)), None)
 
     @cached_property
@@ -86,8 +100,47 @@ class Subject:
 
     @property
     def modality(self) -> type[Modality]:
-        """Of the samples."""
-        return modalities()[self.run.config.single.modality.type]
+        """Of the samples.
+
+        Raises:
+            ConfigError: there are several towers, and this is none of them.
+        """
+        config = self.run.config
+        tower = config.single if config.towers is None or self.tower is None else config.towers[self.tower]
+        return modalities()[tower.modality.type]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Packs values of this tower."""
+        tokenizer = self.run.tokenizer
+        if self.tower is None:
+            return tokenizer
+        assert isinstance(tokenizer, JointTokenizer)
+        return tokenizer.towers[self.tower]
+
+    def sample(self, index: int) -> Sample | None:
+        """A sample with the value that this tower reads, the first where it has several; ``None`` where it has none.
+
+        Raises:
+            BadSample: it cannot be read.
+        """
+        sample = self.dataset[index]
+        if self.tower is None:
+            return sample
+        value = sample.value.get(self.tower)
+        return None if value is None else replace(sample, value=value)
+
+    def values(self, sample: Sample) -> list[Any]:
+        """What the tokenizer takes of what :meth:`sample` gave."""
+        return [sample.value] if self.tower is not None else self.run.config.task.values([sample])[:1]
+
+    def tokens(self, batch: Batch) -> Tokens | None:
+        """The raw tokens that a batch has of this tower; ``None`` where it has none."""
+        if self.tower is None:
+            return batch.tokens
+        assert isinstance(batch, JointBatch)
+        part = batch.parts.get(self.tower)
+        return None if part is None else part.tokens
 
     def batches(self, most: int) -> Iterator[Batch]:
         """Batches on the device until ``most`` samples were given, in the run's precision, without gradients."""
@@ -99,6 +152,10 @@ class Subject:
             seen += len(batch)
             with torch.no_grad(), cast():
                 yield batch.to(self.device)
+
+    def packs(self, most: int) -> Iterator[Tokens]:
+        """The raw tokens of this tower in those batches."""
+        return (tokens for batch in self.batches(most) if (tokens := self.tokens(batch)) is not None)
 
     def views(self, count: int) -> list[tuple[Sample, View]]:
         """The first samples that can be read and have tokens, of different labels as far as there are.
@@ -119,13 +176,15 @@ class Subject:
 
     def view(self, tokens: Tokens) -> View:
         """One sample's raw tokens, to be drawn."""
-        return View(self.run.tokenizer, tokens, self.backdrop)
+        return View(self.tokenizer, tokens, self.backdrop)
 
     def _readable(self) -> Iterator[tuple[Sample, View]]:
         for index in range(len(self.dataset)):
             try:
-                sample = self.dataset[index]
-                tokens = self.run.tokenizer(self.run.config.task.values([sample])[:1])
+                sample = self.sample(index)
+                if sample is None:
+                    continue
+                tokens = self.tokenizer(self.values(sample))
             except BadSample as error:
                 log.warning("left out of the pictures: %s", error)
                 continue

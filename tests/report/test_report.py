@@ -21,7 +21,7 @@ def pictures(folder: Path) -> set[str]:
 def assert_drawn(folder: Path) -> None:
     """Every picture of the page is there, no other is, and none is blank."""
     text = (folder / "report.md").read_text()
-    assert set(re.findall(r"\]\((\w+)\.png\)", text)) == pictures(folder)
+    assert set(re.findall(r"\]\(([\w-]+)\.png\)", text)) == pictures(folder)
     for path in folder.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 100, path

@@ -15,14 +15,16 @@ from torch import nn
 from hrt_mm.errors import ConfigError
 from hrt_mm.report.attending import salient
 from hrt_mm.report.confusion import NUMBERED, Scores, draw_matrix
-from hrt_mm.report.curves import draw_curves, read_curves
+from hrt_mm.report.curves import MOST, draw_curves, metrics_of, read_curves
 from hrt_mm.report.gates import SHUT_CONTRIBUTION, SHUT_GATE, measure_paths
 from hrt_mm.report.gates import Path as LevelPath
+from hrt_mm.report.groups import LONGEST, _label
 from hrt_mm.report.page import Page
 from hrt_mm.report.reconstruction import reconstruct
 from hrt_mm.report.recovery import measure_recovery
 from hrt_mm.report.subject import Subject
 from hrt_mm.report.view import View
+from hrt_mm.sample import Sample
 from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.distributed import Ranks
@@ -91,6 +93,23 @@ def test_curves_have_gaps_and_survive_a_torn_line(tmp_path: Path) -> None:
     assert "note" not in curves
     titles = [axes.get_title() for axes in draw_curves(curves, best=2).axes if axes.get_visible()]
     assert titles == ["loss", "accuracy", "learning rate"]
+
+
+def test_metrics_of_the_whole_come_first_and_a_page_has_room_for_the_rest() -> None:
+    steps = np.array([1.0, 2.0])
+    names = [f"way{way}/R@{rank}" for way in range(MOST) for rank in (1, 5)]
+    curves = {f"val/{name}": (steps, steps) for name in (*names, "R@1")}
+    curves |= {"val/loss": (steps, -steps), "lr": (steps, steps)}
+    assert metrics_of(curves) == ["loss", "R@1", *names]
+    titles = [axes.get_title() for axes in draw_curves(curves, best=2).axes if axes.get_visible()]
+    assert titles == ["loss", "R@1", *names[: MOST - 2], "learning rate"]
+
+
+def test_labels_are_written_beside_pictures_however_long_they_are() -> None:
+    assert _label(Sample(0, ["bin", "blue"])) == "label bin blue"
+    assert _label(Sample(0, 0)) == "label 0" and _label(Sample(0)) == ""
+    long = _label(Sample(0, 40 * "long "))
+    assert len(long) == LONGEST and long.endswith("..")
 
 
 def test_curves_of_a_run_without_a_log(tmp_path: Path) -> None:
