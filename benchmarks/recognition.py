@@ -51,7 +51,7 @@ CONFIGS = {
     "groups": "audio/grid_groups",
     "digits": "audio/digit_strings",
 }
-MINUTES = {"ctc": 30.0, "words": 10.0, "boundaries": 6.0, "groups": 10.0, "digits": 8.0}
+MINUTES = {"ctc": 30.0, "words": 10.0, "boundaries": 10.0, "groups": 10.0, "digits": 8.0}
 """Of each run, when ``--minutes`` is absent."""
 FROM_CTC = ("groups", "digits")
 """Those that start from its weights."""
@@ -454,7 +454,7 @@ def arguments() -> argparse.ArgumentParser:
     found.add_argument(
         "--runs", type=Path, metavar="FOLDER", help="run folders by name, trained where they are missing"
     )
-    found.add_argument("--minutes", type=float, help="of each run; 30, 10, 6, 10 and 8 by run when absent")
+    found.add_argument("--minutes", type=float, help="of each run; 30, 10, 10, 10 and 8 by run when absent")
     found.add_argument("--only", nargs="+", choices=list(CONFIGS), help="some of the runs; all when absent")
     found.add_argument("--threshold", type=float, default=0.5, help="least score of a spotted digit; 0.5 when absent")
     return found

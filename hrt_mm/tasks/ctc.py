@@ -183,7 +183,9 @@ class CTC(EncoderTask, SymbolHead):
             losses, found_stats = self.finer(pyramid, target_BS)
             parts, stats = parts | losses, stats | found_stats
         loss = torch.stack(list(parts.values())).sum()
-        stats |= {"loss": (loss.detach() * weight, weight), "ctc": (nats.detach(), weight)}
+        # Samples whose symbols do not fit into learned groups still teach the other terms, the groups' among them.
+        asked = (laid_BS != NONE).sum(1).clamp(min=1).sum()
+        stats |= {"loss": (loss.detach() * asked, asked), "ctc": (nats.detach(), weight)}
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)

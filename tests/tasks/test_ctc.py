@@ -17,11 +17,12 @@ from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.grids import nested_order
 from hrt_mm.levels import HierarchyConfig, blocks
 from hrt_mm.modality import Tokenizer
+from hrt_mm.routing import Router
 from hrt_mm.sample import Sample
 from hrt_mm.spans import Spans
 from hrt_mm.tasks import CTC, TASKS, Batch, CTCConfig
 from hrt_mm.tokens import Tokens
-from hrt_mm.train.meters import Meters, means
+from hrt_mm.train.meters import Meters, means, weight_of
 
 Make = Callable[..., HierarchyConfig]
 SYMBOLS = ("a", "b", "c")
@@ -292,6 +293,20 @@ def test_what_does_not_fit_into_learned_groups_is_left_out_and_counted(hierarchy
     assert torch.allclose(output.parts["ctc"], task(labelled(rows, values[1:], [["a"]])).parts["ctc"], rtol=1e-5)
     output.loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in task.parameters() if parameter.grad is not None)
+
+
+def test_groups_that_nothing_fits_into_are_still_taught(hierarchy: Make, rows: Tokenizer) -> None:
+    """A batch weighs as many symbols as it has, not as fit: else groups that are too long at first would stay so."""
+    task = config().build(hierarchy(2, LEARNED), rows, SYMBOLS)
+    given = config().reading(hierarchy(2, LEARNED))
+    alike = torch.randn(1, 4).expand(7, 4).clone()
+    batch = labelled(rows, [alike, alike], [list("abcabca"), list("abcabc")], given)
+    output = task(batch)
+    assert output.stats["skipped"] == (2, 2) and output.stats["ctc"] == (0, 0)
+    assert weight_of(output, batch) == 13
+    output.loss.backward()
+    (router,) = (module for module in task.modules() if isinstance(module, Router))
+    assert router.here.weight.grad is not None and router.here.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
