@@ -5,7 +5,8 @@ Each word at its time (``video/grid_lips``, which is given when words begin), an
 the same stem, depth, parameters, batches, optimizer and augmentation, and compute for equal time: processor time of one
 thread on a CPU, wall-clock time on a GPU. The flat control is one level over all tubes of a video. The third one has
 the hierarchy's convolutions and joins the tubes of each frame to one token as the hierarchy does, with no blocks below;
-then all its blocks are over frames.
+then all its blocks are over frames. By CTC a symbol takes four frames or more in all of them: what the controls' blocks
+give is pooled to the hierarchy's pieces, of which the head tells words.
 
 ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``. With ``--runs DIR`` run folders are kept there, and those that
 are finished are not trained again.
@@ -17,14 +18,15 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from statistics import fmean
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.errors import UserError
-from hrt_mm.levels import HierarchyConfig, Level
+from hrt_mm.levels import FixedGroups, HierarchyConfig, Level
 from modalities.video.clips import Clips
 from modalities.video.grid import GridConfig
 
@@ -70,14 +72,25 @@ def contenders(task: str) -> dict[str, RunConfig]:
 
 
 def _by_ctc(config: RunConfig, control: RunConfig) -> RunConfig:
-    """A control with the task of another configuration, and as fixed groups as that one's below its coarsest level."""
-    groups = [level.group for level in config.single.model.levels]
-    model = control.single.model
+    """A control with the task of another configuration, whose steps are as long: means of what its blocks give."""
+    model, top = control.single.model, config.single.model.levels[-1]
+    groups = [level.group for level in config.single.model.levels[:-1]]
     levels = [
         level.model_copy(update={"group": group}) for level, group in zip(model.levels[:-1], groups, strict=False)
     ]
-    model = model.model_copy(update={"levels": (*levels, model.levels[-1])})
-    return reading(config, model, model.levels[-1].name)
+    last = model.levels[-1]
+    steps = last.model_copy(update={"group": _together(groups[len(levels) :]), "pool": "mean"})
+    means = Level(name=top.name, dim=last.dim, depth=0, heads=last.heads)
+    model = model.model_copy(update={"levels": (*levels, steps, means)})
+    return reading(config, model, top.name)
+
+
+def _together(groups: Sequence[object]) -> FixedGroups:
+    """Fixed groups as large as several of them, one upon the other."""
+    strides = [group.stride for group in groups if isinstance(group, FixedGroups)]
+    along = [stride for stride in strides if isinstance(stride, tuple)]
+    assert len(along) == len(groups)
+    return FixedGroups(type="fixed", stride=tuple(map(prod, zip(*along, strict=True))))
 
 
 def chance() -> float:
@@ -230,7 +243,7 @@ def arguments() -> argparse.ArgumentParser:
     found.add_argument(
         "--minutes", type=float, default=30.0, help="of computing that each contender is trained on the slots"
     )
-    found.add_argument("--ctc-minutes", type=float, default=15.0, help="of CTC, after those of the slots")
+    found.add_argument("--ctc-minutes", type=float, default=30.0, help="of CTC, after those of the slots")
     found.add_argument("--tasks", nargs="+", choices=list(CONFIGS), help="some of them; all when absent")
     text = "what stands beside the hierarchy; all when absent"
     found.add_argument("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help=text)

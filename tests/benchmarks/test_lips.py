@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from benchmarks.results import Result
 from benchmarks.runs import Finished, _parameters, for_minutes, written
 from hrt_mm.config import check, load_config
 from hrt_mm.errors import UserError
+from hrt_mm.levels import FixedGroups
+from hrt_mm.tasks.ctc import CTCConfig
 from hrt_mm.train.build import build_data, build_task, build_tokenizer
 from hrt_mm.train.sampler import Plan, Position
 from tests.modalities.video.films import WORDS, grid
@@ -45,11 +48,12 @@ def test_controls_learn_and_have_the_parameters_of_the_hierarchy(data: Path, tas
     configs = lips.contenders(task)
     config = configs[name]
     check(config)
-    assert _parameters(config) == pytest.approx(_parameters(configs["hierarchy"]), rel=0.01)
+    assert _parameters(config) == pytest.approx(_parameters(configs["hierarchy"]), rel=lips.TOLERANCE)
     depth = sum(level.depth for level in configs["hierarchy"].single.model.levels)
     levels = config.single.model.levels
-    assert [level.depth for level in levels] == ([depth] if name == "flat" else [0, depth])
-    assert levels[-1].window is None
+    above = [0] if task == "ctc" else []
+    assert [level.depth for level in levels] == ([depth, *above] if name == "flat" else [0, depth, *above])
+    assert all(level.window is None for level in levels if level.depth == depth)
     found = build_data(config, ["train"])
     loaded = found.maker(config, "train")[Plan(Position(), (0, 1), Position())]
     assert loaded.batch is not None and not loaded.bad
@@ -65,7 +69,21 @@ def test_ctc_starts_from_all_that_the_slots_taught(data: Path, name: str) -> Non
         config = lips.contenders(task)[name]
         built = build_task(config, build_tokenizer(config), config.task.stand_ins).state_dict()
         encoders.append({key: value.shape for key, value in built.items() if key.startswith("encoder.")})
-    assert encoders[0] == encoders[1]
+    slots, ctc = encoders
+    assert slots == {key: shape for key, shape in ctc.items() if key in slots}
+    fresh = {key.split(".")[2] for key in ctc.keys() - slots.keys()}
+    assert fresh == (set() if name == "hierarchy" else {"transitions"})
+
+
+def test_the_steps_of_ctc_are_as_long_for_all(data: Path) -> None:
+    strides = []
+    for config in lips.contenders("ctc").values():
+        levels = config.single.model.levels
+        assert isinstance(config.task, CTCConfig) and config.task.level == levels[-1].name
+        groups = [level.group.stride for level in levels[:-1] if isinstance(level.group, FixedGroups)]
+        assert len(groups) == len(levels) - 1
+        strides.append([*map(prod, zip(*(group for group in groups if isinstance(group, tuple)), strict=True))])
+    assert strides == 3 * [[4, 3, 6]]
 
 
 def test_guessing_knows_the_words_of_each_slot(data: Path) -> None:
@@ -93,7 +111,7 @@ def test_controls_can_be_left_out(data: Path, monkeypatch: pytest.MonkeyPatch) -
     result, asked = measured(monkeypatch, words=["--tasks", "ctc", "--controls", "frame-CNN"])
     assert {name.partition("-")[2] for name in asked} == {"hierarchy", "frame-CNN"}
     assert [list(row.contenders) for row in result.rows] == [["hierarchy", "frame-CNN"]]
-    assert result.settings["minutes"] == {"slots": 3.0, "ctc": 15.0}
+    assert result.settings["minutes"] == {"slots": 3.0, "ctc": 30.0}
     assert "flat" not in lips.tables(result)
 
 
@@ -101,7 +119,7 @@ def test_all_are_trained_for_the_same_time(data: Path, monkeypatch: pytest.Monke
     result, asked = measured(monkeypatch)
     assert list(asked) == [f"{task}-{name}" for task in lips.CONFIGS for name in lips.CONTENDERS]
     assert all({"train.clock=cpu", "train.workers=0"} <= set(words) for words in asked.values())
-    minutes = {"slots": "train.time_limit=3.0", "ctc": "train.time_limit=15.0"}
+    minutes = {"slots": "train.time_limit=3.0", "ctc": "train.time_limit=30.0"}
     assert all(minutes[name.partition("-")[0]] in words for name, words in asked.items())
     # CTC goes on from what the same contender learned of the slots.
     for name in lips.CONTENDERS:
