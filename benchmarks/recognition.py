@@ -380,8 +380,7 @@ def tables(result: Result) -> str:
         [
             [
                 f"{name} (`{result.settings['configs'][name]}`)",
-                # Runs were once as long as their configuration says.
-                f"{result.settings['minutes'][name]:g}" if "minutes" in result.settings else "",
+                f"{result.settings['minutes'][name]:g}",
                 *(f"{one.scores[key]:,.0f}" for key in ("parameters", "steps")),
                 *(_percent(one.scores.get(key)) for key in RATES),
             ]
