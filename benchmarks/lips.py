@@ -87,10 +87,9 @@ def _by_ctc(config: RunConfig, control: RunConfig) -> RunConfig:
 
 def _together(groups: Sequence[object]) -> FixedGroups:
     """Fixed groups as large as several of them, one upon the other."""
-    strides = [group.stride for group in groups if isinstance(group, FixedGroups)]
-    along = [stride for stride in strides if isinstance(stride, tuple)]
-    assert len(along) == len(groups)
-    return FixedGroups(type="fixed", stride=tuple(map(prod, zip(*along, strict=True))))
+    strides = [group.stride for group in groups if isinstance(group, FixedGroups) and isinstance(group.stride, tuple)]
+    assert len(strides) == len(groups)
+    return FixedGroups(stride=tuple(map(prod, zip(*strides, strict=True))))
 
 
 def chance() -> float:

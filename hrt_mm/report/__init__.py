@@ -87,6 +87,9 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
                 section(subject, page)
             for tower in subject.towers:
                 page.of(tower.tower)
+                if tower.missing():
+                    page.say(f"no sample of the {tower.split} split has it, so there is nothing to look into")
+                    continue
                 for section in ENCODER_SECTIONS if tower.encoder is not None else ():
                     section(tower, page)
         page.write()

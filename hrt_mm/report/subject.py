@@ -119,7 +119,7 @@ class Subject:
         return tokenizer.towers[self.tower]
 
     def sample(self, index: int) -> Sample | None:
-        """A sample with the value that this tower reads, the first where it has several; ``None`` where it has none.
+        """A sample with the value that this tower reads; ``None`` where it has none.
 
         Raises:
             BadSample: it cannot be read.
@@ -131,8 +131,12 @@ class Subject:
         return None if value is None else replace(sample, value=value)
 
     def values(self, sample: Sample) -> list[Any]:
-        """What the tokenizer takes of what :meth:`sample` gave."""
+        """What the tokenizer takes of what :meth:`sample` gave: its value, or the first of several."""
         return [sample.value] if self.tower is not None else self.run.config.task.values([sample])[:1]
+
+    def missing(self) -> bool:
+        """Whether no sample of the split has this tower's modality; reads until one has."""
+        return self.tower is not None and next(self._readable(), None) is None
 
     def tokens(self, batch: Batch) -> Tokens | None:
         """The raw tokens that a batch has of this tower; ``None`` where it has none."""

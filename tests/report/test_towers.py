@@ -49,15 +49,15 @@ train: {{steps: 4, batch_size: 8, eval_every: 2, log_every: 2, tensorboard: fals
 """
 
 
-def run_of(folder: Path, task: str) -> Path:
-    """A short run over pictures of noise, some missing, and what is said of them."""
+def run_of(folder: Path, task: str, lacking: str = "") -> Path:
+    """A short run over pictures of noise, some missing and those of a split all, and what is said of them."""
     noise = torch.Generator().manual_seed(0)
     rows = []
     for index, split in enumerate(["train"] * 24 + ["val"] * 4 + ["test"] * 8):
         pixels = torch.randint(0, 256, (8, 16), generator=noise, dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(folder / f"{index}.png")
         title = " ".join(("some", "grey", "picture")[: 1 + index % 3])
-        path = "" if index % 9 == 1 else f"{index}.png"
+        path = "" if index % 9 == 1 or split == lacking else f"{index}.png"
         rows.append({"path": path, "title": title, "label": ("odd", "even")[index % 2], "split": split})
     file = folder / "rows.tsv"
     with file.open("w", newline="") as lines:
@@ -95,6 +95,14 @@ def test_report_of_a_run_that_compares_modalities(contrastive_run: Path) -> None
     report = diagnose(contrastive_run)
     assert pictures(report.folder) >= OF_TOWERS | {"curves"}
     assert not pictures(report.folder) & {"confusion", "mistakes"}
+    assert_drawn(report.folder)
+
+
+def test_a_modality_that_the_split_lacks_is_said_to_be_missing(tmp_path: Path) -> None:
+    task = "{type: fused_classification, fusion: {type: gated, dim: 16}}"
+    report = diagnose(run_of(tmp_path, task, lacking="test"))
+    assert "image: no sample of the test split has it, so there is nothing to look into" in report.summary
+    assert {name.partition("-")[0] for name in pictures(report.folder)} == {"confusion", "curves", "text"}
     assert_drawn(report.folder)
 
 
