@@ -195,7 +195,7 @@ def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Pat
         target=_add_and_die, args=(index.folder, added.folder, moment)
     )
     process.start()
-    process.join(30)
+    process.join()
     assert process.exitcode == -signal.SIGKILL
     left = Index(index.folder)
     assert len(left) == 30

@@ -23,9 +23,10 @@ RUN: dict[str, Any] = {
 
 def test_two_ranks_train_as_one_and_stop_and_go_on_as_one(tmp_path: Path) -> None:
     train(toy_config(tmp_path / "one", **RUN))
-    ranks = start_ranks(tmp_path / "two", RUN, 2)
+    ranks = start_ranks(tmp_path / "two", RUN, 2, TOY_GATE=f"12:{tmp_path / 'gate'}")
     wait_for_step(tmp_path / "two", 3)
     ranks[1].terminate()
+    (tmp_path / "gate").touch()
     assert [finished(process) for process in ranks] == [0, 0]
     assert not (tmp_path / "two" / "summary.json").exists()
     assert [finished(process) for process in start_ranks(tmp_path / "two", RUN, 2, resume=True)] == [0, 0]

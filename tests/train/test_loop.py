@@ -165,11 +165,12 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(folder, {"steps": 1000, "data": {"delay": 0.001}})
+    process = start(folder, {"steps": 1000}, TOY_GATE=f"10:{tmp_path / 'gate'}")
     wait_for_step(folder, 2)
     with pytest.raises(UserError, match=r"run is being written by another process; wait for it, or choose another"):
         train(toy_config(folder), resume=True)
     process.terminate()
+    (tmp_path / "gate").touch()
     assert finished(process) == 0
     assert not (folder / ".lock").exists()
 

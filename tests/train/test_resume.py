@@ -42,9 +42,10 @@ def test_killed_three_times_and_resumed_it_equals_the_uninterrupted_run(
 ) -> None:
     keywords, moments = RUN | {"workers": workers}, random.Random(workers)
     folder = tmp_path / "run"
+    gate = f"{2 * (STEPS - 3)}:{tmp_path / 'never'}"
     reached = 0
     for number in range(3):
-        process = start(folder, keywords, resume=number > 0)
+        process = start(folder, keywords, resume=number > 0, TOY_GATE=gate)
         reached = moments.randint(reached, reached + STEPS // 4)
         wait_for_step(folder, reached)
         time.sleep(moments.random() * 0.05)
@@ -61,10 +62,11 @@ def test_a_signal_to_the_group_saves_and_exits_0_and_the_run_goes_on_exactly(
     tmp_path: Path, uninterrupted: Path, workers: int, number: signal.Signals
 ) -> None:
     keywords = RUN | {"workers": workers, "save_every": None}
-    process = start(tmp_path / "run", keywords)
+    process = start(tmp_path / "run", keywords, TOY_GATE=f"{2 * (STEPS - 3)}:{tmp_path / 'gate'}")
     wait_for_step(tmp_path / "run", 9)
     assert process.pid is not None
     os.killpg(process.pid, number)
+    (tmp_path / "gate").touch()
     assert finished(process) == 0
     assert not (tmp_path / "run" / "summary.json").exists()
     saved = max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())

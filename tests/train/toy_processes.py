@@ -17,18 +17,15 @@ from typing import Any
 import torch
 
 from hrt_mm.train.loop import train
+from tests.processes import forkserver
 from tests.train.toy_training import toy_config
-
-# The server imports torch once; each process is then a fork of it that is ready at once.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
 
 Keywords = dict[str, Any]
 
 
 def start(folder: Path, keywords: Keywords, *, resume: bool = False, **environment: str) -> ForkServerProcess:
     """Trains a toy in a process of its own process group."""
-    process = _processes.Process(target=_train, args=(folder, keywords, resume, environment))
+    process = forkserver.Process(target=_train, args=(folder, keywords, resume, environment))
     process.start()
     return process
 
@@ -42,19 +39,25 @@ def _train(folder: Path, keywords: Keywords, resume: bool, environment: dict[str
     train(toy_config(folder, **keywords), resume=resume)
 
 
+PATIENCE = 600
+"""Seconds after which a process counts as hanging. A loaded machine is slow, and no test measures how fast."""
+
+
 def finished(process: ForkServerProcess) -> int:
     """The exit code of a process, which must end in time."""
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
 
 
-def start_ranks(folder: Path, keywords: Keywords, world_size: int, *, resume: bool = False) -> list[ForkServerProcess]:
+def start_ranks(
+    folder: Path, keywords: Keywords, world_size: int, *, resume: bool = False, **environment: str
+) -> list[ForkServerProcess]:
     """Trains a toy on several ranks, in the environment that torchrun makes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = environment | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         start(folder, keywords, resume=resume, RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in range(world_size)
@@ -63,12 +66,12 @@ def start_ranks(folder: Path, keywords: Keywords, world_size: int, *, resume: bo
 
 def train_on_full_disk(folder: Path, keywords: Keywords, limit: int) -> tuple[str, list[str]]:
     """Resumes a toy where no file can grow past ``limit`` bytes; the error, and the warnings before it."""
-    ours, theirs = _processes.Pipe()
-    process = _processes.Process(target=_train_limited, args=(folder, keywords, limit, theirs))
+    ours, theirs = forkserver.Pipe()
+    process = forkserver.Process(target=_train_limited, args=(folder, keywords, limit, theirs))
     process.start()
-    assert ours.poll(60), "the process hangs"
+    assert ours.poll(PATIENCE), "the process hangs"
     answer: tuple[str, list[str]] = ours.recv()
-    process.join(10)
+    process.join(PATIENCE)
     return answer
 
 
@@ -89,7 +92,7 @@ def _train_limited(folder: Path, keywords: Keywords, limit: int, answer: Connect
 
 def wait_for_step(folder: Path, step: int) -> None:
     """Waits until the log has a line of this step or a later one."""
-    for _ in range(6000):
+    for _ in range(PATIENCE * 200):
         if (lines := logged(folder)) and lines[-1]["step"] >= step:
             return
         time.sleep(0.005)

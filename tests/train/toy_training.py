@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -114,6 +115,7 @@ class ToyTask(Task):
         assert batch.target is not None
         if self.training:
             self.calls += 1
+            wait_at_gate(int(self.calls))
         x_TD = self.encoder["norm"](self.encoder["embedding"](batch.tokens.x)).relu()
         x_TD = F.dropout(self.encoder["numbers"](x_TD), self.dropout, self.training)
         ids_T = batch.tokens.spans.ids[:, None].expand_as(x_TD)
@@ -138,6 +140,16 @@ class ToyTask(Task):
 
     def nonfinite_source(self, batch: Batch) -> str:
         return "the loss" if batch.tokens.x.isfinite().all() else "the input"
+
+
+def wait_at_gate(call: int) -> None:
+    """Halts a run at a forward pass until a file is there, so that it cannot end before a test has stopped it.
+
+    ``TOY_GATE`` is ``CALL:FILE``; without it nothing waits.
+    """
+    number, _, file = os.environ.get("TOY_GATE", "").partition(":")
+    while file and call >= int(number) and not Path(file).exists():
+        time.sleep(0.005)
 
 
 class ToyTaskConfig(TaskConfig):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -170,11 +169,10 @@ def test_invalid_bytes_stay_bytes_and_become_replacements_in_subwords(file: Path
     "text", ["x" * 1_000_000, "ab " * 3_000_000, "עברית English عربي 123 " * 20_000], ids=["one word", "9 MB", "mixed"]
 )
 def test_large_texts_take_no_quadratic_time(text: str) -> None:
+    # A quadratic search would take hours, and end at the time limit of a test.
     tokenizer = ByteTokenizer()
     tokenizer.wanted = frozenset({"words", "sections", "spaces"})
-    started = time.process_time()
     tokens = tokenizer([text])
-    assert time.process_time() - started < 20, "a quadratic search would take hours"
     assert tokens.spans.total == len(text.encode())
 
 
