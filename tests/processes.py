@@ -1,4 +1,4 @@
-"""Processes of their own for tests: forks of one server that has imported what takes long, and has done nothing else."""
+"""Processes for tests: forks of one server that has imported what takes long, and has done nothing else."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def resident() -> int:
 
 
 def fresh(function: Callable[..., int], *arguments: object) -> int:
-    """Calls a function in a new process: one that ran other tests reuses what they freed, so that its size says little."""
+    """Calls a function in a new process: one that ran other tests reuses what they freed, and may not grow at all."""
     with forkserver.Pool(1) as pool:
         return pool.apply(function, arguments)
 
