@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test lint format schema bench gpu-check clean
+.PHONY: help quickstart demo test extras lint format schema bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ demo: $(READY) ## train a model of symbols and their names in under 10 minutes, 
 
 test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... adds those on real data
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) $(TESTS)
+
+extras: $(READY) ## install all extras, so that no test but those of GPUs and real data is skipped
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[ci]'
 
 lint: $(READY) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,34 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("suite")
+
+
+COMPLETE = os.environ.get("HRT_MM_TEST_COMPLETE") == "1"
+"""Every extra is installed, as in continuous integration: only tests of GPUs and of real data may be skipped."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if COMPLETE and report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("gpu"):
+        fail_unless_allowed(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if COMPLETE and report.skipped:
+        fail_unless_allowed(report)
+    return report
+
+
+def fail_unless_allowed(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Makes a skip a failure, unless it is for want of real data."""
+    reason = str(report.longrepr)
+    if "HRT_MM_DATA" not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though HRT_MM_TEST_COMPLETE=1 says that all extras are installed: {reason}"
 
 
 @pytest.fixture(autouse=True)
