@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from ..train.files import flush_folder, write_flushed
+from ..train.files import drafting, flush_folder, write_flushed
 from .rows import Model, Row, key_of
 
 SCHEMA = 1
@@ -160,23 +159,16 @@ def writing(folder: Path, model: Model) -> Iterator[Writer]:
     """Writes a collection aside, and puts it in its place once it is whole.
 
     Raises:
-        UserError: there is something in its place.
+        UserError: there is something in its place, or another process is writing it.
     """
-    if folder.exists():
-        raise UserError(f"{folder} is there already; choose another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    writer = Writer(aside, model)
-    try:
-        yield writer
-        writer.finish()
-        aside.rename(folder)
-        flush_folder(folder.parent)
-    finally:
-        writer.close()
-        shutil.rmtree(aside, ignore_errors=True)
+    with drafting(folder) as draft:
+        writer = Writer(draft, model)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            with suppress(OSError):
+                writer.close()
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..train.files import flush_folder, held_alone, replace_file
+from ..train.files import LOCK, flush_folder, held_alone, replace_file
 from .collection import MEDIA, SCHEMA, Collection, mapped_vectors, places_of, read_json, save_array, writing
 from .neighbours import Kind, Neighbours, build, kind_for
 from .rows import Model, Row, check_query, key_of
@@ -107,12 +107,12 @@ class Index:
         Raises:
             UserError: there is something in its place.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder} is not empty; add to the index with `hrt-mm index add`, or choose another folder"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(folder, model, [], 1)
+        with held_alone(folder, create=True):
+            if any(entry.name != LOCK for entry in folder.iterdir()):
+                raise UserError(
+                    f"{folder} is not empty; add to the index with `hrt-mm index add`, or choose another folder"
+                )
+            _write_manifest(folder, model, [], 1)
         return cls(folder)
 
     def _open(self) -> None:

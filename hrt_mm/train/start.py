@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..tasks.base import Task
 from .checkpoint import Checkpoint, CheckpointError
 from .evaluate import open_store
-from .files import replace_file
+from .files import LOCK, replace_file
 from .store import CheckpointStore
 from .weights import differing, named_weights, refuse
 
@@ -88,7 +88,7 @@ def check_unused(folder: Path) -> None:
 
 
 def _held(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir() if entry.name != ".lock"}
+    return {entry.name for entry in folder.iterdir() if entry.name != LOCK}
 
 
 def _in_use(folder: Path, store: CheckpointStore) -> ConfigError:
