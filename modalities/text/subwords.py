@@ -8,7 +8,6 @@ Shapes: T tokens, V ids, the separator last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from hrt_mm.train.files import replace_file
 from .boundaries import CAUSAL
 from .text import char_offsets, decoded
 from .tokenizer import TextTokenizer
+from .tokenizer_json import Refused, encode, load
 
 _FEWEST = 257
 """The bytes, and a subword of two."""
@@ -58,9 +58,9 @@ def train_subwords(texts: Iterable[str], vocabulary: int, file: Path) -> int:
 
 
 class SubwordTokenizer(TextTokenizer):
-    """Subwords of a ``tokenizer.json``.
+    """Subwords of a ``tokenizer.json``, of which :mod:`modalities.text.tokenizer_json` says what is used.
 
-    Bytes that are no UTF-8 become U+FFFD before they are cut.
+    Bytes that are no UTF-8 become U+FFFD before they are cut. All other text comes back as it was, which is checked.
 
     Args:
         file: the JSON.
@@ -69,25 +69,35 @@ class SubwordTokenizer(TextTokenizer):
         carried: boundaries that the texts carry, beside those that are found.
 
     Raises:
-        ConfigError: the file is missing, or holds no byte-level subwords.
+        ConfigError: the file is missing, holds no byte-level subwords, or does not give texts back as they were.
     """
 
     levels = ("subwords", "words", "sentences", "paragraphs")
 
     def __init__(self, file: Path, max_bytes: int = 1 << 24, recent: int = 1, carried: Sequence[str] = ()) -> None:
         self.file = file
-        self._library = _load(file)
-        byte_of = _bytes_of_chars()
-        size = self._library.get_vocab_size()
-        tokens = [self._library.id_to_token(token) or "" for token in range(size)]
-        self._raw = [bytes(byte_of[char] for char in token) for token in tokens]
+        self._library, self._raw = load(file)
         self._sizes = np.array([len(raw) for raw in self._raw] + [0], dtype=np.int64)
-        super().__init__(size + 1, max_bytes, recent, carried)
+        super().__init__(len(self._raw) + 1, max_bytes, recent, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """The subwords, and where each starts in the bytes."""
+        """The subwords, and where each starts in the bytes.
+
+        Raises:
+            ConfigError: the file of subwords does not give the text back.
+        """
         text, clean = decoded(content)
-        ids = np.array(self._library.encode(clean, add_special_tokens=False).ids, dtype=np.int64)
+        try:
+            found = encode(self._library, clean)
+        except Refused as error:
+            raise ConfigError(f"modality.subwords {self.file} {error}; take another file") from error
+        back = b"".join([self._raw[token] for token in found])
+        if back != (content if clean is text else clean.encode()):
+            raise ConfigError(
+                f"modality.subwords {self.file} does not give the text back that begins with {clean[:40]!r}, but "
+                f"{back.decode('utf-8', 'replace')[:40]!r}; take another file"
+            )
+        ids = np.array(found, dtype=np.int64)
         offsets = np.cumsum(self._sizes[ids]) - self._sizes[ids]
         return ids, offsets if clean is text else _in_source(clean, text, offsets)
 
@@ -111,35 +121,6 @@ class SubwordTokenizer(TextTokenizer):
             return True
         raw = np.frombuffer(self.raw(before)[-1:] + self.raw(here), dtype=np.uint8)
         return bool(rule(raw[:-1], raw[1:]).any())
-
-
-def _load(file: Path) -> Library:
-    fix = "make one with `hrt-mm text subwords`"
-    try:
-        content = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"modality.subwords {file} cannot be read: {error}; {fix}") from error
-    try:
-        plain = json.loads(content)
-        kind = (plain["model"]["type"], plain["pre_tokenizer"]["type"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"modality.subwords {file} is no tokenizer.json ({error!r}); {fix}") from error
-    if kind != ("BPE", "ByteLevel") or plain.get("normalizer") is not None:
-        raise ConfigError(
-            f"modality.subwords {file} holds {kind[0]} over {kind[1]}; only byte-level BPE without a normalizer gives "
-            f"texts back as they were; {fix}"
-        )
-    try:
-        return Library.from_str(content)
-    except Exception as error:
-        raise ConfigError(f"modality.subwords {file} is broken: {error}; {fix}") from error
-
-
-def _bytes_of_chars() -> dict[str, int]:
-    """The byte that each character of a byte-level subword stands for: printable ones for themselves (GPT-2)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _in_source(clean: str, text: str, offsets: np.ndarray) -> np.ndarray:
