@@ -19,7 +19,7 @@ class TextConfig(TokenizerConfig):
 
     type: Literal["text"]
     subwords: Path | None = None
-    """A ``tokenizer.json`` with byte-level subwords, as ``hrt-mm text subwords`` makes it; bytes when absent."""
+    """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
     max_bytes: PositiveInt = MAX_BYTES
     """The longest text; longer ones are bad samples."""
     recent: PositiveInt | None = None
