@@ -119,7 +119,7 @@ def train(task: str, name: str, config: RunConfig, folder: Path, options: argpar
         words.append("train.workers=0")
     file = written(config, folder / f"{task}-{name}.yaml")
     if (run / "summary.json").is_file():
-        if load_config(run / "config.yaml") != load_config(file, [*words, f"run.dir={run}"]):
+        if load_config(run / "config.yaml", of_run=True) != load_config(file, [*words, f"run.dir={run}"]):
             raise UserError(f"{run} holds a run of another configuration; remove it, or name another --runs")
         return finished(run)
     return trained(file, run, words)

@@ -98,7 +98,7 @@ def kept(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finished
     """
     if not (folder / "summary.json").exists():
         return None
-    if load_config(config, [f"run.dir={folder}", *overrides]) != load_config(folder / "config.yaml"):
+    if load_config(config, [f"run.dir={folder}", *overrides]) != load_config(folder / "config.yaml", of_run=True):
         raise UserError(f"{folder} holds a run of another configuration; remove it, or name another --runs")
     return finished(folder)
 

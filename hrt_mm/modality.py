@@ -21,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from .component import Component
 from .errors import ConfigError
 from .sample import Sample
+from .splits import Splits
 from .tokens import Tokens
 
 
@@ -192,6 +193,10 @@ class Dataset(TorchDataset[Sample], ABC):
         """What a sample is called, without reading it."""
         return f"sample {index}"
 
+    def class_of(self, index: int) -> str | None:
+        """The class of a sample, without reading it, where that is known."""
+        return None
+
     def shape(self, index: int) -> Sequence[int]:
         """The raw shape of a sample without decoding it, where batches are made by tokens."""
         raise ConfigError(f"{type(self).__name__} does not know shapes in advance; use train.batch_size")
@@ -205,6 +210,9 @@ class DatasetConfig(Component):
     """Configuration of a dataset; a subclass fixes ``type``."""
 
     type: str
+    before: ClassVar[Mapping[str, Any]] = {}
+    """What the absence of a key stands for in the configuration that a run wrote before the key existed, where that is
+    not the key's default: such a run keeps its data."""
     parts: ClassVar[tuple[str, ...]] = ()
     """Of a dataset of several modalities, what the values of its samples may have; see :meth:`towers`."""
 
@@ -232,6 +240,14 @@ class DatasetConfig(Component):
     def plain(self, split: str) -> Dataset:
         """The samples of a split without random augmentation, for collections to be searched."""
         return self.build(split)
+
+    def splits(self) -> Splits | None:
+        """What is in each split, for datasets that can list it without reading their samples.
+
+        Raises:
+            ConfigError: as :meth:`build`.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Commands that modalities add: ``hrt-mm GROUP NAME``, or ``hrt-mm NAME``."""
+"""Commands of groups that modalities may share (``hrt-mm GROUP NAME``), and those that they add as ``hrt-mm NAME``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..modality import Command, modalities
 from .arguments import Commands, command
+from .data import SHOW
 
 
 def wanted(argv: Sequence[str], commands: Commands) -> bool:
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
 
 
 def _grouped(commands: Commands) -> dict[str, dict[str, Command]]:
-    groups: dict[str, dict[str, Command]] = {}
+    groups = {"data": {"show": SHOW}}
     for modality in modalities().values():
         for own in modality.commands():
             group, _, name = own.name.partition(" ")

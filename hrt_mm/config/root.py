@@ -9,7 +9,7 @@ from typing import Any
 
 from ..component import Component
 from ..levels import HierarchyConfig
-from ..modality import TokenizerConfig, modalities
+from ..modality import DatasetConfig, TokenizerConfig, modalities
 from ..tasks.base import TaskConfig
 from .allowed import Allowed
 from .interpolation import interpolate
@@ -22,22 +22,38 @@ from .sections import FORMS, RunConfig, TowerConfig, datasets, joint, section_co
 from .validation import Validator
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str | Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> RunConfig:
     """Reads, merges and validates a configuration.
 
     Args:
         source: a path, or the name of a packaged configuration such as ``vision/digits``.
         overrides: each ``a.b.c=value``, the value in YAML.
+        of_run: a run wrote the file, with all keys that there were. Those of ``data`` that it lacks are younger than
+            the run, and mean what was done before (:attr:`DatasetConfig.before`).
 
     Raises:
         ConfigError: lists every mistake with its line, its path, the value and what is allowed.
     """
     problems: list[Problem] = []
     layers = load_layers(find_config(str(source)), problems)
+    if of_run:
+        _add_younger(layers)
     root = interpolate(apply(layers, overrides, problems), problems)
     sections = _sections(root, problems)
     fail(problems)
     return RunConfig(**sections)
+
+
+def _add_younger(layers: Node) -> None:
+    """Writes out what the keys of ``data`` mean that are younger than a run."""
+    name, section = _type(layers, "data"), layers.child("data")
+    if name is None or section is None or not isinstance(section.value, dict):
+        return
+    known = [datasets(modality) for modality in modalities().values()]
+    for component in (own[name] for own in (*known, joint()) if name in own):
+        if issubclass(component, DatasetConfig):
+            for key, value in component.before.items():
+                section.value.setdefault(key, Node(value, section.mark))
 
 
 def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from ..config import RunConfig, load_config
 from ..modality import Tokenizer
+from ..splits import some
 from ..tasks.base import Batch, Task
 from .build import Data, build_dataset, build_task, build_tokenizer, check_classes
 from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
 from .distributed import Ranks
-from .meters import Meters, added, macro_f1s, means
+from .meters import Meters, added, classes_without_samples, macro_f1s, means
 from .precision import Autocast, autocast, numerics
 from .sampler import Plan, evaluation_plans, sample_sizes
 from .samples import BadSamples, BatchMaker
@@ -25,6 +27,8 @@ from .seeding import forked, mix, seed_all
 from .shuffle import Shuffle
 from .store import CheckpointStore
 from .weights import load_weights
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationLoader:
@@ -47,6 +51,7 @@ class EvaluationLoader:
         self.ranks = ranks
         self.limit = limit
         self.bad = BadSamples(split, len(maker.dataset), options.max_bad_share)
+        self._absent: Mapping[str, Sequence[int]] = {}
         self._plans = self._plan()
 
     def _plan(self) -> list[Plan]:
@@ -74,6 +79,23 @@ class EvaluationLoader:
             for loaded in load(self.maker, self._plans, workers=workers, pin_memory=pinned):
                 if (batch := checked(loaded, self.bad).batch) is not None:
                     yield batch
+
+    def name_absent(self, absent: Mapping[str, Sequence[int]]) -> None:
+        """Warns of metrics that are means over classes and lack some, unless they lacked the same before.
+
+        Args:
+            absent: by metric, the classes that no sample is of, as :func:`classes_without_samples` gives them.
+        """
+        classes = self.maker.classes or ()
+        for metric, missing in absent.items():
+            if missing and self.ranks.main and self._absent.get(metric) != missing and max(missing) < len(classes):
+                log.warning(
+                    "%s/%s is the mean over %d of %d classes: the split has no sample of %s%s",
+                    self.split, metric, len(classes) - len(missing), len(classes),
+                    some([classes[place] for place in missing]),
+                    " among those evaluated" if self.limit is not None else "",
+                )  # fmt: skip
+        self._absent = absent
 
 
 @torch.no_grad()
@@ -108,7 +130,9 @@ def evaluate(
     if not loader.ranks.all(not halted):
         return None
     metrics = means(added(loader.ranks.gather(meters.sums())), loader.split)
-    metrics |= macro_f1s(loader.ranks.gather(meters.class_counts()), loader.split)
+    counts = loader.ranks.gather(meters.class_counts())
+    metrics |= macro_f1s(counts, loader.split)
+    loader.name_absent(classes_without_samples(counts))
     rows = _together(loader.ranks.gather(meters.rows()))
     return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
 
@@ -187,7 +211,7 @@ def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.yaml")
-    return load_config(path, overrides)
+    return load_config(path, overrides, of_run=True)
 
 
 def open_store(run_dir: Path) -> CheckpointStore:

@@ -87,11 +87,22 @@ def means(sums: Sums, prefix: str) -> dict[str, float]:
 
 def macro_f1s(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> dict[str, float]:
     """The macro-F1 metrics of several ranks' class counts together. Without true samples there is none."""
+    totals = _totals(parts)
+    return {f"{prefix}/{name}": macro_f1(counts_3K) for name, counts_3K in totals.items() if counts_3K[2].any()}
+
+
+def classes_without_samples(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, list[int]]:
+    """By macro-F1 metric, the classes that no true sample is of, which the metric leaves out."""
+    totals = _totals(parts)
+    return {name: (counts_3K[2] == 0).nonzero().flatten().tolist() for name, counts_3K in totals.items()}
+
+
+def _totals(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     totals: dict[str, Tensor] = {}
     for counts in parts:
         for name, counts_3K in counts.items():
             totals[name] = totals[name] + counts_3K if name in totals else counts_3K
-    return {f"{prefix}/{name}": macro_f1(counts_3K) for name, counts_3K in totals.items() if counts_3K[2].any()}
+    return totals
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:

@@ -28,6 +28,7 @@ from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together
 from .seeding import mix, seed_all
 from .signals import StopSignals
+from .splits import start_warnings
 from .start import config_digest, load_encoder, open_folder, write_config
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
@@ -243,6 +244,9 @@ class Run:
         self.progress.say(f"{self.folder}: {size}, {device.type} in {self._precision()}{ranks}, {samples} samples")
         if self.state.step:
             self.progress.say(f"goes on from step {self.state.step}")
+        if self.ranks.main:
+            for warning in start_warnings(self.config.data):
+                log.warning("data: %s", warning)
         if warmup > steps and self.ranks.main:
             log.warning("optim.warmup_steps %d is more than train.steps %d: lr is never reached", warmup, steps)
         if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.main:

@@ -111,7 +111,7 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: names the keys that differ, and both values.
     """
-    saved, now = dict(_flat(checkpoint.state["config"])), dict(_flat(config.model_dump(mode="json")))
+    saved, now = dict(_flat(_with_younger_keys(checkpoint, config))), dict(_flat(config.model_dump(mode="json")))
     changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key) and not _free(key)]
     if changed:
         listed = "\n".join(f"  {key}: saved with {_said(saved, key)}, now {_said(now, key)}" for key in changed)
@@ -119,6 +119,21 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is of another configuration:\n{listed}\nresume with the saved values, or start "
             "another run with another run.dir"
         )
+
+
+def _with_younger_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
+    """The configuration of a checkpoint, with what the keys of ``data`` mean that are younger than it."""
+    saved: dict[str, Any] = checkpoint.state["config"]
+    kind = type(config.data)
+    if saved.get("data", {}).get("type") != config.data.type:
+        return saved
+    plain = config.data.model_dump(mode="json")
+    defaults = {
+        name: plain[name]
+        for name, field in kind.model_fields.items()
+        if name not in kind.before and not field.is_required() and getattr(config.data, name) == field.default
+    }
+    return saved | {"data": {**defaults, **kind.before, **saved["data"]}}
 
 
 def config_digest(config: RunConfig) -> str:

@@ -56,6 +56,14 @@ class ImagesInMemory(Dataset):
             image = self.transform(image)
         return Sample(image, self.classes[self.labels[index]], self.names[index])
 
+    def name(self, index: int) -> str:
+        """Where the image is in the data set."""
+        return self.names[index]
+
+    def class_of(self, index: int) -> str:
+        """The name of the image's class."""
+        return self.classes[self.labels[index]]
+
     def shape(self, index: int) -> Sequence[int]:
         """(C, H, W), before augmentation."""
         return tuple(self.images.shape[1:])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from hrt_mm.errors import ConfigError, UserError
+from hrt_mm.tasks.base import Batch, TaskOutput
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.checkpoint import CheckpointError
 from hrt_mm.train.distributed import Ranks
@@ -55,6 +57,24 @@ def test_generators_and_mode_are_left_as_they_were() -> None:
     evaluate(task, EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS), contextlib.nullcontext)
     assert torch.equal(torch.rand(3), expected)
     assert not task.training
+
+
+def test_classes_that_a_mean_over_classes_lacks_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    forward = ToyTask.forward
+
+    def counting(self: ToyTask, batch: Batch) -> TaskOutput:
+        return replace(forward(self, batch), class_counts={"macro_f1": torch.tensor([[1, 0], [1, 2], [1, 0]])})
+
+    monkeypatch.setattr(ToyTask, "forward", counting)
+    config = toy_config(Path("run"))
+    data = build_data(config, ["train", "val"])
+    task = build_task(config, data.tokenizer, data.classes)
+    loader = EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS)
+    for _ in range(2):
+        assert "val/macro_f1" in (evaluate(task, loader, contextlib.nullcontext) or {})
+    assert caplog.messages == ["val/macro_f1 is the mean over 1 of 2 classes: the split has no sample of high"]
 
 
 def test_it_stops_between_batches() -> None:

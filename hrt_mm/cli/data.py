@@ -1,0 +1,128 @@
+"""``hrt-mm data show``: what is in each split of a configuration's data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..modality import Command
+from .arguments import add_overrides
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..splits import Member, Splits
+
+log = logging.getLogger(__name__)
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    text = "a YAML file, a packaged name such as vision/digits, or a run folder"
+    parser.add_argument("config", metavar="CONFIG", help=text)
+    add_overrides(parser)
+    parser.add_argument("--split", help="train, val or test alone")
+    parser.add_argument("--list", action="store_true", help="every sample with its split, class and group, as TSV")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --list an object a line")
+
+
+def _run(args: Namespace) -> int:
+    """Prints counts, how the splits were made and warnings, or the samples."""
+    from ..splits import split_warnings
+    from ..train.splits import splits_of
+
+    config = _config(args)
+    splits = splits_of(config.data)
+    if args.split is not None and args.split not in splits.members:
+        raise ConfigError(f"--split {args.split}: the data has {', '.join(splits.members)}")
+    names = list(splits.members) if args.split is None else [args.split]
+    if args.list:
+        # Before the warnings, which may take reading.
+        _print_samples(splits, names, as_json=args.json)
+        sys.stdout.flush()
+    warnings = split_warnings(splits)
+    if args.list:
+        for warning in warnings:
+            log.warning("%s", warning)
+    elif args.json:
+        print(json.dumps(_plain(config, splits, names, warnings), indent=2))
+    else:
+        print(_text(config, splits, names, warnings))
+    return 0
+
+
+def _config(args: Namespace) -> RunConfig:
+    from ..config import load_config
+    from ..train.evaluate import read_config
+
+    folder = Path(args.config).expanduser()
+    return read_config(folder, args.overrides) if folder.is_dir() else load_config(args.config, args.overrides)
+
+
+def _rows(splits: Splits, names: Sequence[str]) -> Iterator[tuple[str, Member]]:
+    return ((split, own) for split in names for own in splits.members[split])
+
+
+def _print_samples(splits: Splits, names: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        for split, own in _rows(splits, names):
+            print(json.dumps({"split": split, "label": own.label, "group": own.group, "name": own.name}))
+        return
+    table = csv.writer(sys.stdout, "excel-tab", lineterminator="\n")
+    table.writerow(("split", "label", "group", "name"))
+    for split, own in _rows(splits, names):
+        table.writerow((split, *(_printable(text or "") for text in (own.label, own.group, own.name))))
+
+
+def _printable(text: str) -> str:
+    """A text without what a terminal or pipe cannot take: the bytes of names that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Sequence[str]) -> dict[str, object]:
+    counts = splits.counts()
+    found = {}
+    for split in names:
+        labelled = {label: number for label, number in counts[split].items() if label is not None}
+        groups = {own.group for own in splits.members[split]} - {None}
+        found[split] = {
+            "samples": counts[split].total(),
+            "classes": dict(sorted(labelled.items())),
+            **({"groups": len(groups)} if groups else {}),
+        }
+    return {"type": config.data.type, "made_by": splits.made_by, "splits": found, "warnings": list(warnings)}
+
+
+def _text(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Sequence[str]) -> str:
+    counts = splits.counts()
+    rows = [("class", *names)]
+    rows += [(label, *(f"{counts[split][label]:,}" for split in names)) for label in splits.classes()]
+    if any(counts[split][None] for split in names):
+        rows.append(("without a class", *(f"{counts[split][None]:,}" for split in names)))
+    totals = ("all", *(f"{counts[split].total():,}" for split in names))
+    groups = {split: {own.group for own in splits.members[split]} - {None} for split in names}
+    footers = [totals]
+    if any(groups.values()):
+        footers.append(("groups", *(f"{len(groups[split]):,}" for split in names)))
+    lines = [f"data: {config.data.type}", f"splits: {splits.made_by}", ""]
+    lines += _aligned(rows, footers)
+    return "\n".join([*lines, *([""] if warnings else []), *(f"warning: {_printable(text)}" for text in warnings)])
+
+
+def _aligned(rows: Sequence[Sequence[str]], footers: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[_printable(cell) for cell in row] for row in (*rows, *footers)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in cells)
+    ]
+    rule = "-" * len(lines[0])
+    return [lines[0], rule, *lines[1 : len(rows)], rule, *lines[len(rows) :]]
+
+
+SHOW = Command("data show", "what is in each split of the data, how it was made, and what to mind", _arguments, _run)

@@ -1,0 +1,45 @@
+"""The splits of a run's data: listed, and checked for what would make scores misleading."""
+
+from __future__ import annotations
+
+from ..duplicates import Limits
+from ..errors import ConfigError
+from ..modality import DatasetConfig
+from ..splits import Member, Splits, split_warnings
+
+NAMES = ("train", "val", "test")
+
+
+def splits_of(data: DatasetConfig) -> Splits:
+    """What is in each split: as the data set lists it, else from the data set of each split.
+
+    Raises:
+        ConfigError: the data is missing or broken.
+    """
+    listed = data.splits()
+    if listed is not None:
+        return listed
+    members: dict[str, list[Member]] = {}
+    warnings = []
+    for split in NAMES:
+        try:
+            dataset = data.build(split)
+        except ConfigError as error:
+            if split == "train":
+                raise
+            warnings.append(f"there is no {split}: {error}")
+            continue
+        members[split] = [Member(dataset.name(index), dataset.class_of(index)) for index in range(len(dataset))]
+    return Splits(members, f"fixed by data.type {data.type}", warnings=tuple(warnings))
+
+
+def start_warnings(data: DatasetConfig) -> list[str]:
+    """What a run is warned of when it starts, where the data set can list its splits without reading its samples.
+
+    Equal contents are looked for where that takes little reading.
+
+    Raises:
+        ConfigError: the data is missing or broken.
+    """
+    listed = data.splits()
+    return split_warnings(listed, Limits()) if listed is not None else []

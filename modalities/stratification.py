@@ -1,0 +1,263 @@
+"""Stratified splits and folds: shares of every class, decided by a seed, with related samples kept together.
+
+The result depends on names, labels and the seed alone, not on the order of the samples or the machine. A unit is
+what stays together: a sample, the parts of a file, a group. Units of one sample are dealt out exactly; larger ones are
+placed greedily, the largest first, where they bring the classes closest to their shares.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from heapq import nsmallest
+from itertools import islice
+
+Counts = list[float]
+"""A number for each side."""
+_TRIED = 8
+"""Units that are compared before one of them covers a class."""
+
+
+def position(key: str, seed: int = 0) -> float:
+    """A number from 0 to 1 (exclusive) by a hash of a key and a seed."""
+    return int.from_bytes(_hasher(seed)(key)) / 2**64
+
+
+def assign_splits(units: Sequence[str], labels: Sequence[str | None], val: float, test: float, seed: int) -> list[str]:
+    """The split of each sample.
+
+    A class of one unit is trained on; one of two units is trained on and tested, or validated where there is no
+    ``test``; one of three and more is in every split. Beyond that its shares are exact to less than one unit, as far
+    as units are single samples.
+
+    Args:
+        units: what stays together, a key for each sample.
+        labels: class of each sample; samples without a label count as a class of their own.
+        val: share of ``val``; 0 for none.
+        test: share of ``test``; 0 for none.
+        seed: another one gives other splits.
+    """
+    shares = {"train": 1 - val - test, "test": test, "val": val}
+    names = [name for name, share in shares.items() if share > 0]
+    sides = _assign(units, labels, [shares[name] for name in names], seed, priority=True)
+    return [names[side] for side in sides]
+
+
+def assign_folds(units: Sequence[str], labels: Sequence[str | None], folds: int, seed: int) -> list[int]:
+    """The fold of each sample, from 0. Each class is spread over the folds as evenly as its units allow.
+
+    Args:
+        units: what stays together, a key for each sample.
+        labels: class of each sample.
+        folds: how many.
+        seed: another one gives other folds.
+    """
+    return _assign(units, labels, [1 / folds] * folds, seed, priority=False)
+
+
+def joined_units(files: Sequence[str], groups: Sequence[str | None]) -> list[str]:
+    """What stays together: samples of one file, samples of one group, and all that are linked through both.
+
+    Args:
+        files: of each sample.
+        groups: of each sample, where it has one.
+
+    Returns:
+        A key for each sample, the least of the names that are linked, whatever the order of the samples.
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while (above := parent.setdefault(key, key)) != key:
+            parent[key] = key = parent[above]
+        return key
+
+    nodes = [f"file:{file}" for file in files]
+    for node, group in zip(nodes, groups, strict=True):
+        if group is not None and (one := root(node)) != (other := root(f"group:{group}")):
+            parent[max(one, other)] = min(one, other)
+    return [root(node) if node in parent else node for node in nodes]
+
+
+@dataclass
+class _Class:
+    """A class while its samples are assigned.
+
+    Args:
+        quota: samples wanted on each side.
+        placed: samples assigned to each side so far.
+        singles: units of one sample, in the seed's order.
+        larger: units of more samples, in the seed's order.
+    """
+
+    quota: Counts
+    placed: Counts
+    singles: list[str] = field(default_factory=list)
+    larger: list[str] = field(default_factory=list)
+
+    def wanted(self, priority: bool) -> range:
+        """The sides that must have a sample of the class; none in particular where there are fewer units than folds."""
+        units, sides = len(self.singles) + len(self.larger), len(self.quota)
+        return range(sides if units >= sides else units if priority else 0)
+
+
+def _assign(
+    units: Sequence[str], labels: Sequence[str | None], shares: Sequence[float], seed: int, *, priority: bool
+) -> list[int]:
+    """The side of each sample.
+
+    Args:
+        units: what stays together, a key for each sample.
+        labels: class of each sample.
+        shares: of the sides; they sum to 1.
+        seed: of the order of the units.
+        priority: the first sides come first where a class has fewer units than there are sides.
+    """
+    # Names of classes are told apart from the absence of one.
+    names = ["" if label is None else f"={label}" for label in labels]
+    sizes, totals = Counter(units), Counter(names)
+    none = [0.0] * len(shares)
+    classes = {name: _Class([totals[name] * share for share in shares], none.copy()) for name in sorted(totals)}
+    rows: dict[str, Counter[str]] = {}
+    single: dict[str, str] = {}
+    for unit, name in zip(units, names, strict=True):
+        if sizes[unit] == 1:
+            single[unit] = name
+        else:
+            rows.setdefault(unit, Counter())[name] += 1
+    digest = _hasher(seed)
+    for _, unit in sorted((digest(unit), unit) for unit in sizes):
+        if unit in single:
+            classes[single[unit]].singles.append(unit)
+        else:
+            for name in rows[unit]:
+                classes[name].larger.append(unit)
+            # In the seed's order from here on.
+            rows[unit] = rows.pop(unit)
+    placement = _Placement(rows, classes, _Class([len(units) * share for share in shares], none.copy()))
+    placement.cover(priority)
+    placement.fill()
+    placement.deal(priority)
+    return [placement.side[unit] for unit in units]
+
+
+class _Placement:
+    """Units being assigned to sides.
+
+    Args:
+        rows: of each unit of several samples, in the seed's order, how many of each class it has.
+        classes: by name.
+        total: over all classes.
+    """
+
+    def __init__(self, rows: dict[str, Counter[str]], classes: dict[str, _Class], total: _Class) -> None:
+        self.rows, self.classes, self.total = rows, classes, total
+        self.sizes = {unit: own.total() for unit, own in rows.items()}
+        self.side: dict[str, int] = {}
+
+    def cover(self, priority: bool) -> None:
+        """Gives each side a unit of each class, as far as there are enough; rare classes first."""
+        for name, own in sorted(self.classes.items(), key=lambda item: (len(item[1].larger), item[0])):
+            lacking = [side for side in own.wanted(priority) if not own.placed[side]]
+            # Single samples are dealt out later, to the sides that come last here.
+            for side in lacking[: max(0, len(lacking) - len(own.singles))]:
+                free = [unit for unit in own.larger if unit not in self.side]
+                if free:
+                    self._put(self._covering(free, name, side), side)
+
+    def _covering(self, free: Sequence[str], name: str, side: int) -> str:
+        """The unit by which a side gets its first samples of a class."""
+        sizes, quota = self.sizes, self.classes[name].quota
+        if quota[side] > max((other for index, other in enumerate(quota) if index != side), default=0.0):
+            return max(free, key=sizes.__getitem__)
+        room = self.total.quota[side] - self.total.placed[side]
+        fitting = (unit for unit in free if sizes[unit] <= room and self.rows[unit][name] <= quota[side])
+        few = list(islice(fitting, _TRIED)) or nsmallest(_TRIED, free, key=sizes.__getitem__)
+        return min(few, key=lambda unit: self._cost(unit, side))
+
+    def fill(self) -> None:
+        """Assigns the other units of several samples, the largest first."""
+        rest = [unit for unit in self.rows if unit not in self.side]
+        for unit in sorted(rest, key=lambda unit: -self.sizes[unit]):
+            costs = [self._cost(unit, side) for side in range(len(self.total.quota))]
+            self._put(unit, costs.index(min(costs)))
+
+    def deal(self, priority: bool) -> None:
+        """Deals the units of one sample out, so that each class comes as close to its shares as it can."""
+        carry = [0.0] * len(self.total.quota)
+        for own in self.classes.values():
+            counts = _apportioned(len(own.singles), own, carry)
+            _give_each_side_one(counts, own, priority)
+            units = iter(own.singles)
+            # The first side, which is train, takes what the others leave.
+            for side in [*range(1, len(counts)), 0]:
+                for _ in range(counts[side]):
+                    self.side[next(units)] = side
+
+    def _cost(self, unit: str, side: int) -> float:
+        """By how much the distance from the quotas grows where a unit is put on a side."""
+        classes = (_growth(self.classes[name], side, count) for name, count in sorted(self.rows[unit].items()))
+        return _growth(self.total, side, self.sizes[unit]) + sum(classes)
+
+    def _put(self, unit: str, side: int) -> None:
+        self.side[unit] = side
+        for name, count in self.rows[unit].items():
+            self.classes[name].placed[side] += count
+            self.total.placed[side] += count
+
+
+def _growth(own: _Class, side: int, count: int) -> float:
+    """By how much the squared distance of a side from its quota, relative to the quota, grows with more samples."""
+    return count * (2 * (own.placed[side] - own.quota[side]) + count) / own.quota[side]
+
+
+def _apportioned(count: int, own: _Class, carry: Counts) -> list[int]:
+    """How many of a class's single samples go to each side: the largest remainders are rounded up.
+
+    Args:
+        count: how many there are.
+        own: the class.
+        carry: what each side was owed by the classes before; it decides between like remainders, and is updated.
+    """
+    wanted = _levelled(count, [quota - placed for quota, placed in zip(own.quota, own.placed, strict=True)])
+    # A share of 0.1 of 30 samples is not quite 3 in floating point.
+    floors = [int(value + 1e-9) for value in wanted]
+    owed = [value - floor for value, floor in zip(wanted, floors, strict=True)]
+    open_sides = [side for side, part in enumerate(owed) if part > 1e-9]
+    open_sides.sort(key=lambda side: (-round(owed[side] + carry[side], 6), -side))
+    for side in open_sides[: count - sum(floors)]:
+        floors[side] += 1
+    for side, value in enumerate(wanted):
+        carry[side] = max(-1.0, min(1.0, carry[side] + value - floors[side]))
+    return floors
+
+
+def _levelled(count: int, lacking: Counts) -> Counts:
+    """Parts of a count that bring all sides equally close to what they lack; a side that lacks nothing gets none."""
+    active = set(range(len(lacking)))
+    while True:
+        excess = (sum(lacking[side] for side in active) - count) / len(active)
+        if not (over := {side for side in active if lacking[side] - excess < 0}) or len(active) == 1:
+            return [max(0.0, lacking[side] - excess) if side in active else 0.0 for side in range(len(lacking))]
+        active -= over
+
+
+def _give_each_side_one(counts: list[int], own: _Class, priority: bool) -> None:
+    """Moves single samples to sides that must have one of the class and have none."""
+    for side in own.wanted(priority):
+        if counts[side] or own.placed[side]:
+            continue
+        donors = [other for other in range(len(counts)) if counts[other] and counts[other] + own.placed[other] > 1]
+        donors += [other for other in range(len(counts)) if counts[other] and other not in own.wanted(priority)]
+        if donors:
+            donor = max(donors, key=lambda other: (counts[other] + own.placed[other], -other))
+            counts[donor] -= 1
+            counts[side] += 1
+
+
+def _hasher(seed: int) -> Callable[[str], bytes]:
+    # Seed 0 is a hash without a key.
+    secret = b"" if seed == 0 else seed.to_bytes(8, "little", signed=True)
+    return lambda key: blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=secret).digest()
