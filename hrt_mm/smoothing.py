@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .spans import Spans
 
@@ -46,23 +45,35 @@ def mixed(z_AD: Tensor, chance_A: Tensor, before_AD: Tensor) -> Tensor:
 class _Recurrence(torch.autograd.Function):
     """y of g = own of g + stays of g * y of g - 1, all rows at once.
 
-    The gradient is the same recurrence backwards, so that only what came out is kept, not every step of the scan.
+    The gradient is the same recurrence backwards, so that only what came out is kept, not every step of the scan. As it
+    is the function itself, it can be differentiated again.
     """
 
-    @staticmethod
-    def forward(ctx: Any, own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
-        y_GD = _scan(own_GD, stays_G1, longest)
-        ctx.save_for_backward(y_GD, stays_G1)
-        ctx.longest = longest
-        return y_GD
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
+        # What is saved must not be the input itself.
+        return _scan(own_GD, stays_G1, longest) if longest > 1 else own_GD.view_as(own_GD)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        _, stays_G1, ctx.longest = inputs
+        ctx.save_for_backward(output, stays_G1)
+        ctx.save_for_forward(output, stays_G1)
+
+    @staticmethod
     def backward(ctx: Any, grad_GD: Tensor) -> tuple[Tensor, Tensor, None]:
         y_GD, stays_G1 = ctx.saved_tensors
         # What a row gives to the next one comes back from there; the first rows of samples take nothing.
-        own_GD = _scan(grad_GD.flip(0), stays_G1.roll(-1, 0).flip(0), ctx.longest).flip(0)
+        back_GD: Tensor = _Recurrence.apply(grad_GD.flip(0), stays_G1.roll(-1, 0).flip(0), ctx.longest)
+        own_GD = back_GD.flip(0)
         return own_GD, (own_GD * y_GD.roll(1, 0)).sum(-1, keepdim=True), None
+
+    @staticmethod
+    def jvp(ctx: Any, own_GD: Tensor, stays_G1: Tensor, longest: None) -> Tensor:
+        y_GD, kept_G1 = ctx.saved_tensors
+        return _scan(own_GD + stays_G1 * y_GD.roll(1, 0), kept_G1, ctx.longest)
 
 
 def _scan(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:

@@ -10,9 +10,17 @@ from itertools import groupby
 
 from torch import Tensor
 
+from ..errors import UserError
+
 
 def greedy(log_probs_NK: Tensor) -> list[int]:
-    """The symbols of one sample's steps."""
+    """The symbols of one sample's steps.
+
+    Raises:
+        UserError: a log-probability is NaN.
+    """
+    if log_probs_NK.isnan().any():
+        raise UserError("log-probabilities are NaN, so no symbol is the likeliest; try another checkpoint, or float32")
     return collapsed(log_probs_NK.argmax(-1).tolist(), log_probs_NK.shape[1] - 1)
 
 

@@ -17,6 +17,7 @@ from .edits import edits
 
 NONE, UNKNOWN = -1, -2
 """Targets behind the last symbol of a sample, and in place of a symbol that the training set has not."""
+_WRONG = -3
 Stats = dict[str, tuple[Tensor, Tensor]]
 """By metric, a sum and the count it is over."""
 
@@ -68,6 +69,11 @@ def padded(x_NK: Tensor, spans: Spans) -> Tensor:
 def rows_of(target_BS: Tensor) -> list[list[int]]:
     """The symbols of each sample, without what stands behind the last."""
     return [[place for place in row if place != NONE] for row in target_BS.tolist()]
+
+
+def nothing_right(true: Sequence[int]) -> list[int]:
+    """In place of the symbols of a sample whose log-probabilities are NaN: as many as there are, all of them wrong."""
+    return [_WRONG] * max(1, len(true))
 
 
 def error_counts(

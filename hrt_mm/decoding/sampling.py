@@ -21,7 +21,7 @@ class Sampling:
 
     Args:
         temperature: what logits are divided by; 0 takes the likeliest token each time.
-        top_k: draw among this many of the likeliest.
+        top_k: draw among this many of the likeliest; of those that are alike the ones with the lowest ids.
         top_p: draw among the fewest that have this probability together (arXiv 1904.09751).
         min_p: draw among those that have this share of the likeliest one's probability (arXiv 2407.01082).
 
@@ -48,13 +48,18 @@ class Sampling:
             raise UserError(f"{limits[0]} has no effect at temperature 0; drop it or raise the temperature")
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """(B, V) what tokens are drawn by, in float64."""
-        logits_BV = logits_BV.double()
+        """(B, V) what tokens are drawn by, in float64.
+
+        Raises:
+            UserError: logits of a row are NaN or infinite, or none of its tokens has a chance.
+        """
+        logits_BV = _checked(logits_BV.double())
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
-        p_BV = (logits_BV / self.temperature).softmax(-1)
+        # Less the largest before the division, which would overflow at a small temperature.
+        p_BV = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
         if self.top_k is not None and self.top_k < p_BV.shape[-1]:
-            p_BV = self._among(p_BV, p_BV >= p_BV.topk(self.top_k).values[:, -1:])
+            p_BV = self._among(p_BV, _largest(logits_BV, self.top_k))
         if self.top_p is not None:
             sorted_BV, order_BV = p_BV.sort(stable=True, descending=True)
             before_BV = sorted_BV.cumsum(-1) - sorted_BV
@@ -84,3 +89,22 @@ class Sampling:
         # A draw within rounding of the whole sum must not fall past the last token that has a chance.
         last_B = p_BV.shape[-1] - 1 - (p_BV.flip(-1) > 0).int().argmax(-1)
         return torch.minimum(place_B1[:, 0], last_B)
+
+
+def _checked(logits_BV: Tensor) -> Tensor:
+    best_B = logits_BV.amax(-1)
+    if not bool(best_B.isfinite().all()):
+        row = int((~best_B.isfinite()).nonzero()[0, 0])
+        raise UserError(
+            f"the logits of text {row} of the batch are not finite (the largest is {float(best_B[row])}), so no token can "
+            "be drawn; the model's weights or its half precision are broken: try another checkpoint, or float32"
+        )
+    return logits_BV
+
+
+def _largest(x_BV: Tensor, count: int) -> Tensor:
+    """(B, V) bool: the largest ``count`` of each row, of those that are alike the first ones."""
+    least_B1 = x_BV.topk(count).values[:, -1:]
+    above_BV, alike_BV = x_BV > least_B1, x_BV == least_B1
+    room_B1 = count - above_BV.sum(-1, keepdim=True)
+    return above_BV | (alike_BV & (alike_BV.cumsum(-1) <= room_B1))

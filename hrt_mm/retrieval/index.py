@@ -266,9 +266,11 @@ class Index:
                 for all levels when absent.
 
         Raises:
-            UserError: k is below 1, or the vector's width is another.
+            UserError: k is below 1, or a vector's width is another or it is not finite.
         """
         query_D = check_query(query_D, k, self.model.dim)
+        if finer is not None:
+            finer = {name: check_query(own_D, k, self.model.dim) for name, own_D in finer.items()}
         found: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
             if segment.entry.level == level and part in (None, segment.entry.part):

@@ -1,16 +1,20 @@
 """Metrics of retrieval, exact and in chunks. A tie is never won: what scores as high as a right answer ranks before it.
 
 So a model that gives one vector to everything finds nothing, and one that gives random vectors finds what chance does.
+What is not finite finds nothing and is not found: a right answer then ranks behind all wrong ones.
 
 Shapes: Q queries, N answers, D features, P right answers of a query.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 CUTS = (1, 5, 10)
 
@@ -50,7 +54,8 @@ def rank(
 ) -> Ranking:
     """Ranks all answers for each query by their inner product with it. Right are those of the query's group.
 
-    Queries without a right answer are left out. The result does not depend on ``chunk``.
+    Queries without a right answer are left out. The result does not depend on ``chunk``. Vectors that are NaN or
+    infinite count as never found, with a warning.
 
     Args:
         queries_QD: (Q, D) vectors.
@@ -59,6 +64,9 @@ def rank(
         answer_groups_N: (N,) int64.
         chunk: queries that are scored at a time.
     """
+    good_Q, good_N = queries_QD.isfinite().all(1), answers_ND.isfinite().all(1)
+    if bad := int((~good_Q).sum()) + int((~good_N).sum()):
+        log.warning("%d of %d vectors are NaN or infinite; they count as never found", bad, len(good_Q) + len(good_N))
     parts = [_ranked(answers_ND.new_zeros(0, len(answers_ND)), answers_ND.new_zeros(0, len(answers_ND)).bool())]
     for first in range(0, len(queries_QD), chunk):
         own = slice(first, first + chunk)
@@ -67,7 +75,8 @@ def rank(
         if some_Q.any():
             # One product a query: a matrix product may round differently for other chunks, which would break ties.
             scores_QN = torch.stack([(answers_ND * query_D).sum(1) for query_D in queries_QD[own][some_Q].float()])
-            parts.append(_ranked(scores_QN, right_QN[some_Q]))
+            usable_QN = good_Q[own][some_Q][:, None] & good_N
+            parts.append(_ranked(scores_QN.masked_fill(~usable_QN, torch.nan), right_QN[some_Q]))
     rank_Q, precision_Q, positives_Q = (torch.cat(column) for column in zip(*parts, strict=True))
     return Ranking(rank_Q, precision_Q, positives_Q, len(answers_ND))
 
@@ -76,7 +85,7 @@ def rank_scores(scores_QN: Tensor, right_QN: Tensor) -> Ranking:
     """Ranks all answers for each query by scores that are known. Queries without a right answer are left out.
 
     Args:
-        scores_QN: (Q, N); an answer of minus infinity is none.
+        scores_QN: (Q, N); an answer of minus infinity is none. NaN and infinity lose.
         right_QN: (Q, N) bool.
     """
     some_Q = right_QN.any(1)
@@ -89,6 +98,8 @@ def _ranked(scores_QN: Tensor, right_QN: Tensor) -> tuple[Tensor, Tensor, Tensor
     if not len(scores_QN):
         none = torch.zeros(0, dtype=torch.int64)
         return none, none.double(), none
+    broken_QN = scores_QN.isnan() | (scores_QN == torch.inf)
+    scores_QN = torch.where(broken_QN, torch.where(right_QN, -torch.inf, torch.inf).to(scores_QN.dtype), scores_QN)
     for scores_N, right_N in zip(scores_QN, right_QN, strict=True):
         right_P = scores_N[right_N].sort(descending=True).values
         wrong = scores_N[~right_N].sort().values
@@ -96,7 +107,7 @@ def _ranked(scores_QN: Tensor, right_QN: Tensor) -> tuple[Tensor, Tensor, Tensor
         ahead_P = len(wrong) - torch.searchsorted(wrong, right_P, right=False)
         found_P = torch.arange(1, len(right_P) + 1, device=ahead_P.device)
         ranks.append(ahead_P[0] + 1)
-        precisions.append((found_P / (found_P + ahead_P)).double().mean())
+        precisions.append((found_P.double() / (found_P + ahead_P)).mean())
     return torch.stack(ranks).cpu(), torch.stack(precisions).cpu(), right_QN.sum(1).cpu()
 
 

@@ -148,9 +148,11 @@ class QdrantIndex:
         """The nearest rows, best first, as :meth:`hrt_mm.retrieval.index.Index.search` gives them.
 
         Raises:
-            UserError: k is below 1, or the vector's width is another.
+            UserError: k is below 1, or a vector's width is another or it is not finite.
         """
         query_D = check_query(query_D, k, self.model.dim)
+        if finer is not None:
+            finer = {name: check_query(own_D, k, self.model.dim) for name, own_D in finer.items()}
         hits = self._nearest(query_D, k, self._filter(part=part, level=level))
         return [replace(hit, inside=self._inside(hit.row, query_D, finer, inside)) for hit in hits] if inside else hits
 

@@ -125,13 +125,18 @@ def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
     """A query's vector, checked.
 
     Raises:
-        UserError: k is below 1, or the vector's width is another than the index's.
+        UserError: k is below 1, the vector's width is another than the index's, or it is not finite.
     """
     if k < 1:
         raise UserError(f"k is {k}; ask for 1 answer or more")
     query_D = np.asarray(query_D, np.float32)
     if query_D.shape != (dim,):
         raise UserError(f"the query is of shape {query_D.shape}, the index has vectors of {dim} numbers")
+    if not np.isfinite(query_D).all():
+        raise UserError(
+            "the query's vector is NaN or infinite, so nothing is nearest to it; the model's weights or its half "
+            "precision are broken: try another checkpoint, or float32"
+        )
     return query_D
 
 

@@ -110,7 +110,8 @@ class Boundary(EncoderTask):
             return TaskOutput(loss, parts, stats)
         found = self.places(logits_T, tokens.spans)
         starts_T = _mask(found, tokens.spans)
-        return TaskOutput(loss, parts, stats | self._scores(found, tokens), starts_T.to(tokens.device))
+        broken = [bool(part.isnan().any()) for part in tokens.spans.split(logits_T.detach().cpu())]
+        return TaskOutput(loss, parts, stats | self._scores(found, tokens, broken), starts_T.to(tokens.device))
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, D) tokens of level 0 to (T,) logits that a group starts there, in float32."""
@@ -126,14 +127,20 @@ class Boundary(EncoderTask):
             spans: the samples.
         """
         chances_T = logits_T.detach().sigmoid().cpu()
+        # Where chances are NaN nothing is found, and the scores below count that as wrong everywhere.
+        chances_T = chances_T.nan_to_num(0.0)
         return [peaks(part.numpy(), self.width, self.threshold) for part in spans.split(chances_T)]
 
     @on_host
-    def _scores(self, found: list[np.ndarray], tokens: Tokens) -> dict[str, tuple[Tensor, Tensor]]:
+    def _scores(
+        self, found: list[np.ndarray], tokens: Tokens, broken: Sequence[bool]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores of the samples. One whose logits are NaN scores as if each of its tokens was wrongly found."""
         unit = self.seconds_per_token or 1.0
         truths = [part.numpy().nonzero()[0] for part in tokens.spans.split(tokens.boundaries[self.unit])]
         totals: dict[tuple[str, float], BoundaryScores] = {}
-        for ours, truth, length in zip(found, truths, tokens.spans.lengths.tolist(), strict=True):
+        lengths = tokens.spans.lengths.tolist()
+        for ours, truth, length, is_broken in zip(found, truths, lengths, broken, strict=True):
             truth = truth[truth > 0]
             generator = np.random.default_rng([length, len(truth)])
             cuts = {
@@ -144,6 +151,8 @@ class Boundary(EncoderTask):
             for who, places in cuts.items():
                 for tolerance in self.tolerances:
                     scores = boundary_scores(np.asarray(places) * unit, truth * unit, tolerance)
+                    if is_broken and not who:
+                        scores = BoundaryScores(0, max(0, length - 1), len(truth))
                     totals[who, tolerance] = totals.get((who, tolerance), BoundaryScores()) + scores
         return self._stats(totals, tokens.device)
 

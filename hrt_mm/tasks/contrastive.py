@@ -232,7 +232,7 @@ class Contrastive(JointTask):
             total = summed(count) if together else count
             terms.append((loss_N * counts_N).sum() / total.clamp(min=1))
             best_N = similarity_NM.detach().argmax(1, keepdim=True)
-            found_N = right_NM.gather(1, best_N)[:, 0] & right_NM.any(1)
+            found_N = right_NM.gather(1, best_N)[:, 0] & right_NM.any(1) & similarity_NM.detach().isfinite().all(1)
             hits.append((found_N.sum(), right_NM.any(1).sum()))
         loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
         return loss * (world_size() if together else 1), hits

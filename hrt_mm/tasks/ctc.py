@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..ctc import Hypothesis, Lexicon, Steps, most_steps
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
-from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, on_device, rows_of
+from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, nothing_right, on_device, rows_of
 from ..ctc.prior import Prior
 from ..ctc.silence import edged
 from ..ctc.steps import check_steps
@@ -189,7 +189,8 @@ class CTC(EncoderTask, SymbolHead):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        found = self._found(self.told(steps) if self.told_by is self else self.told_by.scored(pyramid))
+        told = self.told(steps) if self.told_by is self else self.told_by.scored(pyramid)
+        found = self._found(told, rows_of(target_BS))
         return TaskOutput(loss, parts, stats | self._errors(found, target_BS), _padded(found, loss.device))
 
     @property
@@ -231,13 +232,20 @@ class CTC(EncoderTask, SymbolHead):
         """
         return [self.decoder(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
 
-    def _found(self, steps: Steps) -> list[list[int]]:
-        """The symbols that are said in each sample."""
-        found = self.decode(steps)
-        if self.told_by is self:
-            return [list(hypothesis.symbols) for hypothesis in found]
+    @torch.no_grad()
+    @on_host
+    def _found(self, steps: Steps, true: list[list[int]]) -> list[list[int]]:
+        """The symbols that are said in each sample; none of them right where the log-probabilities are NaN."""
         places = {symbol: place for place, symbol in enumerate(self.symbols)}
-        return [[places[word] for word in hypothesis.words] for hypothesis in found]
+        found: list[list[int]] = []
+        for log_probs_NK, own in zip(steps.spans.split(steps.x_ND.detach().cpu()), true, strict=True):
+            if log_probs_NK.isnan().any():
+                found.append(nothing_right(own))
+                continue
+            hypothesis = self.decoder(log_probs_NK)
+            own_level = self.told_by is self
+            found.append(list(hypothesis.symbols) if own_level else [places[word] for word in hypothesis.words])
+        return found
 
     @on_host
     def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -265,5 +273,5 @@ def _symbols(sample: Sample) -> Sequence[str]:
 
 
 def _padded(found: list[list[int]], device: torch.device) -> Tensor:
-    rows = [torch.tensor(row, dtype=torch.int64) for row in found]
+    rows = [torch.tensor([place for place in row if place >= 0], dtype=torch.int64) for row in found]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE).to(device)

@@ -23,8 +23,8 @@ from .encoding import EncoderTask
 if TYPE_CHECKING:
     from ..modality import Tokenizer
 
-NO_LABEL = -1
-"""Target where nothing is to be predicted."""
+NO_LABEL, NO_GUESS = -1, -2
+"""Target where nothing is to be predicted, and the guess of logits that are not finite."""
 
 
 class LabelConfig(TaskConfig):
@@ -127,16 +127,19 @@ class LabelScores(nn.Module):
         parts = {"cross_entropy": total / count.clamp(min=1)} | losses
         loss = torch.stack(list(parts.values())).sum()
         guess_P = logits_PK.detach().argmax(-1)
+        # The largest of logits that are NaN is any class: none counts as guessed.
+        counted_P = torch.where(logits_PK.detach().isfinite().all(-1), guess_P, NO_GUESS)
         stats = {
             "loss": (loss.detach() * count, count),
             "cross_entropy": (total.detach(), count),
-            "accuracy": ((guess_P == target_P).sum(), count),
+            "accuracy": ((counted_P == target_P).sum(), count),
         }
         classes = logits_PK.shape[1]
         if classes > 10:
             best_P5 = logits_PK.detach().topk(5).indices
-            stats["top5"] = ((best_P5 == target_P[:, None]).any(-1).sum(), count)
-        counts = {} if self.training else {"macro_f1": class_counts(guess_P, target_P, classes)}
+            among_P = (best_P5 == target_P[:, None]).any(-1) & (counted_P != NO_GUESS)
+            stats["top5"] = (among_P.sum(), count)
+        counts = {} if self.training else {"macro_f1": class_counts(counted_P, target_P, classes)}
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
 
     def _shifted(self, logits_PK: Tensor, target_P: Tensor) -> Tensor:
@@ -159,12 +162,12 @@ def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:
     """(3, K) int64: of each class how many were predicted rightly, were predicted, and are true.
 
     Args:
-        guess_P: predicted classes.
+        guess_P: predicted classes, -2 where there is no guess.
         target_P: true ones, -1 for none.
         classes: how many there are.
     """
     right_P = torch.where(guess_P == target_P, target_P, NO_LABEL)
-    asked_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P)
+    asked_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P).clamp(min=NO_LABEL)
     places_3P = torch.stack([right_P, asked_P, target_P]) + 1
     counts_3K = torch.zeros(3, classes + 1, dtype=torch.int64, device=guess_P.device)
     return counts_3K.scatter_add_(1, places_3P, torch.ones_like(places_3P))[:, 1:]

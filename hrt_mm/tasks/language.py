@@ -89,7 +89,7 @@ class LanguageModel(EncoderTask):
         target_T = next_ids(tokens)
         nats_T, guess_T = self._losses(pyramid[0].x, target_T)
         count = torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
-        nats, right = nats_T.sum(), (guess_T == target_T).sum()
+        nats, right = nats_T.sum(), ((guess_T == target_T) & nats_T.detach().isfinite()).sum()
         parts = {"cross_entropy": nats / count.clamp(min=1)} | pyramid.losses
         loss = torch.stack(list(parts.values())).sum()
         stats = {

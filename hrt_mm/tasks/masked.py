@@ -132,7 +132,8 @@ class Masked(EncoderTask):
         else:
             name, predictions = "cross_entropy", guess_TP.argmax(-1)
             error_T = F.cross_entropy(guess_TP, target, reduction="none")
-            stats["accuracy"] = (((predictions == target) & hidden_T).sum(), count)
+            right_T = (predictions == target) & hidden_T & error_T.detach().isfinite()
+            stats["accuracy"] = (right_T.sum(), count)
         parts = {name: (error_T * hidden_T).sum() / count} | losses
         loss = torch.stack(list(parts.values())).sum()
         stats["loss"] = (loss.detach() * count, count)

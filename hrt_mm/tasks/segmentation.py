@@ -194,7 +194,8 @@ class Segmentation(EncoderTask):
             known = (labels_S != NO_LABEL).sum()
             total = F.cross_entropy(logits_SC, labels_S, ignore_index=NO_LABEL, reduction="sum")
             parts["labels"] = self.config.label_weight * total / known.clamp(min=1)
-            stats["accuracy"] = ((logits_SC.detach().argmax(-1) == labels_S).sum(), known)
+            right_S = (logits_SC.detach().argmax(-1) == labels_S) & logits_SC.detach().isfinite().all(-1)
+            stats["accuracy"] = (right_S.sum(), known)
         parts |= losses
         loss = torch.stack(list(parts.values())).sum()
         samples = kinds_U.new_tensor(len(batch.tokens))
@@ -260,17 +261,18 @@ class Segmentation(EncoderTask):
         chances_UK = logits_UK.detach().softmax(-1).cpu()
         true = {name: samples_of(borders_of(tokens, name, units, samples), samples) for name in self.names}
         found = [picked(chances_TK.numpy(), self.config.threshold) for chances_TK in samples.split(chances_UK)]
+        broken = sum(len(part) for part in samples.split(chances_UK) if part.isnan().any())
         stats = {}
         for kind, (name, border) in enumerate(self.config.borders.items()):
             own = [[place for place, other, _ in borders if other == kind] for borders in found]
             scores = _sum(own, true[name], border.tolerance)
-            stats[f"f1/{name}"] = _share(scores, logits_UK.device)
+            stats[f"f1/{name}"] = _share(scores, broken, logits_UK.device)
         widest = max(border.tolerance for border in self.config.borders.values())
         every = [
             sorted({place for places in sample for place in places}) for sample in zip(*true.values(), strict=True)
         ]
         any_kind = _sum([[place for place, _, _ in borders] for borders in found], every, widest)
-        stats["f1"] = _share(any_kind, logits_UK.device)
+        stats["f1"] = _share(any_kind, broken, logits_UK.device)
         return stats
 
 
@@ -317,6 +319,7 @@ def _sum(found: Sequence[Sequence[int]], true: Sequence[Sequence[int]], toleranc
     return sum((boundary_scores(ours, theirs, tolerance) for ours, theirs in pairs), BoundaryScores())
 
 
-def _share(scores: BoundaryScores, device: torch.device) -> tuple[Tensor, Tensor]:
-    both = torch.tensor([2 * scores.hits, scores.found + scores.true], device=device)
+def _share(scores: BoundaryScores, broken: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Twice the hits, and what they are a share of; each step of a sample whose chances are NaN counts as wrong."""
+    both = torch.tensor([2 * scores.hits, scores.found + scores.true + broken], device=device)
     return both[0], both[1]

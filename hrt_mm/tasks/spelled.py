@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..component import Component
 from ..ctc import Lexicon
 from ..ctc.greedy import greedy
-from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, on_device, rows_of
+from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, nothing_right, on_device, rows_of
 from ..ctc.prior import Prior
 from ..ctc.silence import edged
 from ..ctc.steps import Steps, check_steps
@@ -119,8 +119,10 @@ class Spelled(SymbolHead):
 
     @on_host
     def _errors(self, steps: Steps, target_BW: Tensor) -> Stats:
-        found = [greedy(part) for part in steps.spans.split(steps.x_ND.detach().cpu())]
-        return on_device(error_counts(found, rows_of(target_BW), self.error_rate), target_BW.device)
+        true = rows_of(target_BW)
+        parts = zip(steps.spans.split(steps.x_ND.detach().cpu()), true, strict=True)
+        found = [greedy(part) if not part.isnan().any() else nothing_right(own) for part, own in parts]
+        return on_device(error_counts(found, true, self.error_rate), target_BW.device)
 
 
 def _read(config: SpelledConfig, symbols: tuple[str, ...]) -> list[tuple[str, ...]]:

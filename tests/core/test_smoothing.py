@@ -17,6 +17,9 @@ from hrt_mm.spans import Spans
 from hrt_mm.tokens import Tokens
 from hrt_mm.transition import Transition
 
+# PyTorch compiles its forward mode with it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:FutureWarning")
+
 LENGTHS = [[7], [1], [0], [], [0, 3, 1, 0, 0, 12, 2, 0], [64], [65, 1, 63], [1, 1, 1], [300, 41]]
 
 
@@ -52,10 +55,12 @@ def test_it_equals_the_loop_with_its_gradients(lengths: list[int]) -> None:
         torch.testing.assert_close(own, wanted, rtol=0, atol=1e-12)
 
 
-def test_gradients_are_exact() -> None:
-    z_GD, chance_G, samples = drawn([4, 0, 1, 6])
+@pytest.mark.parametrize("lengths", [[4, 0, 1, 6], [1, 1]], ids=str)
+def test_gradients_are_exact(lengths: list[int]) -> None:
+    z_GD, chance_G, samples = drawn(lengths)
     inputs = (z_GD.requires_grad_(), chance_G.requires_grad_())
-    assert torch.autograd.gradcheck(lambda z, chance: smoothed(z, chance, samples), inputs)
+    assert torch.autograd.gradcheck(lambda z, chance: smoothed(z, chance, samples), inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda z, chance: smoothed(z, chance, samples), inputs)
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])

@@ -19,7 +19,7 @@ def test_limits() -> None:
     assert kept() == [[0, 1, 2, 3, 4]] * 2
     assert kept(temperature=0.0) == [[0], [2]]
     assert kept(top_k=1) == [[0], [2]]
-    assert kept(top_k=2)[0] == [0, 1, 4], "ties stay together"
+    assert kept(top_k=2)[0] == [0, 1], "of a tie the first ones"
     assert kept(top_k=99) == kept()
     p = LOGITS[0].double().softmax(-1)
     assert kept(top_p=float(p[0]) - 1e-6)[0] == [0]
@@ -28,6 +28,33 @@ def test_limits() -> None:
     assert kept(min_p=float(p[1] / p[0]) - 1e-6)[0] == [0, 1, 4]
     assert kept(min_p=1.0)[0] == [0]
     assert kept(top_k=3, min_p=0.9)[0] == [0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_top_k_keeps_as_many_as_it_says(count: int) -> None:
+    logits = torch.tensor([[0.0, 1.0, 1.0, 1.0, 1.0], [0.0] * 5, [3.0, -torch.inf, 3.0, 2.0, 2.0]])
+    p = Sampling(top_k=count).probabilities(logits)
+    assert (p > 0).sum(-1).tolist() == [count, count, count]
+    assert p[0, 1] == pytest.approx(1 / count)
+    assert p[1, :count].tolist() == pytest.approx([1 / count] * count)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    for options in ({}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.1}):
+        p = Sampling(temperature, **options).probabilities(1000 * LOGITS)
+        assert torch.equal(p, Sampling(0.0).probabilities(LOGITS)), options
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_k": 2}], ids=str)
+def test_logits_that_are_not_finite_are_an_error(bad: float, options: dict[str, Any]) -> None:
+    logits = LOGITS.clone()
+    logits[1, 3] = bad
+    with pytest.raises(UserError, match=f"logits of text 1 of the batch are not finite .*{bad}"):
+        Sampling(**options).draw(logits, [torch.Generator()] * 2)
+    with pytest.raises(UserError, match=r"logits of text 0 of the batch are not finite .*-inf"):
+        Sampling(**options).probabilities(torch.full((1, 3), -torch.inf))
 
 
 def test_probabilities_are_those_of_the_softmax() -> None:

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch.nn.functional import normalize
 
-from hrt_mm.retrieval.metrics import distinct, rank
+from hrt_mm.retrieval.metrics import distinct, rank, rank_scores
 
 
 def test_ranks_and_precisions_by_hand() -> None:
@@ -67,3 +67,33 @@ def test_what_is_there_twice_counts_once() -> None:
     vectors, groups = distinct(torch.arange(4.0)[:, None], torch.tensor([1, 1, 1, 2]), torch.tensor([5, 5, 6, 5]))
     assert vectors[:, 0].tolist() == [0, 2, 3]
     assert groups.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_finds_nothing_and_is_not_found(bad: float, caplog: pytest.LogCaptureFixture) -> None:
+    groups = torch.arange(6)
+    good, broken = torch.eye(6), torch.full((6, 6), bad)
+    for queries, answers in ((broken, broken), (broken, good), (good, broken)):
+        found = rank(queries, groups, answers, groups)
+        assert found.rank_Q.tolist() == [6] * 6
+        assert found.metrics()["R@1"] == 0
+        assert found.metrics()["mAP"] == pytest.approx(1 / 6)
+    assert "12 of 12 vectors are NaN or infinite" in caplog.text
+    one = good.clone()
+    one[2, 4] = bad
+    assert rank(good, groups, one, groups).rank_Q.tolist() == [2, 2, 6, 2, 2, 2], "a broken answer is ahead of others"
+    assert rank(one, groups, good, groups).rank_Q.tolist() == [1, 1, 6, 1, 1, 1]
+
+
+def test_a_product_that_overflows_is_lost_too() -> None:
+    huge = torch.full((2, 4), 3e38)
+    groups = torch.arange(2)
+    assert rank(huge, groups, huge, groups).rank_Q.tolist() == [2, 2]
+
+
+def test_scores_that_are_not_finite_lose() -> None:
+    right = torch.tensor([[True, False, False]])
+    for bad in (torch.nan, torch.inf):
+        assert rank_scores(torch.tensor([[bad, 0.0, 1.0]]), right).rank_Q.tolist() == [3]
+        assert rank_scores(torch.tensor([[5.0, bad, 1.0]]), right).rank_Q.tolist() == [2]
+    assert rank_scores(torch.tensor([[5.0, -torch.inf, 1.0]]), right).rank_Q.tolist() == [1], "an answer that is none"
