@@ -54,7 +54,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
         # What is saved must not be the input itself.
-        return _scan(own_GD, stays_G1, longest) if longest > 1 else own_GD.view_as(own_GD)
+        return _scan(own_GD, stays_G1, longest) if longest > 1 else own_GD.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

@@ -96,8 +96,8 @@ def _checked(logits_BV: Tensor) -> Tensor:
     if not bool(best_B.isfinite().all()):
         row = int((~best_B.isfinite()).nonzero()[0, 0])
         raise UserError(
-            f"the logits of text {row} of the batch are not finite (the largest is {float(best_B[row])}), so no token can "
-            "be drawn; the model's weights or its half precision are broken: try another checkpoint, or float32"
+            f"the logits of text {row} of the batch are not finite (the largest is {float(best_B[row])}), so no token "
+            "can be drawn; the model's weights or its half precision are broken: try another checkpoint, or float32"
         )
     return logits_BV
 
