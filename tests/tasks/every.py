@@ -21,10 +21,13 @@ CLASSES = ("x", "y", "z")
 LENGTHS = (13, 5, 9, 30, 6, 7, 11, 8)
 
 
-class Cut(Rows):
-    """Rows that begin at 0, with cuts after each row whose first feature is large."""
+class Cut(Tokenizer):
+    """Rows with a cut before each one whose first feature is large."""
 
+    axes = 1
+    levels = ("rows",)
     boundaries = ("thirds", "cuts")
+    features = 4
 
     def __call__(self, values: Sequence[Tensor]) -> Tokens:
         masks = {
