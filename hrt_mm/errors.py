@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text that can be printed and written as UTF-8: lone surrogates become escapes of ASCII.
+
+    Names of files that are not UTF-8 have such surrogates (:func:`os.fsdecode`), and JSON may hold any.
+    """
+    return text if text.isascii() else _SURROGATE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # os.fsdecode stands U+DC80 to U+DCFF for bytes that are not UTF-8.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
 
 class UserError(ValueError):
     """A mistake in what the user gave. The command line prints it without a traceback and exits with 2."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(UserError):
@@ -20,6 +41,7 @@ class BadSample(UserError):
     """
 
     def __init__(self, name: str, reason: str) -> None:
+        name, reason = printable(name), printable(reason)
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import printable
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -36,3 +38,7 @@ class Sample:
     label: Any = None
     name: str = ""
     pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Names of files may not be UTF-8, and are printed and written as JSON.
+        object.__setattr__(self, "name", printable(self.name))

@@ -11,8 +11,8 @@ from pydantic import model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import DatasetConfig
 
-from .folders import class_of, files_under, need_root
-from .splits import SPLIT_NAMES, Part, by_hash, check_classes, check_split
+from .folders import Layout, labelled_files
+from .splits import Part, by_hash, check_classes, check_split
 
 Target = str | tuple[str | None, ...] | None
 """A class or a text, or a sequence of words, symbols or classes of parts; ``None`` in it is a part without a label."""
@@ -104,7 +104,12 @@ class UnsplitConfig(MediaConfig):
             self.needless("val", f"{where} has its own val")
 
     def by_folders(
-        self, split: str, root: Path, suffixes: Collection[str], make: Callable[[str, str], AnyItem]
+        self,
+        split: str,
+        root: Path,
+        suffixes: Collection[str],
+        make: Callable[[str, str], AnyItem],
+        layout: Layout = "auto",
     ) -> dict[str, list[AnyItem]]:
         """The items of all splits of a folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/*.
 
@@ -113,26 +118,16 @@ class UnsplitConfig(MediaConfig):
             root: the folder.
             suffixes: how files end.
             make: an item of its name and class.
+            layout: whether the first folders are splits or classes.
 
         Raises:
             ConfigError: the folder is missing or empty, or is laid out in another way.
         """
         check_split(split)
-        need_root(root)
-        names = list(files_under(root, suffixes, self.follow_links))
-        if not names:
-            raise ConfigError(
-                f"data.root {root} has no {self.what} in it; expected SPLIT/CLASS/* or CLASS/* with files ending in "
-                f"{', '.join(sorted(suffixes))}"
-            )
-        if "train" not in {name.split("/")[0] for name in names}:
-            return by_hash([make(name, class_of(name, 0, root)) for name in names], self.val, self.test)
-        splits: dict[str, list[AnyItem]] = {}
-        for name in names:
-            side = name.split("/")[0]
-            if side not in SPLIT_NAMES:
-                raise ConfigError(f"data.root {root} has train/ and also {side}; expected train/, val/ and test/")
-            splits.setdefault(SPLIT_NAMES[side], []).append(make(name, class_of(name, 1, root)))
+        found = labelled_files(root, suffixes, self.what, layout=layout, follow_links=self.follow_links)
+        splits = {name: [make(*own) for own in files] for name, files in found.splits.items()}
+        if not found.own:
+            return by_hash(splits.get("train", []), self.val, self.test)
         self.check_own(splits, str(root))
         return splits
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from hrt_mm.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What splits may be called in data."""
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 

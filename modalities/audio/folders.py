@@ -10,9 +10,10 @@ from pydantic import model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 
+from ..folders import Layout
 from ..media import UnsplitConfig
 from ..splits import by_hash, check_split
-from ..tables import Row, path_of, read_rows, seconds_of, split_of
+from ..tables import Paths, Row, SplitColumn, label_of, read_rows, seconds_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig, Target
@@ -24,6 +25,9 @@ class FolderConfig(UnsplitConfig, RecordingsConfig):
     type: Literal["audio_folder"]
     root: Path
     """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
 
     def build(self, split: str) -> Recordings:
         """The sounds of a split.
@@ -31,7 +35,8 @@ class FolderConfig(UnsplitConfig, RecordingsConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        return self.dataset(split, self.root, self.by_folders(split, self.root, SUFFIXES, Recording))
+        found = self.by_folders(split, self.root, SUFFIXES, Recording, self.layout)
+        return self.dataset(split, self.root, found)
 
 
 class ManifestConfig(UnsplitConfig, JoinableConfig):
@@ -39,7 +44,10 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
 
     type: Literal["audio_manifest"]
     file: Path
-    """The table. Paths in it start at its folder, and stay inside."""
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
     path_column: str = "path"
     """Column of the sound's path."""
     label_column: str | None = "label"
@@ -48,7 +56,8 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
     """What stands there: a class, a text, or a text that is given as the list of its words or characters. In JSONL
     words may also be a list."""
     split_column: str | None = "split"
-    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the paths."""
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by a hash of the paths."""
     offset_column: str | None = None
     """Column of the seconds at which a part of the file begins."""
     duration_column: str | None = None
@@ -74,21 +83,22 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
         keys = ("path_column", "label_column", "split_column", "offset_column", "duration_column", "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
         splits: dict[str, list[Recording]] = {}
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         for number, row in read_rows(self.file, columns, ", ".join(f"data.{key}" for key in keys)):
             place = f"{self.file}:{number}"
             item = Recording(
-                path_of(row, self.path_column, place),
+                paths.of(row, self.path_column, place),
                 self._target(row, place),
                 seconds_of(row, self.offset_column, place) or 0.0,
                 seconds_of(row, self.duration_column, place),
-                alignment=path_of(row, self.alignment_column, place) if self.alignment_column else None,
+                alignment=paths.of(row, self.alignment_column, place) if self.alignment_column else None,
             )
-            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+            splits.setdefault(sides.of(row, place), []).append(item)
         if self.split_column is None:
             splits = by_hash(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
-        sounds = self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+        sounds = self.dataset(split, paths.root, splits, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
     def _target(self, row: Row, place: str) -> Target:
@@ -96,9 +106,7 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
             return None
         found = row[self.label_column]
         if self.label == "class":
-            if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
-                raise ConfigError(f"{place}: {self.label_column} must be a name or a whole number, got {found!r}")
-            return str(found)
+            return label_of(row, self.label_column, place)
         if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
             return tuple(found)
         if not isinstance(found, str):

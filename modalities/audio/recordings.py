@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
-from hrt_mm.errors import BadSample
+from hrt_mm.errors import BadSample, printable
+from hrt_mm.files import Home
 from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
@@ -81,7 +82,7 @@ class Recordings(Dataset):
         self.root, self.items, self.follow_links = root, items, follow_links
         self.transform, self.trim_db = transform, trim_db
         self.classes: tuple[str, ...] | None = classes
-        self._resolved = root.resolve()
+        self.home = Home(root, follow_links)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -94,7 +95,7 @@ class Recordings(Dataset):
                 the item's boundaries do not fit it.
         """
         item = self.items[index]
-        audio = read_audio(self._path(item.name), item.title, item.offset, item.duration)
+        audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration)
         aligned = self._aligned(item, audio.seconds)
         boundaries = {**item.boundaries, **{tier: tuple(start for start, _ in own) for tier, own in aligned.items()}}
         labels = {**item.labels, **{tier: tuple(label for _, label in own) for tier, own in aligned.items()}}
@@ -109,7 +110,7 @@ class Recordings(Dataset):
 
     def name(self, index: int) -> str:
         """The file, and where the part begins if it is one."""
-        return self.items[index].title
+        return printable(self.items[index].title)
 
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) from the header, before trimming and augmentation.
@@ -118,7 +119,7 @@ class Recordings(Dataset):
             BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.
         """
         item = self.items[index]
-        header = read_header(self._path(item.name), item.title)
+        header = read_header(self.home.path(item.name), item.title)
         check_part(item.offset, item.duration, item.title)
         return part_of(header, item.offset, item.duration, item.title)[1], header.rate
 
@@ -126,12 +127,12 @@ class Recordings(Dataset):
         """Starts and labels on each tier of the item's alignment, counted from its part, as far as they lie in it."""
         if item.alignment is None:
             return {}
-        tiers = read_alignment(self._path(item.alignment), item.alignment)
+        tiers = read_alignment(self.home.path(item.alignment), item.alignment)
         if item.duration is None:
             # What starts in the last instant is for check_starts to judge.
             length, last = item.offset + seconds, float("inf")
         else:
-            header = read_header(self._path(item.name), item.title)
+            header = read_header(self.home.path(item.name), item.title)
             length, last = header.samples / header.rate, item.offset + seconds
         for tier, intervals in tiers.items():
             end = max((own.end for own in intervals), default=0.0)
@@ -145,12 +146,6 @@ class Recordings(Dataset):
             tier: [(own.start - item.offset, own.label) for own in intervals if item.offset <= own.start < last]
             for tier, intervals in tiers.items()
         }
-
-    def _path(self, name: str) -> Path:
-        path = self.root / name
-        if not self.follow_links and not path.resolve().is_relative_to(self._resolved):
-            raise BadSample(name, f"a link leads out of {self.root}; set data.follow_links: true where you trust it")
-        return path
 
 
 class RecordingsConfig(MediaConfig):

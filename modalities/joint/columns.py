@@ -19,7 +19,7 @@ from hrt_mm.sample import Sample
 from ..audio.augment import Augmentation as SoundAugmentation
 from ..audio.augment import chain as sound_chain
 from ..audio.recordings import Recording, Recordings
-from ..tables import Row, path_of, seconds_of
+from ..tables import Paths, Row, seconds_of
 from ..video.clips import Clip, Clips, Reading
 from ..video.readers import MAX_PIXELS as MAX_FRAME
 from ..video.sampling import AllFrames, Dense, Sampling
@@ -35,16 +35,21 @@ class Source(Component, ABC):
     def names(self) -> tuple[str, ...]:
         """The columns that are read, the one that must not be empty first."""
 
-    def item(self, row: Row, place: str) -> Any | None:
+    def item(self, row: Row, place: str, paths: Paths) -> Any | None:
         """What is to be read for a row; ``None`` where its cell is empty.
+
+        Args:
+            row: of the table.
+            place: the table and the line.
+            paths: the paths that the table may name.
 
         Raises:
             ConfigError: a cell holds something else than it should.
         """
-        return None if is_empty(row.get(self.names()[0])) else self.read(row, place)
+        return None if is_empty(row.get(self.names()[0])) else self.read(row, place, paths)
 
     @abstractmethod
-    def read(self, row: Row, place: str) -> Any:
+    def read(self, row: Row, place: str, paths: Paths) -> Any:
         """As :meth:`item`, of a row whose first cell is not empty."""
 
     def key(self, item: Any) -> str:
@@ -78,9 +83,9 @@ class ImageSource(Source):
         """The column of the path."""
         return (self.column,)
 
-    def read(self, row: Row, place: str) -> Item:
+    def read(self, row: Row, place: str, paths: Paths) -> Item:
         """The picture's file."""
-        return Item(path_of(row, self.column, place), None)
+        return Item(paths.of(row, self.column, place), None)
 
     def dataset(self, root: Path, items: Sequence[Item], *, training: bool, follow_links: bool) -> ImageFiles:
         """The pictures."""
@@ -106,10 +111,10 @@ class SoundSource(Source):
         """The columns of the path and of the part."""
         return tuple(name for name in (self.column, self.offset_column, self.duration_column) if name is not None)
 
-    def read(self, row: Row, place: str) -> Recording:
+    def read(self, row: Row, place: str, paths: Paths) -> Recording:
         """The sound's file, and the part of it."""
         begin, length = (_seconds(row, column, place) for column in (self.offset_column, self.duration_column))
-        return Recording(path_of(row, self.column, place), None, begin or 0.0, length)
+        return Recording(paths.of(row, self.column, place), None, begin or 0.0, length)
 
     def dataset(self, root: Path, items: Sequence[Recording], *, training: bool, follow_links: bool) -> Recordings:
         """The sounds."""
@@ -146,10 +151,10 @@ class FilmSource(Source):
         """The columns of the path and of the part."""
         return tuple(name for name in (self.column, self.begin_column, self.end_column) if name is not None)
 
-    def read(self, row: Row, place: str) -> Clip:
+    def read(self, row: Row, place: str, paths: Paths) -> Clip:
         """The video's file, and the part of it."""
         begin, end = (_seconds(row, column, place) for column in (self.begin_column, self.end_column))
-        return Clip(path_of(row, self.column, place), None, begin or 0.0, end)
+        return Clip(paths.of(row, self.column, place), None, begin or 0.0, end)
 
     def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
         """The videos."""
@@ -173,14 +178,14 @@ class TextSource(Source):
         """The columns."""
         return (self.column,) if isinstance(self.column, str) else self.column
 
-    def item(self, row: Row, place: str) -> tuple[tuple[str, ...], ...] | None:
+    def item(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
         """By column that is not empty, the texts that say the same."""
         found = tuple(_texts(row[column], column, place) for column in self.names() if not is_empty(row.get(column)))
         return found or None
 
-    def read(self, row: Row, place: str) -> tuple[tuple[str, ...], ...] | None:
+    def read(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
         """The texts."""
-        return self.item(row, place)
+        return self.item(row, place, paths)
 
     def key(self, item: Sequence[Sequence[str]]) -> str:
         """The first of the texts."""

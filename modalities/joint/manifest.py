@@ -15,7 +15,7 @@ from hrt_mm.sample import Sample
 
 from ..media import UnsplitConfig
 from ..splits import by_hash, check_split
-from ..tables import Row, label_of, read_rows, split_of
+from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .columns import AnySource, TextSource
 
 
@@ -46,7 +46,10 @@ class JointManifestConfig(UnsplitConfig):
 
     type: Literal["joint_manifest"]
     file: Path
-    """The table. Paths in it start at its folder, and stay inside."""
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
     sources: Annotated[dict[str, AnySource], Field(min_length=2)]
     """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
@@ -56,8 +59,8 @@ class JointManifestConfig(UnsplitConfig):
     """What stands there: a class to be told; or a group, whose rows are alike and find each other, such as the number
     of a picture that has several rows."""
     split_column: str | None = "split"
-    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the first path or text
-    of each row."""
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by a hash of the first path or text of each row."""
 
     @model_validator(mode="after")
     def _labelled(self) -> JointManifestConfig:
@@ -91,7 +94,7 @@ class JointManifestConfig(UnsplitConfig):
             splits = by_hash(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
-        entries, classes = self.items(split, self.file.parent, splits, texts=self.label == "group")
+        entries, classes = self.items(split, self.root or self.file.parent, splits, texts=self.label == "group")
         return JointRows(self, entries, classes, training=training)
 
     def _entries(self) -> Iterator[tuple[Entry, str]]:
@@ -99,19 +102,20 @@ class JointManifestConfig(UnsplitConfig):
         own = [column for column in (self.label_column, self.split_column) if column is not None]
         wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
         unseen, have = dict(wanted), dict[str, None]()
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         for number, row in read_rows(self.file, own, "data.label_column and data.split_column"):
             place = f"{self.file}:{number}"
             for column in row:
                 unseen.pop(column, None)
                 have[column] = None
-            yield self._entry(row, place, f"{self.file.name}:{number}"), split_of(row, self.split_column, place)
+            yield self._entry(row, place, f"{self.file.name}:{number}", paths), sides.of(row, place)
         if unseen and have:
             column, tower = next(iter(unseen.items()))
             known = ", ".join(have)
             raise ConfigError(f"{self.file} has no column {column!r}; it has {known}. Mend data.sources.{tower}")
 
-    def _entry(self, row: Row, place: str, title: str) -> Entry:
-        items = {tower: source.item(row, place) for tower, source in self.sources.items()}
+    def _entry(self, row: Row, place: str, title: str, paths: Paths) -> Entry:
+        items = {tower: source.item(row, place, paths) for tower, source in self.sources.items()}
         there = {tower: item for tower, item in items.items() if item is not None}
         if not there:
             columns = ", ".join(source.names()[0] for source in self.sources.values())
@@ -146,7 +150,9 @@ class JointRows(Dataset):
         for tower, source in config.sources.items():
             rows = [place for place, entry in enumerate(entries) if tower in entry.items]
             items = [entries[place].items[tower] for place in rows]
-            values = source.dataset(config.file.parent, items, training=training, follow_links=config.follow_links)
+            values = source.dataset(
+                config.root or config.file.parent, items, training=training, follow_links=config.follow_links
+            )
             self._values[tower] = values, {row: place for place, row in enumerate(rows)}
 
     def __len__(self) -> int:

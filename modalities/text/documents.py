@@ -5,8 +5,7 @@ Documents are given whole; invalid UTF-8 stays as it is.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Literal
 from pydantic import model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.files import Home
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
-from ..splits import SPLIT_NAMES, SPLITS, Part, by_hash, check_split, chosen, hash_split
-from ..tables import Row, label_of, path_of, read_rows, split_of
+from ..folders import Layout, labelled_files
+from ..splits import SPLITS, Part, by_hash, check_split, chosen, hash_split
+from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .text import Text
 
 _KEYS = "data.text_column, data.path_column, data.label_column and data.split_column"
@@ -52,7 +53,7 @@ class Documents(Dataset):
     def __init__(self, root: Path, items: Sequence[Item], classes: tuple[str, ...] | None) -> None:
         self.root, self.items = root, items
         self.classes: tuple[str, ...] | None = classes
-        self._resolved = root.resolve()
+        self.home = Home(root, advice="")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -84,21 +85,15 @@ class Documents(Dataset):
         if item.texts is not None:
             return sum(len(text.encode("utf-8", "replace")) for text in item.texts), 0
         try:
-            return self._path(item.name).stat().st_size, 0
+            return self.home.path(item.name).stat().st_size, 0
         except OSError as error:
             raise BadSample(item.name, f"cannot be read: {error.strerror}") from error
 
     def _read(self, name: str) -> bytes:
         try:
-            return self._path(name).read_bytes()
+            return self.home.path(name).read_bytes()
         except OSError as error:
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
-
-    def _path(self, name: str) -> Path:
-        path = self.root / name
-        if not path.resolve().is_relative_to(self._resolved):
-            raise BadSample(name, f"a link leads out of {self.root}")
-        return path
 
 
 class DocumentsConfig(DatasetConfig):
@@ -106,19 +101,25 @@ class DocumentsConfig(DatasetConfig):
 
     type: Literal["documents"]
     root: Path | None = None
-    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names. Beside
+    ``file`` with ``path_column``: the folder that its paths start at and must lie inside; they may be absolute then."""
     file: Path | None = None
-    """A table with a row a document, in place of ``root``. Its texts are held in memory; files are not."""
+    """A table with a row a document, in place of a folder. Its texts are held in memory; files are not."""
     text_column: str | tuple[str, str] = "text"
     """Column of the text in the table, or two columns of texts that are compared."""
     path_column: str | None = None
-    """Column of the path of a file with the text, from the folder of the table; in place of ``text_column``."""
+    """Column of the path of a file with the text, in place of ``text_column``; from ``root``, or else the folder of the
+    table."""
     label_column: str | None = "label"
     """Column of the class; null for documents without labels."""
     split_column: str | None = "split"
-    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of names or texts."""
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by a hash of names or texts."""
     suffixes: tuple[str, ...] = ()
-    """Endings of the files that count in folders, such as ``.txt``; all when empty."""
+    """Endings of the files that count in folders, such as ``.txt``, in any case; all when empty."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
     val: Part = 0.1
     """Part of the documents for validation where the data names none."""
     test: Part = 0.1
@@ -126,12 +127,13 @@ class DocumentsConfig(DatasetConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> DocumentsConfig:
-        if (self.root is None) == (self.file is None):
+        rooted = self.file is not None and self.path_column is not None
+        if (self.root is None) == (self.file is None) and not rooted:
             raise ValueError("give one of root and file: a folder with a folder a class, or a table")
         if self.val + self.test >= 1:
             raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
         default = DocumentsConfig.model_fields
-        unread = ("suffixes",) if self.file else ("text_column", "path_column", "label_column", "split_column")
+        unread = ("suffixes", "layout") if self.file else ("text_column", "path_column", "label_column", "split_column")
         if changed := [key for key in unread if getattr(self, key) != default[key].default]:
             raise ValueError(f"{changed[0]} has no effect with {'file' if self.file else 'root'}; drop it")
         if self.path_column is not None and self.text_column != default["text_column"].default:
@@ -146,7 +148,7 @@ class DocumentsConfig(DatasetConfig):
         """
         check_split(split)
         if self.file is not None:
-            home, where, splits = self.file.parent, f"data.file {self.file}", self._rows(self.file)
+            home, where, splits = self.root or self.file.parent, f"data.file {self.file}", self._rows(self.file)
         else:
             assert self.root is not None
             home, where, splits = self.root, f"data.root {self.root}", self._folders(self.root)
@@ -158,14 +160,15 @@ class DocumentsConfig(DatasetConfig):
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
         splits: dict[str, list[Item]] = {}
+        paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
         for number, row in read_rows(file, columns, _KEYS):
             place = f"{file}:{number}"
             label = label_of(row, self.label_column, place)
             if self.path_column is not None:
-                item = Item(path_of(row, self.path_column, place), label)
+                item = Item(paths.of(row, self.path_column, place), label)
             else:
                 item = Item(f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts))
-            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+            splits.setdefault(sides.of(row, place), []).append(item)
         return splits if self.split_column else self._by_hash(splits.get("train", []))
 
     def _by_hash(self, items: Sequence[Item]) -> dict[str, list[Item]]:
@@ -177,21 +180,9 @@ class DocumentsConfig(DatasetConfig):
         return splits
 
     def _folders(self, root: Path) -> dict[str, list[Item]]:
-        if not root.is_dir():
-            raise ConfigError(f"data.root {root} is not a folder")
-        found = list(_files(root, self.suffixes))
-        if not found:
-            kind = f" that ends in {' or '.join(self.suffixes)}" if self.suffixes else ""
-            raise ConfigError(f"data.root {root} has no file{kind}; expected SPLIT/CLASS/* or CLASS/*")
-        if "train" not in {name.split("/")[0] for name in found}:
-            return by_hash([Item(name, _folder(name, 0, root)) for name in found], self.val, self.test)
-        splits: dict[str, list[Item]] = {}
-        for name in found:
-            side = name.split("/")[0]
-            if side not in SPLIT_NAMES:
-                raise ConfigError(f"data.root {root} has train/ and also {side}; expected train/, val/ and test/ alone")
-            splits.setdefault(SPLIT_NAMES[side], []).append(Item(name, _folder(name, 1, root)))
-        return splits
+        found = labelled_files(root, self.suffixes or None, "documents", layout=self.layout)
+        splits = {name: [Item(*own) for own in files] for name, files in found.splits.items()}
+        return splits if found.own else by_hash(splits.get("train", []), self.val, self.test)
 
 
 class TagsConfig(DatasetConfig):
@@ -205,7 +196,8 @@ class TagsConfig(DatasetConfig):
     tags_column: str = "tags"
     """Column of their labels, a list as long."""
     split_column: str = "split"
-    """Column of the split: train, val (or valid, validation) or test."""
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing)."""
     unit: str = "words"
     """Name of the boundary that the texts carry: a group starts at each of them."""
     separator: str = " "
@@ -220,6 +212,7 @@ class TagsConfig(DatasetConfig):
         check_split(split)
         columns = [self.words_column, self.tags_column, self.split_column]
         rows: dict[str, list[tuple[str, list[str], list[str]]]] = {}
+        sides = SplitColumn(self.split_column, str(self.file))
         for number, row in read_rows(self.file, columns, "data.words_column, data.tags_column and data.split_column"):
             place = f"{self.file}:{number}"
             words, tags = (_list(row, column, place) for column in columns[:2])
@@ -228,7 +221,7 @@ class TagsConfig(DatasetConfig):
                     f"{place} has {len(words)} {self.words_column} and {len(tags)} {self.tags_column}; "
                     "they must be as many, and no word empty"
                 )
-            rows.setdefault(split_of(row, self.split_column, place), []).append((place, words, tags))
+            rows.setdefault(sides.of(row, place), []).append((place, words, tags))
         if not rows.get(split):
             counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
             raise ConfigError(f"data.file {self.file} has no texts for split {split!r}; it has {counts}")
@@ -265,22 +258,6 @@ class Tagged(Dataset):
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0)."""
         return len(self.separator.join(self.rows[index][1]).encode("utf-8", "replace")), 0
-
-
-def _files(root: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Paths from the root, in order; hidden ones are left out."""
-    for parent, folders, files in os.walk(root):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and (not suffixes or file.endswith(tuple(suffixes))):
-                yield Path(parent, file).relative_to(root).as_posix()
-
-
-def _folder(name: str, place: int, root: Path) -> str:
-    parts = name.split("/")
-    if len(parts) < place + 2:
-        raise ConfigError(f"data.root {root}: {name} lies in no folder of a class; expected {'SPLIT/' * place}CLASS/*")
-    return parts[place]
 
 
 def _text(row: Row, column: str, place: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +14,11 @@ from pydantic import PositiveInt
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import DatasetConfig
 
-from ..splits import SPLIT_NAMES, Part, check_split, hash_split
+from ..split_names import known_forms, split_name
+from ..splits import Part, check_split, hash_split
 from .corpus import Corpus, Source, say_empty
+
+log = logging.getLogger(__name__)
 
 _BATCH = 1 << 14
 """Rows whose lengths are read at once."""
@@ -119,7 +123,17 @@ class HuggingFaceConfig(DatasetConfig):
             ) from error
         if not isinstance(found, Mapping):
             return {"train": found}
-        return {SPLIT_NAMES[name]: rows for name, rows in found.items() if name in SPLIT_NAMES}
+        splits: dict[str, str] = {}
+        for name in found:
+            split = split_name(name)
+            if split is None:
+                log.warning("data.path %s: split %s is not read; known are %s", self.path, name, known_forms())
+            elif splits.setdefault(split, name) != name:
+                raise ConfigError(
+                    f"data.path {self.path} has two splits {splits[split]!r} and {name!r} that both are {split}; "
+                    "rename one of them"
+                )
+        return {split: found[name] for split, name in splits.items()}
 
     def _source(self, rows: Any) -> Rows:
         if self.text_key not in rows.column_names:

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from pydantic import PositiveInt, model_validator
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import BadSample, ConfigError, printable
+from hrt_mm.files import Home
 from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
@@ -126,7 +127,7 @@ class Clips(Dataset):
     ) -> None:
         self.root, self.items, self.reading, self.random, self.transform = root, items, reading, random, transform
         self.classes: tuple[str, ...] | None = classes
-        self._resolved = root.resolve()
+        self.home = Home(root, reading.follow_links)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -170,7 +171,11 @@ class Clips(Dataset):
     def _opened(self, item: Clip) -> VideoFile:
         reading = self.reading
         return VideoFile(
-            self._path(item.name), item.title, readers=reading.readers, side=reading.side, max_pixels=reading.max_pixels
+            self.home.path(item.name),
+            item.title,
+            readers=reading.readers,
+            side=reading.side,
+            max_pixels=reading.max_pixels,
         )
 
     def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
@@ -199,13 +204,13 @@ class Clips(Dataset):
         """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
         tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
         if item.alignment is not None:
-            found = read_alignment(self._path(item.alignment), item.alignment)
+            found = read_alignment(self.home.path(item.alignment), item.alignment)
             tiers |= {tier: tuple(own.start for own in intervals) for tier, intervals in found.items()}
         return {**{tier: _inside(starts, begin, end - begin) for tier, starts in tiers.items()}, **item.boundaries}
 
     def name(self, index: int) -> str:
         """The file, and where the part begins if it is one."""
-        return self.items[index].title
+        return printable(self.items[index].title)
 
     def shape(self, index: int) -> Sequence[int]:
         """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
@@ -214,7 +219,7 @@ class Clips(Dataset):
             BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
         """
         item = self.items[index]
-        found = read_index(self._path(item.name), item.title, self.reading.max_pixels)
+        found = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
         begin, end = item.part(found)
         frames = len(self.reading.sampling.choose(found, begin, end, random=False).numbers)
         rows, columns = found.upright
@@ -236,12 +241,6 @@ class Clips(Dataset):
         there = set(frames.times_N.tolist())
         own = file.index.times_N[list(chosen.numbers)].tolist()
         return frames.pixels_N3HW, [place for place, time in enumerate(own) if time in there]
-
-    def _path(self, name: str) -> Path:
-        path = self.root / name
-        if not self.reading.follow_links and not path.resolve().is_relative_to(self._resolved):
-            raise BadSample(name, f"a link leads out of {self.root}; set data.follow_links: true where you trust it")
-        return path
 
 
 class ClipsConfig(MediaConfig):

@@ -9,9 +9,10 @@ from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 
+from ..folders import Layout
 from ..media import Target, UnsplitConfig
 from ..splits import by_hash, check_split
-from ..tables import Row, number_of, path_of, read_rows, seconds_of, split_of
+from ..tables import Paths, Row, SplitColumn, label_of, number_of, read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
 
@@ -22,6 +23,9 @@ class FolderConfig(UnsplitConfig, ClipsConfig):
     type: Literal["video_folder"]
     root: Path
     """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
 
     def build(self, split: str) -> Clips:
         """The videos of a split.
@@ -29,7 +33,8 @@ class FolderConfig(UnsplitConfig, ClipsConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        return self.dataset(split, self.root, self.by_folders(split, self.root, SUFFIXES, Clip))
+        found = self.by_folders(split, self.root, SUFFIXES, Clip, self.layout)
+        return self.dataset(split, self.root, found)
 
 
 class ManifestConfig(UnsplitConfig, ClipsConfig):
@@ -37,7 +42,10 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
 
     type: Literal["video_manifest"]
     file: Path
-    """The table. Paths in it start at its folder, and stay inside."""
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
     path_column: str = "path"
     """Column of the video's path."""
     label_column: str | None = "label"
@@ -45,7 +53,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
     label: Literal["class", "text", "words"] = "class"
     """What stands there: a class, a text, or a text that is given as the list of its words."""
     split_column: str | None = "split"
-    """Column of the split: train, val (or valid, validation) or test; null to split by a hash of the paths."""
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by a hash of the paths."""
     begin_column: str | None = None
     """Column of the seconds at which a part of the file begins."""
     end_column: str | None = None
@@ -75,17 +84,18 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
         splits: dict[str, list[Clip]] = {}
         named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns"))
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         for number, row in read_rows(self.file, [*columns, *self.boundary_columns], named):
             place = f"{self.file}:{number}"
-            item = self._item(row, place)
-            splits.setdefault(split_of(row, self.split_column, place), []).append(item)
+            item = self._item(row, place, paths)
+            splits.setdefault(sides.of(row, place), []).append(item)
         if self.split_column is None:
             splits = by_hash(splits.get("train", []), self.val, self.test)
         else:
             self.check_own(splits, str(self.file))
-        return self.dataset(split, self.file.parent, splits, texts=self.label == "text")
+        return self.dataset(split, paths.root, splits, texts=self.label == "text")
 
-    def _item(self, row: Row, place: str) -> Clip:
+    def _item(self, row: Row, place: str, paths: Paths) -> Clip:
         begin = seconds_of(row, self.begin_column, place) or 0.0
         end = seconds_of(row, self.end_column, place)
         last = end if end is not None else float("inf")
@@ -93,8 +103,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
             column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)
             for column in self.boundary_columns
         }
-        alignment = path_of(row, self.alignment_column, place) if self.alignment_column else None
-        return Clip(path_of(row, self.path_column, place), self._target(row, place), begin, end, boundaries, alignment)
+        alignment = paths.of(row, self.alignment_column, place) if self.alignment_column else None
+        return Clip(paths.of(row, self.path_column, place), self._target(row, place), begin, end, boundaries, alignment)
 
     def _target(self, row: Row, place: str) -> Target:
         if self.label_column is None:
@@ -102,9 +112,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
         found = row[self.label_column]
         if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
             return tuple(found)
-        if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
-            raise ConfigError(f"{place}: {self.label_column} must be a name or a text, got {found!r:.60}")
-        return tuple(str(found).split()) if self.label == "words" else str(found)
+        label = label_of(row, self.label_column, place)
+        return tuple(label.split()) if self.label == "words" and label is not None else label
 
 
 def _starts(row: Row, column: str, place: str) -> list[float]:

@@ -5,19 +5,20 @@ Files are data: nothing that a name or a row says leads out of the dataset's fol
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import ConfigError, printable
+from hrt_mm.files import Home
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
-from ..splits import SPLIT_NAMES, Part, by_hash, check_split, chosen
+from ..folders import Layout, labelled_files
+from ..splits import Part, by_hash, check_split, chosen
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 
@@ -57,9 +58,9 @@ class ImageFiles(Dataset):
         transform: Transform | None = None,
     ) -> None:
         self.root, self.items, self.max_pixels, self.follow_links = root, items, max_pixels, follow_links
+        self.home = Home(root, follow_links)
         self.classes: tuple[str, ...] | None = classes
         self.transform = transform
-        self._resolved = root.resolve()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -71,14 +72,14 @@ class ImageFiles(Dataset):
             BadSample: the file is missing, broken, truncated or too large, or lies outside the folder.
         """
         item = self.items[index]
-        image = read_image(self._path(item.name), item.name, self.max_pixels)
+        image = read_image(self.home.path(item.name), item.name, self.max_pixels)
         if self.transform is not None:
             image = self.transform(image)
         return Sample(image, item.label, item.name)
 
     def name(self, index: int) -> str:
         """The file's path from the dataset's folder."""
-        return self.items[index].name
+        return printable(self.items[index].name)
 
     def shape(self, index: int) -> Sequence[int]:
         """(C, H, W) from the header, before augmentation.
@@ -87,13 +88,7 @@ class ImageFiles(Dataset):
             BadSample: the file is missing, no image or too large, or lies outside the folder.
         """
         item = self.items[index]
-        return image_shape(self._path(item.name), item.name, self.max_pixels)
-
-    def _path(self, name: str) -> Path:
-        path = self.root / name
-        if not self.follow_links and not path.resolve().is_relative_to(self._resolved):
-            raise BadSample(name, f"a link leads out of {self.root}; set data.follow_links: true where you trust it")
-        return path
+        return image_shape(self.home.path(item.name), item.name, self.max_pixels)
 
 
 class FilesConfig(DatasetConfig):
@@ -142,54 +137,24 @@ class FolderConfig(FilesConfig):
     type: Literal["image_folder"]
     root: Path
     """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
 
     def build(self, split: str) -> ImageFiles:
         """The images of a split.
 
         Raises:
-            ConfigError: the folder is missing or empty, a class has no image, or a class is not in train.
+            ConfigError: the folder is missing or empty, a class has no image, a class is not in train, or folders could
+                be splits as well as classes.
         """
         check_split(split)
-        if not self.root.is_dir():
-            raise ConfigError(f"data.root {self.root} is not a folder")
-        folders = {path.name: path for path in sorted(self.root.iterdir()) if path.is_dir()}
-        if not folders:
-            raise ConfigError(f"data.root {self.root} has no folders in it; expected SPLIT/CLASS/* or CLASS/*")
-        if "train" in folders:
-            return self.build_from(split, self.root, self._with_splits(folders), f"data.root {self.root}")
-        items = self._classes(folders)
-        return self.build_from(split, self.root, by_hash(items, self.val, self.test), f"data.root {self.root}")
-
-    def _with_splits(self, folders: Mapping[str, Path]) -> dict[str, list[Item]]:
-        unknown = sorted(set(folders) - set(SPLIT_NAMES))
-        if unknown:
-            raise ConfigError(
-                f"data.root {self.root} has train/ and also {unknown[0]}/; expected train/, val/ and test/ alone"
-            )
-        self.needless("test", f"{self.root} has its own splits")
-        splits: dict[str, list[Item]] = {}
-        for name, folder in folders.items():
-            inside = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
-            if not inside:
-                raise ConfigError(f"{folder} has no folders in it; expected a folder a class")
-            splits.setdefault(SPLIT_NAMES[name], []).extend(self._classes(inside))
-        if "val" in splits:
-            self.needless("val", f"{self.root} has its own val")
-        return splits
-
-    def _classes(self, folders: Mapping[str, Path]) -> list[Item]:
-        items = []
-        for label, folder in folders.items():
-            names = list(self._images(folder))
-            if not names:
-                raise ConfigError(f"{folder} has no images; expected files ending in {', '.join(sorted(SUFFIXES))}")
-            items += [Item(name, label) for name in names]
-        return items
-
-    def _images(self, folder: Path) -> Iterator[str]:
-        for parent, folders, files in os.walk(folder, followlinks=self.follow_links):
-            folders.sort()
-            for file in sorted(files):
-                path = Path(parent, file)
-                if path.suffix.lower() in SUFFIXES:
-                    yield path.relative_to(self.root).as_posix()
+        found = labelled_files(self.root, SUFFIXES, "images", layout=self.layout, follow_links=self.follow_links)
+        splits = {name: [Item(*own) for own in files] for name, files in found.splits.items()}
+        if not found.own:
+            splits = by_hash(splits.get("train", []), self.val, self.test)
+        else:
+            self.needless("test", f"{self.root} has its own splits")
+            if "val" in splits:
+                self.needless("val", f"{self.root} has its own val")
+        return self.build_from(split, self.root, splits, f"data.root {self.root}")

@@ -83,7 +83,7 @@ def test_folders(tmp_path: Path) -> None:
     parts = [dataset(split, type="audio_folder", root=tmp_path / "b", val=0.2, test=0.2) for split in SPLITS]
     assert sum(map(len, parts)) == 60 and min(map(len, parts)) > 3
     (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigError, match="no sounds in it"):
+    with pytest.raises(ConfigError, match="has no folders in it"):
         dataset(type="audio_folder", root=tmp_path / "none")
     needless: list[dict[str, Any]] = [{"val": 0.2}, {"test": 0.2}]
     for part in needless:
@@ -134,7 +134,7 @@ def test_mistakes_in_a_manifest_name_the_row(tmp_path: Path) -> None:
         ({"path": "/etc/passwd"}, "leads out"),
         ({"offset": "soon"}, "t.jsonl:1: offset must be a number of seconds"),
         ({"split": "holdout"}, "must be train, val or test"),
-        ({"label": ""}, "must be a name"),
+        ({"label": ""}, "the value of 'label' is empty"),
     ]:
         with pytest.raises(ConfigError, match=message):
             one(**row)

@@ -136,7 +136,7 @@ def test_captions_are_boundaries(tmp_path: Path) -> None:
         ({"from": "soon"}, "from must be a number of seconds, got 'soon'"),
         ({"shots": "1 two"}, "shots must be a number of seconds, got 'two'"),
         ({"split": "practice"}, "split must be train, val or test"),
-        ({"label": ""}, "label must be a name or a text"),
+        ({"label": ""}, "the value of 'label' is empty"),
     ],
     ids=str,
 )
@@ -281,7 +281,7 @@ def test_settings_that_disagree(clips: Path) -> None:
     with pytest.raises(ConfigError, match="labels are sequences over the whole video"):
         table(clips / "x.jsonl", rows, label="words", sampling={"type": "dense", "frames": 4, "rate": 5}).build("train")
     (clips / "empty").mkdir()
-    with pytest.raises(ConfigError, match="has no videos in it"):
+    with pytest.raises(ConfigError, match="has no folders in it"):
         folder(clips / "empty").build("train")
 
 
