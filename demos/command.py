@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.errors import UserError
 from hrt_mm.retrieval.collecting import embed_split
@@ -17,6 +18,7 @@ from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.files import held_alone
 from hrt_mm.train.loop import train
 from modalities.splits import SPLITS
 
@@ -78,9 +80,19 @@ def prepare(
         overrides: laid over the configuration.
         config: a configuration with towers.
         splits: whose samples can be found.
+
+    Raises:
+        UserError: another process prepares the same folder, or what ``train`` raises.
+        Stopped: a signal ended the training.
     """
+    loaded = load_config(config, [f"run.dir={folder / 'run'}", *overrides])
+    with held_alone(folder, create=True):
+        return _prepared(folder, loaded, splits)
+
+
+def _prepared(folder: Path, config: RunConfig, splits: Sequence[str]) -> Searcher:
     run, index = folder / "run", folder / "index"
-    embedder = Embedder.of(trained(run, load_config(config, [f"run.dir={run}", *overrides])))
+    embedder = Embedder.of(trained(run, config))
     if (found := opened(index, run)) is not None:
         return found
     made = Index.create(index, embedder.model)
@@ -157,15 +169,15 @@ def page(searcher: Searcher, title: str, args: argparse.Namespace) -> None:
 
 
 def main(demo: Demo, about: str | None) -> int:
-    """Prepares, tells figures and some answers, and opens the page. A user's error ends it with code 2."""
+    """Prepares, tells figures and some answers, and opens the page; gives the exit code."""
     args = options(demo, about).parse_args()
-    try:
+
+    def run() -> int:
         searcher = prepare(args.folder, args.overrides, demo.config, demo.splits)
         print(figures(args.folder / "run"))
         for query in demo.queries:
             print(told(query, searcher.search(query.kind, query.source, SHOWN, find=query.find)))
         page(searcher, demo.title, args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return as_process(run)

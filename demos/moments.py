@@ -8,8 +8,8 @@ installed (``pip install 'hrt-mm[speech]'``).
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,14 +18,15 @@ from tempfile import TemporaryDirectory
 
 import soundfile
 
+from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import UserError
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.listing import Listed
 from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.files import held_alone
 from modalities.audio.synthesis import Line, speak
 from modalities.joint.films import FilmsConfig, FootageConfig, scenes_of
 from modalities.video.readers import VideoFile
@@ -194,27 +195,28 @@ def draw(searcher: Searcher, known: Sequence[Moment], files: dict[str, Path], pa
 
 
 def main() -> int:
-    """Prepares, tells how often moments are found, draws some, and opens the page."""
+    """Prepares, tells how often moments are found, draws some, and opens the page; gives the exit code."""
     args = options(DEMO, __doc__).parse_args()
+    return as_process(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     speech = find_spec("espeakng_loader") is not None
-    try:
-        name = f"{DEMO.config}_spoken" if speech else DEMO.config
-        if not speech:
-            print("eSpeak NG is not installed (pip install 'hrt-mm[speech]'): moments are found by text alone")
-        kept = [f"run.dir={args.folder / 'run'}", f"data.film.cache.dir={args.folder / 'frames'}"]
-        config = load_config(name, [*kept, *args.overrides])
-        film = footage(config)
+    name = f"{DEMO.config}_spoken" if speech else DEMO.config
+    if not speech:
+        print("eSpeak NG is not installed (pip install 'hrt-mm[speech]'): moments are found by text alone")
+    kept = [f"run.dir={args.folder / 'run'}", f"data.film.cache.dir={args.folder / 'frames'}"]
+    config = load_config(name, [*kept, *args.overrides])
+    film = footage(config)
+    with held_alone(args.folder, create=True):
         searcher, files = prepare(args.folder, config, film)
-        print(figures(args.folder / "run", pieces=False))
-        known = moments(film)
-        seconds = sum(edit.seconds for edit in film.edits("test"))
-        tell(searcher, known, seconds, args.folder, speech)
-        draw(searcher, known, files, args.folder / "moments.png")
-        print(f"{args.folder / 'moments.png'} shows the best clips to some captions")
-        page(searcher, DEMO.title, args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(figures(args.folder / "run", pieces=False))
+    known = moments(film)
+    seconds = sum(edit.seconds for edit in film.edits("test"))
+    tell(searcher, known, seconds, args.folder, speech)
+    draw(searcher, known, files, args.folder / "moments.png")
+    print(f"{args.folder / 'moments.png'} shows the best clips to some captions")
+    page(searcher, DEMO.title, args)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hrt_mm.errors import UserError
+from hrt_mm.cli.process import as_process, ending_on_sigterm
+from hrt_mm.errors import Stopped, UserError
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 from modalities.vision.images import read_image
@@ -238,12 +238,14 @@ def serving(searcher: Searcher, title: str, *, port: int | None = None, browser:
 
 
 def stay(searcher: Searcher, title: str, *, port: int | None = None) -> None:
-    """Opens the page in a browser, and stays until Ctrl-C or SIGTERM; uploads are gone then."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
-    with serving(searcher, title, port=port, browser=True) as address, suppress(KeyboardInterrupt):
+    """Opens the page in a browser, and stays until Ctrl-C or SIGTERM, its normal end; uploads are gone then."""
+    with (
+        ending_on_sigterm(),
+        suppress(KeyboardInterrupt, Stopped),
+        serving(searcher, title, port=port, browser=True) as address,
+    ):
         print(f"{address} (Ctrl-C ends it)")
-        ended.wait()
+        threading.Event().wait()
 
 
 def main() -> int:
@@ -253,11 +255,12 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="the run folder; the one that the index names when absent")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
-    try:
+
+    def run() -> int:
         stay(Searcher.of(Index(args.index), args.run), f"Search {args.index.name}", port=args.port)
-    except UserError as error:
-        parser.error(str(error))
-    return 0
+        return 0
+
+    return as_process(run)
 
 
 if __name__ == "__main__":

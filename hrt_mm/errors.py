@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -52,3 +53,22 @@ class BadSample(UserError):
 
 class BackendError(UserError):
     """A forced attention backend that cannot serve the call; says why and what can."""
+
+
+class Stopped(SystemExit):
+    """A signal ended what was done, after it was saved. Uncaught, it ends the process as the signal would have.
+
+    Args:
+        number: of the signal. The process exits with 128 more: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.exit_code = 128 + number
+        super().__init__(self.exit_code)
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int]]:
+        return type(self), (self.number,)

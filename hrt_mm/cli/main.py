@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError
 from . import added, config, describe, diagnose, doctor, embed, evaluate, generate, index, modalities, search, train
 from .arguments import HelpParser
+from .process import as_process, printable_output
 
 COMMANDS = (train, evaluate, generate, embed, index, search, describe, diagnose, doctor, config, modalities)
-USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,26 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process when absent.
 
     Returns:
-        0, or 2 after a mistake of the user's, 130 after Ctrl-C.
+        0, or 2 after a mistake of the user's, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    printable_output()
     args = parse(argv)
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader, such as `head`, has what it wants; Python must not complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        if args.traceback:
-            raise
-        hint = "" if isinstance(error, UserError) else " (--traceback shows where)"
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return USER_ERROR
+    return as_process(lambda: args.run(args), mistakes=(ValueError, OSError), traceback=args.traceback)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

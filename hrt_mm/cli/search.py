@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from .arguments import Commands, command
+from .process import is_unicode
 
 KINDS = ("text", "image", "audio", "video")
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     searcher = Searcher.of(Index(args.index), args.folder)
     hits = searcher.search(kind, getattr(args, kind), args.k, find=args.find, level=args.level, inside=args.inside)
     if args.json:
-        print(json.dumps([_plain(hit) for hit in hits], indent=2, ensure_ascii=False))
+        print(json.dumps([_plain(hit) for hit in hits], indent=2, ensure_ascii=not is_unicode(sys.stdout)))
     else:
         print("\n".join(line for hit in hits for line in _lines(hit)) or "nothing was found: the index holds none")
     return 0

@@ -44,6 +44,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Raises:
         UserError: the configuration, the data or a checkpoint cannot be used, too many samples are bad, the loss is
             not finite, or the last checkpoint cannot be written.
+        Stopped: SIGTERM or SIGINT ended it; uncaught, it ends the process with 143 or 130.
     """
     options = config.train
     with (
@@ -57,18 +58,22 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         ranks.barrier()
         for stage in planned:
             with Run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
-                if not fit(run):
-                    break
+                fit(run)
                 run.finish()
     return run_dir(config)
 
 
-def fit(run: Run) -> bool:
-    """Trains to the last step or to the time limit; false where a signal came before."""
+def fit(run: Run) -> None:
+    """Trains to the last step or to the time limit.
+
+    Raises:
+        Stopped: a signal came before; what was learned is saved.
+    """
     run.announce()
     while True:
         # Here, between two steps, a run is evaluated, saved and ended; nowhere else.
-        stopping, spent = run.agree()
+        signal, spent = run.agree()
+        stopping = signal > 0
         over = run.state.step >= run.options.steps or spent >= 1
         best = False
         if not stopping and run.evaluation_due(over=over):
@@ -76,9 +81,9 @@ def fit(run: Run) -> bool:
         if best or run.save_due(ending=over or stopping):
             run.save(ending=over or stopping)
         if stopping:
-            run.say_stopped()
-        if stopping or over:
-            return not stopping
+            raise run.stopped()
+        if over:
+            return
         step(run, spent)
         if run.log_due():
             run.write_log()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..config.folder import run_dir
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, Stopped, UserError
 from ..tasks.base import Batch
 from .build import build_data, build_task
 from .checkpoint import Checkpoint
@@ -118,13 +118,13 @@ class Run:
 
     # What is due.
 
-    def agree(self) -> tuple[bool, float]:
-        """Over all ranks: whether a signal came, and the fraction of the time limit that is gone."""
+    def agree(self) -> tuple[int, float]:
+        """Over all ranks: the signal that came, or 0, and the fraction of the time limit that is gone."""
         self.state.seconds = self._clock() - self._started
         limit = self.options.time_limit
         spent = self.state.seconds / (60 * limit) if limit is not None else 0.0
-        stopping, spent = self.ranks.highest(float(bool(self.stop)), spent)
-        return stopping > 0, spent
+        signal, spent = self.ranks.highest(self.stop.number, spent)
+        return int(signal), spent
 
     def evaluation_due(self, *, over: bool) -> bool:
         """Whether this step is to be evaluated and was not yet."""
@@ -217,7 +217,11 @@ class Run:
             self.progress.show(state.step, values, self._seconds_left())
 
     def finish(self) -> None:
-        """Evaluates the best weights on ``test``, and writes ``summary.json``."""
+        """Evaluates the best weights on ``test``, and writes ``summary.json``.
+
+        Raises:
+            Stopped: a signal came before the end.
+        """
         self.stream.close()
         self.ranks.barrier()
         checkpoint = self.store.read("best")
@@ -227,8 +231,7 @@ class Run:
             loader = self._evaluation("test")
             tested = evaluate(self.task, loader, self.cast, stopped=lambda: bool(self.stop))
             if tested is None:
-                self.say_stopped()
-                return
+                raise self.stopped()
             metrics |= tested
             self.evaluated_bad["test"] = together(self.ranks.gather(loader.bad.counts()))
         self._summarize(checkpoint, metrics)
@@ -254,10 +257,12 @@ class Run:
                 "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
             )
 
-    def say_stopped(self) -> None:
-        """Says that the run ends here and how it goes on."""
-        name = self.stop.name or "a signal"
-        self.progress.say(f"stopped by {name} at step {self.state.step}; resume (--resume) goes on from there")
+    def stopped(self) -> Stopped:
+        """What ends the run on all ranks after a signal to one of them; says how it goes on."""
+        (number,) = self.ranks.highest(self.stop.number)
+        stop = Stopped(int(number))
+        self.progress.say(f"{stop} at step {self.state.step}; resume (--resume) goes on from there")
+        return stop
 
     def last_good(self) -> Path | None:
         """The newest checkpoint, if any."""

@@ -15,7 +15,8 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.number = 0
+        """Of the signal; 0 before one came."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -29,9 +30,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        return self.name is not None
+        return self.number > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name is not None and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.number = number

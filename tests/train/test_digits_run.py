@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import ConfigError, Stopped
 from hrt_mm.tasks.base import Batch
 from hrt_mm.tasks.classification import Classification
 from hrt_mm.train.evaluate import evaluate_run, load_task
@@ -50,7 +50,8 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run: Path, tmp_path: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "stepped", stopped_at_step_7)
-        train(digits(tmp_path))
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            train(digits(tmp_path))
     assert CheckpointStore(tmp_path).steps() == [7]
     train(digits(tmp_path, "train.workers=2"), resume=True)
     for part in ("model", "optimizer"):

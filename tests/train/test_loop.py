@@ -12,7 +12,7 @@ import torch
 
 from hrt_mm.config import RunConfig
 from hrt_mm.config.folder import run_dir
-from hrt_mm.errors import ConfigError, UserError
+from hrt_mm.errors import ConfigError, Stopped, UserError
 from hrt_mm.train import checkpoint as checkpoint_module
 from hrt_mm.train import files
 from hrt_mm.train.checkpoint import CheckpointError
@@ -172,7 +172,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         train(toy_config(folder), resume=True)
     process.terminate()
     (tmp_path / "gate").touch()
-    assert finished(process) == 0
+    assert finished(process) == 143
 
 
 def test_a_run_that_cannot_start_leaves_the_folder_free(tmp_path: Path) -> None:
@@ -208,7 +208,8 @@ def test_a_signal_while_evaluating_is_answered_and_the_evaluation_made_up_for(
     trained(tmp_path / "straight")
     with monkeypatch.context() as patch:
         patch.setattr("hrt_mm.train.run.evaluate", interrupted)
-        train(toy_config(tmp_path / "stopped"))
+        with pytest.raises(Stopped):
+            train(toy_config(tmp_path / "stopped"))
     assert CheckpointStore(tmp_path / "stopped").steps() == [4]
     assert not any("val/loss" in line for line in logged(tmp_path / "stopped"))
     train(toy_config(tmp_path / "stopped"), resume=True)

@@ -13,7 +13,7 @@ import torch
 
 from hrt_mm.config import RunConfig, check, load_config
 from hrt_mm.config.pretraining import downward
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import ConfigError, Stopped
 from hrt_mm.tasks import LanguageModel, Masked
 from hrt_mm.tasks.base import Batch
 from hrt_mm.train.checkpoint import CheckpointError
@@ -105,10 +105,7 @@ def test_stopped_or_killed_in_either_run_it_ends_as_the_whole(
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Run, "stepped", ended)
-        if end == signal.SIGKILL:
-            with pytest.raises(MemoryError):
-                train(digits(folder))
-        else:
+        with pytest.raises(MemoryError if end == signal.SIGKILL else Stopped):
             train(digits(folder))
     assert not (folder / "summary.json").exists()
     assert (folder / "pretrain" / "summary.json").exists() == (run == "run")

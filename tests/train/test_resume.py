@@ -58,7 +58,7 @@ def test_killed_three_times_and_resumed_it_equals_the_uninterrupted_run(
 
 
 @pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
-def test_a_signal_to_the_group_saves_and_exits_0_and_the_run_goes_on_exactly(
+def test_a_signal_to_the_group_saves_and_exits_with_its_code_and_the_run_goes_on_exactly(
     tmp_path: Path, uninterrupted: Path, workers: int, number: signal.Signals
 ) -> None:
     keywords = RUN | {"workers": workers, "save_every": None}
@@ -67,7 +67,7 @@ def test_a_signal_to_the_group_saves_and_exits_0_and_the_run_goes_on_exactly(
     assert process.pid is not None
     os.killpg(process.pid, number)
     (tmp_path / "gate").touch()
-    assert finished(process) == 0
+    assert finished(process) == 128 + number
     assert not (tmp_path / "run" / "summary.json").exists()
     saved = max(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert int(saved.removeprefix("step-")) >= 9

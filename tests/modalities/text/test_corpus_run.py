@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.config import RunConfig, load_config
+from hrt_mm.errors import Stopped
 from hrt_mm.tasks.base import Batch
 from hrt_mm.train.loop import train
 from hrt_mm.train.run import Run
@@ -70,7 +71,8 @@ def test_a_stopped_and_resumed_run_is_the_same_run(
     with monkeypatch.context() as patch:
         patch.setattr(Run, "stepped", stopped)
         for step in (5, 11):
-            train(config(home, broken, kind, workers), resume=step > 5)
+            with pytest.raises(Stopped):
+                train(config(home, broken, kind, workers), resume=step > 5)
             assert CheckpointStore(broken).steps()[-1] == step and not (broken / "summary.json").exists()
     train(config(home, broken, kind, workers), resume=True)
     lines = logged(whole, timed=False)

@@ -1,0 +1,97 @@
+"""What every command of the package needs as a process: readable output, an end by signals, and exit codes."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ..errors import Stopped, UserError
+
+USER_ERROR = 2
+REPLACE = "hrt_mm.replace"
+"""Name of the error handler that writes what resembles a character."""
+_RESEMBLING = {"─": "-", "━": "-", "│": "|", "→": "->", "←": "<-", "·": "*", "…": "..."}
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def as_process(
+    run: Callable[[], int], *, mistakes: tuple[type[Exception], ...] = (UserError,), traceback: bool = False
+) -> int:
+    """Runs a command.
+
+    Args:
+        run: gives the exit code.
+        mistakes: exceptions that are printed as one line.
+        traceback: raise them instead, to show where in the code they arose.
+
+    Returns:
+        The exit code: that of ``run``, 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    printable_output()
+    with ending_on_sigterm():
+        try:
+            code = run()
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Stopped as stop:
+            return stop.exit_code
+        except BrokenPipeError:
+            # The reader, such as `head`, has what it wants; Python must not complain again when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except mistakes as error:
+            if traceback:
+                raise
+            hint = "" if isinstance(error, UserError) else " (--traceback shows where)"
+            print(f"error: {error}{hint}", file=sys.stderr)
+            return USER_ERROR
+
+
+def printable_output() -> None:
+    """Lets standard output and error replace what their encoding does not have, in place of failing.
+
+    Terminals and pipes may be ASCII or a code page, and names of files may be no valid UTF-8.
+    """
+    codecs.register_error(REPLACE, _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace" if is_unicode(stream) else REPLACE)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_RESEMBLING.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+
+def is_unicode(stream: object) -> bool:
+    """Whether a text stream has all characters."""
+    return str(getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises :class:`Stopped`, so that temporary files are removed. Does nothing outside the main thread."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
