@@ -132,6 +132,13 @@ class Tokenizer(ABC):
         """
         raise ConfigError(f"{type(self).__name__} cannot be read in chunks")
 
+    def vocabularies(self) -> Mapping[str, str]:
+        """Digests of what its ids mean, by the setting that names a file of it; nothing where no file is read.
+
+        A run goes on with the same vocabularies alone.
+        """
+        return {}
+
     def num_bytes(self, ids: Tensor) -> Tensor | None:
         """How many bytes each of the ids stands for, where that has meaning; for bits per byte."""
         return None

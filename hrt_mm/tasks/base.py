@@ -130,6 +130,11 @@ class TaskConfig(Component):
         return ()
 
     @property
+    def labelled(self) -> bool:
+        """Whether the model's outputs stand for the data's classes, in their order."""
+        return True
+
+    @property
     def stand_ins(self) -> tuple[str, ...]:
         """Classes in place of the data's, which need not be there when a configuration is checked."""
         return ("a", "b")

@@ -50,6 +50,11 @@ class BoundaryConfig(TaskConfig):
     """Probability to drop a value of what the head reads in training."""
 
     @property
+    def labelled(self) -> bool:
+        """Never: samples carry the boundary."""
+        return False
+
+    @property
     def boundaries(self) -> tuple[str, ...]:
         """The one that is to be found."""
         return (self.unit,)

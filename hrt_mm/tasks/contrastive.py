@@ -50,6 +50,11 @@ class ContrastiveConfig(JointTaskConfig):
     """Samples that are encoded at a time, for batches that do not fit into memory: activations are made again in the
     backward pass (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
 
+    @property
+    def labelled(self) -> bool:
+        """Never: samples are told from each other."""
+        return False
+
     def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
         """The batch of some samples, with the pieces that are compared.
 

@@ -42,6 +42,11 @@ class LanguageConfig(TaskConfig):
     """Share of the tokens that are replaced in training, each by a random one of the batch, where they are read and not
     where they are predicted (unigram noise, arXiv 1703.02573): for small corpora that are read many times."""
 
+    @property
+    def labelled(self) -> bool:
+        """Never: the tokens are their own target."""
+        return False
+
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> LanguageModel:
         """The task's module.
 

@@ -49,6 +49,11 @@ class MaskedConfig(TaskConfig):
     """On grids whose first axis is time: hide the same places at all times (arXiv 2203.12602), so that nothing can be
     copied from the frame before."""
 
+    @property
+    def labelled(self) -> bool:
+        """Never: the tokens are their own target."""
+        return False
+
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Masked:
         """The task's module.
 

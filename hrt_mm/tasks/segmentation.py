@@ -74,6 +74,11 @@ class SegmentationConfig(TaskConfig):
         """Those of steps and borders."""
         return tuple(dict.fromkeys((*(() if self.unit is None else (self.unit,)), *self.borders)))
 
+    @property
+    def labelled(self) -> bool:
+        """Whether segments are labelled too."""
+        return self.labels
+
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Segmentation:
         """The task's module.
 

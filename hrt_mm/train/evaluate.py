@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
 from .distributed import Ranks
+from .identity import check_same_vocabularies
 from .meters import Meters, added, classes_without_samples, macro_f1s, means
 from .precision import Autocast, autocast, numerics
 from .sampler import Plan, evaluation_plans, sample_sizes
@@ -196,6 +197,7 @@ def load_task(
     classes = checkpoint.state["classes"]
     names = tuple(classes) if classes is not None else None
     tokenizer = build_tokenizer(config)
+    check_same_vocabularies(checkpoint, tokenizer, "evaluate with the file that it was trained with")
     with forked():
         task = build_task(config, tokenizer, names)
     load_trained(task, checkpoint)

@@ -18,6 +18,7 @@ from .data import TrainStream
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate, load_trained
 from .files import held_alone
+from .identity import check_same_classes, check_same_vocabularies, vocabularies
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
@@ -74,10 +75,12 @@ class Run:
         self.bad = BadSamples("train", len(self.data.splits["train"]), self.options.max_bad_share)
         self.evaluated_bad: dict[str, BadCounts] = {}
         self.unsaved = False
+        self._announced: list[str] = []
         self._sampler = self._build_sampler()
         checkpoint = self._open_folder(resume=resume)
         if checkpoint is None and init_from is not None:
-            load_encoder(self.task, init_from)
+            loaded = load_encoder(self.task, init_from, self.data.tokenizer)
+            self._announced = [f"train.init_from: {loaded}"]
         self.ema = EMA(self.task, self.options.ema) if self.options.ema is not None else None
         if checkpoint is not None:
             self._go_on_from(checkpoint)
@@ -245,6 +248,8 @@ class Run:
         ranks = f", {self.ranks.world_size} ranks" if self.ranks.world_size > 1 else ""
         size = f"{parameter_count(self.task):,} parameters"
         self.progress.say(f"{self.folder}: {size}, {device.type} in {self._precision()}{ranks}, {samples} samples")
+        for line in self._announced:
+            self.progress.say(line)
         if self.state.step:
             self.progress.say(f"goes on from step {self.state.step}")
         if self.ranks.main:
@@ -306,6 +311,9 @@ class Run:
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
+        if self.config.task.labelled:
+            check_same_classes(checkpoint, self.data.classes)
+        check_same_vocabularies(checkpoint, self.data.tokenizer)
         unpack(checkpoint, self.task, self.optimizer, self.ema)
         self.state = TrainState.of(state)
         if self.ranks.main:
@@ -337,6 +345,7 @@ class Run:
             "counts": self._counts(),
             "world_size": self.ranks.world_size,
             "classes": self.data.classes,
+            "vocabularies": vocabularies(self.data.tokenizer),
             "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},
             "config": self.config.model_dump(mode="json"),
             "config_digest": config_digest(self.config),

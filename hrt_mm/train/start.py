@@ -15,10 +15,12 @@ from torch import Tensor
 from ..config import resolved_yaml
 from ..config.folder import PRETRAIN, run_dir
 from ..errors import ConfigError
+from ..modality import Tokenizer
 from ..tasks.base import Task
 from .checkpoint import Checkpoint, CheckpointError
 from .evaluate import open_store
 from .files import LOCK, replace_file
+from .identity import check_same_vocabularies
 from .store import CheckpointStore
 from .weights import differing, named_weights, refuse
 
@@ -113,8 +115,13 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
     """
     saved, now = dict(_flat(_with_younger_keys(checkpoint, config))), dict(_flat(config.model_dump(mode="json")))
     changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key) and not _free(key)]
-    if changed:
-        listed = "\n".join(f"  {key}: saved with {_said(saved, key)}, now {_said(now, key)}" for key in changed)
+    lines = [f"  {key}: saved with {_said(saved, key)}, now {_said(now, key)}" for key in changed]
+    towers, before = list(config.towers or ()), list(checkpoint.state["config"].get("towers") or ())
+    if towers != before and set(towers) == set(before):
+        # Fused tasks read the towers in this order.
+        lines.append(f"  towers: saved in the order {', '.join(before)}, now {', '.join(towers)}")
+    if lines:
+        listed = "\n".join(lines)
         raise CheckpointError(
             f"{checkpoint.folder} is of another configuration:\n{listed}\nresume with the saved values, or start "
             "another run with another run.dir"
@@ -157,16 +164,25 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     yield from children or [(prefix, value)]
 
 
-def load_encoder(task: Task, source: Path) -> None:
+def load_encoder(task: Task, source: Path, tokenizer: Tokenizer) -> str:
     """Starts a task's encoder from the best weights of another run: the moving average where it kept one.
 
     The runs may differ in parts, such as a path down that only one of them has. What the source has not starts fresh,
     with a warning.
 
+    Args:
+        task: whose encoder it is.
+        source: the run folder.
+        tokenizer: of the task.
+
+    Returns:
+        What was loaded, in a line.
+
     Raises:
-        UserError: the source has no checkpoint, or nothing of this encoder, or of other shapes.
+        UserError: the source has no checkpoint, nothing of this encoder, other shapes, or another vocabulary.
     """
     checkpoint = open_store(source).read("best")
+    check_same_vocabularies(checkpoint, tokenizer, "train with the same file, or without train.init_from")
     found = _encoder(checkpoint.tensors("ema" if "ema" in checkpoint else "model"))
     own = _encoder(named_weights(task))
     common = {name: value for name, value in own.items() if name in found}
@@ -184,6 +200,8 @@ def load_encoder(task: Task, source: Path) -> None:
     with torch.no_grad():
         for name, value in common.items():
             value.copy_(found[name])
+    average = ", its moving average" if "ema" in checkpoint else ""
+    return f"{len(common)} of {len(own)} encoder weights from step {checkpoint.step} of {source}{average}"
 
 
 def _encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

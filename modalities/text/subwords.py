@@ -8,7 +8,8 @@ Shapes: T tokens, V ids, the separator last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,11 @@ class SubwordTokenizer(TextTokenizer):
     def raw(self, token: int) -> bytes:
         """The bytes of a subword."""
         return self._raw[token] if token != self.separator else b""
+
+    def vocabularies(self) -> Mapping[str, str]:
+        """The digest of all subwords in their order."""
+        digest = hashlib.sha256(b"".join(len(raw).to_bytes(4, "little") + raw for raw in self._raw))
+        return {"subwords": f"{len(self._raw)} subwords of digest {digest.hexdigest()[:16]}"}
 
     def num_bytes(self, ids: Tensor) -> Tensor:
         """Bytes of each subword, 0 of separators."""
