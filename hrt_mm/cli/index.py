@@ -29,27 +29,28 @@ def add(commands: Commands) -> None:
     removing.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     removing.add_argument("ids", metavar="ID", nargs="+", help="ids of rows")
     removing.add_argument("--part", help="of the rows; every part when absent")
-    showing = command(actions, "show", "say what is in an index", show)
-    showing.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    for name, help, act in (
+        ("show", "say what is in an index", show),
+        ("verify", "compare every file of an index with its checksum", verify),
+    ):
+        command(actions, name, help, act).add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
 
 
 def build(args: argparse.Namespace) -> int:
-    """Makes the index of the first collection's model."""
+    """Makes the index, of the first collection's model."""
     from ..retrieval.collection import Collection
     from ..retrieval.index import Index
 
-    Index.create(args.index, Collection(args.collections[0]).model)
-    return extend(args)
+    Index.build(args.index, [Collection(folder) for folder in args.collections], args.kind)
+    return show(args)
 
 
 def extend(args: argparse.Namespace) -> int:
-    """Adds the collections."""
+    """Adds the collections, all or none."""
     from ..retrieval.collection import Collection
     from ..retrieval.index import Index
 
-    index = Index(args.index)
-    for folder in args.collections:
-        index.add(Collection(folder), args.kind)
+    Index(args.index).extend([Collection(folder) for folder in args.collections], args.kind)
     return show(args)
 
 
@@ -69,4 +70,14 @@ def show(args: argparse.Namespace) -> int:
     index = Index(args.index)
     parts = ", ".join(f"{count:,} of {part}" for part, count in index.parts.items()) or "nothing"
     print(f"{args.index}: {parts}; vectors of {index.model.dim} numbers, of {index.model.run}")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Says that an index is whole, or which file is damaged."""
+    from ..retrieval.index import Index
+
+    index = Index(args.index)
+    index.verify()
+    print(f"{args.index}: all {len(index.segments)} segments are whole")
     return 0

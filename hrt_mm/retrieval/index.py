@@ -8,82 +8,38 @@ Shapes: Q queries, D width.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import PositiveInt, TypeAdapter
 
 from ..errors import UserError
-from ..train.files import LOCK, flush_folder, held_alone, replace_file
-from .collection import MEDIA, SCHEMA, Collection, mapped_vectors, places_of, read_json, save_array, writing
-from .neighbours import Kind, Neighbours, build, kind_for
+from ..storage import Format, Sum
+from ..train.files import LOCK, explained, held_alone, replace_file
+from .collection import BLOCK, MEDIA, Collection, mapped_vectors, writing
+from .neighbours import REMEDY, STRUCTURE, Kind, build, kind_for
 from .rows import Model, Row, check_query, key_of
+from .segment import Entry, Hit, Segment
 
-BLOCK = 65_536
+__all__ = ["Hit", "Index"]
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A segment, as the manifest names it.
-
-    Args:
-        name: of its folder.
-        part: of all its rows.
-        level: of all its rows; empty for whole samples.
-        count: vectors.
-        kind: of the structure.
-        removed: the file with the places that were removed; empty for none.
-    """
-
-    name: str
-    part: str
-    level: str
-    count: int
-    kind: Kind
-    removed: str = ""
+MANIFEST = Format("an index, as `hrt-mm index build` makes one", REMEDY)
 
 
 @dataclass(frozen=True)
-class Hit:
-    """An answer.
+class _Manifest:
+    """What ``manifest.json`` holds; in the first schema segments had no sums."""
 
-    Args:
-        score: the inner product with the query.
-        row: what was found.
-        media: the file that shows it, where there is one.
-        inside: the best of the finer rows within it, best first, where they were asked for.
-    """
-
-    score: float
-    row: Row
-    media: Path | None = None
-    inside: tuple[Hit, ...] = ()
+    model: Model
+    segments: list[Entry]
+    next: PositiveInt
 
 
-class Segment:
-    """A segment that is open."""
-
-    def __init__(self, folder: Path, entry: Entry) -> None:
-        self.entry = entry
-        self.collection = Collection(folder)
-        self.removed = np.load(folder / entry.removed, allow_pickle=False) if entry.removed else np.zeros(0, np.int64)
-        self.neighbours = Neighbours(self.collection.vectors_ND, entry.kind, folder, self.removed)
-
-    def hit(self, place: int, score: float) -> Hit:
-        """The answer at a place."""
-        row = self.collection.row(place)
-        return Hit(float(score), row, self.collection.media(row))
-
-    def living(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
-        """Places by fingerprint, without those that were removed."""
-        found = places_of(self.collection.folder, which, keys)
-        gone = set(self.removed.tolist())
-        kept = {key: [place for place in places if place not in gone] for key, places in found.items()}
-        return {key: places for key, places in kept.items() if places}
+_KIND = TypeAdapter(_Manifest)
 
 
 class Index:
@@ -98,6 +54,7 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.segments: list[Segment] = []
         self._open()
 
     @classmethod
@@ -105,9 +62,9 @@ class Index:
         """An index without vectors.
 
         Raises:
-            UserError: there is something in its place.
+            UserError: there is something in its place, or the disk is full.
         """
-        with held_alone(folder, create=True):
+        with explained(folder), held_alone(folder, create=True):
             if any(entry.name != LOCK for entry in folder.iterdir()):
                 raise UserError(
                     f"{folder} is not empty; add to the index with `hrt-mm index add`, or choose another folder"
@@ -115,17 +72,62 @@ class Index:
             _write_manifest(folder, model, [], 1)
         return cls(folder)
 
-    def _open(self) -> None:
-        manifest = read_json(self.folder / "manifest.json", "an index, as `hrt-mm index build` makes one")
+    @classmethod
+    def build(cls, folder: Path, collections: Sequence[Collection], kind: Kind | None = None) -> Index:
+        """An index of some collections; nothing of it is left where it fails.
+
+        Args:
+            folder: where it is made; empty or not there.
+            collections: one or more, of one model.
+            kind: of the segments; what suits their size when absent.
+
+        Raises:
+            UserError: there is something in its place, they are of several models, an id is there twice, or the disk
+                is full.
+        """
+        found = cls.create(folder, collections[0].model)
         try:
-            self.model, self._next = Model(**manifest["model"]), int(manifest["next"])
-            entries = [Entry(**entry) for entry in manifest["segments"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.folder / 'manifest.json'} is damaged: {error}") from error
-        for entry in entries:
-            if Path(entry.name).name != entry.name or Path(entry.removed).name != entry.removed:
-                raise UserError(f"{self.folder / 'manifest.json'} names a file outside the index: {entry.name!r}")
-        self.segments = [Segment(self.folder / entry.name, entry) for entry in entries]
+            found.extend(collections, kind)
+        except BaseException:
+            if not found.segments:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return found
+
+    def _open(self) -> None:
+        """Reads what the manifest says. Segments that are open already are not opened again."""
+        known = {segment.entry.name: segment for segment in self.segments}
+        while True:
+            manifest = self._manifest()
+            try:
+                segments = [Segment(self.folder / own.name, own, known.get(own.name)) for own in manifest.segments]
+            except UserError:
+                # A writer removes files that its new manifest does not name any more.
+                if self._manifest() != manifest:
+                    continue
+                raise
+            break
+        self.model, self._next, self.segments = manifest.model, manifest.next, segments
+
+    def _manifest(self) -> _Manifest:
+        path = self.folder / "manifest.json"
+        value = MANIFEST.read(path)
+        manifest = MANIFEST.check(path, value, _KIND)
+        for own in manifest.segments:
+            if not own.name or Path(own.name).name != own.name or Path(own.removed).name != own.removed:
+                raise UserError(f"{path} names a file outside the index: {own.name!r}")
+            if value["schema"] > 1 and own.sums.keys() != own.files:
+                raise MANIFEST.damaged(path, f"{own.name} has sums of {', '.join(sorted(own.sums)) or 'no file'}")
+        return manifest
+
+    def verify(self) -> None:
+        """Compares every file of vectors and rows with its checksum, and media not.
+
+        Raises:
+            UserError: a file is damaged; names it.
+        """
+        for segment in self.segments:
+            segment.verify()
 
     def __len__(self) -> int:
         return sum(len(segment.collection) - len(segment.removed) for segment in self.segments)
@@ -156,25 +158,40 @@ class Index:
             The vectors that were added.
 
         Raises:
-            UserError: it is of another model, an id is there already or twice, or another process writes.
+            UserError: it is of another model, an id is there already or twice, another process writes, or the disk is
+                full. The index stays as it was.
         """
-        self.model.check(collection.model, str(collection.folder))
-        with self._alone():
-            self._check_new(collection)
-            entries = [segment.entry for segment in self.segments]
-            shelves: dict[tuple[str, str], list[int]] = {}
-            for place, row in enumerate(collection.rows()):
-                shelves.setdefault((row.part, row.level), []).append(place)
-            for (part, level), places in shelves.items():
-                name = f"segment-{self._next:06d}"
-                self._next += 1
-                chosen = kind or kind_for(len(places))
-                self._write_segment(self.folder / name, collection, places, chosen)
-                entries.append(Entry(name, part, level, len(places), chosen))
-            self._commit(entries)
-        return len(collection)
+        return self.extend([collection], kind)
 
-    def _write_segment(self, folder: Path, collection: Collection, places: Sequence[int], kind: Kind) -> None:
+    def extend(self, collections: Sequence[Collection], kind: Kind | None = None) -> int:
+        """Adds collections, all of them or none, as :meth:`add` does one."""
+        for collection in collections:
+            self.model.check(collection.model, str(collection.folder))
+            if not collection.checked:
+                collection.verify()
+        with self._alone():
+            self._check_new(collections)
+            entries = [segment.entry for segment in self.segments]
+            for collection in collections:
+                entries += self._written(collection, kind)
+            self._commit(entries)
+        return sum(map(len, collections))
+
+    def _written(self, collection: Collection, kind: Kind | None) -> Iterator[Entry]:
+        """Writes the segments of a collection."""
+        shelves: dict[tuple[str, str], list[int]] = {}
+        for place, row in enumerate(collection.rows()):
+            shelves.setdefault((row.part, row.level), []).append(place)
+        for (part, level), places in shelves.items():
+            name = f"segment-{self._next:06d}"
+            self._next += 1
+            chosen = kind or kind_for(len(places))
+            sums = self._write_segment(self.folder / name, collection, places, chosen)
+            yield Entry(name, part, level, len(places), chosen, sums=sums)
+
+    def _write_segment(
+        self, folder: Path, collection: Collection, places: Sequence[int], kind: Kind
+    ) -> Mapping[str, Sum]:
         with writing(folder, self.model) as writer:
             for first in range(0, len(places), BLOCK):
                 block = places[first : first + BLOCK]
@@ -187,18 +204,27 @@ class Index:
                         shutil.copyfile(path, copy)
             writer.finish()
             build(mapped_vectors(writer.folder, self.model.dim), kind, writer.folder)
+            return {STRUCTURE: Sum.of_file(writer.folder / STRUCTURE)} if kind != "flat" else {}
 
-    def _check_new(self, collection: Collection) -> None:
-        keys, places = collection.fingerprints()
-        if (twice := np.flatnonzero(keys[1:] == keys[:-1])).size:
-            row = collection.row(int(places[twice[0]]))
-            raise UserError(f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique")
-        for segment in self.segments:
-            if known := segment.living("keys", keys):
+    def _check_new(self, collections: Sequence[Collection]) -> None:
+        seen: set[int] = set()
+        for collection in collections:
+            keys, places = collection.fingerprints()
+            if (twice := np.flatnonzero(keys[1:] == keys[:-1])).size:
+                row = collection.row(int(places[twice[0]]))
+                raise UserError(
+                    f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique"
+                )
+            known = seen.intersection(keys.tolist())
+            for segment in self.segments:
+                known |= segment.living("keys", keys).keys()
+            if known:
                 first = sorted(places[np.isin(keys, list(known))].tolist())[:3]
                 names = ", ".join(repr(row.id) for row in collection.chosen(first))
                 more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-                raise UserError(f"ids that the index has already: {names}{more}; remove them first, or give others")
+                there = "that another collection has" if known <= seen else "that the index has already"
+                raise UserError(f"ids {there}: {names}{more}; remove them first, or give others")
+            seen.update(keys.tolist())
 
     def remove(self, ids: Sequence[str], part: str | None = None) -> int:
         """Removes whole samples, and what lies within them.
@@ -232,17 +258,11 @@ class Index:
                                 waiting += [(keys[key][0], segment.collection.row(place).id) for place in fresh]
             if missing:
                 raise UserError(f"the index has no row {sorted(missing)[0]!r}{f' of part {part!r}' if part else ''}")
-            self._commit([self._without(segment, found.get(segment.entry.name, set())) for segment in self.segments])
+            self._commit([self._left(segment, found.get(segment.entry.name, set())) for segment in self.segments])
         return sum(len(places) for places in found.values())
 
-    def _without(self, segment: Segment, places: set[int]) -> Entry:
-        if not places:
-            return segment.entry
-        name = f"removed-{self._next:06d}.npy"
-        gone = np.array(sorted({*segment.removed.tolist(), *places}), np.int64)
-        save_array(segment.collection.folder / name, gone)
-        flush_folder(segment.collection.folder)
-        return replace(segment.entry, removed=name)
+    def _left(self, segment: Segment, places: set[int]) -> Entry:
+        return segment.without(places, f"removed-{self._next:06d}.npy") if places else segment.entry
 
     def search(
         self,
@@ -276,9 +296,7 @@ class Index:
             if segment.entry.level == level and part in (None, segment.entry.part):
                 scores_1K, places_1K = segment.neighbours.search(query_D[None], k)
                 found += [
-                    (float(score), segment, int(place))
-                    for score, place in zip(scores_1K[0], places_1K[0], strict=True)
-                    if place >= 0
+                    (float(score), segment, int(place)) for score, place in zip(scores_1K[0], places_1K[0], strict=True)
                 ]
         best = sorted(found, key=lambda item: -item[0])[:k]
         hits = [segment.hit(place, score) for score, segment, place in best]
@@ -300,23 +318,39 @@ class Index:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process writes inside. What a killed one left half done is cleared away first."""
-        with held_alone(self.folder):
+        """No other process writes inside. What a killed or failed one left half done is cleared away."""
+        with explained(self.folder), held_alone(self.folder):
             self._open()
-            known = {segment.entry.name for segment in self.segments}
-            for path in self.folder.iterdir():
-                if path.is_dir() and path.name not in known and path.name.lstrip(".").startswith("segment-"):
-                    shutil.rmtree(path)
+            self._clear()
             try:
                 yield
-            finally:
-                self._open()
+            except BaseException:
+                # The error that is under way says more than one of these.
+                with suppress(OSError, UserError):
+                    self._open()
+                    self._clear()
+                raise
+            self._open()
+            self._clear()
+
+    def _clear(self) -> None:
+        """Removes what the manifest does not name."""
+        known = {segment.entry.name: segment.entry.removed for segment in self.segments}
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name.lstrip(".").startswith("segment-"):
+                if path.name not in known:
+                    shutil.rmtree(path)
+                    continue
+                for own in path.glob("removed-*.npy"):
+                    if own.name != known[path.name]:
+                        own.unlink()
 
     def _commit(self, entries: Sequence[Entry]) -> None:
+        entries = [entry.summed(self.folder) for entry in entries]
         _write_manifest(self.folder, self.model, entries, self._next + 1)
 
 
 def _write_manifest(folder: Path, model: Model, entries: Sequence[Entry], following: int) -> None:
     segments = [asdict(entry) for entry in entries]
-    value = {"schema": SCHEMA, "model": model.plain(), "segments": segments, "next": following}
-    replace_file(folder / "manifest.json", json.dumps(value, indent=1).encode())
+    value = {"model": model.plain(), "segments": segments, "next": following}
+    replace_file(folder / "manifest.json", MANIFEST.encode(value))

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ..errors import UserError
 from .collection import Collection
@@ -45,8 +46,14 @@ class QdrantIndex:
         if not client.collection_exists(_about(name)):
             known = sorted(own.name.removesuffix("-about") for own in client.get_collections().collections)
             raise UserError(f"the database has no index {name!r}; it has {', '.join(dict.fromkeys(known)) or 'none'}")
-        (about,) = client.retrieve(_about(name), [0])
-        self.model = Model(**about.payload)
+        try:
+            (about,) = client.retrieve(_about(name), [0])
+            self.model = TypeAdapter(Model).validate_python(about.payload)
+        except ValueError as error:
+            raise UserError(
+                f"the database does not say which model {name!r} is of, as its collection {_about(name)!r} is damaged; "
+                "delete both and add the collections again"
+            ) from error
 
     @classmethod
     def create(cls, client: Any, name: str, model: Model) -> QdrantIndex:
@@ -90,7 +97,7 @@ class QdrantIndex:
             The vectors that were added.
 
         Raises:
-            UserError: it is of another model, or an id is there already or twice.
+            UserError: it is of another model or damaged, or an id is there already or twice.
         """
         models = load_qdrant().models
         self.model.check(collection.model, str(collection.folder))
@@ -101,15 +108,23 @@ class QdrantIndex:
             if known := self.client.retrieve(self.name, [_point(key) for key in block]):
                 names = ", ".join(repr(own.payload["id"]) for own in known[:3])
                 raise UserError(f"ids that the index has already: {names}; remove them first, or give others")
+        if not collection.checked:
+            collection.verify()
         place = 0
-        for rows in _blocks(collection.rows()):
-            vectors = collection.vectors_ND[place : place + len(rows)].tolist()
-            place += len(rows)
-            points = [
-                models.PointStruct(id=_point(row.key), vector=vector, payload=json.loads(row.json()))
-                for row, vector in zip(rows, vectors, strict=True)
-            ]
-            self.client.upsert(self.name, points)
+        try:
+            for rows in _blocks(collection.rows()):
+                vectors = collection.vectors_ND[place : place + len(rows)].tolist()
+                points = [
+                    models.PointStruct(id=_point(row.key), vector=vector, payload=json.loads(row.json()))
+                    for row, vector in zip(rows, vectors, strict=True)
+                ]
+                self.client.upsert(self.name, points)
+                place += len(rows)
+        except BaseException:
+            # None of the ids was there before.
+            for block in _blocks(iter(keys.tolist())):
+                self.client.delete(self.name, [_point(key) for key in block])
+            raise
         return place
 
     def remove(self, ids: Sequence[str], part: str | None = None) -> int:

@@ -9,11 +9,15 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from pydantic import PositiveInt
 
 from ..errors import UserError
+from ..storage import parse_json
 
 LONGEST = 65_536
 """Bytes of a row; what a search shows is short."""
+LARGEST = 1e15
+"""Magnitude of a vector's numbers; the inner product of larger ones overflows float32."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,12 @@ class Row:
         """
         if not self.id or not self.part:
             raise UserError(f"a row needs an id and a part, got id {self.id!r} and part {self.part!r}")
-        line = json.dumps(self.__dict__ | {"info": dict(self.info)}, ensure_ascii=False).encode() + b"\n"
+        value = self.__dict__ | {"info": dict(self.info)}
+        try:
+            line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            # Names of files that are no UTF-8 hold lone surrogates.
+            line = json.dumps(value).encode() + b"\n"
         if len(line) > LONGEST:
             raise UserError(
                 f"the row {self.id!r:.80} has {len(line):,} bytes; it may have {LONGEST:,}: shorten its info"
@@ -63,7 +72,7 @@ class Row:
             UserError: it is not one that :meth:`json` gave.
         """
         try:
-            value = json.loads(line)
+            value = parse_json(line, where)
             texts = {name: value[name] for name in ("id", "part", "level", "parent", "file")}
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
@@ -73,8 +82,10 @@ class Row:
                 return found
             left, top, right, bottom = (float(place) for place in box)
             return replace(found, box=(left, top, right, bottom))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where} is damaged: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{where} is damaged: {error!r}") from error
 
     @property
     def key(self) -> int:
@@ -99,7 +110,7 @@ class Model:
     """
 
     fingerprint: str
-    dim: int
+    dim: PositiveInt
     run: str = ""
 
     def plain(self) -> dict[str, Any]:
@@ -129,15 +140,29 @@ def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
     """
     if k < 1:
         raise UserError(f"k is {k}; ask for 1 answer or more")
-    query_D = np.asarray(query_D, np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            query_D = np.asarray(query_D, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the query is no vector of numbers: {error}") from error
     if query_D.shape != (dim,):
         raise UserError(f"the query is of shape {query_D.shape}, the index has vectors of {dim} numbers")
-    if not np.isfinite(query_D).all():
+    if reason := not_comparable(query_D[None])[1]:
         raise UserError(
-            "the query's vector is NaN or infinite, so nothing is nearest to it; the model's weights or its half "
-            "precision are broken: try another checkpoint, or float32"
+            f"the query's vector {reason}, so nothing is nearest to it; the model's weights or its half precision are "
+            "broken: try another checkpoint, or float32"
         )
     return query_D
+
+
+def not_comparable(vectors_ND: np.ndarray) -> tuple[int, str]:
+    """The first vector whose inner products are not finite numbers, and why; no reason where there is none."""
+    # The comparison is false for NaN too.
+    bad = np.flatnonzero(~(np.abs(vectors_ND) <= LARGEST).all(1))
+    if not bad.size:
+        return 0, ""
+    finite = bool(np.isfinite(vectors_ND[bad[0]]).all())
+    return int(bad[0]), f"has numbers beyond {LARGEST:g}, which overflow" if finite else "is NaN or infinite"
 
 
 def _named(model: Model) -> str:

@@ -41,6 +41,27 @@ def replace_file(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Says of a disk that is full or read-only what was being written, and what to do.
+
+    Raises:
+        UserError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}; free some space, or choose another disk, and run it again. "
+            "Nothing half written is left"
+        ) from error
+
+
 LOCK = ".lock"
 """The file in a folder that a process locks while it writes there. It stays when the lock is released."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hrt_mm.errors import UserError
+from hrt_mm.retrieval import qdrant as qdrant_module
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.qdrant import QdrantIndex, connect
@@ -91,3 +92,25 @@ def test_bad_input_is_told(tmp_path: Path, client: Any) -> None:
     with pytest.raises(UserError, match="no index 'y'; it has x"):
         QdrantIndex(client, "y")
     assert len(index) == 2
+
+
+def test_a_failed_addition_leaves_nothing(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = QdrantIndex.create(client, "x", MODEL)
+    index.add(collection(tmp_path / "a", ["a"]))
+    monkeypatch.setattr(qdrant_module, "BLOCK", 10)
+    upsert = client.upsert
+
+    def full(name: str, points: list[Any]) -> Any:
+        if len(index) > 20:
+            raise OSError("no space left")
+        return upsert(name, points)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "upsert", full)
+        with pytest.raises(OSError, match="no space left"):
+            index.add(collection(tmp_path / "b", [f"b{place}" for place in range(50)]))
+    assert len(index) == 1
+    assert index.add(Collection(tmp_path / "b")) == 50
+    client.delete("x-about", [0])
+    with pytest.raises(UserError, match="does not say which model 'x' is of"):
+        QdrantIndex(client, "x")

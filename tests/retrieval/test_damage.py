@@ -1,0 +1,289 @@
+"""Collections and indexes that are damaged, of the first schema, or on a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hrt_mm.cli.main import main
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval import collection as collection_module
+from hrt_mm.retrieval import index as index_module
+from hrt_mm.retrieval import segment as segment_module
+from hrt_mm.retrieval.collection import FILES, Collection, writing
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.neighbours import STRUCTURE
+from hrt_mm.retrieval.rows import Row
+from hrt_mm.storage import file_checksum
+from hrt_mm.train.files import LOCK
+from tests.damage import contents, full_disk, try_all
+from tests.retrieval.test_index import MODEL, collection, vectors
+
+QUERIES = vectors(3, seed=8)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def rows_of(folder: Path) -> list[Any]:
+    """All that a collection gives."""
+    made = Collection(folder)
+    made.verify()
+    keys = {which: [own.tolist() for own in made._sorted[which]] for which in ("keys", "parents")}
+    return [made.model, len(made), list(made.rows()), made.vectors_ND.tobytes(), keys]
+
+
+def answers_of(folder: Path) -> list[Any]:
+    """All that searches in an index find."""
+    index = Index(folder)
+    hits = [index.search(query_D, 12, inside=2) for query_D in QUERIES]
+    return [index.model, len(index), index.parts, [[(hit.row, hit.score, hit.inside) for hit in own] for own in hits]]
+
+
+def first_schema(folder: Path) -> None:
+    """Makes files what the first schema has: without checksums."""
+    for path in [*folder.rglob("collection.json"), *folder.rglob("manifest.json")]:
+        value = json.loads(path.read_text()) | {"schema": 1}
+        for key in ("checksum", "files"):
+            value.pop(key, None)
+        for entry in value.get("segments", []):
+            del entry["sums"]
+        path.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Collection:
+    rows = [Row("é", "image", info={"name": "x"}), *(Row(f"é/{place}", "image", "parts", "é") for place in range(6))]
+    with writing(tmp_path / "made", MODEL) as writer:
+        writer.add(vectors(7), rows)
+    return Collection(tmp_path / "made")
+
+
+@pytest.fixture
+def index(tmp_path: Path, made: Collection) -> Index:
+    pytest.importorskip("faiss")
+    found = Index.create(tmp_path / "index", MODEL)
+    found.add(made)
+    found.add(collection(tmp_path / "b", [f"b{place}" for place in range(30)]), "hnsw")
+    found.remove(["b3", "b7", "é/2"])
+    return found
+
+
+@pytest.mark.parametrize("name", [*FILES, "collection.json"])
+def test_a_damaged_collection_is_refused(made: Collection, name: str) -> None:
+    try_all(made.folder / name, lambda: rows_of(made.folder), bits=100)
+    first_schema(made.folder)
+    names = "" if name.endswith("json") else str(made.folder)
+    try_all(made.folder / name, lambda: rows_of(made.folder), bits=100, same=False, names=names)
+
+
+def test_a_damaged_index_is_refused(index: Index) -> None:
+    files = [path for path in index.folder.rglob("*") if path.is_file() and path.name != LOCK]
+    assert {path.name for path in files} >= {STRUCTURE, "removed-000006.npy", "manifest.json", *FILES}
+    for path in files:
+        bits = 150 if path.name in (STRUCTURE, "manifest.json") or path.name.startswith("removed") else 10
+        try_all(path, lambda: answers_of(index.folder), bits=bits, ends=6, others=bits > 10)
+    assert answers_of(index.folder)[1] == 34
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "removed-*.npy"])
+def test_a_damaged_index_of_the_first_schema_gives_no_other_error(index: Index, name: str) -> None:
+    first_schema(index.folder)
+    for path in index.folder.rglob(name):
+        try_all(path, lambda: answers_of(index.folder), bits=300, same=False, names=str(index.folder))
+
+
+def test_what_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path, index: Index, made: Collection) -> None:
+    right = answers_of(index.folder)
+    first_schema(index.folder)
+    first_schema(made.folder)
+    assert answers_of(index.folder) == right and len(Collection(made.folder)) == 7
+    old = Index(index.folder)
+    old.verify()
+    old.remove(["b5"])
+    old.add(collection(tmp_path / "c", ["c"]))
+    assert len(Index(index.folder)) == 34
+    Index(index.folder).verify()
+    entries = json.loads((index.folder / "manifest.json").read_text())["segments"]
+    sums = {name for entry in entries for name in entry["sums"]}
+    assert sums == {STRUCTURE, "removed-000006.npy", "removed-000007.npy"}
+
+
+def test_a_newer_version_is_told_from_damage(index: Index, made: Collection) -> None:
+    for path in (index.folder / "manifest.json", made.folder / "collection.json"):
+        path.write_text('{"schema": 3}')
+        with pytest.raises(UserError, match=r"has schema 3, this version reads up to 2; use the version that wrote it"):
+            (Index if path.name == "manifest.json" else Collection)(path.parent)
+
+
+def test_large_files_are_compared_by_verify(
+    tmp_path: Path, index: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", "verify", str(index.folder)]) == 0
+    assert "all 3 segments are whole" in capsys.readouterr().out
+    for module in (collection_module, segment_module):
+        monkeypatch.setattr(module, "CHECKED_UP_TO", 100)
+    for name in ("segment-000002/vectors.f32", f"segment-000004/{STRUCTURE}", "segment-000004/rows.jsonl"):
+        path = index.folder / name
+        data = path.read_bytes()
+        path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+        assert len(Index(index.folder)) == 34
+        assert main(["index", "verify", str(index.folder)]) == 2
+        assert f"{path} is damaged" in capsys.readouterr().err
+        path.write_bytes(data)
+    large = Collection(collection(tmp_path / "c", ["c"]).folder)
+    assert not large.checked
+    data = (large.folder / "vectors.f32").read_bytes()
+    (large.folder / "vectors.f32").write_bytes(b"\1" + data[1:])
+    with pytest.raises(UserError, match=r"vectors.f32 is damaged"):
+        index.add(large)
+    assert len(Index(index.folder)) == 34
+
+
+def test_a_segment_of_another_model_or_size_is_named(tmp_path: Path, index: Index) -> None:
+    folder = index.folder / "segment-000001"
+    shutil.rmtree(folder)
+    collection(folder, ["other", "two"])
+    with pytest.raises(UserError, match="segment-000001 is damaged: 2 vectors, not 1"):
+        Index(index.folder)
+
+
+def before_and_after(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
+    return {name: data for name, data in contents(folder).items() if name != LOCK}, answers_of(folder)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("room", [0, 300, 1_000, 3_000, 60_000])
+def test_a_full_disk_leaves_the_index_as_it_was(tmp_path: Path, index: Index, kind: str, room: int) -> None:
+    name = {"flat": None, "hnsw": "hnsw", "ivf": "ivf"}[kind]
+    with writing(tmp_path / "c", MODEL) as writer:
+        kept = writer.media(".png", bytes(70_000))
+        rows = [Row(f"c{place}", "image", file=kept if not place else "") for place in range(200)]
+        writer.add(vectors(200, 5), rows)
+    before = before_and_after(index.folder)
+    with full_disk(room), pytest.raises(UserError, match=r"cannot (be )?write|cannot be written"):
+        index.add(Collection(tmp_path / "c"), name)  # type: ignore[arg-type]
+    assert before_and_after(index.folder) == before
+    assert index.add(Collection(tmp_path / "c"), name) == 200  # type: ignore[arg-type]
+    assert len(Index(index.folder)) == 234
+
+
+def test_a_full_disk_leaves_removals_as_they_were(index: Index) -> None:
+    before = before_and_after(index.folder)
+    for room in (0, 100, 200, 900):
+        with full_disk(room), pytest.raises(UserError, match=f"{index.folder} cannot be written: File too large; free"):
+            index.remove(["b1"])
+        assert before_and_after(index.folder) == before
+    index.remove(["b1"])
+    assert len(index) == 33
+
+
+def test_no_collection_is_left_by_a_full_disk(tmp_path: Path) -> None:
+    for room in (0, 2_000, 7_000):
+        with full_disk(room), pytest.raises(UserError, match="vectors cannot be written: File too large"):
+            collection(tmp_path / "vectors", [f"a{place}" for place in range(400)])
+        assert list(tmp_path.iterdir()) == []
+    assert len(collection(tmp_path / "vectors", ["a"])) == 1
+
+
+def test_no_index_is_left_by_a_failed_build(tmp_path: Path, made: Collection) -> None:
+    more = collection(tmp_path / "b", [f"b{place}" for place in range(100)])
+    with (
+        full_disk(2_000),
+        pytest.raises(UserError, match=r"index.segment-\d+ cannot be written: File too large; free some space"),
+    ):
+        Index.build(tmp_path / "index", [made, more])
+    with pytest.raises(UserError, match=r"ids that another collection has: 'é', 'é/0', 'é/1' and 4 more"):
+        Index.build(tmp_path / "index", [made, made])
+    assert not (tmp_path / "index").exists()
+    assert len(Index.build(tmp_path / "index", [made, more])) == 107
+
+
+def test_collections_are_added_together_or_not_at_all(
+    tmp_path: Path, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (collection(tmp_path / name, [name]).folder for name in ("one", "two"))
+    before = before_and_after(index.folder)
+    assert main(["index", "add", str(index.folder), str(one), str(two), str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is not a collection of vectors" in capsys.readouterr().err
+    assert before_and_after(index.folder) == before
+    assert main(["index", "add", str(index.folder), str(one), str(two)]) == 0
+    assert len(Index(index.folder)) == 36
+
+
+def test_removals_leave_no_old_files(index: Index) -> None:
+    for name in ("b10", "b11", "b12"):
+        index.remove([name])
+    left = [path.name for path in index.folder.rglob("removed-*")]
+    assert len(left) == 2, left
+    (index.folder / "segment-000004" / "removed-000099.npy").write_bytes(b"half")
+    (index.folder / ".segment-000099.tmp").mkdir()
+    index.remove(["b13"])
+    assert sorted(path.name for path in index.folder.rglob("removed-*")) != sorted(left)
+    assert len(list(index.folder.rglob("removed-*"))) == 2
+    assert not (index.folder / ".segment-000099.tmp").exists()
+    assert len(Index(index.folder)) == 30
+
+
+def test_a_reader_that_opens_while_removals_are_written(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, manifest = Index(index.folder), Index._manifest
+    seen: list[Any] = []
+
+    def late(self: Index) -> Any:
+        found = manifest(self)
+        if not seen:
+            seen.append(found)
+            writer = Index.__new__(Index)
+            writer.folder, writer.segments = index.folder, []
+            writer._open()
+            writer.remove(["b20"])
+        return found
+
+    monkeypatch.setattr(Index, "_manifest", late)
+    reader._open()
+    assert len(reader) == 33
+
+
+@pytest.mark.parametrize("failing", ["build", "_write_manifest"])
+def test_an_interrupted_addition_is_cleared_away(
+    tmp_path: Path, index: Index, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = before_and_after(index.folder)
+
+    def stop(*ignored: object) -> None:
+        raise KeyboardInterrupt
+
+    added = collection(tmp_path / "c", ["c"])
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, failing, stop)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(added)
+    assert before_and_after(index.folder) == before
+
+
+def test_a_sum_is_that_of_the_file(made: Collection) -> None:
+    files = json.loads((made.folder / "collection.json").read_text())["files"]
+    for name in FILES:
+        path = made.folder / name
+        assert files[name] == {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+
+
+def test_another_error_of_the_system_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="odd"), writing(tmp_path / "a", MODEL):
+        raise OSError(errno.EINVAL, "odd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_media_with_an_impossible_name_is_none(tmp_path: Path) -> None:
+    with writing(tmp_path / "a", MODEL) as writer:
+        writer.add(np.eye(1, 8, dtype=np.float32), [Row("x", "image", file="a\0b")])
+    made = Collection(tmp_path / "a")
+    assert made.media(made.row(0)) is None

@@ -1,0 +1,240 @@
+"""Removals: a search finds what a full comparison of the rows that are left does, whatever was removed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hrt_mm.errors import UserError
+from hrt_mm.retrieval import neighbours as module
+from hrt_mm.retrieval.collection import Collection, writing
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.neighbours import Kind, Neighbours, build
+from hrt_mm.retrieval.rows import Model, Row
+
+NO_PLACES = np.zeros(0, np.int64)
+
+
+def whole_numbers(count: int, dim: int, seed: int, largest: int = 3) -> np.ndarray:
+    """Vectors whose inner products float32 holds exactly, many of them alike."""
+    return np.random.default_rng(seed).integers(-largest, largest + 1, (count, dim)).astype(np.float32)
+
+
+def around(centre_D: np.ndarray, near: int, far: int) -> np.ndarray:
+    """Unit vectors, the first of them all nearer to a centre than the others."""
+    draw = np.random.default_rng(0)
+    close_ND = centre_D + 0.02 * draw.normal(size=(near, len(centre_D)))
+    found = np.concatenate([close_ND, draw.normal(size=(far, len(centre_D)))]).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
+    """Structures over 300 vectors around a centre and 5,700 others."""
+    pytest.importorskip("faiss")
+    centre_D = np.eye(16, dtype=np.float32)[0]
+    vectors_ND = around(centre_D, 300, 5_700)
+    folder = tmp_path_factory.mktemp("crowded")
+    for kind in ("hnsw", "ivf"):
+        (folder / kind).mkdir()
+        build(vectors_ND, kind, folder / kind)
+    return folder, vectors_ND, centre_D
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("removed", [299, 300, 295, 5_999, 5_000, 6_000])
+def test_the_nearest_that_are_left_are_found_once_those_before_them_are_removed(
+    crowded: tuple[Path, np.ndarray, np.ndarray], kind: Kind, removed: int
+) -> None:
+    folder, vectors_ND, centre_D = crowded
+    nearest_N = np.argsort(-(vectors_ND @ centre_D), kind="stable")
+    gone = np.sort(nearest_N[:removed])
+    queries_QD = np.stack([centre_D, np.float32(0.9) * centre_D + vectors_ND[0], -centre_D])
+    scores_QK, places_QK = Neighbours(vectors_ND, kind, folder / kind, gone).search(queries_QD, 10)
+    assert places_QK.shape == (3, min(10, len(vectors_ND) - removed))
+    assert places_QK[0].tolist() == nearest_N[removed : removed + 10].tolist()
+    assert not np.isin(places_QK, gone).any()
+    assert all(len(set(row)) == len(row) for row in places_QK.tolist())
+    assert (np.diff(scores_QK) <= 0).all()
+    expected_QK = np.einsum("qd,qkd->qk", queries_QD, vectors_ND[places_QK])
+    np.testing.assert_allclose(scores_QK, expected_QK, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
+def test_as_many_as_asked_for_are_found_among_duplicates(tmp_path: Path, kind: Kind) -> None:
+    pytest.importorskip("faiss")
+    vectors_ND = np.concatenate([np.ones((2_500, 4), np.float32), whole_numbers(500, 4, 1)])
+    build(vectors_ND, kind, tmp_path)
+    gone = np.arange(0, 2_400)
+    found = Neighbours(vectors_ND, kind, tmp_path, gone)
+    for k in (1, 100, 101, 150, 599, 600, 601, 10_000):
+        scores_QK, places_QK = found.search(np.ones((2, 4), np.float32), k)
+        assert places_QK.shape == (2, min(k, 600))
+        assert len(set(places_QK[0].tolist())) == min(k, 600) and places_QK.min() >= 2_400
+        exact_N = np.sort(vectors_ND[2_400:] @ np.ones(4, np.float32))[::-1]
+        assert scores_QK[0].tolist() == exact_N[:k].tolist()
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["flat", "hnsw", "ivf"]),
+    st.integers(1, 120),
+    st.sets(st.integers(0, 119)),
+    st.integers(1, 150),
+    st.integers(0, 3),
+)
+def test_never_fewer_than_there_are(kind: Kind, count: int, gone: set[int], k: int, seed: int) -> None:
+    """With the bounds that keep structures from being used on so few vectors out of the way."""
+    if kind != "flat":
+        pytest.importorskip("faiss")
+    vectors_ND, queries_QD = whole_numbers(count, 3, seed), whole_numbers(4, 3, seed + 100)
+    removed = np.array(sorted(place for place in gone if place < count), np.int64)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", 0)
+        patch.setattr(module, "BREADTH", 4)
+        build(vectors_ND, kind, Path(folder))
+        scores_QK, places_QK = Neighbours(vectors_ND, kind, Path(folder), removed).search(queries_QD, k)
+        kept = np.setdiff1d(np.arange(count), removed)
+        assert places_QK.shape == scores_QK.shape == (4, min(k, len(kept)))
+        for query_D, scores_K, places_K in zip(queries_QD, scores_QK, places_QK, strict=True):
+            assert scores_K.tolist() == (vectors_ND[places_K] @ query_D).tolist()
+            assert np.isin(places_K, kept).all() and len(set(places_K.tolist())) == len(places_K)
+            assert (np.diff(scores_K) <= 0).all()
+            if kind == "flat":
+                order = np.argsort(-(vectors_ND[kept] @ query_D), kind="stable")
+                assert places_K.tolist() == kept[order][:k].tolist()
+
+
+MODEL = Model("m" * 64, 3)
+PARTS, LEVELS = ("image", "text"), ("", "scenes")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 12), st.sampled_from(PARTS), st.sampled_from(["flat", "hnsw", "ivf"])),
+        st.tuples(st.just("remove"), st.integers(0, 10**6), st.integers(1, 8), st.booleans()),
+        st.tuples(st.just("again"), st.integers(0, 10**6)),
+        st.tuples(st.just("reopen")),
+        st.tuples(st.just("search"), st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([None, *PARTS])),
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+class Plain:
+    """What an index should hold: rows in the order of their addition, and their vectors."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Row, np.ndarray]] = []
+
+    def best(self, query_D: np.ndarray, k: int, part: str | None, level: str, parent: str | None = None) -> list[str]:
+        """The ids of the nearest; of equal ones those that were added earlier come first."""
+        kept = [
+            (float(vector_D @ query_D), row.id)
+            for row, vector_D in self.rows
+            if row.level == level and part in (None, row.part) and parent in (None, row.parent)
+        ]
+        return [name for _, name in sorted(kept, key=lambda own: -own[0])[:k]]
+
+
+@settings(max_examples=15)
+@given(STEPS)
+def test_any_order_of_operations_gives_what_a_plain_list_does(steps: list[tuple[Any, ...]]) -> None:
+    pytest.importorskip("faiss")
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        both = Both(Path(name))
+        for step, *values in [*steps, ("search", 1, 5, None)]:
+            getattr(both, step)(*values)
+            both.count()
+        Index(both.index.folder).verify()
+
+
+class Both:
+    """An index, and a plain list that the same is done to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.index, self.plain = folder, Index.create(folder / "index", MODEL), Plain()
+        self.removed: list[tuple[Row, np.ndarray]] = []
+        self.number = 0
+
+    def add(self, count: int, part: str, kind: Kind) -> None:
+        rows = []
+        for _ in range(count):
+            rows += [Row(str(self.number), part), Row(f"{self.number}/0", part, "scenes", str(self.number))]
+            self.number += 1
+        self._add(list(zip(rows, whole_numbers(len(rows), 3, self.number, 1), strict=True)), kind)
+
+    def _add(self, added: list[tuple[Row, np.ndarray]], kind: Kind) -> None:
+        made = Path(tempfile.mkdtemp(dir=self.folder)) / "made"
+        with writing(made, MODEL) as writer:
+            writer.add(np.stack([vector_D for _, vector_D in added]), [row for row, _ in added])
+        assert self.index.add(Collection(made), kind) == len(added)
+        # Segments are of one part and level, in the order of the first row of each.
+        for key in dict.fromkeys((row.part, row.level) for row, _ in added):
+            self.plain.rows += [own for own in added if (own[0].part, own[0].level) == key]
+
+    def again(self, which: int) -> None:
+        if self.removed:
+            self._add([self.removed.pop(which % len(self.removed))], "flat")
+
+    def remove(self, first: int, count: int, elsewhere: bool) -> None:
+        whole = [row.id for row, _ in self.plain.rows if not row.level]
+        chosen = {whole[(first + step) % len(whole)] for step in range(min(count, len(whole)))}
+        if not chosen:
+            with pytest.raises(UserError, match="has no row"):
+                self.index.remove(["nothing"])
+            return
+        gone = [own for own in self.plain.rows if own[0].id in chosen or own[0].parent in chosen]
+        self.plain.rows = [own for own in self.plain.rows if all(own[0] is not row for row, _ in gone)]
+        index = Index(self.index.folder) if elsewhere else self.index
+        assert index.remove(sorted(chosen)) == len(gone)
+        self.removed += [own for own in gone if not own[0].level]
+        self.reopen() if elsewhere else None
+
+    def reopen(self) -> None:
+        self.index = Index(self.index.folder)
+
+    def search(self, seed: int, k: int, part: str | None) -> None:
+        query_D = whole_numbers(1, 3, seed)[0]
+        for level in LEVELS:
+            hits = self.index.search(query_D, k, part=part, level=level)
+            assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, part, level)
+        for hit in self.index.search(query_D, 3, part=part, inside=2):
+            inner = [own.row.id for own in hit.inside]
+            assert inner == self.plain.best(query_D, 2, hit.row.part, "scenes", hit.row.id)
+
+    def count(self) -> None:
+        rows = [row for row, _ in self.plain.rows]
+        assert len(self.index) == len(rows)
+        for part in PARTS:
+            assert self.index.parts.get(part, 0) == sum(row.part == part and not row.level for row in rows)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
+def test_vectors_without_a_distance_are_refused(tmp_path: Path, value: float) -> None:
+    index = Index.create(tmp_path / "index", MODEL)
+    message = "overflow" if value == 1e30 else "is NaN or infinite"
+    with pytest.raises(UserError, match=f"the query's vector .*{message}"):
+        index.search(np.array([0, 1, value]), 1)
+    with (
+        pytest.raises(UserError, match=f"the vector of 'bad' .*{message}"),
+        writing(tmp_path / "a", MODEL) as writer,
+        np.errstate(over="ignore"),
+    ):
+        writer.add(np.array([[0, 0, 1], [0, 1, value]]), [Row("good", "image"), Row("bad", "image")])
+    with pytest.raises(UserError, match="no vector of numbers"):
+        index.search(np.array(["a", "b", "c"]), 1)
+
+
+def test_a_vector_that_became_nan_on_the_disk_is_named_by_the_search(tmp_path: Path) -> None:
+    vectors_ND = whole_numbers(5, 3, 0)
+    vectors_ND[3, 1] = np.nan
+    with pytest.raises(UserError, match="the vector at 3 is not finite"):
+        Neighbours(vectors_ND, "flat", tmp_path, NO_PLACES).search(np.ones((2, 3), np.float32), 2)
