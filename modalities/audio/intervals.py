@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from hrt_mm.errors import BadSample
+from hrt_mm.errors import BadSample, UserError
+
+log = logging.getLogger(__name__)
 
 SILENCE = "sil"
 """What silence is called among labels."""
@@ -56,6 +59,30 @@ def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
             )
 
 
+def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]:
+    """Intervals in order of time, each cut where the next starts; those that start together become one.
+
+    Args:
+        intervals: in any order.
+        name: of the file, for the warning that counts what was changed.
+    """
+    found: list[Interval] = []
+    changed = 0
+    for own in sorted(intervals, key=lambda interval: interval.start):
+        last = found[-1] if found else None
+        if last is not None and own.start < last.end:
+            changed += own.start < last.end - 10**-DIGITS
+            if own.start == last.start:
+                label = " ".join(filter(None, [last.label, own.label]))
+                found[-1] = Interval(last.start, max(last.end, own.end), label)
+                continue
+            found[-1] = replace(last, end=own.start)
+        found.append(own)
+    if changed:
+        log.warning("%s: %d of %d intervals overlap; each ends where the next starts", name, changed, len(intervals))
+    return found
+
+
 def segments_of(intervals: Sequence[Interval], seconds: float, silence: float = 0.0) -> tuple[Interval, ...]:
     """The intervals, and silences in gaps, before the first and behind the last, so that all time is in one.
 
@@ -88,14 +115,34 @@ def seconds(text: str, name: str, line: int) -> float:
         BadSample: it is no finite number; names the line.
     """
     try:
-        found = float(text)
+        # Python takes 1_0 for 10.
+        found = math.nan if "_" in text else float(text)
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise BadSample(f"{name}:{line}", f"expected a number of seconds, got {text[:40]!r}")
+        fix = "; write a point in it, not a comma" if "," in text else ""
+        raise BadSample(f"{name}:{line}", f"expected a number of seconds, got {text[:40]!r}{fix}")
     return found
 
 
 def one_line(label: str) -> str:
     """A label without the line breaks, tabs and repeated spaces that files of lines cannot hold."""
     return " ".join(label.split())
+
+
+def only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
+    """The tier of an alignment that has no other.
+
+    Raises:
+        UserError: it has.
+    """
+    if len(alignment) > 1:
+        raise UserError(
+            f"{kind} holds one tier, got {', '.join(alignment)}; choose one, or write TextGrid, TSV or JSON"
+        )
+    return next(iter(alignment.values()), ())
+
+
+def short(time: float) -> str:
+    """Seconds without needless zeros."""
+    return f"{time:.{DIGITS}f}".rstrip("0").rstrip(".")

@@ -56,16 +56,28 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
 
 
 def dump(alignment: Alignment, end: float) -> str:
-    """A TextGrid in the long form. Gaps between intervals become empty ones, as Praat wants it."""
+    """A TextGrid in the long form. Gaps between intervals become empty ones, as Praat wants it.
+
+    A tier of points becomes a tier of points; points beside intervals are left out.
+    """
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(end)}"]
     lines += ["tiers? <exists>", f"size = {len(alignment)}", "item []:"]
     for number, (tier, intervals) in enumerate(alignment.items(), 1):
-        whole = list(_without_gaps(intervals, end))
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(tier)}"]
-        lines += ["        xmin = 0", f"        xmax = {_time(end)}", f"        intervals: size = {len(whole)}"]
+        points = bool(intervals) and all(interval.start == interval.end for interval in intervals)
+        whole = intervals if points else list(_without_gaps(intervals, end))
+        kind, what = ("TextTier", "points") if points else ("IntervalTier", "intervals")
+        lines += [f"    item [{number}]:", f'        class = "{kind}"', f"        name = {_quoted(tier)}"]
+        lines += ["        xmin = 0", f"        xmax = {_time(end)}", f"        {what}: size = {len(whole)}"]
         for place, interval in enumerate(whole, 1):
-            lines += [f"        intervals [{place}]:", f"            xmin = {_time(interval.start)}"]
-            lines += [f"            xmax = {_time(interval.end)}", f"            text = {_quoted(interval.label)}"]
+            lines += [f"        {what} [{place}]:"]
+            if points:
+                lines += [
+                    f"            number = {_time(interval.start)}",
+                    f"            mark = {_quoted(interval.label)}",
+                ]
+                continue
+            lines += [f"            xmin = {_time(interval.start)}", f"            xmax = {_time(interval.end)}"]
+            lines += [f"            text = {_quoted(interval.label)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hrt_mm.errors import BadSample, UserError
 from modalities.audio.alignments import read_alignment, written
@@ -139,17 +144,36 @@ def row(start: float, end: float) -> str:
         ("a.TextGrid", SHORT.replace("2.5\n2\n", "2.5\n99999999999\n"), "expected the start of an interval"),
         ("a.TextGrid", SHORT.replace('"TextTier"', '"Other"'), "kind 'Other'"),
         ("a.TextGrid", SHORT + '"never closed', None),
+        ("a.TextGrid", SHORT.replace("1.25", "1,25"), r"a.TextGrid:1[0-9]: expected"),
+        ("a.TextGrid", "ooBinaryFile\x08TextGrid\0\0", "is a binary TextGrid; save it as a text file"),
+        ("a.TextGrid", SHORT.encode("utf-16-le"), "has NUL characters: .*UTF-16 without a byte order mark"),
+        ("a.TextGrid", SHORT.encode("utf-16")[:-1], "is not utf-16"),
+        ("a.TextGrid", '"Praat chronological TextGrid text file"\n0 1\n', "is no TextGrid|expected"),
         ("a.ctm", "a 1 0.5 two\n", r"a.ctm:1: has 4 fields"),
         ("a.ctm", "a 1 0 1 x\na 1 zero 1 x\n", r"a.ctm:2: expected a number of seconds, got 'zero'"),
         ("a.ctm", "a 1 0 nan x\n", "number of seconds"),
+        ("a.ctm", "a 1 0 1 x 1 lex A more\n", r"a.ctm:1: has 9 fields; CTM has 5 to 8"),
+        ("a.ctm", "a 1 0 1 new york\n", r"a.ctm:1: has 'york' for a confidence, .* a word has no spaces"),
+        ("a.ctm", "a 1 * * <ALT_BEGIN>\n", r"a.ctm:1: has alternatives \(<ALT_BEGIN>\); keep one of them"),
+        ("a.ctm", "a 1 0,5 1 x\n", r"a.ctm:1: expected a number of seconds, got '0,5'; write a point"),
+        ("a.ctm", "a 1 1_0 1 x\n", r"a.ctm:1: expected a number of seconds, got '1_0'"),
+        ("a.ctm", "a 1 -1 1 x\n", r"a.ctm:1: starts at -1 s"),
         ("a.ctm", "a 1 1 1 x\na 1 0 1 y\n", "sort the file"),
         ("a.ctm", "a 1 1 -1 x\n", "not before the start"),
         ("a.tsv", "", "no column 'start'"),
+        ("a.tsv", "start\tend\tlabel\tend\n0\t1\tx\t2\n", "two columns 'end'; rename one"),
         ("a.tsv", "start\tend\tlabel\n0\t1\n", r"a.tsv:2: has 2 columns"),
         ("a.json", "[1", "is not JSON"),
         ("a.json", "[]", "must be an object"),
         ("a.json", '{"w": [1]}', "number 0, must be"),
         ("a.json", '{"w": 3}', "list of intervals"),
+        ("a.json", row(10**400, 1), "0 or more"),
+        ("a.json", '{"w": [{"start": 1' + "0" * 5000 + ', "end": 2, "label": "a"}]}', "is not JSON"),
+        ("a.json", '{"segments": [{"text": "a", "start": "0", "end": 1}]}', "'segments', number 0, must be"),
+        ("a.json", '{"segments": [{"text": "a", "start": 0, "end": 1, "words": [3]}]}', "must be a list of objects"),
+        ("a.json", '{"transcription": [{"text": "a"}]}', "number 0, must be"),
+        ("a.txt", "hello\n", r"a.txt:1: is no label of Audacity: start, end and label between tabs"),
+        ("a.txt", "0\tx\tlabel\n", r"a.txt:1: expected a number of seconds, got 'x'"),
         ("a.json", row(2, 1), "not before the start"),
         ("a.json", row(-1, 1), "0 or more"),
         ("a.json", '{"w": [{"start": 0, "end": NaN, "label": "a"}]}', "0 or more"),
@@ -170,3 +194,155 @@ def test_broken_files(name: str, content: str | bytes, message: str | None, tmp_
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadSample, match=r"the name: cannot be read: No such file"):
         read_alignment(tmp_path / "a.tsv", "the name")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.srt")
+    with pytest.raises(BadSample, match=r"a.srt: is no regular file"):
+        read_alignment(tmp_path / "a.srt")
+
+
+CTM = """;; CTM of NIST's RT-09
+  ;; another comment
+talk A 0.00 0.40 yes NA lex NA
+talk A 0.39 0.20 %HESITATION 0.5 fp speaker_1
+
+talk B 0.10 0.30 no <NA> lex <NA>
+call 1 1.0 0.5 word -
+call 1 1.5 0.25 five
+call 1 1.75 0.25 seven 1.0e-1 non-lex
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_ctm_of_five_to_eight_fields(end: str, tmp_path: Path) -> None:
+    found = read_alignment(save(tmp_path, "a.ctm", "\ufeff" + CTM.replace("\n", end)))
+    assert found == {
+        "talk:A": (Interval(0.0, 0.39, "yes"), Interval(0.39, 0.39 + 0.20, "%HESITATION")),
+        "talk:B": (Interval(0.1, 0.1 + 0.3, "no"),),
+        "call": (Interval(1.0, 1.5, "word"), Interval(1.5, 1.75, "five"), Interval(1.75, 2.0, "seven")),
+    }
+
+
+def test_only_line_ends_end_lines(tmp_path: Path) -> None:
+    label = "a\u0085b\u2028c\u2029d\x0be\x0cf\x1cg\rh"
+    for end in ("\n", "\r\n"):
+        text = end.join(["start\tend\tlabel", f"0\t1\t{label}", "", "1\t2\tz"])
+        found = read_alignment(save(tmp_path, "a.tsv", text))
+        assert found == {"words": (Interval(0, 1, label), Interval(1, 2, "z"))}
+        assert read_alignment(save(tmp_path, "a.txt", f"0\t1\t{label}{end}"))["labels"] == (Interval(0, 1, label),)
+
+
+def test_labels_of_audacity(tmp_path: Path) -> None:
+    text = "0.5\t1.25\thello there\n\\\t100.0\t2000.0\n1.25\t1.25\t\n2.0\t3.0\n"
+    expected = (Interval(0.5, 1.25, "hello there"), Interval(1.25, 1.25, ""), Interval(2.0, 3.0, ""))
+    assert read_alignment(save(tmp_path, "a.txt", text)) == {"labels": expected}
+
+
+def words(*parts: tuple[object, ...]) -> list[dict[str, object]]:
+    return [dict(zip(("word", "start", "end"), part, strict=False)) for part in parts]
+
+
+def test_results_of_whisper(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    timed = words((" Hello", 0.0, 0.5), (" 2014",), (" 15",), (" there.", 0.9, 1.5))
+    segments = [
+        {"id": 0, "start": 0.0, "end": 2.0, "text": " Hello 2014 15 there.", "words": timed, "speaker": "A"},
+        {"start": 1.9, "end": 3.0, "text": "Bye", "words": words(("Bye",))},
+    ]
+    data = {"text": "...", "language": "en", "segments": segments, "word_segments": timed}
+    with caplog.at_level(logging.WARNING):
+        found = read_alignment(save(tmp_path, "a.json", json.dumps(data)), "a.json")
+    assert found["segments"] == (Interval(0.0, 1.9, "Hello 2014 15 there."), Interval(1.9, 3.0, "Bye"))
+    assert [(round(own.start, 6), round(own.end, 6), own.label) for own in found["words"]] == [
+        (0.0, 0.5, "Hello"),
+        (0.5, 0.7, "2014"),
+        (0.7, 0.9, "15"),
+        (0.9, 1.5, "there."),
+        (1.9, 3.0, "Bye"),
+    ]
+    assert caplog.messages == ["a.json: 1 of 2 intervals overlap; each ends where the next starts"]
+    assert read_alignment(save(tmp_path, "a.json", '{"segments": [], "language": "en"}')) == {"segments": ()}
+    own = '{"segments": [{"start": 0, "end": 1, "label": "a"}]}'
+    assert read_alignment(save(tmp_path, "a.json", own)) == {"segments": (Interval(0, 1, "a"),)}
+
+
+def test_results_of_whisper_cpp(tmp_path: Path) -> None:
+    part = {"timestamps": {"from": "00:00:00,500", "to": "00:00:01,250"}, "offsets": {"from": 500, "to": 1250}}
+    data = {"systeminfo": "x", "transcription": [part | {"text": " Hello"}]}
+    found = read_alignment(save(tmp_path, "a.json", json.dumps(data)))
+    assert found == {"segments": (Interval(0.5, 1.25, "Hello"),)}
+
+
+def test_points_stay_points(tmp_path: Path) -> None:
+    tiers = {"clicks": (Interval(0.5, 0.5, "a"), Interval(0.75, 0.75, "")), "w": (Interval(0, 1, "x"),)}
+    assert read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers, end=1))) == tiers
+
+
+TEXT = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), st.sampled_from('"!<>\t\n;'))
+)
+
+
+@st.composite
+def alignments(draw: st.DrawFn) -> dict[str, tuple[Interval, ...]]:
+    def tier() -> tuple[Interval, ...]:
+        steps = draw(st.lists(st.integers(1, 100_000), max_size=6))
+        times = [sum(steps[:place]) / 1000 for place in range(len(steps) + 1)]
+        return tuple(Interval(start, end, draw(TEXT)) for start, end in pairwise(times))
+
+    return {name: tier() for name in draw(st.lists(TEXT, max_size=3, unique_by=lambda own: " ".join(own.split())))}
+
+
+@settings(max_examples=60)
+@given(alignments())
+def test_any_alignment_that_is_written_is_read_back(tmp_path: Path, tiers: dict[str, tuple[Interval, ...]]) -> None:
+    def plain(label: str) -> str:
+        return " ".join(label.split())
+
+    exact = {name: [own for own in intervals if own.label] for name, intervals in tiers.items()}
+    lines = {
+        plain(name): [Interval(own.start, own.end, plain(own.label)) for own in intervals]
+        for name, intervals in tiers.items()
+        if intervals
+    }
+    assert spoken(read_alignment(save(tmp_path, "a.json", written("json", tiers)))) == exact
+    assert spoken(read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers)))) == exact
+    found = read_alignment(save(tmp_path, "a.tsv", written("tsv", tiers)))
+    assert {name: list(own) for name, own in found.items()} == lines
+    for intervals in lines.values():
+        read_back = read_alignment(save(tmp_path, "a.ctm", written("ctm", {"w": intervals}))).get("sound", ())
+        assert [(round(own.start, 6), round(own.end, 6), own.label) for own in read_back] == [
+            (own.start, own.end, "_".join(own.label.split())) for own in intervals if own.label
+        ]
+
+
+SCRAPS = {
+    "a.TextGrid": [SHORT, LONG, SHORT[:60], '"', "<exists>", "<absent>", "2\n", "-1\n", "1e999\n", "!", "\n"],
+    "a.ctm": [CTM, "a 1 0 1 x\n", "a", " ", "\n", "1e999", "nan", "-1", ";;", "NA", "<ALT>", "\t"],
+    "a.tsv": ["tier\tstart\tend\tlabel\n", "0\t1\ta\n", "w\t0\t1\ta\n", "\t", "\n", "-1", "inf", "\u2028", "0"],
+    "a.json": [
+        '{"w": [{"start": 0, "end": 1, "label": "a"}]}',
+        '{"segments": [',
+        "]",
+        "}",
+        "[",
+        "{",
+        '"a":',
+        "0",
+        "1e9",
+    ],
+    "a.txt": ["0\t1\ta\n", "\\\t1\t2\n", "\t", "\n", "nan", "-1", "0"],
+}
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_any_text_gives_intervals_or_a_reason(tmp_path: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(SCRAPS)))
+    parts = st.one_of(st.sampled_from(SCRAPS[name]), st.text(max_size=4))
+    content = "".join(data.draw(st.lists(parts, max_size=8))).encode("utf-8", "surrogatepass")
+    try:
+        found = read_alignment(save(tmp_path, name, content))
+    except BadSample:
+        return
+    assert all(0 <= own.start <= own.end < float("inf") for intervals in found.values() for own in intervals)

@@ -1,0 +1,59 @@
+"""Text files of others as strings: UTF-8, or UTF-16 and UTF-32 with a byte order mark."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+_MARKS = (
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+_LINE_END = re.compile("\r\n|\n")
+
+
+class NotText(ValueError):
+    """Bytes that are no text in a known encoding.
+
+    Args:
+        line: where, counted from 1.
+        reason: what is wrong, and the fix.
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line} {reason}")
+        self.line, self.reason = line, reason
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding that a byte order mark names; ``utf-8`` without one."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def decode(raw: bytes) -> str:
+    """The text of a file, without its byte order mark.
+
+    Raises:
+        NotText: it is in another encoding, or has NUL characters; names the line.
+    """
+    encoding = encoding_of(raw)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        name = encoding.removesuffix("-sig")
+        raise NotText(line, f"is not {name} ({error.reason}); save it as UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise NotText(line, "has NUL characters: a binary file, or UTF-16 without a byte order mark; save it as UTF-8")
+    return text
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text, which end with ``\n`` or ``\r\n`` alone; other separators of Unicode are characters."""
+    found = _LINE_END.split(text)
+    return found if found[-1] else found[:-1]
