@@ -93,6 +93,7 @@ def walk(
     suffixes: Collection[str] | None = None,
     *,
     follow_links: bool = False,
+    skipped: Collection[str] = (),
     advice: str = "set data.follow_links: true where you trust it",
 ) -> Listing:
     """Lists a folder and those within it.
@@ -104,6 +105,7 @@ def walk(
         root: the folder.
         suffixes: how the names of files end, with the dot, in any case; all files count when ``None``.
         follow_links: go into folders outside of the root as well.
+        skipped: names of folders that are not gone into, wherever they are.
         advice: what the reason of a link that leads out says to do.
 
     Raises:
@@ -111,7 +113,7 @@ def walk(
     """
     endings = None if suffixes is None else tuple(suffix.lower() for suffix in suffixes)
     found = Listing(root)
-    walker = _Walker(found, endings)
+    walker = _Walker(found, endings, frozenset(skipped))
     try:
         os.listdir(root)
     except OSError as error:
@@ -144,8 +146,8 @@ def walk(
 class _Walker:
     """Lists what is no link to a folder, and gathers those links."""
 
-    def __init__(self, found: Listing, endings: tuple[str, ...] | None) -> None:
-        self.found, self.endings = found, endings
+    def __init__(self, found: Listing, endings: tuple[str, ...] | None, skipped: frozenset[str]) -> None:
+        self.found, self.endings, self.skipped = found, endings, skipped
         self.links: list[str] = []
         self.seen: set[tuple[int, int]] = set()
 
@@ -175,7 +177,8 @@ class _Walker:
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
-                yield name
+                if entry.name not in self.skipped:
+                    yield name
             elif entry.is_file(follow_symlinks=False):
                 self._add(name)
             else:

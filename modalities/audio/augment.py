@@ -7,6 +7,7 @@ Shapes: S samples.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,11 +21,14 @@ from torch import Tensor
 
 from hrt_mm.component import Component
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.folders import walk
 
 from .audio import Audio, Hidden, Pace
 from .files import SUFFIXES, read_audio, read_header
 from .resample import resampled
 from .trim import trimmed
+
+log = logging.getLogger(__name__)
 
 Transform = Callable[[Audio], Audio]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -178,7 +182,9 @@ class Noise(Component):
             return partial(_noisy, self, _white if self.colour == "white" else _pink)
         if not self.folder.is_dir():
             raise ConfigError(f"noise folder {self.folder} is not a folder")
-        files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        listing = walk(self.folder, SUFFIXES, advice="copy it there")
+        listing.warn(log, f"noise folder {self.folder}", unread=False)
+        files = sorted(self.folder / name for name in listing.files)
         if not files:
             raise ConfigError(f"noise folder {self.folder} holds no sound; expected {', '.join(sorted(SUFFIXES))}")
         return partial(_noisy, self, partial(_recorded, files))
@@ -393,7 +399,24 @@ def _fall(size: int, rate: int) -> Tensor:
 
 
 def _recorded(files: Sequence[Path], samples: int, rate: int) -> Tensor:
-    path = files[int(torch.randint(len(files), ()))]
+    """Noise from a random file, or from the next one where that cannot be read."""
+    drawn = int(torch.randint(len(files), ()))
+    for path in (*files[drawn:], *files[:drawn]):
+        try:
+            return _part_of(path, samples, rate)
+        except BadSample as error:
+            bad = error
+            _say_once(str(error))
+    raise BadSample("noise", f"no file of its folder can be read; the last is {bad}")
+
+
+@lru_cache(maxsize=1024)
+def _say_once(message: str) -> None:
+    log.warning("left out as noise: %s", message)
+
+
+def _part_of(path: Path, samples: int, rate: int) -> Tensor:
+    """A random part of a file, repeated where the file is shorter."""
     header = read_header(path, str(path))
     seconds, length = samples / rate, header.samples / header.rate
     offset = float(torch.rand(())) * max(0.0, length - seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrt_mm.errors import BadSample
+from hrt_mm.files import check_regular
 from hrt_mm.modality import Command, Modality
 
 from . import commands
@@ -40,6 +41,7 @@ class TextModality(Modality):
             BadSample: the file is missing, or no text in UTF-8.
         """
         try:
+            check_regular(path, path.name)
             content = path.read_bytes()
             content.decode()
         except OSError as error:

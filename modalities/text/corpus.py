@@ -21,6 +21,8 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.files import special
+from hrt_mm.folders import LeftOut, walk
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
@@ -308,7 +310,8 @@ def documents(
     """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
-        found = _files([(root, path) for path in sorted(_inside(root, (".py",), skipped=_INSTALLED))], where, root)
+        inside = sorted(root / name for name in walk(root, (".py",), skipped=_INSTALLED).files)
+        found = _files([(root, path) for path in inside], where, root)
         # Python's own empty files are no mistake of anyone's.
         found.empty = ()
         return found
@@ -318,12 +321,14 @@ def documents(
     for file in files:
         if not file.exists():
             raise ConfigError(f"{where} {file}: no such file or folder")
+        if not file.is_dir() and (kind := special(file.stat().st_mode)):
+            raise ConfigError(f"{where} {file} is {kind}, not a file or folder")
     if lines:
         return _lines(lines, key)
     paths: list[tuple[Path, Path]] = []
     for file in files:
         home = file if file.is_dir() else file.parent
-        inside = sorted(_inside(file, suffixes)) if file.is_dir() else [file]
+        inside = sorted(_inside(file, suffixes, where)) if file.is_dir() else [file]
         if not inside:
             kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
             raise ConfigError(f"{where} {file} has no file{kind}")
@@ -335,15 +340,17 @@ def _is_lines(file: Path) -> bool:
     return file.suffix.lower() == ".jsonl"
 
 
-def _inside(folder: Path, suffixes: Sequence[str], skipped: Sequence[str] = ()) -> Iterator[Path]:
+def _inside(folder: Path, suffixes: Sequence[str], where: str) -> Iterator[Path]:
     """Files of a folder and those within, hidden ones and links that lead out of it left out."""
+    listing = walk(folder, suffixes or None, advice="name that folder in files")
     home = folder.resolve()
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") or part in skipped for part in parts) or not path.is_file():
-            continue
-        if (not suffixes or path.name.endswith(tuple(suffixes))) and path.resolve().is_relative_to(home):
+    for name in listing.files:
+        path = folder / name
+        if path.resolve().is_relative_to(home):
             yield path
+        else:
+            listing.left_out.append(LeftOut(name, "a link that leads out of the folder"))
+    listing.warn(log, f"{where} {folder}", unread=False)
 
 
 def _files(found: Sequence[tuple[Path, Path]], where: str, root: Path = Path()) -> Files:
@@ -383,11 +390,17 @@ def _lines(files: Sequence[Path], key: str) -> Lines:
 def _text_bytes(line: bytes, key: str, place: str) -> int:
     try:
         row = json.loads(line)
+    except RecursionError as error:
+        raise ConfigError(f"{place} is JSON nested too deeply") from error
     except ValueError as error:
         raise ConfigError(f"{place} is no JSON: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get(key), str):
+    if not isinstance(row, dict) or key not in row:
         have = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
         raise ConfigError(f"{place} has no text at {key!r}; {have}. Set data.text_key")
+    if row[key] is None:
+        raise ConfigError(f"{place}: the text at {key!r} is null; fill it in, or drop the line")
+    if not isinstance(row[key], str):
+        raise ConfigError(f"{place}: {key!r} must be a text, got {row[key]!r:.60}")
     try:
         return len(row[key].encode())
     except UnicodeEncodeError as error:

@@ -12,16 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from hrt_mm.errors import BadSample
+from hrt_mm.files import check_regular
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_AVIF = features.check("avif")  # a Pillow before 11.3, or one that was built without it, has none
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _AVIF else ()))
 """What is decoded. Formats that run programs or hold other files (EPS, PDF, MPO) are not among them."""
 SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpg", ".jpeg", ".jp2", ".png", ".pgm", ".ppm", ".pnm", ".tif", ".tiff", ".webp"}
-)
+    {
+        ".apng", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
+        ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp", *((".avif", ".avifs") if _AVIF else ()),
+    }
+)  # fmt: skip
 MAX_PIXELS = 64_000_000
 """Larger images are not decoded; a small file can unpack to gigabytes."""
 
@@ -67,7 +73,9 @@ def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(path, name, max_pixels) as image:
-                width, height = image.size
+                # Pillow gives the size of a TIFF as it is shown, but that of others as it is stored.
+                tags = image.tag_v2 if isinstance(image, TiffImageFile) else None
+                width, height = image.size if tags is None else (int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH]))
                 if image.getexif().get(_ORIENTATION) in _TURNED:
                     width, height = height, width
                 return 1 if image.mode in _GREY or image.mode.startswith("I") else 3, height, width
@@ -148,6 +156,7 @@ def check_image(image: object, name: str) -> Tensor:
 
 def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
     try:
+        check_regular(path, name)
         image = Image.open(path, formats=FORMATS)
     except FileNotFoundError as error:
         raise BadSample(name, "no such file") from error

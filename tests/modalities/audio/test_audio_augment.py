@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import BadSample, ConfigError
 from modalities.audio import AudioConfig
 from modalities.audio.audio import Audio, Hidden
 from modalities.audio.augment import Augmentation, chain
@@ -149,6 +150,27 @@ def test_noise_from_a_folder(tmp_path: Path) -> None:
         transformed(audio, type="noise", folder=tmp_path)
     with pytest.raises(ConfigError, match="not a folder"):
         transformed(audio, type="noise", folder=tmp_path / "none")
+
+
+def test_hidden_and_broken_files_are_no_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "hum.wav", tone(50, 0.3).waveform_S.numpy(), 16000)
+    (tmp_path / "._hum.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.wav").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "up").symlink_to(".")
+    (tmp_path / "aaa.wav").write_bytes(b"no sound")
+    audio = tone()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        noisy = transformed(audio, type="noise", p=1, snr_db=(10, 10), folder=tmp_path)
+        assert not torch.equal(noisy.waveform_S, audio.waveform_S)
+    assert "pipe.wav (a FIFO)" in caplog.text and "up (a link" in caplog.text
+    assert caplog.text.count("left out as noise") == 1 and "aaa.wav" in caplog.text
+    assert "._hum" not in caplog.text and ".cache" not in caplog.text
+    (tmp_path / "hum.wav").unlink()
+    with pytest.raises(BadSample, match=r"no file of its folder can be read; the last is .*aaa.wav"):
+        transformed(audio, type="noise", p=1, folder=tmp_path)
 
 
 def test_another_microphone_changes_the_spectrum_smoothly() -> None:

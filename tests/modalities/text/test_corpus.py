@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,30 @@ def test_a_link_out_of_the_folder_is_left_out(tmp_path: Path) -> None:
     assert [Path(name).name for name in names] == ["000.txt"]
 
 
+def test_hidden_files_pipes_and_circles_are_no_documents(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = folder(tmp_path / "d", [b"one", b"two"])
+    for name in (".hidden.txt", "._000.txt", "Thumbs.db", "000.txt~"):
+        (home / name).write_bytes(b"x")
+    (home / "B.TXT").write_bytes(b"three")
+    os.mkfifo(home / "pipe.txt")
+    (home / "up").symlink_to(".")
+    (home / "gone.txt").symlink_to("nowhere")
+    with caplog.at_level(logging.WARNING):
+        for suffixes in ((), (".txt",)):
+            config = CorpusConfig(type="corpus", files=(home,), suffixes=suffixes, val=None, test=None)
+            names = config.build("train").source.names
+            assert [Path(name).name for name in names] == ["000.txt", "001.txt", "B.TXT"]
+    assert "gone.txt (a broken link: No such file or directory), pipe.txt (a FIFO), up (a link" in caplog.text
+    with pytest.raises(ConfigError, match=r"pipe.txt is a FIFO, not a file or folder"):
+        CorpusConfig(type="corpus", files=(home / "pipe.txt",)).build("train")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ('{"text": null}', r"a.jsonl:2: the text at 'text' is null"),
+        ('{"text": 5}', r"a.jsonl:2: 'text' must be a text, got 5"),
+        ("[" * 100_000, r"a.jsonl:2 is JSON nested too deeply"),
         ("{broken", r"a.jsonl:2 is no JSON"),
         ("[1]", r"a.jsonl:2 has no text at 'text'; it is a list. Set data.text_key"),
         ('{"body": "x"}', r"a.jsonl:2 has no text at 'text'; it has body. Set data.text_key"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from hrt_mm.errors import BadSample
-from modalities.vision.images import check_image, image_shape, read_image, to_tensor, with_channels
+from modalities.vision.images import FORMATS, SUFFIXES, check_image, image_shape, read_image, to_tensor, with_channels
 
 
 def saved(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:
@@ -212,3 +213,40 @@ def test_reading_from_memory_is_like_reading_a_file(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(buffer.getvalue())
     assert torch.equal(read_image(path, "image"), to_tensor(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["x.tif", "x.jpg", "x.png", "x.webp", "x.avif"])
+def test_the_shape_of_turned_images_is_that_of_their_pixels(tmp_path: Path, name: str, orientation: int) -> None:
+    if Path(name).suffix not in SUFFIXES:
+        pytest.skip("this Pillow was built without AVIF")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, :12] = 255  # the left half, as it is stored
+    path = saved(tmp_path, Image.fromarray(pixels), name, exif=exif, quality=95)
+    found = read_image(path, name)
+    assert image_shape(path, name) == tuple(found.shape) == ((3, 8, 24) if orientation < 5 else (3, 24, 8))
+    first = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
+    halves = {
+        "left": found[:, :, :4], "right": found[:, :, -4:], "top": found[:, :4], "bottom": found[:, -4:],
+    }  # fmt: skip
+    assert halves[first].float().mean() > 230
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.JPG", "a.avif", "a.j2k", "a.jpx", "a.jpf", "a.apng", "a.pbm"])
+def test_suffixes_that_are_read(tmp_path: Path, name: str) -> None:
+    suffix = Path(name).suffix.lower()
+    if suffix == ".avif" and "AVIF" not in FORMATS:
+        pytest.skip("this Pillow was built without AVIF")
+    assert suffix in SUFFIXES
+    image = Image.new("1" if suffix == ".pbm" else "RGB", (64, 48))
+    path = saved(tmp_path, image, name)
+    assert read_image(path, name).shape[1:] == (48, 64) and image_shape(path, name)[1:] == (48, 64)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    for read in (read_image, image_shape):
+        with pytest.raises(BadSample, match=r"x.png: is a FIFO, not a file"):
+            read(tmp_path / "x.png", "x.png")
