@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UserError
 from ..levels import GivenGroups
 from ..spans import Spans
+from ..storage import parse_json, read_tensors
 from ..tasks.language import LanguageModel
 from ..tokens import Tokens
 from ..train.files import replace_file
@@ -28,7 +28,9 @@ from .prefill import prefill
 from .saving import cache_of, cache_state
 from .stepping import step
 
-_KEY, _FORMAT = "hrt_mm.session", 1
+_KEY, _FORMAT = "hrt_mm.session", 2
+"""The first format had no checksum."""
+_REMEDY = "save the session anew with Session.save"
 _CACHE = "cache."
 _FREE = ("backend", "activation_checkpointing", "drop_path", "dropout")
 """Keys of a model's configuration that change nothing in what it remembers."""
@@ -96,6 +98,7 @@ class Session:
         tensors |= {"logits": self.logits_BV, "recent.ids": torch.cat(self._recent), "recent.lengths": lengths}
         said = {"format": _FORMAT, "model": _config(self.model), "weights": _fingerprint(self.model)}
         on_host = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        said["sum"] = _sum(said, on_host)
         try:
             replace_file(Path(path), safetensors.torch.save(on_host, {_KEY: json.dumps(said)}))
         except OSError as error:
@@ -136,29 +139,32 @@ def _config(model: LanguageModel) -> dict[str, Any]:
 
 def _fingerprint(model: LanguageModel) -> str:
     """A sum over all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(named_weights(model).items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return _digest(named_weights(model)).hexdigest()
+
+
+def _sum(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A sum over all that a file holds."""
+    digest = _digest(tensors)
+    digest.update(json.dumps({name: value for name, value in said.items() if name != "sum"}, sort_keys=True).encode())
     return digest.hexdigest()
 
 
+def _digest(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            # What is read is of the mapped file, which may go or change.
-            tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged, or no safetensors file: {error}") from error
-    try:
-        said = json.loads(text) if text is not None else None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(said, dict) or said.get("format") != _FORMAT or not isinstance(said.get("model"), dict):
-        raise UserError(f"{path} holds no saved session of this version; write one with Session.save")
+    metadata, tensors = read_tensors(path, _REMEDY)
+    said = parse_json(metadata[_KEY], str(path)) if _KEY in metadata else None
+    known = isinstance(said, dict) and said.get("format") in (1, _FORMAT) and isinstance(said.get("model"), dict)
+    if not isinstance(said, dict) or not known:
+        raise UserError(f"{path} holds no saved session of this version; {_REMEDY}")
+    if said["format"] != 1 and said.get("sum") != _sum(said, tensors):
+        raise UserError(f"{path} is damaged: its content does not match its checksum; {_REMEDY}")
     return said, tensors
 
 

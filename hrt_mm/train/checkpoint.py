@@ -5,28 +5,92 @@ It is written under another name, flushed to the disk and renamed, so that what 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from pydantic import NonNegativeInt, TypeAdapter
 from torch import Tensor
 
 from ..errors import UserError
+from ..storage import Format, Sum, read_tensors
 from .files import flush_folder, write_flushed
 
-SCHEMA = 1
 PARTS = ("model", "optimizer", "ema")
 """What may lie in a checkpoint, each a safetensors file."""
+REMEDY = "restore it from a copy, or use another checkpoint"
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be read, or is of another configuration."""
+
+
+STATE = Format("a checkpoint", REMEDY, error=CheckpointError)
+
+
+@dataclass(frozen=True)
+class _Bad:
+    seen: NonNegativeInt
+    bad: NonNegativeInt
+    names: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Position:
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class _Monitor:
+    metric: str
+    mode: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What ``state.json`` holds, as far as the types are known here. All but the first two are a run's."""
+
+    step: NonNegativeInt
+    files: dict[str, Sum]
+    position: _Position = _Position(0, 0)
+    samples: NonNegativeInt = 0
+    tokens: NonNegativeInt = 0
+    seconds: float = 0.0
+    evaluated: NonNegativeInt = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    failed_saves: NonNegativeInt = 0
+    meters: dict[str, tuple[float, float]] = field(default_factory=dict)
+    bad: _Bad = _Bad(0, 0, {})
+    log_lines: NonNegativeInt = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    world_size: NonNegativeInt = 1
+    monitor: _Monitor = _Monitor("", "min")
+    config: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] | None = None
+    vocabularies: dict[str, str] = field(default_factory=dict)
+
+
+_KIND = TypeAdapter(_Known)
+
+
+class State(dict[str, Any]):
+    """What ``state.json`` holds; a key that is missing is damage, too.
+
+    Args:
+        path: of the file.
+        value: the object in it.
+    """
+
+    def __init__(self, path: Path, value: Mapping[str, Any]) -> None:
+        super().__init__(value)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise STATE.damaged(self.path, f"it has no {key!r}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +103,7 @@ class Checkpoint:
     """
 
     folder: Path
-    state: dict[str, Any]
+    state: State
 
     @property
     def step(self) -> int:
@@ -53,13 +117,11 @@ class Checkpoint:
         """One part's tensors, on the host.
 
         Raises:
-            CheckpointError: it has no such part.
+            CheckpointError: it has no such part, or the file is damaged.
         """
         if part not in self:
             raise CheckpointError(f"{self.folder} holds no {part}; it has {', '.join(sorted(self.state['files']))}")
-        found = safetensors.torch.load_file(self.folder / f"{part}.safetensors")
-        # They are views of the mapped file, which may go or change.
-        return {name: value.clone() for name, value in found.items()}
+        return read_tensors(self.folder / f"{part}.safetensors", REMEDY, CheckpointError)[1]
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -82,15 +144,16 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
             assert part in PARTS
             data = safetensors.torch.save({name: value.contiguous().cpu() for name, value in tensors.items()})
             write_flushed(aside / f"{part}.safetensors", data)
-            files[f"{part}.safetensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        text = json.dumps({"schema": SCHEMA, **state, "files": files}, indent=1)
-        write_flushed(aside / "state.json", text.encode())
+            files[f"{part}.safetensors"] = Sum.of(data).__dict__
+        write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))
         flush_folder(aside)
         if folder.exists():
             folder.rename(before)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
     flush_folder(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
 
@@ -107,27 +170,16 @@ def tidy(parent: Path) -> None:
             before.rename(folder)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> State:
     """What ``state.json`` says.
 
     Raises:
-        CheckpointError: it is missing, cut short, or of a version that this code does not know.
+        CheckpointError: it is missing, damaged, or of a version that this code does not know.
     """
     path = folder / "state.json"
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is cut short or damaged: {error}") from error
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        found = state.get("schema") if isinstance(state, dict) else None
-        raise CheckpointError(
-            f"{path} has schema {found!r}, this version reads {SCHEMA}; use the version that wrote it"
-        )
-    if not isinstance(state.get("step"), int) or not isinstance(state.get("files"), dict):
-        raise CheckpointError(f"{path} is damaged: it names no step or no files")
-    return state
+    value = STATE.read(path)
+    STATE.check(path, value, _KIND)
+    return State(path, value)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -141,13 +193,5 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name, expected in state["files"].items():
         if name not in known:
             raise CheckpointError(f"{folder / 'state.json'} names a file {name!r}; a checkpoint has {sorted(known)}")
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        size = os.path.getsize(path)
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{path} is cut short: expected {expected['bytes']} bytes, found {size}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                raise CheckpointError(f"{path} is damaged: its {size} bytes are not those that were saved")
+        Sum(**expected).check(folder / name, REMEDY, CheckpointError)
     return Checkpoint(folder, state)

@@ -48,7 +48,8 @@ class TrainState:
     def of(cls, state: Mapping[str, Any]) -> TrainState:
         """From what ``state.json`` holds."""
         names = cls.__dataclass_fields__.keys() - {"position"}
-        return cls(position=Position(**state["position"]), **{name: state[name] for name in names})
+        position = Position(state["position"]["epoch"], state["position"]["batch"])
+        return cls(position=position, **{name: state[name] for name in names})
 
 
 def pack(task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from hrt_mm.hierarchy import Hierarchy, Transformer
 from hrt_mm.levels import HierarchyConfig, Level
 from hrt_mm.tasks import LanguageModel
 from hrt_mm.tokens import Tokens
+from tests.damage import try_all
 from tests.decoding.test_generate import built
 from tests.decoding.test_stepping import GROUPS, SMOOTH, WAYS, awake, batch, beginning, build
 
@@ -204,10 +205,12 @@ def test_a_session_of_another_model_is_refused(saved: tuple[LanguageModel, Path]
 
 
 def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], said: dict[str, Any] | None = None) -> Path:
+    """Another file of the first format, which had no checksum."""
     with safetensors.safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-    if said is not None:
-        metadata["hrt_mm.session"] = json.dumps(json.loads(metadata["hrt_mm.session"]) | said)
+    before = json.loads(metadata["hrt_mm.session"])
+    del before["sum"]
+    metadata["hrt_mm.session"] = json.dumps(before | {"format": 1} | (said or {}))
     safetensors.torch.save_file(safetensors.torch.load_file(file) | tensors, folder / "other", metadata)
     return folder / "other"
 
@@ -220,7 +223,8 @@ def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], said: dict[s
         ({"recent.ids": torch.tensor([256, 97, 98, 257, 256, 100])}, None, "its recent ids do not fit"),
         ({"logits": torch.zeros(2, 9)}, None, r"logits has shape \(2, 9\), not \(2, 257\)"),
         ({"more": torch.zeros(2)}, None, "more is unknown"),
-        ({}, {"format": 2}, "holds no saved session of this version"),
+        ({}, {"format": 3}, "holds no saved session of this version"),
+        ({}, {"format": 2}, "its content does not match its checksum"),
         ({}, {"model": 3}, "holds no saved session of this version"),
         ({}, {"model": {}}, "levels: saved with None"),
         ({}, {"weights": None}, "other weights than those of this model"),
@@ -261,3 +265,17 @@ def test_what_is_no_session_is_refused_and_never_unpickled(saved: tuple[Language
             Session.load(model, tmp_path / name)
     with pytest.raises(UserError, match=r"nowhere/s cannot be written: No such file or directory"):
         Session(model, model.tokenizer.prompts([""])).save(tmp_path / "nowhere" / "s")
+
+
+def test_a_session_that_is_damaged_anywhere_is_refused(saved: tuple[LanguageModel, Path], tmp_path: Path) -> None:
+    model, file = saved
+    right = Session.load(model, file)
+
+    def read() -> list[Any]:
+        found = Session.load(model, path)
+        return [cache_state(found.cache).keys(), found.logits_BV.tolist(), [ids.tolist() for ids in found._recent]]
+
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(file.read_bytes())
+    try_all(path, read, bits=60, ends=5)
+    assert torch.equal(Session.load(model, rewritten(file, tmp_path, {})).logits_BV, right.logits_BV)
