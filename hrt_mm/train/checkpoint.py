@@ -103,7 +103,7 @@ class Checkpoint:
     """
 
     folder: Path
-    state: State
+    state: Mapping[str, Any]
 
     @property
     def step(self) -> int:

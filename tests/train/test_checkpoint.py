@@ -137,7 +137,7 @@ def test_tidying_up_after_a_kill(folder: Path) -> None:
 def whole(folder: Path) -> dict[str, Any]:
     found = read_checkpoint(folder)
     tensors = {part: found.tensors(part) for part in ("model", "optimizer")}
-    return found.state | {
+    return dict(found.state) | {
         part: {name: (value.dtype, value.tolist()) for name, value in own.items()} for part, own in tensors.items()
     }
 
