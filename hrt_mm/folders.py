@@ -93,18 +93,20 @@ def walk(
     suffixes: Collection[str] | None = None,
     *,
     follow_links: bool = False,
+    files_outside: bool = True,
     skipped: Collection[str] = (),
     advice: str = "set data.follow_links: true where you trust it",
 ) -> Listing:
     """Lists a folder and those within it.
 
-    A link to a folder inside the root is followed unless that is read anyway. A link to a file is listed wherever it
-    leads; :class:`hrt_mm.files.Home` refuses those that lead out.
+    A link to a folder inside the root is followed unless that is read anyway.
 
     Args:
         root: the folder.
         suffixes: how the names of files end, with the dot, in any case; all files count when ``None``.
         follow_links: go into folders outside of the root as well.
+        files_outside: list links to files outside of the root. Datasets do, as :class:`hrt_mm.files.Home` refuses them
+            one by one.
         skipped: names of folders that are not gone into, wherever they are.
         advice: what the reason of a link that leads out says to do.
 
@@ -121,6 +123,8 @@ def walk(
     walker.run("")
     inside = root.resolve()
     linked = False
+    if not files_outside:
+        found.files = [name for name in found.files if walker.leads_in(name, inside)]
     while walker.links:
         name = walker.links.pop(0)
         path = root / name
@@ -136,6 +140,8 @@ def walk(
         else:
             linked = True
             walker.run(name)
+    if linked and not files_outside:
+        found.files = [name for name in found.files if walker.leads_in(name, inside)]
     if linked:
         for names in (found.files, found.folders, found.unread):
             names.sort(key=_order)
@@ -160,6 +166,14 @@ class _Walker:
                 self.found.folders.append(folder)
             # A stack: the last one is the next.
             pending += sorted(self._list(folder), reverse=True)
+
+    def leads_in(self, name: str, inside: Path) -> bool:
+        """Whether a file lies inside the root, or is a link that leads there; others are left out."""
+        path = self.found.root / name
+        if not path.is_symlink() or path.resolve().is_relative_to(inside):
+            return True
+        self.found.left_out.append(LeftOut(name, f"a link that leads out of {self.found.root}"))
+        return False
 
     def _list(self, folder: str) -> Iterator[str]:
         path = os.path.join(self.found.root, folder)

@@ -295,6 +295,9 @@ class Modality(ABC):
     name: ClassVar[str]
     tokenizer: ClassVar[type[TokenizerConfig]]
     datasets: ClassVar[tuple[type[DatasetConfig], ...]]
+    suffixes: ClassVar[frozenset[str] | None] = None
+    """How the names of files end that :meth:`read` reads, in lower case, with the dot. When ``None``, any file of a
+    folder is tried that belongs to no other modality."""
 
     @classmethod
     def figures(cls) -> Callable[..., None] | None:

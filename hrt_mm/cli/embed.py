@@ -27,6 +27,12 @@ def add(commands: Commands) -> None:
         type=Path,
         help="a table (CSV, TSV or JSONL) with the path of a file a row; its other columns are kept and shown",
     )
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        type=Path,
+        help="where the paths of tables start and must lie inside (the table's folder); they may be absolute then",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the collection, which must not be there")
     parser.add_argument("--part", action="append", help="which modality, by its tower; all of the data when absent")
     parser.add_argument("--split", default="test", help="of the run's data: train, val or test (test)")
@@ -53,7 +59,11 @@ def run(args: argparse.Namespace) -> int:
     if args.files or args.manifest:
         if not args.part or len(args.part) != 1:
             raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
-        (part,), files = args.part, listed(args.files, args.manifest)
+        if args.root is not None and not args.manifest:
+            raise UserError("--root has no effect without --manifest; drop it")
+        (part,) = args.part
+        suffixes, others = embedder.suffixes(part)
+        files = listed(args.files, args.manifest, suffixes, args.root, others)
         options = {"media": args.media, "levels": args.level, "window": WINDOW if args.window is None else args.window}
         counts = {part: embed_files(embedder, part, files, args.out, **options)}
     else:

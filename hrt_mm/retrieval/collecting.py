@@ -5,9 +5,11 @@ Shapes: D width.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadSample, UserError
+from ..errors import BadSample, UserError, printable
+from ..files import check_regular, shown
+from ..folders import by_suffix
 from ..modality import Dataset
 from ..sample import Sample
 from .collection import Writer, writing
@@ -30,6 +34,12 @@ WINDOW = 8.0
 """Seconds of a long video that are encoded at once; about as long as what models are trained on."""
 MAX_SHOWN = 2_000
 """Characters of a text that a search shows."""
+MAX_INFO = 32_768
+"""Bytes of all texts that a search shows of a sample; a row of a collection has about twice as many at most."""
+MAX_ID = 8_192
+"""Bytes of the id of a sample."""
+MAX_NAMED = 20
+"""Files that are left out and named; of more their number is said."""
 
 
 def check_levels(embedder: Embedder, parts: Sequence[str], levels: Sequence[str]) -> None:
@@ -117,23 +127,29 @@ def embed_files(
     if not 0 < window < math.inf:
         raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
     check_levels(embedder, [part], levels)
+    left_out: list[str] = []
     with writing(folder, embedder.model) as writer:
         for file in files:
+            own = Listed.of(file) if isinstance(file, Path) else file
             try:
-                found = _found(
-                    embedder, part, Listed.of(file) if isinstance(file, Path) else file, levels, window, media
-                )
+                found = _found(embedder, part, own, levels, window, media)
             except BadSample as error:
-                log.warning("left out: %s", error)
+                left_out.append(str(own.path))
+                if len(left_out) <= MAX_NAMED:
+                    log.warning("left out: %s: %s", shown(str(own.path)), error.reason)
                 continue
             _add(embedder, writer, part, found, media)
         count = writer.counts[part]
+    if len(left_out) > MAX_NAMED:
+        log.warning("left out %d of %d files: %s", len(left_out), len(files), by_suffix(left_out))
     if not count:
         raise UserError(f"none of {len(files)} files can be embedded as {part}")
     return count
 
 
 def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool) -> Found:
+    with suppress(OSError):  # what is missing is for the reader to say
+        check_regular(file.path, str(file.path))
     stretches = embedder.modality(part).stretches(file.path, embedder.tokenizer(part), window)
     if stretches is not None:
         beginning, vector_D, passages = embedder.stretched(part, stretches, levels, media=media)
@@ -172,7 +188,11 @@ def _write(
             _write(embedder, writer, part, [item], media, levels)
         return
     for (index, sample, info), vector_D, own in zip(items, vectors, passages, strict=True):
-        found = Found(sample.name or f"sample {index}", sample.value[part], info, vector_D, own)
+        try:
+            found = Found(sample.name or f"sample {index}", sample.value[part], info, vector_D, own)
+        except BadSample as error:
+            log.warning("left out: %s", error)
+            continue
         _add(embedder, writer, part, found, media)
 
 
@@ -194,13 +214,17 @@ class Found:
     vector_D: np.ndarray
     passages: Sequence[Passages]
 
+    def __post_init__(self) -> None:
+        if (size := len(self.name.encode("utf-8", "replace"))) > MAX_ID:
+            raise BadSample(f"{self.name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
+
 
 def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: bool) -> None:
     """Writes a sample, and a row for each of its pieces."""
     modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
-    shown = modality.shown(found.value) if media else None
-    file = writer.media(*shown) if shown else ""
-    info = _text(modality.passage(found.value)) | dict(found.info)
+    piece = modality.shown(found.value) if media else None
+    file = writer.media(*piece) if piece else ""
+    info = _short(_text(modality.passage(found.value)) | dict(found.info), found.name)
     writer.add(found.vector_D[None], [Row(found.name, part, file=file, info=info)])
     names = [found.name]
     for own, inside in zip(found.passages, parents(found.passages), strict=True):
@@ -224,6 +248,25 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
             rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=kept))
         writer.add(own.vectors_ND, rows)
         names = [row.id for row in rows]
+
+
+def _short(info: Mapping[str, str], name: str) -> dict[str, str]:
+    """What is shown of a sample, so short that a row can hold it; says what is cut."""
+    found: dict[str, str] = {}
+    left, cut = MAX_INFO, []
+    for column, text in info.items():
+        # JSON writes a control character as six bytes.
+        size = len(json.dumps(column)) + len(json.dumps(text))
+        if size > left:
+            cut.append(column)
+            if left < MAX_SHOWN or len(column) > MAX_SHOWN:
+                continue
+            text = f"{text[: min(MAX_SHOWN, left // 8)]}..."
+        found[printable(column)] = printable(text)
+        left -= len(json.dumps(column)) + len(json.dumps(text))
+    if cut:
+        log.warning("%s: too long to be kept whole: %s", name, ", ".join(map(repr, cut[:5])))
+    return found
 
 
 def _text(passage: str | None) -> dict[str, str]:

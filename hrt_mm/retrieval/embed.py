@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadSample, ConfigError, UserError
+from ..files import check_regular
 from ..levels import HierarchyConfig
 from ..modality import Modality, Stretch, Tokenizer, modalities
 from ..pyramid import Pyramid
@@ -84,6 +85,17 @@ class Embedder:
         if tower not in self.run.config.towers:
             raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
         return modalities()[self.run.config.towers[tower].modality.type]
+
+    def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """Suffixes of the files that a tower reads, ``None`` for all; and of those that only other modalities read.
+
+        Raises:
+            UserError: there is no such tower.
+        """
+        own = self.modality(tower)
+        if own.suffixes is not None:
+            return own.suffixes, frozenset()
+        return None, frozenset().union(*(other.suffixes or () for other in modalities().values()))
 
     def tokenizer(self, tower: str) -> Tokenizer:
         """The tokenizer of a tower.
@@ -230,7 +242,7 @@ class Embedder:
             BadSample: the file is too large or cannot be read, or is of another modality.
             UserError: there is no such tower.
         """
-        return self.vectors(tower, [self.read(tower, source)])[0]
+        return self.vectors(tower, [self._read_query(tower, source)])[0]
 
     def queries(self, tower: str, source: str | Path, part: str) -> dict[str, np.ndarray]:
         """By level of a part, the (D,) vector of a query that its pieces are compared with; ``""`` for whole samples.
@@ -241,7 +253,7 @@ class Embedder:
             BadSample: the query cannot be read.
             UserError: there is no such tower.
         """
-        (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
+        (pyramid,) = self._pyramids(tower, [self._read_query(tower, source)])
         found = {"": self._query(0, tower, pyramid)[0]}
         for level, view in self.levels(part).items():
             if tower in self.task.views[view].levels:
@@ -252,16 +264,33 @@ class Embedder:
         """A text, or what a file holds, as the run's data has it.
 
         Raises:
-            BadSample: it cannot be used as a query.
+            BadSample: the text is empty, or the file is missing, no regular file, or none of the tower's modality.
             UserError: there is no such tower.
         """
         modality = self.modality(tower)
         if isinstance(source, Path):
-            if not source.is_file():
-                raise BadSample(str(source), "no such file")
-            if (size := source.stat().st_size) > MAX_QUERY_BYTES:
-                raise BadSample(source.name, f"has {size:,} bytes; a query may have {MAX_QUERY_BYTES:,}")
+            size_of(source)
             return self.run.config.data.prepare(tower, modality.read(source))
         if not source.strip():
             raise BadSample("the query", "is empty; type some words")
         return self.run.config.data.prepare(tower, source)
+
+    def _read_query(self, tower: str, source: str | Path) -> Any:
+        self.modality(tower)
+        if isinstance(source, Path) and (size := size_of(source)) > MAX_QUERY_BYTES:
+            raise BadSample(str(source), f"has {size:,} bytes; a query may have {MAX_QUERY_BYTES:,}")
+        return self.read(tower, source)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file.
+
+    Raises:
+        BadSample: it is missing, or a folder, FIFO or device.
+    """
+    try:
+        return check_regular(path, str(path)).st_size
+    except FileNotFoundError as error:
+        raise BadSample(str(path), "no such file") from error
+    except OSError as error:
+        raise BadSample(str(path), f"cannot be read: {error.strerror}") from error

@@ -12,6 +12,7 @@ from .align import ALIGN
 from .audio import Audio
 from .corpora import LibriSpeechConfig, SpeechCommandsConfig
 from .digits import FsddConfig
+from .files import SUFFIXES
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
 from .synthetic import SyntheticConfig
@@ -33,6 +34,7 @@ class AudioModality(Modality):
         SpeechCommandsConfig,
         SyntheticConfig,
     )
+    suffixes = SUFFIXES
 
     @classmethod
     def timeline(cls, value: Any) -> Mapping[str, Sequence[tuple[float, float, str]]]:

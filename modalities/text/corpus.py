@@ -12,7 +12,7 @@ import json
 import logging
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from pydantic import PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.files import special
-from hrt_mm.folders import LeftOut, walk
+from hrt_mm.folders import walk
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
@@ -340,17 +340,11 @@ def _is_lines(file: Path) -> bool:
     return file.suffix.lower() == ".jsonl"
 
 
-def _inside(folder: Path, suffixes: Sequence[str], where: str) -> Iterator[Path]:
+def _inside(folder: Path, suffixes: Sequence[str], where: str) -> list[Path]:
     """Files of a folder and those within, hidden ones and links that lead out of it left out."""
-    listing = walk(folder, suffixes or None, advice="name that folder in files")
-    home = folder.resolve()
-    for name in listing.files:
-        path = folder / name
-        if path.resolve().is_relative_to(home):
-            yield path
-        else:
-            listing.left_out.append(LeftOut(name, "a link that leads out of the folder"))
+    listing = walk(folder, suffixes or None, files_outside=False, advice="name that folder in files")
     listing.warn(log, f"{where} {folder}", unread=False)
+    return [folder / name for name in listing.files]
 
 
 def _files(found: Sequence[tuple[Path, Path]], where: str, root: Path = Path()) -> Files:

@@ -12,6 +12,7 @@ from .corpora import KineticsConfig, Ucf101Config
 from .edited import EditedConfig
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
+from .readers import SUFFIXES
 from .rendered import RenderedConfig
 from .tokenizer import VideoConfig, VideoTokenizer
 from .video import Video
@@ -31,6 +32,7 @@ class VideoModality(Modality):
         EditedConfig,
         Ucf101Config,
     )
+    suffixes = SUFFIXES
 
     @classmethod
     def read(cls, path: Path) -> Video:

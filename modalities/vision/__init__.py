@@ -9,6 +9,7 @@ from typing import Any
 from hrt_mm.modality import Modality
 
 from .files import FolderConfig
+from .images import SUFFIXES
 from .manifest import ManifestConfig
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
 from .tokenizer import VisionConfig, VisionTokenizer
@@ -20,6 +21,7 @@ class Vision(Modality):
     name = "vision"
     tokenizer = VisionConfig
     datasets = (DigitsConfig, FolderConfig, ManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
+    suffixes = SUFFIXES
 
     @classmethod
     def read(cls, path: Path) -> Any:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,55 @@ def test_files_folders_and_patterns(films: Path, given: list[str], found: list[s
             files_in(paths)
     else:
         assert files_in(paths) == [films / name for name in found]
+
+
+def test_files_of_other_suffixes_and_hidden_ones_are_left_out(films: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (".DS_Store", "._a.mp4", "deep/Thumbs.db", "deep/er/a.MP4", "__MACOSX/b.mp4", "deep/labels.txt"):
+        (films / name).parent.mkdir(exist_ok=True)
+        (films / name).touch()
+    os.mkfifo(films / "pipe.mp4")
+    (films / "up").symlink_to(".")
+    (films / "out.mp4").symlink_to(films.parent / "secret.mp4")
+    (films.parent / "secret.mp4").touch()
+    everything = ["a.mp4", "b.mp4", "deep/er/a.MP4", "deep/er/c.mp4", "x1.mp4", "x[1].mp4"]
+    with caplog.at_level(logging.WARNING):
+        assert files_in([films], {".mp4"}) == [films / name for name in everything]
+    assert caplog.text.count("left out 2 files of .txt, which are not read; the first is notes.txt") == 1
+    assert "out.mp4 (a link that leads out" in caplog.text and "pipe.mp4 (a FIFO)" in caplog.text
+    assert ".DS_Store" not in caplog.text and "Thumbs" not in caplog.text
+    assert files_in([films], None, {".mp4"}) == [films / "deep/labels.txt", films / "notes.txt"]
+    assert files_in([films / "notes.txt"], {".mp4"}) == [films / "notes.txt"], "a file that is named is tried"
+    assert files_in([films / "*.txt"], {".mp4"}) == [films / "notes.txt"], "a suffix that is asked for is tried"
+    caplog.clear()
+    assert files_in([films / "**" / "*"], {".mp4"}) == [films / name for name in everything]
+    assert files_in([films / "**"], {".mp4"}) == [films / name for name in everything]
+    assert files_in([films / "de*" / "**" / "?.mp4"]) == [films / "deep/er/c.mp4"]
+    assert caplog.text.count("left out 2 files of .txt, which are not read") == 2
+    with pytest.raises(UserError, match=r"there are no files in .*; files that count end in .wav"):
+        listed([films], suffixes={".wav"})
+
+
+def test_a_root_of_the_paths_of_tables(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    table = tmp_path / "lists" / "a.csv"
+    table.write_text(f"path\n{films}/a.mp4\ndeep/er/c.mp4\n")
+    paths = [films / "a.mp4", films / "deep/er/c.mp4"]
+    assert [own.path for own in listed([], [table], root=films)] == paths
+    with pytest.raises(UserError, match=r"a.csv:2: path .* leads out of the folder of the table.* Set --root"):
+        listed_in([table])
+    with pytest.raises(UserError, match=r"leads out of --root"):
+        listed_in([table], films / "deep")
+
+
+def test_names_that_are_not_utf8_and_lone_surrogates(films: Path) -> None:
+    raw = os.fsencode(films) + b"/caf\xe9.mp4"
+    open(raw, "wb").close()
+    (own,) = (own for own in listed([films], suffixes={".mp4"}) if "caf" in own.name)
+    assert own.path.is_file() and own.name.endswith("caf\\xe9.mp4") and own.info == {"file": own.name}
+    (films / "a.jsonl").write_text('{"path": "a\\ud800.mp4", "id": "x\\ud800", "title": "\\udfff"}\n')
+    (own,) = listed_in([films / "a.jsonl"])
+    assert own.name == "x\\ud800" and own.info["title"] == "\\udfff"
+    own.info["file"].encode()
 
 
 def test_what_is_not_there_is_told(films: Path) -> None:

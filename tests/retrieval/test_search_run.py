@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.errors import BadSample, UserError
+from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.evaluate import evaluate_run
@@ -129,12 +131,64 @@ def test_a_manifest_gives_names_and_what_is_shown(
     assert "nothing matches" in capsys.readouterr().err
 
 
+def test_a_folder_of_many_kinds_of_files(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a/1.PNG", "a/2.jfif", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (20, 20), 255).save(tmp_path / name, "PNG")
+    for index in range(20):
+        (tmp_path / "a" / f"{index}.txt").write_text("dots")
+    (tmp_path / "b" / "._3.png").write_bytes(b"x")
+    (tmp_path / "b" / "broken.png").write_bytes(b"x")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    (tmp_path / "up").symlink_to(".")
+    with open(os.fsencode(tmp_path) + b"/b/\xff.png", "wb") as file:
+        file.write((tmp_path / "b" / "3.png").read_bytes())
+    assert main(["embed", str(run), str(tmp_path), "--part", "image", "--out", str(run.parent / "folder")]) == 0
+    assert "4 of image" in capsys.readouterr().out
+    assert caplog.text.count("left out 20 files of .txt, which are not read") == 1
+    assert f"left out: {tmp_path}/b/broken.png: not an image" in caplog.text and "._3.png" not in caplog.text
+    assert "b/pipe.png (a FIFO)" in caplog.text
+    assert "up (a link that leads upwards" in caplog.text
+    assert main(["embed", str(run), str(tmp_path), "--part", "text", "--out", str(run.parent / "texts")]) == 0
+    assert "20 of text" in capsys.readouterr().out
+    assert "left out 4 files of .png, 1 file of .jfif, which are not read" in caplog.text
+
+
+def test_long_rows_are_cut_and_strange_ids_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("L", (20, 20), 255).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    lines: list[dict[str, object]] = [
+        {"path": "a.png", "id": "long", "title": "x" * 200_000, "year": 1824},
+        {"path": "a.png", "id": "wide", **{f"column {place}": "\x00" * 900 for place in range(100)}},
+        {"path": "a.png", "id": "y" * 100_000},
+        {"path": "pipe.png", "id": "pipe"},
+        {"path": "\ud800.png", "id": "z\ud800"},
+        {"path": "a.png", "id": "lone \ud800", "title": "\udfff"},
+    ]
+    (tmp_path / "files.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    out = run.parent / "long"
+    argv = ["embed", str(run), "--manifest", str(tmp_path / "files.jsonl"), "--part", "image", "--out", str(out)]
+    assert main(argv) == 0
+    assert "3 of image" in capsys.readouterr().out
+    rows = {row.id: row.info for row in Collection(out).rows()}
+    assert sorted(rows) == ["lone \\ud800", "long", "wide"]
+    assert rows["long"]["title"] == "x" * 2000 + "..." and rows["long"]["year"] == "1824"
+    assert "long: too long to be kept whole: 'title'" in caplog.text
+    assert "its id has 100,000 bytes" in caplog.text and "pipe.png: is a FIFO" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
         (["--audio", "x.wav"], "the model cannot read --audio; it reads image, text"),
         (["--image", "run/config.yaml"], "not an image that can be read"),
         (["--image", "missing.png"], "no such file"),
+        (["--image", "pipe.png"], "is a FIFO, not a file"),
+        (["--image", "run"], "is a folder, not a file"),
         (["--text", "  "], "is empty"),
         (["--text", "dots", "--find", "sound"], "the index has no 'sound' to find; it has image, text"),
         (["--text", "dots", "-k", "0"], "k is 0"),
@@ -143,6 +197,8 @@ def test_a_manifest_gives_names_and_what_is_shown(
 def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     flag, value, *rest = query
     given = str(index.parent / value) if flag != "--text" else value
+    if value == "pipe.png":
+        os.mkfifo(given)
     assert main(["search", str(index), flag, given, *rest]) == 2
     assert said in capsys.readouterr().err
 
