@@ -8,7 +8,7 @@ placed greedily, the largest first, where they bring the classes closest to thei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from heapq import nsmallest
@@ -28,9 +28,10 @@ def position(key: str, seed: int = 0) -> float:
 def assign_splits(units: Sequence[str], labels: Sequence[str | None], val: float, test: float, seed: int) -> list[str]:
     """The split of each sample.
 
-    A class of one unit is trained on; one of two units is trained on and tested, or validated where there is no
-    ``test``; one of three and more is in every split. Beyond that its shares are exact to less than one unit, as far
-    as units are single samples.
+    Every class is trained on. It is tested and validated as well where its share there comes to half a sample or more,
+    and it has the units for it: the test comes first. Single samples keep the shares of their class to less than one
+    sample; what rounding leaves is dealt out so that the shares over all classes hold too. Small classes may therefore
+    be missing from a split, and a class of one unit always is.
 
     Args:
         units: what stays together, a key for each sample.
@@ -57,15 +58,14 @@ def assign_folds(units: Sequence[str], labels: Sequence[str | None], folds: int,
     return _assign(units, labels, [1 / folds] * folds, seed, priority=False)
 
 
-def joined_units(files: Sequence[str], groups: Sequence[str | None]) -> list[str]:
-    """What stays together: samples of one file, samples of one group, and all that are linked through both.
+def joined_units(keys: Iterable[Sequence[str]]) -> list[str]:
+    """What stays together: samples that share any of their keys, and all that are linked through others.
 
     Args:
-        files: of each sample.
-        groups: of each sample, where it has one.
+        keys: of each sample, one or more.
 
     Returns:
-        A key for each sample, the least of the names that are linked, whatever the order of the samples.
+        A key for each sample, the least of those that are linked, whatever the order of the samples.
     """
     parent: dict[str, str] = {}
 
@@ -74,11 +74,13 @@ def joined_units(files: Sequence[str], groups: Sequence[str | None]) -> list[str
             parent[key] = key = parent[above]
         return key
 
-    nodes = [f"file:{file}" for file in files]
-    for node, group in zip(nodes, groups, strict=True):
-        if group is not None and (one := root(node)) != (other := root(f"group:{group}")):
-            parent[max(one, other)] = min(one, other)
-    return [root(node) if node in parent else node for node in nodes]
+    first: list[str] = []
+    for own in keys:
+        first.append(own[0])
+        for key in own[1:]:
+            if (one := root(own[0])) != (other := root(key)):
+                parent[max(one, other)] = min(one, other)
+    return [root(key) if key in parent else key for key in first]
 
 
 @dataclass
@@ -97,10 +99,15 @@ class _Class:
     singles: list[str] = field(default_factory=list)
     larger: list[str] = field(default_factory=list)
 
-    def wanted(self, priority: bool) -> range:
-        """The sides that must have a sample of the class; none in particular where there are fewer units than folds."""
-        units, sides = len(self.singles) + len(self.larger), len(self.quota)
-        return range(sides if units >= sides else units if priority else 0)
+    def wanted(self, priority: bool) -> list[int]:
+        """The sides that must have a sample of the class, as far as it has the units for them.
+
+        Without priority these are all where there are enough units, and else none in particular.
+        """
+        units, sides = len(self.singles) + len(self.larger), range(len(self.quota))
+        if not priority:
+            return list(sides) if units >= len(sides) else []
+        return [side for side in sides if side == 0 or self.quota[side] >= 0.5 - 1e-9][:units]
 
 
 def _assign(
@@ -139,6 +146,8 @@ def _assign(
     placement = _Placement(rows, classes, _Class([len(units) * share for share in shares], none.copy()))
     placement.cover(priority)
     placement.fill()
+    if priority:
+        placement.keep_trainable()
     placement.deal(priority)
     return [placement.side[unit] for unit in units]
 
@@ -184,6 +193,14 @@ class _Placement:
             costs = [self._cost(unit, side) for side in range(len(self.total.quota))]
             self._put(unit, costs.index(min(costs)))
 
+    def keep_trainable(self) -> None:
+        """Moves a unit to the first side, which is train, for each class that would have nothing there."""
+        for own in self.classes.values():
+            if own.larger and not own.placed[0] and not own.singles:
+                unit = min(own.larger, key=self.sizes.__getitem__)
+                self._put(unit, self.side[unit], -1)
+                self._put(unit, 0)
+
     def deal(self, priority: bool) -> None:
         """Deals the units of one sample out, so that each class comes as close to its shares as it can."""
         carry = [0.0] * len(self.total.quota)
@@ -201,11 +218,11 @@ class _Placement:
         classes = (_growth(self.classes[name], side, count) for name, count in sorted(self.rows[unit].items()))
         return _growth(self.total, side, self.sizes[unit]) + sum(classes)
 
-    def _put(self, unit: str, side: int) -> None:
+    def _put(self, unit: str, side: int, sign: int = 1) -> None:
         self.side[unit] = side
         for name, count in self.rows[unit].items():
-            self.classes[name].placed[side] += count
-            self.total.placed[side] += count
+            self.classes[name].placed[side] += sign * count
+            self.total.placed[side] += sign * count
 
 
 def _growth(own: _Class, side: int, count: int) -> float:

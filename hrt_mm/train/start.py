@@ -131,15 +131,11 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
 def _with_younger_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     """The configuration of a checkpoint, with what the keys of ``data`` mean that are younger than it."""
     saved: dict[str, Any] = checkpoint.state["config"]
-    kind = type(config.data)
     if saved.get("data", {}).get("type") != config.data.type:
         return saved
-    plain = config.data.model_dump(mode="json")
-    defaults = {
-        name: plain[name]
-        for name, field in kind.model_fields.items()
-        if name not in kind.before and not field.is_required() and getattr(config.data, name) == field.default
-    }
+    kind = type(config.data)
+    # Without validation, so that the keys without a default may be missing.
+    defaults = kind.model_construct(type=config.data.type).model_dump(mode="json")
     return saved | {"data": {**defaults, **kind.before, **saved["data"]}}
 
 

@@ -9,10 +9,12 @@ from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
+from hrt_mm.splits import Splits
 
 from ..folders import Layout
-from ..media import UnsplitConfig
-from ..splits import by_hash, check_split
+from ..media import UnsplitConfig, traits_of
+from ..splits import check_split
+from ..splitting import Division
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows, seconds_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
@@ -20,7 +22,7 @@ from .recordings import Recording, Recordings, RecordingsConfig, Target
 
 
 class FolderConfig(UnsplitConfig, RecordingsConfig):
-    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["audio_folder"]
     root: Path
@@ -35,8 +37,15 @@ class FolderConfig(UnsplitConfig, RecordingsConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        found = self.by_folders(split, self.root, SUFFIXES, Recording, self.layout)
-        return self.dataset(split, self.root, found)
+        check_split(split)
+        return self.dataset(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Recording]:
+        return self.by_folders(self.root, SUFFIXES, Recording, self.layout)
 
 
 class ManifestConfig(UnsplitConfig, JoinableConfig):
@@ -57,7 +66,7 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
     words may also be a list."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by a hash of the paths."""
+    testing); null to split by class and seed."""
     offset_column: str | None = None
     """Column of the seconds at which a part of the file begins."""
     duration_column: str | None = None
@@ -80,11 +89,21 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
                 path leads out of the folder, or a class is not in train; names the row.
         """
         check_split(split)
+        home = self.root or self.file.parent
+        sounds = self.dataset(split, home, self._division(), texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Recording]:
         keys = ("path_column", "label_column", "split_column", "offset_column", "duration_column", "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
-        splits: dict[str, list[Recording]] = {}
+        found: dict[str, list[Recording]] = {}
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
-        for number, row in read_rows(self.file, columns, ", ".join(f"data.{key}" for key in keys)):
+        named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
+        for number, row in read_rows(self.file, [*columns, *self.split_columns()], named):
             place = f"{self.file}:{number}"
             item = Recording(
                 paths.of(row, self.path_column, place),
@@ -92,14 +111,11 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
                 seconds_of(row, self.offset_column, place) or 0.0,
                 seconds_of(row, self.duration_column, place),
                 alignment=paths.of(row, self.alignment_column, place) if self.alignment_column else None,
+                group=self.group_of(row, place),
             )
-            splits.setdefault(sides.of(row, place), []).append(item)
-        if self.split_column is None:
-            splits = by_hash(splits.get("train", []), self.val, self.test)
-        else:
-            self.check_own(splits, str(self.file))
-        sounds = self.dataset(split, paths.root, splits, texts=self.label == "text")
-        return self.strung(split, sounds, spaced=self.label == "characters")
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        traits = traits_of(texts=self.label == "text")
+        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
 
     def _target(self, row: Row, place: str) -> Target:
         if self.label_column is None:

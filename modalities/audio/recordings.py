@@ -17,6 +17,7 @@ from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
 from ..media import MediaConfig
+from ..splitting import Division
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
@@ -39,6 +40,7 @@ class Recording:
         boundaries: by name, seconds from the beginning of the part at which groups start.
         alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
         labels: by name, what the groups of these boundaries are.
+        group: what it must not be separated from by splits.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Recording:
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     alignment: str | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group: str | None = None
 
     @property
     def title(self) -> str:
@@ -112,6 +115,11 @@ class Recordings(Dataset):
         """The file, and where the part begins if it is one."""
         return printable(self.items[index].title)
 
+    def class_of(self, index: int) -> str | None:
+        """The sound's class, where its label is one."""
+        target = self.items[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) from the header, before trimming and augmentation.
 
@@ -160,7 +168,12 @@ class RecordingsConfig(MediaConfig):
     """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
 
     def dataset(
-        self, split: str, root: Path, found: Mapping[str, Sequence[Recording]], *, texts: bool = False
+        self,
+        split: str,
+        root: Path,
+        found: Mapping[str, Sequence[Recording]] | Division[Recording],
+        *,
+        texts: bool = False,
     ) -> Recordings:
         """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
 

@@ -12,9 +12,11 @@ from pydantic import Field, model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
+from hrt_mm.splits import Member, Splits
 
 from ..media import UnsplitConfig
-from ..splits import by_hash, check_split
+from ..splits import check_split
+from ..splitting import Division, Traits
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .columns import AnySource, TextSource
 
@@ -28,12 +30,16 @@ class Entry:
         title: the table's name and the line.
         target: its class, or what makes it one with other rows.
         items: by tower, what is read; a modality that the row lacks is absent.
+        files: the paths that it has.
+        group: what it must not be separated from by splits.
     """
 
     name: str
     title: str
     target: str | None
     items: Mapping[str, Any]
+    files: tuple[str, ...] = ()
+    group: str | None = None
 
 
 class JointManifestConfig(UnsplitConfig):
@@ -60,7 +66,7 @@ class JointManifestConfig(UnsplitConfig):
     of a picture that has several rows."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by a hash of the first path or text of each row."""
+    testing); null to split by class and seed, those of one file together."""
 
     @model_validator(mode="after")
     def _labelled(self) -> JointManifestConfig:
@@ -87,15 +93,32 @@ class JointManifestConfig(UnsplitConfig):
 
     def _build(self, split: str, *, training: bool) -> JointRows:
         check_split(split)
-        splits: dict[str, list[Entry]] = {}
-        for entry, own in self._entries():
-            splits.setdefault(own, []).append(entry)
-        if self.split_column is None:
-            splits = by_hash(splits.get("train", []), self.val, self.test)
-        else:
-            self.check_own(splits, str(self.file))
-        entries, classes = self.items(split, self.root or self.file.parent, splits, texts=self.label == "group")
+        entries, classes = self.items(split, self._home(), self._division(), texts=self.label == "group")
         return JointRows(self, entries, classes, training=training)
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        home = self._home()
+
+        def member(entry: Entry, traits: Traits) -> Member:
+            return Member(entry.title, traits.label, traits.group, home / entry.files[0] if entry.files else None)
+
+        return self._division().listed(member, None if self.follow_links else home)
+
+    def _home(self) -> Path:
+        return self.root or self.file.parent
+
+    def _division(self) -> Division[Entry]:
+        found: dict[str, list[Entry]] = {}
+        for entry, side in self._entries():
+            found.setdefault(side, []).append(entry)
+        return self.divide(found, self._traits, own=self.by_column(), where=f"data.file {self.file}")
+
+    def _traits(self, entry: Entry) -> Traits:
+        alike = self.label == "group"
+        # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
+        others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
+        return Traits(entry.name, None if alike else entry.target, entry.group, others)
 
     def _entries(self) -> Iterator[tuple[Entry, str]]:
         """The rows with their splits."""
@@ -103,12 +126,13 @@ class JointManifestConfig(UnsplitConfig):
         wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
         unseen, have = dict(wanted), dict[str, None]()
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
-        for number, row in read_rows(self.file, own, "data.label_column and data.split_column"):
+        named = "data.label_column, data.split_column, data.group and data.folds"
+        for number, row in read_rows(self.file, [*own, *self.split_columns()], named):
             place = f"{self.file}:{number}"
             for column in row:
                 unseen.pop(column, None)
                 have[column] = None
-            yield self._entry(row, place, f"{self.file.name}:{number}", paths), sides.of(row, place)
+            yield self._entry(row, place, f"{self.file.name}:{number}", paths), self.side_of(row, place, sides)
         if unseen and have:
             column, tower = next(iter(unseen.items()))
             known = ", ".join(have)
@@ -123,7 +147,9 @@ class JointManifestConfig(UnsplitConfig):
         files = [tower for tower in there if not isinstance(self.sources[tower], TextSource)]
         first = (files or list(there))[0]
         label = label_of(row, self.label_column, place)
-        return Entry(self.sources[first].key(there[first]), title, label, there)
+        paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
+        group = self.group_of(row, place)
+        return Entry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
 
 
 class JointRows(Dataset):
@@ -173,6 +199,10 @@ class JointRows(Dataset):
     def name(self, index: int) -> str:
         """The table's name and the line."""
         return self.entries[index].title
+
+    def class_of(self, index: int) -> str | None:
+        """The row's class, where its label is one."""
+        return self.entries[index].target if self.classes is not None else None
 
     def describe(self, index: int) -> Mapping[str, str]:
         """The texts of a row and its label."""

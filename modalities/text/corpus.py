@@ -226,6 +226,8 @@ class CorpusConfig(DatasetConfig):
     ``val_files`` none are taken from ``files``, and a part is refused."""
     test: Part | None = 0.05
     """Part of the documents for testing, likewise."""
+    split_seed: int = 0
+    """Chooses, with the hash, which documents these are."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
 
@@ -281,7 +283,8 @@ class CorpusConfig(DatasetConfig):
     def _chosen(self, split: str, keys: Sequence[str]) -> np.ndarray:
         val, test = self._parts()
         return np.array(
-            [place for place, key in enumerate(keys) if hash_split(key, val, test) == split], dtype=np.int64
+            [place for place, key in enumerate(keys) if hash_split(key, val, test, self.split_seed) == split],
+            dtype=np.int64,
         )
 
 

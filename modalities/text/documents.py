@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import BadSample, ConfigError, printable
 from hrt_mm.files import Home
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
+from hrt_mm.splits import Member, Splits
 
 from ..folders import Layout, labelled_files
-from ..splits import SPLITS, Part, by_hash, check_split, chosen, hash_split
+from ..splits import check_split
+from ..splitting import Division, SplitConfig, Traits, file_member
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .text import Text
 
-_KEYS = "data.text_column, data.path_column, data.label_column and data.split_column"
+_KEYS = "data.text_column, data.path_column, data.label_column, data.split_column, data.group and data.folds"
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Item:
         name: a path from the folder of the data, or the file and line of a row.
         label: its class, where it has one.
         texts: one text, or two that are compared; ``None`` where the name is that of a file.
+        group: what it must not be separated from by splits.
     """
 
     name: str
     label: str | None
     texts: tuple[str, ...] | None = None
+    group: str | None = None
 
 
 class Documents(Dataset):
@@ -75,6 +80,14 @@ class Documents(Dataset):
             raise BadSample(item.name, "is empty")
         return Sample(value, item.label, item.name)
 
+    def name(self, index: int) -> str:
+        """A path from the folder of the data, or the file and line of a row."""
+        return printable(self.items[index].name)
+
+    def class_of(self, index: int) -> str | None:
+        """The document's class."""
+        return self.items[index].label
+
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0), of both where there are two.
 
@@ -96,12 +109,14 @@ class Documents(Dataset):
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
 
 
-class DocumentsConfig(DatasetConfig):
+class DocumentsConfig(SplitConfig):
     """Labelled documents: a folder with a folder a class, or a table (CSV, TSV, JSONL) with a row a document."""
+
+    what = "documents"
 
     type: Literal["documents"]
     root: Path | None = None
-    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names. Beside
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed. Beside
     ``file`` with ``path_column``: the folder that its paths start at and must lie inside; they may be absolute then."""
     file: Path | None = None
     """A table with a row a document, in place of a folder. Its texts are held in memory; files are not."""
@@ -114,24 +129,18 @@ class DocumentsConfig(DatasetConfig):
     """Column of the class; null for documents without labels."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by a hash of names or texts."""
+    testing); null to split by class and seed."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files that count in folders, such as ``.txt``, in any case; all when empty."""
     layout: Layout = "auto"
     """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
     by their names, and refuses what could be both."""
-    val: Part = 0.1
-    """Part of the documents for validation where the data names none."""
-    test: Part = 0.1
-    """Part of the documents for testing where the data has no splits at all."""
 
     @model_validator(mode="after")
     def _possible(self) -> DocumentsConfig:
         rooted = self.file is not None and self.path_column is not None
         if (self.root is None) == (self.file is None) and not rooted:
             raise ValueError("give one of root and file: a folder with a folder a class, or a table")
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
         default = DocumentsConfig.model_fields
         unread = ("suffixes", "layout") if self.file else ("text_column", "path_column", "label_column", "split_column")
         if changed := [key for key in unread if getattr(self, key) != default[key].default]:
@@ -147,42 +156,60 @@ class DocumentsConfig(DatasetConfig):
             ConfigError: the data is missing or broken, the split is empty, or a class is not in train.
         """
         check_split(split)
+        division = self._division()
+        items = division.pick(split, self.what)
+        labels = {item.label for item in division.splits["train"]}
+        classes = tuple(sorted(label for label in labels if label is not None)) if None not in labels else None
+        return Documents(self._home(), items, classes)
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        home = self._home()
+
+        def member(item: Item, traits: Traits) -> Member:
+            if item.texts is None:
+                return file_member(home, item.name, traits)
+            content = blake2b("\0".join(item.texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            return Member(printable(item.name), traits.label, traits.group, content=content)
+
+        return self._division().listed(member, home)
+
+    def _home(self) -> Path:
+        home = self.root or (self.file.parent if self.file is not None else None)
+        assert home is not None
+        return home
+
+    def _division(self) -> Division[Item]:
         if self.file is not None:
-            home, where, splits = self.root or self.file.parent, f"data.file {self.file}", self._rows(self.file)
+            found, own, where = self._rows(self.file), self.by_column(), f"data.file {self.file}"
         else:
             assert self.root is not None
-            home, where, splits = self.root, f"data.root {self.root}", self._folders(self.root)
-        items, classes = chosen(split, splits, self.val, where, "documents")
-        return Documents(home, items, classes)
+            labelled = labelled_files(self.root, self.suffixes or None, self.what, layout=self.layout)
+            found = {name: [Item(*one) for one in files] for name, files in labelled.splits.items()}
+            own, where = f"by the folders of {self.root}" if labelled.own else None, f"data.root {self.root}"
+
+        def traits(item: Item) -> Traits:
+            # The same text is never on two sides, wherever its rows are.
+            file = item.name if item.texts is None else "\0".join(item.texts)
+            return Traits(file, item.label, item.group, key=item.name if own is not None else None)
+
+        return self.divide(found, traits, own=own, where=where)
 
     def _rows(self, file: Path) -> dict[str, list[Item]]:
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
-        splits: dict[str, list[Item]] = {}
+        found: dict[str, list[Item]] = {}
         paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
-        for number, row in read_rows(file, columns, _KEYS):
+        for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS):
             place = f"{file}:{number}"
-            label = label_of(row, self.label_column, place)
+            label, group = label_of(row, self.label_column, place), self.group_of(row, place)
             if self.path_column is not None:
-                item = Item(paths.of(row, self.path_column, place), label)
+                item = Item(paths.of(row, self.path_column, place), label, group=group)
             else:
-                item = Item(f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts))
-            splits.setdefault(sides.of(row, place), []).append(item)
-        return splits if self.split_column else self._by_hash(splits.get("train", []))
-
-    def _by_hash(self, items: Sequence[Item]) -> dict[str, list[Item]]:
-        """By what is in a row: its place does not matter, and the same text is never on two sides."""
-        splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        for item in items:
-            key = item.name if item.texts is None else "\0".join(item.texts)
-            splits[hash_split(key, self.val, self.test)].append(item)
-        return splits
-
-    def _folders(self, root: Path) -> dict[str, list[Item]]:
-        found = labelled_files(root, self.suffixes or None, "documents", layout=self.layout)
-        splits = {name: [Item(*own) for own in files] for name, files in found.splits.items()}
-        return splits if found.own else by_hash(splits.get("train", []), self.val, self.test)
+                item = Item(f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts), group)
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        return found
 
 
 class TagsConfig(DatasetConfig):

@@ -70,6 +70,8 @@ class HuggingFaceConfig(DatasetConfig):
     absent."""
     test: Part | None = None
     """Part of the rows for testing, likewise."""
+    split_seed: int = 0
+    """Chooses, with the hash, which rows these are."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
 
@@ -96,7 +98,11 @@ class HuggingFaceConfig(DatasetConfig):
             val, test = (
                 0.0 if name in splits else part or _HELD_OUT for name, part in (("val", self.val), ("test", self.test))
             )
-            keep = [place for place, name in enumerate(source.names) if hash_split(name, val, test) == split]
+            keep = [
+                place
+                for place, name in enumerate(source.names)
+                if hash_split(name, val, test, self.split_seed) == split
+            ]
             source = source.taken(np.array(keep, dtype=np.int64))
         if not len(source.sizes):
             raise ConfigError(f"data.path {self.path} has no text for the {split} split")

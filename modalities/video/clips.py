@@ -22,6 +22,7 @@ from hrt_mm.sample import Sample
 
 from ..audio.alignments import read_alignment
 from ..media import MediaConfig, Target
+from ..splitting import Division
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
@@ -45,6 +46,7 @@ class Clip:
         end: seconds at which it ends; the end of the file when ``None``.
         boundaries: by name, seconds from the beginning of the part at which groups start.
         alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
+        group: what it must not be separated from by splits.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Clip:
     end: float | None = None
     boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     alignment: str | None = None
+    group: str | None = None
 
     @property
     def title(self) -> str:
@@ -212,6 +215,11 @@ class Clips(Dataset):
         """The file, and where the part begins if it is one."""
         return printable(self.items[index].title)
 
+    def class_of(self, index: int) -> str | None:
+        """The video's class, where its label is one."""
+        target = self.items[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
     def shape(self, index: int) -> Sequence[int]:
         """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
 
@@ -271,7 +279,9 @@ class ClipsConfig(MediaConfig):
             raise ValueError(f"readers must be one or more different ones, got {list(self.readers)}")
         return self
 
-    def dataset(self, split: str, root: Path, found: Mapping[str, Sequence[Clip]], *, texts: bool = False) -> Clips:
+    def dataset(
+        self, split: str, root: Path, found: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
+    ) -> Clips:
         """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
 
         Args:

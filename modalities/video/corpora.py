@@ -8,7 +8,8 @@ from typing import Literal
 from hrt_mm.errors import ConfigError
 
 from ..folders import files_under, need_root
-from ..splits import by_hash, check_split
+from ..splits import check_split
+from ..splitting import Division, Traits
 from ..tables import read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
@@ -36,13 +37,13 @@ class Ucf101Config(ClipsConfig):
         check_split(split)
         need_root(self.root)
         need_root(self.lists)
-        train = self._read(self.lists / f"trainlist{self.fold:02}.txt")
-        found = {"train": train, "test": self._read(self.lists / f"testlist{self.fold:02}.txt")}
-        groups = [Clip(_group(item.name)) for item in train]
-        held = {item.name for item in by_group(groups, self.val)}
-        found["val"] = [item for item in train if _group(item.name) in held]
-        found["train"] = [item for item in train if _group(item.name) not in held]
-        return self.dataset(split, self.root, found)
+        found = {
+            "train": self._read(self.lists / f"trainlist{self.fold:02}.txt"),
+            "test": self._read(self.lists / f"testlist{self.fold:02}.txt"),
+        }
+        made_by = f"by the lists of {self.lists}, fold {self.fold}"
+        division = self.with_val(Division(found, f"data.root {self.root}", made_by, _traits))
+        return self.dataset(split, self.root, division)
 
     def _read(self, file: Path) -> list[Clip]:
         try:
@@ -104,9 +105,9 @@ class KineticsConfig(ClipsConfig):
         return found
 
 
-def by_group(groups: list[Clip], part: float) -> list[Clip]:
-    """Those groups that are held out, by a hash of their names."""
-    return by_hash(groups, part, 0.0)["val"]
+def _traits(item: Clip) -> Traits:
+    group = _group(item.name)
+    return Traits(item.name, item.target if isinstance(item.target, str) else None, group, key=group)
 
 
 def _group(name: str) -> str:

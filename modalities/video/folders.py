@@ -8,17 +8,19 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.splits import Splits
 
 from ..folders import Layout
-from ..media import Target, UnsplitConfig
-from ..splits import by_hash, check_split
+from ..media import Target, UnsplitConfig, traits_of
+from ..splits import check_split
+from ..splitting import Division
 from ..tables import Paths, Row, SplitColumn, label_of, number_of, read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
 
 
 class FolderConfig(UnsplitConfig, ClipsConfig):
-    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["video_folder"]
     root: Path
@@ -33,8 +35,15 @@ class FolderConfig(UnsplitConfig, ClipsConfig):
         Raises:
             ConfigError: the folder is missing or empty, or a class is not in train.
         """
-        found = self.by_folders(split, self.root, SUFFIXES, Clip, self.layout)
-        return self.dataset(split, self.root, found)
+        check_split(split)
+        return self.dataset(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Clip]:
+        return self.by_folders(self.root, SUFFIXES, Clip, self.layout)
 
 
 class ManifestConfig(UnsplitConfig, ClipsConfig):
@@ -54,7 +63,7 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
     """What stands there: a class, a text, or a text that is given as the list of its words."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by a hash of the paths."""
+    testing); null to split by class and seed."""
     begin_column: str | None = None
     """Column of the seconds at which a part of the file begins."""
     end_column: str | None = None
@@ -80,20 +89,24 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
                 path leads out of the folder, or a class is not in train; names the row.
         """
         check_split(split)
+        return self.dataset(split, self.root or self.file.parent, self._division(), texts=self.label == "text")
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Clip]:
         keys = ("path_column", "label_column", "split_column", "begin_column", "end_column", "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
-        splits: dict[str, list[Clip]] = {}
-        named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns"))
+        found: dict[str, list[Clip]] = {}
+        named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns", "group", "folds"))
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
-        for number, row in read_rows(self.file, [*columns, *self.boundary_columns], named):
+        for number, row in read_rows(self.file, [*columns, *self.boundary_columns, *self.split_columns()], named):
             place = f"{self.file}:{number}"
             item = self._item(row, place, paths)
-            splits.setdefault(sides.of(row, place), []).append(item)
-        if self.split_column is None:
-            splits = by_hash(splits.get("train", []), self.val, self.test)
-        else:
-            self.check_own(splits, str(self.file))
-        return self.dataset(split, paths.root, splits, texts=self.label == "text")
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        traits = traits_of(texts=self.label == "text")
+        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
 
     def _item(self, row: Row, place: str, paths: Paths) -> Clip:
         begin = seconds_of(row, self.begin_column, place) or 0.0
@@ -104,7 +117,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
             for column in self.boundary_columns
         }
         alignment = paths.of(row, self.alignment_column, place) if self.alignment_column else None
-        return Clip(paths.of(row, self.path_column, place), self._target(row, place), begin, end, boundaries, alignment)
+        path, group = paths.of(row, self.path_column, place), self.group_of(row, place)
+        return Clip(path, self._target(row, place), begin, end, boundaries, alignment, group)
 
     def _target(self, row: Row, place: str) -> Target:
         if self.label_column is None:

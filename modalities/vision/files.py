@@ -5,20 +5,22 @@ Files are data: nothing that a name or a row says leads out of the dataset's fol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
-from hrt_mm.errors import ConfigError, printable
+from hrt_mm.errors import printable
 from hrt_mm.files import Home
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
+from hrt_mm.splits import Splits
 
 from ..folders import Layout, labelled_files
-from ..splits import Part, by_hash, check_split, chosen
+from ..splits import check_split
+from ..splitting import Division, SplitConfig, Traits, file_member
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 
@@ -30,10 +32,12 @@ class Item:
     Args:
         name: its path from the dataset's folder, with ``/``.
         label: its class, where it has one.
+        group: what it must not be separated from.
     """
 
     name: str
     label: str | None
+    group: str | None = None
 
 
 class ImageFiles(Dataset):
@@ -81,6 +85,10 @@ class ImageFiles(Dataset):
         """The file's path from the dataset's folder."""
         return printable(self.items[index].name)
 
+    def class_of(self, index: int) -> str | None:
+        """The image's class."""
+        return self.items[index].label
+
     def shape(self, index: int) -> Sequence[int]:
         """(C, H, W) from the header, before augmentation.
 
@@ -91,13 +99,11 @@ class ImageFiles(Dataset):
         return image_shape(self.home.path(item.name), item.name, self.max_pixels)
 
 
-class FilesConfig(DatasetConfig):
+class FilesConfig(SplitConfig):
     """What the datasets of files share."""
 
-    val: Part = 0.1
-    """Part of the images that becomes ``val`` where the data names none: by a hash of the file's name."""
-    test: Part = 0.1
-    """Part of the images that becomes ``test`` where the data has no splits at all: by a hash of the file's name."""
+    what = "images"
+
     max_pixels: PositiveInt = MAX_PIXELS
     """Larger images are bad samples, rejected before they are decoded."""
     follow_links: bool = False
@@ -105,34 +111,32 @@ class FilesConfig(DatasetConfig):
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training images, in order."""
 
-    @model_validator(mode="after")
-    def _leaves_some(self) -> FilesConfig:
-        if self.val + self.test >= 1:
-            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
-        return self
-
-    def build_from(self, split: str, root: Path, found: Mapping[str, list[Item]], where: str) -> ImageFiles:
-        """The dataset of a split, from the items of all splits; ``val`` is split off where it is missing.
+    def build_from(self, split: str, root: Path, division: Division[Item]) -> ImageFiles:
+        """The dataset of a split.
 
         Raises:
             ConfigError: the split has no image, or a class that train has not.
         """
-        items, classes = chosen(split, found, self.val, where, "images")
+        items = division.pick(split, self.what)
+        labels = {item.label for item in division.splits["train"]}
+        classes = tuple(sorted(label for label in labels if label is not None)) if None not in labels else None
         transform = chain(self.augment) if split == "train" else None
         return ImageFiles(root, items, classes, self.max_pixels, self.follow_links, transform)
 
-    def needless(self, key: str, reason: str) -> None:
-        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
+    def listed_from(self, root: Path, division: Division[Item]) -> Splits:
+        """What is in each split."""
+        return division.listed(
+            lambda item, traits: file_member(root, item.name, traits), None if self.follow_links else root
+        )
 
-        Raises:
-            ConfigError: it was set to something else.
-        """
-        if getattr(self, key) != type(self).model_fields[key].default:
-            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
+
+def traits_of(item: Item) -> Traits:
+    """What decides on which side an image goes."""
+    return Traits(item.name, item.label, item.group)
 
 
 class FolderConfig(FilesConfig):
-    """A folder in torchvision's layout: ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by a hash of the names."""
+    """A folder in torchvision's layout: ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["image_folder"]
     root: Path
@@ -149,12 +153,14 @@ class FolderConfig(FilesConfig):
                 be splits as well as classes.
         """
         check_split(split)
+        return self.build_from(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Item]:
         found = labelled_files(self.root, SUFFIXES, "images", layout=self.layout, follow_links=self.follow_links)
         splits = {name: [Item(*own) for own in files] for name, files in found.splits.items()}
-        if not found.own:
-            splits = by_hash(splits.get("train", []), self.val, self.test)
-        else:
-            self.needless("test", f"{self.root} has its own splits")
-            if "val" in splits:
-                self.needless("val", f"{self.root} has its own val")
-        return self.build_from(split, self.root, splits, f"data.root {self.root}")
+        own = f"by the folders of {self.root}" if found.own else None
+        return self.divide(splits, traits_of, own=own, where=f"data.root {self.root}")

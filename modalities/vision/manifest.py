@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..splits import by_hash, check_split
-from ..tables import Paths, SplitColumn, label_of, read_rows
-from .files import FilesConfig, ImageFiles, Item
+from hrt_mm.splits import Splits
 
-_KEYS = "data.path_column, data.label_column and data.split_column"
+from ..splits import check_split
+from ..splitting import Division
+from ..tables import Paths, SplitColumn, label_of, read_rows
+from .files import FilesConfig, ImageFiles, Item, traits_of
+
+_KEYS = "data.path_column, data.label_column, data.split_column, data.group and data.folds"
 
 
 class ManifestConfig(FilesConfig):
@@ -27,7 +30,7 @@ class ManifestConfig(FilesConfig):
     """Column of the class; null for images without labels."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by a hash of the paths."""
+    testing); null to split by class and seed."""
 
     def build(self, split: str) -> ImageFiles:
         """The images of a split.
@@ -37,18 +40,20 @@ class ManifestConfig(FilesConfig):
                 folder, or a class is not in train; names the row.
         """
         check_split(split)
+        return self.build_from(split, self.root or self.file.parent, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Item]:
         where = f"manifest {self.file}"
-        splits: dict[str, list[Item]] = {}
+        found: dict[str, list[Item]] = {}
         columns = [name for name in (self.path_column, self.label_column, self.split_column) if name is not None]
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, where)
-        for number, row in read_rows(self.file, columns, _KEYS):
+        for number, row in read_rows(self.file, [*columns, *self.split_columns()], _KEYS):
             place = f"{self.file}:{number}"
-            item = Item(paths.of(row, self.path_column, place), label_of(row, self.label_column, place))
-            splits.setdefault(sides.of(row, place), []).append(item)
-        if self.split_column is None:
-            splits = by_hash(splits["train"], self.val, self.test)
-        else:
-            self.needless("test", f"{self.file} has the column {self.split_column!r}")
-            if "val" in splits:
-                self.needless("val", f"{self.file} has rows of split val")
-        return self.build_from(split, paths.root, splits, where)
+            label = label_of(row, self.label_column, place)
+            item = Item(paths.of(row, self.path_column, place), label, self.group_of(row, place))
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        return self.divide(found, traits_of, own=self.by_column(), where=where)

@@ -180,7 +180,7 @@ def test_a_class_that_train_has_not(tmp_path: Path) -> None:
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:
     table = [row for row in rows(tmp_path) if row["split"] == "test"]
-    with pytest.raises(ConfigError, match="has no training images"):
+    with pytest.raises(ConfigError, match="has no images for split 'train'; it has test: 2"):
         manifest(write(tmp_path, table), "test")
 
 
