@@ -89,6 +89,7 @@ class Reading:
         sampling: which frames.
         side: pixels of the shorter side that larger frames are scaled down to.
         max_pixels: of a frame; larger ones are refused.
+        square_pixels: resample frames whose pixels are not square.
         follow_links: read links that lead out of the dataset's folder.
         cache: of decoded frames.
         find_shots: what finds shot changes in the frames that are read.
@@ -98,6 +99,7 @@ class Reading:
     sampling: Sampling = _ALL
     side: int | None = None
     max_pixels: int = MAX_PIXELS
+    square_pixels: bool = True
     follow_links: bool = False
     cache: DecodedCache | None = None
     find_shots: Detector | None = None
@@ -179,6 +181,7 @@ class Clips(Dataset):
             readers=reading.readers,
             side=reading.side,
             max_pixels=reading.max_pixels,
+            square_pixels=reading.square_pixels,
         )
 
     def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
@@ -230,10 +233,7 @@ class Clips(Dataset):
         found = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
         begin, end = item.part(found)
         frames = len(self.reading.sampling.choose(found, begin, end, random=False).numbers)
-        rows, columns = found.upright
-        side = self.reading.side
-        if side is not None and min(rows, columns) > side:
-            rows, columns = (max(1, round(length * side / min(rows, columns))) for length in (rows, columns))
+        rows, columns = found.upright(self.reading.side, square_pixels=self.reading.square_pixels)
         return frames * self.windows, 3, rows, columns
 
     def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
@@ -259,11 +259,15 @@ class ClipsConfig(MediaConfig):
     sampling: Sampling = AllFrames()
     """Which frames are read: all at a rate, uniform, dense or keyframes."""
     readers: tuple[ReaderName, ...] = ORDER
-    """What decodes, in the order in which it is tried on each file."""
+    """What decodes, in the order in which it is tried on each file. decord and torchcodec refuse files on which they
+    are not exact: name pyav after them, which serves all."""
     side: PositiveInt | None = None
     """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
     max_pixels: PositiveInt = MAX_PIXELS
     """Files of larger frames are bad samples."""
+    square_pixels: bool = True
+    """Resample the columns of frames whose pixels are not square (anamorphic video, as on DVDs), as players do; frames
+    stay as they are stored when false."""
     cache: CacheConfig | None = None
     """Keep decoded frames; worth it where the same frames are read in every epoch and decoding is what training waits
     for."""
@@ -313,7 +317,14 @@ class ClipsConfig(MediaConfig):
         """How files are read."""
         cache = DecodedCache(self.cache) if self.cache is not None else None
         return Reading(
-            self.readers, self.sampling, self.side, self.max_pixels, self.follow_links, cache, self.find_shots
+            readers=self.readers,
+            sampling=self.sampling,
+            side=self.side,
+            max_pixels=self.max_pixels,
+            square_pixels=self.square_pixels,
+            follow_links=self.follow_links,
+            cache=cache,
+            find_shots=self.find_shots,
         )
 
 

@@ -1,4 +1,4 @@
-"""The reader on decord: fast at random places, and fragile, so it gets files alone that are known to be sound."""
+"""The reader on decord: exact on files of a plain structure, so it is given these alone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from .base import Reader, ReaderError
 from .index import Index
+from .plain import check_plain
 
-CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9"})
-"""What its FFmpeg, of 2018, decodes well."""
-CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9"})
+"""What its FFmpeg, of 2018, decodes exactly."""
 PADDED = frozenset({16, 24, 48, 72})
 """Columns of frames that it makes wider than they are, and then cannot copy."""
 
 
 class DecordReader(Reader):
-    """Refuses what decord is known to crash on or get wrong: what is cut off, turned, or of other codecs or widths."""
+    """Refuses what decord may get wrong or crash on (:func:`~.plain.check_plain`), and some widths."""
 
     name = "decord"
 
     def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
-        _check(index)
+        check_plain(path, index, CODECS)
         try:
             from decord import VideoReader, cpu
         except ImportError as error:
@@ -67,19 +67,6 @@ class DecordReader(Reader):
         if pixels_NHW3.shape[1:] != (*self.size, 3):
             raise ReaderError(f"gives frames of shape {pixels_NHW3.shape[1:]} where {(*self.size, 3)} is right")
         return dict(zip(wanted, pixels_NHW3, strict=True))
-
-
-def _check(index: Index) -> None:
-    if index.codec not in CODECS:
-        raise ReaderError(f"is not given {index.codec}")
-    if index.container not in CONTAINERS:
-        raise ReaderError(f"is not given the container {index.container}")
-    if not len(index.stamps_N):
-        raise ReaderError("is not given frames without times")
-    if index.missing:
-        raise ReaderError(f"is not given files that are cut off ({index.missing} frames are missing)")
-    if index.rotation:
-        raise ReaderError(f"is not given turned frames ({index.rotation} degrees)")
 
 
 def _short(error: Exception) -> str:

@@ -26,8 +26,8 @@ from .torchcodec import TorchcodecReader
 
 ReaderName = Literal["decord", "pyav", "torchcodec"]
 READERS: dict[str, type[Reader]] = {kind.name: kind for kind in (DecordReader, PyavReader, TorchcodecReader)}
-ORDER: tuple[ReaderName, ...] = ("decord", "pyav", "torchcodec")
-"""The order in which readers are tried."""
+ORDER: tuple[ReaderName, ...] = ("pyav",)
+"""The readers that are tried, in order. PyAV serves every file, exactly; others are used when they are named."""
 _MAX_BYTES = 4 << 30
 """Of the frames of one call."""
 
@@ -48,7 +48,7 @@ class Frames:
 
 
 class VideoFile:
-    """Reads a file with the first reader that can, and goes on with the next one where it fails.
+    """Reads a file with the first reader that serves it exactly, and goes on with the next one where it fails.
 
     Readers are opened when frames are asked for: who needs the index alone does not pay for a decoder.
 
@@ -58,9 +58,11 @@ class VideoFile:
         readers: which ones, in order.
         side: frames are scaled down as they are decoded, until their shorter side has this many pixels.
         max_pixels: of a frame; files of larger ones are refused.
+        square_pixels: whether frames of pixels that are not square (anamorphic video) are resampled to square ones,
+            as players show them: rows stay, and columns become more or fewer.
 
     Raises:
-        BadSample: the file is no video.
+        BadSample: the file is no video, or its frames are too large.
         ConfigError: there is no such reader.
     """
 
@@ -72,12 +74,19 @@ class VideoFile:
         readers: Sequence[str] = ORDER,
         side: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        square_pixels: bool = True,
     ) -> None:
         self.path, self.name = path, name or str(path)
         if unknown := [reader for reader in readers if reader not in READERS]:
             raise ConfigError(f"there is no reader {unknown[0]!r}; one of {', '.join(READERS)}")
         self.index: Index = read_index(path, self.name, max_pixels)
-        self._stored = _scaled((self.index.height, self.index.width), side)
+        self._stored = self.index.stored(side, square_pixels=square_pixels)
+        if math.prod(self._stored) > max_pixels:
+            raise BadSample(
+                self.name,
+                f"is {self._stored[1]}x{self._stored[0]} with square pixels, more than data.max_pixels={max_pixels}; "
+                "set data.square_pixels: false, or data.side",
+            )
         self._said: dict[str, str] = {}
         self._left = list(readers)
         self._open: Reader | None = None
@@ -96,7 +105,7 @@ class VideoFile:
     def size(self) -> tuple[int, int]:
         """Rows and columns of the frames that are given."""
         rows, columns = self._stored
-        return (columns, rows) if self.index.rotation % 180 else (rows, columns)
+        return (columns, rows) if self.index.orientation.sideways else (rows, columns)
 
     def frames(self, numbers: Sequence[int]) -> Frames:
         """Frames by number, in any order, repeats among them.
@@ -199,12 +208,4 @@ class VideoFile:
         if not kept:
             return torch.empty(0, 3, *self.size, dtype=torch.uint8)
         pixels_N3HW = torch.from_numpy(np.stack([found[number] for number in kept])).permute(0, 3, 1, 2)
-        turns = self.index.rotation // 90
-        return torch.rot90(pixels_N3HW, turns, (2, 3)) if turns else pixels_N3HW
-
-
-def _scaled(size: tuple[int, int], side: int | None) -> tuple[int, int]:
-    if side is None or min(size) <= side:
-        return size
-    rows, columns = (max(1, round(length * side / min(size))) for length in size)
-    return rows, columns
+        return self.index.orientation.upright(pixels_N3HW)

@@ -1,19 +1,18 @@
-"""What a video file holds: its frames by time, found without decoding any.
+"""What a video file holds: its frames by time.
 
 FFmpeg, through PyAV, walks over the packets of the file's video stream. So the times of frames are those that players
-use, whatever the header says of rate and length, and broken files are known before a decoder meets them.
+use, whatever the header says of rate and length. The first frames are decoded to confirm what the packets say; the
+whole stream is where they leave doubt (:mod:`~modalities.video.readers.packets`).
 
 Shapes: N frames of the file.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,9 @@ from torch import Tensor
 
 from hrt_mm.errors import BadSample
 
+from .orientation import Orientation
+from .packets import NONE, Packets, Plan, planned
+
 SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv"}
 )
@@ -33,10 +35,14 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,f
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 MAX_PIXELS = 8192 * 8192
 """Larger frames are not decoded; a small file can unpack to gigabytes."""
+_RESTART = 1.0
+"""Seconds that timestamps must go back for their clock to have started anew, as where streams are joined."""
 _MOST_SECONDS = 1e7
 """A longer video, of four months, has broken times."""
+_MOST_OBLONG = 16.0
+"""Pixels that are said to be further from squares are taken for squares: the header is broken."""
 _KEPT_FRAMES = 1_000_000
-"""Of the files whose index is kept in memory, 16 bytes each: training opens the same short files in every epoch."""
+"""Of the files whose index is kept in memory, 16 to 52 bytes each: training opens short files in every epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,43 +52,59 @@ class Index:
     Args:
         width: of the frames as they are stored.
         height: the same.
-        rotation: degrees by which they are turned counter-clockwise to be upright: 0, 90, 180 or 270.
+        orientation: what turns them upright.
+        pixel_aspect: width of a stored pixel over its height; 1 where pixels are square.
+        interlaced: whether the first frame holds two fields of different times.
         codec: FFmpeg's name of it.
         container: FFmpeg's names of the format.
-        times_N: seconds at which each is shown, float64; the first one at 0.
-        stamps_N: the same in the stream's own unit, int64; empty where frames have no times and are counted.
-        keys: frames that need none before them, ascending.
+        times_N: seconds at which each is shown, float64, ascending; the first one at 0.
+        keys: frames that the container flags as key frames, ascending.
         seconds: how long the video lasts.
+        plan: how frames are found in the stream.
         promised: frames that the header speaks of, where it does.
+        missing: how many of these are not there.
         sound: whether there is an audio track.
         chapters: seconds at which chapters start, where the file marks them.
     """
 
     width: int
     height: int
-    rotation: int
+    orientation: Orientation
+    pixel_aspect: float
+    interlaced: bool
     codec: str
     container: str
     times_N: Tensor
-    stamps_N: Tensor
     keys: tuple[int, ...]
     seconds: float
+    plan: Plan
     promised: int | None
+    missing: int
     sound: bool
     chapters: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.times_N)
 
-    @property
-    def upright(self) -> tuple[int, int]:
-        """Rows and columns of the frames once they are turned."""
-        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+    def stored(self, side: int | None = None, *, square_pixels: bool = True) -> tuple[int, int]:
+        """Rows and columns that frames are decoded to, before they are turned upright.
 
-    @property
-    def missing(self) -> int:
-        """Frames that the header speaks of and that are not there."""
-        return max(0, (self.promised or 0) - len(self))
+        Args:
+            side: pixels of the shorter side that larger frames are scaled down to.
+            square_pixels: whether columns are resampled so that a pixel is as wide as it is high.
+        """
+        height, width = self.height, self.width
+        if square_pixels and self.pixel_aspect != 1:
+            width = max(1, round(width * self.pixel_aspect))
+        if side is not None and min(height, width) > side:
+            shorter = min(height, width)
+            height, width = (max(1, round(length * side / shorter)) for length in (height, width))
+        return height, width
+
+    def upright(self, side: int | None = None, *, square_pixels: bool = True) -> tuple[int, int]:
+        """Rows and columns of the frames that are given; arguments as those of :meth:`stored`."""
+        height, width = self.stored(side, square_pixels=square_pixels)
+        return (width, height) if self.orientation.sideways else (height, width)
 
     @property
     def rate(self) -> float:
@@ -149,25 +171,44 @@ def _read(path: Path, name: str, max_pixels: int) -> Index:
     try:
         with opened(path, name) as container:
             stream = video_stream(container, name)
-            size = stream.codec_context.width, stream.codec_context.height
-            if min(size) < 1:
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if min(width, height) < 1:
                 raise BadSample(name, "its header gives no size of the frames; it is broken or cut off, fetch it again")
-            if math.prod(size) > max_pixels:
-                raise BadSample(name, f"{size[0]}x{size[1]} pixels a frame are more than data.max_pixels={max_pixels}")
-            packets = _Packets.of(container, stream)
-            times_N, stamps_N, keys, seconds = _times(packets, stream, name)
+            if width * height > max_pixels:
+                raise BadSample(name, f"{width}x{height} pixels a frame are more than data.max_pixels={max_pixels}")
+            packets = Packets.of(container, stream)
+            chapters = _chapters(container)
+            sound = any(other.codec_context is not None for other in container.streams.audio)
+        if not len(packets):
+            raise BadSample(name, "has no frames; remove it, or fetch it again")
+        with opened(path, name) as container:
+            stream = video_stream(container, name)
+            plan, first = planned(packets, container, stream)
+            if not len(plan.order_N):
+                raise BadSample(name, "none of its frames can be decoded; fetch it again, or convert it to mp4")
+            times, seconds = _times(plan, packets, stream, name)
+            if not 0 < seconds < _MOST_SECONDS:
+                raise BadSample(
+                    name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4"
+                )
+            keys = np.flatnonzero(packets.keys[plan.order_N]) if not plan.counted else np.zeros(0, np.int64)
+            promised = _promised(stream)
             return Index(
-                *size,
-                _rotation(path, name),
+                width,
+                height,
+                Orientation() if first is None else Orientation.of(first),
+                _pixel_aspect(stream),
+                first is not None and bool(first.interlaced_frame),
                 stream.codec_context.codec.canonical_name,
                 container.format.name,
-                times_N,
-                stamps_N,
-                keys,
+                torch.from_numpy(times),
+                tuple(keys.tolist()) or (0,),
                 seconds,
-                _promised(stream),
-                any(other.codec_context is not None for other in container.streams.audio),
-                _chapters(container),
+                plan,
+                promised,
+                max(0, (promised or 0) - len(packets)),
+                sound,
+                chapters,
             )
     except av.FFmpegError as error:
         raise BadSample(name, f"is broken or cut off ({error.strerror or error}); fetch it again") from error
@@ -215,73 +256,58 @@ def video_stream(container: Any, name: str) -> Any:
     raise BadSample(name, f"holds {what}")
 
 
-class _Packets:
-    """Stamp, duration and whether it is a key frame, of each packet that holds a frame that is shown.
-
-    Arrays, since a video of hours has hundreds of thousands.
-    """
-
-    def __init__(self) -> None:
-        self.stamps, self.durations, self.keys = array("q"), array("q"), bytearray()
-        self.timeless = False
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @classmethod
-    def of(cls, container: Any, stream: Any) -> _Packets:
-        """Those of a stream, as far as it can be read: what is missing is counted."""
-        import av
-
-        found = cls()
-        with suppress(av.FFmpegError):
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    found.timeless |= packet.pts is None
-                    found.stamps.append(packet.pts or 0)
-                    found.durations.append(packet.duration or 0)
-                    found.keys.append(packet.is_keyframe)
-        return found
-
-    def in_time(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Different stamps, ascending, with the durations and keys of the last packet of each."""
-        stamps, last = np.unique(np.array(self.stamps)[::-1], return_index=True)
-        places = len(self) - 1 - last
-        return stamps, np.array(self.durations)[places], np.frombuffer(bytes(self.keys), np.uint8)[places]
-
-
-def _times(packets: _Packets, stream: Any, name: str) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
-    if not len(packets):
-        raise BadSample(name, "has no frames; remove it, or fetch it again")
-    stamps, durations, marks = packets.in_time()
+def _times(plan: Plan, packets: Packets, stream: Any, name: str) -> tuple[np.ndarray, float]:
+    """When each frame is shown, ascending, and how long the video lasts."""
+    rate, unit = _rate(stream), float(stream.time_base)
+    frames = len(plan.order_N)
+    stamps = None if plan.counted else _stamps(plan.order_N, packets)
     # Some repeats are decoders' slips; where most frames share a time, there is none.
-    if packets.timeless or len(stamps) < len(packets) // 2 + 1:
-        return _counted(len(packets), stream, name)
-    unit = float(stream.time_base)
-    stamps_N = torch.from_numpy(stamps)
-    times_N = (stamps_N - stamps_N[0]).double() * unit
-    rate = _rate(stream)
-    usual = float(times_N.diff().median()) if len(stamps) > 1 else 1 / rate if rate else unit
-    last = float(durations[-1]) * unit
-    seconds = float(times_N[-1]) + (last if 0 < last < 10 * usual else usual)
-    if not 0 < seconds < _MOST_SECONDS:
-        raise BadSample(name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4")
-    keys = tuple(np.flatnonzero(marks).tolist()) or (0,)
-    return times_N, stamps_N, keys, seconds
+    if stamps is None or len(np.unique(stamps)) < frames // 2 + 1:
+        if rate is None:
+            raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
+        return np.arange(frames) / rate, frames / rate
+    times = (stamps - stamps[0]).astype(np.float64) * unit
+    steps = np.diff(times)
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1 / rate if rate else unit
+    times = _ascending(times, usual)
+    last = float(packets.durations[plan.order_N[-1]]) * unit
+    return times, float(times[-1]) + (last if 0 < last < 10 * usual else usual)
 
 
-def _counted(frames: int, stream: Any, name: str) -> tuple[Tensor, Tensor, tuple[int, ...], float]:
-    """Times of frames that have none: by their number, at the rate of the header."""
-    rate = _rate(stream)
-    if rate is None:
-        raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
-    times_N = torch.arange(frames, dtype=torch.float64) / rate
-    return times_N, torch.empty(0, dtype=torch.int64), (0,), frames / rate
+def _stamps(order_N: np.ndarray, packets: Packets) -> np.ndarray | None:
+    """Timestamps of frames. A stream that has those of decoding alone (AVI) shows a frame at each of them."""
+    if not (packets.pts[order_N] == NONE).any():
+        return packets.pts[order_N]
+    dts = packets.dts[order_N]
+    return None if (dts == NONE).any() else np.sort(dts)
+
+
+def _ascending(times_N: np.ndarray, usual: float) -> np.ndarray:
+    """Times of which each is later than the one before.
+
+    Those that are out of order (timestamps of decoding in place of those of presentation) are sorted, repeats are
+    spread, and where a clock starts anew (streams that were joined) time goes on.
+    """
+    if (np.diff(times_N) > 0).all():
+        return times_N
+    parts, offset = [], 0.0
+    for part in np.split(times_N, np.flatnonzero(np.diff(times_N) < -_RESTART) + 1):
+        parts.append(np.sort(part) - part.min() + offset)
+        offset = float(parts[-1][-1]) + usual
+    times_N = np.concatenate(parts)
+    fresh = np.flatnonzero(np.concatenate([[True], np.diff(times_N) > 0]))
+    return np.interp(np.arange(len(times_N)), [*fresh.tolist(), len(times_N)], [*times_N[fresh].tolist(), offset])
 
 
 def _rate(stream: Any) -> float | None:
     rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
     return next((float(rate) for rate in rates if rate and 1e-3 < rate < 1e5), None)
+
+
+def _pixel_aspect(stream: Any) -> float:
+    """Width of a pixel over its height."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / _MOST_OBLONG <= aspect <= _MOST_OBLONG else 1.0
 
 
 def _chapters(container: Any) -> tuple[float, ...]:
@@ -300,28 +326,3 @@ def _promised(stream: Any) -> int | None:
     hours, minutes, seconds = found.groups()
     # Rounded down: a rate that varies must not make frames out of nothing.
     return int((3600 * int(hours) + 60 * int(minutes) + float(seconds)) * rate * 0.99)
-
-
-def _rotation(path: Path, name: str) -> int:
-    """What the first frame says; its side data are known once it is decoded."""
-    import av
-
-    with opened(path, name) as container:
-        stream = video_stream(container, name)
-        try:
-            for packet in container.demux(stream):
-                for frame in _decoded(packet):
-                    return round(frame.rotation / 90) * 90 % 360
-        except av.FFmpegError:
-            pass
-    return 0
-
-
-def _decoded(packet: Any) -> list[Any]:
-    import av
-
-    try:
-        found: list[Any] = packet.decode()
-    except av.FFmpegError:
-        return []
-    return found

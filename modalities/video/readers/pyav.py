@@ -1,8 +1,10 @@
-"""The reader on PyAV: opens everything that its FFmpeg knows, by the times of frames, and goes on after broken ones."""
+"""The reader on PyAV: opens everything that its FFmpeg knows, and gives what decoding from the beginning gives."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,22 @@ from hrt_mm.errors import BadSample
 
 from .base import Reader, ReaderError
 from .index import OPTIONS, Index, video_stream
+from .packets import NONE, decoded, numbered
+
+_NEAR = 8
+"""An entry point that lies fewer packets ahead is reached by decoding on: a seek takes longer."""
+
+
+class _Astray(Exception):
+    """Decoding from an entry point does not give what decoding from the beginning does."""
 
 
 class PyavReader(Reader):
-    """Goes on decoding where wanted frames lie ahead before the next key frame, and seeks where they do not."""
+    """Decodes on to frames that lie ahead, and seeks to an entry point for others.
+
+    Packets that are read after a seek are compared with those of the index, so that a container that lands elsewhere
+    is noticed. Where an entry point turns out to be broken, decoding starts at an earlier one.
+    """
 
     name = "pyav"
 
@@ -23,20 +37,30 @@ class PyavReader(Reader):
         from av.video.reformatter import VideoReformatter
 
         self.path, self.index, self.size = path, index, size
-        self._numbers = {stamp: number for number, stamp in enumerate(index.stamps_N.tolist())}
+        self._plan = index.plan
         self._container: Any = None
         # Kept over frames: making one takes longer than a small frame takes to decode.
         self._reformat = VideoReformatter()
-        self._scaling = "AREA" if size != (index.height, index.width) else "BILINEAR"
+        larger = size[0] > index.height or size[1] > index.width
+        self._scaling = "AREA" if size != (index.height, index.width) and not larger else "BILINEAR"
+        self._broken: set[int] = set()
+        """Entry points that cannot be decoded."""
+        self._known = {_identity(row): place for place, row in enumerate(self._plan.seeks_E3.tolist())}
+        self._seeks = len(self._known) == len(self._plan.entries_E) > 0
+        """Whether seeks may be tried."""
+        self._losses = False
+        """Whether decoding from the beginning has confirmed that frames are missing."""
         self._open()
 
     def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
-        """Frames by number; each that its decoder stumbles over is left out."""
+        """Frames by number; each that its decoder stumbles over is left out.
+
+        Raises:
+            ReaderError: frames come out in another order than their times are in, or the file has changed.
+        """
         found: dict[int, np.ndarray] = {}
         for number in wanted:
-            if self._behind(number):
-                self._seek(number)
-            frame = self._forward(number)
+            frame = self._frame(number)
             if frame is not None:
                 found[number] = self._pixels(frame)
         return found
@@ -47,7 +71,27 @@ class PyavReader(Reader):
             self._container.close()
             self._container = None
 
+    def _frame(self, number: int) -> Any:
+        """The frame of a number, ``None`` where it cannot be decoded."""
+        while True:
+            try:
+                if not self._ahead(number):
+                    self._enter(number)
+                frame = self._forward(number)
+                if frame is None and self._entered >= 0 and not self._losses:
+                    # Decoding from the beginning tells whether it is missing there too.
+                    self._open()
+                    frame = self._forward(number)
+                    self._seeks, self._losses = frame is None, True
+                return frame
+            except _Astray as error:
+                if self._entered < 0:
+                    raise ReaderError(str(error)) from error
+                self._seeks = False
+                self._open()
+
     def _open(self) -> None:
+        """Starts at the beginning."""
         import av
 
         self.close()
@@ -57,72 +101,100 @@ class PyavReader(Reader):
         except (av.FFmpegError, ValueError, BadSample) as error:
             raise ReaderError(str(error)) from error
         self._stream.codec_context.thread_count = 1
-        self._frames = self._decoded()
-        self._last: tuple[int, Any] | None = None
-        self._next = 0
+        self._start(numbered(self._container, self._stream), -1)
 
-    def _behind(self, number: int) -> bool:
-        """Whether decoding on does not lead to a frame, or only through a key frame that a seek would jump to."""
-        at = self._last[0] if self._last is not None else -1
-        return number < at or any(at < key <= number for key in self.index.keys if key > 0)
+    def _start(self, packets: Iterator[tuple[int, Any]], entered: int) -> None:
+        """Decodes from some packets on; ``entered`` is their entry point, or -1."""
+        self._entered, self._next = entered, 0 if entered < 0 else int(self._plan.entries_E[entered])
+        self._first = 0 if entered < 0 else int(self._plan.firsts_E[entered])
+        self._at = self._first - 1
+        self._last: Any = None
+        self._frames = self._decoded(packets)
 
-    def _seek(self, number: int) -> None:
-        """To the last key frame that leads to a frame. Some containers land behind it: then one before, and so on."""
-        import av
+    def _ahead(self, number: int) -> bool:
+        """Whether decoding on leads to a frame, and not by a longer way than from an entry point."""
+        if number <= self._at:
+            return number == self._at and self._last is not None
+        entry = self._plan.entry(number) if self._seeks else -1
+        return entry < 0 or int(self._plan.entries_E[entry]) < self._next + _NEAR
 
-        if not self._numbers:
-            self._open()
-            return
-        keys = [key for key in self.index.keys if key <= number]
-        # Backwards by doubling: a container without an index of its own may be far off.
-        for back in (1, 2, 4, 8):
-            key = keys[-back] if back <= len(keys) else 0
-            try:
-                self._container.seek(int(self.index.stamps_N[key]), stream=self._stream)
-            except av.FFmpegError:
-                continue
-            self._frames, self._last = self._decoded(), None
-            first = next(self._frames, None)
-            if first is not None and first[0] <= number:
-                self._last = first
-                return
+    def _enter(self, number: int) -> None:
+        """Starts at the last sound entry point that leads to a frame, or at the beginning."""
+        entry = self._plan.entry(number) if self._seeks else -1
+        back = 1
+        while entry >= 0:
+            if entry not in self._broken:
+                if self._seek(entry):
+                    return
+                # Where the container does not lead to it, it does not to others either.
+                self._seeks = entry in self._broken
+            # Backwards by doubling: what is broken may be long.
+            entry, back = (entry - back if self._seeks else -1), 2 * back
         self._open()
 
+    def _seek(self, entry: int) -> bool:
+        """Starts at an entry point; false where the container does not lead to it, or it cannot be decoded."""
+        import av
+
+        for stamp in dict.fromkeys(self._plan.seeks_E3[entry, :2].tolist()):
+            if stamp == NONE:
+                continue
+            try:
+                self._container.seek(stamp, stream=self._stream)
+            except av.FFmpegError:
+                continue
+            packets = self._from(entry)
+            if packets is None:
+                continue
+            self._start(packets, entry)
+            if self._forward(self._first) is not None:
+                return True
+            self._broken.add(entry)
+            return False
+        return False
+
+    def _from(self, entry: int) -> Iterator[tuple[int, Any]] | None:
+        """Packets from an entry point on, where the container has landed before it."""
+        packets = (packet for _, packet in numbered(self._container, self._stream))
+        for packet in packets:
+            place = self._known.get(_identity((packet.pts, packet.dts, packet.pos)))
+            if place is not None and place >= entry:
+                number = int(self._plan.entries_E[entry])
+                return enumerate(chain([packet], packets), number) if place == entry else None
+        return None
+
     def _forward(self, number: int) -> Any:
-        """The frame of a number, where decoding on leads to it."""
-        while self._last is None or self._last[0] < number:
-            self._last = next(self._frames, None)
-            if self._last is None:
-                # The end of the stream: the next call starts anew.
-                self._open()
+        """The frame of a number, where decoding on leads to it and it is whole."""
+        while self._at < number:
+            output = next(self._frames, None)
+            if output is None:
                 return None
-        at, frame = self._last
-        return frame if at == number and not frame.is_corrupt else None
+            self._at, self._last = output
+        return self._last if self._at == number and not self._last.is_corrupt else None
 
-    def _decoded(self) -> Iterator[tuple[int, Any]]:
+    def _decoded(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Frames from here to the end with their numbers."""
-        import av
+        frames_P, last, count = self._plan.frames_P, self._first - 1, 0
+        for output in decoded(self._checked(packets), self._stream.codec_context):
+            if output.frame is None:
+                continue
+            number = count if self._plan.counted else -1 if output.packet is None else int(frames_P[output.packet])
+            count += 1
+            if number < self._first and self._entered >= 0:
+                continue  # a leading picture without its references
+            if number <= last:
+                raise _Astray("its frames come out of the decoder in another order than their times are in")
+            last = number
+            yield number, output.frame
 
-        try:
-            for packet in self._container.demux(self._stream):
-                for frame in self._of(packet):
-                    if not self._numbers:
-                        self._next += 1
-                        yield self._next - 1, frame
-                    elif frame.pts in self._numbers:
-                        yield self._numbers[frame.pts], frame
-        except av.FFmpegError:
-            return
-
-    def _of(self, packet: Any) -> list[Any]:
-        import av
-
-        try:
-            found: list[Any] = packet.decode()
-        except av.FFmpegError:
-            self._next += 1
-            return []
-        return found
+    def _checked(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Packets that are those of the index."""
+        sums_P = self._plan.sums_P
+        for number, packet in packets:
+            if number >= len(sums_P) or zlib.crc32(memoryview(packet)) != int(sums_P[number]):
+                raise _Astray("its packets are others than when it was indexed; has the file changed?")
+            self._next = number + 1
+            yield number, packet
 
     def _pixels(self, frame: Any) -> np.ndarray:
         rows, columns = self.size
@@ -130,3 +202,9 @@ class PyavReader(Reader):
         scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
         pixels: np.ndarray = scaled.to_ndarray()
         return pixels
+
+
+def _identity(row: Sequence[int | None]) -> tuple[int, int]:
+    """What packets are known by: a timestamp, and the position in the file."""
+    pts, dts, position = (NONE if value is None else value for value in row)
+    return (dts if pts == NONE else pts), position

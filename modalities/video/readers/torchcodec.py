@@ -11,10 +11,14 @@ from torch.nn import functional
 
 from .base import Reader, ReaderError
 from .index import Index
+from .plain import check_plain
+
+CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
+"""What it is known to decode exactly."""
 
 
 class TorchcodecReader(Reader):
-    """Decodes on the CPU; in training, workers have no business on a GPU."""
+    """Decodes on the CPU; in training, workers have no business on a GPU. Refuses what it may get wrong, as decord."""
 
     name = "torchcodec"
 
@@ -23,8 +27,7 @@ class TorchcodecReader(Reader):
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
             raise ReaderError(f"torchcodec is not here: {_short(error)}") from error
-        if index.rotation:
-            raise ReaderError(f"is not given turned frames ({index.rotation} degrees)")
+        check_plain(path, index, CODECS)
         try:
             self._decoder = VideoDecoder(str(path.resolve()), num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # torchcodec raises whatever FFmpeg met

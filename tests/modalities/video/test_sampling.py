@@ -5,16 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from modalities.video.readers import Index
+from modalities.video.readers.orientation import Orientation
+from modalities.video.readers.packets import Plan
 from modalities.video.sampling import AllFrames, Dense, KeyFrames, Uniform
 
 
 def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> Index:
     found = torch.tensor(times, dtype=torch.float64)
-    return Index(64, 48, 0, "h264", "mov", found, (found * 1000).long(), keys, seconds, None, False)
+    none = np.zeros(0, np.int32)
+    plan = Plan(np.arange(len(found)), none, none, none, np.zeros((0, 3), np.int64), predicted=True)
+    return Index(64, 48, Orientation(), 1.0, False, "h264", "mov", found, keys, seconds, plan, None, 0, False)
 
 
 STEADY = index([0.04 * number for number in range(50)], 2.0, (0, 12, 24, 36, 48))

@@ -1,0 +1,75 @@
+"""Files that readers with an index of their own give exactly: those of which nothing can be misread.
+
+decord and torchcodec seek by key frames and timestamps. They give wrong frames, or the right ones at wrong places,
+where leading pictures follow a key frame (open GOP), timestamps are those of decoding (AVI), or a file consists of
+fragments. Tests compare both with PyAV over codecs and containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from .base import ReaderError
+from .index import Index
+
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+CONTAINERS = frozenset({_MP4, "matroska,webm"})
+
+
+def check_plain(path: Path, index: Index, codecs: Collection[str]) -> None:
+    """Refuses a file whose frames a reader with an index of its own may confuse.
+
+    Args:
+        path: the file.
+        index: its frames.
+        codecs: those that tests have shown the reader to decode exactly.
+
+    Raises:
+        ReaderError: says why.
+    """
+    if index.codec not in codecs:
+        raise ReaderError(f"is not given {index.codec}")
+    if index.container not in CONTAINERS:
+        raise ReaderError(f"is not given the container {index.container}")
+    if index.missing:
+        raise ReaderError(f"is not given files that are cut off ({index.missing} frames are missing)")
+    if index.orientation.rotation or index.orientation.mirrored:
+        raise ReaderError(f"is not given turned frames ({index.orientation})")
+    if not index.plan.predicted:
+        raise ReaderError("is not given files whose frames only decoding tells")
+    if len(index) < len(index.plan.sums_P):
+        raise ReaderError("is not given files with frames that are not shown (edit lists, hidden frames)")
+    if not _closed(index):
+        raise ReaderError("is not given open GOPs, or key frames that are none")
+    if index.container == _MP4 and _fragmented(path):
+        raise ReaderError("is not given fragmented mp4")
+
+
+def _closed(index: Index) -> bool:
+    """Whether nothing that follows a key frame in the file is shown before it."""
+    plan = index.plan
+    keys_P = plan.order_N[list(index.keys)]
+    earliest_P = np.minimum.accumulate(plan.frames_P[::-1])[::-1]
+    true = np.isin(keys_P, plan.entries_E) | (keys_P == 0)
+    return bool(true.all() and (earliest_P[keys_P] == plan.frames_P[keys_P]).all())
+
+
+def _fragmented(path: Path) -> bool:
+    """Whether an mp4 file has movie fragments."""
+    with path.open("rb") as file:
+        place, end = 0, path.stat().st_size
+        while place + 8 <= end:
+            file.seek(place)
+            head = file.read(16)
+            if head[4:8] == b"moof":
+                return True
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(head[8:16], "big")
+            if size < 8:
+                break
+            place += size
+    return False
