@@ -20,6 +20,9 @@ from hrt_mm.component import Component
 
 from .readers import VideoFile
 
+_VERSION = 2
+"""Of what is kept: earlier versions read some files wrongly, so their frames are not used."""
+
 
 class CacheConfig(Component):
     """Where decoded frames are kept, and how many."""
@@ -68,5 +71,5 @@ class DecodedCache:
 
     def _path(self, file: VideoFile, numbers: Sequence[int]) -> Path:
         about = file.path.stat()
-        key = f"{file.path.resolve()} {about.st_size} {about.st_mtime_ns} {file.size} {list(numbers)}"
+        key = f"{_VERSION} {file.path.resolve()} {about.st_size} {about.st_mtime_ns} {file.size} {list(numbers)}"
         return self.config.dir / f"{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.npy"

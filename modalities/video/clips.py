@@ -191,7 +191,8 @@ class Clips(Dataset):
         lost = len(chosen.numbers) - len(kept)
         if lost or file.index.missing:
             log.warning(
-                "%s: %d frames are broken and %d that its header speaks of are missing; the rest is used",
+                "%s: %d frames are broken or refer to broken ones, and %d that its header speaks of are missing; "
+                "the rest is used",
                 item.title,
                 lost,
                 file.index.missing,

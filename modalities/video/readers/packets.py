@@ -59,6 +59,15 @@ class Plan:
         frames[self.order_N] = np.arange(len(self.order_N), dtype=np.int32)
         return frames
 
+    @cached_property
+    def _latest_P(self) -> np.ndarray:
+        """The last frame to be shown of those that are stored up to each packet."""
+        return np.maximum.accumulate(self.frames_P)
+
+    def latest(self, frame: int) -> int:
+        """The last frame to be shown of those that are stored no later than this one; it may refer to all of them."""
+        return frame if self.counted else int(self._latest_P[self.order_N[frame]])
+
     def entry(self, frame: int) -> int:
         """The last entry point that leads to a frame exactly; -1 for the beginning of the stream."""
         place = int(np.searchsorted(self.entries_E, self.order_N[frame], "right")) - 1
@@ -183,25 +192,19 @@ class Packets:
         return Plan(order_N, self.sums, entries_E, frames[entries], self.seeks[entries], predicted, counted)
 
 
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """A frame as it comes out of the decoder.
-
-    Args:
-        packet: what it comes of; ``None`` where the decoder does not tell.
-        frame: PyAV's; ``None`` for a packet that cannot be decoded.
-    """
-
-    packet: int | None
-    frame: Any
+UNKNOWN = 1 << 62
+"""In place of the packet of a frame whose decoder does not tell it."""
 
 
-def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[Decoded]:
+def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[tuple[int, Any]]:
     """Decodes packets, and knows frames by the packets that they come of, whatever their timestamps are.
 
     Args:
         packets: with their numbers, which take the place of their timestamps.
         codec: the stream's codec context.
+
+    Yields:
+        The packet and PyAV's frame, in the order in which they come out; ``None`` for a packet that cannot be decoded.
     """
     import av
 
@@ -210,13 +213,13 @@ def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[Decoded]
         try:
             found = packet.decode()
         except av.FFmpegError:
-            yield Decoded(number, None)
+            yield number, None
             continue
         for frame in found:
-            yield Decoded(frame.pts, frame)
+            yield (UNKNOWN if frame.pts is None else frame.pts), frame
     try:
         for frame in codec.decode(None):
-            yield Decoded(frame.pts, frame)
+            yield (UNKNOWN if frame.pts is None else frame.pts), frame
     except (av.FFmpegError, EOFError):
         return
 
@@ -239,7 +242,7 @@ class _Run:
     """Decoding from the beginning: the packets of the frames that came out so far, and the first frame."""
 
     def __init__(self, container: Any, stream: Any) -> None:
-        self.came: list[int | None] = []
+        self.came: list[int] = []
         self.broken: list[tuple[int, int]] = []
         """Packets that could not be decoded, each after the frames that had come out by then."""
         self.first: Any = None
@@ -247,13 +250,12 @@ class _Run:
 
     def go_on(self) -> bool:
         """Decodes until another frame comes out; false at the end."""
-        for output in self._outputs:
-            if output.frame is not None:
-                self.came.append(output.packet)
-                self.first = self.first or output.frame
+        for packet, frame in self._outputs:
+            if frame is not None:
+                self.came.append(packet)
+                self.first = self.first or frame
                 return True
-            assert output.packet is not None
-            self.broken.append((len(self.came), output.packet))
+            self.broken.append((len(self.came), packet))
         return False
 
 
@@ -295,7 +297,7 @@ def _confirmed(order_N: np.ndarray, packets: Packets, run: _Run, checked: int) -
     if doubtful_N.any():
         while (not run.came or run.came[-1] != start) and run.go_on():
             pass
-        order_N = order_N[~doubtful_N | np.isin(order_N, [packet for packet in run.came if packet is not None])]
+        order_N = order_N[~doubtful_N | np.isin(order_N, run.came)]
     wanted = len(run.came) + checked
     going = True
     while going and len(run.came) < wanted:
@@ -307,9 +309,8 @@ def _confirmed(order_N: np.ndarray, packets: Packets, run: _Run, checked: int) -
 
 def _as_decoded(run: _Run, packets: Packets) -> Plan:
     """The frames as they came out, and in between the packets that could not be decoded."""
-    came = [packet for packet in run.came if packet is not None]
-    known = set(came)
-    if len(known) < len(run.came):
+    came, known = list(run.came), set(run.came)
+    if UNKNOWN in known or len(known) < len(came):
         return packets.plan(np.zeros(len(run.came), np.int64), counted=True)
     missing = {packet: place for place, packet in run.broken if came and packet not in known and packet > came[0]}
     # Later ones first: places count the frames before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ class PyavReader(Reader):
     """Decodes on to frames that lie ahead, and seeks to an entry point for others.
 
     Packets that are read after a seek are compared with those of the index, so that a container that lands elsewhere
-    is noticed. Where an entry point turns out to be broken, decoding starts at an earlier one.
+    is noticed. Frames that may refer to broken or missing ones, up to the next key frame, are not given.
     """
 
     name = "pyav"
@@ -46,6 +47,7 @@ class PyavReader(Reader):
         self._broken: set[int] = set()
         """Entry points that cannot be decoded."""
         self._known = {_identity(row): place for place, row in enumerate(self._plan.seeks_E3.tolist())}
+        self._starts = frozenset(self._plan.firsts_E.tolist())
         self._seeks = len(self._known) == len(self._plan.entries_E) > 0
         """Whether seeks may be tried."""
         self._losses = False
@@ -53,7 +55,7 @@ class PyavReader(Reader):
         self._open()
 
     def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
-        """Frames by number; each that its decoder stumbles over is left out.
+        """Frames by number; those that are broken, or may refer to broken ones, are left out.
 
         Raises:
             ReaderError: frames come out in another order than their times are in, or the file has changed.
@@ -110,6 +112,8 @@ class PyavReader(Reader):
         self._at = self._first - 1
         self._last: Any = None
         self._frames = self._decoded(packets)
+        self._damage: set[int] = set()
+        """Packets whose frames are broken or missing, and that later frames may refer to."""
 
     def _ahead(self, number: int) -> bool:
         """Whether decoding on leads to a frame, and not by a longer way than from an entry point."""
@@ -119,17 +123,13 @@ class PyavReader(Reader):
         return entry < 0 or int(self._plan.entries_E[entry]) < self._next + _NEAR
 
     def _enter(self, number: int) -> None:
-        """Starts at the last sound entry point that leads to a frame, or at the beginning."""
+        """Starts at the last entry point that leads to a frame; where it is broken, at the beginning."""
         entry = self._plan.entry(number) if self._seeks else -1
-        back = 1
-        while entry >= 0:
-            if entry not in self._broken:
-                if self._seek(entry):
-                    return
-                # Where the container does not lead to it, it does not to others either.
-                self._seeks = entry in self._broken
-            # Backwards by doubling: what is broken may be long.
-            entry, back = (entry - back if self._seeks else -1), 2 * back
+        if entry >= 0 and entry not in self._broken:
+            if self._seek(entry):
+                return
+            # Where the container does not lead to it, it does not to others either.
+            self._seeks = entry in self._broken
         self._open()
 
     def _seek(self, entry: int) -> bool:
@@ -170,22 +170,56 @@ class PyavReader(Reader):
             if output is None:
                 return None
             self._at, self._last = output
-        return self._last if self._at == number and not self._last.is_corrupt else None
+        return self._last if self._at == number else None
 
     def _decoded(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Frames from here to the end with their numbers."""
-        frames_P, last, count = self._plan.frames_P, self._first - 1, 0
-        for output in decoded(self._checked(packets), self._stream.codec_context):
-            if output.frame is None:
+        """Numbers of frames from here to the end, with the frames that are whole.
+
+        A frame waits until those that are stored before it have come out: whether they are broken is known then.
+        """
+        waiting: deque[tuple[int, int, Any]] = deque()
+        for number, packet, frame in self._outputs(packets):
+            if frame.is_corrupt:
+                self._damage.add(packet)
+            elif packet not in self._damage and (frame.key_frame or number in self._starts):
+                while waiting:
+                    yield self._judged(*waiting.popleft())
+                self._recover(number, packet)
+            waiting.append((number, packet, frame))
+            while waiting and self._plan.latest(waiting[0][0]) <= number:
+                yield self._judged(*waiting.popleft())
+        while waiting:
+            yield self._judged(*waiting.popleft())
+
+    def _outputs(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
+        """Numbers, packets and frames as they come out, ascending."""
+        plan, last, count = self._plan, self._first - 1, 0
+        for packet, frame in decoded(self._checked(packets), self._stream.codec_context):
+            if frame is None:
+                self._damage.add(packet)
                 continue
-            number = count if self._plan.counted else -1 if output.packet is None else int(frames_P[output.packet])
+            number = count if plan.counted else int(plan.frames_P[packet])
             count += 1
             if number < self._first and self._entered >= 0:
                 continue  # a leading picture without its references
             if number <= last:
+                if self._damage:
+                    continue
                 raise _Astray("its frames come out of the decoder in another order than their times are in")
+            if not plan.counted:
+                self._damage.update(plan.order_N[last + 1 : number].tolist())
             last = number
-            yield number, output.frame
+            yield number, packet, frame
+
+    def _recover(self, number: int, packet: int) -> None:
+        """Ends the damage before a key frame: nothing after it refers to what is stored or shown before it."""
+        plan = self._plan
+        after = set() if plan.counted else {damaged for damaged in self._damage if damaged > packet}
+        self._damage = {damaged for damaged in after if plan.frames_P[damaged] > number}
+
+    def _judged(self, number: int, packet: int, frame: Any) -> tuple[int, Any]:
+        """A frame, unless it or what it may refer to is broken."""
+        return number, None if any(damaged <= packet for damaged in self._damage) else frame
 
     def _checked(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Packets that are those of the index."""
@@ -194,6 +228,9 @@ class PyavReader(Reader):
             if number >= len(sums_P) or zlib.crc32(memoryview(packet)) != int(sums_P[number]):
                 raise _Astray("its packets are others than when it was indexed; has the file changed?")
             self._next = number + 1
+            # A continuity error of a transport stream says nothing of the packet that it is found at.
+            if packet.is_corrupt and self.index.container != "mpegts":
+                self._damage.add(number)
             yield number, packet
 
     def _pixels(self, frame: Any) -> np.ndarray:

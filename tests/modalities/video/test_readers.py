@@ -110,12 +110,21 @@ def test_frames_without_times_are_counted(tmp_path: Path) -> None:
     assert numbers(found.pixels_N3HW) == [7, 2] and found.times_N.tolist() == pytest.approx([7 / 25, 2 / 25])
 
 
-def test_a_broken_frame_is_left_out_and_counted(tmp_path: Path) -> None:
-    with VideoFile(damaged(tmp_path / "a.mp4", 12)) as video:
+def test_broken_frames_and_those_that_refer_to_them_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.mp4", 12)
+    # Frame 14 is stored before packet 12; frame 20 is the next key frame.
+    whole = [*range(11), 14, *range(20, 40)]
+    with VideoFile(path) as video:
         found = video.frames(range(40))
         assert video.reader == "pyav"
-    assert found.lost == 1 and len(found.times_N) == 39
-    assert len(numbers(found.pixels_N3HW)) == 39
+    assert found.lost == 8 and numbers(found.pixels_N3HW) == whole
+    with VideoFile(path) as video:
+        for number in (15, 39, 19, 11, 12, 3):
+            if number in whole:
+                assert numbers(video.frames([number]).pixels_N3HW) == [number]
+            else:
+                with pytest.raises(BadSample, match="none of 1 frames can be decoded"):
+                    video.frames([number])
 
 
 def test_what_is_left_of_a_cut_file_is_used(tmp_path: Path) -> None:
