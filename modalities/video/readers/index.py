@@ -9,6 +9,7 @@ Shapes: N frames of the file.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from hrt_mm.errors import BadSample
 
 from .orientation import Orientation
 from .packets import NONE, Packets, Plan, planned
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv"}
@@ -192,26 +195,39 @@ def _read(path: Path, name: str, max_pixels: int) -> Index:
                     name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4"
                 )
             keys = np.flatnonzero(packets.keys[plan.order_N]) if not plan.counted else np.zeros(0, np.int64)
-            promised = _promised(stream)
+            interlaced = first is not None and bool(first.interlaced_frame)
+            if interlaced:
+                _warn_of_fields(name)
             return Index(
                 width,
                 height,
                 Orientation() if first is None else Orientation.of(first),
                 _pixel_aspect(stream),
-                first is not None and bool(first.interlaced_frame),
+                interlaced,
                 stream.codec_context.codec.canonical_name,
                 container.format.name,
                 torch.from_numpy(times),
                 tuple(keys.tolist()) or (0,),
                 seconds,
                 plan,
-                promised,
-                max(0, (promised or 0) - len(packets)),
+                int(stream.frames) or None,
+                _missing(packets, stream, container.format.name),
                 sound,
                 chapters,
             )
     except av.FFmpegError as error:
         raise BadSample(name, f"is broken or cut off ({error.strerror or error}); fetch it again") from error
+
+
+_warned = False
+
+
+def _warn_of_fields(name: str) -> None:
+    """Once a process: data sets may have thousands of such files."""
+    global _warned
+    if not _warned:
+        log.warning("%s: is interlaced, so frames show two fields woven; deinterlace it, and others like it", name)
+    _warned = True
 
 
 @contextmanager
@@ -315,14 +331,20 @@ def _chapters(container: Any) -> tuple[float, ...]:
     return tuple(sorted(start for start in starts if start >= 0))
 
 
-def _promised(stream: Any) -> int | None:
-    """Frames by the header: their number, or in Matroska how long the stream is."""
-    if stream.frames:
-        return int(stream.frames)
-    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    rate = _rate(stream)
-    if found is None or rate is None:
-        return None
-    hours, minutes, seconds = found.groups()
-    # Rounded down: a rate that varies must not make frames out of nothing.
-    return int((3600 * int(hours) + 60 * int(minutes) + float(seconds)) * rate * 0.99)
+def _missing(packets: Packets, stream: Any, container: str) -> int:
+    """Frames that the header speaks of and that are not there."""
+    promised = int(stream.frames)
+    if promised and container == "avi" and (packets.dts != NONE).all():
+        # It counts what is due, not what is there: a frame may last longer than one.
+        return max(0, promised - int(packets.dts.max()) - 1)
+    if promised:
+        return max(0, promised - len(packets))
+    ends = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    rate, timed = _rate(stream), packets.pts != NONE
+    if ends is None or rate is None or not timed.any():
+        return 0
+    hours, minutes, seconds = ends.groups()
+    end = float((packets.pts + packets.durations)[timed].max() * stream.time_base)
+    # Rounded down, and more than two: rounded times must not make frames out of nothing.
+    gap = 3600 * int(hours) + 60 * int(minutes) + float(seconds) - end
+    return int(gap * rate * 0.99) if gap * rate > 2 else 0
