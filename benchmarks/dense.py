@@ -94,7 +94,7 @@ def _pool(x: Tensor, stride: int, real_BL: Tensor | None) -> Tensor:
 
 def _stage(stage: Stage, x_BLD: Tensor, place: Tensor, real_BL: Tensor | None) -> Tensor:
     """The blocks of a level; ``place`` is (L,), or (B, L) where samples differ in length."""
-    angles = place[..., None] * stage.turns_F
+    angles = place[..., None] * stage.rotary.tables(x_BLD)[0]
     turn = torch.polar(torch.ones_like(angles), angles)[..., None, :]
     window = stage.level.window
     assert window is None or isinstance(window, int)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .attention import attend
 from .block import normed_rotation
 from .norm import rms_norm
-from .rope import frequencies, phases
+from .rope import Rotary
 from .segments import delayed
 from .spans import Spans
 
@@ -24,9 +24,6 @@ GATE = 0.02
 class CrossAttention(nn.Module):
     """Queries from one level, keys and values from its neighbour; its output is added to the queries' level."""
 
-    turns_F: Tensor
-    owners_F: Tensor
-
     def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
         super().__init__()
         self.heads, self.width, self.backend = heads, dim // heads, backend
@@ -36,12 +33,10 @@ class CrossAttention(nn.Module):
         self.q_gain = nn.Parameter(torch.ones(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
         self.gate_D = nn.Parameter(torch.full((dim,), GATE))
-        turns_F, owners_F = frequencies(self.width, axes, theta)
-        self.register_buffer("turns_F", turns_F, persistent=False)
-        self.register_buffer("owners_F", owners_F, persistent=False)
+        self.rotary = Rotary(self.width, axes, theta)
 
     def rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
-        return phases(coords_TC, steps_C, self.turns_F, self.owners_F)
+        return self.rotary.phases(coords_TC, steps_C, self.query.weight)
 
     def queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
         q_THE = self.query(rms_norm(x_TD)).unflatten(-1, (self.heads, self.width))
@@ -89,7 +84,8 @@ class CausalDown(CrossAttention):
 
     The ragged staircase that this makes is one causal call: the tokens of a group fold into the heads of one query
     row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are delayed by one group behind
-    a null key, so that row g sees the null key and the groups before g.
+    a null key, so that row g sees the null key and the groups before g. Positions are then counted from where
+    the sample begins, which is where the null key lies, so that what is seen depends on distances alone.
 
     Args:
         inclusive: a group's token may be seen by its own tokens, because it was made from the first one alone.
@@ -110,6 +106,7 @@ class CausalDown(CrossAttention):
         source_coords: Tensor,
         samples: Spans,
         steps_C: Tensor,
+        origin_BC: Tensor,
         *,
         window: int | None,
     ) -> Tensor:
@@ -123,8 +120,12 @@ class CausalDown(CrossAttention):
             source_coords: their positions.
             samples: the samples, counted in groups.
             steps_C: level-0 steps that count as one.
+            origin_BC: where each sample begins.
             window: groups back that are seen; all when absent.
         """
+        if self.null_key is not None:
+            coords_TC = coords_TC - origin_BC[samples.ids[groups.ids]]
+            source_coords = source_coords - origin_BC[samples.ids]
         q_THE = self.queries(x_TD, self.rope(coords_TC, steps_C))
         k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, steps_C))
         if self.null_key is not None:

@@ -18,7 +18,7 @@ from .levels import HierarchyConfig, Level, blocks, check_sizes
 from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
-from .rope import frequencies, phases
+from .rope import Rotary
 from .tokens import Tokens
 from .transition import TopDown, Transition
 
@@ -49,9 +49,6 @@ class _Record:
 class Stage(nn.Module):
     """The blocks of a level: on the way up, and on the way down where there is one."""
 
-    turns_F: Tensor
-    owners_F: Tensor
-
     def __init__(self, config: HierarchyConfig, index: int, axes: int, theta: float, drops: list[float]) -> None:
         super().__init__()
         self.level = level = config.levels[index]
@@ -59,9 +56,7 @@ class Stage(nn.Module):
         self.encoder = nn.ModuleList(self._block(config, level, drop) for drop in drops)
         depth = level.decoder_depth if config.top_down and index + 1 < len(config.levels) else 0
         self.decoder = nn.ModuleList(self._block(config, level, config.drop_path) for _ in range(depth))
-        turns_F, owners_F = frequencies(level.head_dim, axes, theta)
-        self.register_buffer("turns_F", turns_F, persistent=False)
-        self.register_buffer("owners_F", owners_F, persistent=False)
+        self.rotary = Rotary(level.head_dim, axes, theta)
 
     @staticmethod
     def _block(config: HierarchyConfig, level: Level, drop: float) -> Block:
@@ -78,13 +73,10 @@ class Stage(nn.Module):
         layers = self.encoder if part == "encoder" else self.decoder
         if not len(layers):
             return x_TD
-        reaches, rope = plan.reaches(len(layers)), self._rope(plan)
+        reaches, rope = plan.reaches(len(layers)), self.rotary.phases(plan.coords_TC, plan.steps_C, x_TD)
         for block, spans in zip(layers, reaches, strict=True):
             x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding, causal=self.causal)
         return x_TD
-
-    def _rope(self, plan: LevelPlan) -> Tensor:
-        return phases(plan.coords_TC, plan.steps_C, self.turns_F, self.owners_F)
 
 
 class Hierarchy(nn.Module):
@@ -123,6 +115,15 @@ class Hierarchy(nn.Module):
         )
         self.up = nn.ModuleList(self._cross(index, axes, theta, up=True) for index in pairs if config.cross_scale.up)
         self.measuring = False
+        if next(self.parameters(), None) is None:
+            # One level without blocks. It still has a device and a precision.
+            self.register_buffer("nothing", torch.empty(0), persistent=False)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the device and the precision of its weights."""
+        parameter = next(self.parameters(), None)
+        return parameter.detach() if parameter is not None else self.get_buffer("nothing")
 
     def _transition(self, index: int) -> Transition:
         found = self.transitions[index]
@@ -207,6 +208,7 @@ class Hierarchy(nn.Module):
                 coarse.plan.coords_TC,
                 groups.samples,
                 fine.plan.steps_C,
+                fine.plan.origin_BC,
                 window=coarse.plan.sliding,
             )
         assert isinstance(down, CrossAttention)

@@ -17,6 +17,7 @@ from . import grids as nested
 from .errors import UserError
 from .host import on_host
 from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
+from .rope import FAR
 from .segments import cap
 from .spans import Spans
 from .tokens import Tokens
@@ -98,6 +99,7 @@ class LevelPlan:
         step: level-0 steps a token of this level, along each axis.
         grid: where the samples still are grids.
         boundaries: given group starts by name, on the host.
+        lowest: the plan of level 0; absent there.
     """
 
     level: Level
@@ -106,6 +108,7 @@ class LevelPlan:
     step: tuple[float, ...]
     grid: GridPlan | None
     boundaries: Mapping[str, Tensor]
+    lowest: LevelPlan | None = None
 
     @classmethod
     @on_host
@@ -115,7 +118,11 @@ class LevelPlan:
             raise UserError(f"tokens on {tokens.axes} axes must be grids in hierarchical order; set Tokens.grids")
         grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
         step = (1.0,) * tokens.axes
-        return cls(level, tokens.spans, tokens.coords_TC, step, grid, tokens.boundaries)
+        coords_TC = tokens.coords_TC
+        if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FAR:
+            # Means of them are then exact as well.
+            coords_TC = coords_TC.double()
+        return cls(level, tokens.spans, coords_TC, step, grid, tokens.boundaries)
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +133,15 @@ class LevelPlan:
     def steps_C(self) -> Tensor:
         """(C,) ``step`` on the device."""
         return self.samples.cached(("steps", self.step), lambda: torch.tensor(self.step, device=self.device))
+
+    @property
+    def origin_BC(self) -> Tensor:
+        """(B, C) where each sample begins: the position of its first level-0 token; any position for an empty one."""
+        plan = self.lowest or self
+        first_B = plan.samples.cu_seqlens[:-1].long().clamp(max=max(0, len(plan.coords_TC) - 1))
+        return (
+            plan.coords_TC[first_B] if len(plan.coords_TC) else plan.coords_TC.new_zeros(len(first_B), len(self.step))
+        )
 
     @on_host
     def reaches(self, layers: int) -> list[Spans]:
@@ -239,7 +255,7 @@ class LevelPlan:
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
         fold = _starts_so_far if ahead else _any_start
         boundaries = {name: fold(mask, groups) for name, mask in self.boundaries.items()}
-        return LevelPlan(level, groups.samples, coords_GC, step, grid, boundaries)
+        return LevelPlan(level, groups.samples, coords_GC, step, grid, boundaries, self.lowest or self)
 
 
 def _any_start(starts_T: Tensor, groups: Groups) -> Tensor:

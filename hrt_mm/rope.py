@@ -10,11 +10,16 @@ Shapes: T tokens, H heads, D head width, F = D/2 pairs, C axes.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
+
+FAR = 4096.0
+"""Steps from a sample's start, from which on angles are reduced in float64: before it float32 is good to 2.4e-4 rad."""
 
 
 def frequencies(head_dim: int, axes: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +31,7 @@ def frequencies(head_dim: int, axes: int, theta: float) -> tuple[Tensor, Tensor]
         theta: base of the frequencies.
 
     Returns:
-        (F,) radians a step, and (F,) axis indices.
+        (F,) radians a step, and (F,) axis indices, on the CPU.
 
     Raises:
         ConfigError: fewer pairs than axes.
@@ -35,28 +40,86 @@ def frequencies(head_dim: int, axes: int, theta: float) -> tuple[Tensor, Tensor]
     if pairs < axes:
         raise ConfigError(f"a head of width {head_dim} has {pairs} rotary pairs for {axes} axes; widen the heads")
     sizes = [pairs // axes + (axis < pairs % axes) for axis in range(axes)]
-    turns = [theta ** -(torch.arange(size, dtype=torch.float64) / size) for size in sizes]
-    owners = [torch.full((size,), axis) for axis, size in enumerate(sizes)]
+    turns = [theta ** -(torch.arange(size, dtype=torch.float64, device="cpu") / size) for size in sizes]
+    owners = [torch.full((size,), axis, device="cpu") for axis, size in enumerate(sizes)]
     return torch.cat(turns).float(), torch.cat(owners)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The frequencies of a head, made where they are asked for.
+
+    They are no buffer: nothing that moves, casts, empties or loads a module can lose or round them.
+
+    Args:
+        head_dim: width of a head, even.
+        axes: axes of the coordinates.
+        theta: base of the frequencies.
+
+    Raises:
+        ConfigError: fewer pairs than axes.
+    """
+
+    head_dim: int
+    axes: int
+    theta: float
+
+    def __post_init__(self) -> None:
+        if self.head_dim // 2 < self.axes:
+            frequencies(self.head_dim, self.axes, self.theta)
+
+    def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """As :func:`frequencies` gives them, on the device of ``like``; in float64 where that is."""
+        return _tables(self, like.device, like.dtype == torch.float64)
+
+    def phases(self, coords_TC: Tensor, steps_C: Tensor, like: Tensor) -> Tensor:
+        """As :func:`phases` gives them, (T, 1, F); complex128 where ``like`` is float64, else complex64."""
+        return phases(coords_TC, steps_C, *self.tables(like))
+
+
+@lru_cache(maxsize=256)
+def _tables(rotary: Rotary, device: torch.device, wide: bool) -> tuple[Tensor, Tensor]:
+    # Evaluation may come first and training after it; autograd cannot save an inference tensor.
+    with torch.inference_mode(False):
+        turns_F, owners_F = frequencies(rotary.head_dim, rotary.axes, rotary.theta)
+        return turns_F.to(device, torch.float64 if wide else torch.float32), owners_F.to(device)
 
 
 def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor) -> Tensor:
     """The turn of each pair of each token, (T, 1, F) complex numbers of size 1.
 
+    In float32 an angle is off by a hundredth of a turn after a million steps, so those of positions from
+    :data:`FAR` on are reduced in float64. Which way a position takes does not depend on the others.
+
     Args:
-        coords_TC: positions, in level-0 steps. In float64 they are exact at any distance; float32 loses a hundredth of
-            a turn after a million steps, which a stream has after hours.
+        coords_TC: positions, in level-0 steps; float64 where some are :data:`FAR` or more. On a CPU float32 serves as
+            well, where they are whole numbers.
         steps_C: level-0 steps that make one step here.
         turns_F: radians a step, from :func:`frequencies`.
         owners_F: axis of each pair.
     """
-    far = coords_TC.dtype == torch.float64
-    places_TC = (coords_TC if far else coords_TC.float()) / steps_C
-    # On one axis the columns broadcast; taking them by index would cost as much as the angles.
-    angles_TF = (places_TC if places_TC.shape[1] == 1 else places_TC[:, owners_F]) * turns_F
-    if far:
-        angles_TF = (angles_TF % math.tau).to(turns_F.dtype)
+    if turns_F.dtype == torch.float64:
+        angles_TF = _angles(coords_TC.double() / steps_C.double(), turns_F, owners_F)
+    else:
+        angles_TF = _angles(coords_TC.float() / steps_C, turns_F, owners_F)
+        if _may_be_far(coords_TC):
+            far_TF = _angles(coords_TC.double() / steps_C.double(), turns_F.double(), owners_F) % math.tau
+            is_far_TC = coords_TC.abs() >= FAR
+            is_far_TF = is_far_TC if is_far_TC.shape[1] == 1 else is_far_TC[:, owners_F]
+            angles_TF = torch.where(is_far_TF, far_TF.to(angles_TF.dtype), angles_TF)
     return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
+
+
+def _angles(places_TC: Tensor, turns_F: Tensor, owners_F: Tensor) -> Tensor:
+    # On one axis the columns broadcast; taking them by index would cost as much as the angles.
+    return (places_TC if places_TC.shape[1] == 1 else places_TC[:, owners_F]) * turns_F
+
+
+def _may_be_far(coords_TC: Tensor) -> bool:
+    """Whether a position may lie far out. Reads those on the host; on a device those that may are float64."""
+    if coords_TC.dtype == torch.float64 or not coords_TC.numel():
+        return coords_TC.numel() > 0
+    return coords_TC.device.type == "cpu" and bool(coords_TC.abs().amax() >= FAR)
 
 
 def rotate(x_THD: Tensor, turn_T1F: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from torch import Tensor
 from .errors import UserError
 from .spans import Spans
 
+_EXACT = 1 << 24
+"""Whole numbers are exact in float32 up to here."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -23,7 +26,8 @@ class Tokens:
     Args:
         x: (T, ...) features, or (T,) ids.
         spans: the samples.
-        coords_TC: (T, C) float32: where each token lies on its modality's axes, in level-0 steps.
+        coords_TC: (T, C) float32, or float64 for positions far out: where each token lies on its modality's axes, in
+            level-0 steps.
         grids: the cells of each sample along each axis, where the samples are grids in hierarchical order.
         boundaries: by name, (T,) bool masks on the CPU, true where a given group starts. They stay there: partitions
             are planned on the host.
@@ -95,7 +99,10 @@ class Tokens:
             _check_lengths(samples, parts, f"of boundary {name!r}")
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
-        coords_TC = torch.cat(list(coords)).float() if coords is not None else spans.positions[:, None].float()
+        coords_TC = torch.cat(list(coords)) if coords is not None else spans.positions[:, None]
+        given = coords is not None and coords_TC.dtype in (torch.float64, torch.int64)
+        exact = not given and spans.max_seqlen <= _EXACT
+        coords_TC = coords_TC.float() if exact else coords_TC.double()
         masks = {name: torch.cat(list(parts)).cpu() for name, parts in (boundaries or {}).items()}
         return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=masks)
 

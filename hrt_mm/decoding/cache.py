@@ -50,7 +50,7 @@ class OpenGroup:
         config = transition.group
         room, dim = usual_room(config), transition.fine.dim
         self.x_BSD = like.new_zeros(batch, room if self.keeps else 0, dim)
-        self.place_BS = torch.zeros(batch, self.x_BSD.shape[1], dtype=torch.float32, device=like.device)
+        self.place_BS = torch.zeros(batch, self.x_BSD.shape[1], dtype=torch.float64, device=like.device)
         self.size_B = np.zeros(batch, dtype=np.int64)
         self.before_BD = like.new_zeros(batch, dim) if isinstance(config, LearnedGroups) else None
         self.chance_B: Tensor | None = None
@@ -76,7 +76,7 @@ class OpenGroup:
         if self.keeps:
             self.make_room(int(size_A.max()) + 1)
             slot_A = torch.from_numpy(size_A).to(x_AD.device, non_blocking=True)
-            self.x_BSD[rows.index, slot_A] = x_AD
+            self.x_BSD[rows.index, slot_A] = x_AD.to(self.x_BSD.dtype)
             self.place_BS[rows.index, slot_A] = place_A
         self.size_B[rows.places] += 1
         if self.before_BD is not None:
@@ -168,6 +168,8 @@ class LevelCache:
 class Cache:
     """What a causal hierarchy remembers of a batch, each sample at a place of its own.
 
+    It is kept in the precision of the model's parameters, under autocast too.
+
     Args:
         hierarchy: the model.
         batch: B.
@@ -179,12 +181,14 @@ class Cache:
     def __init__(self, hierarchy: Hierarchy, batch: int) -> None:
         if not hierarchy.config.causal or hierarchy.axes != 1:
             raise UserError("only a causal hierarchy over one axis can step; set model.causal: true")
-        like = next(hierarchy.parameters()).detach()
+        like = hierarchy.like
         given = [
             level.group.boundary for level in hierarchy.config.levels if level.group and level.group.type == "given"
         ]
         places = range(len(hierarchy.stages))
         self.device = like.device
+        self.first_B = np.zeros(batch, dtype=np.float64)
+        """Where the first token of each sample lies."""
         self.names = tuple(level.name for level in hierarchy.config.levels)
         self.levels = [LevelCache(hierarchy, place, given, batch, like) for place in places]
         step = [1.0]
@@ -203,8 +207,15 @@ class Cache:
         return sum(level.nbytes for level in self.levels)
 
     def select(self, samples: list[int]) -> None:
-        """Keeps some samples alone, in this order; the others are forgotten."""
+        """Keeps some samples alone, in this order; the others are forgotten.
+
+        Raises:
+            UserError: there is no such sample.
+        """
+        if wrong := [sample for sample in samples if not 0 <= sample < len(self)]:
+            raise UserError(f"there is no sample {wrong[0]}; the cache holds {len(self)}, counted from 0")
         rows_host = np.array(samples, dtype=np.int64)
+        self.first_B = self.first_B[rows_host]
         rows = torch.from_numpy(rows_host).to(self.device)
         for level in self.levels:
             level.select(rows, rows_host)

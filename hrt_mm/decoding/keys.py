@@ -50,7 +50,7 @@ class Rows:
         if self.all:
             x.copy_(rows)
         else:
-            x.index_copy_(0, self.index, rows)
+            x.index_copy_(0, self.index, rows.to(x.dtype))
 
     def among(self, chosen: np.ndarray) -> Rows:
         """Those for which ``chosen`` (A,) is true."""
@@ -58,7 +58,9 @@ class Rows:
 
 
 class KeyValues:
-    """Keys and values of a layer for every sample of a batch.
+    """Keys and values of a layer for every sample of a batch, in the precision of the model's parameters.
+
+    Under autocast they are computed in less and kept as they are, so that a cache may be read with autocast or without.
 
     Args:
         batch: B.
@@ -110,13 +112,13 @@ class KeyValues:
             self.v_BKSE[:, :, first] = v_AKE
             return
         slots = torch.from_numpy(slot_A).to(k_AKE.device, non_blocking=True)
-        self.k_BKSE[rows.index, :, slots] = k_AKE
-        self.v_BKSE[rows.index, :, slots] = v_AKE
+        self.k_BKSE[rows.index, :, slots] = k_AKE.to(self.k_BKSE.dtype)
+        self.v_BKSE[rows.index, :, slots] = v_AKE.to(self.v_BKSE.dtype)
 
     def attend(self, q_AHE: Tensor, rows: Rows, at_A: np.ndarray) -> Tensor:
         """(A, H, E) of queries that see the keys up to number ``at_A`` of their sample, their own."""
         count = min(int(at_A.max()) + 1, self.slots)
-        k_AKSE, v_AKSE = (rows.of(x[:, :, :count]) for x in (self.k_BKSE, self.v_BKSE))
+        k_AKSE, v_AKSE = (rows.of(x[:, :, :count]).to(q_AHE.dtype) for x in (self.k_BKSE, self.v_BKSE))
         mask = None
         if (at_A + 1 < count).any():
             seen_AS = np.arange(count) <= at_A[:, None]
@@ -131,8 +133,8 @@ class KeyValues:
         self.make_room(count)
         first = max(0, count - self.slots)
         slots = torch.arange(first, count, device=k_TKE.device) % self.slots
-        self.k_BKSE[sample, :, slots] = k_TKE[first:].transpose(0, 1)
-        self.v_BKSE[sample, :, slots] = v_TKE[first:].transpose(0, 1)
+        self.k_BKSE[sample, :, slots] = k_TKE[first:].transpose(0, 1).to(self.k_BKSE.dtype)
+        self.v_BKSE[sample, :, slots] = v_TKE[first:].transpose(0, 1).to(self.v_BKSE.dtype)
 
     def select(self, rows: Tensor) -> None:
         """Keeps some samples alone, in this order."""

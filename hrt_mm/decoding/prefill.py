@@ -61,6 +61,10 @@ def prefill(hierarchy: Hierarchy, tokens: Tokens) -> tuple[Pyramid, Cache]:
     with _watched(hierarchy) as seen:
         pyramid: Pyramid = hierarchy(tokens)
     kept_B = tokens.spans.lengths.numpy().copy()
+    # The next token lies a step behind the last one.
+    last_B = tokens.spans.host[1:] - 1
+    ends_B = tokens.coords_TC[last_B[kept_B > 0].to(tokens.device), 0].double().cpu().numpy()
+    cache.first_B[kept_B > 0] = ends_B + 1 - kept_B[kept_B > 0]
     for index, level in enumerate(cache.levels):
         own = pyramid[index]
         level.count_B[:] = kept_B

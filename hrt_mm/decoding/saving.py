@@ -43,11 +43,15 @@ class _Entry:
         name: starts with that of the level.
         value: with all its room.
         growth: whether it has room for more.
+        absent: what it holds where an older file has it not.
+        narrow: the precision that older files have it in.
     """
 
     name: str
     value: Tensor
     growth: _Growth | None = None
+    absent: float | None = None
+    narrow: torch.dtype | None = None
 
     def first(self, saved: Tensor) -> Tensor:
         """As many places as a saved tensor has."""
@@ -83,6 +87,8 @@ def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "t
     counts = state.get(f"{hierarchy.config.levels[0].name}.count")
     cache = Cache(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
     entries = {entry.name: entry for entry in _entries(cache)}
+    older = {name: torch.full_like(own.value, own.absent) for name, own in entries.items() if own.absent is not None}
+    state = older | dict(state)
     refuse(_differing(entries, state), source)
     for entry in entries.values():
         if entry.growth is not None:
@@ -101,6 +107,7 @@ def _length(entry: _Entry, saved: Tensor) -> int:
 
 
 def _entries(cache: Cache) -> Iterator[_Entry]:
+    yield _Entry("first", torch.from_numpy(cache.first_B), absent=0.0)
     for name, level in zip(cache.names, cache.levels, strict=True):
         yield from _level(name, level)
 
@@ -132,7 +139,7 @@ def _open(name: str, group: OpenGroup) -> Iterator[_Entry]:
     used = int(group.size_B.max(initial=0))
     growth = _Growth(1, used, f"{name}.size", group.make_room) if group.keeps else None
     yield _Entry(f"{name}.tokens", group.x_BSD, growth)
-    yield _Entry(f"{name}.places", group.place_BS, growth)
+    yield _Entry(f"{name}.places", group.place_BS, growth, narrow=torch.float32)
     # All others have a row a sample; one that is added to the class is saved without a word here.
     for attribute, value in vars(group).items():
         if isinstance(value, Tensor) and value is not group.x_BSD and value is not group.place_BS:
@@ -150,7 +157,7 @@ def _differing(entries: Mapping[str, _Entry], state: Mapping[str, Tensor]) -> li
             continue
         if not entry.fits(saved):
             wrong.append(f"{name} has shape {tuple(saved.shape)}, not {tuple(entry.value.shape)}")
-        elif saved.dtype != entry.value.dtype:
+        elif saved.dtype not in (entry.value.dtype, entry.narrow):
             wrong.append(f"{name} is {saved.dtype}, not {entry.value.dtype}".replace("torch.", ""))
         elif not saved.is_floating_point() and saved.numel() and int(saved.min()) < 0:
             wrong.append(f"{name} is damaged: it counts {int(saved.min())}")

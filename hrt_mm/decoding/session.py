@@ -66,11 +66,13 @@ class Session:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return int(self.cache.levels[0].count_B.max())
+        return int(self.cache.levels[0].count_B.max(initial=0))
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
         """Takes in the next token of every sequence, and gives the logits of the one after, (B, V)."""
+        if not len(self):
+            return self.logits_BV
         previous_B = torch.stack([ids[-1] for ids in self._recent])
         starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
         count = self.tokenizer.recent

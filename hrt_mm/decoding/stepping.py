@@ -21,7 +21,6 @@ from ..hierarchy import Hierarchy, Stage
 from ..levels import FixedGroups, GivenGroups
 from ..norm import rms_norm
 from ..plan import Groups
-from ..rope import phases
 from ..segments import segment_mean
 from ..smoothing import mixed
 from ..spans import Spans
@@ -45,8 +44,11 @@ def step(hierarchy: Hierarchy, x_BD: Tensor, cache: Cache, starts: Flags | None 
     Returns:
         (B, D) the tokens of level 0, normed as in a pyramid.
     """
+    if not len(cache):
+        return rms_norm(x_BD)
     rows = Rows(np.arange(len(cache)), len(cache), cache.device)
-    place_A = torch.from_numpy(cache.levels[0].count_B).to(cache.device, torch.float32)
+    # In float64, as the forward pass has positions that lie far out.
+    place_A = torch.from_numpy(cache.first_B + cache.levels[0].count_B).to(cache.device)
     return rms_norm(_Stepper(hierarchy, cache).advance(0, x_BD, rows, place_A, starts or {}))
 
 
@@ -75,7 +77,7 @@ class _Stepper:
         assert isinstance(stage, Stage)
         at_A = level.count_B[rows.places]
         steps_C = self.cache.steps[index]
-        rope = phases(place_A[:, None], steps_C, stage.turns_F, stage.owners_F)
+        rope = stage.rotary.phases(place_A[:, None], steps_C, x_AD)
         for block, kept in zip(stage.encoder, level.encoder, strict=True):
             x_AD = _block(block, x_AD, rope, kept, rows, at_A)
         if level.open is not None:
@@ -175,7 +177,7 @@ class _Stepper:
             rows.put(level.back_BD, back_AD.to(level.back_BD.dtype))
         if level.down is not None:
             down = self._down(index)
-            k_AHE, v_AHE = down.keys_values(x_AE, down.rope(place_A[:, None], self.cache.steps[index]))
+            k_AHE, v_AHE = down.keys_values(x_AE, self._rope_down(index, place_A, rows))
             level.down.append(k_AHE, v_AHE, rows, level.groups_B[rows.places])
 
     def _descend(self, index: int, x_AD: Tensor, rows: Rows, place_A: Tensor) -> Tensor:
@@ -183,10 +185,17 @@ class _Stepper:
         level = self.cache.levels[index]
         if level.down is not None:
             down = self._down(index)
-            q_AHE = down.queries(x_AD, down.rope(place_A[:, None], self.cache.steps[index]))
+            q_AHE = down.queries(x_AD, self._rope_down(index, place_A, rows))
             seen_AHE = level.down.attend(q_AHE, rows, level.groups_B[rows.places] - 1)
             x_AD = x_AD + down.gated(seen_AHE)
         return x_AD if level.back_BD is None else x_AD + rows.of(level.back_BD)
+
+    def _rope_down(self, index: int, place_A: Tensor, rows: Rows) -> Tensor:
+        """The turns of what looks at the next level, or is looked at; counted from the null key, if there is one."""
+        down = self._down(index)
+        if down.null_key is not None:
+            place_A = place_A - torch.from_numpy(self.cache.first_B[rows.places]).to(place_A.device)
+        return down.rope(place_A[:, None], self.cache.steps[index])
 
     def _down(self, index: int) -> CausalDown:
         down = self.hierarchy.down[index]

@@ -15,7 +15,7 @@ from ..block import Block
 from ..cross_scale import CrossAttention
 from ..levels import Level
 from ..norm import rms_norm
-from ..rope import frequencies, phases
+from ..rope import Rotary
 from ..segments import segment_mean
 from ..spans import Spans
 from .config import BottleneckConfig, ConcatConfig, CrossConfig, GatedConfig, JointConfig, TokensConfig
@@ -102,19 +102,14 @@ class TokenFusion(FusionHead):
         config: width, depth and heads.
     """
 
-    turns_F: Tensor
-    owners_F: Tensor
-
     def __init__(self, towers: Sequence[str], config: TokensConfig) -> None:
         super().__init__(towers, config.dim)
-        turns_F, owners_F = frequencies(config.dim // config.heads, 1, THETA)
-        self.register_buffer("turns_F", turns_F, persistent=False)
-        self.register_buffer("owners_F", owners_F, persistent=False)
+        self.rotary = Rotary(config.dim // config.heads, 1, THETA)
         self.level = Level(name="fused", dim=config.dim, depth=config.depth, heads=config.heads)
 
     def rope(self, coords_T1: Tensor) -> Tensor:
         """Rotary tables of places on the shared axis."""
-        return phases(coords_T1, coords_T1.new_ones(1), self.turns_F, self.owners_F)
+        return self.rotary.phases(coords_T1, coords_T1.new_ones(1), next(self.parameters()))
 
 
 class Cross(TokenFusion):

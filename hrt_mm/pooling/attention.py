@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..attention import attend
 from ..norm import rms_norm
-from ..rope import frequencies, phases, rotate
+from ..rope import Rotary, rotate
 from ..segments import segment_mean
 from .base import Pooling, PoolingGroups, PoolingSite, register_pooling
 
@@ -22,9 +22,6 @@ class AttentionPooling(Pooling):
     The output projection starts at zero, so training starts from mean pooling.
     """
 
-    turns_F: Tensor
-    owners_F: Tensor
-
     def __init__(self, site: PoolingSite) -> None:
         super().__init__(site)
         self.heads, self.backend = site.heads, site.backend
@@ -32,9 +29,7 @@ class AttentionPooling(Pooling):
         self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
         self.out = nn.Linear(site.dim, site.dim, bias=False)
         nn.init.zeros_(self.out.weight)
-        turns_F, owners_F = frequencies(site.dim // site.heads, site.axes, site.theta)
-        self.register_buffer("turns_F", turns_F, persistent=False)
-        self.register_buffer("owners_F", owners_F, persistent=False)
+        self.rotary = Rotary(site.dim // site.heads, site.axes, site.theta)
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         mean_GD = segment_mean(x_TD, groups.spans)
@@ -56,4 +51,4 @@ class AttentionPooling(Pooling):
     def _turn(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
         steps_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
         wide_THE = x_THE if x_THE.dtype == torch.float64 else x_THE.float()
-        return rotate(wide_THE, phases(coords_TC, steps_C, self.turns_F, self.owners_F)).to(x_THE.dtype)
+        return rotate(wide_THE, self.rotary.phases(coords_TC, steps_C, x_THE)).to(x_THE.dtype)

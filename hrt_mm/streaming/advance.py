@@ -22,7 +22,6 @@ from ..cross_scale import CausalDown
 from ..hierarchy import Hierarchy, Stage
 from ..norm import rms_norm
 from ..plan import Groups
-from ..rope import phases
 from ..segments import segment_mean
 from ..smoothing import smoothed
 from ..spans import Spans
@@ -70,7 +69,7 @@ class Advance:
         """
         level, stage = self.levels[index], self.hierarchy.stages[index]
         assert isinstance(stage, Stage)
-        rope = phases(place_N[:, None], self.steps[index], stage.turns_F, stage.owners_F)
+        rope = stage.rotary.phases(place_N[:, None], self.steps[index], x_ND)
         for block, window in zip(stage.encoder, level.encoder, strict=True):
             x_ND = _block(block, x_ND, rope, window)
         if index + 1 < len(self.levels):

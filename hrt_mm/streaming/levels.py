@@ -76,7 +76,7 @@ class HierarchyStream:
         if not growing and (reason := unbounded(config)):
             raise UserError(reason)
         self.hierarchy = hierarchy
-        like = next(hierarchy.parameters()).detach()
+        like = hierarchy.like
         self.names = tuple(level.name for level in config.levels)
         self._given = tuple(level.group.boundary for level in config.levels if isinstance(level.group, GivenGroups))
         places = range(len(config.levels))
@@ -258,10 +258,13 @@ def longest_groups(config: HierarchyConfig) -> list[int | None]:
 
 def unbounded(config: HierarchyConfig) -> str | None:
     """Why a stream would remember ever more; ``None`` where its memory is constant."""
-    for level, longest in zip(config.levels, [*longest_groups(config), 0], strict=True):
-        if level.window is None and (level.depth or level.decoder_depth):
+    for place, (level, longest) in enumerate(zip(config.levels, [*longest_groups(config), 0], strict=True)):
+        comes_back = config.top_down and place + 1 < len(config.levels)
+        seen = config.cross_scale.down and place > 0
+        if level.window is None and (level.depth or (comes_back and level.decoder_depth) or seen):
+            what = "is seen as a whole" if seen and not level.depth else "attends to everything before"
             return (
-                f"level {level.name!r} attends to everything before, so a stream would remember ever more; train with "
+                f"level {level.name!r} {what}, so a stream would remember ever more; train with "
                 f"model.levels.{level.name}.window and reach: sliding, or let it grow where the input is short"
             )
         if longest is None:

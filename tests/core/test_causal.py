@@ -249,7 +249,11 @@ def test_the_staircase_is_what_it_says(inclusive: bool, window: int | None, awak
     x, source = torch.randn(14, 8, dtype=torch.float64), torch.randn(6, 12, dtype=torch.float64)
     coords, places = torch.rand(14, 1) * 9, torch.rand(6, 1) * 9
     step = torch.ones(1)
-    got = down.staircase(x, coords, groups, source, places, samples, step, window=window)
+    origin = torch.tensor([[3.0], [0.0], [-1.0]])
+    got = down.staircase(x, coords, groups, source, places, samples, step, origin, window=window)
+    if not inclusive:
+        # From where the sample begins, where the null key lies.
+        places, coords = places - origin[[0] * 4 + [2] * 2], coords - origin[[0] * 10 + [2] * 4]
     q = down.queries(x, down.rope(coords, step))
     keys, values = down.keys_values(source, down.rope(places, step))
     rows = []
