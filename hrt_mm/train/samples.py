@@ -166,8 +166,18 @@ class BadSamples:
     def _too_many(self) -> str:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.names.items())[:20])
         more = f"\n  and {len(self.names) - 20} more" if len(self.names) > 20 else ""
+        different = len(self.names)
+        if self.seen > self.length:
+            # Every epoch reads a bad sample again.
+            what = f"{different} of the {self.length} samples of {self.split} cannot be used"
+            what += f" ({self.count} of {self.seen} reads so far)"
+        else:
+            what = f"{self.count} of the {self.seen} samples of {self.split} read so far cannot be used"
+            what += (
+                f" ({different} different {'file' if different == 1 else 'files'})" if different < self.count else ""
+            )
         return (
-            f"{self.count} of the {self.seen} samples of {self.split} read so far cannot be used, more than "
+            f"{what}, more than "
             f"train.max_bad_share {self.max_share:g} allows; mend or remove them, or raise it:\n{listed}{more}"
         )
 

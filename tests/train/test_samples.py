@@ -161,6 +161,17 @@ def test_a_small_split_is_judged_once_it_was_seen() -> None:
         told(bad, 10, [])
 
 
+def test_a_bad_sample_of_two_epochs_is_one() -> None:
+    bad = BadSamples("train", 41, 0.03)
+    told(bad, 41, ["a.png"])
+    with pytest.raises(UserError, match=r"^1 of the 41 samples of train cannot be used \(2 of 64 reads so far\), more"):
+        told(bad, 23, ["a.png"])
+    with pytest.raises(
+        UserError, match=r"^2 of the 41 samples of train read so far cannot be used \(1 different file\)"
+    ):
+        told(BadSamples("train", 41, 0.03), 41, ["a.png", "a.png"])
+
+
 def test_none_allowed_means_none() -> None:
     with pytest.raises(UserError, match="1 of the 8"):
         told(BadSamples("train", 10_000, 0.0), 8, ["a"])
