@@ -15,6 +15,7 @@ from hrt_mm.component import Component
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
+from hrt_mm.tables import is_missing
 
 from ..audio.augment import Augmentation as SoundAugmentation
 from ..audio.augment import chain as sound_chain
@@ -240,8 +241,8 @@ def without_words(text: str, dropout: float) -> str:
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell holds nothing: it is absent, null, spaces alone, or a list of none."""
-    return cell is None or (isinstance(cell, str) and not cell.strip()) or cell == []
+    """Whether a cell holds nothing: it is absent, null, NaN, spaces alone, or a list of none."""
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip()) or cell == []
 
 
 def _seconds(row: Row, column: str | None, place: str) -> float | None:
