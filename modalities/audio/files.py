@@ -1,17 +1,18 @@
-"""Reads sound files: wav, flac, ogg, mp3 and what else libsndfile knows, whole or a part of them.
+"""Reads sound files of any kind, whole or a part of them: wav through libsndfile, all others through FFmpeg.
 
-Shapes: S samples, C channels.
+What a header says of a file's length is not relied on: files are read to their end, in blocks, and memory is taken for
+what is there. Where samples are missing at the end, that is an error.
+
+Shapes: S samples.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,44 +20,44 @@ from torch import Tensor
 
 from hrt_mm.errors import BadSample
 
-from .audio import MAX_RATE, MIN_RATE, Audio, check_waveform
+from .audio import Audio, check_waveform
+from .containers import MAX_CHANNELS as MAX_CHANNELS
+from .packets import read_index
+from .plain import Plain, open_rare, open_wav
+from .tracks import Track, opened
 
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".nist"})
-MAX_CHANNELS = 64
-_BLOCK = 1 << 20
-"""Frames that are read at once, before their channels are averaged."""
-_PREROLL = 0.3
-"""Seconds that are decoded before a part of a file whose decoder has to settle: mp3 borrows bits from frames before,
-and Opus needs 80 ms."""
-_SETTLING = frozenset({"OPUS", "MPEG_LAYER_III", "MPEG_LAYER_II", "MPEG_LAYER_I"})
-_CUT = re.compile(r"^\s*data\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_STREAMED = 0x7FFF0000
-"""Programs that write to a pipe cannot know the length; they put a number above this in the header."""
+SUFFIXES = frozenset(
+    {
+        ".3ga", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".awb", ".caf", ".eac3",
+        ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".mp4", ".nist", ".oga", ".ogg", ".opus", ".rf64", ".snd",
+        ".sph", ".spx", ".tta", ".w64", ".wav", ".wave", ".webm", ".weba", ".wma", ".wv",
+    }
+)  # fmt: skip
+"""How the names of sound files end. Other files are read too where a table or a command names them."""
+LONGEST_S = 86_400.0
+"""Seconds of sound that are read at once at most, where nothing else is set: a few bytes can stand for days."""
+_SLACK_S = 0.1
+"""Seconds by which a part may lead past the end: times in tables are rounded, and codecs fill up the last packet."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """What is known of a file before it is decoded.
 
     Args:
         rate: samples a second.
         channels: how many.
-        samples: of each channel.
+        samples: of each channel; of packed formats (AAC, WMA, ...) known to within a packet, since decoding alone shows
+            what is trimmed at the ends.
     """
 
     rate: int
     channels: int
     samples: int
 
-    def part(self, offset: float, duration: float | None) -> tuple[int, int]:
-        """The first sample of a part, and how many there are; less than asked for only by rounding."""
-        first = round(offset * self.rate)
-        count = self.samples - first if duration is None else round(duration * self.rate)
-        return first, min(count, self.samples - first)
-
 
 def read_header(path: Path, name: str) -> Header:
-    """The header of a file.
+    """Rate, channels and length of a file, found without decoding it: see :mod:`.packets`.
 
     Args:
         path: the file.
@@ -65,30 +66,56 @@ def read_header(path: Path, name: str) -> Header:
     Raises:
         BadSample: the file is missing, empty, no sound or without samples.
     """
-    with _opened(path, name) as file:
-        return Header(file.samplerate, file.channels, file.frames)
+    check_there(path, name)
+    try:
+        plain = open_wav(path, name)
+        if plain is None:
+            index = read_index(path, name)
+            return Header(index.rate, index.channels, index.samples)
+    except BadSample as error:
+        plain = open_rare(path, name)
+        if plain is None:
+            raise
+        error.__traceback__ = None
+    with plain:
+        samples = plain.length or sum(len(chunk) for chunk in plain.chunks(0, None))
+        return Header(plain.rate, plain.channels, samples)
 
 
-def read_audio(path: Path, name: str, offset: float = 0.0, duration: float | None = None) -> Audio:
-    """The sound of a file, or a part of it, its channels averaged. Only that part is read.
+def read_audio(
+    path: Path, name: str, offset: float = 0.0, duration: float | None = None, longest: float | None = None
+) -> Audio:
+    """The sound of a file, or a part of it, its channels averaged.
 
     Args:
         path: the file.
         name: of the sample, for messages.
         offset: seconds at which the part begins.
         duration: seconds that it lasts; to the end when ``None``.
+        longest: seconds at most; of a longer sound no more than that is read. :data:`LONGEST_S` when ``None``.
 
     Raises:
-        BadSample: the file is missing, empty, no sound, broken or cut off, its samples are not finite, or it ends
-            before the part does.
+        BadSample: the file is missing, empty, no sound, damaged or cut off, its samples are not finite, it ends before
+            the part does, or the part is too long.
     """
     check_part(offset, duration, name)
-    with _opened(path, name) as file:
-        header = Header(file.samplerate, file.channels, file.frames)
-        first, count = part_of(header, offset, duration, name)
-        waveform_S = _read(file, first, count, name)
+    check_there(path, name)
+    most = LONGEST_S if longest is None else longest
+    if duration is not None and duration > most:
+        raise too_long(name, duration, most)
+    with _opened(path, name) as source:
+        first = round(offset * source.rate)
+        limit = int(most * source.rate)
+        # One sample more tells a sound that is too long.
+        count = limit + 1 if duration is None else max(1, round(duration * source.rate))
+        waveform_S = _together(source.chunks(first, count), name)
+        if duration is None and len(waveform_S) > limit:
+            raise too_long(name, None, most)
+        if not len(waveform_S) or (duration is not None and len(waveform_S) < count):
+            _check_reach(source, first, len(waveform_S), offset, duration, name)
+        rate = source.rate
     check_waveform(waveform_S, name)
-    return Audio(waveform_S, header.rate)
+    return Audio(waveform_S, rate)
 
 
 def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
@@ -97,12 +124,24 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
     Raises:
         BadSample: as :func:`read_audio`.
     """
-    with _opened(path, name) as file:
-        size = max(1, round(seconds * file.samplerate))
-        for first in range(0, file.frames, size):
-            waveform_S = _read(file, first, min(size, file.frames - first), name)
-            check_waveform(waveform_S, name)
-            yield Audio(waveform_S, file.samplerate)
+    check_there(path, name)
+    with _opened(path, name) as source:
+        size = max(1, round(seconds * source.rate))
+        kept: list[np.ndarray] = []
+        have, given = 0, False
+        for chunk in source.chunks(0, None, size):
+            kept.append(chunk)
+            have += len(chunk)
+            if have >= size:
+                whole = np.concatenate(kept)
+                for first in range(0, have - size + 1, size):
+                    given = True
+                    yield _block(whole[first : first + size], source.rate, name)
+                # A copy, so that the rest of the chunk can go.
+                kept = [whole[have - have % size :].copy()]
+                have %= size
+        if have or not given:
+            yield _block(np.concatenate(kept) if kept else np.empty(0, np.float32), source.rate, name)
 
 
 def wav(audio: Audio, span: tuple[float, float] | None = None) -> bytes:
@@ -135,69 +174,92 @@ def part_of(header: Header, offset: float, duration: float | None, name: str) ->
     Raises:
         BadSample: the file ends before the part does.
     """
-    first, count = header.part(offset, duration)
-    length = header.samples / header.rate
-    if count <= 0:
-        raise BadSample(name, f"a part from {offset:g} s has no samples: the file lasts {length:.4f} s")
-    # Times in tables are rounded; a tenth of a second past the end is no other file.
-    if duration is not None and offset + duration > length + 0.1:
-        raise BadSample(
-            name,
-            f"a part from {offset:g} s to {offset + duration:g} s leads past the end of the file at {length:.4f} s; "
-            "mend its offset and duration",
-        )
+    first = round(offset * header.rate)
+    count = header.samples - first if duration is None else round(duration * header.rate)
+    count = min(count, header.samples - first)
+    _check_within(header.samples, header.rate, count, offset, duration, name)
     return first, count
 
 
-@contextmanager
-def _opened(path: Path, name: str) -> Iterator[Any]:
-    import soundfile
+def check_there(path: Path, name: str) -> None:
+    """Checks that a file can be opened and is not empty.
 
+    Raises:
+        BadSample: it cannot, or is.
+    """
     try:
+        if not path.is_file():
+            # Opening a pipe or a device may wait for ever.
+            path.stat()
+            raise BadSample(name, "cannot be read: it is not a file")
         if not path.stat().st_size:
             raise BadSample(name, "is an empty file; remove it, or fetch it again")
-        file = soundfile.SoundFile(str(path))
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise BadSample(name, f"cannot be read: {error.strerror}") from error
-    except soundfile.LibsndfileError as error:
-        raise BadSample(
-            name, f"is no sound that libsndfile can read ({error.error_string}); convert it to wav or flac"
-        ) from error
-    with file:
-        _check_header(file, name)
-        try:
-            yield file
-        except soundfile.LibsndfileError as error:
-            raise BadSample(name, f"is broken or cut off ({error.error_string}); fetch it again") from error
 
 
-def _check_header(file: Any, name: str) -> None:
-    cut = _CUT.search(file.extra_info)
-    if cut and int(cut[2]) < int(cut[1]) < _STREAMED:
-        raise BadSample(name, f"is cut off: {cut[2]} of {cut[1]} bytes of sound are there; fetch it again")
-    if file.frames <= 0:
+def too_long(name: str, seconds: float | None, longest: float) -> BadSample:
+    """The error of a sound that is longer than is read.
+
+    Args:
+        name: of the sample.
+        seconds: how long it is, where that is known.
+        longest: seconds that are read at most.
+    """
+    lasts = "is" if seconds is None else f"lasts {seconds:.1f} s,"
+    return BadSample(name, f"{lasts} longer than modality.max_seconds {longest:g}; raise it or read the sound in parts")
+
+
+def _check_reach(
+    source: Plain | Track, first: int, count: int, offset: float, duration: float | None, name: str
+) -> None:
+    """Checks that a part that came short is so by no more than rounding."""
+    length = first + count if source.length is None else source.length
+    _check_within(length, source.rate, count, offset, duration, name)
+
+
+def _check_within(length: int, rate: int, count: int, offset: float, duration: float | None, name: str) -> None:
+    seconds = length / rate
+    if not length:
         raise BadSample(name, "has no samples; remove it, or record it again")
-    if not MIN_RATE <= file.samplerate <= MAX_RATE:
-        raise BadSample(name, f"has {file.samplerate} samples a second; rates go from {MIN_RATE} to {MAX_RATE}")
-    if file.channels > MAX_CHANNELS:
-        raise BadSample(name, f"has {file.channels} channels; at most {MAX_CHANNELS} are read")
+    if count <= 0:
+        raise BadSample(name, f"a part from {offset:g} s has no samples: the file lasts {seconds:.4f} s")
+    if duration is not None and offset + duration > seconds + _SLACK_S:
+        raise BadSample(
+            name,
+            f"a part from {offset:g} s to {offset + duration:g} s leads past the end of the file at {seconds:.4f} s; "
+            "mend its offset and duration",
+        )
 
 
-def _read(file: Any, first: int, count: int, name: str) -> Tensor:
-    preroll = round(_PREROLL * file.samplerate) if file.subtype in _SETTLING else 0
-    waveform_S = np.empty(count, dtype=np.float32)
-    done = 0
-    while done < count:
-        # In one call: soundfile seeks after each one, and then the decoder has to settle again.
-        early = min(first + done, preroll)
-        file.seek(first + done - early)
-        wanted = min(_BLOCK, count - done)
-        block_SC = file.read(early + wanted, dtype="float32", always_2d=True)[early:]
-        if not len(block_SC):
-            raise BadSample(name, f"is cut off: {first + done} of {file.frames} samples are there; fetch it again")
-        if block_SC.shape[1] == 1:
-            waveform_S[done : done + len(block_SC)] = block_SC[:, 0]
-        else:
-            np.mean(block_SC, axis=1, out=waveform_S[done : done + len(block_SC)])
-        done += len(block_SC)
-    return torch.from_numpy(waveform_S)
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Plain | Track]:
+    with ExitStack() as stack:
+        source: Plain | Track | None = open_wav(path, name)
+        if source is None:
+            try:
+                source = stack.enter_context(opened(path, name))
+            except BadSample:
+                source = open_rare(path, name)
+                if source is None:
+                    raise
+        if isinstance(source, Plain):
+            stack.enter_context(source)
+        yield source
+
+
+def _together(chunks: Iterator[np.ndarray], name: str) -> Tensor:
+    """(S,) of pieces; memory grows with what comes."""
+    try:
+        parts = list(chunks)
+        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.float32))
+    except MemoryError:
+        raise BadSample(name, "does not fit into memory; read it in parts") from None
+
+
+def _block(waveform_S: np.ndarray, rate: int, name: str) -> Audio:
+    found = torch.from_numpy(waveform_S)
+    check_waveform(found, name)
+    return Audio(found, rate)
