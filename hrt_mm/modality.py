@@ -204,6 +204,15 @@ class Dataset(TorchDataset[Sample], ABC):
         """The class of a sample, without reading it, where that is known."""
         return None
 
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Takes over what the tokenizer refuses, so that a file that is too long need not be read whole to see it.
+
+        Does nothing by default; called once, before a sample is read.
+
+        Args:
+            tokenizer: of the run; of several towers a :class:`~hrt_mm.tasks.joint.JointTokenizer`.
+        """
+
     def shape(self, index: int) -> Sequence[int]:
         """The raw shape of a sample without decoding it, where batches are made by tokens."""
         raise ConfigError(f"{type(self).__name__} does not know shapes in advance; use train.batch_size")
@@ -327,6 +336,19 @@ class Modality(ABC):
             ConfigError: the modality has no files of its own.
         """
         raise ConfigError(f"the modality {cls.name} does not read files")
+
+    @classmethod
+    def read_for(cls, path: Path, tokenizer: Tokenizer) -> Any:
+        """The same for a tokenizer: what is longer than it takes may be refused before it is read whole.
+
+        Args:
+            path: the file.
+            tokenizer: of the modality.
+
+        Raises:
+            BadSample: as :meth:`read`, or the tokenizer would refuse it.
+        """
+        return cls.read(path)
 
     @classmethod
     def seconds(cls, path: Path) -> float | None:

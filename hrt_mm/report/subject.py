@@ -86,7 +86,9 @@ class Subject:
     @cached_property
     def dataset(self) -> Dataset:
         """The samples."""
-        return self.run.config.data.plain(self.split)
+        dataset = self.run.config.data.plain(self.split)
+        dataset.limit(self.run.tokenizer)
+        return dataset
 
     @cached_property
     def loader(self) -> EvaluationLoader:

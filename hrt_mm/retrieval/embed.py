@@ -270,7 +270,7 @@ class Embedder:
         modality = self.modality(tower)
         if isinstance(source, Path):
             size_of(source)
-            return self.run.config.data.prepare(tower, modality.read(source))
+            return self.run.config.data.prepare(tower, modality.read_for(source, self.tokenizer(tower)))
         if not source.strip():
             raise BadSample("the query", "is empty; type some words")
         return self.run.config.data.prepare(tower, source)

@@ -74,11 +74,12 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
         ConfigError: a split is missing or empty, or has a class that train has not.
     """
     check_parts(config)
-    datasets = {split: build_dataset(config, split) for split in splits}
+    tokenizer = build_tokenizer(config)
+    datasets = {split: build_dataset(config, split, tokenizer) for split in splits}
     classes = datasets["train"].classes
     for split, dataset in datasets.items():
         check_classes(dataset, split, classes)
-    return Data(build_tokenizer(config), datasets, classes)
+    return Data(tokenizer, datasets, classes)
 
 
 def check_parts(config: RunConfig) -> None:
@@ -110,8 +111,13 @@ def _check_shared(towers: Mapping[str, TowerConfig], shared: Mapping[str, str]) 
                 )
 
 
-def build_dataset(config: RunConfig, split: str) -> Dataset:
+def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = None) -> Dataset:
     """The samples of a split.
+
+    Args:
+        config: of the run.
+        split: which one.
+        tokenizer: that takes the samples; without it files are read whole before it refuses those that are too long.
 
     Raises:
         ConfigError: it is missing or empty; says how to go without, where that is possible.
@@ -124,6 +130,8 @@ def build_dataset(config: RunConfig, split: str) -> Dataset:
         if split not in WITHOUT:
             raise
         raise ConfigError(f"{error} ({WITHOUT[split]})") from error
+    if tokenizer is not None:
+        dataset.limit(tokenizer)
     return dataset
 
 

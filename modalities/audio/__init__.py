@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrt_mm.modality import Command, Modality
+from hrt_mm.modality import Command, Modality, Tokenizer
 
 from .align import ALIGN
 from .audio import Audio
@@ -55,8 +55,20 @@ class AudioModality(Modality):
         return read_audio(path, path.name)
 
     @classmethod
+    def read_for(cls, path: Path, tokenizer: Tokenizer) -> Audio:
+        """The sound of a file; of one that is too long for the tokenizer no more is read than shows it.
+
+        Raises:
+            BadSample: the file is missing, no sound, broken, or longer than ``modality.max_seconds``.
+        """
+        from .files import read_audio
+
+        assert isinstance(tokenizer, AudioTokenizer)
+        return read_audio(path, path.name, longest=tokenizer.config.max_seconds)
+
+    @classmethod
     def seconds(cls, path: Path) -> float:
-        """How long the sound of a file lasts, by its header.
+        """How long the sound of a file lasts, by its packets.
 
         Raises:
             BadSample: the file is missing, no sound, or broken.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,18 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
     """
     import av
 
-    try:
+    with ExitStack() as stack:
+        file = _mended(path)
         # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
-        source = _mended(path) or str(path.resolve())
-        container = av.open(source, options=dict(OPTIONS), metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise BadSample(
-            name, f"is not a sound file that can be read, or is cut off ({said}); convert it to wav or flac"
-        ) from error
-    try:
-        with container:
-            yield container
-    finally:
-        if isinstance(source, _Mended):
-            source.close()
+        source = str(path.resolve()) if file is None else stack.enter_context(file)
+        try:
+            container = stack.enter_context(av.open(source, options=dict(OPTIONS), metadata_errors="replace"))
+        except (av.FFmpegError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise BadSample(
+                name, f"is not a sound file that can be read, or is cut off ({said}); convert it to wav or flac"
+            ) from error
+        yield container
 
 
 class _Mended(io.FileIO):
@@ -78,13 +75,21 @@ class _Mended(io.FileIO):
 
 
 def _mended(path: Path) -> _Mended | None:
-    """A file whose header gives the sound 0 bytes, as streams do, of kinds where FFmpeg believes it."""
+    """A file that FFmpeg has to be given by its bytes; ``None`` where its path will do.
+
+    Of AU and RF64 it believes a header that gives the sound 0 bytes, as streams do. And it takes no path that is not
+    UTF-8.
+    """
     with path.open("rb") as file:
         head = file.read(36)
     if head[:4] == b".snd" and head[8:12] == bytes(4):
         return _Mended(path, 8, b"\xff" * 4)
     if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64" and head[28:36] == bytes(8):
         return _Mended(path, 28, struct.pack("<Q", 1 << 62))
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        return _Mended(path, 0, b"")
     return None
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from hrt_mm.component import Component
 from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 
 from ..folders import need_root
@@ -174,6 +174,10 @@ class DigitStrings(Dataset):
         return Sample(
             audio, self._label(speaker, samples, list(segments)), f"string {index} of {speaker}, {self.split}"
         )
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the clips."""
+        self.clips.limit(tokenizer)
 
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) before augmentation.

@@ -21,7 +21,6 @@ from torch import Tensor
 from hrt_mm.errors import BadSample
 
 from .audio import Audio, check_waveform
-from .containers import MAX_CHANNELS as MAX_CHANNELS
 from .packets import read_index
 from .plain import Plain, open_rare, open_wav
 from .tracks import Track, opened

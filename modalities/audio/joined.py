@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt
 
 from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 
 from .audio import Audio
@@ -86,6 +86,10 @@ class Joined(Dataset):
             audio = self.transform(audio)
         label = [unit for place, sample in enumerate(samples) for unit in (self._between * bool(place) + sample.label)]
         return Sample(audio, label, samples[0].name)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the sounds that are joined."""
+        self.sounds.limit(tokenizer)
 
     def shape(self, index: int) -> Sequence[int]:
         """(samples, rate) of a string of middling length."""

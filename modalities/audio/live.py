@@ -21,10 +21,9 @@ from torch import Tensor
 from hrt_mm.errors import BadSample, UserError
 
 from .audio import MAX_RATE, MIN_RATE, check_waveform
-from .files import MAX_CHANNELS
+from .containers import MAX_CHANNELS
+from .endings import STREAMED
 
-STREAMED = 0x7FFF0000
-"""Lengths from here on stand in headers of streams, whose writers did not know them."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _HEADER = 1 << 20
 """Bytes of other chunks before the sound at most."""

@@ -29,8 +29,9 @@ _SEEKABLE_CODECS = frozenset({"flac", "mp3", "mp3float", "opus", "vorbis"})
 """Decoders that, some packets after a seek, give what they give when they have read all."""
 _KEPT_PACKETS = 4_000_000
 """Packets of all indices that are kept in memory, 16 bytes each."""
-_LONGEST_PACKET_S = 60
-"""A packet that is said to last longer has a broken time."""
+_LONGEST_PACKET_S = 60.0
+_LONGEST_PACKETS_S = {"opus": 0.12, "vorbis": 1.024}
+"""By codec, seconds of the longest packet; one that is said to last longer has a broken time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +172,7 @@ class _Walk:
         self._gathering = kind in _SEEKABLE_FORMATS and (codec in _SEEKABLE_CODECS or self._plain)
         self._stamps, self._prints = array("q"), array("L")
         self._first: Any = None
+        self._longest_s = _LONGEST_PACKETS_S.get(codec, _LONGEST_PACKET_S)
         self._begin: int | None = None
         self._back = False
         self._end = self._sum = self._skipped = self._packets = self._timeless = 0
@@ -186,7 +188,7 @@ class _Walk:
         if not packet.size:
             return
         duration = packet.duration or 0
-        if not 0 < duration * self._base <= _LONGEST_PACKET_S:
+        if not 0 < duration * self._base <= self._longest_s:
             self._timeless += 1
             duration = 0
         self._packets += 1

@@ -5,6 +5,7 @@ Shapes: S samples, C channels.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,6 @@ def _open(path: Path) -> Any:
     import soundfile
 
     try:
-        return soundfile.SoundFile(str(path))
+        return soundfile.SoundFile(os.fsencode(path))
     except soundfile.LibsndfileError:
         return None

@@ -13,7 +13,7 @@ from pydantic import PositiveFloat
 
 from hrt_mm.errors import BadSample, printable
 from hrt_mm.files import Home
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 
 from ..media import MediaConfig
@@ -86,6 +86,8 @@ class Recordings(Dataset):
         self.transform, self.trim_db = transform, trim_db
         self.classes: tuple[str, ...] | None = classes
         self.home = Home(root, follow_links)
+        self.longest_s: float | None = None
+        """Seconds of the longest sound that is read; see :meth:`limit`."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -98,7 +100,7 @@ class Recordings(Dataset):
                 the item's boundaries do not fit it.
         """
         item = self.items[index]
-        audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration)
+        audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration, self.longest_s)
         aligned = self._aligned(item, audio.seconds)
         boundaries = {**item.boundaries, **{tier: tuple(start for start, _ in own) for tier, own in aligned.items()}}
         labels = {**item.labels, **{tier: tuple(label for _, label in own) for tier, own in aligned.items()}}
@@ -120,8 +122,15 @@ class Recordings(Dataset):
         target = self.items[index].target
         return target if isinstance(target, str) and self.classes is not None else None
 
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Reads no more of a sound than shows that it is longer than ``modality.max_seconds``."""
+        from .tokenizer import AudioTokenizer
+
+        if isinstance(tokenizer, AudioTokenizer):
+            self.longest_s = tokenizer.config.max_seconds
+
     def shape(self, index: int) -> Sequence[int]:
-        """(samples, rate) from the header, before trimming and augmentation.
+        """(samples, rate) before trimming and augmentation, found without decoding: see :func:`.files.read_header`.
 
         Raises:
             BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.

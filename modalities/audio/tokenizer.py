@@ -80,7 +80,7 @@ class AudioConfig(TokenizerConfig):
     """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
     need be there."""
     max_seconds: PositiveFloat = 600.0
-    """The longest sound; longer ones are bad samples."""
+    """The longest sound, as it is read and after augmentation. No more is read of longer ones: they are bad samples."""
 
     @model_validator(mode="after")
     def _agree(self) -> AudioConfig:

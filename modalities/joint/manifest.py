@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hrt_mm.errors import ConfigError
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Member, Splits
 
@@ -195,6 +195,15 @@ class JointRows(Dataset):
             tower: values[places[index]].value for tower, (values, places) in self._values.items() if index in places
         }
         return Sample(value, entry.target, entry.title)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits what is read for each tower."""
+        from hrt_mm.tasks.joint import JointTokenizer
+
+        assert isinstance(tokenizer, JointTokenizer)
+        for tower, (values, _) in self._values.items():
+            if tower in tokenizer.towers:
+                values.limit(tokenizer.towers[tower])
 
     def name(self, index: int) -> str:
         """The table's name and the line."""

@@ -5,6 +5,9 @@ Shapes: S samples, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,26 @@ from hrt_mm.errors import BadSample
 
 from ..audio import Audio
 from ..audio.audio import check_waveform
+from ..audio.containers import audio_stream, check_layout, mono
+from ..audio.files import LONGEST_S
+from ..audio.resample import resampled
+from ..audio.tracks import SEEK_FROM_S
 from .readers.index import opened, video_stream
+
+_SETTLE_S = 1
+"""Seconds that are decoded before a part after a seek."""
+_JITTER_S = 0.02
+"""Seconds by which the time of a frame may be off and the frame follow the one before without a gap."""
+_LEAP_S = 600
+"""A gap of more seconds is a broken time."""
 
 
 def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: float | None = None) -> Audio:
     """The sound of a file or of a part of it, its channels averaged, at the file's own rate.
 
     Times count from the first frame of the picture, so that picture and sound stay together: where the sound begins
-    later there are zeros, and where it begins earlier that is left out.
+    later there are zeros, and where it begins earlier that is left out. A part that begins after half a minute is found
+    by a seek: its samples lie where the container's times say, which many round to a millisecond.
 
     Args:
         path: the file.
@@ -33,8 +48,6 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
     Raises:
         BadSample: the file is missing, no video, has no audio track, or none of it can be decoded in the part.
     """
-    import av
-
     name = name or str(path)
     if not 0 <= begin < (float("inf") if end is None else end):
         raise BadSample(name, f"a part from {begin:g} s to {end} s has no length; mend its times")
@@ -42,22 +55,23 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
         if not container.streams.audio:
             raise BadSample(name, "has no audio track")
         picture = video_stream(container, name)
-        zero = float((picture.start_time or 0) * picture.time_base)
-        stream = container.streams.audio[0]
-        rate = int(stream.codec_context.sample_rate)
-        if begin:
-            # A little earlier: decoders of sound need some packets to settle.
-            container.seek(max(0, round((begin + zero - 0.3) / float(stream.time_base))), stream=stream)
-        parts: list[tuple[int, np.ndarray]] = []
-        try:
-            for frame in container.decode(stream):
-                start = round((float(frame.time or 0.0) - zero - begin) * rate)
-                if end is not None and start >= round((end - begin) * rate):
-                    break
-                parts.append((start, _mono(frame)))
-        except av.FFmpegError:
-            pass  # what was decoded is used
-    waveform = _laid(parts, None if end is None else round((end - begin) * rate))
+        stream = audio_stream(container, name)
+        zero = (picture.start_time or 0) * picture.time_base
+        if begin > SEEK_FROM_S:
+            # Earlier: decoders of sound need some packets to settle.
+            container.seek(int((Fraction(begin) + zero - _SETTLE_S) / stream.time_base), stream=stream)
+        line, rate = None, 0
+        for frame in _frames(container, stream, name):
+            if line is None:
+                rate = int(frame.sample_rate)
+                check_layout(rate, frame.layout.nb_channels, name)
+                line = _Line(rate, float(zero), begin, begin + LONGEST_S if end is None else end)
+            line.lay(frame)
+            if line.full:
+                break
+    if end is None and line is not None and line.full:
+        raise BadSample(name, f"its audio track is longer than {LONGEST_S:g} s; read it in parts")
+    waveform = np.empty(0, np.float32) if line is None else line.samples()
     if not len(waveform):
         raise BadSample(name, "none of its audio track can be decoded there")
     waveform_S = torch.from_numpy(waveform)
@@ -65,26 +79,79 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
     return Audio(waveform_S, rate)
 
 
-def _mono(frame: Any) -> np.ndarray:
-    """(S,) float32 at full scale 1."""
-    samples: np.ndarray = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype == np.uint8:
-        mono = samples.mean(0, dtype=np.float32) / 128 - 1
-    elif np.issubdtype(samples.dtype, np.integer):
-        mono = samples.mean(0, dtype=np.float64) / -float(np.iinfo(samples.dtype).min)
-    else:
-        mono = samples.mean(0)
-    return mono.astype(np.float32)
+def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
+    """The decoded frames of an audio track in order. A film that ends too early is used as far as it goes.
+
+    Raises:
+        BadSample: more than a few packets cannot be decoded.
+    """
+    import av
+
+    packets = failed = 0
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            packets += 1
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                failed += 1
+                continue
+            yield from frames
+    if failed > 2 + packets // 20:
+        raise BadSample(name, f"its audio track is damaged: {failed} of {packets} packets cannot be decoded")
 
 
-def _laid(parts: list[tuple[int, np.ndarray]], most: int | None) -> np.ndarray:
-    """Pieces at their places, zeros where there is none; what lies before the beginning is left out."""
-    last = max((start + len(piece) for start, piece in parts), default=0)
-    waveform = np.zeros(max(0, last if most is None else min(last, most)), dtype=np.float32)
-    for start, piece in parts:
-        first, end = max(0, start), min(len(waveform), start + len(piece))
-        if first < end:
-            waveform[first:end] = piece[first - start : end - start]
-    return waveform
+class _Line:
+    """Samples of a part, laid down frame by frame at their times: zeros where there is none.
+
+    Frames follow each other without a gap unless their times leave a real one, since many containers round times to
+    milliseconds. A leap of many minutes is a broken time.
+
+    Args:
+        rate: samples a second.
+        zero: time of the first picture in seconds.
+        begin: seconds at which the part begins.
+        end: seconds at which it ends.
+    """
+
+    def __init__(self, rate: int, zero: float, begin: float, end: float) -> None:
+        self._rate, self._zero = rate, zero
+        self._position, self._last = round(begin * rate), round(end * rate)
+        self._expected: int | None = None
+        self._parts: list[np.ndarray] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether the end of the part is reached."""
+        return self._position >= self._last
+
+    def lay(self, frame: Any) -> None:
+        """The next frame."""
+        piece = mono(frame)
+        if frame.sample_rate != self._rate:
+            piece = resampled(torch.from_numpy(piece), int(frame.sample_rate), self._rate).numpy()
+        start = self._start(frame.time)
+        self._expected = start + len(piece)
+        if start >= self._last:
+            self._position = self._last
+            return
+        piece = piece[max(0, self._position - start) : self._last - start]
+        if len(piece):
+            if start > self._position:
+                self._parts.append(np.zeros(start - self._position, np.float32))
+            self._parts.append(piece)
+            self._position = max(start, self._position) + len(piece)
+
+    def samples(self) -> np.ndarray:
+        """(S,) float32."""
+        return np.concatenate(self._parts) if self._parts else np.empty(0, np.float32)
+
+    def _start(self, time: float | None) -> int:
+        expected = self._expected
+        if time is None:
+            return self._position if expected is None else expected
+        start = round((time - self._zero) * self._rate)
+        if expected is None:
+            return min(start, self._position + _LEAP_S * self._rate)
+        off = start - expected
+        return expected if abs(off) <= _JITTER_S * self._rate or off > _LEAP_S * self._rate else start

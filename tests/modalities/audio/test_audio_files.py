@@ -36,15 +36,19 @@ def write(path: Path, wave: np.ndarray | None = None, rate: int = 16000, **kind:
 def test_parts_are_those_of_the_whole(suffix: str, form: str, subtype: str, error: float, tmp_path: Path) -> None:
     path = write(tmp_path / f"a.{suffix}", format=form, subtype=subtype)
     whole = read_audio(path, "a")
-    assert whole.rate == 16000 and len(whole.waveform_S) == 16000 == read_header(path, "a").samples
-    assert float((whole.waveform_S - torch.from_numpy(tone()))[1600:-1600].abs().max()) <= error
+    # Opus is decoded at 48 kHz, whatever it was made from.
+    rate = 48000 if subtype == "OPUS" else 16000
+    # FFmpeg leaves a little of what fills up the last packet of Vorbis.
+    more = 128 if subtype == "VORBIS" else 0
+    assert whole.rate == rate and len(whole.waveform_S) == rate + more == read_header(path, "a").samples
+    assert float((whole.waveform_S[:rate] - torch.from_numpy(tone(rate=rate)))[1600:-1600].abs().max()) <= error
     part = read_audio(path, "a", offset=0.5, duration=0.25)
     assert part.seconds == 0.25
-    assert torch.allclose(part.waveform_S, whole.waveform_S[8000:12000], atol=1e-3)
+    assert torch.equal(part.waveform_S, whole.waveform_S[rate // 2 : 3 * rate // 4])
     rest = read_audio(path, "a", offset=0.9)
-    assert torch.allclose(rest.waveform_S, whole.waveform_S[14400:], atol=1e-3)
+    assert torch.equal(rest.waveform_S, whole.waveform_S[round(0.9 * rate) :])
     together = torch.cat([block.waveform_S for block in blocks(path, "a", 0.3)])
-    assert torch.allclose(together, whole.waveform_S, atol=1e-6)
+    assert torch.equal(together, whole.waveform_S)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (192000, 8), (11025, 3)])
@@ -118,7 +122,7 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(BadSample, match="empty file"):
         read_audio(path, "a")
     path.write_text("a text with the ending of a sound\n" * 9)
-    with pytest.raises(BadSample, match="no sound that libsndfile can read"):
+    with pytest.raises(BadSample, match="is not a sound file that can be read"):
         read_header(path, "a")
     content = write(path).read_bytes()
     path.write_bytes(b"RIFX" + content[4:])
@@ -132,7 +136,7 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
     write(path, wave, subtype="FLOAT")
     with pytest.raises(BadSample, match="nan at sample 123"):
         read_audio(path, "a")
-    with pytest.raises(BadSample, match=r"cannot be read|no sound"):
+    with pytest.raises(BadSample, match=r"cannot be read: it is not a file"):
         read_audio(tmp_path, "a")
 
 

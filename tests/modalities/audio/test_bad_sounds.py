@@ -51,7 +51,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "zero.wav": (lambda path: write(path, np.empty(0)), "has no samples"),
     "nan.wav": (holding(np.nan), "nan at sample 77"),
     "infinite.wav": (holding(np.inf), "inf at sample 77"),
-    "text.wav": (lambda path: path.write_text("dear diary\n" * 40), "no sound that libsndfile can read"),
+    "text.wav": (lambda path: path.write_text("dear diary\n" * 40), "is not a sound file that can be read"),
     "cut.flac": (truncated, "cut off"),
     "cut.wav": (truncated, "cut off"),
     "integers.wav": (lambda path: write(path, 32768 * noise(0.3), subtype="FLOAT"), "but full scale is 1"),

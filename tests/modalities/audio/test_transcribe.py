@@ -251,7 +251,7 @@ def test_bad_sounds_are_told(run: Path, tmp_path: Path, capsys: Any, monkeypatch
     for name, message in (
         ("missing.wav", "cannot be read: No such file"),
         ("empty.wav", "is an empty file"),
-        ("text.wav", "is no sound that libsndfile can read"),
+        ("text.wav", "is not a sound file that can be read"),
         ("none.wav", "has no samples"),
         ("nan.wav", "has nan at sample 1"),
         ("cut.flac", "cut off"),
