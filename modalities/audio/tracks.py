@@ -210,7 +210,8 @@ class Track:
         if info is None or not any(info.md5) or samples >= info.samples:
             return
         if _md5(self.path, self.name, info.bits) != info.md5:
-            raise BadSample(self.name, f"is cut off or damaged: {samples:,} of {info.samples:,} samples are there; fetch it again")
+            there = f"{samples:,} of {info.samples:,} samples are there"
+            raise BadSample(self.name, f"is cut off or damaged: {there}; fetch it again")
 
 
 def _sought(path: Path, name: str, index: Index, first: int) -> Iterator[tuple[int, np.ndarray]]:
