@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.files import held_alone
 from hrt_mm.train.loop import train
+from hrt_mm.train.summary import read_summary
 from modalities.splits import SPLITS
 
 SHOWN = 3
@@ -123,7 +123,7 @@ def figures(run: Path, *, pieces: bool = True) -> str:
         run: a run that is over.
         pieces: tell of pieces as well, such as words.
     """
-    metrics = json.loads((run / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = read_summary(run / "summary.json")["metrics"]
     ways = [name.removeprefix("test/").removesuffix("/R@1") for name in metrics if name.endswith("/R@1")]
     lines = []
     for way in ways:

@@ -131,11 +131,16 @@ class Format:
         try:
             return kind.validate_python(value)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise self.damaged(path, f"{key}: {first['msg']}" if key else first["msg"]) from error
+            raise self.damaged(path, first_mistake(error)) from error
         except RecursionError as error:
             raise self.damaged(path, "its JSON is nested too deeply") from error
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first key that is missing or of another type, and why, in a line."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{key}: {first['msg']}" if key else first["msg"]
 
 
 def _seal(value: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..errors import UserError
+from ..storage import parse_json
 from .page import Page
 from .style import BLUE, COLORS, GREY, ORANGE, panels
 from .subject import Subject
+
+log = logging.getLogger(__name__)
 
 COLUMNS = 3
 MOST = 24
@@ -51,14 +55,18 @@ def curves_section(subject: Subject, page: Page) -> None:
 
 
 def read_curves(path: Path) -> Curves:
-    """The numbers of a log. Values that were not finite are gaps; a last line cut short by a kill is left out."""
+    """The numbers of a log. Values that were not finite are gaps; lines that are damaged are left out, with a warning.
+
+    A kill may cut the last line short.
+    """
     if not path.is_file():
         return {}
     points: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
+            values = parse_json(line, f"{path}, line {number}")
+        except UserError as error:
+            log.warning("%s; it is left out of the curves", error)
             continue
         for name, value in _numbers(values):
             points.setdefault(name, []).append((values["step"], value))
@@ -66,13 +74,17 @@ def read_curves(path: Path) -> Curves:
 
 
 def _numbers(values: Any) -> Iterable[tuple[str, float]]:
-    if not isinstance(values, dict) or "step" not in values:
+    if not isinstance(values, dict) or not _is_number(values.get("step")):
         return
     for name, value in values.items():
         if value is None:
             yield name, math.nan
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif _is_number(value):
             yield name, float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def draw_curves(curves: Curves, best: int) -> Figure:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..tasks.fused import Fused
 from ..tasks.labels import LabelTask
+from ..train.summary import read_summary
 from .page import Page
 from .subject import Subject
 
@@ -15,7 +15,7 @@ def overview_section(subject: Subject, page: Page) -> None:
     """Names the run's parts, and gives what its ``summary.json`` says where it has one."""
     run = subject.run
     path = run.folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    summary: dict[str, Any] = read_summary(path) if path.is_file() else {}
     metrics = {name: value for name, value in summary.get("metrics", {}).items() if value is not None}
     if not isinstance(run.task, LabelTask | Fused):
         for name, value in metrics.items():

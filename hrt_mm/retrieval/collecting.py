@@ -26,7 +26,7 @@ from .collection import Writer, writing
 from .embed import BATCH, Embedder
 from .listing import Listed
 from .passages import Passages, parents
-from .rows import Row
+from .rows import Row, not_comparable
 
 log = logging.getLogger(__name__)
 
@@ -134,12 +134,11 @@ def embed_files(
             own = Listed.of(file) if isinstance(file, Path) else file
             try:
                 found = _found(embedder, part, own, levels, window, media)
+                _add(embedder, writer, part, found, media)
             except BadSample as error:
                 left_out.append(str(own.path))
                 if len(left_out) <= MAX_NAMED:
                     log.warning("left out: %s: %s", shown(str(own.path)), error.reason)
-                continue
-            _add(embedder, writer, part, found, media)
         count = writer.counts[part]
     if len(left_out) > MAX_NAMED:
         log.warning("left out %d of %d files: %s", len(left_out), len(files), by_suffix(left_out))
@@ -191,10 +190,9 @@ def _write(
     for (index, sample, info), vector_D, own in zip(items, vectors, passages, strict=True):
         try:
             found = Found(sample.name or f"sample {index}", sample.value[part], info, vector_D, own)
+            _add(embedder, writer, part, found, media)
         except BadSample as error:
             log.warning("left out: %s", error)
-            continue
-        _add(embedder, writer, part, found, media)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,15 +217,24 @@ class Found:
         if (size := len(self.name.encode("utf-8", "replace"))) > MAX_ID:
             raise BadSample(f"{self.name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
 
+    def vectors(self) -> list[np.ndarray]:
+        """(N, D) the one of the whole, and those of the pieces at each level."""
+        return [self.vector_D[None], *(own.vectors_ND for own in self.passages)]
+
 
 def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: bool) -> None:
-    """Writes a sample, and a row for each of its pieces."""
+    """Writes a sample, and a row for each of its pieces; all of them or none.
+
+    Raises:
+        BadSample: a vector is not finite.
+    """
+    if reason := next(filter(None, (not_comparable(own)[1] for own in found.vectors())), ""):
+        raise BadSample(f"{found.name:.80}", f"a vector of it {reason}")
     modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
     piece = modality.shown(found.value) if media else None
     file = writer.media(*piece) if piece else ""
     info = _short(_text(modality.passage(found.value)) | dict(found.info), found.name)
-    writer.add(found.vector_D[None], [Row(found.name, part, file=file, info=info)])
-    names = [found.name]
+    every, names = [Row(found.name, part, file=file, info=info)], [found.name]
     for own, inside in zip(found.passages, parents(found.passages), strict=True):
         rows, timed = [], own.edges_N2A.shape[2] == 1
         files = own.shown or (embedder.shown(part, found.value, own.edges_N2A) if media and timed else ())
@@ -247,8 +254,9 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
             piece = files[number] if files else None
             kept = writer.media(*piece) if piece else ""
             rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=kept))
-        writer.add(own.vectors_ND, rows)
+        every += rows
         names = [row.id for row in rows]
+    writer.add(np.concatenate(found.vectors()), every)
 
 
 def _short(info: Mapping[str, str], name: str) -> dict[str, str]:

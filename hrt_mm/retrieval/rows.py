@@ -52,17 +52,20 @@ class Row:
         """
         if not self.id or not self.part:
             raise UserError(f"a row needs an id and a part, got id {self.id!r} and part {self.part!r}")
-        value = self.__dict__ | {"info": dict(self.info)}
-        try:
-            line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
-        except UnicodeEncodeError:
-            # Names of files that are no UTF-8 hold lone surrogates.
-            line = json.dumps(value).encode() + b"\n"
+        line = self._line()
         if len(line) > LONGEST:
             raise UserError(
                 f"the row {self.id!r:.80} has {len(line):,} bytes; it may have {LONGEST:,}: shorten its info"
             )
         return line
+
+    def _line(self) -> bytes:
+        value = self.__dict__ | {"info": dict(self.info)}
+        try:
+            return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            # Names of files that are no UTF-8 hold lone surrogates.
+            return json.dumps(value).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes, where: str) -> Row:

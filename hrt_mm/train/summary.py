@@ -8,11 +8,15 @@ import math
 import platform
 import resource
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
+from ..errors import UserError
+from ..storage import parse_json
 from ..tasks.base import Task
 from .files import replace_file
 
@@ -20,6 +24,38 @@ from .files import replace_file
 def write_summary(path: Path, values: Mapping[str, Any]) -> None:
     """Writes the summary whole or not at all."""
     replace_file(path, (json.dumps(_plain(values), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What :func:`write_summary` wrote; metrics that were not finite are None.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    remedy = "remove it, or measure again with `hrt-mm eval`"
+    try:
+        found = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; the run is not at its end") from error
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    try:
+        return {**found, **asdict(_KIND.validate_python(found))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: it is no summary of a run; {remedy}") from error
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is read of a summary."""
+
+    steps: int
+    seconds: float
+    device: str
+    metrics: dict[str, float | None]
+
+
+_KIND = TypeAdapter(_Known)
 
 
 def _plain(value: Any) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
+from hrt_mm.storage import first_mistake, parse_json
 
 from ..generated import generated
 from ..splits import SPLITS, check_split
@@ -163,8 +164,30 @@ def spoken(folder: Path, split: str) -> list[dict[str, Any]]:
     """
     file = folder / f"{split}.jsonl"
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = file.read_bytes().splitlines()
+        rows = [_row(parse_json(line, str(file))) for line in lines]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is broken: {error}; remove its folder, and it is made anew") from error
-    assert all(first["offset"] < second["offset"] for first, second in pairwise(rows))
+        reason = first_mistake(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"{file} is broken: {reason}; remove its folder, and it is made anew") from error
+    if any(first["offset"] >= second["offset"] for first, second in pairwise(rows)):
+        raise ConfigError(f"{file} is broken: its lines are not in order; remove its folder, and it is made anew")
     return rows
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """A row of a table, as far as it is read."""
+
+    text: str
+    voice: str
+    offset: NonNegativeFloat
+    duration: NonNegativeFloat
+    words: list[tuple[float, str]]
+    phonemes: list[tuple[float, str]]
+
+
+_KIND = TypeAdapter(_Spoken)
+
+
+def _row(value: Any) -> dict[str, Any]:
+    return asdict(_KIND.validate_python(value))

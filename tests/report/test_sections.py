@@ -112,6 +112,15 @@ def test_labels_are_written_beside_pictures_however_long_they_are() -> None:
     assert len(long) == LONGEST and long.endswith("..")
 
 
+def test_damaged_lines_of_a_log_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    bad = [b"[" * 100_000, b"\xff", b"3", b'{"step": "x", "lr": 1}', b'{"step": 4, "lr": ' + b"9" * 400 + b"}", b"{}"]
+    path.write_bytes(b"\n".join([b'{"step": 1, "lr": 0.5}', *bad, b'{"step": 9, "lr": 0.25}', b'{"step": 1']))
+    steps, values = read_curves(path)["lr"]
+    assert steps.tolist() == [1, 9] and values.tolist() == [0.5, 0.25]
+    assert "metrics.jsonl, line 2 is damaged: its JSON is nested too deeply; it is left out" in caplog.text
+
+
 def test_curves_of_a_run_without_a_log(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "metrics.jsonl") == {}
 

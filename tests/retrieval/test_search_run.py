@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.errors import BadSample, UserError
+from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.evaluate import evaluate_run
@@ -219,6 +223,31 @@ def test_a_query_that_is_too_large_is_refused(index: Path, tmp_path: Path) -> No
         file.truncate(80 << 20)
     with pytest.raises(BadSample, match="has 83,886,080 bytes; a query may have"):
         Searcher.of(Index(index)).search("image", large)
+
+
+def test_a_file_of_any_size_is_embedded(run: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    Image.new("L", (40, 40), 255).save(large)
+    with large.open("r+b") as file:
+        file.truncate(65 << 20)
+    assert embed_files(Embedder.of(run), "image", [large], tmp_path / "vectors") == 1
+
+
+def test_a_sample_without_a_vector_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        Image.new("L", (20, 20), 255).save(tmp_path / f"{name}.png")
+    embedder, embedded, calls = Embedder.of(run), Embedder.embedded, []
+
+    def broken(self: Embedder, *args: Any) -> Any:
+        vectors_ND, passages = embedded(self, *args)
+        calls.append(args)
+        return vectors_ND * np.float32(np.nan if len(calls) == 1 else 1), passages
+
+    monkeypatch.setattr(Embedder, "embedded", broken)
+    assert embed_files(embedder, "image", [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "v") == 1
+    assert "a.png: a vector of it is NaN or infinite" in caplog.text
 
 
 def test_an_empty_index_finds_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from modalities.video.grid import GridConfig
 from modalities.video.rendering import Edit, Shot, render, write
 from modalities.video.tokenizer import VideoConfig
 from modalities.video.video import Video
+from tests.damage import cuts, flips, full_disk, other_content
 from tests.modalities.video.films import damaged, film, sound_alone
 
 
@@ -192,6 +194,27 @@ def test_a_cache_gives_the_same_frames_without_a_decoder(clips: Path, monkeypatc
     assert torch.equal(config.build("train")[0].value.pixels_NCHW, first.pixels_NCHW)
     film(clips / "train" / "run" / "a.mp4", 5)
     assert len(config.build("train")[0].value) == 5
+
+
+def test_a_damaged_entry_of_the_cache_is_decoded_again(clips: Path) -> None:
+    config = folder(clips, cache={"dir": clips / "cache"})
+    right = config.build("train")[0].value.pixels_NCHW
+    (entry,) = [path for path in (clips / "cache").iterdir() if path.stat().st_size > right.numel()][:1]
+    data = entry.read_bytes()
+    for _, changed in [*flips(data, 30), *cuts(data, 4), *other_content()]:
+        entry.write_bytes(changed)
+        assert torch.equal(config.build("train")[0].value.pixels_NCHW, right)
+        assert entry.read_bytes() == data, "a good entry takes the place of the damaged one"
+
+
+def test_a_cache_is_left_clean_by_a_full_disk(clips: Path) -> None:
+    config = folder(clips, cache={"dir": clips / "cache"})
+    (clips / "cache").mkdir()
+    (clips / "cache" / "killed.part").write_bytes(b"half")
+    os.utime(clips / "cache" / "killed.part", (0, 0))
+    with full_disk(300):
+        assert len(config.build("train")[0].value) == 12
+    assert list((clips / "cache").iterdir()) == []
 
 
 def test_a_full_cache_takes_nothing(clips: Path) -> None:
