@@ -1,21 +1,35 @@
 """A word list as a tree of spellings: what decoders may write.
 
 A file has a line a word: the word alone where symbols are its letters or the word itself, or the word and the symbols
-that it is spelled with, parted by spaces, as in CMUdict: ``bin B IH N``. A word may have several lines.
+that it is spelled with, parted by spaces or tabs, as in CMUdict: ``bin B IH N``. A word may have several lines.
+
+Files of CMUdict, Kaldi and the Montreal Forced Aligner are read as they are: comments, numbers of alternatives
+(``WORD(2)``), stress (``IH1`` is ``IH`` where the model knows no stress), and probabilities between the word and its
+symbols, which are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import re
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, UserError
+from ..plain_text import NotText, decode, lines_of
+
+log = logging.getLogger(__name__)
 
 Spelling = tuple[str, tuple[int, ...]]
 """A word, and the places of its symbols."""
 COMMENT = ";;;"
 """Begins lines that are no words, in CMUdict."""
+_ALTERNATIVE = re.compile(r"(.+)\([0-9]+\)")
+_STRESSED = re.compile(r"([A-Za-z]+)[0-9]")
+_NUMBER = re.compile(r"[0-9]+\.?[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+", re.ASCII)
+_SPECIAL = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|!SIL")
+"""Words of Kaldi that stand for silence, noise or what is unknown."""
 
 
 @dataclass(eq=False)
@@ -48,7 +62,9 @@ class Lexicon:
         for word, symbols in spellings:
             if not symbols:
                 raise UserError(f"word {word!r} of the lexicon has no symbols")
-            self.spellings.setdefault(word, []).append(symbols)
+            ways = self.spellings.setdefault(word, [])
+            if symbols not in ways:
+                ways.append(symbols)
             node = self.root
             for symbol in symbols:
                 node = node.after.setdefault(symbol, Node())
@@ -61,7 +77,7 @@ class Lexicon:
         """The words of a file.
 
         Args:
-            path: the file, UTF-8.
+            path: the file, UTF-8, or UTF-16 with a byte order mark.
             symbols: those that the model knows.
             unit: what they are: ``words``, ``characters``, or others, which each line must spell out.
 
@@ -69,24 +85,25 @@ class Lexicon:
             ConfigError: the file cannot be read, has no word, or has one that cannot be spelled; names the line.
         """
         places = {symbol: place for place, symbol in enumerate(symbols)}
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"lexicon {path} cannot be read: {error}") from error
-        found = []
-        for number, line in enumerate(lines, 1):
-            word, *spelled = line.split() or [""]
-            if not word or line.startswith(COMMENT):
+        found, left_out = [], []
+        for number, line in enumerate(_lines(path), 1):
+            word, *spelled = _fields(line, places) or [""]
+            if not word:
                 continue
             if not spelled and unit not in ("words", "characters"):
                 raise ConfigError(f"{path}:{number}: {word!r} is not spelled; write the word and its {unit}")
             spelled = spelled or ([word] if unit == "words" else list(word))
             if strange := [symbol for symbol in spelled if symbol not in places]:
+                if _SPECIAL.fullmatch(word):
+                    left_out.append(word)
+                    continue
                 raise ConfigError(
                     f"{path}:{number}: {word!r} needs {strange[0]!r}, which is not one of the training set's {unit}: "
                     f"{', '.join(symbols[:10])}{', ...' if len(symbols) > 10 else ''}; drop the line"
                 )
             found.append((word, tuple(places[symbol] for symbol in spelled)))
+        if left_out:
+            log.warning("lexicon %s: left out, as the model has no symbols for them: %s", path, ", ".join(left_out[:5]))
         if not found:
             raise ConfigError(f"lexicon {path} has no words")
         return cls(found, places.get(" "))
@@ -109,3 +126,37 @@ class Lexicon:
             for place, word in enumerate(words)
             for symbol in (*(between if place else []), *self.spellings[word][0])
         ]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if not path.is_file():
+            raise ConfigError(
+                f"lexicon {path} cannot be read: {'no regular file' if path.exists() else 'no such file'}"
+            )
+        return lines_of(decode(path.read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"lexicon {path} cannot be read: {error}") from error
+    except NotText as error:
+        raise ConfigError(f"lexicon {path} cannot be read: line {error.line} {error.reason}") from error
+
+
+def _fields(line: str, known: Container[str]) -> list[str]:
+    """The word and its symbols; none of a comment."""
+    if line.startswith(COMMENT):
+        return []
+    word, *spelled = line.split() or [""]
+    if spelled and "#" not in known:
+        # CMUdict has comments at the ends of lines.
+        end = spelled.index("#") if "#" in spelled else len(spelled)
+        spelled = spelled[:end]
+    while spelled and spelled[0] not in known and _NUMBER.fullmatch(spelled[0]):
+        spelled = spelled[1:]
+    if spelled and (alternative := _ALTERNATIVE.fullmatch(word)):
+        word = alternative[1]
+    return [word, *(_unstressed(symbol, known) for symbol in spelled)] if word else []
+
+
+def _unstressed(symbol: str, known: Container[str]) -> str:
+    stressed = _STRESSED.fullmatch(symbol)
+    return stressed[1] if stressed and symbol not in known and stressed[1] in known else symbol
