@@ -9,9 +9,11 @@ from typing import Any
 from hrt_mm.errors import BadSample
 from hrt_mm.files import check_regular
 from hrt_mm.modality import Command, Modality
+from hrt_mm.plain_text import NotText
 
 from . import commands
 from .config import TextConfig
+from .contents import text_bytes
 from .corpus import CorpusConfig
 from .documents import DocumentsConfig, TagsConfig
 from .hugging_face import HuggingFaceConfig
@@ -35,15 +37,17 @@ class TextModality(Modality):
 
     @classmethod
     def read(cls, path: Path) -> bytes:
-        """The bytes of a file of text.
+        """The text of a file in UTF-8; compressed text is unpacked, and UTF-16 with a mark decoded.
 
         Raises:
             BadSample: the file is missing, or no text in UTF-8.
         """
         try:
             check_regular(path, path.name)
-            content = path.read_bytes()
+            content = text_bytes(path)
             content.decode()
+        except NotText as error:
+            raise BadSample(path.name, error.reason) from error
         except OSError as error:
             raise BadSample(path.name, f"cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Command
 
-from .corpus import CorpusConfig, Source, documents, say_empty
+from .corpus import CorpusConfig, documents, say_empty
+from .sources import Source
 from .text import char_start
 
 _PIECE = 1 << 20

@@ -8,10 +8,8 @@ Shapes: N documents.
 
 from __future__ import annotations
 
-import json
 import logging
 import sysconfig
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,13 +18,15 @@ import numpy as np
 import torch
 from pydantic import PositiveInt, model_validator
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import ConfigError
 from hrt_mm.files import special
 from hrt_mm.folders import walk
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
 
 from ..splits import Part, check_split, hash_split
+from .contents import PACKED_SUFFIXES
+from .sources import Source, files_source, lines_source
 from .text import Text
 
 log = logging.getLogger(__name__)
@@ -34,104 +34,6 @@ log = logging.getLogger(__name__)
 _AROUND = 3
 """Bytes on both sides of a window that are read as well, to complete characters there."""
 _INSTALLED = ("site-packages", "dist-packages")
-
-
-class Source(ABC):
-    """Documents that lie somewhere, with the bytes that each one has.
-
-    Args:
-        names: for messages.
-        sizes: bytes of each.
-        keys: what decides their splits, wherever the data lies; the names when absent.
-    """
-
-    empty: Sequence[str] = ()
-    """Names of documents that were left out, as there is nothing in them."""
-
-    def __init__(self, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None) -> None:
-        self.names = list(names)
-        self.keys = self.names if keys is None else list(keys)
-        self.sizes = np.asarray(sizes, dtype=np.int64)
-
-    @abstractmethod
-    def read(self, document: int, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end`` of a document.
-
-        Raises:
-            BadSample: it cannot be read, or is not what it was.
-        """
-
-    @abstractmethod
-    def taken(self, documents: np.ndarray) -> Source:
-        """Some of the documents, in this order."""
-
-
-class Files(Source):
-    """A document a file.
-
-    Args:
-        root: where names start.
-        names: paths from there.
-        sizes: bytes of each.
-        keys: what decides their splits; the names when absent.
-    """
-
-    def __init__(
-        self, root: Path, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None
-    ) -> None:
-        super().__init__(names, sizes, keys)
-        self.root = root
-
-    def read(self, document: int, start: int, end: int) -> bytes:
-        """Part of a file."""
-        name = self.names[document]
-        try:
-            with (self.root / name).open("rb") as file:
-                file.seek(start)
-                found = file.read(end - start)
-        except OSError as error:
-            raise BadSample(name, f"cannot be read: {error.strerror}") from error
-        if len(found) != end - start:
-            raise BadSample(name, f"is shorter than the {self.sizes[document]} bytes it had when the run began")
-        return found
-
-    def taken(self, documents: np.ndarray) -> Files:
-        """Some of the files."""
-        names, keys = ([of[place] for place in documents] for of in (self.names, self.keys))
-        return Files(self.root, names, self.sizes[documents], keys)
-
-
-class Lines(Source):
-    """A document a line of JSONL.
-
-    Args:
-        files: the files.
-        places: (N, 3) file, offset and length of each line in bytes.
-        key: of the text in a line.
-        sizes: bytes of each text.
-    """
-
-    def __init__(self, files: Sequence[Path], places: np.ndarray, key: str, sizes: Sequence[int]) -> None:
-        super().__init__([f"{files[file].name}:{start}" for file, start, _ in places], sizes)
-        self.files, self.places, self.key = list(files), places, key
-
-    def read(self, document: int, start: int, end: int) -> bytes:
-        """Part of a line's text."""
-        number, offset, length = self.places[document]
-        try:
-            with self.files[number].open("rb") as file:
-                file.seek(offset)
-                text = json.loads(file.read(length))[self.key].encode()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadSample(self.names[document], f"cannot be read any more: {error}") from error
-        if len(text) != self.sizes[document]:
-            raise BadSample(self.names[document], "is not what it was when the run began")
-        found: bytes = text[start:end]
-        return found
-
-    def taken(self, documents: np.ndarray) -> Lines:
-        """Some of the lines."""
-        return Lines(self.files, self.places[documents], self.key, self.sizes[documents])
 
 
 class Corpus(Dataset):
@@ -212,11 +114,15 @@ class CorpusConfig(DatasetConfig):
 
     type: Literal["corpus"]
     files: tuple[Path, ...] = ()
-    """Files and folders, a document a file; ``.jsonl`` files have a document a line."""
+    """Files and folders, a document a file; ``.jsonl`` files, also in folders, have a document a line. Text may be
+    compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``), or in UTF-16 with a byte order mark."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files that count in folders, such as ``.txt``; all when empty."""
     text_key: str = "text"
     """Key of the text in a line of JSONL."""
+    raw_bytes: bool = False
+    """Take all files as the bytes that they have, to model what is no text. Otherwise compressed text is unpacked and
+    UTF-16 decoded, and what is no text is an error where it is named, and left out where it is in a folder."""
     val_files: tuple[Path, ...] = ()
     """Files and folders of the validation split."""
     test_files: tuple[Path, ...] = ()
@@ -239,10 +145,12 @@ class CorpusConfig(DatasetConfig):
             raise ValueError("val_files and test_files need files, for training")
         files = (*self.files, *self.val_files, *self.test_files)
         lines = any(_is_lines(file) for file in files)
-        if self.text_key != "text" and not lines:
+        if self.text_key != "text" and not lines and not any(file.is_dir() for file in files):
             raise ValueError(f"text_key {self.text_key} has no effect without a .jsonl file; drop it")
         if self.suffixes and (lines or not files):
             raise ValueError(f"suffixes {', '.join(self.suffixes)} have no effect without folders in files; drop them")
+        if self.raw_bytes and (lines or not files):
+            raise ValueError("raw_bytes has no effect without files and folders of other kinds than .jsonl; drop it")
         for name, own in (("val", self.val_files), ("test", self.test_files)):
             part = getattr(self, name)
             if own and part is not None and name in self.model_fields_set:
@@ -264,7 +172,7 @@ class CorpusConfig(DatasetConfig):
         check_split(split)
         own = {"val": self.val_files, "test": self.test_files}.get(split)
         where = f"data.{split}_files" if own else "data.files"
-        source = documents(own or self.files, self.suffixes, self.text_key, where)
+        source = documents(own or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
         if own or split == "train":
             say_empty(source, where)
         if not own:
@@ -289,7 +197,12 @@ class CorpusConfig(DatasetConfig):
 
 
 def say_empty(source: Source, where: str) -> None:
-    """Warns of documents that were left out because they are empty, how many and which is the first."""
+    """Warns of documents that were left out because they are empty or no text, how many and which is the first."""
+    if source.no_text:
+        count = len(source.no_text)
+        what = "1 file is" if count == 1 else f"{count} files are"
+        first = source.no_text[0] if count == 1 else f"the first is {source.no_text[0]}"
+        log.warning("%s: %s no text and left out; %s", where, what, first)
     if source.empty:
         count = len(source.empty)
         what = "1 document is" if count == 1 else f"{count} documents are"
@@ -298,7 +211,11 @@ def say_empty(source: Source, where: str) -> None:
 
 
 def documents(
-    files: Sequence[Path], suffixes: Sequence[str] = (), key: str = "text", where: str = "data.files"
+    files: Sequence[Path],
+    suffixes: Sequence[str] = (),
+    key: str = "text",
+    where: str = "data.files",
+    raw_bytes: bool = False,
 ) -> Source:
     """The documents of files and folders, as :class:`CorpusConfig` names them.
 
@@ -307,27 +224,25 @@ def documents(
         suffixes: endings of the files that count in folders; all when none.
         key: of the text in a line of JSONL.
         where: what names the files, for messages.
+        raw_bytes: take files as they are, whatever they hold.
 
     Raises:
-        ConfigError: one is missing or has nothing to read.
+        ConfigError: one is missing, has nothing to read or is no text.
     """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
         inside = sorted(root / name for name in walk(root, (".py",), skipped=_INSTALLED).files)
-        found = _files([(root, path) for path in inside], where, root)
+        found = files_source([(root, path) for path in inside], where, root, raw_bytes=True)
         # Python's own empty files are no mistake of anyone's.
         found.empty = ()
         return found
-    lines = [file for file in files if _is_lines(file)]
-    if lines and len(lines) != len(files):
+    if (lines := list(filter(_is_lines, files))) and len(lines) != len(files):
         raise ConfigError(f"{where} mix {lines[0]} with other kinds; give JSONL alone, or none")
     for file in files:
         if not file.exists():
             raise ConfigError(f"{where} {file}: no such file or folder")
         if not file.is_dir() and (kind := special(file.stat().st_mode)):
             raise ConfigError(f"{where} {file} is {kind}, not a file or folder")
-    if lines:
-        return _lines(lines, key)
     paths: list[tuple[Path, Path]] = []
     for file in files:
         home = file if file.is_dir() else file.parent
@@ -336,11 +251,19 @@ def documents(
             kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
             raise ConfigError(f"{where} {file} has no file{kind}")
         paths += [(home, path) for path in inside]
-    return _files(paths, where)
+    if not raw_bytes and (lines := [path for _, path in paths if _is_lines(path)]):
+        if other := next((path for _, path in paths if not _is_lines(path)), None):
+            raise ConfigError(
+                f"{where} mix {lines[0]} with other kinds, such as {other}; give JSONL alone, or none. In folders "
+                "data.suffixes chooses"
+            )
+        return lines_source(lines, key, where)
+    return files_source(paths, where, named=frozenset(files), raw_bytes=raw_bytes)
 
 
 def _is_lines(file: Path) -> bool:
-    return file.suffix.lower() == ".jsonl"
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    return suffixes[-1:] == [".jsonl"] or (suffixes[:1] == [".jsonl"] and suffixes[1] in PACKED_SUFFIXES)
 
 
 def _inside(folder: Path, suffixes: Sequence[str], where: str) -> list[Path]:
@@ -348,57 +271,3 @@ def _inside(folder: Path, suffixes: Sequence[str], where: str) -> list[Path]:
     listing = walk(folder, suffixes or None, files_outside=False, advice="name that folder in files")
     listing.warn(log, f"{where} {folder}", unread=False)
     return [folder / name for name in listing.files]
-
-
-def _files(found: Sequence[tuple[Path, Path]], where: str, root: Path = Path()) -> Files:
-    """Files that are not empty, each with the folder that its key starts at."""
-    sized = [(home, path, path.stat().st_size) for home, path in found]
-    full = [(home, path, size) for home, path, size in sized if size]
-    if not full:
-        raise ConfigError(f"{where}: every file is empty ({len(found)} of them); the first is {found[0][1]}")
-    names = [path.relative_to(root).as_posix() if root != Path() else path.as_posix() for _, path, _ in full]
-    keys = [path.relative_to(home).as_posix() for home, path, _ in full]
-    files = Files(root, names, [size for _, _, size in full], keys)
-    files.empty = [str(path) for _, path, size in sized if not size]
-    return files
-
-
-def _lines(files: Sequence[Path], key: str) -> Lines:
-    places, sizes, empty = [], [], []
-    for number, file in enumerate(files):
-        offset = 0
-        with file.open("rb") as lines:
-            for count, line in enumerate(lines, 1):
-                if line.strip():
-                    size = _text_bytes(line, key, f"{file}:{count}")
-                    if size:
-                        places.append((number, offset, len(line)))
-                        sizes.append(size)
-                    else:
-                        empty.append(f"{file}:{count}")
-                offset += len(line)
-    if not places:
-        raise ConfigError(f"{', '.join(map(str, files))}: no line has a text; {len(empty)} have an empty one")
-    found = Lines(files, np.array(places, dtype=np.int64), key, sizes)
-    found.empty = empty
-    return found
-
-
-def _text_bytes(line: bytes, key: str, place: str) -> int:
-    try:
-        row = json.loads(line)
-    except RecursionError as error:
-        raise ConfigError(f"{place} is JSON nested too deeply") from error
-    except ValueError as error:
-        raise ConfigError(f"{place} is no JSON: {error}") from error
-    if not isinstance(row, dict) or key not in row:
-        have = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
-        raise ConfigError(f"{place} has no text at {key!r}; {have}. Set data.text_key")
-    if row[key] is None:
-        raise ConfigError(f"{place}: the text at {key!r} is null; fill it in, or drop the line")
-    if not isinstance(row[key], str):
-        raise ConfigError(f"{place}: {key!r} must be a text, got {row[key]!r:.60}")
-    try:
-        return len(row[key].encode())
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: {key!r} has a lone surrogate, which no UTF-8 can hold: {error}") from error

@@ -17,6 +17,7 @@ from pydantic import model_validator
 from hrt_mm.errors import BadSample, ConfigError, printable
 from hrt_mm.files import Home
 from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.plain_text import NotText
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Member, Splits
 
@@ -24,6 +25,7 @@ from ..folders import Layout, labelled_files
 from ..splits import check_split
 from ..splitting import Division, SplitConfig, Traits, file_member
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
+from .contents import PACKED_SUFFIXES, text_bytes
 from .text import Text
 
 _KEYS = "data.text_column, data.path_column, data.label_column, data.split_column, data.group and data.folds"
@@ -53,10 +55,13 @@ class Documents(Dataset):
         root: the folder that names start at.
         items: the documents.
         classes: names of the classes, or ``None``.
+        raw_bytes: take files as they are, whatever they hold.
     """
 
-    def __init__(self, root: Path, items: Sequence[Item], classes: tuple[str, ...] | None) -> None:
-        self.root, self.items = root, items
+    def __init__(
+        self, root: Path, items: Sequence[Item], classes: tuple[str, ...] | None, raw_bytes: bool = False
+    ) -> None:
+        self.root, self.items, self.raw_bytes = root, items, raw_bytes
         self.classes: tuple[str, ...] | None = classes
         self.home = Home(root, advice="")
 
@@ -67,7 +72,7 @@ class Documents(Dataset):
         """A document with the name of its class.
 
         Raises:
-            BadSample: it is empty, or its file is missing or lies outside the folder.
+            BadSample: it is empty, or its file is missing, is no text or lies outside the folder.
         """
         item = self.items[index]
         if item.texts is None:
@@ -98,13 +103,18 @@ class Documents(Dataset):
         if item.texts is not None:
             return sum(len(text.encode("utf-8", "replace")) for text in item.texts), 0
         try:
-            return self.home.path(item.name).stat().st_size, 0
+            path = self.home.path(item.name)
+            packed = path.suffix.lower() in PACKED_SUFFIXES and not self.raw_bytes
+            return len(self._read(item.name)) if packed else path.stat().st_size, 0
         except OSError as error:
             raise BadSample(item.name, f"cannot be read: {error.strerror}") from error
 
     def _read(self, name: str) -> bytes:
         try:
-            return self.home.path(name).read_bytes()
+            path = self.home.path(name)
+            return path.read_bytes() if self.raw_bytes else text_bytes(path)
+        except NotText as error:
+            raise BadSample(name, f"{error.reason}; bytes of any kind are taken with data.raw_bytes: true") from error
         except OSError as error:
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
 
@@ -135,6 +145,9 @@ class DocumentsConfig(SplitConfig):
     layout: Layout = "auto"
     """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
     by their names, and refuses what could be both."""
+    raw_bytes: bool = False
+    """Take files as the bytes that they have. Otherwise compressed text is unpacked and UTF-16 decoded, and what is no
+    text is a bad sample."""
 
     @model_validator(mode="after")
     def _possible(self) -> DocumentsConfig:
@@ -147,6 +160,8 @@ class DocumentsConfig(SplitConfig):
             raise ValueError(f"{changed[0]} has no effect with {'file' if self.file else 'root'}; drop it")
         if self.path_column is not None and self.text_column != default["text_column"].default:
             raise ValueError("text_column has no effect with path_column; drop one")
+        if self.raw_bytes and self.file is not None and self.path_column is None:
+            raise ValueError("raw_bytes has no effect on texts in a table; drop it")
         return self
 
     def build(self, split: str) -> Documents:
@@ -160,7 +175,7 @@ class DocumentsConfig(SplitConfig):
         items = division.pick(split, self.what)
         labels = {item.label for item in division.splits["train"]}
         classes = tuple(sorted(label for label in labels if label is not None)) if None not in labels else None
-        return Documents(self._home(), items, classes)
+        return Documents(self._home(), items, classes, self.raw_bytes)
 
     def splits(self) -> Splits:
         """What is in each split."""

@@ -16,7 +16,8 @@ from hrt_mm.modality import DatasetConfig
 
 from ..split_names import known_forms, split_name
 from ..splits import Part, check_split, hash_split
-from .corpus import Corpus, Source, say_empty
+from .corpus import Corpus, say_empty
+from .sources import Source
 
 log = logging.getLogger(__name__)
 

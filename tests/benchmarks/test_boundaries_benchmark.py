@@ -15,7 +15,8 @@ from benchmarks.results import read
 from hrt_mm.config import load_config
 from hrt_mm.errors import UserError
 from hrt_mm.levels import FixedGroups, GivenGroups, LearnedGroups
-from modalities.text.corpus import Corpus, Files
+from modalities.text.corpus import Corpus
+from modalities.text.sources import Files
 
 RUNNING = (
     "This is a paragraph of plain running text, which is long enough to be taken for one, as it has two lines\nof it."

@@ -45,6 +45,11 @@ run: {{dir: {folder}/run}}
     return load_config(file, overrides)
 
 
+def raw(name: str) -> str:
+    """Whether a text must be taken as bytes of any kind."""
+    return "true" if name == "NUL bytes" else "false"
+
+
 def summary(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
     return found
@@ -55,7 +60,8 @@ def summary(folder: Path) -> dict[str, Any]:
 def test_a_language_model_trains_on_it(name: str, group: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(ODD[name])
     (tmp_path / "b.txt").write_bytes(b"")
-    data = f"{{type: corpus, files: [{tmp_path}/a.txt, {tmp_path}/b.txt], val: null, test: null, context: 64}}"
+    files = f"[{tmp_path}/a.txt, {tmp_path}/b.txt]"
+    data = f"{{type: corpus, files: {files}, val: null, test: null, context: 64, raw_bytes: {raw(name)}}}"
     train(settings(tmp_path, data, task="{type: language}", group=group, causal=True))
     assert summary(tmp_path)["samples"] == 4
     assert summary(tmp_path)["bad_samples"]["train"]["bad"] == 0
@@ -67,7 +73,7 @@ def test_documents_are_classified(name: str, tmp_path: Path) -> None:
         (tmp_path / "data" / "train" / label).mkdir(parents=True)
         (tmp_path / "data" / "train" / label / "1.txt").write_bytes(content)
     task, group = "{type: classification, level: coarse}", "{type: given, boundary: words, max: 8}"
-    data = f"{{type: documents, root: {tmp_path}/data}}"
+    data = f"{{type: documents, root: {tmp_path}/data, raw_bytes: {raw(name)}}}"
     train(settings(tmp_path, data, "train.steps=1", task=task, group=group, causal=False))
     assert summary(tmp_path)["bad_samples"]["train"]["bad"] == 0
 

@@ -17,7 +17,8 @@ from hrt_mm.tasks.language import LanguageConfig
 from hrt_mm.train.sampler import Plan, Position
 from hrt_mm.train.samples import BatchMaker
 from modalities.text import ByteTokenizer
-from modalities.text.corpus import Corpus, CorpusConfig, Files, documents
+from modalities.text.corpus import Corpus, CorpusConfig, documents
+from modalities.text.sources import Files
 
 SEPARATOR = 256
 

@@ -63,7 +63,7 @@ def test_a_file_of_200_mb(tmp_path: Path) -> None:
         for place in range(0, 200, 20):
             file.seek(place * MB)
             file.write(b"some text " * 1000)
-    config = CorpusConfig(type="corpus", files=(tmp_path / "large.txt",), val=None, test=None, context=2048)
+    config = CorpusConfig(type="corpus", files=(tmp_path / "large.txt",), val=None, test=None, raw_bytes=True)
     assert fresh(sampled, config, 200 * MB) < 24 * MB
     assert b"some text" in config.build("train")[0].value.content
 

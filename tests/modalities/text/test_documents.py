@@ -120,7 +120,10 @@ def test_bad_documents_are_named_and_odd_ones_kept(tmp_path: Path) -> None:
         dataset[places["k/empty"]]
     with pytest.raises(BadSample, match="k/link: a link leads out of"):
         dataset[places["k/link"]]
-    assert ByteTokenizer()([dataset[places["k/raw"]].value]).x.tolist() == [255, 0, 254]
+    with pytest.raises(BadSample, match=r"k/raw: has NUL bytes, as no text has; bytes .* data.raw_bytes: true"):
+        dataset[places["k/raw"]]
+    raw = documents(root=root, val=0.01, test=0.01, raw_bytes=True)[places["k/raw"]].value
+    assert ByteTokenizer()([raw]).x.tolist() == [255, 0, 254]
     assert dataset.shape(places["k/large"]) == (10_000_000, 0)
     assert len(ByteTokenizer()([dataset[places["k/large"]].value]).x) == 10_000_000
     rows = [{"text": "", "label": "k", "split": "train"}]
