@@ -7,7 +7,7 @@ import re
 
 from .messages import Problem
 from .nodes import Keys, Node
-from .yaml_reader import scalar
+from .yaml_reader import plain_node
 
 _REFERENCE = re.compile(r"\$(\$\{|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\{)")
 
@@ -26,7 +26,7 @@ def interpolate(node: Node, problems: list[Problem], path: Keys = ()) -> Node:
     if not isinstance(node.value, str) or "${" not in node.value:
         return node
     text = fill(node.value, node.mark, path, problems)
-    return Node(scalar(text) if node.plain else text, node.mark)
+    return plain_node(text, node.mark) if node.plain else Node(text, node.mark)
 
 
 def fill(text: str, mark: str, path: Keys, problems: list[Problem]) -> str:

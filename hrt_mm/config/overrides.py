@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .fitting import HOME
 from .messages import Problem, dotted, one_of, show
-from .nodes import Keys, Node, merge
-from .yaml_reader import read
+from .nodes import Keys, Node, both_given, merge
+from .yaml_reader import plain_node, read
 
 
 @dataclass(frozen=True)
 class Override:
-    """One dotted key and its value, read as YAML."""
+    """One dotted key and its value."""
 
     text: str
     keys: tuple[str, ...]
@@ -25,14 +27,27 @@ class Override:
 
 
 def parse(text: str, problems: list[Problem]) -> Override | None:
-    """An override from ``a.b.c=value``; adds to the problems and gives nothing where it is malformed."""
+    """An override from ``a.b.c=value``; adds to the problems and gives nothing where it is malformed.
+
+    A value that begins with a bracket, a brace or a quote, and one of several lines, is YAML. Any other is one scalar:
+    ``#``, ``: `` and the like are part of it.
+    """
     key, equals, value = text.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
     mark = f"override {text!r}"
     if not equals or not all(keys):
         problems.append(Problem(mark, (), "not of the form a.b.c=value; write for example optim.lr=1e-3"))
         return None
-    return Override(text, keys, read(value, mark, problems, numbered=False))
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        problems.append(Problem(mark, (), "is not valid UTF-8; give the file or folder another name"))
+        return None
+    return Override(text, keys, _value(value.strip(), mark, problems))
+
+
+def _value(text: str, mark: str, problems: list[Problem]) -> Node:
+    if text.startswith(("[", "{", '"', "'")) or "\n" in text:
+        return read(text, mark, problems, numbered=False)
+    return Node(HOME, mark, plain=True) if text == HOME else plain_node(text, mark)
 
 
 def apply(root: Node, texts: Sequence[str], problems: list[Problem]) -> Node:
@@ -43,7 +58,19 @@ def apply(root: Node, texts: Sequence[str], problems: list[Problem]) -> Node:
     overrides = [override for text in texts if (override := parse(text, problems))]
     for override in sorted(overrides, key=lambda item: len(item.keys) if item.keys[-1] == "type" else 1_000):
         root = _set(root, override, 0, (), problems)
+    _check_alternatives(overrides, problems)
     return root
+
+
+def _check_alternatives(overrides: Sequence[Override], problems: list[Problem]) -> None:
+    """Refuses overrides for several settings of which there may be one."""
+    layers: dict[tuple[str, ...], dict[str, Node]] = {}
+    for override in overrides:
+        layers.setdefault(override.keys[:-1], {})[override.keys[-1]] = override.node
+    for path, values in layers.items():
+        if (given := both_given(Node(values, ""))) is not None:
+            names = " and ".join(node.mark for _, node in given)
+            problems.append(Problem(names, path, "are alternatives; give one of them"))
 
 
 def _set(node: Node, override: Override, depth: int, path: Keys, problems: list[Problem]) -> Node:
@@ -70,7 +97,7 @@ def _set(node: Node, override: Override, depth: int, path: Keys, problems: list[
 
 def _position(items: list[Node], key: str, mark: str, path: Keys, problems: list[Problem]) -> int | None:
     """The item a key means: a position, negative ones from the end, or the item's own name."""
-    if key.lstrip("-").isdigit():
+    if re.fullmatch("-?[0-9]{1,9}", key):
         index = int(key)
         if -len(items) <= index < len(items):
             return index % len(items)

@@ -12,10 +12,11 @@ from ..levels import HierarchyConfig
 from ..modality import DatasetConfig, TokenizerConfig, modalities
 from ..tasks.base import TaskConfig
 from .allowed import Allowed
+from .fitting import fit
 from .interpolation import interpolate
 from .layers import find_config, load_layers
 from .messages import Problem, fail, one_of, show
-from .nodes import Keys, Node
+from .nodes import Keys, Node, both_given
 from .overrides import apply
 from .schema import compose
 from .sections import FORMS, RunConfig, TowerConfig, datasets, joint, section_component, tasks, tokenizers
@@ -64,7 +65,11 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
     assert isinstance(root.value, dict)
     several = "towers" in root.value
     schema = compose(installed, chosen, joint(), several=several)
-    validator = Validator(root, Allowed(schema), problems)
+    allowed = Allowed(schema)
+    fit(root, allowed, problems)
+    for path in (("train",), ("train", "pretrain")):
+        _check_alternatives(root, path, problems)
+    validator = Validator(root, allowed, problems)
     options: dict[str, Mapping[str, type[Component]]] = {
         "modality": tokenizers(installed),
         "task": tasks(),
@@ -90,6 +95,15 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
             found[name] = validator.section((name,), component) if component else None
     _check_form(found.get("task"), validator, several=several)
     return found
+
+
+def _check_alternatives(root: Node, path: Keys, problems: list[Problem]) -> None:
+    """Refuses two settings of which a section has one, where a single layer gives both."""
+    node, depth = root.find(path)
+    given = both_given(node) if depth == len(path) else None
+    if given is not None and all(problem.path != path for problem in problems):
+        names = " and ".join(f"{key} ({child.mark})" for key, child in given)
+        problems.append(Problem(node.mark, path, f"{names} are alternatives; keep one of them"))
 
 
 def _towers(

@@ -11,8 +11,12 @@ from ..errors import ConfigError
 from .messages import Problem, show
 from .nodes import Keys, Node
 
-MAX_NODES = 100_000
-"""Values a file may hold once its aliases are followed; far more than a configuration needs."""
+MAX_REPEATED = 100_000
+"""Values that aliases may repeat; far more than a configuration needs."""
+MAX_DEPTH = 100
+"""Levels of nesting."""
+MAX_DIGITS = 300
+"""Digits of a whole number; a longer one stays text, and is then refused where a number is expected."""
 
 _VARIABLE = re.compile(r"\$\{([^{}\n]*)\}")
 _MASKED = re.compile("\\$\ue000([^\ue001\n]*)\ue001")
@@ -65,8 +69,10 @@ def read(text: str, source: str, problems: list[Problem], *, numbered: bool = Tr
     except yaml.MarkedYAMLError as error:
         mark = builder.mark(error.problem_mark) if error.problem_mark else source
         raise ConfigError(f"{mark}: not valid YAML: {_unmask(error.problem or str(error))}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: not valid YAML: the values are nested more than {MAX_DEPTH} levels deep") from error
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -77,6 +83,12 @@ def scalar(text: str) -> str | int | float | bool | None:
     return text
 
 
+def plain_node(text: str, mark: str) -> Node:
+    """A scalar that is written without quotes."""
+    value = scalar(text)
+    return Node(value, mark, plain=True) if isinstance(value, str) else Node(value, mark, text=text)
+
+
 class _Builder:
     """Turns PyYAML's nodes into ours."""
 
@@ -84,14 +96,18 @@ class _Builder:
         self.source = source
         self.problems = problems
         self.numbered = numbered
-        self.count = 0
+        self.repeated = 0
+        self.built: set[int] = set()
         self.open: set[int] = set()
 
     def build(self, raw: yaml.Node, path: Keys) -> Node:
         mark = self.mark(raw.start_mark)
-        self.count += 1
-        if id(raw) in self.open or self.count > MAX_NODES:
+        self.repeated += id(raw) in self.built
+        if id(raw) in self.open or self.repeated > MAX_REPEATED:
             raise ConfigError(f"{mark}: aliases make this file endless or huge; write the values out")
+        if len(self.open) >= MAX_DEPTH:
+            raise ConfigError(f"{mark}: not valid YAML: the values are nested more than {MAX_DEPTH} levels deep")
+        self.built.add(id(raw))
         self.open.add(id(raw))
         try:
             if raw.tag not in _TAGS:
@@ -110,10 +126,10 @@ class _Builder:
         lines: dict[str, str] = {}
         for raw_key, raw_value in raw.value:
             mark = self.mark(raw_key.start_mark)
-            key = raw_key.value
-            if not isinstance(key, str):
+            if not isinstance(raw_key.value, str):
                 self.problems.append(Problem(mark, path, "a list or map cannot be a key; use a word"))
                 continue
+            key, _ = _joined(raw_key.value)
             if key == "<<":
                 self.problems.append(Problem(mark, path, "merge keys (<<) are not supported; use extends"))
                 continue
@@ -129,14 +145,28 @@ class _Builder:
     def scalar(self, raw: yaml.ScalarNode, path: Keys, mark: str) -> Node:
         name = raw.tag.removeprefix(_PREFIX)
         if name not in _CORE:
-            return Node(_unmask(raw.value), mark, plain=raw.style is None)
+            text, whole = _joined(_unmask(raw.value))
+            if not whole:
+                self.problems.append(Problem(mark, path, f"{show(raw.value)} has half of a surrogate pair"))
+            return Node(text, mark, plain=raw.style is None)
         if not _CORE[name][0].match(raw.value):
             self.problems.append(Problem(mark, path, f"{show(raw.value)} is not the {name} that its tag says"))
             return Node(raw.value, mark)
-        return Node(_parse(name, raw.value), mark)
+        return Node(_parse(name, raw.value), mark, text=raw.value if raw.style is None else None)
 
     def mark(self, place: yaml.Mark) -> str:
         return f"{self.source}:{place.line + 1}" if self.numbered else self.source
+
+
+def _joined(text: str) -> tuple[str, bool]:
+    """A text with its surrogate pairs joined, which JSON writes as two escapes, and whether none was left alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        units = text.encode("utf-16-le", "surrogatepass")
+        joined = units.decode("utf-16-le", "replace")
+        return joined, joined.count("\ufffd") == text.count("\ufffd")
+    return text, True
 
 
 def _unmask(text: str) -> str:
@@ -148,6 +178,8 @@ def _parse(name: str, text: str) -> str | int | float | bool | None:
         return None
     if name == "bool":
         return text.lower() == "true"
+    if name == "int" and len(text) > MAX_DIGITS:
+        return text
     if name == "int":
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
