@@ -48,8 +48,7 @@ class Speed(Component):
 
     def build(self) -> Transform:
         """The transform."""
-        low, high = (round(100 * factor) for factor in self.factor)
-        return lambda audio: _faster(audio, int(torch.randint(low, high + 1, ())))
+        return partial(_changed_speed, self)
 
 
 class VocalTract(Component):
@@ -66,8 +65,7 @@ class VocalTract(Component):
 
     def build(self) -> Transform:
         """The transform."""
-        low, high = (round(100 * factor) for factor in self.factor)
-        return lambda audio: replace(audio, warp=audio.warp * int(torch.randint(low, high + 1, ())) / 100)
+        return partial(_changed_tract, self)
 
 
 class Trim(Component):
@@ -89,7 +87,7 @@ class Trim(Component):
 
     def build(self) -> Transform:
         """The transform."""
-        return lambda audio: trimmed(audio, _uniform(self.db)) if float(torch.rand(())) < self.p else audio
+        return partial(_trimmed_sometimes, self)
 
 
 class Pad(Component):
@@ -149,7 +147,7 @@ class Gain(Component):
 
     def build(self) -> Transform:
         """The transform."""
-        return lambda audio: replace(audio, waveform_S=audio.waveform_S * 10 ** (_uniform(self.db) / 20))
+        return partial(_amplified, self)
 
 
 class Noise(Component):
@@ -282,14 +280,37 @@ def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
             raise ConfigError(
                 f"data.augment has {late[0]} after time_warp, which is the last to change times; swap them"
             )
-    transforms = [augmentation.build() for augmentation in augmentations]
+    return partial(_in_turn, [augmentation.build() for augmentation in augmentations])
 
-    def run(audio: Audio) -> Audio:
-        for transform in transforms:
-            audio = transform(audio)
-        return audio
 
-    return run
+# Transforms are functions of this module with some arguments given: workers that are not forked get them by pickle.
+
+
+def _in_turn(transforms: Sequence[Transform], audio: Audio) -> Audio:
+    for transform in transforms:
+        audio = transform(audio)
+    return audio
+
+
+def _changed_speed(config: Speed, audio: Audio) -> Audio:
+    return _faster(audio, _percent(config.factor))
+
+
+def _changed_tract(config: VocalTract, audio: Audio) -> Audio:
+    return replace(audio, warp=audio.warp * _percent(config.factor) / 100)
+
+
+def _percent(factor: tuple[float, float]) -> int:
+    low, high = (round(100 * edge) for edge in factor)
+    return int(torch.randint(low, high + 1, ()))
+
+
+def _trimmed_sometimes(config: Trim, audio: Audio) -> Audio:
+    return trimmed(audio, _uniform(config.db)) if float(torch.rand(())) < config.p else audio
+
+
+def _amplified(config: Gain, audio: Audio) -> Audio:
+    return replace(audio, waveform_S=audio.waveform_S * 10 ** (_uniform(config.db) / 20))
 
 
 def _faster(audio: Audio, percent: int) -> Audio:
