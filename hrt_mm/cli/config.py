@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from .arguments import Commands, add_config, command
 
@@ -14,7 +15,11 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("config", help=text, description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     add_config(command(actions, "show", "print a configuration with every default written out", show))
-    add_config(command(actions, "validate", "check a configuration, and that its model can be built", validate))
+    checking = command(
+        actions, "validate", "check a configuration, open its data, and take a batch through its model", validate
+    )
+    add_config(checking)
+    checking.add_argument("--no-data", action="store_true", help="check the configuration alone, where the data is not")
     schema_parser = command(actions, "schema", "print the JSON Schema of all that is installed, for editors", schema)
     schema_parser.add_argument("--builtin", action="store_true", help="leave out what other packages add")
 
@@ -28,11 +33,23 @@ def show(args: argparse.Namespace) -> int:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Says that a configuration is right."""
+    """Says that a configuration is right, or what a run would refuse."""
     from ..config import check, load_config
+    from ..errors import UserError
+    from ..train.rehearsal import check_folder, rehearse, warnings_of
 
-    check(load_config(args.config, args.overrides))
-    print(f"{args.config}: ok")
+    config = load_config(args.config, args.overrides)
+    check(config)
+    found = "the data was not opened" if args.no_data else f"{rehearse(config)} samples; a batch of each went through"
+    warnings = warnings_of(config)
+    try:
+        check_folder(config, resume=False)
+    except UserError as error:
+        # It may well be that of the run that this file was written for.
+        warnings.append(str(error))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{args.config}: ok ({found})")
     return 0
 
 

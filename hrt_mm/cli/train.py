@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from .arguments import Commands, add_config, command
 
@@ -12,12 +13,29 @@ def add(commands: Commands) -> None:
     parser = command(commands, "train", "train a configuration into a run folder", run)
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="open the data, take a batch of each split through the model, look at the run folder, and end",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains."""
-    from ..config import load_config
+    """Trains, or says what a run would refuse."""
+    from ..config import check, load_config
+
+    config = load_config(args.config, args.overrides)
+    if args.dry_run:
+        from ..train.rehearsal import check_folder, rehearse, warnings_of
+
+        check(config)
+        check_folder(config, resume=args.resume)
+        samples = rehearse(config)
+        for warning in warnings_of(config):
+            print(f"warning: {warning}", file=sys.stderr)
+        print(f"{args.config}: ok ({samples} samples; nothing was trained)")
+        return 0
     from ..train.loop import train
 
-    train(load_config(args.config, args.overrides), resume=args.resume)
+    train(config, resume=args.resume)
     return 0

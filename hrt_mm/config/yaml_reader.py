@@ -72,7 +72,9 @@ def read(text: str, source: str, problems: list[Problem], *, numbered: bool = Tr
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: not valid YAML: the values are nested more than {MAX_DEPTH} levels deep") from error
+        raise ConfigError(
+            f"{source}: not valid YAML: the values are nested more than {MAX_DEPTH} levels deep"
+        ) from error
 
 
 def scalar(text: str) -> str | int | float | bool | None:

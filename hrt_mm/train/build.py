@@ -12,6 +12,7 @@ from ..levels import GivenGroups, LearnedGroups, blocks
 from ..modality import Dataset, Tokenizer
 from ..tasks.base import Task
 from ..tasks.joint import JointTaskConfig, JointTokenizer
+from .config import TrainConfig
 from .samples import BatchMaker
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
     taught = (group.supervise for group in groups if isinstance(group, LearnedGroups) and group.supervise)
     tokenizer.wanted = frozenset((*grouped, *taught, *boundaries))
     return tokenizer
+
+
+def splits_of(options: TrainConfig) -> list[str]:
+    """The splits that a run reads."""
+    return ["train", *(["val"] if options.eval_every else []), *(["test"] if options.test else [])]
 
 
 def build_data(config: RunConfig, splits: Sequence[str]) -> Data:

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ..component import Component
 from ..tasks.language import LanguageConfig
 from ..tasks.masked import MaskedConfig
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+_SPAN = r"^(?:[0-9]+(?:\.[0-9]*)?h)?(?:[0-9]+(?:\.[0-9]*)?m)?(?:[0-9]+(?:\.[0-9]*)?s)?$"
+
+
+def _minutes(value: object) -> object:
+    """Minutes from a text such as ``90s``, ``10m`` or ``1h30m``; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    if not value or not re.fullmatch(_SPAN, value):
+        raise ValueError(f"{value!r} is no time; write minutes, or a number with s, m or h: 90s, 10m, 1.5h")
+    units = {"h": 60.0, "m": 1.0, "s": 1 / 60}
+    return sum(float(part[:-1]) * units[part[-1]] for part in re.findall(r"[0-9.]+[hms]", value))
+
+
+Minutes = Annotated[
+    PositiveFloat,
+    BeforeValidator(
+        _minutes, json_schema_input_type=PositiveFloat | Annotated[str, Field(pattern=_SPAN, min_length=1)]
+    ),
+]
+"""A time in minutes; in a configuration with a unit, where it is text."""
 
 
 class CosineSchedule(Component):
@@ -80,8 +109,9 @@ class PretrainConfig(Component):
     """Samples a batch; the batches of the run where neither this nor ``batch_tokens`` is given."""
     batch_tokens: PositiveInt | None = None
     """Level-0 tokens a batch at most."""
-    time_limit: PositiveFloat | None = None
-    """Minutes after which it ends, by the run's ``clock``; none when null."""
+    time_limit: Minutes | None = None
+    """Time after which it ends, by the run's ``clock``: minutes, or with a unit ``90s``, ``10m``, ``1.5h``; none when
+    null."""
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> PretrainConfig:
@@ -135,8 +165,9 @@ class TrainConfig(Component):
     """A run without labels that comes first, in the folder ``pretrain`` of the run; its encoder then starts the run."""
     num_threads: PositiveInt | None = None
     """Threads that compute on the CPU; torch's own choice when null."""
-    time_limit: PositiveFloat | None = None
-    """Minutes after which training ends. The schedule then follows steps or time, whichever is nearer its end."""
+    time_limit: Minutes | None = None
+    """Time after which training ends, by ``clock``: minutes, or with a unit ``90s``, ``10m``, ``1.5h``. The schedule
+    follows steps or time, whichever is nearer its end."""
     clock: Literal["wall", "cpu"] = "wall"
     """What seconds and ``time_limit`` count: wall clock, with the evaluations and saves on the way; or the processor
     time of this process in training steps alone, over its threads together, which other processes do not use up."""

@@ -83,6 +83,7 @@ def fit(run: Run) -> None:
         if stopping:
             raise run.stopped()
         if over:
+            run.say_over()
             return
         step(run, spent)
         if run.log_due():

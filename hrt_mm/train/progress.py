@@ -19,9 +19,11 @@ class ProgressBar:
         steps: of the whole run.
         metric: the one to show beside the loss, by its name in the log.
         silent: show nothing at all, as ranks other than the first.
+        cpu: whether seconds are processor time, which is then said.
     """
 
-    def __init__(self, steps: int, metric: str, *, silent: bool = False) -> None:
+    def __init__(self, steps: int, metric: str, *, silent: bool = False, cpu: bool = False) -> None:
+        self.unit = " (both by processor time)" if cpu else ""
         self.steps = steps
         self.metric = metric
         self.silent = silent
@@ -64,7 +66,8 @@ class ProgressBar:
         """
         shown = {name.rpartition("/")[2]: values[name] for name in ("train/loss", self.metric) if name in values}
         parts = [f"{name} {value:.4g}" for name, value in shown.items()]
-        parts += [f"{values['tokens_per_second']:,.0f} tokens/s", f"{clock(seconds_left)} left"]
+        rate = f"{values['tokens_per_second']:,.0f} tokens/s"
+        parts += [f"{rate}  {clock(seconds_left)} left{self.unit}"]
         text = "  ".join(parts)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
@@ -122,3 +125,8 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def span(minutes: float) -> str:
+    """Minutes in words, with their unit."""
+    return f"{60 * minutes:g} s" if minutes < 1 else f"{minutes / 60:g} h" if minutes >= 120 else f"{minutes:g} min"

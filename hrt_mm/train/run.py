@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..config.folder import run_dir
 from ..errors import ConfigError, Stopped, UserError
 from ..tasks.base import Batch
-from .build import build_data, build_task
+from .build import build_data, build_task, splits_of
 from .checkpoint import Checkpoint
 from .data import TrainStream
 from .distributed import Ranks
@@ -23,10 +23,11 @@ from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
 from .precision import autocast, choose_dtype, emulates_bf16
-from .progress import Interval, ProgressBar
+from .progress import Interval, ProgressBar, span
 from .regions import compile_regions
 from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together
+from .schedule import schedule_warnings
 from .seeding import mix, seed_all
 from .signals import StopSignals
 from .splits import start_warnings
@@ -57,8 +58,7 @@ class Run:
         self, config: RunConfig, ranks: Ranks, stop: StopSignals, *, init_from: Path | None, resume: bool
     ) -> None:
         self.config, self.options, self.ranks, self.stop = config, config.train, ranks, stop
-        splits = ["train", *(["val"] if self.options.eval_every else []), *(["test"] if self.options.test else [])]
-        self.data = build_data(config, splits)
+        self.data = build_data(config, splits_of(self.options))
         seed_all(mix(self.options.seed, "weights"))
         self.task = build_task(config, self.data.tokenizer, self.data.classes).to(ranks.device)
         self.cast = autocast(self.options.precision, ranks.device)
@@ -93,7 +93,8 @@ class Run:
         step, options = self.state.step, self.options
         if self.ranks.main:
             write_config(self.config)
-        self.progress = ProgressBar(options.steps, f"train/{self.task.monitor}", silent=not self.ranks.main)
+        shown = f"train/{self.task.monitor}"
+        self.progress = ProgressBar(options.steps, shown, silent=not self.ranks.main, cpu=options.clock == "cpu")
         self.log = MetricsLog(self.folder / "metrics.jsonl", self._kept_lines) if self.ranks.main else None
         self.board = TensorBoard(self.folder / "tensorboard", step) if self.log and options.tensorboard else None
         self.stream = TrainStream(
@@ -108,6 +109,7 @@ class Run:
         self.val = self._evaluation("val", options.eval_batches) if options.eval_every else None
         self.progress.__enter__()
         self._started = self._clock() - self.state.seconds
+        self._line = (self.state.tokens, self.state.seconds)
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -217,7 +219,8 @@ class Run:
             values |= {"samples": state.samples, "tokens": state.tokens}
             values |= {"seconds": state.seconds, **rates}
             self._write(values)
-            self.progress.show(state.step, values, self._seconds_left())
+            shown = values | {"tokens_per_second": self._rate(rates["tokens_per_second"])}
+            self.progress.show(state.step, shown, self._seconds_left())
 
     def finish(self) -> None:
         """Evaluates the best weights on ``test``, and writes ``summary.json``.
@@ -243,7 +246,7 @@ class Run:
 
     def announce(self) -> None:
         """Says what is about to be trained, and where."""
-        steps, warmup, device = self.options.steps, self.config.optim.warmup_steps, self.ranks.device
+        device = self.ranks.device
         samples = ", ".join(f"{len(dataset):,} {split}" for split, dataset in self.data.splits.items())
         ranks = f", {self.ranks.world_size} ranks" if self.ranks.world_size > 1 else ""
         size = f"{parameter_count(self.task):,} parameters"
@@ -255,12 +258,30 @@ class Run:
         if self.ranks.main:
             for warning in start_warnings(self.config.data):
                 log.warning("data: %s", warning)
-        if warmup > steps and self.ranks.main:
-            log.warning("optim.warmup_steps %d is more than train.steps %d: lr is never reached", warmup, steps)
+        if self.options.time_limit is not None:
+            clock = "processor time of this process" if self.options.clock == "cpu" else "wall clock"
+            self.progress.say(
+                f"train.time_limit {span(self.options.time_limit)} ({clock}), or {self.options.steps:,} steps"
+            )
+        for warning in schedule_warnings(self.config.optim, self.options.steps) if self.ranks.main else ():
+            log.warning("%s", warning)
         if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.main:
             log.warning(
                 "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
             )
+
+    def say_over(self) -> None:
+        """Says that the time limit ended the run, where it did, and whether that was too early for its schedule."""
+        steps, warmup = self.options.steps, self.config.optim.warmup_steps
+        if self.state.step >= steps:
+            return
+        self.progress.say(f"train.time_limit is over at step {self.state.step} of {steps}")
+        if self.state.step < warmup and self.ranks.main:
+            log.warning(
+                "the time limit ended the run at step %d, within the %d steps of optim.warmup_steps: lr was never "
+                "reached; set fewer, or a longer train.time_limit",
+                self.state.step, warmup,
+            )  # fmt: skip
 
     def stopped(self) -> Stopped:
         """What ends the run on all ranks after a signal to one of them; says how it goes on."""
@@ -405,6 +426,14 @@ class Run:
         if self.board is not None:
             numbers = {name: value for name, value in values.items() if name not in ("step", "epoch")}
             self.board.write(self.state.step, numbers)
+
+    def _rate(self, by_wall_clock: float) -> float:
+        """Tokens a second since the line before, by the run's clock, as what is left is told."""
+        before, self._line = self._line, (self.state.tokens, self.state.seconds)
+        seconds = self._line[1] - before[1]
+        return (
+            by_wall_clock if self.options.clock == "wall" else (self._line[0] - before[0]) / seconds if seconds else 0.0
+        )
 
     def _seconds_left(self) -> float:
         done, seconds = self.state.step, self.state.seconds

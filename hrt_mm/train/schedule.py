@@ -39,5 +39,30 @@ def decay(schedule: Schedule, position: float, steps: int, warmup_steps: int) ->
     return 1 - (1 - schedule.final_lr) * progress
 
 
+def schedule_warnings(config: OptimConfig, steps: int) -> list[str]:
+    """What is odd about a schedule beside the length of the run.
+
+    Args:
+        config: of the optimizer.
+        steps: of the whole run.
+    """
+    found, warmup_steps = [], config.warmup_steps
+    if warmup_steps >= steps > 1:
+        found.append(
+            f"optim.warmup_steps {warmup_steps} is not less than train.steps {steps}: lr {config.lr:g} is "
+            f"{'reached at the last step' if warmup_steps == steps else 'never reached'}; set fewer, or more steps"
+        )
+    elif not isinstance(config.schedule, ConstantSchedule) and config.schedule.decay_steps is not None:
+        room, length = steps - warmup_steps, config.schedule.decay_steps
+        if length > room:
+            cosine = isinstance(config.schedule, CosineSchedule)
+            effect = "final_lr is never reached" if cosine else "the decay begins within the warm-up"
+            found.append(
+                f"optim.schedule.decay_steps {length} is more than the {room} steps after the warm-up: {effect}; "
+                "set fewer, or leave it out"
+            )
+    return found
+
+
 def _clamp(value: float) -> float:
     return min(1.0, max(0.0, value))

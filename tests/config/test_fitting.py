@@ -145,7 +145,9 @@ def test_values_without_aliases_may_be_many(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_deep_nesting_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml:8: not valid YAML: the values are nested more than 100 levels deep"):
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml:8: not valid YAML: the values are nested more than 100 levels deep"
+    ):
         loaded(tmp_path, text=f"{GOOD}run: {'[' * 150}{']' * 150}\n")
 
 

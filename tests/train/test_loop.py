@@ -327,7 +327,7 @@ def test_slow_bf16_is_told(
 
 def test_a_warmup_that_never_ends_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(toy_config(tmp_path / "run", optim={"warmup_steps": 50}))
-    assert "optim.warmup_steps 50 is more than train.steps 6" in caplog.text
+    assert "optim.warmup_steps 50 is not less than train.steps 6" in caplog.text
 
 
 def test_a_full_disk_while_saving_costs_that_checkpoint_alone(
@@ -393,3 +393,18 @@ def test_compiled_it_trains_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trained(tmp_path / "compiled", compile=True, **common)
     assert compiled == ["ToyTask"]
     assert_close(weights(tmp_path / "compiled"), weights(tmp_path / "plain"))
+
+
+def test_a_time_limit_is_told_with_unit_and_clock_and_an_early_end_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"steps": 100_000, "eval_every": None, "test": False, "time_limit": 0.001}
+    train(toy_config(tmp_path / "run", **options, optim={"warmup_steps": 90_000}))
+    told = capsys.readouterr().err
+    assert "train.time_limit 0.06 s (wall clock), or 100,000 steps" in told
+    assert "train.time_limit is over at step" in told
+    assert "within the 90000 steps of optim.warmup_steps: lr was never reached" in caplog.text
+    train(toy_config(tmp_path / "cpu", **options, clock="cpu", log_every=1, optim={"warmup_steps": 0}))
+    told = capsys.readouterr().err
+    assert "train.time_limit 0.06 s (processor time of this process)" in told
+    assert "left (both by processor time)" in told

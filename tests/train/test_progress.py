@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hrt_mm.train.progress import Interval, ProgressBar, clock, tracked
+from hrt_mm.train.progress import Interval, ProgressBar, clock, span, tracked
 
 VALUES = {"train/loss": 0.51234, "train/accuracy": 0.875, "lr": 0.1, "tokens_per_second": 45210.4}
 
@@ -75,3 +75,15 @@ def test_rates_leave_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
         interval.pause()
     assert interval.rates() == {"tokens_per_second": 50, "data_wait": 0.25}
     assert interval.rates() == {"tokens_per_second": 0, "data_wait": 0}
+
+
+@pytest.mark.parametrize(("minutes", "text"), [(0.5, "30 s"), (10, "10 min"), (90, "90 min"), (120, "2 h")])
+def test_time_limits_are_told_with_their_unit(minutes: float, text: str) -> None:
+    assert span(minutes) == text
+
+
+def test_one_clock_is_used_on_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    ProgressBar(10, "train/accuracy", cpu=True).show(5, {"tokens_per_second": 1000.0}, 84)
+    assert "1,000 tokens/s  1:24 left (both by processor time)" in capsys.readouterr().err
+    ProgressBar(10, "train/accuracy").show(5, {"tokens_per_second": 1000.0}, 84)
+    assert capsys.readouterr().err.endswith("1,000 tokens/s  1:24 left\n")

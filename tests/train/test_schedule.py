@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hrt_mm.train.config import OptimConfig
-from hrt_mm.train.schedule import learning_rate
+from hrt_mm.train.config import CosineSchedule, OptimConfig, WSDSchedule
+from hrt_mm.train.schedule import learning_rate, schedule_warnings
 
 
 def rates(
@@ -42,3 +42,30 @@ def test_a_time_limit_ends_the_decay_and_leaves_the_warmup() -> None:
     assert rates(wsd, [95], spent=0.1) == pytest.approx([0.5])
     assert rates(wsd, [4, 20], spent=7.0) == pytest.approx([0.0, 0.0])
     assert rates({"type": "constant"}, [4], spent=0.9) == pytest.approx([1.0])
+
+
+def optim(**settings: object) -> OptimConfig:
+    return OptimConfig(**{"warmup_steps": 10, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "told"),
+    [
+        (optim(), 5, "optim.warmup_steps 10 is not less than train.steps 5: lr 0.001 is never reached"),
+        (optim(), 10, "lr 0.001 is reached at the last step"),
+        (
+            optim(schedule=CosineSchedule(decay_steps=20)),
+            25,
+            "decay_steps 20 is more than the 15 steps after the warm-up",
+        ),
+        (optim(schedule=WSDSchedule(type="wsd", decay_steps=20)), 25, "the decay begins within the warm-up"),
+    ],
+)
+def test_schedules_that_do_not_fit_the_run_are_warned_of(config: OptimConfig, steps: int, told: str) -> None:
+    (warning,) = schedule_warnings(config, steps)
+    assert told in warning
+
+
+@pytest.mark.parametrize(("config", "steps"), [(optim(), 11), (optim(schedule=CosineSchedule(decay_steps=5)), 15)])
+def test_schedules_that_fit_are_not(config: OptimConfig, steps: int) -> None:
+    assert not schedule_warnings(config, steps)

@@ -32,3 +32,17 @@ def test_a_schedule_is_chosen_by_type() -> None:
 def test_impossible_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainConfig.model_validate({"steps": 1, "batch_size": 1} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("10m", 10), ("90s", 1.5), ("1.5h", 90), ("1h30m", 90), ("1h1m30s", 61.5), (10, 10), (0.5, 0.5)],
+)
+def test_time_limits_are_minutes_or_have_a_unit(text: object, minutes: float) -> None:
+    assert TrainConfig(steps=1, batch_size=1, time_limit=text).time_limit == pytest.approx(minutes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "10", "10 m", "m", "30m1h", "1d", "-5m", "0s", 0, -1, "nan", "1e3s"])
+def test_other_time_limits_are_refused(text: object) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig(steps=1, batch_size=1, time_limit=text)  # type: ignore[arg-type]
