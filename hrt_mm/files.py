@@ -135,7 +135,11 @@ def _close(root: Path, name: str) -> str | None:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     found: list[str] = []
     for place, part in enumerate(parts):
-        entries = _entries(os.path.join(root, *found))
+        folder = os.path.join(root, *found)
+        try:
+            entries = _entries(folder, os.stat(folder).st_mtime_ns)
+        except (OSError, ValueError):
+            return None
         if part in entries.get(_folded(part), ()):
             found.append(part)
             continue
@@ -149,8 +153,8 @@ def _close(root: Path, name: str) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _entries(folder: str) -> dict[str, tuple[str, ...]]:
-    """By folded name, the entries of a folder."""
+def _entries(folder: str, changed: int) -> dict[str, tuple[str, ...]]:
+    """By folded name, the entries of a folder as it was when it changed last."""
     found: dict[str, tuple[str, ...]] = {}
     try:
         with os.scandir(folder) as entries:

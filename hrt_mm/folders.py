@@ -76,11 +76,9 @@ class Listing:
             unread: speak of files of other suffixes too.
         """
         if self.left_out:
-            _say_once(log, f"{where}: left out {listed(map(str, self.left_out))}")
+            say_once(log, f"{where}: left out {listed(map(str, self.left_out))}")
         if unread and (others := self.strangers()):
-            _say_once(
-                log, f"{where}: left out {by_suffix(others)}, which are not read; the first is {shown(others[0])}"
-            )
+            say_once(log, f"{where}: left out {by_suffix(others)}, which are not read; the first is {shown(others[0])}")
 
     def strangers(self) -> list[str]:
         """Unread files without a companion: transcripts and marks beside a file of the same stem are no surprise."""
@@ -243,6 +241,6 @@ def listed(names: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _say_once(log: Logger, message: str) -> None:
-    """A dataset lists its folder for each split, but what is wrong with it is said once."""
+def say_once(log: Logger, message: str) -> None:
+    """Warns, but not of the same twice: a dataset lists its folder for each split."""
     log.warning("%s", message)

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import ConfigError, printable
-from .files import special
+from .files import nearly, special
 
 Row = Mapping[str, Any]
 
@@ -119,9 +119,15 @@ class Paths:
         table: the table.
         root: the folder that paths start at; the table's own when ``None``. A table is not trusted: an absolute path
             must lie inside.
+        key: the setting that gives the root, for messages.
+
+    Raises:
+        ConfigError: the root is no folder.
     """
 
     def __init__(self, table: Path, root: Path | None = None, key: str = "data.root") -> None:
+        if root is not None and not root.is_dir():
+            raise ConfigError(f"{key} {root} is not a folder")
         self.root = table.parent if root is None else root
         self._named = f"the folder of the table, {self.root}" if root is None else f"{key} {root}"
         self._fix = f"; paths start there. Set {key} to a folder that holds all files" if root is None else ""
@@ -181,7 +187,8 @@ def _check_file(file: Path, key: str) -> None:
     try:
         kind = special(file.stat().st_mode)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key} {file}: no such file") from error
+        near = nearly(file.parent, file.name)
+        raise ConfigError(f"{key} {file}: no such file{f'; {near}' if near else ''}") from error
     if kind is not None:
         raise ConfigError(f"{key} {file} is {kind}, not a file")
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.files import shown
-from hrt_mm.folders import Listing, by_suffix, listed, walk
+from hrt_mm.folders import Listing, by_suffix, listed, say_once, walk
 
 from .split_names import known_forms, resembles_split, split_name
 
@@ -72,10 +72,8 @@ def labelled_files(
             splits.setdefault(sides[parts[0]] if sides else "train", []).append((name, shown(parts[depth])))
     if loose_files:
         verb = "lies" if len(loose_files) == 1 else "lie"
-        log.warning(
-            "data.root %s: %s %s in no folder of a class (%s*) and are left out",
-            root, listed(map(shown, loose_files)), verb, "SPLIT/CLASS/" if sides else "CLASS/",
-        )  # fmt: skip
+        names, layout_of = listed(map(shown, loose_files)), "SPLIT/CLASS/*" if sides else "CLASS/*"
+        say_once(log, f"data.root {root}: {names} {verb} in no folder of a class ({layout_of}), left out")
     return Labelled(splits, bool(sides))
 
 
@@ -104,7 +102,7 @@ def _sides(root: Path, top: Sequence[str], listing: Listing, layout: Layout) -> 
         beside = [name for name in others if name not in used and any(_within(own, name) for own in listing.unread)]
         if beside:
             names = listed(f"{shown(name)}/" for name in beside)
-            log.warning("%s: %s beside the splits has nothing that is read; it is left out", where, names)
+            say_once(log, f"{where}: {names} beside the splits has nothing that is read; it is left out")
         if others := [name for name in others if name not in beside]:
             first = next((name for name, split in sides.items() if split == "train"), "no train")
             fix = "" if layout == "splits" else f". If {first}/ is a class, set data.layout: classes"
@@ -148,11 +146,9 @@ def _refuse_hidden_splits(where: str, top: Sequence[str], sides: Mapping[str, st
             f"not known; rename them to train/, val/ and test/, {remedy}"
         )
     if alike:
-        log.warning(
-            "%s: %s is read as a class; if it is a split, rename the folders to train/, val/ and test/",
-            where,
-            listed(f"{shown(name)}/" for name in alike),
-        )
+        named = listed(f"{shown(name)}/" for name in alike)
+        fix = "if it is a split, rename the folders to train/, val/ and test/"
+        say_once(log, f"{where}: {named} is read as a class; {fix}")
     within = [name for name in listing.folders if name.count("/") == 1 and split_name(name.split("/")[1])]
     if len({split_name(name.split("/")[1]) for name in within}) > 1:
         fix = f"set data.root to {listing.root / top[0]}" if len(top) == 1 else "lay them out as SPLIT/CLASS/*"

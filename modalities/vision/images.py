@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
@@ -56,7 +57,9 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(path, name, max_pixels) as image:
-                return to_tensor(ImageOps.exif_transpose(image), name)
+                drawn = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
+                found = to_tensor(ImageOps.exif_transpose(image), name)
+                return found if drawn is None else _on_white(found, drawn)
     except BadSample:
         raise
     except Exception as error:  # a decoder raises whatever its parser met
@@ -167,6 +170,16 @@ def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
         image.close()
         raise BadSample(name, f"{width}x{height} pixels are more than max_pixels={max_pixels}")
     return image
+
+
+def _on_white(image: Tensor, drawn: tuple[int, int, int, int]) -> Tensor:
+    """A GIF whose first frame may not fill it; browsers show nothing around that, Pillow the first colour."""
+    left, top, right, bottom = drawn
+    if (left, top) == (0, 0) and right >= image.shape[2] and bottom >= image.shape[1]:
+        return image
+    found = torch.full_like(image, 255)
+    found[:, top:bottom, left:right] = image[:, top:bottom, left:right]
+    return found
 
 
 def _sixteen_bits(image: Image.Image, name: str) -> Tensor:

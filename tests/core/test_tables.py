@@ -114,6 +114,11 @@ def test_a_pipe_or_a_folder_is_no_table(tmp_path: Path) -> None:
     for name, message in (("a.csv", "is a FIFO"), ("b.csv", "is a folder"), ("c.csv", "no such file")):
         with pytest.raises(ConfigError, match=message):
             rows(tmp_path / name)
+    (tmp_path / "Birds.csv").write_text("path\n1\n")
+    with pytest.raises(ConfigError, match=r"birds.csv: no such file; 'Birds.csv' is there: upper and lower case"):
+        rows(tmp_path / "birds.csv")
+    with pytest.raises(ConfigError, match=r"data.root .*nowhere is not a folder"):
+        Paths(tmp_path / "a.csv", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +157,7 @@ def test_paths_stay_inside_a_root_that_is_trusted(tmp_path: Path, root: str, giv
 
 def test_a_relative_root_takes_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
     for root in (Path("set"), Path(".")):
         inside = tmp_path / root / "x" / "1.png"
         assert Paths(Path("a.csv"), root).of({"path": str(inside)}, "path", "a.csv:2") == "x/1.png"

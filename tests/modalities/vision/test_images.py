@@ -250,3 +250,14 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     for read in (read_image, image_shape):
         with pytest.raises(BadSample, match=r"x.png: is a FIFO, not a file"):
             read(tmp_path / "x.png", "x.png")
+
+
+def test_around_the_first_frame_of_a_gif_is_white(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (8, 6), (200, 0, 0)), "x.gif")
+    raw = bytearray(path.read_bytes())
+    raw[6:10] = (12).to_bytes(2, "little") + (9).to_bytes(2, "little")  # the canvas; the frame stays as it is
+    path.write_bytes(raw)
+    found = read_image(path, "x.gif")
+    assert found.shape == (3, 9, 12) == image_shape(path, "x.gif")
+    assert found[:, :6, :8].permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [[200, 0, 0]]
+    assert (found[:, 6:] == 255).all() and (found[:, :, 8:] == 255).all()
