@@ -337,14 +337,23 @@ def _missing(packets: Packets, stream: Any, container: str) -> int:
     if promised and container == "avi" and (packets.dts != NONE).all():
         # It counts what is due, not what is there: a frame may last longer than one.
         return max(0, promised - int(packets.dts.max()) - 1)
+    timed = packets.pts != NONE
+    if not timed.any():
+        return max(0, promised - len(packets))
+    end = int((packets.pts + packets.durations)[timed].max())
+    length = float(packets.durations[timed].mean())
+    if promised and stream.duration and length:
+        # Edit lists leave frames out: then the length tells, not the number.
+        gap = int((stream.duration - end + min(0, int(packets.pts[timed].min()))) / length)
+        whole = abs(promised * length - stream.duration) < 0.2 * stream.duration
+        return max(0, promised - len(packets) if whole else min(promised - len(packets), gap)) if gap > 0 else 0
     if promised:
         return max(0, promised - len(packets))
     ends = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    rate, timed = _rate(stream), packets.pts != NONE
-    if ends is None or rate is None or not timed.any():
+    rate = _rate(stream)
+    if ends is None or rate is None:
         return 0
     hours, minutes, seconds = ends.groups()
-    end = float((packets.pts + packets.durations)[timed].max() * stream.time_base)
     # Rounded down, and more than two: rounded times must not make frames out of nothing.
-    gap = 3600 * int(hours) + 60 * int(minutes) + float(seconds) - end
-    return int(gap * rate * 0.99) if gap * rate > 2 else 0
+    due = (3600 * int(hours) + 60 * int(minutes) + float(seconds) - float(end * stream.time_base)) * rate
+    return int(due * 0.99) if due > 2 else 0

@@ -21,9 +21,9 @@ import numpy as np
 from .entries import ADVANCED, look_for
 
 NONE = -(1 << 63)
-"""In place of a timestamp or a position that is absent."""
-_PICTURES = 64
-"""Frames are never shown this many packets earlier or later than they are stored, unless timestamps are broken."""
+"""In place of a timestamp that is absent."""
+_PICTURES = 20
+"""Frames are shown this near to where they are stored (16 packets in H.264 and HEVC), or timestamps are broken."""
 _CHECKED = 8
 """Frames that are decoded to see that they come out as their timestamps say, if they are stored in another order."""
 _BY_FIELDS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
@@ -39,7 +39,7 @@ class Plan:
         sums_P: CRC-32 of each packet's data.
         entries_E: packets that decoding may start at, ascending.
         firsts_E: the frame of each of these.
-        seeks_E3: presentation and decoding timestamp and byte position of each; ``NONE`` where absent.
+        stamps_E2: timestamps of presentation and of decoding of each; ``NONE`` where absent.
         predicted: whether the bitstream and the timestamps alone told the frames.
         counted: frames are known by their number alone, since some packets hold several.
     """
@@ -48,7 +48,7 @@ class Plan:
     sums_P: np.ndarray
     entries_E: np.ndarray
     firsts_E: np.ndarray
-    seeks_E3: np.ndarray
+    stamps_E2: np.ndarray
     predicted: bool
     counted: bool = False
 
@@ -84,7 +84,7 @@ class Packets:
     """
 
     def __init__(self) -> None:
-        self._pts, self._dts, self._positions, self._durations = array("q"), array("q"), array("q"), array("q")
+        self._pts, self._dts, self._durations = array("q"), array("q"), array("q")
         self._sums, self._parameters = array("I"), array("I")
         self._keys, self._entries, self._shown = bytearray(), bytearray(), bytearray()
         self.regular = True
@@ -109,7 +109,6 @@ class Packets:
                 looked = look(data, packet.is_keyframe) if look is not None else None
                 found._pts.append(NONE if packet.pts is None else packet.pts)
                 found._dts.append(NONE if packet.dts is None else packet.dts)
-                found._positions.append(NONE if packet.pos is None else packet.pos)
                 found._durations.append(packet.duration or 0)
                 found._sums.append(zlib.crc32(data))
                 found._keys.append(packet.is_keyframe)
@@ -161,11 +160,6 @@ class Packets:
         return np.array(self._sums, np.uint32)
 
     @property
-    def seeks(self) -> np.ndarray:
-        """(P, 3) int64: both timestamps and the position in the file."""
-        return np.stack([self.pts, self.dts, np.array(self._positions, np.int64)], 1)
-
-    @property
     def reordered(self) -> bool:
         """Whether frames are stored in another order than they are shown in."""
         return bool((np.diff(self.pts[self.shown]) < 0).any())
@@ -179,6 +173,9 @@ class Packets:
         order = np.argsort(pts, kind="stable")
         if (np.diff(pts[order]) <= 0).any() or np.abs(order - np.arange(len(order))).max() > _PICTURES:
             return None
+        dts = self.dts[self.dts != NONE]
+        if (np.diff(dts) < 0).any():
+            return None
         return packets[order]
 
     def plan(self, order_N: np.ndarray, *, predicted: bool = False, counted: bool = False) -> Plan:
@@ -189,7 +186,8 @@ class Packets:
         # Decoding starts at the first packet anyway.
         entries = entries[entries > 0]
         order_N, entries_E = order_N.astype(np.int32), entries.astype(np.int32)
-        return Plan(order_N, self.sums, entries_E, frames[entries], self.seeks[entries], predicted, counted)
+        stamps_E2 = np.stack([self.pts[entries], self.dts[entries]], 1)
+        return Plan(order_N, self.sums, entries_E, frames[entries], stamps_E2, predicted, counted)
 
 
 UNKNOWN = 1 << 62

@@ -21,6 +21,12 @@ _NEAR = 8
 """An entry point that lies fewer packets ahead is reached by decoding on: a seek takes longer."""
 
 
+_FRAME_BY_FRAME = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
+"""Containers that store frames apart from each other, so that a packet that is cut off is one frame."""
+_FAILURES = 8
+"""After so many seeks that fail, none is tried."""
+
+
 class _Astray(Exception):
     """Decoding from an entry point does not give what decoding from the beginning does."""
 
@@ -45,8 +51,10 @@ class PyavReader(Reader):
         larger = size[0] > index.height or size[1] > index.width
         self._scaling = "AREA" if size != (index.height, index.width) and not larger else "BILINEAR"
         self._broken: set[int] = set()
-        """Entry points that cannot be decoded."""
-        self._known = {_identity(row): place for place, row in enumerate(self._plan.seeks_E3.tolist())}
+        """Entry points that cannot be decoded, or that the container does not lead to."""
+        sums_E = self._plan.sums_P[self._plan.entries_E].tolist()
+        stamps = (dts if pts == NONE else pts for pts, dts in self._plan.stamps_E2.tolist())
+        self._known = {entry: place for place, entry in enumerate(zip(stamps, sums_E, strict=True))}
         self._starts = frozenset(self._plan.firsts_E.tolist())
         self._seeks = len(self._known) == len(self._plan.entries_E) > 0
         """Whether seeks may be tried."""
@@ -119,24 +127,30 @@ class PyavReader(Reader):
         """Whether decoding on leads to a frame, and not by a longer way than from an entry point."""
         if number <= self._at:
             return number == self._at and self._last is not None
-        entry = self._plan.entry(number) if self._seeks else -1
+        entry = self._entry(number)
         return entry < 0 or int(self._plan.entries_E[entry]) < self._next + _NEAR
 
-    def _enter(self, number: int) -> None:
-        """Starts at the last entry point that leads to a frame; where it is broken, at the beginning."""
+    def _entry(self, number: int) -> int:
+        """The last entry point that leads to a frame; -1 for the beginning, and where that entry point is broken."""
         entry = self._plan.entry(number) if self._seeks else -1
-        if entry >= 0 and entry not in self._broken:
+        return -1 if entry in self._broken else entry
+
+    def _enter(self, number: int) -> None:
+        """Starts at the last entry point that leads to a frame, or at the beginning."""
+        entry = self._entry(number)
+        if entry >= 0:
             if self._seek(entry):
                 return
-            # Where the container does not lead to it, it does not to others either.
-            self._seeks = entry in self._broken
+            self._broken.add(entry)
+            self._seeks = len(self._broken) < _FAILURES
         self._open()
 
     def _seek(self, entry: int) -> bool:
         """Starts at an entry point; false where the container does not lead to it, or it cannot be decoded."""
         import av
 
-        for stamp in dict.fromkeys(self._plan.seeks_E3[entry, :2].tolist()):
+        # Containers without an index of their own may land a little late, so the one before is the last resort.
+        for stamp in dict.fromkeys(self._plan.stamps_E2[[entry, max(0, entry - 1)]].flatten().tolist()):
             if stamp == NONE:
                 continue
             try:
@@ -147,17 +161,15 @@ class PyavReader(Reader):
             if packets is None:
                 continue
             self._start(packets, entry)
-            if self._forward(self._first) is not None:
-                return True
-            self._broken.add(entry)
-            return False
+            return self._forward(self._first) is not None
         return False
 
     def _from(self, entry: int) -> Iterator[tuple[int, Any]] | None:
         """Packets from an entry point on, where the container has landed before it."""
         packets = (packet for _, packet in numbered(self._container, self._stream))
         for packet in packets:
-            place = self._known.get(_identity((packet.pts, packet.dts, packet.pos)))
+            stamp = packet.dts if packet.pts is None else packet.pts
+            place = self._known.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
             if place is not None and place >= entry:
                 number = int(self._plan.entries_E[entry])
                 return enumerate(chain([packet], packets), number) if place == entry else None
@@ -228,8 +240,8 @@ class PyavReader(Reader):
             if number >= len(sums_P) or zlib.crc32(memoryview(packet)) != int(sums_P[number]):
                 raise _Astray("its packets are others than when it was indexed; has the file changed?")
             self._next = number + 1
-            # A continuity error of a transport stream says nothing of the packet that it is found at.
-            if packet.is_corrupt and self.index.container != "mpegts":
+            # Elsewhere the flag may be of what precedes a frame, or of many frames at once.
+            if packet.is_corrupt and self.index.container in _FRAME_BY_FRAME:
                 self._damage.add(number)
             yield number, packet
 
@@ -239,9 +251,3 @@ class PyavReader(Reader):
         scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
         pixels: np.ndarray = scaled.to_ndarray()
         return pixels
-
-
-def _identity(row: Sequence[int | None]) -> tuple[int, int]:
-    """What packets are known by: a timestamp, and the position in the file."""
-    pts, dts, position = (NONE if value is None else value for value in row)
-    return (dts if pts == NONE else pts), position

@@ -18,7 +18,7 @@ from modalities.video.sampling import AllFrames, Dense, KeyFrames, Uniform
 def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> Index:
     found = torch.tensor(times, dtype=torch.float64)
     none = np.zeros(0, np.int32)
-    plan = Plan(np.arange(len(found)), none, none, none, np.zeros((0, 3), np.int64), predicted=True)
+    plan = Plan(np.arange(len(found)), none, none, none, np.zeros((0, 2), np.int64), predicted=True)
     return Index(64, 48, Orientation(), 1.0, False, "h264", "mov", found, keys, seconds, plan, None, 0, False)
 
 
