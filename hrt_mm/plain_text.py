@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
+from pathlib import Path
+
+from .files import special
 
 _MARKS = (
     # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -20,12 +23,12 @@ class NotText(ValueError):
     """Bytes that are no text in a known encoding.
 
     Args:
-        line: where, counted from 1.
+        line: where, counted from 1; 0 for the whole file.
         reason: what is wrong, and the fix.
     """
 
     def __init__(self, line: int, reason: str) -> None:
-        super().__init__(f"line {line} {reason}")
+        super().__init__(f"line {line} {reason}" if line else reason)
         self.line, self.reason = line, reason
 
 
@@ -57,3 +60,15 @@ def lines_of(text: str) -> list[str]:
     r"""The lines of a text, which end with ``\n`` or ``\r\n`` alone; other separators of Unicode are characters."""
     found = _LINE_END.split(text)
     return found if found[-1] else found[:-1]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, as :func:`decode` and :func:`lines_of` have them.
+
+    Raises:
+        NotText: it is no text, or no regular file, which is not opened.
+        OSError: it cannot be read.
+    """
+    if (kind := special(path.stat().st_mode)) is not None:
+        raise NotText(0, f"is {kind}, not a file")
+    return lines_of(decode(path.read_bytes()))

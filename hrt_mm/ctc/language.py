@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, UserError
+from ..plain_text import NotText, read_lines
 
 START, END = "<s>", "</s>"
 """Stand before the first word and behind the last one."""
@@ -51,8 +52,8 @@ class WordModel:
             ConfigError: the file cannot be read or has no words.
         """
         try:
-            sentences = [line.split() for line in path.read_text("utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
+            sentences = [line.split() for line in read_lines(path)]
+        except (OSError, NotText) as error:
             raise ConfigError(f"language {path} cannot be read: {error}") from error
         if not any(sentences):
             raise ConfigError(f"language {path} has no words; it needs a sentence a line")

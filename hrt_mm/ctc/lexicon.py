@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, UserError
-from ..plain_text import NotText, decode, lines_of
+from ..plain_text import NotText, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -130,15 +130,11 @@ class Lexicon:
 
 def _lines(path: Path) -> list[str]:
     try:
-        if not path.is_file():
-            raise ConfigError(
-                f"lexicon {path} cannot be read: {'no regular file' if path.exists() else 'no such file'}"
-            )
-        return lines_of(decode(path.read_bytes()))
+        return read_lines(path)
     except OSError as error:
-        raise ConfigError(f"lexicon {path} cannot be read: {error}") from error
+        raise ConfigError(f"lexicon {path} cannot be read: {error.strerror}") from error
     except NotText as error:
-        raise ConfigError(f"lexicon {path} cannot be read: line {error.line} {error.reason}") from error
+        raise ConfigError(f"lexicon {path} cannot be read: {error}") from error
 
 
 def _fields(line: str, known: Container[str]) -> list[str]:

@@ -79,6 +79,7 @@ def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list
     wrong = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
     if not found and wrong is not None and numbered:
         raise BadSample(f"{name}:{wrong}", "has no captions; expected times such as 00:01:02,345 --> 00:01:04,000")
+    _check_end(text, name, len(lines), len(found) + 1 if numbered else None)
     _end_caption(found, text, None)
     return {TIER: without_overlaps(found, name)}
 
@@ -151,6 +152,16 @@ def _end_caption(found: list[Interval], text: Sequence[str], first: str | None) 
         found[-1] = Interval(found[-1].start, found[-1].end, _label(text))
     elif first and (wrong := [line for line in text if line.strip()]):
         raise BadSample(first, f"is the first caption, but {wrong[0].strip()[:60]!r} stands before it; drop that")
+
+
+def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -> None:
+    """Refuses a file that ends behind the counter of its next caption, or within its times."""
+    kept = "\n".join(text).rstrip().split("\n")
+    last = kept[-1].strip()
+    begun = len(kept) > 1 and not kept[-2].strip()
+    if begun and (last == str(number) or (last and _TIMES_ALONE.fullmatch(last))):
+        line = count - len(text) + len(kept)
+        raise BadSample(f"{name}:{line}", f"ends within a caption, behind {last[:60]!r}; it is cut off, or drop that")
 
 
 def _label(lines: Sequence[str]) -> str:

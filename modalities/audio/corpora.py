@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
+from hrt_mm.plain_text import NotText, read_lines
 
 from ..folders import files_under
 from ..splits import check_split
@@ -136,7 +137,7 @@ class LibriSpeechConfig(JoinableConfig):
             raise ConfigError(f"data.root {self.root} has no folder {part}; set data.download: true, or data.root")
         items = []
         for file in sorted(folder.glob("*/*/*.trans.txt")):
-            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(_lines(file), 1):
                 name, _, text = line.partition(" ")
                 if not name or not text or "/" in name or "\\" in name or name.startswith("."):
                     raise ConfigError(f"{file}:{number} is no name and text: {line[:60]!r}")
@@ -148,4 +149,11 @@ class LibriSpeechConfig(JoinableConfig):
 def _names(file: Path) -> frozenset[str]:
     if not file.is_file():
         raise ConfigError(f"{file.parent} holds no {file.name}; set data.download: true, or data.root to where it is")
-    return frozenset(file.read_text(encoding="utf-8").split())
+    return frozenset(line.strip() for line in _lines(file) if line.strip())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return read_lines(file)
+    except (OSError, NotText) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error

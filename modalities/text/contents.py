@@ -33,7 +33,7 @@ MAX_UNPACKED = 1 << 30
 """The longest compressed document that is unpacked in memory."""
 
 _KINDS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"PAR1", "a Parquet table; export its texts as JSONL"),
+    (0, b"PAR1", "a Parquet table; read it by data.type hugging_face, or export its texts as JSONL"),
     (0, b"ARROW1", "an Arrow table; read it by data.type hugging_face, or export its texts as JSONL"),
     (0, b"ORC", "an ORC table; export its texts as JSONL"),
     (0, b"Obj\x01", "an Avro table; export its texts as JSONL"),
@@ -94,7 +94,7 @@ def _zstd(path: Path) -> IO[bytes]:
         if name == "pyarrow":
             return cast(IO[bytes], package.input_stream(str(path), compression="zstd"))
         return cast(IO[bytes], package.open(path, "rb"))
-    raise NotText(1, "is compressed by zstd, which needs a package: pip install zstandard; or unpack it")
+    raise NotText(0, "is compressed by zstd, which needs a package: pip install zstandard; or unpack it")
 
 
 _PACKED: tuple[tuple[bytes, str, Callable[[Path], IO[bytes]]], ...] = (
@@ -154,20 +154,20 @@ class Contents:
             with self.path.open("rb") if packed is None else packed[1](self.path) as file:
                 head = file.read(_HEAD)
                 if packed is not None and any(head.startswith(mark) for mark, _, _ in _PACKED):
-                    raise NotText(1, "is compressed too; unpack it")
+                    raise NotText(0, "is compressed too; unpack it")
                 _check(head, [head], encoding_of(head))
                 yield from _recoded(head, file, encoding_of(head))
         except NotText as error:
             if packed is None:
                 raise
-            raise NotText(1, f"is compressed by {packed[0]}, and what is in it {error.reason}") from error
+            raise NotText(0, f"is compressed by {packed[0]}, and what is in it {error.reason}") from error
         except UnicodeDecodeError as error:
-            raise NotText(1, f"is not {error.encoding}, as its mark says ({error.reason}); save it as UTF-8") from error
+            raise NotText(0, f"is not {error.encoding}, as its mark says ({error.reason}); save it as UTF-8") from error
         except Exception as error:
             # The packages for zstd have errors of their own; a number is that of the system's.
             if packed is None or getattr(error, "errno", None) is not None:
                 raise
-            raise NotText(1, f"is compressed by {packed[0]}, and damaged or cut off: {error}") from error
+            raise NotText(0, f"is compressed by {packed[0]}, and damaged or cut off: {error}") from error
 
 
 def text_bytes(path: Path) -> bytes:
@@ -185,7 +185,7 @@ def text_bytes(path: Path) -> bytes:
         parts.append(chunk)
         size += len(chunk)
         if size > MAX_UNPACKED:
-            raise NotText(1, f"unpacks to more than {MAX_UNPACKED >> 20} MiB")
+            raise NotText(0, f"unpacks to more than {MAX_UNPACKED >> 20} MiB")
     return b"".join(parts)
 
 
@@ -215,7 +215,7 @@ def _copied(contents: Contents) -> Path:
             with copy.open("wb") as out:
                 for chunk in contents.chunks():
                     if shutil.disk_usage(folder).free < len(chunk) + _ROOM:
-                        raise NotText(1, f"has no room for its unpacked text in {folder.parent}; set TMPDIR to another")
+                        raise NotText(0, f"has no room for its unpacked text in {folder.parent}; set TMPDIR to another")
                     out.write(chunk)
         except BaseException:
             copy.unlink(missing_ok=True)
@@ -257,7 +257,7 @@ def _recoded(head: bytes, file: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 def _check(head: bytes, probes: list[bytes], encoding: str) -> None:
     if kind := next((kind for offset, mark, kind in _KINDS if head.startswith(mark, offset)), None):
-        raise NotText(1, f"is {kind}")
+        raise NotText(0, f"is {kind}")
     if encoding not in ("utf-8", "utf-8-sig"):
         return
     for probe in probes:
@@ -265,10 +265,10 @@ def _check(head: bytes, probes: list[bytes], encoding: str) -> None:
             even, odd = probe[::2].count(0), probe[1::2].count(0)
             utf16 = max(even, odd) > len(probe) // 3 and min(even, odd) < len(probe) // 10
             what = "is UTF-16 without a byte order mark; save it as UTF-8" if utf16 else "has NUL bytes, as no text has"
-            raise NotText(1, what)
+            raise NotText(0, what)
         controls = len(probe) - len(probe.translate(None, _CONTROL))
         if controls > _MANY * len(probe) and not _is_utf8(probe):
-            raise NotText(1, "has control characters and bytes that are no UTF-8, as no text has")
+            raise NotText(0, "has control characters and bytes that are no UTF-8, as no text has")
 
 
 def _is_utf8(probe: bytes) -> bool:

@@ -61,7 +61,8 @@ class HuggingFaceConfig(DatasetConfig):
 
     type: Literal["hugging_face"]
     path: str
-    """A folder that ``save_to_disk`` wrote, or the name of a dataset on the hub, which is fetched."""
+    """A folder that ``save_to_disk`` wrote, a Parquet file or a folder of them, or the name of a dataset on the hub,
+    which is fetched."""
     subset: str | None = None
     """Which part of a dataset on the hub, where it has several."""
     text_key: str = "text"
@@ -118,7 +119,13 @@ class HuggingFaceConfig(DatasetConfig):
                 "Files and folders are read without it by data.type corpus"
             ) from error
         try:
-            if Path(self.path).exists():
+            path = Path(self.path)
+            if path.is_file():
+                found = datasets.load_dataset("parquet", data_files={"train": self.path})
+            elif path.is_dir() and not _saved(path) and next(path.rglob("*.parquet"), None):
+                # Splits follow from the names, such as data/train-00000-of-00001.parquet.
+                found = datasets.load_dataset("parquet", data_dir=self.path)
+            elif path.exists():
                 found = datasets.load_from_disk(self.path)
             else:
                 found = datasets.load_dataset(self.path, self.subset)
@@ -126,7 +133,7 @@ class HuggingFaceConfig(DatasetConfig):
             # The package raises errors of many kinds, its own and those of the network.
             raise ConfigError(
                 f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
-                f"fetched: {type(error).__name__}: {error}"
+                f"fetched, nor Parquet: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(found, Mapping):
             return {"train": found}
@@ -161,3 +168,8 @@ class HuggingFaceConfig(DatasetConfig):
         found = Rows(rows, self.text_key, places, sizes[places])
         found.empty = [f"row {place}" for place in np.flatnonzero(sizes == 0)]
         return found
+
+
+def _saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote a folder."""
+    return any((folder / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from hrt_mm.errors import ConfigError
+from hrt_mm.plain_text import NotText, read_lines
 
 from ..folders import files_under, need_root
 from ..splits import check_split
@@ -47,8 +48,8 @@ class Ucf101Config(ClipsConfig):
 
     def _read(self, file: Path) -> list[Clip]:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_lines(file)
+        except (OSError, NotText) as error:
             raise ConfigError(f"data.lists: {file} cannot be read: {error}") from error
         found = []
         for number, line in enumerate(lines, 1):

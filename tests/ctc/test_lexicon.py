@@ -77,9 +77,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: str | bytes, mess
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="cannot be read: no regular file"):
+    with pytest.raises(ConfigError, match="cannot be read: is a FIFO, not a file"):
         Lexicon.read(tmp_path / "pipe", PHONEMES, "phonemes")
-    with pytest.raises(ConfigError, match="cannot be read: no such file"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         Lexicon.read(tmp_path / "none", PHONEMES, "phonemes")
 
 

@@ -137,7 +137,7 @@ def noise(count: int) -> bytes:
 
 
 NO_TEXT: dict[str, tuple[Callable[[], bytes], str]] = {
-    "parquet": (parquet, "is a Parquet table; export its texts as JSONL"),
+    "parquet": (parquet, "is a Parquet table; read it by data.type hugging_face"),
     "zip": (zipped, "is a zip archive"),
     "tar": (tarred, "is a tar archive; unpack it"),
     "tar.gz": (lambda: gzip.compress(tarred()), "is compressed by gzip, and what is in it is a tar archive"),
@@ -188,7 +188,7 @@ def test_what_is_no_text_is_refused_by_name_and_left_out_of_folders(
         corpus(tmp_path)
     with pytest.raises(NotText, match=reason):
         text_bytes(file)
-    assert whole(corpus(file, raw_bytes=True)) == [make()]
+    assert whole(corpus(file, raw_bytes=True)) == [file.read_bytes()]
     (tmp_path / "b.txt").write_bytes(b"text")
     with caplog.at_level(logging.WARNING):
         assert whole(corpus(tmp_path)) == [b"text"]

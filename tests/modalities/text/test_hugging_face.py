@@ -64,6 +64,21 @@ def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
         corpus(tmp_path / "part", "test", test=0.1)
 
 
+def test_parquet_is_read(datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = datasets.Dataset.from_dict({"text": TEXTS})
+    (tmp_path / "many" / "data").mkdir(parents=True)
+    rows.select(range(60)).to_parquet(tmp_path / "many" / "data" / "train-00000-of-00001.parquet")
+    rows.select(range(60, 80)).to_parquet(tmp_path / "many" / "data" / "test-00000-of-00001.parquet")
+    assert raw(corpus(tmp_path / "many", "test")) == "".join(TEXTS[60:]).encode()
+    rows.to_parquet(tmp_path / "one.parquet")
+    lengths = [len(raw(corpus(tmp_path / "one.parquet", split, val=0.2, test=0.2))) for split in SPLITS]
+    assert sum(lengths) == sum(len(text.encode()) for text in TEXTS)
+    (tmp_path / "one.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ConfigError, match=r"one.parquet' is neither .* nor Parquet"):
+        corpus(tmp_path / "one.parquet", "train")
+
+
 def test_without_the_package_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
