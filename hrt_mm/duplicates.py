@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TypeAlias
 
-Placed: TypeAlias = tuple[str, Path]
+Placed: TypeAlias = tuple[str, str]
 """A split and a file in it."""
 
 _HEAD, _PIECE = 1 << 14, 1 << 20
@@ -32,7 +32,7 @@ class Limits:
 
 
 def same_content(
-    files: Mapping[str, Iterable[Path]], root: Path | None = None, limits: Limits | None = None
+    files: Mapping[str, Iterable[str]], root: str | Path | None = None, limits: Limits | None = None
 ) -> list[tuple[Placed, ...]]:
     """Different files of equal content in different splits: of each split the first of them. Empty files do not count.
 
@@ -61,16 +61,16 @@ def same_content(
 
 
 def _first_of_each(placed: Sequence[Placed]) -> tuple[Placed, ...]:
-    first: dict[str, Path] = {}
+    first: dict[str, str] = {}
     for split, path in placed:
         first.setdefault(split, path)
     return tuple(first.items())
 
 
-def _shared(placed: Sequence[Placed], key: Callable[[Path], Hashable | None]) -> dict[Hashable, list[Placed]]:
+def _shared(placed: Sequence[Placed], key: Callable[[str], Hashable | None]) -> dict[Hashable, list[Placed]]:
     """Files by a key, those keys alone that different files in different splits have."""
     by_key: dict[Hashable, list[Placed]] = defaultdict(list)
-    keys: dict[Path, Hashable | None] = {}
+    keys: dict[str, Hashable | None] = {}
     for split, path in placed:
         if path not in keys:
             keys[path] = key(path)
@@ -83,30 +83,28 @@ def _shared(placed: Sequence[Placed], key: Callable[[Path], Hashable | None]) ->
     }
 
 
-def _size(path: Path) -> int | None:
+def _size(path: str) -> int | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
     return status.st_size if S_ISREG(status.st_mode) and status.st_size else None
 
 
-def _within(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):
-        return False
+def _within(path: str, root: str | Path) -> bool:
+    home = os.path.join(os.path.realpath(root), "")
+    return os.path.realpath(path).startswith(home)
 
 
-def _head(path: Path) -> bytes | None:
+def _head(path: str) -> bytes | None:
     return _digest(path, _HEAD)
 
 
-def _whole(path: Path) -> bytes | None:
+def _whole(path: str) -> bytes | None:
     return _digest(path, None)
 
 
-def _digest(path: Path, most: int | None) -> bytes | None:
+def _digest(path: str, most: int | None) -> bytes | None:
     """The hash of a file's first bytes, or of all; nothing where it cannot be read, which is told when it is used."""
     digest = blake2b(digest_size=16)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .duplicates import Limits, same_content
+from .errors import printable
 
 SHOWN = 5
 """Examples that a warning names at most."""
@@ -29,7 +31,7 @@ class Member:
     name: str
     label: str | None = None
     group: str | None = None
-    file: Path | None = None
+    file: str | None = None
     content: bytes | None = None
 
 
@@ -132,14 +134,13 @@ def _on_two_sides(splits: Splits) -> list[str]:
     """Files and groups that are in several splits."""
     found = []
     for what in ("file", "group"):
-        sides: dict[object, dict[str, None]] = {}
-        for split, members in splits.members.items():
-            for own in members:
-                if (key := getattr(own, what)) is not None:
-                    sides.setdefault(key, {})[split] = None
-        shared = {str(key): own for key, own in sides.items() if len(own) > 1}
+        keys = {split: {getattr(own, what) for own in members} - {None} for split, members in splits.members.items()}
+        counts = Counter(key for own in keys.values() for key in own)
+        shared = sorted(key for key, count in counts.items() if count > 1)
         if shared:
-            listed = some([f"{key} ({', '.join(own)})" for key, own in sorted(shared.items())])
+            where = {key: ", ".join(split for split, own in keys.items() if key in own) for key in shared[:SHOWN]}
+            names = [_short(key, splits.root) if what == "file" else printable(key) for key in shared]
+            listed = some([f"{name} ({where.get(key)})" for name, key in zip(names, shared, strict=True)])
             found.append(
                 f"{len(shared)} {what}{'s are' if len(shared) > 1 else ' is'} in more than one split: {listed}"
             )
@@ -164,8 +165,8 @@ def _same_contents(splits: Splits, limits: Limits | None) -> list[str]:
     return [f"{len(shared)} {have} in more than one split: {some(shared, between='; ')}"]
 
 
-def _short(file: Path, root: Path | None) -> str:
-    return file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else str(file)
+def _short(file: str, root: Path | None) -> str:
+    return printable(file if root is None else file.removeprefix(os.path.join(root, "")))
 
 
 def some(names: Sequence[str], between: str = ", ") -> str:

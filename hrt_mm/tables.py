@@ -51,6 +51,8 @@ _COMPRESSED: dict[str, Callable[[Path], Any]] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
+_ODD_PARTS = frozenset(("", ".", ".."))
+"""Parts of paths that must be looked at: an absolute path begins with an empty one."""
 _INVALID = re.compile("[\udc80-\udcff]")
 
 # The limit is one for the whole process; other readers in it are not harmed by a higher one.
@@ -145,6 +147,8 @@ class Paths:
         if not isinstance(name, str) or "\0" in name:
             raise ConfigError(f"{place}: {column} must be a path, got {name!r:.80}")
         given = name.replace("\\", "/") if os.name == "nt" else name
+        if os.name != "nt" and _ODD_PARTS.isdisjoint(given.split("/")):
+            return given
         path = PurePosixPath(given)
         if path.is_absolute() or Path(name).drive:
             inside = next((_relative(given, root) for root in self._roots if _relative(given, root)), None)

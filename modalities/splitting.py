@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -370,7 +371,7 @@ class SplitConfig(ValSplitConfig):
 
 def file_member(root: Path, title: str, traits: Traits) -> Member:
     """A file, or a part of one, as lists of splits have it."""
-    return Member(printable(title), traits.label, traits.group, root / traits.file)
+    return Member(printable(title), traits.label, traits.group, os.path.join(root, traits.file))
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

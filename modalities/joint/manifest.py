@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,8 @@ class JointManifestConfig(UnsplitConfig):
         home = self._home()
 
         def member(entry: Entry, traits: Traits) -> Member:
-            return Member(entry.title, traits.label, traits.group, home / entry.files[0] if entry.files else None)
+            file = os.path.join(home, entry.files[0]) if entry.files else None
+            return Member(entry.title, traits.label, traits.group, file)
 
         return self._division().listed(member, None if self.follow_links else home)
 

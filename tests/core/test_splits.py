@@ -64,8 +64,8 @@ def test_labels_that_differ() -> None:
 
 def test_files_and_groups_on_two_sides(tmp_path: Path) -> None:
     own = {
-        "train": [Member("a", group="anna", file=tmp_path / "a"), Member("b", group="ben")],
-        "test": [Member("a@1s", group="anna", file=tmp_path / "a")],
+        "train": [Member("a", group="anna", file=str(tmp_path / "a")), Member("b", group="ben")],
+        "test": [Member("a@1s", group="anna", file=str(tmp_path / "a"))],
     }
     file, group = split_warnings(Splits(own, ""))
     assert file == f"1 file is in more than one split: {tmp_path / 'a'} (train, test)"
@@ -81,17 +81,17 @@ def test_equal_files(tmp_path: Path) -> None:
     contents = {"a": b"x" * 50_000, "b": b"x" * 50_000, "c": b"x" * 49_999 + b"y", "d": b"", "e": b"", "f": b"one"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    path = {name: tmp_path / name for name in contents}
+    path = {name: str(tmp_path / name) for name in contents}
     files = {"train": [path["a"], path["d"], path["f"]], "test": [path["c"], path["b"], path["e"], path["f"]]}
     assert same_content(files) == [(("train", path["a"]), ("test", path["b"]))]
-    members = {split: [Member(one.name, file=one) for one in own] for split, own in files.items()}
+    members = {split: [Member(Path(one).name, file=one) for one in own] for split, own in files.items()}
     assert "1 content is in more than one split: train a, test b" in split_warnings(Splits(members, "", root=tmp_path))
 
 
 def test_equal_files_on_one_side_are_no_matter(tmp_path: Path) -> None:
     for name in "abc":
         (tmp_path / name).write_bytes(b"same" if name != "c" else b"else")
-    assert same_content({"train": [tmp_path / "a", tmp_path / "b"], "test": [tmp_path / "c"]}) == []
+    assert same_content({"train": [f"{tmp_path}/a", f"{tmp_path}/b"], "test": [f"{tmp_path}/c"]}) == []
 
 
 def test_files_are_read_within_limits_and_within_the_root(tmp_path: Path) -> None:
@@ -100,14 +100,14 @@ def test_files_are_read_within_limits_and_within_the_root(tmp_path: Path) -> Non
     for path in (tmp_path / "outside", root / "a", root / "b"):
         path.write_bytes(b"same")
     (root / "link").symlink_to(tmp_path / "outside")
-    assert same_content({"train": [root / "a"], "test": [root / "link"]}, root) == []
-    assert same_content({"train": [root / "a"], "test": [root / "link"]}) != []
-    inside = {"train": [root / "a"], "test": [root / "b"]}
+    assert same_content({"train": [f"{root}/a"], "test": [f"{root}/link"]}, root) == []
+    assert same_content({"train": [f"{root}/a"], "test": [f"{root}/link"]}) != []
+    inside = {"train": [f"{root}/a"], "test": [f"{root}/b"]}
     assert len(same_content(inside, root, Limits(files=2, bytes=8))) == 1
     assert same_content(inside, root, Limits(files=1)) == same_content(inside, root, Limits(bytes=7)) == []
 
 
 def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    files = {"train": [tmp_path / "pipe", tmp_path / "gone"], "test": [tmp_path, tmp_path / "nul\0"]}
+    files = {"train": [f"{tmp_path}/pipe", f"{tmp_path}/gone"], "test": [str(tmp_path), f"{tmp_path}/nul\0"]}
     assert same_content(files) == []
