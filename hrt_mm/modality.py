@@ -226,6 +226,9 @@ class DatasetConfig(Component):
     """Configuration of a dataset; a subclass fixes ``type``."""
 
     type: str
+    lists_quickly: ClassVar[bool] = True
+    """Whether :meth:`splits` takes no longer than to walk a folder or read a table. A run looks at it then when it
+    starts."""
     before: ClassVar[Mapping[str, Any]] = {}
     """What the absence of a key stands for in the configuration that a run wrote before the key existed, where that is
     not the key's default: such a run keeps its data."""

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..splits import some
 from ..tasks import Tagging
 from ..tasks.base import Batch
 from ..tasks.fused import Fused
@@ -74,6 +75,10 @@ class Scores:
         """Mean F1 over the classes that have samples."""
         return float(np.nanmean(self.per_class()[:, 2]))
 
+    def missing(self) -> list[str]:
+        """The classes that have no sample."""
+        return [name for name, count in zip(self.classes, self.matrix.sum(1), strict=True) if not count]
+
     def mistakes(self) -> list[int]:
         """Samples that can be drawn and were classified wrongly, the surest first; a few at most."""
         return [place for place in _surest(self.confidence_B, self.guess_B != self.target_B) if place in self.kept]
@@ -88,7 +93,13 @@ def confusion_section(subject: Subject, page: Page) -> None:
         page.text(f"The {subject.split} split has no labels.")
         return
     right, count = int((scores.guess_B == scores.target_B).sum()), len(scores.target_B)
-    page.say(f"{subject.split} accuracy {right / count:.2%} ({right:,} of {count:,}), macro-F1 {scores.macro_f1:.4f}")
+    missing = scores.missing()
+    over = f" over {len(scores.classes) - len(missing)} of {len(scores.classes)} classes" if missing else ""
+    page.say(
+        f"{subject.split} accuracy {right / count:.2%} ({right:,} of {count:,}), macro-F1 {scores.macro_f1:.4f}{over}"
+    )
+    if missing:
+        page.text(f"None of the {count:,} samples of {subject.split} is of {some(missing)}.")
     page.heading("Confusion")
     caption = f"Samples of the {subject.split} split by true and predicted class; colours are shares of a row."
     page.picture("confusion", draw_matrix(scores), caption)

@@ -34,12 +34,12 @@ def splits_of(data: DatasetConfig) -> Splits:
 
 
 def start_warnings(data: DatasetConfig) -> list[str]:
-    """What a run is warned of when it starts, where the data set can list its splits without reading its samples.
+    """What a run is warned of when it starts, where the data set can list its splits quickly.
 
     Equal contents are looked for where that takes little reading.
 
     Raises:
         ConfigError: the data is missing or broken.
     """
-    listed = data.splits()
+    listed = data.splits() if data.lists_quickly else None
     return split_warnings(listed, Limits()) if listed is not None else []

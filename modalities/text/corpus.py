@@ -9,6 +9,7 @@ Shapes: N documents.
 from __future__ import annotations
 
 import logging
+import os
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +24,11 @@ from hrt_mm.files import special
 from hrt_mm.folders import walk
 from hrt_mm.modality import Dataset, DatasetConfig
 from hrt_mm.sample import Sample
+from hrt_mm.splits import Member, Splits
 
-from ..splits import Part, check_split, hash_split
+from ..splits import SPLITS, Part, check_split, hash_split
 from .contents import PACKED_SUFFIXES
-from .sources import Source, files_source, lines_source
+from .sources import Files, Source, files_source, lines_source
 from .text import Text
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,9 @@ class Corpus(Dataset):
 class CorpusConfig(DatasetConfig):
     """Documents for language models; the sources of Python's standard library when no files are named."""
 
+    # A large file of JSONL is read for its lines.
+    lists_quickly = False
+
     type: Literal["corpus"]
     files: tuple[Path, ...] = ()
     """Files and folders, a document a file; ``.jsonl`` files, also in folders, have a document a line. Text may be
@@ -170,19 +175,34 @@ class CorpusConfig(DatasetConfig):
             ConfigError: a file or folder is missing or has nothing to read, or the split is empty.
         """
         check_split(split)
-        own = {"val": self.val_files, "test": self.test_files}.get(split)
-        where = f"data.{split}_files" if own else "data.files"
-        source = documents(own or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
-        if own or split == "train":
-            say_empty(source, where)
-        if not own:
-            source = source.taken(self._chosen(split, source.keys))
+        source = self._source(split)
         if not len(source.sizes):
             none = split != "train" and getattr(self, split) is None
             why = f"as data.{split} is null; set it" if none else "by a hash of their names; give more documents"
             fix = "" if split == "train" else f", or set data.{split}_files"
             raise ConfigError(f"data.files have no document for the {split} split, {why}{fix}")
         return Corpus(source, self.context, training=split == "train")
+
+    def splits(self) -> Splits:
+        """The documents of each split."""
+        members = {}
+        for split in SPLITS:
+            source = self._source(split)
+            home = source.root if isinstance(source, Files) else None
+            files = [None if home is None else os.path.join(home, name) for name in source.names]
+            members[split] = [Member(name, file=file) for name, file in zip(source.names, files, strict=True)]
+        made_by = f"by a hash of the paths of documents, data.split_seed {self.split_seed}"
+        for split in (split for split in ("val", "test") if getattr(self, f"{split}_files")):
+            made_by += f"; {split} by data.{split}_files"
+        return Splits(members, made_by)
+
+    def _source(self, split: str) -> Source:
+        own = {"val": self.val_files, "test": self.test_files}.get(split)
+        where = f"data.{split}_files" if own else "data.files"
+        source = documents(own or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
+        if own or split == "train":
+            say_empty(source, where)
+        return source if own else source.taken(self._chosen(split, source.keys))
 
     def _parts(self) -> tuple[float, float]:
         """What is taken from ``files`` for validation and for testing."""

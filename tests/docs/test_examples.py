@@ -153,7 +153,7 @@ def _check_own(arguments: list[str], output: str, capsys: pytest.CaptureFixture[
         assert not output or output in (printed.out, printed.err)
     elif "config" in args:
         check(load_config(args.config, args.overrides))
-        if args.resume:
+        if getattr(args, "resume", False):
             assert main(arguments) == 0
     elif (run := getattr(args, "folder", None)) is not None and (Path(run) / "config.yaml").is_file():
         assert main(arguments) == 0

@@ -58,6 +58,7 @@ def test_class_without_samples_is_left_out_of_the_mean() -> None:
     table = found.per_class()
     assert np.isnan(table[2, 1:]).all()
     assert found.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
+    assert found.missing() == ["class 2"]
 
 
 def test_mistakes_are_the_surest_first() -> None:

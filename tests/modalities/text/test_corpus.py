@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from hrt_mm.config import load_config, resolved_yaml
 from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.splits import split_warnings
 from hrt_mm.tasks.language import LanguageConfig
 from hrt_mm.train.sampler import Plan, Position
 from hrt_mm.train.samples import BatchMaker
@@ -290,3 +291,18 @@ def test_a_file_that_cannot_be_read_in_mid_run_is_skipped_counted_and_named(tmp_
     assert loaded.batch is not None and loaded.error is None
     assert loaded.bad and len(loaded.bad) + len(loaded.batch) == len(found)
     assert all("001.txt: cannot be read: No such file" in str(bad) for bad in loaded.bad)
+
+
+def test_splits_list_documents_and_follow_the_seed(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d", [b"text %d" % index for index in range(200)])
+    held = folder(tmp_path / "held", [b"text 1", b"other"])
+    options = {"type": "corpus", "files": [root], "val": 0.2, "test": None, "test_files": [held]}
+    seeds = [CorpusConfig.model_validate({**options, "split_seed": seed}) for seed in (0, 1)]
+    names = [{split: [own.name for own in members] for split, members in config.splits().members.items()}
+             for config in seeds]  # fmt: skip
+    for config, listed in zip(seeds, names, strict=True):
+        for split, own in listed.items():
+            assert list(config.build(split).source.names) == own
+    assert names[0]["val"] != names[1]["val"] and 20 < len(names[0]["val"]) < 60
+    assert seeds[0].splits().made_by.endswith("data.split_seed 0; test by data.test_files")
+    assert any("1 content is in more than one split" in text for text in split_warnings(seeds[0].splits()))
