@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,6 +19,7 @@ from hrt_mm.retrieval.search import Searcher
 from modalities.vision.images import read_image
 
 from .answers import STYLE, note, page
+from .uploads import ending_with_the_terminal, upload_folder
 
 MAX_UPLOAD = 16 << 20
 """Bytes of an upload; larger ones are refused before they are kept."""
@@ -219,9 +219,8 @@ def serving(searcher: Searcher, title: str, *, port: int | None = None, browser:
     Yields:
         The address.
     """
-    blocks = build(searcher, title)
-    with tempfile.TemporaryDirectory(prefix="hrt-mm-uploads-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with upload_folder():
+        blocks = build(searcher, title)
         try:
             _, address, _ = blocks.launch(
                 server_name="127.0.0.1",
@@ -241,6 +240,7 @@ def stay(searcher: Searcher, title: str, *, port: int | None = None) -> None:
     """Opens the page in a browser, and stays until Ctrl-C or SIGTERM, its normal end; uploads are gone then."""
     with (
         ending_on_sigterm(),
+        ending_with_the_terminal(),
         suppress(KeyboardInterrupt, Stopped),
         serving(searcher, title, port=port, browser=True) as address,
     ):

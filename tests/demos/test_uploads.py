@@ -1,0 +1,109 @@
+"""Uploads to a page: nothing of them is left on the disk, however the page ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from demos.uploads import PREFIX, ending_with_the_terminal, upload_folder
+from hrt_mm.errors import Stopped
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.files import held_alone
+
+
+def uploaded(address: str, folder: Path) -> str:
+    """Uploads a picture through the page's HTTP interface; gives where the server keeps it."""
+    httpx = pytest.importorskip("httpx", reason="the extra demo is not installed")
+    Image.new("L", (50, 50), 255).save(folder / "private.png")
+    with (folder / "private.png").open("rb") as file:
+        answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("private.png", file)}, timeout=60)
+    answer.raise_for_status()
+    (path,) = answer.json()
+    return str(path)
+
+
+def waited(ready: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if ready():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came")
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as own:
+        return own.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert isinstance(searcher.index, Index)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "demos.search_page", str(searcher.index.folder), "--port", str(port)]
+    environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        waited(lambda: server.poll() is not None or answers(port))
+        path = uploaded(f"http://127.0.0.1:{port}", tmp_path)
+        assert path.startswith(f"{temporary}/{PREFIX}") and Path(path).is_file()
+        assert not (temporary / "gradio").exists()
+        server.terminate()
+        server.terminate()
+        server.wait(120)
+        assert list(temporary.rglob("*")) == []
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _upload_until_the_end() -> None:
+    with ending_with_the_terminal(), upload_folder() as folder:
+        assert os.environ["GRADIO_TEMP_DIR"] == tempfile.gettempdir() == str(folder)
+        (folder / "private.png").write_bytes(b"x")
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(60)
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
+def test_the_folder_goes_when_the_terminal_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "before")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped):
+            _upload_until_the_end()
+        assert list(tmp_path.iterdir()) == []
+        assert os.environ["GRADIO_TEMP_DIR"] == "before" and tempfile.tempdir == str(tmp_path)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_killed_page_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("killed", "alive", "strange"):
+        (tmp_path / f"{PREFIX}{name}").mkdir()
+        (tmp_path / f"{PREFIX}{name}" / "private.png").write_bytes(b"x")
+    (tmp_path / f"{PREFIX}killed" / ".lock").touch()
+    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / f"{PREFIX}killed")
+    with held_alone(tmp_path / f"{PREFIX}alive"), upload_folder() as own:
+        left = {path.name.removeprefix(PREFIX) for path in tmp_path.iterdir()}
+        assert left == {"alive", "strange", "link", own.name.removeprefix(PREFIX)}
+    assert not own.exists()
