@@ -114,7 +114,12 @@ def audio_stream(container: Any, name: str) -> Any:
 
 def mono(frame: Any) -> np.ndarray:
     """(S,) float32 of a frame, full scale at 1, its channels averaged."""
-    samples: np.ndarray = frame.to_ndarray()
+    if frame.format.name.startswith("s64"):
+        # PyAV has no array of these.
+        samples: np.ndarray = np.stack([np.frombuffer(plane, np.int64) for plane in frame.planes])
+        samples = samples[:, : frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)]
+    else:
+        samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     if samples.dtype == np.uint8:

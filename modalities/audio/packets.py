@@ -179,8 +179,8 @@ class _Walk:
 
     @property
     def sure(self) -> bool:
-        """Whether packets have the times of what they hold. One without may stand at each end."""
-        return self._timeless <= 2 and not self._back
+        """Whether packets have the times of what they hold. In a long file one without may stand at each end."""
+        return not self._back and (not self._timeless or 2 >= self._timeless < self._packets // 20)
 
     def add(self, packet: Any) -> None:
         """A packet; the last one is empty."""

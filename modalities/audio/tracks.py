@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ SEEK_FROM_S = 30.0
 SETTLE_S = 3.0
 """Seconds that are decoded and dropped after a seek: mp3 borrows bits from frames before, and Opus predicts from
 them."""
-_LENIENT = frozenset({"aac", "ac3", "dts", "eac3", "loas", "mp3", "mpeg", "mpegts", "flv", "avi"})
+_LENIENT = frozenset({"aac", "ac3", "asf", "dts", "eac3", "loas", "mp3", "mpeg", "mpegts", "flv", "avi"})
 """Streams that a decoder may join anywhere, and that often begin or end with what is no sound, such as tags."""
 _SIZED = frozenset({"aiff", "au", "caf", "nistsphere", "w64", "wav"})
 """Containers whose size says whether they are whole: the last packet may be cut short in one that is."""
@@ -247,8 +247,10 @@ def _sought(path: Path, name: str, index: Index, first: int) -> Iterator[tuple[i
 
 def _md5(path: Path, name: str, bits: int) -> bytes:
     """The checksum that FLAC keeps of samples: little-endian, channels side by side."""
+    import av
+
     digest, width = hashlib.md5(usedforsecurity=False), -(-bits // 8)
-    with container_of(path, name) as container:
+    with container_of(path, name) as container, suppress(av.FFmpegError):
         for frame in container.decode(audio_stream(container, name)):
             samples = frame.to_ndarray()
             if frame.format.is_planar:

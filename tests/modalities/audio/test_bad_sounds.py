@@ -13,11 +13,13 @@ import soundfile
 import torch
 
 from hrt_mm.config import RunConfig, load_config
+from hrt_mm.errors import BadSample
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.loop import train
-from hrt_mm.train.sampler import Plan, Position
-from modalities.audio import Audio
+from hrt_mm.train.sampler import Plan, Position, sample_sizes
+from modalities.audio import Audio, AudioModality
+from tests.modalities.audio.sounds import after, encode, patched, regranuled
 
 CONFIG = Path(__file__).parents[3] / "configs" / "audio" / "audio_folder.yaml"
 RNG = np.random.default_rng(0)
@@ -46,6 +48,33 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40000])
 
 
+def granule(path: Path) -> bytes:
+    """An Opus whose last page ends before the beginning."""
+    encode(path, "libopus", noise(0.3, 48000).T.astype(np.float32), 48000, container="ogg")
+    return regranuled(path.read_bytes(), lambda old, page, count: -5 if page == count - 1 else old)
+
+
+def uncounted(path: Path) -> None:
+    """A FLAC that says nothing of its length."""
+    write(path, noise(0.4))
+    data = path.read_bytes()
+    path.write_bytes(patched(data, (18, (int.from_bytes(data[18:26], "big") >> 36 << 36).to_bytes(8, "big"))))
+
+
+def endless(path: Path) -> None:
+    """A FLAC that says that it lasts for weeks."""
+    uncounted(path)
+    data = path.read_bytes()
+    path.write_bytes(patched(data, (22, b"\xff\xff\xff\xff")))
+
+
+def streamed(path: Path) -> None:
+    """A wav whose header gives the sound no bytes."""
+    write(path, noise(0.3))
+    data = path.read_bytes()
+    path.write_bytes(patched(data, (4, bytes(4)), (after(data, b"data"), bytes(4))))
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "empty.wav": (lambda path: path.write_bytes(b""), "is an empty file"),
     "zero.wav": (lambda path: write(path, np.empty(0)), "has no samples"),
@@ -55,6 +84,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "cut.flac": (truncated, "cut off"),
     "cut.wav": (truncated, "cut off"),
     "integers.wav": (lambda path: write(path, 32768 * noise(0.3), subtype="FLOAT"), "but full scale is 1"),
+    "granule.opus": (lambda path: path.write_bytes(granule(path)), "has no samples that can be decoded"),
     "long.wav": (lambda path: write(path, noise(3.0)), r"longer than modality.max_seconds 2"),
 }
 GOOD: dict[str, Any] = {
@@ -64,6 +94,13 @@ GOOD: dict[str, Any] = {
     "eight.wav": lambda path: write(path, noise(0.3, channels=8)),
     "fast.flac": lambda path: write(path, noise(0.3, 192000), 192000),
     "slow.wav": lambda path: write(path, noise(0.3, 1000), 1000),
+    "uncounted.flac": uncounted,
+    "endless.flac": endless,
+    "streamed.wav": streamed,
+    "phone.m4a": lambda path: encode(path, "aac", noise(0.3, 44100).T.astype(np.float32), 44100),
+    "recorder.mp3": lambda path: encode(
+        path, "libmp3lame", noise(0.3, 44100).T.astype(np.float32), 44100, options={"write_xing": "0"}
+    ),
     "loud.wav": lambda path: write(path, 100 * noise(0.3), subtype="FLOAT"),
 }
 
@@ -197,3 +234,48 @@ def test_silence_can_be_hidden_and_given_back(features: str, normalize: bool, tm
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(bool(own.grad.isfinite().all()) for own in task.parameters() if own.grad is not None)
+
+
+def test_sizes_in_tokens_are_those_of_what_is_there(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name, make in GOOD.items():
+            (tmp_path / split / "a").mkdir(parents=True, exist_ok=True)
+            make(tmp_path / split / "a" / name)
+        write(tmp_path / split / "b" / "0.wav", noise(0.2))
+    config = load_config(CONFIG, [f"data.root={tmp_path}", "data.augment=[]", "train.batch_tokens=512"])
+    found = build_data(config, ["train", "val", "test"])
+    dataset = found.splits["train"]
+    sizes = sample_sizes(dataset, found.tokenizer)
+    counts = [len(found.tokenizer([dataset[index].value]).x) for index in range(len(dataset))]
+    # A packet of AAC is two frames of 10 ms, and a token has several.
+    assert np.abs(np.subtract(sizes, counts)).max() <= 1
+
+
+def test_no_more_of_a_long_sound_is_read_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        write(tmp_path / "ab"[number % 2] / f"{number}.wav", noise(0.1))
+    with soundfile.SoundFile(tmp_path / "a" / "0.wav", "w", 8000, 1) as file:
+        for _ in range(6 * 60):
+            file.write(np.zeros(60 * 8000, np.int16))
+    config = load_config(CONFIG, [f"data.root={tmp_path}", "modality.max_seconds=2", "data.augment=[]"])
+    found = build_data(config, ["train", "val"])
+    read: list[int] = []
+    original = soundfile.SoundFile.read
+
+    def counted(file: soundfile.SoundFile, count: int = -1, **options: Any) -> np.ndarray:
+        read.append(count)
+        result: np.ndarray = original(file, count, **options)
+        return result
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    refused: list[str] = []
+    for dataset in found.splits.values():
+        for index in range(len(dataset)):
+            try:
+                dataset[index]
+            except BadSample as error:
+                refused.append(error.reason)
+    assert len(refused) == 1 and "is longer than modality.max_seconds 2" in refused[0]
+    assert max(read) <= 16_001
+    with pytest.raises(BadSample, match=r"0.wav: is longer than modality.max_seconds 2"):
+        AudioModality.read_for(tmp_path / "a" / "0.wav", found.tokenizer)

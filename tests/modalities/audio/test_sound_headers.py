@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import struct
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hrt_mm.errors import BadSample
 from modalities.audio import tracks
@@ -54,6 +58,7 @@ ENCODED = {
     "a.wav": ("pcm_s16le", 16000, 2, {}),
     "law.wav": ("pcm_mulaw", 8000, 1, {}),
     "bytes.wav": ("pcm_u8", 8000, 1, {}),
+    "wide.wav": ("pcm_s64le", 16000, 2, {}),
     "ms.wav": ("adpcm_ms", 44100, 2, {}),
     "ima.wav": ("adpcm_ima_wav", 22050, 1, {}),
     "mp3.wav": ("libmp3lame", 44100, 1, {}),
@@ -111,7 +116,7 @@ def test_all_that_ffmpeg_decodes_is_read(name: str, made: Path) -> None:
     if name in ENCODED:
         codec, rate, channels, _ = ENCODED[name]
         assert read_header(made / name, name).channels == channels
-        if codec in ("flac", "alac", "pcm_s16le", "pcm_s16be", "wavpack", "tta"):
+        if codec in ("flac", "alac", "pcm_s16le", "pcm_s16be", "pcm_s64le", "wavpack", "tta"):
             expected = wave(SECONDS, rate, channels).mean(0)
             # FFmpeg writes 8 bits where it is asked for nothing else.
             error = 1e-2 if codec in ("wavpack", "tta") else 1e-4
@@ -122,6 +127,22 @@ def test_all_that_ffmpeg_decodes_is_read(name: str, made: Path) -> None:
 def test_libsndfile_reads_what_ffmpeg_does_not(name: str, made: Path) -> None:
     count = soundfile.info(made / name).frames
     check(made / name, count)
+
+
+def test_a_wav_whose_bytes_are_the_other_way_round(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", wave(SECONDS, 16000)[0], 16000, endian="BIG")
+    assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFX"
+    check(tmp_path / "a.wav", round(SECONDS * 16000))
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="FFmpeg's program is not here")
+@pytest.mark.parametrize(
+    "name", ["a.mp3", "plain.mp3", "a.m4a", "a.ogg", "a.opus", "a.amr", "a.wma", "ms.wav", "gsm.wav"]
+)
+def test_the_program_ffmpeg_agrees(name: str, made: Path) -> None:
+    command = ["ffmpeg", "-v", "error", "-i", str(made / name), "-f", "f32le", "-ac", "1", "-"]
+    out = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    assert len(out) // 4 == len(read_audio(made / name, name).waveform_S)
 
 
 WAV_SIZES = {
@@ -442,3 +463,25 @@ def test_names_that_are_orders_or_no_text(made: Path, tmp_path: Path) -> None:
     playlist.write_text(f"ffconcat version 1.0\nfile {made / 'a.flac'}\n")
     with pytest.raises(BadSample, match="is not a sound file that can be read"):
         read_audio(playlist, "a")
+
+
+FUZZED = ["a.wav", "ms.wav", "a.mp3", "a.flac", "a.ogg", "a.opus", "a.m4a", "a.mka", "a.wma", "a.aiff", "a.caf", "a.au"]
+
+
+@settings(max_examples=100)
+@given(
+    name=st.sampled_from(FUZZED),
+    places=st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
+    share=st.sampled_from([1.0, 1.0, 0.7, 0.01]),
+)
+def test_any_header_is_read_or_refused(name: str, places: list[tuple[int, bytes]], share: float, made: Path) -> None:
+    data = patched((made / name).read_bytes(), *places)
+    path = made / f"fuzzed{Path(name).suffix}"
+    path.write_bytes(data[: max(1, int(share * len(data)))])
+    errors: list[BadSample] = []
+    for read in (lambda: read_audio(path, "the name"), lambda: read_header(path, "the name")):
+        try:
+            read()
+        except BadSample as error:
+            errors.append(error)
+    assert all(error.name == "the name" and len(error.reason) < 400 for error in errors)
