@@ -17,6 +17,7 @@ from hrt_mm.errors import BadSample, ConfigError
 from modalities.audio import AudioConfig
 from modalities.audio.audio import Audio, Hidden
 from modalities.audio.augment import Augmentation, chain
+from tests.modalities.audio.sounds import patched
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Augmentation)
 
@@ -150,6 +151,19 @@ def test_noise_from_a_folder(tmp_path: Path) -> None:
         transformed(audio, type="noise", folder=tmp_path)
     with pytest.raises(ConfigError, match="not a folder"):
         transformed(audio, type="noise", folder=tmp_path / "none")
+
+
+def test_noise_is_taken_from_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "hum.flac"
+    soundfile.write(path, tone(50, 1.0).waveform_S.numpy(), 16000)
+    data = path.read_bytes()
+    # It says that it lasts for three days.
+    path.write_bytes(patched(data, (22, b"\xff\xff\xff\xff")))
+    audio = tone()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        noise = transformed(audio, type="noise", p=1, folder=tmp_path).waveform_S - audio.waveform_S
+        assert abs(int(torch.fft.rfft(noise).abs().argmax()) - 50) <= 2
 
 
 def test_hidden_and_broken_files_are_no_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from hrt_mm.errors import BadSample
 from modalities.audio import AudioConfig
+from modalities.audio.files import read_audio
 from modalities.video.sound import read_sound
 from tests.modalities.video.films import film
 
@@ -71,3 +73,52 @@ def test_files_without_sound(tmp_path: Path) -> None:
         read_sound(path, begin=7.0)
     with pytest.raises(BadSample, match="has no length"):
         read_sound(path, begin=1.0, end=0.5)
+
+
+def spoken(path: Path, codec: str, rate: int, jump: int = 0) -> Path:
+    """A film of two seconds with a steady tone; its second half is ``jump`` samples late."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mpeg4", rate=25)
+        voice = container.add_stream(codec, rate=rate, layout="mono")
+        assert isinstance(picture, VideoStream) and isinstance(voice, AudioStream)
+        picture.height, picture.width = 48, 64
+        for _ in range(50):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")))
+        container.mux(picture.encode())
+        half = rate
+        for number in range(2):
+            time_S = (number * half + np.arange(half)) / rate
+            samples = (16000 * np.sin(2 * np.pi * 200 * time_S)).astype(np.int16)[None]
+            sound = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+            sound.sample_rate, sound.pts, sound.time_base = rate, number * (half + jump), Fraction(1, rate)
+            container.mux(voice.encode(sound))
+        container.mux(voice.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("a.mkv", "aac", 44100),
+        ("opus.mkv", "libopus", 48000),
+        ("a.mp4", "aac", 44100),
+        ("a.avi", "libmp3lame", 44100),
+    ],
+)
+def test_times_that_are_rounded_leave_no_gaps(name: str, codec: str, rate: int, tmp_path: Path) -> None:
+    path = spoken(tmp_path / name, codec, rate)
+    film = read_sound(path).waveform_S
+    track = read_audio(path, "a").waveform_S
+    # The same samples, but for what is heard before the first picture.
+    late = int(torch.argmax((track[:4096].unfold(0, 2048, 1) - film[:2048]).abs().sum(1).neg()))
+    assert torch.equal(film, track[late:])
+    part = read_sound(path, begin=0.75, end=1.25).waveform_S
+    assert torch.equal(part, film[round(0.75 * rate) : round(1.25 * rate)])
+
+
+def test_a_gap_is_silence_and_a_leap_is_none(tmp_path: Path) -> None:
+    gap = read_sound(spoken(tmp_path / "a.mkv", "pcm_s16le", RATE, RATE // 2))
+    assert gap.seconds == pytest.approx(2.5, abs=0.01)
+    assert not gap.waveform_S[RATE + 800 : RATE + RATE // 2 - 800].any()
+    # Thirty years: memory is taken for what is there.
+    assert read_sound(spoken(tmp_path / "b.mkv", "pcm_s16le", RATE, RATE * 10**9)).seconds == pytest.approx(2, abs=0.01)
