@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from .component import Component
 from .errors import ConfigError
+from .extents import Extents
 from .sample import Sample
 from .splits import Splits
 from .tokens import Tokens
@@ -63,6 +64,11 @@ class Tokenizer(ABC):
     """Tokens after a token that its embedding is made of too; a causal hierarchy takes none."""
     whole: str = ""
     """The setting by which each token depends on its whole sample, where one does; a causal hierarchy takes none."""
+    carried: tuple[str, ...] = ()
+    """Those of ``boundaries`` that come with the data. A bare file does not have them."""
+    expected: Extents | None = None
+    """The sizes that training saw, where inputs of other sizes are to be brought to them; inputs stay as they are
+    without it."""
     wanted: frozenset[str] = frozenset()
     """The boundaries that the model groups by; others need not be found."""
 

@@ -23,6 +23,7 @@ from ..pyramid import Pyramid
 from ..tasks.contrastive import Contrastive
 from ..tasks.contrastive_views import ViewHeads
 from ..tasks.joint import JointTokenizer
+from ..train.build import carried_groups
 from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .passages import Passages, joined, owned, placed
@@ -57,7 +58,7 @@ class Embedder:
             ConfigError: its task gives no vectors to compare.
             CheckpointError: it has no such checkpoint.
         """
-        run = load_task(Path(folder), which, overrides=overrides)
+        run = load_task(Path(folder), which, overrides=overrides, inputs="files")
         if not isinstance(run.task, Contrastive):
             raise ConfigError(f"{folder} was trained on task {run.config.task.type}; embedding needs task contrastive")
         files = run.checkpoint.state["files"]
@@ -265,9 +266,14 @@ class Embedder:
 
         Raises:
             BadSample: the text is empty, or the file is missing, no regular file, or none of the tower's modality.
-            UserError: there is no such tower.
+            UserError: there is no such tower, or its model has groups that come with the data alone.
         """
         modality = self.modality(tower)
+        if carried := carried_groups(self.run.config, self.run.tokenizer).get(tower):
+            raise ConfigError(
+                f"the model of {tower} groups by {', '.join(map(repr, carried))}, which come with the data and are in "
+                "no bare file; train one with fixed or learned groups"
+            )
         if isinstance(source, Path):
             size_of(source)
             return self.run.config.data.prepare(tower, modality.read_for(source, self.tokenizer(tower)))

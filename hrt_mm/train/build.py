@@ -69,6 +69,21 @@ def splits_of(options: TrainConfig) -> list[str]:
     return ["train", *(["val"] if options.eval_every else []), *(["test"] if options.test else [])]
 
 
+def carried_groups(config: RunConfig, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """By tower, ``""`` for the only one, the boundaries that its model groups by and that come with the data.
+
+    A bare file does not have them. Towers without any are left out.
+    """
+    tokenizers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
+    names: dict[str, list[str]] = {}
+    for tower, (name, reader) in zip(towers_of(config).values(), tokenizers.items(), strict=True):
+        groups = (level.group for level in tower.model.levels)
+        given = (group.boundary for group in groups if isinstance(group, GivenGroups))
+        if carried := [boundary for boundary in given if boundary in reader.carried]:
+            names[name] = carried
+    return names
+
+
 def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
     """Tokenizer and datasets, with the classes of the train split.
 

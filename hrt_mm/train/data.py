@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from ..errors import UserError
+from ..extents import Extents
 from ..tasks.base import Batch
+from ..tasks.joint import JointBatch
 from .sampler import Plan, Position, Sampler
 from .samples import BadSamples, BatchMaker, Loaded
 from .workers import Workers, loader
@@ -51,6 +53,7 @@ class TrainStream:
         sampler: plans the batches.
         start: the first batch.
         bad: counts samples that cannot be used.
+        extents: by tower, ``""`` for the only one, the sizes of inputs that training saw; grows with each batch.
         workers: processes that work ahead.
         pin_memory: put batches in pinned host memory.
         all_ranks: whether something holds on all ranks; a batch that is empty on one is skipped on all.
@@ -63,12 +66,14 @@ class TrainStream:
         start: Position,
         bad: BadSamples,
         *,
+        extents: dict[str, Extents] | None = None,
         workers: int = 0,
         pin_memory: bool = False,
         all_ranks: Callable[[bool], bool] = bool,
     ) -> None:
         self.position = start
         self.bad = bad
+        self.extents = {} if extents is None else extents
         self._all_ranks = all_ranks
         self._waited = 0.0
         self._loaded = load(maker, sampler.plans(start), workers=workers, pin_memory=pin_memory)
@@ -95,7 +100,15 @@ class TrainStream:
             self.position = loaded.plan.following
             if self._all_ranks(loaded.batch is not None):
                 assert loaded.batch is not None
+                self._measure(loaded.batch)
                 return loaded.batch
+
+    def _measure(self, batch: Batch) -> None:
+        parts = {name: part.tokens for name, part in batch.parts.items()} if isinstance(batch, JointBatch) else {}
+        for name, tokens in (parts or {"": batch.tokens}).items():
+            if (extents := Extents.of(tokens)) is not None:
+                known = self.extents.get(name)
+                self.extents[name] = extents if known is None else known.joined(extents)
 
 
 def checked(loaded: Loaded, bad: BadSamples) -> Loaded:

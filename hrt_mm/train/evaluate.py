@@ -6,15 +6,18 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..config import RunConfig, load_config
+from ..extents import Extents
 from ..modality import Tokenizer
 from ..splits import some
 from ..tasks.base import Batch, Task
-from .build import Data, build_dataset, build_task, build_tokenizer, check_classes
+from ..tasks.joint import JointTokenizer
+from .build import Data, build_dataset, build_task, build_tokenizer, carried_groups, check_classes
 from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
@@ -177,7 +180,12 @@ class TrainedRun:
 
 
 def load_task(
-    run_dir: Path, which: str | int = "best", *, overrides: Sequence[str] = (), config: RunConfig | None = None
+    run_dir: Path,
+    which: str | int = "best",
+    *,
+    overrides: Sequence[str] = (),
+    config: RunConfig | None = None,
+    inputs: Literal["own", "other", "files"] = "own",
 ) -> TrainedRun:
     """The task of a run with its trained weights, on the CPU; the moving average where the run kept one.
 
@@ -186,6 +194,9 @@ def load_task(
         which: ``best``, ``latest`` or a step.
         overrides: laid over the run's configuration, each ``a.b.c=value``.
         config: used in place of the folder's ``config.yaml``.
+        inputs: what is to be read: the run's own data, other data, or bare files. Inputs of other origin whose size or
+            rate training never saw are brought to what is nearest, and of bare files no boundaries are expected but
+            those that the model groups by.
 
     Raises:
         ConfigError: the folder is not that of a run.
@@ -201,7 +212,31 @@ def load_task(
     with forked():
         task = build_task(config, tokenizer, names)
     load_trained(task, checkpoint)
+    if inputs != "own":
+        _expect(tokenizer, extents_of(checkpoint.state))
+    if inputs == "files":
+        _without_labels(config, tokenizer)
     return TrainedRun(run_dir, config, task.eval(), tokenizer, names, checkpoint)
+
+
+def extents_of(state: Mapping[str, Any]) -> dict[str, Extents]:
+    """By tower, the sizes of inputs that training saw; nothing where a checkpoint of an older version has none."""
+    return {name: Extents.of_plain(value) for name, value in state.get("extents", {}).items()}
+
+
+def _expect(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> None:
+    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
+    for name, reader in towers.items():
+        reader.expected = extents.get(name)
+
+
+def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Leaves out boundaries that only the loss compares with."""
+    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
+    grouped = carried_groups(config, tokenizer)
+    for name, reader in towers.items():
+        labels = frozenset(reader.carried) - frozenset(grouped.get(name, ()))
+        reader.wanted = reader.wanted - labels
 
 
 def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -247,11 +282,13 @@ def evaluate_run(
     Args:
         run_dir: the run folder.
         split: ``train``, ``val`` or ``test``.
-        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, a batch size.
+        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, a batch size. Samples of
+            other data whose size or rate training never saw are brought to what is nearest.
         which: ``best``, ``latest`` or a step.
         config: used in place of the folder's ``config.yaml``.
     """
-    run = load_task(Path(run_dir), which, overrides=overrides, config=config)
+    other = any(override.startswith("data.") for override in overrides)
+    run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other else "own")
     options = run.config.train
     with Ranks.joined(options.device) as ranks, numerics(ranks.device, options.num_threads):
         task = run.task.to(ranks.device)

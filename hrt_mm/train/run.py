@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..config.folder import run_dir
 from ..errors import ConfigError, Stopped, UserError
+from ..extents import Extents
 from ..tasks.base import Batch
-from .build import build_data, build_task, splits_of
+from .build import build_data, build_task, carried_groups, splits_of
 from .checkpoint import Checkpoint
 from .data import TrainStream
 from .distributed import Ranks
-from .evaluate import EvaluationLoader, evaluate, load_trained
+from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from .files import held_alone
 from .identity import check_same_classes, check_same_vocabularies, vocabularies
 from .meters import Meters, Sums, added, means
@@ -74,6 +75,7 @@ class Run:
         self.state, self.meters, self.interval = TrainState(), Meters(), Interval()
         self.bad = BadSamples("train", len(self.data.splits["train"]), self.options.max_bad_share)
         self.evaluated_bad: dict[str, BadCounts] = {}
+        self.extents: dict[str, Extents] = {}
         self.unsaved = False
         self._announced: list[str] = []
         self._sampler = self._build_sampler()
@@ -102,6 +104,7 @@ class Run:
             self._sampler,
             self.state.position,
             self.bad,
+            extents=self.extents,
             workers=options.workers,
             pin_memory=self.ranks.device.type == "cuda",
             all_ranks=self.ranks.all,
@@ -265,6 +268,12 @@ class Run:
             )
         for warning in schedule_warnings(self.config.optim, self.options.steps) if self.ranks.main else ():
             log.warning("%s", warning)
+        for tower, carried in carried_groups(self.config, self.data.tokenizer).items():
+            of_tower = f" of {tower}" if tower else ""
+            self.progress.say(
+                f"groups{of_tower} by {', '.join(carried)} come with the data: the model reads samples that have them, "
+                "and no bare files"
+            )
         if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.main:
             log.warning(
                 "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
@@ -337,6 +346,7 @@ class Run:
         check_same_vocabularies(checkpoint, self.data.tokenizer)
         unpack(checkpoint, self.task, self.optimizer, self.ema)
         self.state = TrainState.of(state)
+        self.extents |= extents_of(state)
         if self.ranks.main:
             self.meters.restore(state["meters"])
             self.bad.restore(state["bad"])
@@ -367,6 +377,7 @@ class Run:
             "world_size": self.ranks.world_size,
             "classes": self.data.classes,
             "vocabularies": vocabularies(self.data.tokenizer),
+            "extents": {name: extents.plain() for name, extents in self.extents.items()},
             "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},
             "config": self.config.model_dump(mode="json"),
             "config_digest": config_digest(self.config),

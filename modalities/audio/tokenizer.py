@@ -131,7 +131,7 @@ class AudioTokenizer(Tokenizer):
 
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
-        self.boundaries = config.carried
+        self.boundaries = self.carried = config.carried
         self.recent, self.ahead = config.stem.recent, config.stem.ahead
         self.whole = "modality.norm.whole" if config.norm.whole is not None else ""
         hop = config.hop

@@ -55,7 +55,7 @@ def _run(args: Namespace) -> int:
     from .reread import Rereader, RereadStream
 
     _check(args)
-    found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
+    found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides, inputs="files")
     chunks, rate, seconds = _opened(args)
     recognizer: Recognizer | RereadStream
     recognizer = Recognizer(found.task, found.tokenizer, window=args.window, growing=args.growing, rate=rate)

@@ -55,7 +55,7 @@ class TextTokenizer(Tokenizer):
         """How many bytes each of the ids stands for; 0 for separators."""
 
     def __init__(self, vocabulary: int, max_bytes: int, recent: int, carried: Sequence[str] = ()) -> None:
-        self.boundaries = (*FINDERS, *carried)
+        self.boundaries, self.carried = (*FINDERS, *carried), tuple(carried)
         self.max_bytes = max_bytes
         self.vocabulary, self.separator = vocabulary, vocabulary - 1
         self.recent = recent

@@ -64,7 +64,7 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
         return
     from hrt_mm.train.evaluate import load_task
 
-    run = load_task(args.trained)
+    run = load_task(args.trained, inputs="files")
     yield from FileOutline(run.task, run.tokenizer, window=args.window, clip=args.clip).scenes(file)
 
 

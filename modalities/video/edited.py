@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat
 
+from ..vision.resizing import resized
 from .clips import Clips
 from .corpora import KineticsConfig, Ucf101Config
 from .edits import EditsConfig
 from .folders import FolderConfig, ManifestConfig
 from .grid import GridConfig
 from .rendering import ACTIONS, Drawn, Edit, Shot, Take, joined
-from .tokenizer import resized
 from .video import Video
 
 Footage = Annotated[

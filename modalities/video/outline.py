@@ -23,6 +23,7 @@ from hrt_mm.tasks import Segmentation
 from hrt_mm.tokens import Tokens
 
 from .readers import VideoFile
+from .stretches import BLOCK
 from .tokenizer import VideoTokenizer
 from .video import Video
 
@@ -214,7 +215,11 @@ class FileOutline:
         self.tokenizer = copy(tokenizer)
         self.tokenizer.wanted = frozenset({"frames"})
         self.task, self.batch = task, batch
-        self.step = tokenizer.seconds_per_step
+        # Frames are read at the rate that training saw, whatever that of the file is.
+        expected = tokenizer.expected
+        spacing = expected.nearest_spacing(1.0) if expected is not None else None
+        self.rate = tokenizer.config.rate / (spacing or 1.0)
+        self.step = tokenizer.config.tube / self.rate
         self.window, self.margin = max(1, round(window / self.step)), max(0, round(margin / self.step))
         self.clip = max(1, round(clip / self.step))
 
@@ -242,12 +247,12 @@ class FileOutline:
                 return
 
     def _read(self, file: VideoFile, begin: int, end: int) -> Video:
-        """The frames of some steps, at the tokenizer's rate; a frame that is broken is shown as the one before it."""
-        tube, rate = self.tokenizer.config.tube, self.tokenizer.config.rate
-        times = [number / rate for number in range(begin * tube, end * tube)]
-        numbers = [file.index.at(time) for time in times]
-        pixels_N3HW = file.steady(numbers)
-        return Video.of(pixels_N3HW, rate)
+        """The frames of some steps; a frame that is broken is shown as the one before it."""
+        tube = self.tokenizer.config.tube
+        numbers = [file.index.at(number / self.rate) for number in range(begin * tube, end * tube)]
+        # Large frames are brought to the size that the model reads a few at a time.
+        blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
+        return Video.of(torch.cat([self.tokenizer.fitted(file.steady(block)) for block in blocks]), self.rate)
 
     def _encoded(self, waiting: Sequence[tuple[Video, int, int]]) -> Tensor:
         device = next(self.task.parameters()).device

@@ -15,7 +15,7 @@ from torch import Tensor
 from hrt_mm.modality import Stretch
 
 from .readers import VideoFile
-from .tokenizer import VideoTokenizer
+from .tokenizer import VideoTokenizer, frames_at
 from .video import Video
 
 BLOCK = 32
@@ -38,31 +38,34 @@ def stretches(path: Path, tokenizer: VideoTokenizer, seconds: float) -> Iterator
         BadSample: the file is missing or no video.
     """
     file = VideoFile(path, path.name)
+    index = file.index
+    even_N = tokenizer.even_times(index.times_N, index.seconds)
+    times_N = index.times_N if even_N is None else even_N
     unit = tokenizer.config.tube * max((block[0] for block in tokenizer.blocks), default=1)
-    blocks = max(1, round(seconds * file.index.rate / unit))
-    if file.index.seconds <= seconds or len(file.index) <= blocks * unit:
+    blocks = max(1, round(seconds * len(times_N) / index.seconds / unit))
+    if index.seconds <= seconds or len(times_N) <= blocks * unit:
         return None
-    return _each(file, tokenizer, blocks * unit, math.ceil(blocks * MARGIN) * unit)
+    return _each(file, tokenizer, times_N, blocks * unit, math.ceil(blocks * MARGIN) * unit)
 
 
-def _each(file: VideoFile, tokenizer: VideoTokenizer, length: int, margin: int) -> Iterator[Stretch]:
-    index, total = file.index, len(file.index)
+def _each(file: VideoFile, tokenizer: VideoTokenizer, times_N: Tensor, length: int, margin: int) -> Iterator[Stretch]:
+    index, total = file.index, len(times_N)
+    frames_N = frames_at(index.times_N, times_N).tolist()
     held_N, known = torch.empty(0), 0
     with file:
         for first in range(0, total, length):
             begin, last, end = max(0, first - margin), first + length, min(total, first + length + margin)
             kept_N = [held_N[begin - known :]] if len(held_N) else []
             fresh = range(known + len(held_N), end, BLOCK)
-            blocks = [tokenizer.fitted(file.steady(range(one, min(one + BLOCK, end)))) for one in fresh]
+            blocks = [tokenizer.fitted(file.steady(frames_N[one : min(one + BLOCK, end)])) for one in fresh]
             held_N, known = torch.cat([*kept_N, *blocks]), begin
-            times_N = index.times_N[begin:end]
-            seconds = float(index.times_N[end]) if end < total else index.seconds
-            inside = tuple(start for start in index.chapters if float(times_N[0]) <= start < seconds)
-            video = Video(held_N, times_N, seconds, {"chapters": inside} if index.chapters else {})
-            own = _step(index.times_N, first, tokenizer), math.inf
+            seconds = float(times_N[end]) if end < total else max(index.seconds, float(times_N[-1]) + 1e-3)
+            inside = tuple(start for start in index.chapters if float(times_N[begin]) <= start < seconds)
+            video = Video(held_N, times_N[begin:end], seconds, {"chapters": inside} if index.chapters else {})
+            own = _step(times_N, first, tokenizer), math.inf
             if last < total:
-                own = own[0], _step(index.times_N, last, tokenizer)
-            yield Stretch(video, _step(index.times_N, begin, tokenizer), own)
+                own = own[0], _step(times_N, last, tokenizer)
+            yield Stretch(video, _step(times_N, begin, tokenizer), own)
 
 
 def _step(times_N: Tensor, number: int, tokenizer: VideoTokenizer) -> float:

@@ -6,6 +6,7 @@ Shapes: T tokens, F = C * K * P * P raw features of a tube, N frames, C channels
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from hrt_mm.tokens import Tokens
 
 from ..vision.images import LUMA
 from ..vision.patches import Dense
+from ..vision.resizing import Fit, Size, resized
 from .stems import LinearStem, Stem
 from .tubes import Blocks, frames_together, tubify, untubify
 from .video import Video, check_video
@@ -37,7 +39,7 @@ class VideoConfig(TokenizerConfig):
     """1 for grey, 3 for RGB; frames are brought to it."""
     size: Side | None = None
     """Rows and columns to resize frames to, or one number for both; every video keeps its own size when absent."""
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Fit = "stretch"
     """How frames of other proportions come to ``size``: stretched, or their middle cropped."""
     patch: PositiveInt = 16
     """Side of a tube in pixels."""
@@ -80,6 +82,9 @@ class VideoTokenizer(Tokenizer):
     Takes :class:`~modalities.video.video.Video`. Gives raw tubes (T, F), normalised, in hierarchical order over time,
     rows and columns. Sides that are no multiple of the patch are padded at the right and bottom, and the last frame
     goes on to the end of a tube. A token lies at the mean time of its frames, in steps of ``tube / rate`` seconds.
+    Where ``expected`` is set, videos of rates that training never saw are sampled at the nearest one, and without
+    ``modality.size`` frames of sizes that it never saw are scaled to the nearest one, their middle cropped to its
+    proportions.
 
     A group whose time is given starts with the step of time that begins nearest to it, or where the order puts several
     steps into one block, with the nearest block. The boundary ``frames`` starts at each step.
@@ -91,7 +96,7 @@ class VideoTokenizer(Tokenizer):
 
     def __init__(self, config: VideoConfig, blocks: Blocks) -> None:
         self.config, self.blocks = config, blocks
-        self.boundaries = ("frames", *config.carried)
+        self.boundaries, self.carried = ("frames", *config.carried), config.carried
         self.ahead = config.stem.reach
         size = config.size
         self.frame_size = (size, size) if isinstance(size, int) else size
@@ -110,7 +115,7 @@ class VideoTokenizer(Tokenizer):
             ConfigError: steps of time that shall be groups lie in pieces.
         """
         names = [f"video {index} of the batch" for index in range(len(values))]
-        videos = [check_video(value, name) for value, name in zip(values, names, strict=True)]
+        videos = [self.sampled(check_video(value, name)) for value, name in zip(values, names, strict=True)]
         shapes = [self._grid(video, name) for video, name in zip(videos, names, strict=True)]
         spans = Spans.from_lengths([steps * rows * columns for steps, rows, columns in shapes])
         x_TF = torch.empty(spans.total, self.features)
@@ -128,11 +133,47 @@ class VideoTokenizer(Tokenizer):
 
         Calling it first changes what becomes of them by rounding alone, and large frames need not be held.
         """
-        if self.frame_size in (None, tuple(pixels_NCHW.shape[2:])):
+        size, fit = self._resizing(pixels_NCHW.shape[2], pixels_NCHW.shape[3])
+        if tuple(pixels_NCHW.shape[2:]) == size:
             return pixels_NCHW
         pixels = pixels_NCHW.float() / (255.0 if pixels_NCHW.dtype == torch.uint8 else 1.0)
-        assert self.frame_size is not None
-        return resized(coloured(pixels, self.config.channels), self.frame_size, self.config.fit)
+        return resized(coloured(pixels, self.config.channels), size, fit)
+
+    def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
+        """The size that frames are brought to, which may be their own, and how."""
+        if self.frame_size is not None:
+            return self.frame_size, self.config.fit
+        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        return nearest or (height, width), "crop"
+
+    def even_times(self, times_N: Tensor, seconds: float) -> Tensor | None:
+        """Times at which a video is sampled whose rate training never saw, so that it has the nearest one.
+
+        Args:
+            times_N: seconds at which its frames begin.
+            seconds: how long it lasts.
+
+        Returns:
+            (n,) float64, evenly from the first frame on; ``None`` where the rate was trained on.
+        """
+        if self.expected is None or len(times_N) < 2:
+            return None
+        nominal = 1 / self.config.rate
+        interval = float(times_N[-1] - times_N[0]) / (len(times_N) - 1)
+        spacing = self.expected.nearest_spacing(interval / nominal)
+        if spacing is None:
+            return None
+        count = max(1, round((seconds - float(times_N[0])) / (spacing * nominal)))
+        return times_N[0] + torch.arange(count, dtype=torch.float64) * (spacing * nominal)
+
+    def sampled(self, video: Video) -> Video:
+        """The video at a rate that training saw, where ``expected`` says which those are."""
+        times_n = self.even_times(video.times_N, video.seconds)
+        if times_n is None:
+            return video
+        seconds = max(video.seconds, float(times_n[-1]) + 0.5 / self.config.rate)
+        frames = frames_at(video.times_N, times_n)
+        return replace(video, pixels_NCHW=video.pixels_NCHW[frames], times_N=times_n, seconds=seconds)
 
     def steps_at(self, starts: Sequence[float], times_N: Tensor, unit: int = 1) -> Tensor:
         """Steps of time at which groups start: those that begin nearest to some seconds, and the first one always.
@@ -182,8 +223,7 @@ class VideoTokenizer(Tokenizer):
         return [found[index] for index in range(len(tokens))]
 
     def _cells(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        if self.frame_size is not None:
-            height, width = self.frame_size
+        (height, width), _ = self._resizing(height, width)
         patch = self.config.patch
         return -(-frames // self.config.tube), -(-height // patch), -(-width // patch)
 
@@ -201,8 +241,9 @@ class VideoTokenizer(Tokenizer):
         pixels = video.pixels_NCHW
         largest = 255.0 if pixels.dtype == torch.uint8 else 1.0
         pixels = coloured(pixels.float(), self.config.channels)
-        if self.frame_size is not None and tuple(pixels.shape[2:]) != self.frame_size:
-            pixels = resized(pixels, self.frame_size, self.config.fit)
+        size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
+        if tuple(pixels.shape[2:]) != size:
+            pixels = resized(pixels, size, fit)
         pixels = pixels.mul(1 / (largest * self.config.std)).sub_(self.config.mean / self.config.std)
         right, bottom = -pixels.shape[3] % self.config.patch, -pixels.shape[2] % self.config.patch
         if right or bottom:
@@ -250,12 +291,7 @@ def coloured(pixels_NCHW: Tensor, channels: int) -> Tensor:
     return (LUMA.view(1, 3, 1, 1) * pixels_NCHW).sum(1, keepdim=True)
 
 
-def resized(pixels_NCHW: Tensor, size: tuple[int, int], fit: str) -> Tensor:
-    """Frames at another size: stretched, or the middle of their picture."""
-    if fit == "crop":
-        (height, width), (rows, columns) = pixels_NCHW.shape[2:], size
-        high = min(height, max(1, round(width * rows / columns)))
-        wide = min(width, max(1, round(height * columns / rows)))
-        top, left = (height - high) // 2, (width - wide) // 2
-        pixels_NCHW = pixels_NCHW[:, :, top : top + high, left : left + wide]
-    return functional.interpolate(pixels_NCHW, size, mode="bilinear", antialias=True)
+def frames_at(times_N: Tensor, times_n: Tensor) -> Tensor:
+    """(n,) int64: the frame that is seen at each of some times, ``times_N`` being when each begins."""
+    # What rounding puts just before a frame begins is that frame.
+    return (torch.searchsorted(times_N, times_n + 1e-6, right=True) - 1).clamp(min=0)

@@ -20,6 +20,7 @@ from hrt_mm.tokens import Tokens
 
 from .images import check_image, with_channels
 from .patches import Blocks, Dense, buckets, patchify, unpatchify
+from .resizing import Fit, Size, middle, resized
 from .stems import LinearStem, Stem, TimmStem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -33,7 +34,7 @@ class VisionConfig(TokenizerConfig):
     """1 for grey, 3 for RGB; images are brought to it."""
     size: Side | None = None
     """Rows and columns to resize to, or one number for both; every image keeps its own size when absent."""
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Fit = "stretch"
     """How an image of other proportions comes to ``size``: stretched, or its middle cropped."""
     patch: PositiveInt = 4
     """Side of a patch in pixels: one token each."""
@@ -81,7 +82,9 @@ class VisionTokenizer(Tokenizer):
 
     Takes (C, H, W) tensors, uint8 or floats in 0..1, and Pillow images, of 1 or 3 channels and mixed sizes. Gives
     raw patches (T, F), normalised, in hierarchical order; a patch's features are raster over (C, P, P). Images whose
-    sides are no multiple of the patch are padded at the right and bottom.
+    sides are no multiple of the patch are padded at the right and bottom. Where ``expected`` is set and
+    ``modality.size`` is not, images of sizes that training never saw are scaled to the nearest one, their middle
+    cropped to its proportions.
     """
 
     axes = 2
@@ -122,15 +125,22 @@ class VisionTokenizer(Tokenizer):
         coords = [nested_coords(shape, self.blocks) for shape in shapes]
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes))
 
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
+    def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
+        """The size that an image is brought to, which may be its own, and how."""
         if self.image_size is not None:
-            height, width = self.image_size
+            return self.image_size, self.config.fit
+        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        return nearest or (height, width), "crop"
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        (height, width), _ = self._resizing(height, width)
         return -(-height // self.config.patch), -(-width // self.config.patch)
 
     def _patches(self, images_NCHW: Tensor, largest: float) -> Tensor:
         pixels = images_NCHW.float()
-        if self.image_size is not None and pixels.shape[2:] != self.image_size:
-            pixels = _resize(pixels, self.image_size, self.config.fit)
+        size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
+        if tuple(pixels.shape[2:]) != size:
+            pixels = resized(pixels, size, fit)
         pixels = torch.addcmul(self.shift, pixels, self.scale / largest)
         height, width = pixels.shape[2:]
         right, bottom = -width % self.config.patch, -height % self.config.patch
@@ -154,11 +164,11 @@ class VisionTokenizer(Tokenizer):
 
     def box(self, value: Any, steps: Sequence[float]) -> tuple[float, float, float, float]:
         """Where patches lie in an image as it was before it was resized and padded, in pixels."""
-        height, width = check_image(value, "the image").shape[1:]
+        _, height, width = check_image(value, "the image").shape
         top, left, high, wide = 0.0, 0.0, float(height), float(width)
-        rows, columns = self.image_size or (height, width)
-        if self.image_size is not None and self.config.fit == "crop":
-            top, left, high, wide = _middle((height, width), self.image_size)
+        (rows, columns), fit = self._resizing(height, width)
+        if (rows, columns) != (height, width) and fit == "crop":
+            top, left, high, wide = middle((height, width), (rows, columns))
         y, x, y_end, x_end = (self.config.patch * step for step in steps)
         return (
             left + min(x / columns, 1) * wide,
@@ -176,20 +186,3 @@ class VisionTokenizer(Tokenizer):
             pixels = (images - self.shift.to(images.device)) / self.scale.to(images.device)
             found.update(zip(bucket.samples, pixels, strict=True))
         return [found[index] for index in range(len(tokens))]
-
-
-def _middle(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, left, rows and columns of the middle of an image that has the proportions of ``size``."""
-    (height, width), (rows, columns) = shape, size
-    high = min(height, max(1, round(width * rows / columns)))
-    wide = min(width, max(1, round(height * columns / rows)))
-    return (height - high) // 2, (width - wide) // 2, high, wide
-
-
-def _resize(pixels_NCHW: Tensor, size: tuple[int, int], fit: str) -> Tensor:
-    if fit == "crop":
-        # Cropped before it is resized: the other way, a thin strip would first grow without bound.
-        height, width = pixels_NCHW.shape[2:]
-        top, left, high, wide = _middle((height, width), size)
-        pixels_NCHW = pixels_NCHW[:, :, top : top + high, left : left + wide]
-    return functional.interpolate(pixels_NCHW, size, mode="bilinear", antialias=True)
