@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
 from .levels import Level
+from .linear import StartedLinear
 from .norm import rms_norm
 from .rope import rotate
 from .spans import Spans
@@ -26,9 +27,13 @@ class Attention(nn.Module):
         self.backend = backend
         self.attend = attend
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
-        self.q_gain = nn.Parameter(torch.ones(heads, 1))
-        self.out = nn.Linear(dim, dim, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.q_gain = nn.Parameter(torch.empty(heads, 1))
+        self.out = StartedLinear(dim, dim, nn.init.zeros_)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        nn.init.ones_(self.q_gain)
 
     def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
         """Attention of each run with itself, (T, D)."""
@@ -56,8 +61,7 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.up = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
-        nn.init.zeros_(self.down.weight)
+        self.down = StartedLinear(hidden, dim, nn.init.zeros_)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""

@@ -30,10 +30,16 @@ class CrossAttention(nn.Module):
         self.attend = attend
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
-        self.q_gain = nn.Parameter(torch.ones(heads, 1))
+        self.q_gain = nn.Parameter(torch.empty(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
-        self.gate_D = nn.Parameter(torch.full((dim,), GATE))
+        self.gate_D = nn.Parameter(torch.empty(dim))
         self.rotary = Rotary(self.width, axes, theta)
+        CrossAttention.reset_parameters(self)
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        nn.init.ones_(self.q_gain)
+        nn.init.constant_(self.gate_D, GATE)
 
     def rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
         return self.rotary.phases(coords_TC, steps_C, self.query.weight)
@@ -95,7 +101,17 @@ class CausalDown(CrossAttention):
         self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str, *, inclusive: bool
     ) -> None:
         super().__init__(dim, source_dim, heads, axes, theta, backend)
-        self.null_key = None if inclusive else nn.Parameter(torch.randn(2, heads, self.width) * 0.02)
+        self.null_key = None if inclusive else nn.Parameter(torch.empty(2, heads, self.width))
+        self._begin()
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        super().reset_parameters()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.null_key is not None:
+            nn.init.normal_(self.null_key, std=0.02)
 
     def staircase(
         self,

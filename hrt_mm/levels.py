@@ -53,7 +53,7 @@ class LearnedGroups(Component):
     weight: Annotated[float, Field(ge=0)] = 0.03
     """Weight of the ratio loss."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Training batches over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
+    """Training steps over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
     model can tell what a boundary is worth."""
     supervise: str | None = None
     """Name of a boundary that groups learn to start at, where the data has its times; it is needed in training alone.

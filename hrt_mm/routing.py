@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from .host import on_host
 from .levels import LearnedGroups
+from .linear import StartedLinear
 from .norm import rms_norm
+from .per_step import PerStep
 from .segments import cap
 from .spans import Spans
 
@@ -44,7 +46,7 @@ class Routing:
     forced: Tensor
 
 
-class Router(nn.Module):
+class Router(PerStep):
     """Scores a boundary before each token by how little it resembles the one before.
 
     The decision at a token uses that token and the one before alone, so it is causal.
@@ -57,15 +59,18 @@ class Router(nn.Module):
         self.target, self.longest, self.warmup = config.target, config.max, config.warmup
         if self.warmup:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        self.before = nn.Linear(dim, dim, bias=False)
-        self.here = nn.Linear(dim, dim, bias=False)
-        for linear in (self.before, self.here):
-            nn.init.eye_(linear.weight)
+        self.before = StartedLinear(dim, dim, nn.init.eye_)
+        self.here = StartedLinear(dim, dim, nn.init.eye_)
+
+    def reset_parameters(self) -> None:
+        """Begins the warm-up again."""
+        if self.warmup:
+            self.batches.zero_()
 
     def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
         """Boundaries of packed samples."""
-        if self.warmup and self.training:
-            self.batches += 1
+        if self.counts_now and not self.within_step:
+            self.step_begins()
         normed_TD = rms_norm(x_TD)
         first_T = self._first(samples)
         p_T = torch.where(first_T, 1.0, F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0))
@@ -80,6 +85,11 @@ class Router(nn.Module):
             self._ratio_loss(chosen_T, p_T),
             (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
         )
+
+    def step_begins(self) -> None:
+        """The warm-up moves on."""
+        if self.warmup:
+            self.batches += 1
 
     def between(self, before_TD: Tensor, here_TD: Tensor) -> Tensor:
         """(T,) probability of a boundary between pairs of neighbours, normed."""

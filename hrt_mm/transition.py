@@ -167,7 +167,13 @@ class TopDown(nn.Module):
         self.map = nn.Linear(coarse.dim, fine.dim, bias=False)
         self.causal = transition.causal
         delay = self.causal and not transition.inclusive
-        self.lead = nn.Parameter(torch.zeros(fine.dim)) if delay else None
+        self.lead = nn.Parameter(torch.empty(fine.dim)) if delay else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        if self.lead is not None:
+            nn.init.zeros_(self.lead)
 
     def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, chance_G: Tensor | None = None) -> Tensor:
         """(G, E) to (T, D).

@@ -71,6 +71,15 @@ def rows_of(target_BS: Tensor) -> list[list[int]]:
     return [[place for place in row if place != NONE] for row in target_BS.tolist()]
 
 
+def asked_symbols(target_BS: Tensor) -> Tensor:
+    """How many symbols samples ask for, 1 for one without any. Those with an unknown one have no part.
+
+    Unlike what is laid along the steps, it is known from the targets alone.
+    """
+    length_B = (target_BS != NONE).sum(1).clamp(min=1)
+    return torch.where((target_BS != UNKNOWN).all(1), length_B, 0).sum()
+
+
 def nothing_right(true: Sequence[int]) -> list[int]:
     """In place of the symbols of a sample whose log-probabilities are NaN: as many as there are, all of them wrong."""
     return [_WRONG] * max(1, len(true))

@@ -9,14 +9,17 @@ Shapes: N steps, K outputs: the symbols, silence where it is one, and the blank.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..per_step import PerStep
+from ..ranks import summed
 
 _RATE = 0.02
-"""Part of the usual probabilities that a batch renews."""
+"""Part of the usual probabilities that a training step renews."""
 
 
-class Prior(nn.Module):
-    """The usual probabilities, a running mean over training batches.
+class Prior(PerStep):
+    """The usual probabilities, a running mean over training steps. A step is scored by those before it.
 
     Args:
         outputs: how many there are, the blank among them.
@@ -28,8 +31,14 @@ class Prior(nn.Module):
     def __init__(self, outputs: int, weight: float) -> None:
         super().__init__()
         self.weight = weight
-        # Before anything is learned all are alike.
-        self.register_buffer("usual_K", torch.full((outputs,), 1 / outputs))
+        self.register_buffer("usual_K", torch.empty(outputs))
+        self.reset_parameters()
+        self._seen: Tensor | None = None
+        """(K + 1,) sums of the probabilities of the step so far, and how many they are over."""
+
+    def reset_parameters(self) -> None:
+        """Before anything is learned all are alike."""
+        self.usual_K.fill_(1 / len(self.usual_K))
 
     def scores(self, log_probs_NK: Tensor) -> Tensor:
         """(N, K) log-probabilities less what is usual. They do not add up to 1."""
@@ -43,8 +52,21 @@ class Prior(nn.Module):
         """
         if not self.training:
             return log_probs_NK, None
-        if len(log_probs_NK):
-            self.usual_K.lerp_(log_probs_NK.detach().exp().mean(0).to(self.usual_K), _RATE)
         scores_NK = self.scores(log_probs_NK)
+        if self.counts_now:
+            self._add(log_probs_NK.detach())
         all_N = scores_NK.logsumexp(-1)
         return scores_NK - all_N[:, None], all_N
+
+    def _add(self, log_probs_NK: Tensor) -> None:
+        sums = torch.cat([log_probs_NK.exp().sum(0), log_probs_NK.new_tensor([len(log_probs_NK)])]).double()
+        self._seen = sums if self._seen is None else self._seen + sums
+        if not self.within_step:
+            self.step_ends()
+
+    def step_ends(self) -> None:
+        """Takes in the mean over all batches and ranks of a step."""
+        sums = self._seen if self._seen is not None else self.usual_K.new_zeros(len(self.usual_K) + 1).double()
+        sums, self._seen = summed(sums), None
+        mean_K = (sums[:-1] / sums[-1].clamp(min=1)).to(self.usual_K)
+        self.usual_K.copy_(torch.where(sums[-1] > 0, self.usual_K.lerp(mean_K, _RATE), self.usual_K))

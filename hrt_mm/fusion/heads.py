@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..block import Block
 from ..cross_scale import CrossAttention
 from ..levels import Level
+from ..linear import StartedLinear
 from ..norm import rms_norm
 from ..rope import Rotary
 from ..segments import segment_mean
@@ -60,9 +61,14 @@ class Concat(FusionHead):
 
     def __init__(self, towers: Sequence[str], config: ConcatConfig) -> None:
         super().__init__(towers, config.dim)
-        self.missing_ND = nn.Parameter(torch.zeros(len(towers), config.dim))
+        self.missing_ND = nn.Parameter(torch.empty(len(towers), config.dim))
+        self.reset_parameters()
         hidden = 2 * config.dim
         self.map = nn.Sequential(nn.Linear(len(towers) * config.dim, hidden), nn.SiLU(), nn.Linear(hidden, config.dim))
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        nn.init.zeros_(self.missing_ND)
 
     def forward(self, streams: Mapping[str, Stream]) -> Tensor:
         """(B, D) fused vectors."""
@@ -79,9 +85,8 @@ class Gated(FusionHead):
 
     def __init__(self, towers: Sequence[str], config: GatedConfig) -> None:
         super().__init__(towers, config.dim)
-        self.gate = nn.Linear(len(towers) * config.dim, len(towers) * config.dim)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        width = len(towers) * config.dim
+        self.gate = StartedLinear(width, width, nn.init.zeros_, bias=True)
 
     def forward(self, streams: Mapping[str, Stream]) -> Tensor:
         """(B, D) fused vectors."""
@@ -161,10 +166,14 @@ class Bottleneck(TokenFusion):
     def __init__(self, towers: Sequence[str], config: BottleneckConfig) -> None:
         super().__init__(towers, config)
         self.shared_MD = nn.Parameter(torch.empty(config.tokens, config.dim))
-        nn.init.normal_(self.shared_MD, std=0.3)
+        self.reset_parameters()
         self.blocks = nn.ModuleList(
             nn.ModuleDict({tower: Block(self.level) for tower in towers}) for _ in range(config.depth)
         )
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        nn.init.normal_(self.shared_MD, std=0.3)
 
     def forward(self, streams: Mapping[str, Stream]) -> Tensor:
         """(B, D) fused vectors."""
@@ -193,9 +202,13 @@ class Joint(TokenFusion):
 
     def __init__(self, towers: Sequence[str], config: JointConfig) -> None:
         super().__init__(towers, config)
-        self.tower_ND = nn.Parameter(torch.zeros(len(towers), config.dim))
-        nn.init.normal_(self.tower_ND, std=0.02)
+        self.tower_ND = nn.Parameter(torch.empty(len(towers), config.dim))
+        self.reset_parameters()
         self.blocks = nn.ModuleList(Block(self.level) for _ in range(config.depth))
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
+        nn.init.normal_(self.tower_ND, std=0.02)
 
     def forward(self, streams: Mapping[str, Stream]) -> Tensor:
         """(B, D) fused vectors."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attend
+from ..linear import StartedLinear
 from ..norm import rms_norm
 from ..rope import Rotary, rotate
 from ..segments import segment_mean
@@ -27,8 +28,7 @@ class AttentionPooling(Pooling):
         self.heads, self.backend = site.heads, site.backend
         self.query = nn.Linear(site.dim, site.dim, bias=False)
         self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
-        self.out = nn.Linear(site.dim, site.dim, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.out = StartedLinear(site.dim, site.dim, nn.init.zeros_)
         self.rotary = Rotary(site.dim // site.heads, site.axes, site.theta)
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:

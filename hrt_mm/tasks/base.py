@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -91,6 +93,10 @@ class Task(nn.Module, ABC):
 
     monitor: str = "loss"
     monitor_mode: str = "min"
+    leaves_unused: bool = True
+    """Whether a batch may leave a parameter without a gradient, so that ranks must look for those after each forward
+    pass. A module within may say it of its own parameters."""
+    _shares: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, batch: Batch) -> TaskOutput:
@@ -111,6 +117,42 @@ class Task(nn.Module, ABC):
             rows: what :class:`TaskOutput` kept, of all batches and ranks one after another, on the host.
         """
         return {}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What the terms of the loss are means over, where they are over different things; known from the batch alone.
+
+        A step of several batches, or ranks, adds them up beforehand (:meth:`sharing`), so that it has the gradient of
+        one batch with all samples. The first count is what a batch weighs. None are needed where the loss is a mean
+        over one count, which :class:`TaskOutput` then gives for ``loss``.
+        """
+        return {}
+
+    @contextmanager
+    def sharing(self, totals: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the terms of the loss are means over all batches of a step.
+
+        Args:
+            totals: by term, what :meth:`counts` gives, summed over batches and ranks; none for a step of one batch.
+        """
+        weights = list(totals.values())
+        self._shares = {name: weights[0] / total.clamp(min=1) for name, total in totals.items()}
+        try:
+            yield
+        finally:
+            self._shares = MappingProxyType({})
+
+    def over(self, term: str, mean: Tensor, count: Tensor, weight: Tensor) -> Tensor:
+        """A term of the loss: its mean in this batch, or its share of the mean over the step.
+
+        Args:
+            term: its name, as :meth:`counts` has it.
+            mean: over the batch.
+            count: what :meth:`counts` gives.
+            weight: what the batch weighs.
+        """
+        if term not in self._shares:
+            return mean
+        return mean * (count * self._shares[term] / weight.clamp(min=1)).to(mean.dtype)
 
     def nonfinite_source(self, batch: Batch) -> str:
         """Where a non-finite value first appears on this batch: the input, a level by name, or the loss."""

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ConfigError
 from ..levels import HierarchyConfig
 from ..modality import Tokenizer
+from ..per_step import training_step
 from ..ranks import summed, world_size
 from ..retrieval.metrics import distinct, rank
 from ..sample import Sample
@@ -141,7 +142,9 @@ class Contrastive(JointTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and in-batch accuracies; in evaluation the vectors, from which the split's metrics are made."""
         assert isinstance(batch, JointBatch)
-        found, losses = self.encode(batch)
+        # Towers that share an encoder, and chunks, are of one batch.
+        with training_step(self):
+            found, losses = self.encode(batch)
         # Ranks evaluate different numbers of batches, and must not wait for each other there.
         together = self.training and world_size() > 1
         parts: dict[str, Tensor] = {}
@@ -191,13 +194,16 @@ class Contrastive(JointTask):
 
     def _pieces(self, tower: str, part: Part) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
         """Each chunk's vectors, one for each view that the tower is in, and the mean auxiliary losses."""
-        if self.chunk is None or not self.training or len(part.samples) <= self.chunk:
+        if self.chunk is None or len(part.samples) <= self.chunk:
             vectors, losses = self._look(tower, part)
             return [vectors], losses
         pieces, weighted = [], []
         for first in range(0, len(part.samples), self.chunk):
             some = part.some(first, first + self.chunk)
-            vectors, losses = checkpoint(self._look, tower, some, use_reentrant=False)
+            if self.training:
+                vectors, losses = checkpoint(self._look, tower, some, use_reentrant=False)
+            else:
+                vectors, losses = self._look(tower, some)
             pieces.append(vectors)
             weighted.append({name: value * len(some.samples) for name, value in losses.items()})
         total = len(part.samples)

@@ -67,7 +67,13 @@ class Temperature(nn.Module):
         super().__init__()
         self.low, self.width = math.log(config.min), math.log(config.max / config.min)
         share = (math.log(config.init) - self.low) / self.width
-        self.place = nn.Parameter(torch.tensor(math.log(share / (1 - share))), requires_grad=config.learned)
+        self.start = math.log(share / (1 - share))
+        self.place = nn.Parameter(torch.empty(()), requires_grad=config.learned)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the temperature to where it starts."""
+        nn.init.constant_(self.place, self.start)
 
     def forward(self) -> Tensor:
         """The temperature, a scalar."""
@@ -84,7 +90,14 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: InfoNCEConfig | SigmoidConfig) -> None:
         super().__init__()
         self.temperature = Temperature(config.temperature)
-        self.bias = nn.Parameter(torch.tensor(config.bias)) if isinstance(config, SigmoidConfig) else None
+        self.start = config.bias if isinstance(config, SigmoidConfig) else None
+        self.bias = nn.Parameter(torch.empty(())) if self.start is not None else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the bias to where it starts."""
+        if self.bias is not None and self.start is not None:
+            nn.init.constant_(self.bias, self.start)
 
     @property
     def both_ways(self) -> bool:

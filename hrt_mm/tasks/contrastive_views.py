@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..component import Component
 from ..errors import ConfigError
 from ..levels import HierarchyConfig
+from ..linear import StartedLinear
 from ..pyramid import Pyramid
 from ..ranks import gathered
 from ..segments import segment_mean
@@ -165,18 +166,17 @@ class ViewHeads(nn.Module):
             tower: other for tower, other in (shared or {}).items() if self.levels.get(other) == self.levels.get(tower)
         }
         self.owners = {tower: same.get(tower, tower) for tower in self.levels}
+        start = nn.init.xavier_uniform_
         self.maps = nn.ModuleDict(
             {
-                tower: nn.Linear(models[tower].levels[place].dim, dim)
+                tower: StartedLinear(models[tower].levels[place].dim, dim, start, bias=True, now=False)
                 for tower, place in view.levels.items()
                 if self.owners[tower] == tower
             }
         )
-        for tower in self.maps:
-            linear = self.maps[tower]
-            assert isinstance(linear, nn.Linear)
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for linear in self.maps.values():
+            assert isinstance(linear, StartedLinear)
+            linear.begin()
 
     def forward(self, tower: str, pyramid: Pyramid, pieces: Mapping[str, Pieces]) -> Vectors:
         """The vectors of a tower; what they are of is added later."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..ctc import Hypothesis, Lexicon, Steps, most_steps
 from ..ctc.decoders import Decode, Decoder, GreedyConfig
-from ..ctc.loss import NONE, UNKNOWN, ctc_nats, error_counts, nothing_right, on_device, rows_of
+from ..ctc.loss import NONE, UNKNOWN, asked_symbols, ctc_nats, error_counts, nothing_right, on_device, rows_of
 from ..ctc.prior import Prior
 from ..ctc.silence import edged
 from ..ctc.steps import check_steps
@@ -174,17 +174,19 @@ class CTC(EncoderTask, SymbolHead):
         _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
         steps, target_BS = self.raw(pyramid), batch.target
-        laid_BS = target_BS if self.silence is None else edged(target_BS, self.silence)
+        laid_BS = self._laid(target_BS)
         scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
         nats, weight, skipped = ctc_nats(scores_NK, steps.spans, laid_BS, all_N)
         stats = {"skipped": skipped, "unknown": ((target_BS == UNKNOWN).sum(), (target_BS != NONE).sum())}
-        parts = {"ctc": nats / weight.clamp(min=1)} | pyramid.losses
+        # Over all symbols, those of samples that do not fit into learned groups among them: how many fit differs from
+        # batch to batch, and is not known before. Such samples still teach the other terms.
+        asked = asked_symbols(laid_BS)
+        parts = {"ctc": nats / asked.clamp(min=1)} | pyramid.losses
         if self.finer is not None:
-            losses, found_stats = self.finer(pyramid, target_BS)
-            parts, stats = parts | losses, stats | found_stats
+            (mean, count), found_stats = self.finer(pyramid, target_BS)
+            finer = self.finer.weight * self.over("finer", mean, count, asked)
+            parts, stats = parts | {"finer": finer}, stats | found_stats
         loss = torch.stack(list(parts.values())).sum()
-        # Samples whose symbols do not fit into learned groups still teach the other terms, the groups' among them.
-        asked = (laid_BS != NONE).sum(1).clamp(min=1).sum()
         stats |= {"loss": (loss.detach() * asked, asked), "ctc": (nats.detach(), weight)}
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
@@ -192,6 +194,17 @@ class CTC(EncoderTask, SymbolHead):
         told = self.told(steps) if self.told_by is self else self.told_by.scored(pyramid)
         found = self._found(told, rows_of(target_BS))
         return TaskOutput(loss, parts, stats | self._errors(found, target_BS), _padded(found, loss.device))
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Symbols, and what those are spelled with."""
+        assert batch.target is not None
+        if self.finer is None:
+            return {}
+        return {"ctc": asked_symbols(self._laid(batch.target)), "finer": self.finer.asked(batch.target)}
+
+    def _laid(self, target_BS: Tensor) -> Tensor:
+        """The symbols that are laid along the steps."""
+        return target_BS if self.silence is None else edged(target_BS, self.silence)
 
     @property
     def told_by(self) -> SymbolHead:

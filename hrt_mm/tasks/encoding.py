@@ -32,6 +32,8 @@ class EncoderTask(Task):
         super().__init__()
         check_reads(config, reads)
         self.encoder = Encoder(config, tokenizer)
+        # Every part of the hierarchy reaches a level that is read, in every batch.
+        self.leaves_unused = any(getattr(part, "leaves_unused", False) for part in self.encoder.modules())
 
     def parameter_levels(self) -> dict[str, int | None]:
         """By parameter name, the level it belongs to; ``None`` for the embedding and the head."""

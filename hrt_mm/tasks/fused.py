@@ -18,6 +18,7 @@ from ..fusion import Fusion, Stream, build_head
 from ..fusion.config import GatedConfig, TokensConfig
 from ..levels import HierarchyConfig
 from ..norm import rms_norm
+from ..per_step import training_step
 from ..sample import Sample
 from ..spans import Spans
 from .base import Batch, TaskOutput
@@ -115,9 +116,11 @@ class Fused(JointTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
         assert isinstance(batch, JointBatch) and batch.target is not None
-        streams, losses = self._streams(batch)
+        # Towers that share an encoder are of one batch.
+        with training_step(self):
+            streams, losses = self._streams(batch)
         if self.training and self.alone:
-            losses |= self._alone(streams, batch.target)
+            losses |= self._alone(streams, batch)
         found: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
         return found
 
@@ -125,8 +128,22 @@ class Fused(JointTask):
         logits_BK: Tensor = self.head(self.dropout(rms_norm(self.fusion(streams))))
         return logits_BK
 
-    def _alone(self, streams: Mapping[str, Stream], target_B: Tensor) -> dict[str, Tensor]:
-        """The weighted loss of each modality alone, over the samples that have it."""
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Samples with a label, and of each modality those of them that have it."""
+        assert isinstance(batch, JointBatch) and batch.target is not None
+        if not self.alone:
+            return {}
+        known_B = batch.target != NO_LABEL
+        found = {"fused": known_B.sum()}
+        for tower in self.towers:
+            part = None if tower in self.without else batch.parts.get(tower)
+            found[tower] = known_B[part.samples.to(known_B.device)].sum() if part is not None else 0 * found["fused"]
+        return found
+
+    def _alone(self, streams: Mapping[str, Stream], batch: JointBatch) -> dict[str, Tensor]:
+        """The weighted loss of each modality alone, over the samples that have it and were not left out."""
+        assert batch.target is not None
+        target_B, counts = batch.target, self.counts(batch)
         none_B = torch.zeros(len(target_B), dtype=torch.bool)
         found = {}
         for tower in self.towers:
@@ -135,7 +152,8 @@ class Fused(JointTask):
             own = {name: stream if name == tower else stream.only(none_B) for name, stream in streams.items()}
             asked_B = torch.where(kept_B, target_B, NO_LABEL)
             total = F.cross_entropy(self._logits(own).float(), asked_B, ignore_index=NO_LABEL, reduction="sum")
-            found[f"{tower}/alone"] = self.alone * total / count.clamp(min=1)
+            mean = total / count.clamp(min=1)
+            found[f"{tower}/alone"] = self.alone * self.over(tower, mean, counts[tower], counts["fused"])
         return found
 
     def _streams(self, batch: JointBatch) -> tuple[dict[str, Stream], dict[str, Tensor]]:

@@ -6,6 +6,7 @@ Shapes: P predictions, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 
 from ..errors import BadSample, ConfigError
 from ..levels import HierarchyConfig
+from ..linear import StartedLinear
+from ..per_step import PerStep
 from ..ranks import summed
 from ..sample import Sample
 from .base import TaskConfig, TaskOutput
@@ -92,10 +95,11 @@ class LabelTask(EncoderTask):
         return found
 
 
-class LabelScores(nn.Module):
+class LabelScores(PerStep):
     """Loss and metrics of logits.
 
-    With ``balance``, the classes' shares are those of all labels of training so far on all ranks, and one more of each.
+    With ``balance``, the classes' shares are those of all labels of the steps before, on all ranks, and one more
+    of each.
 
     Args:
         config: the task.
@@ -109,6 +113,12 @@ class LabelScores(nn.Module):
         self.smoothing, self.balance = config.label_smoothing, config.balance
         if self.balance:
             self.register_buffer("seen_K", torch.ones(classes, dtype=torch.int64))
+        self._new: Tensor | None = None
+
+    def reset_parameters(self) -> None:
+        """Forgets the labels."""
+        if self.balance:
+            self.seen_K.fill_(1)
 
     def forward(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
         """Loss, metrics and the predicted classes (P,). What has no label counts nowhere.
@@ -145,17 +155,25 @@ class LabelScores(nn.Module):
     def _shifted(self, logits_PK: Tensor, target_P: Tensor) -> Tensor:
         if not self.balance:
             return logits_PK
-        own_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
-        self.seen_K += summed(own_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))[1:])
-        return logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
+        shifted_PK = logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
+        if self.counts_now:
+            own_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
+            own_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))
+            self._new = own_K[1:] if self._new is None else self._new + own_K[1:]
+            if not self.within_step:
+                self.step_ends()
+        return shifted_PK
+
+    def step_ends(self) -> None:
+        """Counts the labels of all batches and ranks of a step."""
+        if self.balance:
+            self.seen_K += summed(self._new if self._new is not None else torch.zeros_like(self.seen_K))
+            self._new = None
 
 
 def linear_head(width: int, classes: int) -> nn.Linear:
     """A head that starts without an opinion."""
-    head = nn.Linear(width, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
+    return StartedLinear(width, classes, partial(nn.init.trunc_normal_, std=0.02), bias=True)
 
 
 def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +24,7 @@ from ..spans import Spans
 from ..tokens import Tokens
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
+from .labels import linear_head
 
 if TYPE_CHECKING:
     from ..modality import Tokenizer
@@ -82,9 +83,7 @@ class LanguageModel(EncoderTask):
     def __init__(self, model: HierarchyConfig, tokenizer: Tokenizer, vocabulary: int, noise: float = 0.0) -> None:
         super().__init__(model, tokenizer, [0])
         self.tokenizer, self.noise = tokenizer, noise
-        self.head = nn.Linear(model.levels[0].dim, vocabulary)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = linear_head(model.levels[0].dim, vocabulary)
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and metrics; predictions are (T,) ids, that at a token being its guess of the next."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -22,6 +23,7 @@ from ..errors import ConfigError
 from ..grids import nested_order
 from ..hierarchy import Hierarchy
 from ..levels import FixedGroups, HierarchyConfig, LearnedGroups
+from ..linear import StartedLinear
 from ..plan import LevelPlan
 from ..sample import Sample
 from ..segments import segment_mean
@@ -105,11 +107,15 @@ class Masked(EncoderTask):
         self.ratio, self.unit, self.normalize = config.ratio, unit, config.normalize
         self.tubes = config.tubes
         self.raw_targets = tokenizer.targets
-        self.mask_D = nn.Parameter(torch.zeros(model.levels[0].dim))
-        self.head = nn.Linear(model.levels[0].dim, width)
+        self.mask_D = nn.Parameter(torch.empty(model.levels[0].dim))
+        start = partial(nn.init.trunc_normal_, std=0.02)
+        self.head = StartedLinear(model.levels[0].dim, width, start, bias=True, now=False)
+        self.reset_parameters()
+        self.head.begin()
+
+    def reset_parameters(self) -> None:
+        """Sets what is its own to where it starts."""
         nn.init.trunc_normal_(self.mask_D, std=0.02)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Hides a random part of the batch, drawn from torch's generator of the host, and reconstructs it."""
@@ -139,7 +145,7 @@ class Masked(EncoderTask):
             error_T = F.cross_entropy(guess_TP, target, reduction="none")
             right_T = (predictions == target) & hidden_T & error_T.detach().isfinite()
             stats["accuracy"] = (right_T.sum(), count)
-        parts = {name: (error_T * hidden_T).sum() / count} | losses
+        parts = {name: (error_T * hidden_T).sum() / count.clamp(min=1)} | losses
         loss = torch.stack(list(parts.values())).sum()
         stats["loss"] = (loss.detach() * count, count)
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, predictions.detach())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import BadSample
 from ..levels import HierarchyConfig
+from ..linear import StartedLinear
 from ..sample import Sample
 from ..tokens import Tokens
 from .base import Batch, TaskOutput
@@ -86,10 +87,9 @@ class Matching(LabelTask):
         super().__init__(config, model, tokenizer, self.levels, classes)
         width = sum(model.levels[place].dim for place in self.levels)
         hidden = config.hidden or width
-        self.compare = nn.Linear(4 * width, hidden)
+        self.compare = StartedLinear(4 * width, hidden, nn.init.xavier_uniform_, bias=True, now=False)
         self.head = linear_head(hidden, len(classes))
-        nn.init.xavier_uniform_(self.compare.weight)
-        nn.init.zeros_(self.compare.bias)
+        self.compare.begin()
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""

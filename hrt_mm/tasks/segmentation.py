@@ -198,17 +198,26 @@ class Segmentation(EncoderTask):
             logits_SC = self.label_logits(units_UD, segments)
             known = (labels_S != NO_LABEL).sum()
             total = F.cross_entropy(logits_SC, labels_S, ignore_index=NO_LABEL, reduction="sum")
-            parts["labels"] = self.config.label_weight * total / known.clamp(min=1)
+            labels = self.over("labels", total / known.clamp(min=1), known, count)
+            parts["labels"] = self.config.label_weight * labels
             right_S = (logits_SC.detach().argmax(-1) == labels_S) & logits_SC.detach().isfinite().all(-1)
             stats["accuracy"] = (right_S.sum(), known)
         parts |= losses
         loss = torch.stack(list(parts.values())).sum()
-        samples = kinds_U.new_tensor(len(batch.tokens))
-        stats["loss"] = (loss.detach() * samples, samples)
+        stats["loss"] = (loss.detach() * count, count)
         if not self.training:
             stats |= self._scores(batch.tokens, logits_UK)
         predictions = logits_UK.detach().argmax(-1)
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, predictions)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Steps, and segments with a label."""
+        assert batch.target is not None
+        if self.label_head is None:
+            return {}
+        steps = len(units_of(batch.tokens, self.config.unit)[0])
+        known = (batch.target[steps:] != NO_LABEL).sum()
+        return {"borders": known.new_tensor(steps), "labels": known}
 
     def steps(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
         """(U, D) what each step reads, and the pyramid's losses."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..component import Component
 from ..ctc import Lexicon
 from ..ctc.greedy import greedy
-from ..ctc.loss import NONE, UNKNOWN, Stats, ctc_nats, error_counts, nothing_right, on_device, rows_of
+from ..ctc.loss import NONE, UNKNOWN, Stats, asked_symbols, ctc_nats, error_counts, nothing_right, on_device, rows_of
 from ..ctc.prior import Prior
 from ..ctc.silence import edged
 from ..ctc.steps import Steps, check_steps
@@ -59,8 +59,6 @@ class Spelled(SymbolHead):
         ConfigError: there is no such level, it is no sequence, or a symbol is not spelled.
     """
 
-    table_KL: Tensor
-
     def __init__(
         self,
         config: SpelledConfig,
@@ -80,25 +78,34 @@ class Spelled(SymbolHead):
         self.symbols = tuple(sorted({part for parts in spelled for part in parts}))
         places = {part: place for place, part in enumerate(self.symbols)}
         rows = [torch.tensor([places[part] for part in parts], dtype=torch.int64, device="cpu") for parts in spelled]
-        table_KL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
-        self.register_buffer("table_KL", table_KL, persistent=False)
+        # No buffer: it is of the configuration, and nothing that empties or loads a module may lose it.
+        self.table_KL = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
+        self._tables: dict[torch.device, Tensor] = {}
         self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
         outputs = len(self.symbols) + 1 + silence
         self.silence = len(self.symbols) if silence else None
         self.prior = Prior(outputs, prior) if prior else None
         self.head = linear_head(model.levels[self.level].dim, outputs)
 
-    def forward(self, pyramid: Pyramid, target_BS: Tensor) -> tuple[dict[str, Tensor], Stats]:
-        """The weighted loss by name, and stats: nats a finer symbol, and in evaluation the greedy error rate."""
+    def forward(self, pyramid: Pyramid, target_BS: Tensor) -> tuple[tuple[Tensor, Tensor], Stats]:
+        """The mean loss and the symbols it is over; and stats: nats a finer symbol, in evaluation the error rate."""
         steps = self.raw(pyramid)
         target_BW = self.spelled(target_BS)
-        laid_BW = target_BW if self.silence is None else edged(target_BW, self.silence)
+        laid_BW = self._laid(target_BW)
         scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
         nats, weight, skipped = ctc_nats(scores_NK, steps.spans, laid_BW, all_N)
         found = {"finer": (nats.detach(), weight), "finer_skipped": skipped}
         if not self.training:
             found |= self._errors(self.told(steps), target_BW)
-        return {"finer": self.weight * nats / weight.clamp(min=1)}, found
+        asked = asked_symbols(laid_BW)
+        return (nats / asked.clamp(min=1), asked), found
+
+    def asked(self, target_BS: Tensor) -> Tensor:
+        """How many finer symbols the samples ask for."""
+        return asked_symbols(self._laid(self.spelled(target_BS)))
+
+    def _laid(self, target_BW: Tensor) -> Tensor:
+        return target_BW if self.silence is None else edged(target_BW, self.silence)
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -110,7 +117,10 @@ class Spelled(SymbolHead):
 
     def spelled(self, target_BS: Tensor) -> Tensor:
         """(B, S) symbols to (B, W) finer ones; an unknown symbol is an unknown one."""
-        parts_BSL = self.table_KL[target_BS.clamp(min=0)]
+        if target_BS.device not in self._tables:
+            with torch.inference_mode(False):
+                self._tables[target_BS.device] = self.table_KL.to(target_BS.device)
+        parts_BSL = self._tables[target_BS.device][target_BS.clamp(min=0)]
         first_L = torch.arange(parts_BSL.shape[2], device=parts_BSL.device) == 0
         unknown_L = torch.where(first_L, UNKNOWN, NONE)
         parts_BSL = torch.where((target_BS == UNKNOWN)[:, :, None], unknown_L, parts_BSL)

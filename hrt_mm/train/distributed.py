@@ -58,10 +58,14 @@ class Ranks:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over ranks. Parameters that a batch leaves out are allowed."""
+        """The module with its gradients averaged over ranks.
+
+        Parameters that a batch leaves out are looked for where the module says that there may be some
+        (:attr:`hrt_mm.tasks.base.Task.leaves_unused`).
+        """
         if self.world_size == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=True)
+        return DistributedDataParallel(module, find_unused_parameters=getattr(module, "leaves_unused", True))
 
     def no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Gradients stay on their rank inside, unless this is the last batch of a step."""

@@ -75,6 +75,10 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches that are not empty. Counts bad samples anew."""
+        return (batch for _, batch in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Batch]]:
+        """The same, each with its number among those of all ranks."""
         self.bad = BadSamples(self.split, len(self.maker.dataset), self.options.max_bad_share)
         pinned = self.ranks.device.type == "cuda"
         # Starting workers takes longer than reading a few batches.
@@ -82,7 +86,7 @@ class EvaluationLoader:
         with worker_deaths_named():
             for loaded in load(self.maker, self._plans, workers=workers, pin_memory=pinned):
                 if (batch := checked(loaded, self.bad).batch) is not None:
-                    yield batch
+                    yield loaded.plan.at.batch, batch
 
     def name_absent(self, absent: Mapping[str, Sequence[int]]) -> None:
         """Warns of metrics that are means over classes and lack some, unless they lacked the same before.
@@ -121,7 +125,7 @@ def evaluate(
     task.eval()
     try:
         with forked():
-            for number, batch in enumerate(loader):
+            for number, batch in loader.numbered():
                 if halted := stopped():
                     break
                 seed_all(mix(loader.options.seed, "evaluation", number))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config.folder import run_dir
+from ..per_step import training_step
 from ..tasks.base import Batch
 from .data import worker_deaths_named
 from .distributed import Ranks
@@ -104,7 +105,8 @@ def step(run: Run, spent: float) -> None:
     lr = learning_rate(run.config.optim, run.state.step, run.options.steps, spent)
     set_learning_rate(run.optimizer, lr)
     run.optimizer.zero_grad()
-    losses = [backward(run, number, batch) for number, batch in enumerate(batches)]
+    with training_step(run.task), run.task.sharing(_totals(run, batches)):
+        losses = [backward(run, number, batch) for number, batch in enumerate(batches)]
 
     # The gradients are sums of batch means times their weights, averaged over ranks. The weights of all make them a
     # mean over the whole step, however unevenly its samples fell to batches and ranks.
@@ -119,6 +121,17 @@ def step(run: Run, spent: float) -> None:
     if run.ema is not None:
         run.ema.update(run.task, run.state.step)
     run.stepped(batches, {"lr": lr, "grad_norm": norm_now})
+
+
+def _totals(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+    """What the terms of the loss are over in the whole step, where it has several batches or ranks."""
+    if len(batches) * run.ranks.world_size == 1:
+        return {}
+    counts = [run.task.counts(batch) for batch in batches]
+    if not counts[0]:
+        return {}
+    summed = run.ranks.sum(torch.stack([torch.stack([*own.values()]).double() for own in counts]).sum(0))
+    return dict(zip(counts[0], summed.unbind(), strict=True))
 
 
 def backward(run: Run, number: int, batch: Batch) -> Tensor:

@@ -177,26 +177,33 @@ def evaluation_plans(
 ) -> list[Plan]:
     """Batches that hold every sample once, the last one smaller.
 
+    Batches of a number of samples are dealt out to the ranks whole, so that what is compared within a batch does not
+    depend on how many ranks there are.
+
     Args:
         length: samples of the dataset.
-        batch_size: samples a batch over all ranks, or
+        batch_size: samples a batch, or
         budget: tokens a batch of one rank at most.
         sizes: tokens of each sample, where there is a budget.
         rank: this process.
         world_size: how many there are.
         order: the samples in another order than their own.
-        limit: batches at most.
+        limit: batches at most; with a budget, of each rank.
     """
     ordered = order if order is not None else range(length)
     if batch_size is not None:
-        share = max(1, batch_size // world_size)
-        mine = list(ordered[rank : None if limit is None else limit * share * world_size : world_size])
-        batches = [mine[first : first + share] for first in range(0, len(mine), share)]
+        ends = length if limit is None else min(length, limit * batch_size)
+        firsts = range(0, ends, batch_size)[rank::world_size]
+        batches = [list(ordered[first : min(ends, first + batch_size)]) for first in firsts]
     else:
         assert sizes is not None and budget is not None
         mine = list(ordered[rank::world_size])
         batches = cut_by_tokens(mine, sizes, budget)[:limit] if mine else []
-    return [Plan(Position(0, number), tuple(batch), Position(0, number + 1)) for number, batch in enumerate(batches)]
+    numbers = range(rank, rank + len(batches) * world_size, world_size)
+    return [
+        Plan(Position(0, number), tuple(batch), Position(0, number + world_size))
+        for number, batch in zip(numbers, batches, strict=True)
+    ]
 
 
 def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:

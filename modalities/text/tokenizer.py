@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt_mm.errors import BadSample
+from hrt_mm.linear import StartedEmbedding, StartedLinear
 from hrt_mm.modality import Tokenizer
 from hrt_mm.spans import Spans
 from hrt_mm.tokens import Tokens
@@ -213,11 +215,12 @@ class TextEmbedding(nn.Module):
     def __init__(self, vocabulary: int, dim: int, recent: int) -> None:
         super().__init__()
         self.recent = recent
-        self.table = nn.Embedding(vocabulary, dim)
-        self.before = nn.Linear((recent - 1) * dim, dim, bias=False) if recent > 1 else None
-        nn.init.normal_(self.table.weight, std=_EMBEDDED)
+        self.table = StartedEmbedding(vocabulary, dim, _EMBEDDED, now=False)
+        start = partial(nn.init.normal_, std=0.5 * dim**-0.5)
+        self.before = StartedLinear((recent - 1) * dim, dim, start, now=False) if recent > 1 else None
+        self.table.begin()
         if self.before is not None:
-            nn.init.normal_(self.before.weight, std=0.5 * dim**-0.5)
+            self.before.begin()
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(T,) ids to (T, dim)."""

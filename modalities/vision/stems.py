@@ -167,6 +167,8 @@ class BackboneEmbedding(nn.Module):
     Batch statistics, where the backbone keeps them and is not frozen, are those of a bucket.
     """
 
+    leaves_unused = True
+
     def __init__(self, backbone: nn.Module, width: int, patch: int, dim: int, frozen: bool, blocks: Blocks) -> None:
         super().__init__()
         self.patch, self.blocks, self.frozen = patch, blocks, frozen

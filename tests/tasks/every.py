@@ -66,7 +66,7 @@ class Case:
     def tokens(self) -> Tokenizer:
         return JointTokenizer({"rows": Rows(), "ids": Ids()}) if self.config.joint else self.tokenizer()
 
-    def build(self) -> Task:
+    def build(self, *, awake: bool = True) -> Task:
         torch.manual_seed(0)
         config, tokenizer = self.config, self.tokens()
         if isinstance(config, JointTaskConfig):
@@ -74,7 +74,8 @@ class Case:
             task = config.join({"rows": hierarchy(2), "ids": hierarchy(2)}, tokenizer, CLASSES)
         else:
             task = config.build(self.model(), tokenizer, CLASSES)
-        unzero(task)
+        if awake:
+            unzero(task)
         return task
 
     def batch(self, places: Sequence[int]) -> Batch:

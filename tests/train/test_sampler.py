@@ -100,7 +100,23 @@ def test_a_limit_gives_the_first_batches(by: dict[str, Any]) -> None:
     sizes = [2 + index % 3 for index in range(13)]
     everything = evaluation_plans(13, sizes=sizes, order=range(12, -1, -1), rank=1, world_size=2, **by)
     few = evaluation_plans(13, sizes=sizes, order=range(12, -1, -1), rank=1, world_size=2, limit=2, **by)
-    assert few == everything[:2]
+    assert few == everything[: 1 if by["batch_size"] else 2]
+
+
+def test_batches_of_samples_are_the_same_on_any_number_of_ranks() -> None:
+    def dealt(world_size: int, limit: int | None) -> list[tuple[int, tuple[int, ...]]]:
+        found = [
+            (plan.at.batch, plan.indices)
+            for rank in range(world_size)
+            for plan in evaluation_plans(
+                23, batch_size=4, budget=None, sizes=None, rank=rank, world_size=world_size, limit=limit
+            )
+        ]
+        return sorted(found)
+
+    for limit in (None, 1, 4):
+        assert dealt(1, limit) == dealt(2, limit) == dealt(5, limit) == dealt(9, limit)
+    assert [number for number, _ in dealt(2, None)] == list(range(6))
 
 
 def test_a_data_set_of_any_length_is_sampled_in_no_memory() -> None:

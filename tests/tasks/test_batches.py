@@ -1,0 +1,121 @@
+"""How samples are split into batches and ranks changes neither gradient, nor metrics, nor what a model counts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hrt_mm.per_step import training_step
+from hrt_mm.tasks import Masked, Task
+from hrt_mm.tokens import Tokens
+from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.meters import Meters, weight_of
+from tests.tasks.every import CASES
+
+SPLITS = [[[0, 1, 2], [3, 4, 5, 6, 7]], [[0, 1], [3], [2, 4, 5], [6, 7]]]
+ADDITIVE = [name for name in CASES if name != "contrastive"]
+SHARED = ["segmentation", "ctc with silence and spellings", "balanced classification", "fused, each alone", "tagging"]
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
+
+
+def _thirds(tokens: Tokens) -> Tensor:
+    return (tokens.spans.positions % 3 == 0).cpu()
+
+
+def step(name: str, task: Task, batches: Sequence[Sequence[int]], ranks: Ranks) -> Meters:
+    """One training step without its update, as the trainer takes it."""
+    case, meters, weights = CASES[name], Meters(), []
+    if isinstance(task, Masked):
+        # What is hidden is drawn at random; here it is the same for a sample in any batch.
+        task.hidden = _thirds  # type: ignore[method-assign]
+    task.zero_grad()
+    packed = [case.batch(places) for places in batches]
+    counts = [task.counts(batch) for batch in packed]
+    totals = {key: ranks.sum(torch.stack([own[key].double() for own in counts]).sum()) for key in counts[0]}
+    model = ranks.wrap(task)
+    with training_step(task), task.sharing(totals):
+        for number, batch in enumerate(packed):
+            with ranks.no_sync(model, last=number + 1 == len(packed)):
+                output = model(batch)
+                weight = weight_of(output, batch)
+                (output.loss * weight.to(output.loss.dtype)).backward()
+            weights.append(weight)
+            meters.add(output, batch)
+    scale = ranks.world_size / ranks.sum(torch.stack(weights).sum())
+    for parameter in task.parameters():
+        assert parameter.grad is not None
+        parameter.grad *= scale.to(parameter.dtype)
+    return meters
+
+
+def state(task: Task) -> dict[str, list[Any]]:
+    grads = {name: parameter.grad.tolist() for name, parameter in task.named_parameters() if parameter.grad is not None}
+    return grads | {name: buffer.tolist() for name, buffer in task.named_buffers()}
+
+
+def assert_like(found: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        own, other = torch.tensor(found[name]).double(), torch.tensor(value).double()
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+@pytest.mark.parametrize("name", ADDITIVE)
+def test_batches_of_a_step_add_up_to_one(name: str, split: list[list[int]]) -> None:
+    alone = Ranks(torch.device("cpu"))
+    whole, parts = (CASES[name].build().train() for _ in range(2))
+    for _ in range(2):
+        wanted = step(name, whole, [[place for part in split for place in part]], alone)
+        found = step(name, parts, split, alone)
+        assert_like(state(parts), state(whole))
+        for key, (value, count) in wanted.sums().items():
+            assert list(found.sums()[key]) == pytest.approx([value, count], rel=1e-4, abs=1e-5), key
+
+
+def _on_rank(rank: int, port: int, answer: Connection) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    ranks = Ranks(torch.device("cpu"), rank, 2)
+    found = {}
+    for name in SHARED:
+        task = CASES[name].build().train()
+        for _ in range(2):
+            step(name, task, [SPLITS[0][rank], SPLITS[1][2 + rank]], ranks)
+        found[name] = state(task)
+    answer.send(found)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_are_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ends, running = [], []
+    for rank in range(2):
+        ours, theirs = _processes.Pipe()
+        process = _processes.Process(target=_on_rank, args=(rank, port, theirs), daemon=True)
+        process.start()
+        ends.append(ours)
+        running.append(process)
+    answers = [end.recv() for end in ends if end.poll(120)]
+    for process in running:
+        process.join(30)
+    assert len(answers) == 2
+    order = [place for part in (*SPLITS[0], *SPLITS[1][2:]) for place in part]
+    for name in SHARED:
+        task = CASES[name].build().train()
+        for _ in range(2):
+            step(name, task, [order], Ranks(torch.device("cpu")))
+        for answer in answers:
+            assert_like(answer[name], state(task))
