@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import re
 import zlib
@@ -96,7 +97,7 @@ def lacking(row: Row, column: str) -> str:
     if column not in row:
         return f"missing, as the row has {', '.join(map(printable, row)) or 'none'}"
     value = row[column]
-    if value == "":
+    if isinstance(value, str):
         return "empty"
     if value is None and (cells := getattr(row, "cells", None)) is not None:
         return f"missing, as the row has only {cells} of {len(row)} cells"
@@ -104,8 +105,10 @@ def lacking(row: Row, column: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds no value: it is absent, null, empty, or NaN."""
-    return value is None or value == "" or (isinstance(value, float) and value != value)
+    """Whether a cell holds no value: it is absent, null, empty or of spaces alone, or NaN."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class _Cells(dict[str, Any]):

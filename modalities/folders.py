@@ -149,9 +149,19 @@ def _refuse_hidden_splits(where: str, top: Sequence[str], sides: Mapping[str, st
         named = listed(f"{shown(name)}/" for name in alike)
         fix = "if it is a split, rename the folders to train/, val/ and test/"
         say_once(log, f"{where}: {named} is read as a class; {fix}")
-    within = [name for name in listing.folders if name.count("/") == 1 and split_name(name.split("/")[1])]
-    if len({split_name(name.split("/")[1]) for name in within}) > 1:
-        fix = f"set data.root to {listing.root / top[0]}" if len(top) == 1 else "lay them out as SPLIT/CLASS/*"
+    inside: dict[str, dict[str, str]] = {}
+    for name in listing.folders:
+        parent, _, own = name.rpartition("/")
+        if parent and (split := split_name(own)) is not None:
+            inside.setdefault(parent, {})[name] = split
+    within = [name for found in inside.values() if len(set(found.values())) > 1 for name in found]
+    if within:
+        alone = len(top) == 1 and len({name.rpartition("/")[0] for name in within}) == 1
+        fix = (
+            f"set data.root to {listing.root / within[0].rpartition('/')[0]}"
+            if alone
+            else "lay them out as SPLIT/CLASS/*"
+        )
         raise ConfigError(
             f"{where}: the folders {listed(f'{shown(name)}/' for name in within)} look like splits, but lie where "
             f"files of a class are expected; {fix}, {remedy}"
@@ -172,7 +182,8 @@ def _check_classes(listing: Listing, sides: Mapping[str, str], what: str, ending
         if not any(name.startswith(f"{side}/") for name in classes):
             inside = [name for name in (*listing.files, *listing.unread) if name.startswith(f"{side}/")]
             there = f", but {by_suffix(inside)}" if inside else ""
-            raise ConfigError(f"{listing.root / side} has no folders in it{there}; expected a folder a class")
+            move = f"; if these have no classes, move {side}/ elsewhere" if inside else ""
+            raise ConfigError(f"{listing.root / side} has no folders in it{there}; expected a folder a class{move}")
     full = {"/".join(name.split("/")[: depth + 1]) for name in listing.files if name.count("/") > depth}
     for empty in (name for name in classes if name not in full):
         raise ConfigError(

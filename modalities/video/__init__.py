@@ -43,7 +43,7 @@ class VideoModality(Modality):
         """
         from .clips import Clip, Clips, Reading
 
-        return Clips(path.parent, [Clip(path.name)], None, Reading()).read(Clip(path.name))
+        return Clips(path.parent, [Clip(path.name)], None, Reading(follow_links=True)).read(Clip(path.name))
 
     @classmethod
     def seconds(cls, path: Path) -> float:

@@ -82,6 +82,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path, kind: str) -> None
         (("val/a", "test/a"), "has test/, val/ but no train/"),
         (("train/a", "bus/a"), "has train/ and also bus/.*data.layout: classes"),
         (("set/train/a", "set/test/a"), "set/test/, set/train/ look like splits.*set data.root to"),
+        (("x/y/Train/a", "x/y/Test/a"), "x/y/Test/, x/y/Train/ look like splits.*set data.root to .*x/y"),
         (("a/train", "a/test", "b/train", "b/test"), "look like splits.*SPLIT/CLASS"),
     ],
 )
@@ -177,3 +178,18 @@ def test_names_that_are_not_utf8(tmp_path: Path, kind: str) -> None:
         assert dataset.name(0).encode() == f"train/caf\\xe9/\\xff{KINDS[kind][2]}".encode()
     else:
         assert dataset[0].name == "train/caf\\xe9/\\xff.txt" and dataset[0].value == b"x"
+
+
+def test_a_test_folder_without_classes_is_refused_with_what_to_do(tmp_path: Path, kind: str) -> None:
+    put(tmp_path, kind, "train/cat", "train/dog", "test")
+    with pytest.raises(
+        ConfigError, match=r"test has no folders in it, but 2 files of .*; if these have no classes, move"
+    ):
+        built(kind, tmp_path)
+
+
+def test_a_root_that_is_hidden_or_a_link(tmp_path: Path, kind: str) -> None:
+    put(tmp_path / ".hidden", kind, "train/a", "val/a")
+    (tmp_path / "link").symlink_to(".hidden")
+    for root in (".hidden", "link"):
+        assert len(built(kind, tmp_path / root)) == 2
