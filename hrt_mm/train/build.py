@@ -96,7 +96,7 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
     """
     check_parts(config)
     tokenizer = build_tokenizer(config)
-    datasets = {split: build_dataset(config, split, tokenizer) for split in splits}
+    datasets = {split: build_dataset(config, split, tokenizer, WITHOUT.get(split, "")) for split in splits}
     classes = datasets["train"].classes
     for split, dataset in datasets.items():
         check_classes(dataset, split, classes)
@@ -132,25 +132,26 @@ def _check_shared(towers: Mapping[str, TowerConfig], shared: Mapping[str, str]) 
                 )
 
 
-def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = None) -> Dataset:
+def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = None, advice: str = "") -> Dataset:
     """The samples of a split.
 
     Args:
         config: of the run.
         split: which one.
         tokenizer: that takes the samples; without it files are read whole before it refuses those that are too long.
+        advice: what to do without the split, for messages.
 
     Raises:
-        ConfigError: it is missing or empty; says how to go without, where that is possible.
+        ConfigError: it is missing or empty.
     """
     try:
         dataset = config.data.build(split)
         if not len(dataset):
             raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
     except ConfigError as error:
-        if split not in WITHOUT:
+        if not advice:
             raise
-        raise ConfigError(f"{error} ({WITHOUT[split]})") from error
+        raise ConfigError(f"{error} ({advice})") from error
     if tokenizer is not None:
         dataset.limit(tokenizer)
     return dataset

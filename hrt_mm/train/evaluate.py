@@ -177,7 +177,7 @@ class TrainedRun:
         Raises:
             ConfigError: there is no such split, or it has classes that the task does not know.
         """
-        dataset = build_dataset(self.config, split, self.tokenizer)
+        dataset = build_dataset(self.config, split, self.tokenizer, "--split chooses another one")
         check_classes(dataset, split, self.classes)
         maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
