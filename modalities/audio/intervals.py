@@ -73,7 +73,8 @@ def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]
         if last is not None and own.start < last.end:
             changed += own.start < last.end - 10**-DIGITS
             if own.start == last.start:
-                label = " ".join(filter(None, [last.label, own.label]))
+                # Captions that are there twice are said once.
+                label = " ".join(filter(None, dict.fromkeys([last.label, own.label])))
                 found[-1] = Interval(last.start, max(last.end, own.end), label)
                 continue
             found[-1] = replace(last, end=own.start)

@@ -1,4 +1,4 @@
-"""Alignments in JSON: tiers of intervals, and the results of Whisper, WhisperX and whisper.cpp."""
+"""Alignments in JSON: tiers of intervals, and what Whisper, WhisperX, whisper.cpp and Hugging Face's pipeline write."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def read_json(text: str, name: str) -> dict[str, list[Interval]]:
         raise BadSample(name, f'must be an object {{"tier": [intervals]}}, got {type(data).__name__}')
     if _is_whisper(data):
         return _whisper(data["segments"], name)
-    if isinstance(data.get("transcription"), list):
-        parts = [_cpp_segment(part) for part in data["transcription"]]
-        return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
+    for key, mark, read in (("transcription", "offsets", _cpp_segment), ("chunks", "timestamp", _chunk)):
+        own = data.get(key)
+        if isinstance(own, list) and own and all(isinstance(part, dict) and mark in part for part in own):
+            parts = [read(part) for part in own]
+            return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
     return {tier: _tier(own, tier, name) for tier, own in data.items()}
 
 
@@ -97,7 +99,7 @@ def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list
         listed = own.get("words") or []
         if not isinstance(listed, list) or not all(isinstance(word, dict) for word in listed):
             raise BadSample(name, f"the words of the segment at {segment.start:g} s must be a list of objects")
-        parts = [{**word, "label": _stripped(word.get("word"))} for word in listed]
+        parts = [{**word, "label": _stripped(word.get("word", word.get("text")))} for word in listed]
         words += _timed(_with_times(parts, segment), WORDS, name)
     if words:
         found[WORDS] = words
@@ -131,6 +133,14 @@ def _cpp_segment(part: object) -> object:
     start, end = (_number(offsets.get(key)) for key in ("from", "to"))
     times = {} if start is None or end is None else {"start": start / 1000, "end": end / 1000}
     return {**times, "label": _stripped(part.get("text"))}
+
+
+def _chunk(part: object) -> object:
+    """A segment of Hugging Face's pipeline."""
+    times = part.get("timestamp") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(times, list) or len(times) != 2:
+        return part
+    return {"start": times[0], "end": times[1], "label": _stripped(part.get("text"))}
 
 
 def _stripped(text: object) -> object:

@@ -33,7 +33,10 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
         BadSample: it is none, or ends early; names the line.
     """
     reader = _Reader(text, name)
-    if reader.string("the kind of file") != "ooTextFile" or reader.string("the kind of object") != "TextGrid":
+    if (
+        reader.string("the kind of file") not in ("ooTextFile", "ooTextFile short")
+        or reader.string("the kind of object") != "TextGrid"
+    ):
         raise BadSample(
             f"{name}:1", 'is no TextGrid; it begins with File type = "ooTextFile", Object class = "TextGrid"'
         )

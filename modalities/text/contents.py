@@ -14,6 +14,7 @@ import codecs
 import gzip
 import lzma
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,38 +33,36 @@ _ROOM = 1 << 28
 MAX_UNPACKED = 1 << 30
 """The longest compressed document that is unpacked in memory."""
 
-_KINDS: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"PAR1", "a Parquet table; read it by data.type hugging_face, or export its texts as JSONL"),
-    (0, b"ARROW1", "an Arrow table; read it by data.type hugging_face, or export its texts as JSONL"),
-    (0, b"ORC", "an ORC table; export its texts as JSONL"),
-    (0, b"Obj\x01", "an Avro table; export its texts as JSONL"),
-    (0, b"SQLite format 3\0", "an SQLite database; export its texts as JSONL"),
-    (0, b"PK\x03\x04", "a zip archive, as office documents are; unpack it, or save it as text"),
-    (0, b"PK\x05\x06", "an empty zip archive"),
-    (257, b"ustar", "a tar archive; unpack it"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
-    (0, b"Rar!", "a RAR archive; unpack it"),
-    (0, b"\x04\x22\x4d\x18", "lz4 data; unpack it"),
-    (0, b"%PDF-", "a PDF; extract its text, as pdftotext does"),
-    (0, b"{\\rtf", "a document in RTF; save it as text"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old office document; save it as text"),
-    (0, b"\x89PNG", "a picture (PNG)"),
-    (0, b"\xff\xd8\xff", "a picture (JPEG)"),
-    (0, b"GIF8", "a picture (GIF)"),
-    (0, b"RIFF", "sound, video or a picture (RIFF)"),
-    (0, b"II*\0", "a picture (TIFF)"),
-    (0, b"MM\0*", "a picture (TIFF)"),
-    (0, b"OggS", "sound or video (Ogg)"),
-    (0, b"fLaC", "sound (FLAC)"),
-    (0, b"ID3", "sound (MP3)"),
-    (4, b"ftyp", "video, sound or a picture (MP4)"),
-    (0, b"\x1aE\xdf\xa3", "video (Matroska)"),
-    (0, b"\x7fELF", "a program"),
-    (0, b"\x93NUMPY", "an array (NumPy)"),
-    (0, b"\x89HDF", "arrays (HDF5)"),
-    (0, b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS, not the file; fetch it with git lfs pull"),
+_KINDS: tuple[tuple[bytes, str], ...] = (
+    (rb"PAR1[\0-\x1f]", "a Parquet table; read it by data.type hugging_face, or export its texts as JSONL"),
+    (rb"ARROW1\0", "an Arrow table; read it by data.type hugging_face, or export its texts as JSONL"),
+    (rb"Obj\x01", "an Avro table; export its texts as JSONL"),
+    (rb"SQLite format 3\0", "an SQLite database; export its texts as JSONL"),
+    (rb"PK(\x03\x04|\x05\x06|\x07\x08)", "a zip archive, as office documents are; unpack it, or save it as text"),
+    (rb".{257}ustar", "a tar archive; unpack it"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
+    (rb"Rar!\x1a\x07", "a RAR archive; unpack it"),
+    (rb"\x04\x22\x4d\x18", "lz4 data; unpack it"),
+    (rb"%PDF-[0-9]", "a PDF; extract its text, as pdftotext does"),
+    (rb"\{\\rtf[0-9]", "a document in RTF; save it as text"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old office document; save it as text"),
+    (rb"\x89PNG\r\n", "a picture (PNG)"),
+    (rb"\xff\xd8\xff", "a picture (JPEG)"),
+    (rb"GIF8[79]a", "a picture (GIF)"),
+    (rb"II\*\0|MM\0\*", "a picture (TIFF)"),
+    (rb"RIFF.{4}WEBP", "a picture (WebP)"),
+    (rb"RIFF.{4}(WAVE|AVI )", "sound or video (RIFF)"),
+    (rb"OggS\0", "sound or video (Ogg)"),
+    (rb"fLaC\0", "sound (FLAC)"),
+    (rb"ID3[\x02-\x04]", "sound (MP3)"),
+    (rb"\0.{3}ftyp", "video, sound or a picture (MP4)"),
+    (rb"\x1aE\xdf\xa3", "video (Matroska)"),
+    (rb"\x7fELF|MZ.\0", "a program"),
+    (rb"\x93NUMPY", "an array (NumPy)"),
+    (rb"\x89HDF", "arrays (HDF5)"),
+    (rb"version https://git-lfs\.github\.com/spec/", "a pointer of Git LFS, not the file; fetch it with git lfs pull"),
 )
-"""By offset and first bytes, what files are."""
+"""What files are, by how they begin. Each beginning has a byte that text has not, or is long."""
 _CONTROL = bytes([*range(1, 8), *range(14, 27), *range(28, 32), 127])
 """Characters that text does not have; it may have those of terminals (bell, escape)."""
 _CUT = 3
@@ -98,13 +97,18 @@ def _zstd(path: Path) -> IO[bytes]:
 
 
 _PACKED: tuple[tuple[bytes, str, Callable[[Path], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", "gzip", _gzip),
-    (b"BZh", "bzip2", _bzip2),
-    (b"\xfd7zXZ\0", "xz", _xz),
-    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
+    (rb"\x1f\x8b\x08", "gzip", _gzip),
+    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "bzip2", _bzip2),
+    (rb"\xfd7zXZ\0", "xz", _xz),
+    (rb"\x28\xb5\x2f\xfd", "zstd", _zstd),
 )
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 """How the names of compressed files end."""
+
+
+def _packing(head: bytes) -> tuple[str, Callable[[Path], IO[bytes]]] | None:
+    """The name of the compression that a file begins with, and what opens it."""
+    return next(((name, opened) for begin, name, opened in _PACKED if re.match(begin, head)), None)
 
 
 class Contents:
@@ -123,7 +127,7 @@ class Contents:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_HEAD)
-            self._packed = next(((name, by) for mark, name, by in _PACKED if head.startswith(mark)), None)
+            self._packed = _packing(head)
             self.encoding = encoding_of(head)
             if self._packed is None:
                 probes = [head]
@@ -153,7 +157,7 @@ class Contents:
         try:
             with self.path.open("rb") if packed is None else packed[1](self.path) as file:
                 head = file.read(_HEAD)
-                if packed is not None and any(head.startswith(mark) for mark, _, _ in _PACKED):
+                if packed is not None and _packing(head) is not None:
                     raise NotText(0, "is compressed too; unpack it")
                 _check(head, [head], encoding_of(head))
                 yield from _recoded(head, file, encoding_of(head))
@@ -256,7 +260,7 @@ def _recoded(head: bytes, file: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def _check(head: bytes, probes: list[bytes], encoding: str) -> None:
-    if kind := next((kind for offset, mark, kind in _KINDS if head.startswith(mark, offset)), None):
+    if kind := next((kind for begin, kind in _KINDS if re.match(begin, head, re.DOTALL)), None):
         raise NotText(0, f"is {kind}")
     if encoding not in ("utf-8", "utf-8-sig"):
         return

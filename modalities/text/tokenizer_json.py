@@ -157,7 +157,7 @@ class _Cleaner:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": bool(model.get("ignore_merges")),
+            "ignore_merges": _flag(model, "ignore_merges"),
             "vocab": vocabulary,
             "merges": model["merges"],
         }
@@ -179,9 +179,9 @@ class _Cleaner:
         if kind == "Sequence":
             return [found for part in own["pretokenizers"] for found in self.pre_tokenizers(part)]
         if kind == "ByteLevel":
-            if own.get("add_prefix_space", True):
+            if _flag(own, "add_prefix_space", True):
                 self.ignored.append("add_prefix_space")
-            regex = bool(own.get("use_regex", True))
+            regex = _flag(own, "use_regex", True)
             return [{"type": kind, "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}]
         if kind in ("Split", "Punctuation"):
             return [self.split(own)]
@@ -192,7 +192,7 @@ class _Cleaner:
     def split(self, own: Json) -> Json:
         behavior = own["behavior"]
         behavior = behavior[:1].upper() + behavior[1:]
-        if behavior == "Removed" and own["type"] == "Split" and own.get("invert"):
+        if behavior == "Removed" and own["type"] == "Split" and _flag(own, "invert"):
             # Removes what the pattern does not match, which mostly is nothing (GPT-4); if not, it becomes a piece.
             self.ignored.append("removal of what a split does not match")
             behavior = "Isolated"
@@ -204,7 +204,7 @@ class _Cleaner:
             "type": "Split",
             "pattern": own["pattern"],
             "behavior": behavior,
-            "invert": bool(own.get("invert")),
+            "invert": _flag(own, "invert"),
         }
 
     def added(self, token: Json, vocabulary: Json) -> Json:
@@ -218,7 +218,7 @@ class _Cleaner:
                 raise Refused(
                     f"has the added token {content!r:.40}, which is also the subword of the bytes {other!r:.40}"
                 )
-        flags = {key: bool(token.get(key)) for key in _FLAGS}
+        flags = {key: _flag(token, key) for key in _FLAGS}
         for key in ("lstrip", "rstrip"):
             if flags[key]:
                 self.ignored.append(f"{key} of {content!r:.40}")
@@ -282,6 +282,13 @@ _PROBES = (
     "\U0001f469\u200d\U0001f680 \U0001f1e9\U0001f1ea \u2764\ufe0f \u4e16\u754c \u0928\u092e\u0938\u094d\u0924\u0947",
     "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd İSTANBUL ẞ ǆ",
 )
+
+
+def _flag(own: Json, key: str, absent: bool = False) -> bool:
+    found = own.get(key, absent)
+    if not isinstance(found, bool):
+        raise TypeError(f"{key} must be true or false, got {found!r:.40}")
+    return found
 
 
 def _types(own: Any) -> str:

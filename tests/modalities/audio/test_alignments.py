@@ -273,6 +273,30 @@ def test_results_of_whisper_cpp(tmp_path: Path) -> None:
     assert found == {"segments": (Interval(0.5, 1.25, "Hello"),)}
 
 
+def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
+    chunks = {
+        "text": " a b",
+        "chunks": [{"timestamp": [0.0, 1.5], "text": " a"}, {"timestamp": [1.5, 2.0], "text": " b"}],
+    }
+    found = read_alignment(save(tmp_path, "a.json", json.dumps(chunks)))
+    assert found == {"segments": (Interval(0.0, 1.5, "a"), Interval(1.5, 2.0, "b"))}
+    timed = [{"text": "a", "start": 0.0, "end": 0.5, "confidence": 0.9}]
+    stamped = {"language": "en", "segments": [{"text": "a", "start": 0.0, "end": 1.0, "words": timed}]}
+    assert read_alignment(save(tmp_path, "a.json", json.dumps(stamped)))["words"] == (Interval(0.0, 0.5, "a"),)
+    with pytest.raises(BadSample, match="'segments', number 0, must be"):
+        read_alignment(save(tmp_path, "a.json", '{"chunks": [{"timestamp": [1.0, null], "text": "a"}]}'))
+
+
+def test_names_of_tiers_are_free(tmp_path: Path) -> None:
+    tiers = {name: (Interval(0.0, 1.0, name),) for name in ("text", "segments", "words", "chunks", "transcription")}
+    assert read_alignment(save(tmp_path, "a.json", written("json", tiers))) == tiers
+
+
+def test_the_old_short_textgrid(tmp_path: Path) -> None:
+    text = SHORT.replace('"ooTextFile"', '"ooTextFile short"').replace("Object class = ", "")
+    assert read_alignment(save(tmp_path, "a.TextGrid", text))["clicks"] == (Interval(0.75, 0.75, "click"),)
+
+
 def test_points_stay_points(tmp_path: Path) -> None:
     tiers = {"clicks": (Interval(0.5, 0.5, "a"), Interval(0.75, 0.75, "")), "w": (Interval(0, 1, "x"),)}
     assert read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers, end=1))) == tiers

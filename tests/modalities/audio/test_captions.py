@@ -156,6 +156,10 @@ def test_overlapping_captions_end_where_the_next_starts(tmp_path: Path, caplog: 
     assert caplog.messages == ["a.srt: 2 of 4 intervals overlap; each ends where the next starts"]
 
 
+def test_a_caption_that_is_there_twice_is_one(tmp_path: Path) -> None:
+    assert read(tmp_path, "0:1 --> 0:4\na\n\n0:1 --> 0:4\na\n") == [(1.0, 4.0, "a")]
+
+
 FULL_VTT = """WEBVTT Kind: captions; Language: en
 X-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:900000
 

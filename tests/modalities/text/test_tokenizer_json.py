@@ -228,6 +228,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "holds BPE over Split",
     ),
     "empty token": (lambda: trained() | {"added_tokens": [token("")]}, "added token '', which is no text"),
+    "no flag": (lambda: edited(ignore_merges="false"), "ignore_merges must be true or false, got 'false'"),
     "unigram": (lambda: {"model": {"type": "Unigram"}, "pre_tokenizer": None}, "holds Unigram over no pre-tokenizer"),
 }
 
