@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Refused(Exception):
     """A file that does not give texts back; says why."""
 
 
+@cache
 def byte_of_char() -> dict[str, int]:
     """The byte that each character of a byte-level subword stands for: printable ones for themselves (GPT-2)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -248,11 +250,11 @@ def _bytes_of_tokens(library: Library, clean: Json) -> list[bytes]:
     added = {token["content"] for token in clean["added_tokens"]}
     found = [b""] * size
     for token, number in ids.items():
-        if token in added or any(char not in alphabet for char in token):
-            # The latter are never made from text, as text is in the characters of bytes when it is merged.
+        try:
+            found[number] = bytes(map(alphabet.__getitem__, token)) if token not in added else token.encode()
+        except KeyError:
+            # Never made from text, which is in the characters of bytes when it is merged.
             found[number] = token.encode("utf-8", "surrogatepass")
-        else:
-            found[number] = bytes(alphabet[char] for char in token)
     return found
 
 
