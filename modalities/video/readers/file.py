@@ -24,8 +24,8 @@ from .index import MAX_PIXELS, Index, read_index
 from .pyav import PyavReader
 from .torchcodec import TorchcodecReader
 
-ReaderName = Literal["decord", "pyav", "torchcodec"]
-READERS: dict[str, type[Reader]] = {kind.name: kind for kind in (DecordReader, PyavReader, TorchcodecReader)}
+ReaderName = Literal["pyav", "decord", "torchcodec"]
+READERS: dict[str, type[Reader]] = {kind.name: kind for kind in (PyavReader, DecordReader, TorchcodecReader)}
 ORDER: tuple[ReaderName, ...] = ("pyav",)
 """The readers that are tried, in order. PyAV serves every file, exactly; others are used when they are named."""
 _MAX_BYTES = 4 << 30

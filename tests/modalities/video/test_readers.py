@@ -192,7 +192,7 @@ def test_what_each_reader_said_is_listed(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mkv", 6, codec="ffv1", pixels="bgr0")
     with pytest.raises(BadSample, match=r"a.mkv: no reader can decode it \(torchcodec: .+; decord: is not given ffv1"):
         VideoFile(path, "a.mkv", readers=["torchcodec", "decord"]).frames([0])
-    with pytest.raises(ConfigError, match="there is no reader 'ffmpeg'; one of decord, pyav, torchcodec"):
+    with pytest.raises(ConfigError, match="there is no reader 'ffmpeg'; one of pyav, decord, torchcodec"):
         VideoFile(path, readers=["ffmpeg"])
 
 
