@@ -22,7 +22,7 @@ from ..audio.containers import audio_stream, check_layout, mono
 from ..audio.files import LONGEST_S
 from ..audio.resample import resampled
 from ..audio.tracks import SEEK_FROM_S
-from .readers.index import opened, video_stream
+from .readers.index import opened, read_index, video_stream
 
 _SETTLE_S = 1
 """Seconds that are decoded before a part after a seek."""
@@ -56,7 +56,7 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
             raise BadSample(name, "has no audio track")
         picture = video_stream(container, name)
         stream = audio_stream(container, name)
-        zero = (picture.start_time or 0) * picture.time_base
+        zero = _zero(path, name, picture)
         if begin > SEEK_FROM_S:
             # Earlier: decoders of sound need some packets to settle.
             container.seek(int((Fraction(begin) + zero - _SETTLE_S) / stream.time_base), stream=stream)
@@ -77,6 +77,15 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
     waveform_S = torch.from_numpy(waveform)
     check_waveform(waveform_S, name)
     return Audio(waveform_S, rate)
+
+
+def _zero(path: Path, name: str, picture: Any) -> Fraction:
+    """The container's time of the first frame that is shown; a cut may have left others without their references."""
+    with suppress(BadSample):
+        zero = read_index(path, name).zero
+        if zero is not None:
+            return zero
+    return Fraction((picture.start_time or 0) * picture.time_base)
 
 
 def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from hrt_mm.errors import BadSample
 
 from .orientation import Orientation
-from .packets import NONE, Packets, Plan, planned
+from .packets import NONE, PICTURES, Packets, Plan, planned
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Index:
         promised: frames that the header speaks of, where it does.
         missing: how many of these are not there.
         sound: whether there is an audio track.
+        zero: seconds by the container's clock at which the first frame is shown; ``None`` where it has no time.
         chapters: seconds at which chapters start, where the file marks them.
     """
 
@@ -84,6 +86,7 @@ class Index:
     promised: int | None
     missing: int
     sound: bool
+    zero: Fraction | None = None
     chapters: tuple[float, ...] = ()
 
     def __len__(self) -> int:
@@ -213,6 +216,7 @@ def _read(path: Path, name: str, max_pixels: int) -> Index:
                 int(stream.frames) or None,
                 _missing(packets, stream, container.format.name),
                 sound,
+                _zero(plan, packets, stream),
                 chapters,
             )
     except av.FFmpegError as error:
@@ -296,6 +300,12 @@ def _stamps(order_N: np.ndarray, packets: Packets) -> np.ndarray | None:
         return packets.pts[order_N]
     dts = packets.dts[order_N]
     return None if (dts == NONE).any() else np.sort(dts)
+
+
+def _zero(plan: Plan, packets: Packets, stream: Any) -> Fraction | None:
+    """The container's time of the first frame that can be decoded."""
+    stamps = None if plan.counted else _stamps(plan.order_N, packets)
+    return None if stamps is None else int(stamps[: PICTURES + 1].min()) * Fraction(stream.time_base)
 
 
 def _ascending(times_N: np.ndarray, usual: float) -> np.ndarray:

@@ -22,7 +22,7 @@ from .entries import ADVANCED, look_for
 
 NONE = -(1 << 63)
 """In place of a timestamp that is absent."""
-_PICTURES = 20
+PICTURES = 20
 """Frames are shown this near to where they are stored (16 packets in H.264 and HEVC), or timestamps are broken."""
 _CHECKED = 8
 """Frames that are decoded to see that they come out as their timestamps say, if they are stored in another order."""
@@ -42,6 +42,7 @@ class Plan:
         stamps_E2: timestamps of presentation and of decoding of each; ``NONE`` where absent.
         predicted: whether the bitstream and the timestamps alone told the frames.
         counted: frames are known by their number alone, since some packets hold several.
+        headless: the stream begins in the middle of a group of pictures: frames before a key frame lack references.
     """
 
     order_N: np.ndarray
@@ -51,6 +52,7 @@ class Plan:
     stamps_E2: np.ndarray
     predicted: bool
     counted: bool = False
+    headless: bool = False
 
     @cached_property
     def frames_P(self) -> np.ndarray:
@@ -88,6 +90,7 @@ class Packets:
         self._sums, self._parameters = array("I"), array("I")
         self._keys, self._entries, self._shown = bytearray(), bytearray(), bytearray()
         self.regular = True
+        self.headless = False
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -107,6 +110,7 @@ class Packets:
                     continue
                 data = memoryview(packet)
                 looked = look(data, packet.is_keyframe) if look is not None else None
+                found.headless |= not len(found) and looked is not None and not looked.entry
                 found._pts.append(NONE if packet.pts is None else packet.pts)
                 found._dts.append(NONE if packet.dts is None else packet.dts)
                 found._durations.append(packet.duration or 0)
@@ -171,7 +175,7 @@ class Packets:
         if not (self.regular and len(pts)) or (pts == NONE).any() or not self.entries.any():
             return None
         order = np.argsort(pts, kind="stable")
-        if (np.diff(pts[order]) <= 0).any() or np.abs(order - np.arange(len(order))).max() > _PICTURES:
+        if (np.diff(pts[order]) <= 0).any() or np.abs(order - np.arange(len(order))).max() > PICTURES:
             return None
         dts = self.dts[self.dts != NONE]
         if (np.diff(dts) < 0).any():
@@ -187,7 +191,8 @@ class Packets:
         entries = entries[entries > 0]
         order_N, entries_E = order_N.astype(np.int32), entries.astype(np.int32)
         stamps_E2 = np.stack([self.pts[entries], self.dts[entries]], 1)
-        return Plan(order_N, self.sums, entries_E, frames[entries], stamps_E2, predicted, counted)
+        firsts_E = frames[entries]
+        return Plan(order_N, self.sums, entries_E, firsts_E, stamps_E2, predicted, counted, self.headless)
 
 
 UNKNOWN = 1 << 62

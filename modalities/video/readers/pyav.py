@@ -23,6 +23,9 @@ _NEAR = 8
 
 _FRAME_BY_FRAME = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 """Containers that store frames apart from each other, so that a packet that is cut off is one frame."""
+_I_PICTURE = 1
+_BEFORE = -1
+"""What a stream without its beginning lacks, as a packet."""
 _FAILURES = 8
 """After so many seeks that fail, none is tried."""
 
@@ -120,7 +123,7 @@ class PyavReader(Reader):
         self._at = self._first - 1
         self._last: Any = None
         self._frames = self._decoded(packets)
-        self._damage: set[int] = set()
+        self._damage = {_BEFORE} if entered < 0 and self._plan.headless else set()
         """Packets whose frames are broken or missing, and that later frames may refer to."""
 
     def _ahead(self, number: int) -> bool:
@@ -193,7 +196,7 @@ class PyavReader(Reader):
         for number, packet, frame in self._outputs(packets):
             if frame.is_corrupt:
                 self._damage.add(packet)
-            elif packet not in self._damage and (frame.key_frame or number in self._starts):
+            elif packet not in self._damage and (number in self._starts or self._restarts(frame)):
                 while waiting:
                     yield self._judged(*waiting.popleft())
                 self._recover(number, packet)
@@ -222,6 +225,10 @@ class PyavReader(Reader):
                 self._damage.update(plan.order_N[last + 1 : number].tolist())
             last = number
             yield number, packet, frame
+
+    def _restarts(self, frame: Any) -> bool:
+        """Whether the decoder takes a frame for one that needs none before it."""
+        return bool(frame.key_frame) or (_BEFORE in self._damage and frame.pict_type == _I_PICTURE)
 
     def _recover(self, number: int, packet: int) -> None:
         """Ends the damage before a key frame: nothing after it refers to what is stored or shown before it."""

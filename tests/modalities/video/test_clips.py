@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from modalities.video.tokenizer import VideoConfig
 from modalities.video.video import Video
 from tests.damage import cuts, flips, full_disk, other_content
 from tests.modalities.video.films import damaged, film, sound_alone
+from tests.modalities.video.streams import KINDS, encode
 
 
 def folder(root: Path, **options: Any) -> FolderConfig:
@@ -320,3 +322,11 @@ def test_files_without_pictures_are_bad_samples(clips: Path) -> None:
             reasons.append(str(error))
     assert len(dataset) == 4 and len(reasons) == 2
     assert "train/run/b.mp4: holds sound alone" in reasons[0] and "train/walk/c.mp4" in reasons[1]
+
+
+@pytest.mark.parametrize(("square", "columns"), [(True, 128), (False, 64)])
+def test_shape_of_pixels_is_a_setting(tmp_path: Path, square: bool, columns: int) -> None:
+    (tmp_path / "train" / "one").mkdir(parents=True)
+    encode(tmp_path / "train" / "one" / "a.mp4", KINDS["h264"], frames=4, aspect=Fraction(2))
+    found = folder(tmp_path, square_pixels=square).build("train")
+    assert found.shape(0) == (4, 3, 48, columns) == tuple(found[0].value.pixels_NCHW.shape)

@@ -44,15 +44,22 @@ def pictures(frames: Frames) -> list[np.ndarray]:
     return list(frames.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
-def check_exact(path: Path, *, expected: int | None = None) -> None:
-    """Reads a file in every way, and compares all frames."""
+def check_exact(path: Path, *, expected: int | None = None, refused: int = 0) -> None:
+    """Reads a file in every way, and compares all frames.
+
+    Args:
+        path: the file.
+        expected: how many frames it has.
+        refused: frames at the beginning that a decoder makes up, as their references are missing.
+    """
     right = truth(path)
     count = len(right)
     assert expected is None or count == expected
 
     def check(numbers: list[int], frames: Frames) -> None:
-        assert frames.lost == 0
-        wrong = [number for number, own in zip(numbers, pictures(frames), strict=True) if (own != right[number]).any()]
+        given = [number for number in numbers if number >= refused]
+        assert frames.lost == len(numbers) - len(given)
+        wrong = [number for number, own in zip(given, pictures(frames), strict=True) if (own != right[number]).any()]
         assert not wrong, f"{path.name}: {wrong} of {numbers} differ"
 
     with VideoFile(path) as file:
@@ -61,17 +68,19 @@ def check_exact(path: Path, *, expected: int | None = None) -> None:
         assert bool((times.diff() > 0).all()) and float(times[0]) == 0 and file.index.seconds > float(times[-1])
         place = 0
         for block in file.stream(block=13):
-            check([*range(place, place + len(block.times_N))], block)
-            place += len(block.times_N)
+            size = len(block.times_N) + block.lost
+            check([*range(place, place + size)], block)
+            place += size
         assert place == count
+    singles = [number for number in shuffled(count) if number >= refused]
     with VideoFile(path) as file:
-        for number in shuffled(count):
+        for number in singles:
             check([number], file.frames([number]))
     for step in (7, 25):
         with VideoFile(path) as file:
             numbers = [*range(count - 1, -1, -step)]
             check(numbers, file.frames(numbers))
-    for number in shuffled(count)[:3]:
+    for number in singles[:3]:
         with VideoFile(path) as file:
             check([number], file.frames([number]))
 
@@ -120,4 +129,5 @@ def test_streams_that_begin_in_their_middle(tmp_path: Path, kind: str, container
         with pytest.raises(BadSample):
             VideoFile(path)
         return
-    check_exact(path)
+    # Other decoders drop frames without their references; that of MPEG-4 guesses them.
+    check_exact(path, refused=12 if kind == "mpeg4" and later else 0)

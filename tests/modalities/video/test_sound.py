@@ -15,16 +15,19 @@ from av.video.stream import VideoStream
 from hrt_mm.errors import BadSample
 from modalities.audio import AudioConfig
 from modalities.audio.files import read_audio
+from modalities.video.readers import read_index
 from modalities.video.sound import read_sound
 from tests.modalities.video.films import film
 
 RATE = 16000
 
 
-def clap(path: Path, at: float, seconds: float = 2.0, codec: str = "pcm_s16le", channels: int = 1) -> Path:
+def clap(
+    path: Path, at: float, seconds: float = 2.0, codec: str = "pcm_s16le", channels: int = 1, film: str = "mpeg4"
+) -> Path:
     """A film with noise from one moment on."""
     with av.open(str(path), "w") as container:
-        picture = container.add_stream("mpeg4", rate=25)
+        picture = container.add_stream(film, rate=25)
         layout = "mono" if channels == 1 else "stereo"
         voice = container.add_stream(codec, rate=RATE, layout=layout)
         assert isinstance(picture, VideoStream) and isinstance(voice, AudioStream)
@@ -57,6 +60,21 @@ def test_a_sound_is_heard_when_it_is_made(tmp_path: Path, name: str, codec: str,
     part = read_sound(path, begin=0.5, end=1.5)
     assert part.seconds == pytest.approx(1.0, abs=0.01)
     assert onset(part.waveform_S.numpy()) == pytest.approx(0.3, abs=0.05)
+
+
+def test_sound_begins_with_the_first_picture_that_can_be_decoded(tmp_path: Path) -> None:
+    """A film that is cut within a group of pictures shows nothing before its next key frame."""
+    whole, path = clap(tmp_path / "whole.mkv", 1.5, film="mpeg2video"), tmp_path / "cut.mkv"
+    with av.open(str(whole)) as read, av.open(str(path), "w") as written:
+        copies = {stream.index: written.add_stream_from_template(stream) for stream in read.streams}
+        for packet in read.demux():
+            if packet.size and (packet.stream.type == "audio" or float((packet.pts or 0) * packet.time_base) > 0.1):
+                packet.stream = copies[packet.stream.index]
+                written.mux(packet)
+    with av.open(str(path)) as read:
+        first = next(read.decode(video=0)).time
+    assert read_index(path, "cut.mkv").zero == Fraction(first).limit_denominator(1000) > 0.3
+    assert onset(read_sound(path).waveform_S.numpy()) == pytest.approx(1.5 - first, abs=0.05)
 
 
 def test_the_audio_modality_takes_it(tmp_path: Path) -> None:
