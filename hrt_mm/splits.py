@@ -84,7 +84,11 @@ def _missing_classes(splits: Splits) -> list[str]:
     found = []
     for split in ("train", "val", "test"):
         if split in counts and (missing := [name for name in classes if not counts[split][name]]):
-            effect = "they cannot be learned" if split == "train" else f"the scores of {split} say nothing about them"
+            effect = (
+                "they cannot be learned, and a run refuses them"
+                if split == "train"
+                else f"the scores of {split} say nothing about them"
+            )
             have = "has" if len(missing) == 1 else "have"
             found.append(
                 f"{len(missing)} of {len(classes)} classes {have} no sample in {split}: {some(missing)}; {effect}"

@@ -8,8 +8,9 @@ from typing import Protocol, TypeVar
 
 from hrt_mm.splits import Member, Splits
 
+from .division import Division, Traits, file_member
 from .folders import Layout, labelled_files
-from .splitting import Division, SplitConfig, Traits, ValSplitConfig, file_member
+from .splitting import SplitConfig, ValSplitConfig
 
 Target = str | tuple[str | None, ...] | None
 """A class or a text, or a sequence of words, symbols or classes of parts; ``None`` in it is a part without a label."""

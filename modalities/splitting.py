@@ -2,106 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hrt_mm.component import Component
-from hrt_mm.errors import ConfigError, printable
+from hrt_mm.errors import ConfigError
 from hrt_mm.modality import DatasetConfig
-from hrt_mm.splits import Member, Splits
 
-from .splits import SPLITS, Part, check_classes, check_split, hash_split
-from .stratification import assign_folds, assign_splits, joined_units
+from .division import Division, Item, Traits, sorted_out, trainable, units_of, without
+from .splits import SPLITS, Part, hash_split
+from .stratification import assign_folds, assign_splits
 from .tables import Row, SplitColumn, label_of
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What decides on which side an item goes.
-
-    Args:
-        file: items that share it stay together: the path of a file with several parts, or a text.
-        label: its class, where it has one.
-        group: items that share it stay together.
-        others: other files that the item has, which stay together likewise.
-        key: what is hashed with ``split_by: hash``; ``file`` when absent.
-    """
-
-    file: str
-    label: str | None = None
-    group: str | None = None
-    others: tuple[str, ...] = ()
-    key: str | None = None
-
-    def keys(self) -> tuple[str, ...]:
-        """What it shares with items that it stays together with."""
-        group = () if self.group is None else (f"group:{self.group}",)
-        return (f"file:{self.file}", *(f"file:{file}" for file in self.others), *group)
-
-
-@dataclass(frozen=True)
-class Division(Generic[Item]):
-    """The items of each split, and how the splits came about.
-
-    Args:
-        splits: items by split.
-        where: the data, for messages.
-        made_by: how they were made, for people.
-        traits: of an item.
-        shares: that were asked for, of splits that were made.
-        warnings: what was noticed.
-    """
-
-    splits: dict[str, list[Item]]
-    where: str
-    made_by: str
-    traits: Callable[[Item], Traits]
-    shares: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-    def pick(self, split: str, what: str, checked: Sequence[str] = ("val", "test")) -> list[Item]:
-        """The items of a split.
-
-        Args:
-            split: which one.
-            what: what items are, for messages.
-            checked: splits whose classes must be among those of train.
-
-        Raises:
-            ConfigError: train or the split is empty, or a split has a class that train has not.
-        """
-        check_split(split)
-        for needed in ("train", split):
-            if not self.splits.get(needed):
-                counts = ", ".join(f"{name}: {len(items)}" for name, items in self.splits.items()) or "none"
-                raise ConfigError(
-                    f"{self.where} has no {what} for split {needed!r}; it has {counts}; add some, or split it otherwise"
-                )
-        labels = {name: {self.traits(item).label for item in items} for name, items in self.splits.items()}
-        if None not in labels["train"]:
-            classes = sorted(str(label) for label in labels["train"])
-            for other in checked:
-                found = (label for label in labels.get(other, ()) if label is not None)
-                check_classes(classes, found, f"{other} of {self.where}")
-        return self.splits[split]
-
-    def listed(self, member: Callable[[Item, Traits], Member], root: Path | None) -> Splits:
-        """What is in each split, for those who look into it."""
-        members = {
-            split: [member(item, self.traits(item)) for item in self.splits[split]]
-            for split in SPLITS
-            if split in self.splits
-        }
-        return Splits(members, self.made_by, self.shares, self.warnings, root)
 
 
 class Folds(Component):
@@ -140,7 +55,7 @@ class ValSplitConfig(DatasetConfig):
     split_by: Literal["stratified", "hash"] = "stratified"
     """How splits are made where the data has none. ``stratified``: the shares hold in each class. ``hash``: each sample
     goes by a hash of its name alone, whatever other samples there are, so that classes may be missing from a split."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Chooses which samples go into which split, where splits are made."""
 
     def with_val(self, division: Division[Item]) -> Division[Item]:
@@ -148,9 +63,10 @@ class ValSplitConfig(DatasetConfig):
         if division.splits.get("val") or not division.splits.get("train"):
             return division
         parts = self._assigned(division.splits["train"], division.traits, self.val, 0.0)
-        made_by = f"{division.made_by}; val is split off train: {self._described(f'{self.val:.0%} val')}"
+        how = self._described(division.splits["train"], division.traits, f"{self.val:.0%} val")
+        made_by = f"{division.made_by}; val is split off train: {how}"
         splits = {"train": parts["train"], "val": parts["val"]}
-        return replace(division, splits={**splits, **_without(division.splits, splits)}, made_by=made_by)
+        return replace(division, splits={**splits, **without(division.splits, splits)}, made_by=made_by)
 
     def _assigned(
         self, items: Sequence[Item], traits: Callable[[Item], Traits], val: float, test: float
@@ -165,8 +81,10 @@ class ValSplitConfig(DatasetConfig):
             sides = assign_splits(units, [own.label for own in known], val, test, self.split_seed)
         return sorted_out(items, sides, [split for split in SPLITS if test or split != "test"])
 
-    def _described(self, shares: str) -> str:
-        how = "by a hash of the names" if self.split_by == "hash" else "stratified by class"
+    def _described(self, items: Sequence[Item], traits: Callable[[Item], Traits], shares: str) -> str:
+        classes = any(traits(item).label is not None for item in items)
+        how = "stratified by class" if classes else "drawn without classes"
+        how = "by a hash of the names" if self.split_by == "hash" else how
         return f"{how}, data.split_seed {self.split_seed}, {shares}"
 
     def needless(self, key: str, reason: str) -> None:
@@ -278,7 +196,7 @@ class SplitConfig(ValSplitConfig):
             groups = len(set(units_of([traits(item) for item in items])))
             if groups < needed:
                 raise ConfigError(
-                    f"data.group {self.group!r} makes {groups} group{'s' if groups != 1 else ''} of {where}, and "
+                    f"data.group '{self.group}' makes {groups} group{'s' if groups != 1 else ''} of {where}, and "
                     f"{needed} are needed; choose a finer one"
                 )
         if self.folds is not None:
@@ -286,7 +204,9 @@ class SplitConfig(ValSplitConfig):
         splits = self._assigned(items, traits, self.val, self.test)
         shares = {"train": 1 - self.val - self.test, "val": self.val, "test": self.test}
         listed = ", ".join(f"{share:.0%} {split}" for split, share in shares.items())
-        return Division(splits, where, self._described(listed) + self._by_group(), traits, shares, warnings)
+        return Division(
+            splits, where, self._described(items, traits, listed) + self._by_group(), traits, shares, warnings
+        )
 
     def _grouped(
         self, items: Sequence[Item], traits: Callable[[Item], Traits], where: str
@@ -298,11 +218,11 @@ class SplitConfig(ValSplitConfig):
         names = [traits(item).file for item in items]
         lone = [name for name in names if _first_group(pattern, name) is None]
         if names and len(lone) == len(names):
-            raise ConfigError(f"data.group {self.group!r} matches no path of {where}, such as {lone[0]!r}")
+            raise ConfigError(f"data.group '{self.group}' matches no path of {where}, such as {lone[0]!r}")
         warnings: tuple[str, ...] = ()
         if lone:
             count = f"{len(lone)} of {len(names)} paths"
-            warnings = (f"data.group {self.group!r} does not match {count}, such as {lone[0]!r}; each is on its own",)
+            warnings = (f"data.group '{self.group}' does not match {count}, such as {lone[0]!r}; each is on its own",)
 
         def grouped(item: Item) -> Traits:
             known = traits(item)
@@ -347,7 +267,7 @@ class SplitConfig(ValSplitConfig):
                 )
             tested = [name == str(folds.use) for name in names]
             made_by = f"test is fold {folds.use} of " + (
-                f"the column {folds.column!r}" if folds.column is not None else f"the pattern {folds.pattern!r}"
+                f"the column {folds.column!r}" if folds.column is not None else f"the pattern '{folds.pattern}'"
             )
         splits = sorted_out(items, ["test" if own else "train" for own in tested], ["train", "test"])
         return self.with_val(Division(splits, where, made_by, traits, shares, warnings))
@@ -361,17 +281,12 @@ class SplitConfig(ValSplitConfig):
         for own in known:
             name = _first_group(pattern, own.file)
             if name is None:
-                raise ConfigError(f"data.folds.pattern {folds.pattern!r} does not match the path {own.file!r}")
+                raise ConfigError(f"data.folds.pattern '{folds.pattern}' does not match the path {own.file!r}")
             names.append(name)
         return names
 
     def _by_group(self) -> str:
-        return f", groups by data.group {self.group!r}" if self.group is not None else ""
-
-
-def file_member(root: Path, title: str, traits: Traits) -> Member:
-    """A file, or a part of one, as lists of splits have it."""
-    return Member(printable(title), traits.label, traits.group, os.path.join(root, traits.file))
+        return f", groups by data.group '{self.group}'" if self.group is not None else ""
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -383,10 +298,10 @@ def compiled(pattern: str) -> re.Pattern[str]:
     try:
         found = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
     if found.groups != 1:
         raise ValueError(
-            f"{pattern!r} has {found.groups} groups; put what names the group into the only pair of parentheses, and "
+            f"'{pattern}' has {found.groups} groups; put what names the group into the only pair of parentheses, and "
             "write (?:...) for others"
         )
     return found
@@ -395,28 +310,3 @@ def compiled(pattern: str) -> re.Pattern[str]:
 def _first_group(pattern: re.Pattern[str], name: str) -> str | None:
     match = pattern.search(name)
     return match[1] if match else None
-
-
-def units_of(known: Sequence[Traits]) -> list[str]:
-    """What stays together, a key for each item."""
-    return joined_units([own.keys() for own in known])
-
-
-def trainable(tested: Sequence[bool], units: Sequence[str], labels: Sequence[str | None]) -> list[bool]:
-    """The same test items, without those of classes that would have nothing to train on."""
-    totals, held = Counter(labels), Counter(label for label, own in zip(labels, tested, strict=True) if own)
-    whole = {label for label, count in held.items() if count == totals[label]}
-    kept = {unit for unit, label in zip(units, labels, strict=True) if label in whole}
-    return [own and unit not in kept for own, unit in zip(tested, units, strict=True)]
-
-
-def sorted_out(items: Sequence[Item], sides: Sequence[str], names: Iterable[str]) -> dict[str, list[Item]]:
-    """Items by side."""
-    found: dict[str, list[Item]] = {name: [] for name in names}
-    for item, side in zip(items, sides, strict=True):
-        found[side].append(item)
-    return found
-
-
-def _without(splits: Mapping[str, list[Item]], others: Mapping[str, object]) -> dict[str, list[Item]]:
-    return {name: items for name, items in splits.items() if name not in others}

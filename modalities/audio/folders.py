@@ -11,10 +11,10 @@ from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset
 from hrt_mm.splits import Splits
 
+from ..division import Division
 from ..folders import Layout
 from ..media import UnsplitConfig, traits_of
 from ..splits import check_split
-from ..splitting import Division
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows, seconds_of
 from .files import SUFFIXES
 from .joined import JoinableConfig

@@ -16,8 +16,8 @@ from hrt_mm.files import Home
 from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 
+from ..division import Division
 from ..media import MediaConfig
-from ..splitting import Division
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain

@@ -81,6 +81,14 @@ class SpokenWritten(Dataset):
         value = {"audio": sound.value, "image": self.pictures[places[place]].value, "text": word}
         return Sample(value, word, sound.name)
 
+    def name(self, index: int) -> str:
+        """That of the sound."""
+        return self.sounds.name(index)
+
+    def class_of(self, index: int) -> str | None:
+        """The digit's word."""
+        return self.sounds.class_of(index)
+
     def describe(self, index: int) -> Mapping[str, str]:
         """The word."""
         return {"word": str(self.sounds[index].label)}

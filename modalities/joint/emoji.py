@@ -126,6 +126,10 @@ class EmojiSet(Dataset):
         image = either[int(torch.randint(len(either), ()))] if self.training else either[0]
         return Sample({**pictures, "image": image, "text": self._text(own)}, own.id, f"{own.id} {own.names['en']}")
 
+    def name(self, index: int) -> str:
+        """The number and the English name."""
+        return f"{self.emoji[index].id} {self.emoji[index].names['en']}"
+
     def describe(self, index: int) -> Mapping[str, str]:
         """What a search shows of an emoji."""
         own = self.emoji[index]

@@ -93,6 +93,10 @@ class Glyphs(Dataset):
         words = some_words(name) if self.training and _happens(self.config.some_words) else name
         return Sample({"image": picture, "text": words}, label, f"{label} {name}")
 
+    def name(self, index: int) -> str:
+        """The code point and the name."""
+        return f"U+{self.codes[index]:04X} {name_of(self.codes[index])}"
+
     def describe(self, index: int) -> Mapping[str, str]:
         """What a search shows of a character."""
         code = self.codes[index]

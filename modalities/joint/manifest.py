@@ -15,9 +15,9 @@ from hrt_mm.modality import Dataset, Tokenizer
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Member, Splits
 
+from ..division import Division, Traits
 from ..media import UnsplitConfig
 from ..splits import check_split
-from ..splitting import Division, Traits
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .columns import AnySource, TextSource
 

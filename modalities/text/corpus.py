@@ -13,11 +13,11 @@ import os
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from hrt_mm.errors import ConfigError
 from hrt_mm.files import special
@@ -137,7 +137,7 @@ class CorpusConfig(DatasetConfig):
     ``val_files`` none are taken from ``files``, and a part is refused."""
     test: Part | None = 0.05
     """Part of the documents for testing, likewise."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Chooses, with the hash, which documents these are."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""

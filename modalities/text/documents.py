@@ -21,9 +21,10 @@ from hrt_mm.plain_text import NotText
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Member, Splits
 
+from ..division import Division, Traits, file_member
 from ..folders import Layout, labelled_files
 from ..splits import check_split
-from ..splitting import Division, SplitConfig, Traits, file_member
+from ..splitting import SplitConfig
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .contents import PACKED_SUFFIXES, text_bytes
 from .text import Text
@@ -252,6 +253,27 @@ class TagsConfig(DatasetConfig):
             ConfigError: the table is missing or broken, the split is empty, or a label is not in train.
         """
         check_split(split)
+        rows = self._rows()
+        if not rows.get(split):
+            counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
+            raise ConfigError(f"data.file {self.file} has no texts for split {split!r}; it has {counts}")
+        names = {name: {tag for _, _, tags in found for tag in tags} for name, found in rows.items()}
+        if extra := sorted(names[split] - names.get("train", set())):
+            raise ConfigError(f"{split} of {self.file} has labels that train has not: {', '.join(extra[:5])}")
+        return Tagged(rows[split], tuple(sorted(names["train"])), self.unit, self.separator)
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        members = {
+            split: [
+                Member(place, content=blake2b("\0".join(words).encode("utf-8", "surrogatepass")).digest())
+                for place, words, _ in own
+            ]
+            for split, own in self._rows().items()
+        }
+        return Splits(members, f"by the column {self.split_column!r} of {self.file}")
+
+    def _rows(self) -> dict[str, list[tuple[str, list[str], list[str]]]]:
         columns = [self.words_column, self.tags_column, self.split_column]
         rows: dict[str, list[tuple[str, list[str], list[str]]]] = {}
         sides = SplitColumn(self.split_column, str(self.file))
@@ -264,13 +286,7 @@ class TagsConfig(DatasetConfig):
                     "they must be as many, and no word empty"
                 )
             rows.setdefault(sides.of(row, place), []).append((place, words, tags))
-        if not rows.get(split):
-            counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
-            raise ConfigError(f"data.file {self.file} has no texts for split {split!r}; it has {counts}")
-        names = {name: {tag for _, _, tags in found for tag in tags} for name, found in rows.items()}
-        if extra := sorted(names[split] - names.get("train", set())):
-            raise ConfigError(f"{split} of {self.file} has labels that train has not: {', '.join(extra[:5])}")
-        return Tagged(rows[split], tuple(sorted(names["train"])), self.unit, self.separator)
+        return rows
 
 
 class Tagged(Dataset):
@@ -296,6 +312,10 @@ class Tagged(Dataset):
             raise BadSample(place, "is empty")
         starts = tuple(accumulate((len(word) + len(self.separator) for word in words[:-1]), initial=0))
         return Sample(Text(self.separator.join(words), boundaries={self.unit: starts}), tags, place)
+
+    def name(self, index: int) -> str:
+        """The table and the line."""
+        return printable(self.rows[index][0])
 
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0)."""

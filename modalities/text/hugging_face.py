@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.modality import DatasetConfig
@@ -72,7 +72,7 @@ class HuggingFaceConfig(DatasetConfig):
     absent."""
     test: Part | None = None
     """Part of the rows for testing, likewise."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Chooses, with the hash, which rows these are."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""

@@ -56,6 +56,14 @@ class ListOps(Dataset):
         text = Text(expression, boundaries={"operators": starts(expression)})
         return Sample(text, CLASSES[self.values[index]], f"{self.split} {index}")
 
+    def name(self, index: int) -> str:
+        """The split and the number."""
+        return f"{self.split} {index}"
+
+    def class_of(self, index: int) -> str:
+        """The value."""
+        return CLASSES[self.values[index]]
+
     def shape(self, index: int) -> Sequence[int]:
         """(symbols, 0)."""
         return int(self.ends[index + 1] - self.ends[index]), 0

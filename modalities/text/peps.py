@@ -37,6 +37,14 @@ class Peps(Dataset):
         name, label, text = self.rows[index]
         return Sample(text, label, name)
 
+    def name(self, index: int) -> str:
+        """The number of the document."""
+        return self.rows[index][0]
+
+    def class_of(self, index: int) -> str:
+        """The document's class."""
+        return self.rows[index][1]
+
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0)."""
         return len(self.rows[index][2].content.encode()), 0  # type: ignore[union-attr]

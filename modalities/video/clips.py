@@ -21,8 +21,8 @@ from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 
 from ..audio.alignments import read_alignment
+from ..division import Division
 from ..media import MediaConfig, Target
-from ..splitting import Division
 from ..vision.augment import Augmentation, Transform, chain
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index

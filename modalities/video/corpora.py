@@ -8,9 +8,9 @@ from typing import Literal
 from hrt_mm.errors import ConfigError
 from hrt_mm.plain_text import NotText, read_lines
 
+from ..division import Division, Traits
 from ..folders import files_under, need_root
 from ..splits import check_split
-from ..splitting import Division, Traits
 from ..tables import read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES

@@ -10,10 +10,10 @@ from pydantic import model_validator
 from hrt_mm.errors import ConfigError
 from hrt_mm.splits import Splits
 
+from ..division import Division
 from ..folders import Layout
 from ..media import Target, UnsplitConfig, traits_of
 from ..splits import check_split
-from ..splitting import Division
 from ..tables import Paths, Row, SplitColumn, label_of, number_of, read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES

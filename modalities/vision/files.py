@@ -18,9 +18,10 @@ from hrt_mm.modality import Dataset
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Splits
 
+from ..division import Division, Traits, file_member
 from ..folders import Layout, labelled_files
 from ..splits import check_split
-from ..splitting import Division, SplitConfig, Traits, file_member
+from ..splitting import SplitConfig
 from .augment import Augmentation, Transform, chain
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from hrt_mm.splits import Splits
 
+from ..division import Division
 from ..splits import check_split
-from ..splitting import Division
 from ..tables import Paths, SplitColumn, label_of, read_rows
 from .files import FilesConfig, ImageFiles, Item, traits_of
 

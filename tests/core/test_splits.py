@@ -24,7 +24,7 @@ def test_nothing_to_say_of_whole_splits() -> None:
 def test_missing_classes_are_named() -> None:
     found = split_warnings(splits(train="abc", val="abd", test="c"))
     assert found == [
-        "1 of 4 classes has no sample in train: d; they cannot be learned",
+        "1 of 4 classes has no sample in train: d; they cannot be learned, and a run refuses them",
         "1 of 4 classes has no sample in val: c; the scores of val say nothing about them",
         "3 of 4 classes have no sample in test: a, b, d; the scores of test say nothing about them",
     ]
