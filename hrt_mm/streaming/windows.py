@@ -1,22 +1,25 @@
 """Windows over a model that is not causal: each is read whole, and of its steps those are kept that lie well inside.
 
-What a window gives is not what the whole sample would give, but nearly: a step that is kept has heard half of the
-overlap to both sides at least. Memory is constant, and a step comes a window late at most.
+Windows begin where groups and blocks of all levels begin. A model of local reach gives what the whole sample would give
+where its reach is small beside a window; another one nearly so, as a step that is kept has heard half of the overlap to
+both sides at least. Memory is constant, and a step comes a window late at most.
 
 Shapes: T raw tokens, N steps.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ctc import steps_of
+from ..decoding.cache import bound, usual_room
 from ..encoder import Encoder
 from ..errors import ConfigError, UserError
-from ..levels import FixedGroups, GivenGroups
+from ..levels import FixedGroups, GivenGroups, HierarchyConfig
 from ..modality import Tokenizer
 from ..spans import Spans
 from ..tokens import Tokens
@@ -33,7 +36,8 @@ class WindowStream:
         encoder: of a trained task, in evaluation mode.
         tokenizer: of the same run.
         level: place of the level that is read.
-        tokens: of a window, about; it is made a whole number of the level's groups.
+        tokens: of a window, about: it is made a whole number of groups and blocks, and longer, twice at most, where a
+            model of local reach is exact then.
         source: what the tokenizer's ``stream`` takes.
 
     Raises:
@@ -47,14 +51,19 @@ class WindowStream:
             raise UserError(f"level {given[0].name!r} groups by boundaries that the data gives; a stream has none")
         if tokenizer.axes != 1:
             raise ConfigError(f"only sequences are read in windows, not tokens on {tokenizer.axes} axes")
-        stride = 1
-        for own in config.levels[:level]:
-            if isinstance(own.group, FixedGroups) and isinstance(own.group.stride, int):
-                stride *= own.group.stride
+        whole = period(config)
         self.encoder, self.level = encoder, level
-        self.edge = max(1, tokens // (2 * _SHARE) // stride) * stride
+        seen = reach(config)
+        if seen is not None:
+            seen += tokenizer.recent + tokenizer.ahead
+        needed = whole if seen is None else max(1, -(-seen // whole)) * whole
+        self.exact = seen is not None and 4 * needed <= max(2 * tokens, 4 * whole)
+        """Whether steps are those of the whole sample, but for rounding."""
+        self.edge = max(1, tokens // (2 * _SHARE) // whole) * whole
         """Tokens at each end of a window whose steps are left to the window beside it."""
-        self.window = max(4 * self.edge, tokens // stride * stride)
+        if self.exact:
+            self.edge = max(self.edge, needed)
+        self.window = max(4 * self.edge, tokens // whole * whole)
         self.tokens = tokenizer.stream(**source)
         self.device = next(encoder.parameters()).device
         self._kept: Tensor | None = None
@@ -100,3 +109,43 @@ class WindowStream:
         inside = (first_N >= (self.edge if self._first else 0)) & (first_N < last)
         rows = torch.from_numpy(inside).to(self.device)
         return Finished(steps.x_ND[rows], first_N[inside] + self._first, last_N[inside] + self._first)
+
+
+def period(config: HierarchyConfig) -> int:
+    """Level-0 tokens after which groups and blocks of all levels begin together; up to the first learned groups."""
+    found = step = 1
+    for level in config.levels:
+        window = bound(level)
+        # What other levels see of a level is cut into blocks, under sliding windows too.
+        if window is not None and (level.reach != "sliding" or config.cross_scale.down):
+            found = math.lcm(found, step * window)
+        if not isinstance(level.group, FixedGroups):
+            break
+        step *= usual_room(level.group)
+        found = math.lcm(found, step)
+    return found
+
+
+def reach(config: HierarchyConfig) -> int | None:
+    """How many level-0 tokens to each side change a token, at most; ``None`` where nothing bounds it."""
+    found, step = 0, 1
+    for place, level in enumerate(config.levels):
+        window = bound(level)
+        comes_back = config.top_down and place + 1 < len(config.levels)
+        layers = [level.depth, level.decoder_depth if comes_back else 0]
+        seen = config.cross_scale.down and place > 0
+        if window is None:
+            if any(layers) or seen:
+                return None
+        else:
+            # Layers over the same blocks reach no further than one of them.
+            times = sum(min(1, count) for count in layers) if level.reach == "block" else sum(layers)
+            found += step * window * (times + seen)
+        if place + 1 == len(config.levels):
+            break
+        if not isinstance(level.group, FixedGroups):
+            return None
+        step *= usual_room(level.group)
+        # A group is made of tokens up to its ends, and gives them what it is.
+        found += 2 * step
+    return found

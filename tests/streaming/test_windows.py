@@ -14,7 +14,7 @@ from hrt_mm.encoder import Encoder
 from hrt_mm.errors import UserError
 from hrt_mm.levels import HierarchyConfig
 from hrt_mm.streaming import Finished
-from hrt_mm.streaming.windows import WindowStream
+from hrt_mm.streaming.windows import WindowStream, period, reach
 from modalities.audio import Audio, AudioConfig
 
 LOCAL = {"window": 3, "reach": "sliding", "heads": 2, "depth": 1}
@@ -65,3 +65,67 @@ def test_a_window_that_is_too_small_is_seen() -> None:
 def test_given_boundaries_are_refused() -> None:
     with pytest.raises(UserError, match="level 'frames' groups by boundaries that the data gives"):
         WindowStream(encoder("given"), TOKENIZER, 1, 100)
+
+
+def level(name: str, window: int | None, reach: str, stride: int | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "dim": 8, "heads": 2, "depth": 2}
+    found |= {} if window is None else {"window": window, "reach": reach}
+    return found | ({} if stride is None else {"group": {"type": "fixed", "stride": stride}})
+
+
+BLOCKS: dict[str, tuple[list[dict[str, Any]], int, dict[str, Any]]] = {
+    "block": ([level("a", 16, "block")], 0, {}),
+    "shifted": ([level("a", 16, "shifted")], 0, {}),
+    "odd blocks": ([level("a", 7, "block")], 0, {}),
+    "block over groups": ([level("a", 4, "sliding", 4), level("b", 8, "block")], 1, {}),
+    "blocks that do not nest": ([level("a", 6, "block", 4), level("b", 5, "shifted")], 1, {}),
+    "groups above come back": ([level("a", 4, "sliding", 5), level("b", 2, "sliding")], 0, {"top_down": True}),
+    "blocks above come back": ([level("a", 4, "block", 5), level("b", 3, "block")], 0, {"top_down": True}),
+    "seen in cells": ([level("a", 3, "sliding", 2), level("b", 3, "sliding")], 0, {"cross_scale": {"down": True}}),
+    "down and up": (
+        [level("a", 4, "block", 3), level("b", 4, "shifted")],
+        1,
+        {"cross_scale": {"down": True, "up": True}},
+    ),
+    "three levels": (
+        [level("a", 4, "shifted", 2), level("b", 3, "block", 3), level("c", 2, "sliding")],
+        0,
+        {"top_down": True},
+    ),
+}
+PLAIN = AudioConfig.model_validate({"type": "audio", "mels": 16}).build(lambda axes: ())
+
+
+@pytest.mark.parametrize("tokens", [160, 600])
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_every_local_model_gives_what_it_gives_for_the_whole(name: str, tokens: int) -> None:
+    levels, read, ways = BLOCKS[name]
+    torch.manual_seed(0)
+    made = Encoder(HierarchyConfig.model_validate({"levels": levels, **ways}), PLAIN).eval()
+    for parameter in made.hierarchy.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(0, 0.7 / math.sqrt(parameter.shape[-1]))
+        else:
+            parameter.fill_(0.5)
+    sound = 0.1 * torch.randn(16000 * 11 + 777, generator=torch.Generator().manual_seed(0))
+    whole = steps_of(made(PLAIN([Audio(sound, 16000)])), made.hierarchy.config, read)
+    stream = WindowStream(made, PLAIN, read, tokens, rate=16000)
+    found = Finished.joined([*map(stream.feed, sound.split(5000)), stream.flush()])
+    assert np.array_equal(np.stack([found.first_N, found.last_N], 1), whole.edges_N2.numpy())
+    assert stream.exact
+    assert stream.window <= max(2 * tokens, 4 * period(made.hierarchy.config))
+    assert (found.x_ND - whole.x_ND).abs().max() < 1e-4
+
+
+def test_what_is_not_local_is_known() -> None:
+    def config(*levels: dict[str, Any], **ways: Any) -> HierarchyConfig:
+        return HierarchyConfig.model_validate({"levels": levels, **ways})
+
+    assert reach(config(level("a", None, ""))) is None
+    assert reach(config(level("a", 4, "sliding", 2), level("b", None, ""), cross_scale={"down": True})) is None
+    assert reach(config(level("a", 4, "sliding"))) == 8
+    learned = {"type": "learned", "target": 3, "max": 4}
+    mixed = config(level("a", 6, "block") | {"group": learned}, level("b", 4, "block"))
+    assert reach(mixed) is None
+    assert period(mixed) == 6
