@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from hrt_mm.config import load_config
 from hrt_mm.rope import Rotary
 from hrt_mm.tasks import Task
+from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.meters import Meters
 from tests.tasks.every import CASES, Case
 from tests.tasks.test_batches import _thirds
@@ -23,6 +26,8 @@ MORE = {
     "sigmoid loss": Case({"type": "contrastive", "loss": {"type": "sigmoid"}}, value=CASES["contrastive"].value),
 }  # fmt: skip
 EVERY = CASES | MORE
+CONFIGS = Path(__file__).parents[2] / "configs"
+PACKAGED = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 
 def emptied(case: Case) -> Task:
@@ -87,3 +92,14 @@ def test_casting_a_model_leaves_positions_exact(dtype: torch.dtype) -> None:
     for one, other in rotaries:
         assert isinstance(one, Rotary) and isinstance(other, Rotary)
         assert all(map(torch.equal, one.tables(like), other.tables(like)))
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_every_module_of_a_packaged_model_can_start_and_is_saved_whole(name: str) -> None:
+    config = load_config(name)
+    with torch.device("meta"):
+        task = build_task(config, build_tokenizer(config), config.task.stand_ins)
+    for key, module in task.named_modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        assert not own or callable(getattr(module, "reset_parameters", None)), key
+    assert {key for key, _ in task.named_buffers()} <= task.state_dict().keys(), "a buffer that loading leaves empty"
