@@ -184,7 +184,7 @@ class _Walk:
 
     def add(self, packet: Any) -> None:
         """A packet; the last one is empty."""
-        self._decode(packet)
+        lost = not self._decode(packet)
         if not packet.size:
             return
         duration = packet.duration or 0
@@ -192,8 +192,8 @@ class _Walk:
             self._timeless += 1
             duration = 0
         self._packets += 1
-        if self._first is not None or self._stream.codec_context.name != "vorbis":
-            # The first packet of Vorbis only prepares the second.
+        # The first packet of Vorbis only prepares the second.
+        if not lost and (self._first is not None or self._stream.codec_context.name != "vorbis"):
             self._sum += duration
         if packet.has_sidedata("skip_samples"):
             self._skipped += self._trimmed(bytes(packet.get_sidedata("skip_samples")), duration)
@@ -249,13 +249,15 @@ class _Walk:
         left = self._stream.codec_context.name.endswith("opus") or end > duration * self._base * self._stream.rate
         return int(begin if left else begin + end)
 
-    def _decode(self, packet: Any) -> None:
+    def _decode(self, packet: Any) -> bool:
+        """Decodes until there is a frame; whether that worked."""
         import av
 
         if self._first is not None:
-            return
+            return True
         try:
             frames = self._stream.codec_context.decode(packet if packet is not None and packet.size else None)
         except (av.FFmpegError, EOFError):
-            return
+            return False
         self._first = next(iter(frames), None)
+        return True

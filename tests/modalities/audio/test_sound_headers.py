@@ -183,6 +183,12 @@ XING = {
 }
 
 
+def vbri(data: bytes, frames: int, length: int) -> bytes:
+    """An mp3 without a header, of 64 kbit/s at 44.1 kHz, with one of Fraunhofer's encoder."""
+    header = b"VBRI" + struct.pack(">HHHIIHHHH", 1, 0, 50, length, frames, 0, 1, 1, 1)
+    return patched(data[:4] + bytes(204), (36, header)) + data
+
+
 def defects(folder: Path) -> dict[str, bytes]:
     """Files of which no byte of sound is missing, by name."""
     found: dict[str, bytes] = {}
@@ -198,6 +204,10 @@ def defects(folder: Path) -> dict[str, bytes]:
         found[f"tag {name}"] = data + b"TAG" + bytes(125)
         found[f"id3 {name}"] = b"ID3\x04\0\0\0\0\x0f\x76" + bytes(15 * 128 + 0x76) + data
         found[f"twice {name}"] = data * 2
+    data = (folder / "plain.mp3").read_bytes()
+    data = data[data.index(b"\xff\xfb") :]
+    for frames, length in ((0, 0), (1 << 31, 1 << 31), (1 << 31, len(data)), (100, 100 * len(data))):
+        found[f"vbri {frames} {length} .mp3"] = vbri(data, frames, length)
     for name in ("plain.mp3", "a.aac", "a.ac3", "a.mp2"):
         data = (folder / name).read_bytes()
         found[f"from the middle {name}"] = data[1000:]
@@ -324,6 +334,15 @@ def test_files_that_are_cut_off(name: str, made: Path, tmp_path: Path) -> None:
         path.write_bytes(data[: int(share * len(data))])
         with pytest.raises(BadSample, match=r"cut off|can be decoded|damaged"):
             read_audio(path, "a")
+
+
+def test_an_mp3_that_is_shorter_than_it_says(made: Path, tmp_path: Path) -> None:
+    data = (made / "plain.mp3").read_bytes()
+    data = data[data.index(b"\xff\xfb") :]
+    path = tmp_path / "a.mp3"
+    path.write_bytes(vbri(data, 200, 200 * 209))
+    with pytest.raises(BadSample, match="is cut off"):
+        read_audio(path, "a")
 
 
 def test_a_flac_that_is_cut_between_frames(tmp_path: Path) -> None:
