@@ -29,6 +29,8 @@ _SEEKABLE_CODECS = frozenset({"flac", "mp3", "mp3float", "opus", "vorbis"})
 """Decoders that, some packets after a seek, give what they give when they have read all."""
 _KEPT_PACKETS = 4_000_000
 """Packets of all indices that are kept in memory, 16 bytes each."""
+_FRAME = 8192
+"""Samples that a decoder may leave out of its first frame, or give in the next."""
 _LONGEST_PACKET_S = 60.0
 _LONGEST_PACKETS_S = {"opus": 0.12, "vorbis": 1.024}
 """By codec, seconds of the longest packet; one that is said to last longer has a broken time."""
@@ -174,16 +176,17 @@ class _Walk:
         self._first: Any = None
         self._longest_s = _LONGEST_PACKETS_S.get(codec, _LONGEST_PACKET_S)
         self._begin: int | None = None
-        self._back = False
+        self._doubtful = False
         self._end = self._sum = self._skipped = self._packets = self._timeless = 0
 
     @property
     def sure(self) -> bool:
         """Whether packets have the times of what they hold. In a long file one without may stand at each end."""
-        return not self._back and (not self._timeless or 2 >= self._timeless < self._packets // 20)
+        return not self._doubtful and (not self._timeless or 2 >= self._timeless < self._packets // 20)
 
     def add(self, packet: Any) -> None:
         """A packet; the last one is empty."""
+        before = self._first
         lost = not self._decode(packet)
         if not packet.size:
             return
@@ -192,6 +195,11 @@ class _Walk:
             self._timeless += 1
             duration = 0
         self._packets += 1
+        if self._first is not before:
+            # A header may say that packets hold more than they do.
+            said = float(duration * self._base) * self._first.sample_rate
+            self._doubtful |= said > 2 * self._first.samples + _FRAME
+            self._gathering = self._gathering and not self._doubtful
         # The first packet of Vorbis only prepares the second.
         if not lost and (self._first is not None or self._stream.codec_context.name != "vorbis"):
             self._sum += duration
@@ -202,7 +210,7 @@ class _Walk:
             return
         if self._begin is None:
             self._begin = self._end = packet.pts
-        self._back |= packet.pts < self._end - 1
+        self._doubtful |= packet.pts < self._end - 1
         # A gap, or a time that goes back: then samples are not where times say.
         self._gathering = self._gathering and packet.pts == self._end
         if self._gathering:

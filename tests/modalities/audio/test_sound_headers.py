@@ -247,6 +247,9 @@ def defects(folder: Path) -> dict[str, bytes]:
         data = (folder / name).read_bytes()
         for length in (-1, 1 << 50):
             found[f"size {length} {name}"] = patched(data, (after(data, b"data"), struct.pack(">q", length)))
+    data = (folder / "a.caf").read_bytes()
+    # What a packet is said to hold.
+    found["frames in a packet a.caf"] = patched(data, (after(data, b"lpcm", 8), struct.pack(">I", 60_000)))
     data = (folder / "a.au").read_bytes()
     for length in (0xFFFFFFFF, 20_000):
         found[f"size {length} a.au"] = patched(data, (8, struct.pack(">I", length)))
