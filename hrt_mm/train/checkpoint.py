@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, TypeAdapter
 from torch import Tensor
 
 from ..errors import UserError
+from ..extents import Extents
 from ..storage import Format, Sum, read_tensors
 from .files import flush_folder, write_flushed
 
@@ -72,6 +73,7 @@ class _Known:
     config: dict[str, Any] = field(default_factory=dict)
     classes: list[str] | None = None
     vocabularies: dict[str, str] = field(default_factory=dict)
+    extents: dict[str, Extents] = field(default_factory=dict)
 
 
 _KIND = TypeAdapter(_Known)

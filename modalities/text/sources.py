@@ -124,7 +124,7 @@ class Lines(Source):
             with self.texts[number].open("rb") as file:
                 file.seek(offset)
                 text = json.loads(file.read(length))[self.key].encode()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadSample(self.names[document], f"cannot be read any more: {error}") from error
         if len(text) != self.sizes[document]:
             raise BadSample(self.names[document], "is not what it was when the run began")
