@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrt_mm.modality import Command, Modality, Tokenizer
+from hrt_mm.modality import Command, Modality, Stretch, Tokenizer
 
 from .align import ALIGN
 from .audio import Audio
@@ -77,6 +77,18 @@ class AudioModality(Modality):
 
         header = read_header(path, path.name)
         return header.samples / header.rate
+
+    @classmethod
+    def stretches(cls, path: Path, tokenizer: Tokenizer, seconds: float) -> Iterator[Stretch] | None:
+        """The stretches of a file that is longer than what training saw; they are as long as that, whatever is asked.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .stretches import stretches
+
+        assert isinstance(tokenizer, AudioTokenizer)
+        return stretches(path, tokenizer)
 
     @classmethod
     def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
