@@ -27,6 +27,7 @@ _COUNTER = re.compile(r"\s*[0-9]+\s*")
 _BLOCKS = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")
 """First lines of what WebVTT files hold beside captions."""
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_SPACES = re.compile(r"\\[Nnh]")
 _NAMES = "b|i|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|small|big|center|strike|del|a"
 _TAG = re.compile(
     rf"</?(?:{_NAMES})(?:[\s.][^<>]*)?/?>"  # HTML's, and WebVTT's with classes
@@ -165,7 +166,11 @@ def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -
 
 
 def _label(lines: Sequence[str]) -> str:
-    text = _TAG.sub("", _BREAK.sub(" ", " ".join(lines)))
+    text = " ".join(lines)
+    if "{\\" in text:
+        # From SubStation Alpha, where these are a line break and a space.
+        text = _SPACES.sub(" ", text)
+    text = _TAG.sub("", _BREAK.sub(" ", text))
     return one_line(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
 
 

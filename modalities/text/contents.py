@@ -18,6 +18,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
@@ -129,12 +130,15 @@ class Contents:
             head = file.read(_HEAD)
             self._packed = _packing(head)
             self.encoding = encoding_of(head)
+            self.utf8 = True
+            """Whether what was looked at is UTF-8, where the file is plain."""
             if self._packed is None:
                 probes = [head]
                 for start in (size // 2, size - _PROBE) if size > _HEAD + 2 * _PROBE else ():
                     file.seek(start)
                     probes.append(file.read(_PROBE))
                 _check(head, probes, self.encoding)
+                self.utf8 = not self.plain or all(map(_is_utf8, probes))
 
     @property
     def plain(self) -> bool:
@@ -193,17 +197,30 @@ def text_bytes(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def readable(path: Path) -> tuple[Path, int]:
-    """Where the text of a file can be read at any place, and the bytes before it.
+@dataclass(frozen=True)
+class Place:
+    """Where the text of a file can be read at any place.
 
-    This is the file itself, or a copy in the folder for temporary files, which is there until the process ends.
+    Args:
+        path: the file itself, or a copy in the folder for temporary files, which is there until the process ends.
+        before: bytes of the file before the text.
+        utf8: whether what was looked at of a plain file is UTF-8.
+    """
+
+    path: Path
+    before: int = 0
+    utf8: bool = True
+
+
+def readable(path: Path) -> Place:
+    """Where the text of a file can be read.
 
     Raises:
         NotText: it is no text, or there is no room for a copy; says why.
         OSError: it cannot be read.
     """
     contents = Contents(path)
-    return (path, contents.mark) if contents.plain else (_copied(contents), 0)
+    return Place(path, contents.mark, contents.utf8) if contents.plain else Place(_copied(contents))
 
 
 _copies: dict[tuple[str, int, int], Path] = {}

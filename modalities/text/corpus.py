@@ -217,12 +217,19 @@ class CorpusConfig(DatasetConfig):
 
 
 def say_empty(source: Source, where: str) -> None:
-    """Warns of documents that were left out because they are empty or no text, how many and which is the first."""
+    """Warns of documents that were left out because they are empty or no text, and of those that are not UTF-8."""
     if source.no_text:
         count = len(source.no_text)
         what = "1 file is" if count == 1 else f"{count} files are"
         first = source.no_text[0] if count == 1 else f"the first is {source.no_text[0]}"
         log.warning("%s: %s no text and left out; %s", where, what, first)
+    if source.other:
+        count = len(source.other)
+        what = "1 file is" if count == 1 else f"{count} files are"
+        first = source.other[0] if count == 1 else f"the first is {source.other[0]}"
+        log.warning(
+            "%s: %s not UTF-8; the bytes stay as they are, and subwords take them for U+FFFD; %s", where, what, first
+        )
     if source.empty:
         count = len(source.empty)
         what = "1 document is" if count == 1 else f"{count} documents are"

@@ -15,7 +15,7 @@ import numpy as np
 from hrt_mm.errors import BadSample, ConfigError
 from hrt_mm.plain_text import NotText
 
-from .contents import readable
+from .contents import Place, readable
 
 _AS_BYTES = "Bytes of any kind are taken with data.raw_bytes: true"
 
@@ -33,6 +33,8 @@ class Source(ABC):
     """Names of documents that were left out, as there is nothing in them."""
     no_text: Sequence[str] = ()
     """Names of files that were left out, as they are no text, with the reasons."""
+    other: Sequence[str] = ()
+    """Names of files that are not in UTF-8."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None) -> None:
         self.names = list(names)
@@ -156,13 +158,13 @@ def files_source(
     Raises:
         ConfigError: a file cannot be read, one that was named is no text, or all are empty or no text.
     """
-    full, empty, no_text = [], [], []
+    full, empty, no_text, other = [], [], [], []
     texts = {}
     for home, path in found:
         name = path.relative_to(root).as_posix() if root != Path() else path.as_posix()
         try:
-            text, before = (path, 0) if raw_bytes else readable(path)
-            size = text.stat().st_size - before
+            place = Place(path) if raw_bytes else readable(path)
+            size = place.path.stat().st_size - place.before
         except NotText as error:
             if path in named:
                 raise ConfigError(f"{where} {path} {error.reason}. {_AS_BYTES}") from error
@@ -173,8 +175,10 @@ def files_source(
         if not size:
             empty.append(str(path))
             continue
-        if (text, before) != (path, 0):
-            texts[name] = (text, before)
+        if not place.utf8:
+            other.append(str(path))
+        if (place.path, place.before) != (path, 0):
+            texts[name] = (place.path, place.before)
         full.append((name, path.relative_to(home).as_posix(), size))
     if not full and no_text:
         raise ConfigError(f"{where}: no file is text ({len(found)} of them); {no_text[0]}. {_AS_BYTES}")
@@ -182,7 +186,7 @@ def files_source(
         raise ConfigError(f"{where}: every file is empty ({len(found)} of them); the first is {found[0][1]}")
     names, keys, sizes = zip(*full, strict=True)
     files = Files(root, names, sizes, keys, texts)
-    files.empty, files.no_text = empty, no_text
+    files.empty, files.no_text, files.other = empty, no_text, other
     return files
 
 
@@ -201,7 +205,8 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> Lines:
     texts = []
     for number, file in enumerate(files):
         try:
-            text, offset = readable(file)
+            place = readable(file)
+            text, offset = place.path, place.before
         except NotText as error:
             raise ConfigError(f"{where} {file} {error.reason}") from error
         except OSError as error:

@@ -88,6 +88,7 @@ def one(text: str) -> str:
         ("1984", "1984"),
         ("2", "2"),
         ("first\n\n- second, behind a blank line\n\n\nthird", "first - second, behind a blank line third"),
+        (r"{\an8}one\Ntwo\hthree", "one two three"),
         (r"C:\New\an8", r"C:\New\an8"),
         ("", ""),
     ],

@@ -196,6 +196,16 @@ def test_what_is_no_text_is_refused_by_name_and_left_out_of_folders(
     assert message.startswith(f"data.files: 1 file is no text and left out; {file}, which ")
 
 
+def test_other_encodings_stay_bytes_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_bytes("Grüße aus München. ".encode("latin-1") * 20)
+    (tmp_path / "b.txt").write_bytes("Grüße aus München. ".encode() * 20_000)
+    with caplog.at_level(logging.WARNING):
+        assert whole(corpus(tmp_path)) == [(tmp_path / name).read_bytes() for name in ("a.txt", "b.txt")]
+    (message,) = caplog.messages
+    assert message.startswith("data.files: 1 file is not UTF-8; the bytes stay as they are, and subwords take them for")
+    assert message.endswith("a.txt")
+
+
 def test_lines_of_json_that_are_no_text_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl.gz"
     file.write_bytes(gzip.compress(TEXT.encode())[:-9])
@@ -239,10 +249,10 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
 def test_a_file_is_unpacked_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.gz"
     file.write_bytes(gzip.compress(b"one"))
-    first, _ = readable(file)
-    assert readable(file)[0] == first
+    first = readable(file)
+    assert readable(file) == first
     file.write_bytes(gzip.compress(b"another"))
-    assert readable(file)[0] != first
+    assert readable(file) != first
     assert whole(corpus(file)) == [b"another"]
 
 
@@ -250,7 +260,7 @@ def test_copies_go_when_the_process_ends(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one"))
     code = (
         "import os, sys; from pathlib import Path; from modalities.text.contents import readable\n"
-        "copy = readable(Path(sys.argv[1]))[0]; print(copy)\n"
+        "copy = readable(Path(sys.argv[1])).path; print(copy)\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); assert copy.read_bytes() == b'one'"
     )
