@@ -82,7 +82,7 @@ def test_what_cannot_be_used_is_skipped_counted_and_named(tmp_path: Path) -> Non
     rows = [{"text": f"text {place}", "label": "ab"[place % 2], "split": "train"} for place in range(12)]
     rows[3]["text"], rows[4]["text"], rows[5]["text"] = "", "a lone \ud800 surrogate", "long " * 2_000_000
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = f"{{type: documents, file: {tmp_path}/rows.jsonl}}"
+    data = f"{{type: documents, file: {tmp_path}/rows.jsonl, split_by: hash, val: 0.01}}"
     more = ["train.max_bad_share=0.5", "train.steps=6", "modality.max_bytes=1000000"]
     task, group = "{type: classification, level: coarse}", "{type: given, boundary: sentences, max: 8}"
     train(settings(tmp_path, data, *more, task=task, group=group, causal=False))
