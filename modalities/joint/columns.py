@@ -139,6 +139,8 @@ class FilmSource(Source):
     """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
     max_pixels: PositiveInt = MAX_FRAME
     """Files of larger frames are bad samples."""
+    square_pixels: bool = True
+    """Resample the columns of frames whose pixels are not square, as players do."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training videos, in order; those of images, of all frames alike."""
 
@@ -159,7 +161,13 @@ class FilmSource(Source):
 
     def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
         """The videos."""
-        reading = Reading(sampling=self.sampling, side=self.side, max_pixels=self.max_pixels, follow_links=follow_links)
+        reading = Reading(
+            sampling=self.sampling,
+            side=self.side,
+            max_pixels=self.max_pixels,
+            square_pixels=self.square_pixels,
+            follow_links=follow_links,
+        )
         transform = chain(self.augment) if training else None
         return Clips(root, items, None, reading, random=training, transform=transform)
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from hrt_mm.train.evaluate import evaluate_run
 from hrt_mm.train.loop import train
 from modalities.audio import Audio
 from modalities.audio.files import wav
-from modalities.joint.columns import without_words
+from modalities.joint.columns import FilmSource, without_words
 from modalities.joint.manifest import JointManifestConfig, JointRows
+from modalities.video.clips import Clip
 from modalities.video.players import mp4
 from modalities.video.video import Video
+from tests.modalities.video.streams import KINDS, encode
 
 SOURCES: dict[str, Any] = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}
 
@@ -314,3 +317,11 @@ def test_captions_of_one_picture_are_answers_to_it(tmp_path: Path) -> None:
     assert metrics["test/text_to_image/queries"] == 12
     assert metrics["test/image_to_text/answers"] == 12
     assert metrics["test/image_to_text/queries"] == 4
+
+
+@pytest.mark.parametrize(("square", "columns"), [(True, 128), (False, 64)])
+def test_videos_of_a_table_have_a_setting_for_the_shape_of_pixels(tmp_path: Path, square: bool, columns: int) -> None:
+    encode(tmp_path / "a.mp4", KINDS["h264"], frames=4, aspect=Fraction(2))
+    source = FilmSource(type="video", column="film", square_pixels=square)
+    films = source.dataset(tmp_path, [Clip("a.mp4")], training=False, follow_links=False)
+    assert films[0].value.pixels_NCHW.shape == (4, 3, 48, columns)
