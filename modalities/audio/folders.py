@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import ConfigError, printable
 from hrt_mm.modality import Dataset
 from hrt_mm.splits import Splits
 
@@ -124,10 +124,10 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
         if self.label == "class":
             return label_of(row, self.label_column, place)
         if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
-            return tuple(found)
+            return tuple(map(printable, found))
         if not isinstance(found, str):
             raise ConfigError(f"{place}: {self.label_column} must be a text, got {found!r:.60}")
-        return as_target(found, self.label)
+        return as_target(printable(found), self.label)
 
 
 def as_target(text: str, label: str) -> Target:

@@ -285,7 +285,7 @@ class TagsConfig(DatasetConfig):
                     f"{place} has {len(words)} {self.words_column} and {len(tags)} {self.tags_column}; "
                     "they must be as many, and no word empty"
                 )
-            rows.setdefault(sides.of(row, place), []).append((place, words, tags))
+            rows.setdefault(sides.of(row, place), []).append((place, words, list(map(printable, tags))))
         return rows
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from hrt_mm.errors import ConfigError
+from hrt_mm.errors import ConfigError, printable
 from hrt_mm.splits import Splits
 
 from ..division import Division
@@ -125,7 +125,7 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
             return None
         found = row[self.label_column]
         if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
-            return tuple(found)
+            return tuple(map(printable, found))
         label = label_of(row, self.label_column, place)
         return tuple(label.split()) if self.label == "words" and label is not None else label
 

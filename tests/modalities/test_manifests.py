@@ -6,17 +6,22 @@ import gzip
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.errors import BadSample, ConfigError, UserError
+from hrt_mm.retrieval.listing import listed_in
 from modalities.audio.folders import ManifestConfig as Sounds
 from modalities.joint.manifest import JointManifestConfig as Joint
 from modalities.splits import SPLITS
 from modalities.text.documents import DocumentsConfig as Documents
+from modalities.text.documents import TagsConfig
 from modalities.video.folders import ManifestConfig as Videos
 from modalities.vision.manifest import ManifestConfig as Images
 
@@ -171,3 +176,48 @@ def test_paths_that_cannot_be_read_are_bad_samples(tmp_path: Path, kind: str, pa
         with pytest.raises(BadSample, match=message):
             dataset.shape(0)
         dataset.name(0).encode()
+
+
+@pytest.mark.parametrize("kind", ["sounds", "videos"])
+def test_words_and_tags_that_hold_surrogates(tmp_path: Path, kind: str) -> None:
+    rows = [row | {"label": ["a\ud800", "b"]} for row in put(tmp_path, kind)]
+    assert built(kind, table(tmp_path, rows), label="words").classes == ("a\\ud800", "b")
+    rows = [{"words": ["x"], "tags": ["\udfff"], "split": "train"}]
+    assert TagsConfig(type="tags", file=table(tmp_path, rows)).build("train").classes == ("\\udfff",)
+
+
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from(
+        ["0.x", "a", "train", "Val", "eval", "test", "", " ", ".", "..", "../x", "/etc/passwd", "//x", "a\\b", "a\0b",
+         "\ud800", "\udce9", "x" * 5000, "pipe", "loop", None, 3, 3.0, 1.5, True, [], ["a"], {}, 10**400]
+    ),
+    st.floats(),
+    st.text(max_size=5),
+)  # fmt: skip
+ROWS = st.lists(
+    st.dictionaries(st.sampled_from(["path", "label", "split", "id", "other"]), VALUES, max_size=5), max_size=4
+)
+
+
+@settings(max_examples=60)
+@given(ROWS)
+def test_any_rows_are_samples_or_named_mistakes(rows: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.mkfifo(folder / "pipe")
+        (folder / "loop").symlink_to("loop")
+        file = table(folder, rows)
+        for kind in KINDS:
+            try:
+                dataset = built(kind, file)
+                for label in dataset.classes or ():
+                    label.encode()
+                dataset.name(0).encode()
+                dataset[0]
+            except UserError as error:
+                str(error).encode()
+        try:
+            for own in listed_in([file]):
+                (own.name + str(own.info)).encode()
+        except UserError as error:
+            str(error).encode()
