@@ -37,11 +37,14 @@ def validate(args: argparse.Namespace) -> int:
     from ..config import check, load_config
     from ..errors import UserError
     from ..train.rehearsal import check_folder, rehearse, warnings_of
+    from ..train.splits import start_warnings
 
     config = load_config(args.config, args.overrides)
     check(config)
     found = "the data was not opened" if args.no_data else f"{rehearse(config)} samples; a batch of each went through"
     warnings = warnings_of(config)
+    if not args.no_data:
+        warnings += start_warnings(config.data)
     try:
         check_folder(config, resume=False)
     except UserError as error:

@@ -34,10 +34,10 @@ def _arguments(parser: ArgumentParser) -> None:
 def _run(args: Namespace) -> int:
     """Prints counts, how the splits were made and warnings, or the samples."""
     from ..splits import split_warnings
-    from ..train.splits import splits_of
+    from ..train.splits import listed_splits
 
     config = _config(args)
-    splits = splits_of(config.data)
+    splits = listed_splits(config.data)
     if args.split is not None and args.split not in splits.members:
         raise ConfigError(f"--split {args.split}: the data has {', '.join(splits.members)}")
     names = list(splits.members) if args.split is None else [args.split]

@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         from ..train.rehearsal import check_folder, rehearse, warnings_of
+        from ..train.splits import start_warnings
 
         check(config)
         check_folder(config, resume=args.resume)
         samples = rehearse(config)
-        for warning in warnings_of(config):
+        for warning in [*warnings_of(config), *start_warnings(config.data)]:
             print(f"warning: {warning}", file=sys.stderr)
         print(f"{args.config}: ok ({samples} samples; nothing was trained)")
         return 0

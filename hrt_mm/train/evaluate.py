@@ -108,7 +108,12 @@ class EvaluationLoader:
 
 @torch.no_grad()
 def evaluate(
-    task: Task, loader: EvaluationLoader, cast: Autocast, *, stopped: Callable[[], bool] = lambda: False
+    task: Task,
+    loader: EvaluationLoader,
+    cast: Autocast,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    partial: bool = False,
 ) -> dict[str, float] | None:
     """A split's metrics, by names like ``val/accuracy``. Leaves the global generators as they were.
 
@@ -117,6 +122,7 @@ def evaluate(
         loader: the split.
         cast: the precision's context.
         stopped: asked between batches.
+        partial: the metrics are not those of the split, so that nothing is said of what they lack.
 
     Returns:
         The metrics over all ranks, or ``None`` where a rank was stopped before its end.
@@ -140,7 +146,8 @@ def evaluate(
     metrics = means(added(loader.ranks.gather(meters.sums())), loader.split)
     counts = loader.ranks.gather(meters.class_counts())
     metrics |= macro_f1s(counts, loader.split)
-    loader.name_absent(classes_without_samples(counts))
+    if not partial:
+        loader.name_absent(classes_without_samples(counts))
     rows = _together(loader.ranks.gather(meters.rows()))
     return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
 

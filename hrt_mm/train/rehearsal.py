@@ -66,7 +66,7 @@ def rehearse(config: RunConfig) -> str:
         _train_batch(config, data, task, ranks, cast)
         for split in [name for name in data.splits if name != "train"]:
             loader = EvaluationLoader(split, data.maker(config, split), options, ranks, 1)
-            metrics = evaluate(task, loader, cast)
+            metrics = evaluate(task, loader, cast, partial=True)
             if not metrics:
                 _refuse_unusable(f"a batch of {split} has", loader.bad)
             if split == "val" and f"val/{task.monitor}" not in (metrics or {}):

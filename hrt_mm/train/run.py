@@ -260,7 +260,7 @@ class Run:
             self.progress.say(f"goes on from step {self.state.step}")
         if self.ranks.main:
             for warning in start_warnings(self.config.data):
-                log.warning("data: %s", warning)
+                log.warning("%s", warning)
         if self.options.time_limit is not None:
             clock = "processor time of this process" if self.options.clock == "cpu" else "wall clock"
             self.progress.say(

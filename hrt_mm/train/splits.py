@@ -10,7 +10,7 @@ from ..splits import Member, Splits, split_warnings
 NAMES = ("train", "val", "test")
 
 
-def splits_of(data: DatasetConfig) -> Splits:
+def listed_splits(data: DatasetConfig) -> Splits:
     """What is in each split: as the data set lists it, else from the data set of each split.
 
     Raises:
@@ -42,4 +42,4 @@ def start_warnings(data: DatasetConfig) -> list[str]:
         ConfigError: the data is missing or broken.
     """
     listed = data.splits() if data.lists_quickly else None
-    return split_warnings(listed, Limits()) if listed is not None else []
+    return [f"data: {line}" for line in split_warnings(listed, Limits())] if listed is not None else []

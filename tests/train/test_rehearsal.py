@@ -16,12 +16,12 @@ from hrt_mm.train.rehearsal import check_folder, rehearse, warnings_of
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    for split in ("train", "val", "test"):
+    for number, split in enumerate(("train", "val", "test")):
         for label in ("a", "b"):
             folder = tmp_path / "data" / split / label
             folder.mkdir(parents=True)
             for place in range(4):
-                Image.fromarray(np.full((8, 8, 3), 9 * place, np.uint8)).save(folder / f"{place}.png")
+                Image.fromarray(np.full((8, 8, 3), 60 * number + 9 * place, np.uint8)).save(folder / f"{place}.png")
     path = tmp_path / "small.yaml"
     path.write_text(f"""
 modality: {{type: vision, patch: 4, size: 8}}

@@ -96,6 +96,15 @@ def test_a_run_warns_of_its_splits(small: Path, caplog: pytest.LogCaptureFixture
     assert "val/macro_f1 is the mean over 2 of 3 classes: the split has no sample of Dog" in text
 
 
+def test_validate_warns_of_splits(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "validate", str(small), f"run.dir={small.parent / 'run'}"]) == 0
+    err = capsys.readouterr().err
+    assert "warning: data: 1 of 3 classes has no sample in val: Dog" in err
+    assert "is the mean over" not in err
+    assert main(["config", "validate", str(small), f"run.dir={small.parent / 'run'}", "--no-data"]) == 0
+    assert "data:" not in capsys.readouterr().err
+
+
 def test_show_finds_equal_contents(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", str(small)]) == 0
     out = capsys.readouterr().out
