@@ -6,20 +6,21 @@ A modality is a tokenizer, its datasets and their configurations, found through 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from .component import Component
-from .errors import ConfigError
+from .errors import ConfigError, Stopped
 from .extents import Extents
 from .sample import Sample
 from .splits import Splits
@@ -416,44 +417,128 @@ class Modality(ABC):
 
 Registered = TypeVar("Registered")
 
+log = logging.getLogger(__name__)
+
+DISTRIBUTION = "hrt-mm"
 GROUP = "hrt_mm.modalities"
 JOINT_GROUP = "hrt_mm.datasets"
 """Of datasets of several modalities: ``glyphs = "package:GlyphsConfig"``."""
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A plug-in that cannot be used. It stops no run but one that names it.
+
+    Args:
+        what: it is: ``modality`` or ``dataset``.
+        name: that it is registered under.
+        source: the distribution.
+        cause: why it cannot be used.
+    """
+
+    what: str
+    name: str
+    source: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"the {self.what} {self.name!r} of {self.source} cannot be used: {self.cause}"
+
+
 @cache
 def modalities() -> dict[str, type[Modality]]:
-    """Installed modalities by name.
-
-    Raises:
-        ConfigError: two plug-ins share a name, or one fails to load; names the distribution.
-    """
+    """Installed modalities by name; warns of those that cannot be used, and leaves them out."""
     return _installed(GROUP, "modality", Modality)
 
 
 @cache
 def joint_datasets() -> dict[str, type[DatasetConfig]]:
-    """Installed datasets of several modalities by type.
+    """Installed datasets of several modalities by type; warns of those that cannot be used, and leaves them out.
 
     The value of such a sample is a mapping by the name of the tower. A modality that a sample lacks is missing there.
-
-    Raises:
-        ConfigError: one fails to load, or is no dataset's configuration; names the distribution.
     """
     return _installed(JOINT_GROUP, "dataset", DatasetConfig)
 
 
+def broken_plugins() -> dict[tuple[str, str], Broken]:
+    """The plug-ins that cannot be used, by what they are and their name."""
+    modalities()
+    joint_datasets()
+    return dict(_broken)
+
+
+_broken: dict[tuple[str, str], Broken] = {}
+
+
 def _installed(group: str, what: str, base: type[Registered]) -> dict[str, type[Registered]]:
     found: dict[str, type[Registered]] = {}
+    sources: dict[str, str] = {}
+    for key in [key for key in _broken if key[0] == what]:
+        del _broken[key]
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         source = entry.dist.name if entry.dist else entry.value
         try:
-            loaded = entry.load()
-        except Exception as error:
-            raise ConfigError(f"the {what} {entry.name!r} of {source} failed to load: {error!r}") from error
-        if not (isinstance(loaded, type) and issubclass(loaded, base)):
-            raise ConfigError(f"the {what} {entry.name!r} of {source} is {loaded!r}, not a subclass of {base.__name__}")
-        if entry.name in found and found[entry.name] is not loaded:
-            raise ConfigError(f"two installed packages give a {what} {entry.name!r}; one is {source}")
-        found[entry.name] = loaded
-    return found
+            loaded = _load(entry, base)
+        except (KeyboardInterrupt, Stopped):
+            raise
+        except BaseException as error:
+            # Whatever its import raises, SystemExit and SyntaxError too.
+            told = str(error) if isinstance(error, ConfigError) else repr(error)
+            _leave_out(Broken(what, entry.name, source, told))
+            continue
+        if found.get(entry.name, loaded) is not loaded:
+            sources[entry.name] += f" and {source}"
+            _leave_out(Broken(what, entry.name, sources[entry.name], "both packages give it; uninstall one"))
+            continue
+        found[entry.name], sources[entry.name] = loaded, source
+    return {name: loaded for name, loaded in found.items() if (what, name) not in _broken}
+
+
+def _leave_out(broken: Broken) -> None:
+    log.warning("%s; what does not name it goes on", broken)
+    _broken[broken.what, broken.name] = broken
+
+
+def _load(entry: EntryPoint, base: type[Registered]) -> type[Registered]:
+    """What an entry point names, once it is known to be usable.
+
+    Raises:
+        ConfigError: it is of another kind, or its types are wrong.
+        BaseException: what its import raises.
+    """
+    loaded = entry.load()
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise ConfigError(f"it is {loaded!r}, not a subclass of {base.__name__}")
+    if issubclass(loaded, Modality):
+        if types_of(loaded.tokenizer) != (entry.name,):
+            raise ConfigError(f"{_name(loaded.tokenizer)} must have type: Literal[{entry.name!r}]")
+        components: list[type[Component]] = [loaded.tokenizer, *loaded.datasets]
+        types = [name for dataset in loaded.datasets for name in types_of(dataset)]
+        if len(types) > len(set(types)):
+            raise ConfigError(f"two of its datasets have one type: {', '.join(types)}")
+    else:
+        assert issubclass(loaded, Component)
+        components = [loaded]
+        if entry.name not in types_of(loaded):
+            raise ConfigError(f"{_name(loaded)} must have type: Literal[{entry.name!r}]")
+    if entry.dist is None or entry.dist.name != DISTRIBUTION:
+        for component in components:
+            # Every configuration is compared with the schemas of all that is installed.
+            component.model_json_schema()
+    return loaded
+
+
+def types_of(component: type[Component]) -> tuple[str, ...]:
+    """The values of ``type`` that a component stands for.
+
+    Raises:
+        ConfigError: it does not fix its ``type``.
+    """
+    field = component.model_fields.get("type")
+    if field is None or get_origin(field.annotation) is not Literal:
+        raise ConfigError(f"{_name(component)} must fix its type: type: Literal['name'] = 'name'")
+    return get_args(field.annotation)
+
+
+def _name(component: type[Component]) -> str:
+    return f"{component.__module__}.{component.__qualname__}"

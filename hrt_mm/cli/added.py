@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 from collections.abc import Sequence
 
-from ..errors import ConfigError
-from ..modality import Command, modalities
+from ..modality import Command, Modality, modalities
 from .arguments import Commands, command
-from .data import SHOW
+
+log = logging.getLogger(__name__)
 
 
 def wanted(argv: Sequence[str], commands: Commands) -> bool:
@@ -16,11 +18,7 @@ def wanted(argv: Sequence[str], commands: Commands) -> bool:
 
 
 def add(commands: Commands) -> None:
-    """Adds the commands of all installed modalities.
-
-    Raises:
-        ConfigError: a modality cannot be loaded, or the names of two commands clash.
-    """
+    """Adds the commands of all installed modalities, without those that clash with others or fail."""
     for group, members in _grouped(commands).items():
         if "" in members:
             own = members[""]
@@ -34,14 +32,28 @@ def add(commands: Commands) -> None:
 
 
 def _grouped(commands: Commands) -> dict[str, dict[str, Command]]:
-    groups = {"data": {"show": SHOW}}
+    groups: dict[str, dict[str, Command]] = {}
     for modality in modalities().values():
-        for own in modality.commands():
+        for own in _commands(modality):
             group, _, name = own.name.partition(" ")
             others = groups.get(group, {})
             if group in commands.choices or name in others or (others and "" in (name, *others)):
-                raise ConfigError(
-                    f"the modality {modality.name!r} adds a command {own.name!r}, and there is one already"
-                )
+                log.warning(
+                    "the modality %r adds a command %r, and there is one already; it is left out",
+                    modality.name, own.name,
+                )  # fmt: skip
+                continue
             groups.setdefault(group, {})[name] = own
     return groups
+
+
+def _commands(modality: type[Modality]) -> list[Command]:
+    """The commands of a modality whose arguments can be added."""
+    try:
+        found = list(modality.commands())
+        for own in found:
+            own.arguments(argparse.ArgumentParser())
+    except Exception as error:
+        log.warning("the commands of the modality %r cannot be used: %r", modality.name, error)
+        return []
+    return found

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 Run = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class HelpParser(argparse.ArgumentParser):
-    """A parser whose help ends with what is installed. That is looked up only when the help is asked for."""
+    """A parser of a command, or of all: the help of all ends with what is installed, looked up when it is asked for."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, lists_installed: bool = False, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.lists_installed = lists_installed
 
     def format_help(self) -> str:
-        from .installed import listing
+        if self.lists_installed:
+            from .installed import listing
 
-        self.epilog = listing()
+            self.epilog = listing()
         return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
+            message += f"; a value that begins with - is written with an equals sign: {option}=-1"
+        super().error(message)
+
+
+TEXTS = ("--text", "--prompt", "--stop")
+"""Options whose value may be any text, also one that begins with a dash."""
+
+
+def with_texts_joined(argv: Sequence[str], known: Callable[[str], bool]) -> list[str]:
+    """A command line in which ``--text -foo`` is ``--text=-foo``: argparse would take the text for an option.
+
+    Args:
+        argv: the arguments.
+        known: whether a word is an option of the command.
+    """
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in TEXTS and (value := next(words, None)) is not None:
+            dashed = value.startswith("-") and not known(value.partition("=")[0])
+            found += [f"{word}={value}"] if dashed else [word, value]
+        else:
+            found.append(word)
+    return found
 
 
 def command(commands: Commands, name: str, help: str, run: Run) -> argparse.ArgumentParser:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
     if not isinstance(found.task, LanguageModel):
         raise UserError(f"{args.folder} is a run of task {found.config.task.type}; only task language generates")
-    prompt = _given(args.prompt) if args.file is None else args.file.read_bytes()
+    prompt = _given(args.prompt) if args.file is None else _read(args.file)
     shown = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
     seeds = [args.seed + place for place in range(args.num)]
     pieces = generate(
@@ -73,6 +73,13 @@ def run(args: argparse.Namespace) -> int:
                 break
             showing += 1
     return 0
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"--file {file} cannot be read: {error.strerror}; give a text file") from error
 
 
 def _given(prompt: str) -> str | bytes:

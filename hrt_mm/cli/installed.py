@@ -8,20 +8,17 @@ from importlib.metadata import entry_points
 
 from ..config import packaged_configs
 from ..config.sections import datasets, tasks
-from ..errors import ConfigError
-from ..modality import GROUP, modalities
+from ..modality import GROUP, broken_plugins, modalities
 from ..pooling import POOLINGS
 
 
 def listing() -> str:
     """A short list for the end of the help."""
     lines = ["installed:"]
-    try:
-        for name, modality in modalities().items():
-            lines.append(f"  modality {name}: datasets {', '.join(datasets(modality))}")
-        lines.append(f"  tasks: {', '.join(tasks())}")
-    except ConfigError as error:
-        lines.append(f"  error: {error}")
+    for name, modality in modalities().items():
+        lines.append(f"  modality {name}: datasets {', '.join(datasets(modality))}")
+    lines += [f"  {broken}" for broken in broken_plugins().values()]
+    lines.append(f"  tasks: {', '.join(tasks())}")
     return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
 
 
@@ -31,6 +28,7 @@ def table() -> str:
     for name, modality in modalities().items():
         lines.append(f"{name} ({_origin(name)}): {_summary(modality.tokenizer)}")
         lines += _rows("data", datasets(modality))
+    lines += [str(broken) for broken in broken_plugins().values()]
     lines.append("tasks, for every modality")
     lines += _rows("task", tasks())
     lines.append("poolings, for every modality")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from . import added, config, describe, diagnose, doctor, embed, evaluate, generate, index, modalities, search, train
-from .arguments import HelpParser
+from .arguments import HelpParser, with_texts_joined
 from .process import as_process, printable_output
 
 COMMANDS = (train, evaluate, generate, embed, index, search, describe, diagnose, doctor, config, modalities)
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of a command line, with overrides accepted after options too."""
-    parser = HelpParser(prog="hrt-mm", description="Multimodal hierarchies: train from YAML, evaluate, look inside.")
+    about = "Multimodal hierarchies: train from YAML, evaluate, look inside."
+    parser = HelpParser(prog="hrt-mm", description=about, lists_installed=True)
     parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
     parser.set_defaults(traceback=False)
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -40,16 +42,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         command.add(commands)
     argv = sys.argv[1:] if argv is None else argv
     if added.wanted(argv, commands):
-        try:
-            added.add(commands)
-        except ConfigError as error:
-            # The help tells it at its end.
-            if not argv[0].startswith("-"):
-                parser.error(str(error))
+        added.add(commands)
+    if argv and argv[0] in commands.choices:
+        known = commands.choices[argv[0]]._option_string_actions
+        argv = with_texts_joined(argv, known.__contains__)
     args, rest = parser.parse_known_args(argv)
     # argparse fills a list of positionals once, before the options; the overrides after them are left over.
     if rest and (any(item.startswith("-") for item in rest) or not hasattr(args, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    for name, value in vars(args).items():
+        # The shell leaves --out=~/x as it is.
+        setattr(args, name, _at_home(value))
     return args
+
+
+def _at_home(value: Any) -> Any:
+    """A path, or a list of them, with ``~`` replaced by the home folder; other values as they are."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value

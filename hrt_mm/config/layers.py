@@ -47,7 +47,7 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     hint = f"; did you mean {close!r}?" if close else ""
     raise ConfigError(
         f"no configuration {name!r}: {path} is not a file, and no packaged one has that name{hint} "
-        f"(packaged: {', '.join(packaged)})"
+        "(`hrt-mm --help` lists them)"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..component import Component
 from ..levels import HierarchyConfig
-from ..modality import DatasetConfig, TokenizerConfig, modalities
+from ..modality import DatasetConfig, TokenizerConfig, broken_plugins, modalities
 from ..tasks.base import TaskConfig
 from .allowed import Allowed
 from .fitting import fit
@@ -170,7 +170,9 @@ def _component(
         validator.add((*section, "type"), f"the key is missing; expected one of {known}")
     else:
         word = node.value["type"].data()
+        broken = broken_plugins().get(("dataset" if what == "data" else what, str(word)))
         foreign = _foreign(word, root, list(options)) if what == "data" else None
+        foreign = str(broken) if broken is not None else foreign
         validator.add((*section, "type"), foreign or one_of(word, list(options), f"{what} type"))
     return None
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..component import Component
 from ..errors import ConfigError
 from ..levels import HierarchyConfig
-from ..modality import GROUP, JOINT_GROUP, DatasetConfig, Modality, TokenizerConfig, joint_datasets, modalities
+from ..modality import (
+    DISTRIBUTION,
+    GROUP,
+    JOINT_GROUP,
+    DatasetConfig,
+    Modality,
+    TokenizerConfig,
+    joint_datasets,
+    modalities,
+    types_of,
+)
 from ..tasks import TASKS
 from ..tasks.base import TaskConfig
 from ..train.config import OptimConfig, RunFolder, TrainConfig
-
-DISTRIBUTION = "hrt-mm"
 
 
 class TowerConfig(Component):
@@ -119,7 +127,7 @@ def by_type(components: tuple[type[Component], ...]) -> dict[str, type[Component
     """
     found: dict[str, type[Component]] = {}
     for component in components:
-        for name in _types(component):
+        for name in types_of(component):
             if name in found:
                 raise ConfigError(f"{_name(component)} and {_name(found[name])} both have type {name!r}; rename one")
             found[name] = component
@@ -133,7 +141,7 @@ def tokenizers(installed: dict[str, type[Modality]]) -> dict[str, type[Component
         ConfigError: a tokenizer's type is not its modality's name.
     """
     for name, modality in installed.items():
-        if _types(modality.tokenizer) != (name,):
+        if types_of(modality.tokenizer) != (name,):
             raise ConfigError(f"{_name(modality.tokenizer)} of the modality {name!r} must have type: Literal[{name!r}]")
     return {name: modality.tokenizer for name, modality in installed.items()}
 
@@ -160,7 +168,7 @@ def builtin_joint() -> dict[str, type[Component]]:
 
 def _joint(found: Mapping[str, type[DatasetConfig]]) -> dict[str, type[Component]]:
     for name, dataset in found.items():
-        if name not in _types(dataset):
+        if name not in types_of(dataset):
             raise ConfigError(f"{_name(dataset)} is registered as {name!r}, so it must have type: Literal[{name!r}]")
     return dict(found)
 
@@ -168,13 +176,6 @@ def _joint(found: Mapping[str, type[DatasetConfig]]) -> dict[str, type[Component
 def tasks() -> dict[str, type[Component]]:
     """Task configurations by type."""
     return dict(TASKS)
-
-
-def _types(component: type[Component]) -> tuple[str, ...]:
-    field = component.model_fields.get("type")
-    if field is None or get_origin(field.annotation) is not Literal:
-        raise ConfigError(f"{_name(component)} must fix its type: type: Literal['name'] = 'name'")
-    return get_args(field.annotation)
 
 
 def _name(component: type[Component]) -> str:

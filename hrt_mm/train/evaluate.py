@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..component import Component
 from ..config import RunConfig, load_config
+from ..errors import ConfigError
 from ..extents import Extents
 from ..modality import Tokenizer
 from ..splits import some
@@ -184,10 +186,42 @@ class TrainedRun:
         Raises:
             ConfigError: there is no such split, or it has classes that the task does not know.
         """
-        dataset = build_dataset(self.config, split, self.tokenizer, "--split chooses another one")
+        other = "test" if split == "val" else "val"
+        try:
+            dataset = build_dataset(self.config, split, self.tokenizer, f"--split {other} evaluates another one")
+        except ConfigError as error:
+            raise ConfigError(f"{error}{self._elsewhere()}") from error
         check_classes(dataset, split, self.classes)
         maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
+
+    def _elsewhere(self) -> str:
+        """Where relative paths of the data were found when the run was trained, if they are not here."""
+        before = self.checkpoint.state.get("started_in")
+        if not isinstance(before, str):
+            return ""
+        paths = [path for path in _paths(self.config.data) if not path.is_absolute() and not path.exists()]
+        found = [str(path) for path in paths if (Path(before) / path).exists()]
+        if not found:
+            return ""
+        return (
+            f"; the run was started in {before}, where {found[0]} is: evaluate it from there, or give an absolute path"
+        )
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """All paths of a configuration."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Component):
+        for name in type(value).model_fields:
+            yield from _paths(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _paths(item)
 
 
 def load_task(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -376,6 +377,7 @@ class Run:
             "counts": self._counts(),
             "world_size": self.ranks.world_size,
             "classes": self.data.classes,
+            "started_in": os.getcwd(),
             "vocabularies": vocabularies(self.data.tokenizer),
             "extents": {name: extents.plain() for name, extents in self.extents.items()},
             "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},

@@ -115,40 +115,56 @@ def test_our_own_mistakes_keep_their_traceback(small: str, monkeypatch: pytest.M
 
 
 def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--help"], ["train", "--help"]):
-        with pytest.raises(SystemExit) as caught:
-            main(argv)
-        assert caught.value.code == 0
-        out = capsys.readouterr().out
-        assert "modality vision: datasets digits" in out
-        assert f"tasks: {', '.join(sorted(TASKS))}" in out
-        assert "vision/digits" in out
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "modality vision: datasets digits" in out
+    assert f"tasks: {', '.join(sorted(TASKS))}" in out
+    assert "vision/digits" in out
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "tasks:" not in capsys.readouterr().out, "the options of a command do not scroll away"
 
 
-def test_commands_of_modalities_are_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_modalities_are_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     for argv in (["--help"], ["text", "--help"]):
         with pytest.raises(SystemExit):
             parse(argv)
         assert "subwords" in capsys.readouterr().out
     clash = Command("config show", "", lambda parser: None, lambda args: 0)
-    monkeypatch.setattr(modalities()["vision"], "commands", lambda: (clash,))
-    with pytest.raises(SystemExit) as caught:
-        parse(["text", "subwords"])
-    assert caught.value.code == 2
-    assert "'vision' adds a command 'config show', and there is one already" in capsys.readouterr().err
-    assert parse(["doctor"]).run, "other commands go on"
-    for name, other in (
-        ("transcribe", ()),
-        ("text", ()),
-        ("own", (Command("own more", "", clash.arguments, clash.run),)),
-    ):
-        own = Command(name, "", clash.arguments, clash.run)
-        monkeypatch.setattr(modalities()["vision"], "commands", lambda own=own, other=other: (own, *other))
-        with pytest.raises(SystemExit):
-            parse(["text", "subwords"])
-        assert "adds a command" in capsys.readouterr().err
+    for names in (["config show"], ["transcribe"], ["text"], ["own", "own more"]):
+        own = [Command(name, "", clash.arguments, clash.run) for name in names]
+        monkeypatch.setattr(modalities()["vision"], "commands", lambda own=own: own)
+        caplog.clear()
+        assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run, "what others give goes on"
+        assert f"the modality 'vision' adds a command {names[-1]!r}, and there is one already" in caplog.text
     monkeypatch.setattr(modalities()["vision"], "commands", lambda: (Command("look", "", lambda parser: None, len),))
     assert parse(["look"]).run is len
+
+    def fail() -> None:
+        raise RuntimeError("no such library")
+
+    monkeypatch.setattr(modalities()["vision"], "commands", fail)
+    assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run
+    assert "the commands of the modality 'vision' cannot be used: RuntimeError('no such library')" in caplog.text
+
+
+def test_a_text_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    args = parse(["search", "index", "--text", "-foo", "--json"])
+    assert (args.text, args.json) == ("-foo", True)
+    assert parse(["generate", "run", "--prompt", "--x", "--stop", "-", "--stop", "\n"]).stop == ["-", "\n"]
+    with pytest.raises(SystemExit):
+        parse(["search", "index", "--text", "--json"])
+    assert "--text=-1" in capsys.readouterr().err
+
+
+def test_home_is_found_in_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse(["embed", "~/run", "~/a", "--out=~/x"]).out == tmp_path / "x"
+    assert parse(["embed", "~/run", "~/a", "--out=~/x"]).files == [tmp_path / "a"]
 
 
 def test_modalities_lists_them_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
