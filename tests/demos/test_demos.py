@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from demos import digits, emoji, glyphs, moments, sentences
 from demos.command import Demo, Query, main, told
 from demos.moments import Moment
-from hrt_mm.config import load_config
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.errors import Stopped
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
+from hrt_mm.train.files import held_alone
 from modalities.joint.films import FilmsConfig, FootageConfig
 
 DEMOS = [glyphs.DEMO, emoji.DEMO, sentences.DEMO, digits.DEMO, moments.DEMO]
@@ -97,3 +100,24 @@ def test_moments_of_long_films_are_looked_for_and_drawn(
 
 def _short(data: FilmsConfig) -> FootageConfig:
     return data.film.model_copy(update={"train": 1, "valid": 1, "test": 2, "scenes": (3, 3)})
+
+
+def test_a_demo_whose_training_is_stopped_ends_with_the_code_of_the_signal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stopped(config: RunConfig, *, resume: bool) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("sys.argv", ["glyphs", "--folder", str(tmp_path / "demo")])
+    monkeypatch.setattr("demos.command.train", stopped)
+    assert main(glyphs.DEMO, glyphs.__doc__) == 143
+    assert not (tmp_path / "demo" / "index").exists()
+
+
+def test_two_demos_do_not_prepare_one_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["glyphs", "--folder", str(tmp_path / "demo")])
+    with held_alone(tmp_path / "demo", create=True):
+        assert main(glyphs.DEMO, glyphs.__doc__) == 2
+    assert "demo is being written by another process" in capsys.readouterr().err
