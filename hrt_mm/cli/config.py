@@ -7,6 +7,7 @@ import json
 import sys
 
 from .arguments import Commands, add_config, command
+from .process import is_unicode
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +29,8 @@ def show(args: argparse.Namespace) -> int:
     """Prints the resolved configuration."""
     from ..config import load_config, resolved_yaml
 
-    print(resolved_yaml(load_config(args.config, args.overrides)), end="")
+    config = load_config(args.config, args.overrides)
+    print(resolved_yaml(config, ascii_only=not is_unicode(sys.stdout)), end="")
     return 0
 
 

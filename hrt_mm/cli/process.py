@@ -76,8 +76,9 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def is_unicode(stream: object) -> bool:
-    """Whether a text stream has all characters."""
-    return str(getattr(stream, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+    """Whether a text stream has all characters, as those in memory have."""
+    encoding = getattr(stream, "encoding", None)
+    return encoding is None or str(encoding).lower().replace("-", "").startswith("utf")
 
 
 @contextmanager

@@ -12,9 +12,14 @@ from .sections import RunConfig
 from .yaml_reader import core_resolvers
 
 
-def resolved_yaml(config: RunConfig) -> str:
-    """A configuration with its defaults written out; loading it gives the same one."""
-    return yaml.dump(_written(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def resolved_yaml(config: RunConfig, *, ascii_only: bool = False) -> str:
+    """A configuration with its defaults written out; loading it gives the same one.
+
+    Args:
+        config: of a run.
+        ascii_only: write other characters as escapes.
+    """
+    return yaml.dump(_written(config), Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only)
 
 
 @core_resolvers

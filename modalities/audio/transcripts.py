@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from typing import TextIO
 
+from hrt_mm.cli.process import is_unicode
 from hrt_mm.streaming import Heard
 
 from .alignments import written
@@ -91,7 +92,8 @@ class Json(Transcript):
 
     def add(self, word: Heard) -> None:
         own = {"start": round(word.start, DIGITS), "end": round(word.end, DIGITS), "label": word.label}
-        self._put(self._before + json.dumps(own | {"score": round(word.score, 4)}, ensure_ascii=False))
+        own |= {"score": round(word.score, 4)}
+        self._put(self._before + json.dumps(own, ensure_ascii=not is_unicode(self.out)))
         self._before = ",\n "
 
     def end(self, seconds: float) -> None:

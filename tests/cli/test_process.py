@@ -10,6 +10,7 @@ import pytest
 
 from hrt_mm.cli.main import main
 from hrt_mm.cli.process import as_process, ending_on_sigterm, printable_output
+from hrt_mm.config import load_config
 from hrt_mm.errors import Stopped
 from hrt_mm.tasks.base import Batch
 from hrt_mm.train.run import Run
@@ -115,6 +116,19 @@ COMMANDS = [
     ["doctor"],
     ["config", "validate", "nowhere-→.yaml"],
 ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_configuration_is_printed_so_that_it_loads_again(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding))
+    assert main(["config", "show", str(tmp_path / "small.yaml"), "run.dir=naïve/猫"]) == 0
+    sys.stdout.flush()
+    (tmp_path / "again.yaml").write_bytes(out.getvalue())
+    assert load_config(tmp_path / "again.yaml").run.dir == Path("naïve/猫")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
