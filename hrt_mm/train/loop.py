@@ -58,6 +58,8 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         # No rank may write before the last one has looked.
         ranks.barrier()
         for stage in planned:
+            # Data may take minutes to make. Ranks wait for each other, so that they stop together later.
+            stop.at_once = ranks.world_size == 1
             with Run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
                 fit(run)
                 run.finish()

@@ -93,6 +93,7 @@ class Run:
         self._kept_lines = int(checkpoint.state["log_lines"]) if checkpoint is not None else 0
 
     def __enter__(self) -> Self:
+        self.stop.at_once = False
         step, options = self.state.step, self.options
         if self.ranks.main:
             write_config(self.config)

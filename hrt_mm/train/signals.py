@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any, Self
+
+from ..errors import Stopped
 
 
 class StopSignals:
@@ -17,6 +20,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.number = 0
         """Of the signal; 0 before one came."""
+        self.at_once = False
+        """Whether a signal raises ``Stopped`` where it comes, as long as there is nothing to save."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -36,3 +41,6 @@ class StopSignals:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+        if self.at_once:
+            print(f"{Stopped(number)} before the first step", file=sys.stderr)
+            raise Stopped(number)

@@ -13,6 +13,7 @@ import torch
 from hrt_mm.config import RunConfig
 from hrt_mm.config.folder import run_dir
 from hrt_mm.errors import ConfigError, Stopped, UserError
+from hrt_mm.modality import Dataset
 from hrt_mm.train import checkpoint as checkpoint_module
 from hrt_mm.train import files
 from hrt_mm.train.checkpoint import CheckpointError
@@ -22,7 +23,7 @@ from hrt_mm.train.nonfinite import NonFiniteError
 from hrt_mm.train.regions import compile_regions
 from hrt_mm.train.store import CheckpointStore
 from tests.train.toy_processes import finished, logged, start, wait_for_step
-from tests.train.toy_training import toy_config
+from tests.train.toy_training import ToyData, toy_config
 
 
 def trained(folder: Path, **keywords: Any) -> dict[str, Any]:
@@ -410,3 +411,19 @@ def test_a_time_limit_is_told_with_unit_and_clock_and_an_early_end_is_warned_of(
     told = capsys.readouterr().err
     assert "train.time_limit 0.06 s (processor time of this process)" in told
     assert "left (both by processor time)" in told
+
+
+def test_a_signal_while_data_is_made_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def endless(self: ToyData, split: str) -> Dataset:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyData, "build", endless)
+        with pytest.raises(Stopped):
+            train(toy_config(tmp_path / "run"))
+    assert "stopped by SIGTERM before the first step" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    trained(tmp_path / "run")
