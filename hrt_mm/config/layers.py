@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hrt_mm
@@ -36,7 +37,7 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     Raises:
         ConfigError: there is neither; names the nearest packaged one.
     """
-    path = (folder or Path()) / Path(name).expanduser()
+    path = (folder or Path()) / os.path.expanduser(name)
     if path.is_file():
         return path
     packaged = packaged_configs()

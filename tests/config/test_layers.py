@@ -119,3 +119,5 @@ def test_a_wrong_name_lists_the_nearest() -> None:
         find_config(name[:-1])
     assert f"did you mean {name!r}?" in str(caught.value)
     assert "`hrt-mm --help` lists them" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"no configuration '~nosuchuser/x\.yaml'"):
+        find_config("~nosuchuser/x.yaml")
