@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..modality import Command, Modality, modalities
 from .arguments import Commands, command
+from .data import SHOW
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def _grouped(commands: Commands) -> dict[str, dict[str, Command]]:
-    groups: dict[str, dict[str, Command]] = {}
+    groups = {"data": {"show": SHOW}}
     for modality in modalities().values():
         for own in _commands(modality):
             group, _, name = own.name.partition(" ")
