@@ -102,7 +102,8 @@ def _check_alternatives(root: Node, path: Keys, problems: list[Problem]) -> None
     node, depth = root.find(path)
     given = both_given(node) if depth == len(path) else None
     if given is not None and all(problem.path != path for problem in problems):
-        names = " and ".join(f"{key} ({child.mark})" for key, child in given)
+        apart = len({child.mark for _, child in given}) > 1
+        names = " and ".join(f"{key} ({child.mark})" if apart else key for key, child in given)
         problems.append(Problem(node.mark, path, f"{names} are alternatives; keep one of them"))
 
 

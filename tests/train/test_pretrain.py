@@ -178,7 +178,10 @@ def test_all_of_the_first_model_reaches_the_finest_level() -> None:
     [
         ("train.pretrain.task.typ=masked", r"train.pretrain.task.typ: unknown key; did you mean 'type'"),
         ("train.pretrain.task={type: classification}", r"'classification'.*one of masked, language"),
-        ("train.pretrain={task: {type: masked}, steps: 2, batch_size: 5, batch_tokens: 5}", r"both are given"),
+        (
+            "train.pretrain={task: {type: masked}, steps: 2, batch_size: 5, batch_tokens: 5}",
+            r"batch_size and batch_tokens are alternatives; keep one",
+        ),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:
