@@ -95,7 +95,10 @@ def test_casting_a_model_leaves_positions_exact(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-def test_every_module_of_a_packaged_model_can_start_and_is_saved_whole(name: str) -> None:
+def test_every_module_of_a_packaged_model_can_start_and_is_saved_whole(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HRT_MM_DATA", "/nowhere")
     config = load_config(name)
     with torch.device("meta"):
         task = build_task(config, build_tokenizer(config), config.task.stand_ins)
