@@ -176,6 +176,8 @@ class PyavReader(Reader):
             if place is not None and place >= entry:
                 number = int(self._plan.entries_E[entry])
                 return enumerate(chain([packet], packets), number) if place == entry else None
+            if packet.size and packet.has_sidedata("new_extradata"):
+                return None  # parameters that a decoder must see
         return None
 
     def _forward(self, number: int) -> Any:
