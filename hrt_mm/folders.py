@@ -126,8 +126,12 @@ def walk(
     while walker.links:
         name = walker.links.pop(0)
         path = root / name
-        target = path.resolve()
-        status = target.stat()
+        try:
+            target = path.resolve()
+            status = target.stat()
+        except (OSError, RuntimeError) as error:  # it went, or changed, since it was listed
+            found.left_out.append(LeftOut(name, f"a broken link: {getattr(error, 'strerror', None) or error}"))
+            continue
         leads_in = target.is_relative_to(inside)
         if path.parent.resolve().is_relative_to(target) or inside.is_relative_to(target):
             found.left_out.append(LeftOut(name, f"a link that leads upwards, to {shown(str(target))}"))

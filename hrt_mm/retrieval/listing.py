@@ -113,7 +113,11 @@ def _matching(pattern: Path, suffixes: Collection[str] | None, others: Collectio
     asked = pattern.suffix.lower() if not has_magic(pattern.suffix) else ""
     for path in matches:
         if path.is_dir():
-            found += _inside(path, suffixes, others)
+            home, target = path.parent.resolve(), path.resolve()
+            if path.is_symlink() and (home.is_relative_to(target) or not target.is_relative_to(home)):
+                log.warning("left out: %s: a link that leads out of its folder; name it itself", shown(str(path)))
+            else:
+                found += _inside(path, suffixes, others)
         elif (asked and path.suffix.lower() == asked) or _counts(path.name, suffixes, others):
             found.append(path)
         else:

@@ -63,6 +63,9 @@ def test_files_of_other_suffixes_and_hidden_ones_are_left_out(films: Path, caplo
     assert files_in([films / "**"], {".mp4"}) == [films / name for name in everything]
     assert files_in([films / "de*" / "**" / "?.mp4"]) == [films / "deep/er/c.mp4"]
     assert caplog.text.count("left out 2 files of .txt, which are not read") == 2
+    (films / "above").symlink_to("..")
+    assert {path.parent for path in files_in([films / "*"], {".mp4"})} == {films, films / "deep" / "er"}
+    assert "above: a link that leads out of its folder" in caplog.text
     with pytest.raises(UserError, match=r"there are no files in .*; files that count end in .wav"):
         listed([films], suffixes={".wav"})
 
