@@ -53,6 +53,8 @@ class MediaConfig(ValSplitConfig):
         if not isinstance(found, Division):
             # Of data that is rendered or published as it is, a split that is not asked for stops nothing.
             checked = (split,)
+            if found.get("val"):
+                self.needless("split_seed", f"data.type {self.type} has its own val")
             splits = {name: list(items) for name, items in found.items()}
             made_by = f"fixed by data.type {self.type}"
             found = self.with_val(Division(splits, f"data.root {root}", made_by, traits_of(texts=texts)))

@@ -164,6 +164,8 @@ class CorpusConfig(DatasetConfig):
                     f"extends gives {name}, write {name}: null"
                 )
         val, test = self._parts()
+        if not val + test and self.split_seed:
+            raise ValueError(f"split_seed {self.split_seed} has no effect, as no documents are split off; drop it")
         if val + test >= 1:
             raise ValueError(f"val {val:g} and test {test:g} leave nothing to train on")
         return self

@@ -90,6 +90,10 @@ class HuggingFaceConfig(DatasetConfig):
                 raise ConfigError(
                     f"data.{name} {getattr(self, name):g} has no effect, as {self.path} has a split of its own; drop it"
                 )
+        if self.split_seed and "val" in splits and "test" in splits:
+            raise ConfigError(
+                f"data.split_seed {self.split_seed} has no effect, as {self.path} has splits of its own; drop it"
+            )
         rows = splits.get(split) if split in splits else splits.get("train")
         if rows is None:
             raise ConfigError(f"data.path {self.path} has no training split; it has {', '.join(splits)}")

@@ -62,6 +62,8 @@ def test_speech_commands(words: Path) -> None:
         f"{word}/2_nohash_0.wav" for word in ("no", "up", "yes")
     }
     assert found[0].label == "no" and found[0].value.boundaries["words"] == (0.0,)
+    with pytest.raises(ConfigError, match=r"data.split_seed has no effect: data.type speech_commands has its own val"):
+        commands(words, split_seed=1)
     assert commands(words, words=("yes", "no")).classes == ("no", "yes")
     assert commands(words, label="characters")[0].label == ["n", "o"]
     with pytest.raises(ConfigError, match="no 'maybe'"):

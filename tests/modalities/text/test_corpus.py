@@ -305,4 +305,6 @@ def test_splits_list_documents_and_follow_the_seed(tmp_path: Path) -> None:
             assert list(config.build(split).source.names) == own
     assert names[0]["val"] != names[1]["val"] and 20 < len(names[0]["val"]) < 60
     assert seeds[0].splits().made_by.endswith("data.split_seed 0; test by data.test_files")
+    with pytest.raises(ValidationError, match="split_seed 1 has no effect, as no documents are split off"):
+        CorpusConfig.model_validate({**options, "val": None, "split_seed": 1})
     assert any("1 content is in more than one split" in text for text in split_warnings(seeds[0].splits()))

@@ -54,6 +54,10 @@ def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
         corpus(tmp_path / "one", "train")
     with pytest.raises(ConfigError, match="'id' holds int64, not text"):
         corpus(tmp_path / "one", "train", text_key="id")
+    own = {name: datasets.Dataset.from_dict({"text": ["x"]}) for name in ("train", "validation", "test")}
+    datasets.DatasetDict(own).save_to_disk(str(tmp_path / "own"))
+    with pytest.raises(ConfigError, match=r"data.split_seed 1 has no effect"):
+        corpus(tmp_path / "own", "train", split_seed=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty' is neither a folder that save_to_disk wrote nor a dataset"):
         corpus(tmp_path / "empty", "train")
