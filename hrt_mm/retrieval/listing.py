@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError, printable
 from ..files import shown
-from ..folders import by_suffix, walk
+from ..folders import by_suffix, hidden, walk
 from ..tables import Paths, Row, is_missing, rows_of
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ def _matching(pattern: Path, suffixes: Collection[str] | None, others: Collectio
     found, unread = [], []
     asked = pattern.suffix.lower() if not has_magic(pattern.suffix) else ""
     for path in matches:
+        if hidden(path.name) and not pattern.name.startswith("."):
+            continue
         if path.is_dir():
             home, target = path.parent.resolve(), path.resolve()
             if path.is_symlink() and (home.is_relative_to(target) or not target.is_relative_to(home)):
