@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
+from .host import on_host
 
 FAR = 4096.0
 """Steps from a sample's start, from which on angles are reduced in float64: before it float32 is good to 2.4e-4 rad."""
@@ -68,6 +69,7 @@ class Rotary:
         if self.head_dim // 2 < self.axes:
             frequencies(self.head_dim, self.axes, self.theta)
 
+    @on_host
     def tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """As :func:`frequencies` gives them, on the device of ``like``; in float64 where that is."""
         return _tables(self, like.device, like.dtype == torch.float64)
@@ -115,6 +117,7 @@ def _angles(places_TC: Tensor, turns_F: Tensor, owners_F: Tensor) -> Tensor:
     return (places_TC if places_TC.shape[1] == 1 else places_TC[:, owners_F]) * turns_F
 
 
+@on_host
 def _may_be_far(coords_TC: Tensor) -> bool:
     """Whether a position may lie far out. Reads those on the host; on a device those that may are float64."""
     if coords_TC.dtype == torch.float64 or not coords_TC.numel():
