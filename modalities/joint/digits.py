@@ -10,13 +10,14 @@ import torch
 from pydantic import PositiveFloat
 
 from hrt_mm.errors import ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer
 from hrt_mm.sample import Sample
 
 from ..audio.augment import Augmentation
 from ..audio.digits import FsddConfig
 from ..splits import check_split
 from ..vision.memory import MnistConfig
+from .limits import limit_towers
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -80,6 +81,10 @@ class SpokenWritten(Dataset):
         place = int(torch.randint(len(places), ())) if self.random else index % len(places)
         value = {"audio": sound.value, "image": self.pictures[places[place]].value, "text": word}
         return Sample(value, word, sound.name)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the sounds and the pictures."""
+        limit_towers({"audio": self.sounds, "image": self.pictures}, tokenizer)
 
     def name(self, index: int) -> str:
         """That of the sound."""

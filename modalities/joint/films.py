@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer
 from hrt_mm.sample import Piece, Sample
 
 from ..audio.intervals import SILENCE
@@ -29,6 +29,7 @@ from ..video.clips import Clips
 from ..video.edits import EditsConfig, Even
 from ..video.rendering import ACTIONS, Drawn, Edit, Shot, joined
 from .drawing import COLOURS, SETTINGS, THINGS, Event, ground
+from .limits import limit_towers
 
 TEST, VAL = 0.15, 0.1
 """Parts of all captions that are shown in the test, and in validation, alone."""
@@ -223,6 +224,10 @@ class Films(Dataset):
             for number, (tier, labels) in enumerate((("scenes", said), ("shots", shown)))
         }
         return Sample(value, "; ".join(said), name, pieces)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the videos, and the sounds where they are used."""
+        limit_towers({"video": self.videos, **({} if self.sounds is None else {"audio": self.sounds})}, tokenizer)
 
     def name(self, index: int) -> str:
         """The video's."""

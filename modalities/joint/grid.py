@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer
 from hrt_mm.sample import Piece, Sample
 
 from ..audio.audio import Audio
@@ -22,6 +22,7 @@ from ..splits import check_split
 from ..video.cache import CacheConfig
 from ..video.clips import Clip, Clips
 from ..video.grid import GridConfig as VideoConfig
+from .limits import limit_towers
 from .noise import Babble, Kind, one_of, under, white
 
 MARGIN_S = 0.1
@@ -156,6 +157,10 @@ class GridTriples(Dataset):
             return Sample(value, said, first.name)
         target = said if label == "sentence" else said.split()[SLOTS.index(label)]
         return Sample(value, target, first.name, {"words": self._words(index, said, first.name)})
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the sounds and the videos."""
+        limit_towers({"audio": self.sound, "video": self.video}, tokenizer)
 
     def _words(self, index: int, sentence: str, name: str) -> tuple[Piece, ...]:
         """Where each word lies in sound, video and text; silences are left out."""

@@ -20,6 +20,7 @@ from ..media import UnsplitConfig
 from ..splits import check_split
 from ..tables import Paths, Row, SplitColumn, label_of, read_rows
 from .columns import AnySource, TextSource
+from .limits import limit_towers
 
 
 @dataclass(frozen=True)
@@ -200,12 +201,7 @@ class JointRows(Dataset):
 
     def limit(self, tokenizer: Tokenizer) -> None:
         """Limits what is read for each tower."""
-        from hrt_mm.tasks.joint import JointTokenizer
-
-        assert isinstance(tokenizer, JointTokenizer)
-        for tower, (values, _) in self._values.items():
-            if tower in tokenizer.towers:
-                values.limit(tokenizer.towers[tower])
+        limit_towers({tower: values for tower, (values, _) in self._values.items()}, tokenizer)
 
     def name(self, index: int) -> str:
         """The table's name and the line."""
