@@ -32,8 +32,6 @@ from .rows import Model
 log = logging.getLogger(__name__)
 
 BATCH = 128
-MAX_QUERY_BYTES = 64 << 20
-"""A larger file is no query."""
 SHORTEST_SHOWN = 0.3
 """Seconds under which a piece has no file of its own to be shown by."""
 
@@ -240,10 +238,10 @@ class Embedder:
         """(D,) the vector of a text, or of a file.
 
         Raises:
-            BadSample: the file is too large or cannot be read, or is of another modality.
+            BadSample: the file cannot be read, or is of another modality.
             UserError: there is no such tower.
         """
-        return self.vectors(tower, [self._read_query(tower, source)])[0]
+        return self.vectors(tower, [self.read(tower, source)])[0]
 
     def queries(self, tower: str, source: str | Path, part: str) -> dict[str, np.ndarray]:
         """By level of a part, the (D,) vector of a query that its pieces are compared with; ``""`` for whole samples.
@@ -254,7 +252,7 @@ class Embedder:
             BadSample: the query cannot be read.
             UserError: there is no such tower.
         """
-        (pyramid,) = self._pyramids(tower, [self._read_query(tower, source)])
+        (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
         found = {"": self._query(0, tower, pyramid)[0]}
         for level, view in self.levels(part).items():
             if tower in self.task.views[view].levels:
@@ -280,12 +278,6 @@ class Embedder:
         if not source.strip():
             raise BadSample("the query", "is empty; type some words")
         return self.run.config.data.prepare(tower, source)
-
-    def _read_query(self, tower: str, source: str | Path) -> Any:
-        self.modality(tower)
-        if isinstance(source, Path) and (size := size_of(source)) > MAX_QUERY_BYTES:
-            raise BadSample(str(source), f"has {size:,} bytes; a query may have {MAX_QUERY_BYTES:,}")
-        return self.read(tower, source)
 
 
 def size_of(path: Path) -> int:

@@ -217,12 +217,15 @@ def test_an_index_of_other_weights_is_refused(index: Path, tmp_path: Path) -> No
         Searcher.of(gone)
 
 
-def test_a_query_that_is_too_large_is_refused(index: Path, tmp_path: Path) -> None:
-    large = tmp_path / "large.png"
-    with large.open("wb") as file:
-        file.truncate(80 << 20)
-    with pytest.raises(BadSample, match="has 83,886,080 bytes; a query may have"):
-        Searcher.of(Index(index)).search("image", large)
+def test_a_file_of_any_size_is_searched_by(index: Path, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    for path in (small, large):
+        Image.new("L", (40, 40), 255).save(path)
+    with large.open("r+b") as file:
+        file.truncate(65 << 20)
+    searcher = Searcher.of(Index(index))
+    hits = searcher.search("image", large)
+    assert hits and hits == searcher.search("image", small)
 
 
 def test_a_file_of_any_size_is_embedded(run: Path, tmp_path: Path) -> None:
