@@ -57,8 +57,11 @@ def decode(raw: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end with ``\n`` or ``\r\n`` alone; other separators of Unicode are characters."""
-    found = _LINE_END.split(text)
+    r"""The lines of a text, which end with ``\n`` or ``\r\n``; other separators of Unicode are characters.
+
+    In a text without any ``\n`` they end with ``\r``, as those of old Macintosh programs do.
+    """
+    found = _LINE_END.split(text) if "\n" in text else text.split("\r")
     return found if found[-1] else found[:-1]
 
 

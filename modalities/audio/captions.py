@@ -24,6 +24,9 @@ _TIMES_ALONE = re.compile(r"[-0-9:.,;\s]*:[-0-9:.,;\s]*")
 _ARROWS = re.compile("[>→⟶]")
 _SETTING = re.compile(r"[A-Za-z][\w-]*:\S+")
 _COUNTER = re.compile(r"\s*[0-9]+\s*")
+_MARKS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Marks of direction, which editors of right-to-left languages put around times, and of byte order, which stay within
+files that were joined."""
 _BLOCKS = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")
 """First lines of what WebVTT files hold beside captions."""
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -42,12 +45,12 @@ def parse_srt(text: str, name: str) -> dict[str, list[Interval]]:
     """The captions of a SubRip file; see :func:`_parse`."""
     if text.startswith("WEBVTT"):
         return parse_vtt(text, name)
-    return _parse(_LINE_END.split(text), name, numbered=True)
+    return _parse(_lines(text), name, numbered=True)
 
 
 def parse_vtt(text: str, name: str) -> dict[str, list[Interval]]:
     """The captions of a WebVTT file; see :func:`_parse`."""
-    return _parse(_without_blocks(_LINE_END.split(text)), name, numbered=False)
+    return _parse(_without_blocks(_lines(text)), name, numbered=False)
 
 
 def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list[Interval]]:
@@ -109,9 +112,25 @@ def _escaped(label: str) -> str:
     label = _ENTITY.sub(lambda match: "&amp;" + match[0][1:], one_line(label))
     label = re.sub(r"<(?=[/A-Za-z0-9])", "&lt;", label)
     label = re.sub(r"\{(?=[\\/biusBIUS])", "&#123;", label)
-    if "-->" in label or _MEANT.match(label):
+    bare = _MARKS.sub("", label)
+    if "-->" in bare or _MEANT.match(bare):
         label = _ARROWS.sub(lambda match: f"&#{ord(match[0])};", label)
     return label
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a file. Times, and counters before them, have no marks of direction; a DOS end of file is dropped.
+
+    Other lines keep their marks, which are part of what is shown.
+    """
+    lines = _LINE_END.split(text.rstrip("\x1a"))
+    following = ""
+    for place in reversed(range(len(lines))):
+        bare = _MARKS.sub("", lines[place])
+        if _TIMES.fullmatch(bare) or _MEANT.match(bare) or (_TIMES.fullmatch(following) and _COUNTER.fullmatch(bare)):
+            lines[place] = bare
+        following = bare if bare.strip() else following
+    return lines
 
 
 def _without_blocks(lines: Sequence[str]) -> list[str]:

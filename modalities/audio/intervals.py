@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,6 +17,7 @@ SILENCE = "sil"
 """What silence is called among labels."""
 DIGITS = 6
 """Decimals of written seconds, and what overlaps by less is taken for rounding."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ Alignment = Mapping[str, Sequence[Interval]]
 
 
 def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
-    """Checks that times are numbers and rise.
+    """Checks that times are numbers and rise, and that labels are text that can be written.
 
     Raises:
         BadSample: they do not; names the interval.
     """
     for place, interval in enumerate(intervals):
+        if _SURROGATE.search(interval.label):
+            raise BadSample(
+                name,
+                f"{tier!r} has {interval.label!r} (number {place}), in which half of a character is missing (a lone "
+                "surrogate); write it anew",
+            )
         if not (math.isfinite(interval.start) and math.isfinite(interval.end) and 0 <= interval.start <= interval.end):
             raise BadSample(
                 name,

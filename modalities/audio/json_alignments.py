@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,9 @@ def read_json(text: str, name: str) -> dict[str, list[Interval]]:
         BadSample: it is no JSON, or not what is expected; names the interval.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
+    except _Twice as error:
+        raise BadSample(name, f"has two values at {error.key[:40]!r} in one object; rename one") from error
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise BadSample(f"{name}:{line}", f"is not JSON: {error}") from error
@@ -40,6 +43,26 @@ def read_json(text: str, name: str) -> dict[str, list[Interval]]:
             parts = [read(part) for part in own]
             return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
     return {tier: _tier(own, tier, name) for tier, own in data.items()}
+
+
+class _Twice(Exception):
+    """A key that is there twice in an object.
+
+    Args:
+        key: which.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may be there twice: the first value would be left out."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return found
 
 
 def write_json(alignment: Alignment, name: str, end: float) -> str:

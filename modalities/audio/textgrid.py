@@ -30,7 +30,7 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
     """The tiers of a TextGrid. Points of a point tier have no length.
 
     Raises:
-        BadSample: it is none, or ends early; names the line.
+        BadSample: it is none, ends early, or holds more than it counts; names the line.
     """
     reader = _Reader(text, name)
     if (
@@ -55,6 +55,7 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
         reader.number("the start of a tier")
         reader.number("the end of a tier")
         found[tier] = [reader.interval(kind) for _ in range(reader.count("how many intervals there are"))]
+    reader.end()
     return found
 
 
@@ -105,6 +106,16 @@ class _Reader:
                 raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {match[0][:40]!r}")
             return match[0]
         raise BadSample(f"{self.name}:{self.text.count(chr(10)) + 1}", f"ends where {what} is expected; it is cut off")
+
+    def end(self) -> None:
+        """Refuses what stands behind the last tier, which would be left out otherwise."""
+        for match in self._tokens:
+            if match.lastgroup not in (None, "comment"):
+                line = self.text.count("\n", 0, match.start()) + 1
+                raise BadSample(
+                    f"{self.name}:{line}",
+                    f"goes on with {match[0][:40]!r} behind the last tier; a size before it is too small",
+                )
 
     def string(self, what: str) -> str:
         return self.take("text", what)[1:-1].replace('""', '"')

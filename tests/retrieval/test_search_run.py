@@ -13,7 +13,7 @@ from PIL import Image
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
-from hrt_mm.errors import BadSample, UserError
+from hrt_mm.errors import UserError
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder

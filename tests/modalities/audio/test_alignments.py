@@ -143,7 +143,9 @@ def row(start: float, end: float) -> str:
         ("a.TextGrid", SHORT.replace("<exists>\n2", "<exists>\n2.5"), "how many tiers"),
         ("a.TextGrid", SHORT.replace("2.5\n2\n", "2.5\n99999999999\n"), "expected the start of an interval"),
         ("a.TextGrid", SHORT.replace('"TextTier"', '"Other"'), "kind 'Other'"),
-        ("a.TextGrid", SHORT + '"never closed', None),
+        ("a.TextGrid", SHORT + "! a comment and words\n", None),
+        ("a.TextGrid", SHORT + '"never closed', r"goes on with '\"' behind the last tier"),
+        ("a.TextGrid", SHORT.replace("<exists>\n2", "<exists>\n1"), "goes on with '\"TextTier\"' behind the last tier"),
         ("a.TextGrid", SHORT.replace("1.25", "1,25"), r"a.TextGrid:1[0-9]: expected"),
         ("a.TextGrid", "ooBinaryFile\x08TextGrid\0\0", "is a binary TextGrid; save it as a text file"),
         ("a.TextGrid", SHORT.encode("utf-16-le"), "has NUL characters: .*UTF-16 without a byte order mark"),
@@ -174,6 +176,8 @@ def row(start: float, end: float) -> str:
         ("a.json", '{"transcription": [{"text": "a"}]}', "number 0, must be"),
         ("a.txt", "hello\n", r"a.txt:1: is no label of Audacity: start, end and label between tabs"),
         ("a.txt", "0\tx\tlabel\n", r"a.txt:1: expected a number of seconds, got 'x'"),
+        ("a.json", '{"w": [], "v": [], "w": []}', "has two values at 'w' in one object"),
+        ("a.json", '{"w": [{"start": 0, "end": 1, "label": "\\ud83d"}]}', "half of a character is missing"),
         ("a.json", row(2, 1), "not before the start"),
         ("a.json", row(-1, 1), "0 or more"),
         ("a.json", '{"w": [{"start": 0, "end": NaN, "label": "a"}]}', "0 or more"),
@@ -231,6 +235,13 @@ def test_only_line_ends_end_lines(tmp_path: Path) -> None:
         found = read_alignment(save(tmp_path, "a.tsv", text))
         assert found == {"words": (Interval(0, 1, label), Interval(1, 2, "z"))}
         assert read_alignment(save(tmp_path, "a.txt", f"0\t1\t{label}{end}"))["labels"] == (Interval(0, 1, label),)
+
+
+def test_lines_of_old_macintosh_programs(tmp_path: Path) -> None:
+    expected = (Interval(0.0, 0.5, "a"), Interval(0.5, 1.0, "b"))
+    assert read_alignment(save(tmp_path, "a.txt", "0\t0.5\ta\r0.5\t1\tb\r")) == {"labels": expected}
+    assert read_alignment(save(tmp_path, "a.ctm", "u 1 0 0.5 a\ru 1 0.5 0.5 b\r")) == {"u": expected}
+    assert read_alignment(save(tmp_path, "a.tsv", "start\tend\tlabel\r0\t0.5\ta\r0.5\t1\tb")) == {"words": expected}
 
 
 def test_labels_of_audacity(tmp_path: Path) -> None:

@@ -143,6 +143,28 @@ def test_counters_and_blank_lines_may_lack_or_be_wrong(tmp_path: Path, content: 
     assert read(tmp_path, content.replace("\n", end).encode(encoding)) == expected
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\u200e1\n\u200e0:1,0 --> 0:2,0\u200e\na\n\n\u200f2\n\u202a0:3,0 \u200e-->\u200e 0:4,0\u202c\nb\n",
+        "\ufeff\ufeff1\n0:1,0 --> 0:2,0\na\n\n\ufeff2\n0:3,0 --> 0:4,0\nb\n",
+        "1\n0:1,0 --> 0:2,0\na\n\n\u20672\u2069\n\n0:3,0 --> 0:4,0\nb\n",
+        "1\r\n0:1,0 --> 0:2,0\r\na\r\n\r\n2\r\n0:3,0 --> 0:4,0\r\nb\r\n\x1a",
+        "WEBVTT\n\n\u200f0:01.0 --> 0:02.0\na\n\n\u200f0:03.0 --> 0:04.0\nb\n",
+    ],
+)
+def test_invisible_marks_around_times_and_counters_do_not_count(tmp_path: Path, content: str) -> None:
+    assert read(tmp_path, content) == [(1.0, 2.0, "a"), (3.0, 4.0, "b")]
+
+
+def test_marks_of_direction_in_captions_stay(tmp_path: Path) -> None:
+    label = "\u202b\u200e12\u202c"
+    assert [own[2] for own in read(tmp_path, one(label) + "\n2\n0:30 --> 0:31\n0:1 --\u200e&gt; 0:2\n")] == [
+        label,
+        "0:1 --\u200e> 0:2",
+    ]
+
+
 def test_numbers_that_are_text_stay(tmp_path: Path) -> None:
     numbered = "1\n0:1,0 --> 0:2,0\n10\n9\n\n2\n0:3,0 --> 0:4,0\n2\n\n3\n0:5,0 --> 0:6,0\n3\n"
     plain = "0:1,0 --> 0:2,0\n10\n9\n\n0:3,0 --> 0:4,0\n2\n\n0:5,0 --> 0:6,0\n3\n"
