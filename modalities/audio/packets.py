@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,6 +21,7 @@ import numpy as np
 
 from hrt_mm.errors import BadSample
 
+from ..file_cache import FileCache
 from .containers import audio_stream, check_layout, container_of
 
 _SEEKABLE_FORMATS = frozenset({"aiff", "au", "caf", "flac", "mp3", "nistsphere", "ogg", "w64", "wav"})
@@ -90,43 +90,14 @@ def read_index(path: Path, name: str) -> Index:
     Raises:
         BadSample: the file is missing, or none of it is sound that can be decoded.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise BadSample(name, f"cannot be read: {error.strerror}") from error
-    stamp = str(path.absolute()), status.st_size, status.st_mtime_ns
-    found = _kept.get(stamp)
-    if found is None:
-        found = _read(path, name)
-        _kept.put(stamp, found)
-    return found
-
-
-class _Kept:
-    """The indices of the files that were opened last."""
-
-    def __init__(self) -> None:
-        self._indices: OrderedDict[tuple[object, ...], Index] = OrderedDict()
-        self._packets = 0
-
-    def get(self, stamp: tuple[object, ...]) -> Index | None:
-        found = self._indices.get(stamp)
-        if found is not None:
-            self._indices.move_to_end(stamp)
-        return found
-
-    def put(self, stamp: tuple[object, ...], index: Index) -> None:
-        self._indices[stamp] = index
-        self._packets += _weight(index)
-        while self._packets > _KEPT_PACKETS:
-            self._packets -= _weight(self._indices.popitem(last=False)[1])
-
-
-_kept = _Kept()
+    return _INDICES.get(path, name, lambda: _read(path, name))
 
 
 def _weight(index: Index) -> int:
     return 32 + len(index.stamps_N)
+
+
+_INDICES = FileCache(_weight, _KEPT_PACKETS)
 
 
 def _read(path: Path, name: str) -> Index:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from hrt_mm.errors import BadSample
 
+from ...file_cache import FileCache
 from .orientation import Orientation
 from .packets import NONE, PICTURES, Packets, Plan, planned
 
@@ -124,6 +124,9 @@ class Index:
         return min(max(0, place), len(self) - 1)
 
 
+_INDICES: FileCache[Index] = FileCache(len, _KEPT_FRAMES)
+
+
 def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
     """The frames of a file. It is not read again as long as its size and its time of change stay.
 
@@ -136,39 +139,7 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
         BadSample: the file is missing, empty, no video, sound alone, without frames, or its frames are too large or
             have neither times nor a rate.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise BadSample(name, f"cannot be read: {error.strerror}") from error
-    stamp = str(path.absolute()), status.st_size, status.st_mtime_ns, max_pixels
-    found = _kept.get(stamp)
-    if found is None:
-        found = _read(path, name, max_pixels)
-        _kept.put(stamp, found)
-    return found
-
-
-class _Kept:
-    """The indices of the files that were opened last."""
-
-    def __init__(self) -> None:
-        self._indices: OrderedDict[tuple[object, ...], Index] = OrderedDict()
-        self._frames = 0
-
-    def get(self, stamp: tuple[object, ...]) -> Index | None:
-        found = self._indices.get(stamp)
-        if found is not None:
-            self._indices.move_to_end(stamp)
-        return found
-
-    def put(self, stamp: tuple[object, ...], index: Index) -> None:
-        self._indices[stamp] = index
-        self._frames += len(index)
-        while self._frames > _KEPT_FRAMES:
-            self._frames -= len(self._indices.popitem(last=False)[1])
-
-
-_kept = _Kept()
+    return _INDICES.get(path, name, lambda: _read(path, name, max_pixels), max_pixels)
 
 
 def _read(path: Path, name: str, max_pixels: int) -> Index:

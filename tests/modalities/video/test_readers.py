@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hrt_mm.errors import BadSample, ConfigError
+from modalities.file_cache import FileCache
 from modalities.video.readers import VideoFile, index, read_index
 from modalities.video.readers.base import ReaderError
 from modalities.video.readers.decord import PADDED
@@ -175,8 +176,7 @@ def test_a_file_is_walked_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     film(tmp_path / "a.mp4", 9)
     assert len(read_index(path, "a.mp4")) == 9
     # What is kept is bounded: of two files that are too much together the older one is walked again.
-    monkeypatch.setattr(index, "_KEPT_FRAMES", 10)
-    monkeypatch.setattr(index, "_kept", index._Kept())
+    monkeypatch.setattr(index, "_INDICES", FileCache(len, 10))
     other = film(tmp_path / "b.mp4", 5)
     first, second = read_index(path, "a.mp4"), read_index(other, "b.mp4")
     assert read_index(other, "b.mp4") is second and read_index(path, "a.mp4") is not first
