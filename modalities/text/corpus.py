@@ -119,8 +119,8 @@ class CorpusConfig(DatasetConfig):
 
     type: Literal["corpus"]
     files: tuple[Path, ...] = ()
-    """Files and folders, a document a file; ``.jsonl`` files, also in folders, have a document a line. Text may be
-    compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``), or in UTF-16 with a byte order mark."""
+    """Files and folders, a document a file; ``.jsonl`` and ``.ndjson`` files, also in folders, have a document a line.
+    Text may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``), or in UTF-16 with a byte order mark."""
     suffixes: tuple[str, ...] = ()
     """Endings of the files that count in folders, such as ``.txt``; all when empty."""
     text_key: str = "text"
@@ -292,7 +292,9 @@ def documents(
 
 def _is_lines(file: Path) -> bool:
     suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
-    return suffixes[-1:] == [".jsonl"] or (suffixes[:1] == [".jsonl"] and suffixes[1] in PACKED_SUFFIXES)
+    if suffixes[-1:] and suffixes[-1] in PACKED_SUFFIXES:
+        suffixes = suffixes[:-1]
+    return suffixes[-1:] in ([".jsonl"], [".ndjson"])
 
 
 def _inside(folder: Path, suffixes: Sequence[str], where: str) -> list[Path]:

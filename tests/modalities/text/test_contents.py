@@ -318,3 +318,9 @@ def test_texts_that_begin_as_other_files_do_are_texts(text: str, tmp_path: Path)
     (tmp_path / "a.txt").write_text(text)
     assert text_bytes(tmp_path / "a.txt") == text.encode()
     assert whole(corpus(tmp_path)) == [text.encode()]
+
+
+def test_lines_of_json_by_their_other_ending_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "b.NDJSON.gz").write_bytes(gzip.compress(b'{"text": "three"}\n'))
+    assert whole(corpus(tmp_path)) == [b"one", b"two", b"three"]
