@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import UserError
+from .files import special
 
 T = TypeVar("T")
 Content = bytes
@@ -99,6 +100,7 @@ class Format:
             UserError: the file is missing, damaged, or written by a newer version.
         """
         try:
+            _regular(path, self.remedy, self.error)
             data = path.read_bytes()
         except OSError as error:
             reason = f"{path} cannot be read: {error.strerror}"
@@ -189,7 +191,7 @@ class Sum:
             UserError: the file is missing, or another than it should be.
         """
         try:
-            size = os.path.getsize(path)
+            size = _regular(path, remedy, error).st_size
             if size != self.bytes:
                 kind = "cut short" if size < self.bytes else "damaged"
                 raise error(f"{path} is {kind}: expected {self.bytes} bytes, found {size}; {remedy}")
@@ -199,6 +201,19 @@ class Sum:
             raise error(f"{path} is missing; {remedy}") from None
         except OSError as reason:
             raise error(f"{path} cannot be read: {reason.strerror}; {remedy}") from reason
+
+
+def _regular(path: Path, remedy: str, error: type[UserError]) -> os.stat_result:
+    """Checks that a path is a regular file, before it is opened: opening a FIFO waits for ever.
+
+    Raises:
+        UserError: it is a folder, FIFO, socket or device.
+        OSError: it is missing or cannot be reached.
+    """
+    status = path.stat()
+    if (other := special(status.st_mode)) is not None:
+        raise error(f"{path} is {other}, not a file; {remedy}")
+    return status
 
 
 def array_bytes(values: np.ndarray) -> bytes:
@@ -222,6 +237,7 @@ def read_array(path: Path, dtype: Any, ndim: int, remedy: str, *, mapped: bool =
         UserError: the file is missing or damaged, or holds something else.
     """
     try:
+        _regular(path, remedy, UserError)
         with path.open("rb") as file:
             shape, fortran, found = _header(file)
             start, size = file.tell(), os.fstat(file.fileno()).st_size
@@ -270,10 +286,13 @@ def read_tensors(
         UserError: the file is missing or damaged.
     """
     try:
+        _regular(path, remedy, error)
         with safe_open(path, "pt") as file:
             # The tensors are views of the mapped file, which may go or change.
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in list(file.keys())}
     except OSError as reason:
         raise error(f"{path} cannot be read: {reason.strerror or reason}; {remedy}") from reason
+    except UserError:
+        raise
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as reason:
         raise error(f"{path} is damaged, or no safetensors file: {reason}; {remedy}") from reason

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .checkpoint import Checkpoint, CheckpointError, read_checkpoint, read_state, tidy, write_checkpoint
+from .checkpoint import REMEDY, Checkpoint, CheckpointError, read_checkpoint, read_state, tidy, write_checkpoint
 from .meters import is_better
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,27 @@ class CheckpointStore:
                 shutil.rmtree(self.path(step))
 
     def state(self, step: int) -> dict[str, Any]:
-        """What ``state.json`` of a step says."""
-        return read_state(self.path(step))
+        """What ``state.json`` of a step says.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another step.
+        """
+        state = read_state(self.path(step))
+        if state["step"] != step:
+            raise CheckpointError(
+                f"{self.path(step) / 'state.json'} is of step {state['step']}: another checkpoint was copied there; "
+                f"{REMEDY}"
+            )
+        return state
+
+    def _whole(self, step: int) -> Checkpoint:
+        """A checkpoint whose files are all there.
+
+        Raises:
+            CheckpointError: one is missing or damaged, or it is of another step.
+        """
+        self.state(step)
+        return read_checkpoint(self.path(step))
 
     def best(self) -> tuple[int, float] | None:
         """The step whose metric is best, the latest among equals, and its metric; ``None`` where none was judged."""
@@ -97,7 +116,7 @@ class CheckpointStore:
         damaged: list[tuple[int, CheckpointError]] = []
         for step in reversed(self.steps()):
             try:
-                found = read_checkpoint(self.path(step))
+                found = self._whole(step)
             except CheckpointError as error:
                 damaged.append((step, error))
                 continue
@@ -124,21 +143,34 @@ class CheckpointStore:
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self.folder} holds no checkpoint; the run was stopped before its first")
+        if which == "best":
+            self._check_judged(steps)
         best = self.best() if which == "best" else None
         step = which if isinstance(which, int) else best[0] if best else steps[-1]
         if step not in steps:
             raise CheckpointError(f"{self.folder} holds no checkpoint of step {step}; there are {steps}")
         try:
-            return read_checkpoint(self.path(step))
+            return self._whole(step)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {self._good_one(step)}") from error
+
+    def _check_judged(self, steps: Sequence[int]) -> None:
+        """Refuses to choose the best where the metric of a checkpoint cannot be read, which may be the best one."""
+        for step in steps:
+            try:
+                self.state(step)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error}; {self._good_one(step)}. Which is the best is not known without it: where the others are "
+                    f"to do, move {self.path(step)} away"
+                ) from error
 
     def _good_one(self, damaged: int) -> str:
         for step in reversed(self.steps()):
             if step == damaged:
                 continue
             try:
-                return f"{read_checkpoint(self.path(step)).folder} is good"
+                return f"{self._whole(step).folder} is good"
             except CheckpointError:
                 continue
         return "no other checkpoint is good"

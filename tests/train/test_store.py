@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,43 @@ def test_reading_a_damaged_one_names_one_that_is_good(tmp_path: Path) -> None:
     cut(store, 2)
     with pytest.raises(CheckpointError, match="no other checkpoint is good"):
         store.read("best")
+
+
+def test_the_best_is_not_guessed_where_a_metric_cannot_be_read(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    saved(store, 1, 0.1)
+    saved(store, 2, 0.9)
+    (store.path(2) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"step-00000002 .*step-00000001 is good. Which is the best is not known"):
+        store.read("best")
+    assert store.read(1).step == 1
+    shutil.rmtree(store.path(2))
+    assert store.read("best").step == 1
+
+
+def test_a_checkpoint_that_was_copied_over_another_is_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    saved(store, 1, 0.1)
+    saved(store, 2, 0.9)
+    shutil.rmtree(store.path(2))
+    shutil.copytree(store.path(1), store.path(2))
+    for which in ("best", "latest", 2):
+        with pytest.raises(CheckpointError, match=r"step-00000002/state.json is of step 1: another checkpoint"):
+            store.read(which)
+    found = store.newest()
+    assert found is not None and found.step == 1
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors"])
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, name: str) -> None:
+    store = opened(tmp_path)
+    saved(store, 1)
+    path = store.path(1) / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=f"{name} is a FIFO, not a file"):
+        store.read("latest")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=f"{name} is a folder, not a file"):
+        store.read("latest")
