@@ -6,6 +6,7 @@ C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -13,8 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 from torch import Tensor
 
 from hrt_mm.errors import BadSample
@@ -35,6 +44,9 @@ MAX_PIXELS = 64_000_000
 _GREY = frozenset({"1", "L", "LA"})
 _TURNED = frozenset({5, 6, 7, 8})
 _ORIENTATION = 0x0112
+_BMP_RLE4 = 2
+_TIFF_SIGNED = 2
+_JPEG2000_START, _JPEG2000_END = b"\xff\x4f", b"\xff\xd9"
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey."""
 
@@ -48,7 +60,8 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
         max_pixels: larger images are rejected before they are decoded.
 
     Returns:
-        (C, H, W) uint8, or float32 in 0..1 for 16-bit files; C is 1 for grey files and 3 for all others.
+        (C, H, W) uint8, or float32 in 0..1 for grey files of 12 or 16 bits (colours of 16 bits come as uint8); C is 1
+        for grey files and 3 for all others.
 
     Raises:
         BadSample: the file is missing, no image, truncated, too large, or of pixels without an agreed range.
@@ -59,6 +72,8 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
             with _open(path, name, max_pixels) as image:
                 drawn = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
                 found = to_tensor(ImageOps.exif_transpose(image), name)
+                if isinstance(image, TiffImageFile) and found.dtype == torch.float32:
+                    found = _to_full_scale(found, image)
                 return found if drawn is None else _on_white(found, drawn)
     except BadSample:
         raise
@@ -166,10 +181,44 @@ def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadSample(name, f"not an image that can be read; formats are {', '.join(FORMATS)}") from error
     width, height = image.size
+    reason = _misread(image, path)
     if width * height > max_pixels:
+        reason = f"{width}x{height} pixels are more than max_pixels={max_pixels}"
+    if reason is not None:
         image.close()
-        raise BadSample(name, f"{width}x{height} pixels are more than max_pixels={max_pixels}")
+        raise BadSample(name, reason)
     return image
+
+
+def _misread(image: Image.Image, path: Path) -> str | None:
+    """Why an image is not read although Pillow decodes it: what comes out would be wrong."""
+    if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4:
+        return "is a BMP with 4-bit run-length encoding, which Pillow decodes wrongly; save it as PNG"
+    if image.format == "JPEG2000" and not _ends(path):
+        return "cannot be decoded: its code stream is cut off; fetch it again"
+    if not isinstance(image, TiffImageFile):
+        return None
+    if image.mode == "I" and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 16:
+        return "its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits"
+    if _TIFF_SIGNED in image.tag_v2.get(SAMPLEFORMAT, ()):
+        return "its pixels are signed, whose range is not known; save it with 8 or 16 bits, unsigned"
+    return None
+
+
+def _ends(path: Path) -> bool:
+    """Whether a bare code stream of JPEG 2000 has its end marker, whose bytes its data cannot hold."""
+    with path.open("rb") as file:
+        if file.read(2) != _JPEG2000_START:
+            return True
+        file.seek(max(2, file.seek(0, os.SEEK_END) - 1024))
+        return _JPEG2000_END in file.read()
+
+
+def _to_full_scale(image: Tensor, file: TiffImageFile) -> Tensor:
+    """Grey values of a TIFF, of which Pillow neither scales 12 bits up nor inverts 16 bits where 0 is white."""
+    (bits,) = file.tag_v2.get(BITSPERSAMPLE, (16,))
+    scaled = (image * (65535 / (2**bits - 1))).clamp(max=1)
+    return 1 - scaled if file.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0 else scaled
 
 
 def _on_white(image: Tensor, drawn: tuple[int, int, int, int]) -> Tensor:
@@ -186,6 +235,9 @@ def _sixteen_bits(image: Image.Image, name: str) -> Tensor:
     pixels = np.array(image).astype(np.float32)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise BadSample(name, "its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        pixels[pixels == transparent] = 65535
     return torch.from_numpy(pixels / np.float32(65535))[None]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from hrt_mm.errors import BadSample
 from modalities.vision.images import FORMATS, SUFFIXES, check_image, image_shape, read_image, to_tensor, with_channels
@@ -73,6 +74,69 @@ def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
     found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
     assert found.dtype == torch.float32
     assert torch.allclose(found * 65535, torch.tensor([[[0.0, 1.0, 257.0, 65535.0]]]))
+
+
+def test_sixteen_bits_where_zero_is_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 65535, 13107]], dtype=np.uint16))
+    path = saved(tmp_path, image, "image.tiff", tiffinfo={262: 0})
+    assert read_image(path, "image").flatten().tolist() == pytest.approx([1.0, 0.0, 0.8])
+
+
+def test_twelve_bits_are_scaled_to_white(tmp_path: Path) -> None:
+    path = tmp_path / "image.tiff"
+    # Two pixels, 4095 and 1365, in three bytes.
+    path.write_bytes(tiff(b"\xff\xf5\x55", {256: 2, 257: 1, 258: 12}))
+    found = read_image(path, "image")
+    assert image_shape(path, "image") == found.shape == (1, 1, 2)
+    assert found.flatten().tolist() == pytest.approx([1.0, 1 / 3])
+
+
+def test_transparent_grey_of_sixteen_bits_lies_over_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[513, 13107]], dtype=np.uint16))
+    found = read_image(saved(tmp_path, image, transparency=513), "image")
+    assert found.flatten().tolist() == pytest.approx([1.0, 0.2])
+
+
+@pytest.mark.parametrize(("bits", "kind", "why"), [(8, 2, "signed"), (16, 2, "signed"), (32, 1, "32 bits")])
+def test_pixels_without_a_known_range_are_rejected_whatever_their_values(
+    tmp_path: Path, bits: int, kind: int, why: str
+) -> None:
+    path = tmp_path / "image.tiff"
+    path.write_bytes(tiff(bytes([7, 0, 0, 0] * 2), {256: 2, 257: 1, 258: bits, 339: kind}))
+    for read in (read_image, image_shape):
+        with pytest.raises(BadSample, match=f"photo: its pixels .*{why}.* save it with 8 or 16 bits"):
+            read(path, "photo")
+
+
+def test_bmp_of_4_bit_runs_is_rejected(tmp_path: Path) -> None:
+    runs = b"\x00\x05\x12\x34\x50\x00\x00\x00\x00\x01"  # five pixels one by one, end of the row, end
+    palette = bytes(range(64))
+    header = struct.pack("<IiiHHIIiiII", 40, 5, 1, 1, 4, 2, len(runs), 0, 0, 16, 0)
+    start = 14 + len(header) + len(palette)
+    path = tmp_path / "image.bmp"
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start) + header + palette + runs)
+    with pytest.raises(BadSample, match=r"photo: is a BMP with 4-bit run-length encoding.* save it as PNG"):
+        read_image(path, "photo")
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="needs a Pillow with JPEG 2000")
+def test_jpeg_2000_without_its_end_is_rejected(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(8, 8, 3)), "image.j2k")
+    whole = path.read_bytes()
+    assert read_image(path, "photo").shape == (3, 8, 8)
+    path.write_bytes(whole[:-10])
+    with pytest.raises(BadSample, match="photo: cannot be "):
+        read_image(path, "photo")
+    with pytest.raises(BadSample, match="photo: cannot be decoded: its code stream is cut off"):
+        image_shape(path, "photo")
+
+
+def tiff(pixels: bytes, tags: dict[int, int]) -> bytes:
+    """A grey TIFF of one strip."""
+    tags = {259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(pixels), **tags}
+    padded = pixels + bytes(len(pixels) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, tags[tag]) for tag in sorted(tags))
+    return struct.pack("<2sHI", b"II", 42, 8 + len(padded)) + padded + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 def test_black_and_white(tmp_path: Path) -> None:
