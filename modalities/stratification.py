@@ -206,7 +206,7 @@ class _Placement:
         carry = [0.0] * len(self.total.quota)
         for own in self.classes.values():
             counts = _apportioned(len(own.singles), own, carry)
-            _give_each_side_one(counts, own, priority)
+            _give_each_side_one(counts, own, priority, carry)
             units = iter(own.singles)
             # The first side, which is train, takes what the others leave.
             for side in [*range(1, len(counts)), 0]:
@@ -254,15 +254,17 @@ def _apportioned(count: int, own: _Class, carry: Counts) -> list[int]:
 def _levelled(count: int, lacking: Counts) -> Counts:
     """Parts of a count that bring all sides equally close to what they lack; a side that lacks nothing gets none."""
     active = set(range(len(lacking)))
+    # Without a tolerance rounding could take the last sides out, where all lack the same.
+    tolerance = 1e-9 * max(1.0, *map(abs, lacking))
     while True:
         excess = (sum(lacking[side] for side in active) - count) / len(active)
-        if not (over := {side for side in active if lacking[side] - excess < 0}) or len(active) == 1:
+        if not (over := {side for side in active if lacking[side] - excess < -tolerance}) or len(active) == 1:
             return [max(0.0, lacking[side] - excess) if side in active else 0.0 for side in range(len(lacking))]
         active -= over
 
 
-def _give_each_side_one(counts: list[int], own: _Class, priority: bool) -> None:
-    """Moves single samples to sides that must have one of the class and have none."""
+def _give_each_side_one(counts: list[int], own: _Class, priority: bool, carry: Counts) -> None:
+    """Moves single samples to sides that must have one of the class and have none, and updates the carry."""
     for side in own.wanted(priority):
         if counts[side] or own.placed[side]:
             continue
@@ -272,6 +274,8 @@ def _give_each_side_one(counts: list[int], own: _Class, priority: bool) -> None:
             donor = max(donors, key=lambda other: (counts[other] + own.placed[other], -other))
             counts[donor] -= 1
             counts[side] += 1
+            carry[donor] = min(1.0, carry[donor] + 1)
+            carry[side] = max(-1.0, carry[side] - 1)
 
 
 def _hasher(seed: int) -> Callable[[str], bytes]:

@@ -118,6 +118,22 @@ def test_classes_too_small_for_a_share_take_turns() -> None:
     assert Counter(assign_splits(names[:4], ["x"] * 4, 0.01, 0.01, 0)) == {"train": 4}
 
 
+def test_rounding_does_not_end_folds_of_groups() -> None:
+    # Three folds lack a third of a sample more than thirds of others add up to.
+    for folds in range(2, 12):
+        for groups in range(folds, 30):
+            labels = [f"c{index % 3}" for index in range(3 * groups)]
+            found = assign_folds([f"g{index // 3}" for index in range(3 * groups)], labels, folds, 0)
+            assert set(found) == set(range(folds))
+
+
+def test_a_class_that_takes_more_than_its_share_leaves_less_to_others() -> None:
+    sizes = {"a": 4, "b": 6, "c": 4}
+    labels = [label for label, count in sizes.items() for _ in range(count)]
+    sides = Counter(assign_splits([str(index) for index in range(len(labels))], labels, 0.1, 0.1, 0))
+    assert sides["val"] + sides["test"] == 3
+
+
 def test_another_seed_gives_another_split_and_the_same_seed_the_same() -> None:
     names = [f"{index}.png" for index in range(200)]
     labels = [str(index % 2) for index in range(200)]
