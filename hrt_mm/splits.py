@@ -14,6 +14,7 @@ from .errors import printable
 
 SHOWN = 5
 """Examples that a warning names at most."""
+_NO_VALUES = frozenset(("NaN", "nan", "NAN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NaT", "undefined"))
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def split_warnings(splits: Splits, limits: Limits | None = None) -> list[str]:
     found += _missing_classes(splits)
     found += _shares(splits)
     found += look_alikes(splits.classes())
+    found += _missing_values(splits)
     found += _on_two_sides(splits)
     found += _same_contents(splits, limits)
     return found
@@ -103,10 +105,16 @@ def _shares(splits: Splits) -> list[str]:
         have, wanted = len(splits.members.get(split, ())), share * total
         if abs(have - wanted) > max(1.5, wanted / 4):
             found.append(
-                f"{split} has {have / total:.0%} of the samples in place of {share:.0%}: small classes or large groups "
-                "allow no closer share"
+                f"{split} has {have / total:.0%} of the samples in place of {share:.0%}: small classes, large groups "
+                "or split_by: hash allow no closer share"
             )
     return found
+
+
+def _missing_values(splits: Splits) -> list[str]:
+    total: Counter[str | None] = sum(splits.counts().values(), Counter())
+    named = [f"{name!r} ({total[name]:,})" for name in splits.classes() if name in _NO_VALUES]
+    return [f"classes that programs write for a missing value: {some(named)}; drop such samples"] if named else []
 
 
 def look_alikes(labels: Iterable[str]) -> list[str]:

@@ -191,6 +191,8 @@ class SplitConfig(ValSplitConfig):
             self._check_own(found, where)
             given = Division({name: list(found[name]) for name in found}, where, own, traits, warnings=warnings)
             return self.with_val(given)
+        if self.folds is not None and self.group is None and (of := self.folds.of) and 0 < len(items) < of:
+            raise ConfigError(f"data.folds.of {of}: {where} has {len(items)} {self.what}; make fewer folds")
         if self.group is not None:
             needed = self.folds.of if self.folds is not None and self.folds.of else 2
             groups = len(set(units_of([traits(item) for item in items])))

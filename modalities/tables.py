@@ -25,13 +25,19 @@ __all__ = [
 ]
 
 
-def read_rows(file: Path, columns: Sequence[str], keys: str) -> Iterator[tuple[int, Row]]:
+_SPLIT_KEY = "Set data.split_column to a column of splits, or to null for splits that are made of the rows"
+
+
+def read_rows(
+    file: Path, columns: Sequence[str], keys: str, *, split_column: str | None = None
+) -> Iterator[tuple[int, Row]]:
     """The rows of a table with the lines that they stand on.
 
     Args:
         file: the table; the ending of its name says which kind.
         columns: what each row must have a value in; an empty cell of CSV counts as one.
         keys: the settings that name columns, for messages.
+        split_column: one of ``columns`` that the setting of this name gives, where it may be null.
 
     Raises:
         ConfigError: the file is missing or is no such table, has no rows, has no such column, or a row has no value
@@ -45,7 +51,9 @@ def read_rows(file: Path, columns: Sequence[str], keys: str) -> Iterator[tuple[i
         for column in columns:
             if row.get(column) is None:
                 if column not in row and column not in seen:
-                    _refuse_absent(file, number, row, column, keys, rows)
+                    _refuse_absent(
+                        file, number, row, column, _SPLIT_KEY if column == split_column else f"Set {keys}", rows
+                    )
                 raise ConfigError(f"{file}:{number}: the value of {column!r} is {lacking(row, column)}; fill it in")
         if len(seen) < len(row):
             seen |= dict.fromkeys(row)
@@ -54,7 +62,7 @@ def read_rows(file: Path, columns: Sequence[str], keys: str) -> Iterator[tuple[i
         raise ConfigError(f"{file} has no rows")
 
 
-def _refuse_absent(file: Path, number: int, row: Row, column: str, keys: str, rest: Iterable[tuple[int, Row]]) -> None:
+def _refuse_absent(file: Path, number: int, row: Row, column: str, fix: str, rest: Iterable[tuple[int, Row]]) -> None:
     """Refuses a table without a column; returns where rows of JSONL further down have it."""
     if any(column in other for _, other in rest):
         return
@@ -66,7 +74,7 @@ def _refuse_absent(file: Path, number: int, row: Row, column: str, keys: str, re
         parted = next((word for mark, word in marks.items() if mark in have[0]), None)
         hint = f"; it seems to have {parted} between columns, which files of this name do not" if parted else ""
     known = ", ".join(have)
-    raise ConfigError(f"{file}:{number} has no column {column!r}; it has {known}{hint}. Set {keys}")
+    raise ConfigError(f"{file}:{number} has no column {column!r}; it has {known}{hint}. {fix}")
 
 
 def label_of(row: Row, column: str | None, place: str) -> str | None:

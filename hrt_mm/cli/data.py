@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 from ..errors import ConfigError
 from ..modality import Command
@@ -76,12 +77,17 @@ def _print_samples(splits: Splits, names: Sequence[str], *, as_json: bool) -> No
     table = csv.writer(sys.stdout, "excel-tab", lineterminator="\n")
     table.writerow(("split", "label", "group", "name"))
     for split, own in _rows(splits, names):
-        table.writerow((split, *(_printable(text or "") for text in (own.label, own.group, own.name))))
+        table.writerow((split, *(_in_cell(text or "") for text in (own.label, own.group, own.name))))
 
 
 def _printable(text: str) -> str:
     """A text without what a terminal or pipe cannot take: the bytes of names that are no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _in_cell(text: str) -> str:
+    """A text of one line, without control characters, which could change what a terminal does."""
+    return _printable("".join(f"\\x{ord(char):02x}" if category(char) == "Cc" else char for char in text))
 
 
 def _plain(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Sequence[str]) -> dict[str, object]:

@@ -103,7 +103,8 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
         found: dict[str, list[Recording]] = {}
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
-        for number, row in read_rows(self.file, [*columns, *self.split_columns()], named):
+        columns += self.split_columns()
+        for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
             place = f"{self.file}:{number}"
             item = Recording(
                 paths.of(row, self.path_column, place),

@@ -130,7 +130,8 @@ class JointManifestConfig(UnsplitConfig):
         unseen, have = dict(wanted), dict[str, None]()
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         named = "data.label_column, data.split_column, data.group and data.folds"
-        for number, row in read_rows(self.file, [*own, *self.split_columns()], named):
+        wanted_columns = [*own, *self.split_columns()]
+        for number, row in read_rows(self.file, wanted_columns, named, split_column=self.split_column):
             place = f"{self.file}:{number}"
             for column in row:
                 unseen.pop(column, None)

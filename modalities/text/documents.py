@@ -217,7 +217,7 @@ class DocumentsConfig(SplitConfig):
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
         found: dict[str, list[Item]] = {}
         paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
-        for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS):
+        for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column):
             place = f"{file}:{number}"
             label, group = label_of(row, self.label_column, place), self.group_of(row, place)
             if self.path_column is not None:

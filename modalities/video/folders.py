@@ -101,7 +101,8 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
         found: dict[str, list[Clip]] = {}
         named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns", "group", "folds"))
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
-        for number, row in read_rows(self.file, [*columns, *self.boundary_columns, *self.split_columns()], named):
+        columns += [*self.boundary_columns, *self.split_columns()]
+        for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
             place = f"{self.file}:{number}"
             item = self._item(row, place, paths)
             found.setdefault(self.side_of(row, place, sides), []).append(item)

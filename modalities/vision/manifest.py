@@ -51,7 +51,9 @@ class ManifestConfig(FilesConfig):
         found: dict[str, list[Item]] = {}
         columns = [name for name in (self.path_column, self.label_column, self.split_column) if name is not None]
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, where)
-        for number, row in read_rows(self.file, [*columns, *self.split_columns()], _KEYS):
+        for number, row in read_rows(
+            self.file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column
+        ):
             place = f"{self.file}:{number}"
             label = label_of(row, self.label_column, place)
             item = Item(paths.of(row, self.path_column, place), label, self.group_of(row, place))

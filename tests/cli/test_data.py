@@ -69,7 +69,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, "--list").splitlines()
     assert lines[:2] == ["split\tlabel\tgroup\tname", "train\tcat\tanna\tcat/1.png"]
-    assert lines[-1] == 'val\t\t\t"x\ty\\udcff.png"'
+    assert lines[-1] == "val\t\t\tx\\x09y\\udcff.png"
     (line,) = shown(capsys, "--list", "--json", "--split", "val").splitlines()
     assert json.loads(line) == {"split": "val", "label": None, "group": None, "name": "x\ty\udcff.png"}
 

@@ -58,6 +58,14 @@ def test_labels_that_look_alike(first: str, second: str, shown: str) -> None:
     assert shown in found
 
 
+def test_labels_that_stand_for_missing_values() -> None:
+    members = [Member(str(index), label) for index, label in enumerate(("NaN", "nano", "null", "null", "no"))]
+    assert (
+        "classes that programs write for a missing value: 'NaN' (1), 'null' (2)"
+        in split_warnings(Splits({"train": members}, "by hand"))[0]
+    )
+
+
 def test_labels_that_differ() -> None:
     assert look_alikes(["cat", "cats", "a", "A", "1", "01", "é", "e", "cat_1", "cat 1"]) == []
 

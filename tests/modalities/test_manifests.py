@@ -115,7 +115,11 @@ def test_a_root_is_trusted_and_the_table_is_not(tmp_path: Path, kind: str) -> No
         ),
         ("a.csv", "path,label,split\n0.x,,train\n", "a.csv:2: the value of 'label' is empty"),
         ("a.csv", "path,label,split\n0.x,cat,\n", "a.csv:2: the value of 'split' is empty"),
-        ("a.csv", "path,label\n0.x,cat\n", "a.csv:2 has no column 'split'; it has path, label"),
+        (
+            "a.csv",
+            "path,label\n0.x,cat\n",
+            "a.csv:2 has no column 'split'; it has path, label. Set data.split_column to .*, or to null",
+        ),
         (
             "a.csv",
             "path,Label,split\n0.x,cat,train\n",

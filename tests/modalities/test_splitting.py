@@ -341,6 +341,8 @@ def test_settings_of_tables_that_contradict(table: Callable[..., SplitConfig]) -
 def test_groups_that_match_nothing(folder: Callable[..., SplitConfig]) -> None:
     with pytest.raises(ConfigError, match=r"data.group '\(speaker\)' matches no path of data.root .*, such as 'cat/"):
         folder(group="(speaker)").build("train")
+    with pytest.raises(ConfigError, match=r"data.folds.of 61: data.root .* has 60 .*; make fewer folds"):
+        folder(folds={"of": 61}).build("train")
     with pytest.raises(ConfigError, match=r"makes 1 group of data.root .*, and 2 are needed"):
         folder(group=r"(\.)").build("train")
     (warning,) = config_splits(folder(group=r"(s[1-9])_")).warnings
