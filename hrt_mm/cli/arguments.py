@@ -57,7 +57,7 @@ def command(commands: Commands, name: str, help: str, run: Run) -> argparse.Argu
     """A subcommand's parser, with the options that all of them have."""
     parser = commands.add_parser(name, help=help, description=help)
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -70,5 +70,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """The overrides, each a dotted key and a value."""
     parser.add_argument(
-        "overrides", metavar="a.b=c", nargs="*", help="override a key: optim.lr=1e-3, model.levels.patches.dim=64"
+        "overrides",
+        metavar="a.b=c",
+        nargs="*",
+        # Without a default argparse lists it among the arguments that are required.
+        default=[],
+        help="override a key: optim.lr=1e-3, model.levels.patches.dim=64",
     )

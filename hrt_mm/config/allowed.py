@@ -110,6 +110,8 @@ class Allowed:
             return _number(schema)
         if kind == "array":
             return self._list(schema)
+        if kind == "string" and "examples" in schema:
+            return f"text such as {', '.join(schema['examples'])}"
         if kind == "string" and "pattern" in schema:
             return f"text that matches {schema['pattern']}"
         names = {"string": "text", "boolean": "true or false", "null": "null", "object": "a map"}

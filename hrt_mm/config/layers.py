@@ -44,6 +44,8 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     short = name.removesuffix(".yaml").removeprefix("configs/")
     if short in packaged:
         return config_root() / f"{short}.yaml"
+    if (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} is a run folder, not a configuration; that of the run is {path / 'config.yaml'}")
     close = nearest(short, packaged, cutoff=0.5)
     hint = f"; did you mean {close!r}?" if close else ""
     raise ConfigError(

@@ -22,6 +22,7 @@ from ..tasks.masked import MaskedConfig
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 _SPAN = r"^(?:[0-9]+(?:\.[0-9]*)?h)?(?:[0-9]+(?:\.[0-9]*)?m)?(?:[0-9]+(?:\.[0-9]*)?s)?$"
+_SPANS = ["90s", "10m", "1.5h"]
 
 
 def _minutes(value: object) -> object:
@@ -37,7 +38,8 @@ def _minutes(value: object) -> object:
 Minutes = Annotated[
     PositiveFloat,
     BeforeValidator(
-        _minutes, json_schema_input_type=PositiveFloat | Annotated[str, Field(pattern=_SPAN, min_length=1)]
+        _minutes,
+        json_schema_input_type=PositiveFloat | Annotated[str, Field(pattern=_SPAN, min_length=1, examples=_SPANS)],
     ),
 ]
 """A time in minutes; in a configuration with a unit, where it is text."""

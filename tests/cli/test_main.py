@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,32 @@ def test_train_eval_and_diagnose_from_the_shell(small: str, tmp_path: Path) -> N
         if argv[0] == "eval":
             assert 0 <= json.loads(done.stdout)["test/accuracy"] <= 1
     assert "test/accuracy" in json.loads((folder / "summary.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train"], "arguments are required: CONFIG\n"),
+        (["data", "show"], "arguments are required: CONFIG\n"),
+        (["train", "vision/digits", "--resmue"], "usage: hrt-mm train .*unrecognized arguments: --resmue"),
+        (["config", "show", "x", "--resmue"], "usage: hrt-mm config show .*unrecognized arguments: --resmue"),
+    ],
+)
+def test_mistakes_in_arguments_show_the_usage_of_the_command(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+def test_a_run_folder_is_told_from_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("extends: vision/digits")
+    assert main(["describe", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a run folder, not a configuration" in capsys.readouterr().err
+
+
+def test_times_are_explained_by_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "vision/digits", "train.time_limit=-1"]) == 2
+    assert "expected a number above 0, or text such as 90s, 10m, 1.5h, or null" in capsys.readouterr().err
