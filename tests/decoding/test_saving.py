@@ -259,7 +259,7 @@ def test_what_is_no_session_is_refused_and_never_unpickled(saved: tuple[Language
         ("empty", "damaged, or no safetensors file"),
         ("weights", "holds no saved session"),
         ("nowhere", "cannot be read"),
-        (".", "cannot be read"),
+        (".", "is a folder, not a file"),
     ):
         with pytest.raises(UserError, match=message):
             Session.load(model, tmp_path / name)
