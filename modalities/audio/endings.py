@@ -10,6 +10,8 @@ import math
 import os
 import re
 import struct
+import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +24,8 @@ _SEARCHED = 1 << 16
 """Bytes in which the first frame of an mp3, or the last page of an Ogg, is searched."""
 _MP3_FRAME = (24, 2881)
 """Bytes of the smallest and the largest frame."""
+_PAGE, _LAST_PAGE = b"OggS", 4
+_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -83,6 +87,42 @@ def read_stream_info(path: Path) -> StreamInfo | None:
         return None
     packed = int.from_bytes(head[18:26], "big")
     return StreamInfo(packed & (1 << 36) - 1, (packed >> 36 & 31) + 1, head[26:42])
+
+
+def broken_page(path: Path) -> int | None:
+    """The byte of an Ogg file from which on pages are damaged or missing; ``None`` where all are whole.
+
+    FFmpeg leaves out pages with a wrong checksum, so that what follows would come too early. Bytes behind the last page
+    do no harm where that page says that it is the last one; a page that is cut off is for :func:`promise` to judge.
+    """
+    status = path.stat()
+    return _broken_page(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _broken_page(path: Path, size: int, changed: int) -> int | None:
+    with path.open("rb") as file:
+        place, ended = max(0, file.read(_SEARCHED).find(_PAGE)), False
+        while place < size:
+            file.seek(place)
+            head = file.read(27)
+            table = file.read(head[26]) if len(head) == 27 else b""
+            body = file.read(sum(table))
+            whole = head[:4] == _PAGE and len(head) + len(table) + len(body) == 27 + head[26] + sum(table)
+            if not whole:
+                file.seek(place + 1)
+                lost = _PAGE in file.read() or (head[:4] != _PAGE and not ended)
+                return place if lost else None
+            if int.from_bytes(head[22:26], "little") != _page_sum(head[:22] + bytes(4) + head[26:] + table + body):
+                return place
+            place, ended = file.tell(), bool(head[5] & _LAST_PAGE)
+    return None
+
+
+def _page_sum(page: bytes) -> int:
+    """The CRC of Ogg: that of zlib with the order of bits turned round, and without its inversions."""
+    turned = zlib.crc32(page.translate(_TURNED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{turned:032b}"[::-1], 2)
 
 
 def _promised(file: BinaryIO, size: int) -> int | None:

@@ -20,7 +20,7 @@ import torch
 from hrt_mm.errors import BadSample
 
 from .containers import audio_stream, check_layout, container_of, mono
-from .endings import promise, read_stream_info
+from .endings import broken_page, promise, read_stream_info
 from .packets import Index, read_index
 from .resample import ResampleStream
 
@@ -33,6 +33,10 @@ _LENIENT = frozenset({"aac", "ac3", "asf", "dts", "eac3", "loas", "mp3", "mpeg",
 """Streams that a decoder may join anywhere, and that often begin or end with what is no sound, such as tags."""
 _SIZED = frozenset({"aiff", "au", "caf", "nistsphere", "w64", "wav"})
 """Containers whose size says whether they are whole: the last packet may be cut short in one that is."""
+_COUNTED = frozenset({"ape", "mpc", "tak", "tta", "wv"})
+"""Containers whose header counts samples."""
+_SHORT_ASF = 0.05
+"""Share of its length that ASF may lack, whose header may be an estimate."""
 _SHORT_S = 0.03
 """Seconds by which a container may be longer than its sound: times are rounded, and the first samples left out."""
 _FEW = 2
@@ -73,6 +77,9 @@ class Track:
         """Why there are no more packets, where that is not the end of the file."""
         self._torn = False
         """Whether the last packet ended too early."""
+        self._broken_page = broken_page(path) if container.format.name == "ogg" else None
+        self._one_to_one = container.format.name.startswith("mov") and self._stream.codec_context.name == "aac"
+        """Whether each packet holds a frame."""
         self.length: int | None = None
         """Samples of the file, once its end was reached."""
         self._frames = self._decoded()
@@ -139,18 +146,26 @@ class Track:
     def _decoded(self) -> Iterator[Any]:
         import av
 
-        given = 0
+        given = hollow = 0
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size:
                     self._packets += 1
                     self._torn = packet.is_corrupt
+                if self._broken_page is not None and (packet.pos or 0) > self._broken_page and given:
+                    raise self._page_error()
+                # Looked at before, since decoding takes it away.
+                trimmed = packet.is_discard or packet.has_sidedata("skip_samples")
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
                     self._failed += 1
                     self._error = error.strerror or str(error)
                     continue
+                if frames and hollow:
+                    self._failed, self._error, hollow = self._failed + hollow, "packets without sound", 0
+                elif packet.size and given and self._one_to_one and not frames and not trimmed:
+                    hollow += 1
                 if frames and self._error and given:
                     self._check_damage(frames[0])
                 if frames:
@@ -194,6 +209,9 @@ class Track:
         if self._failed > _FEW + self._packets // 20:
             failed = f"{self._failed} of its {self._packets} packets cannot be decoded"
             raise BadSample(self.name, f"is damaged: {failed}; fetch it again")
+        if self._broken_page is not None:
+            raise self._page_error()
+        self._check_duration(kind)
         if kind == "flac":
             self._check_total(self.length)
 
@@ -203,6 +221,20 @@ class Track:
         return not kind.startswith(("matroska", "avi")) or (
             promised is not None and seconds < promised / 1e6 - _SHORT_S
         )
+
+    def _page_error(self) -> BadSample:
+        return BadSample(self.name, f"is damaged: its page at byte {self._broken_page:,} is broken; fetch it again")
+
+    def _check_duration(self, kind: str) -> None:
+        """Refuses a file whose sound is shorter than its header says, of kinds that lose damaged parts silently."""
+        promised = self._stream.duration
+        if promised is None or not (kind in _COUNTED or kind == "asf"):
+            return
+        samples = int(promised * self._stream.time_base * self.rate)
+        slack = 1 if kind in _COUNTED else round(_SHORT_ASF * samples + 0.2 * self.rate)
+        if self.length is not None and self.length < samples - slack:
+            there = f"{self.length:,} of {samples:,} samples are there"
+            raise BadSample(self.name, f"is cut off or damaged: {there}; fetch it again")
 
     def _check_total(self, samples: int) -> None:
         """Refuses a FLAC file with fewer samples than it says, unless their checksum says that they are all."""
