@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import special
 
 
 def write_flushed(path: Path, data: bytes) -> None:
@@ -41,6 +42,21 @@ def replace_file(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def check_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Checks that files which will be written into a folder are regular ones where they are there already.
+
+    Raises:
+        UserError: one is a folder, FIFO, socket or device; it would fail late, or never return.
+    """
+    for name in names:
+        try:
+            kind = special((folder / name).stat().st_mode)
+        except FileNotFoundError:
+            continue
+        if kind is not None:
+            raise UserError(f"{folder / name} is {kind}, and a file of that name will be written; move it away")
+
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -64,6 +80,8 @@ def explained(folder: Path) -> Iterator[None]:
 
 LOCK = ".lock"
 """The file in a folder that a process locks while it writes there. It stays when the lock is released."""
+RUN_FILES = (LOCK, "config.yaml", "metrics.jsonl", "summary.json")
+"""Files that a run writes into its folder."""
 
 _locked: set[tuple[int, int]] = set()
 """Folders that this process has locked, by device and inode: file locks keep other processes out, not threads."""

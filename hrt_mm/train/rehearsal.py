@@ -20,7 +20,7 @@ from .checkpoint import CheckpointError
 from .data import checked, worker_deaths_named
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate
-from .files import LOCK, held_alone
+from .files import LOCK, RUN_FILES, check_replaceable, held_alone
 from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
 from .sampler import Position, Sampler, sample_sizes
@@ -137,6 +137,7 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
         _check_writable(next(parent for parent in folder.absolute().parents if parent.exists()), folder)
         return
     _check_writable(folder, folder)
+    check_replaceable(folder, RUN_FILES)
     locked_before = (folder / LOCK).exists()
     with held_alone(folder):
         try:

@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint
 from .data import TrainStream
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
-from .files import held_alone
+from .files import RUN_FILES, check_replaceable, held_alone
 from .identity import check_same_classes, check_same_vocabularies, vocabularies
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
@@ -336,6 +336,7 @@ class Run:
         checkpoint = None
         if self.ranks.main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            check_replaceable(self.folder, RUN_FILES)
             self._held.enter_context(held_alone(self.folder))
             checkpoint = open_folder(self.config, self.store, resume=resume)
         self.ranks.barrier()

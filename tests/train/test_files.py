@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hrt_mm.errors import UserError
-from hrt_mm.train.files import LOCK, drafting, held_alone
+from hrt_mm.train.files import LOCK, check_replaceable, drafting, held_alone
 
 # Forked processes are ready at once.
 _processes = multiprocessing.get_context("fork")
@@ -157,3 +157,17 @@ def test_of_many_that_make_a_folder_one_does_and_it_is_whole(tmp_path: Path) -> 
     for place, number in makers.items():
         folder = tmp_path / f"folder-{place}"
         assert {entry.name: entry.read_text() for entry in folder.iterdir()} == dict.fromkeys("abc", str(number))
+
+
+def test_what_is_no_file_where_one_will_be_written_is_named(tmp_path: Path) -> None:
+    names = ("a", "b")
+    check_replaceable(tmp_path, names)
+    (tmp_path / "a").write_text("")
+    check_replaceable(tmp_path, names)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match=r"/b is a folder, and a file of that name will be written; move it away"):
+        check_replaceable(tmp_path, names)
+    (tmp_path / "b").rmdir()
+    os.mkfifo(tmp_path / "b")
+    with pytest.raises(UserError, match=r"/b is a FIFO"):
+        check_replaceable(tmp_path, names)
