@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
 from .distributed import Ranks
-from .identity import check_same_vocabularies
+from .identity import MOVED, check_same_vocabularies
 from .meters import Meters, added, classes_without_samples, macro_f1s, means
 from .precision import Autocast, autocast, numerics
 from .sampler import Plan, evaluation_plans, sample_sizes
@@ -192,6 +192,13 @@ class TrainedRun:
         except ConfigError as error:
             raise ConfigError(f"{error}{self._elsewhere()}") from error
         check_classes(dataset, split, self.classes)
+        before = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
+        saved = self.checkpoint.state.get("config", {}).get("data")
+        if ranks.main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
+            log.warning(
+                "the data changed since the run was trained: %s had %d samples, now %d; %s",
+                split, before, len(dataset), MOVED,
+            )  # fmt: skip
         maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
 

@@ -10,6 +10,8 @@ from .checkpoint import Checkpoint, CheckpointError
 
 SHOWN = 8
 """Classes that a message lists."""
+MOVED = "samples may have changed sides where the splits are not those of the data, so that scores are too good"
+"""What a changed number of samples may mean."""
 _FIX = "resume with what the run was trained on, or start another run with another run.dir"
 
 

@@ -20,7 +20,7 @@ from .data import TrainStream
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from .files import RUN_FILES, check_replaceable, held_alone
-from .identity import check_same_classes, check_same_vocabularies, vocabularies
+from .identity import MOVED, check_same_classes, check_same_vocabularies, vocabularies
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
@@ -335,9 +335,15 @@ class Run:
         """The first rank makes or mends the folder; the others then find what it found."""
         checkpoint = None
         if self.ranks.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            check_replaceable(self.folder, RUN_FILES)
-            self._held.enter_context(held_alone(self.folder))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                check_replaceable(self.folder, RUN_FILES)
+                self._held.enter_context(held_alone(self.folder))
+            except OSError as error:
+                raise ConfigError(
+                    f"run.dir {self.folder} cannot be written: {error.strerror}; choose another folder, or change its "
+                    "permissions"
+                ) from error
             checkpoint = open_folder(self.config, self.store, resume=resume)
         self.ranks.barrier()
         return checkpoint if self.ranks.main or not resume else self.store.newest()
@@ -359,9 +365,10 @@ class Run:
                 "with train.batch_tokens their number makes the batches; start as many"
             )
         if state["counts"] != self._counts() and self.ranks.main:
-            log.warning(
-                "the data changed since %s: %s samples, now %s", checkpoint.folder, state["counts"], self._counts()
+            before, now = (
+                ", ".join(f"{n:,} {name}" for name, n in own.items()) for own in (state["counts"], self._counts())
             )
+            log.warning("the data changed since %s: %s samples, now %s; %s", checkpoint.folder, before, now, MOVED)
 
     def _collected(self) -> tuple[Sums, BadCounts]:
         """Sums and counts of all ranks; the first rank holds the sums from here on."""

@@ -11,9 +11,10 @@ from PIL import Image
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import RunConfig, load_config, resolved_yaml
+from hrt_mm.errors import ConfigError
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
-from hrt_mm.train.evaluate import read_config
+from hrt_mm.train.evaluate import evaluate_run, read_config
 from hrt_mm.train.loop import train
 from hrt_mm.train.start import check_same_run
 
@@ -113,3 +114,23 @@ def test_show_finds_equal_contents(small: Path, capsys: pytest.CaptureFixture[st
     assert "splits: stratified by class, data.split_seed 0, 80% train, 10% val, 10% test" in out
     assert main(["data", "show", str(small), f"data.root={small.parent / 'gone'}"]) == 2
     assert "gone is not a folder" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_data_that_grew_is_warned_of(small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(config(small))
+    with caplog.at_level(logging.WARNING):
+        evaluate_run(small.parent / "run", "val")
+        assert "the data changed" not in caplog.text
+        for index in range(40, 60):
+            Image.new("L", (8, 8), 3 * index).save(small.parent / f"data/cat/{index}.png")
+        evaluate_run(small.parent / "run", "val")
+    assert "the data changed since the run was trained: val had 8 samples, now 10; samples may have" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        train(config(small, "train.steps=2"), resume=True)
+    assert "65 train, 8 val samples, now 81 train, 10 val; samples may have" in caplog.text
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"run.dir .*file/run cannot be written: Not a directory; choose another"):
+        train(load_config(small, [f"run.dir={tmp_path / 'file' / 'run'}"]))
