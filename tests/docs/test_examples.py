@@ -166,6 +166,13 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{document}: {target}"
 
 
+def test_the_tests_that_hold_a_promise_are_there() -> None:
+    named = re.findall(r"`([\w/]+/test_\w+\.py)`", (ROOT / "docs/robustness.md").read_text(encoding="utf-8"))
+    assert len(named) > 50
+    for name in named:
+        assert (ROOT / "tests" / name).is_file(), name
+
+
 def test_dependencies_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [
