@@ -263,6 +263,10 @@ class DatasetConfig(Component):
         """
         raise NotImplementedError(type(self))
 
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with what it leaves to the modality filled in, such as the size of crops."""
+        return self
+
     def plain(self, split: str) -> Dataset:
         """The samples of a split without random augmentation, for collections to be searched."""
         return self.build(split)

@@ -9,6 +9,7 @@ import torch
 from ..errors import BadSample, ConfigError
 from ..modality import Tokenizer
 from ..tokens import Tokens
+from ..train.build import build_dataset
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -24,7 +25,7 @@ def typical_sample(config: RunConfig, tokenizer: Tokenizer) -> Tokens:
         ConfigError: the data cannot be read; says how to go without.
     """
     try:
-        dataset = config.data.build("train")
+        dataset = build_dataset(config, "train")
     except ConfigError as error:
         raise ConfigError(f"{error} (or give the size of a sample: --shape 1024, --shape 32x32)") from error
     length = len(dataset)

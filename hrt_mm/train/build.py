@@ -145,7 +145,8 @@ def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = N
         ConfigError: it is missing or empty.
     """
     try:
-        dataset = config.data.build(split)
+        data = config.data if config.towers is not None else config.data.suited(config.single.modality)
+        dataset = data.build(split)
         if not len(dataset):
             raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
     except ConfigError as error:

@@ -17,17 +17,18 @@ from pydantic import PositiveInt, model_validator
 
 from hrt_mm.errors import BadSample, ConfigError, printable
 from hrt_mm.files import Home
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, DatasetConfig, TokenizerConfig
 from hrt_mm.sample import Sample
 
 from ..audio.alignments import read_alignment
 from ..division import Division
 from ..media import MediaConfig, Target
-from ..vision.augment import Augmentation, Transform, chain
+from ..vision.augment import Augmentation, Transform, chain, sized
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
 from .sampling import AllFrames, Chosen, Dense, Sampling
 from .shots import Detector, found_shots
+from .tokenizer import VideoConfig
 from .video import Video, check_starts
 
 log = logging.getLogger(__name__)
@@ -277,6 +278,11 @@ class ClipsConfig(MediaConfig):
     the boundary ``shots``."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training videos, in order; those of images, of all frames alike."""
+
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with crops of the modality's size, where theirs is left open."""
+        size = modality.size if isinstance(modality, VideoConfig) else None
+        return self.model_copy(update={"augment": sized(self.augment, size)})
 
     @model_validator(mode="after")
     def _readable(self) -> ClipsConfig:

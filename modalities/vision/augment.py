@@ -47,8 +47,9 @@ class ResizedCrop(Component):
     """A random part of the image, resized."""
 
     type: Literal["resized_crop"]
-    size: Side
-    """Rows and columns of the result, or one number for both."""
+    size: Side | None = None
+    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without that the part keeps
+    its own size."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Least and largest part of the area."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
@@ -64,6 +65,8 @@ class ResizedCrop(Component):
         """The transform of images in which white is ``white``."""
         from torchvision.transforms import v2
 
+        if self.size is None:
+            return _RandomPart(self.scale, self.ratio)
         transform: Transform = v2.RandomResizedCrop(_pair(self.size), self.scale, self.ratio, antialias=True)
         return transform
 
@@ -191,6 +194,14 @@ Augmentation = Annotated[
 ]
 
 
+def sized(augmentations: Sequence[Augmentation], size: Side | None) -> tuple[Augmentation, ...]:
+    """The augmentations, with the modality's size where the size of a resized crop is left open."""
+    return tuple(
+        one.model_copy(update={"size": size}) if isinstance(one, ResizedCrop) and one.size is None else one
+        for one in augmentations
+    )
+
+
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
     """The transforms one after another; ``None`` for none."""
     return _Chain(augmentations) if augmentations else None
@@ -227,6 +238,19 @@ class _RandomCrop:
 
         transform: Transform = v2.RandomCrop(size, self.padding or None, pad_if_needed=True, fill=self.fill)
         return transform
+
+
+class _RandomPart:
+    """The part of torchvision's random resized crop, as large as it is."""
+
+    def __init__(self, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+        self.scale, self.ratio = scale, ratio
+
+    def __call__(self, image: Tensor) -> Tensor:
+        from torchvision.transforms import RandomResizedCrop
+
+        top, left, height, width = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
+        return image[..., top : top + height, left : left + width].contiguous()
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 
 from hrt_mm.errors import printable
 from hrt_mm.files import Home
-from hrt_mm.modality import Dataset
+from hrt_mm.modality import Dataset, DatasetConfig, TokenizerConfig
 from hrt_mm.sample import Sample
 from hrt_mm.splits import Splits
 
@@ -22,8 +22,9 @@ from ..division import Division, Traits, file_member
 from ..folders import Layout, labelled_files
 from ..splits import check_split
 from ..splitting import SplitConfig
-from .augment import Augmentation, Transform, chain
+from .augment import Augmentation, Transform, chain, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
+from .tokenizer import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ class FilesConfig(SplitConfig):
     """Read links that lead out of the dataset's folder."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training images, in order."""
+
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with crops of the modality's size, where theirs is left open."""
+        size = modality.size if isinstance(modality, VisionConfig) else None
+        return self.model_copy(update={"augment": sized(self.augment, size)})
 
     def build_from(self, split: str, root: Path, division: Division[Item]) -> ImageFiles:
         """The dataset of a split.

@@ -17,11 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from hrt_mm.errors import ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig
+from hrt_mm.modality import Dataset, DatasetConfig, TokenizerConfig
 from hrt_mm.sample import Sample
 
 from ..splits import Part, check_split, stratified
-from .augment import Augmentation, Transform, chain
+from .augment import Augmentation, Transform, chain, sized
+from .tokenizer import VisionConfig
 
 
 class ImagesInMemory(Dataset):
@@ -78,6 +79,11 @@ class MemoryConfig(DatasetConfig):
     """Part of the images that remain for training that is used, of every class, to learn from few labels."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training images, in order."""
+
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with crops of the modality's size, where theirs is left open."""
+        size = modality.size if isinstance(modality, VisionConfig) else None
+        return self.model_copy(update={"augment": sized(self.augment, size)})
 
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:

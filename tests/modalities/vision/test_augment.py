@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from hrt_mm.config import load_config
+from hrt_mm.config.layers import find_config
+from hrt_mm.train.build import build_dataset
 from modalities.vision.augment import Augmentation, Transform, chain
 
 ADAPTER: TypeAdapter[tuple[Augmentation, ...]] = TypeAdapter(tuple[Augmentation, ...])
@@ -15,6 +20,7 @@ ALL: list[dict[str, Any]] = [
     {"type": "crop", "padding": 2},
     {"type": "crop", "size": 6},
     {"type": "resized_crop", "size": (6, 10), "scale": (0.2, 0.9)},
+    {"type": "resized_crop", "scale": (0.2, 0.9)},
     {"type": "affine", "degrees": 20.0, "translate": (0.2, 0.2), "scale": (0.8, 1.2), "shear": 10.0},
     {"type": "flip", "p": 1.0},
     {"type": "flip", "p": 1.0, "axis": "vertical"},
@@ -97,3 +103,22 @@ def test_transforms_run_in_order() -> None:
 
 def test_no_transforms() -> None:
     assert chain(()) is None
+
+
+def test_crops_follow_the_size_of_the_modality(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 50), (number, 0, 0)).save(path)
+    layers = [f"data.root={tmp_path / 'pictures'}", "data.augment=[{type: resized_crop}]"]
+    shapes = {}
+    for size in ("24", "[16, 32]", "null"):
+        config = load_config(
+            find_config("vision/image_folder"), [*layers, f"modality.size={size}", "modality.fit=stretch"]
+        )
+        shapes[size] = tuple(build_dataset(config, "train")[0].value.shape)
+    assert (shapes["24"], shapes["[16, 32]"]) == ((3, 24, 24), (3, 16, 32))
+    # Where the modality has no size either, the part keeps its own.
+    assert 0.08 * 3000 * 0.8 < shapes["null"][1] * shapes["null"][2] <= 3000
+    config = load_config(find_config("vision/image_folder"), [*layers, "data.augment=[{type: resized_crop, size: 20}]"])
+    assert build_dataset(config, "train")[0].value.shape == (3, 20, 20)
