@@ -48,8 +48,8 @@ class ResizedCrop(Component):
 
     type: Literal["resized_crop"]
     size: Side | None = None
-    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without that the part keeps
-    its own size."""
+    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without that the part
+    keeps its own size."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
     """Least and largest part of the area."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
