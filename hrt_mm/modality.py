@@ -246,6 +246,9 @@ class DatasetConfig(Component):
         """What the values of its samples may have: ``parts``, unless the configuration itself names them."""
         return self.parts
 
+    supplies: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """By part, the boundaries that :meth:`prepare` gives to values from bare files."""
+
     def prepare(self, part: str, value: Any) -> Any:
         """What a query's raw value must go through to be as the dataset's own are; nothing, where they are plain.
 

@@ -60,10 +60,11 @@ def _pair(heads: int, level: Level) -> int:
 
 
 def _open(transition: Transition) -> int:
-    """The group that is not complete yet: its tokens with their places, and what learned groups compare with.
+    """The group that is not complete yet: its tokens with their positions, and what learned groups compare with.
 
+    A position is a float64, which takes the room of two elements.
     How sure the boundary that it starts at was is kept where groups are smoothed.
     """
     dim, group = transition.fine.dim, transition.group
-    tokens = 0 if transition.inclusive else usual_room(group) * (dim + 1)
+    tokens = 0 if transition.inclusive else usual_room(group) * (dim + 2)
     return tokens + (dim + group.smooth if isinstance(group, LearnedGroups) else 0)

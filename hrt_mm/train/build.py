@@ -69,19 +69,31 @@ def splits_of(options: TrainConfig) -> list[str]:
     return ["train", *(["val"] if options.eval_every else []), *(["test"] if options.test else [])]
 
 
-def carried_groups(config: RunConfig, tokenizer: Tokenizer) -> dict[str, list[str]]:
-    """By tower, ``""`` for the only one, the boundaries that its model groups by and that come with the data.
+def given_groups(config: RunConfig) -> dict[str, list[str]]:
+    """By tower, ``""`` for the only one, the boundaries that its model groups by."""
+    return {
+        prefix.removeprefix("towers.").removesuffix("."): [
+            level.group.boundary for level in tower.model.levels if isinstance(level.group, GivenGroups)
+        ]
+        for prefix, tower in towers_of(config).items()
+    }
 
-    A bare file does not have them. Towers without any are left out.
+
+def carried_groups(config: RunConfig, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Of :func:`given_groups`, those that come with the data; towers without any are left out.
+
+    A bare file does not have them, unless the data's ``prepare`` supplies them.
     """
     tokenizers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
-    names: dict[str, list[str]] = {}
-    for tower, (name, reader) in zip(towers_of(config).values(), tokenizers.items(), strict=True):
-        groups = (level.group for level in tower.model.levels)
-        given = (group.boundary for group in groups if isinstance(group, GivenGroups))
-        if carried := [boundary for boundary in given if boundary in reader.carried]:
-            names[name] = carried
-    return names
+    lacking = {
+        name: [
+            boundary
+            for boundary in given
+            if boundary in tokenizers[name].carried and boundary not in config.data.supplies.get(name, ())
+        ]
+        for name, given in given_groups(config).items()
+    }
+    return {name: boundaries for name, boundaries in lacking.items() if boundaries}
 
 
 def build_data(config: RunConfig, splits: Sequence[str]) -> Data:

@@ -19,7 +19,7 @@ from ..modality import Tokenizer
 from ..splits import some
 from ..tasks.base import Batch, Task
 from ..tasks.joint import JointTokenizer
-from .build import Data, build_dataset, build_task, build_tokenizer, carried_groups, check_classes
+from .build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
 from .checkpoint import Checkpoint, CheckpointError
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
@@ -285,9 +285,9 @@ def _expect(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> None:
 def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Leaves out boundaries that only the loss compares with."""
     towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
-    grouped = carried_groups(config, tokenizer)
+    grouped = given_groups(config)
     for name, reader in towers.items():
-        labels = frozenset(reader.carried) - frozenset(grouped.get(name, ()))
+        labels = frozenset(reader.carried) - frozenset(grouped[name])
         reader.wanted = reader.wanted - labels
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -13,8 +14,10 @@ from hrt_mm.errors import ConfigError
 from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer
 from hrt_mm.sample import Sample
 
+from ..audio.audio import Audio
 from ..audio.augment import Augmentation
 from ..audio.digits import FsddConfig
+from ..audio.trim import trimmed
 from ..splits import check_split
 from ..vision.memory import MnistConfig
 from .limits import limit_towers
@@ -27,6 +30,7 @@ class SpokenWrittenConfig(DatasetConfig):
 
     type: Literal["spoken_written_digits"]
     parts: ClassVar[tuple[str, ...]] = ("audio", "image", "text")
+    supplies: ClassVar[Mapping[str, tuple[str, ...]]] = {"audio": ("words",)}
     sounds: Path
     """The folder of FSDD."""
     pictures: Path
@@ -37,6 +41,13 @@ class SpokenWrittenConfig(DatasetConfig):
     """Leave out what is this much quieter than the loudest part, before and behind the digit; nothing when absent."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training sounds, in order."""
+
+    def prepare(self, part: str, value: Any) -> Any:
+        """A sound is taken for one word, without its quiet ends, as those of the data are."""
+        if not isinstance(value, Audio):
+            return value
+        audio = replace(value, boundaries={"words": (0.0,)} | dict(value.boundaries))
+        return audio if self.trim_db is None else trimmed(audio, self.trim_db)
 
     def build(self, split: str) -> SpokenWritten:
         """The sounds of a split. In training each meets another picture every time; elsewhere always the same one.

@@ -98,8 +98,10 @@ def test_workers_can_get_what_a_packaged_configuration_reads(
     try:
         data = build_data(config, ["train"])
     except ConfigError as error:
-        if (home := os.environ.get("HRT_MM_DATA")) and home in str(error):
-            pytest.skip(f"real data is not here: {error}")
+        # Alignments are made by another run, with what is there.
+        home = os.environ.get("HRT_MM_DATA")
+        if home and (home in str(error) or "data.alignments has no" in str(error)):
+            pytest.skip(f"HRT_MM_DATA lacks its data: {error}")
         raise
     maker = data.maker(config, "train")
     copy = pickle.loads(pickle.dumps(maker))
