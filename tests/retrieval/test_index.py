@@ -211,34 +211,3 @@ def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Pat
     assert len(Index(index.folder)) == 40
     named = {entry.entry.name for entry in left.segments}
     assert {path.name for path in index.folder.iterdir() if path.is_dir()} == named, "nothing half done stays"
-
-
-def _add_one_by_one(folder: Path, number: int, count: int) -> None:
-    index, place = Index(folder), 0
-    while place < count:
-        made = folder.parent / f"own-{number}" / str(place)
-        if not made.exists():
-            collection(made, [f"{number}-{place}"], seed=number)
-        try:
-            index.add(Collection(made))
-        except UserError as error:
-            if "is being written by another process" not in str(error):
-                raise
-            continue
-        place += 1
-
-
-def test_what_several_processes_add_at_once_is_all_there(index: Index) -> None:
-    writers = [
-        multiprocessing.get_context("fork").Process(target=_add_one_by_one, args=(index.folder, number, 8))
-        for number in range(3)
-    ]
-    for process in writers:
-        process.start()
-    for process in writers:
-        process.join(60)
-        assert process.exitcode == 0
-    found = Index(index.folder)
-    assert len(found) == 30 + 3 * 8
-    ids = {row.id for segment in found.segments for row in segment.collection.rows()}
-    assert {f"{number}-{place}" for number in range(3) for place in range(8)} <= ids
