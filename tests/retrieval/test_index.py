@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import MANIFEST, Index
 from hrt_mm.retrieval.neighbours import Kind
 from hrt_mm.retrieval.rows import Model, Row
+from tests.processes import forkserver
 
 MODEL = Model("a" * 64, 8, "runs/x")
 
@@ -211,3 +214,42 @@ def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Pat
     assert len(Index(index.folder)) == 40
     named = {entry.entry.name for entry in left.segments}
     assert {path.name for path in index.folder.iterdir() if path.is_dir()} == named, "nothing half done stays"
+
+
+def _add_one_by_one(folder: Path, number: int, count: int) -> None:
+    # Where it hangs, the output of the test says where.
+    faulthandler.dump_traceback_later(300, exit=True)
+    index, place = Index(folder), 0
+    own = [
+        collection(folder.parent / f"own-{number}" / str(at), [f"{number}-{at}"], seed=number) for at in range(count)
+    ]
+    while place < count:
+        try:
+            index.add(own[place])
+        except UserError as error:
+            if "is being written by another process" not in str(error):
+                raise
+            time.sleep(0.002)
+        else:
+            place += 1
+
+
+def test_what_several_processes_add_at_once_is_all_there(index: Index) -> None:
+    writers = [forkserver.Process(target=_add_one_by_one, args=(index.folder, number, 8)) for number in range(3)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0, 0, 0]
+    found = Index(index.folder)
+    assert len(found) == 30 + 3 * 8
+    ids = {row.id for segment in found.segments for row in segment.collection.rows()}
+    assert {f"{number}-{place}" for number in range(3) for place in range(8)} <= ids
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_query_that_is_not_finite_is_refused(index: Index, value: float) -> None:
+    query = vectors(1)[0]
+    query[3] = value
+    with pytest.raises(UserError, match=r"the query's vector is NaN or infinite.*; the model's weights"):
+        index.search(query, 1)
