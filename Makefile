@@ -11,7 +11,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test extras lint format schema bench gpu-check clean
+.PHONY: help quickstart demo test extras lint format bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,10 +39,6 @@ lint: $(READY) ## formatting, lint and types
 format: $(READY) ## format, and mend what lint can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-schema: $(READY) ## write configs/schema.json anew
-	$(BIN)/hrt-mm config schema --builtin > configs/schema.json.new
-	mv configs/schema.json.new configs/schema.json
 
 bench: $(READY) ## the benchmarks, small sizes
 	$(BIN)/python -m benchmarks.encoder_scaling --quick

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from .checks import CheckFailed
 from .results import FOLDER, Result, slug, write

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hrt_mm import Tokens
-from hrt_mm.control import flat_control
-from hrt_mm.decoding import Cache, prefill, step
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.spans import Spans
+from hrt_mm.analysis.control import flat_control
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.inference.generation import Cache, prefill, step
 
 from .checks import must_equal
 from .command import main, numbers, parser

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hrt_mm import FixedGroups, Hierarchy
-from hrt_mm.block import Attention, Block
-from hrt_mm.hierarchy import Stage
-from hrt_mm.levels import Level
-from hrt_mm.norm import rms_norm
-from hrt_mm.transition import Transition
+from hrt_mm.core.block import Attention, Block
+from hrt_mm.core.hierarchy import Stage
+from hrt_mm.core.levels import Level
+from hrt_mm.core.norm import rms_norm
+from hrt_mm.core.transition import Transition
 
 
 class DenseHierarchy(nn.Module):

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hrt_modalities.vision.memory import DigitsConfig
+from hrt_modalities.vision.tokenizer import VisionConfig, VisionTokenizer
 from torch import Tensor
 
 from hrt_mm import CrossScale, FixedGroups, HierarchyConfig, Level
-from hrt_mm.control import flat_control
-from hrt_mm.levels import blocks
+from hrt_mm.analysis.control import flat_control
+from hrt_mm.core.levels import blocks
 from hrt_mm.tasks.base import Batch
 from hrt_mm.tasks.classification import Classification, ClassificationConfig
 from hrt_mm.train.config import OptimConfig
 from hrt_mm.train.optim import build_optimizer, clip_gradients, set_learning_rate
 from hrt_mm.train.schedule import learning_rate
-from modalities.vision.memory import DigitsConfig
-from modalities.vision.tokenizer import VisionConfig, VisionTokenizer
 
 CLASSES = tuple("0123456789")
 VISION = VisionConfig(type="vision", channels=1, patch=1, mean=0.3, std=0.38)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from hrt_mm import Hierarchy, Spans, Tokens
-from hrt_mm.attention import Call, choose
-from hrt_mm.control import flat_control, num_parameters
+from hrt_mm.analysis.control import flat_control, num_parameters
+from hrt_mm.core.attention import Call, choose
 
 from . import models
 from .checks import bound_of, must_equal

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from .checks import CheckFailed
 from .command import main, parser

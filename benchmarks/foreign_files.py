@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hrt_mm.errors import BadSample
+from hrt_mm.core.errors import BadSample
 
 from .markdown import markdown
 
@@ -47,9 +47,8 @@ class Outcome(NamedTuple):
 
 def check_image(path: Path) -> str | None:
     """What is wrong with how an image is read; ``None`` where nothing is."""
+    from hrt_modalities.vision.images import image_shape, read_image
     from PIL import Image, ImageOps
-
-    from modalities.vision.images import image_shape, read_image
 
     found = read_image(path, path.name)
     if (shape := image_shape(path, path.name)) != tuple(found.shape):
@@ -69,9 +68,8 @@ def check_image(path: Path) -> str | None:
 def check_audio(path: Path) -> str | None:
     """What is wrong with how a sound is read; ``None`` where nothing is."""
     import av
-
-    from modalities.audio.containers import OPTIONS
-    from modalities.audio.files import read_audio
+    from hrt_modalities.audio.containers import OPTIONS
+    from hrt_modalities.audio.files import read_audio
 
     found = read_audio(path, path.name)
     samples, rate = Fraction(0), found.rate
@@ -97,8 +95,8 @@ def check_audio(path: Path) -> str | None:
 
 def check_video(path: Path) -> str | None:
     """What is wrong with how a video is read; ``None`` where nothing is."""
-    from modalities.video.readers import VideoFile
-    from modalities.video.readers.orientation import Orientation
+    from hrt_modalities.video.readers import VideoFile
+    from hrt_modalities.video.readers.orientation import Orientation
 
     with VideoFile(path, path.name, square_pixels=False) as video:
         frames = len(video.index)
@@ -127,8 +125,7 @@ def hash_of(frame_3HW: torch.Tensor) -> int:
 def _in_sequence(path: Path, size: tuple[int, int]) -> Iterator[int]:
     import av
     from av.video.reformatter import VideoReformatter
-
-    from modalities.video.readers.index import OPTIONS, video_stream
+    from hrt_modalities.video.readers.index import OPTIONS, video_stream
 
     scale = VideoReformatter()
     with av.open(str(path), options=dict(OPTIONS), metadata_errors="replace") as container:
@@ -207,9 +204,9 @@ class Workers:
 
 def kinds_of(path: Path) -> list[str]:
     """The modalities that read files of such a name."""
-    from modalities.audio.files import SUFFIXES as SOUNDS
-    from modalities.video.readers.index import SUFFIXES as VIDEOS
-    from modalities.vision.images import SUFFIXES as IMAGES
+    from hrt_modalities.audio.files import SUFFIXES as SOUNDS
+    from hrt_modalities.video.readers.index import SUFFIXES as VIDEOS
+    from hrt_modalities.vision.images import SUFFIXES as IMAGES
 
     suffix = path.suffix.lower()
     return [kind for kind, known in (("image", IMAGES), ("audio", SOUNDS), ("video", VIDEOS)) if suffix in known]

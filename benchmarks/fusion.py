@@ -21,9 +21,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import UserError
-from hrt_mm.fusion import Fusion
-from hrt_mm.train.evaluate import evaluate_run
+from hrt_mm.core.errors import UserError
+from hrt_mm.inference.trained import evaluate_run
+from hrt_mm.tasks.fusion import Fusion
 
 from .command import main, parser
 from .markdown import markdown

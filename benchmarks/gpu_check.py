@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from .command import main, parser
 from .markdown import markdown

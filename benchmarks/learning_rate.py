@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt_mm.control import num_parameters
+from hrt_mm.analysis.control import num_parameters
 
 from .checks import bound_of, must_equal
 from .command import main, parser, positive

@@ -26,17 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrt_mm.control import flat_control
-from hrt_mm.errors import UserError
-from hrt_mm.levels import FixedGroups, HierarchyConfig, Level
+from hrt_mm.analysis.control import flat_control
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.tasks import LanguageConfig, LanguageModel
 from hrt_mm.train.sampler import Position, Sampler
 from hrt_mm.train.seeding import forked, mix, seed_host
-from modalities.text import ByteTokenizer
-from modalities.text.corpus import Corpus, CorpusConfig
 
 from .checks import CheckFailed
 from .command import main, parser, positive
@@ -97,7 +97,7 @@ class Own(nn.Module):
     def forward(self, ids_BN: Tensor) -> Tensor:
         """Nats of every token but the first."""
         from hrt_mm import Tokens
-        from hrt_mm.spans import Spans
+        from hrt_mm.core.spans import Spans
 
         spans = Spans.from_lengths([ids_BN.shape[1]] * len(ids_BN), ids_BN.device)
         tokens = Tokens(ids_BN.flatten(), spans, spans.positions[:, None].float())

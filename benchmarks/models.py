@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level, Tokens
-from hrt_mm.control import flat_control, num_parameters
-from hrt_mm.encoder import Encoder
-from hrt_mm.errors import UserError
-from hrt_mm.modality import Tokenizer
+from hrt_mm.analysis.control import flat_control, num_parameters
+from hrt_mm.core.encoder import Encoder
+from hrt_mm.core.errors import UserError
+from hrt_mm.data.tokenizer import Tokenizer
 
 DEFAULT: dict[str, Any] = {"widths": [128, 256, 512], "depths": [2, 2, 4], "head_dim": 64, "window": 64, "stride": 4}
 """Two windowed levels and a global one: widths double and most blocks are coarse, as in Swin and Hiera."""

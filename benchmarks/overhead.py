@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hrt_mm import Hierarchy, Tokens
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from . import models
 from .checks import CheckFailed, bound_of, must_equal

@@ -24,19 +24,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from hrt_modalities.audio.intervals import SILENCE, segments_of
+from hrt_modalities.speech.align import aligned, intervals, write_alignments
+from hrt_modalities.speech.aligning import Tiers, spotted
+from hrt_modalities.speech.recognizer import Recognizer
+from hrt_modalities.speech.reread import Rereader
 
-from hrt_mm.boundary_scores import BoundaryScores, boundary_scores, even_cuts, random_cuts
-from hrt_mm.ctc import edits
-from hrt_mm.errors import UserError
-from hrt_mm.sample import Sample
-from hrt_mm.streaming import Recognizer
+from hrt_mm.core.errors import UserError
+from hrt_mm.data.sample import Sample
+from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
+from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from hrt_mm.metrics.edits import edits
 from hrt_mm.tasks import CTC, Boundary
-from hrt_mm.tasks.aligning import Tiers, spotted
 from hrt_mm.train.build import build_dataset
-from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
-from modalities.audio.align import aligned, intervals, write_alignments
-from modalities.audio.intervals import SILENCE, segments_of
-from modalities.audio.reread import Rereader
 
 from .command import main, parser
 from .markdown import markdown

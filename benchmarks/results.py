@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationError
 
-from hrt_mm.component import Component
-from hrt_mm.doctor import has_amx, versions
-from hrt_mm.errors import UserError
+from hrt_mm.analysis.doctor import has_amx, versions
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import UserError
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import UserError
-from hrt_mm.retrieval.metrics import rank_scores
+from hrt_mm.core.errors import UserError
+from hrt_mm.inference.trained import TrainedRun, load_task
+from hrt_mm.metrics.retrieval import rank_scores
 from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from hrt_mm.train.build import build_dataset
-from hrt_mm.train.evaluate import TrainedRun, load_task
 from hrt_mm.train.precision import autocast
 
 from .checks import CheckFailed

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from hrt_mm.config import RunConfig, load_config, resolved_yaml
-from hrt_mm.control import flat_control
-from hrt_mm.errors import UserError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.tasks.ctc import CTCConfig
+from hrt_mm.analysis.control import flat_control
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.tasks.ctc.task import CTCConfig
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.precision import emulates_bf16
+from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.summary import parameter_count
 
 UNENDING = ["train.steps=1000000", "train.save_every=null", "train.tensorboard=false"]

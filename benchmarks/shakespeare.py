@@ -16,7 +16,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from .command import main, parser
 from .markdown import markdown

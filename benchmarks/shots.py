@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from hrt_modalities.corpora.edited import EditedConfig
+from hrt_modalities.outline.outline import FileOutline
+from hrt_modalities.video.clips import Clips, ClipsConfig
+from hrt_modalities.video.edits import EditsConfig
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.video.rendered import RenderedConfig
+from hrt_modalities.video.shots import Detector, shots_of
 
-from hrt_mm.boundary_scores import BoundaryScores, boundary_scores
-from hrt_mm.errors import ConfigError
-from hrt_mm.modality import DatasetConfig
-from hrt_mm.train.evaluate import TrainedRun, load_task
-from modalities.video.clips import Clips, ClipsConfig
-from modalities.video.edited import EditedConfig
-from modalities.video.edits import EditsConfig
-from modalities.video.outline import FileOutline
-from modalities.video.readers import VideoFile
-from modalities.video.rendered import RenderedConfig
-from modalities.video.shots import Detector, shots_of
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import DatasetConfig
+from hrt_mm.inference.trained import TrainedRun, load_task
+from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores
 
 from .command import main, parser, positive
 from .markdown import markdown

@@ -19,17 +19,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from hrt_modalities.audio import Audio, AudioModality, AudioTokenizer
+from hrt_modalities.speech.recognizer import Recognizer, recognizing
 from torch import Tensor
 
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
-from hrt_mm.streaming import Heard, Recognizer, Stream
-from hrt_mm.streaming.recognizer import recognizing
-from hrt_mm.streaming.stream import joined
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
+from hrt_mm.inference.streaming import Stream
+from hrt_mm.inference.streaming.stream import joined
+from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.tasks import CTC
+from hrt_mm.tasks.ctc.words import Heard
 from hrt_mm.train.build import build_dataset
-from hrt_mm.train.evaluate import TrainedRun, load_task
-from modalities.audio import Audio, AudioModality, AudioTokenizer
 
 from .checks import CheckFailed, must_equal
 from .command import main, parser

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 from . import (
     audio,

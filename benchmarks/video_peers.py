@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from hrt_modalities.video import VideoTokenizer
+from hrt_modalities.video.tubes import untubify
+from hrt_modalities.vision.patches import Dense
 from torch import Tensor, nn
 
 from hrt_mm import Tokens
-from modalities.video import VideoTokenizer
-from modalities.video.tubes import untubify
-from modalities.vision.patches import Dense
 
 _WIDEST = 256
 """Of a first stage."""

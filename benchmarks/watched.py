@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 
 class Watched(NamedTuple):

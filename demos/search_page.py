@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hrt_modalities.vision.images import read_image
+
 from hrt_mm.cli.process import as_process, ending_on_sigterm
-from hrt_mm.errors import Stopped, UserError
+from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
-from modalities.vision.images import read_image
 
 from .answers import STYLE, note, page
 from .uploads import ending_with_the_terminal, upload_folder

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from hrt_mm.errors import Stopped, UserError
-from hrt_mm.train.files import LOCK, held_alone
+from hrt_mm.core.errors import Stopped, UserError
+from hrt_mm.data.atomic_files import LOCK, held_alone
 
 PREFIX = "hrt-mm-uploads-"
 VARIABLE = "GRADIO_TEMP_DIR"
@@ -50,7 +50,7 @@ def upload_folder() -> Iterator[Path]:
 
 @contextmanager
 def ending_with_the_terminal() -> Iterator[None]:
-    """SIGHUP raises :class:`~hrt_mm.errors.Stopped`, unless it is ignored, as under ``nohup``."""
+    """SIGHUP raises :class:`~hrt_mm.core.errors.Stopped`, unless it is ignored, as under ``nohup``."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)

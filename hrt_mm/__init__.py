@@ -1,12 +1,12 @@
 """Hierarchical Resolution Transformers over text, images, speech and video: the core."""
 
-from .attention import attend
-from .errors import BackendError, BadSample, ConfigError, UserError
-from .hierarchy import Hierarchy, Transformer
-from .levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
-from .pyramid import Pyramid
-from .spans import Spans
-from .tokens import Tokens
+from .core.attention import attend
+from .core.errors import BackendError, BadSample, ConfigError, UserError
+from .core.hierarchy import Hierarchy, Transformer
+from .core.levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
+from .core.pyramid import Pyramid
+from .core.spans import Spans
+from .core.tokens import Tokens
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hrt_mm.errors import UserError
-from hrt_mm.storage import array_bytes
+from hrt_mm.core.errors import UserError
+from hrt_mm.data.storage import array_bytes
 
 Change = tuple[str, bytes]
 

@@ -6,4 +6,4 @@ import multiprocessing
 
 forkserver = multiprocessing.get_context("forkserver")
 # Preloading is a setting of the one server that all contexts share, so it is made here once.
-forkserver.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "modalities.text.corpus", "torch._dynamo"])
+forkserver.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "hrt_modalities.text.corpus", "torch._dynamo"])

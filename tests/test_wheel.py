@@ -29,9 +29,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_everything_and_nothing_else(unpacked: Path) -> None:
-    assert {path.name.partition("-")[0] for path in unpacked.iterdir()} == {"hrt_mm", "modalities"}
+    assert {path.name.partition("-")[0] for path in unpacked.iterdir()} == {"hrt_mm", "hrt_modalities"}
     assert (unpacked / "hrt_mm" / "py.typed").is_file()
-    assert (unpacked / "modalities" / "py.typed").is_file()
+    assert (unpacked / "hrt_modalities" / "py.typed").is_file()
     own = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.*")}
     assert {
         path.relative_to(unpacked / "hrt_mm/_configs") for path in (unpacked / "hrt_mm/_configs").rglob("*.*")

@@ -27,7 +27,8 @@ def add(commands: Commands) -> None:
 
 def show(args: argparse.Namespace) -> int:
     """Prints the resolved configuration."""
-    from ..config import load_config, resolved_yaml
+    from ..config import load_config
+    from ..train.resolved import resolved_yaml
 
     config = load_config(args.config, args.overrides)
     print(resolved_yaml(config, ascii_only=not is_unicode(sys.stdout)), end="")
@@ -36,8 +37,9 @@ def show(args: argparse.Namespace) -> int:
 
 def validate(args: argparse.Namespace) -> int:
     """Says that a configuration is right, or what a run would refuse."""
-    from ..config import check, load_config
-    from ..errors import UserError
+    from ..config import load_config
+    from ..core.errors import UserError
+    from ..train.check import check
     from ..train.rehearsal import check_folder, rehearse, warnings_of
     from ..train.splits import start_warnings
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
 
-from ..errors import ConfigError
-from ..modality import Command
+from ..core.errors import ConfigError
+from ..data.registry import Command
 from .arguments import add_overrides
 
 if TYPE_CHECKING:
     from ..config import RunConfig
-    from ..splits import Member, Splits
+    from ..data.splits import Member, Splits
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 def _run(args: Namespace) -> int:
     """Prints counts, how the splits were made and warnings, or the samples."""
-    from ..splits import split_warnings
+    from ..data.splits import split_warnings
     from ..train.splits import listed_splits
 
     config = _config(args)
@@ -59,7 +59,7 @@ def _run(args: Namespace) -> int:
 
 def _config(args: Namespace) -> RunConfig:
     from ..config import load_config
-    from ..train.evaluate import read_config
+    from ..inference.trained import read_config
 
     folder = Path(args.config).expanduser()
     return read_config(folder, args.overrides) if folder.is_dir() else load_config(args.config, args.overrides)

@@ -21,8 +21,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table."""
+    from ..analysis.describe import describe
     from ..config import load_config
-    from ..describe import describe
 
     print(describe(load_config(args.config, args.overrides), args.shape))
     return 0

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report, and prints its summary and where it is."""
-    from ..report import diagnose
+    from ..analysis.report import diagnose
 
     report = diagnose(args.folder, args.overrides)
     print("\n".join([*report.summary, f"report: {report.folder / 'report.md'}"]))

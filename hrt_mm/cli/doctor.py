@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report."""
-    from ..doctor import report
+    from ..analysis.doctor import report
 
     print(report())
     return 0

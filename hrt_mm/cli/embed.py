@@ -50,7 +50,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the collection, and says what is in it."""
-    from ..errors import UserError
+    from ..core.errors import UserError
     from ..retrieval.collecting import WINDOW, embed_files, embed_split
     from ..retrieval.embed import Embedder
     from ..retrieval.listing import listed

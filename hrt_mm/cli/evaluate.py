@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the metrics."""
-    from ..train.evaluate import evaluate_run
+    from ..inference.trained import evaluate_run
 
     metrics = evaluate_run(args.folder, args.split, args.overrides)
     if args.json:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .arguments import Commands, add_overrides, command
 
 if TYPE_CHECKING:
-    from ..train.evaluate import TrainedRun
+    from ..inference.trained import TrainedRun
 
 
 def add(commands: Commands) -> None:
@@ -35,9 +35,9 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the prompt and what follows it, as it comes; several texts one after the other."""
-    from ..decoding import Sampling, generate
+    from ..inference.generation import Sampling, generate
+    from ..inference.trained import load_task
     from ..tasks import LanguageModel
-    from ..train.evaluate import load_task
 
     if args.num < 1:
         raise UserError(f"--num {args.num} must be 1 or more")

@@ -8,15 +8,14 @@ from importlib.metadata import entry_points
 
 from ..config import packaged_configs
 from ..config.sections import datasets, tasks
-from ..modality import GROUP, broken_plugins, modalities
-from ..pooling import POOLINGS
+from ..core.pooling import POOLINGS
+from ..data.registry import GROUP, broken_plugins, modalities
 
 
 def listing() -> str:
     """A short list for the end of the help."""
     lines = ["installed:"]
-    for name, modality in modalities().items():
-        lines.append(f"  modality {name}: datasets {', '.join(datasets(modality))}")
+    lines += [f"  modality {name}: datasets {', '.join(datasets(name))}" for name in modalities()]
     lines += [f"  {broken}" for broken in broken_plugins().values()]
     lines.append(f"  tasks: {', '.join(tasks())}")
     return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
@@ -27,7 +26,7 @@ def table() -> str:
     lines = []
     for name, modality in modalities().items():
         lines.append(f"{name} ({_origin(name)}): {_summary(modality.tokenizer)}")
-        lines += _rows("data", datasets(modality))
+        lines += _rows("data", datasets(name))
     lines += [str(broken) for broken in broken_plugins().values()]
     lines.append("tasks, for every modality")
     lines += _rows("task", tasks())

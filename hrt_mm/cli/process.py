@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ..errors import Stopped, UserError
+from ..core.errors import Stopped, UserError
 
 USER_ERROR = 2
 REPLACE = "hrt_mm.replace"

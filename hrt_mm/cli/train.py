@@ -22,7 +22,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or says what a run would refuse."""
-    from ..config import check, load_config
+    from ..config import load_config
+    from ..train.check import check
 
     config = load_config(args.config, args.overrides)
     if args.dry_run:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .check import check
+from ..train.check import check
+from ..train.resolved import resolved_yaml
+from ..train.run_config import RunConfig
 from .layers import packaged_configs
-from .resolved import resolved_yaml
 from .root import load_config
 from .schema import json_schema
-from .sections import RunConfig
 
 __all__ = ["RunConfig", "check", "json_schema", "load_config", "packaged_configs", "resolved_yaml"]

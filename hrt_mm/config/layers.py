@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hrt_mm
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .interpolation import fill
 from .messages import Problem, nearest
 from .nodes import Node, merge

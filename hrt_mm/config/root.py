@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..component import Component
-from ..levels import HierarchyConfig
-from ..modality import DatasetConfig, TokenizerConfig, broken_plugins, modalities
+from ..core.component import Component
+from ..core.levels import HierarchyConfig
+from ..data.dataset import DatasetConfig
+from ..data.registry import broken_plugins, modalities
+from ..data.tokenizer import TokenizerConfig
 from ..tasks.base import TaskConfig
+from ..train.run_config import FORMS, RunConfig, TowerConfig
 from .allowed import Allowed
 from .fitting import fit
 from .interpolation import interpolate
@@ -19,7 +22,7 @@ from .messages import Problem, fail, one_of, show
 from .nodes import Keys, Node, both_given
 from .overrides import apply
 from .schema import compose
-from .sections import FORMS, RunConfig, TowerConfig, datasets, joint, section_component, tasks, tokenizers
+from .sections import datasets, joint, section_component, tasks, tokenizers
 from .validation import Validator
 
 
@@ -50,7 +53,7 @@ def _add_younger(layers: Node) -> None:
     name, section = _type(layers, "data"), layers.child("data")
     if name is None or section is None or not isinstance(section.value, dict):
         return
-    known = [datasets(modality) for modality in modalities().values()]
+    known = [datasets(name) for name in modalities()]
     for component in (own[name] for own in (*known, joint()) if name in own):
         if issubclass(component, DatasetConfig):
             for key, value in component.before.items():
@@ -73,7 +76,7 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
     options: dict[str, Mapping[str, type[Component]]] = {
         "modality": tokenizers(installed),
         "task": tasks(),
-        "data": joint() if several else datasets(installed[chosen]) if chosen else {},
+        "data": joint() if several else datasets(chosen) if chosen else {},
     }
     for name in root.value:
         if name not in RunConfig.model_fields:
@@ -183,7 +186,7 @@ def _foreign(word: object, root: Node, options: Sequence[str]) -> str | None:
     expected = f"expected one of {', '.join(options)}"
     if root.child("towers") is None and word in joint():
         return f"{show(word)} is a dataset of several modalities, and there are no towers; {expected}"
-    owners = [name for name, plugin in modalities().items() if word in datasets(plugin)]
+    owners = [name for name in modalities() if word in datasets(name)]
     if not owners:
         return None
     whose = f"{show(word)} is a dataset of the modality {' and '.join(owners)}"

@@ -7,19 +7,11 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from ..component import Component
-from ..modality import Modality, modalities
-from .sections import (
-    RunConfig,
-    TowerConfig,
-    builtin_joint,
-    builtin_modalities,
-    datasets,
-    joint,
-    section_component,
-    tasks,
-    tokenizers,
-)
+from ..core.component import Component
+from ..data.modality import Modality
+from ..data.registry import modalities
+from ..train.run_config import RunConfig, TowerConfig
+from .sections import builtin_joint, builtin_modalities, datasets, joint, section_component, tasks, tokenizers
 
 Schema = dict[str, Any]
 
@@ -31,7 +23,7 @@ def json_schema(builtin_only: bool = True) -> Schema:
         builtin_only: leave out modalities that other packages add.
     """
     if builtin_only:
-        return compose(builtin_modalities(), None, builtin_joint())
+        return compose(builtin_modalities(), None, builtin_joint(), builtin_only=True)
     return compose(modalities(), None, joint())
 
 
@@ -41,6 +33,7 @@ def compose(
     joint: Mapping[str, type[Component]] | None = None,
     *,
     several: bool | None = None,
+    builtin_only: bool = False,
 ) -> Schema:
     """The schema of some modalities.
 
@@ -49,9 +42,10 @@ def compose(
         modality: the one whose datasets are allowed; each with its own when absent.
         joint: datasets of several modalities.
         several: whether there are towers; either form is allowed when absent.
+        builtin_only: leave out datasets that other packages add to them.
     """
     together = list(dict.fromkeys((joint or {}).values())) if several is not False else []
-    data = {name: list(dict.fromkeys(datasets(plugin).values())) for name, plugin in installed.items()}
+    data = {name: list(dict.fromkeys(datasets(name, builtin_only=builtin_only).values())) for name in installed}
     shown = [name for name in installed if modality in (None, name) and not several]
     unions: dict[str, list[type[Component]]] = {
         "modality": list(tokenizers(dict(installed)).values()),

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ..component import Component
+from ..core.component import Component
 from .allowed import Allowed
 from .messages import Problem, nearest, show
 from .nodes import Keys, Node

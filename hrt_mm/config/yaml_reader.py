@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..data.yaml_scalars import PREFIX, SCALARS, core_resolvers
 from .messages import Problem, show
 from .nodes import Keys, Node
 
@@ -21,27 +21,7 @@ MAX_DIGITS = 300
 _VARIABLE = re.compile(r"\$\{([^{}\n]*)\}")
 _MASKED = re.compile("\\$\ue000([^\ue001\n]*)\ue001")
 
-_PREFIX = "tag:yaml.org,2002:"
-_CORE = {
-    "null": (re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    "bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    "int": (re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
-    "float": (
-        re.compile(
-            r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-        ),
-        list("-+.0123456789"),
-    ),
-}
-_TAGS = {_PREFIX + name for name in ("map", "seq", "str", *_CORE)}
-
-
-def core_resolvers(cls: Any) -> Any:
-    """Gives a PyYAML loader or dumper the scalars of YAML 1.2: ``1e-3`` is a float, ``no`` and ``1:30`` are strings."""
-    cls.yaml_implicit_resolvers = {}
-    for name, (pattern, first) in _CORE.items():
-        cls.add_implicit_resolver(_PREFIX + name, pattern, first)
-    return cls
+_TAGS = {PREFIX + name for name in ("map", "seq", "str", *SCALARS)}
 
 
 @core_resolvers
@@ -79,7 +59,7 @@ def read(text: str, source: str, problems: list[Problem], *, numbered: bool = Tr
 
 def scalar(text: str) -> str | int | float | bool | None:
     """A plain scalar's value, as YAML reads it."""
-    for name, (pattern, _) in _CORE.items():
+    for name, (pattern, _) in SCALARS.items():
         if pattern.match(text):
             return _parse(name, text)
     return text
@@ -145,13 +125,13 @@ class _Builder:
         return values
 
     def scalar(self, raw: yaml.ScalarNode, path: Keys, mark: str) -> Node:
-        name = raw.tag.removeprefix(_PREFIX)
-        if name not in _CORE:
+        name = raw.tag.removeprefix(PREFIX)
+        if name not in SCALARS:
             text, whole = _joined(_unmask(raw.value))
             if not whole:
                 self.problems.append(Problem(mark, path, f"{show(raw.value)} has half of a surrogate pair"))
             return Node(text, mark, plain=raw.style is None)
-        if not _CORE[name][0].match(raw.value):
+        if not SCALARS[name][0].match(raw.value):
             self.problems.append(Problem(mark, path, f"{show(raw.value)} is not the {name} that its tag says"))
             return Node(raw.value, mark)
         return Node(_parse(name, raw.value), mark, text=raw.value if raw.style is None else None)

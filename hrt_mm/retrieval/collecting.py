@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadSample, UserError, printable
-from ..files import check_regular, shown
-from ..folders import by_suffix
-from ..modality import Dataset
-from ..sample import Sample
+from ..core.errors import BadSample, UserError, printable
+from ..data.dataset import Dataset
+from ..data.files import check_regular, shown
+from ..data.folders import by_suffix
+from ..data.sample import Sample
 from .collection import Writer, writing
 from .embed import BATCH, Embedder
 from .listing import Listed

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt, TypeAdapter
 
-from ..errors import UserError
-from ..storage import Format, Sum, array_bytes, read_array
-from ..train.files import drafting, explained, flush_folder, write_flushed
+from ..core.errors import UserError
+from ..data.atomic_files import drafting, explained, flush_folder, write_flushed
+from ..data.storage import Format, Sum, array_bytes, read_array
 from .rows import LONGEST, Model, Row, key_of, not_comparable
 
 REMEDY = "restore it from a copy, or embed it again with `hrt-mm embed`"

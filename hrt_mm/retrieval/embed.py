@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import BadSample, ConfigError, UserError
-from ..files import check_regular
-from ..levels import HierarchyConfig
-from ..modality import Modality, Stretch, Tokenizer, modalities
-from ..pyramid import Pyramid
+from ..core.errors import BadSample, ConfigError, UserError
+from ..core.levels import HierarchyConfig
+from ..core.pyramid import Pyramid
+from ..data.files import check_regular
+from ..data.modality import Modality, Stretch
+from ..data.registry import modalities
+from ..data.tokenizer import Tokenizer
+from ..inference.trained import TrainedRun, load_task
 from ..tasks.contrastive import Contrastive
 from ..tasks.contrastive_views import ViewHeads
 from ..tasks.joint import JointTokenizer
 from ..train.build import carried_groups
-from ..train.evaluate import TrainedRun, load_task
 from ..train.precision import numerics
 from .passages import Passages, joined, owned, placed
 from .rows import Model

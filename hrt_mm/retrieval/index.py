@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import PositiveInt, TypeAdapter
 
-from ..errors import UserError
-from ..storage import Format, Sum
-from ..train.files import LOCK, explained, held_alone, replace_file
+from ..core.errors import UserError
+from ..data.atomic_files import LOCK, explained, held_alone, replace_file
+from ..data.storage import Format, Sum
 from .collection import BLOCK, MEDIA, Collection, mapped_vectors, writing
 from .neighbours import REMEDY, STRUCTURE, Kind, build, kind_for
 from .rows import Model, Row, check_query, key_of

@@ -11,10 +11,10 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, printable
-from ..files import shown
-from ..folders import by_suffix, hidden, walk
-from ..tables import Paths, Row, is_missing, rows_of
+from ..core.errors import UserError, printable
+from ..data.files import shown
+from ..data.folders import by_suffix, hidden, walk
+from ..data.tables import Paths, Row, is_missing, rows_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 Kind = Literal["flat", "hnsw", "ivf"]
 STRUCTURE = "faiss.index"

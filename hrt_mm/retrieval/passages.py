@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ctc import runs_of, steps_of
-from ..levels import HierarchyConfig
-from ..pyramid import Pyramid
+from ..core.levels import HierarchyConfig
+from ..core.pyramid import Pyramid
+from ..tasks.ctc import runs_of, steps_of
 
 
 @dataclass(frozen=True, eq=False)

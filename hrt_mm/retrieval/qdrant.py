@@ -19,7 +19,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import TypeAdapter
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .collection import Collection
 from .index import Hit
 from .rows import Model, Row, check_query

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import PositiveInt
 
-from ..errors import UserError
-from ..storage import parse_json
+from ..core.errors import UserError
+from ..data.storage import parse_json
 
 LONGEST = 65_536
 """Bytes of a row; what a search shows is short."""

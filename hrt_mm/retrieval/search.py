@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .embed import Embedder
 from .index import Hit, Index
 from .qdrant import QdrantIndex

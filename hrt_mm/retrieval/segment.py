@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt
 
-from ..errors import UserError
-from ..storage import Sum, array_bytes, read_array
-from ..train.files import flush_folder, write_flushed
+from ..core.errors import UserError
+from ..data.atomic_files import flush_folder, write_flushed
+from ..data.storage import Sum, array_bytes, read_array
 from .collection import CHECKED_UP_TO, Collection
 from .neighbours import REMEDY, STRUCTURE, Kind, Neighbours
 from .rows import Row

@@ -6,7 +6,7 @@ from .base import Batch, Task, TaskConfig, TaskOutput
 from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
 from .contrastive import Contrastive, ContrastiveConfig
-from .ctc import CTC, CTCConfig
+from .ctc.task import CTC, CTCConfig
 from .fused import Fused, FusedConfig
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel

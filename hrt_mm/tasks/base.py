@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..component import Component
-from ..sample import Sample
-from ..tokens import Tokens
+from ..core.component import Component
+from ..core.tokens import Tokens
+from ..data.sample import Sample
 
 if TYPE_CHECKING:
-    from ..levels import HierarchyConfig
-    from ..modality import Tokenizer
+    from ..core.levels import HierarchyConfig
+    from ..data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)

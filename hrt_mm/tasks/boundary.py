@@ -14,19 +14,19 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..boundary_scores import BoundaryScores, boundary_scores, even_cuts, random_cuts
-from ..errors import ConfigError
-from ..host import on_host
-from ..levels import HierarchyConfig
-from ..sample import Sample
-from ..spans import Spans
-from ..tokens import Tokens
+from ..core.errors import ConfigError
+from ..core.host import on_host
+from ..core.levels import HierarchyConfig
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..data.sample import Sample
+from ..metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import linear_head
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 SECONDS, TOKENS = (0.02, 0.04), (0.0, 1.0)
 """Tolerances where tokens stand for time, and elsewhere."""

@@ -15,15 +15,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import BadSample
-from ..levels import HierarchyConfig
-from ..sample import Sample
-from ..tokens import Tokens
+from ..core.errors import BadSample
+from ..core.levels import HierarchyConfig
+from ..core.tokens import Tokens
+from ..data.sample import Sample
 from .base import Batch, TaskOutput
 from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class ClassificationConfig(LabelConfig):

@@ -18,19 +18,19 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
-from ..levels import HierarchyConfig
-from ..modality import Tokenizer
-from ..per_step import training_step
-from ..ranks import summed, world_size
-from ..retrieval.metrics import distinct, rank
-from ..sample import Sample
+from ..core.errors import ConfigError
+from ..core.levels import HierarchyConfig
+from ..core.per_step import training_step
+from ..data.sample import Sample
+from ..data.tokenizer import Tokenizer
+from ..metrics.retrieval import distinct, rank
 from .base import Batch, TaskOutput
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
 from .contrastive_views import LevelPair, Vectors, View, ViewHeads
 from .encoding import check_reads
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer, Part
 from .pieces import Pieces
+from .ranks import summed, world_size
 
 
 class ContrastiveConfig(JointTaskConfig):

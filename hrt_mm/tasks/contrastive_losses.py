@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..component import Component
+from ..core.component import Component
 
 
 class TemperatureConfig(Component):

@@ -15,15 +15,15 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..component import Component
-from ..errors import ConfigError
-from ..levels import HierarchyConfig
-from ..linear import StartedLinear
-from ..pyramid import Pyramid
-from ..ranks import gathered
-from ..segments import segment_mean
-from ..spans import Spans
+from ..core.component import Component
+from ..core.errors import ConfigError
+from ..core.levels import HierarchyConfig
+from ..core.linear import StartedLinear
+from ..core.pyramid import Pyramid
+from ..core.segments import segment_mean
+from ..core.spans import Spans
 from .pieces import Pieces
+from .ranks import gathered
 
 
 class LevelPair(Component):

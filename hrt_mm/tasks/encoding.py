@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..encoder import Encoder, finite, first_nonfinite
-from ..errors import ConfigError
-from ..levels import HierarchyConfig
+from ..core.encoder import Encoder, finite, first_nonfinite
+from ..core.errors import ConfigError
+from ..core.levels import HierarchyConfig
 from .base import Batch, Task
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class EncoderTask(Task):

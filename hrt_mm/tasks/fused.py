@@ -13,16 +13,16 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError
-from ..fusion import Fusion, Stream, build_head
-from ..fusion.config import GatedConfig, TokensConfig
-from ..levels import HierarchyConfig
-from ..norm import rms_norm
-from ..per_step import training_step
-from ..sample import Sample
-from ..spans import Spans
+from ..core.errors import ConfigError
+from ..core.levels import HierarchyConfig
+from ..core.norm import rms_norm
+from ..core.per_step import training_step
+from ..core.spans import Spans
+from ..data.sample import Sample
 from .base import Batch, TaskOutput
 from .encoding import check_reads
+from .fusion import Fusion, Stream, build_head
+from .fusion.config import GatedConfig, TokensConfig
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .labels import NO_LABEL, LabelConfig, LabelScores, linear_head, place_of
 

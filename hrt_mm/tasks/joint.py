@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..encoder import Encoder, finite, first_nonfinite
-from ..errors import BadSample, ConfigError
-from ..levels import HierarchyConfig
-from ..modality import Tokenizer
-from ..sample import Sample
-from ..tokens import Tokens
+from ..core.encoder import Encoder, finite, first_nonfinite
+from ..core.errors import BadSample, ConfigError
+from ..core.levels import HierarchyConfig
+from ..core.tokens import Tokens
+from ..data.sample import Sample
+from ..data.tokenizer import Tokenizer
 from .base import Batch, Task, TaskConfig
 from .fingerprints import fingerprint
 from .pieces import Pieces

@@ -14,17 +14,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import BadSample, ConfigError
-from ..levels import HierarchyConfig
-from ..linear import StartedLinear
-from ..per_step import PerStep
-from ..ranks import summed
-from ..sample import Sample
+from ..core.errors import BadSample, ConfigError
+from ..core.levels import HierarchyConfig
+from ..core.linear import StartedLinear
+from ..core.per_step import PerStep
+from ..data.sample import Sample
 from .base import TaskConfig, TaskOutput
 from .encoding import EncoderTask
+from .ranks import summed
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 NO_LABEL, NO_GUESS = -1, -2
 """Target where nothing is to be predicted, and the guess of logits that are not finite."""

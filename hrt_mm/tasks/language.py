@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError
-from ..host import on_host
-from ..levels import HierarchyConfig, LearnedGroups
-from ..pyramid import Pyramid
-from ..sample import Sample
-from ..spans import Spans
-from ..tokens import Tokens
+from ..core.errors import ConfigError
+from ..core.host import on_host
+from ..core.levels import HierarchyConfig, LearnedGroups
+from ..core.pyramid import Pyramid
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..data.sample import Sample
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import linear_head
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 _LOGITS = 1 << 25
 """Logits that are held at once; beyond it they are made, and made again for the gradient, in pieces."""

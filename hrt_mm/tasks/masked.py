@@ -19,22 +19,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError
-from ..grids import nested_order
-from ..hierarchy import Hierarchy
-from ..levels import FixedGroups, HierarchyConfig, LearnedGroups
-from ..linear import StartedLinear
-from ..plan import LevelPlan
-from ..sample import Sample
-from ..segments import segment_mean
-from ..spans import Spans
-from ..tokens import Tokens
-from ..transition import Transition
+from ..core.errors import ConfigError
+from ..core.grids import nested_order
+from ..core.hierarchy import Hierarchy
+from ..core.levels import FixedGroups, HierarchyConfig, LearnedGroups
+from ..core.linear import StartedLinear
+from ..core.plan import LevelPlan
+from ..core.segments import segment_mean
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..core.transition import Transition
+from ..data.sample import Sample
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class MaskedConfig(TaskConfig):

@@ -16,16 +16,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from ..errors import BadSample
-from ..levels import HierarchyConfig
-from ..linear import StartedLinear
-from ..sample import Sample
-from ..tokens import Tokens
+from ..core.errors import BadSample
+from ..core.levels import HierarchyConfig
+from ..core.linear import StartedLinear
+from ..core.tokens import Tokens
+from ..data.sample import Sample
 from .base import Batch, TaskOutput
 from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class MatchingConfig(LabelConfig):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import BadSample
-from ..modality import Tokenizer
-from ..sample import Piece, Sample
-from ..spans import Spans
-from ..tokens import Tokens
+from ..core.errors import BadSample
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..data.sample import Piece, Sample
+from ..data.tokenizer import Tokenizer
 from .fingerprints import fingerprint
 
 MIDDLE = 0.5

@@ -20,22 +20,22 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..boundary_scores import BoundaryScores, boundary_scores
-from ..component import Component
-from ..errors import BadSample, ConfigError
-from ..host import on_host
-from ..levels import HierarchyConfig
-from ..sample import Sample
-from ..segments import segment_mean
-from ..spans import Spans
-from ..tokens import Tokens
+from ..core.component import Component
+from ..core.errors import BadSample, ConfigError
+from ..core.host import on_host
+from ..core.levels import HierarchyConfig
+from ..core.segments import segment_mean
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..data.sample import Sample
+from ..metrics.boundaries import BoundaryScores, boundary_scores
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import NO_LABEL, level_places, linear_head, place_of
 from .tagging import mean_over, units_of
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class Border(Component):

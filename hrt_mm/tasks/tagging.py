@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from ..errors import BadSample
-from ..host import on_host
-from ..levels import GivenGroups, HierarchyConfig
-from ..pyramid import Pyramid
-from ..sample import Sample
-from ..segments import segment_mean
-from ..spans import Spans
-from ..tokens import Tokens
+from ..core.errors import BadSample
+from ..core.host import on_host
+from ..core.levels import GivenGroups, HierarchyConfig
+from ..core.pyramid import Pyramid
+from ..core.segments import segment_mean
+from ..core.spans import Spans
+from ..core.tokens import Tokens
+from ..data.sample import Sample
 from .base import Batch, TaskOutput
 from .labels import NO_LABEL, LabelConfig, LabelTask, linear_head, place_of
 
 if TYPE_CHECKING:
-    from ..modality import Tokenizer
+    from ..data.tokenizer import Tokenizer
 
 
 class TaggingConfig(LabelConfig):

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
-from ..levels import GivenGroups, LearnedGroups, blocks
-from ..modality import Dataset, Tokenizer
+from ..core.errors import ConfigError
+from ..core.levels import GivenGroups, LearnedGroups, blocks
+from ..data.dataset import Dataset
+from ..data.tokenizer import Tokenizer
 from ..tasks.base import Task
 from ..tasks.joint import JointTaskConfig, JointTokenizer
 from .config import TrainConfig
 from .samples import BatchMaker
 
 if TYPE_CHECKING:
-    from ..config.sections import RunConfig, TowerConfig
+    from .run_config import RunConfig, TowerConfig
 
 WITHOUT = {"val": "train.eval_every=null trains without evaluation", "test": "train.test=false leaves the test out"}
 

@@ -15,10 +15,10 @@ import safetensors.torch
 from pydantic import NonNegativeInt, TypeAdapter
 from torch import Tensor
 
-from ..errors import UserError
-from ..extents import Extents
-from ..storage import Format, Sum, read_tensors
-from .files import flush_folder, write_flushed
+from ..core.errors import UserError
+from ..data.atomic_files import flush_folder, write_flushed
+from ..data.extents import Extents
+from ..data.storage import Format, Sum, read_tensors
 
 PARTS = ("model", "optimizer", "ema")
 """What may lie in a checkpoint, each a safetensors file."""

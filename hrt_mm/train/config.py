@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..component import Component
+from ..core.component import Component
 from ..tasks.language import LanguageConfig
 from ..tasks.masked import MaskedConfig
 

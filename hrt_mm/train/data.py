@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from ..errors import UserError
-from ..extents import Extents
+from ..core.errors import UserError
+from ..data.extents import Extents
 from ..tasks.base import Batch
 from ..tasks.joint import JointBatch
 from .sampler import Plan, Position, Sampler

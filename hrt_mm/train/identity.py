@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..modality import Tokenizer
+from ..data.tokenizer import Tokenizer
 from ..tasks.joint import JointTokenizer
 from .checkpoint import Checkpoint, CheckpointError
 

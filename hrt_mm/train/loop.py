@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..config.folder import run_dir
-from ..per_step import training_step
+from ..core.per_step import training_step
 from ..tasks.base import Batch
 from .data import worker_deaths_named
 from .distributed import Ranks
+from .folder import run_dir
 from .meters import weight_of
 from .nonfinite import nonfinite_error
 from .optim import clip_gradients, scale_gradients, set_learning_rate

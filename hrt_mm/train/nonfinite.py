@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..core.errors import UserError
 from ..tasks.base import Task
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch.utils import deterministic
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 Autocast = Callable[[], AbstractContextManager[None]]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.folder import PRETRAIN, run_dir
-from ..config.pretraining import pretraining
+from .folder import PRETRAIN, run_dir
+from .pretraining import pretraining
 from .start import check_unused
 from .store import CheckpointStore
 
 if TYPE_CHECKING:
-    from ..config.sections import RunConfig
+    from .run_config import RunConfig
 
 
 @dataclass(frozen=True)

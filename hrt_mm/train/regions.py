@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..attention import attend
-from ..block import Block
+from ..core.attention import attend
+from ..core.block import Block
 
 GRAPHS = 128
 """Graphs that the blocks' common code may have: levels of several widths, in training and evaluation, each with the

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from ..config import RunConfig
-from ..config.folder import run_dir
-from ..config.pretraining import pretraining
-from ..errors import ConfigError, UserError
+from ..core.errors import ConfigError, UserError
+from ..data.atomic_files import LOCK, RUN_FILES, check_replaceable, held_alone
 from ..tasks.base import Task
 from .build import Data, build_data, build_task, splits_of
 from .checkpoint import CheckpointError
 from .data import checked, worker_deaths_named
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate
-from .files import LOCK, RUN_FILES, check_replaceable, held_alone
+from .folder import run_dir
 from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
+from .pretraining import pretraining
+from .run_config import RunConfig
 from .sampler import Position, Sampler, sample_sizes
 from .samples import BadSamples
 from .schedule import schedule_warnings

@@ -10,22 +10,22 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..config.folder import run_dir
-from ..errors import ConfigError, Stopped, UserError
-from ..extents import Extents
+from ..core.errors import ConfigError, Stopped, UserError
+from ..data.atomic_files import RUN_FILES, check_replaceable, held_alone
+from ..data.extents import Extents
+from ..data.progress import Interval, ProgressBar, span
 from ..tasks.base import Batch
 from .build import build_data, build_task, carried_groups, splits_of
 from .checkpoint import Checkpoint
 from .data import TrainStream
 from .distributed import Ranks
 from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
-from .files import RUN_FILES, check_replaceable, held_alone
+from .folder import run_dir
 from .identity import MOVED, check_same_classes, check_same_vocabularies, vocabularies
 from .meters import Meters, Sums, added, means
 from .metrics_log import MetricsLog, TensorBoard
 from .optim import build_optimizer
 from .precision import autocast, choose_dtype, emulates_bf16
-from .progress import Interval, ProgressBar, span
 from .regions import compile_regions
 from .sampler import Sampler, sample_sizes
 from .samples import BadCounts, BadSamples, together

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from ..errors import BadSample, ConfigError
-from ..modality import Dataset, Tokenizer
+from ..core.errors import BadSample, ConfigError
+from ..data.dataset import Dataset
+from ..data.tokenizer import Tokenizer
 from .seeding import mix
 from .shuffle import Shuffle
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 
-from ..errors import BadSample, UserError
-from ..modality import Dataset, Tokenizer
-from ..sample import Sample
+from ..core.errors import BadSample, UserError
+from ..data.dataset import Dataset
+from ..data.sample import Sample
+from ..data.tokenizer import Tokenizer
 from ..tasks.base import Batch, TaskConfig
 from .sampler import Plan
 from .seeding import forked, mix, seed_host

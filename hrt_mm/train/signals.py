@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from ..errors import Stopped
+from ..core.errors import Stopped
 
 
 class StopSignals:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..duplicates import Limits
-from ..errors import ConfigError
-from ..modality import DatasetConfig
-from ..splits import Member, Splits, split_warnings
+from ..core.errors import ConfigError
+from ..data.dataset import DatasetConfig
+from ..data.duplicates import Limits
+from ..data.splits import Member, Splits, split_warnings
 
 NAMES = ("train", "val", "test")
 

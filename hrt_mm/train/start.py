@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..config import resolved_yaml
-from ..config.folder import PRETRAIN, run_dir
-from ..errors import ConfigError
-from ..modality import Tokenizer
+from ..core.errors import ConfigError
+from ..data.atomic_files import LOCK, replace_file
+from ..data.tokenizer import Tokenizer
 from ..tasks.base import Task
 from .checkpoint import Checkpoint, CheckpointError
-from .evaluate import open_store
-from .files import LOCK, replace_file
+from .folder import PRETRAIN, run_dir
 from .identity import check_same_vocabularies
-from .store import CheckpointStore
+from .resolved import resolved_yaml
+from .store import CheckpointStore, open_store
 from .weights import differing, named_weights, refuse
 
 if TYPE_CHECKING:
-    from ..config.sections import RunConfig
+    from .run_config import RunConfig
 
 log = logging.getLogger(__name__)
 

@@ -174,3 +174,15 @@ class CheckpointStore:
             except CheckpointError:
                 continue
         return "no other checkpoint is good"
+
+
+def open_store(run_dir: Path) -> CheckpointStore:
+    """The checkpoints of a run, judged as the run judged them."""
+    store = CheckpointStore(Path(run_dir))
+    for step in reversed(store.steps()):
+        try:
+            monitor = store.state(step)["monitor"]
+        except CheckpointError:
+            continue
+        return CheckpointStore(Path(run_dir), monitor=monitor["metric"], mode=monitor["mode"])
+    return store

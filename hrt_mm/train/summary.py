@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from ..errors import UserError
-from ..storage import parse_json
+from ..core.errors import UserError
+from ..data.atomic_files import replace_file
+from ..data.storage import parse_json
 from ..tasks.base import Task
-from .files import replace_file
 
 
 def write_summary(path: Path, values: Mapping[str, Any]) -> None:

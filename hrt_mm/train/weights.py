@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:

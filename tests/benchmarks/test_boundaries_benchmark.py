@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.text.corpus import Corpus
+from hrt_modalities.text.sources import Files
 
 from benchmarks import boundaries
 from benchmarks.command import main
 from benchmarks.results import read
 from hrt_mm.config import load_config
-from hrt_mm.errors import UserError
-from hrt_mm.levels import FixedGroups, GivenGroups, LearnedGroups
-from modalities.text.corpus import Corpus
-from modalities.text.sources import Files
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import FixedGroups, GivenGroups, LearnedGroups
 
 RUNNING = (
     "This is a paragraph of plain running text, which is long enough to be taken for one, as it has two lines\nof it."

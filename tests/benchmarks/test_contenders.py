@@ -9,8 +9,8 @@ from benchmarks import digits, encoder_scaling, learning_rate, models, overhead
 from benchmarks.dense import DenseHierarchy
 from benchmarks.memory import Sizes
 from benchmarks.results import Measured, Row
-from hrt_mm.control import flat_control, num_parameters
-from hrt_mm.errors import UserError
+from hrt_mm.analysis.control import flat_control, num_parameters
+from hrt_mm.core.errors import UserError
 
 TINY = {**models.TINY, "device": "cpu"}
 

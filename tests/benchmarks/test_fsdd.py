@@ -9,7 +9,7 @@ import soundfile
 from benchmarks import fsdd
 from benchmarks.command import main
 from benchmarks.results import Measured, Result, Row, read
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from tests.modalities.audio.test_recordings import table
 
 WORDS = ("low", "high")

@@ -11,8 +11,8 @@ from benchmarks import fusion
 from benchmarks.command import main
 from benchmarks.results import read
 from benchmarks.runs import Finished
-from hrt_mm.config import check
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.train.check import check
 
 
 def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[tuple[str, list[str]]]]:

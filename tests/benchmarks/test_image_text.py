@@ -11,8 +11,9 @@ from benchmarks import image_text
 from benchmarks.command import main
 from benchmarks.results import read
 from benchmarks.runs import Finished
-from hrt_mm.config import check, load_config
-from hrt_mm.errors import UserError
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import UserError
+from hrt_mm.train.check import check
 
 GROUPS = ("Flags", "Objects")
 

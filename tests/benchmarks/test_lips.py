@@ -14,11 +14,12 @@ from benchmarks import lips
 from benchmarks.checks import CheckFailed
 from benchmarks.results import Result
 from benchmarks.runs import Finished, _parameters, for_minutes, written
-from hrt_mm.config import check, load_config
-from hrt_mm.errors import UserError
-from hrt_mm.levels import FixedGroups
-from hrt_mm.tasks.ctc import CTCConfig
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import FixedGroups
+from hrt_mm.tasks.ctc.task import CTCConfig
 from hrt_mm.train.build import build_data, build_task, build_tokenizer
+from hrt_mm.train.check import check
 from hrt_mm.train.sampler import Plan, Position
 from tests.modalities.video.films import WORDS, grid
 

@@ -11,9 +11,10 @@ from benchmarks import retrieval
 from benchmarks.command import main
 from benchmarks.results import Measured, Row, read
 from benchmarks.runs import kept
-from hrt_mm.config import check, load_config
-from hrt_mm.errors import UserError
-from hrt_mm.retrieval.metrics import rank_scores
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import UserError
+from hrt_mm.metrics.retrieval import rank_scores
+from hrt_mm.train.check import check
 
 QUICK = ["--quick", "--device", "cpu", "--threads", "1"]
 
@@ -91,10 +92,11 @@ def test_the_data_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On made-up sentences in place of GRID's, with a model that was not trained."""
-    from hrt_mm.modality import Dataset
-    from hrt_mm.sample import Sample
+    from hrt_modalities.audio import Audio
+
+    from hrt_mm.data.dataset import Dataset
+    from hrt_mm.data.sample import Sample
     from hrt_mm.train.build import build_task, build_tokenizer
-    from modalities.audio import Audio
 
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
     config = retrieval.pair_of(load_config("retrieval/grid_soft"), "audio", "text")

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.corpora.listops import SHORT, evaluate, expressions
+from hrt_modalities.corpora.listops_data import ListOps
 
 from benchmarks import listops, peps, shakespeare
 from benchmarks.command import main
 from benchmarks.results import read
 from benchmarks.runs import Finished, _parameters, flat, for_minutes
-from hrt_mm.config import check, load_config
-from hrt_mm.errors import UserError
-from hrt_mm.modality import Dataset
-from modalities.text.listops import SHORT, evaluate, expressions
-from modalities.text.listops_data import ListOps
-from tests.modalities.text.test_peps import pep
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import UserError
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.train.check import check
+from tests.modalities.corpora.test_peps import pep
 
 
 def finished(accuracy: float, **changes: Any) -> Finished:
@@ -67,7 +68,7 @@ def listops_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *words: str) ->
 
     monkeypatch.setattr(listops, "trained", trained)
     monkeypatch.setattr(listops, "guesses", lambda data: {})
-    monkeypatch.setattr("modalities.text.listops_data.ListOpsConfig.build", lambda self, split: None)
+    monkeypatch.setattr("hrt_modalities.corpora.listops_data.ListOpsConfig.build", lambda self, split: None)
     options = listops.arguments().parse_args([*words])
     options.device, options.command = torch.device("cpu"), "python -m benchmarks.listops"
     return listops.run(options), asked

@@ -74,7 +74,7 @@ def test_nothing_is_reported_while_a_check_is_red(
 
 
 def test_a_wrong_attention_turns_the_check_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hrt_mm.attention import kernel
+    from hrt_mm.core.attention import kernel
 
     def without_scale(*args: Any, **kwargs: Any) -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(*args, **{**kwargs, "scale": 1.0})

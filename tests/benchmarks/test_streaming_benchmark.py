@@ -9,8 +9,8 @@ import pytest
 from benchmarks import streaming
 from benchmarks.command import main
 from benchmarks.results import read
-from hrt_mm.ctc import edits
-from tests.modalities.audio.test_transcribe import run as tones_run
+from hrt_mm.metrics.edits import edits
+from tests.modalities.speech.test_transcribe import run as tones_run
 
 run = tones_run
 """A causal run that tells three tones."""

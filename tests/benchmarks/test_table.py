@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import table
 from benchmarks.results import FOLDER, Bar, Measured, Result, Row, write
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 
 
 def result(**changes: Any) -> Result:

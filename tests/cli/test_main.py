@@ -11,7 +11,6 @@ import pytest
 import hrt_mm.train.loop
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import load_config, packaged_configs
-from hrt_mm.modality import Command, modalities
 from hrt_mm.tasks import TASKS
 
 SMALL = """\
@@ -128,29 +127,11 @@ def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "tasks:" not in capsys.readouterr().out, "the options of a command do not scroll away"
 
 
-def test_commands_of_modalities_are_there(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_commands_of_modalities_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["--help"], ["text", "--help"]):
         with pytest.raises(SystemExit):
             parse(argv)
         assert "subwords" in capsys.readouterr().out
-    clash = Command("config show", "", lambda parser: None, lambda args: 0)
-    for names in (["config show"], ["transcribe"], ["text"], ["own", "own more"]):
-        own = [Command(name, "", clash.arguments, clash.run) for name in names]
-        monkeypatch.setattr(modalities()["vision"], "commands", lambda own=own: own)
-        caplog.clear()
-        assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run, "what others give goes on"
-        assert f"the modality 'vision' adds a command {names[-1]!r}, and there is one already" in caplog.text
-    monkeypatch.setattr(modalities()["vision"], "commands", lambda: (Command("look", "", lambda parser: None, len),))
-    assert parse(["look"]).run is len
-
-    def fail() -> None:
-        raise RuntimeError("no such library")
-
-    monkeypatch.setattr(modalities()["vision"], "commands", fail)
-    assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run
-    assert "the commands of the modality 'vision' cannot be used: RuntimeError('no such library')" in caplog.text
 
 
 def test_a_text_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str]) -> None:

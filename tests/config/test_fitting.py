@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hrt_mm.config import RunConfig, load_config, resolved_yaml
+from hrt_mm.config import RunConfig, load_config
 from hrt_mm.config.messages import Problem
 from hrt_mm.config.overrides import parse
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.train.resolved import resolved_yaml
 
 GOOD = """\
 modality: {type: vision, patch: 4, size: 8}

@@ -8,7 +8,7 @@ import pytest
 from hrt_mm.config import packaged_configs
 from hrt_mm.config.layers import config_root, find_config, load_layers
 from hrt_mm.config.messages import Problem
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
 
 
 def load(path: Path) -> Any:

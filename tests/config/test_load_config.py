@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from hrt_mm.config import check, load_config, packaged_configs, resolved_yaml
+from hrt_mm.config import load_config, packaged_configs
 from hrt_mm.config.layers import find_config
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import FixedGroups
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import FixedGroups
 from hrt_mm.tasks import TASKS
+from hrt_mm.train.check import check
+from hrt_mm.train.resolved import resolved_yaml
 
 GOOD = """\
 modality: {type: vision, channels: 1, patch: 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import hrt_mm.modality
+import hrt_mm.data.registry
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import load_config
-from hrt_mm.errors import ConfigError
-from hrt_mm.modality import GROUP, JOINT_GROUP, broken_plugins, joint_datasets, modalities
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.registry import COMMAND_GROUP, GROUP, JOINT_GROUP, broken_plugins, clear, modalities
 
 GOOD = """
 modality: {type: vision, channels: 1, patch: 4}
@@ -32,7 +33,8 @@ BROKEN = {
     "another-kind": "Plugin = 3",
     "wrong-type": """
 from typing import Literal
-from hrt_mm.modality import Modality, TokenizerConfig
+from hrt_mm.data.modality import Modality
+from hrt_mm.data.tokenizer import TokenizerConfig
 class Config(TokenizerConfig):
     type: Literal["other"]
 class Plugin(Modality):
@@ -41,7 +43,8 @@ class Plugin(Modality):
     "no-schema": """
 from typing import Any, Literal
 from pydantic import ConfigDict
-from hrt_mm.modality import Modality, TokenizerConfig
+from hrt_mm.data.modality import Modality
+from hrt_mm.data.tokenizer import TokenizerConfig
 class Strange:
     pass
 class Config(TokenizerConfig):
@@ -77,18 +80,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     def do(name: str, code: str, group: str = GROUP, module: str = "broken_plugin") -> None:
         (tmp_path / f"{module}.py").write_text(code)
         added.append(EntryPoint(name, f"{module}:Plugin", group))
-        for cached in (modalities, joint_datasets):
-            cached.cache_clear()
+        clear()
 
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(hrt_mm.modality, "entry_points", found)
+    monkeypatch.setattr(hrt_mm.data.registry, "entry_points", found)
     (tmp_path / "good.yaml").write_text(GOOD)
     yield do
     monkeypatch.undo()
     for module in [module for module in sys.modules if module.startswith("broken_plugin")]:
         del sys.modules[module]
-    for cached in (modalities, joint_datasets):
-        cached.cache_clear()
+    clear()
     assert not broken_plugins()
 
 
@@ -133,3 +134,57 @@ def test_two_plugins_of_one_name_stop_only_what_names_it(install: Install, tmp_p
     load_config(tmp_path / "good.yaml")
     with pytest.raises(ConfigError, match=r"'odd' of broken_plugin\S* and broken_plugin\S* .* both packages give it"):
         load_config(tmp_path / "good.yaml", ["modality.type=odd"])
+
+
+ADDED = """
+from typing import Literal
+from hrt_mm.data.dataset import DatasetConfig
+class Plugin(DatasetConfig):
+    '''Pictures of another package.'''
+    type: Literal["pictures"]
+"""
+
+
+def test_a_package_adds_a_dataset_to_a_modality(
+    install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("pictures", ADDED, f"{JOINT_GROUP}.vision")
+    assert load_config(tmp_path / "good.yaml", ["data={type: pictures}"]).data.type == "pictures"
+    assert main(["modalities"]) == 0
+    assert re.search(r"data pictures +Pictures of another package\.", capsys.readouterr().out)
+    with pytest.raises(ConfigError, match="'pictures' is a dataset of the modality vision, but"):
+        load_config(tmp_path / "good.yaml", ["data={type: pictures}", "modality={type: text}"])
+
+
+def test_an_added_dataset_does_not_replace_one(install: Install, tmp_path: Path) -> None:
+    install("digits", ADDED.replace("pictures", "digits"), f"{JOINT_GROUP}.vision")
+    assert load_config(tmp_path / "good.yaml").data.type == "digits"
+    assert "has a dataset of that type itself; rename one" in broken_plugins()["dataset", "digits"].cause
+
+
+COMMAND = """
+from hrt_mm.data.registry import Command
+Plugin = Command(NAME, "", lambda parser: None, len)
+"""
+
+
+def test_a_package_adds_commands(install: Install) -> None:
+    install("look", COMMAND.replace("NAME", "'look'"), COMMAND_GROUP)
+    assert parse(["look"]).run is len
+
+
+@pytest.mark.parametrize("names", [["config show"], ["transcribe"], ["text"], ["own", "own more"]])
+def test_a_command_that_is_there_already_is_left_out(
+    names: list[str], install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place, name in enumerate(names):
+        install(f"zz{place}", COMMAND.replace("NAME", repr(name)), COMMAND_GROUP, f"broken_plugin_{place}")
+    assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run, "what others give goes on"
+    assert f"the command {names[-1]!r}, registered as 'zz{len(names) - 1}', is there already" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["raise RuntimeError('no such library')", "Plugin = 3"])
+def test_a_broken_command_stops_no_other(code: str, install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    install("odd", code, COMMAND_GROUP)
+    assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run
+    assert "the command 'odd' of broken_plugin:Plugin cannot be used" in caplog.text

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from pydantic import model_validator
 
-from hrt_mm.component import Component
-from hrt_mm.config.resolved import _Dumper, _written
 from hrt_mm.config.yaml_reader import read
+from hrt_mm.core.component import Component
+from hrt_mm.train.resolved import _Dumper, _written
 
 
 class Inner(Component):

@@ -4,9 +4,12 @@ from typing import Literal
 
 import pytest
 
-from hrt_mm.config.sections import builtin_modalities, by_type, tokenizers
-from hrt_mm.errors import ConfigError
-from hrt_mm.modality import DatasetConfig, Modality, TokenizerConfig
+from hrt_mm.config.sections import builtin_modalities, tokenizers
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import DatasetConfig
+from hrt_mm.data.modality import Modality
+from hrt_mm.data.registry import types_of
+from hrt_mm.data.tokenizer import TokenizerConfig
 
 
 class Waves(TokenizerConfig):
@@ -32,17 +35,12 @@ class Sea(Modality):
 
 
 def test_a_component_may_stand_for_several_types() -> None:
-    assert by_type((Two,)) == {"one": Two, "two": Two}
-
-
-def test_two_components_of_one_type_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"One and .*Two both have type 'one'; rename one"):
-        by_type((Two, One))
+    assert types_of(Two) == ("one", "two")
 
 
 def test_a_component_without_a_type_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Untyped must fix its type: type: Literal\['name'\]"):
-        by_type((Untyped,))
+        types_of(Untyped)
 
 
 def test_a_tokenizer_has_its_modality_s_name() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hrt_mm.config import check, json_schema, load_config, resolved_yaml
-from hrt_mm.errors import ConfigError
+from hrt_mm.config import json_schema, load_config
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.train.check import check
+from hrt_mm.train.resolved import resolved_yaml
 
 GOOD = """\
 towers:
@@ -95,7 +97,7 @@ def test_one_tower_is_none_for_a_task_over_several(tmp_path: Path) -> None:
 
 
 def test_commands_for_one_model_say_so(tmp_path: Path) -> None:
-    from hrt_mm.describe import describe
+    from hrt_mm.analysis.describe import describe
 
     with pytest.raises(
         ConfigError, match="needs one modality and model, but the configuration has towers: image, text"

@@ -8,7 +8,7 @@ import pytest
 
 from hrt_mm.config.messages import Problem
 from hrt_mm.config.yaml_reader import read, scalar
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
 
 
 def load(text: str) -> Any:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.grids import nested_coords
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 GROUPS: dict[str, dict[str, Any]] = {
     "fixed": {"type": "fixed", "stride": 3},

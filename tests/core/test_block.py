@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.block import Block
-from hrt_mm.hierarchy import Hierarchy, Stage
-from hrt_mm.levels import HierarchyConfig, Level
-from hrt_mm.pooling import POOLINGS
-from hrt_mm.rope import frequencies, phases
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.block import Block
+from hrt_mm.core.hierarchy import Hierarchy, Stage
+from hrt_mm.core.levels import HierarchyConfig, Level
+from hrt_mm.core.pooling import POOLINGS
+from hrt_mm.core.rope import frequencies, phases
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 Configure = Callable[..., HierarchyConfig]
 Build = Callable[..., Hierarchy]

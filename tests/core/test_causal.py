@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm import cross_scale, transition
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.pooling import POOLINGS
-from hrt_mm.pyramid import Pyramid
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
-from hrt_mm.transition import Transition
+from hrt_mm.core import cross_scale, transition
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.pooling import POOLINGS
+from hrt_mm.core.pyramid import Pyramid
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.core.transition import Transition
 
 Configure = Callable[..., HierarchyConfig]
 Build = Callable[..., Hierarchy]

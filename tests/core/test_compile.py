@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.tokens import Tokens
 
 # The tracer looks at the gradients of what it traces.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

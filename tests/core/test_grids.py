@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hrt_mm.errors import UserError
-from hrt_mm.grids import Sizes, block_lengths, coarse_blocks, coarse_shape, nested_coords, nested_order, slots
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.grids import Sizes, block_lengths, coarse_blocks, coarse_shape, nested_coords, nested_order, slots
 
 CASES: list[tuple[Sizes, tuple[Sizes, ...]]] = [
     ((1,), ()),

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.errors import UserError
-from hrt_mm.grids import nested_coords
-from hrt_mm.hierarchy import Hierarchy, Transformer
-from hrt_mm.levels import HierarchyConfig, Level
-from hrt_mm.pooling import POOLINGS
-from hrt_mm.pyramid import Pyramid
-from hrt_mm.rope import frequencies
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.hierarchy import Hierarchy, Transformer
+from hrt_mm.core.levels import HierarchyConfig, Level
+from hrt_mm.core.pooling import POOLINGS
+from hrt_mm.core.pyramid import Pyramid
+from hrt_mm.core.rope import frequencies
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 Configure = Callable[..., HierarchyConfig]
 Build = Callable[..., Hierarchy]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.tokens import Tokens
 
 SYMBOLS, DIM = 4, 32
 

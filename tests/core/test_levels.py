@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hrt_mm.errors import ConfigError
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import GivenGroups, HierarchyConfig, LearnedGroups, Level, blocks, extent
-from hrt_mm.transition import Transition
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import GivenGroups, HierarchyConfig, LearnedGroups, Level, blocks, extent
+from hrt_mm.core.transition import Transition
 
 FIXED = {"type": "fixed", "stride": 2}
 LEARNED = {"type": "learned", "target": 3, "max": 8}

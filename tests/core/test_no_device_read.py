@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hrt_mm import Hierarchy, HierarchyConfig, Spans, Tokens
-from hrt_mm.grids import nested_coords
-from hrt_mm.pooling import POOLINGS
+from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.pooling import POOLINGS
 
 FIXED = {"type": "fixed", "stride": 4}
 GIVEN = {"type": "given", "boundary": "words", "max": 6}

@@ -11,7 +11,7 @@ from torch import Tensor, func
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from hrt_mm.norm import EPS, rms_norm
+from hrt_mm.core.norm import EPS, rms_norm
 
 # PyTorch compiles its forward mode with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:FutureWarning")

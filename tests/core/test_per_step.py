@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.per_step import training_step
-from hrt_mm.routing import Router
-from hrt_mm.sample import Sample
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.per_step import training_step
+from hrt_mm.core.routing import Router
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.sample import Sample
 from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
-from hrt_mm.tokens import Tokens
 from tests.tasks.conftest import Rows, unzero
 
 LEARNED = {"type": "learned", "target": 6, "max": 8, "warmup": 10, "weight": 0.5}

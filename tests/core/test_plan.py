@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from hrt_mm.errors import UserError
-from hrt_mm.levels import FixedGroups, GivenGroups, HierarchyConfig, Level, blocks
-from hrt_mm.plan import Groups, LevelPlan
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import FixedGroups, GivenGroups, HierarchyConfig, Level, blocks
+from hrt_mm.core.plan import Groups, LevelPlan
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 
 def level(**kwargs: Any) -> Level:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.errors import ConfigError, UserError
-from hrt_mm.grids import nested_order
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.pyramid import Pyramid
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import ConfigError, UserError
+from hrt_mm.core.grids import nested_order
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.pyramid import Pyramid
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 Configure = Callable[..., HierarchyConfig]
 Build = Callable[..., Hierarchy]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.errors import BackendError
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import BackendError
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 Build = Callable[..., Hierarchy]
 Pack = Callable[..., Tokens]

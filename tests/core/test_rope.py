@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.errors import ConfigError
-from hrt_mm.rope import frequencies, phases, rotate
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.rope import frequencies, phases, rotate
 
 
 def turn(x_THD: Tensor, coords_TC: Tensor, theta: float = 100.0, step: float = 1.0) -> Tensor:

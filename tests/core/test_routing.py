@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig, LearnedGroups, Level
-from hrt_mm.plan import LevelPlan
-from hrt_mm.pooling import POOLINGS
-from hrt_mm.routing import Router, Routing
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
-from hrt_mm.transition import TopDown, Transition
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig, LearnedGroups, Level
+from hrt_mm.core.plan import LevelPlan
+from hrt_mm.core.pooling import POOLINGS
+from hrt_mm.core.routing import Router, Routing
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.core.transition import TopDown, Transition
 
 DIM = 16
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from hrt_mm.segments import cap, delayed, segment_first, segment_max, segment_mean, segment_sum, spread
-from hrt_mm.spans import Spans
+from hrt_mm.core.segments import cap, delayed, segment_first, segment_max, segment_mean, segment_sum, spread
+from hrt_mm.core.spans import Spans
 
 LENGTHS = [[3, 1, 5], [4, 4, 4], [0, 3, 0], [1], [0, 0], [0], [2, 0, 0, 7]]
 IDS = ["-".join(map(str, lengths)) for lengths in LENGTHS]

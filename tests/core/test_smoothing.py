@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.routing import Routing
-from hrt_mm.smoothing import mixed, smoothed
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
-from hrt_mm.transition import Transition
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.routing import Routing
+from hrt_mm.core.smoothing import mixed, smoothed
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.core.transition import Transition
 
 # PyTorch compiles its forward mode with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:FutureWarning")

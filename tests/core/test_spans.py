@@ -10,8 +10,8 @@ import weakref
 import pytest
 import torch
 
-from hrt_mm.errors import UserError
-from hrt_mm.spans import Spans
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.spans import Spans
 
 LENGTHS = [
     [],

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.errors import UserError
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
 
 
 def samples(*lengths: int, width: int = 3) -> list[Tensor]:

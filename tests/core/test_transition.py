@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.plan import Groups
-from hrt_mm.spans import Spans
-from hrt_mm.tokens import Tokens
-from hrt_mm.transition import Transition
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.plan import Groups
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.core.transition import Transition
 
 Configure = Callable[..., HierarchyConfig]
 Pack = Callable[..., Tokens]

@@ -11,6 +11,7 @@ import torch
 
 from demos.command import prepare
 from hrt_mm.config import load_config
+from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
@@ -18,7 +19,6 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.build import build_task, build_tokenizer
-from hrt_mm.train.evaluate import TrainedRun
 
 SMALL = [
     "data.scripts=[braille]", "train.steps=2", "train.batch_size=16", "train.eval_every=2", "train.tensorboard=false",

@@ -11,7 +11,7 @@ from demos import search_page
 from demos.answers import card, page
 from demos.command import figures, prepare
 from demos.search_page import MAX_SECONDS, MAX_UPLOAD, MAX_WORDS, Patience, answer, drawn, main
-from hrt_mm.errors import BadSample, UserError
+from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher

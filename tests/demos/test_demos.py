@@ -7,16 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hrt_modalities.joint.films import FilmsConfig, FootageConfig
 
 from demos import digits, emoji, glyphs, moments, sentences
 from demos.command import Demo, Query, main, told
 from demos.moments import Moment
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import Stopped
+from hrt_mm.core.errors import Stopped
+from hrt_mm.data.atomic_files import held_alone
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
-from hrt_mm.train.files import held_alone
-from modalities.joint.films import FilmsConfig, FootageConfig
 
 DEMOS = [glyphs.DEMO, emoji.DEMO, sentences.DEMO, digits.DEMO, moments.DEMO]
 TINY = [

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from demos.uploads import PREFIX, ending_with_the_terminal, upload_folder
-from hrt_mm.errors import Stopped
+from hrt_mm.core.errors import Stopped
+from hrt_mm.data.atomic_files import held_alone
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.train.files import held_alone
 
 
 def uploaded(address: str, folder: Path) -> str:

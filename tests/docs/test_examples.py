@@ -20,7 +20,8 @@ import torch
 import yaml
 
 from hrt_mm.cli.main import main, parse
-from hrt_mm.config import RunConfig, check, load_config
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.train.check import check
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]

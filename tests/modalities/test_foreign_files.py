@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hrt_modalities.outline.outline import FileOutline
+from hrt_modalities.speech.recognizer import Recognizer
+from hrt_modalities.video import VideoModality, VideoTokenizer
+from hrt_modalities.video.readers import VideoFile
 from PIL import Image
 
 from hrt_mm.config import load_config, packaged_configs
 from hrt_mm.config.layers import find_config
-from hrt_mm.encoder import Encoder
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import modalities
+from hrt_mm.core.encoder import Encoder
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.registry import modalities
+from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.rows import Model
-from hrt_mm.streaming import Recognizer
 from hrt_mm.tasks import Segmentation
 from hrt_mm.tasks.contrastive import Contrastive
-from hrt_mm.tasks.ctc import CTC
+from hrt_mm.tasks.ctc.task import CTC
 from hrt_mm.tasks.joint import JointTask, JointTokenizer
 from hrt_mm.train.build import carried_groups, towers_of
-from hrt_mm.train.evaluate import TrainedRun, evaluate_run, load_task
 from hrt_mm.train.loop import train
-from modalities.video import VideoModality, VideoTokenizer
-from modalities.video.outline import FileOutline
-from modalities.video.readers import VideoFile
 from tests.modalities.video.films import film
 
 SHORT = [

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from hrt_mm.cli.main import main
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.data.atomic_files import LOCK
+from hrt_mm.data.storage import file_checksum
 from hrt_mm.retrieval import collection as collection_module
 from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval import segment as segment_module
@@ -20,8 +22,6 @@ from hrt_mm.retrieval.collection import FILES, Collection, writing
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.neighbours import STRUCTURE
 from hrt_mm.retrieval.rows import Row
-from hrt_mm.storage import file_checksum
-from hrt_mm.train.files import LOCK
 from tests.damage import contents, full_disk, try_all
 from tests.retrieval.test_index import MODEL, collection, vectors
 

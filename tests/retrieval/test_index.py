@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import MANIFEST, Index

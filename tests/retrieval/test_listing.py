@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval.listing import Listed, files_in, listed, listed_in
 
 

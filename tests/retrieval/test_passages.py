@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.text import Text, TextModality
+from hrt_modalities.video import VideoModality
 
 from demos import answers, search_page
 from hrt_mm.config import load_config
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.spans import Spans
+from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
@@ -19,12 +23,8 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.passages import Passages, parents
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.spans import Spans
 from hrt_mm.tasks.contrastive_views import Vectors
 from hrt_mm.train.build import build_task, build_tokenizer
-from hrt_mm.train.evaluate import TrainedRun
-from modalities.text import Text, TextModality
-from modalities.video import VideoModality
 
 TEXT = """\
   text:
@@ -66,7 +66,7 @@ class Film:
 
     @staticmethod
     def read(self: Any, tower: str, source: Any) -> Any:
-        from modalities.video import Video
+        from hrt_modalities.video import Video
 
         if tower == "text":
             return str(source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval import qdrant as qdrant_module
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index

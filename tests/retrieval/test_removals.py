@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval import neighbours as module
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index

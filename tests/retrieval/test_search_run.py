@@ -13,13 +13,13 @@ from PIL import Image
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.train.evaluate import evaluate_run
 from hrt_mm.train.loop import train
 
 SMALL = """\

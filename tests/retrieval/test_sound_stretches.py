@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hrt_modalities.audio import AudioModality, AudioTokenizer
 
 from hrt_mm.config import load_config
-from hrt_mm.extents import Extents
+from hrt_mm.data.extents import Extents
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.train.build import build_task, build_tokenizer
-from modalities.audio import AudioModality, AudioTokenizer
 from tests.retrieval.test_stretches import embedder as video_embedder
 
 CONFIG = """\

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.video import Video, VideoModality, VideoTokenizer
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.video.stretches import BLOCK, stretches
 
 from hrt_mm.config import load_config
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.passages import owned
 from hrt_mm.retrieval.rows import Model
-from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_task, build_tokenizer
-from hrt_mm.train.evaluate import TrainedRun
-from modalities.video import Video, VideoModality, VideoTokenizer
-from modalities.video.readers import VideoFile
-from modalities.video.stretches import BLOCK, stretches
 from tests.modalities.video.films import damaged, film
 
 CONFIG = """\

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
 
 
 class RowEmbedding(nn.Module):

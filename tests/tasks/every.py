@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, JointTokenizer, Task, TaskConfig
 from hrt_mm.tasks.joint import JointTaskConfig
-from hrt_mm.tokens import Tokens
 from tests.tasks.conftest import Ids, RowEmbedding, Rows, hierarchy, unzero
 
 CLASSES = ("x", "y", "z")

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hrt_mm.per_step import training_step
+from hrt_mm.core.per_step import training_step
+from hrt_mm.core.tokens import Tokens
 from hrt_mm.tasks import Masked, Task
-from hrt_mm.tokens import Tokens
 from hrt_mm.train.distributed import Ranks
 from hrt_mm.train.meters import Meters, weight_of
 from tests.tasks.every import CASES

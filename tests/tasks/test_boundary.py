@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.pyramid import Pyramid
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.pyramid import Pyramid
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, Boundary, BoundaryConfig
 from hrt_mm.tasks.boundary import peaks
-from hrt_mm.tokens import Tokens
 from hrt_mm.train.meters import Meters, means
 
 Make = Callable[..., HierarchyConfig]

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, Classification, ClassificationConfig
 from hrt_mm.tasks.labels import macro_f1
 

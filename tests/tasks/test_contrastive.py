@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Contrastive, ContrastiveConfig, JointBatch, JointTokenizer
 from hrt_mm.tasks.contrastive_losses import (
     ContrastiveLoss,

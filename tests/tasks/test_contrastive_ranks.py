@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hrt_mm.sample import Sample
+from hrt_mm.data.sample import Sample
 from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
 from hrt_mm.train.distributed import Ranks
 from hrt_mm.train.meters import weight_of

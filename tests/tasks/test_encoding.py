@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.encoder import Encoder
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
+from hrt_mm.core.encoder import Encoder
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Batch, ClassificationConfig, Task
 from hrt_mm.tasks.encoding import check_reads
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Fused, FusedConfig, JointTokenizer
 
 Make = Callable[..., HierarchyConfig]

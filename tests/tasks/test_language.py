@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.spans import Spans
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel, language
 from hrt_mm.tasks.language import next_ids, noisy
-from hrt_mm.tokens import Tokens
 
 LENGTHS = (13, 1, 8, 6)
 

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.spans import Spans
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, ClassificationConfig, Masked, MaskedConfig
 from hrt_mm.tasks.masked import hide, mask_units
 

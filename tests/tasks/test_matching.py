@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hrt_mm.errors import BadSample
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, MatchingConfig
 
 Make = Callable[..., HierarchyConfig]

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hrt_mm.ctc.greedy import greedy
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
+from hrt_mm.tasks.ctc.greedy import greedy
 from hrt_mm.tasks.labels import class_counts
 from hrt_mm.train.meters import Meters, macro_f1s, means
 from tests.tasks.every import CASES

@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.text import TextConfig
+from hrt_modalities.video import Video, VideoConfig
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Piece, Sample
-from hrt_mm.spans import Spans
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.sample import Piece, Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointBatch, JointTokenizer
 from hrt_mm.tasks.contrastive_views import LevelPair
 from hrt_mm.tasks.pieces import Pieces
-from hrt_mm.tokens import Tokens
-from modalities.text import TextConfig
-from modalities.video import Video, VideoConfig
 
 Make = Callable[..., HierarchyConfig]
 GIVEN = {"levels": {"rows": "a", "ids": "a"}, "align": "given", "pieces": "words"}

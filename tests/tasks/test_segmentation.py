@@ -12,14 +12,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.modality import Tokenizer
-from hrt_mm.sample import Sample
-from hrt_mm.spans import Spans
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, Segmentation, SegmentationConfig
 from hrt_mm.tasks.segmentation import picked
-from hrt_mm.tokens import Tokens
 
 CLASSES = ("low", "high")
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hrt_mm.config import load_config
-from hrt_mm.rope import Rotary
+from hrt_mm.core.rope import Rotary
 from hrt_mm.tasks import Task
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.meters import Meters

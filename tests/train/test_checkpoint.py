@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from hrt_mm.storage import Sum
+from hrt_mm.data import atomic_files as files
+from hrt_mm.data.storage import Sum
 from hrt_mm.train import checkpoint as module
-from hrt_mm.train import files
 from hrt_mm.train.checkpoint import STATE, CheckpointError, read_checkpoint, read_state, tidy, write_checkpoint
 from hrt_mm.train.state import TrainState
 from tests.damage import try_all

@@ -12,9 +12,9 @@ from PIL import Image
 from hrt_mm.cli.generate import _read
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
-from hrt_mm.errors import ConfigError, UserError
+from hrt_mm.core.errors import ConfigError, UserError
+from hrt_mm.inference.trained import load_task
 from hrt_mm.train.distributed import Ranks
-from hrt_mm.train.evaluate import load_task
 from hrt_mm.train.loop import train
 
 CONFIG = """

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 from PIL import Image
 
 from hrt_mm.config import RunConfig, load_config
+from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks.joint import JointTokenizer
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
-from hrt_mm.train.evaluate import load_task
 from hrt_mm.train.identity import check_same_classes, check_same_vocabularies, vocabularies
 from hrt_mm.train.loop import train
-from modalities.text.subwords import SubwordTokenizer, train_subwords
 
 
 def pictures(root: Path, labels: Sequence[str]) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from hrt_mm.config import RunConfig
-from hrt_mm.config.folder import run_dir
-from hrt_mm.errors import ConfigError, Stopped, UserError
-from hrt_mm.modality import Dataset
+from hrt_mm.core.errors import ConfigError, Stopped, UserError
+from hrt_mm.data import atomic_files as files
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.train import checkpoint as checkpoint_module
-from hrt_mm.train import files
 from hrt_mm.train.checkpoint import CheckpointError
-from hrt_mm.train.evaluate import evaluate, evaluate_run
+from hrt_mm.train.evaluate import evaluate
+from hrt_mm.train.folder import run_dir
 from hrt_mm.train.loop import train
 from hrt_mm.train.nonfinite import NonFiniteError
 from hrt_mm.train.regions import compile_regions

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.train.optim import (
     build_optimizer,
     load_optimizer_state,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.train import precision
 from hrt_mm.train.distributed import choose_device
 from hrt_mm.train.precision import autocast, choose_dtype, numerics

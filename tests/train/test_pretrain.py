@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from hrt_mm.config import RunConfig, check, load_config
-from hrt_mm.config.pretraining import downward
-from hrt_mm.errors import ConfigError, Stopped
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.core.errors import ConfigError, Stopped
+from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks import LanguageModel, Masked
 from hrt_mm.tasks.base import Batch
+from hrt_mm.train.check import check
 from hrt_mm.train.checkpoint import CheckpointError
-from hrt_mm.train.evaluate import load_task
 from hrt_mm.train.loop import train
+from hrt_mm.train.pretraining import downward
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
 from tests.modalities.audio.test_recordings import sound

@@ -9,8 +9,8 @@ from PIL import Image
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
-from hrt_mm.errors import ConfigError, UserError
-from hrt_mm.train.files import held_alone
+from hrt_mm.core.errors import ConfigError, UserError
+from hrt_mm.data.atomic_files import held_alone
 from hrt_mm.train.rehearsal import check_folder, rehearse, warnings_of
 
 

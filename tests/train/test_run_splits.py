@@ -10,12 +10,13 @@ import yaml
 from PIL import Image
 
 from hrt_mm.cli.main import main
-from hrt_mm.config import RunConfig, load_config, resolved_yaml
-from hrt_mm.errors import ConfigError
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.inference.trained import evaluate_run, read_config
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
-from hrt_mm.train.evaluate import evaluate_run, read_config
 from hrt_mm.train.loop import train
+from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.start import check_same_run
 
 SMALL = """\

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.train.sampler import Position, Sampler, evaluation_plans, sample_sizes
 from tests.train.toy_training import ToyTokenizer, toy_config
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from hrt_mm.errors import BadSample, ConfigError, UserError
-from hrt_mm.modality import Dataset
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.sample import Sample
 from hrt_mm.train.build import build_data
 from hrt_mm.train.data import TrainStream, load, worker_deaths_named
 from hrt_mm.train.sampler import Plan, Position, Sampler

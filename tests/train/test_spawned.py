@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hrt_modalities.audio.augment import Augmentation, chain
+from hrt_modalities.video.rendering import write
 from PIL import Image
 
-from hrt_mm.component import Component
 from hrt_mm.config import RunConfig, load_config, packaged_configs
 from hrt_mm.config.layers import config_root
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.build import build_data
 from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
-from modalities.audio.augment import Augmentation, chain
-from modalities.video.rendering import write
 
 SMALL = {"train": 3, "valid": 1, "val": 1, "test": 1}
 """Samples of data that is made."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.train.summary import read_summary, write_summary
 from tests.damage import try_all
 

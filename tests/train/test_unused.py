@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.tokens import Tokens
 from hrt_mm.train.distributed import Ranks
 from tests.tasks.conftest import RowEmbedding, Rows, hierarchy
 from tests.tasks.every import CASES

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrt_mm.errors import UserError
+from hrt_mm.core.errors import UserError
 from hrt_mm.train.weights import EMA, load_weights, named_weights
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hrt_mm.config import RunConfig
-from hrt_mm.errors import BadSample
-from hrt_mm.levels import FixedGroups, HierarchyConfig, Level
-from hrt_mm.modality import Dataset, DatasetConfig, Tokenizer, TokenizerConfig
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample
+from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 from hrt_mm.tasks.base import Batch, Task, TaskConfig, TaskOutput
-from hrt_mm.tokens import Tokens
 from hrt_mm.train.config import OptimConfig, RunFolder, TrainConfig
 
 CLASSES = ("low", "high")

@@ -19,10 +19,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig, Modality, Tokenizer, TokenizerConfig
-from hrt_mm.sample import Sample
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.modality import Modality
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 KINDS = sorted(name for name, kind in vars(ast).items() if isinstance(kind, type) and issubclass(kind, ast.AST))
 PLACE = {name: place for place, name in enumerate(KINDS)}

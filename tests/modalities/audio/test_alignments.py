@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hrt_modalities.audio.alignments import read_alignment, written
+from hrt_modalities.audio.intervals import Alignment, Interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrt_mm.errors import BadSample, UserError
-from modalities.audio.alignments import read_alignment, written
-from modalities.audio.intervals import Alignment, Interval
+from hrt_mm.core.errors import BadSample, UserError
 
 TIERS: Alignment = {
     "phonemes": (Interval(0.0, 0.25, "Z"), Interval(0.25, 0.5, "IH"), Interval(0.5, 1.0, "R")),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hrt_modalities.audio.alignments import written
+from hrt_modalities.audio.intervals import Interval
 
+from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
-from hrt_mm.control import flat_control
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
-from modalities.audio.alignments import written
-from modalities.audio.intervals import Interval
-from tests.modalities.audio.test_corpora import spoken
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
+from tests.modalities.corpora.test_speech import spoken
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

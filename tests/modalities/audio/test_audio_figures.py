@@ -3,8 +3,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 import torch
-
-from modalities.audio import Audio, AudioConfig, AudioModality
+from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 
 
 @pytest.mark.parametrize("features", ["log_mel", "waveform"])

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.audio import Audio, AudioConfig, AudioTokenizer
 
-from hrt_mm.encoder import Encoder
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.pooling import POOLINGS
-from hrt_mm.streaming import Stream
-from hrt_mm.streaming.stream import joined
-from modalities.audio import Audio, AudioConfig, AudioTokenizer
+from hrt_mm.core.encoder import Encoder
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.pooling import POOLINGS
+from hrt_mm.inference.streaming import Stream
+from hrt_mm.inference.streaming.stream import joined
 
 FIXED = {"type": "fixed", "stride": 4}
 LEARNED = {"type": "learned", "target": 4, "max": 12}
@@ -83,7 +83,7 @@ def test_short_sounds(samples: int) -> None:
 def test_large_chunks_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     own = tokenizer()
     made, sound = encoder(own), noise(2.0, 16000)
-    monkeypatch.setattr("hrt_mm.streaming.stream.PIECE", 13)
+    monkeypatch.setattr("hrt_mm.inference.streaming.stream.PIECE", 13)
     assert difference(made, own, sound, 2000) < 1e-4
 
 

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hrt_modalities.audio.audio import Audio, Hidden
+from hrt_modalities.audio.stems import BandMap, ConvStem, StemConfig
+from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 from pydantic import ValidationError
 
-from hrt_mm.encoder import Encoder
-from hrt_mm.errors import BadSample, ConfigError, UserError
-from hrt_mm.levels import HierarchyConfig
-from hrt_mm.tokens import Tokens
-from modalities.audio.audio import Audio, Hidden
-from modalities.audio.stems import BandMap, ConvStem, StemConfig
-from modalities.audio.tokenizer import AudioConfig, AudioTokenizer
+from hrt_mm.core.encoder import Encoder
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.tokens import Tokens
 
 
 def tokenizer(*wanted: str, **values: object) -> AudioTokenizer:

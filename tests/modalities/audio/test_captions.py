@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hrt_modalities.audio.alignments import read_alignment, written
+from hrt_modalities.audio.intervals import Interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrt_mm.errors import BadSample
-from modalities.audio.alignments import read_alignment, written
-from modalities.audio.intervals import Interval
+from hrt_mm.core.errors import BadSample
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

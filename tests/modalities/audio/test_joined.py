@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hrt_modalities.audio.folders import ManifestConfig
+from hrt_modalities.audio.joined import Joined
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset
-from modalities.audio.folders import ManifestConfig
-from modalities.audio.joined import Joined
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.dataset import Dataset
 from tests.modalities.audio.test_recordings import sound
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hrt_modalities.audio import AudioConfig, AudioModality
+from hrt_modalities.audio.recordings import Recordings
 
-from hrt_mm.errors import BadSample, ConfigError
-from modalities.audio import AudioConfig, AudioModality
-from modalities.audio.recordings import Recordings
+from hrt_mm.core.errors import BadSample, ConfigError
 
 SPLITS = ("train", "val", "test")
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.audio import AudioConfig, synthesis
+from hrt_modalities.audio.intervals import Interval
+from hrt_modalities.audio.recordings import Recordings
+from hrt_modalities.audio.synthesis import intervals
+from hrt_modalities.audio.synthetic import SyntheticConfig
 from pydantic import ValidationError
 
-from hrt_mm.errors import ConfigError
-from modalities.audio import AudioConfig, synthesis
-from modalities.audio.intervals import Interval
-from modalities.audio.recordings import Recordings
-from modalities.audio.synthesis import intervals
-from modalities.audio.synthetic import SyntheticConfig
+from hrt_mm.core.errors import ConfigError
 
 SMALL: dict[str, Any] = {"type": "synthetic_speech", "train": 8, "valid": 2, "test": 3}
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from modalities.audio.audio import Audio
-from modalities.audio.digits import FsddConfig
-from modalities.audio.trim import trimmed
+from hrt_modalities.audio.audio import Audio
+from hrt_modalities.audio.trim import trimmed
+from hrt_modalities.corpora.fsdd import FsddConfig
 
 RATE = 8000
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-
-from modalities.audio.audio import Audio
-from modalities.joint.digits import SpokenWrittenConfig
+from hrt_modalities.audio.audio import Audio
+from hrt_modalities.corpora.spoken_written_digits import SpokenWrittenConfig
 
 
 def test_a_recorded_query_is_one_word_without_its_quiet_ends() -> None:

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.audio import Audio
+from hrt_modalities.audio.files import wav
+from hrt_modalities.joint.columns import FilmSource, without_words
+from hrt_modalities.joint.manifest import JointManifestConfig, JointRows
+from hrt_modalities.video.clips import Clip
+from hrt_modalities.video.players import mp4
+from hrt_modalities.video.video import Video
 from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
 from hrt_mm.config import load_config
-from hrt_mm.errors import BadSample, ConfigError
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.train.build import build_data
-from hrt_mm.train.evaluate import evaluate_run
 from hrt_mm.train.loop import train
-from modalities.audio import Audio
-from modalities.audio.files import wav
-from modalities.joint.columns import FilmSource, without_words
-from modalities.joint.manifest import JointManifestConfig, JointRows
-from modalities.video.clips import Clip
-from modalities.video.players import mp4
-from modalities.video.video import Video
 from tests.modalities.video.streams import KINDS, encode
 
 SOURCES: dict[str, Any] = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}

@@ -8,20 +8,21 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+from hrt_modalities.audio import AudioConfig
+from hrt_modalities.audio.recordings import Recording, Recordings
+from hrt_modalities.corpora.grid.triples import GridTriples, GridTriplesConfig
+from hrt_modalities.corpora.spoken_written_digits import WORDS, SpokenWritten
+from hrt_modalities.joint.films import Films, FilmsConfig
+from hrt_modalities.joint.noise import Babble
+from hrt_modalities.text import TextConfig
+from hrt_modalities.video import VideoConfig
+from hrt_modalities.vision import VisionConfig
 
-from hrt_mm.errors import BadSample
-from hrt_mm.modality import Dataset, Tokenizer
-from hrt_mm.sample import Sample
+from hrt_mm.core.errors import BadSample
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks.joint import JointTokenizer
-from modalities.audio import AudioConfig
-from modalities.audio.recordings import Recording, Recordings
-from modalities.joint.digits import WORDS, SpokenWritten
-from modalities.joint.films import Films, FilmsConfig
-from modalities.joint.grid import GridTriples, GridTriplesConfig
-from modalities.joint.noise import Babble
-from modalities.text import TextConfig
-from modalities.video import VideoConfig
-from modalities.vision import VisionConfig
 
 
 class Silent(Dataset):

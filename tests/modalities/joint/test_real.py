@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from modalities.audio import Audio
-from modalities.joint.digits import SpokenWrittenConfig
-from modalities.joint.emoji import EmojiConfig
-from modalities.joint.grid import GridTriplesConfig
-from modalities.video import Video
-from modalities.video.cache import CacheConfig
+from hrt_modalities.audio import Audio
+from hrt_modalities.corpora.emoji import EmojiConfig
+from hrt_modalities.corpora.grid.triples import GridTriplesConfig
+from hrt_modalities.corpora.spoken_written_digits import SpokenWrittenConfig
+from hrt_modalities.video import Video
+from hrt_modalities.video.cache import CacheConfig
 
 DATA = Path(os.environ.get("HRT_MM_DATA", "/nowhere"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.loop import train
 
 MIXED = (

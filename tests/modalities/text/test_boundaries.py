@@ -4,8 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
-from modalities.text.boundaries import CAUSAL, FINDERS, Document, find
+from hrt_modalities.text.boundaries import CAUSAL, FINDERS, Document, find
 
 
 def pieces(name: str, text: str) -> list[str]:

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hrt_modalities.text import TextModality
+from hrt_modalities.text.contents import readable, text_bytes
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
+from hrt_modalities.text.documents import DocumentsConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.plain_text import NotText
-from modalities.text import TextModality
-from modalities.text.contents import readable, text_bytes
-from modalities.text.corpus import Corpus, CorpusConfig
-from modalities.text.documents import DocumentsConfig
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.plain_text import NotText
 
 TEXT = "Grüße, 世界!\nThe second line.\r\n\tA third \U0001f680 one. " * 40
 
@@ -259,7 +259,7 @@ def test_a_file_is_unpacked_once_and_again_when_it_has_changed(tmp_path: Path) -
 def test_copies_go_when_the_process_ends(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one"))
     code = (
-        "import os, sys; from pathlib import Path; from modalities.text.contents import readable\n"
+        "import os, sys; from pathlib import Path; from hrt_modalities.text.contents import readable\n"
         "copy = readable(Path(sys.argv[1])).path; print(copy)\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); assert copy.read_bytes() == b'one'"
@@ -280,7 +280,7 @@ def test_copies_go_when_the_process_ends(tmp_path: Path) -> None:
 def test_a_text_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.gz"
     file.write_bytes(gzip.compress(b"one"))
-    monkeypatch.setattr("modalities.text.contents._ROOM", 1 << 80)
+    monkeypatch.setattr("hrt_modalities.text.contents._ROOM", 1 << 80)
     with pytest.raises(ConfigError, match=r"a.gz has no room for its unpacked text in .*; set TMPDIR"):
         corpus(file)
     monkeypatch.undo()

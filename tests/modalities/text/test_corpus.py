@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig, documents
+from hrt_modalities.text.sources import Files
 from pydantic import ValidationError
 
-from hrt_mm.config import load_config, resolved_yaml
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.splits import split_warnings
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.splits import split_warnings
 from hrt_mm.tasks.language import LanguageConfig
+from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.sampler import Plan, Position
 from hrt_mm.train.samples import BatchMaker
-from modalities.text import ByteTokenizer
-from modalities.text.corpus import Corpus, CorpusConfig, documents
-from modalities.text.sources import Files
 
 SEPARATOR = 256
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hrt_modalities.text.subwords import train_subwords
 
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.errors import Stopped
+from hrt_mm.core.errors import Stopped
 from hrt_mm.tasks.base import Batch
 from hrt_mm.train.loop import train
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
-from modalities.text.subwords import train_subwords
 from tests.train.toy_processes import logged
 
 STEPS = 16

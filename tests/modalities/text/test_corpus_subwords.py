@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from modalities.text import ByteTokenizer
-from modalities.text.corpus import Corpus, CorpusConfig
-from modalities.text.subwords import SubwordTokenizer, train_subwords
-from modalities.text.text import Text, char_start, decoded, marked
-from modalities.text.tokenizer import _in_tokens
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
+from hrt_modalities.text.text import Text, char_start, decoded, marked
+from hrt_modalities.text.tokenizer import _in_tokens
 
 CHINESE = "人工智能是研究和开发用于模拟、延伸和扩展人的智能的理论。\n深度学习是机器学习的分支。" * 3
 HINDI = "हिन्दी विश्व की एक प्रमुख भाषा है और भारत की राजभाषा है।\nनमस्ते दुनिया। " * 3

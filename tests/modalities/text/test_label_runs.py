@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hrt_mm.config import load_config
-from hrt_mm.errors import ConfigError
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.loop import train
 
 SMALL = [

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from hrt_modalities.text import TextConfig
+from hrt_modalities.text.commands import _texts
+from hrt_modalities.text.corpus import documents
+from hrt_modalities.text.subwords import SubwordTokenizer
 
 from hrt_mm.cli.main import main
-from modalities.text import TextConfig
-from modalities.text.commands import _texts
-from modalities.text.corpus import documents
-from modalities.text.subwords import SubwordTokenizer
 
 
 def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -37,7 +37,7 @@ def test_subwords_are_learnt_from_files_folders_and_lines(tmp_path: Path, capsys
 
 
 def test_a_large_file_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalities.text.commands._PIECE", 64)
+    monkeypatch.setattr("hrt_modalities.text.commands._PIECE", 64)
     file = tmp_path / "a.txt"
     file.write_text("".join(f"line {place} of größe\n" for place in range(200)) + "y" * 500)
     assert main(["text", "subwords", str(file), "--out", str(tmp_path / "t.json"), "--vocabulary", "290"]) == 0
@@ -58,7 +58,7 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_pieces_of_a_large_file_cut_no_character(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalities.text.commands._PIECE", 64)
+    monkeypatch.setattr("hrt_modalities.text.commands._PIECE", 64)
     text = "人工智能是研究和开发用于模拟延伸和扩展人的智能的理论a" * 40
     (tmp_path / "a.txt").write_text(text)
     assert "".join(pieces := list(_texts(documents([tmp_path / "a.txt"])))) == text and len(pieces) > 40

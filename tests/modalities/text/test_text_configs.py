@@ -10,7 +10,7 @@ import pytest
 from hrt_mm.config import load_config
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
-from tests.modalities.text.test_peps import pep
+from tests.modalities.corpora.test_peps import pep
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "text"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

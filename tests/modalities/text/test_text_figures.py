@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hrt_modalities.text import ByteTokenizer, Text, TextTokenizer
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
-from hrt_mm.hierarchy import Hierarchy
-from hrt_mm.levels import FixedGroups, HierarchyConfig, Level
-from hrt_mm.modality import modalities
-from hrt_mm.report.groups import draw_runs
-from hrt_mm.report.style import panels
-from hrt_mm.report.view import View
-from hrt_mm.sample import Sample
-from modalities.text import ByteTokenizer, Text, TextTokenizer
-from modalities.text.subwords import SubwordTokenizer, train_subwords
+from hrt_mm.analysis.report.groups import draw_runs
+from hrt_mm.analysis.report.style import panels
+from hrt_mm.analysis.report.view import View
+from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
+from hrt_mm.data.registry import modalities
+from hrt_mm.data.sample import Sample
 
 
 def drawn(

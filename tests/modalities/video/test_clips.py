@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.corpora.actions import KineticsConfig, Ucf101Config
+from hrt_modalities.corpora.grid.video import GridConfig
+from hrt_modalities.video.clips import Clips
+from hrt_modalities.video.folders import FolderConfig, ManifestConfig
+from hrt_modalities.video.rendering import Edit, Shot, render, write
+from hrt_modalities.video.tokenizer import VideoConfig
+from hrt_modalities.video.video import Video
 from pydantic import ValidationError
 
-from hrt_mm.errors import BadSample, ConfigError
-from modalities.video.clips import Clips
-from modalities.video.corpora import KineticsConfig, Ucf101Config
-from modalities.video.folders import FolderConfig, ManifestConfig
-from modalities.video.grid import GridConfig
-from modalities.video.rendering import Edit, Shot, render, write
-from modalities.video.tokenizer import VideoConfig
-from modalities.video.video import Video
+from hrt_mm.core.errors import BadSample, ConfigError
 from tests.damage import cuts, flips, full_disk, other_content
 from tests.modalities.video.films import damaged, film, sound_alone
 from tests.modalities.video.streams import KINDS, encode
@@ -186,7 +186,7 @@ def test_broken_frames_are_left_out_with_their_times_and_said(tmp_path: Path, ca
 def test_a_cache_gives_the_same_frames_without_a_decoder(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = folder(clips, cache={"dir": clips / "cache"})
     first = config.build("train")[0].value
-    monkeypatch.setattr("modalities.video.readers.file.VideoFile.frames", None)
+    monkeypatch.setattr("hrt_modalities.video.readers.file.VideoFile.frames", None)
     again = config.build("train")[0].value
     assert torch.equal(first.pixels_NCHW, again.pixels_NCHW) and torch.equal(first.times_N, again.times_N)
     # A changed file is read anew, and broken entries are not trusted.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hrt_modalities.video.readers import Frames, VideoFile
 
-from hrt_mm.errors import BadSample
-from modalities.video.readers import Frames, VideoFile
+from hrt_mm.core.errors import BadSample
 from tests.modalities.video import streams
 from tests.modalities.video.streams import CONTAINERS, FRAMES, KINDS, copied, encode, keys, number_of, shuffled, truth
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.video.readers import VideoFile, read_index
+from hrt_modalities.video.readers.packets import Plan
+from hrt_modalities.video.readers.pyav import PyavReader
 
-from hrt_mm.errors import BadSample
-from modalities.video.readers import VideoFile, read_index
-from modalities.video.readers.packets import Plan
-from modalities.video.readers.pyav import PyavReader
+from hrt_mm.core.errors import BadSample
 from tests.modalities.video.streams import (
     FRAMES,
     KINDS,
@@ -289,7 +289,7 @@ def test_a_stream_of_key_frames_is_read_without_a_seek(tmp_path: Path, monkeypat
 def test_interlaced_files_are_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalities.video.readers.index._warned", False)
+    monkeypatch.setattr("hrt_modalities.video.readers.index._warned", False)
     for name in ("a.mkv", "b.mkv"):
         path = encode(tmp_path / name, KINDS["h264, interlaced"], frames=3)
         assert read_index(path, name).interlaced

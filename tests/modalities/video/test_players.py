@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from modalities.video import Video, VideoModality
-from modalities.video.players import SECONDS, SIDE, mp4
-from modalities.video.readers import VideoFile
+from hrt_modalities.video import Video, VideoModality
+from hrt_modalities.video.players import SECONDS, SIDE, mp4
+from hrt_modalities.video.readers import VideoFile
 
 
 def decoded(data: bytes, folder: Path) -> tuple[torch.Tensor, float]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.common.file_cache import FileCache
+from hrt_modalities.video.readers import VideoFile, index, read_index
+from hrt_modalities.video.readers.base import ReaderError
+from hrt_modalities.video.readers.decord import PADDED
+from hrt_modalities.video.readers.torchcodec import TorchcodecReader
 
-from hrt_mm.errors import BadSample, ConfigError
-from modalities.file_cache import FileCache
-from modalities.video.readers import VideoFile, index, read_index
-from modalities.video.readers.base import ReaderError
-from modalities.video.readers.decord import PADDED
-from modalities.video.readers.torchcodec import TorchcodecReader
+from hrt_mm.core.errors import BadSample, ConfigError
 from tests.modalities.video.films import cut, damaged, film, sound_alone
 
 ALL = ["decord", "pyav"]
@@ -226,6 +226,6 @@ def test_torchcodec_agrees_where_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_the_reason_is_not_cut_off(said: str, short: str) -> None:
-    from modalities.video.readers.torchcodec import _short
+    from hrt_modalities.video.readers.torchcodec import _short
 
     assert _short(RuntimeError(said)).endswith(short)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from modalities.video.readers import Index
-from modalities.video.readers.orientation import Orientation
-from modalities.video.readers.packets import Plan
-from modalities.video.sampling import AllFrames, Dense, KeyFrames, Uniform
+from hrt_modalities.video.readers import Index
+from hrt_modalities.video.readers.orientation import Orientation
+from hrt_modalities.video.readers.packets import Plan
+from hrt_modalities.video.sampling import AllFrames, Dense, KeyFrames, Uniform
 
 
 def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> Index:

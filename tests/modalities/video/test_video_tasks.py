@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
 
 from hrt_mm.config import load_config
-from hrt_mm.errors import ConfigError
-from hrt_mm.levels import HierarchyConfig, blocks
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig, blocks
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig, Segmentation
-from hrt_mm.tokens import Tokens
 from hrt_mm.train.build import build_data, build_dataset, build_task
-from hrt_mm.train.evaluate import load_task
 from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
-from modalities.video import Video, VideoConfig, VideoTokenizer
 from tests.modalities.video.films import film
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "video"

@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hrt_modalities.vision.images import (
+    FORMATS,
+    SUFFIXES,
+    check_image,
+    image_shape,
+    read_image,
+    to_tensor,
+    with_channels,
+)
 from PIL import Image, features
 
-from hrt_mm.errors import BadSample
-from modalities.vision.images import FORMATS, SUFFIXES, check_image, image_shape, read_image, to_tensor, with_channels
+from hrt_mm.core.errors import BadSample
 
 
 def saved(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:

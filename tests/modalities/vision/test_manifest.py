@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hrt_modalities.common.splits import SPLITS
+from hrt_modalities.vision.files import ImageFiles
+from hrt_modalities.vision.manifest import ManifestConfig
 from PIL import Image
 
-from hrt_mm.errors import BadSample, ConfigError
-from modalities.splits import SPLITS
-from modalities.vision.files import ImageFiles
-from modalities.vision.manifest import ManifestConfig
+from hrt_mm.core.errors import BadSample, ConfigError
 
 Rows = Sequence[Mapping[str, Any]]
 

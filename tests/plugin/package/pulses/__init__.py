@@ -9,10 +9,12 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from hrt_mm.errors import BadSample, ConfigError
-from hrt_mm.modality import Dataset, DatasetConfig, Modality, Tokenizer, TokenizerConfig
-from hrt_mm.sample import Sample
-from hrt_mm.tokens import Tokens
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.modality import Modality
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 
 class PulsesConfig(TokenizerConfig):

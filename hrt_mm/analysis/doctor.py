@@ -1,0 +1,75 @@
+"""What this machine has: versions, devices, and which attention backend serves which call, and why not the others."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from ..core.attention import BACKENDS, Call, choose
+from ..core.spans import Spans
+from ..data.registry import modalities
+
+_PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "flash-attn", "decord", "einops", "safetensors", "pydantic")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter; ``not installed`` for those that are absent."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's with its cores and instruction set."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bf16 matrices in hardware (Intel AMX)."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def _probe(dtype: torch.dtype, device: str, lengths: list[int]) -> Call:
+    spans = Spans.from_lengths(lengths, device)
+    q_THD = torch.zeros(spans.total, 1, 16, dtype=dtype, device=device)
+    return Call(q_THD, q_THD, q_THD, spans, spans, (-1, -1), 0.25)
+
+
+def backend_table() -> list[tuple[str, str, dict[str, str]]]:
+    """For each precision of this machine's device: the backend that serves, and why those before it do not."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        call = _probe(dtype, device, [3, 2])
+        name = choose(call).name
+        reasons = {one.name: why for one in BACKENDS.values() if (why := one.why_not(call)) is not None}
+        rows.append((str(dtype).removeprefix("torch."), name, reasons))
+    return rows
+
+
+def report() -> str:
+    """Everything, as text for a terminal."""
+    lines = [f"device      {device_name()}"]
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        lines.append(f"            compute capability {major}.{minor}, CUDA {torch.version.cuda}")
+    lines.append(f"bf16        {'in hardware' if _bf16() else 'not in hardware: training runs in float32'}")
+    lines += [f"{name:<12}{version}" for name, version in versions().items()]
+    for dtype, chosen, reasons in backend_table():
+        lines.append(f"attention   {dtype}: {chosen}")
+        lines += [f"            not {name}: {why}" for name, why in reasons.items()]
+    lines.append(f"modalities  {', '.join(modalities()) or 'none installed'}")
+    return "\n".join(lines)
+
+
+def _bf16() -> bool:
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_amx()

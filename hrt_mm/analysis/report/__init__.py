@@ -1,0 +1,100 @@
+"""``hrt-mm diagnose``: a folder with the pictures of a run, and a page that explains them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...inference.trained import load_task
+from ...train.distributed import Ranks, choose_device
+from ...train.precision import numerics
+from .attending import attention_section
+from .confusion import confusion_section
+from .curves import curves_section
+from .cuts import cuts_section
+from .gates import gates_section
+from .groups import groups_section
+from .overview import overview_section
+from .page import Page
+from .reconstruction import reconstruction_section
+from .recovery import recovery_section
+from .style import style
+from .subject import Subject
+
+__all__ = ["Report", "diagnose", "write_report"]
+
+Section = Callable[[Subject, Page], None]
+
+SECTIONS: tuple[Section, ...] = (overview_section, curves_section, confusion_section, reconstruction_section)
+"""Of every run."""
+ENCODER_SECTIONS: tuple[Section, ...] = (
+    groups_section,
+    cuts_section,
+    attention_section,
+    gates_section,
+    recovery_section,
+)
+"""Of each encoder: that of the run, or one a tower."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written.
+
+    Args:
+        folder: with ``report.md`` and the pictures.
+        summary: what it says, a line each.
+    """
+
+    folder: Path
+    summary: tuple[str, ...]
+
+
+def write_report(run_dir: Path, overrides: Sequence[str] = ()) -> Path:
+    """Writes the report of a run; see :func:`diagnose`.
+
+    Returns:
+        Its folder.
+    """
+    return diagnose(run_dir, overrides).folder
+
+
+def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
+    """Looks into a run with its best weights and writes ``report/`` in its folder, in place of an earlier one.
+
+    Args:
+        run_dir: the run folder.
+        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, another device.
+
+    Raises:
+        ConfigError: the folder is not that of a run, or its data is not there.
+        CheckpointError: it has no checkpoint that is whole.
+    """
+    run = load_task(Path(run_dir), overrides=overrides)
+    options = run.config.train
+    folder = run.folder / "report"
+    aside = run.folder / ".report.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    page = Page(aside, f"Report of {run.folder.resolve().name}")
+    try:
+        ranks = Ranks(choose_device(options.device, 0))
+        with numerics(ranks.device, options.num_threads), style():
+            subject = Subject.of(run, ranks)
+            for section in SECTIONS:
+                section(subject, page)
+            for tower in subject.towers:
+                page.of(tower.tower)
+                if tower.missing():
+                    page.say(f"no sample of the {tower.split} split has it, so there is nothing to look into")
+                    continue
+                for section in ENCODER_SECTIONS if tower.encoder is not None else ():
+                    section(tower, page)
+        page.write()
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Report(folder, tuple(page.summary))

@@ -1,0 +1,186 @@
+"""One sample as a picture. Level-0 tokens are unit cells: along x in one dimension, rows and columns on a grid.
+
+A modality draws the sample itself; groups and weights are laid over it here, for every modality alike.
+Shapes: T level-0 tokens, C axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from torch import Tensor
+
+from ...core.pyramid import Pyramid
+from ...core.spans import Spans
+from ...core.tokens import Tokens
+from ...data.tokenizer import Tokenizer
+from .style import BLUE, GREY, HEAT, LINE, ORANGE, bare
+
+Backdrop = Callable[[Axes, Tokenizer, Tokens], None]
+"""Draws one sample from its raw tokens. In one dimension it may narrow the limits along x to what can be made out."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One sample to be drawn.
+
+    Args:
+        tokenizer: that made the tokens.
+        tokens: raw tokens of the sample, on the host.
+        backdrop: draws it; tokens are drawn plainly when absent.
+    """
+
+    tokenizer: Tokenizer
+    tokens: Tokens
+    backdrop: Backdrop | None = None
+
+    @property
+    def gridded(self) -> bool:
+        """Whether cells have rows and columns."""
+        return self.tokens.axes > 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of what is shown; of more than two axes the middle of the leading ones."""
+        if not self.gridded:
+            return 1, self.tokens.spans.total
+        assert self.tokens.grids is not None
+        rows, columns = self.tokens.grids[0][-2:]
+        return rows, columns
+
+    def raster(self, values_T: Tensor) -> np.ndarray:
+        """(rows, columns) of values, one a level-0 token; NaN where there is none."""
+        found = np.full(self.shape, np.nan)
+        values = values_T.detach().float().cpu().numpy()
+        if not self.gridded:
+            found[0] = values
+            return found
+        assert self.tokens.grids is not None
+        cells_TC = self.tokens.coords_TC.long().cpu().numpy()
+        middle = np.array([size // 2 for size in self.tokens.grids[0][:-2]], dtype=np.int64)
+        shown = (cells_TC[:, :-2] == middle).all(1)
+        found[cells_TC[shown, -2], cells_TC[shown, -1]] = values[shown]
+        return found
+
+    def draw(self, axes: Axes) -> None:
+        """The sample itself."""
+        rows, columns = self.shape
+        axes.set_xlim(0, columns)
+        if self.backdrop is not None:
+            self.backdrop(axes, self.tokenizer, self.tokens)
+        elif self.gridded:
+            image = self.raster(_one_number(self.tokens.x))
+            axes.imshow(image, cmap="gray", extent=self._extent())
+        else:
+            _draw_series(axes, self.tokens.x)
+        if self.gridded:
+            axes.set_xlim(0, columns)
+            axes.set_ylim(rows, 0)
+            axes.set_aspect("equal")
+            bare(axes)
+
+    def outline(self, axes: Axes, cells: Spans, *, color: str = ORANGE, width: float = 1.2) -> None:
+        """Lines between the tokens of a level.
+
+        Args:
+            axes: with the sample drawn.
+            cells: the level-0 tokens under each token of the level.
+            color: of the lines.
+            width: of the lines, in points.
+        """
+        labels = self.raster(cells.ids)
+        if not self.gridded:
+            for place in np.flatnonzero(np.diff(labels[0])) + 1:
+                axes.axvline(float(place), color=color, linewidth=width)
+            return
+        _lines(axes, _borders(labels, outside=-1), color, width)
+
+    def frame(self, axes: Axes, cells: Spans, token: int, *, color: str = BLUE, width: float = 2.0) -> None:
+        """A line around one token of a level; arguments as for :meth:`outline`."""
+        own = self.raster((cells.ids == token).float())
+        if not self.gridded:
+            axes.axvspan(*cells.host[token : token + 2].tolist(), fill=False, edgecolor=color, linewidth=width)
+            return
+        _lines(axes, _borders(own, outside=0), color, width)
+
+    def heat(self, axes: Axes, weights_T: Tensor) -> None:
+        """A weight for each level-0 token in place of the sample, grey where it is 0."""
+        values = self.raster(weights_T)
+        share = np.nan_to_num(values / max(np.nanmax(values), 1e-12))
+        self._cover(axes, np.where(share[..., None] > 0, HEAT(share), [0.9, 0.9, 0.9, 1]))
+
+    def hide(self, axes: Axes, hidden_T: Tensor) -> None:
+        """Plain grey over some level-0 tokens."""
+        hidden = self.raster(hidden_T.float()) > 0
+        self._cover(axes, np.where(hidden[..., None], [0.8, 0.8, 0.8, 1], [0, 0, 0, 0]))
+
+    def _cover(self, axes: Axes, colors: np.ndarray) -> None:
+        """(rows, columns, 4) colours over the cells."""
+        rows, columns = self.shape
+        low, high = (rows, 0) if self.gridded else axes.get_ylim()
+        aspect: Literal["equal", "auto"] = "equal" if self.gridded else "auto"
+        axes.imshow(colors, extent=(0, columns, low, high), aspect=aspect, zorder=2.5)
+
+    def _extent(self) -> tuple[float, float, float, float]:
+        rows, columns = self.shape
+        return 0, columns, rows, 0
+
+
+def one_sample(tokens: Tokens, index: int) -> Tokens:
+    """One sample of a batch, on the host."""
+    first, last = tokens.spans.host[index : index + 2].tolist()
+    return Tokens(
+        tokens.x[first:last].cpu(),
+        Spans.from_lengths([last - first]),
+        tokens.coords_TC[first:last].cpu(),
+        grids=tokens.grids[index : index + 1] if tokens.grids is not None else None,
+        boundaries={name: starts_T[first:last] for name, starts_T in tokens.boundaries.items()},
+    )
+
+
+def cells_of_levels(pyramid: Pyramid) -> dict[str, Spans]:
+    """By level name, the level-0 tokens under each of its tokens."""
+    offsets = torch.arange(pyramid[0].spans.total + 1)
+    found = {}
+    for name in pyramid.names:
+        found[name] = Spans(offsets)
+        if name in pyramid.groups:
+            offsets = offsets[pyramid.groups[name].host]
+    return found
+
+
+def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
+    lines = LineCollection(list(segments), colors=color, linewidths=width, capstyle="round", zorder=3, clip_on=False)
+    axes.add_collection(lines)
+
+
+def _borders(labels: np.ndarray, outside: float) -> np.ndarray:
+    """(lines, 2, 2) segments between cells whose labels differ; around all cells lies the label ``outside``."""
+    framed = np.pad(np.nan_to_num(labels, nan=outside), 1, constant_values=outside)
+    beside = np.argwhere(framed[1:-1, 1:] != framed[1:-1, :-1])
+    above = np.argwhere(framed[1:, 1:-1] != framed[:-1, 1:-1])
+    vertical = [[(column, row), (column, row + 1)] for row, column in beside]
+    horizontal = [[(column, row), (column + 1, row)] for row, column in above]
+    return np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2)
+
+
+def _one_number(x: Tensor) -> Tensor:
+    return x.float().flatten(1).mean(1) if x.ndim > 1 else x.float()
+
+
+def _draw_series(axes: Axes, x: Tensor) -> None:
+    """Raw tokens along x: a line for one feature or for ids, a picture for several."""
+    features = x.detach().float().cpu().reshape(len(x), -1).numpy()
+    count, width = features.shape
+    if width == 1:
+        axes.step(np.arange(count + 1), np.append(features[:, 0], features[-1, 0]), where="post", color=LINE)
+    else:
+        axes.imshow(features.T, aspect="auto", cmap="gray", extent=(0, count, width, 0))
+        axes.set_yticks([])
+    axes.tick_params(colors=GREY)

@@ -1,0 +1,94 @@
+"""An encoder: a modality's embedding and the hierarchy over it. Tasks hold one, and hand it on pre-trained.
+
+Shapes: T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigError
+from .hierarchy import Hierarchy
+from .levels import HierarchyConfig
+from .pyramid import Pyramid
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+
+
+class Encoder(nn.Module):
+    """Raw tokens to a pyramid.
+
+    Every task holds it as ``encoder``, so that its weights have the same names in all of them.
+
+    Args:
+        config: the hierarchy.
+        tokenizer: gives the axes and the embedding.
+
+    Raises:
+        ConfigError: the hierarchy cannot serve the modality.
+    """
+
+    def __init__(self, config: HierarchyConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        if config.causal and tokenizer.ahead:
+            raise ConfigError(
+                f"model.causal must not see later tokens, but the embedding of one is made of the {tokenizer.ahead} "
+                "after it as well; set that to 0 in modality, or model.causal to false"
+            )
+        if config.causal and tokenizer.whole:
+            raise ConfigError(
+                f"model.causal must not see later tokens, but with {tokenizer.whole} each depends on its whole sample; "
+                "drop it, or set model.causal to false"
+            )
+        self.hierarchy = Hierarchy(config, tokenizer.axes)
+        self.embedding = tokenizer.embedding(config.levels[0].dim)
+
+    def forward(self, tokens: Tokens) -> Pyramid:
+        """The levels of raw tokens."""
+        pyramid: Pyramid = self.hierarchy(self.embedding(tokens))
+        return pyramid
+
+    def parameter_levels(self) -> dict[str, int | None]:
+        """By parameter name, the place of its level; ``None`` for the embedding."""
+        levels = self.hierarchy.parameter_levels()
+        return {name: levels.get(name.removeprefix("hierarchy.")) for name, _ in self.named_parameters()}
+
+    def level_of(self, module: str) -> str:
+        """What a module within this one belongs to, in words: the embedding, or a level by name."""
+        part = ".".join(module.split(".")[:3])
+        for name, level in self.parameter_levels().items():
+            if level is not None and name.startswith(f"{part}."):
+                return f"level {self.hierarchy.config.levels[level].name!r}"
+        return "the embedding"
+
+
+@contextmanager
+def first_nonfinite(root: nn.Module) -> Iterator[list[str]]:
+    """Watches the modules within ``root``; the list gets the name of the first whose output is not finite."""
+    found: list[str] = []
+
+    def watch(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if not found and isinstance(output, Tensor | Tokens) and not finite(output):
+            found.append(name)
+
+    leaves = ((name, module) for name, module in root.named_modules() if not any(module.children()))
+    handles = [module.register_forward_hook(partial(watch, name)) for name, module in leaves]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def finite(value: Tensor | Tokens) -> bool:
+    """Whether no element is NaN or infinite. Reads the device."""
+    x = value.x if isinstance(value, Tokens) else value
+    return bool(torch.isfinite(x).all())

@@ -1,0 +1,164 @@
+"""What is remembered as named tensors, and back: to be written to a file, never pickled.
+
+Shapes: B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...core.hierarchy import Hierarchy
+from ...train.weights import refuse
+from .cache import Cache, LevelCache, OpenGroup
+from .keys import KeyValues
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """Of a tensor that has room for more than it holds.
+
+    Args:
+        axis: the one that grows.
+        used: places of it that hold something.
+        counter: the entry that counts them, sample by sample.
+        make_room: for a number of places.
+    """
+
+    axis: int
+    used: int
+    counter: str
+    make_room: Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A tensor of a cache, which shares its memory.
+
+    Args:
+        name: starts with that of the level.
+        value: with all its room.
+        growth: whether it has room for more.
+        absent: what it holds where an older file has it not.
+        narrow: the precision that older files have it in.
+    """
+
+    name: str
+    value: Tensor
+    growth: _Growth | None = None
+    absent: float | None = None
+    narrow: torch.dtype | None = None
+
+    def first(self, saved: Tensor) -> Tensor:
+        """As many places as a saved tensor has."""
+        return self.value if self.growth is None else self.value.narrow(self.growth.axis, 0, _length(self, saved))
+
+    def fits(self, saved: Tensor) -> bool:
+        """Whether a saved tensor has this shape, of any length where it grows."""
+        shape = list(self.value.shape)
+        if self.growth is not None and saved.ndim == len(shape):
+            shape[self.growth.axis] = _length(self, saved)
+        return shape == list(saved.shape)
+
+
+def cache_state(cache: Cache) -> dict[str, Tensor]:
+    """What a cache holds, by names that start with the level's, without the room for more. Shares its memory."""
+    return {
+        entry.name: entry.value if entry.growth is None else entry.value.narrow(entry.growth.axis, 0, entry.growth.used)
+        for entry in _entries(cache)
+    }
+
+
+def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "the cache") -> Cache:
+    """A cache from what :func:`cache_state` gave.
+
+    Args:
+        hierarchy: the model that the cache is of.
+        state: tensors by name, of any device.
+        source: for messages.
+
+    Raises:
+        UserError: the tensors are of another model, or contradict each other; names those.
+    """
+    counts = state.get(f"{hierarchy.config.levels[0].name}.count")
+    cache = Cache(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
+    entries = {entry.name: entry for entry in _entries(cache)}
+    older = {name: torch.full_like(own.value, own.absent) for name, own in entries.items() if own.absent is not None}
+    state = older | dict(state)
+    refuse(_differing(entries, state), source)
+    for entry in entries.values():
+        if entry.growth is not None:
+            length, said = _length(entry, state[entry.name]), state[entry.growth.counter].max()
+            if length < said:
+                raise UserError(f"{source} is damaged: {entry.name} has {length} of {said} ({entry.growth.counter})")
+            entry.growth.make_room(length)
+    for entry in _entries(cache):
+        entry.first(state[entry.name]).copy_(state[entry.name])
+    return cache
+
+
+def _length(entry: _Entry, saved: Tensor) -> int:
+    assert entry.growth is not None
+    return saved.shape[entry.growth.axis]
+
+
+def _entries(cache: Cache) -> Iterator[_Entry]:
+    yield _Entry("first", torch.from_numpy(cache.first_B), absent=0.0)
+    for name, level in zip(cache.names, cache.levels, strict=True):
+        yield from _level(name, level)
+
+
+def _level(name: str, level: LevelCache) -> Iterator[_Entry]:
+    yield _Entry(f"{name}.count", torch.from_numpy(level.count_B))
+    yield _Entry(f"{name}.groups", torch.from_numpy(level.groups_B))
+    longest, most = int(level.count_B.max(initial=0)), int(level.groups_B.max(initial=0))
+    for part, layers in (("encoder", level.encoder), ("decoder", level.decoder)):
+        for place, kept in enumerate(layers):
+            yield from _keys(f"{name}.{part}.{place}", kept, longest, f"{name}.count")
+    if level.down is not None:
+        # Before the first group there may be a learnt key.
+        yield from _keys(f"{name}.down", level.down, most + 1, f"{name}.groups")
+    if level.back_BD is not None:
+        yield _Entry(f"{name}.back", level.back_BD)
+    if level.open is not None:
+        yield from _open(f"{name}.open", level.open)
+
+
+def _keys(name: str, kept: KeyValues, count: int, counter: str) -> Iterator[_Entry]:
+    growth = None if kept.ring else _Growth(2, min(count, kept.slots), counter, kept.make_room)
+    yield _Entry(f"{name}.keys", kept.k_BKSE, growth)
+    yield _Entry(f"{name}.values", kept.v_BKSE, growth)
+
+
+def _open(name: str, group: OpenGroup) -> Iterator[_Entry]:
+    yield _Entry(f"{name}.size", torch.from_numpy(group.size_B))
+    used = int(group.size_B.max(initial=0))
+    growth = _Growth(1, used, f"{name}.size", group.make_room) if group.keeps else None
+    yield _Entry(f"{name}.tokens", group.x_BSD, growth)
+    yield _Entry(f"{name}.places", group.place_BS, growth, narrow=torch.float32)
+    # All others have a row a sample; one that is added to the class is saved without a word here.
+    for attribute, value in vars(group).items():
+        if isinstance(value, Tensor) and value is not group.x_BSD and value is not group.place_BS:
+            yield _Entry(f"{name}.{attribute.rsplit('_', 1)[0]}", value)
+    for boundary, flags in group.started.items():
+        yield _Entry(f"{name}.started.{boundary}", torch.from_numpy(flags))
+
+
+def _differing(entries: Mapping[str, _Entry], state: Mapping[str, Tensor]) -> list[str]:
+    wrong = [f"{name} is missing" for name in entries if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in entries]
+    for name, entry in entries.items():
+        saved = state.get(name)
+        if saved is None:
+            continue
+        if not entry.fits(saved):
+            wrong.append(f"{name} has shape {tuple(saved.shape)}, not {tuple(entry.value.shape)}")
+        elif saved.dtype not in (entry.value.dtype, entry.narrow):
+            wrong.append(f"{name} is {saved.dtype}, not {entry.value.dtype}".replace("torch.", ""))
+        elif not saved.is_floating_point() and saved.numel() and int(saved.min()) < 0:
+            wrong.append(f"{name} is damaged: it counts {int(saved.min())}")
+    return wrong

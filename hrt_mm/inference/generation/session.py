@@ -1,0 +1,203 @@
+"""Token sequences that a language model continues, side by side; saved and loaded as safetensors with JSON.
+
+Shapes: B sequences, V ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ...core.errors import UserError
+from ...core.levels import GivenGroups
+from ...core.spans import Spans
+from ...core.tokens import Tokens
+from ...data.atomic_files import replace_file
+from ...data.storage import parse_json, read_tensors
+from ...tasks.language import LanguageModel
+from ...train.weights import named_weights, refuse
+from .cache import Cache
+from .prefill import prefill
+from .saving import cache_of, cache_state
+from .stepping import step
+
+_KEY, _FORMAT = "hrt_mm.session", 2
+"""The first format had no checksum."""
+_REMEDY = "save the session anew with Session.save"
+_CACHE = "cache."
+_FREE = ("backend", "activation_checkpointing", "drop_path", "dropout")
+"""Keys of a model's configuration that change nothing in what it remembers."""
+
+
+class Session:
+    """A batch of token sequences that a language model continues.
+
+    Args:
+        model: in evaluation mode.
+        tokens: raw prompts of one token or more each, as its tokenizer gives them.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: LanguageModel, tokens: Tokens) -> None:
+        if int(tokens.spans.lengths.min()) == 0:
+            raise UserError("a prompt has no token; start with the tokenizer's separator")
+        tokens = tokens.to(next(model.parameters()).device)
+        pyramid, cache = prefill(model.encoder.hierarchy, model.encoder.embedding(tokens))
+        last_B = tokens.spans.host[1:].to(tokens.device) - 1
+        recent = [ids[-model.tokenizer.recent :] for ids in tokens.split()]
+        self._begin(model, cache, model.logits(pyramid[0].x[last_B]), recent)
+
+    def _begin(self, model: LanguageModel, cache: Cache, logits_BV: Tensor, recent: list[Tensor]) -> None:
+        self.model, self.tokenizer = model, model.tokenizer
+        levels = model.encoder.hierarchy.config.levels
+        self._names = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]
+        self.cache, self.logits_BV, self._recent = cache, logits_BV, recent
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.cache.levels[0].count_B.max(initial=0))
+
+    @torch.inference_mode()
+    def step(self, ids_B: Tensor) -> Tensor:
+        """Takes in the next token of every sequence, and gives the logits of the one after, (B, V)."""
+        if not len(self):
+            return self.logits_BV
+        previous_B = torch.stack([ids[-1] for ids in self._recent])
+        starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
+        count = self.tokenizer.recent
+        self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
+        spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
+        tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())
+        x_BD = self.model.encoder.embedding(tokens).x[spans.host[1:].to(ids_B.device) - 1]
+        self.logits_BV = self.model.logits(step(self.model.encoder.hierarchy, x_BD, self.cache, starts))
+        return self.logits_BV
+
+    def select(self, samples: list[int]) -> None:
+        """Goes on with some of the sequences alone, in this order. One may be taken several times."""
+        self.cache.select(samples)
+        self._recent = [self._recent[sample] for sample in samples]
+        self.logits_BV = self.logits_BV[samples]
+
+    def save(self, path: Path) -> None:
+        """Writes what is remembered, so that a long prompt need be read only once.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        tensors = {f"{_CACHE}{name}": value for name, value in cache_state(self.cache).items()}
+        lengths = torch.tensor([len(ids) for ids in self._recent])
+        tensors |= {"logits": self.logits_BV, "recent.ids": torch.cat(self._recent), "recent.lengths": lengths}
+        said = {"format": _FORMAT, "model": _config(self.model), "weights": _fingerprint(self.model)}
+        on_host = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        said["sum"] = _sum(said, on_host)
+        try:
+            replace_file(Path(path), safetensors.torch.save(on_host, {_KEY: json.dumps(said)}))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+    @classmethod
+    @torch.inference_mode()
+    def load(cls, model: LanguageModel, path: Path) -> Session:
+        """Goes on from what :meth:`save` wrote.
+
+        Args:
+            model: the one that it was saved with, in evaluation mode.
+            path: the file.
+
+        Raises:
+            UserError: there is no such file, it is damaged, or of another model; says what differs.
+        """
+        said, tensors = _read(Path(path))
+        if changed := list(_changed(said["model"], _config(model))):
+            more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
+            listed = "".join(f"\n  {line}" for line in changed[:5])
+            raise UserError(f"{path} was saved with another model:{listed}{more}\nload it with the same one")
+        cached = {name.removeprefix(_CACHE): own for name, own in tensors.items() if name.startswith(_CACHE)}
+        cache = cache_of(model.encoder.hierarchy, cached, str(path))
+        rest = {name: own for name, own in tensors.items() if not name.startswith(_CACHE)}
+        recent = _checked(rest, len(cache), model, str(path))
+        if said.get("weights") != _fingerprint(model):
+            raise UserError(f"{path} was saved with other weights than those of this model; load it with the same ones")
+        session = cls.__new__(cls)
+        session._begin(model, cache, rest["logits"].to(cache.device), [ids.to(cache.device) for ids in recent])
+        return session
+
+
+def _config(model: LanguageModel) -> dict[str, Any]:
+    config = model.encoder.hierarchy.config.model_dump(mode="json")
+    return {name: value for name, value in config.items() if name not in _FREE}
+
+
+def _fingerprint(model: LanguageModel) -> str:
+    """A sum over all weights."""
+    return _digest(named_weights(model)).hexdigest()
+
+
+def _sum(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A sum over all that a file holds."""
+    digest = _digest(tensors)
+    digest.update(json.dumps({name: value for name, value in said.items() if name != "sum"}, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    metadata, tensors = read_tensors(path, _REMEDY)
+    said = parse_json(metadata[_KEY], str(path)) if _KEY in metadata else None
+    known = isinstance(said, dict) and said.get("format") in (1, _FORMAT) and isinstance(said.get("model"), dict)
+    if not isinstance(said, dict) or not known:
+        raise UserError(f"{path} holds no saved session of this version; {_REMEDY}")
+    if said["format"] != 1 and said.get("sum") != _sum(said, tensors):
+        raise UserError(f"{path} is damaged: its content does not match its checksum; {_REMEDY}")
+    return said, tensors
+
+
+def _changed(saved: Any, own: Any, key: str = "") -> Iterator[str]:
+    """Where two configurations differ."""
+    if isinstance(saved, dict) and isinstance(own, dict):
+        for name in [*own, *(name for name in saved if name not in own)]:
+            yield from _changed(saved.get(name), own.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(saved, list) and isinstance(own, list) and len(saved) == len(own):
+        for place, pair in enumerate(zip(saved, own, strict=True)):
+            yield from _changed(*pair, f"{key}.{place}")
+    elif isinstance(saved, list) and isinstance(own, list):
+        yield f"{key}: saved with {len(saved)}, here {len(own)}"
+    elif saved != own:
+        yield f"{key}: saved with {saved!r}, here {own!r}"
+
+
+def _checked(tensors: dict[str, Tensor], batch: int, model: LanguageModel, source: str) -> list[Tensor]:
+    """The recent ids of each sequence."""
+    vocabulary = model.head.out_features
+    expected = {"logits": (batch, vocabulary), "recent.lengths": (batch,)}
+    wrong = [f"{name} is missing" for name in (*expected, "recent.ids") if name not in tensors]
+    wrong += [f"{name} is unknown" for name in tensors if name not in (*expected, "recent.ids")]
+    wrong += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    refuse(wrong, source)
+    ids, lengths = tensors["recent.ids"], tensors["recent.lengths"]
+    whole = ids.dtype == lengths.dtype == torch.int64 and ids.ndim == 1 and int(lengths.sum()) == len(ids)
+    if not whole or (lengths < 1).any() or (ids < 0).any() or (ids >= vocabulary).any():
+        raise UserError(f"{source} is damaged: its recent ids do not fit its {batch} sequences")
+    return list(ids.split(lengths.tolist()))

@@ -1,0 +1,193 @@
+"""Runs that were trained: their tasks with weights, and their metrics on other data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..config import RunConfig, load_config
+from ..core.component import Component
+from ..core.errors import ConfigError
+from ..data.extents import Extents
+from ..data.tokenizer import Tokenizer
+from ..tasks.base import Task
+from ..tasks.joint import JointTokenizer
+from ..train.build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
+from ..train.checkpoint import Checkpoint, CheckpointError
+from ..train.distributed import Ranks
+from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
+from ..train.identity import MOVED, check_same_vocabularies
+from ..train.precision import autocast, numerics
+from ..train.seeding import forked
+from ..train.store import open_store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A task with the weights of a run.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        task: in evaluation mode.
+        tokenizer: packs its samples.
+        classes: names of the training set's labels, where they are classes.
+        checkpoint: where the weights came from.
+    """
+
+    folder: Path
+    config: RunConfig
+    task: Task
+    tokenizer: Tokenizer
+    classes: tuple[str, ...] | None
+    checkpoint: Checkpoint
+
+    def loader(self, split: str, ranks: Ranks) -> EvaluationLoader:
+        """The samples of a split.
+
+        Raises:
+            ConfigError: there is no such split, or it has classes that the task does not know.
+        """
+        other = "test" if split == "val" else "val"
+        try:
+            dataset = build_dataset(self.config, split, self.tokenizer, f"--split {other} evaluates another one")
+        except ConfigError as error:
+            raise ConfigError(f"{error}{self._elsewhere()}") from error
+        check_classes(dataset, split, self.classes)
+        before = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
+        saved = self.checkpoint.state.get("config", {}).get("data")
+        if ranks.main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
+            log.warning(
+                "the data changed since the run was trained: %s had %d samples, now %d; %s",
+                split, before, len(dataset), MOVED,
+            )  # fmt: skip
+        maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
+        return EvaluationLoader(split, maker, self.config.train, ranks)
+
+    def _elsewhere(self) -> str:
+        """Where relative paths of the data were found when the run was trained, if they are not here."""
+        before = self.checkpoint.state.get("started_in")
+        if not isinstance(before, str):
+            return ""
+        paths = [path for path in _paths(self.config.data) if not path.is_absolute() and not path.exists()]
+        found = [str(path) for path in paths if (Path(before) / path).exists()]
+        if not found:
+            return ""
+        return (
+            f"; the run was started in {before}, where {found[0]} is: evaluate it from there, or give an absolute path"
+        )
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """All paths of a configuration."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Component):
+        for name in type(value).model_fields:
+            yield from _paths(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _paths(item)
+
+
+def load_task(
+    run_dir: Path,
+    which: str | int = "best",
+    *,
+    overrides: Sequence[str] = (),
+    config: RunConfig | None = None,
+    inputs: Literal["own", "other", "files"] = "own",
+) -> TrainedRun:
+    """The task of a run with its trained weights, on the CPU; the moving average where the run kept one.
+
+    Args:
+        run_dir: the run folder.
+        which: ``best``, ``latest`` or a step.
+        overrides: laid over the run's configuration, each ``a.b.c=value``.
+        config: used in place of the folder's ``config.yaml``.
+        inputs: what is to be read: the run's own data, other data, or bare files. Inputs of other origin whose size or
+            rate training never saw are brought to what is nearest, and of bare files no boundaries are expected but
+            those that the model groups by.
+
+    Raises:
+        ConfigError: the folder is not that of a run.
+        CheckpointError: it has no such checkpoint that is whole.
+    """
+    if config is None:
+        config = read_config(run_dir, overrides)
+    checkpoint = open_store(run_dir).read(which)
+    classes = checkpoint.state["classes"]
+    names = tuple(classes) if classes is not None else None
+    tokenizer = build_tokenizer(config)
+    check_same_vocabularies(checkpoint, tokenizer, "evaluate with the file that it was trained with")
+    with forked():
+        task = build_task(config, tokenizer, names)
+    load_trained(task, checkpoint)
+    if inputs != "own":
+        _expect(tokenizer, extents_of(checkpoint.state))
+    if inputs == "files":
+        _without_labels(config, tokenizer)
+    return TrainedRun(run_dir, config, task.eval(), tokenizer, names, checkpoint)
+
+
+def _expect(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> None:
+    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
+    for name, reader in towers.items():
+        reader.expected = extents.get(name)
+
+
+def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Leaves out boundaries that only the loss compares with."""
+    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
+    grouped = given_groups(config)
+    for name, reader in towers.items():
+        labels = frozenset(reader.carried) - frozenset(grouped[name])
+        reader.wanted = reader.wanted - labels
+
+
+def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        CheckpointError: the folder is not that of a run.
+    """
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is not a run folder: it has no config.yaml")
+    return load_config(path, overrides, of_run=True)
+
+
+def evaluate_run(
+    run_dir: Path,
+    split: str = "test",
+    overrides: Sequence[str] = (),
+    *,
+    which: str | int = "best",
+    config: RunConfig | None = None,
+) -> dict[str, float]:
+    """Metrics of a trained run on a split, by names like ``test/accuracy``. Under torchrun each rank reads its part.
+
+    Args:
+        run_dir: the run folder.
+        split: ``train``, ``val`` or ``test``.
+        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, a batch size. Samples of
+            other data whose size or rate training never saw are brought to what is nearest.
+        which: ``best``, ``latest`` or a step.
+        config: used in place of the folder's ``config.yaml``.
+    """
+    other = any(override.startswith("data.") for override in overrides)
+    run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other else "own")
+    options = run.config.train
+    with Ranks.joined(options.device) as ranks, numerics(ranks.device, options.num_threads):
+        task = run.task.to(ranks.device)
+        metrics = evaluate(task, run.loader(split, ranks), autocast(options.precision, ranks.device))
+    assert metrics is not None
+    return metrics

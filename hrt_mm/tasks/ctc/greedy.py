@@ -1,0 +1,29 @@
+"""Greedy decoding: the likeliest symbol of each step, runs of one symbol made one, blanks dropped.
+
+Shapes: N steps, K symbols and the blank, which is the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from torch import Tensor
+
+from ...core.errors import UserError
+
+
+def greedy(log_probs_NK: Tensor) -> list[int]:
+    """The symbols of one sample's steps.
+
+    Raises:
+        UserError: a log-probability is NaN.
+    """
+    if log_probs_NK.isnan().any():
+        raise UserError("log-probabilities are NaN, so no symbol is the likeliest; try another checkpoint, or float32")
+    return collapsed(log_probs_NK.argmax(-1).tolist(), log_probs_NK.shape[1] - 1)
+
+
+def collapsed(path: Iterable[int], blank: int) -> list[int]:
+    """The symbols that a path through the steps stands for."""
+    return [symbol for symbol, _ in groupby(path) if symbol != blank]

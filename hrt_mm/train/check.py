@@ -1,0 +1,65 @@
+"""Finds the impossible models that no single component can see: it builds the task, without memory for its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from ..core.errors import ConfigError
+from ..core.levels import GivenGroups, LearnedGroups
+from ..data.tokenizer import Tokenizer
+from ..tasks.joint import JointTokenizer
+from .build import build_task, build_tokenizer, check_parts, towers_of
+from .pretraining import pretraining
+from .run_config import RunConfig, TowerConfig
+
+
+def check(config: RunConfig) -> None:
+    """Builds a configuration's tokenizers and task on the meta device.
+
+    Raises:
+        ConfigError: they cannot be built; names the keys.
+    """
+    check_parts(config)
+    tokenizer = build_tokenizer(config)
+    for path, tower in towers_of(config).items():
+        own = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer
+        for level in tower.model.levels:
+            if isinstance(level.group, GivenGroups):
+                _check_boundary(path, tower, own, level.name, level.group.boundary)
+            if isinstance(level.group, LearnedGroups) and level.group.supervise not in (None, *own.boundaries):
+                key, name = f"{path}model.levels.{level.name}.group.supervise", str(level.group.supervise)
+                raise _unknown(tower, own.boundaries, key, name, "name another, or drop it")
+        for name in config.task.boundaries:
+            if name not in own.boundaries:
+                raise _unknown(tower, own.boundaries, "task.unit", name, "name another, or none")
+    with torch.device("meta"):
+        build_task(config, tokenizer, config.task.stand_ins)
+    if config.train.pretrain is not None:
+        _check_pretraining(pretraining(config, config.train.pretrain))
+
+
+def _check_pretraining(config: RunConfig) -> None:
+    try:
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"train.pretrain: {error}") from error
+
+
+def _check_boundary(path: str, tower: TowerConfig, tokenizer: Tokenizer, level: str, name: str) -> None:
+    """A boundary that the modality gives, and in a causal model one that does not look ahead."""
+    key = f"{path}model.levels.{level}.group.boundary"
+    usable = tokenizer.causal_boundaries if tower.model.causal else tokenizer.boundaries
+    if name in usable:
+        return
+    known = f"one of {', '.join(usable)}" if usable else "it gives none"
+    if name in tokenizer.boundaries:
+        raise ConfigError(
+            f"{key}: where the {name!r} start depends on later tokens, which model.causal must not see; "
+            f"take {known}, group by a fixed stride, or let the model learn the groups"
+        )
+    raise _unknown(tower, usable, key, name, "group by a fixed stride, or let the model learn the groups")
+
+
+def _unknown(tower: TowerConfig, usable: tuple[str, ...], key: str, name: str, way_out: str) -> ConfigError:
+    known = f"one of {', '.join(usable)}" if usable else "it gives none"
+    return ConfigError(f"{key}: the modality {tower.modality.type} gives no boundary {name!r} ({known}); {way_out}")

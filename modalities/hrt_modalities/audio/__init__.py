@@ -1,0 +1,100 @@
+"""Speech and other sound: frames, phonemes, words, utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrt_mm.data.modality import Modality, Stretch
+from hrt_mm.data.tokenizer import Tokenizer
+
+from .audio import Audio
+from .files import SUFFIXES
+from .folders import FolderConfig, ManifestConfig
+from .synthetic import SyntheticConfig
+from .tokenizer import AudioConfig, AudioTokenizer
+
+
+class AudioModality(Modality):
+    """Sounds of any and mixed lengths and rates."""
+
+    name = "audio"
+    tokenizer = AudioConfig
+    datasets = (
+        FolderConfig,
+        ManifestConfig,
+        SyntheticConfig,
+    )
+    suffixes = SUFFIXES
+
+    @classmethod
+    def timeline(cls, value: Any) -> Mapping[str, Sequence[tuple[float, float, str]]]:
+        """The words and phonemes of a sound whose times are known; silences are left out."""
+        from .figures import known
+
+        return known(value)
+
+    @classmethod
+    def read(cls, path: Path) -> Audio:
+        """The sound of a file.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .files import read_audio
+
+        return read_audio(path, path.name)
+
+    @classmethod
+    def read_for(cls, path: Path, tokenizer: Tokenizer) -> Audio:
+        """The sound of a file; of one that is too long for the tokenizer no more is read than shows it.
+
+        Raises:
+            BadSample: the file is missing, no sound, broken, or longer than ``modality.max_seconds``.
+        """
+        from .files import read_audio
+
+        assert isinstance(tokenizer, AudioTokenizer)
+        return read_audio(path, path.name, longest=tokenizer.config.max_seconds)
+
+    @classmethod
+    def seconds(cls, path: Path) -> float:
+        """How long the sound of a file lasts, by its packets.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .files import read_header
+
+        header = read_header(path, path.name)
+        return header.samples / header.rate
+
+    @classmethod
+    def stretches(cls, path: Path, tokenizer: Tokenizer, seconds: float) -> Iterator[Stretch] | None:
+        """The stretches of a file that is longer than what training saw; they are as long as that, whatever is asked.
+
+        Raises:
+            BadSample: the file is missing, no sound, or broken.
+        """
+        from .stretches import stretches
+
+        assert isinstance(tokenizer, AudioTokenizer)
+        return stretches(path, tokenizer)
+
+    @classmethod
+    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+        """The sound, or a part of it in seconds, as a wav file of 16 bits."""
+        from .files import wav
+
+        return ".wav", wav(value, span)
+
+    @classmethod
+    def figures(cls) -> Callable[..., None]:
+        """Draws spectrograms."""
+        from .figures import draw_audio
+
+        return draw_audio
+
+
+__all__ = ["Audio", "AudioConfig", "AudioModality", "AudioTokenizer"]

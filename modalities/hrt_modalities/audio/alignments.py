@@ -1,0 +1,108 @@
+"""Alignments: labelled stretches of time on named tiers. TextGrid, CTM, TSV, JSON and SRT are read and written.
+
+WebVTT, labels of Audacity (``.txt``) and the JSON of Whisper are read. Files are data from others: all of what they say
+is checked, and what is wrong is named with its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hrt_mm.core.errors import BadSample, UserError
+from hrt_mm.data.plain_text import NotText, decode
+
+from . import captions, json_alignments, textgrid, time_tables
+from .intervals import Alignment, Interval, check_order, only_tier
+
+MAX_BYTES = 1 << 26
+"""The largest file that is read."""
+
+
+def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[Interval, ...]]:
+    """The tiers of a file; the ending of its name says of what kind it is.
+
+    In CTM, which has no tiers, each utterance is one; captions (SRT, WebVTT) are the tier ``subtitles``, labels of
+    Audacity ``labels``, results of Whisper ``segments`` and ``words``.
+
+    Args:
+        path: the file.
+        name: what it is called in messages; its path when ``None``.
+
+    Raises:
+        BadSample: it is missing, too large, not of that kind, or has times that are no numbers, negative or out of
+            order; names the line.
+    """
+    name = name or str(path)
+    kind = path.suffix.lower()
+    if kind not in _READERS:
+        raise BadSample(name, f"is no alignment that can be read; it must end in {', '.join(_READERS)}")
+    text = _text(path, name)
+    found = _READERS[kind](text, name)
+    for tier, intervals in found.items():
+        check_order(intervals, name, tier)
+    return {tier: tuple(intervals) for tier, intervals in found.items()}
+
+
+def written(kind: str, alignment: Alignment, *, name: str = "sound", end: float | None = None) -> str:
+    """An alignment as text.
+
+    Args:
+        kind: ``textgrid``, ``ctm``, ``tsv``, ``json`` or ``srt``.
+        alignment: the tiers. CTM and SRT hold one.
+        name: of the sound, for CTM.
+        end: seconds that the sound lasts, for TextGrid; the end of the last interval when ``None``.
+
+    Raises:
+        UserError: there is no such kind, or it holds one tier and there are more.
+    """
+    if kind not in WRITERS:
+        raise UserError(f"unknown kind of alignment {kind!r}; one of {', '.join(WRITERS)}")
+    last = max((interval.end for own in alignment.values() for interval in own), default=0.0)
+    return WRITERS[kind](alignment, name, max(last, end or 0.0))
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise BadSample(name, "is no regular file")
+        if path.stat().st_size > MAX_BYTES:
+            raise BadSample(name, f"is larger than {MAX_BYTES >> 20} MiB; cut it into one file a recording")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadSample(name, f"cannot be read: {error.strerror}") from error
+    if raw.startswith(b"ooBinaryFile"):
+        raise BadSample(name, "is a binary TextGrid; save it as a text file in Praat")
+    try:
+        # Praat writes UTF-16 where a label needs more than ASCII.
+        return decode(raw)
+    except NotText as error:
+        raise BadSample(f"{name}:{error.line}", error.reason) from error
+
+
+def _write_textgrid(alignment: Alignment, name: str, end: float) -> str:
+    return textgrid.dump(alignment, end)
+
+
+def _write_srt(alignment: Alignment, name: str, end: float) -> str:
+    return captions.dump(only_tier(alignment, "SRT"))
+
+
+_READERS: dict[str, Callable[[str, str], dict[str, list[Interval]]]] = {
+    ".textgrid": textgrid.parse,
+    ".ctm": time_tables.read_ctm,
+    ".tsv": time_tables.read_tsv,
+    ".json": json_alignments.read_json,
+    ".srt": captions.parse_srt,
+    ".vtt": captions.parse_vtt,
+    ".txt": time_tables.read_audacity,
+}
+READABLE = (".TextGrid", ".textgrid", ".tsv", ".json", ".ctm")
+"""What the names of files that can be read end in."""
+WRITERS: dict[str, Callable[[Alignment, str, float], str]] = {
+    "textgrid": _write_textgrid,
+    "ctm": time_tables.write_ctm,
+    "tsv": time_tables.write_tsv,
+    "json": json_alignments.write_json,
+    "srt": _write_srt,
+}

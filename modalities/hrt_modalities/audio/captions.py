@@ -1,0 +1,216 @@
+"""Captions, as players show them: SubRip (SRT) and WebVTT files become one tier, ``subtitles``.
+
+Files are read as players read them, as people's files are rarely exact: counters may lack or repeat, times may be short
+(``0:0:4,8``), blank lines may stand within a caption, and captions may overlap or lie in another order.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from hrt_mm.core.errors import BadSample
+
+from .intervals import Interval, one_line, without_overlaps
+
+TIER = "subtitles"
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_TIME = r"(?:([0-9]{1,6})\s*:\s*)?([0-9]{1,6})\s*:\s*([0-9]{1,2})(?:\s*[.,]\s*([0-9]{1,9}))?"
+_TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?P<rest>(?:\s.*)?)")
+_MEANT = re.compile(r"\s*-?[0-9]+\s*:[0-9:.,\s]*(?:--?\s?>|[\u2013\u2014]\s?>|[→⟶])|.*-->\s*-?[0-9]+:[0-9]+:[0-9]")
+"""Lines that are meant as times, though they cannot be read."""
+_TIMES_ALONE = re.compile(r"[-0-9:.,;\s]*:[-0-9:.,;\s]*")
+_ARROWS = re.compile("[>→⟶]")
+_SETTING = re.compile(r"[A-Za-z][\w-]*:\S+")
+_COUNTER = re.compile(r"\s*[0-9]+\s*")
+_MARKS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Marks of direction, which editors of right-to-left languages put around times, and of byte order, which stay within
+files that were joined."""
+_BLOCKS = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")
+"""First lines of what WebVTT files hold beside captions."""
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_SPACES = re.compile(r"\\[Nnh]")
+_NAMES = "b|i|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|small|big|center|strike|del|a"
+_TAG = re.compile(
+    rf"</?(?:{_NAMES})(?:[\s.][^<>]*)?/?>"  # HTML's, and WebVTT's with classes
+    r"|<[0-9]+:[0-9:.]+>"  # times within a caption
+    r"|\{\\[^{}]*\}|\{/?[bius]\}",  # SubStation Alpha's, such as {\an8}
+    re.IGNORECASE,
+)
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+
+def parse_srt(text: str, name: str) -> dict[str, list[Interval]]:
+    """The captions of a SubRip file; see :func:`_parse`."""
+    if text.startswith("WEBVTT"):
+        return parse_vtt(text, name)
+    return _parse(_lines(text), name, numbered=True)
+
+
+def parse_vtt(text: str, name: str) -> dict[str, list[Interval]]:
+    """The captions of a WebVTT file; see :func:`_parse`."""
+    return _parse(_without_blocks(_lines(text)), name, numbered=False)
+
+
+def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list[Interval]]:
+    """The captions of a file in order of time, without tags, entities decoded.
+
+    A caption that overlaps the next ends where that one starts; captions that start together become one. A warning
+    counts both.
+
+    Args:
+        lines: of the file.
+        name: what it is called in messages.
+        numbered: whether captions have counters, and nothing stands before the first.
+
+    Raises:
+        BadSample: times cannot be read, a caption ends before it starts, or text stands before the first; names the
+            line.
+    """
+    found: list[Interval] = []
+    text: list[str] = []
+    for place, line in enumerate(lines):
+        times = _times(line, f"{name}:{place + 1}", _behind_counter(lines, place, len(found)))
+        if times is None:
+            text.append(line)
+            continue
+        if numbered:
+            text = _without_counter(text, len(found) + 1)
+        _end_caption(found, text, f"{name}:{place + 1}" if numbered else None)
+        found.append(Interval(*times, ""))
+        text = []
+    wrong = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
+    if not found and wrong is not None and numbered:
+        raise BadSample(f"{name}:{wrong}", "has no captions; expected times such as 00:01:02,345 --> 00:01:04,000")
+    _check_end(text, name, len(lines), len(found) + 1 if numbered else None)
+    _end_caption(found, text, None)
+    return {TIER: without_overlaps(found, name)}
+
+
+def dump(intervals: Sequence[Interval]) -> str:
+    """Intervals as SubRip; those without a label are left out."""
+    shown = [interval for interval in intervals if interval.label.strip()]
+    parts = [
+        f"{number}\n{clock(interval.start)} --> {clock(interval.end)}\n{_escaped(interval.label)}\n"
+        for number, interval in enumerate(shown, 1)
+    ]
+    return "\n".join(parts)
+
+
+def clock(time: float) -> str:
+    """Seconds as captions have them: ``00:01:02,345``."""
+    milliseconds = round(time * 1000)
+    return (
+        f"{milliseconds // 3_600_000:02}:{milliseconds // 60_000 % 60:02}:{milliseconds // 1000 % 60:02},"
+        f"{milliseconds % 1000:03}"
+    )
+
+
+def _escaped(label: str) -> str:
+    """A label on one line that is read as it is: what would be taken for a tag, an entity or times is escaped."""
+    label = _ENTITY.sub(lambda match: "&amp;" + match[0][1:], one_line(label))
+    label = re.sub(r"<(?=[/A-Za-z0-9])", "&lt;", label)
+    label = re.sub(r"\{(?=[\\/biusBIUS])", "&#123;", label)
+    bare = _MARKS.sub("", label)
+    if "-->" in bare or _MEANT.match(bare):
+        label = _ARROWS.sub(lambda match: f"&#{ord(match[0])};", label)
+    return label
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a file. Times, and counters before them, have no marks of direction; a DOS end of file is dropped.
+
+    Other lines keep their marks, which are part of what is shown.
+    """
+    lines = _LINE_END.split(text.rstrip("\x1a"))
+    following = ""
+    for place in reversed(range(len(lines))):
+        bare = _MARKS.sub("", lines[place])
+        if _TIMES.fullmatch(bare) or _MEANT.match(bare) or (_TIMES.fullmatch(following) and _COUNTER.fullmatch(bare)):
+            lines[place] = bare
+        following = bare if bare.strip() else following
+    return lines
+
+
+def _without_blocks(lines: Sequence[str]) -> list[str]:
+    """The lines of a WebVTT file with its header, notes, styles, regions and names of captions blanked."""
+    found = list(lines)
+    inside = lines[0].startswith("WEBVTT")
+    for place, line in enumerate(lines):
+        first = place == 0 or not lines[place - 1]
+        if not line or "-->" in line:
+            inside = False
+        elif inside or (first and _BLOCKS.fullmatch(line)):
+            inside = True
+            found[place] = ""
+        elif first and place + 1 < len(lines) and _TIMES.fullmatch(lines[place + 1]):
+            found[place] = ""
+    return found
+
+
+def _behind_counter(lines: Sequence[str], place: int, count: int) -> bool:
+    """Whether the number of the next caption stands on the line before, and nothing on the one before that."""
+    return place > 0 and lines[place - 1].strip() == str(count + 1) and (place == 1 or not lines[place - 2].strip())
+
+
+def _without_counter(text: Sequence[str], number: int) -> list[str]:
+    """What stands between two captions without the counter of the second, which may lack or be wrong."""
+    found = list(text)
+    if found and _COUNTER.fullmatch(found[-1]):
+        return found[:-1]
+    while found and not found[-1].strip():
+        found.pop()
+    # A blank line between counter and times.
+    counted = found and found[-1].strip() == str(number) and (number == 1 or not "".join(found[-2:-1]).strip())
+    return found[:-1] if counted and (number == 1 or len(found) > 1) else found
+
+
+def _end_caption(found: list[Interval], text: Sequence[str], first: str | None) -> None:
+    """Gives the last caption its text. Before the first none may stand where ``first`` names its line."""
+    if found:
+        found[-1] = Interval(found[-1].start, found[-1].end, _label(text))
+    elif first and (wrong := [line for line in text if line.strip()]):
+        raise BadSample(first, f"is the first caption, but {wrong[0].strip()[:60]!r} stands before it; drop that")
+
+
+def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -> None:
+    """Refuses a file that ends behind the counter of its next caption, or within its times."""
+    kept = "\n".join(text).rstrip().split("\n")
+    last = kept[-1].strip()
+    begun = len(kept) > 1 and not kept[-2].strip()
+    if begun and (last == str(number) or (last and _TIMES_ALONE.fullmatch(last))):
+        line = count - len(text) + len(kept)
+        raise BadSample(f"{name}:{line}", f"ends within a caption, behind {last[:60]!r}; it is cut off, or drop that")
+
+
+def _label(lines: Sequence[str]) -> str:
+    text = " ".join(lines)
+    if "{\\" in text:
+        # From SubStation Alpha, where these are a line break and a space.
+        text = _SPACES.sub(" ", text)
+    text = _TAG.sub("", _BREAK.sub(" ", text))
+    return one_line(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
+
+
+def _times(line: str, place: str, expected: bool) -> tuple[float, float] | None:
+    """Start and end on a line; ``None`` where it is text."""
+    times = _TIMES.fullmatch(line)
+    if times is None:
+        if _MEANT.match(line) or (expected and (_ARROWS.search(line) or _TIMES_ALONE.fullmatch(line))):
+            raise BadSample(place, f"expected times such as 00:01:02,345 --> 00:01:04,000, got {line.strip()[:60]!r}")
+        return None
+    if strange := [part for part in times["rest"].split() if not _SETTING.fullmatch(part)]:
+        raise BadSample(place, f"expected nothing or settings behind the times, got {strange[0][:60]!r}")
+    start, end = (_seconds(times.groups()[first : first + 4], place) for first in (0, 4))
+    if end < start:
+        raise BadSample(place, f"is from {start} to {end} s; times are 0 or more, and the end is not before the start")
+    return start, end
+
+
+def _seconds(parts: Sequence[str | None], place: str) -> float:
+    hours, minutes, seconds = (int(part or 0) for part in parts[:3])
+    if seconds > 59 or (minutes > 59 and parts[0] is not None):
+        raise BadSample(place, f"has {minutes} minutes and {seconds} seconds; both must be below 60")
+    # "4,8" is 4.8 seconds.
+    return 3600 * hours + 60 * minutes + float(f"{seconds}.{parts[3] or 0}")

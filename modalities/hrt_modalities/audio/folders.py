@@ -1,0 +1,138 @@
+"""Sounds in a folder with a folder a class, and sounds from a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.splits import Splits
+
+from ..common.division import Division
+from ..common.folders import Layout
+from ..common.media import UnsplitConfig, traits_of
+from ..common.splits import check_split
+from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows, seconds_of
+from .files import SUFFIXES
+from .joined import JoinableConfig
+from .recordings import Recording, Recordings, RecordingsConfig, Target
+
+
+class FolderConfig(UnsplitConfig, RecordingsConfig):
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
+
+    type: Literal["audio_folder"]
+    root: Path
+    """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
+
+    def build(self, split: str) -> Recordings:
+        """The sounds of a split.
+
+        Raises:
+            ConfigError: the folder is missing or empty, or a class is not in train.
+        """
+        check_split(split)
+        return self.dataset(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Recording]:
+        return self.by_folders(self.root, SUFFIXES, Recording, self.layout)
+
+
+class ManifestConfig(UnsplitConfig, JoinableConfig):
+    """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+
+    type: Literal["audio_manifest"]
+    file: Path
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
+    path_column: str = "path"
+    """Column of the sound's path."""
+    label_column: str | None = "label"
+    """Column of what is known of it; null for sounds without labels."""
+    label: Literal["class", "text", "words", "characters"] = "class"
+    """What stands there: a class, a text, or a text that is given as the list of its words or characters. In JSONL
+    words may also be a list."""
+    split_column: str | None = "split"
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by class and seed."""
+    offset_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    duration_column: str | None = None
+    """Column of the seconds that the part lasts."""
+    alignment_column: str | None = None
+    """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
+    name; times count from the beginning of the file."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def build(self, split: str) -> Dataset:
+        """The sounds of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing or is not what it should be, a
+                path leads out of the folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        home = self.root or self.file.parent
+        sounds = self.dataset(split, home, self._division(), texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Recording]:
+        keys = ("path_column", "label_column", "split_column", "offset_column", "duration_column", "alignment_column")
+        columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
+        found: dict[str, list[Recording]] = {}
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
+        named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
+        columns += self.split_columns()
+        for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
+            place = f"{self.file}:{number}"
+            item = Recording(
+                paths.of(row, self.path_column, place),
+                self._target(row, place),
+                seconds_of(row, self.offset_column, place) or 0.0,
+                seconds_of(row, self.duration_column, place),
+                alignment=paths.of(row, self.alignment_column, place) if self.alignment_column else None,
+                group=self.group_of(row, place),
+            )
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        traits = traits_of(texts=self.label == "text")
+        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
+
+    def _target(self, row: Row, place: str) -> Target:
+        if self.label_column is None:
+            return None
+        found = row[self.label_column]
+        if self.label == "class":
+            return label_of(row, self.label_column, place)
+        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
+            return tuple(map(printable, found))
+        if not isinstance(found, str):
+            raise ConfigError(f"{place}: {self.label_column} must be a text, got {found!r:.60}")
+        return as_target(printable(found), self.label)
+
+
+def as_target(text: str, label: str) -> Target:
+    """A text as it is asked for: whole, as words or as characters."""
+    if label == "words":
+        return tuple(text.split())
+    return tuple(" ".join(text.split())) if label == "characters" else text

@@ -1,0 +1,157 @@
+"""Labelled stretches of time: what alignments, captions and transcripts are made of."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from hrt_mm.core.errors import BadSample, UserError
+
+log = logging.getLogger(__name__)
+
+SILENCE = "sil"
+"""What silence is called among labels."""
+DIGITS = 6
+"""Decimals of written seconds, and what overlaps by less is taken for rounding."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stretch of time.
+
+    Args:
+        start: seconds.
+        end: seconds; that of a point is its start.
+        label: what is there; empty for silence in many files.
+    """
+
+    start: float
+    end: float
+    label: str
+
+
+Alignment = Mapping[str, Sequence[Interval]]
+"""Intervals of each tier by name, in order of time."""
+
+
+def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
+    """Checks that times are numbers and rise, and that labels are text that can be written.
+
+    Raises:
+        BadSample: they do not; names the interval.
+    """
+    for place, interval in enumerate(intervals):
+        if _SURROGATE.search(interval.label):
+            raise BadSample(
+                name,
+                f"{tier!r} has {interval.label!r} (number {place}), in which half of a character is missing (a lone "
+                "surrogate); write it anew",
+            )
+        if not (math.isfinite(interval.start) and math.isfinite(interval.end) and 0 <= interval.start <= interval.end):
+            raise BadSample(
+                name,
+                f"{tier!r} has {interval.label!r} (number {place}) from {interval.start} to {interval.end} s; times "
+                "are 0 or more, and the end is not before the start",
+            )
+    for place, (first, second) in enumerate(pairwise(intervals), 1):
+        if second.start < first.end - 10**-DIGITS:
+            raise BadSample(
+                name,
+                f"{tier!r} has {second.label!r} (number {place}) at {second.start} s, before {first.label!r} ends at "
+                f"{first.end} s; sort the file, or take overlapping speech apart",
+            )
+
+
+def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]:
+    """Intervals in order of time, each cut where the next starts; those that start together become one.
+
+    Args:
+        intervals: in any order.
+        name: of the file, for the warning that counts what was changed.
+    """
+    found: list[Interval] = []
+    changed = 0
+    for own in sorted(intervals, key=lambda interval: interval.start):
+        last = found[-1] if found else None
+        if last is not None and own.start < last.end:
+            changed += own.start < last.end - 10**-DIGITS
+            if own.start == last.start:
+                # Captions that are there twice are said once.
+                label = " ".join(filter(None, dict.fromkeys([last.label, own.label])))
+                found[-1] = Interval(last.start, max(last.end, own.end), label)
+                continue
+            found[-1] = replace(last, end=own.start)
+        found.append(own)
+    if changed:
+        log.warning("%s: %d of %d intervals overlap; each ends where the next starts", name, changed, len(intervals))
+    return found
+
+
+def segments_of(intervals: Sequence[Interval], seconds: float, silence: float = 0.0) -> tuple[Interval, ...]:
+    """The intervals, and silences in gaps, before the first and behind the last, so that all time is in one.
+
+    Args:
+        intervals: in order of time; without a label, or labelled as silence, they are silences too.
+        seconds: of the sound, where the last one ends.
+        silence: the shortest that is one. A shorter gap belongs to the intervals beside it, up to its middle.
+    """
+    said = [own for own in intervals if own.label not in ("", SILENCE) and own.start < seconds]
+    found: list[Interval] = []
+    end = 0.0
+    for own in said:
+        if own.start - end > max(silence, 10**-DIGITS):
+            found += [Interval(end, own.start, SILENCE), own]
+        else:
+            middle = (end + own.start) / 2 if found else 0.0
+            if found:
+                found[-1] = replace(found[-1], end=middle)
+            found.append(replace(own, start=middle))
+        end = own.end
+    if not found or seconds - end > max(silence, 10**-DIGITS):
+        return (*found, Interval(end if found else 0.0, seconds, SILENCE))
+    return (*found[:-1], replace(found[-1], end=seconds))
+
+
+def seconds(text: str, name: str, line: int) -> float:
+    """A time.
+
+    Raises:
+        BadSample: it is no finite number; names the line.
+    """
+    try:
+        # Python takes 1_0 for 10.
+        found = math.nan if "_" in text else float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        fix = "; write a point in it, not a comma" if "," in text else ""
+        raise BadSample(f"{name}:{line}", f"expected a number of seconds, got {text[:40]!r}{fix}")
+    return found
+
+
+def one_line(label: str) -> str:
+    """A label without the line breaks, tabs and repeated spaces that files of lines cannot hold."""
+    return " ".join(label.split())
+
+
+def only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
+    """The tier of an alignment that has no other.
+
+    Raises:
+        UserError: it has.
+    """
+    if len(alignment) > 1:
+        raise UserError(
+            f"{kind} holds one tier, got {', '.join(alignment)}; choose one, or write TextGrid, TSV or JSON"
+        )
+    return next(iter(alignment.values()), ())
+
+
+def short(time: float) -> str:
+    """Seconds without needless zeros."""
+    return f"{time:.{DIGITS}f}".rstrip("0").rstrip(".")

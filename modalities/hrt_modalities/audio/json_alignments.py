@@ -1,0 +1,170 @@
+"""Alignments in JSON: tiers of intervals, and what Whisper, WhisperX, whisper.cpp and Hugging Face's pipeline write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hrt_mm.core.errors import BadSample
+
+from .intervals import DIGITS, Alignment, Interval, without_overlaps
+
+SEGMENTS, WORDS = "segments", "words"
+
+
+def read_json(text: str, name: str) -> dict[str, list[Interval]]:
+    """The tiers of a file.
+
+    Whisper's results become the tiers ``segments`` and, where they have times of words, ``words``. A word without
+    times, as WhisperX leaves numbers, takes the time between its neighbours.
+
+    Raises:
+        BadSample: it is no JSON, or not what is expected; names the interval.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+    except _Twice as error:
+        raise BadSample(name, f"has two values at {error.key[:40]!r} in one object; rename one") from error
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise BadSample(f"{name}:{line}", f"is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadSample(name, "is JSON nested too deeply") from error
+    if not isinstance(data, dict):
+        raise BadSample(name, f'must be an object {{"tier": [intervals]}}, got {type(data).__name__}')
+    if _is_whisper(data):
+        return _whisper(data["segments"], name)
+    for key, mark, read in (("transcription", "offsets", _cpp_segment), ("chunks", "timestamp", _chunk)):
+        own = data.get(key)
+        if isinstance(own, list) and own and all(isinstance(part, dict) and mark in part for part in own):
+            parts = [read(part) for part in own]
+            return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
+    return {tier: _tier(own, tier, name) for tier, own in data.items()}
+
+
+class _Twice(Exception):
+    """A key that is there twice in an object.
+
+    Args:
+        key: which.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may be there twice: the first value would be left out."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return found
+
+
+def write_json(alignment: Alignment, name: str, end: float) -> str:
+    """All tiers as JSON."""
+    data = {
+        tier: [
+            {"start": round(own.start, DIGITS), "end": round(own.end, DIGITS), "label": own.label} for own in intervals
+        ]
+        for tier, intervals in alignment.items()
+    }
+    return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
+
+
+def _tier(own: object, tier: str, name: str) -> list[Interval]:
+    if not isinstance(own, list):
+        raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(own).__name__}")
+    return list(_timed(own, tier, name))
+
+
+def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[Interval]:
+    """Intervals of objects with start, end and a label."""
+    for place, part in enumerate(parts):
+        start, end, label = (part.get(key) if isinstance(part, dict) else None for key in ("start", "end", "label"))
+        begin, finish = _number(start), _number(end)
+        if begin is None or finish is None or not isinstance(label, str):
+            raise BadSample(
+                name,
+                f'tier {tier!r}, number {place}, must be {{"start": seconds, "end": seconds, "label": text}}, got '
+                f"{part!r:.60}",
+            )
+        yield Interval(begin, finish, label)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _is_whisper(data: Mapping[str, Any]) -> bool:
+    segments = data.get("segments")
+    return (
+        isinstance(segments, list)
+        and all(isinstance(own, dict) and "text" in own for own in segments)
+        and (bool(segments) or "language" in data or "word_segments" in data)
+    )
+
+
+def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Interval]]:
+    plain = [{**own, "label": _stripped(own.get("text"))} for own in segments]
+    found = {SEGMENTS: list(_timed(plain, SEGMENTS, name))}
+    words: list[Interval] = []
+    for segment, own in zip(found[SEGMENTS], segments, strict=True):
+        listed = own.get("words") or []
+        if not isinstance(listed, list) or not all(isinstance(word, dict) for word in listed):
+            raise BadSample(name, f"the words of the segment at {segment.start:g} s must be a list of objects")
+        parts = [{**word, "label": _stripped(word.get("word", word.get("text")))} for word in listed]
+        words += _timed(_with_times(parts, segment), WORDS, name)
+    if words:
+        found[WORDS] = words
+    return {tier: without_overlaps(intervals, name) for tier, intervals in found.items()}
+
+
+def _with_times(words: Sequence[Mapping[str, Any]], segment: Interval) -> list[Mapping[str, Any]]:
+    """Words where those without times share the time between their neighbours, or the ends of the segment."""
+    found: list[Mapping[str, Any]] = []
+    waiting: list[Mapping[str, Any]] = []
+    last = segment.start
+    for word in (*words, {"start": segment.end, "end": segment.end}):
+        if "start" not in word and "end" not in word:
+            waiting.append(word)
+            continue
+        start = _number(word.get("start"))
+        span = max(0.0, (last if start is None else start) - last) / max(1, len(waiting))
+        for place, own in enumerate(waiting):
+            found.append({**own, "start": last + place * span, "end": last + (place + 1) * span})
+        waiting = []
+        last = _number(word.get("end")) or last
+        found.append(word)
+    return found[:-1]
+
+
+def _cpp_segment(part: object) -> object:
+    """A segment of whisper.cpp, which counts milliseconds."""
+    offsets = part.get("offsets") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(offsets, dict):
+        return part
+    start, end = (_number(offsets.get(key)) for key in ("from", "to"))
+    times = {} if start is None or end is None else {"start": start / 1000, "end": end / 1000}
+    return {**times, "label": _stripped(part.get("text"))}
+
+
+def _chunk(part: object) -> object:
+    """A segment of Hugging Face's pipeline."""
+    times = part.get("timestamp") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(times, list) or len(times) != 2:
+        return part
+    return {"start": times[0], "end": times[1], "label": _stripped(part.get("text"))}
+
+
+def _stripped(text: object) -> object:
+    return text.strip() if isinstance(text, str) else text

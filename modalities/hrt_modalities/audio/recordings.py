@@ -1,0 +1,201 @@
+"""What all datasets of sound files share: items, reading by parts, labels and splits.
+
+Files are data: nothing that a name or a row says leads out of the dataset's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import PositiveFloat
+
+from hrt_mm.core.errors import BadSample, printable
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.files import Home
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
+
+from ..common.division import Division
+from ..common.media import MediaConfig
+from .alignments import read_alignment
+from .audio import SLACK, check_starts
+from .augment import Augmentation, Transform, chain
+from .files import check_part, part_of, read_audio, read_header
+from .trim import trimmed
+
+Target = str | tuple[str, ...] | None
+"""A class or a text, or a sequence of words, phonemes or characters."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file, or a part of one.
+
+    Args:
+        name: its path from the dataset's folder, with ``/``.
+        target: what is known of it.
+        offset: seconds at which the part begins.
+        duration: seconds that it lasts; to the end when ``None``.
+        boundaries: by name, seconds from the beginning of the part at which groups start.
+        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
+        labels: by name, what the groups of these boundaries are.
+        group: what it must not be separated from by splits.
+    """
+
+    name: str
+    target: Target = None
+    offset: float = 0.0
+    duration: float | None = None
+    boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alignment: str | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The file, and where the part begins if it is one."""
+        return f"{self.name}@{self.offset:g}s" if self.offset or self.duration is not None else self.name
+
+
+class Recordings(Dataset):
+    """Sounds that are read when they are asked for, each no further than its part.
+
+    A label that is a sequence (words, phonemes, characters) is a list of strings; ``classes`` are then what stands in
+    those of the training split.
+
+    Args:
+        root: the folder that names start at.
+        items: the sounds.
+        classes: names of the classes, or ``None`` where labels are texts or absent.
+        follow_links: read links that lead out of ``root``.
+        transform: augmentation.
+        trim_db: cut off the ends that are so much quieter than the loudest part.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        items: Sequence[Recording],
+        classes: tuple[str, ...] | None,
+        follow_links: bool = False,
+        transform: Transform | None = None,
+        trim_db: float | None = None,
+    ) -> None:
+        self.root, self.items, self.follow_links = root, items, follow_links
+        self.transform, self.trim_db = transform, trim_db
+        self.classes: tuple[str, ...] | None = classes
+        self.home = Home(root, follow_links)
+        self.longest_s: float | None = None
+        """Seconds of the longest sound that is read; see :meth:`limit`."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sound with its label.
+
+        Raises:
+            BadSample: the file is missing, broken, cut off or too short for the part, or lies outside the folder; or
+                the item's boundaries do not fit it.
+        """
+        item = self.items[index]
+        audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration, self.longest_s)
+        aligned = self._aligned(item, audio.seconds)
+        boundaries = {**item.boundaries, **{tier: tuple(start for start, _ in own) for tier, own in aligned.items()}}
+        labels = {**item.labels, **{tier: tuple(label for _, label in own) for tier, own in aligned.items()}}
+        for boundary, starts in boundaries.items():
+            check_starts(starts, audio.seconds, boundary, item.title)
+        audio = replace(audio, boundaries=boundaries, labels=labels)
+        if self.trim_db is not None:
+            audio = trimmed(audio, self.trim_db)
+        if self.transform is not None:
+            audio = self.transform(audio)
+        return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+
+    def name(self, index: int) -> str:
+        """The file, and where the part begins if it is one."""
+        return printable(self.items[index].title)
+
+    def class_of(self, index: int) -> str | None:
+        """The sound's class, where its label is one."""
+        target = self.items[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Reads no more of a sound than shows that it is longer than ``modality.max_seconds``."""
+        from .tokenizer import AudioTokenizer
+
+        if isinstance(tokenizer, AudioTokenizer):
+            self.longest_s = tokenizer.config.max_seconds
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(samples, rate) before trimming and augmentation, found without decoding: see :func:`.files.read_header`.
+
+        Raises:
+            BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.
+        """
+        item = self.items[index]
+        header = read_header(self.home.path(item.name), item.title)
+        check_part(item.offset, item.duration, item.title)
+        return part_of(header, item.offset, item.duration, item.title)[1], header.rate
+
+    def _aligned(self, item: Recording, seconds: float) -> dict[str, list[tuple[float, str]]]:
+        """Starts and labels on each tier of the item's alignment, counted from its part, as far as they lie in it."""
+        if item.alignment is None:
+            return {}
+        tiers = read_alignment(self.home.path(item.alignment), item.alignment)
+        if item.duration is None:
+            # What starts in the last instant is for check_starts to judge.
+            length, last = item.offset + seconds, float("inf")
+        else:
+            header = read_header(self.home.path(item.name), item.title)
+            length, last = header.samples / header.rate, item.offset + seconds
+        for tier, intervals in tiers.items():
+            end = max((own.end for own in intervals), default=0.0)
+            if end > length + SLACK:
+                raise BadSample(
+                    item.alignment,
+                    f"{tier!r} ends at {end:.4f} s, but the sound at {length:.4f} s; is it the alignment of another "
+                    "file?",
+                )
+        return {
+            tier: [(own.start - item.offset, own.label) for own in intervals if item.offset <= own.start < last]
+            for tier, intervals in tiers.items()
+        }
+
+
+class RecordingsConfig(MediaConfig):
+    """What the datasets of sound files share."""
+
+    what = "sounds"
+
+    trim_db: PositiveFloat | None = None
+    """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms, in all splits:
+    speakers and microphones differ in the silence around a word. Times count from what is left."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
+
+    def dataset(
+        self,
+        split: str,
+        root: Path,
+        found: Mapping[str, Sequence[Recording]] | Division[Recording],
+        *,
+        texts: bool = False,
+    ) -> Recordings:
+        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
+
+        Args:
+            split: which one.
+            root: the folder that names start at.
+            found: the items of all splits.
+            texts: whether targets that are strings are texts, not classes.
+
+        Raises:
+            ConfigError: the split or train is empty, or the split has a class that train has not.
+        """
+        items, classes = self.items(split, root, found, texts=texts)
+        transform = chain(self.augment) if split == "train" else None
+        return Recordings(root, items, classes, self.follow_links, transform, self.trim_db)

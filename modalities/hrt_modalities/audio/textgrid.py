@@ -1,0 +1,155 @@
+"""Praat's TextGrid, long and short.
+
+Praat itself reads both alike: what counts are quoted strings, numbers that stand free, and flags such as ``<exists>``;
+all else is for the eye, as are comments behind ``!``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from hrt_mm.core.errors import BadSample
+
+from .intervals import DIGITS, Alignment, Interval, seconds
+
+_TOKEN = re.compile(
+    r"""
+    (?P<text>"(?:[^"]|"")*")
+    | (?P<open>")
+    | (?P<comment>!.*)
+    | (?P<flag><\w+>)
+    | (?P<number>(?<!\S)[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\S))
+    | [^\s"!<]+ | <
+    """,
+    re.VERBOSE,
+)
+
+
+def parse(text: str, name: str) -> dict[str, list[Interval]]:
+    """The tiers of a TextGrid. Points of a point tier have no length.
+
+    Raises:
+        BadSample: it is none, ends early, or holds more than it counts; names the line.
+    """
+    reader = _Reader(text, name)
+    if (
+        reader.string("the kind of file") not in ("ooTextFile", "ooTextFile short")
+        or reader.string("the kind of object") != "TextGrid"
+    ):
+        raise BadSample(
+            f"{name}:1", 'is no TextGrid; it begins with File type = "ooTextFile", Object class = "TextGrid"'
+        )
+    reader.number("the start")
+    reader.number("the end")
+    if reader.take("flag", "whether there are tiers") != "<exists>":
+        return {}
+    found: dict[str, list[Interval]] = {}
+    for _ in range(reader.count("how many tiers there are")):
+        kind = reader.string("the kind of tier")
+        if kind not in ("IntervalTier", "TextTier"):
+            raise BadSample(f"{name}:{reader.line}", f"has a tier of kind {kind!r}; expected IntervalTier or TextTier")
+        tier = reader.string("the name of a tier")
+        if tier in found:
+            raise BadSample(f"{name}:{reader.line}", f"has two tiers {tier!r}; rename one")
+        reader.number("the start of a tier")
+        reader.number("the end of a tier")
+        found[tier] = [reader.interval(kind) for _ in range(reader.count("how many intervals there are"))]
+    reader.end()
+    return found
+
+
+def dump(alignment: Alignment, end: float) -> str:
+    """A TextGrid in the long form. Gaps between intervals become empty ones, as Praat wants it.
+
+    A tier of points becomes a tier of points; points beside intervals are left out.
+    """
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(end)}"]
+    lines += ["tiers? <exists>", f"size = {len(alignment)}", "item []:"]
+    for number, (tier, intervals) in enumerate(alignment.items(), 1):
+        points = bool(intervals) and all(interval.start == interval.end for interval in intervals)
+        whole = intervals if points else list(_without_gaps(intervals, end))
+        kind, what = ("TextTier", "points") if points else ("IntervalTier", "intervals")
+        lines += [f"    item [{number}]:", f'        class = "{kind}"', f"        name = {_quoted(tier)}"]
+        lines += ["        xmin = 0", f"        xmax = {_time(end)}", f"        {what}: size = {len(whole)}"]
+        for place, interval in enumerate(whole, 1):
+            lines += [f"        {what} [{place}]:"]
+            if points:
+                lines += [
+                    f"            number = {_time(interval.start)}",
+                    f"            mark = {_quoted(interval.label)}",
+                ]
+                continue
+            lines += [f"            xmin = {_time(interval.start)}", f"            xmax = {_time(interval.end)}"]
+            lines += [f"            text = {_quoted(interval.label)}"]
+    return "\n".join(lines) + "\n"
+
+
+class _Reader:
+    """What counts in a file, one by one."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.text, self.name = text, name
+        self.line = 1
+        self._at = 0
+        self._tokens = _TOKEN.finditer(text)
+
+    def take(self, kind: str, what: str) -> str:
+        """The next thing that counts, which is to be of a kind."""
+        for match in self._tokens:
+            group = match.lastgroup
+            if group in (None, "comment"):
+                continue
+            self.line += self.text.count("\n", self._at, match.start())
+            self._at = match.start()
+            if group != kind:
+                raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {match[0][:40]!r}")
+            return match[0]
+        raise BadSample(f"{self.name}:{self.text.count(chr(10)) + 1}", f"ends where {what} is expected; it is cut off")
+
+    def end(self) -> None:
+        """Refuses what stands behind the last tier, which would be left out otherwise."""
+        for match in self._tokens:
+            if match.lastgroup not in (None, "comment"):
+                line = self.text.count("\n", 0, match.start()) + 1
+                raise BadSample(
+                    f"{self.name}:{line}",
+                    f"goes on with {match[0][:40]!r} behind the last tier; a size before it is too small",
+                )
+
+    def string(self, what: str) -> str:
+        return self.take("text", what)[1:-1].replace('""', '"')
+
+    def number(self, what: str) -> float:
+        return seconds(self.take("number", what), self.name, self.line)
+
+    def count(self, what: str) -> int:
+        found = self.number(what)
+        if found < 0 or found != int(found):
+            raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {found:g}")
+        return int(found)
+
+    def interval(self, kind: str) -> Interval:
+        start = self.number("the start of an interval")
+        end = self.number("the end of an interval") if kind == "IntervalTier" else start
+        return Interval(start, end, self.string("the label of an interval"))
+
+
+def _without_gaps(intervals: Sequence[Interval], end: float) -> Iterator[Interval]:
+    last = 0.0
+    for interval in intervals:
+        if interval.start > last + 10**-DIGITS:
+            yield Interval(last, interval.start, "")
+        if interval.end > interval.start:
+            yield interval
+        last = max(last, interval.end)
+    if end > last + 10**-DIGITS:
+        yield Interval(last, end, "")
+
+
+def _time(time: float) -> str:
+    return f"{time:.{DIGITS}f}".rstrip("0").rstrip(".")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,323 @@
+"""The audio tokenizer: sounds of any rate and length to packed frames, with their boundaries by time.
+
+Shapes: T tokens, F raw features of a token, S samples, L frames, W features of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
+
+from .audio import Audio, Hidden, Pace, check_audio, check_waveform
+from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
+from .resample import ResampleStream, resampled, resampled_length
+from .stems import ConvStem, StemConfig
+
+_LEAST_STD = 0.05
+"""Deviation that a sound is taken to have at least, of those of :class:`NormConfig`: digital silence has none."""
+Rate = Annotated[int, Field(ge=1_000, le=768_000)]
+
+
+class NormConfig(Component):
+    """How log-mel bands are normalised: by fixed numbers, so that streams give what files give, or by a whole sound."""
+
+    mean: float = -12.0
+    """Of the logarithm of the power in a band, where full scale is 1; speech lies near it, whatever the rate."""
+    std: PositiveFloat = 4.0
+    """Deviation of the same."""
+    running_s: PositiveFloat | None = None
+    """Seconds of the past whose mean is taken off each band: it forgets exponentially, and takes away what a microphone
+    and a room do to all of a recording. None is taken off when absent."""
+    whole: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Take a sound's own mean off and divide by its deviation, both over all its frames and bands, so that it does not
+    count how loud it is and how far its silence lies below. The share, from 0 to 1, says how much of each band's own
+    mean is taken off in place of that of all: 1 takes a microphone's colour away, and a steady sound's too. For sounds
+    that are there as a whole; streams cannot know it. None of it when absent."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> NormConfig:
+        if self.whole is not None and self.running_s is not None:
+            raise ValueError("whole and running_s take off a mean each; drop one of them")
+        return self
+
+
+class AudioConfig(TokenizerConfig):
+    """Sound as frames."""
+
+    type: Literal["audio"]
+    rate: Rate = 16_000
+    """Samples a second; sounds of other rates are resampled."""
+    features: Literal["log_mel", "waveform"] = "log_mel"
+    """What a frame holds: the power in bands of the mel scale, or its samples."""
+    hop_ms: PositiveFloat = 10.0
+    """Milliseconds that a frame stands for, rounded to whole samples."""
+    window_ms: PositiveFloat = 25.0
+    """Milliseconds that a frame of bands sees, centred on its own."""
+    mels: PositiveInt = 80
+    """Bands of a frame."""
+    lowest_hz: Annotated[float, Field(ge=0)] = 20.0
+    """Where the bands begin."""
+    highest_hz: PositiveFloat | None = None
+    """Where the bands end; at half the rate when absent."""
+    norm: NormConfig = NormConfig()
+    """How bands are normalised."""
+    scale: PositiveFloat = 0.1
+    """What samples are divided by where features are the waveform."""
+    stem: StemConfig = StemConfig()
+    """How frames become tokens."""
+    carried: tuple[str, ...] = ("phonemes", "words")
+    """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
+    need be there."""
+    max_seconds: PositiveFloat = 600.0
+    """The longest sound, as it is read and after augmentation. No more is read of longer ones: they are bad samples."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> AudioConfig:
+        default = AudioConfig.model_fields
+        if self.features == "waveform":
+            for key in ("window_ms", "mels", "lowest_hz", "highest_hz", "norm"):
+                if getattr(self, key) != default[key].default:
+                    raise ValueError(f"{key} has no effect with features: waveform; drop it")
+            if self.stem.channels:
+                raise ValueError("stem.channels go over bands, and features: waveform have none; drop it")
+        elif self.scale != default["scale"].default:
+            raise ValueError("scale has no effect with features: log_mel; set norm.mean and norm.std")
+        if self.window_ms < self.hop_ms and self.features == "log_mel":
+            raise ValueError(f"window_ms {self.window_ms:g} is below hop_ms {self.hop_ms:g}; samples would be lost")
+        if self.hop < 1:
+            raise ValueError(f"hop_ms {self.hop_ms:g} is less than a sample at rate {self.rate}; raise it")
+        top = self.rate / 2 if self.highest_hz is None else self.highest_hz
+        if not self.lowest_hz < top <= self.rate / 2:
+            raise ValueError(
+                f"bands from {self.lowest_hz:g} to {top:g} Hz do not rise within half the rate, {self.rate / 2:g} Hz"
+            )
+        return self
+
+    @property
+    def hop(self) -> int:
+        """Samples that a frame stands for."""
+        return round(self.hop_ms * self.rate / 1000)
+
+    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> AudioTokenizer:
+        """The tokenizer."""
+        return AudioTokenizer(self)
+
+
+class AudioTokenizer(Tokenizer):
+    """Cuts sounds into frames, and stacks ``stem.frames`` of them to a token.
+
+    Takes :class:`~hrt_modalities.audio.audio.Audio` of any rate. Gives raw features (T, F) and coordinates in tokens:
+    token t stands for the time from ``t * seconds_per_token`` to ``(t + 1) * seconds_per_token``, and has seen
+    ``lookahead_seconds`` of sound after that. Zeros fill the last one.
+
+    A group whose time is given starts with the token whose start is nearest to it. Two that fall on one token become
+    one, and one that falls on the end is left out.
+    """
+
+    axes = 1
+    levels = ("frames", "phonemes", "words", "utterance")
+    features: int
+
+    def __init__(self, config: AudioConfig) -> None:
+        self.config = config
+        self.boundaries = self.carried = config.carried
+        self.recent, self.ahead = config.stem.recent, config.stem.ahead
+        self.whole = "modality.norm.whole" if config.norm.whole is not None else ""
+        hop = config.hop
+        if config.features == "waveform":
+            framing = Framing(config.rate, hop, hop)
+            self.framer: LogMel | Waveform = Waveform(framing, config.scale)
+        else:
+            framing = Framing(config.rate, hop, max(hop, round(config.window_ms * config.rate / 1000)))
+            highest = config.highest_hz or config.rate / 2
+            self.framer = LogMel(framing, config.mels, config.lowest_hz, highest, config.norm.mean, config.norm.std)
+        seconds = config.norm.running_s
+        self.running = RunningMean(seconds * config.rate / hop) if seconds is not None else None
+        self.features = self.framer.width * config.stem.frames
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Time that a token stands for."""
+        return self._samples_per_token / self.config.rate
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """Sound after its own time that a raw token has seen."""
+        return self.framer.framing.ahead / self.config.rate
+
+    @property
+    def _samples_per_token(self) -> int:
+        return self.config.hop * self.config.stem.frames
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs sounds, with the boundaries that are wanted.
+
+        Raises:
+            BadSample: a value is no sound, has no samples, is too long or has values that are not finite, or its
+                boundaries are missing, out of order or past its end; names its place.
+        """
+        parts: list[Tensor] = []
+        masks: dict[str, list[Tensor]] = {boundary: [] for boundary in sorted(self.wanted)}
+        for index, value in enumerate(values):
+            name = f"sound {index} of the batch"
+            audio = check_audio(value, name)
+            x_TF = self.encode(audio, name)
+            parts.append(x_TF)
+            for boundary, starts in masks.items():
+                if boundary not in audio.boundaries:
+                    known = ", ".join(audio.boundaries) or "none"
+                    raise BadSample(name, f"carries no boundary {boundary!r}; it has {known}")
+                starts.append(self.starts_at(audio.heard_at(audio.boundaries[boundary]), len(x_TF)))
+        return Tokens.pack(parts, boundaries=masks)
+
+    def encode(self, audio: Audio, name: str = "the sound") -> Tensor:
+        """(T, F) raw features of a sound.
+
+        Raises:
+            BadSample: it is too long.
+            ConfigError: it was augmented in bands, and features have none.
+        """
+        if audio.seconds_heard > self.config.max_seconds:
+            raise BadSample(
+                name,
+                f"lasts {audio.seconds_heard:.1f} s, longer than modality.max_seconds {self.config.max_seconds:g}; "
+                "raise it or read the sound in parts",
+            )
+        waveform_S = resampled(audio.waveform_S, audio.rate, self.config.rate)
+        if audio.warp != 1 and self.config.features == "waveform":
+            raise ConfigError("frames of a waveform have no bands to move; drop vocal_tract from data.augment")
+        x_TF = self.framer(self._windows(waveform_S, audio.pace), audio.warp)
+        if self.running is not None:
+            x_TF, _ = self.running(x_TF)
+        if self.config.norm.whole is not None:
+            x_TF = _normalised(x_TF, self.config.norm.whole)
+        for hidden in audio.hidden:
+            start, end = audio.heard_at(hidden.seconds)
+            self._hide(x_TF, replace(hidden, seconds=(start, end)))
+        return x_TF.reshape(-1, self.features)
+
+    def _windows(self, waveform_S: Tensor, pace: Pace | None) -> Tensor:
+        """(L, W) samples that the frames of a sound see, of whole tokens."""
+        framing = self.framer.framing
+        if pace is None:
+            return framing.windows(waveform_S, self.count(len(waveform_S)) * self.config.stem.frames)
+        frames = self.count(max(1, round(pace.seconds * self.config.rate))) * self.config.stem.frames
+        seconds = pace.source_at(np.arange(frames) * (framing.hop / self.config.rate))
+        starts = np.minimum(np.round(seconds * self.config.rate), len(waveform_S))
+        return framing.windows_at(waveform_S, torch.from_numpy(starts).long())
+
+    def count(self, samples: int) -> int:
+        """Tokens of so many samples at the tokenizer's rate."""
+        return -(-samples // self._samples_per_token)
+
+    def starts_at(self, times: Sequence[float], tokens: int) -> Tensor:
+        """(T,) bool, true at the tokens nearest to some times; the first one always is."""
+        starts_T = torch.zeros(tokens, dtype=torch.bool)
+        places = [round(time / self.seconds_per_token) for time in times]
+        starts_T[[0, *(place for place in places if place < tokens)]] = True
+        return starts_T
+
+    def stream(self, *, rate: int | None = None, **source: Any) -> TokenStream:
+        """Tokens of a sound that comes in chunks of any size, equal to those of the whole.
+
+        Args:
+            rate: samples a second of what comes; the tokenizer's when ``None``.
+            source: nothing else.
+
+        Raises:
+            UserError: sounds are normalised as a whole.
+        """
+        assert not source, source
+        if self.config.norm.whole is not None:
+            raise UserError(
+                "modality.norm.whole needs a sound as a whole, which a stream is not; train with norm.running_s"
+            )
+        frames = FrameStream(self.framer, self.running, self.config.stem.frames)
+        return TokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
+
+    def embedding(self, dim: int) -> nn.Module:
+        """The stem."""
+        return ConvStem(self.features, dim, self.config.stem)
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Tokens of a sound of shape (samples, rate)."""
+        samples, rate = shape
+        return self.count(resampled_length(samples, rate, self.config.rate))
+
+    def restore(self, tokens: Tokens) -> list[Audio]:
+        """The sounds, where features are the waveform; with the zeros at their ends.
+
+        Raises:
+            ConfigError: features are bands, which do not hold the sound.
+        """
+        if self.config.features != "waveform":
+            raise ConfigError("log-mel bands do not hold the sound; modality.features: waveform does")
+        return [Audio((x_TF.float() * self.config.scale).reshape(-1), self.config.rate) for x_TF in tokens.split()]
+
+    def _hide(self, x_TF: Tensor, hidden: Hidden) -> None:
+        """Puts 0, about the mean, into a part of the frames."""
+        if self.config.features == "waveform" and hidden.bands != (0.0, 1.0):
+            raise ConfigError(
+                "frames of a waveform have no bands to hide; set bands: 0 in spec_augment of data.augment"
+            )
+        frames = self.config.rate / self.config.hop
+        first, last = (round(min(edge * frames, len(x_TF))) for edge in hidden.seconds)
+        low, high = (round(edge * x_TF.shape[1]) for edge in hidden.bands)
+        x_TF[first:last, low:high] = 0
+
+
+def _normalised(x_TF: Tensor, share: float) -> Tensor:
+    """A sound less its mean, of which a share is that of each band, over its deviation from the mean of all."""
+    all_bands = x_TF.mean()
+    mean_F = all_bands.lerp(x_TF.mean(0), share)
+    return (x_TF - mean_F) / (x_TF - all_bands).square().mean().sqrt().clamp(min=_LEAST_STD)
+
+
+class TokenStream:
+    """Tokens of a sound that comes in chunks of any size; put together they are those of the whole.
+
+    What it remembers is less than a token, a window and the reach of the resampling filter.
+
+    Args:
+        frames: cuts frames.
+        resample: brings samples to the rate of the frames.
+        features: of a token.
+    """
+
+    def __init__(self, frames: FrameStream, resample: ResampleStream, features: int) -> None:
+        self._frames, self._resample, self._features = frames, resample, features
+        self._open = torch.empty(0, frames.features.width)
+
+    def feed(self, chunk_S: Tensor) -> Tensor:
+        """(T, F) raw features of the tokens that new samples finish.
+
+        Raises:
+            BadSample: a sample is not finite, or they are not float32 of one channel.
+        """
+        if not len(chunk_S):
+            return torch.empty(0, self._features)
+        check_waveform(chunk_S, "the stream")
+        return self._stacked(self._frames.feed(self._resample.feed(chunk_S)))
+
+    def flush(self) -> Tensor:
+        """(T, F) of the tokens that are left, at the end of the sound."""
+        last = [self._frames.feed(self._resample.flush()), self._frames.flush()]
+        return self._stacked(torch.cat(last))
+
+    def _stacked(self, x_LW: Tensor) -> Tensor:
+        frames = torch.cat([self._open, x_LW])
+        stack = self._features // frames.shape[1]
+        whole = len(frames) // stack * stack
+        self._open = frames[whole:].clone()
+        return frames[:whole].reshape(-1, self._features)

@@ -1,0 +1,129 @@
+"""Items divided into splits, and what decides on which side each one goes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.splits import Member, Splits
+
+from .splits import SPLITS, check_classes, check_split
+from .stratification import joined_units
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What decides on which side an item goes.
+
+    Args:
+        file: items that share it stay together: the path of a file with several parts, or a text.
+        label: its class, where it has one.
+        group: items that share it stay together.
+        others: other files that the item has, which stay together likewise.
+        key: what is hashed with ``split_by: hash``; ``file`` when absent.
+    """
+
+    file: str
+    label: str | None = None
+    group: str | None = None
+    others: tuple[str, ...] = ()
+    key: str | None = None
+
+    def keys(self) -> tuple[str, ...]:
+        """What it shares with items that it stays together with."""
+        group = () if self.group is None else (f"group:{self.group}",)
+        return (f"file:{self.file}", *(f"file:{file}" for file in self.others), *group)
+
+
+@dataclass(frozen=True)
+class Division(Generic[Item]):
+    """The items of each split, and how the splits came about.
+
+    Args:
+        splits: items by split.
+        where: the data, for messages.
+        made_by: how they were made, for people.
+        traits: of an item.
+        shares: that were asked for, of splits that were made.
+        warnings: what was noticed.
+    """
+
+    splits: dict[str, list[Item]]
+    where: str
+    made_by: str
+    traits: Callable[[Item], Traits]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def pick(self, split: str, what: str, checked: Sequence[str] = ("val", "test")) -> list[Item]:
+        """The items of a split.
+
+        Args:
+            split: which one.
+            what: what items are, for messages.
+            checked: splits whose classes must be among those of train.
+
+        Raises:
+            ConfigError: train or the split is empty, or a split has a class that train has not.
+        """
+        check_split(split)
+        for needed in ("train", split):
+            if not self.splits.get(needed):
+                counts = ", ".join(f"{name}: {len(items)}" for name, items in self.splits.items()) or "none"
+                raise ConfigError(
+                    f"{self.where} has no {what} for split {needed!r}; it has {counts}; add some, or split it otherwise"
+                )
+        labels = {name: {self.traits(item).label for item in items} for name, items in self.splits.items()}
+        if None not in labels["train"]:
+            classes = sorted(str(label) for label in labels["train"])
+            for other in checked:
+                found = (label for label in labels.get(other, ()) if label is not None)
+                check_classes(classes, found, f"{other} of {self.where}")
+        return self.splits[split]
+
+    def listed(self, member: Callable[[Item, Traits], Member], root: Path | None) -> Splits:
+        """What is in each split, for those who look into it."""
+        members = {
+            split: [member(item, self.traits(item)) for item in self.splits[split]]
+            for split in SPLITS
+            if split in self.splits
+        }
+        return Splits(members, self.made_by, self.shares, self.warnings, root)
+
+
+def file_member(root: Path, title: str, traits: Traits) -> Member:
+    """A file, or a part of one, as lists of splits have it."""
+    return Member(printable(title), traits.label, traits.group, os.path.join(root, traits.file))
+
+
+def units_of(known: Sequence[Traits]) -> list[str]:
+    """What stays together, a key for each item."""
+    return joined_units([own.keys() for own in known])
+
+
+def trainable(tested: Sequence[bool], units: Sequence[str], labels: Sequence[str | None]) -> list[bool]:
+    """The same test items, without those of classes that would have nothing to train on."""
+    totals, held = Counter(labels), Counter(label for label, own in zip(labels, tested, strict=True) if own)
+    whole = {label for label, count in held.items() if count == totals[label]}
+    kept = {unit for unit, label in zip(units, labels, strict=True) if label in whole}
+    return [own and unit not in kept for own, unit in zip(tested, units, strict=True)]
+
+
+def sorted_out(items: Sequence[Item], sides: Sequence[str], names: Iterable[str]) -> dict[str, list[Item]]:
+    """Items by side."""
+    found: dict[str, list[Item]] = {name: [] for name in names}
+    for item, side in zip(items, sides, strict=True):
+        found[side].append(item)
+    return found
+
+
+def without(splits: Mapping[str, list[Item]], others: Mapping[str, object]) -> dict[str, list[Item]]:
+    """The splits but those of some names."""
+    return {name: items for name, items in splits.items() if name not in others}

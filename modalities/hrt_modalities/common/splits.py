@@ -1,0 +1,77 @@
+"""Deterministic splits: by class within a fixed set, and by a hash of the name where files may come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hrt_mm.core.errors import ConfigError
+
+from .stratification import position
+
+SPLITS = ("train", "val", "test")
+Part = Annotated[float, Field(gt=0, lt=1)]
+
+
+def check_split(split: str) -> None:
+    """Rejects a split that no dataset has.
+
+    Raises:
+        ConfigError: it is not ``train``, ``val`` or ``test``.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; one of {', '.join(SPLITS)}")
+
+
+def stratified(labels: Sequence[int] | Tensor, part: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Holds out the same part of every class, the same one each time.
+
+    Args:
+        labels: class of each sample.
+        part: what is held out, at least one sample a class.
+        seed: chooses which.
+
+    Returns:
+        Places that stay and places that are held out, both ascending.
+    """
+    classes = torch.as_tensor(labels)
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(classes), dtype=torch.bool)
+    for label in classes.unique():
+        places = (classes == label).nonzero().squeeze(1)
+        order = torch.randperm(len(places), generator=generator)
+        held[places[order[: max(1, round(len(places) * part))]]] = True
+    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+
+
+def hash_split(name: str, val: float, test: float, seed: int = 0) -> str:
+    """The split of a name, whatever other names there are.
+
+    Args:
+        name: of the sample.
+        val: part that goes to ``val``.
+        test: part that goes to ``test``.
+        seed: another one gives other splits.
+    """
+    place = position(name, seed)
+    if place < test:
+        return "test"
+    return "val" if place < test + val else "train"
+
+
+def check_classes(classes: Sequence[str], found: Iterable[str], where: str) -> None:
+    """Checks that a split has no class that training never sees.
+
+    Raises:
+        ConfigError: it has; names the classes.
+    """
+    extra = sorted(set(found) - set(classes))
+    if extra:
+        raise ConfigError(
+            f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "
+            "train must have a sample of every class"
+        )

@@ -1,0 +1,314 @@
+"""How data that has no splits of its own gets them: the settings that datasets share, and what comes of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import DatasetConfig
+
+from .division import Division, Item, Traits, sorted_out, trainable, units_of, without
+from .splits import SPLITS, Part, hash_split
+from .stratification import assign_folds, assign_splits
+from .tables import Row, SplitColumn, label_of
+
+
+class Folds(Component):
+    """Cross-validation: one fold is ``test``, and the others are trained on."""
+
+    of: Annotated[int, Field(ge=2)] | None = None
+    """How many folds to make, stratified by class and with groups kept whole."""
+    column: str | None = None
+    """Column of a table that says the fold of each row, in place of ``of``."""
+    pattern: str | None = None
+    """Of files in folders, a regular expression with one group that finds the fold in the path, in place of ``of``:
+    ``/fold(\\d+)/``."""
+    use: Annotated[int, Field(ge=0)] | str = 0
+    """The fold that is ``test``: from 0 to ``of`` - 1, or as the column or path has it."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Folds:
+        if sum(own is not None for own in (self.of, self.column, self.pattern)) != 1:
+            raise ValueError("give one of of, column and pattern: how many folds to make, or where they stand")
+        if self.of is not None and (not isinstance(self.use, int) or self.use >= self.of):
+            raise ValueError(f"use {self.use}: the folds of {self.of} are 0 to {self.of - 1}")
+        if self.pattern is not None:
+            compiled(self.pattern)
+        return self
+
+
+class ValSplitConfig(DatasetConfig):
+    """Datasets whose ``val`` is split off ``train`` where the data has none."""
+
+    before: ClassVar[Mapping[str, Any]] = {"split_by": "hash"}
+    what: ClassVar[str] = "files"
+    """What items are, for messages."""
+
+    val: Part = 0.1
+    """Share of the training samples that becomes ``val`` where the data has none."""
+    split_by: Literal["stratified", "hash"] = "stratified"
+    """How splits are made where the data has none. ``stratified``: the shares hold in each class. ``hash``: each sample
+    goes by a hash of its name alone, whatever other samples there are, so that classes may be missing from a split."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Chooses which samples go into which split, where splits are made."""
+
+    def with_val(self, division: Division[Item]) -> Division[Item]:
+        """The same with ``val`` split off ``train``, where there is none."""
+        if division.splits.get("val") or not division.splits.get("train"):
+            return division
+        parts = self._assigned(division.splits["train"], division.traits, self.val, 0.0)
+        how = self._described(division.splits["train"], division.traits, f"{self.val:.0%} val")
+        made_by = f"{division.made_by}; val is split off train: {how}"
+        splits = {"train": parts["train"], "val": parts["val"]}
+        return replace(division, splits={**splits, **without(division.splits, splits)}, made_by=made_by)
+
+    def _assigned(
+        self, items: Sequence[Item], traits: Callable[[Item], Traits], val: float, test: float
+    ) -> dict[str, list[Item]]:
+        known = [traits(item) for item in items]
+        units = units_of(known)
+        if self.split_by == "hash":
+            grouped = getattr(self, "group", None) is not None
+            keys = units if grouped else [own.file if own.key is None else own.key for own in known]
+            sides = [hash_split(key, val, test, self.split_seed) for key in keys]
+        else:
+            sides = assign_splits(units, [own.label for own in known], val, test, self.split_seed)
+        return sorted_out(items, sides, [split for split in SPLITS if test or split != "test"])
+
+    def _described(self, items: Sequence[Item], traits: Callable[[Item], Traits], shares: str) -> str:
+        classes = any(traits(item).label is not None for item in items)
+        how = "stratified by class" if classes else "drawn without classes"
+        how = "by a hash of the names" if self.split_by == "hash" else how
+        return f"{how}, data.split_seed {self.split_seed}, {shares}"
+
+    def needless(self, key: str, reason: str) -> None:
+        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
+
+        Raises:
+            ConfigError: it was set to something else.
+        """
+        if getattr(self, key) != type(self).model_fields[key].default:
+            raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
+
+
+class SplitConfig(ValSplitConfig):
+    """Datasets whose data may have no splits at all."""
+
+    test: Part = 0.1
+    """Share of the samples that becomes ``test`` where the data has no splits at all."""
+    group: str | None = None
+    """What keeps related samples in one split: of a table a column, such as that of the speaker; of files in folders a
+    regular expression with one group that is searched for in the path from ``root``: ``/(\\w+)_\\d+\\.wav$``."""
+    folds: Folds | None = None
+    """Cross-validation in place of ``test``: ``{of: 5, use: 0}`` makes five folds, of which the first is ``test``;
+    ``{column: fold, use: 0}`` reads them from a table. ``val`` is a share of the other folds."""
+
+    @model_validator(mode="after")
+    def _splits_are_possible(self) -> SplitConfig:
+        if self.folds is None and self.val + self.test >= 1:
+            raise ValueError(f"val {self.val:g} and test {self.test:g} leave nothing to train on")
+        if self.folds is not None:
+            self._check_folds(self.folds)
+        if self.group is not None:
+            if not self.group:
+                raise ValueError("group is empty; give a column or a pattern, or null")
+            if not self.of_table():
+                compiled(self.group)
+        return self
+
+    def _check_folds(self, folds: Folds) -> None:
+        if self.of_table() and folds.pattern is not None:
+            raise ValueError("folds.pattern is for files in folders; of a table give folds.column, or folds.of")
+        if not self.of_table() and folds.column is not None:
+            raise ValueError("folds.column is for tables; of files in folders give folds.pattern, or folds.of")
+        if self.test != SplitConfig.model_fields["test"].default:
+            raise ValueError(f"test {self.test:g} has no effect with folds, of which one is the test; drop it")
+        if self.split_by == "hash" and folds.of is not None:
+            raise ValueError("folds.of makes folds that are stratified; drop split_by: hash")
+        if self.of_table() and getattr(self, "split_column", None) is not None:
+            raise ValueError(
+                f"split_column {self.split_column} has no effect with folds, which make the splits; "  # type: ignore[attr-defined]
+                "set it to null"
+            )
+
+    def of_table(self) -> bool:
+        """Whether samples are rows of a table; they are files in folders otherwise."""
+        return getattr(self, "file", None) is not None
+
+    def split_columns(self) -> list[str]:
+        """Columns of a table that the splits need, beside the one of splits."""
+        fold = self.folds.column if self.folds is not None else None
+        return [column for column in (self.group, fold) if column is not None]
+
+    def side_of(self, row: Row, place: str, sides: SplitColumn) -> str:
+        """The fold of a row where a column has folds, else its split; ``train`` where it has neither.
+
+        Raises:
+            ConfigError: there is no such split, or no name of a fold.
+        """
+        fold = self.folds.column if self.folds is not None else None
+        return sides.of(row, place) if fold is None else str(label_of(row, fold, place))
+
+    def by_column(self) -> str | None:
+        """What the splits of a table are by, where it has its own."""
+        column = getattr(self, "split_column", None)
+        return None if column is None else f"by the column {column!r} of {getattr(self, 'file', None)}"
+
+    def group_of(self, row: Row, place: str) -> str | None:
+        """The group of a row.
+
+        Raises:
+            ConfigError: its value is missing, or is no name.
+        """
+        return label_of(row, self.group, place)
+
+    def divide(
+        self, found: Mapping[str, Sequence[Item]], traits: Callable[[Item], Traits], *, own: str | None, where: str
+    ) -> Division[Item]:
+        """The splits of items.
+
+        Args:
+            found: the items by the data's own splits, or all as ``train``; with folds of a column by these.
+            traits: of an item.
+            own: what the data's own splits are by, for people; nothing where it has none.
+            where: the data, for messages.
+
+        Raises:
+            ConfigError: a setting has no effect, or cannot be met.
+        """
+        items = [item for own_items in found.values() for item in own_items]
+        traits, warnings = self._grouped(items, traits, where)
+        # Asked for many times. The items stay, and with them what tells them apart.
+        known = {id(item): traits(item) for item in items}
+        traits = lambda item: known[id(item)]  # noqa: E731
+        if own is not None:
+            self._check_own(found, where)
+            given = Division({name: list(found[name]) for name in found}, where, own, traits, warnings=warnings)
+            return self.with_val(given)
+        if self.folds is not None and self.group is None and (of := self.folds.of) and 0 < len(items) < of:
+            raise ConfigError(f"data.folds.of {of}: {where} has {len(items)} {self.what}; make fewer folds")
+        if self.group is not None:
+            needed = self.folds.of if self.folds is not None and self.folds.of else 2
+            groups = len(set(units_of([traits(item) for item in items])))
+            if groups < needed:
+                raise ConfigError(
+                    f"data.group '{self.group}' makes {groups} group{'s' if groups != 1 else ''} of {where}, and "
+                    f"{needed} are needed; choose a finer one"
+                )
+        if self.folds is not None:
+            return self._by_fold(found, traits, self.folds, where, warnings)
+        splits = self._assigned(items, traits, self.val, self.test)
+        shares = {"train": 1 - self.val - self.test, "val": self.val, "test": self.test}
+        listed = ", ".join(f"{share:.0%} {split}" for split, share in shares.items())
+        return Division(
+            splits, where, self._described(items, traits, listed) + self._by_group(), traits, shares, warnings
+        )
+
+    def _grouped(
+        self, items: Sequence[Item], traits: Callable[[Item], Traits], where: str
+    ) -> tuple[Callable[[Item], Traits], tuple[str, ...]]:
+        """Traits with the groups that a pattern finds in paths."""
+        if self.group is None or self.of_table():
+            return traits, ()
+        pattern = compiled(self.group)
+        names = [traits(item).file for item in items]
+        lone = [name for name in names if _first_group(pattern, name) is None]
+        if names and len(lone) == len(names):
+            raise ConfigError(f"data.group '{self.group}' matches no path of {where}, such as {lone[0]!r}")
+        warnings: tuple[str, ...] = ()
+        if lone:
+            count = f"{len(lone)} of {len(names)} paths"
+            warnings = (f"data.group '{self.group}' does not match {count}, such as {lone[0]!r}; each is on its own",)
+
+        def grouped(item: Item) -> Traits:
+            known = traits(item)
+            return replace(known, group=_first_group(pattern, known.file))
+
+        return grouped, warnings
+
+    def _check_own(self, found: Mapping[str, Sequence[Item]], where: str) -> None:
+        self.needless("test", f"{where} has its own splits")
+        self.needless("folds", f"{where} has its own splits")
+        if found.get("val"):
+            self.needless("val", f"{where} has its own val")
+            self.needless("split_seed", f"{where} has its own splits")
+
+    def _by_fold(
+        self,
+        found: Mapping[str, Sequence[Item]],
+        traits: Callable[[Item], Traits],
+        folds: Folds,
+        where: str,
+        warnings: tuple[str, ...],
+    ) -> Division[Item]:
+        items = [item for own in found.values() for item in own]
+        known = [traits(item) for item in items]
+        shares: dict[str, float] = {}
+        if folds.of is not None:
+            units = units_of(known)
+            numbers = assign_folds(units, [own.label for own in known], folds.of, self.split_seed)
+            tested = trainable([number == folds.use for number in numbers], units, [own.label for own in known])
+            made_by = (
+                f"test is fold {folds.use} of {folds.of}, stratified by class, data.split_seed {self.split_seed}"
+                f"{self._by_group()}"
+            )
+            shares["test"] = 1 / folds.of
+        else:
+            names = list(self._read_folds(found, known, folds))
+            if str(folds.use) not in names or len(set(names)) < 2:
+                kind = f"the column {folds.column!r}" if folds.column is not None else "data.folds.pattern"
+                there = ", ".join(sorted(set(names)))
+                raise ConfigError(
+                    f"data.folds.use {folds.use}: {kind} of {where} gives the folds {there}; use one of two or more"
+                )
+            tested = [name == str(folds.use) for name in names]
+            made_by = f"test is fold {folds.use} of " + (
+                f"the column {folds.column!r}" if folds.column is not None else f"the pattern '{folds.pattern}'"
+            )
+        splits = sorted_out(items, ["test" if own else "train" for own in tested], ["train", "test"])
+        return self.with_val(Division(splits, where, made_by, traits, shares, warnings))
+
+    def _read_folds(self, found: Mapping[str, Sequence[Item]], known: Sequence[Traits], folds: Folds) -> Iterable[str]:
+        """The fold of each item: the names that the rows were found under, or what the pattern finds in paths."""
+        if folds.pattern is None:
+            return [name for name, items in found.items() for _ in items]
+        pattern = compiled(folds.pattern)
+        names = []
+        for own in known:
+            name = _first_group(pattern, own.file)
+            if name is None:
+                raise ConfigError(f"data.folds.pattern '{folds.pattern}' does not match the path {own.file!r}")
+            names.append(name)
+        return names
+
+    def _by_group(self) -> str:
+        return f", groups by data.group '{self.group}'" if self.group is not None else ""
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A regular expression with one group.
+
+    Raises:
+        ValueError: it is none, or has none or several.
+    """
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+    if found.groups != 1:
+        raise ValueError(
+            f"'{pattern}' has {found.groups} groups; put what names the group into the only pair of parentheses, and "
+            "write (?:...) for others"
+        )
+    return found
+
+
+def _first_group(pattern: re.Pattern[str], name: str) -> str | None:
+    match = pattern.search(name)
+    return match[1] if match else None

@@ -1,0 +1,167 @@
+"""Columns of tables with a row a sample: classes, splits and times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.tables import Paths, Row, is_missing, lacking, path_of, rows_of
+
+from .split_names import SplitNames, known_forms
+
+__all__ = [
+    "Paths",
+    "Row",
+    "SplitColumn",
+    "label_of",
+    "number_of",
+    "path_of",
+    "read_rows",
+    "seconds_of",
+    "split_of",
+]
+
+
+_SPLIT_KEY = "Set data.split_column to a column of splits, or to null for splits that are made of the rows"
+
+
+def read_rows(
+    file: Path, columns: Sequence[str], keys: str, *, split_column: str | None = None
+) -> Iterator[tuple[int, Row]]:
+    """The rows of a table with the lines that they stand on.
+
+    Args:
+        file: the table; the ending of its name says which kind.
+        columns: what each row must have a value in; an empty cell of CSV counts as one.
+        keys: the settings that name columns, for messages.
+        split_column: one of ``columns`` that the setting of this name gives, where it may be null.
+
+    Raises:
+        ConfigError: the file is missing or is no such table, has no rows, has no such column, or a row has no value
+            there; names the line.
+    """
+    rows = rows_of(file, "data.file")
+    seen: dict[str, None] = {}
+    empty = True
+    for number, row in rows:
+        empty = False
+        for column in columns:
+            if row.get(column) is None:
+                if column not in row and column not in seen:
+                    _refuse_absent(
+                        file, number, row, column, _SPLIT_KEY if column == split_column else f"Set {keys}", rows
+                    )
+                raise ConfigError(f"{file}:{number}: the value of {column!r} is {lacking(row, column)}; fill it in")
+        if len(seen) < len(row):
+            seen |= dict.fromkeys(row)
+        yield number, row
+    if empty:
+        raise ConfigError(f"{file} has no rows")
+
+
+def _refuse_absent(file: Path, number: int, row: Row, column: str, fix: str, rest: Iterable[tuple[int, Row]]) -> None:
+    """Refuses a table without a column; returns where rows of JSONL further down have it."""
+    if any(column in other for _, other in rest):
+        return
+    have = list(row)
+    near = [name for name in have if name.strip().casefold() == column.strip().casefold()]
+    hint = f"; {near[0]!r} is there: spaces or case differ" if near else ""
+    if len(have) == 1 and not near:
+        marks = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+        parted = next((word for mark, word in marks.items() if mark in have[0]), None)
+        hint = f"; it seems to have {parted} between columns, which files of this name do not" if parted else ""
+    known = ", ".join(have)
+    raise ConfigError(f"{file}:{number} has no column {column!r}; it has {known}{hint}. {fix}")
+
+
+def label_of(row: Row, column: str | None, place: str) -> str | None:
+    """The name of a class; ``None`` without a column.
+
+    Raises:
+        ConfigError: it is missing, or neither a name nor a whole number.
+    """
+    if column is None:
+        return None
+    label = row.get(column)
+    if is_missing(label):
+        raise ConfigError(f"{place}: the value of {column!r} is {lacking(row, column)}; expected the name of a class")
+    if isinstance(label, float) and label.is_integer():
+        # Programs write whole numbers as 3.0 where the column once had a missing value.
+        label = int(label)
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise ConfigError(f"{place}: {column} must be a name or a whole number, got {label!r:.80}")
+    return printable(str(label))
+
+
+def split_of(row: Row, column: str | None, place: str) -> str:
+    """The split of a row; ``train`` without a column.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    return SplitColumn(column, "the table").of(row, place)
+
+
+class SplitColumn:
+    """The column of splits of a table; it warns of two names for one split.
+
+    Args:
+        column: its name; all rows are ``train`` when ``None``.
+        where: the table, for messages.
+    """
+
+    def __init__(self, column: str | None, where: str) -> None:
+        self.column = column
+        self._names = SplitNames(where)
+
+    def of(self, row: Row, place: str) -> str:
+        """The split of a row.
+
+        Args:
+            row: of the table.
+            place: the table and the line.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        if self.column is None:
+            return "train"
+        name = row.get(self.column)
+        if is_missing(name):
+            raise ConfigError(f"{place}: the value of {self.column!r} is {lacking(row, self.column)}; expected a split")
+        split = self._names.split(name, place) if isinstance(name, str) else None
+        if split is None:
+            raise ConfigError(
+                f"{place}: {self.column} must be train, val or test, got {name!r:.80}; known are {known_forms()}"
+            )
+        return split
+
+
+def seconds_of(row: Row, column: str | None, place: str) -> float | None:
+    """A time in seconds; ``None`` without a column.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    if column is None:
+        return None
+    if is_missing(row.get(column)):
+        raise ConfigError(f"{place}: the value of {column!r} is {lacking(row, column)}; expected seconds")
+    return number_of(row[column], column, place)
+
+
+def number_of(found: Any, column: str, place: str) -> float:
+    """A value of a column as seconds.
+
+    Raises:
+        ConfigError: it is no finite number.
+    """
+    try:
+        if isinstance(found, bool) or not math.isfinite(number := float(found)):
+            raise ValueError
+        return number
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error

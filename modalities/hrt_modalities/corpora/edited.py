@@ -1,0 +1,118 @@
+"""Footage that is cut anew: shots of other videos and of rendered ones, with exact times of all borders.
+
+Shapes: N frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat
+
+from ..video.clips import Clips
+from ..video.edits import EditsConfig
+from ..video.folders import FolderConfig, ManifestConfig
+from ..video.rendering import ACTIONS, Drawn, Edit, Shot, Take, joined
+from ..video.video import Video
+from ..vision.resizing import resized
+from .actions import KineticsConfig, Ucf101Config
+from .grid.video import GridConfig
+
+Footage = Annotated[
+    FolderConfig | ManifestConfig | GridConfig | KineticsConfig | Ucf101Config, Field(discriminator="type")
+]
+
+
+@dataclass(frozen=True)
+class Piece(Shot):
+    """A shot of footage; its ``action`` is the video's name.
+
+    Args:
+        item: number of the video.
+        place: where the shot lies among all places that it could have in the video, from 0 to 1.
+    """
+
+    item: int
+    place: float
+
+
+class EditedConfig(EditsConfig):
+    """Edited videos that the project makes of yours, to learn borders without marking any.
+
+    Each split shows videos of that split of the footage. Labels are not carried over: ``task.labels`` is to be false.
+    """
+
+    type: Literal["edited_video"]
+    footage: Footage
+    """Where shots come from: a dataset of videos. Each is read whole for a shot, so let them be short, or parts."""
+    rendered_share: Annotated[NonNegativeFloat, Field(le=1)] = 0.0
+    """Part of the shots that show something else: what ``rendered_video`` shows."""
+    apart: bool = False
+    """A rendered shot lies between any two of footage: for footage that looks the same everywhere."""
+
+    def material(self, split: str) -> Clips:
+        """The footage of a split."""
+        return self.footage.build(split)
+
+    def source(self) -> str:
+        """The footage's settings."""
+        return f" {self.footage.model_dump_json()}"
+
+    def shot(self, draw: random.Random, footage: Clips | None, before: Sequence[Shot]) -> Shot:
+        """A piece of a video, or something rendered."""
+        assert footage is not None
+        seconds = self.length(draw)
+        follows = self.apart and bool(before) and isinstance(before[-1], Piece)
+        if draw.random() < self.rendered_share or follows:
+            return Shot(draw.choice(ACTIONS), seconds)
+        item = draw.randrange(len(footage))
+        return Piece(footage.name(item), seconds, item, draw.random())
+
+    def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
+        """Pieces of footage, brought to the size by cropping, among rendered shots.
+
+        Raises:
+            BadSample: a video of the footage cannot be read.
+        """
+        assert footage is not None
+        draw = np.random.default_rng(edit.seed)
+        takes: list[Take] = []
+        for shot in edit.shots:
+            if isinstance(shot, Piece):
+                video = footage.read(footage.items[shot.item])
+                takes.append(Cutting(video, shot, self.size, self.transition_s[1] / 2))
+            else:
+                takes.append(Drawn.at_random(shot, self.size, edit.held_out, draw))
+        return joined(takes, edit, self.rate, draw)
+
+
+class Cutting:
+    """A shot of footage as a take. Where the video is shorter than the shot, its first and last frames stand still.
+
+    Args:
+        video: the whole video.
+        shot: which part of it.
+        size: rows and columns.
+        margin: seconds before and after the shot that transitions may show.
+    """
+
+    def __init__(self, video: Video, shot: Piece, size: tuple[int, int], margin: float) -> None:
+        room = max(0.0, video.seconds - shot.seconds - 2 * margin)
+        self.begin = shot.place * room + margin
+        times_N = video.times_N.numpy()
+        first = max(0, int(np.searchsorted(times_N, self.begin - margin, side="right")) - 1)
+        last = max(first + 1, int(np.searchsorted(times_N, self.begin + shot.seconds + margin)))
+        pixels_N3HW = resized(video.pixels_NCHW[first:last].float().expand(-1, 3, -1, -1), size, "crop")
+        self.frames_NHW3 = pixels_N3HW.permute(0, 2, 3, 1).numpy()
+        self.times_N = times_N[first:last]
+
+    def at(self, time: float) -> np.ndarray:
+        """(H, W, 3) float: what is shown at a time from the start of the shot."""
+        # Times are sums, so a frame that begins within a tenth of a millisecond is on.
+        place = int(np.searchsorted(self.times_N, self.begin + time + 1e-4, side="right")) - 1
+        frame: np.ndarray = self.frames_NHW3[min(max(0, place), len(self.frames_NHW3) - 1)]
+        return frame

@@ -1,0 +1,162 @@
+"""Emoji: two drawings of each, its name, its keywords, and its names in other languages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.sample import Sample
+
+from ..common.splits import check_split
+from ..common.tables import path_of, read_rows, split_of
+from ..vision.augment import Augmentation, Transform, chain
+from ..vision.images import read_image
+
+Language = Literal["en", "de", "fr", "es", "pt", "it", "ru", "ja", "zh", "ko", "ar", "hi"]
+
+
+class EmojiConfig(DatasetConfig):
+    """Pictures in the style of Noto (``noto``) and of EmojiTwo (``emojitwo``, where it has one), names (``text``).
+
+    The table ``index.tsv`` says which split an emoji is in: variants of one and identical pictures are in the same.
+    """
+
+    type: Literal["emoji"]
+    parts: ClassVar[tuple[str, ...]] = ("noto", "emojitwo", "text", "image")
+    root: Path
+    """Folder that holds ``index.tsv`` and the pictures."""
+    languages: Annotated[tuple[Language, ...], Field(min_length=1)] = ("en",)
+    """Of the names; a training sample has one in any of them, others the first."""
+    keywords: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Chance that some keywords are a training sample's text in place of the name."""
+    size: PositiveInt | None = None
+    """Pixels a side that training pictures are brought to before they are augmented; they are then kept in memory."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training pictures, in order."""
+    both: bool = False
+    """Leave out emoji that EmojiTwo has not."""
+
+    def build(self, split: str) -> EmojiSet:
+        """The emoji of a split.
+
+        Raises:
+            ConfigError: there is no such split, or the table is missing or broken.
+        """
+        check_split(split)
+        found = [emoji for emoji, own in self._read() if own == split and (emoji.emojitwo or not self.both)]
+        if not found:
+            raise ConfigError(f"data.root {self.root} has no emoji for split {split!r}")
+        training = split == "train"
+        return EmojiSet(self, found, chain(self.augment) if training else None, training=training)
+
+    def plain(self, split: str) -> EmojiSet:
+        """The emoji of a split, their pictures and names as they are."""
+        return EmojiSet(self, self.build(split).emoji, None, training=False)
+
+    def _read(self) -> list[tuple[Emoji, str]]:
+        table = self.root / "index.tsv"
+        columns = ("id", "char", "name", "keywords", "noto", "split")
+        found = []
+        for number, row in read_rows(table, columns, "the columns of the emoji's index"):
+            place = f"{table}:{number}"
+            names = {code: row[f"name_{code}"] for code in self.languages if code != "en" and row.get(f"name_{code}")}
+            second = path_of(row, "emojitwo", place) if row.get("emojitwo") else ""
+            alike = row.get("same_image_as") or row["id"]
+            emoji = Emoji(
+                alike, row["char"], {"en": row["name"]} | names, tuple(row["keywords"].split("|")),
+                path_of(row, "noto", place), second,
+            )  # fmt: skip
+            found.append((emoji, split_of(row, "split", place)))
+        return found
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji.
+
+    Args:
+        id: code points; of emoji that look the same, that of the first.
+        char: the characters.
+        names: by language.
+        keywords: in English.
+        noto: path of the picture.
+        emojitwo: path of the second picture; empty for none.
+    """
+
+    id: str
+    char: str
+    names: Mapping[str, str]
+    keywords: tuple[str, ...]
+    noto: str
+    emojitwo: str
+
+
+class EmojiSet(Dataset):
+    """Emoji of a split.
+
+    Args:
+        config: what is read of them.
+        emoji: which.
+        transform: augmentation of the pictures.
+        training: whether texts are drawn at random.
+    """
+
+    def __init__(
+        self, config: EmojiConfig, emoji: Sequence[Emoji], transform: Transform | None, *, training: bool
+    ) -> None:
+        self.config, self.emoji, self.transform, self.training = config, list(emoji), transform, training
+        self._small: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.emoji)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The pictures and a text; ``image`` is Noto's, or in training either."""
+        own = self.emoji[index]
+        pictures = {"noto": self._picture(own.noto), "emojitwo": self._picture(own.emojitwo) if own.emojitwo else None}
+        either = [picture for picture in pictures.values() if picture is not None]
+        image = either[int(torch.randint(len(either), ()))] if self.training else either[0]
+        return Sample({**pictures, "image": image, "text": self._text(own)}, own.id, f"{own.id} {own.names['en']}")
+
+    def name(self, index: int) -> str:
+        """The number and the English name."""
+        return f"{self.emoji[index].id} {self.emoji[index].names['en']}"
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        """What a search shows of an emoji."""
+        own = self.emoji[index]
+        return {"character": own.char, "name": own.names["en"], "keywords": ", ".join(own.keywords)}
+
+    def _picture(self, path: str) -> Tensor:
+        image = self._read_small(path, self.config.size) if self.training and self.config.size else self._read(path)
+        return self.transform(image) if self.transform is not None else image
+
+    def _read(self, path: str) -> Tensor:
+        return read_image(self.config.root / path, path)
+
+    def _read_small(self, path: str, size: int) -> Tensor:
+        from torchvision.transforms.v2.functional import resize, to_dtype
+
+        if path not in self._small:
+            small = resize(self._read(path), [size, size], antialias=True)
+            # Colours and shapes of floats change twice as fast as those of bytes.
+            self._small[path] = to_dtype(small, torch.float32, scale=True)
+        return self._small[path]
+
+    def _text(self, own: Emoji) -> str:
+        if not self.training:
+            return own.names.get(self.config.languages[0], own.names["en"])
+        if float(torch.rand(())) < self.config.keywords:
+            count = 1 + int(torch.randint(min(4, len(own.keywords)), ()))
+            chosen = torch.randperm(len(own.keywords))[:count].tolist()
+            return " ".join(own.keywords[place] for place in chosen)
+        names = [own.names[code] for code in self.config.languages if code in own.names] or [own.names["en"]]
+        return names[int(torch.randint(len(names), ()))]

@@ -1,0 +1,88 @@
+"""GRID: sentences of six words from a small grammar, with the times of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import model_validator
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import Dataset
+
+from ...audio.alignments import READABLE, read_alignment
+from ...audio.files import read_header
+from ...audio.folders import as_target
+from ...audio.intervals import Interval, segments_of
+from ...audio.joined import JoinableConfig
+from ...audio.recordings import Recording, Target
+from ...common.splits import check_split
+from .layout import Sentence, sentences
+
+
+class GridConfig(JoinableConfig):
+    """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
+
+    type: Literal["grid"]
+    root: Path
+    """Folder that holds ``index.tsv``, ``words.tsv`` and the recordings."""
+    label: Literal["text", "words", "segments", "phonemes", "characters"] = "words"
+    """What is told from the sound: its text; its words, its phonemes of the dictionary (without stress) or its
+    characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
+    ``words``."""
+
+    alignments: Path | None = None
+    """Folder with an alignment for each sentence, such as ``hrt-mm speech align`` writes; its tier ``words`` takes the
+    place of the times in ``words.tsv``."""
+    aligned: tuple[Literal["train", "val", "test"], ...] = ("train",)
+    """Splits that take their times from ``alignments``; others keep theirs."""
+
+    def build(self, split: str) -> Dataset:
+        """The sentences of a split.
+
+        Raises:
+            ConfigError: the data is missing or broken; names the row.
+        """
+        check_split(split)
+        splits: dict[str, list[Recording]] = {}
+        for own in sentences(self.root, "audio", spoken=True):
+            # Others are counted alone, and may have no alignment.
+            words = self._words(own) if own.split in (split, "train") else own.words
+            item = Recording(
+                own.row["audio"],
+                self._target(own, words),
+                boundaries={"words": tuple(interval.start for interval in words)},
+                labels={"words": tuple(interval.label for interval in words)},
+            )
+            splits.setdefault(own.split, []).append(item)
+        if splits.get("val"):
+            self.needless("val", f"{self.root} has its own val")
+        sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
+        return self.strung(split, sounds, spaced=self.label == "characters")
+
+    def _words(self, own: Sentence) -> tuple[Interval, ...]:
+        """Words and silences."""
+        audio = own.row["audio"]
+        if self.alignments is None or own.split not in self.aligned:
+            return own.words
+        stem = self.alignments / PurePosixPath(audio).with_suffix("")
+        found = [path for kind in READABLE if (path := stem.with_suffix(kind)).is_file()]
+        if not found:
+            raise ConfigError(f"data.alignments has no {stem.name} for {audio}; one of {', '.join(READABLE)}")
+        tiers = read_alignment(found[0])
+        if "words" not in tiers:
+            raise ConfigError(f"{found[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
+        header = read_header(self.root / audio, audio)
+        return segments_of(tiers["words"], header.samples / header.rate)
+
+    def _target(self, own: Sentence, words: Sequence[Interval]) -> Target:
+        if self.label == "segments":
+            return tuple(interval.label for interval in words)
+        return own.spoken if self.label == "phonemes" else as_target(own.row["sentence"], self.label)
+
+    @model_validator(mode="after")
+    def _aligned_by_something(self) -> GridConfig:
+        if self.alignments is None and self.aligned != GridConfig.model_fields["aligned"].default:
+            raise ValueError("aligned has no effect without alignments; set it, or drop the key")
+        return self

@@ -1,0 +1,72 @@
+"""GRID's tables: the sentences of a talker, and when each word of them is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrt_mm.core.errors import ConfigError
+
+from ...audio.intervals import SILENCE, Interval, check_order
+from ...common.folders import need_root
+from ...common.tables import Row, read_rows, seconds_of, split_of
+from ..fsdd import phonemes
+
+_PAUSE = "sp"
+"""What a short silence between words is called there."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence.
+
+    Args:
+        row: of ``index.tsv``.
+        split: which one it is in.
+        words: and silences, in time.
+        spoken: its phonemes, of the dictionary and without stress, where they were asked for.
+    """
+
+    row: Row
+    split: str
+    words: tuple[Interval, ...]
+    spoken: tuple[str, ...]
+
+
+def sentences(root: Path, file: str, *, spoken: bool = False) -> Iterator[Sentence]:
+    """The sentences of a folder.
+
+    Args:
+        root: holds ``index.tsv`` and ``words.tsv``.
+        file: the column of the files that are read.
+        spoken: read the phonemes as well.
+
+    Raises:
+        ConfigError: the data is missing or broken; names the row.
+    """
+    need_root(root, "index.tsv")
+    need_root(root, "words.tsv")
+    words, phones = _words(root / "words.tsv", spoken)
+    columns = ("id", file, "sentence", "split")
+    for number, row in read_rows(root / "index.tsv", columns, "the columns of GRID's index"):
+        place, name = f"{root}/index.tsv:{number}", row["id"]
+        if name not in words:
+            raise ConfigError(f"{place}: {name!r} has no words in words.tsv")
+        check_order(words[name], f"{root}/words.tsv", name)
+        yield Sentence(row, split_of(row, "split", place), tuple(words[name]), tuple(phones.get(name, ())))
+
+
+def _words(table: Path, spoken: bool) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:
+    """Of each sentence, its words and silences in time, and its phonemes."""
+    words: dict[str, list[Interval]] = {}
+    phones: dict[str, list[str]] = {}
+    columns = ("id", "word", "start_s", "end_s", *(("arpabet_canonical",) if spoken else ()))
+    for number, row in read_rows(table, columns, "the columns of GRID's words"):
+        place = f"{table}:{number}"
+        start, end = (seconds_of(row, column, place) or 0.0 for column in ("start_s", "end_s"))
+        silent = row["word"] in (SILENCE, _PAUSE)
+        words.setdefault(row["id"], []).append(Interval(start, end, SILENCE if silent else row["word"]))
+        if spoken and not silent:
+            phones.setdefault(row["id"], []).extend(phonemes(row["arpabet_canonical"]))
+    return words, phones

@@ -1,0 +1,264 @@
+"""The modalities of a table's rows: which columns hold them, and how what stands there is read."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tables import is_missing
+
+from ..audio.augment import Augmentation as SoundAugmentation
+from ..audio.augment import chain as sound_chain
+from ..audio.recordings import Recording, Recordings
+from ..common.tables import Paths, Row, seconds_of
+from ..video.clips import Clip, Clips, Reading
+from ..video.readers import MAX_PIXELS as MAX_FRAME
+from ..video.sampling import AllFrames, Dense, Sampling
+from ..vision.augment import Augmentation, chain
+from ..vision.files import ImageFiles, Item
+from ..vision.images import MAX_PIXELS
+
+
+class Source(Component, ABC):
+    """Where a table holds a modality. An empty cell is a row without it."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The columns that are read, the one that must not be empty first."""
+
+    def item(self, row: Row, place: str, paths: Paths) -> Any | None:
+        """What is to be read for a row; ``None`` where its cell is empty.
+
+        Args:
+            row: of the table.
+            place: the table and the line.
+            paths: the paths that the table may name.
+
+        Raises:
+            ConfigError: a cell holds something else than it should.
+        """
+        return None if is_empty(row.get(self.names()[0])) else self.read(row, place, paths)
+
+    @abstractmethod
+    def read(self, row: Row, place: str, paths: Paths) -> Any:
+        """As :meth:`item`, of a row whose first cell is not empty."""
+
+    def key(self, item: Any) -> str:
+        """What keeps rows together: the path of a file, or a text."""
+        return str(item.name)
+
+    @abstractmethod
+    def dataset(self, root: Path, items: Sequence[Any], *, training: bool, follow_links: bool) -> Dataset:
+        """The values of some rows.
+
+        Args:
+            root: the folder that paths start at.
+            items: as :meth:`item` gave them.
+            training: whether they are augmented.
+            follow_links: read links that lead out of the folder.
+        """
+
+
+class ImageSource(Source):
+    """Pictures, for towers of ``vision``."""
+
+    type: Literal["image"]
+    column: str
+    """Column of the picture's path."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Larger pictures are bad samples, rejected before they are decoded."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training pictures, in order."""
+
+    def names(self) -> tuple[str, ...]:
+        """The column of the path."""
+        return (self.column,)
+
+    def read(self, row: Row, place: str, paths: Paths) -> Item:
+        """The picture's file."""
+        return Item(paths.of(row, self.column, place), None)
+
+    def dataset(self, root: Path, items: Sequence[Item], *, training: bool, follow_links: bool) -> ImageFiles:
+        """The pictures."""
+        return ImageFiles(root, items, None, self.max_pixels, follow_links, chain(self.augment) if training else None)
+
+
+class SoundSource(Source):
+    """Sounds, or parts of them, for towers of ``audio``."""
+
+    type: Literal["audio"]
+    column: str
+    """Column of the sound's path."""
+    offset_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    duration_column: str | None = None
+    """Column of the seconds that the part lasts."""
+    trim_db: PositiveFloat | None = None
+    """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms."""
+    augment: tuple[SoundAugmentation, ...] = ()
+    """Transforms of training sounds, in order."""
+
+    def names(self) -> tuple[str, ...]:
+        """The columns of the path and of the part."""
+        return tuple(name for name in (self.column, self.offset_column, self.duration_column) if name is not None)
+
+    def read(self, row: Row, place: str, paths: Paths) -> Recording:
+        """The sound's file, and the part of it."""
+        begin, length = (_seconds(row, column, place) for column in (self.offset_column, self.duration_column))
+        return Recording(paths.of(row, self.column, place), None, begin or 0.0, length)
+
+    def dataset(self, root: Path, items: Sequence[Recording], *, training: bool, follow_links: bool) -> Recordings:
+        """The sounds."""
+        transform = sound_chain(self.augment) if training else None
+        return Recordings(root, items, None, follow_links, transform, self.trim_db)
+
+
+class FilmSource(Source):
+    """Videos, or parts of them, for towers of ``video``."""
+
+    type: Literal["video"]
+    column: str
+    """Column of the video's path."""
+    begin_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    end_column: str | None = None
+    """Column of the seconds at which it ends."""
+    sampling: Sampling = AllFrames()
+    """Which frames are read: all at a rate, uniform, dense or keyframes."""
+    side: PositiveInt | None = None
+    """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
+    max_pixels: PositiveInt = MAX_FRAME
+    """Files of larger frames are bad samples."""
+    square_pixels: bool = True
+    """Resample the columns of frames whose pixels are not square, as players do."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training videos, in order; those of images, of all frames alike."""
+
+    @model_validator(mode="after")
+    def _one_window(self) -> FilmSource:
+        if isinstance(self.sampling, Dense) and self.sampling.windows > 1:
+            raise ValueError("sampling.windows must be 1 here: what is fused has one window of a video")
+        return self
+
+    def names(self) -> tuple[str, ...]:
+        """The columns of the path and of the part."""
+        return tuple(name for name in (self.column, self.begin_column, self.end_column) if name is not None)
+
+    def read(self, row: Row, place: str, paths: Paths) -> Clip:
+        """The video's file, and the part of it."""
+        begin, end = (_seconds(row, column, place) for column in (self.begin_column, self.end_column))
+        return Clip(paths.of(row, self.column, place), None, begin or 0.0, end)
+
+    def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
+        """The videos."""
+        reading = Reading(
+            sampling=self.sampling,
+            side=self.side,
+            max_pixels=self.max_pixels,
+            square_pixels=self.square_pixels,
+            follow_links=follow_links,
+        )
+        transform = chain(self.augment) if training else None
+        return Clips(root, items, None, reading, random=training, transform=transform)
+
+
+class TextSource(Source):
+    """Texts that stand in the table, for towers of ``text``."""
+
+    type: Literal["text"]
+    column: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    """Column of the text, or several, joined line by line; of these some may be empty. In JSONL a text may also be a
+    list of texts that say the same: training takes one at random, the other splits take the first."""
+    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a word of a training text is left out, so that no few words are relied on; one always stays (Iyyer et
+    al., 2015, "Deep unordered composition rivals syntactic methods for text classification")."""
+
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return (self.column,) if isinstance(self.column, str) else self.column
+
+    def item(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
+        """By column that is not empty, the texts that say the same."""
+        found = tuple(_texts(row[column], column, place) for column in self.names() if not is_empty(row.get(column)))
+        return found or None
+
+    def read(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
+        """The texts."""
+        return self.item(row, place, paths)
+
+    def key(self, item: Sequence[Sequence[str]]) -> str:
+        """The first of the texts."""
+        return "\n".join(choices[0] for choices in item)
+
+    def dataset(
+        self, root: Path, items: Sequence[Sequence[Sequence[str]]], *, training: bool, follow_links: bool
+    ) -> Texts:
+        """The texts."""
+        return Texts(items, self.word_dropout, training=training)
+
+
+class Texts(Dataset):
+    """Texts that are held in memory.
+
+    Args:
+        items: of each the parts, and of each part the texts that say the same.
+        word_dropout: chance that a word is left out in training.
+        training: whether one of the texts is taken at random, and not the first.
+    """
+
+    def __init__(self, items: Sequence[Sequence[Sequence[str]]], word_dropout: float = 0.0, *, training: bool) -> None:
+        self.items, self.word_dropout, self.training = items, word_dropout, training
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A text, its parts on lines of their own."""
+        text = "\n".join(self._one(choices) for choices in self.items[index])
+        return Sample(without_words(text, self.word_dropout) if self.training and self.word_dropout else text)
+
+    def _one(self, choices: Sequence[str]) -> str:
+        return choices[int(torch.randint(len(choices), ()))] if self.training and len(choices) > 1 else choices[0]
+
+
+_WORD = re.compile(r"\w+")
+
+AnySource = Annotated[ImageSource | SoundSource | FilmSource | TextSource, Field(discriminator="type")]
+
+
+def without_words(text: str, dropout: float) -> str:
+    """A text without some of its words, by torch's generator; one word stays at least."""
+    words = list(_WORD.finditer(text))
+    if not words:
+        return text
+    drawn = torch.rand(len(words))
+    kept = drawn >= min(dropout, float(drawn.max()))
+    out = [word.span() for word, keep in zip(words, kept.tolist(), strict=True) if not keep]
+    edges = [0, *(edge for span in out for edge in span), len(text)]
+    return "".join(text[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True))
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a cell holds nothing: it is absent, null, NaN, spaces alone, or a list of none."""
+    return is_missing(cell) or (isinstance(cell, str) and not cell.strip()) or cell == []
+
+
+def _seconds(row: Row, column: str | None, place: str) -> float | None:
+    return None if column is None or is_empty(row.get(column)) else seconds_of(row, column, place)
+
+
+def _texts(cell: Any, column: str, place: str) -> tuple[str, ...]:
+    texts = cell if isinstance(cell, list) else [cell]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigError(f"{place}: {column} must be a text, or a list of texts, got {cell!r:.60}")
+    return tuple(texts)

@@ -1,0 +1,316 @@
+"""Films with words: scenes in which symbols do things, and what is seen said as text and as speech, with its times.
+
+All is made on the first use and kept; nothing is downloaded. Speech needs eSpeak NG (the extra ``speech``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby, pairwise, product
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from hrt_mm.core.errors import BadSample
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.sample import Piece, Sample
+from hrt_mm.data.tokenizer import Tokenizer
+
+from ..audio.intervals import SILENCE
+from ..audio.recordings import Recordings
+from ..audio.synthesis import Line
+from ..audio.synthetic import made_speech, recording, spoken
+from ..common.splits import SPLITS, check_split, hash_split
+from ..video.clips import Clips
+from ..video.edits import EditsConfig, Even
+from ..video.rendering import ACTIONS, Drawn, Edit, Shot, joined
+from .drawing import COLOURS, SETTINGS, THINGS, Event, ground
+from .limits import limit_towers
+
+TEST, VAL = 0.15, 0.1
+"""Parts of all captions that are shown in the test, and in validation, alone."""
+SINGLE = 0.8
+"""Part of the training films that are a single shot."""
+Part = Literal["video", "text", "audio"]
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+class FootageConfig(EditsConfig):
+    """The videos of films: scenes of one or more shots, each scene in one setting.
+
+    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. Most of
+    the films to train on are a single shot, and the words of half of the scenes do not name the setting: what is to be
+    found by its own words must be learned without those around it.
+    """
+
+    type: Literal["films"] = "films"
+    size: tuple[Even, Even] = (32, 48)
+    """Rows and columns."""
+    rate: PositiveFloat = 8.0
+    """Frames a second."""
+    shot_s: tuple[PositiveFloat, PositiveFloat] = (1.0, 2.0)
+    """Shortest and longest shot in seconds."""
+    transition_s: tuple[PositiveFloat, PositiveFloat] = (0.25, 0.6)
+    """Shortest and longest fade and wipe in seconds."""
+    train: PositiveInt = 4000
+    """Films to train on."""
+    scenes: tuple[PositiveInt, PositiveInt] = (1, 2)
+    """Fewest and most scenes of a film."""
+    shots: tuple[PositiveInt, PositiveInt] = (1, 3)
+    """Fewest and most shots of a scene."""
+
+    @model_validator(mode="after")
+    def _scenes_possible(self) -> FootageConfig:
+        first, last = self.scenes
+        if first > last:
+            raise ValueError(f"scenes goes from least to largest, got {first} to {last}")
+        return self
+
+    def script(self, draw: random.Random, footage: Clips | None, split: str) -> Sequence[Shot]:
+        """Scenes, none in the setting of the one before it, and in each some captions, none twice."""
+        shots: list[Shot] = []
+        setting, training = "", split == "train"
+        single = training and draw.random() < SINGLE
+        for scene in range(1 if single else draw.randint(*self.scenes)):
+            setting = draw.choice([other for other in SETTINGS if other != setting])
+            named = not training or draw.random() < 0.5
+            for colour, thing, action in draw.sample(captions()[split], 1 if single else draw.randint(*self.shots)):
+                shots.append(Event(action, self.length(draw), colour, thing, setting, scene, named))
+        return shots
+
+    def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
+        """Those of all edits, and where scenes start."""
+        return {**super().boundaries(edit), "scenes": tuple(scene.start for scene in scenes_of(edit))}
+
+    def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
+        """Symbols over the settings of their scenes."""
+        draw = np.random.default_rng(edit.seed)
+        takes: list[Drawn] = []
+        for scene in scenes_of(edit):
+            behind = ground(scene.setting, self.size, draw)
+            takes += [event.drawn(behind, draw) for event in scene.events]
+        return joined(takes, edit, self.rate, draw)
+
+    def source(self) -> str:
+        """What tells films from other videos."""
+        return " films 4"
+
+
+class FilmsConfig(DatasetConfig):
+    """Films as ``video``, and what happens in them as ``text`` and as speech (``audio``).
+
+    Samples carry two tiers of pieces: ``scenes``, and ``shots`` within them. A text says the setting of each scene and
+    its shots, as in "night: red star rises, blue heart grows; sea: white plane moves left".
+    """
+
+    type: Literal["captioned_films"]
+    parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
+    film: FootageConfig = FootageConfig()
+    """What is shown."""
+    use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
+    """What is read; speech that is not used is not made."""
+    some_words: Chance = 0.3
+    """Chance that of a training caption some words alone are given, as people do who search."""
+    voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m1", "en-us+f1", "en-us+m3", "en-gb-x-rp+f2")
+    """Voices of eSpeak to train and validate on."""
+    test_voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m2", "en-us+f3")
+    """Voices to test on."""
+
+    def build(self, split: str) -> Films:
+        """The films of a split. Makes those of all splits on the first call.
+
+        Raises:
+            ConfigError: the folder cannot be written, or speech is used and cannot be made.
+        """
+        check_split(split)
+        edits = self.film.edits(split)
+        videos = self.film.build(split)
+        sounds = self._sounds(split) if "audio" in self.use else None
+        return Films(self, [scenes_of(edit) for edit in edits], videos, sounds, training=split == "train")
+
+    def plain(self, split: str) -> Films:
+        """The films of a split with all their words."""
+        return self.model_copy(update={"some_words": 0.0}).build(split)
+
+    def _sounds(self, split: str) -> Recordings:
+        lines = {name: self._lines(name) for name in SPLITS}
+        folder = made_speech(lines, self.film.folder, "data.film.folder")
+        return Recordings(folder, [recording(split, row, row["text"]) for row in spoken(folder, split)], None)
+
+    def _lines(self, split: str) -> list[Line]:
+        draw = random.Random(f"{self.film.seed} speech {split}")
+        voices = self.test_voices if split == "test" else self.voices
+        return [
+            Line(" ".join(_words(scenes_of(edit))), draw.choice(voices), draw.randint(130, 200), draw.randint(30, 70))
+            for edit in self.film.edits(split)
+        ]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene of a film.
+
+    Args:
+        setting: where it is.
+        start: second at which it starts.
+        events: its shots.
+        starts: seconds at which these start, and at which the last one ends.
+    """
+
+    setting: str
+    start: float
+    events: tuple[Event, ...]
+    starts: tuple[float, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether its words name the setting."""
+        return self.events[0].named
+
+
+class Films(Dataset):
+    """Films with their words.
+
+    Args:
+        config: what is read of them.
+        scenes: of each film.
+        videos: the films.
+        sounds: what is said of them, where it is used.
+        training: whether captions lose words at random.
+    """
+
+    classes = None
+
+    def __init__(
+        self,
+        config: FilmsConfig,
+        scenes: Sequence[Sequence[Scene]],
+        videos: Dataset,
+        sounds: Recordings | None,
+        *,
+        training: bool,
+    ) -> None:
+        self.config, self.scenes, self.videos, self.sounds, self.training = config, scenes, videos, sounds, training
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """What is used of a film, with the places of its scenes and shots in each part."""
+        scenes, use, name = self.scenes[index], self.config.use, self.videos.name(index)
+        where: dict[str, tuple[list[Edges], list[Edges]]] = {}
+        value: dict[str, Any] = {}
+        if "video" in use:
+            value["video"] = self.videos[index].value
+            shots = [edges for scene in scenes for edges in pairwise(scene.starts)]
+            where["video"] = [(scene.start, scene.starts[-1]) for scene in scenes], shots
+        if "text" in use:
+            value["text"], wholes, parts = self._text(scenes)
+            where["text"] = wholes, parts
+        if self.sounds is not None:
+            sound = self.sounds[index].value
+            value["audio"], where["audio"] = sound, _heard(scenes, sound, name)
+        said = [sentence_of(scene) for scene in scenes]
+        shown = [" ".join(event.words) for scene in scenes for event in scene.events]
+        pieces = {
+            tier: tuple(
+                Piece(label, {part: tiers[number][place] for part, tiers in where.items()})
+                for place, label in enumerate(labels)
+            )
+            for number, (tier, labels) in enumerate((("scenes", said), ("shots", shown)))
+        }
+        return Sample(value, "; ".join(said), name, pieces)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits the videos, and the sounds where they are used."""
+        limit_towers({"video": self.videos, **({} if self.sounds is None else {"audio": self.sounds})}, tokenizer)
+
+    def name(self, index: int) -> str:
+        """The video's."""
+        return self.videos.name(index)
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        """All that is said of a film."""
+        return {"caption": "; ".join(map(sentence_of, self.scenes[index]))}
+
+    def _text(self, scenes: Sequence[Scene]) -> tuple[str, list[Edges], list[Edges]]:
+        """A film's text, and where scenes and shots lie in it."""
+        text, wholes, parts = "", list[Edges](), list[Edges]()
+        for scene in scenes:
+            text += "; " if text else ""
+            begin = len(text)
+            text += f"{scene.setting}: " if scene.named else ""
+            for number, event in enumerate(scene.events):
+                text += ", " if number else ""
+                caption = " ".join(self._some(event.words))
+                parts.append((len(text), len(text) + len(caption)))
+                text += caption
+            wholes.append((begin, len(text)))
+        return text, wholes, parts
+
+    def _some(self, words: Sequence[str]) -> Sequence[str]:
+        if not self.training or float(torch.rand(())) >= self.config.some_words:
+            return words
+        colour, thing, deed = words
+        return ((colour, thing), (thing, deed), (thing,), (colour, thing))[int(torch.randint(4, ()))]
+
+
+Edges = tuple[float, float]
+
+
+def sentence_of(scene: Scene) -> str:
+    """What happens in a scene."""
+    happens = ", ".join(" ".join(event.words) for event in scene.events)
+    return f"{scene.setting}: {happens}" if scene.named else happens
+
+
+def scenes_of(edit: Edit) -> list[Scene]:
+    """The scenes of a film."""
+    ends = (*edit.starts, edit.seconds)
+    found, place = [], 0
+    events = [event for event in edit.shots if isinstance(event, Event)]
+    for _, own in groupby(events, key=lambda event: event.scene):
+        shots = tuple(own)
+        starts = ends[place : place + len(shots) + 1]
+        found.append(Scene(shots[0].setting, starts[0], shots, starts))
+        place += len(shots)
+    return found
+
+
+@cache
+def captions() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
+    """By split, colours, things and actions that go together there, and in no other split."""
+    found: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
+    for caption in product(COLOURS, THINGS, ACTIONS):
+        found[hash_split(" ".join(caption), VAL, TEST)].append(caption)
+    return {split: tuple(own) for split, own in found.items()}
+
+
+def _words(scenes: Sequence[Scene]) -> list[str]:
+    """What is said of a film, word by word."""
+    return [word for scene in scenes for word in sentence_of(scene).replace(":", "").replace(",", "").split()]
+
+
+def _heard(scenes: Sequence[Scene], sound: Any, name: str) -> tuple[list[Edges], list[Edges]]:
+    """When scenes and shots are spoken of."""
+    starts = (*sound.boundaries["words"], sound.seconds)
+    timed = [
+        (edges, label) for edges, label in zip(pairwise(starts), sound.labels["words"], strict=True) if label != SILENCE
+    ]
+    if [label for _, label in timed] != _words(scenes):
+        raise BadSample(name, "is spoken of in other words than it has; remove the folder of made speech")
+    wholes, parts, place = list[Edges](), list[Edges](), 0
+    for scene in scenes:
+        begin = timed[place][0][0]
+        place += scene.named
+        for event in scene.events:
+            last = place + len(" ".join(event.words).split()) - 1
+            parts.append((timed[place][0][0], timed[last][0][1]))
+            place = last + 1
+        wholes.append((begin, timed[place - 1][0][1]))
+    return wholes, parts

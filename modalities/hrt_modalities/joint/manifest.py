@@ -1,0 +1,225 @@
+"""Samples of several modalities from a table: pictures with their words, films with their sound, in any combination."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.splits import Member, Splits
+from hrt_mm.data.tokenizer import Tokenizer
+
+from ..common.division import Division, Traits
+from ..common.media import UnsplitConfig
+from ..common.splits import check_split
+from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows
+from .columns import AnySource, TextSource
+from .limits import limit_towers
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row.
+
+    Args:
+        name: what it is split by where the table has no splits: the path of its first file, or its text.
+        title: the table's name and the line.
+        target: its class, or what makes it one with other rows.
+        items: by tower, what is read; a modality that the row lacks is absent.
+        files: the paths that it has.
+        group: what it must not be separated from by splits.
+    """
+
+    name: str
+    title: str
+    target: str | None
+    items: Mapping[str, Any]
+    files: tuple[str, ...] = ()
+    group: str | None = None
+
+
+class JointManifestConfig(UnsplitConfig):
+    """A table with a row a sample of several modalities: CSV, TSV (both with a header) or JSONL, told by its name.
+
+    A row may lack modalities: their cells are empty then, and the model does without them.
+    """
+
+    what = "rows"
+
+    type: Literal["joint_manifest"]
+    file: Path
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
+    sources: Annotated[dict[str, AnySource], Field(min_length=2)]
+    """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
+    column: title}}``."""
+    label_column: str | None = "label"
+    """Column of what is known of a row; null for rows without."""
+    label: Literal["class", "group"] = "class"
+    """What stands there: a class to be told; or a group, whose rows are alike and find each other, such as the number
+    of a picture that has several rows."""
+    split_column: str | None = "split"
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by class and seed, those of one file together."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> JointManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def towers(self) -> tuple[str, ...]:
+        """The names of the sources."""
+        return tuple(self.sources)
+
+    def build(self, split: str) -> JointRows:
+        """The rows of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column is in no row, a row has no modality, a value is not
+                what it should be, a path leads out of the folder, or a class is not in train; names the row.
+        """
+        return self._build(split, training=split == "train")
+
+    def plain(self, split: str) -> JointRows:
+        """The rows of a split without augmentation; of texts that say the same the first."""
+        return self._build(split, training=False)
+
+    def _build(self, split: str, *, training: bool) -> JointRows:
+        check_split(split)
+        entries, classes = self.items(split, self._home(), self._division(), texts=self.label == "group")
+        return JointRows(self, entries, classes, training=training)
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        home = self._home()
+
+        def member(entry: Entry, traits: Traits) -> Member:
+            file = os.path.join(home, entry.files[0]) if entry.files else None
+            return Member(entry.title, traits.label, traits.group, file)
+
+        return self._division().listed(member, None if self.follow_links else home)
+
+    def _home(self) -> Path:
+        return self.root or self.file.parent
+
+    def _division(self) -> Division[Entry]:
+        found: dict[str, list[Entry]] = {}
+        for entry, side in self._entries():
+            found.setdefault(side, []).append(entry)
+        return self.divide(found, self._traits, own=self.by_column(), where=f"data.file {self.file}")
+
+    def _traits(self, entry: Entry) -> Traits:
+        alike = self.label == "group"
+        # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
+        others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
+        return Traits(entry.name, None if alike else entry.target, entry.group, others)
+
+    def _entries(self) -> Iterator[tuple[Entry, str]]:
+        """The rows with their splits."""
+        own = [column for column in (self.label_column, self.split_column) if column is not None]
+        wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
+        unseen, have = dict(wanted), dict[str, None]()
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
+        named = "data.label_column, data.split_column, data.group and data.folds"
+        wanted_columns = [*own, *self.split_columns()]
+        for number, row in read_rows(self.file, wanted_columns, named, split_column=self.split_column):
+            place = f"{self.file}:{number}"
+            for column in row:
+                unseen.pop(column, None)
+                have[column] = None
+            yield self._entry(row, place, f"{self.file.name}:{number}", paths), self.side_of(row, place, sides)
+        if unseen and have:
+            column, tower = next(iter(unseen.items()))
+            known = ", ".join(have)
+            raise ConfigError(f"{self.file} has no column {column!r}; it has {known}. Mend data.sources.{tower}")
+
+    def _entry(self, row: Row, place: str, title: str, paths: Paths) -> Entry:
+        items = {tower: source.item(row, place, paths) for tower, source in self.sources.items()}
+        there = {tower: item for tower, item in items.items() if item is not None}
+        if not there:
+            columns = ", ".join(source.names()[0] for source in self.sources.values())
+            raise ConfigError(f"{place} has nothing in the columns {columns}; fill one, or leave the row out")
+        files = [tower for tower in there if not isinstance(self.sources[tower], TextSource)]
+        first = (files or list(there))[0]
+        label = label_of(row, self.label_column, place)
+        paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
+        group = self.group_of(row, place)
+        return Entry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
+
+
+class JointRows(Dataset):
+    """Rows of a table.
+
+    Args:
+        config: how they are read.
+        entries: which.
+        classes: names of the classes, or ``None``.
+        training: whether what is read is augmented.
+    """
+
+    def __init__(
+        self,
+        config: JointManifestConfig,
+        entries: Sequence[Entry],
+        classes: tuple[str, ...] | None,
+        *,
+        training: bool,
+    ) -> None:
+        self.config, self.entries = config, list(entries)
+        self.classes: tuple[str, ...] | None = classes
+        self._values: dict[str, tuple[Dataset, dict[int, int]]] = {}
+        for tower, source in config.sources.items():
+            rows = [place for place, entry in enumerate(entries) if tower in entry.items]
+            items = [entries[place].items[tower] for place in rows]
+            values = source.dataset(
+                config.root or config.file.parent, items, training=training, follow_links=config.follow_links
+            )
+            self._values[tower] = values, {row: place for place, row in enumerate(rows)}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The modalities that a row has, with its label.
+
+        Raises:
+            BadSample: a file is missing or broken, or lies outside the folder; names it.
+        """
+        entry = self.entries[index]
+        value = {
+            tower: values[places[index]].value for tower, (values, places) in self._values.items() if index in places
+        }
+        return Sample(value, entry.target, entry.title)
+
+    def limit(self, tokenizer: Tokenizer) -> None:
+        """Limits what is read for each tower."""
+        limit_towers({tower: values for tower, (values, _) in self._values.items()}, tokenizer)
+
+    def name(self, index: int) -> str:
+        """The table's name and the line."""
+        return self.entries[index].title
+
+    def class_of(self, index: int) -> str | None:
+        """The row's class, where its label is one."""
+        return self.entries[index].target if self.classes is not None else None
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        """The texts of a row and its label."""
+        entry = self.entries[index]
+        found = {
+            tower: self.config.sources[tower].key(item)
+            for tower, item in entry.items.items()
+            if isinstance(self.config.sources[tower], TextSource)
+        }
+        label = self.config.label_column
+        return found | ({label: entry.target} if label is not None and entry.target is not None else {})

@@ -1,0 +1,88 @@
+"""``hrt-mm outline``: the scenes of a video with times and, where a run was trained for it, names."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.registry import Command
+
+from ..video.readers import VideoFile
+from .outline import FileOutline, Scene
+
+DETECTORS = ("adaptive", "content", "histogram", "threshold")
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="a video of any length")
+    parser.add_argument(
+        "--run", dest="trained", type=Path, metavar="RUN", help="a run of modality video with task segmentation"
+    )
+    text = "find shot changes by PySceneDetect in place of a run; scenes have no names then"
+    parser.add_argument("--detector", choices=DETECTORS, help=text)
+    parser.add_argument("--window", type=float, default=8.0, metavar="SECONDS", help="encoded at once (8)")
+    parser.add_argument("--clip", type=float, default=0.8, metavar="SECONDS", help="the shortest clip (0.8)")
+    parser.add_argument("--side", type=int, metavar="PIXELS", help="scale frames down to it as they are decoded")
+    parser.add_argument("--json", action="store_true", help="a line of JSON a scene")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the outline too")
+
+
+def _run(args: Namespace) -> int:
+    """Prints each scene as soon as it ends."""
+    if (args.trained is None) == (args.detector is None):
+        raise ConfigError("give one of --run RUN and --detector NAME")
+    for option in ("window", "clip"):
+        if not getattr(args, option) > 0:
+            raise ConfigError(f"--{option} must be more than 0 seconds, got {getattr(args, option):g}")
+    with VideoFile(args.file, side=args.side) as file:
+        found: list[Scene] = []
+        # Whoever reads the lines may have seen enough.
+        with suppress(BrokenPipeError):
+            for scene in _scenes(args, file):
+                print(json.dumps(asdict(scene)) if args.json else line(scene, len(found) + 1), flush=True)
+                found.append(scene)
+        if args.picture is not None:
+            from .timeline import draw_outline
+
+            draw_outline(file, found, args.picture)
+    return 0
+
+
+def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
+    if args.detector is not None:
+        from ..video.shots import shots_of
+
+        starts = (*shots_of(file, args.detector), file.index.seconds)
+        for number, (start, end) in enumerate(pairwise(starts)):
+            yield Scene(start, end, border="shots" if number else None)
+        return
+    from hrt_mm.inference.trained import load_task
+
+    run = load_task(args.trained, inputs="files")
+    yield from FileOutline(run.task, run.tokenizer, window=args.window, clip=args.clip).scenes(file)
+
+
+def line(scene: Scene, number: int) -> str:
+    """A scene in words, and its clips where there is more than one."""
+    border = "" if scene.border is None else f"  {scene.border.removesuffix('s')} {scene.chance:.0%}"
+    label = "" if scene.label is None else f"  {scene.label} {scene.sure:.0%}"
+    lines = [f"{number:4}  {clock(scene.start)} - {clock(scene.end)}{label}{border}"]
+    if len({clip.label for clip in scene.clips}) > 1:
+        lines += [f"        {clock(clip.start)} - {clock(clip.end)}  {clip.label}" for clip in scene.clips]
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    hundredths = round(seconds * 100)
+    minutes = hundredths // 6000
+    return f"{minutes // 60}:{minutes % 60:02}:{hundredths % 6000 / 100:05.2f}"
+
+
+OUTLINE = Command("outline", "the scenes of a video, with times and names", _arguments, _run)

@@ -1,0 +1,263 @@
+"""The outline of a video of any length in constant memory: its scenes, with what happens in them clip by clip.
+
+Frames are decoded and encoded a window at a time. Windows overlap, so that a step has seen what lies around it. Of each
+step its chance of a border and its summary are kept until its scene ends; of a scene its mean alone.
+
+Shapes: U steps, D width of what a step reads, K kinds of borders and none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import GivenGroups
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.tasks import Segmentation
+
+from ..video.readers import VideoFile
+from ..video.stretches import BLOCK
+from ..video.tokenizer import VideoTokenizer
+from ..video.video import Video
+
+
+@dataclass(frozen=True)
+class Named:
+    """A stretch of time with a name.
+
+    Args:
+        start: seconds.
+        end: seconds.
+        label: the class; ``None`` where there are none.
+        sure: its probability.
+    """
+
+    start: float
+    end: float
+    label: str | None = None
+    sure: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene(Named):
+    """What lies between two borders.
+
+    Args:
+        border: how it begins; ``None`` for the first one.
+        chance: of that border.
+        clips: what happens within it, one after another.
+    """
+
+    border: str | None = None
+    chance: float = 1.0
+    clips: tuple[Named, ...] = ()
+
+
+@dataclass
+class _Mean:
+    """The mean of steps that come one by one."""
+
+    sum_D: Tensor | None = None
+    count: int = 0
+
+    def add(self, step_D: Tensor) -> None:
+        self.sum_D = step_D.clone() if self.sum_D is None else self.sum_D + step_D
+        self.count += 1
+
+    def get(self) -> Tensor:
+        assert self.sum_D is not None
+        return self.sum_D / self.count
+
+
+@dataclass
+class _Run:
+    """Steps in a row that are a border together, whose middle is not known before they end."""
+
+    first: int
+    chances: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
+
+
+class Outliner:
+    """Makes scenes of steps that come in order; put together they are those of the whole.
+
+    Args:
+        task: trained; its heads judge the steps.
+        seconds: that a step stands for.
+        clip: steps of a clip.
+    """
+
+    def __init__(self, task: Segmentation, seconds: float, clip: int) -> None:
+        self.task, self.seconds, self.clip = task, seconds, clip
+        self.count = 0
+        self._run: _Run | None = None
+        self._begin(0, None, 1.0)
+
+    def feed(self, units_UD: Tensor) -> Iterator[Scene]:
+        """The scenes that new steps end."""
+        chances_UK = self.task.border_head(units_UD).float().softmax(-1).cpu()
+        for chance_K, step_D in zip(chances_UK, units_UD, strict=True):
+            border = self.count > 0 and float(1 - chance_K[0]) > self.task.config.threshold
+            if not border and self._run is not None:
+                yield self._close(self._run)
+            if border:
+                self._run = self._run or _Run(self.count)
+                self._run.chances.append(chance_K)
+                self._run.steps.append(step_D)
+            else:
+                self._add(step_D)
+            self.count += 1
+
+    def flush(self, seconds: float) -> Iterator[Scene]:
+        """What is left at the end of a video of so many seconds."""
+        if self._run is not None:
+            yield self._close(self._run)
+        if self._mean.count:
+            yield self._scene(seconds)
+
+    def _close(self, run: _Run) -> Scene:
+        """Ends the scene at the middle of a run."""
+        chances_UK = torch.stack(run.chances)
+        any_U = 1 - chances_UK[:, 0]
+        place = round(float((torch.arange(len(any_U)) * any_U).sum() / any_U.sum()))
+        for step_D in run.steps[:place]:
+            self._add(step_D)
+        scene = self._scene((run.first + place) * self.seconds)
+        kind = int(chances_UK[:, 1:].sum(0).argmax())
+        self._begin(run.first + place, self.task.names[kind], float(any_U.max()))
+        for step_D in run.steps[place:]:
+            self._add(step_D)
+        self._run = None
+        return scene
+
+    def _begin(self, first: int, border: str | None, chance: float) -> None:
+        self._first, self._border, self._chance = first, border, chance
+        self._mean, self._piece = _Mean(), _Mean()
+        self._clips: list[Named] = []
+
+    def _add(self, step_D: Tensor) -> None:
+        self._mean.add(step_D)
+        self._piece.add(step_D)
+        if self._piece.count == self.clip:
+            self._end_clip()
+
+    def _end_clip(self) -> None:
+        label, sure = self._named(self._piece)
+        start = self._clips[-1].end if self._clips else self._first * self.seconds
+        end = start + self._piece.count * self.seconds
+        # Neighbours of one name are one clip.
+        if self._clips and self._clips[-1].label == label:
+            last = self._clips.pop()
+            start, sure = last.start, max(last.sure, sure)
+        self._clips.append(Named(start, end, label, sure))
+        self._piece = _Mean()
+
+    def _scene(self, end: float) -> Scene:
+        if self._piece.count:
+            self._end_clip()
+        label, sure = self._named(self._mean)
+        start = self._first * self.seconds
+        return Scene(start, end, label, sure, self._border, self._chance, tuple(self._clips))
+
+    def _named(self, mean: _Mean) -> tuple[str | None, float]:
+        if self.task.label_head is None or not mean.count:
+            return None, 0.0
+        sure_C = self.task.label_logits(mean.get()[None], Spans.from_lengths([1], mean.get().device)).softmax(-1)[0]
+        label = int(sure_C.argmax())
+        return self.task.classes[label], float(sure_C[label])
+
+
+class FileOutline:
+    """Reads a file and makes its outline.
+
+    Args:
+        task: a trained segmentation task of the video modality.
+        tokenizer: its own.
+        window: seconds that are encoded at once; about as long as the videos that it was trained on.
+        margin: seconds on each side of a window that are encoded and then left to its neighbours.
+        clip: seconds of a clip.
+        batch: windows that are encoded together.
+
+    Raises:
+        ConfigError: the task is none, its steps are not steps of time, or its model has groups that a file does not
+            give.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        tokenizer: Any,
+        *,
+        window: float = 8.0,
+        margin: float = 1.6,
+        clip: float = 0.8,
+        batch: int = 4,
+    ) -> None:
+        if not isinstance(task, Segmentation) or not isinstance(tokenizer, VideoTokenizer):
+            raise ConfigError("an outline needs a run of modality video with task segmentation; see video/quickstart")
+        if task.config.unit != "frames":
+            raise ConfigError(f"an outline needs task.unit: frames, and the run has {task.config.unit!r}")
+        levels = task.encoder.hierarchy.config.levels
+        given = {level.group.boundary for level in levels if isinstance(level.group, GivenGroups)} - {"frames"}
+        if given:
+            raise ConfigError(
+                f"an outline finds where things begin, and the run's model is given it: groups by {', '.join(given)}; "
+                "train one with other groups"
+            )
+        # Borders are what is looked for: files do not carry those that training was taught by.
+        self.tokenizer = copy(tokenizer)
+        self.tokenizer.wanted = frozenset({"frames"})
+        self.task, self.batch = task, batch
+        # Frames are read at the rate that training saw, whatever that of the file is.
+        expected = tokenizer.expected
+        spacing = expected.nearest_spacing(1.0) if expected is not None else None
+        self.rate = tokenizer.config.rate / (spacing or 1.0)
+        self.step = tokenizer.config.tube / self.rate
+        self.window, self.margin = max(1, round(window / self.step)), max(0, round(margin / self.step))
+        self.clip = max(1, round(clip / self.step))
+
+    @torch.no_grad()
+    def scenes(self, file: VideoFile) -> Iterator[Scene]:
+        """The scenes of a file, each as soon as it ends."""
+        outliner = Outliner(self.task, self.step, self.clip)
+        steps = max(1, round(file.index.seconds / self.step))
+        for units_UD in self._steps(file, steps):
+            yield from outliner.feed(units_UD)
+        yield from outliner.flush(file.index.seconds)
+
+    def _steps(self, file: VideoFile, steps: int) -> Iterator[Tensor]:
+        """(U, D) what steps read, in order, a few windows at a time."""
+        waiting: list[tuple[Video, int, int]] = []
+        for first in range(0, steps, self.window):
+            begin, end = max(0, first - self.margin), min(steps, first + self.window + self.margin)
+            video = self._read(file, begin, end)
+            # Steps of the margins belong to the neighbours.
+            waiting.append((video, first - begin, min(first + self.window, steps) - begin))
+            if len(waiting) == self.batch or end == steps:
+                yield self._encoded(waiting)
+                waiting = []
+            if end == steps and first + self.window >= steps:
+                return
+
+    def _read(self, file: VideoFile, begin: int, end: int) -> Video:
+        """The frames of some steps; a frame that is broken is shown as the one before it."""
+        tube = self.tokenizer.config.tube
+        numbers = [file.index.at(number / self.rate) for number in range(begin * tube, end * tube)]
+        # Large frames are brought to the size that the model reads a few at a time.
+        blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
+        return Video.of(torch.cat([self.tokenizer.fitted(file.steady(block)) for block in blocks]), self.rate)
+
+    def _encoded(self, waiting: Sequence[tuple[Video, int, int]]) -> Tensor:
+        device = next(self.task.parameters()).device
+        tokens: Tokens = self.tokenizer([video for video, _, _ in waiting]).to(device)
+        units_UD, _ = self.task.steps(tokens)
+        lengths = [len(video) // self.tokenizer.config.tube for video, _, _ in waiting]
+        parts = units_UD.split(lengths)
+        return torch.cat([part[first:last] for part, (_, first, last) in zip(parts, waiting, strict=True)])

@@ -1,0 +1,68 @@
+"""Draws the outline of a video: a bar of scenes in time, and a picture of each as far as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..video.readers import VideoFile
+from .outline import Scene
+
+_PICTURES = 24
+"""Scenes that are shown; of more, some spread evenly."""
+_ROW = 8
+
+
+def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
+    """Writes a picture.
+
+    Args:
+        file: gives the frames in the middle of scenes.
+        scenes: in time.
+        path: where it goes; the ending of its name says in which format.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [scenes[number] for number in _spread(len(scenes), _PICTURES)]
+    rows = max(1, -(-len(shown) // _ROW))
+    figure = Figure(figsize=(12, 1.6 + 1.6 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, _ROW, height_ratios=[0.5, *[1.0] * rows])
+    colours = _colours(scenes)
+    _draw_bar(figure.add_subplot(grid[0, :]), scenes, colours, file.index.seconds)
+    for place, scene in enumerate(shown):
+        axes = figure.add_subplot(grid[1 + place // _ROW, place % _ROW])
+        pixels = file.steady([file.index.at((scene.start + scene.end) / 2)])[0]
+        axes.imshow(pixels.permute(1, 2, 0).numpy())
+        axes.set_title(f"{scene.start:.1f} s {scene.label or ''}", fontsize=7, color=colours[scene.label])
+        axes.set_axis_off()
+    figure.savefig(path, dpi=100)
+
+
+def _draw_bar(axes: Any, scenes: Sequence[Scene], colours: dict[str | None, Any], seconds: float) -> None:
+    for scene in scenes:
+        axes.barh(0, scene.end - scene.start, left=scene.start, color=colours[scene.label], edgecolor="white")
+    for label, colour in colours.items():
+        if label is not None:
+            axes.barh(0, 0, color=colour, label=label)
+    axes.set_xlim(0, seconds)
+    axes.set_yticks([])
+    axes.set_xlabel("seconds", fontsize=8)
+    axes.tick_params(labelsize=7)
+    if len(colours) > 1:
+        axes.legend(ncols=10, fontsize=6, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+
+
+def _colours(scenes: Sequence[Scene]) -> dict[str | None, Any]:
+    from matplotlib import colormaps
+
+    names = sorted({scene.label for scene in scenes if scene.label is not None})
+    palette = colormaps["tab20"](np.linspace(0, 1, 20))
+    found: dict[str | None, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
+    return {**found, None: "#555555"}
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return list(range(count)) if count <= most else [number * count // most for number in range(most)]

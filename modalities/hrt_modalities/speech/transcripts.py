@@ -1,0 +1,121 @@
+"""Writes what is heard while it is heard: lines of text, CTM, SRT captions, JSON, or a TextGrid at the end."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import TextIO
+
+from hrt_mm.cli.process import is_unicode
+from hrt_mm.tasks.ctc.words import Heard
+
+from ..audio.alignments import written
+from ..audio.captions import clock
+from ..audio.intervals import DIGITS, Interval
+
+_PAUSE, _LONGEST, _WORDS = 0.6, 5.0, 10
+"""A caption ends before a pause of so many seconds, and has so many seconds and words at most."""
+
+
+class Transcript(ABC):
+    """Takes words in, in order.
+
+    Args:
+        out: where it goes.
+        name: of the sound.
+        tier: what the words are called: words, phonemes.
+    """
+
+    def __init__(self, out: TextIO, name: str, tier: str) -> None:
+        self.out, self.name, self.tier = out, name, tier
+
+    @abstractmethod
+    def add(self, word: Heard) -> None:
+        """A word that is finished."""
+
+    def end(self, seconds: float) -> None:
+        """The sound has ended after so many seconds."""
+        self.out.flush()
+
+    def _put(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+
+
+class Lines(Transcript):
+    """A line a word: start, end, the word."""
+
+    def add(self, word: Heard) -> None:
+        self._put(f"{word.start:9.2f} {word.end:9.2f}  {word.label}\n")
+
+
+class Ctm(Transcript):
+    """A line a word: sound, channel, start, duration, word, confidence."""
+
+    def add(self, word: Heard) -> None:
+        line = written("ctm", {self.tier: [_interval(word)]}, name=self.name)
+        self._put(f"{line.rstrip()} {word.score:.2f}\n")
+
+
+class Srt(Transcript):
+    """Captions of several words, each written once the next one has begun."""
+
+    def __init__(self, out: TextIO, name: str, tier: str) -> None:
+        super().__init__(out, name, tier)
+        self._open: list[Heard] = []
+        self._count = 0
+
+    def add(self, word: Heard) -> None:
+        own = self._open
+        if own and (word.start - own[-1].end > _PAUSE or word.end - own[0].start > _LONGEST or len(own) >= _WORDS):
+            self._show()
+        self._open.append(word)
+
+    def end(self, seconds: float) -> None:
+        if self._open:
+            self._show()
+
+    def _show(self) -> None:
+        self._count += 1
+        own, self._open = self._open, []
+        text = " ".join(" ".join(word.label.split()) for word in own)
+        gap = "\n" if self._count > 1 else ""
+        self._put(f"{gap}{self._count}\n{clock(own[0].start)} --> {clock(own[-1].end)}\n{text}\n")
+
+
+class Json(Transcript):
+    """An object with a list of intervals, a line each, which alignments are read from."""
+
+    def __init__(self, out: TextIO, name: str, tier: str) -> None:
+        super().__init__(out, name, tier)
+        self._before = f"{{{json.dumps(tier)}: [\n "
+
+    def add(self, word: Heard) -> None:
+        own = {"start": round(word.start, DIGITS), "end": round(word.end, DIGITS), "label": word.label}
+        own |= {"score": round(word.score, 4)}
+        self._put(self._before + json.dumps(own, ensure_ascii=not is_unicode(self.out)))
+        self._before = ",\n "
+
+    def end(self, seconds: float) -> None:
+        self._put(("" if self._before[0] == "," else self._before) + "\n]}\n")
+
+
+class TextGrid(Transcript):
+    """A TextGrid, whole at the end: it begins with how many intervals there are."""
+
+    def __init__(self, out: TextIO, name: str, tier: str) -> None:
+        super().__init__(out, name, tier)
+        self._words: list[Interval] = []
+
+    def add(self, word: Heard) -> None:
+        self._words.append(_interval(word))
+
+    def end(self, seconds: float) -> None:
+        self._put(written("textgrid", {self.tier: self._words}, end=seconds))
+
+
+FORMATS: dict[str, type[Transcript]] = {"text": Lines, "ctm": Ctm, "srt": Srt, "json": Json, "textgrid": TextGrid}
+
+
+def _interval(word: Heard) -> Interval:
+    return Interval(word.start, word.end, word.label)

@@ -1,0 +1,83 @@
+"""Draws texts for reports.
+
+Shapes: T tokens.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
+
+from .text import char_offsets, decoded
+from .tokenizer import TextTokenizer
+
+_FONT = FontProperties(family="monospace")
+_NARROW, _LARGEST = 4.2, 8.0
+"""Points that a character needs, and the largest size of one."""
+_SIGNS = {"\n": "↵", "\r": "←", "\t": "→"}
+_UNKNOWN = "□"
+_INK, _FAINT = "#222222", "#8a8a8a"
+
+
+def draw_text(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
+    """Draws one text, each token a unit cell, as far as its characters can be read. Separators are grey cells.
+
+    Args:
+        axes: to draw into.
+        tokenizer: gives the bytes of tokens.
+        tokens: of one text.
+    """
+    assert isinstance(tokenizer, TextTokenizer)
+    raw = [tokenizer.raw(token) for token in tokens.x.tolist()]
+    density = max(1.0, sum(map(len, raw)) / max(1, len(raw)))
+    width = 72 * axes.bbox.width / axes.figure.dpi
+    shown = max(1, min(len(raw), int(width / _NARROW / density)))
+    room = width / shown
+    for place in [place for place in range(shown) if not raw[place]]:
+        axes.axvspan(place, place + 1, color=_FAINT, alpha=0.6, linewidth=0)
+    for char, middle, share in _characters(raw[:shown]):
+        sign, color = _sign(char)
+        size = min(_LARGEST, 1.6 * room * share / len(sign))
+        axes.text(
+            middle, 0.5, sign, size=size, color=color, ha="center", va="center", parse_math=False, fontproperties=_FONT
+        )
+    axes.set_xlim(0, shown)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+
+
+def _characters(raw: list[bytes]) -> list[tuple[str, float, float]]:
+    """Each character with the middle of where it stands and its width, in cells."""
+    found = []
+    edges = [-1, *[place for place, own in enumerate(raw) if not own], len(raw)]
+    for first, last in zip([edge + 1 for edge in edges], edges[1:], strict=False):
+        if first == last:
+            continue
+        content = b"".join(raw[first:last])
+        text, _ = decoded(content)
+        ends = np.cumsum([0, *map(len, raw[first:last])])
+        borders = np.interp(char_offsets(text), ends, np.arange(first, last + 1))
+        found += list(zip(text, (borders[1:] + borders[:-1]) / 2, np.diff(borders), strict=True))
+    return found
+
+
+def _sign(char: str) -> tuple[str, str]:
+    """What stands for a character, and its colour: itself where the font has it."""
+    if char in _SIGNS:
+        return _SIGNS[char], _FAINT
+    if 0xDC80 <= ord(char) <= 0xDCFF:
+        return f"{ord(char) - 0xDC00:02x}", _FAINT
+    if char == " " or (char.isprintable() and ord(char) in _glyphs()):
+        return char, _INK
+    return (f"{ord(char):02x}" if ord(char) < 256 else _UNKNOWN), _FAINT
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(_FONT)).get_charmap())

@@ -1,0 +1,179 @@
+"""Corpora that Hugging Face ``datasets`` holds: saved in a folder, or fetched by name. Needs that package."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.dataset import DatasetConfig
+
+from ..common.split_names import known_forms, split_name
+from ..common.splits import Part, check_split, hash_split
+from .corpus import Corpus, say_empty
+from .sources import Source
+
+log = logging.getLogger(__name__)
+
+_BATCH = 1 << 14
+"""Rows whose lengths are read at once."""
+_HELD_OUT = 0.05
+"""Part of the rows for validation, and for testing, when nothing is said."""
+
+
+class Rows(Source):
+    """A document a row; the rows stay on the disk.
+
+    Args:
+        rows: a ``datasets.Dataset``.
+        key: column of the text.
+        places: rows that count, in order.
+        sizes: bytes of each.
+    """
+
+    def __init__(self, rows: Any, key: str, places: np.ndarray, sizes: np.ndarray) -> None:
+        super().__init__([f"row {place}" for place in places], sizes.tolist())
+        self.rows, self.key, self.places = rows, key, places
+
+    def read(self, document: int, start: int, end: int) -> bytes:
+        """Part of a row's text."""
+        try:
+            text: bytes = self.rows[int(self.places[document])][self.key].encode()
+        except (OSError, ValueError, IndexError, AttributeError) as error:
+            raise BadSample(self.names[document], f"cannot be read: {error}") from error
+        if len(text) != self.sizes[document]:
+            raise BadSample(self.names[document], "is not what it was when the run began")
+        return text[start:end]
+
+    def taken(self, documents: np.ndarray) -> Rows:
+        """Some of the rows."""
+        return Rows(self.rows, self.key, self.places[documents], self.sizes[documents])
+
+
+class HuggingFaceConfig(DatasetConfig):
+    """Documents for language models from Hugging Face ``datasets``."""
+
+    type: Literal["hugging_face"]
+    path: str
+    """A folder that ``save_to_disk`` wrote, a Parquet file or a folder of them, or the name of a dataset on the hub,
+    which is fetched."""
+    subset: str | None = None
+    """Which part of a dataset on the hub, where it has several."""
+    text_key: str = "text"
+    """Column of the text."""
+    val: Part | None = None
+    """Part of the rows for validation, by a hash of their numbers, where the data has no such split; 0.05 when
+    absent."""
+    test: Part | None = None
+    """Part of the rows for testing, likewise."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Chooses, with the hash, which rows these are."""
+    context: PositiveInt = 2048
+    """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
+
+    def build(self, split: str) -> Corpus:
+        """The windows of a split.
+
+        Raises:
+            ConfigError: the package is missing, there is no such data or column, or the split is empty.
+        """
+        check_split(split)
+        splits = self._splits()
+        for name in ("val", "test"):
+            if name in splits and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"data.{name} {getattr(self, name):g} has no effect, as {self.path} has a split of its own; drop it"
+                )
+        if self.split_seed and "val" in splits and "test" in splits:
+            raise ConfigError(
+                f"data.split_seed {self.split_seed} has no effect, as {self.path} has splits of its own; drop it"
+            )
+        rows = splits.get(split) if split in splits else splits.get("train")
+        if rows is None:
+            raise ConfigError(f"data.path {self.path} has no training split; it has {', '.join(splits)}")
+        source = self._source(rows)
+        if split == "train":
+            say_empty(source, f"data.path {self.path}")
+        if split == "train" or split not in splits:
+            val, test = (
+                0.0 if name in splits else part or _HELD_OUT for name, part in (("val", self.val), ("test", self.test))
+            )
+            keep = [
+                place
+                for place, name in enumerate(source.names)
+                if hash_split(name, val, test, self.split_seed) == split
+            ]
+            source = source.taken(np.array(keep, dtype=np.int64))
+        if not len(source.sizes):
+            raise ConfigError(f"data.path {self.path} has no text for the {split} split")
+        return Corpus(source, self.context, training=split == "train")
+
+    def _splits(self) -> dict[str, Any]:
+        try:
+            datasets: Any = import_module("datasets")
+        except ImportError as error:
+            raise ConfigError(
+                "data.type hugging_face needs the package datasets: pip install 'hrt-mm[data]'. "
+                "Files and folders are read without it by data.type corpus"
+            ) from error
+        try:
+            path = Path(self.path)
+            if path.is_file():
+                found = datasets.load_dataset("parquet", data_files={"train": self.path})
+            elif path.is_dir() and not _saved(path) and next(path.rglob("*.parquet"), None):
+                # Splits follow from the names, such as data/train-00000-of-00001.parquet.
+                found = datasets.load_dataset("parquet", data_dir=self.path)
+            elif path.exists():
+                found = datasets.load_from_disk(self.path)
+            else:
+                found = datasets.load_dataset(self.path, self.subset)
+        except Exception as error:
+            # The package raises errors of many kinds, its own and those of the network.
+            raise ConfigError(
+                f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
+                f"fetched, nor Parquet: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, Mapping):
+            return {"train": found}
+        splits: dict[str, str] = {}
+        for name in found:
+            split = split_name(name)
+            if split is None:
+                log.warning("data.path %s: split %s is not read; known are %s", self.path, name, known_forms())
+            elif splits.setdefault(split, name) != name:
+                raise ConfigError(
+                    f"data.path {self.path} has two splits {splits[split]!r} and {name!r} that both are {split}; "
+                    "rename one of them"
+                )
+        return {split: found[name] for split, name in splits.items()}
+
+    def _source(self, rows: Any) -> Rows:
+        if self.text_key not in rows.column_names:
+            have = ", ".join(rows.column_names)
+            raise ConfigError(
+                f"data.path {self.path} has no column {self.text_key!r}; it has {have}. Set data.text_key"
+            )
+        arrow: Any = import_module("pyarrow.compute")
+        lengths = []
+        for table in rows.select_columns(self.text_key).with_format("arrow").iter(_BATCH):
+            column = table.column(self.text_key)
+            try:
+                lengths.append(arrow.fill_null(arrow.binary_length(column), 0).to_numpy())
+            except NotImplementedError as error:
+                raise ConfigError(f"data.text_key {self.text_key!r} holds {column.type}, not text") from error
+        sizes = np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
+        places = np.flatnonzero(sizes)
+        found = Rows(rows, self.text_key, places, sizes[places])
+        found.empty = [f"row {place}" for place in np.flatnonzero(sizes == 0)]
+        return found
+
+
+def _saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote a folder."""
+    return any((folder / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))

@@ -1,0 +1,245 @@
+"""The text tokenizers: bytes, which need no vocabulary, and what they share with subwords.
+
+Shapes: T tokens, V ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hrt_mm.core.errors import BadSample
+from hrt_mm.core.linear import StartedEmbedding, StartedLinear
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
+
+from .boundaries import CAUSAL, FINDERS, Document
+from .text import Marked, Text, marked
+
+BYTES, MAX_BYTES = 256, 1 << 24
+_NONE = np.empty(0, dtype=np.int64)
+_EMBEDDED = 0.3
+"""Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
+models with 0.3 or 1 learn alike, with 0.02 far slower (docs/design.md)."""
+
+
+class TextTokenizer(Tokenizer):
+    """What byte and subword tokenizers share: packing, separators, boundaries, and the way back.
+
+    Takes ``str``, ``bytes`` and :class:`~hrt_modalities.text.text.Text`. Gives ids (T,), int64; the last id of the
+    vocabulary is the separator, which stands for no byte.
+
+    Args:
+        vocabulary: how many ids there are, the separator among them.
+        max_bytes: the longest text.
+        recent: tokens that a token's embedding is made of: its own and those before it.
+        carried: boundaries that the texts carry, beside those that are found.
+    """
+
+    axes = 1
+    levels = ("bytes", "words", "sentences", "paragraphs")
+    causal_boundaries = tuple(CAUSAL)
+    vocabulary: int
+    separator: int
+    whole_characters = True
+    """Whether windows of documents are taken in whole characters."""
+
+    @abstractmethod
+    def num_bytes(self, ids: Tensor) -> Tensor:
+        """How many bytes each of the ids stands for; 0 for separators."""
+
+    def __init__(self, vocabulary: int, max_bytes: int, recent: int, carried: Sequence[str] = ()) -> None:
+        self.boundaries, self.carried = (*FINDERS, *carried), tuple(carried)
+        self.max_bytes = max_bytes
+        self.vocabulary, self.separator = vocabulary, vocabulary - 1
+        self.recent = recent
+
+    @abstractmethod
+    def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of a text, and where each token starts in its bytes; both (T,) int64."""
+
+    @abstractmethod
+    def raw(self, token: int) -> bytes:
+        """The bytes that an id stands for; none for the separator."""
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs texts, with the boundaries that are wanted.
+
+        Raises:
+            BadSample: a value is no text, is empty, too long or wrongly marked; names its place.
+        """
+        ids, masks = [], []
+        for index, value in enumerate(values):
+            own, starts = self._tokens(value, f"text {index} of the batch")
+            ids.append(own)
+            masks.append(starts)
+        spans = Spans.from_lengths([len(own) for own in ids])
+        coords_TC = spans.positions[:, None].float()
+        boundaries = {
+            name: torch.from_numpy(np.concatenate([starts[name] for starts in masks])) for name in sorted(self.wanted)
+        }
+        return Tokens(torch.from_numpy(np.concatenate(ids)), spans, coords_TC, boundaries=boundaries)
+
+    def _tokens(self, value: Any, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Ids of a text, and where its groups start. Documents are cut one by one: what is in one is the same anywhere.
+
+        A separator is a group of its own.
+        """
+        text = marked(value, name, self.max_bytes)
+        text = text.whole() if self.whole_characters else text
+        self._check_carried(text, name)
+        ids: list[np.ndarray] = []
+        starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.wanted}
+        for begins, content, carried in text.parts():
+            if begins:
+                ids.append(np.array([self.separator]))
+            own, offsets = self._encoded(content, 0 if begins else text.lead)
+            ids.append(own)
+            document = Document(content, carried)
+            for boundary, masks in starts.items():
+                if begins:
+                    masks.append(np.ones(1, dtype=bool))
+                masks.append(_in_tokens(document.starts(boundary), offsets) if content else _NONE > 0)
+        return np.concatenate(ids), {boundary: np.concatenate(masks) for boundary, masks in starts.items()}
+
+    def _encoded(self, content: bytes, lead: int) -> tuple[np.ndarray, np.ndarray]:
+        if not content:
+            return _NONE, _NONE
+        if not lead:
+            return self.encode(content)
+        before, _ = self.encode(content[:lead])
+        own, offsets = self.encode(content[lead:])
+        return np.concatenate([before[-1:], own]), np.concatenate([[0], offsets + lead])
+
+    def _check_carried(self, text: Marked, name: str) -> None:
+        carried = text.boundaries
+        for boundary in self.wanted:
+            if boundary in CAUSAL and boundary in carried:
+                raise BadSample(name, f"carries boundary {boundary!r}, which follows from the text; use another name")
+            if boundary not in FINDERS and boundary not in carried:
+                raise BadSample(name, f"carries no boundary {boundary!r}; it has {', '.join(carried) or 'none'}")
+
+    def steps(self, value: Any, places: Sequence[float]) -> list[float]:
+        """Tokens that some bytes lie in, of a text without separators.
+
+        Raises:
+            BadSample: the value is no text.
+        """
+        _, offsets = self.encode(marked(value, "the text", self.max_bytes).content)
+        return [float(place) for place in np.searchsorted(offsets, places)]
+
+    def places(self, value: Any, steps: Sequence[float]) -> list[float]:
+        """Bytes at which some tokens start, of a text without separators.
+
+        Raises:
+            BadSample: the value is no text.
+        """
+        content = marked(value, "the text", self.max_bytes).content
+        starts = np.append(self.encode(content)[1], len(content))
+        return [float(starts[min(round(step), len(starts) - 1)]) for step in steps]
+
+    def embedding(self, dim: int) -> nn.Module:
+        """A vector for each token, from its id and the few before it."""
+        return TextEmbedding(self.vocabulary, dim, self.recent)
+
+    def targets(self, tokens: Tokens) -> Tensor:
+        """The ids themselves."""
+        return tokens.x
+
+    def restore(self, tokens: Tokens) -> list[bytes]:
+        """The texts as bytes, without separators."""
+        return [b"".join(map(self.raw, ids_T.tolist())) for ids_T in tokens.split()]
+
+    def prompts(self, values: Sequence[Any]) -> Tokens:
+        """Packs texts as documents, each behind a separator."""
+        return self([Text(value, (0,)) if isinstance(value, str | bytes) else value for value in values])
+
+    def writer(self) -> Callable[[int], str]:
+        """Text of ids one by one. Bytes of a character that is not whole yet wait; invalid ones become U+FFFD."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: decoder.decode(self.raw(token), final=token == self.separator)
+
+
+class ByteTokenizer(TextTokenizer):
+    """Every byte is a token: 256 ids and the separator."""
+
+    whole_characters = False
+
+    def __init__(self, max_bytes: int = MAX_BYTES, recent: int = 4, carried: Sequence[str] = ()) -> None:
+        super().__init__(BYTES + 1, max_bytes, recent, carried)
+
+    def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes, and their places."""
+        return np.frombuffer(content, dtype=np.uint8).astype(np.int64), np.arange(len(content))
+
+    def raw(self, token: int) -> bytes:
+        """One byte."""
+        return bytes([token]) if token < BYTES else b""
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Tokens of a text of shape (bytes, documents)."""
+        return sum(shape)
+
+    def num_bytes(self, ids: Tensor) -> Tensor:
+        """1, and 0 for separators."""
+        return (ids < BYTES).long()
+
+    def starts(self, boundary: str, previous: Tensor, ids: Tensor) -> Tensor:
+        """Whether a group starts at a new byte; separators and what follows them start one."""
+        before, here = previous.cpu().numpy(), ids.cpu().numpy()
+        edge = (before < 0) | (before >= BYTES) | (here >= BYTES)
+        rule = CAUSAL[boundary](np.where(edge, 0, before), np.where(edge, 0, here))
+        return torch.from_numpy(edge | rule).to(ids.device)
+
+
+class TextEmbedding(nn.Module):
+    """A learned vector for each id, and a causal convolution over the last few.
+
+    One byte says little. A convolution over some neighbours, as in H-Net's and Canon's layers (arXiv 2507.07955),
+    spares the first block the work of putting them together.
+
+    Args:
+        vocabulary: how many ids there are.
+        dim: width.
+        recent: tokens that the convolution sees, this one and those before it.
+    """
+
+    def __init__(self, vocabulary: int, dim: int, recent: int) -> None:
+        super().__init__()
+        self.recent = recent
+        self.table = StartedEmbedding(vocabulary, dim, _EMBEDDED, now=False)
+        start = partial(nn.init.normal_, std=0.5 * dim**-0.5)
+        self.before = StartedLinear((recent - 1) * dim, dim, start, now=False) if recent > 1 else None
+        self.table.begin()
+        if self.before is not None:
+            self.before.begin()
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T,) ids to (T, dim)."""
+        x_TD = self.table(tokens.x)
+        if self.before is None:
+            return tokens.with_x(x_TD)
+        place_T1 = tokens.spans.positions[:, None]
+        back = [x_TD.roll(step, 0).masked_fill(place_T1 < step, 0) for step in range(1, self.recent)]
+        return tokens.with_x(x_TD + self.before(torch.cat(back, -1)))
+
+
+def _in_tokens(starts_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Of starts in bytes, the tokens that they lie in: a group that starts inside a token starts with it."""
+    if np.array_equal(offsets, np.arange(len(starts_T))):
+        return starts_T
+    places = np.flatnonzero(starts_T)
+    # A byte that was replaced may be several tokens, which all lie where it did; the first of them starts the group.
+    token = np.searchsorted(offsets, places)
+    token -= np.append(offsets, -1)[token] != places
+    found = np.zeros(len(offsets), dtype=bool)
+    found[token] = True
+    return found

@@ -1,0 +1,340 @@
+"""What all datasets of video files share: items, reading by parts, labels and splits.
+
+Files are data: nothing that a name or a row says leads out of the dataset's folder.
+
+Shapes: N frames, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from pydantic import PositiveInt, model_validator
+
+from hrt_mm.core.errors import BadSample, ConfigError, printable
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.files import Home
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import TokenizerConfig
+
+from ..audio.alignments import read_alignment
+from ..common.division import Division
+from ..common.media import MediaConfig, Target
+from ..vision.augment import Augmentation, Transform, chain, sized
+from .cache import CacheConfig, DecodedCache
+from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
+from .sampling import AllFrames, Chosen, Dense, Sampling
+from .shots import Detector, found_shots
+from .tokenizer import VideoConfig
+from .video import Video, check_starts
+
+log = logging.getLogger(__name__)
+
+_ALL = AllFrames()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A file, or a part of one.
+
+    Args:
+        name: its path from the dataset's folder, with ``/``.
+        target: what is known of it.
+        begin: seconds at which the part begins.
+        end: seconds at which it ends; the end of the file when ``None``.
+        boundaries: by name, seconds from the beginning of the part at which groups start.
+        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
+        group: what it must not be separated from by splits.
+    """
+
+    name: str
+    target: Target = None
+    begin: float = 0.0
+    end: float | None = None
+    boundaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alignment: str | None = None
+    group: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The file, and where the part begins if it is one."""
+        return f"{self.name}@{self.begin:g}s" if self.begin or self.end is not None else self.name
+
+    def part(self, index: Index) -> tuple[float, float]:
+        """Begin and end within a file.
+
+        Raises:
+            BadSample: the part is none, or leads out of the file.
+        """
+        end = index.seconds if self.end is None else self.end
+        if not 0 <= self.begin < end < float("inf"):
+            raise BadSample(self.title, f"a part from {self.begin:g} s to {end:g} s has no length; mend its times")
+        # Times in tables are rounded; a quarter of a second past the end is no other file.
+        if self.begin >= index.seconds or end > index.seconds + 0.25:
+            raise BadSample(
+                self.title,
+                f"a part from {self.begin:g} s to {end:g} s leads past the end of the file at {index.seconds:.2f} s",
+            )
+        return self.begin, min(end, index.seconds)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    Args:
+        readers: in the order in which they are tried.
+        sampling: which frames.
+        side: pixels of the shorter side that larger frames are scaled down to.
+        max_pixels: of a frame; larger ones are refused.
+        square_pixels: resample frames whose pixels are not square.
+        follow_links: read links that lead out of the dataset's folder.
+        cache: of decoded frames.
+        find_shots: what finds shot changes in the frames that are read.
+    """
+
+    readers: tuple[str, ...] = ORDER
+    sampling: Sampling = _ALL
+    side: int | None = None
+    max_pixels: int = MAX_PIXELS
+    square_pixels: bool = True
+    follow_links: bool = False
+    cache: DecodedCache | None = None
+    find_shots: Detector | None = None
+
+
+class Clips(Dataset):
+    """Videos that are read when they are asked for.
+
+    A label that is a sequence is a list of strings, with ``None`` for parts without a label; ``classes`` are then what
+    stands in those of the training split.
+
+    Args:
+        root: the folder that names start at.
+        items: the videos.
+        classes: names of the classes, or ``None`` where labels are texts or absent.
+        reading: how files are read.
+        random: whether frames are taken at random places, for training.
+        transform: augmentation, of all frames alike.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        items: Sequence[Clip],
+        classes: tuple[str, ...] | None,
+        reading: Reading,
+        *,
+        random: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
+        self.root, self.items, self.reading, self.random, self.transform = root, items, reading, random, transform
+        self.classes: tuple[str, ...] | None = classes
+        self.home = Home(root, reading.follow_links)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A video with its label.
+
+        Raises:
+            BadSample: the file is missing, no video, broken or too short for the part, or lies outside the folder; or
+                the item's boundaries do not fit it.
+        """
+        item = self.items[index]
+        value: Video | tuple[Video, ...]
+        if self.windows > 1:
+            value = self.read_windows(item)
+        else:
+            value = self.read(item)
+            if self.transform is not None:
+                value = replace(value, pixels_NCHW=self.transform(value.pixels_NCHW))
+        return Sample(value, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+
+    @property
+    def windows(self) -> int:
+        """Windows that a sample is of; its value is a tuple of them where there are several."""
+        sampling = self.reading.sampling
+        return sampling.windows if isinstance(sampling, Dense) and not self.random else 1
+
+    def read(self, item: Clip) -> Video:
+        """The video of an item, before augmentation; of windows the one in the middle."""
+        with self._opened(item) as file:
+            chosen = self.reading.sampling.choose(file.index, *item.part(file.index), random=self.random)
+            return self._video(item, file, chosen)
+
+    def read_windows(self, item: Clip) -> tuple[Video, ...]:
+        """All windows of an item."""
+        assert isinstance(self.reading.sampling, Dense)
+        with self._opened(item) as file:
+            windows = self.reading.sampling.spread(file.index, *item.part(file.index))
+            return tuple(self._video(item, file, chosen) for chosen in windows)
+
+    def _opened(self, item: Clip) -> VideoFile:
+        reading = self.reading
+        return VideoFile(
+            self.home.path(item.name),
+            item.title,
+            readers=reading.readers,
+            side=reading.side,
+            max_pixels=reading.max_pixels,
+            square_pixels=reading.square_pixels,
+        )
+
+    def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
+        """The frames that were chosen, with what is known of their time."""
+        begin, end = item.part(file.index)
+        pixels_N3HW, kept = self._pixels(file, chosen)
+        lost = len(chosen.numbers) - len(kept)
+        if lost or file.index.missing:
+            log.warning(
+                "%s: %d frames are broken or refer to broken ones, and %d that its header speaks of are missing; "
+                "the rest is used",
+                item.title,
+                lost,
+                file.index.missing,
+            )
+        times_N = torch.tensor(chosen.times, dtype=torch.float64)[kept]
+        boundaries = {}
+        for boundary, starts in self._known(item, file.index, begin, end).items():
+            check_starts(starts, end - begin, boundary, item.title)
+            boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
+        video = Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
+        if self.reading.find_shots is None:
+            return video
+        return replace(video, boundaries={**boundaries, "shots": found_shots(video, self.reading.find_shots)})
+
+    def _known(self, item: Clip, index: Index, begin: float, end: float) -> dict[str, tuple[float, ...]]:
+        """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
+        tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
+        if item.alignment is not None:
+            found = read_alignment(self.home.path(item.alignment), item.alignment)
+            tiers |= {tier: tuple(own.start for own in intervals) for tier, intervals in found.items()}
+        return {**{tier: _inside(starts, begin, end - begin) for tier, starts in tiers.items()}, **item.boundaries}
+
+    def name(self, index: int) -> str:
+        """The file, and where the part begins if it is one."""
+        return printable(self.items[index].title)
+
+    def class_of(self, index: int) -> str | None:
+        """The video's class, where its label is one."""
+        target = self.items[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
+
+        Raises:
+            BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
+        """
+        item = self.items[index]
+        found = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
+        begin, end = item.part(found)
+        frames = len(self.reading.sampling.choose(found, begin, end, random=False).numbers)
+        rows, columns = found.upright(self.reading.side, square_pixels=self.reading.square_pixels)
+        return frames * self.windows, 3, rows, columns
+
+    def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
+        """Frames, and which of those that were chosen they are."""
+        cache = self.reading.cache
+        if cache is not None and (known := cache.get(file, chosen.numbers)) is not None:
+            return known, list(range(len(known)))
+        frames = file.frames(chosen.numbers)
+        if not frames.lost:
+            if cache is not None:
+                cache.put(file, chosen.numbers, frames.pixels_N3HW)
+            return frames.pixels_N3HW, list(range(len(chosen.numbers)))
+        there = set(frames.times_N.tolist())
+        own = file.index.times_N[list(chosen.numbers)].tolist()
+        return frames.pixels_N3HW, [place for place, time in enumerate(own) if time in there]
+
+
+class ClipsConfig(MediaConfig):
+    """What the datasets of video files share."""
+
+    what = "videos"
+
+    sampling: Sampling = AllFrames()
+    """Which frames are read: all at a rate, uniform, dense or keyframes."""
+    readers: tuple[ReaderName, ...] = ORDER
+    """What decodes, in the order in which it is tried on each file. decord and torchcodec refuse files on which they
+    are not exact: name pyav after them, which serves all."""
+    side: PositiveInt | None = None
+    """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Files of larger frames are bad samples."""
+    square_pixels: bool = True
+    """Resample the columns of frames whose pixels are not square (anamorphic video, as on DVDs), as players do; frames
+    stay as they are stored when false."""
+    cache: CacheConfig | None = None
+    """Keep decoded frames; worth it where the same frames are read in every epoch and decoding is what training waits
+    for."""
+    find_shots: Detector | None = None
+    """Find shot changes in the frames that are read, by this detector of PySceneDetect (the extra ``shots``): they are
+    the boundary ``shots``."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training videos, in order; those of images, of all frames alike."""
+
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with crops of the modality's size, where theirs is left open."""
+        size = modality.size if isinstance(modality, VideoConfig) else None
+        return self.model_copy(update={"augment": sized(self.augment, size)})
+
+    @model_validator(mode="after")
+    def _readable(self) -> ClipsConfig:
+        if not self.readers or len(set(self.readers)) < len(self.readers):
+            raise ValueError(f"readers must be one or more different ones, got {list(self.readers)}")
+        return self
+
+    def dataset(
+        self, split: str, root: Path, found: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
+    ) -> Clips:
+        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
+
+        Args:
+            split: which one.
+            root: the folder that names start at.
+            found: the items of all splits.
+            texts: whether targets that are strings are texts, not classes.
+
+        Raises:
+            ConfigError: the split or train is empty, the split has a class that train has not, or labels are sequences
+                and frames are taken from a part of the video only.
+        """
+        items, classes = self.items(split, root, found, texts=texts)
+        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in items):
+            raise ConfigError(
+                "data.sampling dense takes a window, but labels are sequences over the whole video; take all or uniform"
+            )
+        train = split == "train"
+        transform = chain(self.augment) if train else None
+        return Clips(root, items, classes, self.reading(), random=train, transform=transform)
+
+    def plain(self, split: str) -> Dataset:
+        """The videos of a split, one window of each."""
+        if not isinstance(self.sampling, Dense):
+            return self.build(split)
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update={"windows": 1})}).build(split)
+
+    def reading(self) -> Reading:
+        """How files are read."""
+        cache = DecodedCache(self.cache) if self.cache is not None else None
+        return Reading(
+            readers=self.readers,
+            sampling=self.sampling,
+            side=self.side,
+            max_pixels=self.max_pixels,
+            square_pixels=self.square_pixels,
+            follow_links=self.follow_links,
+            cache=cache,
+            find_shots=self.find_shots,
+        )
+
+
+def _inside(starts: Sequence[float], begin: float, seconds: float) -> tuple[float, ...]:
+    return tuple(start - begin for start in starts if 0 <= start - begin < seconds)

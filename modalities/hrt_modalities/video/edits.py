@@ -1,0 +1,174 @@
+"""Edited video as a dataset: shots that are joined by cuts, fades and wipes, with exact times of all borders.
+
+What is shown in the shots is up to the dataset; files are made on the first call and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from hrt_mm.data.progress import tracked
+
+from ..common.generated import generated
+from ..common.media import Target
+from ..common.splits import SPLITS, check_split
+from .clips import Clip, Clips, ClipsConfig
+from .rendering import Edit, Shot, write
+
+_VERSION = 3
+"""Rises when the same settings give other videos, so that no stale cache is read."""
+Even = Annotated[int, Field(ge=16, multiple_of=2)]
+Slow = Literal["fades", "wipes"]
+
+
+class EditsConfig(ClipsConfig):
+    """What the datasets of edited videos share.
+
+    Videos carry the boundaries ``shots``, and by how a shot begins ``cuts``, ``fades`` and ``wipes``.
+    """
+
+    size: tuple[Even, Even] = (48, 64)
+    """Rows and columns."""
+    rate: PositiveFloat = 12.5
+    """Frames a second."""
+    shots: tuple[PositiveInt, PositiveInt] = (3, 5)
+    """Fewest and most shots of a video; one and one for single actions."""
+    shot_s: tuple[PositiveFloat, PositiveFloat] = (1.6, 3.2)
+    """Shortest and longest shot in seconds."""
+    transition_s: tuple[PositiveFloat, PositiveFloat] = (0.4, 1.0)
+    """Shortest and longest fade and wipe in seconds."""
+    cut_share: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
+    """Part of the transitions that are cuts; the others are ``slow``."""
+    slow: Annotated[tuple[Slow, ...], Field(min_length=1)] = ("fades", "wipes")
+    """What transitions are that are no cuts: as many of each."""
+    seed: NonNegativeInt = 0
+    """Draws what is shown."""
+    train: PositiveInt = 320
+    """Videos to train on."""
+    valid: PositiveInt = 32
+    """Videos for validation."""
+    test: PositiveInt = 64
+    """Videos to test on."""
+    crf: Annotated[int, Field(ge=0, le=51)] = 23
+    """How much the encoder may lose: 0 for nothing, 51 for most."""
+    folder: Path | None = None
+    """Where videos are kept once rendered; ``$XDG_CACHE_HOME/hrt_mm`` or ``~/.cache/hrt_mm`` when absent."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> EditsConfig:
+        for key in ("shots", "shot_s", "transition_s"):
+            first, last = getattr(self, key)
+            if first > last:
+                raise ValueError(f"{key} goes from least to largest, got {first} to {last}")
+        if self.transition_s[1] > self.shot_s[0] and self.shots[1] > 1:
+            raise ValueError(
+                f"transitions of {self.transition_s[1]:g} s do not fit shots of {self.shot_s[0]:g} s; two would overlap"
+            )
+        if self.val != ClipsConfig.model_fields["val"].default:
+            raise ValueError("val has no effect: valid counts the videos for validation; drop val")
+        return self
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split. Renders those of all splits on the first call.
+
+        Raises:
+            ConfigError: the folder cannot be written, or there is nothing to be shown.
+        """
+        check_split(split)
+        shown = {name: self.edits(name) for name in SPLITS}
+        folder = self._made(shown)
+        found = {name: [self._item(name, *pair) for pair in enumerate(edits)] for name, edits in shown.items()}
+        return self.dataset(split, folder, found)
+
+    def edits(self, split: str) -> list[Edit]:
+        """What is shown in a split."""
+        draw = random.Random(f"{self.seed} {split}")
+        count = {"train": self.train, "val": self.valid, "test": self.test}[split]
+        footage = self.material(split)
+        return [self._edit(draw, self.script(draw, footage, split), split == "test") for _ in range(count)]
+
+    def script(self, draw: random.Random, footage: Clips | None, split: str) -> Sequence[Shot]:
+        """Draws the shots of a video.
+
+        Args:
+            draw: the generator.
+            footage: the split's :meth:`material`.
+            split: which one the video is of.
+        """
+        shots: list[Shot] = []
+        for _ in range(draw.randint(*self.shots)):
+            shots.append(self.shot(draw, footage, shots))
+        return shots
+
+    def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
+        """What videos carry: by name, the seconds at which groups start."""
+        return {"shots": edit.starts, **edit.by_kind()}
+
+    def material(self, split: str) -> Clips | None:
+        """Videos that shots are taken from, for datasets that show some."""
+        return None
+
+    def shot(self, draw: random.Random, footage: Clips | None, before: Sequence[Shot]) -> Shot:
+        """Draws what is shown next.
+
+        Args:
+            draw: the generator.
+            footage: the split's :meth:`material`.
+            before: the shots that come before it.
+        """
+        raise NotImplementedError(type(self))
+
+    def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
+        """The frames of a video, (H, W, 3) uint8."""
+        raise NotImplementedError(type(self))
+
+    def target(self, edit: Edit) -> Target:
+        """What is told of a video."""
+        return None
+
+    def source(self) -> str:
+        """What else makes videos what they are, beside what is shown."""
+        return ""
+
+    def length(self, draw: random.Random) -> float:
+        """Seconds of a shot. Borders lie on frames, so that a cut has an exact time."""
+        return max(1, round(draw.uniform(*self.shot_s) * self.rate)) / self.rate
+
+    def _edit(self, draw: random.Random, shots: Sequence[Shot], held_out: bool) -> Edit:
+        kinds = tuple(
+            "cuts" if draw.random() < self.cut_share else draw.choice(self.slow) for _ in range(len(shots) - 1)
+        )
+        lengths = tuple(0.0 if kind == "cuts" else draw.uniform(*self.transition_s) for kind in kinds)
+        return Edit(tuple(shots), kinds, lengths, draw.getrandbits(63), held_out)
+
+    def _item(self, split: str, number: int, edit: Edit) -> Clip:
+        return Clip(_name(split, number), self.target(edit), boundaries=self.boundaries(edit))
+
+    def _made(self, shown: dict[str, list[Edit]]) -> Path:
+        plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {shown}{self.source()}"
+        return generated("video", plan, self.folder, lambda folder: self._render(shown, folder), "data.folder")
+
+    def _render(self, shown: dict[str, list[Edit]], folder: Path) -> None:
+        options = {"preset": "veryfast", "crf": str(self.crf)}
+        for split, edits in shown.items():
+            (folder / split).mkdir()
+            footage = self.material(split)
+            for number, edit in enumerate(tracked(edits, len(edits), f"making videos, {split}")):
+                write(folder / _name(split, number), self.frames(edit, footage), self.rate, self.size, options)
+            about = [
+                {"video": _name(split, number), "actions": [shot.action for shot in edit.shots], **edit.by_kind()}
+                for number, edit in enumerate(edits)
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in about)
+            (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _name(split: str, number: int) -> str:
+    return f"{split}/{number:05}.mp4"

@@ -1,0 +1,139 @@
+"""Videos in a folder with a folder a class, and videos or parts of them from a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.splits import Splits
+
+from ..common.division import Division
+from ..common.folders import Layout
+from ..common.media import Target, UnsplitConfig, traits_of
+from ..common.splits import check_split
+from ..common.tables import Paths, Row, SplitColumn, label_of, number_of, read_rows, seconds_of
+from .clips import Clip, Clips, ClipsConfig
+from .readers import SUFFIXES
+
+
+class FolderConfig(UnsplitConfig, ClipsConfig):
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
+
+    type: Literal["video_folder"]
+    root: Path
+    """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split.
+
+        Raises:
+            ConfigError: the folder is missing or empty, or a class is not in train.
+        """
+        check_split(split)
+        return self.dataset(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Clip]:
+        return self.by_folders(self.root, SUFFIXES, Clip, self.layout)
+
+
+class ManifestConfig(UnsplitConfig, ClipsConfig):
+    """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+
+    type: Literal["video_manifest"]
+    file: Path
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
+    path_column: str = "path"
+    """Column of the video's path."""
+    label_column: str | None = "label"
+    """Column of what is known of it; null for videos without labels."""
+    label: Literal["class", "text", "words"] = "class"
+    """What stands there: a class, a text, or a text that is given as the list of its words."""
+    split_column: str | None = "split"
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by class and seed."""
+    begin_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    end_column: str | None = None
+    """Column of the seconds at which it ends."""
+    alignment_column: str | None = None
+    """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
+    name; times count from the beginning of the file."""
+    boundary_columns: tuple[str, ...] = ()
+    """Columns of boundaries by their names, such as ``shots``: seconds from the beginning of the file at which groups
+    start, with spaces between; in JSONL a list of numbers."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ManifestConfig:
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
+        return self
+
+    def build(self, split: str) -> Clips:
+        """The videos of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing or is not what it should be, a
+                path leads out of the folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        return self.dataset(split, self.root or self.file.parent, self._division(), texts=self.label == "text")
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Clip]:
+        keys = ("path_column", "label_column", "split_column", "begin_column", "end_column", "alignment_column")
+        columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
+        found: dict[str, list[Clip]] = {}
+        named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns", "group", "folds"))
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
+        columns += [*self.boundary_columns, *self.split_columns()]
+        for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
+            place = f"{self.file}:{number}"
+            item = self._item(row, place, paths)
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        traits = traits_of(texts=self.label == "text")
+        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
+
+    def _item(self, row: Row, place: str, paths: Paths) -> Clip:
+        begin = seconds_of(row, self.begin_column, place) or 0.0
+        end = seconds_of(row, self.end_column, place)
+        last = end if end is not None else float("inf")
+        boundaries = {
+            column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)
+            for column in self.boundary_columns
+        }
+        alignment = paths.of(row, self.alignment_column, place) if self.alignment_column else None
+        path, group = paths.of(row, self.path_column, place), self.group_of(row, place)
+        return Clip(path, self._target(row, place), begin, end, boundaries, alignment, group)
+
+    def _target(self, row: Row, place: str) -> Target:
+        if self.label_column is None:
+            return None
+        found = row[self.label_column]
+        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
+            return tuple(map(printable, found))
+        label = label_of(row, self.label_column, place)
+        return tuple(label.split()) if self.label == "words" and label is not None else label
+
+
+def _starts(row: Row, column: str, place: str) -> list[float]:
+    found: Any = row[column]
+    parts = found.split() if isinstance(found, str) else found
+    if not isinstance(parts, list):
+        raise ConfigError(f"{place}: {column} must be seconds with spaces between, or a list, got {found!r:.60}")
+    return [number_of(part, column, place) for part in parts]

@@ -1,0 +1,340 @@
+"""What a video file holds: its frames by time.
+
+FFmpeg, through PyAV, walks over the packets of the file's video stream. So the times of frames are those that players
+use, whatever the header says of rate and length. The first frames are decoded to confirm what the packets say; the
+whole stream is where they leave doubt (:mod:`~hrt_modalities.video.readers.packets`).
+
+Shapes: N frames of the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hrt_mm.core.errors import BadSample
+
+from ...common.file_cache import FileCache
+from .orientation import Orientation
+from .packets import NONE, PICTURES, Packets, Plan, planned
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv"}
+)
+"""Files that are videos by their name."""
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,mxf,nut,ivf,h264,hevc,m4v,gif"
+"""Containers that are opened. Those that name other files (playlists, concatenations) are not among them."""
+OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+MAX_PIXELS = 8192 * 8192
+"""Larger frames are not decoded; a small file can unpack to gigabytes."""
+_RESTART = 1.0
+"""Seconds that timestamps must go back for their clock to have started anew, as where streams are joined."""
+_MOST_SECONDS = 1e7
+"""A longer video, of four months, has broken times."""
+_MOST_OBLONG = 16.0
+"""Pixels that are said to be further from squares are taken for squares: the header is broken."""
+_KEPT_FRAMES = 1_000_000
+"""Of the files whose index is kept in memory, 16 to 52 bytes each: training opens short files in every epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The frames of a file in the order in which they are shown.
+
+    Args:
+        width: of the frames as they are stored.
+        height: the same.
+        orientation: what turns them upright.
+        pixel_aspect: width of a stored pixel over its height; 1 where pixels are square.
+        interlaced: whether the first frame holds two fields of different times.
+        codec: FFmpeg's name of it.
+        container: FFmpeg's names of the format.
+        times_N: seconds at which each is shown, float64, ascending; the first one at 0.
+        keys: frames that the container flags as key frames, ascending.
+        seconds: how long the video lasts.
+        plan: how frames are found in the stream.
+        promised: frames that the header speaks of, where it does.
+        missing: how many of these are not there.
+        sound: whether there is an audio track.
+        zero: seconds by the container's clock at which the first frame is shown; ``None`` where it has no time.
+        chapters: seconds at which chapters start, where the file marks them.
+    """
+
+    width: int
+    height: int
+    orientation: Orientation
+    pixel_aspect: float
+    interlaced: bool
+    codec: str
+    container: str
+    times_N: Tensor
+    keys: tuple[int, ...]
+    seconds: float
+    plan: Plan
+    promised: int | None
+    missing: int
+    sound: bool
+    zero: Fraction | None = None
+    chapters: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.times_N)
+
+    def stored(self, side: int | None = None, *, square_pixels: bool = True) -> tuple[int, int]:
+        """Rows and columns that frames are decoded to, before they are turned upright.
+
+        Args:
+            side: pixels of the shorter side that larger frames are scaled down to.
+            square_pixels: whether columns are resampled so that a pixel is as wide as it is high.
+        """
+        height, width = self.height, self.width
+        if square_pixels and self.pixel_aspect != 1:
+            width = max(1, round(width * self.pixel_aspect))
+        if side is not None and min(height, width) > side:
+            shorter = min(height, width)
+            height, width = (max(1, round(length * side / shorter)) for length in (height, width))
+        return height, width
+
+    def upright(self, side: int | None = None, *, square_pixels: bool = True) -> tuple[int, int]:
+        """Rows and columns of the frames that are given; arguments as those of :meth:`stored`."""
+        height, width = self.stored(side, square_pixels=square_pixels)
+        return (width, height) if self.orientation.sideways else (height, width)
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, on average."""
+        return len(self) / self.seconds
+
+    def at(self, seconds: float) -> int:
+        """The frame that is shown at a time; the first one before it, the last one after the end."""
+        # Times in tables are rounded: a frame that begins within a tenth of a millisecond is on.
+        place = int(torch.searchsorted(self.times_N, seconds + 1e-4, right=True)) - 1
+        return min(max(0, place), len(self) - 1)
+
+
+_INDICES: FileCache[Index] = FileCache(len, _KEPT_FRAMES)
+
+
+def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
+    """The frames of a file. It is not read again as long as its size and its time of change stay.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        max_pixels: of a frame; larger ones are refused.
+
+    Raises:
+        BadSample: the file is missing, empty, no video, sound alone, without frames, or its frames are too large or
+            have neither times nor a rate.
+    """
+    return _INDICES.get(path, name, lambda: _read(path, name, max_pixels), max_pixels)
+
+
+def _read(path: Path, name: str, max_pixels: int) -> Index:
+    import av
+
+    try:
+        with opened(path, name) as container:
+            stream = video_stream(container, name)
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if min(width, height) < 1:
+                raise BadSample(name, "its header gives no size of the frames; it is broken or cut off, fetch it again")
+            if width * height > max_pixels:
+                raise BadSample(name, f"{width}x{height} pixels a frame are more than data.max_pixels={max_pixels}")
+            packets = Packets.of(container, stream)
+            chapters = _chapters(container)
+            sound = any(other.codec_context is not None for other in container.streams.audio)
+        if not len(packets):
+            raise BadSample(name, "has no frames; remove it, or fetch it again")
+        with opened(path, name) as container:
+            stream = video_stream(container, name)
+            plan, first = planned(packets, container, stream)
+            if not len(plan.order_N):
+                raise BadSample(name, "none of its frames can be decoded; fetch it again, or convert it to mp4")
+            times, seconds = _times(plan, packets, stream, name)
+            if not 0 < seconds < _MOST_SECONDS:
+                raise BadSample(
+                    name, f"lasts {seconds:g} s by the times of its frames, which are broken; convert it to mp4"
+                )
+            keys = np.flatnonzero(packets.keys[plan.order_N]) if not plan.counted else np.zeros(0, np.int64)
+            interlaced = first is not None and bool(first.interlaced_frame)
+            if interlaced:
+                _warn_of_fields(name)
+            return Index(
+                width,
+                height,
+                Orientation() if first is None else Orientation.of(first),
+                _pixel_aspect(stream),
+                interlaced,
+                stream.codec_context.codec.canonical_name,
+                container.format.name,
+                torch.from_numpy(times),
+                tuple(keys.tolist()) or (0,),
+                seconds,
+                plan,
+                int(stream.frames) or None,
+                _missing(packets, stream, container.format.name),
+                sound,
+                _zero(plan, packets, stream),
+                chapters,
+            )
+    except av.FFmpegError as error:
+        raise BadSample(name, f"is broken or cut off ({error.strerror or error}); fetch it again") from error
+
+
+_warned = False
+
+
+def _warn_of_fields(name: str) -> None:
+    """Once a process: data sets may have thousands of such files."""
+    global _warned
+    if not _warned:
+        log.warning("%s: is interlaced, so frames show two fields woven; deinterlace it, and others like it", name)
+    _warned = True
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[Any]:
+    """A container for reading, of a kind that leads to no other file.
+
+    Raises:
+        BadSample: the file is missing, empty or no video.
+    """
+    import av
+
+    try:
+        if not path.stat().st_size:
+            raise BadSample(name, "is an empty file; remove it, or fetch it again")
+    except OSError as error:
+        raise BadSample(name, f"cannot be read: {error.strerror}") from error
+    try:
+        # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
+        container = av.open(str(path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise BadSample(
+            name, f"is no video that can be read, or is cut off ({said}); fetch it again, or convert it to mp4"
+        ) from error
+    with container:
+        yield container
+
+
+def video_stream(container: Any, name: str) -> Any:
+    """The first video stream of a container that is no cover picture.
+
+    Raises:
+        BadSample: there is none.
+    """
+    import av
+
+    streams = container.streams
+    for stream in streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
+            return stream
+    what = "sound alone; read it as audio" if streams.audio else "no video stream"
+    raise BadSample(name, f"holds {what}")
+
+
+def _times(plan: Plan, packets: Packets, stream: Any, name: str) -> tuple[np.ndarray, float]:
+    """When each frame is shown, ascending, and how long the video lasts."""
+    rate, unit = _rate(stream), float(stream.time_base)
+    frames = len(plan.order_N)
+    stamps = None if plan.counted else _stamps(plan.order_N, packets)
+    # Some repeats are decoders' slips; where most frames share a time, there is none.
+    if stamps is None or len(np.unique(stamps)) < frames // 2 + 1:
+        if rate is None:
+            raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
+        return np.arange(frames) / rate, frames / rate
+    times = (stamps - stamps[0]).astype(np.float64) * unit
+    steps = np.diff(times)
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1 / rate if rate else unit
+    times = _ascending(times, usual)
+    last = float(packets.durations[plan.order_N[-1]]) * unit
+    return times, float(times[-1]) + (last if 0 < last < 10 * usual else usual)
+
+
+def _stamps(order_N: np.ndarray, packets: Packets) -> np.ndarray | None:
+    """Timestamps of frames. A stream that has those of decoding alone (AVI) shows a frame at each of them."""
+    if not (packets.pts[order_N] == NONE).any():
+        return packets.pts[order_N]
+    dts = packets.dts[order_N]
+    return None if (dts == NONE).any() else np.sort(dts)
+
+
+def _zero(plan: Plan, packets: Packets, stream: Any) -> Fraction | None:
+    """The container's time of the first frame that can be decoded."""
+    stamps = None if plan.counted else _stamps(plan.order_N, packets)
+    return None if stamps is None else int(stamps[: PICTURES + 1].min()) * Fraction(stream.time_base)
+
+
+def _ascending(times_N: np.ndarray, usual: float) -> np.ndarray:
+    """Times of which each is later than the one before.
+
+    Those that are out of order (timestamps of decoding in place of those of presentation) are sorted, repeats are
+    spread, and where a clock starts anew (streams that were joined) time goes on.
+    """
+    if (np.diff(times_N) > 0).all():
+        return times_N
+    parts, offset = [], 0.0
+    for part in np.split(times_N, np.flatnonzero(np.diff(times_N) < -_RESTART) + 1):
+        parts.append(np.sort(part) - part.min() + offset)
+        offset = float(parts[-1][-1]) + usual
+    times_N = np.concatenate(parts)
+    fresh = np.flatnonzero(np.concatenate([[True], np.diff(times_N) > 0]))
+    return np.interp(np.arange(len(times_N)), [*fresh.tolist(), len(times_N)], [*times_N[fresh].tolist(), offset])
+
+
+def _rate(stream: Any) -> float | None:
+    rates = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    return next((float(rate) for rate in rates if rate and 1e-3 < rate < 1e5), None)
+
+
+def _pixel_aspect(stream: Any) -> float:
+    """Width of a pixel over its height."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / _MOST_OBLONG <= aspect <= _MOST_OBLONG else 1.0
+
+
+def _chapters(container: Any) -> tuple[float, ...]:
+    starts = {float(mark["start"] * mark["time_base"]) for mark in container.chapters() if mark["time_base"]}
+    return tuple(sorted(start for start in starts if start >= 0))
+
+
+def _missing(packets: Packets, stream: Any, container: str) -> int:
+    """Frames that the header speaks of and that are not there."""
+    promised = int(stream.frames)
+    if promised and container == "avi" and (packets.dts != NONE).all():
+        # It counts what is due, not what is there: a frame may last longer than one.
+        return max(0, promised - int(packets.dts.max()) - 1)
+    timed = packets.pts != NONE
+    if not timed.any():
+        return max(0, promised - len(packets))
+    end = int((packets.pts + packets.durations)[timed].max())
+    length = float(packets.durations[timed].mean())
+    if promised and stream.duration and length:
+        # Edit lists leave frames out: then the length tells, not the number.
+        gap = int((stream.duration - end + min(0, int(packets.pts[timed].min()))) / length)
+        whole = abs(promised * length - stream.duration) < 0.2 * stream.duration
+        return max(0, promised - len(packets) if whole else min(promised - len(packets), gap)) if gap > 0 else 0
+    if promised:
+        return max(0, promised - len(packets))
+    ends = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    rate = _rate(stream)
+    if ends is None or rate is None:
+        return 0
+    hours, minutes, seconds = ends.groups()
+    # Rounded down, and more than two: rounded times must not make frames out of nothing.
+    due = (3600 * int(hours) + 60 * int(minutes) + float(seconds) - float(end * stream.time_base)) * rate
+    return int(due * 0.99) if due > 2 else 0

@@ -1,0 +1,262 @@
+"""The reader on PyAV: opens everything that its FFmpeg knows, and gives what decoding from the beginning gives."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrt_mm.core.errors import BadSample
+
+from .base import Reader, ReaderError
+from .index import OPTIONS, Index, video_stream
+from .packets import NONE, decoded, numbered
+
+_NEAR = 8
+"""An entry point that lies fewer packets ahead is reached by decoding on: a seek takes longer."""
+
+
+_FRAME_BY_FRAME = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
+"""Containers that store frames apart from each other, so that a packet that is cut off is one frame."""
+_I_PICTURE = 1
+_BEFORE = -1
+"""What a stream without its beginning lacks, as a packet."""
+_FAILURES = 8
+"""After so many seeks that fail, none is tried."""
+
+
+class _Astray(Exception):
+    """Decoding from an entry point does not give what decoding from the beginning does."""
+
+
+class PyavReader(Reader):
+    """Decodes on to frames that lie ahead, and seeks to an entry point for others.
+
+    Packets that are read after a seek are compared with those of the index, so that a container that lands elsewhere
+    is noticed. Frames that may refer to broken or missing ones, up to the next key frame, are not given.
+    """
+
+    name = "pyav"
+
+    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.path, self.index, self.size = path, index, size
+        self._plan = index.plan
+        self._container: Any = None
+        # Kept over frames: making one takes longer than a small frame takes to decode.
+        self._reformat = VideoReformatter()
+        larger = size[0] > index.height or size[1] > index.width
+        self._scaling = "AREA" if size != (index.height, index.width) and not larger else "BILINEAR"
+        self._broken: set[int] = set()
+        """Entry points that cannot be decoded, or that the container does not lead to."""
+        sums_E = self._plan.sums_P[self._plan.entries_E].tolist()
+        stamps = (dts if pts == NONE else pts for pts, dts in self._plan.stamps_E2.tolist())
+        self._known = {entry: place for place, entry in enumerate(zip(stamps, sums_E, strict=True))}
+        self._starts = frozenset(self._plan.firsts_E.tolist())
+        self._seeks = len(self._known) == len(self._plan.entries_E) > 0
+        """Whether seeks may be tried."""
+        self._losses = False
+        """Whether decoding from the beginning has confirmed that frames are missing."""
+        self._open()
+
+    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+        """Frames by number; those that are broken, or may refer to broken ones, are left out.
+
+        Raises:
+            ReaderError: frames come out in another order than their times are in, or the file has changed.
+        """
+        found: dict[int, np.ndarray] = {}
+        for number in wanted:
+            frame = self._frame(number)
+            if frame is not None:
+                found[number] = self._pixels(frame)
+        return found
+
+    def close(self) -> None:
+        """Closes the container."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _frame(self, number: int) -> Any:
+        """The frame of a number, ``None`` where it cannot be decoded."""
+        while True:
+            try:
+                if not self._ahead(number):
+                    self._enter(number)
+                frame = self._forward(number)
+                if frame is None and self._entered >= 0 and not self._losses:
+                    # Decoding from the beginning tells whether it is missing there too.
+                    self._open()
+                    frame = self._forward(number)
+                    self._seeks, self._losses = frame is None, True
+                return frame
+            except _Astray as error:
+                if self._entered < 0:
+                    raise ReaderError(str(error)) from error
+                self._seeks = False
+                self._open()
+
+    def _open(self) -> None:
+        """Starts at the beginning."""
+        import av
+
+        self.close()
+        try:
+            self._container = av.open(str(self.path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
+            self._stream = video_stream(self._container, str(self.path))
+        except (av.FFmpegError, ValueError, BadSample) as error:
+            raise ReaderError(str(error)) from error
+        self._stream.codec_context.thread_count = 1
+        self._start(numbered(self._container, self._stream), -1)
+
+    def _start(self, packets: Iterator[tuple[int, Any]], entered: int) -> None:
+        """Decodes from some packets on; ``entered`` is their entry point, or -1."""
+        self._entered, self._next = entered, 0 if entered < 0 else int(self._plan.entries_E[entered])
+        self._first = 0 if entered < 0 else int(self._plan.firsts_E[entered])
+        self._at = self._first - 1
+        self._last: Any = None
+        self._frames = self._decoded(packets)
+        self._damage = {_BEFORE} if entered < 0 and self._plan.headless else set()
+        """Packets whose frames are broken or missing, and that later frames may refer to."""
+
+    def _ahead(self, number: int) -> bool:
+        """Whether decoding on leads to a frame, and not by a longer way than from an entry point."""
+        if number <= self._at:
+            return number == self._at and self._last is not None
+        entry = self._entry(number)
+        return entry < 0 or int(self._plan.entries_E[entry]) < self._next + _NEAR
+
+    def _entry(self, number: int) -> int:
+        """The last entry point that leads to a frame; -1 for the beginning, and where that entry point is broken."""
+        entry = self._plan.entry(number) if self._seeks else -1
+        return -1 if entry in self._broken else entry
+
+    def _enter(self, number: int) -> None:
+        """Starts at the last entry point that leads to a frame, or at the beginning."""
+        entry = self._entry(number)
+        if entry >= 0:
+            if self._seek(entry):
+                return
+            self._broken.add(entry)
+            self._seeks = len(self._broken) < _FAILURES
+        self._open()
+
+    def _seek(self, entry: int) -> bool:
+        """Starts at an entry point; false where the container does not lead to it, or it cannot be decoded."""
+        import av
+
+        # Containers without an index of their own may land a little late, so the one before is the last resort.
+        for stamp in dict.fromkeys(self._plan.stamps_E2[[entry, max(0, entry - 1)]].flatten().tolist()):
+            if stamp == NONE:
+                continue
+            try:
+                self._container.seek(stamp, stream=self._stream)
+            except av.FFmpegError:
+                continue
+            packets = self._from(entry)
+            if packets is None:
+                continue
+            self._start(packets, entry)
+            return self._forward(self._first) is not None
+        return False
+
+    def _from(self, entry: int) -> Iterator[tuple[int, Any]] | None:
+        """Packets from an entry point on, where the container has landed before it."""
+        packets = (packet for _, packet in numbered(self._container, self._stream))
+        for packet in packets:
+            stamp = packet.dts if packet.pts is None else packet.pts
+            place = self._known.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
+            if place is not None and place >= entry:
+                number = int(self._plan.entries_E[entry])
+                return enumerate(chain([packet], packets), number) if place == entry else None
+            if packet.size and packet.has_sidedata("new_extradata"):
+                return None  # parameters that a decoder must see
+        return None
+
+    def _forward(self, number: int) -> Any:
+        """The frame of a number, where decoding on leads to it and it is whole."""
+        while self._at < number:
+            output = next(self._frames, None)
+            if output is None:
+                return None
+            self._at, self._last = output
+        return self._last if self._at == number else None
+
+    def _decoded(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Numbers of frames from here to the end, with the frames that are whole.
+
+        A frame waits until those that are stored before it have come out: whether they are broken is known then.
+        """
+        waiting: deque[tuple[int, int, Any]] = deque()
+        for number, packet, frame in self._outputs(packets):
+            if frame.is_corrupt:
+                self._damage.add(packet)
+            elif packet not in self._damage and (number in self._starts or self._restarts(frame)):
+                while waiting:
+                    yield self._judged(*waiting.popleft())
+                self._recover(number, packet)
+            waiting.append((number, packet, frame))
+            while waiting and self._plan.latest(waiting[0][0]) <= number:
+                yield self._judged(*waiting.popleft())
+        while waiting:
+            yield self._judged(*waiting.popleft())
+
+    def _outputs(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
+        """Numbers, packets and frames as they come out, ascending."""
+        plan, last, count = self._plan, self._first - 1, 0
+        for packet, frame in decoded(self._checked(packets), self._stream.codec_context):
+            if frame is None:
+                self._damage.add(packet)
+                continue
+            number = count if plan.counted else int(plan.frames_P[packet])
+            count += 1
+            if number < self._first and self._entered >= 0:
+                continue  # a leading picture without its references
+            if number <= last:
+                if self._damage:
+                    continue
+                raise _Astray("its frames come out of the decoder in another order than their times are in")
+            if not plan.counted:
+                self._damage.update(plan.order_N[last + 1 : number].tolist())
+            last = number
+            yield number, packet, frame
+
+    def _restarts(self, frame: Any) -> bool:
+        """Whether the decoder takes a frame for one that needs none before it."""
+        return bool(frame.key_frame) or (_BEFORE in self._damage and frame.pict_type == _I_PICTURE)
+
+    def _recover(self, number: int, packet: int) -> None:
+        """Ends the damage before a key frame: nothing after it refers to what is stored or shown before it."""
+        plan = self._plan
+        after = set() if plan.counted else {damaged for damaged in self._damage if damaged > packet}
+        self._damage = {damaged for damaged in after if plan.frames_P[damaged] > number}
+
+    def _judged(self, number: int, packet: int, frame: Any) -> tuple[int, Any]:
+        """A frame, unless it or what it may refer to is broken."""
+        return number, None if any(damaged <= packet for damaged in self._damage) else frame
+
+    def _checked(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Packets that are those of the index."""
+        sums_P = self._plan.sums_P
+        for number, packet in packets:
+            if number >= len(sums_P) or zlib.crc32(memoryview(packet)) != int(sums_P[number]):
+                raise _Astray("its packets are others than when it was indexed; has the file changed?")
+            self._next = number + 1
+            # Elsewhere the flag may be of what precedes a frame, or of many frames at once.
+            if packet.is_corrupt and self.index.container in _FRAME_BY_FRAME:
+                self._damage.add(number)
+            yield number, packet
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        rows, columns = self.size
+        # One thread: waking others takes ten times as long as a small frame, and workers read side by side anyway.
+        scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
+        pixels: np.ndarray = scaled.to_ndarray()
+        return pixels

@@ -1,0 +1,87 @@
+"""Shot changes that PySceneDetect finds in the picture (the extra ``shots``): a given source of boundaries.
+
+Shapes: N frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from hrt_mm.core.errors import ConfigError
+
+from .readers import Frames, VideoFile
+from .video import Video
+
+Detector = Literal["adaptive", "content", "histogram", "threshold"]
+_REMEMBERED = 256
+"""Frames whose times are kept: detectors decide a few frames late."""
+
+
+def found_shots(video: Video, detector: Detector = "adaptive", shortest: float = 0.5) -> tuple[float, ...]:
+    """Seconds at which shots begin, the first one among them.
+
+    Args:
+        video: its frames are all looked at.
+        detector: one of PySceneDetect's.
+        shortest: seconds between two changes.
+
+    Raises:
+        ConfigError: PySceneDetect is not installed.
+    """
+    rate = len(video) / video.seconds
+    return 0.0, *detected([Frames(video.pixels_NCHW, video.times_N)], rate, detector, shortest)
+
+
+def shots_of(file: VideoFile, detector: Detector = "adaptive", shortest: float = 0.5) -> tuple[float, ...]:
+    """The same of a file of any length, which is read once from beginning to end."""
+    return 0.0, *detected(file.stream(), file.index.rate, detector, shortest)
+
+
+def detected(blocks: Iterable[Frames], rate: float, detector: Detector, shortest: float) -> Iterator[float]:
+    """Seconds of shot changes, as frames come in.
+
+    Args:
+        blocks: frames in time.
+        rate: frames a second, on average.
+        detector: one of PySceneDetect's.
+        shortest: seconds between two changes.
+
+    Raises:
+        ConfigError: PySceneDetect is not installed.
+    """
+    judge, timecode = _detector(detector, max(1, round(shortest * rate)))
+    times: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
+    number = 0
+    for block in blocks:
+        pixels_N3HW = block.pixels_N3HW.expand(-1, 3, -1, -1)
+        for pixels, time in zip(pixels_N3HW, block.times_N.tolist(), strict=True):
+            times.append((number, time))
+            # Blue, green, red, as OpenCV has them.
+            picture = pixels.flip(0).permute(1, 2, 0).contiguous().numpy()
+            yield from _times(judge.process_frame(timecode(number, rate), picture), times)
+            number += 1
+    if number:
+        yield from _times(judge.post_process(timecode(number - 1, rate)), times)
+
+
+def _times(cuts: Sequence[Any], times: Iterable[tuple[int, float]]) -> list[float]:
+    known = dict(times)
+    return [known[cut.frame_num] for cut in cuts if known.get(cut.frame_num, 0.0) > 0]
+
+
+def _detector(name: Detector, shortest: int) -> tuple[Any, Any]:
+    try:
+        from scenedetect import FrameTimecode, detectors
+    except ImportError as error:
+        raise ConfigError(
+            f"shot changes are found by PySceneDetect, which is not here ({error}): pip install 'hrt-mm[shots]'"
+        ) from error
+    kinds = {
+        "adaptive": detectors.AdaptiveDetector,
+        "content": detectors.ContentDetector,
+        "histogram": detectors.HistogramDetector,
+        "threshold": detectors.ThresholdDetector,
+    }
+    return kinds[name](min_scene_len=shortest), FrameTimecode

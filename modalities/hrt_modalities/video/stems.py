@@ -1,0 +1,206 @@
+"""Stems: how raw tubes become tokens. Linear per tube, or convolutions over whole videos.
+
+Shapes: T tokens, F raw features a tube, D width, B videos of a bucket, C channels, N frames, M frames of several
+videos, H rows, W columns, t x h x w cells.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrt_mm.core.component import Component
+from hrt_mm.core.tokens import Tokens
+
+from ..vision.patches import Dense, buckets
+from ..vision.stems import ChannelNorm, PatchEmbedding
+from .tubes import Blocks
+
+_CONTRAST = 4.0
+"""Factor of differences between frames, which are small beside the frames."""
+
+
+class LinearStem(Component):
+    """One linear map a tube."""
+
+    type: Literal["linear"] = "linear"
+
+    @property
+    def reach(self) -> int:
+        """Frames before and after a tube that its token has seen."""
+        return 0
+
+    def build(self, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> nn.Module:
+        """The stem's module, ``forward(Tokens) -> Tokens``."""
+        return PatchEmbedding(channels * tube * patch**2, dim)
+
+
+class ConvStem(Component):
+    """Overlapping convolutions over space and time, which see motion: a halving a prime factor of the patch."""
+
+    type: Literal["conv"]
+    width: PositiveInt | None = None
+    """Channels after the first halving, doubled by each one after; such that the last has the level's width when
+    absent."""
+    frames: PositiveInt = 3
+    """Frames that the first convolution sees at once; an odd number."""
+    distances: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """How far those before and after lie, rising, one for each pair of them; next to one another when absent. With
+    frames: 5, [1, 4] sees what changes quickly and what changes slowly."""
+    differences: bool = False
+    """Give neighbouring frames by what sets them apart from the frame itself, four times as strong: what moves is then
+    seen from the first step on (Temporal Difference Networks, arXiv 2012.10071)."""
+
+    gated: NonNegativeInt = 0
+    """How many of the convolutions, from the first one on, have half of their channels gate the other half (arXiv
+    1612.08083): a product of what is seen with how it changes tells a direction, which sums alone learn slowly."""
+
+    @model_validator(mode="after")
+    def _has_neighbours(self) -> ConvStem:
+        if self.differences and self.frames == 1:
+            raise ValueError("differences has no effect with frames: 1; raise frames or drop it")
+        if self.distances is not None and len(self.distances) != self.frames // 2:
+            raise ValueError(
+                f"distances has {len(self.distances)} numbers, but frames: {self.frames} has {self.frames // 2} on "
+                f"each side; set frames: {2 * len(self.distances) + 1}"
+            )
+        if self.distances is not None and sorted(set(self.distances)) != list(self.distances):
+            raise ValueError(f"distances must rise, got {list(self.distances)}")
+        return self
+
+    @field_validator("frames")
+    @classmethod
+    def _centred(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"frames must be odd, so that what is seen is centred, got {value}")
+        return value
+
+    @property
+    def reach(self) -> int:
+        """Frames before and after a tube that its token has seen."""
+        return max(self.offsets)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where the frames lie that are seen at once, counted from the one in the middle."""
+        after = self.distances or tuple(range(1, self.frames // 2 + 1))
+        return (*(-distance for distance in reversed(after)), 0, *after)
+
+    def build(self, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> nn.Module:
+        """The stem's module, ``forward(Tokens) -> Tokens``."""
+        return ConvEmbedding(self, channels, tube, patch, dim, blocks)
+
+
+Stem = Annotated[LinearStem | ConvStem, Field(discriminator="type")]
+
+
+class ConvEmbedding(nn.Module):
+    """Convolutions over the whole videos of a batch; each video is treated as if it were alone.
+
+    Frames are stacked with their neighbours and lie in one batch whatever video they are of, so that convolutions in
+    two dimensions serve. Those in three are slow on a CPU.
+    """
+
+    def __init__(self, config: ConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
+        super().__init__()
+        self.offsets, self.reach = config.offsets, config.reach
+        self.frames, self.tube, self.patch, self.blocks = config.frames, tube, patch, blocks
+        self.differences = config.differences
+        strides = _prime_factors(patch) or [1]
+        wide = config.width or max(8, dim // 2 ** (len(strides) - 1))
+        layers: list[nn.Module] = []
+        width = channels * config.frames
+        for number, stride in enumerate(strides):
+            kernel = max(3, 2 * stride - 1)
+            made, act = (2 * wide, Gate()) if number < config.gated else (wide, nn.GELU())
+            layers += [nn.Conv2d(width, made, kernel, stride, kernel // 2), ChannelNorm(made), act]
+            width, wide = wide, 2 * wide
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.project = nn.Linear(width * tube, dim)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T, F) to (T, D)."""
+        plan = Dense.of(tokens, self.blocks)
+        x, device = tokens.x, tokens.x.device.type
+        if torch.is_autocast_enabled(device):
+            # Convolutions would round stacks, which hold each frame several times.
+            x = x.to(torch.get_autocast_dtype(device))
+        stacks = [self._stacked(tubes_BthwF) for tubes_BthwF in plan.maps(x)]
+        maps: list[Tensor | None] = [None] * len(stacks)
+        for places in buckets(stack.shape[2:] for stack in stacks).values():
+            own = [stacks[place] for place in places]
+            features_MChw = self.dense(torch.cat(own) if len(own) > 1 else own[0])
+            parts = features_MChw.split([len(stacks[place]) for place in places])
+            for place, part in zip(places, parts, strict=True):
+                maps[place] = self._mapped(part, plan.buckets[place].grid)
+        return tokens.with_x(plan.pack([found for found in maps if found is not None]))
+
+    def dense(self, stacks_MCHW: Tensor) -> Tensor:
+        """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
+        first, *others = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        seen_MCHW = stacks_MCHW.contiguous(memory_format=torch.channels_last)
+        features_MChw = functional.conv2d(seen_MCHW, self._weights(first), first.bias, first.stride, first.padding)
+        for layer in others:
+            features_MChw = layer(features_MChw)
+        return features_MChw
+
+    def _weights(self, first: nn.Conv2d) -> Tensor:
+        """Those of the first convolution for frames as they are.
+
+        What it makes of differences is linear in the frames: taking the differences of its small weights gives the
+        same.
+        """
+        if not self.differences:
+            return first.weight
+        weight = first.weight.unflatten(1, (self.frames, -1))
+        own = self.frames // 2
+        before, self_weight, after = weight.split([own, 1, own], 1)
+        around = _CONTRAST * (before.sum(1, keepdim=True) + after.sum(1, keepdim=True))
+        return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
+
+    def _stacked(self, tubes_BthwF: Tensor) -> Tensor:
+        """Raw tubes to frames (M, C, H, W), each with the ones around it as more channels.
+
+        Where a video ends its last frame stands still: zeros would be a change of all that is seen.
+        """
+        count, steps, rows, columns, _ = tubes_BthwF.shape
+        cells = tubes_BthwF.unflatten(-1, (-1, self.tube, self.patch, self.patch))
+        # Channels lie innermost from here on, as convolutions want them.
+        raster_BNHWC = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
+            count, steps * self.tube, rows * self.patch, columns * self.patch, -1
+        )
+        frames, still = raster_BNHWC.shape[1], (-1, self.reach, -1, -1, -1)
+        first, last = raster_BNHWC[:, :1].expand(still), raster_BNHWC[:, -1:].expand(still)
+        longer = torch.cat([first, raster_BNHWC, last], 1) if self.reach else raster_BNHWC
+        near = torch.cat([longer.narrow(1, self.reach + offset, frames) for offset in self.offsets], -1)
+        return near.flatten(0, 1).permute(0, 3, 1, 2)
+
+    def _mapped(self, features_MChw: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Features of frames to maps (B, t, h, w, D); the frames of a tube lie side by side in its features."""
+        steps = features_MChw.unflatten(0, (-1, grid[0], self.tube)).permute(0, 1, 4, 5, 2, 3)
+        mapped: Tensor = self.project(steps.flatten(4))
+        return mapped
+
+
+class Gate(nn.Module):
+    """Channels times the sigmoid-weighted ones of the other half (SwiGLU without its maps, arXiv 2002.05202)."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, 2 C, H, W) to (N, C, H, W)."""
+        value, gate = x_NCHW.chunk(2, 1)
+        return value * functional.silu(gate)
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors

@@ -1,0 +1,298 @@
+"""The video tokenizer: videos of any and mixed lengths, rates and sizes to packed tubes in hierarchical order.
+
+Shapes: T tokens, F = C * K * P * P raw features of a tube, N frames, C channels, K frames of a tube, P patch side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
+
+from ..vision.images import LUMA
+from ..vision.patches import Dense
+from ..vision.resizing import Fit, Size, resized
+from .stems import LinearStem, Stem
+from .tubes import Blocks, frames_together, tubify, untubify
+from .video import Video, check_video
+
+Side = PositiveInt | tuple[PositiveInt, PositiveInt]
+Number = float | Annotated[tuple[float, ...], Field(min_length=1)]
+
+
+class VideoConfig(TokenizerConfig):
+    """Videos as tubes: patches that go on over a few frames."""
+
+    type: Literal["video"]
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB; frames are brought to it."""
+    size: Side | None = None
+    """Rows and columns to resize frames to, or one number for both; every video keeps its own size when absent."""
+    fit: Fit = "stretch"
+    """How frames of other proportions come to ``size``: stretched, or their middle cropped."""
+    patch: PositiveInt = 16
+    """Side of a tube in pixels."""
+    tube: PositiveInt = 2
+    """Frames of a tube: one token each."""
+    rate: PositiveFloat = 25.0
+    """Frames a second that positions in time are counted by: a step is ``tube / rate`` seconds. Videos of other rates
+    keep their speed: their tokens lie further apart, or nearer."""
+    span: PositiveFloat | None = None
+    """Steps that the longer side of a picture is, so that positions are the same at every resolution; a step a patch
+    when absent."""
+    mean: float = 0.5
+    """Mean of the pixels in 0..1."""
+    std: PositiveFloat = 0.5
+    """Deviation of the pixels."""
+    stem: Stem = LinearStem()
+    """How raw tubes become tokens."""
+    carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "subtitles", "words")
+    """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
+    need be there."""
+    max_frames: PositiveInt = 20_000
+    """The longest video; longer ones are bad samples."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> VideoConfig:
+        if self.size is None and self.fit != "stretch":
+            raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
+        if "frames" in self.carried:
+            raise ValueError("the boundary 'frames' comes from the video itself; drop it from carried")
+        return self
+
+    def build(self, blocks: Callable[[int], Blocks]) -> VideoTokenizer:
+        """The tokenizer."""
+        return VideoTokenizer(self, blocks(3))
+
+
+class VideoTokenizer(Tokenizer):
+    """Cuts videos into tubes.
+
+    Takes :class:`~hrt_modalities.video.video.Video`. Gives raw tubes (T, F), normalised, in hierarchical order over
+    time, rows and columns. Sides that are no multiple of the patch are padded at the right and bottom, and the last
+    frame goes on to the end of a tube. A token lies at the mean time of its frames, in steps of ``tube / rate``
+    seconds.
+    Where ``expected`` is set, videos of rates that training never saw are sampled at the nearest one, and without
+    ``modality.size`` frames of sizes that it never saw are scaled to the nearest one, their middle cropped to its
+    proportions.
+
+    A group whose time is given starts with the step of time that begins nearest to it, or where the order puts several
+    steps into one block, with the nearest block. The boundary ``frames`` starts at each step.
+    """
+
+    axes = 3
+    levels = ("tubes", "frames", "clips", "scenes", "video")
+    features: int
+
+    def __init__(self, config: VideoConfig, blocks: Blocks) -> None:
+        self.config, self.blocks = config, blocks
+        self.boundaries, self.carried = ("frames", *config.carried), config.carried
+        self.ahead = config.stem.reach
+        size = config.size
+        self.frame_size = (size, size) if isinstance(size, int) else size
+        self.features = config.channels * config.tube * config.patch**2
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Time from one token to the next at the nominal rate."""
+        return self.config.tube / self.config.rate
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs videos, with the boundaries that are wanted.
+
+        Raises:
+            BadSample: a value is no video, is too long, or lacks a boundary that is wanted; names its place.
+            ConfigError: steps of time that shall be groups lie in pieces.
+        """
+        names = [f"video {index} of the batch" for index in range(len(values))]
+        videos = [self.sampled(check_video(value, name)) for value, name in zip(values, names, strict=True)]
+        shapes = [self._grid(video, name) for video, name in zip(videos, names, strict=True)]
+        spans = Spans.from_lengths([steps * rows * columns for steps, rows, columns in shapes])
+        x_TF = torch.empty(spans.total, self.features)
+        for index, video in enumerate(videos):
+            x_TF[spans.host[index] : spans.host[index + 1]] = self._tubes(video)
+        coords = [self._coords(video, shape) for video, shape in zip(videos, shapes, strict=True)]
+        masks = {
+            boundary: torch.cat([self._starts(boundary, *one) for one in zip(videos, shapes, names, strict=True)])
+            for boundary in sorted(self.wanted)
+        }
+        return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes), boundaries=masks)
+
+    def fitted(self, pixels_NCHW: Tensor) -> Tensor:
+        """Frames in the channels and the size that they are cut at, floats in 0..1; as they are where those are theirs.
+
+        Calling it first changes what becomes of them by rounding alone, and large frames need not be held.
+        """
+        size, fit = self._resizing(pixels_NCHW.shape[2], pixels_NCHW.shape[3])
+        if tuple(pixels_NCHW.shape[2:]) == size:
+            return pixels_NCHW
+        pixels = pixels_NCHW.float() / (255.0 if pixels_NCHW.dtype == torch.uint8 else 1.0)
+        return resized(coloured(pixels, self.config.channels), size, fit)
+
+    def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
+        """The size that frames are brought to, which may be their own, and how."""
+        if self.frame_size is not None:
+            return self.frame_size, self.config.fit
+        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        return nearest or (height, width), "crop"
+
+    def even_times(self, times_N: Tensor, seconds: float) -> Tensor | None:
+        """Times at which a video is sampled whose rate training never saw, so that it has the nearest one.
+
+        Args:
+            times_N: seconds at which its frames begin.
+            seconds: how long it lasts.
+
+        Returns:
+            (n,) float64, evenly from the first frame on; ``None`` where the rate was trained on.
+        """
+        if self.expected is None or len(times_N) < 2:
+            return None
+        nominal = 1 / self.config.rate
+        interval = float(times_N[-1] - times_N[0]) / (len(times_N) - 1)
+        spacing = self.expected.nearest_spacing(interval / nominal)
+        if spacing is None:
+            return None
+        count = max(1, round((seconds - float(times_N[0])) / (spacing * nominal)))
+        return times_N[0] + torch.arange(count, dtype=torch.float64) * (spacing * nominal)
+
+    def sampled(self, video: Video) -> Video:
+        """The video at a rate that training saw, where ``expected`` says which those are."""
+        times_n = self.even_times(video.times_N, video.seconds)
+        if times_n is None:
+            return video
+        seconds = max(video.seconds, float(times_n[-1]) + 0.5 / self.config.rate)
+        frames = frames_at(video.times_N, times_n)
+        return replace(video, pixels_NCHW=video.pixels_NCHW[frames], times_N=times_n, seconds=seconds)
+
+    def steps_at(self, starts: Sequence[float], times_N: Tensor, unit: int = 1) -> Tensor:
+        """Steps of time at which groups start: those that begin nearest to some seconds, and the first one always.
+
+        Args:
+            starts: the seconds; one nearer to the end than to any step is left out.
+            times_N: of the frames.
+            unit: steps that stay together.
+
+        Returns:
+            (n,) int64, ascending and different.
+        """
+        begin = times_N[:: self.config.tube * unit]
+        middles = (begin[1:] + begin[:-1]) / 2
+        last = 1.5 * float(begin[-1]) - 0.5 * float(begin[-2]) if len(begin) > 1 else float("inf")
+        inside = torch.tensor([start for start in starts if start < last], dtype=torch.float64)
+        places = torch.searchsorted(middles, inside, right=True)
+        return torch.cat([places.new_zeros(1), places]).unique() * unit
+
+    def steps(self, value: Video, places: Sequence[float]) -> list[float]:
+        """Steps of time of some seconds; the first frame is at 0."""
+        return [(place - float(value.times_N[0])) / self.seconds_per_step for place in places]
+
+    def places(self, value: Video, steps: Sequence[float]) -> list[float]:
+        """Seconds of some steps of time."""
+        return [float(value.times_N[0]) + step * self.seconds_per_step for step in steps]
+
+    def embedding(self, dim: int) -> nn.Module:
+        """The stem."""
+        config = self.config
+        return config.stem.build(config.channels, config.tube, config.patch, dim, self.blocks)
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Tubes of a video of shape (N, C, H, W)."""
+        steps, rows, columns = self._cells(shape[0], shape[-2], shape[-1])
+        return steps * rows * columns
+
+    def restore(self, tokens: Tokens) -> list[Video]:
+        """The videos, float32 in 0..1, from raw tubes; with the border and the frames that were padded."""
+        plan = Dense.of(tokens, self.blocks)
+        found: dict[int, Video] = {}
+        for bucket, tubes_BthwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
+            videos = untubify(tubes_BthwF.float(), self.config.tube, self.config.patch)
+            for index, pixels_CNHW in zip(bucket.samples, videos, strict=True):
+                pixels = pixels_CNHW.transpose(0, 1) * self.config.std + self.config.mean
+                found[index] = Video.of(pixels, self.config.rate)
+        return [found[index] for index in range(len(tokens))]
+
+    def _cells(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        (height, width), _ = self._resizing(height, width)
+        patch = self.config.patch
+        return -(-frames // self.config.tube), -(-height // patch), -(-width // patch)
+
+    def _grid(self, video: Video, name: str) -> tuple[int, int, int]:
+        if len(video) > self.config.max_frames:
+            raise BadSample(
+                name,
+                f"has {len(video)} frames, more than modality.max_frames {self.config.max_frames}; raise it, or sample "
+                "fewer",
+            )
+        return self._cells(len(video), *video.pixels_NCHW.shape[2:])
+
+    def _tubes(self, video: Video) -> Tensor:
+        """(cells, F) of one video."""
+        pixels = video.pixels_NCHW
+        largest = 255.0 if pixels.dtype == torch.uint8 else 1.0
+        pixels = coloured(pixels.float(), self.config.channels)
+        size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
+        if tuple(pixels.shape[2:]) != size:
+            pixels = resized(pixels, size, fit)
+        pixels = pixels.mul(1 / (largest * self.config.std)).sub_(self.config.mean / self.config.std)
+        right, bottom = -pixels.shape[3] % self.config.patch, -pixels.shape[2] % self.config.patch
+        if right or bottom:
+            pixels = functional.pad(pixels, (0, right, 0, bottom), "replicate")
+        if missing := -len(pixels) % self.config.tube:
+            pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        return tubify(pixels[None], self.config.tube, self.config.patch, self.blocks)[0]
+
+    def _coords(self, video: Video, shape: tuple[int, int, int]) -> Tensor:
+        """(cells, 3): where each tube lies, in steps."""
+        tube = self.config.tube
+        cells_T3 = nested_coords(shape, self.blocks)
+        middles = torch.stack([part.mean() for part in video.times_N.split(tube)])
+        steps = ((middles - middles[0]) * (self.config.rate / tube)).float()
+        scale = 1.0 if self.config.span is None else self.config.span / max(shape[1:])
+        return torch.cat([steps[cells_T3[:, 0].long(), None], cells_T3[:, 1:] * scale], 1)
+
+    def _starts(self, boundary: str, video: Video, shape: tuple[int, int, int], name: str) -> Tensor:
+        """(cells,) bool, true where a group starts."""
+        unit = frames_together(shape, self.blocks)
+        if boundary == "frames":
+            if unit > 1:
+                raise ConfigError(
+                    f"{name} cannot be grouped by frames: windows and strides of {unit} steps of time do not cover "
+                    f"the picture of {shape[1]}x{shape[2]} patches and put its frames into pieces; let windows and "
+                    "strides below have 1 step of time, or cover the picture"
+                )
+            steps = torch.arange(shape[0])
+        elif boundary not in video.boundaries:
+            known = ", ".join(video.boundaries) or "none"
+            raise BadSample(name, f"carries no boundary {boundary!r}; it has {known}")
+        else:
+            steps = self.steps_at(video.boundaries[boundary], video.times_N, unit)
+        starts_T = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.bool)
+        starts_T[steps * (shape[1] * shape[2])] = True
+        return starts_T
+
+
+def coloured(pixels_NCHW: Tensor, channels: int) -> Tensor:
+    """Frames in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    if pixels_NCHW.shape[1] == channels:
+        return pixels_NCHW
+    if channels == 3:
+        return pixels_NCHW.expand(-1, 3, -1, -1)
+    return (LUMA.view(1, 3, 1, 1) * pixels_NCHW).sum(1, keepdim=True)
+
+
+def frames_at(times_N: Tensor, times_n: Tensor) -> Tensor:
+    """(n,) int64: the frame that is seen at each of some times, ``times_N`` being when each begins."""
+    # What rounding puts just before a frame begins is that frame.
+    return (torch.searchsorted(times_N, times_n + 1e-6, right=True) - 1).clamp(min=0)

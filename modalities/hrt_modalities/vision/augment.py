@@ -1,0 +1,262 @@
+"""Augmentation of training images: torchvision's transforms v2, with every number in the configuration.
+
+Transforms take and give (C, H, W) tensors, or (N, C, H, W) ones of which all frames are changed alike, and draw from
+torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from hrt_mm.core.component import Component
+
+Transform = Callable[[Tensor], Tensor]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Side = PositiveInt | tuple[PositiveInt, PositiveInt]
+Shade = Annotated[float, Field(ge=0, le=1)]
+
+
+class Crop(Component):
+    """A random crop of the padded image."""
+
+    type: Literal["crop"]
+    padding: NonNegativeInt = 0
+    """Pixels added to every side first."""
+    size: Side | None = None
+    """Rows and columns of the crop, or one number for both; those of the image when absent."""
+    fill: Shade = 0.0
+    """Shade of the padding, from 0 for black to 1 for white."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Crop:
+        if not self.padding and self.size is None:
+            raise ValueError("crop without padding and size changes nothing; set one of them")
+        return self
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        return _RandomCrop(self.padding, _pair(self.size) if self.size is not None else None, self.fill * white)
+
+
+class ResizedCrop(Component):
+    """A random part of the image, resized."""
+
+    type: Literal["resized_crop"]
+    size: Side | None = None
+    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without that the part
+    keeps its own size."""
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0)
+    """Least and largest part of the area."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """Least and largest width over height."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ResizedCrop:
+        _ascending("scale", self.scale)
+        _ascending("ratio", self.ratio)
+        return self
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import v2
+
+        if self.size is None:
+            return _RandomPart(self.scale, self.ratio)
+        transform: Transform = v2.RandomResizedCrop(_pair(self.size), self.scale, self.ratio, antialias=True)
+        return transform
+
+
+class Affine(Component):
+    """A random rotation, shift, scaling and shear, with bilinear interpolation."""
+
+    type: Literal["affine"]
+    degrees: NonNegativeFloat = 0.0
+    """Largest rotation to either side."""
+    translate: tuple[Probability, Probability] = (0.0, 0.0)
+    """Largest shift, as a part of the width and of the height."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Least and largest scaling."""
+    shear: NonNegativeFloat = 0.0
+    """Largest shear in degrees to either side."""
+    fill: Shade = 0.0
+    """Shade of pixels that come from outside the image, from 0 for black to 1 for white."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Affine:
+        _ascending("scale", self.scale)
+        return self
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import InterpolationMode, v2
+
+        transform: Transform = v2.RandomAffine(
+            self.degrees,
+            self.translate,
+            self.scale,
+            self.shear or None,
+            interpolation=InterpolationMode.BILINEAR,
+            fill=self.fill * white,
+        )
+        return transform
+
+
+class Flip(Component):
+    """A mirror image, sometimes."""
+
+    type: Literal["flip"]
+    p: Probability = 0.5
+    """How often."""
+    axis: Literal["horizontal", "vertical"] = "horizontal"
+    """Horizontal swaps left and right."""
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import v2
+
+        flip = v2.RandomHorizontalFlip if self.axis == "horizontal" else v2.RandomVerticalFlip
+        transform: Transform = flip(self.p)
+        return transform
+
+
+class Jitter(Component):
+    """Random changes of brightness, contrast, saturation and hue."""
+
+    type: Literal["jitter"]
+    brightness: NonNegativeFloat = 0.0
+    """Largest change, as a part."""
+    contrast: NonNegativeFloat = 0.0
+    """Largest change, as a part."""
+    saturation: NonNegativeFloat = 0.0
+    """Largest change, as a part."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest turn of the colour circle."""
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import v2
+
+        transform: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
+        return transform
+
+
+class Erasing(Component):
+    """A random rectangle is overwritten, sometimes (arXiv 1708.04896)."""
+
+    type: Literal["erasing"]
+    p: Probability = 0.5
+    """How often."""
+    scale: tuple[Fraction, Fraction] = (0.02, 0.33)
+    """Least and largest part of the area."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3)
+    """Least and largest width over height."""
+    fill: Shade = 0.0
+    """Shade that is written, from 0 for black to 1 for white."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Erasing:
+        _ascending("scale", self.scale)
+        _ascending("ratio", self.ratio)
+        return self
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import v2
+
+        transform: Transform = v2.RandomErasing(self.p, self.scale, self.ratio, self.fill * white)
+        return transform
+
+
+class RandAugment(Component):
+    """A few random operations of one strength (arXiv 1909.13719)."""
+
+    type: Literal["randaugment"]
+    ops: PositiveInt = 2
+    """Operations an image."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength, of 31 steps."""
+
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        from torchvision.transforms import InterpolationMode, v2
+
+        transform: Transform = v2.RandAugment(self.ops, self.magnitude, interpolation=InterpolationMode.BILINEAR)
+        return transform
+
+
+Augmentation = Annotated[
+    Crop | ResizedCrop | Affine | Flip | Jitter | Erasing | RandAugment, Field(discriminator="type")
+]
+
+
+def sized(augmentations: Sequence[Augmentation], size: Side | None) -> tuple[Augmentation, ...]:
+    """The augmentations, with the modality's size where the size of a resized crop is left open."""
+    return tuple(
+        one.model_copy(update={"size": size}) if isinstance(one, ResizedCrop) and one.size is None else one
+        for one in augmentations
+    )
+
+
+def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
+    """The transforms one after another; ``None`` for none."""
+    return _Chain(augmentations) if augmentations else None
+
+
+class _Chain:
+    """Transforms one after another, for bytes and for floats in 0..1."""
+
+    def __init__(self, augmentations: Sequence[Augmentation]) -> None:
+        self.bytes = [augmentation.build(255.0) for augmentation in augmentations]
+        self.floats = [augmentation.build(1.0) for augmentation in augmentations]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        for transform in self.floats if image.is_floating_point() else self.bytes:
+            image = transform(image)
+        return image
+
+
+class _RandomCrop:
+    """torchvision's random crop, to a size or to the image's own."""
+
+    def __init__(self, padding: int, size: tuple[int, int] | None, fill: float) -> None:
+        self.padding, self.size, self.fill = padding, size, fill
+        self._last: tuple[tuple[int, int], Transform] | None = None
+
+    def __call__(self, image: Tensor) -> Tensor:
+        size = self.size or (image.shape[-2], image.shape[-1])
+        if self._last is None or self._last[0] != size:
+            self._last = size, self._transform(size)
+        return self._last[1](image)
+
+    def _transform(self, size: tuple[int, int]) -> Transform:
+        from torchvision.transforms import v2
+
+        transform: Transform = v2.RandomCrop(size, self.padding or None, pad_if_needed=True, fill=self.fill)
+        return transform
+
+
+class _RandomPart:
+    """The part of torchvision's random resized crop, as large as it is."""
+
+    def __init__(self, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+        self.scale, self.ratio = scale, ratio
+
+    def __call__(self, image: Tensor) -> Tensor:
+        from torchvision.transforms import RandomResizedCrop
+
+        top, left, height, width = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
+        return image[..., top : top + height, left : left + width].contiguous()
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _ascending(key: str, pair: tuple[float, float]) -> None:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{key} goes from least to largest, got {pair[0]:g} to {pair[1]:g}; swap them")

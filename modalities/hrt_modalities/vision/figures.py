@@ -1,0 +1,27 @@
+"""Draws images for reports."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer
+
+
+def draw_image(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
+    """Draws one image from its raw patches, so that each patch covers a unit cell.
+
+    Args:
+        axes: to draw into.
+        tokenizer: gives the pixels back.
+        tokens: of one image.
+    """
+    (pixels_CHW,) = tokenizer.restore(tokens)
+    assert tokens.grids is not None
+    rows, columns = tokens.grids[0]
+    picture = np.clip(pixels_CHW.permute(1, 2, 0).cpu().numpy(), 0, 1)
+    if picture.shape[2] == 1:
+        axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
+    else:
+        axes.imshow(picture, extent=(0, columns, rows, 0))

@@ -1,0 +1,245 @@
+"""Reading image files safely, and bringing images to one form.
+
+An image is a (C, H, W) tensor: uint8, or float32 in 0..1 where 8 bits would lose something (16-bit files).
+C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
+from torch import Tensor
+
+from hrt_mm.core.errors import BadSample
+from hrt_mm.data.files import check_regular
+
+_AVIF = features.check("avif")  # a Pillow before 11.3, or one that was built without it, has none
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _AVIF else ()))
+"""What is decoded. Formats that run programs or hold other files (EPS, PDF, MPO) are not among them."""
+SUFFIXES = frozenset(
+    {
+        ".apng", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
+        ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp", *((".avif", ".avifs") if _AVIF else ()),
+    }
+)  # fmt: skip
+MAX_PIXELS = 64_000_000
+"""Larger images are not decoded; a small file can unpack to gigabytes."""
+
+_GREY = frozenset({"1", "L", "LA"})
+_TURNED = frozenset({5, 6, 7, 8})
+_ORIENTATION = 0x0112
+_BMP_RLE4 = 2
+_TIFF_SIGNED = 2
+_JPEG2000_START, _JPEG2000_END = b"\xff\x4f", b"\xff\xd9"
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey."""
+
+
+def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decodes a file: the first frame, upright as its EXIF says, transparency over white.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        max_pixels: larger images are rejected before they are decoded.
+
+    Returns:
+        (C, H, W) uint8, or float32 in 0..1 for grey files of 12 or 16 bits (colours of 16 bits come as uint8); C is 1
+        for grey files and 3 for all others.
+
+    Raises:
+        BadSample: the file is missing, no image, truncated, too large, or of pixels without an agreed range.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, name, max_pixels) as image:
+                drawn = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
+                found = to_tensor(ImageOps.exif_transpose(image), name)
+                if isinstance(image, TiffImageFile) and found.dtype == torch.float32:
+                    found = _to_full_scale(found, image)
+                return found if drawn is None else _on_white(found, drawn)
+    except BadSample:
+        raise
+    except Exception as error:  # a decoder raises whatever its parser met
+        raise BadSample(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """The shape (C, H, W) that :func:`read_image` gives, from the header alone.
+
+    Raises:
+        BadSample: the file is missing, no image, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _open(path, name, max_pixels) as image:
+                # Pillow gives the size of a TIFF as it is shown, but that of others as it is stored.
+                tags = image.tag_v2 if isinstance(image, TiffImageFile) else None
+                width, height = image.size if tags is None else (int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH]))
+                if image.getexif().get(_ORIENTATION) in _TURNED:
+                    width, height = height, width
+                return 1 if image.mode in _GREY or image.mode.startswith("I") else 3, height, width
+    except BadSample:
+        raise
+    except Exception as error:  # a decoder raises whatever its parser met
+        raise BadSample(name, f"cannot be read: {error or type(error).__name__}") from error
+
+
+def to_tensor(image: Image.Image, name: str = "image") -> Tensor:
+    """A Pillow image as a tensor; palettes are looked up, and transparency lies over white.
+
+    Returns:
+        (C, H, W) uint8, or float32 in 0..1 for 16-bit images.
+
+    Raises:
+        BadSample: the pixels have no agreed range (32-bit ones).
+    """
+    if image.mode.startswith("I"):
+        return _sixteen_bits(image, name)
+    if image.mode == "F":
+        raise BadSample(name, "its pixels are 32-bit floats, whose range is not known; save it with 8 or 16 bits")
+    grey = image.mode in _GREY
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    pixels = np.array(image.convert("L" if grey else "RGB"))
+    tensor = torch.from_numpy(pixels)
+    return tensor[None] if grey else tensor.permute(2, 0, 1).contiguous()
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """The image (C, H, W) in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    if len(image) == channels:
+        return image
+    if channels == 3:
+        return image.expand(3, -1, -1)
+    grey = (LUMA.view(3, 1, 1) * image).sum(0, keepdim=True)
+    return grey.round().to(torch.uint8) if image.dtype == torch.uint8 else grey
+
+
+def png(image: Tensor | Image.Image) -> bytes:
+    """An image as a PNG file of 8 bits."""
+    tensor = check_image(image, "image")
+    if tensor.dtype != torch.uint8:
+        tensor = (tensor.clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = tensor[0] if len(tensor) == 1 else tensor.permute(1, 2, 0)
+    file = BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(file, "PNG")
+    return file.getvalue()
+
+
+def check_image(image: object, name: str) -> Tensor:
+    """The value as an image (C, H, W), or what is wrong with it.
+
+    Raises:
+        BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values cannot be used.
+    """
+    if isinstance(image, Image.Image):
+        return to_tensor(image, name)
+    if not isinstance(image, Tensor):
+        raise BadSample(name, f"an image must be a (C, H, W) tensor or a Pillow image, got {type(image).__name__}")
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
+        raise BadSample(name, f"an image must be (C, H, W) with 1 or 3 channels and no empty side, got {_shape(image)}")
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise BadSample(name, f"an image must be uint8, or floats in 0..1, got {image.dtype}")
+    low, high = (float(value) for value in image.aminmax())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadSample(name, f"{int((~image.isfinite()).sum())} of {image.numel()} values are NaN or infinite")
+    if low < -0.01 or high > 1.01:
+        raise BadSample(name, f"floats must lie in 0..1, got {low:g} to {high:g}; divide by the largest value")
+    return image.float()
+
+
+def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
+    try:
+        check_regular(path, name)
+        image = Image.open(path, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise BadSample(name, "no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadSample(name, f"not an image that can be read; formats are {', '.join(FORMATS)}") from error
+    width, height = image.size
+    reason = _misread(image, path)
+    if width * height > max_pixels:
+        reason = f"{width}x{height} pixels are more than max_pixels={max_pixels}"
+    if reason is not None:
+        image.close()
+        raise BadSample(name, reason)
+    return image
+
+
+def _misread(image: Image.Image, path: Path) -> str | None:
+    """Why an image is not read although Pillow decodes it: what comes out would be wrong."""
+    if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4:
+        return "is a BMP with 4-bit run-length encoding, which Pillow decodes wrongly; save it as PNG"
+    if image.format == "JPEG2000" and not _ends(path):
+        return "cannot be decoded: its code stream is cut off; fetch it again"
+    if not isinstance(image, TiffImageFile):
+        return None
+    if image.mode == "I" and max(image.tag_v2.get(BITSPERSAMPLE, (1,))) > 16:
+        return "its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits"
+    if _TIFF_SIGNED in image.tag_v2.get(SAMPLEFORMAT, ()):
+        return "its pixels are signed, whose range is not known; save it with 8 or 16 bits, unsigned"
+    return None
+
+
+def _ends(path: Path) -> bool:
+    """Whether a bare code stream of JPEG 2000 has its end marker, whose bytes its data cannot hold."""
+    with path.open("rb") as file:
+        if file.read(2) != _JPEG2000_START:
+            return True
+        file.seek(max(2, file.seek(0, os.SEEK_END) - 1024))
+        return _JPEG2000_END in file.read()
+
+
+def _to_full_scale(image: Tensor, file: TiffImageFile) -> Tensor:
+    """Grey values of a TIFF, of which Pillow neither scales 12 bits up nor inverts 16 bits where 0 is white."""
+    (bits,) = file.tag_v2.get(BITSPERSAMPLE, (16,))
+    scaled = (image * (65535 / (2**bits - 1))).clamp(max=1)
+    return 1 - scaled if file.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0 else scaled
+
+
+def _on_white(image: Tensor, drawn: tuple[int, int, int, int]) -> Tensor:
+    """A GIF whose first frame may not fill it; browsers show nothing around that, Pillow the first colour."""
+    left, top, right, bottom = drawn
+    if (left, top) == (0, 0) and right >= image.shape[2] and bottom >= image.shape[1]:
+        return image
+    found = torch.full_like(image, 255)
+    found[:, top:bottom, left:right] = image[:, top:bottom, left:right]
+    return found
+
+
+def _sixteen_bits(image: Image.Image, name: str) -> Tensor:
+    pixels = np.array(image).astype(np.float32)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise BadSample(name, "its pixels have 32 bits, whose range is not known; save it with 8 or 16 bits")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        pixels[pixels == transparent] = 65535
+    return torch.from_numpy(pixels / np.float32(65535))[None]
+
+
+def _shape(image: Tensor) -> str:
+    return f"({', '.join(map(str, image.shape))})"

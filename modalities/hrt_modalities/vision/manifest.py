@@ -1,0 +1,61 @@
+"""A dataset of image files from a table: CSV, TSV or JSONL with a path, a label and a split a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from hrt_mm.data.splits import Splits
+
+from ..common.division import Division
+from ..common.splits import check_split
+from ..common.tables import Paths, SplitColumn, label_of, read_rows
+from .files import FilesConfig, ImageFiles, Item, traits_of
+
+_KEYS = "data.path_column, data.label_column, data.split_column, data.group and data.folds"
+
+
+class ManifestConfig(FilesConfig):
+    """A table with a row an image: CSV, TSV (both with a header) or JSONL, told apart by the file's name."""
+
+    type: Literal["manifest"]
+    file: Path
+    """The table. Paths in it start at ``root``, and stay inside."""
+    root: Path | None = None
+    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
+    lie inside it, and all others are refused: the table is not trusted."""
+    path_column: str = "path"
+    """Column of the image's path."""
+    label_column: str | None = "label"
+    """Column of the class; null for images without labels."""
+    split_column: str | None = "split"
+    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    testing); null to split by class and seed."""
+
+    def build(self, split: str) -> ImageFiles:
+        """The images of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing, a path leads out of the
+                folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        return self.build_from(split, self.root or self.file.parent, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root or self.file.parent, self._division())
+
+    def _division(self) -> Division[Item]:
+        where = f"manifest {self.file}"
+        found: dict[str, list[Item]] = {}
+        columns = [name for name in (self.path_column, self.label_column, self.split_column) if name is not None]
+        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, where)
+        for number, row in read_rows(
+            self.file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column
+        ):
+            place = f"{self.file}:{number}"
+            label = label_of(row, self.label_column, place)
+            item = Item(paths.of(row, self.path_column, place), label, self.group_of(row, place))
+            found.setdefault(self.side_of(row, place, sides), []).append(item)
+        return self.divide(found, traits_of, own=self.by_column(), where=where)

@@ -1,0 +1,270 @@
+"""Datasets that are small enough to lie in memory as bytes: scikit-learn's digits, and torchvision's.
+
+Shapes: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import TokenizerConfig
+
+from ..common.splits import Part, check_split, stratified
+from .augment import Augmentation, Transform, chain, sized
+from .tokenizer import VisionConfig
+
+
+class ImagesInMemory(Dataset):
+    """Images as one byte tensor.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: class of each.
+        classes: their names.
+        names: what each image is called in messages.
+        transform: augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        classes: tuple[str, ...],
+        names: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        self.images, self.labels, self.names, self.transform = images, labels, names, transform
+        self.classes: tuple[str, ...] = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """An image with the name of its class."""
+        image = self.images[index]
+        if self.transform is not None:
+            image = self.transform(image)
+        return Sample(image, self.classes[self.labels[index]], self.names[index])
+
+    def name(self, index: int) -> str:
+        """Where the image is in the data set."""
+        return self.names[index]
+
+    def class_of(self, index: int) -> str:
+        """The name of the image's class."""
+        return self.classes[self.labels[index]]
+
+    def shape(self, index: int) -> Sequence[int]:
+        """(C, H, W), before augmentation."""
+        return tuple(self.images.shape[1:])
+
+
+class MemoryConfig(DatasetConfig):
+    """What the datasets in memory share."""
+
+    val: Part = 0.1
+    """Part of the training images that is held out for validation: the same ones each time, of every class."""
+    use: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the images that remain for training that is used, of every class, to learn from few labels."""
+    augment: tuple[Augmentation, ...] = ()
+    """Transforms of training images, in order."""
+
+    def suited(self, modality: TokenizerConfig) -> DatasetConfig:
+        """The configuration with crops of the modality's size, where theirs is left open."""
+        size = modality.size if isinstance(modality, VisionConfig) else None
+        return self.model_copy(update={"augment": sized(self.augment, size)})
+
+    @abstractmethod
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """Images (N, C, H, W) uint8, labels and class names of the training or the test set."""
+
+    def build(self, split: str) -> ImagesInMemory:
+        """The images of a split.
+
+        Raises:
+            ConfigError: there is no such split, or the files are missing or broken.
+        """
+        check_split(split)
+        images, labels, classes = self.load(split != "test")
+        chosen = self._chosen(split, torch.as_tensor(labels))
+        places = chosen.tolist()
+        source = "test" if split == "test" else "train"
+        return ImagesInMemory(
+            images[chosen],
+            [labels[place] for place in places],
+            classes,
+            [f"{self.type}/{source}/{place}" for place in places],
+            chain(self.augment) if split == "train" else None,
+        )
+
+    def _chosen(self, split: str, labels: Tensor) -> Tensor:
+        if split == "test":
+            return torch.arange(len(labels))
+        train, val = stratified(labels, self.val, seed=0)
+        if split == "val":
+            return val
+        return train if self.use == 1 else train[stratified(labels[train], self.use, seed=0)[1]]
+
+
+class DigitsConfig(MemoryConfig):
+    """scikit-learn's 1,797 handwritten digits: real scans of 8x8 pixels that come inside the package.
+
+    A fixed fifth of each class is the test set.
+    """
+
+    type: Literal["digits"]
+
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The images, with their 17 shades spread over a byte."""
+        from sklearn.datasets import load_digits
+
+        found = load_digits()
+        chosen = stratified(found.target, 0.2, seed=0)[not train]
+        images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)
+        labels: list[int] = torch.from_numpy(found.target)[chosen].tolist()
+        return images[chosen, None], labels, tuple("0123456789")
+
+
+class TorchvisionConfig(MemoryConfig):
+    """What torchvision's datasets share. Their layout on disk is torchvision's; the test set is the official one."""
+
+    root: Path
+    """The folder that torchvision calls root."""
+    download: bool = False
+    """Fetch the files where they are missing; needs internet."""
+
+    def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The training or test set.
+
+        Raises:
+            ConfigError: the files are missing or broken, or cannot be fetched.
+        """
+        try:
+            return self._read(train)
+        except FileNotFoundError as error:
+            if not self.download:
+                raise ConfigError(
+                    f"data.root {self.root} has no {error.filename or error}; set data.download: true, or data.root to "
+                    f"the folder that torchvision put {self.type} in"
+                ) from error
+        self._fetch()
+        try:
+            return self._read(train)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"data.root {self.root} has only a part of {self.type}: {error.filename or error} is missing; delete "
+                "that part, and it is fetched whole"
+            ) from error
+
+    def _read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        try:
+            return self.read(train)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{self.type} in {self.root} is broken ({error}); delete it and fetch it again"
+            ) from error
+
+    def _fetch(self) -> None:
+        """Fetches beside and moves into place, so that a run that is killed, or another one, meets no half files."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".fetch-", dir=self.root) as folder:
+                self.fetch(Path(folder))
+                for found in Path(folder).iterdir():
+                    if not (self.root / found.name).exists():
+                        found.replace(self.root / found.name)
+        except Exception as error:
+            raise ConfigError(f"{self.type} cannot be fetched to data.root {self.root}: {error}") from error
+
+    @abstractmethod
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The training or test set from disk."""
+
+    @abstractmethod
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
+
+
+class MnistConfig(TorchvisionConfig):
+    """60,000 + 10,000 handwritten digits, 28x28 grey."""
+
+    type: Literal["mnist"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The raw files."""
+        return *_read_idx(self.root / "MNIST" / "raw", train), tuple("0123456789")
+
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
+        from torchvision.datasets import MNIST
+
+        MNIST(root, download=True)
+
+
+class FashionMnistConfig(TorchvisionConfig):
+    """60,000 + 10,000 pictures of clothes, 28x28 grey."""
+
+    type: Literal["fashion_mnist"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The raw files."""
+        from torchvision.datasets import FashionMNIST
+
+        return *_read_idx(self.root / "FashionMNIST" / "raw", train), tuple(FashionMNIST.classes)
+
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
+        from torchvision.datasets import FashionMNIST
+
+        FashionMNIST(root, download=True)
+
+
+class Cifar10Config(TorchvisionConfig):
+    """50,000 + 10,000 photographs, 32x32 RGB.
+
+    torchvision reads these files, and refuses those whose checksums are not the published ones before it does.
+    """
+
+    type: Literal["cifar10"]
+
+    def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
+        """The batches."""
+        from torchvision.datasets import CIFAR10
+
+        folder = self.root / CIFAR10.base_folder
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "no such folder", str(folder))
+        found = CIFAR10(self.root, train)
+        images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
+        return images, found.targets, tuple(found.classes)
+
+    def fetch(self, root: Path) -> None:
+        """Downloads the files, in torchvision's layout."""
+        from torchvision.datasets import CIFAR10
+
+        CIFAR10(root, download=True)
+
+
+def _read_idx(folder: Path, train: bool) -> tuple[Tensor, list[int]]:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    prefix = "train" if train else "t10k"
+    images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))
+    labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    return images[:, None], labels.tolist()

@@ -1,0 +1,103 @@
+"""Images to packed patches in hierarchical order and back, by buckets of equal size.
+
+Shapes: N images of a bucket, C channels, H rows, W columns, P patch side, h x w cells, T tokens,
+F = C * P * P features of a raw patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from hrt_mm.core.errors import UserError
+from hrt_mm.core.grids import nested_order
+from hrt_mm.core.tokens import Tokens
+
+Blocks = tuple[tuple[int, ...], ...]
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def patchify(images_NCHW: Tensor, patch: int, blocks: Blocks) -> Tensor:
+    """Cuts images, whose sides are multiples of ``patch``, into patches.
+
+    Returns:
+        (N, cells, F) in hierarchical order; features are raster over (C, P, P).
+    """
+    count, channels, height, width = images_NCHW.shape
+    rows, columns = height // patch, width // patch
+    cells = images_NCHW.reshape(count, channels, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(count, rows * columns, -1)[:, nested_order((rows, columns), blocks)]
+
+
+def unpatchify(patches_NhwF: Tensor, patch: int) -> Tensor:
+    """Images (N, C, H, W) from patches (N, h, w, F) that lie in raster order."""
+    count, rows, columns, features = patches_NhwF.shape
+    cells = patches_NhwF.reshape(count, rows, columns, features // patch**2, patch, patch)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, rows * patch, columns * patch)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The images or videos of a batch that share a grid.
+
+    Args:
+        grid: cells along each axis.
+        samples: which samples of the batch they are.
+        rows: (N * cells,) row in the packed tokens of each cell, samples back to back, each in raster order.
+    """
+
+    grid: tuple[int, ...]
+    samples: tuple[int, ...]
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Dense:
+    """How the packed tokens of a batch become dense maps, a bucket a grid, and return; on any number of axes."""
+
+    buckets: tuple[Bucket, ...]
+    back: Tensor
+    """(T,) the row of each packed token among the buckets' rows, laid back to back."""
+
+    @classmethod
+    def of(cls, tokens: Tokens, blocks: Blocks) -> Dense:
+        """The plan for a batch, made once.
+
+        Raises:
+            UserError: the tokens are not grids.
+        """
+        return tokens.spans.cached(("dense", blocks), lambda: _plan(tokens, blocks))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(N, h, w, ...) of packed features (T, ...), a bucket each; videos are (N, t, h, w, ...)."""
+        return [x[bucket.rows].reshape(len(bucket.samples), *bucket.grid, *x.shape[1:]) for bucket in self.buckets]
+
+    def pack(self, maps: Sequence[Tensor]) -> Tensor:
+        """Packed features (T, D) of maps (N, h, w, D), a bucket each; the inverse of :meth:`maps`."""
+        return torch.cat([dense.flatten(0, -2) for dense in maps])[self.back]
+
+
+def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
+    """The places of equal keys, in order of first sight."""
+    found: dict[_Key, list[int]] = {}
+    for index, key in enumerate(keys):
+        found.setdefault(key, []).append(index)
+    return found
+
+
+def _plan(tokens: Tokens, blocks: Blocks) -> Dense:
+    if tokens.grids is None:
+        raise UserError("a stem over whole images needs tokens of images, which are grids")
+    parts = []
+    for grid, samples in buckets(tokens.grids).items():
+        place = nested_order(grid, blocks).argsort()
+        rows = (tokens.spans.host[samples, None] + place).flatten()
+        parts.append(Bucket(grid, tuple(samples), rows))
+    back = torch.cat([bucket.rows for bucket in parts]).argsort()
+    device = tokens.device
+    on_device = (Bucket(part.grid, part.samples, part.rows.to(device, non_blocking=True)) for part in parts)
+    return Dense(tuple(on_device), back.to(device, non_blocking=True))

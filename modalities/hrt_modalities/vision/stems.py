@@ -1,0 +1,224 @@
+"""Stems: how raw patches become tokens. Linear per patch, convolutions over whole images, or a timm backbone.
+
+Stems that look past a patch rebuild the dense images from the packed raw patches, a bucket of equal grids at a time.
+
+Shapes: T tokens, F raw features a patch, D width, N images of a bucket, C channels, H rows, W columns, h x w cells.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from hrt_mm.core.component import Component
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.tokens import Tokens
+
+from .patches import Blocks, Dense, unpatchify
+
+
+class LinearStem(Component):
+    """One linear map a patch."""
+
+    type: Literal["linear"] = "linear"
+
+    def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
+        """The stem's module, ``forward(Tokens) -> Tokens``."""
+        return PatchEmbedding(channels * patch**2, dim)
+
+
+class ConvStem(Component):
+    """Overlapping 3x3 convolutions, a halving a prime factor of the patch; helps small models (arXiv 2106.14881)."""
+
+    type: Literal["conv"]
+    width: PositiveInt | None = None
+    """Channels after the first halving, doubled by each one after; such that the last has the level's width when
+    absent."""
+    depth: PositiveInt = 1
+    """Convolutions a halving: the first one strides, the others keep the size."""
+
+    def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
+        """The stem's module, ``forward(Tokens) -> Tokens``."""
+        strides = _prime_factors(patch) or [1]
+        first = self.width or max(8, dim // 2 ** (len(strides) - 1))
+        return ConvEmbedding(channels, patch, strides, first, self.depth, dim, blocks)
+
+
+class TimmStem(Component):
+    """The feature map of a timm backbone, projected to the level's width. ``patch`` chooses the map: its reduction."""
+
+    type: Literal["timm"]
+    backbone: str
+    """Name of the model in timm."""
+    pretrained: bool = False
+    """Load timm's weights; needs internet, or a cache that has them."""
+    frozen: bool = False
+    """Keep the backbone's weights and statistics as they are."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        import timm
+
+        if not timm.is_model(value):
+            near = difflib.get_close_matches(value, timm.list_models(), 3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ValueError(f"timm has no model {value!r}{hint}")
+        return value
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the pixels that the backbone was trained with."""
+        import timm
+
+        found = timm.models.get_pretrained_cfg(self.backbone)
+        return (tuple(found.mean), tuple(found.std)) if found else ((0.5,), (0.5,))
+
+    def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
+        """The stem's module, ``forward(Tokens) -> Tokens``.
+
+        Raises:
+            ConfigError: the backbone gives no map of this reduction, or needs a fixed size, or has no weights here.
+        """
+        backbone, width = self._backbone(channels, patch, size)
+        return BackboneEmbedding(backbone, width, patch, dim, self.frozen, blocks)
+
+    def _backbone(self, channels: int, patch: int, size: tuple[int, int] | None) -> tuple[nn.Module, int]:
+        import timm
+
+        options: dict[str, Any] = {"features_only": True, "in_chans": channels}
+        found = timm.models.get_pretrained_cfg(self.backbone)
+        if found is not None and found.fixed_input_size:
+            if size is None:
+                raise ConfigError(f"backbone {self.backbone!r} takes images of one size only; set size")
+            options["img_size"] = size
+        try:
+            maps: Any = timm.create_model(self.backbone, **options).feature_info
+        except Exception as error:
+            raise ConfigError(f"timm cannot make feature maps of {self.backbone!r}: {error}") from error
+        reductions = list(maps.reduction())
+        if patch not in reductions:
+            choices = ", ".join(map(str, sorted(set(reductions))))
+            raise ConfigError(f"backbone {self.backbone!r} has no feature map at patch {patch}; set patch to {choices}")
+        index = len(reductions) - 1 - reductions[::-1].index(patch)
+        options["out_indices"] = (maps.out_indices[index],)
+        try:
+            backbone = timm.create_model(self.backbone, pretrained=self.pretrained, **options)
+        except Exception as error:
+            raise ConfigError(
+                f"the weights of {self.backbone!r} cannot be loaded ({error}); set pretrained: false, or run once "
+                "where there is internet"
+            ) from error
+        return backbone, maps.channels()[index]
+
+
+Stem = Annotated[LinearStem | ConvStem | TimmStem, Field(discriminator="type")]
+
+
+class PatchEmbedding(nn.Module):
+    """A linear map of each raw patch."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, dim)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T, F) to (T, D)."""
+        return tokens.with_x(self.project(tokens.x))
+
+
+class ConvEmbedding(nn.Module):
+    """Convolutions over the whole images of a batch; each image is treated as if it were alone."""
+
+    def __init__(
+        self, channels: int, patch: int, strides: list[int], first: int, depth: int, dim: int, blocks: Blocks
+    ) -> None:
+        super().__init__()
+        self.patch, self.blocks = patch, blocks
+        layers: list[nn.Module] = []
+        width = channels
+        for stage, stride in enumerate(strides):
+            wider = first * 2**stage
+            for step in [stride] + [1] * (depth - 1):
+                kernel = max(3, 2 * step - 1)
+                layers += [nn.Conv2d(width, wider, kernel, step, kernel // 2), ChannelNorm(wider), nn.GELU()]
+                width = wider
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.project = nn.Linear(width, dim)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T, F) to (T, D)."""
+        return _through_images(tokens, self.patch, self.blocks, self.dense)
+
+    def dense(self, images_NCHW: Tensor) -> Tensor:
+        """Images to maps (N, h, w, D)."""
+        features_NhwD = self.convolutions(images_NCHW.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        mapped: Tensor = self.project(features_NhwD)
+        return mapped
+
+
+class BackboneEmbedding(nn.Module):
+    """A backbone over the whole images of a batch, a bucket of equal sizes at a time.
+
+    Batch statistics, where the backbone keeps them and is not frozen, are those of a bucket.
+    """
+
+    leaves_unused = True
+
+    def __init__(self, backbone: nn.Module, width: int, patch: int, dim: int, frozen: bool, blocks: Blocks) -> None:
+        super().__init__()
+        self.patch, self.blocks, self.frozen = patch, blocks, frozen
+        self.backbone = backbone.requires_grad_(not frozen)
+        self.project = nn.Linear(width, dim)
+        self.train()
+
+    def train(self, mode: bool = True) -> BackboneEmbedding:
+        """Sets training mode; a frozen backbone stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T, F) to (T, D)."""
+        return _through_images(tokens, self.patch, self.blocks, self.dense)
+
+    def dense(self, images_NCHW: Tensor) -> Tensor:
+        """Images to maps (N, h, w, D)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            (features_NCHW,) = self.backbone(images_NCHW)
+        mapped: Tensor = self.project(features_NCHW.permute(0, 2, 3, 1))
+        return mapped
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N, C, H, W), each pixel alone, so that images do not see one another."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """The same shape."""
+        return super().forward(x_NCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _through_images(tokens: Tokens, patch: int, blocks: Blocks, dense: object) -> Tokens:
+    assert callable(dense)
+    plan = Dense.of(tokens, blocks)
+    maps = []
+    for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
+        features_NhwD = dense(unpatchify(patches_NhwF, patch))
+        assert features_NhwD.shape[1:3] == bucket.grid, f"a stem gave {features_NhwD.shape[1:3]} for {bucket.grid}"
+        maps.append(features_NhwD)
+    return tokens.with_x(plan.pack(maps))
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors

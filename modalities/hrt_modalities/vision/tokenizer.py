@@ -1,0 +1,188 @@
+"""The vision tokenizer: images of any and mixed sizes to packed patches in hierarchical order.
+
+Shapes: T tokens, F = C * P * P raw features of a patch, C channels, P patch side, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.spans import Spans
+from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
+
+from .images import check_image, with_channels
+from .patches import Blocks, Dense, buckets, patchify, unpatchify
+from .resizing import Fit, Size, middle, resized
+from .stems import LinearStem, Stem, TimmStem
+
+Side = PositiveInt | tuple[PositiveInt, PositiveInt]
+
+
+class VisionConfig(TokenizerConfig):
+    """Images as patches."""
+
+    type: Literal["vision"]
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB; images are brought to it."""
+    size: Side | None = None
+    """Rows and columns to resize to, or one number for both; every image keeps its own size when absent."""
+    fit: Fit = "stretch"
+    """How an image of other proportions comes to ``size``: stretched, or its middle cropped."""
+    patch: PositiveInt = 4
+    """Side of a patch in pixels: one token each."""
+    pad: Literal["edge", "zero"] = "edge"
+    """What fills the right and bottom border up to a whole patch: the last pixels, or the mean colour."""
+    mean: float | Annotated[tuple[float, ...], Field(min_length=1)] | None = None
+    """Mean of the pixels in 0..1, one number or one a channel; 0.5, or what a timm backbone was trained with, when
+    absent."""
+    std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
+    """Deviation of the pixels, as ``mean``."""
+    stem: Stem = LinearStem()
+    """How raw patches become tokens."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> VisionConfig:
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) not in (1, self.channels):
+                raise ValueError(f"{key} has {len(value)} numbers, but channels is {self.channels}; give 1 or as many")
+        if self.size is None and self.fit != "stretch":
+            raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
+        return self
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel."""
+        default = self.stem.statistics if isinstance(self.stem, TimmStem) else ((0.5,), (0.5,))
+        mean = default[0] if self.mean is None else self.mean
+        std = default[1] if self.std is None else self.std
+        return self._each(mean), self._each(std)
+
+    def _each(self, value: float | tuple[float, ...]) -> tuple[float, ...]:
+        values = value if isinstance(value, tuple) else (value,)
+        if len(values) == self.channels:
+            return values
+        return (sum(values) / len(values),) * self.channels
+
+    def build(self, blocks: Callable[[int], Blocks]) -> VisionTokenizer:
+        """The tokenizer."""
+        return VisionTokenizer(self, blocks(2))
+
+
+class VisionTokenizer(Tokenizer):
+    """Cuts images into patches.
+
+    Takes (C, H, W) tensors, uint8 or floats in 0..1, and Pillow images, of 1 or 3 channels and mixed sizes. Gives
+    raw patches (T, F), normalised, in hierarchical order; a patch's features are raster over (C, P, P). Images whose
+    sides are no multiple of the patch are padded at the right and bottom. Where ``expected`` is set and
+    ``modality.size`` is not, images of sizes that training never saw are scaled to the nearest one, their middle
+    cropped to its proportions.
+    """
+
+    axes = 2
+    levels = ("patches", "regions", "areas", "image")
+
+    def __init__(self, config: VisionConfig, blocks: Blocks) -> None:
+        self.config = config
+        self.blocks = blocks
+        size = config.size
+        self.image_size = (size, size) if isinstance(size, int) else size
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in config.statistics)
+        self.scale, self.shift = 1 / std, -mean / std
+        self.features: int = config.channels * config.patch**2
+
+    def __call__(self, values: Sequence[Any]) -> Tokens:
+        """Packs images.
+
+        Raises:
+            BadSample: a value is no image, or has values that are not finite or out of range; names its place.
+        """
+        names = (f"image {index} of the batch" for index in range(len(values)))
+        images = [
+            with_channels(check_image(value, name), self.config.channels)
+            for value, name in zip(values, names, strict=True)
+        ]
+        shapes = [self._grid(image.shape[1], image.shape[2]) for image in images]
+        spans = Spans.from_lengths([rows * columns for rows, columns in shapes])
+        x_TF = torch.empty(spans.total, self.features)
+        for (_, dtype), samples in buckets((image.shape, image.dtype) for image in images).items():
+            patches = self._patches(
+                torch.stack([images[index] for index in samples]), 255.0 if dtype == torch.uint8 else 1.0
+            )
+            if len(samples) == len(images):
+                x_TF = patches.flatten(0, 1)
+                break
+            for index, own in zip(samples, patches, strict=True):
+                x_TF[spans.host[index] : spans.host[index + 1]] = own
+        coords = [nested_coords(shape, self.blocks) for shape in shapes]
+        return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes))
+
+    def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
+        """The size that an image is brought to, which may be its own, and how."""
+        if self.image_size is not None:
+            return self.image_size, self.config.fit
+        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        return nearest or (height, width), "crop"
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        (height, width), _ = self._resizing(height, width)
+        return -(-height // self.config.patch), -(-width // self.config.patch)
+
+    def _patches(self, images_NCHW: Tensor, largest: float) -> Tensor:
+        pixels = images_NCHW.float()
+        size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
+        if tuple(pixels.shape[2:]) != size:
+            pixels = resized(pixels, size, fit)
+        pixels = torch.addcmul(self.shift, pixels, self.scale / largest)
+        height, width = pixels.shape[2:]
+        right, bottom = -width % self.config.patch, -height % self.config.patch
+        if right or bottom:
+            mode = "replicate" if self.config.pad == "edge" else "constant"
+            pixels = functional.pad(pixels, (0, right, 0, bottom), mode)
+        return patchify(pixels, self.config.patch, self.blocks)
+
+    def embedding(self, dim: int) -> nn.Module:
+        """The stem.
+
+        Raises:
+            ConfigError: a timm backbone cannot serve.
+        """
+        return self.config.stem.build(self.config.channels, self.config.patch, self.image_size, dim, self.blocks)
+
+    def size(self, shape: Sequence[int]) -> int:
+        """Patches of an image of shape (C, H, W)."""
+        rows, columns = self._grid(shape[-2], shape[-1])
+        return rows * columns
+
+    def box(self, value: Any, steps: Sequence[float]) -> tuple[float, float, float, float]:
+        """Where patches lie in an image as it was before it was resized and padded, in pixels."""
+        _, height, width = check_image(value, "the image").shape
+        top, left, high, wide = 0.0, 0.0, float(height), float(width)
+        (rows, columns), fit = self._resizing(height, width)
+        if (rows, columns) != (height, width) and fit == "crop":
+            top, left, high, wide = middle((height, width), (rows, columns))
+        y, x, y_end, x_end = (self.config.patch * step for step in steps)
+        return (
+            left + min(x / columns, 1) * wide,
+            top + min(y / rows, 1) * high,
+            left + min(x_end / columns, 1) * wide,
+            top + min(y_end / rows, 1) * high,
+        )
+
+    def restore(self, tokens: Tokens) -> list[Tensor]:
+        """The images (C, H, W), float32 in 0..1, from raw patches; with the border that was padded."""
+        plan = Dense.of(tokens, self.blocks)
+        found: dict[int, Tensor] = {}
+        for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
+            images = unpatchify(patches_NhwF.float(), self.config.patch)
+            pixels = (images - self.shift.to(images.device)) / self.scale.to(images.device)
+            found.update(zip(bucket.samples, pixels, strict=True))
+        return [found[index] for index in range(len(tokens))]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch.nn.functional import normalize
+
+from hrt_mm.metrics.retrieval import distinct, rank, rank_scores
+
+
+def test_ranks_and_precisions_by_hand() -> None:
+    answers = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1.0], [-1.0, 0]])
+    found = rank(torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([7, 7]), answers, torch.tensor([1, 7, 2, 7]))
+    assert found.rank_Q.tolist() == [2, 2]
+    assert found.precision_Q.tolist() == pytest.approx([(1 / 2 + 2 / 4) / 2, (1 / 2 + 2 / 4) / 2])
+    assert found.positives_Q.tolist() == [2, 2]
+
+
+def test_mean_average_precision_is_that_of_scikit_learn() -> None:
+    torch.manual_seed(0)
+    queries, answers = torch.randn(20, 8), torch.randn(50, 8)
+    ours, theirs = torch.randint(4, (20,)), torch.randint(4, (50,))
+    found = rank(queries, ours, answers, theirs)
+    expected = [
+        average_precision_score(theirs == group, answers @ query) for query, group in zip(queries, ours, strict=True)
+    ]
+    assert found.precision_Q.tolist() == pytest.approx(expected)
+
+
+def test_a_tie_is_never_won() -> None:
+    found = rank(torch.ones(1, 2), torch.tensor([1]), torch.ones(5, 2), torch.tensor([0, 1, 0, 1, 0]))
+    assert found.rank_Q.tolist() == [4]
+    assert found.precision_Q.item() == pytest.approx((1 / 4 + 2 / 5) / 2)
+
+
+def test_a_model_that_collapsed_finds_nothing_and_a_random_one_what_chance_does() -> None:
+    groups = torch.arange(400)
+    same = torch.ones(400, 16)
+    assert rank(same, groups, same, groups).metrics()["R@1"] == 0
+    torch.manual_seed(0)
+    metrics = rank(torch.randn(400, 16), groups, torch.randn(400, 16), groups).metrics()
+    assert metrics["chance_R@1"] == 1 / 400
+    assert metrics["R@10"] < 0.06
+    assert metrics["median_rank"] == pytest.approx(200, abs=40)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunks_change_nothing(chunk: int) -> None:
+    torch.manual_seed(0)
+    vectors = normalize(torch.randn(33, 5), dim=1)
+    groups = torch.randint(9, (33,))
+    whole = rank(vectors, groups, vectors.flip(0), groups, chunk=1000)
+    parts = rank(vectors, groups, vectors.flip(0), groups, chunk=chunk)
+    assert torch.equal(whole.rank_Q, parts.rank_Q)
+    assert torch.equal(whole.precision_Q, parts.precision_Q)
+
+
+def test_queries_without_a_right_answer_are_left_out() -> None:
+    found = rank(torch.eye(2), torch.tensor([0, 9]), torch.eye(2), torch.tensor([0, 1]))
+    assert found.metrics() == {
+        "R@1": 1, "R@5": 1, "R@10": 1, "median_rank": 1, "mean_rank": 1, "mAP": 1, "chance_R@1": 0.5, "queries": 1,
+        "answers": 2,
+    }  # fmt: skip
+
+
+def test_what_is_there_twice_counts_once() -> None:
+    vectors, groups = distinct(torch.arange(4.0)[:, None], torch.tensor([1, 1, 1, 2]), torch.tensor([5, 5, 6, 5]))
+    assert vectors[:, 0].tolist() == [0, 2, 3]
+    assert groups.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_finds_nothing_and_is_not_found(bad: float, caplog: pytest.LogCaptureFixture) -> None:
+    groups = torch.arange(6)
+    good, broken = torch.eye(6), torch.full((6, 6), bad)
+    for queries, answers in ((broken, broken), (broken, good), (good, broken)):
+        found = rank(queries, groups, answers, groups)
+        assert found.rank_Q.tolist() == [6] * 6
+        assert found.metrics()["R@1"] == 0
+        assert found.metrics()["mAP"] == pytest.approx(1 / 6)
+    assert "12 of 12 vectors are NaN or infinite" in caplog.text
+    one = good.clone()
+    one[2, 4] = bad
+    assert rank(good, groups, one, groups).rank_Q.tolist() == [2, 2, 6, 2, 2, 2], "a broken answer is ahead of others"
+    assert rank(one, groups, good, groups).rank_Q.tolist() == [1, 1, 6, 1, 1, 1]
+
+
+def test_a_product_that_overflows_is_lost_too() -> None:
+    huge = torch.full((2, 4), 3e38)
+    groups = torch.arange(2)
+    assert rank(huge, groups, huge, groups).rank_Q.tolist() == [2, 2]
+
+
+def test_scores_that_are_not_finite_lose() -> None:
+    right = torch.tensor([[True, False, False]])
+    for bad in (torch.nan, torch.inf):
+        assert rank_scores(torch.tensor([[bad, 0.0, 1.0]]), right).rank_Q.tolist() == [3]
+        assert rank_scores(torch.tensor([[5.0, bad, 1.0]]), right).rank_Q.tolist() == [2]
+    assert rank_scores(torch.tensor([[5.0, -torch.inf, 1.0]]), right).rank_Q.tolist() == [1], "an answer that is none"
