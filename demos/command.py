@@ -14,7 +14,7 @@ from hrt_modalities.common.splits import SPLITS
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
-from hrt_mm.data.atomic_files import held_alone
+from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.collecting import embed_split
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
@@ -87,7 +87,7 @@ def prepare(
         Stopped: a signal ended the training.
     """
     loaded = load_config(config, [f"run.dir={folder / 'run'}", *overrides])
-    with held_alone(folder, create=True):
+    with exclusive_lock(folder, create=True):
         return _prepared(folder, loaded, splits)
 
 

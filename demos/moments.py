@@ -23,7 +23,7 @@ from hrt_modalities.video.readers import VideoFile
 
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.data.atomic_files import held_alone
+from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
@@ -208,7 +208,7 @@ def _run(args: argparse.Namespace) -> int:
     kept = [f"run.dir={args.folder / 'run'}", f"data.film.cache.dir={args.folder / 'frames'}"]
     config = load_config(name, [*kept, *args.overrides])
     film = footage(config)
-    with held_alone(args.folder, create=True):
+    with exclusive_lock(args.folder, create=True):
         searcher, files = prepare(args.folder, config, film)
     print(figures(args.folder / "run", pieces=False))
     known = moments(film)

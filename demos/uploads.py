@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from hrt_mm.core.errors import Stopped, UserError
-from hrt_mm.data.atomic_files import LOCK, held_alone
+from hrt_mm.data.atomic_files import LOCK, exclusive_lock
 
 PREFIX = "hrt-mm-uploads-"
 VARIABLE = "GRADIO_TEMP_DIR"
@@ -31,7 +31,7 @@ def upload_folder() -> Iterator[Path]:
     before, directory = os.environ.get(VARIABLE), tempfile.tempdir
     try:
         # The lock says that a process is alive that uses the folder.
-        with held_alone(folder):
+        with exclusive_lock(folder):
             os.environ[VARIABLE], tempfile.tempdir = str(folder), str(folder)
             yield folder
     finally:
@@ -87,5 +87,5 @@ def _clear() -> None:
             # Only what is this user's, no link, and locked once by a process that has ended.
             if left.is_symlink() or found.st_uid != os.getuid() or not (left / LOCK).exists():
                 continue
-            with held_alone(left):
+            with exclusive_lock(left):
                 shutil.rmtree(left, ignore_errors=True)

@@ -99,7 +99,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextmanager
-def held_alone(folder: Path, *, create: bool = False) -> Iterator[None]:
+def exclusive_lock(folder: Path, *, create: bool = False) -> Iterator[None]:
     """Locks a folder, so that no other process and no other thread writes into it.
 
     The lock is the process's own, so workers that outlive a killed process do not keep it. The lock file is not
@@ -179,7 +179,7 @@ def drafting(folder: Path) -> Iterator[Path]:
         UserError: there is something in its place already, or another process is making it.
     """
     draft = folder.with_name(f".{folder.name}.tmp")
-    with held_alone(draft, create=True):
+    with exclusive_lock(draft, create=True):
         moved = False
         try:
             if folder.exists():

@@ -17,7 +17,7 @@ from ..tasks.base import Task
 from ..tasks.joint import JointTokenizer
 from ..train.build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
 from ..train.checkpoint import Checkpoint, CheckpointError
-from ..train.distributed import Ranks
+from ..train.distributed import ProcessGroup
 from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from ..train.identity import MOVED, check_same_vocabularies
 from ..train.precision import autocast, numerics
@@ -47,7 +47,7 @@ class TrainedRun:
     classes: tuple[str, ...] | None
     checkpoint: Checkpoint
 
-    def loader(self, split: str, ranks: Ranks) -> EvaluationLoader:
+    def loader(self, split: str, ranks: ProcessGroup) -> EvaluationLoader:
         """The samples of a split.
 
         Raises:
@@ -61,7 +61,7 @@ class TrainedRun:
         check_classes(dataset, split, self.classes)
         before = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
         saved = self.checkpoint.state.get("config", {}).get("data")
-        if ranks.main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
+        if ranks.is_main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
             log.warning(
                 "the data changed since the run was trained: %s had %d samples, now %d; %s",
                 split, before, len(dataset), MOVED,
@@ -186,7 +186,7 @@ def evaluate_run(
     other = any(override.startswith("data.") for override in overrides)
     run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other else "own")
     options = run.config.train
-    with Ranks.joined(options.device) as ranks, numerics(ranks.device, options.num_threads):
+    with ProcessGroup.from_env(options.device) as ranks, numerics(ranks.device, options.num_threads):
         task = run.task.to(ranks.device)
         metrics = evaluate(task, run.loader(split, ranks), autocast(options.precision, ranks.device))
     assert metrics is not None

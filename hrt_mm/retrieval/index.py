@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import PositiveInt, TypeAdapter
 
 from ..core.errors import UserError
-from ..data.atomic_files import LOCK, explained, held_alone, replace_file
+from ..data.atomic_files import LOCK, exclusive_lock, explained, replace_file
 from ..data.storage import Format, Sum
 from .collection import BLOCK, MEDIA, Collection, mapped_vectors, writing
 from .neighbours import REMEDY, STRUCTURE, Kind, build, kind_for
@@ -64,7 +64,7 @@ class Index:
         Raises:
             UserError: there is something in its place, or the disk is full.
         """
-        with explained(folder), held_alone(folder, create=True):
+        with explained(folder), exclusive_lock(folder, create=True):
             if any(entry.name != LOCK for entry in folder.iterdir()):
                 raise UserError(
                     f"{folder} is not empty; add to the index with `hrt-mm index add`, or choose another folder"
@@ -319,7 +319,7 @@ class Index:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """No other process writes inside. What a killed or failed one left half done is cleared away."""
-        with explained(self.folder), held_alone(self.folder):
+        with explained(self.folder), exclusive_lock(self.folder):
             self._open()
             self._clear()
             try:

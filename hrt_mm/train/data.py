@@ -79,7 +79,7 @@ class TrainStream:
         self._loaded = load(maker, sampler.plans(start), workers=workers, pin_memory=pin_memory)
 
     def close(self) -> None:
-        """Sends the workers home."""
+        """Shuts the workers down."""
         self._loaded = iter(())
 
     def waited(self) -> float:

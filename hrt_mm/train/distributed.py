@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or those that torchrun started."""
+"""The process group of a run: a single process, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those of the run. Alone, every call answers at once.
+class ProcessGroup:
+    """The processes of a run, as seen from one of them. In a single process, no call communicates.
 
     Args:
-        device: where this process computes.
-        rank: its number.
-        world_size: how many there are.
+        device: the device of this process.
+        rank: of this process.
+        world_size: number of processes.
     """
 
     device: torch.device
@@ -32,35 +32,34 @@ class Ranks:
 
     @classmethod
     @contextmanager
-    def joined(cls, device: str) -> Iterator[Ranks]:
-        """Joins the process group that torchrun describes in the environment, and leaves it in the end.
+    def from_env(cls, device: str) -> Iterator[ProcessGroup]:
+        """Initializes the process group from torchrun's environment variables, and destroys it on exit.
 
         Args:
-            device: ``auto``, ``cpu`` or ``cuda``; of the CUDA devices, a process takes the one of its local rank.
+            device: ``auto``, ``cpu`` or ``cuda``; with CUDA, each process uses the device of its local rank.
         """
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        place = choose_device(device, local)
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
+        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            yield cls(place)
+            yield cls(chosen)
             return
-        # Control messages lie on the host and gradients on the device, so CUDA needs both backends.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+        # Counts are reduced on the host and gradients on the device, so CUDA needs both backends.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
         try:
-            yield cls(place, dist.get_rank(), dist.get_world_size())
+            yield cls(chosen, dist.get_rank(), dist.get_world_size())
         finally:
             dist.destroy_process_group()
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over ranks.
+        """The module under ``DistributedDataParallel``, which averages gradients over ranks.
 
-        Parameters that a batch leaves out are looked for where the module says that there may be some
+        Unused parameters are searched for only where the module may leave some
         (:attr:`hrt_mm.tasks.base.Task.leaves_unused`).
         """
         if self.world_size == 1:
@@ -68,10 +67,10 @@ class Ranks:
         return DistributedDataParallel(module, find_unused_parameters=getattr(module, "leaves_unused", True))
 
     def no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients stay on their rank inside, unless this is the last batch of a step."""
+        """Accumulates gradients without synchronizing them, except for the last batch of a step."""
         if isinstance(module, DistributedDataParallel) and not last:
-            held: AbstractContextManager[None] = module.no_sync()
-            return held
+            context: AbstractContextManager[None] = module.no_sync()
+            return context
         return nullcontext()
 
     def sum(self, x: Tensor) -> Tensor:
@@ -80,30 +79,30 @@ class Ranks:
             dist.all_reduce(x)
         return x
 
-    def highest(self, *values: float) -> list[float]:
-        """The highest of each value over ranks."""
+    def max(self, *values: float) -> list[float]:
+        """The maximum of each value over ranks."""
         if self.world_size == 1:
             return list(values)
         reduced = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(reduced, dist.ReduceOp.MAX)
-        highest: list[float] = reduced.tolist()
-        return highest
+        maxima: list[float] = reduced.tolist()
+        return maxima
 
-    def total(self, *values: int) -> list[int]:
+    def sum_counts(self, *counts: int) -> list[int]:
         """The sum of each count over ranks."""
         if self.world_size == 1:
-            return list(values)
-        reduced = torch.tensor(values)
+            return list(counts)
+        reduced = torch.tensor(counts)
         dist.all_reduce(reduced)
-        total: list[int] = reduced.tolist()
-        return total
+        sums: list[int] = reduced.tolist()
+        return sums
 
-    def all(self, holds: bool) -> bool:
-        """Whether it holds on every rank."""
-        return self.highest(float(not holds))[0] == 0
+    def all(self, condition: bool) -> bool:
+        """Whether a condition is true on every rank."""
+        return self.max(float(not condition))[0] == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """A plain value from every rank, in their order."""
+        """A picklable value from every rank, in rank order."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -111,7 +110,7 @@ class Ranks:
         return values
 
     def barrier(self) -> None:
-        """Waits until every rank is here."""
+        """Waits for every rank."""
         self.all(True)
 
 
@@ -119,14 +118,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of a process.
 
     Raises:
-        ConfigError: CUDA was asked for and there is none, or not one for each local rank.
+        ConfigError: CUDA was requested and is unavailable, or has fewer devices than local ranks.
     """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not there):
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not visible):
         return torch.device("cpu")
-    if local_rank >= there:
+    if local_rank >= visible:
         raise ConfigError(
-            f"train.device {name} for local rank {local_rank}, but {there} CUDA devices are visible; start fewer "
+            f"train.device {name} for local rank {local_rank}, but {visible} CUDA devices are visible; start fewer "
             "processes, or set train.device=cpu"
         )
     return torch.device("cuda", local_rank)

@@ -15,7 +15,7 @@ from ..tasks.base import Batch, Task
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .meters import Meters, added, classes_without_samples, macro_f1s, means
 from .precision import Autocast
 from .sampler import Plan, evaluation_plans, sample_sizes
@@ -39,7 +39,7 @@ class EvaluationLoader:
     """
 
     def __init__(
-        self, split: str, maker: BatchMaker, options: TrainConfig, ranks: Ranks, limit: int | None = None
+        self, split: str, maker: BatchMaker, options: TrainConfig, ranks: ProcessGroup, limit: int | None = None
     ) -> None:
         self.split = split
         self.maker = maker
@@ -88,7 +88,7 @@ class EvaluationLoader:
         """
         classes = self.maker.classes or ()
         for metric, missing in absent.items():
-            if missing and self.ranks.main and self._absent.get(metric) != missing and max(missing) < len(classes):
+            if missing and self.ranks.is_main and self._absent.get(metric) != missing and max(missing) < len(classes):
                 log.warning(
                     "%s/%s is the mean over %d of %d classes: the split has no sample of %s%s",
                     self.split, metric, len(classes) - len(missing), len(classes),

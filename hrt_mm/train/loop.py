@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.per_step import training_step
 from ..tasks.base import Batch
 from .data import worker_deaths_named
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .folder import run_dir
 from .meters import weight_of
 from .nonfinite import nonfinite_error
@@ -49,7 +49,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     """
     options = config.train
     with (
-        Ranks.joined(options.device) as ranks,
+        ProcessGroup.from_env(options.device) as ranks,
         numerics(ranks.device, options.num_threads),
         StopSignals() as stop,
         worker_deaths_named(),

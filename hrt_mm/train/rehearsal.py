@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from ..core.errors import ConfigError, UserError
-from ..data.atomic_files import LOCK, RUN_FILES, check_replaceable, held_alone
+from ..data.atomic_files import LOCK, RUN_FILES, check_replaceable, exclusive_lock
 from ..tasks.base import Task
 from .build import Data, build_data, build_task, splits_of
 from .checkpoint import CheckpointError
 from .data import checked, worker_deaths_named
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate
 from .folder import run_dir
 from .optim import build_optimizer
@@ -52,7 +52,7 @@ def rehearse(config: RunConfig) -> str:
     data = build_data(config, splits_of(options))
     with (
         forked(),
-        Ranks.joined(options.device) as ranks,
+        ProcessGroup.from_env(options.device) as ranks,
         numerics(ranks.device, options.num_threads),
         worker_deaths_named(),
     ):
@@ -96,7 +96,7 @@ def _check_workers(config: RunConfig, data: Data) -> None:
 
 
 @torch.no_grad()
-def _train_batch(config: RunConfig, data: Data, task: Task, ranks: Ranks, cast: Autocast) -> None:
+def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup, cast: Autocast) -> None:
     dataset, options = data.splits["train"], config.train
     sampler = Sampler(
         len(dataset),
@@ -139,7 +139,7 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
     _check_writable(folder, folder)
     check_replaceable(folder, RUN_FILES)
     locked_before = (folder / LOCK).exists()
-    with held_alone(folder):
+    with exclusive_lock(folder):
         try:
             if not resume:
                 check_unused(folder)

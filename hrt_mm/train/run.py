@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..core.errors import ConfigError, Stopped, UserError
-from ..data.atomic_files import RUN_FILES, check_replaceable, held_alone
+from ..data.atomic_files import RUN_FILES, check_replaceable, exclusive_lock
 from ..data.extents import Extents
 from ..data.progress import Interval, ProgressBar, span
 from ..tasks.base import Batch
 from .build import build_data, build_task, carried_groups, splits_of
 from .checkpoint import Checkpoint
 from .data import TrainStream
-from .distributed import Ranks
+from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from .folder import run_dir
 from .identity import MOVED, check_same_classes, check_same_vocabularies, vocabularies
@@ -57,7 +57,7 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig, ranks: Ranks, stop: StopSignals, *, init_from: Path | None, resume: bool
+        self, config: RunConfig, ranks: ProcessGroup, stop: StopSignals, *, init_from: Path | None, resume: bool
     ) -> None:
         self.config, self.options, self.ranks, self.stop = config, config.train, ranks, stop
         self.data = build_data(config, splits_of(self.options))
@@ -95,11 +95,11 @@ class Run:
     def __enter__(self) -> Self:
         self.stop.at_once = False
         step, options = self.state.step, self.options
-        if self.ranks.main:
+        if self.ranks.is_main:
             write_config(self.config)
         shown = f"train/{self.task.monitor}"
-        self.progress = ProgressBar(options.steps, shown, silent=not self.ranks.main, cpu=options.clock == "cpu")
-        self.log = MetricsLog(self.folder / "metrics.jsonl", self._kept_lines) if self.ranks.main else None
+        self.progress = ProgressBar(options.steps, shown, silent=not self.ranks.is_main, cpu=options.clock == "cpu")
+        self.log = MetricsLog(self.folder / "metrics.jsonl", self._kept_lines) if self.ranks.is_main else None
         self.board = TensorBoard(self.folder / "tensorboard", step) if self.log and options.tensorboard else None
         self.stream = TrainStream(
             self.data.maker(self.config, "train"),
@@ -133,7 +133,7 @@ class Run:
         self.state.seconds = self._clock() - self._started
         limit = self.options.time_limit
         spent = self.state.seconds / (60 * limit) if limit is not None else 0.0
-        signal, spent = self.ranks.highest(self.stop.number, spent)
+        signal, spent = self.ranks.max(self.stop.number, spent)
         return int(signal), spent
 
     def evaluation_due(self, *, over: bool) -> bool:
@@ -160,7 +160,7 @@ class Run:
             values: to be logged with it.
         """
         mine = [sum(len(batch) for batch in batches), sum(batch.num_tokens for batch in batches)]
-        samples, tokens = self.ranks.total(*mine)
+        samples, tokens = self.ranks.sum_counts(*mine)
         self.state.step += 1
         self.state.samples += samples
         self.state.tokens += tokens
@@ -190,12 +190,12 @@ class Run:
             raise ConfigError(f"{self.monitor} is to choose the best, but val gave {', '.join(metrics) or 'no metric'}")
         self.state.evaluated, self.state.metrics, self.unsaved = self.state.step, metrics, True
         self.evaluated_bad["val"] = together(self.ranks.gather(self.val.bad.counts()))
-        best = self.ranks.main and self.store.improves(metrics[self.monitor])
-        if self.ranks.main:
+        best = self.ranks.is_main and self.store.improves(metrics[self.monitor])
+        if self.ranks.is_main:
             self._write({"step": self.state.step, "epoch": self.state.position.epoch, **metrics})
             shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self.progress.say(f"step {self.state.step}/{self.options.steps}  {shown}{'  (best)' if best else ''}")
-        return False, self.ranks.highest(float(best))[0] > 0
+        return False, self.ranks.max(float(best))[0] > 0
 
     def save(self, *, ending: bool) -> None:
         """Writes a checkpoint. Where the disk refuses, the run goes on with the one before, unless it ends here.
@@ -218,7 +218,7 @@ class Run:
         """Writes a line of the means since the line before."""
         sums, self.meters = added(self.ranks.gather(self.meters.sums())), Meters()
         rates = self.interval.rates()
-        if self.ranks.main:
+        if self.ranks.is_main:
             state = self.state
             values = {"step": state.step, "epoch": state.position.epoch, **means(sums, "train"), **self.values}
             values |= {"samples": state.samples, "tokens": state.tokens}
@@ -260,7 +260,7 @@ class Run:
             self.progress.say(line)
         if self.state.step:
             self.progress.say(f"goes on from step {self.state.step}")
-        if self.ranks.main:
+        if self.ranks.is_main:
             for warning in start_warnings(self.config.data):
                 log.warning("%s", warning)
         if self.options.time_limit is not None:
@@ -268,7 +268,7 @@ class Run:
             self.progress.say(
                 f"train.time_limit {span(self.options.time_limit)} ({clock}), or {self.options.steps:,} steps"
             )
-        for warning in schedule_warnings(self.config.optim, self.options.steps) if self.ranks.main else ():
+        for warning in schedule_warnings(self.config.optim, self.options.steps) if self.ranks.is_main else ():
             log.warning("%s", warning)
         for tower, carried in carried_groups(self.config, self.data.tokenizer).items():
             of_tower = f" of {tower}" if tower else ""
@@ -276,7 +276,7 @@ class Run:
                 f"groups{of_tower} by {', '.join(carried)} come with the data: the model reads samples that have them, "
                 "and no bare files"
             )
-        if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.main:
+        if self._precision() == "bf16" and emulates_bf16(device) and self.ranks.is_main:
             log.warning(
                 "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
             )
@@ -287,7 +287,7 @@ class Run:
         if self.state.step >= steps:
             return
         self.progress.say(f"train.time_limit is over at step {self.state.step} of {steps}")
-        if self.state.step < warmup and self.ranks.main:
+        if self.state.step < warmup and self.ranks.is_main:
             log.warning(
                 "the time limit ended the run at step %d, within the %d steps of optim.warmup_steps: lr was never "
                 "reached; set fewer, or a longer train.time_limit",
@@ -296,7 +296,7 @@ class Run:
 
     def stopped(self) -> Stopped:
         """What ends the run on all ranks after a signal to one of them; says how it goes on."""
-        (number,) = self.ranks.highest(self.stop.number)
+        (number,) = self.ranks.max(self.stop.number)
         stop = Stopped(int(number))
         self.progress.say(f"{stop} at step {self.state.step}; resume (--resume) goes on from there")
         return stop
@@ -334,11 +334,11 @@ class Run:
     def _open_folder(self, *, resume: bool) -> Checkpoint | None:
         """The first rank makes or mends the folder; the others then find what it found."""
         checkpoint = None
-        if self.ranks.main:
+        if self.ranks.is_main:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 check_replaceable(self.folder, RUN_FILES)
-                self._held.enter_context(held_alone(self.folder))
+                self._held.enter_context(exclusive_lock(self.folder))
             except OSError as error:
                 raise ConfigError(
                     f"run.dir {self.folder} cannot be written: {error.strerror}; choose another folder, or change its "
@@ -346,7 +346,7 @@ class Run:
                 ) from error
             checkpoint = open_folder(self.config, self.store, resume=resume)
         self.ranks.barrier()
-        return checkpoint if self.ranks.main or not resume else self.store.newest()
+        return checkpoint if self.ranks.is_main or not resume else self.store.newest()
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
@@ -356,7 +356,7 @@ class Run:
         unpack(checkpoint, self.task, self.optimizer, self.ema)
         self.state = TrainState.of(state)
         self.extents |= extents_of(state)
-        if self.ranks.main:
+        if self.ranks.is_main:
             self.meters.restore(state["meters"])
             self.bad.restore(state["bad"])
         if state["world_size"] != self.ranks.world_size and self.options.batch_tokens is not None:
@@ -364,7 +364,7 @@ class Run:
                 f"{checkpoint.folder} was saved by {state['world_size']} ranks, and there are {self.ranks.world_size}: "
                 "with train.batch_tokens their number makes the batches; start as many"
             )
-        if state["counts"] != self._counts() and self.ranks.main:
+        if state["counts"] != self._counts() and self.ranks.is_main:
             before, now = (
                 ", ".join(f"{n:,} {name}" for name, n in own.items()) for own in (state["counts"], self._counts())
             )
@@ -374,7 +374,7 @@ class Run:
         """Sums and counts of all ranks; the first rank holds the sums from here on."""
         sums = added(self.ranks.gather(self.meters.sums()))
         if self.ranks.world_size > 1:
-            self.meters.restore(sums if self.ranks.main else {})
+            self.meters.restore(sums if self.ranks.is_main else {})
         return sums, together(self.ranks.gather(self.bad.counts()))
 
     def _plain_state(self, sums: Sums, bad: BadCounts) -> dict[str, Any]:
@@ -411,7 +411,7 @@ class Run:
     def _summarize(self, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
         bad = {"train": together(self.ranks.gather(self.bad.counts())), **self.evaluated_bad}
         memory = max(self.ranks.gather(peak_memory_bytes(self.ranks.device)))
-        if not self.ranks.main:
+        if not self.ranks.is_main:
             return
         values = {
             "metrics": metrics,

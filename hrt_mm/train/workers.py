@@ -73,7 +73,7 @@ class Workers(Iterator[Loaded]):
                 dead = self._dead()
                 if not dead:
                     raise
-                if not self._bury(dead):
+                if not self._restart_after_crash(dead):
                     pids = ", ".join(str(self._iterator._workers[place].pid) for place in dead)
                     raise RuntimeError(f"DataLoader worker (pid {pids}) exited unexpectedly.") from error
             else:
@@ -99,7 +99,7 @@ class Workers(Iterator[Loaded]):
             worker.join(0.2)
         return [place for place, worker in enumerate(workers) if not worker.is_alive()]
 
-    def _bury(self, dead: list[int]) -> bool:
+    def _restart_after_crash(self, dead: list[int]) -> bool:
         """Names the samples that dead workers were reading, and starts anew; whether there was one."""
         reading = self.maker.reading
         assert reading is not None

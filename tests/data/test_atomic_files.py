@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.data.atomic_files import LOCK, check_replaceable, drafting, held_alone
+from hrt_mm.data.atomic_files import LOCK, check_replaceable, drafting, exclusive_lock
 
 # Forked processes are ready at once.
 _processes = multiprocessing.get_context("fork")
@@ -35,7 +35,7 @@ def _enter_often(number: int, answers: Any, folder: Path) -> None:
     entered = met = 0
     while entered < 100:
         try:
-            with held_alone(folder, create=True):
+            with exclusive_lock(folder, create=True):
                 entered += 1
                 try:
                     os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
@@ -61,7 +61,7 @@ def _enter_late(held: Any, go: Event, end: Event, folder: Path) -> None:
         return descriptor
 
     os.open = late  # type: ignore[assignment]
-    with held_alone(folder):
+    with exclusive_lock(folder):
         held.put("holds")
         end.wait(20)
 
@@ -71,7 +71,7 @@ def test_a_process_that_opened_the_lock_before_it_was_released_shares_it_with_no
     tmp_path: Path, renewed: bool
 ) -> None:
     held, go, end = _processes.SimpleQueue(), _processes.Event(), _processes.Event()
-    with held_alone(tmp_path):
+    with exclusive_lock(tmp_path):
         process = _processes.Process(target=_enter_late, args=(held, go, end, tmp_path))
         process.start()
         assert held.get() == "opened"
@@ -82,17 +82,17 @@ def test_a_process_that_opened_the_lock_before_it_was_released_shares_it_with_no
     if renewed:
         assert held.get() == "opened", "the file that it locked is no longer there, so it opens the new one"
     assert held.get() == "holds"
-    with pytest.raises(UserError, match="is being written by another process"), held_alone(tmp_path):
+    with pytest.raises(UserError, match="is being written by another process"), exclusive_lock(tmp_path):
         pass
     end.set()
     process.join(30)
-    with held_alone(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 
 def _try_to_enter(number: int, answers: Any, folder: Path) -> None:
     try:
-        with held_alone(folder):
+        with exclusive_lock(folder):
             answers.put("entered")
     except UserError as error:
         answers.put(str(error))
@@ -103,12 +103,12 @@ def test_threads_of_one_process_exclude_each_other_and_do_not_lose_its_lock(tmp_
 
     def enter() -> None:
         try:
-            with held_alone(tmp_path):
+            with exclusive_lock(tmp_path):
                 pass
         except UserError as error:
             refused.append(str(error))
 
-    with held_alone(tmp_path):
+    with exclusive_lock(tmp_path):
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
@@ -124,7 +124,7 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "lockf", refuse)
     with pytest.raises(UserError, match=r"cannot be locked \(No locks available\); choose a folder on another disk"):
-        held_alone(tmp_path).__enter__()
+        exclusive_lock(tmp_path).__enter__()
 
 
 def _draft_all(number: int, answers: Any, parent: Path) -> None:

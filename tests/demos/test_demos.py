@@ -14,7 +14,7 @@ from demos.command import Demo, Query, main, told
 from demos.moments import Moment
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import Stopped
-from hrt_mm.data.atomic_files import held_alone
+from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
 
@@ -118,6 +118,6 @@ def test_two_demos_do_not_prepare_one_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["glyphs", "--folder", str(tmp_path / "demo")])
-    with held_alone(tmp_path / "demo", create=True):
+    with exclusive_lock(tmp_path / "demo", create=True):
         assert main(glyphs.DEMO, glyphs.__doc__) == 2
     assert "demo is being written by another process" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from PIL import Image
 
 from demos.uploads import PREFIX, ending_with_the_terminal, upload_folder
 from hrt_mm.core.errors import Stopped
-from hrt_mm.data.atomic_files import held_alone
+from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
@@ -103,7 +103,7 @@ def test_what_a_killed_page_left_is_removed_by_the_next(tmp_path: Path, monkeypa
         (tmp_path / f"{PREFIX}{name}" / "private.png").write_bytes(b"x")
     (tmp_path / f"{PREFIX}killed" / ".lock").touch()
     (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / f"{PREFIX}killed")
-    with held_alone(tmp_path / f"{PREFIX}alive"), upload_folder() as own:
+    with exclusive_lock(tmp_path / f"{PREFIX}alive"), upload_folder() as own:
         left = {path.name.removeprefix(PREFIX) for path in tmp_path.iterdir()}
         assert left == {"alive", "strange", "link", own.name.removeprefix(PREFIX)}
     assert not own.exists()

@@ -16,7 +16,7 @@ from torch import Tensor
 from hrt_mm.core.per_step import training_step
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.tasks import Masked, Task
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.meters import Meters, weight_of
 from tests.tasks.every import CASES
 
@@ -32,7 +32,7 @@ def _thirds(tokens: Tokens) -> Tensor:
     return (tokens.spans.positions % 3 == 0).cpu()
 
 
-def step(name: str, task: Task, batches: Sequence[Sequence[int]], ranks: Ranks) -> Meters:
+def step(name: str, task: Task, batches: Sequence[Sequence[int]], ranks: ProcessGroup) -> Meters:
     """One training step without its update, as the trainer takes it."""
     case, meters, weights = CASES[name], Meters(), []
     if isinstance(task, Masked):
@@ -73,7 +73,7 @@ def assert_like(found: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> No
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 @pytest.mark.parametrize("name", ADDITIVE)
 def test_batches_of_a_step_add_up_to_one(name: str, split: list[list[int]]) -> None:
-    alone = Ranks(torch.device("cpu"))
+    alone = ProcessGroup(torch.device("cpu"))
     whole, parts = (CASES[name].build().train() for _ in range(2))
     for _ in range(2):
         wanted = step(name, whole, [[place for part in split for place in part]], alone)
@@ -86,7 +86,7 @@ def test_batches_of_a_step_add_up_to_one(name: str, split: list[list[int]]) -> N
 def _on_rank(rank: int, port: int, answer: Connection) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    ranks = Ranks(torch.device("cpu"), rank, 2)
+    ranks = ProcessGroup(torch.device("cpu"), rank, 2)
     found = {}
     for name in SHARED:
         task = CASES[name].build().train()
@@ -116,6 +116,6 @@ def test_two_ranks_are_one() -> None:
     for name in SHARED:
         task = CASES[name].build().train()
         for _ in range(2):
-            step(name, task, [order], Ranks(torch.device("cpu")))
+            step(name, task, [order], ProcessGroup(torch.device("cpu")))
         for answer in answers:
             assert_like(answer[name], state(task))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrt_mm.data.sample import Sample
 from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.meters import weight_of
 from tests.tasks.conftest import Ids, Rows, hierarchy, unzero
 
@@ -31,7 +31,7 @@ def _samples() -> list[Sample]:
     return [Sample(value, f"g{place % 5}", f"s{place}") for place, value in enumerate(values)]
 
 
-def _gradient(options: dict[str, Any], share: list[Sample], ranks: Ranks) -> dict[str, Tensor]:
+def _gradient(options: dict[str, Any], share: list[Sample], ranks: ProcessGroup) -> dict[str, Tensor]:
     torch.manual_seed(0)
     config = ContrastiveConfig.model_validate({"type": "contrastive", "dim": 8, **options})
     towers = JointTokenizer({"rows": Rows(), "ids": Ids()})
@@ -55,7 +55,7 @@ def _on_rank(rank: int, port: int, options: dict[str, Any], shares: list[list[in
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     chosen = [_samples()[place] for place in shares[rank]]
-    found = _gradient(options, chosen, Ranks(torch.device("cpu"), rank, 2))
+    found = _gradient(options, chosen, ProcessGroup(torch.device("cpu"), rank, 2))
     answer.send({name: gradient.tolist() for name, gradient in found.items()})
     dist.destroy_process_group()
 
@@ -71,7 +71,7 @@ def _on_rank(rank: int, port: int, options: dict[str, Any], shares: list[list[in
 )
 def test_two_ranks_have_the_gradient_of_one(options: dict[str, Any], shares: list[list[int]]) -> None:
     order = [*shares[0], *shares[1]]
-    alone = _gradient(options, [_samples()[place] for place in order], Ranks(torch.device("cpu")))
+    alone = _gradient(options, [_samples()[place] for place in order], ProcessGroup(torch.device("cpu")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.loop import train
 from hrt_mm.train.store import CheckpointStore
 from tests.train.toy_processes import finished, logged, start_ranks, wait_for_step
@@ -48,12 +48,12 @@ def test_two_ranks_train_as_one_and_stop_and_go_on_as_one(tmp_path: Path) -> Non
 
 def test_alone_every_call_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with Ranks.joined("cpu") as ranks:
+    with ProcessGroup.from_env("cpu") as ranks:
         module = torch.nn.Linear(1, 1)
-        assert ranks.main
+        assert ranks.is_main
         assert ranks.wrap(module) is module
-        assert ranks.total(3, 4) == [3, 4]
-        assert ranks.highest(0.5, 2.0) == [0.5, 2.0]
+        assert ranks.sum_counts(3, 4) == [3, 4]
+        assert ranks.max(0.5, 2.0) == [0.5, 2.0]
         assert ranks.gather({"a": 1}) == [{"a": 1}]
         assert ranks.all(True)
         assert not ranks.all(False)

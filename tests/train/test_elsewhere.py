@@ -14,7 +14,7 @@ from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.inference.trained import load_task
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.loop import train
 
 CONFIG = """
@@ -50,10 +50,10 @@ def test_relative_paths_are_found_where_the_run_was_started(
     monkeypatch.chdir(tmp_path)
     run = load_task(home / "run")
     with pytest.raises(ConfigError) as caught:
-        run.loader("val", Ranks(torch.device("cpu")))
+        run.loader("val", ProcessGroup(torch.device("cpu")))
     assert f"; the run was started in {home}, where pictures is: evaluate it from there" in str(caught.value)
     with pytest.raises(ConfigError) as caught:
-        load_task(home / "run", overrides=["data.root=nowhere"]).loader("val", Ranks(torch.device("cpu")))
+        load_task(home / "run", overrides=["data.root=nowhere"]).loader("val", ProcessGroup(torch.device("cpu")))
     assert "started in" not in str(caught.value)
     assert main(["eval", str(home / "run"), "--split", "val", f"data.root={home / 'pictures'}"]) == 0
 

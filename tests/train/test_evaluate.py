@@ -13,13 +13,13 @@ from hrt_mm.inference.trained import evaluate_run, load_task
 from hrt_mm.tasks.base import Batch, TaskOutput
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.checkpoint import CheckpointError
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.evaluate import EvaluationLoader, evaluate
 from hrt_mm.train.loop import train
 from hrt_mm.train.meters import Meters, added, means
 from tests.train.toy_training import ToyTask, toy_config
 
-RANKS = Ranks(torch.device("cpu"))
+RANKS = ProcessGroup(torch.device("cpu"))
 
 
 def metrics(limit: int | None = None, **keywords: Any) -> dict[str, float]:

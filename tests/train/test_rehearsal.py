@@ -10,7 +10,7 @@ from PIL import Image
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError, UserError
-from hrt_mm.data.atomic_files import held_alone
+from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.train.rehearsal import check_folder, rehearse, warnings_of
 
 
@@ -107,7 +107,7 @@ def test_the_run_folder_must_be_free_and_writable(small: Path, tmp_path: Path) -
     check_folder(config, resume=False)
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
-    with held_alone(tmp_path / "run"), pytest.raises(UserError, match="is being written by another process"):
+    with exclusive_lock(tmp_path / "run"), pytest.raises(UserError, match="is being written by another process"):
         check_folder(config, resume=False)
     (tmp_path / "run" / ".lock").unlink()
     check_folder(config, resume=False)

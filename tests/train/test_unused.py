@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hrt_mm.core.tokens import Tokens
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from tests.tasks.conftest import RowEmbedding, Rows, hierarchy
 from tests.tasks.every import CASES
 
@@ -72,7 +72,7 @@ def test_samples_without_tokens_leave_none() -> None:
 def _on_rank(rank: int, port: int, answer: Connection) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    ranks = Ranks(torch.device("cpu"), rank, 2)
+    ranks = ProcessGroup(torch.device("cpu"), rank, 2)
     found: dict[str, tuple[bool, list[float]]] = {}
     for name in ("classification", "language", "ctc", "contrastive"):
         for look in (None, True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...inference.trained import load_task
-from ...train.distributed import Ranks, choose_device
+from ...train.distributed import ProcessGroup, choose_device
 from ...train.precision import numerics
 from .attending import attention_section
 from .confusion import confusion_section
@@ -80,7 +80,7 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
     aside.mkdir()
     page = Page(aside, f"Report of {run.folder.resolve().name}")
     try:
-        ranks = Ranks(choose_device(options.device, 0))
+        ranks = ProcessGroup(choose_device(options.device, 0))
         with numerics(ranks.device, options.num_threads), style():
             subject = Subject.of(run, ranks)
             for section in SECTIONS:

@@ -23,7 +23,7 @@ from ...inference.trained import TrainedRun
 from ...tasks.base import Batch
 from ...tasks.joint import JointBatch, JointTask, JointTokenizer
 from ...train.build import build_dataset
-from ...train.distributed import Ranks
+from ...train.distributed import ProcessGroup
 from ...train.evaluate import EvaluationLoader
 from ...train.precision import autocast
 from .view import Backdrop, View
@@ -45,12 +45,12 @@ class Subject:
     """
 
     run: TrainedRun
-    ranks: Ranks
+    ranks: ProcessGroup
     split: str
     tower: str | None = None
 
     @classmethod
-    def of(cls, run: TrainedRun, ranks: Ranks) -> Subject:
+    def of(cls, run: TrainedRun, ranks: ProcessGroup) -> Subject:
         """The run with the first split that its data has.
 
         Raises:

@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 from pydantic import TypeAdapter
 
 from hrt_mm.core.errors import ConfigError, UserError
-from hrt_mm.data.atomic_files import LOCK, held_alone, replace_file
+from hrt_mm.data.atomic_files import LOCK, exclusive_lock, replace_file
 from hrt_mm.data.storage import Format, Sum
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def generated(kind: str, plan: str, home: Path | None, make: Callable[[Path], No
         _clear(home, kind)
         made = Path(mkdtemp(prefix=f".{kind}-", dir=home))
         try:
-            with held_alone(made):
+            with exclusive_lock(made):
                 make(made)
                 _sum_up(made)
                 # Another process may have been faster; its folder is the same.
@@ -105,5 +105,5 @@ def _clear(home: Path, kind: str) -> None:
     for left in home.glob(f".{kind}-*"):
         with suppress(OSError, UserError):
             if time.time() - left.stat().st_mtime > STALE and not left.is_symlink():
-                with held_alone(left):
+                with exclusive_lock(left):
                     shutil.rmtree(left, ignore_errors=True)

@@ -19,7 +19,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.core.transition import Transition
 from hrt_mm.inference.trained import load_task
 from hrt_mm.metrics.boundaries import BoundaryScores
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 
 
 def places(*values: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_boundaries_that_a_text_does_not_carry_are_left_out() -> None:
 
 
 def cuts_of(run: Path) -> Cuts:
-    subject = Subject.of(load_task(run), Ranks(torch.device("cpu")))
+    subject = Subject.of(load_task(run), ProcessGroup(torch.device("cpu")))
     assert subject.encoder is not None
     return measure_cuts(subject, subject.encoder)
 
@@ -103,7 +103,7 @@ def test_every_learned_level_is_measured(texts_run: Path) -> None:
 
 def test_cuts_are_where_the_model_has_its_groups(texts_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that starts a group wherever a word starts has an F1 of 1."""
-    subject = Subject.of(load_task(texts_run), Ranks(torch.device("cpu")))
+    subject = Subject.of(load_task(texts_run), ProcessGroup(torch.device("cpu")))
     assert subject.encoder is not None
     words: list[torch.Tensor] = []
     subject.encoder.embedding.register_forward_pre_hook(lambda _, args: words.append(args[0].boundaries["words"]))

@@ -28,11 +28,11 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.inference.trained import load_task
 from hrt_mm.train.build import build_dataset
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 
 
 def subject_of(run: Path) -> Subject:
-    return Subject.of(load_task(run), Ranks(torch.device("cpu")))
+    return Subject.of(load_task(run), ProcessGroup(torch.device("cpu")))
 
 
 def scores(target: list[int], guess: list[int], confidence: list[float], classes: int = 3) -> Scores:
@@ -236,4 +236,4 @@ def test_split_that_is_not_there_is_replaced(digits_run: Path, monkeypatch: pyte
 def test_task_without_an_encoder(digits_run: Path) -> None:
     run = load_task(digits_run)
     bare: Any = nn.Linear(2, 2)
-    assert Subject(replace(run, task=bare), Ranks(torch.device("cpu")), "test").encoder is None
+    assert Subject(replace(run, task=bare), ProcessGroup(torch.device("cpu")), "test").encoder is None

@@ -12,7 +12,7 @@ from PIL import Image
 from hrt_mm.analysis.report import diagnose
 from hrt_mm.analysis.report.subject import Subject
 from hrt_mm.inference.trained import load_task
-from hrt_mm.train.distributed import Ranks
+from hrt_mm.train.distributed import ProcessGroup
 from tests.analysis.report.conftest import trained
 from tests.analysis.report.test_report import assert_drawn, pictures
 
@@ -107,7 +107,7 @@ def test_a_modality_that_the_split_lacks_is_said_to_be_missing(tmp_path: Path) -
 
 
 def test_a_tower_is_shown_by_the_samples_that_have_its_modality(fused_run: Path) -> None:
-    whole = Subject.of(load_task(fused_run), Ranks(torch.device("cpu")))
+    whole = Subject.of(load_task(fused_run), ProcessGroup(torch.device("cpu")))
     image, text = whole.towers
     assert whole.tower is None and (image.tower, text.tower) == ("image", "text")
     assert image.encoder is not text.encoder and None not in (image.encoder, text.encoder)
