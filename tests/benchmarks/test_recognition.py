@@ -27,11 +27,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_quick_run_trains_measures_and_keeps(data: Path) -> None:
     path = data / "result.json"
     argv = ["--quick", "--device", "cpu", "--threads", "1", "--runs", str(data / "runs"), "--json", str(path)]
-    argv += ["--only", "digits", "words"]
+    argv += ["--only", "digits", "boundaries"]
     assert main(recognition.arguments(), recognition.run, recognition.tables, argv) == 0
     rows = {name: one for row in read(path).rows for name, one in row.contenders.items()}
-    assert set(rows) == {"digits", "words"}
-    assert rows["words"].scores[recognition.RATES[0]] is not None
+    assert set(rows) == {"digits", "boundaries"}
+    assert rows["boundaries"].scores["found f1 40 ms"] is not None
     assert rows["digits"].scores["steps"] == 2
     assert rows["digits"].scores["true words"]
     # What is there is taken.

@@ -71,12 +71,6 @@ class GreedyStream:
             self._run = _Run(symbol, first, last, log_prob, 1)
         return found
 
-    @property
-    def pending(self) -> float:
-        """Where a symbol begins that has not ended; infinity where there is none."""
-        run = self._run
-        return math.inf if run is None or run.symbol == len(self.symbols) else run.first * self.unit
-
     def flush(self) -> list[Heard]:
         """What the end of the steps finishes."""
         found = self._ended()
@@ -111,11 +105,6 @@ class Spelled:
             else:
                 self._open.append(one)
         return found
-
-    @property
-    def pending(self) -> float:
-        """Where the word that is open begins; infinity where there is none."""
-        return self._open[0].start if self._open else math.inf
 
     def flush(self) -> list[Heard]:
         """The word that is open, where one is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import torch
@@ -73,8 +72,6 @@ class Recognizer:
             tokens = max(1, round((WINDOW_S if window is None else window) / seconds))
             windows = WindowStream(self.task.encoder, tokenizer, self.head.level, tokens, **source)
             self._steps, self.late = windows, windows.window
-        self.late_s = math.inf if self.late is None else self.late * seconds
-        """The same in seconds."""
         self._decoded = _decoder(self.task, seconds)
         self._spelled = Spelled() if _spaced(self.task) else None
 
@@ -85,12 +82,6 @@ class Recognizer:
             return self.task.unit
         words = isinstance(self._decoded, UtteranceStream) and self._decoded.lexicon is not None
         return "words" if words or self._spelled is not None else self.task.unit
-
-    @property
-    def pending(self) -> float:
-        """Where what is heard but not given yet begins, in seconds; infinity where there is nothing."""
-        open_word = self._spelled.pending if self._spelled is not None else math.inf
-        return min(open_word, self._decoded.pending)
 
     def feed(self, chunk: Any) -> list[Heard]:
         """Takes in a raw chunk of any size, and gives what it finishes.

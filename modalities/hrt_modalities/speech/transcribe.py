@@ -41,9 +41,6 @@ def _arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--growing", action="store_true", help="allow models whose memory grows with the sound")
     parser.add_argument("--step", type=int, help="a checkpoint by its step; the best when absent")
-    parser.add_argument(
-        "--reread", type=Path, metavar="RUN2", help="a run of task tagging that tells each word anew where it was heard"
-    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -52,15 +49,10 @@ def _run(args: Namespace) -> int:
     from hrt_mm.inference.trained import load_task
     from hrt_modalities.speech.recognizer import Recognizer
 
-    from .reread import Rereader, RereadStream
-
     _check(args)
     found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides, inputs="files")
     chunks, rate, seconds = _opened(args)
-    recognizer: Recognizer | RereadStream
     recognizer = Recognizer(found.task, found.tokenizer, window=args.window, growing=args.growing, rate=rate)
-    if args.reread is not None:
-        recognizer = RereadStream(recognizer, Rereader(load_task(args.reread)), rate)
     progress = Progress(seconds, silent=args.quiet)
     with _output(args.out) as out:
         transcript = FORMATS[args.format](out, _name(args.file), recognizer.unit)

@@ -59,12 +59,6 @@ class UtteranceStream:
             found += self._take(count)
         return found
 
-    @property
-    def pending(self) -> float:
-        """Where an utterance begins that has not ended; infinity where there is none."""
-        speech = np.flatnonzero((self._told_NK.argmax(-1) != len(self.symbols)).numpy())
-        return float(self._edges_N2[speech[0], 0]) * self.unit if len(speech) else math.inf
-
     def flush(self) -> list[Heard]:
         """What the end of the steps finishes."""
         return self._take(len(self._told_NK))

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ import torch
 from hrt_modalities.audio.alignments import read_alignment
 from hrt_modalities.audio.audio import Audio
 from hrt_modalities.audio.files import read_audio
-from hrt_modalities.audio.intervals import SILENCE
 from hrt_modalities.speech.recognizer import Recognizer
-from hrt_modalities.speech.reread import Rereader, RereadStream
 from torch import Tensor
 
 from hrt_mm.cli.main import main
@@ -44,25 +41,6 @@ task: {type: ctc, unit: words, level: words}
 data: {type: audio_manifest, file: tones.tsv, label: words, val: 0.1}
 optim: {lr: 5.0e-3, warmup_steps: 10}
 train: {precision: fp32, steps: 120, batch_size: 8, eval_every: 60, tensorboard: false}
-"""
-
-TAGGER = """
-modality: {type: audio, rate: 8000, mels: 24, stem: {frames: 2, recent: 3}}
-model:
-  levels:
-    - name: frames
-      dim: 24
-      depth: 1
-      heads: 2
-      window: 8
-      reach: sliding
-      group: {type: given, boundary: words, max: 100, typical: 10}
-    - {name: words, dim: 32, depth: 1, heads: 2}
-  cross_scale: {up: true}
-task: {type: tagging, unit: words}
-data: {type: audio_manifest, file: tagged.tsv, alignment_column: alignment, label: words}
-optim: {lr: 5.0e-3, warmup_steps: 10}
-train: {precision: fp32, steps: 60, batch_size: 8, eval_every: 30, tensorboard: false}
 """
 
 
@@ -272,77 +250,3 @@ def test_mistakes_are_told(run: Path, talk: tuple[Path, list[str], list[float]],
     assert "level 'words' attends to everything before" in wide
     assert "a window is for models that are not causal" in failure(capsys, run, path, "--window", "3")
     assert "--window 0 must be above 0" in failure(capsys, run, path, "--window", "0")
-
-
-@pytest.fixture(scope="module")
-def tagger(run: Path) -> Path:
-    """A run that tells words in the places that alignments give."""
-    root = run.parent
-    generator = np.random.default_rng(2)
-    rows = ["path\talignment\tlabel\tsplit"]
-    for number in range(60):
-        words = generator.choice(list(TONES), int(generator.integers(2, 5))).tolist()
-        sound, starts = said(words, generator)
-        soundfile.write(root / f"t{number}.wav", sound, RATE)
-        parts, at = [], 0.0
-        for word, start, after in zip(words, starts, [*starts[1:], None], strict=True):
-            end = start + 0.2 if after is None else min(after - 0.02, start + 0.2)
-            parts += [(at, start, SILENCE), (start, end, word)]
-            at = end
-        parts.append((at, len(sound) / RATE, SILENCE))
-        lines = [f"words\t{start}\t{end}\t{label}" for start, end, label in parts]
-        (root / f"t{number}.tsv").write_text("\n".join(["tier\tstart\tend\tlabel", *lines]) + "\n")
-        split = "train" if number < 50 else "val" if number < 55 else "test"
-        rows.append(f"t{number}.wav\tt{number}.tsv\t{' '.join(label for *_, label in parts)}\t{split}")
-    (root / "tagged.tsv").write_text("\n".join(rows) + "\n")
-    (root / "tagger.yaml").write_text(TAGGER)
-    return train(load_config(root / "tagger.yaml", [f"data.file={root}/tagged.tsv", f"run.dir={root}/tagger"]))
-
-
-def test_words_are_told_anew(run: Path, tagger: Path, talk: tuple[Path, list[str], list[float]], capsys: Any) -> None:
-    """CTC that takes every word for another one still finds the places, in which the tagger tells them."""
-    path, words, _ = talk
-    assert main(["transcribe", str(run), str(path), "--reread", str(tagger), "--format", "ctm", "--quiet"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert edits([row[4] for row in rows], words) / len(words) < 0.1
-
-    trained, rereader = load_task(run), Rereader(load_task(tagger))
-    recognizer = Recognizer(trained.task, trained.tokenizer, rate=RATE)
-    sound = read_audio(path, "talk")
-    found = [*recognizer.feed(sound.waveform_S), *recognizer.flush()]
-    wrong = [replace(word, label="low") for word in found]
-    again = rereader(sound, wrong)
-    assert edits([word.label for word in again], words) / len(words) < 0.1
-    assert edits(["low"] * len(words), words) / len(words) > 0.4
-    quiet = 0.01 * torch.from_numpy(np.random.default_rng(4).standard_normal(RATE)).float()
-    assert rereader(Audio(quiet, RATE), []) == []
-
-
-def test_chunks_and_memory_of_words_told_anew(
-    run: Path, tagger: Path, talk: tuple[Path, list[str], list[float]]
-) -> None:
-    trained, rereader = load_task(run), Rereader(load_task(tagger))
-    sound = read_audio(talk[0], "talk").waveform_S
-    pause = 0.01 * torch.from_numpy(np.random.default_rng(3).standard_normal(RATE)).float()
-    sound = torch.cat([torch.cat([sound, pause])] * 12)
-    found, most = [], 0
-    for size in (RATE // 5, 7 * RATE):
-        stream = RereadStream(Recognizer(trained.task, trained.tokenizer, rate=RATE), rereader, RATE)
-        parts = []
-        for chunk in sound.split(size):
-            parts += stream.feed(chunk)
-            most = max(most, sum(map(len, stream._sound)))
-        found.append([word.label for word in [*parts, *stream.flush()]])
-        starts = [word.start for word in parts]
-        assert starts == sorted(starts)
-    assert len(sound) > 90 * RATE and most < 45 * RATE
-    assert edits(found[0], talk[1] * 12) < 0.1 * 12 * len(talk[1])
-    assert edits(found[0], found[1]) < 0.03 * len(found[0])
-
-
-def test_what_cannot_tell_words_anew_is_refused(
-    run: Path, talk: tuple[Path, list[str], list[float]], capsys: Any
-) -> None:
-    said = failure(capsys, run, talk[0], "--reread", run)
-    assert "does not tell words in given places" in said and "task.unit: words" in said
-    assert "nowhere" in failure(capsys, run, talk[0], "--reread", "nowhere")
