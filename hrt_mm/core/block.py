@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
 from .levels import Level
-from .linear import StartedLinear
+from .linear import InitLinear
 from .norm import rms_norm
 from .rope import rotate
 from .spans import Spans
@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.attend = attend
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
-        self.out = StartedLinear(dim, dim, nn.init.zeros_)
+        self.out = InitLinear(dim, dim, nn.init.zeros_)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -61,7 +61,7 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.up = nn.Linear(dim, 2 * hidden, bias=False)
-        self.down = StartedLinear(hidden, dim, nn.init.zeros_)
+        self.down = InitLinear(hidden, dim, nn.init.zeros_)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""

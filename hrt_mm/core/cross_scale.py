@@ -14,7 +14,7 @@ from .attention import attend
 from .block import normed_rotation
 from .norm import rms_norm
 from .rope import Rotary
-from .segments import delayed
+from .segments import shift_right
 from .spans import Spans
 
 GATE = 0.02
@@ -41,8 +41,8 @@ class CrossAttention(nn.Module):
         nn.init.ones_(self.q_gain)
         nn.init.constant_(self.gate_D, GATE)
 
-    def rope(self, coords_TC: Tensor, steps_C: Tensor) -> Tensor:
-        return self.rotary.phases(coords_TC, steps_C, self.query.weight)
+    def rope(self, coords_TC: Tensor, unit_C: Tensor) -> Tensor:
+        return self.rotary.rotations(coords_TC, unit_C, self.query.weight)
 
     def queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
         q_THE = self.query(rms_norm(x_TD)).unflatten(-1, (self.heads, self.width))
@@ -64,7 +64,7 @@ class CrossAttention(nn.Module):
         source: Tensor,
         source_coords: Tensor,
         k_spans: Spans,
-        steps_C: Tensor,
+        unit_C: Tensor,
     ) -> Tensor:
         """Queries of run i see the sources of run i.
 
@@ -75,13 +75,13 @@ class CrossAttention(nn.Module):
             source: tokens of the neighbouring level.
             source_coords: their positions.
             k_spans: their runs.
-            steps_C: level-0 steps that count as one step between the two levels.
+            unit_C: level-0 steps that count as one step between the two levels.
 
         Returns:
             (T, D), gated.
         """
-        q_THE = self.queries(x_TD, self.rope(coords_TC, steps_C))
-        k_SHE, v_SHE = self.keys_values(source, self.rope(source_coords, steps_C))
+        q_THE = self.queries(x_TD, self.rope(coords_TC, unit_C))
+        k_SHE, v_SHE = self.keys_values(source, self.rope(source_coords, unit_C))
         return self.gated(self.attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
 
 
@@ -89,7 +89,7 @@ class CausalDown(CrossAttention):
     """Fine tokens see the coarse tokens of the groups before their own; with ``inclusive``, of their own as well.
 
     The ragged staircase that this makes is one causal call: the tokens of a group fold into the heads of one query
-    row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are delayed by one group behind
+    row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are shifted by one group behind
     a null key, so that row g sees the null key and the groups before g. Positions are then counted from where
     the sample begins, which is where the null key lies, so that what is seen depends on distances alone.
 
@@ -121,7 +121,7 @@ class CausalDown(CrossAttention):
         source: Tensor,
         source_coords: Tensor,
         samples: Spans,
-        steps_C: Tensor,
+        unit_C: Tensor,
         origin_BC: Tensor,
         *,
         window: int | None,
@@ -135,18 +135,18 @@ class CausalDown(CrossAttention):
             source: (G, ...) coarse tokens, one a group.
             source_coords: their positions.
             samples: the samples, counted in groups.
-            steps_C: level-0 steps that count as one.
+            unit_C: level-0 steps that count as one.
             origin_BC: where each sample begins.
             window: groups back that are seen; all when absent.
         """
         if self.null_key is not None:
             coords_TC = coords_TC - origin_BC[samples.ids[groups.ids]]
             source_coords = source_coords - origin_BC[samples.ids]
-        q_THE = self.queries(x_TD, self.rope(coords_TC, steps_C))
-        k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, steps_C))
+        q_THE = self.queries(x_TD, self.rope(coords_TC, unit_C))
+        k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, unit_C))
         if self.null_key is not None:
             k_GHE, v_GHE = (
-                delayed(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
+                shift_right(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
             )
         seen_THE = self.seen(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
         return self.gated(seen_THE)

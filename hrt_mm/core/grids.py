@@ -91,7 +91,7 @@ def block_lengths(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tenso
 
 @lru_cache(maxsize=1024)
 @torch.inference_mode(False)
-def slots(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tensor:
+def block_positions(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tensor:
     """The raster place of each cell inside its block of ``size``, in hierarchical order.
 
     A border block that lacks cells leaves their places empty, so a place always means the same offset.

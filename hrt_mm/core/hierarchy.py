@@ -31,9 +31,9 @@ class _State:
     plan: LevelPlan
     groups: Groups | None = None
     confidence_T1: Tensor | None = None
-    chance_G: Tensor | None = None
+    prob_G: Tensor | None = None
 
-    def trusting(self, back_TD: Tensor) -> Tensor:
+    def scale_by_confidence(self, back_TD: Tensor) -> Tensor:
         """What comes back from the next level, so that its gradient tells learned groups how good they are."""
         return back_TD if self.confidence_T1 is None else back_TD * self.confidence_T1.to(back_TD.dtype)
 
@@ -73,9 +73,9 @@ class Stage(nn.Module):
         layers = self.encoder if part == "encoder" else self.decoder
         if not len(layers):
             return x_TD
-        reaches, rope = plan.reaches(len(layers)), self.rotary.phases(plan.coords_TC, plan.steps_C, x_TD)
-        for block, spans in zip(layers, reaches, strict=True):
-            x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding, causal=self.causal)
+        layer_spans, rope = plan.layer_spans(len(layers)), self.rotary.rotations(plan.coords_TC, plan.unit_C, x_TD)
+        for block, spans in zip(layers, layer_spans, strict=True):
+            x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal)
         return x_TD
 
 
@@ -114,7 +114,7 @@ class Hierarchy(nn.Module):
             self._cross(index, axes, theta, up=False) for index in pairs if config.cross_scale.down
         )
         self.up = nn.ModuleList(self._cross(index, axes, theta, up=True) for index in pairs if config.cross_scale.up)
-        self.measuring = False
+        self.measure_contributions = False
         if next(self.parameters(), None) is None:
             # One level without blocks. It still has a device and a precision.
             self.register_buffer("nothing", torch.empty(0), persistent=False)
@@ -177,7 +177,7 @@ class Hierarchy(nn.Module):
         for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
             pooled = transition(states[-1].x_TD, states[-1].plan)
             states[-1].groups = pooled.groups
-            states[-1].confidence_T1, states[-1].chance_G = pooled.confidence_T1, pooled.chance_G
+            states[-1].confidence_T1, states[-1].prob_G = pooled.confidence_T1, pooled.prob_G
             record.losses |= pooled.losses
             record.stats |= pooled.stats
             states.append(_State(stage(pooled.x_GE, pooled.plan), pooled.plan))
@@ -187,12 +187,12 @@ class Hierarchy(nn.Module):
         fine, coarse = states[index], states[index + 1]
         assert fine.groups is not None
         if self.config.cross_scale.down:
-            look_TD = fine.trusting(self._look_up(index, fine, coarse))
+            look_TD = fine.scale_by_confidence(self._look_up(index, fine, coarse))
             self._add(fine, look_TD, f"down/{fine.plan.level.name}", record)
         if self.config.top_down:
             pooling = self._transition(index).pooling
-            back_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.chance_G)
-            self._add(fine, fine.trusting(back_TD), f"top_down/{fine.plan.level.name}", record)
+            back_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.prob_G)
+            self._add(fine, fine.scale_by_confidence(back_TD), f"top_down/{fine.plan.level.name}", record)
             fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder")
 
     def _look_up(self, index: int, fine: _State, coarse: _State) -> Tensor:
@@ -207,15 +207,15 @@ class Hierarchy(nn.Module):
                 coarse.x_TD,
                 coarse.plan.coords_TC,
                 groups.samples,
-                fine.plan.steps_C,
+                fine.plan.unit_C,
                 fine.plan.origin_BC,
-                window=coarse.plan.sliding,
+                window=coarse.plan.sliding_window,
             )
         assert isinstance(down, CrossAttention)
-        k_spans = coarse.plan.cells()
+        k_spans = coarse.plan.cross_scale_spans()
         q_spans = groups.spans.under(k_spans)
         return down.within(
-            fine.x_TD, fine.plan.coords_TC, q_spans, coarse.x_TD, coarse.plan.coords_TC, k_spans, fine.plan.steps_C
+            fine.x_TD, fine.plan.coords_TC, q_spans, coarse.x_TD, coarse.plan.coords_TC, k_spans, fine.plan.unit_C
         )
 
     def _ascend(self, index: int, states: list[_State], record: _Record) -> None:
@@ -224,12 +224,18 @@ class Hierarchy(nn.Module):
         assert isinstance(up, CrossAttention) and fine.groups is not None
         spans = fine.groups.spans
         look_TD = up.within(
-            coarse.x_TD, coarse.plan.coords_TC, spans.ones, fine.x_TD, fine.plan.coords_TC, spans, fine.plan.steps_C
+            coarse.x_TD,
+            coarse.plan.coords_TC,
+            spans.singletons,
+            fine.x_TD,
+            fine.plan.coords_TC,
+            spans,
+            fine.plan.unit_C,
         )
         self._add(coarse, look_TD, f"up/{coarse.plan.level.name}", record)
 
     def _add(self, state: _State, branch_TD: Tensor, name: str, record: _Record) -> None:
-        if self.measuring:
+        if self.measure_contributions:
             share = branch_TD.float().norm() / state.x_TD.float().norm().clamp(min=1e-12)
             record.stats[f"contribution/{name}"] = share.detach()
         state.x_TD = state.x_TD + branch_TD

@@ -33,7 +33,7 @@ def on_host(plan: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result
     return call
 
 
-def asked_once(question: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def cached_constant(question: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Asks the machine once; compiled graphs take the answer for a constant."""
     remembered = cache(question)
 

@@ -11,7 +11,7 @@ Start = Callable[[Tensor], Any]
 """One of ``torch.nn.init``, which fills a tensor in place."""
 
 
-class StartedLinear(nn.Linear):
+class InitLinear(nn.Linear):
     """A linear map whose weights start as they are told to, and whose bias, where there is one, starts at zero.
 
     Args:
@@ -28,14 +28,14 @@ class StartedLinear(nn.Linear):
         super().__init__(width, outputs, bias=bias)
         self.start = start
         if now:
-            self.begin()
+            self.init_weights()
 
     def reset_parameters(self) -> None:
         """Starts again."""
         super().reset_parameters()
-        self.begin()
+        self.init_weights()
 
-    def begin(self) -> None:
+    def init_weights(self) -> None:
         """Fills the weights as they start."""
         if self.start is not None:
             self.start(self.weight)
@@ -43,14 +43,14 @@ class StartedLinear(nn.Linear):
                 nn.init.zeros_(self.bias)
 
 
-class StartedEmbedding(nn.Embedding):
+class InitEmbedding(nn.Embedding):
     """A table whose vectors start with a deviation of their own.
 
     Args:
         count: vectors.
         width: of each.
         std: the deviation.
-        now: as of :class:`StartedLinear`.
+        now: as of :class:`InitLinear`.
     """
 
     std: float | None = None
@@ -59,14 +59,14 @@ class StartedEmbedding(nn.Embedding):
         super().__init__(count, width)
         self.std = std
         if now:
-            self.begin()
+            self.init_weights()
 
     def reset_parameters(self) -> None:
         """Starts again."""
         super().reset_parameters()
-        self.begin()
+        self.init_weights()
 
-    def begin(self) -> None:
+    def init_weights(self) -> None:
         """Fills the vectors as they start."""
         if self.std is not None:
             nn.init.normal_(self.weight, std=self.std)

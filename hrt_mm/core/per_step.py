@@ -15,16 +15,16 @@ class PerStep(nn.Module):
     Inside :func:`training_step` it changes once for all batches together. Outside, each batch is a step of its own.
     """
 
-    within_step = False
+    in_training_step = False
 
-    def step_begins(self) -> None:
+    def on_step_begin(self) -> None:
         """Before the first batch of a step."""
 
-    def step_ends(self) -> None:
+    def on_step_end(self) -> None:
         """After the last one. All ranks come here together."""
 
     @property
-    def counts_now(self) -> bool:
+    def is_new_batch(self) -> bool:
         """Whether a batch in training is counted: not where activations are made once more in the backward pass."""
         return self.training and torch._C._current_graph_task_id() == -1
 
@@ -32,14 +32,16 @@ class PerStep(nn.Module):
 @contextmanager
 def training_step(module: nn.Module) -> Iterator[None]:
     """What runs inside is one training step of ``module``; within another one it is a part of that."""
-    parts = [part for part in module.modules() if isinstance(part, PerStep) and part.training and not part.within_step]
+    parts = [
+        part for part in module.modules() if isinstance(part, PerStep) and part.training and not part.in_training_step
+    ]
     try:
         for part in parts:
-            part.within_step = True
-            part.step_begins()
+            part.in_training_step = True
+            part.on_step_begin()
         yield
         for part in parts:
-            part.step_ends()
+            part.on_step_end()
     finally:
         for part in parts:
-            part.within_step = False
+            part.in_training_step = False

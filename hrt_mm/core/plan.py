@@ -18,7 +18,7 @@ from .errors import UserError
 from .host import on_host
 from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
 from .rope import FAR
-from .segments import cap
+from .segments import limit_group_length
 from .spans import Spans
 from .tokens import Tokens
 
@@ -36,11 +36,11 @@ class GridPlan:
         """Cells that share a block of ``size``."""
         return Spans.from_lengths(self._each(nested.block_lengths, size), device)
 
-    def slots(self, size: Sizes, device: torch.device) -> Tensor:
+    def block_positions(self, size: Sizes, device: torch.device) -> Tensor:
         """(T,) rank that each cell has in a block without missing cells, so that a border leaves places empty."""
         inner = tuple(block for block in self.blocks if math.prod(block) < math.prod(size))
         rank = nested.nested_order(size, inner).argsort()
-        return rank[self._each(nested.slots, size)].to(device)
+        return rank[self._each(nested.block_positions, size)].to(device)
 
     def _each(self, function: Callable[[Sizes, tuple[Sizes, ...], Sizes], Tensor], size: Sizes) -> Tensor:
         if len(set(self.shapes)) == 1:
@@ -64,28 +64,28 @@ class Groups:
     Args:
         spans: the groups.
         samples: the samples, counted in groups.
-        taps: places that a group of usual size has.
-        slots_T: place of each token in its group where that is not its rank: cells of a grid that has borders.
+        group_size: places that a group of usual size has.
+        cell_position_T: place of each token in its group where that is not its rank: cells of a grid that has borders.
     """
 
     spans: Spans
     samples: Spans
-    taps: int
-    slots_T: Tensor | None = None
+    group_size: int
+    cell_position_T: Tensor | None = None
 
     @property
-    def tap_T(self) -> Tensor:
-        """(T,) the tap of each token: its place, and in groups longer than ``taps`` stretched over them."""
-        if self.slots_T is not None:
-            return self.slots_T
-        return self.spans.cached(("tap", self.taps), self._ranks)
+    def position_in_group_T(self) -> Tensor:
+        """(T,) the position of each token: its place, and in groups longer than ``group_size`` stretched over them."""
+        if self.cell_position_T is not None:
+            return self.cell_position_T
+        return self.spans.cached(("position", self.group_size), self._ranks)
 
     def _ranks(self) -> Tensor:
         place_T = self.spans.positions
-        if self.spans.max_seqlen <= self.taps:
+        if self.spans.max_seqlen <= self.group_size:
             return place_T
         size_T = self.spans.counts[self.spans.ids]
-        return torch.where(size_T > self.taps, place_T * self.taps // size_T, place_T)
+        return torch.where(size_T > self.group_size, place_T * self.group_size // size_T, place_T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class LevelPlan:
         level: its configuration.
         samples: the samples at this level.
         coords_TC: positions, in level-0 steps.
-        step: level-0 steps a token of this level, along each axis.
+        unit: level-0 steps a token of this level, along each axis.
         grid: where the samples still are grids.
         boundaries: given group starts by name, on the host.
         lowest: the plan of level 0; absent there.
@@ -105,7 +105,7 @@ class LevelPlan:
     level: Level
     samples: Spans
     coords_TC: Tensor
-    step: tuple[float, ...]
+    unit: tuple[float, ...]
     grid: GridPlan | None
     boundaries: Mapping[str, Tensor]
     lowest: LevelPlan | None = None
@@ -117,12 +117,12 @@ class LevelPlan:
         if tokens.axes > 1 and tokens.grids is None:
             raise UserError(f"tokens on {tokens.axes} axes must be grids in hierarchical order; set Tokens.grids")
         grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
-        step = (1.0,) * tokens.axes
+        unit = (1.0,) * tokens.axes
         coords_TC = tokens.coords_TC
         if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FAR:
             # Means of them are then exact as well.
             coords_TC = coords_TC.double()
-        return cls(level, tokens.spans, coords_TC, step, grid, tokens.boundaries)
+        return cls(level, tokens.spans, coords_TC, unit, grid, tokens.boundaries)
 
     @property
     def device(self) -> torch.device:
@@ -130,9 +130,9 @@ class LevelPlan:
         return self.coords_TC.device
 
     @property
-    def steps_C(self) -> Tensor:
-        """(C,) ``step`` on the device."""
-        return self.samples.cached(("steps", self.step), lambda: torch.tensor(self.step, device=self.device))
+    def unit_C(self) -> Tensor:
+        """(C,) ``unit`` on the device."""
+        return self.samples.cached(("unit", self.unit), lambda: torch.tensor(self.unit, device=self.device))
 
     @property
     def origin_BC(self) -> Tensor:
@@ -140,44 +140,44 @@ class LevelPlan:
         plan = self.lowest or self
         first_B = plan.samples.cu_seqlens[:-1].long().clamp(max=max(0, len(plan.coords_TC) - 1))
         return (
-            plan.coords_TC[first_B] if len(plan.coords_TC) else plan.coords_TC.new_zeros(len(first_B), len(self.step))
+            plan.coords_TC[first_B] if len(plan.coords_TC) else plan.coords_TC.new_zeros(len(first_B), len(self.unit))
         )
 
     @on_host
-    def reaches(self, layers: int) -> list[Spans]:
+    def layer_spans(self, layers: int) -> list[Spans]:
         """The runs that attend within themselves, for each layer."""
-        return [self.reach(layer) for layer in range(layers)]
+        return [self.attention_spans(layer) for layer in range(layers)]
 
-    def reach(self, layer: int) -> Spans:
+    def attention_spans(self, layer: int) -> Spans:
         """The runs that attend within themselves at a layer."""
         window, kind = self.level.window, self.level.reach
         if window is None or kind == "sliding":
             return self.samples
-        return self.samples.cached(("reach", kind, window, layer % 2, self.grid), lambda: self._windows(layer))
+        return self.samples.cached(("attention", kind, window, layer % 2, self.grid), lambda: self._windows(layer))
 
     def _windows(self, layer: int) -> Spans:
         if self.grid is not None:
             assert self.level.window is not None
-            return self.grid.runs(extent(self.level.window, len(self.step), "window"), self.device)
-        size = self._size()
+            return self.grid.runs(extent(self.level.window, len(self.unit), "window"), self.device)
+        size = self._window_size()
         shifted = self.level.reach == "shifted" and layer % 2
         return self.samples.cut(size, size // 2 if shifted else 0)
 
     @on_host
-    def cells(self) -> Spans:
+    def cross_scale_spans(self) -> Spans:
         """The blocks that bound what other levels see of this one: its windows, or pieces as long as a sliding one."""
         if self.level.window is None:
             return self.samples
         if self.level.reach == "sliding":
-            return self.samples.cut(self._size())
-        return self.reach(0)
+            return self.samples.cut(self._window_size())
+        return self.attention_spans(0)
 
     @property
-    def sliding(self) -> int | None:
+    def sliding_window(self) -> int | None:
         """The sliding window, where the level has one."""
-        return self._size() if self.level.reach == "sliding" else None
+        return self._window_size() if self.level.reach == "sliding" else None
 
-    def _size(self) -> int:
+    def _window_size(self) -> int:
         """The window in tokens, where there is no grid."""
         window = self.level.window
         assert window is not None
@@ -198,10 +198,10 @@ class LevelPlan:
             stride = config.stride if isinstance(config.stride, int) else config.stride[0]
             spans = self.samples.cut(stride)
             return Groups(spans, self.samples.over(spans), stride)
-        size = extent(config.stride, len(self.step), "stride")
+        size = extent(config.stride, len(self.unit), "stride")
         spans = self.grid.runs(size, self.device)
-        slots_T = None if spans.uniform == math.prod(size) else self.grid.slots(size, self.device)
-        return Groups(spans, self.samples.over(spans), math.prod(size), slots_T)
+        cell_position_T = None if spans.uniform == math.prod(size) else self.grid.block_positions(size, self.device)
+        return Groups(spans, self.samples.over(spans), math.prod(size), cell_position_T)
 
     @on_host
     def given_groups(self, config: GivenGroups) -> Groups:
@@ -221,7 +221,7 @@ class LevelPlan:
             first = self.samples.host[:-1]
             starts_T = starts_T.clone()
             starts_T[first[first < self.samples.total]] = True
-            starts_T = cap(starts_T, config.max)
+            starts_T = limit_group_length(starts_T, config.max)
         spans, samples = Spans.from_starts(starts_T, self.samples)
         return Groups(spans, samples, config.max or 16)
 
@@ -251,11 +251,11 @@ class LevelPlan:
             gridded: the groups are blocks of the grid.
             ahead: a group's token stands for it from its first token on, when what starts later in it is not known.
         """
-        step = tuple(a * b for a, b in zip(self.step, stride, strict=True))
+        unit = tuple(a * b for a, b in zip(self.unit, stride, strict=True))
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
         fold = _starts_so_far if ahead else _any_start
         boundaries = {name: fold(mask, groups) for name, mask in self.boundaries.items()}
-        return LevelPlan(level, groups.samples, coords_GC, step, grid, boundaries, self.lowest or self)
+        return LevelPlan(level, groups.samples, coords_GC, unit, grid, boundaries, self.lowest or self)
 
 
 def _any_start(starts_T: Tensor, groups: Groups) -> Tensor:

@@ -74,20 +74,20 @@ class Rotary:
         """As :func:`frequencies` gives them, on the device of ``like``; in float64 where that is."""
         return _tables(self, like.device, like.dtype == torch.float64)
 
-    def phases(self, coords_TC: Tensor, steps_C: Tensor, like: Tensor) -> Tensor:
-        """As :func:`phases` gives them, (T, 1, F); complex128 where ``like`` is float64, else complex64."""
-        return phases(coords_TC, steps_C, *self.tables(like))
+    def rotations(self, coords_TC: Tensor, unit_C: Tensor, like: Tensor) -> Tensor:
+        """As :func:`rotations` gives them, (T, 1, F); complex128 where ``like`` is float64, else complex64."""
+        return rotations(coords_TC, unit_C, *self.tables(like))
 
 
 @lru_cache(maxsize=256)
 def _tables(rotary: Rotary, device: torch.device, wide: bool) -> tuple[Tensor, Tensor]:
     # Evaluation may come first and training after it; autograd cannot save an inference tensor.
     with torch.inference_mode(False):
-        turns_F, owners_F = frequencies(rotary.head_dim, rotary.axes, rotary.theta)
-        return turns_F.to(device, torch.float64 if wide else torch.float32), owners_F.to(device)
+        inv_freq_F, axis_index_F = frequencies(rotary.head_dim, rotary.axes, rotary.theta)
+        return inv_freq_F.to(device, torch.float64 if wide else torch.float32), axis_index_F.to(device)
 
 
-def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor) -> Tensor:
+def rotations(coords_TC: Tensor, unit_C: Tensor, inv_freq_F: Tensor, axis_index_F: Tensor) -> Tensor:
     """The turn of each pair of each token, (T, 1, F) complex numbers of size 1.
 
     In float32 an angle is off by a hundredth of a turn after a million steps, so those of positions from
@@ -96,25 +96,25 @@ def phases(coords_TC: Tensor, steps_C: Tensor, turns_F: Tensor, owners_F: Tensor
     Args:
         coords_TC: positions, in level-0 steps; float64 where some are :data:`FAR` or more. On a CPU float32 serves as
             well, where they are whole numbers.
-        steps_C: level-0 steps that make one step here.
-        turns_F: radians a step, from :func:`frequencies`.
-        owners_F: axis of each pair.
+        unit_C: level-0 steps that make one step here.
+        inv_freq_F: radians a step, from :func:`frequencies`.
+        axis_index_F: axis of each pair.
     """
-    if turns_F.dtype == torch.float64:
-        angles_TF = _angles(coords_TC.double() / steps_C.double(), turns_F, owners_F)
+    if inv_freq_F.dtype == torch.float64:
+        angles_TF = _angles(coords_TC.double() / unit_C.double(), inv_freq_F, axis_index_F)
     else:
-        angles_TF = _angles(coords_TC.float() / steps_C, turns_F, owners_F)
+        angles_TF = _angles(coords_TC.float() / unit_C, inv_freq_F, axis_index_F)
         if _may_be_far(coords_TC):
-            far_TF = _angles(coords_TC.double() / steps_C.double(), turns_F.double(), owners_F) % math.tau
+            far_TF = _angles(coords_TC.double() / unit_C.double(), inv_freq_F.double(), axis_index_F) % math.tau
             is_far_TC = coords_TC.abs() >= FAR
-            is_far_TF = is_far_TC if is_far_TC.shape[1] == 1 else is_far_TC[:, owners_F]
+            is_far_TF = is_far_TC if is_far_TC.shape[1] == 1 else is_far_TC[:, axis_index_F]
             angles_TF = torch.where(is_far_TF, far_TF.to(angles_TF.dtype), angles_TF)
     return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
 
 
-def _angles(places_TC: Tensor, turns_F: Tensor, owners_F: Tensor) -> Tensor:
+def _angles(places_TC: Tensor, inv_freq_F: Tensor, axis_index_F: Tensor) -> Tensor:
     # On one axis the columns broadcast; taking them by index would cost as much as the angles.
-    return (places_TC if places_TC.shape[1] == 1 else places_TC[:, owners_F]) * turns_F
+    return (places_TC if places_TC.shape[1] == 1 else places_TC[:, axis_index_F]) * inv_freq_F
 
 
 @on_host
@@ -125,22 +125,22 @@ def _may_be_far(coords_TC: Tensor) -> bool:
     return coords_TC.device.type == "cpu" and bool(coords_TC.abs().amax() >= FAR)
 
 
-def rotate(x_THD: Tensor, turn_T1F: Tensor) -> Tensor:
+def rotate(x_THD: Tensor, rotations_T1F: Tensor) -> Tensor:
     """Turns each pair (2f, 2f + 1) of every head by its token's angle.
 
     Args:
         x_THD: float32 or float64.
-        turn_T1F: from :func:`phases`.
+        rotations_T1F: from :func:`rotations`.
     """
     if torch.compiler.is_compiling():
-        return _rotate_real(x_THD, turn_T1F)
+        return _rotate_real(x_THD, rotations_T1F)
     # One complex product is a sixth of the time of the real form on a CPU.
-    turned = torch.view_as_complex(x_THD.unflatten(-1, (-1, 2))) * turn_T1F
+    turned = torch.view_as_complex(x_THD.unflatten(-1, (-1, 2))) * rotations_T1F
     return torch.view_as_real(turned).flatten(-2)
 
 
-def _rotate_real(x_THD: Tensor, turn_T1F: Tensor) -> Tensor:
+def _rotate_real(x_THD: Tensor, rotations_T1F: Tensor) -> Tensor:
     """The same in real numbers, for compilers that know no complex ones."""
-    cos, sin = torch.view_as_real(turn_T1F).unbind(-1)
+    cos, sin = torch.view_as_real(rotations_T1F).unbind(-1)
     first, second = x_THD.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from .host import on_host
 from .levels import LearnedGroups
-from .linear import StartedLinear
+from .linear import InitLinear
 from .norm import rms_norm
 from .per_step import PerStep
-from .segments import cap
+from .segments import limit_group_length
 from .spans import Spans
 
 _FIRST_TARGET = 2.0
@@ -31,7 +31,7 @@ class Routing:
 
     Args:
         starts_T: bool, true where a group starts; caps and first tokens included.
-        chance_T: probability of a boundary; 1 at first tokens.
+        prob_T: probability of a boundary; 1 at first tokens.
         confidence_T: 1 in value; its gradient raises the probability of the decision that was taken.
         doubt_T: 0 in value; its gradient raises the probability that the group before goes on at this token.
         loss: ratio loss, towards the target tokens a group; scalar.
@@ -39,7 +39,7 @@ class Routing:
     """
 
     starts_T: Tensor
-    chance_T: Tensor
+    prob_T: Tensor
     confidence_T: Tensor
     doubt_T: Tensor
     loss: Tensor
@@ -59,8 +59,8 @@ class Router(PerStep):
         self.target, self.longest, self.warmup = config.target, config.max, config.warmup
         if self.warmup:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-        self.before = StartedLinear(dim, dim, nn.init.eye_)
-        self.here = StartedLinear(dim, dim, nn.init.eye_)
+        self.before = InitLinear(dim, dim, nn.init.eye_)
+        self.here = InitLinear(dim, dim, nn.init.eye_)
 
     def reset_parameters(self) -> None:
         """Begins the warm-up again."""
@@ -69,24 +69,24 @@ class Router(PerStep):
 
     def forward(self, x_TD: Tensor, samples: Spans) -> Routing:
         """Boundaries of packed samples."""
-        if self.counts_now and not self.within_step:
-            self.step_begins()
+        if self.is_new_batch and not self.in_training_step:
+            self.on_step_begin()
         normed_TD = rms_norm(x_TD)
         first_T = self._first(samples)
-        p_T = torch.where(first_T, 1.0, F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0))
-        chosen_T = p_T > 0.5
-        starts_T = cap(chosen_T, self.longest)
-        confidence_T = torch.where(starts_T, p_T, 1 - p_T)
+        prob_T = torch.where(first_T, 1.0, F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0))
+        chosen_T = prob_T > 0.5
+        starts_T = limit_group_length(chosen_T, self.longest)
+        confidence_T = torch.where(starts_T, prob_T, 1 - prob_T)
         return Routing(
             starts_T,
-            p_T,
+            prob_T,
             1 + (confidence_T - confidence_T.detach()),
-            p_T.detach() - p_T,
-            self._ratio_loss(chosen_T, p_T),
+            prob_T.detach() - prob_T,
+            self._ratio_loss(chosen_T, prob_T),
             (starts_T & ~chosen_T).float().sum() / starts_T.float().sum().clamp(min=1),
         )
 
-    def step_begins(self) -> None:
+    def on_step_begin(self) -> None:
         """The warm-up moves on."""
         if self.warmup:
             self.batches += 1
@@ -107,8 +107,8 @@ class Router(PerStep):
             samples: the samples.
         """
         free_T = ~self._first(samples)
-        chance_T = routing.chance_T.float().clamp(_SURE, 1 - _SURE)
-        nats_T = F.binary_cross_entropy(chance_T, truth_T.float(), reduction="none")
+        prob_T = routing.prob_T.float().clamp(_SURE, 1 - _SURE)
+        nats_T = F.binary_cross_entropy(prob_T, truth_T.float(), reduction="none")
         return (nats_T * free_T).sum() / free_T.sum().clamp(min=1)
 
     @on_host
@@ -124,9 +124,9 @@ class Router(PerStep):
             return self.target
         return _FIRST_TARGET + (self.target - _FIRST_TARGET) * (self.batches / self.warmup).clamp(max=1)
 
-    def _ratio_loss(self, chosen_T: Tensor, p_T: Tensor) -> Tensor:
+    def _ratio_loss(self, chosen_T: Tensor, prob_T: Tensor) -> Tensor:
         """Least, 1, where a share 1/target of the tokens starts a group; equation 10 of the paper."""
-        if not len(p_T):
-            return p_T.sum()
-        share, mean, n = chosen_T.float().mean(), p_T.mean(), self.current_target()
+        if not len(prob_T):
+            return prob_T.sum()
+        share, mean, n = chosen_T.float().mean(), prob_T.mean(), self.current_target()
         return n / (n - 1) * ((n - 1) * share * mean + (1 - share) * (1 - mean))

@@ -56,14 +56,14 @@ def segment_first(x_TD: Tensor, runs: Spans) -> Tensor:
     return torch.where((runs.counts > 0).view(-1, *[1] * (x_TD.ndim - 1)), rows_GD, zeros_GD)
 
 
-def spread(x_GD: Tensor, runs: Spans) -> Tensor:
+def segment_broadcast(x_GD: Tensor, runs: Spans) -> Tensor:
     """(G, D) to (T, D): each run's row at every one of its rows."""
     if runs.uniform:
         return x_GD[:, None].expand(-1, runs.uniform, *x_GD.shape[1:]).flatten(0, 1)
     return x_GD.index_select(0, runs.ids)
 
 
-def cap(starts_T: Tensor, longest: int) -> Tensor:
+def limit_group_length(starts_T: Tensor, longest: int) -> Tensor:
     """Adds a start wherever a group would grow past ``longest`` rows. The first row must be a start.
 
     Args:
@@ -75,7 +75,7 @@ def cap(starts_T: Tensor, longest: int) -> Tensor:
     return starts_T | (since_T % longest == 0)
 
 
-def delayed(x_GD: Tensor, samples: Spans, lead: Tensor) -> Tensor:
+def shift_right(x_GD: Tensor, samples: Spans, lead: Tensor) -> Tensor:
     """Each row's predecessor in its sample; ``lead`` stands before the first.
 
     Args:

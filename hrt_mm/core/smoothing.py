@@ -16,30 +16,30 @@ from torch import Tensor
 from .spans import Spans
 
 
-def smoothed(z_GD: Tensor, chance_G: Tensor, samples: Spans) -> Tensor:
+def smooth(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
     """Each group mixed with those before it in its sample; the first one of a sample stays as it is.
 
     Args:
         z_GD: what comes back from each group.
-        chance_G: probability of the boundary that each starts at.
+        prob_G: probability of the boundary that each starts at.
         samples: the samples, counted in groups.
     """
-    stays_G1 = torch.where(samples.positions == 0, 0.0, 1 - chance_G)[:, None]
+    stays_G1 = torch.where(samples.positions == 0, 0.0, 1 - prob_G)[:, None]
     own_GD = (1 - stays_G1) * z_GD
     found_GD: Tensor = _Recurrence.apply(own_GD, stays_G1.to(own_GD.dtype), samples.max_seqlen)
     return found_GD.to(z_GD.dtype)
 
 
-def mixed(z_AD: Tensor, chance_A: Tensor, before_AD: Tensor) -> Tensor:
-    """One step of :func:`smoothed`: new groups with what came back before them.
+def smooth_step(z_AD: Tensor, prob_A: Tensor, before_AD: Tensor) -> Tensor:
+    """One step of :func:`smooth`: new groups with what came back before them.
 
     Args:
         z_AD: what comes back from each new group.
-        chance_A: probability of the boundary that each starts at; 1 for the first of a sample.
+        prob_A: probability of the boundary that each starts at; 1 for the first of a sample.
         before_AD: the smoothed vectors of the groups before them.
     """
-    chance_A1 = chance_A[:, None]
-    return (chance_A1 * z_AD + (1 - chance_A1) * before_AD).to(z_AD.dtype)
+    prob_A1 = prob_A[:, None]
+    return (prob_A1 * z_AD + (1 - prob_A1) * before_AD).to(z_AD.dtype)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -149,9 +149,9 @@ class Spans:
         )
 
     @property
-    def ones(self) -> Spans:
+    def singletons(self) -> Spans:
         """Runs of one row, one for each of these runs: a group's own query."""
-        return self.cached("ones", lambda: Spans(torch.arange(len(self) + 1), self.device))
+        return self.cached("singletons", lambda: Spans(torch.arange(len(self) + 1), self.device))
 
     def to(self, device: torch.device | str) -> Spans:
         """The same partition on another device."""

@@ -124,7 +124,7 @@ class Tokens:
         """The samples' tokens, one (t, ...) view each."""
         return self.spans.split(self.x)
 
-    def some(self, first: int, last: int) -> Tokens:
+    def slice_samples(self, first: int, last: int) -> Tokens:
         """The samples from ``first`` up to ``last``, which is not among them."""
         offsets = self.spans.host[first : last + 1]
         rows = slice(int(offsets[0]), int(offsets[-1]))

@@ -1,6 +1,6 @@
 """From one level to the next and back: grouping, pooling, the merge to the coarser width, and the way down.
 
-Shapes: T fine tokens, G groups, D fine width, E coarse width, K taps.
+Shapes: T fine tokens, G groups, D fine width, E coarse width, K positions in a group.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from .levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level, extent
 from .norm import rms_norm
 from .plan import Groups, LevelPlan
-from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSite
+from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSpec
 from .routing import Router
-from .segments import delayed, segment_first, segment_mean, spread
-from .smoothing import smoothed
+from .segments import segment_broadcast, segment_first, segment_mean, shift_right
+from .smoothing import smooth
 from .spans import Spans
 
-_GIVEN_TAPS = 16
+DEFAULT_GROUP_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Pooled:
         losses: weighted, by name.
         stats: measured scalars by name.
         confidence_T1: of learned groups, 1 in value: what a token gets back from its group is times it.
-        chance_G: of learned groups that are smoothed, the probability of the boundary that each starts at.
+        prob_G: of learned groups that are smoothed, the probability of the boundary that each starts at.
     """
 
     x_GE: Tensor
@@ -44,7 +44,7 @@ class Pooled:
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
     confidence_T1: Tensor | None = None
-    chance_G: Tensor | None = None
+    prob_G: Tensor | None = None
 
 
 class Transition(nn.Module):
@@ -57,15 +57,15 @@ class Transition(nn.Module):
         self.fine, self.coarse = fine, coarse
         self.group = fine.group
         self.gridded = axes > 1 and all(isinstance(level.group, FixedGroups) for level in config.levels[: index + 1])
-        self.taps, self.stride = _usual_size(fine, axes, self.gridded)
+        self.group_size, self.stride = _usual_size(fine, axes, self.gridded)
         self.causal = config.causal
-        site = PoolingSite(fine.dim, fine.heads, self.taps, axes, theta, config.backend)
+        site = PoolingSpec(fine.dim, fine.heads, self.group_size, axes, theta, config.backend)
         self.pooling: Pooling = POOLINGS[fine.pool](site)
         self.router = Router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
         self.merge = nn.Linear(self.pooling.width, coarse.dim, bias=False)
         self.alignment, self.reconstruction = config.alignment, config.reconstruction
         self.align = nn.Linear(coarse.dim, fine.dim, bias=False) if config.alignment else None
-        self.rebuild = nn.Linear(coarse.dim, self.taps * fine.dim) if config.reconstruction else None
+        self.rebuild = nn.Linear(coarse.dim, self.group_size * fine.dim) if config.reconstruction else None
 
     @property
     def inclusive(self) -> bool:
@@ -78,7 +78,7 @@ class Transition(nn.Module):
             return self._routed(x_TD, plan, self.group)
         config = self.group
         groups = plan.given_groups(config) if isinstance(config, GivenGroups) else plan.fixed_groups(config)
-        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.steps_C)
+        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
         return Pooled(x_GE, self._coarser(plan, groups), groups, {}, {})
 
     def pooled(self, x_TD: Tensor, groups: Groups, places_TC: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class Transition(nn.Module):
             groups: their groups.
             places_TC: their positions, in steps of their level.
         """
-        full = groups.spans.uniform == self.taps
-        view = PoolingGroups(groups.spans, lambda: groups.tap_T, self.taps, full, places_TC)
+        full = groups.spans.uniform == self.group_size
+        view = PoolingGroups(groups.spans, lambda: groups.position_in_group_T, self.group_size, full, places_TC)
         x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, view)))
         return x_GE
 
@@ -112,9 +112,9 @@ class Transition(nn.Module):
         assert self.router is not None
         routing = self.router(x_TD, plan.samples)
         groups = plan.routed_groups(routing.starts_T, config)
-        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.steps_C)
+        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
         doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
-        before_GE = delayed(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
+        before_GE = shift_right(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
         x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
         name = self.fine.name
         losses = {f"ratio/{name}": config.weight * routing.loss} if config.weight else {}
@@ -125,9 +125,9 @@ class Transition(nn.Module):
             f"tokens_per_group/{name}": routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans))),
             f"forced_groups/{name}": routing.forced,
         }
-        chance_G = segment_first(routing.chance_T[:, None], groups.spans)[:, 0] if config.smooth else None
+        prob_G = segment_first(routing.prob_T[:, None], groups.spans)[:, 0] if config.smooth else None
         confidence_T1 = routing.confidence_T[:, None]
-        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, confidence_T1, chance_G)
+        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, confidence_T1, prob_G)
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
         """The losses that answer what pooling loses and how levels drift, weighted.
@@ -149,7 +149,7 @@ class Transition(nn.Module):
             found[f"alignment/{name}"] = self.alignment * (1 - like_G).sum() / max(1, len(like_G))
         if self.rebuild is not None:
             places = self.rebuild(source_GE).view(-1, target_TD.shape[1]).float()
-            guess_TD = places.index_select(0, groups.spans.ids * self.taps + groups.tap_T)
+            guess_TD = places.index_select(0, groups.spans.ids * self.group_size + groups.position_in_group_T)
             error = (guess_TD - target_TD).square().sum() / max(1, target_TD.numel())
             found[f"reconstruction/{name}"] = self.reconstruction * error
         return found
@@ -175,27 +175,27 @@ class TopDown(nn.Module):
         if self.lead is not None:
             nn.init.zeros_(self.lead)
 
-    def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, chance_G: Tensor | None = None) -> Tensor:
+    def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, prob_G: Tensor | None = None) -> Tensor:
         """(G, E) to (T, D).
 
         Args:
             x_GE: the coarse tokens.
             groups: that they came from.
             pooling: that made them.
-            chance_G: of groups that are smoothed, the probability of the boundary that each starts at.
+            prob_G: of groups that are smoothed, the probability of the boundary that each starts at.
         """
-        x_GD = self.back(x_GE, groups.samples, chance_G)
+        x_GD = self.project_groups(x_GE, groups.samples, prob_G)
         if self.lead is not None:
-            x_GD = delayed(x_GD, groups.samples, self.lead)
+            x_GD = shift_right(x_GD, groups.samples, self.lead)
         # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.
-        return spread(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
+        return segment_broadcast(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
 
-    def back(self, x_GE: Tensor, samples: Spans, chance_G: Tensor | None) -> Tensor:
+    def project_groups(self, x_GE: Tensor, samples: Spans, prob_G: Tensor | None) -> Tensor:
         """What comes back from each group, (G, E) to (G, D), smoothed where there are chances."""
-        x_GD = self.mapped(x_GE)
-        return x_GD if chance_G is None else smoothed(x_GD, chance_G, samples)
+        x_GD = self.project(x_GE)
+        return x_GD if prob_G is None else smooth(x_GD, prob_G, samples)
 
-    def mapped(self, x_GE: Tensor) -> Tensor:
+    def project(self, x_GE: Tensor) -> Tensor:
         """(G, E) to (G, D)."""
         x_GD: Tensor = self.map(rms_norm(x_GE))
         return x_GD
@@ -212,6 +212,6 @@ def _usual_size(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[floa
         return math.prod(sizes) if gridded else sizes[0], tuple(float(size) for size in sizes)
     if isinstance(group, GivenGroups):
         typical = group.typical
-        return group.max or _GIVEN_TAPS, typical if isinstance(typical, tuple) else (typical,) * axes
+        return group.max or DEFAULT_GROUP_SIZE, typical if isinstance(typical, tuple) else (typical,) * axes
     assert isinstance(group, LearnedGroups)
     return group.max, (group.target,) * axes

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..core.component import Component
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
-from ..core.linear import StartedLinear
+from ..core.linear import InitLinear
 from ..core.pyramid import Pyramid
 from ..core.segments import segment_mean
 from ..core.spans import Spans
@@ -169,14 +169,14 @@ class ViewHeads(nn.Module):
         start = nn.init.xavier_uniform_
         self.maps = nn.ModuleDict(
             {
-                tower: StartedLinear(models[tower].levels[place].dim, dim, start, bias=True, now=False)
+                tower: InitLinear(models[tower].levels[place].dim, dim, start, bias=True, now=False)
                 for tower, place in view.levels.items()
                 if self.owners[tower] == tower
             }
         )
         for linear in self.maps.values():
-            assert isinstance(linear, StartedLinear)
-            linear.begin()
+            assert isinstance(linear, InitLinear)
+            linear.init_weights()
 
     def forward(self, tower: str, pyramid: Pyramid, pieces: Mapping[str, Pieces]) -> Vectors:
         """The vectors of a tower; what they are of is added later."""
@@ -187,7 +187,7 @@ class ViewHeads(nn.Module):
             samples = Spans.from_lengths([1] * len(x), x.device)
         else:
             x = tokens.x if self.soft else pyramid.pooled(level)
-            samples = tokens.spans if self.soft else tokens.spans.ones
+            samples = tokens.spans if self.soft else tokens.spans.singletons
         return Vectors(self.mapped(tower, x), samples, torch.zeros(0, dtype=torch.int64))
 
     def mapped(self, tower: str, x: Tensor) -> Tensor:

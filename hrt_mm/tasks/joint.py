@@ -48,7 +48,7 @@ class Part:
     def some(self, first: int, last: int) -> Part:
         """The samples of this part from ``first`` up to ``last``, which is not among them."""
         pieces = {tier: own.some(first, last) for tier, own in self.pieces.items()}
-        return Part(self.tokens.some(first, last), self.samples[first:last], self.contents[first:last], pieces)
+        return Part(self.tokens.slice_samples(first, last), self.samples[first:last], self.contents[first:last], pieces)
 
 
 @dataclass(frozen=True, eq=False)

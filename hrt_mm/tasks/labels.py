@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
-from ..core.linear import StartedLinear
+from ..core.linear import InitLinear
 from ..core.per_step import PerStep
 from ..data.sample import Sample
 from .base import TaskConfig, TaskOutput
@@ -156,15 +156,15 @@ class LabelScores(PerStep):
         if not self.balance:
             return logits_PK
         shifted_PK = logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
-        if self.counts_now:
+        if self.is_new_batch:
             own_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
             own_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))
             self._new = own_K[1:] if self._new is None else self._new + own_K[1:]
-            if not self.within_step:
-                self.step_ends()
+            if not self.in_training_step:
+                self.on_step_end()
         return shifted_PK
 
-    def step_ends(self) -> None:
+    def on_step_end(self) -> None:
         """Counts the labels of all batches and ranks of a step."""
         if self.balance:
             self.seen_K += summed(self._new if self._new is not None else torch.zeros_like(self.seen_K))
@@ -173,7 +173,7 @@ class LabelScores(PerStep):
 
 def linear_head(width: int, classes: int) -> nn.Linear:
     """A head that starts without an opinion."""
-    return StartedLinear(width, classes, partial(nn.init.trunc_normal_, std=0.02), bias=True)
+    return InitLinear(width, classes, partial(nn.init.trunc_normal_, std=0.02), bias=True)
 
 
 def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:

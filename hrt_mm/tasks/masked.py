@@ -23,7 +23,7 @@ from ..core.errors import ConfigError
 from ..core.grids import nested_order
 from ..core.hierarchy import Hierarchy
 from ..core.levels import FixedGroups, HierarchyConfig, LearnedGroups
-from ..core.linear import StartedLinear
+from ..core.linear import InitLinear
 from ..core.plan import LevelPlan
 from ..core.segments import segment_mean
 from ..core.spans import Spans
@@ -109,9 +109,9 @@ class Masked(EncoderTask):
         self.raw_targets = tokenizer.targets
         self.mask_D = nn.Parameter(torch.empty(model.levels[0].dim))
         start = partial(nn.init.trunc_normal_, std=0.02)
-        self.head = StartedLinear(model.levels[0].dim, width, start, bias=True, now=False)
+        self.head = InitLinear(model.levels[0].dim, width, start, bias=True, now=False)
         self.reset_parameters()
-        self.head.begin()
+        self.head.init_weights()
 
     def reset_parameters(self) -> None:
         """Sets what is its own to where it starts."""

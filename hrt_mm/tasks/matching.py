@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.errors import BadSample
 from ..core.levels import HierarchyConfig
-from ..core.linear import StartedLinear
+from ..core.linear import InitLinear
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from .base import Batch, TaskOutput
@@ -87,9 +87,9 @@ class Matching(LabelTask):
         super().__init__(config, model, tokenizer, self.levels, classes)
         width = sum(model.levels[place].dim for place in self.levels)
         hidden = config.hidden or width
-        self.compare = StartedLinear(4 * width, hidden, nn.init.xavier_uniform_, bias=True, now=False)
+        self.compare = InitLinear(4 * width, hidden, nn.init.xavier_uniform_, bias=True, now=False)
         self.head = linear_head(hidden, len(classes))
-        self.compare.begin()
+        self.compare.init_weights()
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""

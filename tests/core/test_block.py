@@ -12,7 +12,7 @@ from hrt_mm.core.block import Block
 from hrt_mm.core.hierarchy import Hierarchy, Stage
 from hrt_mm.core.levels import HierarchyConfig, Level
 from hrt_mm.core.pooling import POOLINGS
-from hrt_mm.core.rope import frequencies, phases
+from hrt_mm.core.rope import frequencies, rotations
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 
@@ -29,7 +29,7 @@ def block(awake: Callable[[nn.Module], None], drop_path: float = 0.0, dropout: f
 
 
 def rope(samples: Spans) -> Tensor:
-    return phases(samples.positions[:, None].float(), torch.ones(1), *frequencies(LEVEL.head_dim, 1, 100.0))
+    return rotations(samples.positions[:, None].float(), torch.ones(1), *frequencies(LEVEL.head_dim, 1, 100.0))
 
 
 def added(one: Block, branch: str) -> tuple[Spans, Tensor, Tensor]:

@@ -200,8 +200,8 @@ def test_control_without_its_delay_each_path_leaks(
     def undelayed(x_GD: Tensor, samples: Spans, lead: Tensor) -> Tensor:
         return x_GD
 
-    monkeypatch.setattr(cross_scale, "delayed", undelayed)
-    monkeypatch.setattr(transition, "delayed", undelayed)
+    monkeypatch.setattr(cross_scale, "shift_right", undelayed)
+    monkeypatch.setattr(transition, "shift_right", undelayed)
     model = build(configure(pool, "fixed", causal=True, **paths))
     tokens = pack([(LENGTH,)], model)
     assert later(influence(model, tokens)[0]).gt(0).any()

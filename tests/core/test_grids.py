@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.core.grids import Sizes, block_lengths, coarse_blocks, coarse_shape, nested_coords, nested_order, slots
+from hrt_mm.core.grids import (
+    Sizes,
+    block_lengths,
+    block_positions,
+    coarse_blocks,
+    coarse_shape,
+    nested_coords,
+    nested_order,
+)
 
 CASES: list[tuple[Sizes, tuple[Sizes, ...]]] = [
     ((1,), ()),
@@ -81,7 +89,7 @@ def test_slots_are_places_inside_the_block(shape: Sizes, blocks: tuple[Sizes, ..
             torch.arange(math.prod(size)).reshape(size)[tuple(c % s for c, s in zip(cell, size, strict=True))]
             for cell in coords.tolist()
         ]
-        assert slots(shape, blocks, size).tolist() == [int(place) for place in expected]
+        assert block_positions(shape, blocks, size).tolist() == [int(place) for place in expected]
 
 
 def test_no_blocks_is_raster() -> None:
@@ -94,7 +102,7 @@ def test_a_row_of_2x2_groups() -> None:
 
 def test_missing_border_cells_leave_their_slots_empty() -> None:
     # The right block of a 2x3 grid has only its left column: places 0 and 2 of 4.
-    assert slots((2, 3), ((2, 2),), (2, 2)).tolist() == [0, 1, 2, 3, 0, 2]
+    assert block_positions((2, 3), ((2, 2),), (2, 2)).tolist() == [0, 1, 2, 3, 0, 2]
     assert block_lengths((2, 3), ((2, 2),), (2, 2)).tolist() == [4, 2]
 
 
@@ -111,7 +119,7 @@ def test_results_are_cached() -> None:
         (lambda: nested_order((4, 4), ((2, 0),)), "sizes of 1 or more"),
         (lambda: nested_order((9, 9), ((2, 2), (3, 4))), r"block \(3, 4\) is not a multiple of \(2, 2\)"),
         (lambda: block_lengths((8, 8), ((2, 2),), (4, 4)), r"\(4, 4\) is not one of the nested blocks"),
-        (lambda: slots((8, 8), ((2, 2),), (4, 4)), r"\(4, 4\) is not one of the nested blocks"),
+        (lambda: block_positions((8, 8), ((2, 2),), (4, 4)), r"\(4, 4\) is not one of the nested blocks"),
         (lambda: coarse_shape((8, 8), (2,)), "needs 2 sizes"),
         (lambda: coarse_blocks(((3, 3),), (2, 2)), r"block \(3, 3\) is not a multiple of \(2, 2\)"),
     ],

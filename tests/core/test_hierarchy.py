@@ -193,7 +193,7 @@ def test_gates_are_measured(configure: Configure, build: Build, pack: Pack) -> N
     model = build(configure())
     tokens = pack([(9,), (4,)], model)
     assert not model(tokens).stats
-    model.measuring = True
+    model.measure_contributions = True
     stats = model(tokens).stats
     paths = {"down/fine", "down/mid", "top_down/fine", "top_down/mid", "up/mid", "up/coarse"}
     assert set(stats) == {f"contribution/{path}" for path in paths}

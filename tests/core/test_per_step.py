@@ -87,7 +87,7 @@ def test_a_step_that_fails_leaves_the_next_one_whole() -> None:
     model = built()
     with pytest.raises(ZeroDivisionError), training_step(model):
         raise ZeroDivisionError
-    assert not router_of(model).within_step
+    assert not router_of(model).in_training_step
     model(batch())
     assert int(router_of(model).batches) == 2
 

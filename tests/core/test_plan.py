@@ -30,7 +30,7 @@ def test_fixed_groups_do_not_cross_samples() -> None:
     groups = plan([5, 0, 4, 1]).fixed_groups(FixedGroups(stride=2))
     assert groups.spans.lengths.tolist() == [2, 2, 1, 2, 2, 1]
     assert groups.samples.lengths.tolist() == [3, 0, 2, 1]
-    assert groups.tap_T.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
+    assert groups.position_in_group_T.tolist() == [0, 1, 0, 1, 0, 0, 1, 0, 1, 0]
 
 
 def test_given_groups_start_where_they_are_told_and_with_each_sample() -> None:
@@ -42,12 +42,12 @@ def test_given_groups_start_where_they_are_told_and_with_each_sample() -> None:
 def test_given_groups_are_cut_at_the_cap() -> None:
     groups = plan([9, 4], [7]).given_groups(GivenGroups(type="given", boundary="words", max=3))
     assert groups.spans.lengths.tolist() == [3, 3, 1, 2, 3, 1]
-    assert groups.taps == 3
+    assert groups.group_size == 3
 
 
 def test_the_taps_of_a_long_group_are_stretched_over_it() -> None:
     groups = Groups(Spans.from_lengths([8, 3]), Spans.from_lengths([2]), 4)
-    assert groups.tap_T.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2]
+    assert groups.position_in_group_T.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_the_taps_of_a_long_group_are_stretched_over_it() -> None:
 )
 def test_windows(reach: str, layer: int, want: list[int]) -> None:
     one = plan([10, 3], window=4, reach=reach)
-    assert one.reach(layer).lengths.tolist() == want
-    assert one.sliding == (4 if reach == "sliding" else None)
+    assert one.attention_spans(layer).lengths.tolist() == want
+    assert one.sliding_window == (4 if reach == "sliding" else None)
 
 
 def test_what_others_see_of_a_level_is_bounded_by_its_windows() -> None:
-    assert plan([10, 3]).cells().lengths.tolist() == [10, 3]
+    assert plan([10, 3]).cross_scale_spans().lengths.tolist() == [10, 3]
     for reach in ("block", "shifted", "sliding"):
-        assert plan([10, 3], window=4, reach=reach).cells().lengths.tolist() == [4, 4, 2, 3]
+        assert plan([10, 3], window=4, reach=reach).cross_scale_spans().lengths.tolist() == [4, 4, 2, 3]
 
 
 def next_words(lengths: list[int], starts: list[int], stride: int, *, ahead: bool) -> list[bool]:
@@ -106,14 +106,14 @@ def test_the_grid_of_the_next_level() -> None:
     spans = Spans.from_lengths([35, 1])
     tokens = Tokens(torch.zeros(36, 8), spans, torch.zeros(36, 2), ((5, 7), (1, 1)))
     fine = LevelPlan.of(tokens, config.levels[0], order)
-    assert fine.reach(0).lengths.tolist() == [16, 12, 4, 3, 1]
+    assert fine.attention_spans(0).lengths.tolist() == [16, 12, 4, 3, 1]
     groups = fine.fixed_groups(FixedGroups(stride=2))
     assert groups.spans.lengths.tolist() == [4, 4, 4, 4, 4, 2, 4, 2, 2, 2, 2, 1, 1]
     mid = fine.coarser(config.levels[1], groups, torch.zeros(13, 2), (2.0, 2.0), gridded=True)
     assert mid.grid is not None
     assert mid.grid.shapes == ((3, 4), (1, 1))
     assert mid.grid.blocks == ((2, 2), (2, 4))
-    assert mid.step == (2.0, 2.0)
+    assert mid.unit == (2.0, 2.0)
     assert mid.fixed_groups(FixedGroups(stride=(2, 4))).spans.lengths.tolist() == [8, 4, 1]
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
-from hrt_mm.core.rope import frequencies, phases, rotate
+from hrt_mm.core.rope import frequencies, rotate, rotations
 
 
 def turn(x_THD: Tensor, coords_TC: Tensor, theta: float = 100.0, step: float = 1.0) -> Tensor:
     axes = coords_TC.shape[1]
-    turns_F, owners_F = frequencies(x_THD.shape[-1], axes, theta)
-    return rotate(x_THD, phases(coords_TC, torch.full((axes,), step), turns_F, owners_F))
+    inv_freq_F, axis_index_F = frequencies(x_THD.shape[-1], axes, theta)
+    return rotate(x_THD, rotations(coords_TC, torch.full((axes,), step), inv_freq_F, axis_index_F))
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -36,12 +36,12 @@ def test_scores_depend_on_differences_alone(axes: int, dtype: torch.dtype) -> No
 def test_matches_the_definition() -> None:
     x = torch.randn(3, 1, 6, dtype=torch.float64)
     coords = torch.tensor([[0.0, 1.0], [2.0, 0.5], [5.0, 3.0]])
-    turns_F, owners_F = frequencies(6, 2, 50.0)
-    assert owners_F.tolist() == [0, 0, 1]
-    torch.testing.assert_close(turns_F, torch.tensor([1.0, 50**-0.5, 1.0]))
+    inv_freq_F, axis_index_F = frequencies(6, 2, 50.0)
+    assert axis_index_F.tolist() == [0, 0, 1]
+    torch.testing.assert_close(inv_freq_F, torch.tensor([1.0, 50**-0.5, 1.0]))
     got = turn(x, coords, 50.0)
     for token, pair in [(0, 0), (1, 1), (2, 2), (2, 0)]:
-        angle = float(coords[token, owners_F[pair]] * turns_F[pair])
+        angle = float(coords[token, axis_index_F[pair]] * inv_freq_F[pair])
         first, second = x[token, 0, 2 * pair], x[token, 0, 2 * pair + 1]
         want = [
             first * math.cos(angle) - second * math.sin(angle),
@@ -64,10 +64,10 @@ def test_a_step_counts_as_one() -> None:
 
 @pytest.mark.parametrize(("width", "axes"), [(4, 2), (6, 3), (10, 3), (64, 2), (2, 1)])
 def test_every_pair_and_axis_is_used(width: int, axes: int) -> None:
-    turns_F, owners_F = frequencies(width, axes, 100.0)
-    assert len(turns_F) == width // 2
-    assert set(owners_F.tolist()) == set(range(axes))
-    assert max(owners_F.bincount()) - min(owners_F.bincount()) <= 1
+    inv_freq_F, axis_index_F = frequencies(width, axes, 100.0)
+    assert len(inv_freq_F) == width // 2
+    assert set(axis_index_F.tolist()) == set(range(axes))
+    assert max(axis_index_F.bincount()) - min(axis_index_F.bincount()) <= 1
 
 
 def test_too_many_axes_are_named() -> None:
@@ -84,10 +84,10 @@ def test_reads_slices_of_wider_tensors() -> None:
 
 def test_half_precision_autocast_does_not_blur_positions() -> None:
     coords = torch.arange(1000.0)[:, None]
-    turns_F, owners_F = frequencies(8, 1, 10000.0)
-    plain = phases(coords, torch.ones(1), turns_F, owners_F)
+    inv_freq_F, axis_index_F = frequencies(8, 1, 10000.0)
+    plain = rotations(coords, torch.ones(1), inv_freq_F, axis_index_F)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(phases(coords, torch.ones(1), turns_F, owners_F), plain)
+        assert torch.equal(rotations(coords, torch.ones(1), inv_freq_F, axis_index_F), plain)
 
 
 def test_the_gradient_turns_back() -> None:

@@ -113,9 +113,9 @@ def test_the_ratio_loss_is_least_at_the_target() -> None:
 
 @pytest.mark.parametrize(("share", "sign"), [(0.6, 1), (0.05, -1)], ids=["too-many", "too-few"])
 def test_the_ratio_loss_pushes_probabilities_towards_the_target(share: float, sign: int) -> None:
-    p_T = torch.rand(500, requires_grad=True)
+    prob_T = torch.rand(500, requires_grad=True)
     chosen_T = torch.arange(500) < share * 500
-    (grad,) = torch.autograd.grad(router(target=4)._ratio_loss(chosen_T, p_T), p_T)
+    (grad,) = torch.autograd.grad(router(target=4)._ratio_loss(chosen_T, prob_T), prob_T)
     assert (grad.sign() == sign).all()
 
 
@@ -288,7 +288,7 @@ def test_supervision_is_the_cross_entropy_without_first_tokens() -> None:
     routing = own(torch.randn(8, DIM), samples)
     truth = torch.tensor([1, 0, 1, 1, 0, 1, 0, 0], dtype=torch.bool)
     kept = [1, 2, 5, 6, 7]
-    expected = nn.functional.binary_cross_entropy(routing.chance_T[kept], truth[kept].float())
+    expected = nn.functional.binary_cross_entropy(routing.prob_T[kept], truth[kept].float())
     assert torch.allclose(own.supervised(routing, truth, samples), expected)
 
 

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from hrt_mm.core.segments import cap, delayed, segment_first, segment_max, segment_mean, segment_sum, spread
+from hrt_mm.core.segments import (
+    limit_group_length,
+    segment_broadcast,
+    segment_first,
+    segment_max,
+    segment_mean,
+    segment_sum,
+    shift_right,
+)
 from hrt_mm.core.spans import Spans
 
 LENGTHS = [[3, 1, 5], [4, 4, 4], [0, 3, 0], [1], [0, 0], [0], [2, 0, 0, 7]]
@@ -92,8 +100,8 @@ def test_spread(lengths: list[int]) -> None:
     runs = Spans.from_lengths(lengths)
     x = torch.randn(len(lengths), 3, dtype=torch.float64, requires_grad=True)
     want = torch.cat([row.expand(length, 3) for row, length in zip(x, lengths, strict=True)])
-    torch.testing.assert_close(spread(x, runs), want)
-    gradcheck(lambda x: spread(x, runs), x)
+    torch.testing.assert_close(segment_broadcast(x, runs), want)
+    gradcheck(lambda x: segment_broadcast(x, runs), x)
 
 
 def test_cap_of_many_random_masks() -> None:
@@ -106,15 +114,15 @@ def test_cap_of_many_random_masks() -> None:
         for start in starts.tolist():
             since = 0 if start or since + 1 == longest else since + 1
             want.append(since == 0)
-        assert cap(starts, longest).tolist() == want
+        assert limit_group_length(starts, longest).tolist() == want
 
 
 def test_cap_of_nothing() -> None:
-    assert cap(torch.zeros(0, dtype=torch.bool), 4).shape == (0,)
+    assert limit_group_length(torch.zeros(0, dtype=torch.bool), 4).shape == (0,)
 
 
 def test_delayed_stays_within_samples() -> None:
     x = torch.arange(6.0)[:, None]
     samples = Spans.from_lengths([2, 0, 3, 1])
-    assert delayed(x, samples, torch.tensor([-1.0])).flatten().tolist() == [-1, 0, -1, 2, 3, -1]
-    assert delayed(x[:0], Spans.from_lengths([0]), torch.tensor([-1.0])).shape == (0, 1)
+    assert shift_right(x, samples, torch.tensor([-1.0])).flatten().tolist() == [-1, 0, -1, 2, 3, -1]
+    assert shift_right(x[:0], Spans.from_lengths([0]), torch.tensor([-1.0])).shape == (0, 1)

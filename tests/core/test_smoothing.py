@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.routing import Routing
-from hrt_mm.core.smoothing import mixed, smoothed
+from hrt_mm.core.smoothing import smooth, smooth_step
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.core.transition import Transition
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:FutureWarning")
 LENGTHS = [[7], [1], [0], [], [0, 3, 1, 0, 0, 12, 2, 0], [64], [65, 1, 63], [1, 1, 1], [300, 41]]
 
 
-def looped(z_GD: Tensor, chance_G: Tensor, samples: Spans) -> Tensor:
+def looped(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
     """The definition."""
     rows: list[Tensor] = []
     for first, last in zip(samples.host.tolist(), samples.host[1:].tolist(), strict=False):
         for at in range(first, last):
-            chance = chance_G[at]
+            chance = prob_G[at]
             rows.append(z_GD[at] if at == first else chance * z_GD[at] + (1 - chance) * rows[-1])
     return torch.stack(rows) if rows else z_GD
 
@@ -42,11 +42,11 @@ def drawn(lengths: list[int], dtype: torch.dtype = torch.float64) -> tuple[Tenso
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_it_equals_the_loop_with_its_gradients(lengths: list[int]) -> None:
-    z_GD, chance_G, samples = drawn(lengths)
+    z_GD, prob_G, samples = drawn(lengths)
     weight_GD = torch.randn(z_GD.shape, dtype=torch.float64)
     found = []
-    for function in (smoothed, looped):
-        z, chance = z_GD.clone().requires_grad_(), chance_G.clone().requires_grad_()
+    for function in (smooth, looped):
+        z, chance = z_GD.clone().requires_grad_(), prob_G.clone().requires_grad_()
         out = function(z, chance, samples)
         (out * weight_GD).sum().backward()
         found.append((out.detach(), z.grad, chance.grad if chance.grad is not None else torch.zeros_like(chance)))
@@ -57,40 +57,40 @@ def test_it_equals_the_loop_with_its_gradients(lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("lengths", [[4, 0, 1, 6], [1, 1]], ids=str)
 def test_gradients_are_exact(lengths: list[int]) -> None:
-    z_GD, chance_G, samples = drawn(lengths)
-    inputs = (z_GD.requires_grad_(), chance_G.requires_grad_())
-    assert torch.autograd.gradcheck(lambda z, chance: smoothed(z, chance, samples), inputs, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda z, chance: smoothed(z, chance, samples), inputs)
+    z_GD, prob_G, samples = drawn(lengths)
+    inputs = (z_GD.requires_grad_(), prob_G.requires_grad_())
+    assert torch.autograd.gradcheck(lambda z, chance: smooth(z, chance, samples), inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda z, chance: smooth(z, chance, samples), inputs)
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_sure_boundaries_change_nothing_and_denied_ones_hold_the_first(chance: float) -> None:
     z_GD, _, samples = drawn([5, 3])
-    out_GD = smoothed(z_GD, torch.full((8,), chance, dtype=torch.float64), samples)
+    out_GD = smooth(z_GD, torch.full((8,), chance, dtype=torch.float64), samples)
     firsts = z_GD[[0, 0, 0, 0, 0, 5, 5, 5]]
     torch.testing.assert_close(out_GD, z_GD if chance else firsts, rtol=0, atol=0)
 
 
 def test_half_precision_is_summed_in_full() -> None:
-    z_GD, chance_G, samples = drawn([200], torch.bfloat16)
-    out_GD = smoothed(z_GD, chance_G.float(), samples)
+    z_GD, prob_G, samples = drawn([200], torch.bfloat16)
+    out_GD = smooth(z_GD, prob_G.float(), samples)
     assert out_GD.dtype == torch.bfloat16
-    wanted_GD = looped(z_GD.double(), chance_G, samples)
+    wanted_GD = looped(z_GD.double(), prob_G, samples)
     torch.testing.assert_close(out_GD.double(), wanted_GD, rtol=2**-8, atol=1e-3)
 
 
 def test_nothing_is_read_from_the_device() -> None:
-    z_GD, chance_G, samples = drawn([9, 0, 30])
-    z_GD, chance_G = z_GD.to("meta").requires_grad_(), chance_G.to("meta").requires_grad_()
-    out_GD = smoothed(z_GD, chance_G, samples.to("meta"))
+    z_GD, prob_G, samples = drawn([9, 0, 30])
+    z_GD, prob_G = z_GD.to("meta").requires_grad_(), prob_G.to("meta").requires_grad_()
+    out_GD = smooth(z_GD, prob_G, samples.to("meta"))
     out_GD.sum().backward()
-    assert z_GD.grad is not None and chance_G.grad is not None
+    assert z_GD.grad is not None and prob_G.grad is not None
 
 
 def test_one_step_continues_it() -> None:
-    z_GD, chance_G, samples = drawn([9])
-    whole_GD = smoothed(z_GD, chance_G, samples)
-    torch.testing.assert_close(mixed(z_GD[8:], chance_G[8:], whole_GD[7:8]), whole_GD[8:])
+    z_GD, prob_G, samples = drawn([9])
+    whole_GD = smooth(z_GD, prob_G, samples)
+    torch.testing.assert_close(smooth_step(z_GD[8:], prob_G[8:], whole_GD[7:8]), whole_GD[8:])
 
 
 def config(*, smooth: bool, top_down: bool = True, causal: bool = True, pool: str = "mean") -> HierarchyConfig:

@@ -77,7 +77,7 @@ def test_from_lengths(lengths: list[int]) -> None:
     assert spans.ids.tolist() == [run for run, length in enumerate(lengths) for _ in range(length)]
     assert spans.positions.tolist() == [place for length in lengths for place in range(length)]
     assert [len(part) for part in spans.split(torch.zeros(spans.total, 2))] == lengths
-    assert spans.ones.lengths.tolist() == [1] * len(lengths)
+    assert spans.singletons.lengths.tolist() == [1] * len(lengths)
 
 
 def test_from_lengths_takes_tensors() -> None:
@@ -192,7 +192,7 @@ def test_a_spans_dies_with_its_last_reference() -> None:
         spans = Spans.from_lengths([3, 5])
         groups = spans.cut(2)
         groups.under(spans.over(groups))
-        _ = spans.ids, spans.ones, spans.positions
+        _ = spans.ids, spans.singletons, spans.positions
         alive = weakref.ref(spans)
         del spans, groups
         assert alive() is None, "a cycle keeps device memory until the collector runs"

@@ -88,7 +88,7 @@ def stage_flops(stage: Stage, level: Laid) -> int:
     for layers in (stage.encoder, stage.decoder):
         for layer, block in enumerate(layers):
             assert isinstance(block, Block)
-            pairs = visible_pairs(level.plan.reach(layer), level.plan.sliding, stage.causal)
+            pairs = visible_pairs(level.plan.attention_spans(layer), level.plan.sliding_window, stage.causal)
             total += block_flops(block, level.tokens, pairs)
     return total
 
@@ -139,7 +139,7 @@ def _down(down: nn.Module, fine: Laid, coarse: Laid) -> int:
     if isinstance(down, CausalDown):
         pairs = _staircase(fine, coarse)
     else:
-        k_spans = coarse.plan.cells()
+        k_spans = coarse.plan.cross_scale_spans()
         q_spans = fine.groups.spans.under(k_spans)
         pairs = int((q_spans.lengths * k_spans.lengths).sum())
     return _cross(down, fine.tokens, coarse.tokens, pairs)
@@ -149,6 +149,6 @@ def _staircase(fine: Laid, coarse: Laid) -> int:
     """In causal mode a token of group g sees g + 1 keys, the null key or its own group among them."""
     assert fine.groups is not None
     seen_G = fine.groups.samples.positions + 1
-    if coarse.plan.sliding is not None:
-        seen_G = seen_G.clamp(max=coarse.plan.sliding + 1)
+    if coarse.plan.sliding_window is not None:
+        seen_G = seen_G.clamp(max=coarse.plan.sliding_window + 1)
     return int((seen_G * fine.groups.spans.lengths).sum())

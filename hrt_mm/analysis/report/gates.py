@@ -93,14 +93,14 @@ def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:
     hierarchy = encoder.hierarchy
     sums: dict[str, float] = {}
     count = 0
-    hierarchy.measuring = True
+    hierarchy.measure_contributions = True
     try:
         for tokens in subject.packs(SAMPLES):
             for name, value in encoder(tokens).stats.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(tokens)
             count += len(tokens)
     finally:
-        hierarchy.measuring = False
+        hierarchy.measure_contributions = False
     return [
         Path(name, text, gate_D, sums[f"contribution/{name}"] / count)
         for name, text, gate_D in _known(hierarchy)

@@ -150,7 +150,7 @@ def _catch(pair: _Pairs, module: nn.Module, args: tuple[Any, ...], output: Poole
     pair.fine.append(args[0].float().cpu())
     pair.coarse.append(output.x_GE.float().cpu())
     pair.spans.append(output.groups.spans.to("cpu"))
-    pair.taps.append(output.groups.tap_T.cpu())
+    pair.taps.append(output.groups.position_in_group_T.cpu())
 
 
 def draw_recovery(found: list[Recovery]) -> Figure:

@@ -24,7 +24,7 @@ _STEP = 1.3
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunPairs:
     """Pairs of a query range and the key range that it attends to, as host arrays of one entry a run.
 
     ``shift`` aligns positions: query a and key b of a run are ``b - a - shift`` apart.
@@ -36,9 +36,9 @@ class Runs:
     k_len: np.ndarray
     shift: np.ndarray
 
-    def take(self, index: np.ndarray) -> Runs:
+    def take(self, index: np.ndarray) -> RunPairs:
         """Some of the runs."""
-        return Runs(*(getattr(self, name)[index] for name in ("q_start", "q_len", "k_start", "k_len", "shift")))
+        return RunPairs(*(getattr(self, name)[index] for name in ("q_start", "q_len", "k_start", "k_len", "shift")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +48,13 @@ class Bucket:
     Args:
         size: runs N, padded query length L and padded key length M.
         mask: bool, broadcastable to (N, 1, L, M), true where seen; ``None`` where all is seen.
-        blind: bool, broadcastable to (N, L, 1, 1), true for queries that see nothing; ``None`` for none.
+        fully_masked: bool, broadcastable to (N, L, 1, 1), true for queries that see nothing; ``None`` for none.
         causal: the mask is exactly the lower triangle, so the kernel may make it itself.
     """
 
     size: tuple[int, int, int]
     mask: Tensor | None
-    blind: Tensor | None
+    fully_masked: Tensor | None
     causal: bool
 
 
@@ -113,10 +113,10 @@ def _make_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Bucke
     )
 
 
-def _runs(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Runs:
+def _runs(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> RunPairs:
     q_host, k_host = q_spans.host.numpy(), k_spans.host.numpy()
     q_len, k_len = np.diff(q_host), np.diff(k_host)
-    whole = Runs(q_host[:-1], q_len, k_host[:-1], k_len, k_len - q_len)
+    whole = RunPairs(q_host[:-1], q_len, k_host[:-1], k_len, k_len - q_len)
     left, right = window
     if left < 0 or right < 0:
         kept = np.flatnonzero(q_len)
@@ -130,7 +130,7 @@ def _runs(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Runs:
     key = begin + whole.shift[run]
     first = np.clip(key - left, 0, k_len[run])
     last = np.clip(key + length + right, first, k_len[run])
-    return Runs(q_host[:-1][run] + begin, length, k_host[:-1][run] + first, last - first, key - first)
+    return RunPairs(q_host[:-1][run] + begin, length, k_host[:-1][run] + first, last - first, key - first)
 
 
 def _ranges(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def _ranges(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]
 
 
-def _classes(runs: Runs) -> list[np.ndarray]:
+def _classes(runs: RunPairs) -> list[np.ndarray]:
     """Indices of the runs of each bucket, ascending within it. Buckets come in the order of their first runs."""
     keys = np.stack([runs.q_len, runs.k_len, runs.shift], 1)
     _, kind, count = np.unique(_joined(keys), return_inverse=True, return_counts=True)
@@ -167,16 +167,16 @@ def _round_up(lengths: np.ndarray) -> np.ndarray:
     return np.ceil(np.log(np.maximum(lengths, 8) / 8) / np.log(_STEP) - 1e-9).astype(np.int64)
 
 
-def _bucket(runs: Runs, window: tuple[int, int], device: torch.device) -> Bucket:
+def _bucket(runs: RunPairs, window: tuple[int, int], device: torch.device) -> Bucket:
     queries, keys = int(runs.q_len.max()), int(runs.k_len.max())
     alike = bool((runs.q_len == queries).all() and (runs.k_len == keys).all() and (runs.shift == runs.shift[0]).all())
     shown = runs.take(np.array([0])) if alike else runs
-    mask, blind = _mask(shown, queries, keys, window)
+    mask, fully_masked = _mask(shown, queries, keys, window)
     causal = alike and window == (-1, 0) and queries == keys and int(runs.shift[0]) == 0
     return Bucket(
         (len(runs.q_len), queries, keys),
         None if mask is None or causal else mask.to(device),
-        None if blind is None else blind.to(device),
+        None if fully_masked is None else fully_masked.to(device),
         causal,
     )
 
@@ -196,7 +196,7 @@ def _unless_in_order(parts: list[np.ndarray], total: int, device: torch.device) 
     return torch.from_numpy(rows).to(device)
 
 
-def _mask(runs: Runs, queries: int, keys: int, window: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+def _mask(runs: RunPairs, queries: int, keys: int, window: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
     left, right = window
     place = np.arange(keys)
     seen = np.broadcast_to(place < runs.k_len[:, None, None], (len(runs.q_len), queries, keys))
@@ -205,6 +205,6 @@ def _mask(runs: Runs, queries: int, keys: int, window: tuple[int, int]) -> tuple
         seen = seen & (apart >= -left if left >= 0 else True) & (apart <= right if right >= 0 else True)
     if seen.all():
         return None, None
-    blind = ~seen.any(-1, keepdims=True)
-    mask = torch.from_numpy(np.ascontiguousarray(seen | blind))[:, None]
-    return mask, torch.from_numpy(np.ascontiguousarray(blind))[..., None] if blind.any() else None
+    fully_masked = ~seen.any(-1, keepdims=True)
+    mask = torch.from_numpy(np.ascontiguousarray(seen | fully_masked))[:, None]
+    return mask, torch.from_numpy(np.ascontiguousarray(fully_masked))[..., None] if fully_masked.any() else None

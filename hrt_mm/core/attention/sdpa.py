@@ -64,4 +64,4 @@ def _dense(q_QHD: Tensor, k_PKD: Tensor, v_PKD: Tensor, bucket: Bucket, scale: f
     )
     out_NHLD = dense_attention(q_NHLD, k_NKMD, v_NKMD, bucket.mask, bucket.causal, scale)
     out_NLHD = out_NHLD.transpose(1, 2)
-    return (out_NLHD if bucket.blind is None else out_NLHD.masked_fill(bucket.blind, 0)).flatten(0, 1)
+    return (out_NLHD if bucket.fully_masked is None else out_NLHD.masked_fill(bucket.fully_masked, 0)).flatten(0, 1)

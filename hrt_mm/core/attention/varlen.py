@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..host import asked_once
+from ..host import cached_constant
 from .call import UNLIMITED, Backend, Call
 
 _MAX_HEAD = 256
@@ -33,7 +33,7 @@ def _flash_refuses(call: Call) -> str | None:
     return None
 
 
-@asked_once
+@cached_constant
 def _no_device() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
@@ -88,13 +88,13 @@ def _window(call: Call) -> tuple[int, int]:
     return call.window
 
 
-@asked_once
+@cached_constant
 def _no_kernel() -> str | None:
     found = importlib.util.find_spec("torch.nn.attention.varlen") is not None
     return None if found else f"torch {torch.__version__} has no torch.nn.attention.varlen"
 
 
-@asked_once
+@cached_constant
 def _knows(name: str) -> bool:
     """Whether the function takes an argument: torch 2.11 has no ``enable_gqa``, 2.12 has."""
     from torch.nn.attention.varlen import varlen_attn
@@ -102,7 +102,7 @@ def _knows(name: str) -> bool:
     return name in inspect.signature(varlen_attn).parameters
 
 
-@asked_once
+@cached_constant
 def _not_installed() -> str | None:
     found = importlib.util.find_spec("flash_attn") is not None
     return None if found else "the package flash-attn is not installed (extra: hrt-mm[flash])"

@@ -1,7 +1,7 @@
 """How a group becomes one token: a registry of poolings, and a measure of what each one loses."""
 
 from .attention import AttentionPooling
-from .base import POOLINGS, Pooling, PoolingGroups, PoolingSite, register_pooling
+from .base import POOLINGS, Pooling, PoolingGroups, PoolingSpec, register_pooling
 from .haar import HaarPooling, decompose, reconstruct
 from .recovery import recovery
 from .reductions import ConvPooling, MaxPooling, MeanPooling, SelectPooling
@@ -15,7 +15,7 @@ __all__ = [
     "MeanPooling",
     "Pooling",
     "PoolingGroups",
-    "PoolingSite",
+    "PoolingSpec",
     "SelectPooling",
     "decompose",
     "reconstruct",

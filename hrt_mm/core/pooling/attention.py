@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import attend
-from ..linear import StartedLinear
+from ..linear import InitLinear
 from ..norm import rms_norm
 from ..rope import Rotary, rotate
 from ..segments import segment_mean
-from .base import Pooling, PoolingGroups, PoolingSite, register_pooling
+from .base import Pooling, PoolingGroups, PoolingSpec, register_pooling
 
 
 @register_pooling("attention")
@@ -23,12 +23,12 @@ class AttentionPooling(Pooling):
     The output projection starts at zero, so training starts from mean pooling.
     """
 
-    def __init__(self, site: PoolingSite) -> None:
+    def __init__(self, site: PoolingSpec) -> None:
         super().__init__(site)
         self.heads, self.backend = site.heads, site.backend
         self.query = nn.Linear(site.dim, site.dim, bias=False)
         self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
-        self.out = StartedLinear(site.dim, site.dim, nn.init.zeros_)
+        self.out = InitLinear(site.dim, site.dim, nn.init.zeros_)
         self.rotary = Rotary(site.dim // site.heads, site.axes, site.theta)
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
@@ -41,7 +41,7 @@ class AttentionPooling(Pooling):
             self._turn(q_GHE, coords_GC),
             self._turn(k_THE, groups.coords_TC),
             v_THE,
-            groups.spans.ones,
+            groups.spans.singletons,
             groups.spans,
             backend=self.backend,
         )
@@ -49,6 +49,6 @@ class AttentionPooling(Pooling):
         return pooled_GD
 
     def _turn(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
-        steps_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
+        unit_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
         wide_THE = x_THE if x_THE.dtype == torch.float64 else x_THE.float()
-        return rotate(wide_THE, self.rotary.phases(coords_TC, steps_C, x_THE)).to(x_THE.dtype)
+        return rotate(wide_THE, self.rotary.rotations(coords_TC, unit_C, x_THE)).to(x_THE.dtype)

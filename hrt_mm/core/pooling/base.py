@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..segments import spread
+from ..segments import segment_broadcast
 from ..spans import Spans
 
 POOLINGS: dict[str, type[Pooling]] = {}
@@ -19,20 +19,20 @@ POOLINGS: dict[str, type[Pooling]] = {}
 
 
 @dataclass(frozen=True, eq=False)
-class PoolingSite:
+class PoolingSpec:
     """Where a pooling sits: the level that it pools, and the usual tokens a group.
 
     Args:
         dim: width of a token.
         heads: attention heads of the level.
-        taps: tokens of a group of usual size, or the longest one.
+        group_size: tokens of a group of usual size, or the longest one.
         axes: axes of the coordinates.
         backend: attention backend.
     """
 
     dim: int
     heads: int
-    taps: int
+    group_size: int
     axes: int = 1
     theta: float = 10000.0
     backend: str = "auto"
@@ -44,15 +44,15 @@ class PoolingGroups:
 
     Args:
         spans: the groups over the tokens.
-        tap_T: (T,) tap of each token, below ``taps``: its place in its group.
-        taps: taps of a group.
-        full: every group has just ``taps`` tokens, in the order of their taps.
+        position_in_group_T: (T,) position of each token, below ``group_size``: its place in its group.
+        group_size: positions of a group.
+        full: every group has just ``group_size`` tokens, in the order of their positions.
         coords_TC: positions of the tokens in steps of their level.
     """
 
     spans: Spans
-    tap_T: Callable[[], Tensor]
-    taps: int
+    position_in_group_T: Callable[[], Tensor]
+    group_size: int
     full: bool
     coords_TC: Tensor
 
@@ -60,7 +60,7 @@ class PoolingGroups:
 class Pooling(nn.Module, ABC):
     """Pools ragged groups. ``width`` is the width of what it gives."""
 
-    def __init__(self, site: PoolingSite) -> None:
+    def __init__(self, site: PoolingSpec) -> None:
         super().__init__()
         self.width = site.dim
 
@@ -70,7 +70,7 @@ class Pooling(nn.Module, ABC):
 
     def unpool(self, x_GD: Tensor, spans: Spans) -> Tensor:
         """(G, D) to (T, D): what each token gets back from its group."""
-        return spread(x_GD, spans)
+        return segment_broadcast(x_GD, spans)
 
 
 def register_pooling(name: str) -> Callable[[type[Pooling]], type[Pooling]]:

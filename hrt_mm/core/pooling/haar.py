@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..segments import segment_sum, spread
+from ..segments import segment_broadcast, segment_sum
 from ..spans import Spans
 from .base import Pooling, PoolingGroups, register_pooling
 
@@ -29,7 +29,7 @@ class HaarPooling(Pooling):
         return segment_sum(x_TD, groups.spans) * _inverse_root(groups.spans, x_TD)
 
     def unpool(self, x_GD: Tensor, spans: Spans) -> Tensor:
-        return spread(x_GD * _inverse_root(spans, x_GD), spans)
+        return segment_broadcast(x_GD * _inverse_root(spans, x_GD), spans)
 
 
 def _inverse_root(spans: Spans, like: Tensor) -> Tensor:

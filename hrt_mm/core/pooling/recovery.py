@@ -1,6 +1,6 @@
 """What pooling loses: how much of the fine level a linear map can give back from the coarse one.
 
-Shapes: T tokens, G groups, D fine width, E coarse width, K taps.
+Shapes: T tokens, G groups, D fine width, E coarse width, K positions in a group.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from ..errors import UserError
 from ..spans import Spans
 
 
-def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, tap_T: Tensor, *, ridge: float = 1e-3) -> float:
+def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, position_T: Tensor, *, ridge: float = 1e-3) -> float:
     """Share of the fine tokens' variance that ridge regression from their group's token explains on unseen groups.
 
-    One regression a tap (a token's place in its group), fitted on a random half of the groups, the same one each time,
-    and scored on the others. 1 means nothing is lost, 0 that the coarse token says no more than the mean.
+    One regression for each position in a group, fitted on a random half of the groups (the same one each time) and
+    scored on the others. 1 means nothing is lost, 0 that the coarse token says no more than the mean.
 
     Args:
         fine_TD: tokens.
         coarse_GE: one token a group.
         spans: the groups.
-        tap_T: (T,) tap of each token.
+        position_T: (T,) position of each token.
         ridge: weight of the penalty, over the mean variance of the coarse channels.
 
     Returns:
@@ -38,8 +38,8 @@ def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, tap_T: Tensor, *,
     # Not by turns: on grids of an even width those would be columns, and the two halves would differ.
     order_G = torch.randperm(len(spans), generator=torch.Generator().manual_seed(0))
     fitted_G = (order_G % 2 == 0).to(fine.device)
-    for tap in tap_T.unique().tolist():
-        rows = (tap_T == tap).nonzero().squeeze(1)
+    for position in position_T.unique().tolist():
+        rows = (position_T == position).nonzero().squeeze(1)
         group = spans.ids[rows]
         fit, score = rows[fitted_G[group]], rows[~fitted_G[group]]
         if len(fit) < 2 or not len(score):

@@ -1,6 +1,6 @@
 """Poolings without learned parts, and patch merging.
 
-Shapes: T tokens, G groups, D width of a token, K taps.
+Shapes: T tokens, G groups, D width of a token, K positions in a group.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..segments import segment_first, segment_max, segment_mean
-from .base import Pooling, PoolingGroups, PoolingSite, register_pooling
+from .base import Pooling, PoolingGroups, PoolingSpec, register_pooling
 
 
 @register_pooling("mean")
@@ -39,21 +39,21 @@ class SelectPooling(Pooling):
 class ConvPooling(Pooling):
     """Patch merging (Swin, arXiv 2103.14030): the group's tokens side by side, for the linear map that follows.
 
-    Missing tokens leave zeros. In a group longer than its taps, the tokens that share a tap are averaged.
+    Missing tokens leave zeros. In a group longer than its group_size, the tokens that share a position are averaged.
     """
 
-    def __init__(self, site: PoolingSite) -> None:
+    def __init__(self, site: PoolingSpec) -> None:
         super().__init__(site)
-        self.width = site.dim * site.taps
-        self.taps = site.taps
+        self.width = site.dim * site.group_size
+        self.group_size = site.group_size
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         if groups.full:
-            return x_TD.unflatten(0, (-1, self.taps)).flatten(1)
+            return x_TD.unflatten(0, (-1, self.group_size)).flatten(1)
         count, spans = len(groups.spans), groups.spans
-        place_T = spans.ids * self.taps + groups.tap_T()
-        side_by_side = x_TD.new_zeros(count * self.taps, x_TD.shape[1]).index_add(0, place_T, x_TD)
-        if spans.max_seqlen > self.taps:
-            sharing = x_TD.new_zeros(count * self.taps).index_add(0, place_T, x_TD.new_ones(len(x_TD)))
+        place_T = spans.ids * self.group_size + groups.position_in_group_T()
+        side_by_side = x_TD.new_zeros(count * self.group_size, x_TD.shape[1]).index_add(0, place_T, x_TD)
+        if spans.max_seqlen > self.group_size:
+            sharing = x_TD.new_zeros(count * self.group_size).index_add(0, place_T, x_TD.new_ones(len(x_TD)))
             side_by_side = side_by_side / sharing.clamp(min=1)[:, None]
         return side_by_side.view(count, self.width)

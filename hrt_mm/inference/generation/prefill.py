@@ -36,14 +36,14 @@ class _Seen:
         down: those that the level's tokens saw of the next one.
         x_TD: tokens before they are pooled.
         coarse: tokens of the next level as they come back.
-        chance_G: of groups that are smoothed, the probability of the boundary that each starts at.
+        prob_G: of groups that are smoothed, the probability of the boundary that each starts at.
     """
 
     keys: list[Pair] = field(default_factory=list)
     down: Pair | None = None
     x_TD: Tensor | None = None
     coarse: Tensor | None = None
-    chance_G: Tensor | None = None
+    prob_G: Tensor | None = None
 
 
 @torch.no_grad()
@@ -101,8 +101,8 @@ def _fill_groups(
         since = slice(begin + transition.inclusive, end)
         flags = {name: bool(tokens.boundaries[name][since].any()) for name in level.open.started}
         level.open.put(sample, seen.x_TD[begin:end], tokens.coords_TC[begin:end, 0], flags)
-        if level.open.chance_B is not None and seen.chance_G is not None:
-            level.open.chance_B[sample] = seen.chance_G[last_group - 1]
+        if level.open.chance_B is not None and seen.prob_G is not None:
+            level.open.chance_B[sample] = seen.prob_G[last_group - 1]
         if level.down is not None and seen.down is not None:
             own = slice(int(first_group[sample]), last_group)
             level.down.fill(sample, *(part[own] for part in seen.down))
@@ -113,7 +113,7 @@ def _fill_groups(
 
 def _fill_back(back_BD: Tensor, top_down: nn.Module, samples: Spans, seen: _Seen, kept_B: np.ndarray) -> None:
     assert isinstance(top_down, TopDown) and seen.coarse is not None
-    back_GD = top_down.back(seen.coarse, samples, seen.chance_G)
+    back_GD = top_down.project_groups(seen.coarse, samples, seen.prob_G)
     for sample in np.flatnonzero(kept_B):
         last = int(samples.host[sample]) + int(kept_B[sample]) - 1
         back_BD[sample] = back_GD[last].to(back_BD.dtype)
@@ -168,4 +168,4 @@ def _keep_tokens(seen: _Seen, module: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _keep_coarse(seen: _Seen, module: nn.Module, args: tuple[Any, ...]) -> None:
-    seen.coarse, seen.chance_G = args[0], args[3]
+    seen.coarse, seen.prob_G = args[0], args[3]

@@ -22,7 +22,7 @@ from ...core.levels import FixedGroups, GivenGroups
 from ...core.norm import rms_norm
 from ...core.plan import Groups
 from ...core.segments import segment_mean
-from ...core.smoothing import mixed
+from ...core.smoothing import smooth_step
 from ...core.spans import Spans
 from ...core.transition import TopDown, Transition
 from .cache import Cache, LevelCache
@@ -76,8 +76,8 @@ class _Stepper:
         level, stage = self.cache.levels[index], self.hierarchy.stages[index]
         assert isinstance(stage, Stage)
         at_A = level.count_B[rows.places]
-        steps_C = self.cache.steps[index]
-        rope = stage.rotary.phases(place_A[:, None], steps_C, x_AD)
+        unit_C = self.cache.steps[index]
+        rope = stage.rotary.rotations(place_A[:, None], unit_C, x_AD)
         for block, kept in zip(stage.encoder, level.encoder, strict=True):
             x_AD = _block(block, x_AD, rope, kept, rows, at_A)
         if level.open is not None:
@@ -164,16 +164,16 @@ class _Stepper:
         """
         level, transition = self.cache.levels[index], self.hierarchy.transitions[index]
         assert isinstance(transition, Transition)
-        groups = Groups(spans, spans.ones, transition.taps)
+        groups = Groups(spans, spans.singletons, transition.group_size)
         x_AE = transition.pooled(x_TD, groups, place_T[:, None] / self.cache.steps[index])
         place_A = segment_mean(place_T[:, None], spans)[:, 0]
         x_AE = self.advance(index + 1, x_AE, rows, place_A, starts)
         if level.back_BD is not None:
             top_down = self.hierarchy.top_down[index]
             assert isinstance(top_down, TopDown)
-            back_AD = top_down.mapped(x_AE)
+            back_AD = top_down.project(x_AE)
             if level.open is not None and level.open.chance_B is not None:
-                back_AD = mixed(back_AD, rows.of(level.open.chance_B), rows.of(level.back_BD))
+                back_AD = smooth_step(back_AD, rows.of(level.open.chance_B), rows.of(level.back_BD))
             rows.put(level.back_BD, back_AD.to(level.back_BD.dtype))
         if level.down is not None:
             down = self._down(index)

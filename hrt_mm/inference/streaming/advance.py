@@ -24,7 +24,7 @@ from ...core.hierarchy import Hierarchy, Stage
 from ...core.norm import rms_norm
 from ...core.plan import Groups
 from ...core.segments import segment_mean
-from ...core.smoothing import smoothed
+from ...core.smoothing import smooth
 from ...core.spans import Spans
 from ...core.transition import TopDown, Transition
 from .memory import LevelMemory, Window
@@ -70,7 +70,7 @@ class Advance:
         """
         level, stage = self.levels[index], self.hierarchy.stages[index]
         assert isinstance(stage, Stage)
-        rope = stage.rotary.phases(place_N[:, None], self.steps[index], x_ND)
+        rope = stage.rotary.rotations(place_N[:, None], self.steps[index], x_ND)
         for block, window in zip(stage.encoder, level.encoder, strict=True):
             x_ND = _block(block, x_ND, rope, window)
         if index + 1 < len(self.levels):
@@ -122,7 +122,7 @@ class Advance:
         transition = self._transition(index)
         offsets = np.append(heads, len(x_TD)).astype(np.int64)
         spans = Spans(torch.from_numpy(offsets), x_TD.device)
-        groups = Groups(spans, spans.ones, transition.taps)
+        groups = Groups(spans, spans.singletons, transition.group_size)
         x_GE = transition.pooled(x_TD, groups, place_T[:, None] / self.steps[index])
         place_G = segment_mean(place_T[:, None], spans)[:, 0]
         return Made(self.feed(index + 1, x_GE, place_G, above), place_G)
@@ -143,13 +143,13 @@ class Advance:
         kept = self.levels[index].down
         if kept is None:
             return None
-        down, steps_C = self.hierarchy.down[index], self.steps[index]
+        down, unit_C = self.hierarchy.down[index], self.steps[index]
         assert isinstance(down, CausalDown)
         new = (kept.k_SKE[:0], kept.v_SKE[:0])
         if coarse is not None:
-            new = down.keys_values(coarse.x_ND, down.rope(coarse.place_N[:, None], steps_C))
+            new = down.keys_values(coarse.x_ND, down.rope(coarse.place_N[:, None], unit_C))
         k_SHE, v_SHE = kept.extended(*new)
-        q_NHE = down.queries(x_ND, down.rope(place_N[:, None], steps_C))
+        q_NHE = down.queries(x_ND, down.rope(place_N[:, None], unit_C))
         groups = runs.new.to(x_ND.device)
         rows, keys = _runs_of(len(groups), len(k_SHE), x_ND.device)
         window = None if kept.keep is None else kept.keep - 1
@@ -171,18 +171,18 @@ class Advance:
         """(1 + G, D) what came back before, and what comes back from each new group."""
         level, top_down = self.levels[index], self.hierarchy.top_down[index]
         assert isinstance(top_down, TopDown) and level.back_1D is not None
-        mapped_GD = torch.cat([level.back_1D, top_down.mapped(coarse.x_ND).to(level.back_1D.dtype)])
+        mapped_GD = torch.cat([level.back_1D, top_down.project(coarse.x_ND).to(level.back_1D.dtype)])
         transition = self._transition(index)
         if runs.chance_N is None or not getattr(transition.group, "smooth", False):
             return mapped_GD
         begun = torch.from_numpy(runs.begun - runs.open).to(mapped_GD.device)
-        chance_G = runs.chance_N[begun]
+        prob_G = runs.chance_N[begun]
         if not transition.inclusive:
             # The groups that come back are those before the ones that begin.
-            before = level.chance_1 if runs.open else chance_G[:0]
-            chance_G = torch.cat([before, chance_G[:-1]])
-        chance_G = torch.cat([chance_G.new_ones(1), chance_G])
-        return smoothed(mapped_GD, chance_G, Spans.from_lengths([len(mapped_GD)], mapped_GD.device))
+            before = level.chance_1 if runs.open else prob_G[:0]
+            prob_G = torch.cat([before, prob_G[:-1]])
+        prob_G = torch.cat([prob_G.new_ones(1), prob_G])
+        return smooth(mapped_GD, prob_G, Spans.from_lengths([len(mapped_GD)], mapped_GD.device))
 
     def _transition(self, index: int) -> Transition:
         transition = self.hierarchy.transitions[index]

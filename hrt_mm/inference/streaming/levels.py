@@ -174,14 +174,14 @@ class _Join:
     Args:
         hierarchy: the model.
         place: of the finer level.
-        steps_C: level-0 steps of its tokens.
+        unit_C: level-0 steps of its tokens.
     """
 
-    def __init__(self, hierarchy: Hierarchy, place: int, steps_C: Tensor) -> None:
+    def __init__(self, hierarchy: Hierarchy, place: int, unit_C: Tensor) -> None:
         self.up = hierarchy.up[place] if len(hierarchy.up) else None
-        self.steps_C = steps_C
+        self.unit_C = unit_C
         levels = hierarchy.config.levels
-        fine, self.coarse = (_joined([], levels[at].dim, steps_C) for at in (place, place + 1))
+        fine, self.coarse = (_joined([], levels[at].dim, unit_C) for at in (place, place + 1))
         self.fine = _Done(fine, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         self.sizes: deque[int] = deque()
 
@@ -199,11 +199,11 @@ class _Join:
             sizes: tokens of the groups that ended.
         """
         fine = _Done(
-            _joined([self.fine.made, fine.made], 0, self.steps_C),
+            _joined([self.fine.made, fine.made], 0, self.unit_C),
             np.append(self.fine.first_N, fine.first_N),
             np.append(self.fine.last_N, fine.last_N),
         )
-        coarse = _joined([self.coarse, coarse], 0, self.steps_C)
+        coarse = _joined([self.coarse, coarse], 0, self.unit_C)
         self.sizes.extend(sizes)
         ready: list[int] = []
         while self.sizes and sum(ready) + self.sizes[0] <= len(fine.first_N):
@@ -224,7 +224,7 @@ class _Join:
         up, spans, used = self.up, Spans.from_lengths(sizes, x_ND.device), sum(sizes)
         assert isinstance(up, CrossAttention)
         look_ND = up.within(
-            x_ND, place_N[:, None], spans.ones, fine.x_ND[:used], fine.place_N[:used, None], spans, self.steps_C
+            x_ND, place_N[:, None], spans.singletons, fine.x_ND[:used], fine.place_N[:used, None], spans, self.unit_C
         )
         return replace(coarse, x_ND=x_ND + look_ND, place_N=place_N)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.levels import FixedGroups, GivenGroups
 from ...core.norm import rms_norm
-from ...core.segments import cap
+from ...core.segments import limit_group_length
 from ...core.spans import Spans
 from ...core.transition import Transition
 from .memory import LevelMemory
@@ -56,7 +56,7 @@ class Runs:
         starts_M = np.concatenate([np.zeros(held, dtype=bool), starts_N])
         starts_M[0] = True
         if group.max is not None:
-            starts_M = cap(torch.from_numpy(starts_M), group.max).numpy()
+            starts_M = limit_group_length(torch.from_numpy(starts_M), group.max).numpy()
         return cls(np.flatnonzero(starts_M), held, held + len(x_ND), chance_N)
 
     @property

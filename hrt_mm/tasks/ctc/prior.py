@@ -53,7 +53,7 @@ class Prior(PerStep):
         if not self.training:
             return log_probs_NK, None
         scores_NK = self.scores(log_probs_NK)
-        if self.counts_now:
+        if self.is_new_batch:
             self._add(log_probs_NK.detach())
         all_N = scores_NK.logsumexp(-1)
         return scores_NK - all_N[:, None], all_N
@@ -61,10 +61,10 @@ class Prior(PerStep):
     def _add(self, log_probs_NK: Tensor) -> None:
         sums = torch.cat([log_probs_NK.exp().sum(0), log_probs_NK.new_tensor([len(log_probs_NK)])]).double()
         self._seen = sums if self._seen is None else self._seen + sums
-        if not self.within_step:
-            self.step_ends()
+        if not self.in_training_step:
+            self.on_step_end()
 
-    def step_ends(self) -> None:
+    def on_step_end(self) -> None:
         """Takes in the mean over all batches and ranks of a step."""
         sums = self._seen if self._seen is not None else self.usual_K.new_zeros(len(self.usual_K) + 1).double()
         sums, self._seen = summed(sums), None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...core.block import Block
 from ...core.cross_scale import CrossAttention
 from ...core.levels import Level
-from ...core.linear import StartedLinear
+from ...core.linear import InitLinear
 from ...core.norm import rms_norm
 from ...core.rope import Rotary
 from ...core.segments import segment_mean
@@ -86,7 +86,7 @@ class Gated(FusionHead):
     def __init__(self, towers: Sequence[str], config: GatedConfig) -> None:
         super().__init__(towers, config.dim)
         width = len(towers) * config.dim
-        self.gate = StartedLinear(width, width, nn.init.zeros_, bias=True)
+        self.gate = InitLinear(width, width, nn.init.zeros_, bias=True)
 
     def forward(self, streams: Mapping[str, Stream]) -> Tensor:
         """(B, D) fused vectors."""
@@ -114,7 +114,7 @@ class TokenFusion(FusionHead):
 
     def rope(self, coords_T1: Tensor) -> Tensor:
         """Rotary tables of places on the shared axis."""
-        return self.rotary.phases(coords_T1, coords_T1.new_ones(1), next(self.parameters()))
+        return self.rotary.rotations(coords_T1, coords_T1.new_ones(1), next(self.parameters()))
 
 
 class Cross(TokenFusion):

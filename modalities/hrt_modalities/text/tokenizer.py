@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt_mm.core.errors import BadSample
-from hrt_mm.core.linear import StartedEmbedding, StartedLinear
+from hrt_mm.core.linear import InitEmbedding, InitLinear
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
@@ -215,12 +215,12 @@ class TextEmbedding(nn.Module):
     def __init__(self, vocabulary: int, dim: int, recent: int) -> None:
         super().__init__()
         self.recent = recent
-        self.table = StartedEmbedding(vocabulary, dim, _EMBEDDED, now=False)
+        self.table = InitEmbedding(vocabulary, dim, _EMBEDDED, now=False)
         start = partial(nn.init.normal_, std=0.5 * dim**-0.5)
-        self.before = StartedLinear((recent - 1) * dim, dim, start, now=False) if recent > 1 else None
-        self.table.begin()
+        self.before = InitLinear((recent - 1) * dim, dim, start, now=False) if recent > 1 else None
+        self.table.init_weights()
         if self.before is not None:
-            self.before.begin()
+            self.before.init_weights()
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(T,) ids to (T, dim)."""

@@ -13,7 +13,7 @@ from hrt_mm.core.attention.call import Call
 from hrt_mm.core.attention.reference import Reference, visible
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
-from hrt_mm.core.pooling import POOLINGS, AttentionPooling, PoolingSite
+from hrt_mm.core.pooling import POOLINGS, AttentionPooling, PoolingSpec
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 
@@ -143,7 +143,7 @@ def test_unknown_pooling_counts_its_linear_maps_over_all_tokens() -> None:
     class Projected(AttentionPooling):
         pass
 
-    pooling = Projected(PoolingSite(dim=32, heads=2, taps=4))
+    pooling = Projected(PoolingSpec(dim=32, heads=2, group_size=4))
     assert Projected not in POOLING_FLOPS
     maps = [layer for layer in pooling.modules() if isinstance(layer, nn.Linear)]
     assert pooling_flops(pooling, 40, 10) == sum(linear(40, layer) for layer in maps) > 0

@@ -151,7 +151,7 @@ def test_opened_gate_adds_more(digits_run: Path) -> None:
     after = {path.name: path.contribution for path in measure_paths(subject, subject.encoder)}
     assert after["up/image"] == pytest.approx(100 * before["up/image"], rel=0.02)
     assert after["down/regions"] == pytest.approx(before["down/regions"])
-    assert not subject.encoder.hierarchy.measuring
+    assert not subject.encoder.hierarchy.measure_contributions
 
 
 def test_recovery_is_that_of_the_pooling_alone(digits_run: Path) -> None:

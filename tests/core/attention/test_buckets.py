@@ -98,7 +98,7 @@ def test_plans_die_with_their_spans() -> None:
         q = k = torch.randn(10, 2, 8)
         spans = Spans.from_lengths([3, 5, 2])
         attend(q, k, k, spans, backend="sdpa")
-        attend(q[:3], k, k, spans.ones, spans, backend="sdpa")
+        attend(q[:3], k, k, spans.singletons, spans, backend="sdpa")
         alive = weakref.ref(bucket_plan(spans, spans, (-1, -1)))
         del spans
         assert alive() is None, "a cycle keeps the masks of every batch until the collector runs"

@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.core.pooling import HaarPooling, PoolingGroups, PoolingSite, decompose, reconstruct
+from hrt_mm.core.pooling import HaarPooling, PoolingGroups, PoolingSpec, decompose, reconstruct
 from hrt_mm.core.spans import Spans
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -36,7 +36,7 @@ def test_ragged_groups_come_back(dtype: torch.dtype) -> None:
     assert len(low) + len(details) == len(x)
     assert (reconstruct(low, details, spans) - x).abs().max() <= TOLERANCE[dtype]
     groups = PoolingGroups(spans, lambda: spans.positions, 4, False, torch.zeros(len(x), 1))
-    torch.testing.assert_close(HaarPooling(PoolingSite(4, 1, 4))(x, groups), low)
+    torch.testing.assert_close(HaarPooling(PoolingSpec(4, 1, 4))(x, groups), low)
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 8, 13])

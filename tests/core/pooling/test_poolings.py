@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from hrt_mm.core.grids import nested_order
 from hrt_mm.core.levels import FixedGroups, Level
 from hrt_mm.core.plan import GridPlan, Groups, LevelPlan
-from hrt_mm.core.pooling import POOLINGS, AttentionPooling, MeanPooling, Pooling, PoolingGroups, PoolingSite, base
+from hrt_mm.core.pooling import POOLINGS, AttentionPooling, MeanPooling, Pooling, PoolingGroups, PoolingSpec, base
 from hrt_mm.core.segments import segment_mean
 from hrt_mm.core.spans import Spans
 
@@ -34,19 +34,19 @@ def name(request: pytest.FixtureRequest) -> str:
     return found
 
 
-def make(name: str, taps: int = 4, dtype: torch.dtype = torch.float64, axes: int = 1) -> Pooling:
+def make(name: str, group_size: int = 4, dtype: torch.dtype = torch.float64, axes: int = 1) -> Pooling:
     """A pooling whose parameters are all off their starting values: branches start at zero."""
-    pooling = POOLINGS[name](PoolingSite(DIM, 2, taps, axes))
+    pooling = POOLINGS[name](PoolingSpec(DIM, 2, group_size, axes))
     for parameter in pooling.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return pooling.to(dtype)
 
 
-def view(lengths: list[int], taps: int = 4) -> PoolingGroups:
+def view(lengths: list[int], group_size: int = 4) -> PoolingGroups:
     spans = Spans.from_lengths(lengths)
-    groups = Groups(spans, Spans.from_lengths([len(lengths)]), taps)
+    groups = Groups(spans, Spans.from_lengths([len(lengths)]), group_size)
     coords = torch.arange(spans.total, dtype=torch.float32)[:, None]
-    return PoolingGroups(spans, lambda: groups.tap_T, taps, spans.uniform == taps, coords)
+    return PoolingGroups(spans, lambda: groups.position_in_group_T, group_size, spans.uniform == group_size, coords)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=IDS)
@@ -146,29 +146,29 @@ def test_each_reduction_is_what_its_name_says(lengths: list[int]) -> None:
 
 
 def test_attention_starts_as_the_mean() -> None:
-    pooling = AttentionPooling(PoolingSite(DIM, 2, 4))
+    pooling = AttentionPooling(PoolingSpec(DIM, 2, 4))
     groups = view([3, 1, 4])
     x = torch.randn(8, DIM)
-    torch.testing.assert_close(pooling(x, groups), MeanPooling(PoolingSite(DIM, 2, 4))(x, groups))
+    torch.testing.assert_close(pooling(x, groups), MeanPooling(PoolingSpec(DIM, 2, 4))(x, groups))
 
 
 def test_attention_knows_where_tokens_lie_but_not_where_the_group_lies() -> None:
     pooling = make("attention")
     x = torch.randn(8, DIM, dtype=torch.float64)
     here = view([3, 1, 4])
-    there = PoolingGroups(here.spans, here.tap_T, here.taps, here.full, here.coords_TC + 40)
-    wide = PoolingGroups(here.spans, here.tap_T, here.taps, here.full, here.coords_TC * 3)
+    there = PoolingGroups(here.spans, here.position_in_group_T, here.group_size, here.full, here.coords_TC + 40)
+    wide = PoolingGroups(here.spans, here.position_in_group_T, here.group_size, here.full, here.coords_TC * 3)
     torch.testing.assert_close(pooling(x, there), pooling(x, here), atol=1e-5, rtol=1e-5)
     assert (pooling(x, wide) - pooling(x, here)).abs().max() > 1e-3
 
 
-def by_hand_conv(x: Tensor, lengths: list[int], taps: int) -> Tensor:
+def by_hand_conv(x: Tensor, lengths: list[int], group_size: int) -> Tensor:
     """Tokens that share a tap are averaged; a missing tap is zero."""
     rows = []
     for part in Spans.from_lengths(lengths).split(x):
-        shared: list[list[Tensor]] = [[] for _ in range(taps)]
+        shared: list[list[Tensor]] = [[] for _ in range(group_size)]
         for place, token in enumerate(part):
-            shared[place * taps // len(part) if len(part) > taps else place].append(token)
+            shared[place * group_size // len(part) if len(part) > group_size else place].append(token)
         rows.append(torch.cat([torch.stack(s).mean(0) if s else torch.zeros(DIM, dtype=x.dtype) for s in shared]))
     return torch.stack(rows)
 
@@ -197,25 +197,34 @@ def test_conv_on_grids_leaves_the_place_of_a_missing_cell_empty(
 ) -> None:
     plan = grid_plan(shapes, blocks, stride)
     groups = plan.fixed_groups(FixedGroups(stride=stride))
-    taps = math.prod(stride)
+    group_size = math.prod(stride)
     spans = groups.spans
-    pooling = make("conv", taps)
+    pooling = make("conv", group_size)
     raster = [torch.randn(*shape, DIM, dtype=torch.float64) for shape in shapes]
     x = torch.cat(
         [grid.flatten(0, -2)[nested_order(shape, blocks)] for grid, shape in zip(raster, shapes, strict=True)]
     )
     pooled = pooling(
-        x, PoolingGroups(spans, lambda: groups.tap_T, taps, spans.uniform == taps, torch.zeros(len(x), len(stride)))
+        x,
+        PoolingGroups(
+            spans,
+            lambda: groups.position_in_group_T,
+            group_size,
+            spans.uniform == group_size,
+            torch.zeros(len(x), len(stride)),
+        ),
     )
     at = 0
-    inner = tuple(block for block in blocks if math.prod(block) < taps)
+    inner = tuple(block for block in blocks if math.prod(block) < group_size)
     for grid, shape in zip(raster, shapes, strict=True):
         size = [-(-cells // step) * step for cells, step in zip(shape, stride, strict=True)]
         padded = torch.zeros(*size, DIM, dtype=torch.float64)
         padded[tuple(slice(cells) for cells in shape)] = grid
         coarse = tuple(cells // step for cells, step in zip(size, stride, strict=True))
         divided = tuple(
-            tuple(b // s for b, s in zip(block, stride, strict=True)) for block in blocks if math.prod(block) > taps
+            tuple(b // s for b, s in zip(block, stride, strict=True))
+            for block in blocks
+            if math.prod(block) > group_size
         )
         for cell in nested_order(coarse, divided).tolist():
             place = torch.unravel_index(torch.tensor(cell), coarse)

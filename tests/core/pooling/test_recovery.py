@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.core.pooling import POOLINGS, PoolingGroups, PoolingSite, recovery
+from hrt_mm.core.pooling import POOLINGS, PoolingGroups, PoolingSpec, recovery
 from hrt_mm.core.spans import Spans
 
 
 def pooled(name: str, x: torch.Tensor, spans: Spans) -> torch.Tensor:
     groups = PoolingGroups(spans, lambda: spans.positions, 4, spans.uniform == 4, torch.zeros(len(x), 1))
-    out: torch.Tensor = POOLINGS[name](PoolingSite(x.shape[1], 1, 4))(x, groups)
+    out: torch.Tensor = POOLINGS[name](PoolingSpec(x.shape[1], 1, 4))(x, groups)
     return out
 
 

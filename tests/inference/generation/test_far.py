@@ -88,13 +88,15 @@ def test_angles_are_exact_at_any_distance() -> None:
     turns = rotary.tables(places)[0]
     wanted = torch.polar(torch.ones(1, dtype=torch.float64), places * turns)[:, None]
     step_1 = torch.ones(1)
-    found = rotary.phases(places, step_1, torch.zeros(1))
+    found = rotary.rotations(places, step_1, torch.zeros(1))
     assert found.dtype == torch.complex64
     assert (found - wanted).abs().max() < 3e-4
-    assert (rotary.phases(places, step_1, places) - wanted).abs().max() < 1e-9
-    near = rotary.phases(places[:2].float(), step_1, torch.zeros(1))
+    assert (rotary.rotations(places, step_1, places) - wanted).abs().max() < 1e-9
+    near = rotary.rotations(places[:2].float(), step_1, torch.zeros(1))
     assert torch.equal(found[:2], near), "positions near the start do not depend on the others"
-    assert torch.equal(rotary.phases(places[:5].float(), step_1, torch.zeros(1)), found[:5]), "whole numbers in float32"
+    assert torch.equal(rotary.rotations(places[:5].float(), step_1, torch.zeros(1)), found[:5]), (
+        "whole numbers in float32"
+    )
 
 
 def test_long_texts_are_packed_with_exact_positions() -> None:
