@@ -8,10 +8,12 @@ from importlib import metadata
 import torch
 
 from ..core.attention import BACKENDS, Call, choose
+from ..core.extras import extras, missing_libraries
 from ..core.spans import Spans
 from ..data.registry import modalities
 
 _PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "flash-attn", "decord", "einops", "safetensors", "pydantic")
+_FOR_DEVELOPMENT = ("all", "ci", "dev", "docs")
 
 
 def versions() -> dict[str, str]:
@@ -68,6 +70,9 @@ def report() -> str:
         lines.append(f"attention   {dtype}: {chosen}")
         lines += [f"            not {name}: {why}" for name, why in reasons.items()]
     lines.append(f"modalities  {', '.join(modalities()) or 'none installed'}")
+    for extra in extras():
+        if extra not in _FOR_DEVELOPMENT and (names := missing_libraries(extra)):
+            lines.append(f"extra       {extra}: {', '.join(names)} not installed")
     return "\n".join(lines)
 
 

@@ -9,13 +9,15 @@ from importlib.metadata import entry_points
 from ..config import packaged_configs
 from ..config.sections import datasets, tasks
 from ..core.pooling import POOLINGS
-from ..data.registry import GROUP, broken_plugins, modalities
+from ..data.registry import GROUP, broken_plugins, missing_libraries, modalities
 
 
 def listing() -> str:
     """A short list for the end of the help."""
     lines = ["installed:"]
-    lines += [f"  modality {name}: datasets {', '.join(datasets(name))}" for name in modalities()]
+    for name in modalities():
+        lines.append(f"  modality {name}: datasets {', '.join(datasets(name))}")
+        lines += [f"    {missing}" for missing in [missing_libraries(name)] if missing]
     lines += [f"  {broken}" for broken in broken_plugins().values()]
     lines.append(f"  tasks: {', '.join(tasks())}")
     return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
@@ -26,6 +28,7 @@ def table() -> str:
     lines = []
     for name, modality in modalities().items():
         lines.append(f"{name} ({_origin(name)}): {_summary(modality.tokenizer)}")
+        lines += [f"  {missing}" for missing in [missing_libraries(name)] if missing]
         lines += _rows("data", datasets(name))
     lines += [str(broken) for broken in broken_plugins().values()]
     lines.append("tasks, for every modality")

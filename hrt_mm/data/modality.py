@@ -37,6 +37,8 @@ class Modality(ABC):
     suffixes: ClassVar[frozenset[str] | None] = None
     """How the names of files end that :meth:`read` reads, in lower case, with the dot. When ``None``, any file of a
     folder is tried that belongs to no other modality."""
+    extra: ClassVar[str] = ""
+    """The extra of its distribution that brings the libraries it uses; empty when it needs none."""
 
     @classmethod
     def figures(cls) -> Callable[..., None] | None:

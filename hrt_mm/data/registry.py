@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, TypeVar, get_args, get_origin
 
+from ..core import extras
 from ..core.component import Component
 from ..core.errors import ConfigError, Stopped
 from .dataset import DatasetConfig
@@ -104,6 +105,15 @@ def datasets_of(modality: str) -> dict[str, type[DatasetConfig]]:
 def commands() -> dict[str, Command]:
     """Installed commands by the names they are registered under; warns of those that cannot be used."""
     return _installed(COMMAND_GROUP, "command", _command)
+
+
+def missing_libraries(modality: str) -> str:
+    """The libraries of a modality that are not installed and how to install them, in words; empty when all are."""
+    extra = modalities()[modality].extra
+    for entry in entry_points(group=GROUP, name=modality):
+        if extra and entry.dist and (names := extras.missing_libraries(extra, entry.dist.name)):
+            return f"{', '.join(names)} not installed: {extras.install_command(extra, entry.dist.name)}"
+    return ""
 
 
 def broken_plugins() -> dict[tuple[str, str], Broken]:

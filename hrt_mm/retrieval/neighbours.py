@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.extras import needs_extra
 
 Kind = Literal["flat", "hnsw", "ivf"]
 STRUCTURE = "faiss.index"
@@ -175,8 +176,7 @@ def load_faiss(kind: str) -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with needs_extra("retrieval", f"an index of kind {kind}"):
         import faiss
-    except ImportError as error:
-        raise UserError(f"an index of kind {kind} needs faiss: pip install 'hrt-mm[retrieval]'") from error
+
     return faiss

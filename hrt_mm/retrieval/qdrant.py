@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ..core.errors import UserError
+from ..core.extras import needs_extra
 from .collection import Collection
 from .index import Hit
 from .rows import Model, Row, check_query
@@ -235,10 +236,9 @@ def load_qdrant() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with needs_extra("qdrant", "an index in Qdrant"):
         import qdrant_client
-    except ImportError as error:
-        raise UserError("an index in Qdrant needs qdrant-client: pip install 'hrt-mm[qdrant]'") from error
+
     return qdrant_client
 
 

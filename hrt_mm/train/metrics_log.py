@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.extras import install_command
+
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +87,8 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            log.warning("tensorboard is not installed, so only metrics.jsonl is written; pip install tensorboard")
+            fix = install_command("tensorboard")
+            log.warning("tensorboard is not installed, so only metrics.jsonl is written: %s", fix)
             self._writer = None
             return
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)

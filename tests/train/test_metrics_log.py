@@ -100,5 +100,5 @@ def test_without_tensorboard_it_is_said_once(
         board.write(step, {"train/loss": 0.5})
     board.close()
     assert caplog.messages == [
-        "tensorboard is not installed, so only metrics.jsonl is written; pip install tensorboard"
+        "tensorboard is not installed, so only metrics.jsonl is written: pip install 'hrt-mm[tensorboard]'"
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.extras import needs_extra
 from ...inference.trained import load_task
 from ...train.distributed import ProcessGroup, choose_device
 from ...train.precision import numerics
@@ -71,7 +72,11 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
     Raises:
         ConfigError: the folder is not that of a run, or its data is not there.
         CheckpointError: it has no checkpoint that is whole.
+        MissingLibrary: matplotlib is not installed.
     """
+    with needs_extra("report", "the report"):
+        import matplotlib  # noqa: F401
+
     run = load_task(Path(run_dir), overrides=overrides)
     options = run.config.train
     folder = run.folder / "report"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
 from .attention import Layer, recorded
 from .page import Page
-from .style import GREY, HEAT, ORANGE, bare, panels
+from .style import GREY, ORANGE, bare, heat_map, panels
 from .subject import Subject
 from .view import View, cells_of_levels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST = 192
 """Tokens of a level that a matrix shows."""
@@ -144,7 +147,7 @@ def _matrix(axes: Axes, weights: Tensor) -> None:
     values = weights.numpy()
     # Each row on its own scale: a query that looks evenly at many would else be blank beside one that looks at few.
     scaled = values / np.maximum(values.max(1, keepdims=True), 1e-12)
-    axes.imshow(np.where(values > 0, scaled, np.nan), cmap=HEAT, vmin=0, vmax=1)
+    axes.imshow(np.where(values > 0, scaled, np.nan), cmap=heat_map(), vmin=0, vmax=1)
     bare(axes)
     for spine in axes.spines.values():
         spine.set_visible(True)

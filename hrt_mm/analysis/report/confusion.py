@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...core.tokens import Tokens
@@ -24,6 +24,9 @@ from .page import Page
 from .style import panels
 from .subject import Subject
 from .view import one_sample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLES = 20_000
 """Samples that are classified at most."""

@@ -6,18 +6,19 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ...core.errors import UserError
 from ...data.storage import parse_json
 from .page import Page
 from .style import BLUE, COLORS, GREY, ORANGE, panels
 from .subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ def _panel(axes: Axes, curves: Curves, title: str, best: int) -> None:
     axes.axvline(best, color=GREY, linestyle="--", linewidth=0.8)
     axes.set_title(_TITLES.get(title, title))
     axes.set_xlabel("step")
+    from matplotlib.ticker import MaxNLocator
+
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...core.cross_scale import GATE, CrossAttention
@@ -15,6 +15,9 @@ from ...core.hierarchy import Hierarchy
 from .page import Page
 from .style import BLUE, GREY, ORANGE, panels
 from .subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLES = 256
 """Samples that contributions are measured on."""

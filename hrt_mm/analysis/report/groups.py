@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
@@ -16,6 +15,10 @@ from .style import COLORS, LINE, panels
 from .subject import Subject
 from .timeline import draw_timeline, heard
 from .view import View, cells_of_levels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = 3
 """Samples that are drawn."""

@@ -5,8 +5,9 @@ Shapes: T level-0 tokens, P features of a raw token.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...core.tokens import Tokens
@@ -16,6 +17,9 @@ from .page import Page
 from .style import panels
 from .subject import Subject
 from .view import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 4
 """Samples that are drawn."""

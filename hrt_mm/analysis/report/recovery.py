@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ...core.encoder import Encoder
@@ -24,6 +23,9 @@ from ...core.transition import Pooled, Transition
 from .page import Page
 from .style import BLUE, GREY, ORANGE, panels
 from .subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLES = 2048
 TOKENS = 200_000

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#cc3311", "#8a8a8a"
 COLORS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00", "#6f4e9c", "#5a5a5a")
 """Colours that people with colour-blindness tell apart (Okabe and Ito)."""
 LINE = "#222222"
-HEAT = LinearSegmentedColormap.from_list("heat", ["#fff4d6", "#fdb863", "#e66101", "#7a1f00"])
 
 STYLE: Any = {
     "figure.dpi": 130,
@@ -44,8 +44,18 @@ STYLE: Any = {
 @contextmanager
 def style() -> Iterator[None]:
     """Figures that are made inside look alike; matplotlib's own settings are back after it."""
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         yield
+
+
+@cache
+def heat_map() -> LinearSegmentedColormap:
+    """Colours of weights, from pale yellow to dark red."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("heat", ["#fff4d6", "#fdb863", "#e66101", "#7a1f00"])
 
 
 def panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -60,6 +70,9 @@ def panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Fig
     Returns:
         The figure, and a (rows, columns) array of its axes.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)

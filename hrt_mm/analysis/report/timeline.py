@@ -6,10 +6,7 @@ Shapes: N steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
+from typing import TYPE_CHECKING
 
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
@@ -19,6 +16,10 @@ from ...tasks.ctc.task import CTC
 from ...tasks.ctc.words import GreedyStream
 from .style import COLORS, GREEN, GREY, LINE, ORANGE, panels
 from .view import View, cells_of_levels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Parts = Sequence[tuple[float, float, str]]
 """Start, end and label of each part; times in seconds."""
@@ -95,6 +96,8 @@ def draw_timeline(
 
 def _borders(axes: Axes, cells: Mapping[str, Spans], limit: float) -> None:
     """Lines between the groups of each level over a sample, and the level's name at their top."""
+    from matplotlib.transforms import blended_transform_factory
+
     along = blended_transform_factory(axes.transData, axes.transAxes)
     names = list(cells)
     for place, name in enumerate(names):

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.tokenizer import Tokenizer
-from .style import BLUE, GREY, HEAT, LINE, ORANGE, bare
+from .style import BLUE, GREY, LINE, ORANGE, bare, heat_map
 
-Backdrop = Callable[[Axes, Tokenizer, Tokens], None]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Backdrop: TypeAlias = "Callable[[Axes, Tokenizer, Tokens], None]"
 """Draws one sample from its raw tokens. In one dimension it may narrow the limits along x to what can be made out."""
 
 
@@ -113,7 +114,7 @@ class View:
         """A weight for each level-0 token in place of the sample, grey where it is 0."""
         values = self.raster(weights_T)
         share = np.nan_to_num(values / max(np.nanmax(values), 1e-12))
-        self._cover(axes, np.where(share[..., None] > 0, HEAT(share), [0.9, 0.9, 0.9, 1]))
+        self._cover(axes, np.where(share[..., None] > 0, heat_map()(share), [0.9, 0.9, 0.9, 1]))
 
     def hide(self, axes: Axes, hidden_T: Tensor) -> None:
         """Plain grey over some level-0 tokens."""
@@ -156,6 +157,8 @@ def cells_of_levels(pyramid: Pyramid) -> dict[str, Spans]:
 
 
 def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
+    from matplotlib.collections import LineCollection
+
     lines = LineCollection(list(segments), colors=color, linewidths=width, capstyle="round", zorder=3, clip_on=False)
     axes.add_collection(lines)
 

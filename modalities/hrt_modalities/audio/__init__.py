@@ -20,6 +20,7 @@ class AudioModality(Modality):
     """Sounds of any and mixed lengths and rates."""
 
     name = "audio"
+    extra = "audio"
     tokenizer = AudioConfig
     datasets = (
         FolderConfig,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from .audio import MAX_RATE, MIN_RATE
 
@@ -35,7 +36,8 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
     Raises:
         BadSample: the file is none.
     """
-    import av
+    with needs_extra("audio"):
+        import av
 
     with ExitStack() as stack:
         file = _mended(path)

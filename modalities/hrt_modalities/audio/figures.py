@@ -6,9 +6,9 @@ Shapes: T tokens, F features of a frame, L frames.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
@@ -16,6 +16,9 @@ from hrt_mm.data.tokenizer import Tokenizer
 from .audio import Audio
 from .intervals import SILENCE
 from .tokenizer import AudioTokenizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SHOWN = 2000
 """Tokens that are drawn at most: more cannot be told apart."""

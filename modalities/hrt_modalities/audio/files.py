@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from .audio import Audio, check_waveform
 from .packets import read_index
@@ -145,7 +146,8 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
 
 def wav(audio: Audio, span: tuple[float, float] | None = None) -> bytes:
     """A sound, or what is heard in a span of seconds, as a wav file of 16 bits, one channel."""
-    import soundfile
+    with needs_extra("audio"):
+        import soundfile
 
     file, wave_S = BytesIO(), audio.waveform_S
     if span is not None:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hrt_mm.core.extras import needs_extra
+
 FLOOR = 1e-8
 """Power that is added before the logarithm: 80 dB under full scale. Quieter sound is silence."""
 _BLOCK = 4096
@@ -116,7 +118,8 @@ class LogMel(Features):
     @cached_property
     def _filters(self) -> tuple[int, Tensor, Tensor]:
         """Samples of the transform, its window, and (K, F) weights that sum to 1 in each band."""
-        from torchaudio.functional import melscale_fbanks
+        with needs_extra("audio"):
+            from torchaudio.functional import melscale_fbanks
 
         size = 1 << (self.framing.window - 1).bit_length()
         # Slaney's scale is linear up to 1 kHz: that is where bands are the narrowest.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from ..common.file_cache import FileCache
 from .containers import audio_stream, check_layout, container_of
@@ -101,7 +102,8 @@ _INDICES = FileCache(_weight, _KEPT_PACKETS)
 
 
 def _read(path: Path, name: str) -> Index:
-    import av
+    with needs_extra("audio"):
+        import av
 
     with container_of(path, name) as container:
         stream = audio_stream(container, name)
@@ -118,7 +120,8 @@ def _read(path: Path, name: str) -> Index:
 
 def _counted(path: Path, name: str) -> int:
     """Samples that decoding gives, as far as it goes."""
-    import av
+    with needs_extra("audio"):
+        import av
 
     samples, rate = Fraction(0), 0
     with container_of(path, name) as container, suppress(av.FFmpegError):
@@ -230,7 +233,8 @@ class _Walk:
 
     def _decode(self, packet: Any) -> bool:
         """Decodes until there is a frame; whether that worked."""
-        import av
+        with needs_extra("audio"):
+            import av
 
         if self._first is not None:
             return True

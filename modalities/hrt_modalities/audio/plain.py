@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from .containers import check_layout
 from .endings import STREAMED, promise
@@ -59,7 +60,8 @@ class Plain:
         Raises:
             BadSample: the file is damaged.
         """
-        import soundfile
+        with needs_extra("audio"):
+            import soundfile
 
         try:
             yield from self._read(first, count, min(size, max(1, BLOCK // self.channels)))
@@ -138,7 +140,8 @@ def _check_whole(path: Path, name: str) -> None:
 
 
 def _open(path: Path) -> Any:
-    import soundfile
+    with needs_extra("audio"):
+        import soundfile
 
     try:
         return soundfile.SoundFile(os.fsencode(path))

@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from hrt_mm.core.extras import needs_extra
+
 WIDTH = 64
 """Zero crossings of the filter on each side. With this and the values below it is the one that resampy calls
 ``kaiser_best``: flat up to 90% of the band, and 100 dB down past its edge."""
@@ -48,7 +50,8 @@ def resampled(waveform_S: Tensor, rate: int, new_rate: int) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _filter(old: int, new: int) -> nn.Module:
-    from torchaudio.transforms import Resample
+    with needs_extra("audio"):
+        from torchaudio.transforms import Resample
 
     made: nn.Module = Resample(
         old,

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import needs_extra
 
 from .intervals import SILENCE, Interval
 
@@ -94,7 +95,8 @@ class Engine:
 
     def __init__(self) -> None:
         engine_version()
-        import espeakng_loader
+        with needs_extra("speech"):
+            import espeakng_loader
 
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
@@ -235,7 +237,8 @@ def speak(lines: Mapping[str, Sequence[Line]], rate: int, folder: Path) -> None:
 
 
 def _main() -> None:
-    import soundfile
+    with needs_extra("audio"):
+        import soundfile
     import torch
 
     from .resample import resampled

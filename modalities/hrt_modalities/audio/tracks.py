@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from .containers import audio_stream, check_layout, container_of, mono
 from .endings import broken_page, promise, read_stream_info
@@ -144,7 +145,8 @@ class Track:
         yield from self._frames
 
     def _decoded(self) -> Iterator[Any]:
-        import av
+        with needs_extra("audio"):
+            import av
 
         given = hollow = 0
         try:
@@ -252,7 +254,8 @@ def _sought(path: Path, name: str, index: Index, first: int) -> Iterator[tuple[i
     The first packet after the seek must be the one that has its time in the index, and all frames must follow each
     other without a gap.
     """
-    import av
+    with needs_extra("audio"):
+        import av
 
     with container_of(path, name) as container:
         stream = audio_stream(container, name)
@@ -279,7 +282,8 @@ def _sought(path: Path, name: str, index: Index, first: int) -> Iterator[tuple[i
 
 def _md5(path: Path, name: str, bits: int) -> bytes:
     """The checksum that FLAC keeps of samples: little-endian, channels side by side."""
-    import av
+    with needs_extra("audio"):
+        import av
 
     digest, width = hashlib.md5(usedforsecurity=False), -(-bits // 8)
     with container_of(path, name) as container, suppress(av.FFmpegError):

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.sample import Sample
 
@@ -143,7 +144,8 @@ class EmojiSet(Dataset):
         return read_image(self.config.root / path, path)
 
     def _read_small(self, path: str, size: int) -> Tensor:
-        from torchvision.transforms.v2.functional import resize, to_dtype
+        with needs_extra("vision"):
+            from torchvision.transforms.v2.functional import resize, to_dtype
 
         if path not in self._small:
             small = resize(self._read(path), [size, size], antialias=True)

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from hrt_mm.core.extras import needs_extra
 
 from ..video.rendering import ACTIONS, Drawn, Shot
 from .fonts import font_path
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (214, 32, 36),
@@ -90,6 +95,9 @@ class Event(Shot):
 
 def symbol(thing: str, colour: str, side: int) -> Image.Image:
     """A symbol that fills a square, in a colour, with a dark or light line around it."""
+    with needs_extra("vision"):
+        from PIL import Image, ImageDraw, ImageFont
+
     scale = 4
     font = ImageFont.truetype(font_path(_FONT), side * scale, layout_engine=ImageFont.Layout.BASIC)
     left, top, right, bottom = (int(edge) for edge in font.getbbox(THINGS[thing]))

@@ -9,13 +9,16 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from hrt_mm.core.extras import needs_extra
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -32,6 +35,9 @@ _SHOWN = ("L", "N", "P", "S")
 
 def font_path(name: str) -> Path:
     """The file of a font."""
+    with needs_extra("report"):
+        import matplotlib
+
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
 
 
@@ -46,6 +52,9 @@ def has_name(code: int) -> bool:
 @cache
 def characters() -> Mapping[int, tuple[str, ...]]:
     """By code point, the fonts that have it: all characters with a name and a shape."""
+    with needs_extra("report"):
+        from matplotlib.ft2font import FT2Font
+
     found: dict[int, list[str]] = {}
     for font in FONTS:
         for code in FT2Font(font_path(font)).get_charmap():
@@ -56,6 +65,9 @@ def characters() -> Mapping[int, tuple[str, ...]]:
 
 @cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    with needs_extra("vision"):
+        from PIL import ImageFont
+
     return ImageFont.truetype(font_path(name), size, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -72,6 +84,9 @@ def draw(code: int, font: str, side: int, *, scale: float = 1.0, shift: tuple[fl
     Returns:
         (1, S, S) uint8.
     """
+    with needs_extra("vision"):
+        from PIL import Image, ImageDraw
+
     size = max(4, round(EM * scale * side))
     left, top, right, bottom = _font(font, size).getbbox(chr(code), anchor="ls")
     if (most := max(right - left, bottom - top)) > side:
@@ -98,6 +113,9 @@ def framed(image: Tensor, side: int, *, part: float = 0.75) -> Tensor:
     Returns:
         (1, S, S) uint8.
     """
+    with needs_extra("vision"):
+        from PIL import Image
+
     grey = image.float() * (1.0 if image.dtype == torch.uint8 else 255.0)
     grey = grey.mean(0)
     border = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hrt_mm.core.extras import needs_extra
+
 from ..video.readers import VideoFile
 from .outline import Scene
 
@@ -24,7 +26,8 @@ def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
         scenes: in time.
         path: where it goes; the ending of its name says in which format.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("report"):
+        from matplotlib.figure import Figure
 
     shown = [scenes[number] for number in _spread(len(scenes), _PICTURES)]
     rows = max(1, -(-len(shown) // _ROW))
@@ -56,7 +59,8 @@ def _draw_bar(axes: Any, scenes: Sequence[Scene], colours: dict[str | None, Any]
 
 
 def _colours(scenes: Sequence[Scene]) -> dict[str | None, Any]:
-    from matplotlib import colormaps
+    with needs_extra("report"):
+        from matplotlib import colormaps
 
     names = sorted({scene.label for scene in scenes if scene.label is not None})
     palette = colormaps["tab20"](np.linspace(0, 1, 20))

@@ -24,6 +24,7 @@ class TextModality(Modality):
     """Texts of any and mixed lengths."""
 
     name = "text"
+    extra = "text"
     tokenizer = TextConfig
     datasets = (CorpusConfig, DocumentsConfig, HuggingFaceConfig, TagsConfig)
 

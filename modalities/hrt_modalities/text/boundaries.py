@@ -13,11 +13,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from icu4py.breakers import BaseBreaker, SentenceBreaker, WordBreaker
+
+from hrt_mm.core.extras import needs_extra
 
 from .text import char_offsets, decoded
+
+if TYPE_CHECKING:
+    from icu4py.breakers import BaseBreaker
 
 _PARAGRAPH = re.compile(rb"\n[ \t\r\f\v]*\n\s*|\f\s*|\xe2\x80\xa9\s*")
 _ITEM = re.compile(rb"^[ \t]*(?:[-*+]|\xe2\x80\xa2|[0-9]{1,9}[.)])[ \t]", re.MULTILINE)
@@ -121,6 +126,9 @@ class Document:
 
 def words(document: Document) -> np.ndarray:
     """Starts of words. Spaces and signs belong to the word before them."""
+    with needs_extra("text", "the boundary words"):
+        from icu4py.breakers import WordBreaker
+
     segments = document.segments(WordBreaker, document.chars)
     if not len(segments):
         return _at((), len(document.content))
@@ -133,6 +141,9 @@ def words(document: Document) -> np.ndarray:
 
 def sentences(document: Document) -> np.ndarray:
     """Starts of sentences and items of lists. Other lines may end within a sentence, as wrapped text has them."""
+    with needs_extra("text", "the boundary sentences"):
+        from icu4py.breakers import SentenceBreaker
+
     joined = document.chars.replace("\n", " ").replace("\r", " ")
     starts_T = _at(document.offsets[document.segments(SentenceBreaker, joined)], len(document.content))
     starts_T[[match.start() for match in _ITEM.finditer(document.content)]] = True

@@ -6,10 +6,9 @@ Shapes: T tokens.
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
@@ -17,7 +16,10 @@ from hrt_mm.data.tokenizer import Tokenizer
 from .text import char_offsets, decoded
 from .tokenizer import TextTokenizer
 
-_FONT = FontProperties(family="monospace")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FONT = "monospace"
 _NARROW, _LARGEST = 4.2, 8.0
 """Points that a character needs, and the largest size of one."""
 _SIGNS = {"\n": "↵", "\r": "←", "\t": "→"}
@@ -44,9 +46,7 @@ def draw_text(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
     for char, middle, share in _characters(raw[:shown]):
         sign, color = _sign(char)
         size = min(_LARGEST, 1.6 * room * share / len(sign))
-        axes.text(
-            middle, 0.5, sign, size=size, color=color, ha="center", va="center", parse_math=False, fontproperties=_FONT
-        )
+        axes.text(middle, 0.5, sign, size=size, color=color, ha="center", va="center", parse_math=False, family=_FONT)
     axes.set_xlim(0, shown)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
@@ -80,4 +80,6 @@ def _sign(char: str) -> tuple[str, str]:
 
 @cache
 def _glyphs() -> frozenset[int]:
-    return frozenset(get_font(findfont(_FONT)).get_charmap())
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return frozenset(get_font(findfont(FontProperties(family=_FONT))).get_charmap())

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.atomic_files import replace_file
 
 from .boundaries import CAUSAL
@@ -46,7 +45,10 @@ def train_subwords(texts: Iterable[str], vocabulary: int, file: Path) -> int:
     """
     if vocabulary <= _FEWEST:
         raise ConfigError(f"a vocabulary of {vocabulary} has no room beside 256 bytes; take {_FEWEST + 1} or more")
-    library = Library(models.BPE())
+    with needs_extra("text"):
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

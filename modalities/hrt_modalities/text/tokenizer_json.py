@@ -18,11 +18,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer as Library
+from typing import TYPE_CHECKING, Any
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import needs_extra
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ def load(file: Path) -> tuple[Library, list[bytes]]:
     Raises:
         ConfigError: the file cannot be read, is no such file, or cannot give texts back as they were; says why.
     """
+    with needs_extra("text"):
+        import tokenizers  # noqa: F401
+
     try:
         if not file.is_file():
             raise ConfigError(
@@ -228,6 +233,8 @@ class _Cleaner:
 
 
 def _library(clean: Json) -> Library:
+    from tokenizers import Tokenizer as Library
+
     try:
         return Library.from_str(json.dumps(clean))
     except (RecursionError, MemoryError):

@@ -20,6 +20,7 @@ class VideoModality(Modality):
     """Videos of any and mixed lengths, rates and sizes."""
 
     name = "video"
+    extra = "video"
     tokenizer = VideoConfig
     datasets = (
         FolderConfig,

@@ -15,10 +15,14 @@ from fractions import Fraction
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+
+from hrt_mm.core.extras import needs_extra
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "turn_left", "turn_right", "appear", "vanish")
 """What a thing does in a shot."""
@@ -152,7 +156,8 @@ def write(
         size: rows and columns.
         options: of the encoder.
     """
-    import av
+    with needs_extra("video"):
+        import av
 
     target, kind = (str(path), None) if isinstance(path, Path) else (path, "mp4")
     with av.open(target, "w", format=kind) as container:
@@ -229,6 +234,8 @@ class Drawn:
         return self._with_thing(row, column, angle, scale, alpha)
 
     def _with_thing(self, row: float, column: float, angle: float, scale: float, alpha: float) -> np.ndarray:
+        from PIL import Image
+
         side = self.thing.width
         shrink = _FINE / scale
         cos, sin = math.cos(math.radians(angle)) * shrink, math.sin(math.radians(angle)) * shrink
@@ -275,6 +282,9 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
 
     Without the rim nothing says which of two textures is the thing where one becomes the other.
     """
+    with needs_extra("video"):
+        from PIL import Image, ImageDraw, ImageFilter
+
     if draw.random() < 0.5:
         pixels = _piece((side, side), draw.uniform(0.2, 0.5), held_out, draw)
     else:
@@ -299,6 +309,8 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
 
 def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Generator) -> np.ndarray:
     """(H, W, 3) float32: a piece of a photograph, scaled to a size."""
+    from PIL import Image
+
     photograph = _photographs()[draw.integers(2)]
     border = round(photograph.width * (1 - _HELD_OUT))
     left, right = (border, photograph.width) if held_out else (0, border)
@@ -315,6 +327,8 @@ def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Ge
 
 @cache
 def _photographs() -> tuple[Image.Image, ...]:
-    from sklearn.datasets import load_sample_image
+    with needs_extra("video"):
+        from PIL import Image
+        from sklearn.datasets import load_sample_image
 
     return tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))

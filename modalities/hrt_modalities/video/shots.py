@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import needs_extra
 
 from .readers import Frames, VideoFile
 from .video import Video
@@ -72,12 +72,9 @@ def _times(cuts: Sequence[Any], times: Iterable[tuple[int, float]]) -> list[floa
 
 
 def _detector(name: Detector, shortest: int) -> tuple[Any, Any]:
-    try:
+    with needs_extra("shots", "the detection of shot changes"):
         from scenedetect import FrameTimecode, detectors
-    except ImportError as error:
-        raise ConfigError(
-            f"shot changes are found by PySceneDetect, which is not here ({error}): pip install 'hrt-mm[shots]'"
-        ) from error
+
     kinds = {
         "adaptive": detectors.AdaptiveDetector,
         "content": detectors.ContentDetector,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from ..audio import Audio
 from ..audio.audio import check_waveform
@@ -94,7 +95,8 @@ def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
     Raises:
         BadSample: more than a few packets cannot be decoded.
     """
-    import av
+    with needs_extra("video"):
+        import av
 
     packets = failed = 0
     with suppress(av.FFmpegError):

@@ -19,6 +19,7 @@ class Vision(Modality):
     """Images of any and mixed sizes."""
 
     name = "vision"
+    extra = "vision"
     tokenizer = VisionConfig
     datasets = (DigitsConfig, FolderConfig, ManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
     suffixes = SUFFIXES

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from hrt_mm.core.component import Component
+from hrt_mm.core.extras import needs_extra
 
 Transform = Callable[[Tensor], Tensor]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +64,8 @@ class ResizedCrop(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import v2
+        with needs_extra("vision"):
+            from torchvision.transforms import v2
 
         if self.size is None:
             return _RandomPart(self.scale, self.ratio)
@@ -93,7 +95,8 @@ class Affine(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import InterpolationMode, v2
+        with needs_extra("vision"):
+            from torchvision.transforms import InterpolationMode, v2
 
         transform: Transform = v2.RandomAffine(
             self.degrees,
@@ -117,7 +120,8 @@ class Flip(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import v2
+        with needs_extra("vision"):
+            from torchvision.transforms import v2
 
         flip = v2.RandomHorizontalFlip if self.axis == "horizontal" else v2.RandomVerticalFlip
         transform: Transform = flip(self.p)
@@ -139,7 +143,8 @@ class Jitter(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import v2
+        with needs_extra("vision"):
+            from torchvision.transforms import v2
 
         transform: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
         return transform
@@ -166,7 +171,8 @@ class Erasing(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import v2
+        with needs_extra("vision"):
+            from torchvision.transforms import v2
 
         transform: Transform = v2.RandomErasing(self.p, self.scale, self.ratio, self.fill * white)
         return transform
@@ -183,7 +189,8 @@ class RandAugment(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        from torchvision.transforms import InterpolationMode, v2
+        with needs_extra("vision"):
+            from torchvision.transforms import InterpolationMode, v2
 
         transform: Transform = v2.RandAugment(self.ops, self.magnitude, interpolation=InterpolationMode.BILINEAR)
         return transform
@@ -234,7 +241,8 @@ class _RandomCrop:
         return self._last[1](image)
 
     def _transform(self, size: tuple[int, int]) -> Transform:
-        from torchvision.transforms import v2
+        with needs_extra("vision"):
+            from torchvision.transforms import v2
 
         transform: Transform = v2.RandomCrop(size, self.padding or None, pad_if_needed=True, fill=self.fill)
         return transform
@@ -247,7 +255,8 @@ class _RandomPart:
         self.scale, self.ratio = scale, ratio
 
     def __call__(self, image: Tensor) -> Tensor:
-        from torchvision.transforms import RandomResizedCrop
+        with needs_extra("vision"):
+            from torchvision.transforms import RandomResizedCrop
 
         top, left, height, width = RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
         return image[..., top : top + height, left : left + width].contiguous()

@@ -7,29 +7,25 @@ C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, features
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.TiffImagePlugin import (
-    BITSPERSAMPLE,
-    IMAGELENGTH,
-    IMAGEWIDTH,
-    PHOTOMETRIC_INTERPRETATION,
-    SAMPLEFORMAT,
-    TiffImageFile,
-)
 from torch import Tensor
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import is_installed, needs_extra
 from hrt_mm.data.files import check_regular
 
-_AVIF = features.check("avif")  # a Pillow before 11.3, or one that was built without it, has none
+if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.TiffImagePlugin import TiffImageFile
+
+_AVIF = is_installed("PIL._avif")  # a Pillow before 11.3, or one that was built without it, has none
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _AVIF else ()))
 """What is decoded. Formats that run programs or hold other files (EPS, PDF, MPO) are not among them."""
 SUFFIXES = frozenset(
@@ -66,6 +62,11 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises:
         BadSample: the file is missing, no image, truncated, too large, or of pixels without an agreed range.
     """
+    with needs_extra("vision"):
+        from PIL import ImageOps
+        from PIL.GifImagePlugin import GifImageFile
+        from PIL.TiffImagePlugin import TiffImageFile
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -87,6 +88,9 @@ def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[in
     Raises:
         BadSample: the file is missing, no image, or too large.
     """
+    with needs_extra("vision"):
+        from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -112,6 +116,8 @@ def to_tensor(image: Image.Image, name: str = "image") -> Tensor:
     Raises:
         BadSample: the pixels have no agreed range (32-bit ones).
     """
+    from PIL import Image
+
     if image.mode.startswith("I"):
         return _sixteen_bits(image, name)
     if image.mode == "F":
@@ -140,6 +146,9 @@ def png(image: Tensor | Image.Image) -> bytes:
     tensor = check_image(image, "image")
     if tensor.dtype != torch.uint8:
         tensor = (tensor.clamp(0, 1) * 255).round().to(torch.uint8)
+    with needs_extra("vision"):
+        from PIL import Image
+
     pixels = tensor[0] if len(tensor) == 1 else tensor.permute(1, 2, 0)
     file = BytesIO()
     Image.fromarray(pixels.contiguous().numpy()).save(file, "PNG")
@@ -152,9 +161,11 @@ def check_image(image: object, name: str) -> Tensor:
     Raises:
         BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values cannot be used.
     """
-    if isinstance(image, Image.Image):
-        return to_tensor(image, name)
     if not isinstance(image, Tensor):
+        # Without that module there is no Pillow image either.
+        pillow = sys.modules.get("PIL.Image")
+        if pillow is not None and isinstance(image, pillow.Image):
+            return to_tensor(image, name)
         raise BadSample(name, f"an image must be a (C, H, W) tensor or a Pillow image, got {type(image).__name__}")
     if image.ndim == 2:
         image = image[None]
@@ -173,6 +184,8 @@ def check_image(image: object, name: str) -> Tensor:
 
 
 def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
     try:
         check_regular(path, name)
         image = Image.open(path, formats=FORMATS)
@@ -192,6 +205,9 @@ def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
 
 def _misread(image: Image.Image, path: Path) -> str | None:
     """Why an image is not read although Pillow decodes it: what comes out would be wrong."""
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, TiffImageFile
+
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4:
         return "is a BMP with 4-bit run-length encoding, which Pillow decodes wrongly; save it as PNG"
     if image.format == "JPEG2000" and not _ends(path):
@@ -216,6 +232,8 @@ def _ends(path: Path) -> bool:
 
 def _to_full_scale(image: Tensor, file: TiffImageFile) -> Tensor:
     """Grey values of a TIFF, of which Pillow neither scales 12 bits up nor inverts 16 bits where 0 is white."""
+    from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+
     (bits,) = file.tag_v2.get(BITSPERSAMPLE, (16,))
     scaled = (image * (65535 / (2**bits - 1))).clamp(max=1)
     return 1 - scaled if file.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0 else scaled

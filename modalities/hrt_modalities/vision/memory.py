@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import MissingLibrary, needs_extra
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import TokenizerConfig
@@ -128,7 +129,8 @@ class DigitsConfig(MemoryConfig):
 
     def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         """The images, with their 17 shades spread over a byte."""
-        from sklearn.datasets import load_digits
+        with needs_extra("vision"):
+            from sklearn.datasets import load_digits
 
         found = load_digits()
         chosen = stratified(found.target, 0.2, seed=0)[not train]
@@ -171,7 +173,7 @@ class TorchvisionConfig(MemoryConfig):
     def _read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         try:
             return self.read(train)
-        except FileNotFoundError:
+        except (FileNotFoundError, MissingLibrary):
             raise
         except Exception as error:
             raise ConfigError(
@@ -187,6 +189,8 @@ class TorchvisionConfig(MemoryConfig):
                 for found in Path(folder).iterdir():
                     if not (self.root / found.name).exists():
                         found.replace(self.root / found.name)
+        except MissingLibrary:
+            raise
         except Exception as error:
             raise ConfigError(f"{self.type} cannot be fetched to data.root {self.root}: {error}") from error
 
@@ -210,7 +214,8 @@ class MnistConfig(TorchvisionConfig):
 
     def fetch(self, root: Path) -> None:
         """Downloads the files, in torchvision's layout."""
-        from torchvision.datasets import MNIST
+        with needs_extra("vision"):
+            from torchvision.datasets import MNIST
 
         MNIST(root, download=True)
 
@@ -222,13 +227,15 @@ class FashionMnistConfig(TorchvisionConfig):
 
     def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         """The raw files."""
-        from torchvision.datasets import FashionMNIST
+        with needs_extra("vision"):
+            from torchvision.datasets import FashionMNIST
 
         return *_read_idx(self.root / "FashionMNIST" / "raw", train), tuple(FashionMNIST.classes)
 
     def fetch(self, root: Path) -> None:
         """Downloads the files, in torchvision's layout."""
-        from torchvision.datasets import FashionMNIST
+        with needs_extra("vision"):
+            from torchvision.datasets import FashionMNIST
 
         FashionMNIST(root, download=True)
 
@@ -243,7 +250,8 @@ class Cifar10Config(TorchvisionConfig):
 
     def read(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         """The batches."""
-        from torchvision.datasets import CIFAR10
+        with needs_extra("vision"):
+            from torchvision.datasets import CIFAR10
 
         folder = self.root / CIFAR10.base_folder
         if not folder.is_dir():
@@ -254,13 +262,15 @@ class Cifar10Config(TorchvisionConfig):
 
     def fetch(self, root: Path) -> None:
         """Downloads the files, in torchvision's layout."""
-        from torchvision.datasets import CIFAR10
+        with needs_extra("vision"):
+            from torchvision.datasets import CIFAR10
 
         CIFAR10(root, download=True)
 
 
 def _read_idx(folder: Path, train: bool) -> tuple[Tensor, list[int]]:
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+    with needs_extra("vision"):
+        from torchvision.datasets.mnist import read_image_file, read_label_file
 
     prefix = "train" if train else "t10k"
     images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte"))

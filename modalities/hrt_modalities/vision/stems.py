@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.extras import is_installed, needs_extra
 from hrt_mm.core.tokens import Tokens
 
 from .patches import Blocks, Dense, unpatchify
@@ -62,6 +63,8 @@ class TimmStem(Component):
     @field_validator("backbone")
     @classmethod
     def _known(cls, value: str) -> str:
+        if not is_installed("timm"):
+            return value
         import timm
 
         if not timm.is_model(value):
@@ -73,7 +76,8 @@ class TimmStem(Component):
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the pixels that the backbone was trained with."""
-        import timm
+        with needs_extra("vision"):
+            import timm
 
         found = timm.models.get_pretrained_cfg(self.backbone)
         return (tuple(found.mean), tuple(found.std)) if found else ((0.5,), (0.5,))
@@ -88,7 +92,8 @@ class TimmStem(Component):
         return BackboneEmbedding(backbone, width, patch, dim, self.frozen, blocks)
 
     def _backbone(self, channels: int, patch: int, size: tuple[int, int] | None) -> tuple[nn.Module, int]:
-        import timm
+        with needs_extra("vision"):
+            import timm
 
         options: dict[str, Any] = {"features_only": True, "in_chans": channels}
         found = timm.models.get_pretrained_cfg(self.backbone)

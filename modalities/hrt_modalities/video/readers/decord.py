@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hrt_mm.core.extras import install_command
+
 from .base import Reader, ReaderError
 from .index import Index
 from .plain import check_plain
@@ -28,7 +30,7 @@ class DecordReader(Reader):
         try:
             from decord import VideoReader, cpu
         except ImportError as error:
-            raise ReaderError(f"decord is not installed ({error})") from error
+            raise ReaderError(f"decord is not installed ({error}): {install_command('video')}") from error
         rows, columns = size
         if columns in PADDED:
             raise ReaderError(f"is not given frames of {columns} columns, which it cannot copy")

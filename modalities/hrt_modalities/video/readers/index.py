@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from ...common.file_cache import FileCache
 from .orientation import Orientation
@@ -143,7 +144,8 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
 
 
 def _read(path: Path, name: str, max_pixels: int) -> Index:
-    import av
+    with needs_extra("video"):
+        import av
 
     try:
         with opened(path, name) as container:
@@ -212,7 +214,8 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     Raises:
         BadSample: the file is missing, empty or no video.
     """
-    import av
+    with needs_extra("video"):
+        import av
 
     try:
         if not path.stat().st_size:
@@ -237,7 +240,8 @@ def video_stream(container: Any, name: str) -> Any:
     Raises:
         BadSample: there is none.
     """
-    import av
+    with needs_extra("video"):
+        import av
 
     streams = container.streams
     for stream in streams.video:

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from hrt_mm.core.extras import needs_extra
+
 from .entries import ADVANCED, look_for
 
 NONE = -(1 << 63)
@@ -98,7 +100,8 @@ class Packets:
     @classmethod
     def of(cls, container: Any, stream: Any) -> Packets:
         """Those of a stream, as far as it can be read."""
-        import av
+        with needs_extra("video"):
+            import av
 
         found = cls()
         codec = stream.codec_context.codec
@@ -209,7 +212,8 @@ def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[tuple[in
     Yields:
         The packet and PyAV's frame, in the order in which they come out; ``None`` for a packet that cannot be decoded.
     """
-    import av
+    with needs_extra("video"):
+        import av
 
     for number, packet in packets:
         packet.pts = packet.dts = number
@@ -229,7 +233,8 @@ def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[tuple[in
 
 def numbered(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     """Packets with data and their numbers, as far as a stream can be read."""
-    import av
+    with needs_extra("video"):
+        import av
 
     number = 0
     try:

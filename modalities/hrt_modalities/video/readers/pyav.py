@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.extras import needs_extra
 
 from .base import Reader, ReaderError
 from .index import OPTIONS, Index, video_stream
@@ -44,7 +45,8 @@ class PyavReader(Reader):
     name = "pyav"
 
     def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
-        from av.video.reformatter import VideoReformatter
+        with needs_extra("video"):
+            from av.video.reformatter import VideoReformatter
 
         self.path, self.index, self.size = path, index, size
         self._plan = index.plan
@@ -105,7 +107,8 @@ class PyavReader(Reader):
 
     def _open(self) -> None:
         """Starts at the beginning."""
-        import av
+        with needs_extra("video"):
+            import av
 
         self.close()
         try:
@@ -150,7 +153,8 @@ class PyavReader(Reader):
 
     def _seek(self, entry: int) -> bool:
         """Starts at an entry point; false where the container does not lead to it, or it cannot be decoded."""
-        import av
+        with needs_extra("video"):
+            import av
 
         # Containers without an index of their own may land a little late, so the one before is the last resort.
         for stamp in dict.fromkeys(self._plan.stamps_E2[[entry, max(0, entry - 1)]].flatten().tolist()):

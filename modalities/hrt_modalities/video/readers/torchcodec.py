@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from hrt_mm.core.extras import install_command
+
 from .base import Reader, ReaderError
 from .index import Index
 from .plain import check_plain
@@ -26,7 +28,9 @@ class TorchcodecReader(Reader):
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
-            raise ReaderError(f"torchcodec is not here: {_short(error)}") from error
+            raise ReaderError(
+                f"torchcodec cannot be loaded ({_short(error)}): {install_command('torchcodec')}"
+            ) from error
         check_plain(path, index, CODECS)
         try:
             self._decoder = VideoDecoder(str(path.resolve()), num_ffmpeg_threads=1, seek_mode="exact")
