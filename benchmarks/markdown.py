@@ -41,6 +41,6 @@ def _digits(value: float) -> str:
 
 
 def bars_table(bars: Sequence[Bar]) -> str:
-    """What was asked and what was measured."""
+    """The goals of a benchmark, beside what was measured."""
     body = [[bar.claim, bar.asked, bar.measured, "yes" if bar.met else "**no**"] for bar in bars]
-    return markdown(["asked of the project", "asked", "measured", "met"], body)
+    return markdown(["goal", "target", "measured", "met"], body)

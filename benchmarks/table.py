@@ -1,11 +1,11 @@
-"""Writes the tables in ``benchmarks/README.md`` from the result files: ``python -m benchmarks.table [--check]``."""
+"""Writes the tables of ``docs/benchmarks/*.md`` from the result files: ``python -m benchmarks.table [--check]``."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hrt_mm.core.errors import UserError
@@ -38,7 +38,9 @@ from . import (
 from .markdown import bars_table
 from .results import FOLDER, Result, read
 
-README = Path(__file__).parent / "README.md"
+PAGES = Path(__file__).parents[1] / "docs" / "benchmarks"
+LINK = "../../benchmarks/results"
+"""The folder of the result files, relative to a page."""
 TABLES = {
     encoder_scaling.NAME: encoder_scaling.tables,
     overhead.NAME: overhead.tables,
@@ -93,12 +95,12 @@ def section(folder: Path, name: str) -> str:
             f"{key} {result.versions[key]}" for key in ("torch", "python", "cuda") if key in result.versions
         )
         parts.append(f"### {result.device}")
-        parts.append(f"{versions}. `{result.command}`; figures in [{path.name}](results/{path.name}).")
+        parts.append(f"{versions}. `{result.command}`; figures in [{path.name}]({LINK}/{path.name}).")
         parts.append(TABLES[name](result))
         if result.bars:
             parts.append(bars_table(result.bars))
         if path.with_suffix(".png").exists():
-            parts.append(f"![{name}](results/{path.with_suffix('.png').name})")
+            parts.append(f"![{name}]({LINK}/{path.with_suffix('.png').name})")
     measured = {"cpu" if path.stem.startswith(f"{name}-cpu") else "cuda" for path, _ in found}
     for device, title in (("cpu", "CPU"), ("cuda", "CUDA")):
         if device not in measured:
@@ -106,44 +108,55 @@ def section(folder: Path, name: str) -> str:
     return "\n\n".join(parts)
 
 
-def rendered(text: str, folder: Path) -> str:
-    """The README with its tables made anew.
+def rendered(pages: Mapping[Path, str], folder: Path) -> dict[Path, str]:
+    """The pages with their tables made from the result files.
 
     Raises:
         UserError: a benchmark's markers are missing, or a result file cannot be used.
     """
+    texts = dict(pages)
     for name in TABLES:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        found = pattern.search(text)
-        if found is None:
+        matches = [(path, match) for path, text in texts.items() if (match := pattern.search(text))]
+        if len(matches) != 1:
             raise UserError(
-                f"{README} has no place between '<!-- {name} -->' and '<!-- end {name} -->'; add the two lines"
+                f"{len(matches)} pages in {PAGES} have '<!-- {name} -->' and '<!-- end {name} -->', one must; "
+                "add the two lines to the page where its tables belong"
             )
-        before, after = text[: found.end(1)], text[found.start(2) :]
-        text = f"{before}\n{section(folder, name)}\n\n{after}"
-    return text
+        [(path, match)] = matches
+        before, after = texts[path][: match.end(1)], texts[path][match.start(2) :]
+        texts[path] = f"{before}\n{section(folder, name)}\n\n{after}"
+    return texts
+
+
+def read_pages() -> dict[Path, str]:
+    """The benchmark pages of the documentation by path."""
+    return {path: path.read_text(encoding="utf-8") for path in sorted(PAGES.glob("*.md"))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the tables, or with ``--check`` says whether they are current.
+    """Writes the tables, or with ``--check`` checks that they are up to date.
 
     Returns:
-        0; 1 where they are not current or a result file cannot be used.
+        0; 1 if they are out of date or a result file cannot be used.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where the tables are old")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 if the tables are out of date"
+    )
     options = parser.parse_args(argv)
-    before = README.read_text()
+    before = read_pages()
     try:
         after = rendered(before, FOLDER)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.check and after != before:
-        print("the tables of benchmarks/README.md are old; run: python -m benchmarks.table", file=sys.stderr)
+        print("the tables in docs/benchmarks are out of date; run: python -m benchmarks.table", file=sys.stderr)
         return 1
     if not options.check:
-        README.write_text(after)
+        for path, text in after.items():
+            path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables of the README come from the result files and are current."""
+"""The tables of the benchmark pages come from the result files and are current."""
 
 from __future__ import annotations
 
@@ -44,10 +44,8 @@ def result(**changes: Any) -> Result:
     return Result.model_validate(fields | changes)
 
 
-def test_the_readme_is_current() -> None:
-    assert table.rendered(table.README.read_text(), FOLDER) == table.README.read_text(), (
-        "run: python -m benchmarks.table"
-    )
+def test_the_pages_are_current() -> None:
+    assert table.rendered(table.read_pages(), FOLDER) == table.read_pages(), "run: python -m benchmarks.table"
 
 
 def test_a_section_has_the_figures_and_what_falls_short(tmp_path: Path) -> None:
@@ -89,18 +87,24 @@ def test_a_broken_result_is_named(tmp_path: Path) -> None:
 
 def test_missing_markers_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="<!-- encoder_scaling -->"):
-        table.rendered("# Benchmarks\n", tmp_path)
+        table.rendered({tmp_path / "index.md": "# Benchmarks\n"}, tmp_path)
+
+
+def test_markers_on_two_pages_are_refused(tmp_path: Path) -> None:
+    text = "<!-- encoder_scaling -->\n<!-- end encoder_scaling -->\n"
+    with pytest.raises(UserError, match="2 pages"):
+        table.rendered({tmp_path / "a.md": text, tmp_path / "b.md": text}, tmp_path)
 
 
 def test_check_says_whether_tables_are_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("\n".join(f"<!-- {name} -->\n<!-- end {name} -->" for name in table.TABLES) + "\n")
-    monkeypatch.setattr(table, "README", readme)
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(f"<!-- {name} -->\n<!-- end {name} -->" for name in table.TABLES) + "\n")
+    monkeypatch.setattr(table, "PAGES", tmp_path)
     monkeypatch.setattr(table, "FOLDER", tmp_path)
     assert table.main(["--check"]) == 1
-    assert "are old; run: python -m benchmarks.table" in capsys.readouterr().err
+    assert "out of date; run: python -m benchmarks.table" in capsys.readouterr().err
     assert table.main([]) == 0
     assert table.main(["--check"]) == 0
     write(result(), tmp_path / "overhead-cpu.json")

@@ -24,8 +24,13 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.train.check import check
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-PLUGIN = "docs/new_modality.md"
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
+]
+PLUGIN = "docs/tutorials/new_modality.md"
 QUICK = {"modalities", "doctor", "describe", "config"}
 """Commands that are run; of others the arguments and the configuration are checked."""
 TOOLS = {"make", "pip", "torchrun", "export", ".ci/run"}

@@ -64,8 +64,9 @@ class BucketPlan:
 
     Args:
         buckets: by where they start.
-        q_rows, k_rows: rows to gather so that the buckets lie back to back; ``None`` where they do so already. One
-            gather for all of them: the gradient of one a bucket would fill and add as many whole tensors.
+        q_rows: rows to gather so that the buckets lie back to back; ``None`` where they already do. One gather for
+            all buckets: the gradient of one gather per bucket would fill and add as many whole tensors.
+        k_rows: the same for keys and values.
         order: takes the buckets' outputs, laid back to back, to the packed order; ``None`` where they are in it.
     """
 

@@ -34,12 +34,12 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 class Promise(NamedTuple):
-    """What a container says of its size.
+    """The size that a container declares, beside the size of the file.
 
-    Args:
+    Attributes:
         there: bytes of the file.
-        promised: bytes that it should have.
-        packets: packets of sound that it should have, where that is said too.
+        promised: bytes that the container declares.
+        packets: audio packets that the container declares, if it does.
     """
 
     there: int
@@ -52,12 +52,12 @@ class Promise(NamedTuple):
 
 
 class StreamInfo(NamedTuple):
-    """What a FLAC file says of its samples.
+    """The samples that the header of a FLAC file declares.
 
-    Args:
-        samples: how many; 0 where that is unknown.
-        bits: of one.
-        md5: of all of them; zeros where that is unknown.
+    Attributes:
+        samples: their number; 0 if unknown.
+        bits: bits per sample.
+        md5: checksum of all samples; zeros if unknown.
     """
 
     samples: int
