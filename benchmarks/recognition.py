@@ -213,7 +213,7 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
         for keyword in run.task.symbols:
             for one in sorted(
                 spotted(run.task, pyramid, keyword, threshold, finer=run.task.finer is not None)[0],
-                key=lambda one: -one.score,
+                key=lambda one: -(one.score or 0.0),
             ):
                 found += 1
                 middle = (one.start + one.end) / 2

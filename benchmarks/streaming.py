@@ -24,12 +24,12 @@ from hrt_modalities.speech.recognizer import Recognizer, recognizing
 from torch import Tensor
 
 from hrt_mm.data.sample import Sample
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.inference.streaming import Stream
 from hrt_mm.inference.streaming.stream import joined
 from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.tasks import CTC
-from hrt_mm.tasks.ctc.words import Heard
 from hrt_mm.train.build import build_dataset
 
 from .checks import CheckFailed, must_equal
@@ -151,7 +151,7 @@ def placed(run: TrainedRun, talk: Talk) -> dict[str, float | None]:
     apart: list[float] = []
     for sample in talk.samples:
         recognizer = Recognizer(run.task, run.tokenizer, rate=talk.rate)
-        found: list[Heard] = [*recognizer.feed(sample.value.waveform_S), *recognizer.flush()]
+        found: list[TimeSpan] = [*recognizer.feed(sample.value.waveform_S), *recognizer.flush()]
         known = AudioModality.timeline(sample.value).get("words", [])
         if found and [word.label for word in found] == [label for *_, label in known]:
             apart += [word.start - start for word, (start, *_) in zip(found, known, strict=True)]

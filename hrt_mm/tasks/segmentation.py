@@ -1,8 +1,8 @@
 """Segmentation: where segments begin, of what kind their borders are, and what each segment is.
 
-Every step has a chance for each kind of border. Steps in a row whose chances are high are one border, in their middle.
-A segment is classified by the mean of its steps: in training and for the scores by those of the true segments, in use
-(:meth:`Segmentation.segments`) by those that were found.
+Every step has a probability for each kind of border. Consecutive steps above the threshold are one border, at their
+weighted middle. A segment is classified by the mean of its steps: those of the true segments in training and for the
+scores, those of the predicted ones in :meth:`Segmentation.segments`.
 
 Shapes: T tokens of level 0, U steps, S segments, D width of what a step reads, K kinds of borders and none.
 """
@@ -63,7 +63,7 @@ class SegmentationConfig(TaskConfig):
     label_weight: NonNegativeFloat = 1.0
     """Weight of the labels' loss beside that of the borders."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Chance from which on a step is a border."""
+    """Least probability at which a step is a border."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability to drop a value of what the heads read in training."""
     monitor: Literal["f1", "accuracy", "loss"] = "loss"
@@ -101,29 +101,31 @@ class SegmentationConfig(TaskConfig):
         kinds_U = self.kinds(tokens)
         if not self.labels:
             return kinds_U
-        places = {name: place for place, name in enumerate(classes or ())}
-        found: list[int] = []
+        class_index = {name: index for index, name in enumerate(classes or ())}
+        label_indices: list[int] = []
         for sample, count in zip(samples, self.true_segments(tokens)[1].lengths.tolist(), strict=True):
             if not isinstance(sample.label, list | tuple):
                 raise BadSample(sample.name, f"task segmentation needs a list of labels, got {sample.label!r:.40}")
             if len(sample.label) != count:
                 raise BadSample(sample.name, f"has {len(sample.label)} labels and {count} segments")
-            found += [NO_LABEL if label is None else place_of(label, places, sample.name) for label in sample.label]
-        return torch.cat([kinds_U, torch.tensor(found, dtype=torch.int64)])
+            label_indices += [
+                NO_LABEL if label is None else place_of(label, class_index, sample.name) for label in sample.label
+            ]
+        return torch.cat([kinds_U, torch.tensor(label_indices, dtype=torch.int64)])
 
     def kinds(self, tokens: Tokens) -> Tensor:
         """(U,) int64: the kind of border that each step belongs to; of two that overlap the nearer one."""
         units, samples = units_of(tokens, self.unit)
         kinds = np.zeros(len(units), dtype=np.int64)
-        apart = np.full(len(units), np.iinfo(np.int64).max)
+        distance = np.full(len(units), np.iinfo(np.int64).max)
         sample_U = np.repeat(np.arange(len(samples)), samples.lengths.numpy())
         for kind, (name, border) in enumerate(self.borders.items(), 1):
-            for place in np.flatnonzero(borders_of(tokens, name, units, samples)).tolist():
-                steps = np.arange(max(0, place - border.width), min(len(units), place + border.width + 1))
-                steps = steps[sample_U[steps] == sample_U[place]]
-                near = np.abs(steps - place) < apart[steps]
-                kinds[steps[near]] = kind
-                apart[steps[near]] = np.abs(steps[near] - place)
+            for step in np.flatnonzero(borders_of(tokens, name, units, samples)).tolist():
+                steps = np.arange(max(0, step - border.width), min(len(units), step + border.width + 1))
+                steps = steps[sample_U[steps] == sample_U[step]]
+                nearer = np.abs(steps - step) < distance[steps]
+                kinds[steps[nearer]] = kind
+                distance[steps[nearer]] = np.abs(steps[nearer] - step)
         return torch.from_numpy(kinds)
 
     def true_segments(self, tokens: Tokens) -> tuple[Spans, Spans]:
@@ -136,24 +138,24 @@ class SegmentationConfig(TaskConfig):
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A segment that was found.
+class PredictedSegment:
+    """A predicted segment.
 
     Args:
         first: its first step within the sample.
         end: the step after its last one.
         border: the kind of border that it begins at; ``None`` where the sample begins.
-        chance: of that border.
+        border_prob: probability of that border.
         label: the class, where there are classes.
-        sure: its probability.
+        label_prob: probability of the class.
     """
 
     first: int
     end: int
     border: str | None = None
-    chance: float = 1.0
+    border_prob: float = 1.0
     label: str | None = None
-    sure: float = 0.0
+    label_prob: float = 0.0
 
 
 class Segmentation(EncoderTask):
@@ -196,12 +198,12 @@ class Segmentation(EncoderTask):
             labels_S = batch.target[len(units_UD) :]
             segments, _ = self.config.true_segments(batch.tokens)
             logits_SC = self.label_logits(units_UD, segments)
-            known = (labels_S != NO_LABEL).sum()
+            labelled = (labels_S != NO_LABEL).sum()
             total = F.cross_entropy(logits_SC, labels_S, ignore_index=NO_LABEL, reduction="sum")
-            labels = self.over("labels", total / known.clamp(min=1), known, count)
+            labels = self.over("labels", total / labelled.clamp(min=1), labelled, count)
             parts["labels"] = self.config.label_weight * labels
-            right_S = (logits_SC.detach().argmax(-1) == labels_S) & logits_SC.detach().isfinite().all(-1)
-            stats["accuracy"] = (right_S.sum(), known)
+            correct_S = (logits_SC.detach().argmax(-1) == labels_S) & logits_SC.detach().isfinite().all(-1)
+            stats["accuracy"] = (correct_S.sum(), labelled)
         parts |= losses
         loss = torch.stack(list(parts.values())).sum()
         stats["loss"] = (loss.detach() * count, count)
@@ -216,8 +218,8 @@ class Segmentation(EncoderTask):
         if self.label_head is None:
             return {}
         steps = len(units_of(batch.tokens, self.config.unit)[0])
-        known = (batch.target[steps:] != NO_LABEL).sum()
-        return {"borders": known.new_tensor(steps), "labels": known}
+        labelled = (batch.target[steps:] != NO_LABEL).sum()
+        return {"borders": labelled.new_tensor(steps), "labels": labelled}
 
     def steps(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
         """(U, D) what each step reads, and the pyramid's losses."""
@@ -232,83 +234,81 @@ class Segmentation(EncoderTask):
         return logits_SC.float()
 
     @torch.no_grad()
-    def segments(self, tokens: Tokens) -> list[list[Segment]]:
+    def segments(self, tokens: Tokens) -> list[list[PredictedSegment]]:
         """The segments of each sample, in evaluation mode."""
         units_UD, _ = self.steps(tokens)
         _, samples = units_of(tokens, self.config.unit)
         return self.segments_of(units_UD, samples)
 
     @torch.no_grad()
-    def segments_of(self, units_UD: Tensor, samples: Spans) -> list[list[Segment]]:
+    def segments_of(self, units_UD: Tensor, samples: Spans) -> list[list[PredictedSegment]]:
         """The segments of samples whose steps are read already.
 
         Args:
             units_UD: what each step reads.
             samples: runs of steps.
         """
-        chances_UK = self.border_head(units_UD).float().softmax(-1).cpu()
-        found = []
-        for chances_TK, steps_TD in zip(samples.split(chances_UK), samples.split(units_UD), strict=True):
-            borders = picked(chances_TK.numpy(), self.config.threshold)
+        probs_UK = self.border_head(units_UD).float().softmax(-1).cpu()
+        segments = []
+        for probs_TK, steps_TD in zip(samples.split(probs_UK), samples.split(units_UD), strict=True):
+            borders = pick_borders(probs_TK.numpy(), self.config.threshold)
             firsts = [0, *(place for place, _, _ in borders)]
             ends = [*firsts[1:], len(steps_TD)]
-            begun = [(None, 1.0), *((self.names[kind], chance) for _, kind, chance in borders)]
-            named: list[tuple[str | None, float]] = [(None, 0.0)] * len(firsts)
+            starts = [(None, 1.0), *((self.names[kind], prob) for _, kind, prob in borders)]
+            labels: list[tuple[str | None, float]] = [(None, 0.0)] * len(firsts)
             if self.label_head is not None:
                 spans = Spans.from_lengths(
                     [end - first for first, end in zip(firsts, ends, strict=True)], steps_TD.device
                 )
-                sure_S, label_S = self.label_logits(steps_TD, spans).softmax(-1).max(-1)
-                pairs = zip(label_S.tolist(), sure_S.tolist(), strict=True)
-                named = [(self.classes[label], sure) for label, sure in pairs]
-            found.append(
+                probs_S, label_S = self.label_logits(steps_TD, spans).softmax(-1).max(-1)
+                pairs = zip(label_S.tolist(), probs_S.tolist(), strict=True)
+                labels = [(self.classes[label], prob) for label, prob in pairs]
+            segments.append(
                 [
-                    Segment(first, end, *border, *label)
-                    for first, end, border, label in zip(firsts, ends, begun, named, strict=True)
+                    PredictedSegment(first, end, *border, *label)
+                    for first, end, border, label in zip(firsts, ends, starts, labels, strict=True)
                 ]
             )
-        return found
+        return segments
 
     def _scores(self, tokens: Tokens, logits_UK: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """F1 as twice the hits over the borders found and true, which adds up over batches."""
         units, samples = units_of(tokens, self.config.unit)
-        chances_UK = logits_UK.detach().softmax(-1).cpu()
-        true = {name: samples_of(borders_of(tokens, name, units, samples), samples) for name in self.names}
-        found = [picked(chances_TK.numpy(), self.config.threshold) for chances_TK in samples.split(chances_UK)]
-        broken = sum(len(part) for part in samples.split(chances_UK) if part.isnan().any())
+        probs_UK = logits_UK.detach().softmax(-1).cpu()
+        true = {name: split_borders(borders_of(tokens, name, units, samples), samples) for name in self.names}
+        predicted = [pick_borders(probs_TK.numpy(), self.config.threshold) for probs_TK in samples.split(probs_UK)]
+        broken = sum(len(part) for part in samples.split(probs_UK) if part.isnan().any())
         stats = {}
         for kind, (name, border) in enumerate(self.config.borders.items()):
-            own = [[place for place, other, _ in borders if other == kind] for borders in found]
-            scores = _sum(own, true[name], border.tolerance)
+            steps = [[step for step, other, _ in borders if other == kind] for borders in predicted]
+            scores = _sum(steps, true[name], border.tolerance)
             stats[f"f1/{name}"] = _share(scores, broken, logits_UK.device)
         widest = max(border.tolerance for border in self.config.borders.values())
-        every = [
-            sorted({place for places in sample for place in places}) for sample in zip(*true.values(), strict=True)
-        ]
-        any_kind = _sum([[place for place, _, _ in borders] for borders in found], every, widest)
+        every = [sorted({step for steps in sample for step in steps}) for sample in zip(*true.values(), strict=True)]
+        any_kind = _sum([[step for step, _, _ in borders] for borders in predicted], every, widest)
         stats["f1"] = _share(any_kind, broken, logits_UK.device)
         return stats
 
 
-def picked(chances_UK: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
-    """Borders of one sample: place, kind and chance of each.
+def pick_borders(probs_UK: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
+    """Borders of one sample: step, kind and probability of each.
 
     Args:
-        chances_UK: of no border, and of each kind.
-        threshold: steps in a row with a larger chance of any kind are one border, at their middle by weight.
+        probs_UK: probabilities of no border, and of each kind.
+        threshold: consecutive steps above this probability of any kind are one border, at their weighted middle.
     """
-    any_U = 1 - chances_UK[:, 0]
-    above = any_U > threshold
+    border_U = 1 - probs_UK[:, 0]
+    above = border_U > threshold
     # Where the sample begins is no border.
     above[:1] = False
     edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8)))
-    found = []
+    borders = []
     for first, end in edges.reshape(-1, 2):
-        weight = any_U[first:end]
-        place = round(float((np.arange(first, end) * weight).sum() / weight.sum()))
-        kind = int(chances_UK[first:end, 1:].sum(0).argmax())
-        found.append((place, kind, float(weight.max())))
-    return found
+        weight = border_U[first:end]
+        step = round(float((np.arange(first, end) * weight).sum() / weight.sum()))
+        kind = int(probs_UK[first:end, 1:].sum(0).argmax())
+        borders.append((step, kind, float(weight.max())))
+    return borders
 
 
 @on_host
@@ -316,24 +316,24 @@ def borders_of(tokens: Tokens, name: str, units: Spans, samples: Spans) -> np.nd
     """(U,) bool: steps in which a group of a boundary starts, but for the first of each sample."""
     starts_T = tokens.boundaries[name].numpy()
     first_U = units.host[:-1].numpy()
-    found: np.ndarray = np.logical_or.reduceat(starts_T, first_U) if len(first_U) else starts_T[:0].copy()
+    borders_U: np.ndarray = np.logical_or.reduceat(starts_T, first_U) if len(first_U) else starts_T[:0].copy()
     firsts = samples.host[:-1].numpy()
-    found[firsts[firsts < len(found)]] = False
-    return found
+    borders_U[firsts[firsts < len(borders_U)]] = False
+    return borders_U
 
 
-def samples_of(borders_U: np.ndarray, samples: Spans) -> list[list[int]]:
-    """Places of the borders within each sample."""
+def split_borders(borders_U: np.ndarray, samples: Spans) -> list[list[int]]:
+    """Steps of the borders, counted within each sample."""
     offsets = samples.host.tolist()
     return [np.flatnonzero(borders_U[first:end]).tolist() for first, end in pairwise(offsets)]
 
 
-def _sum(found: Sequence[Sequence[int]], true: Sequence[Sequence[int]], tolerance: int) -> BoundaryScores:
-    pairs = zip(found, true, strict=True)
-    return sum((boundary_scores(ours, theirs, tolerance) for ours, theirs in pairs), BoundaryScores())
+def _sum(predicted: Sequence[Sequence[int]], true: Sequence[Sequence[int]], tolerance: int) -> BoundaryScores:
+    pairs = zip(predicted, true, strict=True)
+    return sum((boundary_scores(ours, reference, tolerance) for ours, reference in pairs), BoundaryScores())
 
 
 def _share(scores: BoundaryScores, broken: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Twice the hits, and what they are a share of; each step of a sample whose chances are NaN counts as wrong."""
-    both = torch.tensor([2 * scores.hits, scores.found + scores.true + broken], device=device)
-    return both[0], both[1]
+    """Numerator and denominator of F1; each step of a sample whose probabilities are NaN counts as wrong."""
+    counts = torch.tensor([2 * scores.hits, scores.found + scores.true + broken], device=device)
+    return counts[0], counts[1]

@@ -19,7 +19,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, Segmentation, SegmentationConfig
-from hrt_mm.tasks.segmentation import picked
+from hrt_mm.tasks.segmentation import pick_borders
 
 CLASSES = ("low", "high")
 
@@ -135,10 +135,10 @@ def test_steps_in_a_row_are_one_border_at_their_middle() -> None:
     none[[0, 3, 6, 7, 8]] = [0.0, 0.4, 0.3, 0.1, 0.2]
     chances = np.stack([none, np.zeros(12), 1 - none], 1)
     chances[3] = [0.4, 0.5, 0.1]
-    found = picked(chances, 0.5)
+    found = pick_borders(chances, 0.5)
     assert [(place, kind) for place, kind, _ in found] == [(3, 0), (7, 1)]
     assert [chance for _, _, chance in found] == pytest.approx([0.6, 0.9])
-    assert picked(np.ones((0, 3)), 0.5) == [] and picked(chances, 0.95) == []
+    assert pick_borders(np.ones((0, 3)), 0.5) == [] and pick_borders(chances, 0.95) == []
 
 
 def test_scores_are_exact_over_batches() -> None:

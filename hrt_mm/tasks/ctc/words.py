@@ -12,22 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Heard:
-    """A symbol or a word, and where it lies.
-
-    Args:
-        label: what it is.
-        start: where it begins, in seconds (in level-0 tokens where time has no unit).
-        end: where it ends.
-        score: mean probability of its steps, from 0 to 1.
-    """
-
-    label: str
-    start: float
-    end: float
-    score: float
+from ...data.time_span import TimeSpan, merge_spans
 
 
 @dataclass
@@ -57,7 +42,7 @@ class GreedyStream:
         self.told = told or (lambda raw_NK: raw_NK)
         self._run: _Run | None = None
 
-    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
+    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[TimeSpan]:
         """Takes in steps, each with the level-0 tokens that it begins with and ends before."""
         best = self.told(raw_NK).max(-1)
         found = []
@@ -71,18 +56,18 @@ class GreedyStream:
             self._run = _Run(symbol, first, last, log_prob, 1)
         return found
 
-    def flush(self) -> list[Heard]:
+    def flush(self) -> list[TimeSpan]:
         """What the end of the steps finishes."""
         found = self._ended()
         self._run = None
         return found
 
-    def _ended(self) -> list[Heard]:
+    def _ended(self) -> list[TimeSpan]:
         run = self._run
         if run is None or run.symbol == len(self.symbols):
             return []
         score = math.exp(run.log_prob / run.count)
-        return [Heard(self.symbols[run.symbol], run.first * self.unit, run.last * self.unit, score)]
+        return [TimeSpan(run.first * self.unit, run.last * self.unit, self.symbols[run.symbol], score)]
 
 
 class Spelled:
@@ -94,9 +79,9 @@ class Spelled:
 
     def __init__(self, space: str = " ") -> None:
         self.space = space
-        self._open: list[Heard] = []
+        self._open: list[TimeSpan] = []
 
-    def feed(self, characters: Iterable[Heard]) -> list[Heard]:
+    def feed(self, characters: Iterable[TimeSpan]) -> list[TimeSpan]:
         """The words that characters finish."""
         found = []
         for one in characters:
@@ -106,10 +91,9 @@ class Spelled:
                 self._open.append(one)
         return found
 
-    def flush(self) -> list[Heard]:
+    def flush(self) -> list[TimeSpan]:
         """The word that is open, where one is."""
         if not self._open:
             return []
-        own, self._open = self._open, []
-        score = sum(one.score for one in own) / len(own)
-        return [Heard("".join(one.label for one in own), own[0].start, own[-1].end, score)]
+        characters, self._open = self._open, []
+        return [merge_spans("".join(character.label for character in characters), characters)]

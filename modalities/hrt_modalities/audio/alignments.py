@@ -11,15 +11,16 @@ from pathlib import Path
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.data.plain_text import NotText, decode
+from hrt_mm.data.time_span import TimeSpan
 
 from . import captions, json_alignments, textgrid, time_tables
-from .intervals import Alignment, Interval, check_order, only_tier
+from .intervals import Alignment, check_order, only_tier
 
 MAX_BYTES = 1 << 26
 """The largest file that is read."""
 
 
-def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[Interval, ...]]:
+def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[TimeSpan, ...]]:
     """The tiers of a file; the ending of its name says of what kind it is.
 
     In CTM, which has no tiers, each utterance is one; captions (SRT, WebVTT) are the tier ``subtitles``, labels of
@@ -88,7 +89,7 @@ def _write_srt(alignment: Alignment, name: str, end: float) -> str:
     return captions.dump(only_tier(alignment, "SRT"))
 
 
-_READERS: dict[str, Callable[[str, str], dict[str, list[Interval]]]] = {
+_READERS: dict[str, Callable[[str, str], dict[str, list[TimeSpan]]]] = {
     ".textgrid": textgrid.parse,
     ".ctm": time_tables.read_ctm,
     ".tsv": time_tables.read_tsv,

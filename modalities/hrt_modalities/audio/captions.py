@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.data.time_span import TimeSpan
 
-from .intervals import Interval, one_line, without_overlaps
+from .intervals import one_line, without_overlaps
 
 TIER = "subtitles"
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -41,19 +42,19 @@ _TAG = re.compile(
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
 
-def parse_srt(text: str, name: str) -> dict[str, list[Interval]]:
+def parse_srt(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The captions of a SubRip file; see :func:`_parse`."""
     if text.startswith("WEBVTT"):
         return parse_vtt(text, name)
     return _parse(_lines(text), name, numbered=True)
 
 
-def parse_vtt(text: str, name: str) -> dict[str, list[Interval]]:
+def parse_vtt(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The captions of a WebVTT file; see :func:`_parse`."""
     return _parse(_without_blocks(_lines(text)), name, numbered=False)
 
 
-def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list[Interval]]:
+def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list[TimeSpan]]:
     """The captions of a file in order of time, without tags, entities decoded.
 
     A caption that overlaps the next ends where that one starts; captions that start together become one. A warning
@@ -68,7 +69,7 @@ def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list
         BadSample: times cannot be read, a caption ends before it starts, or text stands before the first; names the
             line.
     """
-    found: list[Interval] = []
+    found: list[TimeSpan] = []
     text: list[str] = []
     for place, line in enumerate(lines):
         times = _times(line, f"{name}:{place + 1}", _behind_counter(lines, place, len(found)))
@@ -78,7 +79,7 @@ def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list
         if numbered:
             text = _without_counter(text, len(found) + 1)
         _end_caption(found, text, f"{name}:{place + 1}" if numbered else None)
-        found.append(Interval(*times, ""))
+        found.append(TimeSpan(*times, ""))
         text = []
     wrong = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
     if not found and wrong is not None and numbered:
@@ -88,7 +89,7 @@ def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list
     return {TIER: without_overlaps(found, name)}
 
 
-def dump(intervals: Sequence[Interval]) -> str:
+def dump(intervals: Sequence[TimeSpan]) -> str:
     """Intervals as SubRip; those without a label are left out."""
     shown = [interval for interval in intervals if interval.label.strip()]
     parts = [
@@ -166,10 +167,10 @@ def _without_counter(text: Sequence[str], number: int) -> list[str]:
     return found[:-1] if counted and (number == 1 or len(found) > 1) else found
 
 
-def _end_caption(found: list[Interval], text: Sequence[str], first: str | None) -> None:
+def _end_caption(found: list[TimeSpan], text: Sequence[str], first: str | None) -> None:
     """Gives the last caption its text. Before the first none may stand where ``first`` names its line."""
     if found:
-        found[-1] = Interval(found[-1].start, found[-1].end, _label(text))
+        found[-1] = TimeSpan(found[-1].start, found[-1].end, _label(text))
     elif first and (wrong := [line for line in text if line.strip()]):
         raise BadSample(first, f"is the first caption, but {wrong[0].strip()[:60]!r} stands before it; drop that")
 

@@ -6,10 +6,11 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from hrt_mm.core.errors import BadSample, UserError
+from hrt_mm.data.time_span import TimeSpan
 
 log = logging.getLogger(__name__)
 
@@ -20,26 +21,11 @@ DIGITS = 6
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A stretch of time.
-
-    Args:
-        start: seconds.
-        end: seconds; that of a point is its start.
-        label: what is there; empty for silence in many files.
-    """
-
-    start: float
-    end: float
-    label: str
-
-
-Alignment = Mapping[str, Sequence[Interval]]
+Alignment = Mapping[str, Sequence[TimeSpan]]
 """Intervals of each tier by name, in order of time."""
 
 
-def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
+def check_order(intervals: Sequence[TimeSpan], name: str, tier: str) -> None:
     """Checks that times are numbers and rise, and that labels are text that can be written.
 
     Raises:
@@ -67,14 +53,14 @@ def check_order(intervals: Sequence[Interval], name: str, tier: str) -> None:
             )
 
 
-def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]:
+def without_overlaps(intervals: Sequence[TimeSpan], name: str) -> list[TimeSpan]:
     """Intervals in order of time, each cut where the next starts; those that start together become one.
 
     Args:
         intervals: in any order.
         name: of the file, for the warning that counts what was changed.
     """
-    found: list[Interval] = []
+    found: list[TimeSpan] = []
     changed = 0
     for own in sorted(intervals, key=lambda interval: interval.start):
         last = found[-1] if found else None
@@ -83,7 +69,7 @@ def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]
             if own.start == last.start:
                 # Captions that are there twice are said once.
                 label = " ".join(filter(None, dict.fromkeys([last.label, own.label])))
-                found[-1] = Interval(last.start, max(last.end, own.end), label)
+                found[-1] = TimeSpan(last.start, max(last.end, own.end), label)
                 continue
             found[-1] = replace(last, end=own.start)
         found.append(own)
@@ -92,29 +78,30 @@ def without_overlaps(intervals: Sequence[Interval], name: str) -> list[Interval]
     return found
 
 
-def segments_of(intervals: Sequence[Interval], seconds: float, silence: float = 0.0) -> tuple[Interval, ...]:
-    """The intervals, and silences in gaps, before the first and behind the last, so that all time is in one.
+def segments_of(intervals: Sequence[TimeSpan], seconds: float) -> tuple[TimeSpan, ...]:
+    """The labelled intervals, with silences in gaps, before the first and after the last, so that all time is covered.
 
     Args:
-        intervals: in order of time; without a label, or labelled as silence, they are silences too.
-        seconds: of the sound, where the last one ends.
-        silence: the shortest that is one. A shorter gap belongs to the intervals beside it, up to its middle.
+        intervals: in order of time; those without a label are silences.
+        seconds: duration of the sound, where the last segment ends.
     """
-    said = [own for own in intervals if own.label not in ("", SILENCE) and own.start < seconds]
-    found: list[Interval] = []
+    segments: list[TimeSpan] = []
     end = 0.0
-    for own in said:
-        if own.start - end > max(silence, 10**-DIGITS):
-            found += [Interval(end, own.start, SILENCE), own]
+    for interval in intervals:
+        if interval.label in ("", SILENCE) or interval.start >= seconds:
+            continue
+        if interval.start - end > 10**-DIGITS:
+            segments += [TimeSpan(end, interval.start, SILENCE), interval]
         else:
-            middle = (end + own.start) / 2 if found else 0.0
-            if found:
-                found[-1] = replace(found[-1], end=middle)
-            found.append(replace(own, start=middle))
-        end = own.end
-    if not found or seconds - end > max(silence, 10**-DIGITS):
-        return (*found, Interval(end if found else 0.0, seconds, SILENCE))
-    return (*found[:-1], replace(found[-1], end=seconds))
+            # A gap within rounding is split in the middle.
+            middle = (end + interval.start) / 2 if segments else 0.0
+            if segments:
+                segments[-1] = replace(segments[-1], end=middle)
+            segments.append(replace(interval, start=middle))
+        end = interval.end
+    if not segments or seconds - end > 10**-DIGITS:
+        return (*segments, TimeSpan(end if segments else 0.0, seconds, SILENCE))
+    return (*segments[:-1], replace(segments[-1], end=seconds))
 
 
 def seconds(text: str, name: str, line: int) -> float:
@@ -139,7 +126,7 @@ def one_line(label: str) -> str:
     return " ".join(label.split())
 
 
-def only_tier(alignment: Alignment, kind: str) -> Sequence[Interval]:
+def only_tier(alignment: Alignment, kind: str) -> Sequence[TimeSpan]:
     """The tier of an alignment that has no other.
 
     Raises:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.data.time_span import TimeSpan
 
-from .intervals import DIGITS, Alignment, Interval, without_overlaps
+from .intervals import DIGITS, Alignment, without_overlaps
 
 SEGMENTS, WORDS = "segments", "words"
 
 
-def read_json(text: str, name: str) -> dict[str, list[Interval]]:
+def read_json(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The tiers of a file.
 
     Whisper's results become the tiers ``segments`` and, where they have times of words, ``words``. A word without
@@ -76,13 +77,13 @@ def write_json(alignment: Alignment, name: str, end: float) -> str:
     return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
 
-def _tier(own: object, tier: str, name: str) -> list[Interval]:
+def _tier(own: object, tier: str, name: str) -> list[TimeSpan]:
     if not isinstance(own, list):
         raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(own).__name__}")
     return list(_timed(own, tier, name))
 
 
-def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[Interval]:
+def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[TimeSpan]:
     """Intervals of objects with start, end and a label."""
     for place, part in enumerate(parts):
         start, end, label = (part.get(key) if isinstance(part, dict) else None for key in ("start", "end", "label"))
@@ -93,7 +94,7 @@ def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[Interval]:
                 f'tier {tier!r}, number {place}, must be {{"start": seconds, "end": seconds, "label": text}}, got '
                 f"{part!r:.60}",
             )
-        yield Interval(begin, finish, label)
+        yield TimeSpan(begin, finish, label)
 
 
 def _number(value: object) -> float | None:
@@ -114,10 +115,10 @@ def _is_whisper(data: Mapping[str, Any]) -> bool:
     )
 
 
-def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[Interval]]:
+def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[TimeSpan]]:
     plain = [{**own, "label": _stripped(own.get("text"))} for own in segments]
     found = {SEGMENTS: list(_timed(plain, SEGMENTS, name))}
-    words: list[Interval] = []
+    words: list[TimeSpan] = []
     for segment, own in zip(found[SEGMENTS], segments, strict=True):
         listed = own.get("words") or []
         if not isinstance(listed, list) or not all(isinstance(word, dict) for word in listed):
@@ -129,7 +130,7 @@ def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list
     return {tier: without_overlaps(intervals, name) for tier, intervals in found.items()}
 
 
-def _with_times(words: Sequence[Mapping[str, Any]], segment: Interval) -> list[Mapping[str, Any]]:
+def _with_times(words: Sequence[Mapping[str, Any]], segment: TimeSpan) -> list[Mapping[str, Any]]:
     """Words where those without times share the time between their neighbours, or the ends of the segment."""
     found: list[Mapping[str, Any]] = []
     waiting: list[Mapping[str, Any]] = []

@@ -23,8 +23,9 @@ import numpy as np
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import needs_extra
+from hrt_mm.data.time_span import TimeSpan
 
-from .intervals import SILENCE, Interval
+from .intervals import SILENCE
 
 PACKAGE = "espeakng-loader"
 _WORD, _PHONEME = 1, 7
@@ -65,8 +66,8 @@ class Spoken:
 
     samples_S: np.ndarray
     rate: int
-    words: tuple[Interval, ...]
-    phonemes: tuple[Interval, ...]
+    words: tuple[TimeSpan, ...]
+    phonemes: tuple[TimeSpan, ...]
 
 
 class _Name(ctypes.Union):
@@ -145,7 +146,7 @@ class Engine:
 
 def intervals(
     events: Sequence[tuple[int, int, int, int, str]], text: str, samples: int, rate: int
-) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
+) -> tuple[tuple[TimeSpan, ...], tuple[TimeSpan, ...]]:
     """Words and phonemes in time.
 
     The first phoneme of a word starts where the word does: eSpeak counts the closure before a stop to the word, and
@@ -179,7 +180,7 @@ def intervals(
     return tuple(_closed(words, samples, rate)), tuple(_closed(phonemes, samples, rate))
 
 
-def _closed(starts: Sequence[tuple[int, str]], samples: int, rate: int) -> Iterator[Interval]:
+def _closed(starts: Sequence[tuple[int, str]], samples: int, rate: int) -> Iterator[TimeSpan]:
     """Stretches from where each begins to the next; silences in a row are one."""
     merged: list[tuple[int, str]] = [] if starts and starts[0][0] == 0 else [(0, SILENCE)]
     for start, label in starts:
@@ -192,7 +193,7 @@ def _closed(starts: Sequence[tuple[int, str]], samples: int, rate: int) -> Itera
         merged.pop()
     ends = [start for start, _ in merged[1:]] + [samples]
     for (start, label), end in zip(merged, ends, strict=True):
-        yield Interval(start / rate, end / rate, label)
+        yield TimeSpan(start / rate, end / rate, label)
 
 
 def engine_version() -> str:

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.data.time_span import TimeSpan
 
-from .intervals import DIGITS, Alignment, Interval, seconds
+from .intervals import DIGITS, Alignment, seconds
 
 _TOKEN = re.compile(
     r"""
@@ -26,7 +27,7 @@ _TOKEN = re.compile(
 )
 
 
-def parse(text: str, name: str) -> dict[str, list[Interval]]:
+def parse(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The tiers of a TextGrid. Points of a point tier have no length.
 
     Raises:
@@ -44,7 +45,7 @@ def parse(text: str, name: str) -> dict[str, list[Interval]]:
     reader.number("the end")
     if reader.take("flag", "whether there are tiers") != "<exists>":
         return {}
-    found: dict[str, list[Interval]] = {}
+    found: dict[str, list[TimeSpan]] = {}
     for _ in range(reader.count("how many tiers there are")):
         kind = reader.string("the kind of tier")
         if kind not in ("IntervalTier", "TextTier"):
@@ -129,22 +130,22 @@ class _Reader:
             raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {found:g}")
         return int(found)
 
-    def interval(self, kind: str) -> Interval:
+    def interval(self, kind: str) -> TimeSpan:
         start = self.number("the start of an interval")
         end = self.number("the end of an interval") if kind == "IntervalTier" else start
-        return Interval(start, end, self.string("the label of an interval"))
+        return TimeSpan(start, end, self.string("the label of an interval"))
 
 
-def _without_gaps(intervals: Sequence[Interval], end: float) -> Iterator[Interval]:
+def _without_gaps(intervals: Sequence[TimeSpan], end: float) -> Iterator[TimeSpan]:
     last = 0.0
     for interval in intervals:
         if interval.start > last + 10**-DIGITS:
-            yield Interval(last, interval.start, "")
+            yield TimeSpan(last, interval.start, "")
         if interval.end > interval.start:
             yield interval
         last = max(last, interval.end)
     if end > last + 10**-DIGITS:
-        yield Interval(last, end, "")
+        yield TimeSpan(last, end, "")
 
 
 def _time(time: float) -> str:

@@ -8,8 +8,9 @@ from itertools import pairwise
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.plain_text import lines_of
+from hrt_mm.data.time_span import TimeSpan
 
-from .intervals import DIGITS, Alignment, Interval, one_line, only_tier, seconds, short
+from .intervals import DIGITS, Alignment, one_line, only_tier, seconds, short
 
 TSV_COLUMNS = ("tier", "start", "end", "label")
 AUDACITY_TIER = "labels"
@@ -18,7 +19,7 @@ _ROUNDED_S = 0.011
 """Overlap that comes of start and duration in hundredths of a second."""
 
 
-def read_ctm(text: str, name: str) -> dict[str, list[Interval]]:
+def read_ctm(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The words of each utterance, or of each of its channels where it has several (``talk:A`` and ``talk:B``).
 
     Fields are those of NIST's formats: utterance, channel, start, duration, word, and maybe confidence, type, speaker.
@@ -26,7 +27,7 @@ def read_ctm(text: str, name: str) -> dict[str, list[Interval]]:
     Raises:
         BadSample: a line has other fields, or is one of several alternatives; names the line.
     """
-    channels: dict[tuple[str, str], list[Interval]] = {}
+    channels: dict[tuple[str, str], list[TimeSpan]] = {}
     for number, line in enumerate(lines_of(text), 1):
         parts = line.split()
         if not parts or parts[0].startswith(";;"):
@@ -51,7 +52,7 @@ def write_ctm(alignment: Alignment, name: str, end: float) -> str:
     return "".join(row + "\n" for row in rows)
 
 
-def read_tsv(text: str, name: str) -> dict[str, list[Interval]]:
+def read_tsv(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The tiers of a table with the columns start, end, label and maybe tier.
 
     Raises:
@@ -64,7 +65,7 @@ def read_tsv(text: str, name: str) -> dict[str, list[Interval]]:
         raise BadSample(f"{name}:1", f"has no column {missing[0]!r}; {fix}")
     if twice := [column for column in TSV_COLUMNS if header.count(column) > 1]:
         raise BadSample(f"{name}:1", f"has two columns {twice[0]!r}; rename one")
-    found: dict[str, list[Interval]] = {}
+    found: dict[str, list[TimeSpan]] = {}
     for number, line in enumerate(lines[1:], 2):
         if not line:
             continue
@@ -72,7 +73,7 @@ def read_tsv(text: str, name: str) -> dict[str, list[Interval]]:
         if len(parts) != len(header):
             raise BadSample(f"{name}:{number}", f"has {len(parts)} columns, the header has {len(header)}")
         row = dict(zip(header, parts, strict=True))
-        interval = Interval(seconds(row["start"], name, number), seconds(row["end"], name, number), row["label"])
+        interval = TimeSpan(seconds(row["start"], name, number), seconds(row["end"], name, number), row["label"])
         found.setdefault(row.get("tier", "words"), []).append(interval)
     return found
 
@@ -88,13 +89,13 @@ def write_tsv(alignment: Alignment, name: str, end: float) -> str:
     return "\n".join(rows) + "\n"
 
 
-def read_audacity(text: str, name: str) -> dict[str, list[Interval]]:
+def read_audacity(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The labels that Audacity exports: start, end and label between tabs; frequencies of a selection are left out.
 
     Raises:
         BadSample: a line is no label; names the line.
     """
-    found: list[Interval] = []
+    found: list[TimeSpan] = []
     for number, line in enumerate(lines_of(text), 1):
         if not line.strip() or (found and line.startswith("\\\t")):
             continue
@@ -102,11 +103,11 @@ def read_audacity(text: str, name: str) -> dict[str, list[Interval]]:
         if len(parts) < 2:
             raise BadSample(f"{name}:{number}", "is no label of Audacity: start, end and label between tabs")
         start, end = (seconds(part, name, number) for part in parts[:2])
-        found.append(Interval(start, end, "".join(parts[2:])))
+        found.append(TimeSpan(start, end, "".join(parts[2:])))
     return {AUDACITY_TIER: found}
 
 
-def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, Interval]:
+def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, TimeSpan]:
     place = f"{name}:{number}"
     if len(parts) >= 5 and parts[4].startswith("<ALT"):
         raise BadSample(place, f"has alternatives ({parts[4]}); keep one of them and drop the <ALT lines")
@@ -126,10 +127,10 @@ def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, I
             place,
             f"starts at {start:g} s and lasts {duration:g} s; times are 0 or more, and the end is not before the start",
         )
-    return parts[0], parts[1], Interval(start, start + duration, parts[4])
+    return parts[0], parts[1], TimeSpan(start, start + duration, parts[4])
 
 
-def _without_rounding(intervals: list[Interval]) -> list[Interval]:
+def _without_rounding(intervals: list[TimeSpan]) -> list[TimeSpan]:
     """Intervals that end where the next starts, if they reach into it by no more than rounding explains."""
     for place, (own, after) in enumerate(pairwise(intervals)):
         if 10**-DIGITS < own.end - after.start <= _ROUNDED_S and after.start >= own.start:

@@ -60,7 +60,7 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
 
         starts = (*shots_of(file, args.detector), file.index.seconds)
         for number, (start, end) in enumerate(pairwise(starts)):
-            yield Scene(start, end, border="shots" if number else None)
+            yield Scene(start, end, "", border="shots" if number else None)
         return
     from hrt_mm.inference.trained import load_task
 
@@ -70,8 +70,8 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
 
 def line(scene: Scene, number: int) -> str:
     """A scene in words, and its clips where there is more than one."""
-    border = "" if scene.border is None else f"  {scene.border.removesuffix('s')} {scene.chance:.0%}"
-    label = "" if scene.label is None else f"  {scene.label} {scene.sure:.0%}"
+    border = "" if scene.border is None else f"  {scene.border.removesuffix('s')} {scene.border_prob:.0%}"
+    label = "" if scene.score is None else f"  {scene.label} {scene.score:.0%}"
     lines = [f"{number:4}  {clock(scene.start)} - {clock(scene.end)}{label}{border}"]
     if len({clip.label for clip in scene.clips}) > 1:
         lines += [f"        {clock(clip.start)} - {clock(clip.end)}  {clip.label}" for clip in scene.clips]

@@ -1,7 +1,7 @@
 """The outline of a video of any length in constant memory: its scenes, with what happens in them clip by clip.
 
 Frames are decoded and encoded a window at a time. Windows overlap, so that a step has seen what lies around it. Of each
-step its chance of a border and its summary are kept until its scene ends; of a scene its mean alone.
+step its probability of a border and its features are kept until its scene ends; of a scene only its mean.
 
 Shapes: U steps, D width of what a step reads, K kinds of borders and none.
 """
@@ -20,6 +20,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import GivenGroups
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Segmentation
 
 from ..video.readers import VideoFile
@@ -29,35 +30,18 @@ from ..video.video import Video
 
 
 @dataclass(frozen=True)
-class Named:
-    """A stretch of time with a name.
+class Scene(TimeSpan):
+    """The span between two borders, with the class as its label where the run has classes.
 
     Args:
-        start: seconds.
-        end: seconds.
-        label: the class; ``None`` where there are none.
-        sure: its probability.
-    """
-
-    start: float
-    end: float
-    label: str | None = None
-    sure: float = 0.0
-
-
-@dataclass(frozen=True)
-class Scene(Named):
-    """What lies between two borders.
-
-    Args:
-        border: how it begins; ``None`` for the first one.
-        chance: of that border.
-        clips: what happens within it, one after another.
+        border: kind of the border that it starts at; ``None`` for the first one.
+        border_prob: probability of that border.
+        clips: spans within it, in order of time.
     """
 
     border: str | None = None
-    chance: float = 1.0
-    clips: tuple[Named, ...] = ()
+    border_prob: float = 1.0
+    clips: tuple[TimeSpan, ...] = ()
 
 
 @dataclass
@@ -77,11 +61,11 @@ class _Mean:
 
 
 @dataclass
-class _Run:
+class _BorderRun:
     """Steps in a row that are a border together, whose middle is not known before they end."""
 
     first: int
-    chances: list[Tensor] = field(default_factory=list)
+    probs: list[Tensor] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
 
 
@@ -97,19 +81,19 @@ class Outliner:
     def __init__(self, task: Segmentation, seconds: float, clip: int) -> None:
         self.task, self.seconds, self.clip = task, seconds, clip
         self.count = 0
-        self._run: _Run | None = None
+        self._run: _BorderRun | None = None
         self._begin(0, None, 1.0)
 
     def feed(self, units_UD: Tensor) -> Iterator[Scene]:
         """The scenes that new steps end."""
-        chances_UK = self.task.border_head(units_UD).float().softmax(-1).cpu()
-        for chance_K, step_D in zip(chances_UK, units_UD, strict=True):
-            border = self.count > 0 and float(1 - chance_K[0]) > self.task.config.threshold
+        probs_UK = self.task.border_head(units_UD).float().softmax(-1).cpu()
+        for probs_K, step_D in zip(probs_UK, units_UD, strict=True):
+            border = self.count > 0 and float(1 - probs_K[0]) > self.task.config.threshold
             if not border and self._run is not None:
                 yield self._close(self._run)
             if border:
-                self._run = self._run or _Run(self.count)
-                self._run.chances.append(chance_K)
+                self._run = self._run or _BorderRun(self.count)
+                self._run.probs.append(probs_K)
                 self._run.steps.append(step_D)
             else:
                 self._add(step_D)
@@ -119,59 +103,61 @@ class Outliner:
         """What is left at the end of a video of so many seconds."""
         if self._run is not None:
             yield self._close(self._run)
-        if self._mean.count:
+        if self._scene_mean.count:
             yield self._scene(seconds)
 
-    def _close(self, run: _Run) -> Scene:
+    def _close(self, run: _BorderRun) -> Scene:
         """Ends the scene at the middle of a run."""
-        chances_UK = torch.stack(run.chances)
-        any_U = 1 - chances_UK[:, 0]
-        place = round(float((torch.arange(len(any_U)) * any_U).sum() / any_U.sum()))
-        for step_D in run.steps[:place]:
+        probs_UK = torch.stack(run.probs)
+        border_U = 1 - probs_UK[:, 0]
+        middle = round(float((torch.arange(len(border_U)) * border_U).sum() / border_U.sum()))
+        for step_D in run.steps[:middle]:
             self._add(step_D)
-        scene = self._scene((run.first + place) * self.seconds)
-        kind = int(chances_UK[:, 1:].sum(0).argmax())
-        self._begin(run.first + place, self.task.names[kind], float(any_U.max()))
-        for step_D in run.steps[place:]:
+        scene = self._scene((run.first + middle) * self.seconds)
+        kind = int(probs_UK[:, 1:].sum(0).argmax())
+        self._begin(run.first + middle, self.task.names[kind], float(border_U.max()))
+        for step_D in run.steps[middle:]:
             self._add(step_D)
         self._run = None
         return scene
 
-    def _begin(self, first: int, border: str | None, chance: float) -> None:
-        self._first, self._border, self._chance = first, border, chance
-        self._mean, self._piece = _Mean(), _Mean()
-        self._clips: list[Named] = []
+    def _begin(self, first: int, border: str | None, border_prob: float) -> None:
+        self._first, self._border, self._border_prob = first, border, border_prob
+        self._scene_mean, self._clip_mean = _Mean(), _Mean()
+        self._clips: list[TimeSpan] = []
 
     def _add(self, step_D: Tensor) -> None:
-        self._mean.add(step_D)
-        self._piece.add(step_D)
-        if self._piece.count == self.clip:
+        self._scene_mean.add(step_D)
+        self._clip_mean.add(step_D)
+        if self._clip_mean.count == self.clip:
             self._end_clip()
 
     def _end_clip(self) -> None:
-        label, sure = self._named(self._piece)
+        label, score = self._classify(self._clip_mean)
         start = self._clips[-1].end if self._clips else self._first * self.seconds
-        end = start + self._piece.count * self.seconds
+        end = start + self._clip_mean.count * self.seconds
         # Neighbours of one name are one clip.
         if self._clips and self._clips[-1].label == label:
             last = self._clips.pop()
-            start, sure = last.start, max(last.sure, sure)
-        self._clips.append(Named(start, end, label, sure))
-        self._piece = _Mean()
+            start = last.start
+            score = max(last.score, score) if last.score is not None and score is not None else None
+        self._clips.append(TimeSpan(start, end, label, score))
+        self._clip_mean = _Mean()
 
     def _scene(self, end: float) -> Scene:
-        if self._piece.count:
+        if self._clip_mean.count:
             self._end_clip()
-        label, sure = self._named(self._mean)
+        label, score = self._classify(self._scene_mean)
         start = self._first * self.seconds
-        return Scene(start, end, label, sure, self._border, self._chance, tuple(self._clips))
+        return Scene(start, end, label, score, self._border, self._border_prob, tuple(self._clips))
 
-    def _named(self, mean: _Mean) -> tuple[str | None, float]:
+    def _classify(self, mean: _Mean) -> tuple[str, float | None]:
+        """The class of a mean and its probability."""
         if self.task.label_head is None or not mean.count:
-            return None, 0.0
-        sure_C = self.task.label_logits(mean.get()[None], Spans.from_lengths([1], mean.get().device)).softmax(-1)[0]
-        label = int(sure_C.argmax())
-        return self.task.classes[label], float(sure_C[label])
+            return "", None
+        probs_C = self.task.label_logits(mean.get()[None], Spans.from_lengths([1], mean.get().device)).softmax(-1)[0]
+        label = int(probs_C.argmax())
+        return self.task.classes[label], float(probs_C[label])
 
 
 class FileOutline:

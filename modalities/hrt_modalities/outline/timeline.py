@@ -39,16 +39,16 @@ def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
         axes = figure.add_subplot(grid[1 + place // _ROW, place % _ROW])
         pixels = file.steady([file.index.at((scene.start + scene.end) / 2)])[0]
         axes.imshow(pixels.permute(1, 2, 0).numpy())
-        axes.set_title(f"{scene.start:.1f} s {scene.label or ''}", fontsize=7, color=colours[scene.label])
+        axes.set_title(f"{scene.start:.1f} s {scene.label}", fontsize=7, color=colours[scene.label])
         axes.set_axis_off()
     figure.savefig(path, dpi=100)
 
 
-def _draw_bar(axes: Any, scenes: Sequence[Scene], colours: dict[str | None, Any], seconds: float) -> None:
+def _draw_bar(axes: Any, scenes: Sequence[Scene], colours: dict[str, Any], seconds: float) -> None:
     for scene in scenes:
         axes.barh(0, scene.end - scene.start, left=scene.start, color=colours[scene.label], edgecolor="white")
     for label, colour in colours.items():
-        if label is not None:
+        if label:
             axes.barh(0, 0, color=colour, label=label)
     axes.set_xlim(0, seconds)
     axes.set_yticks([])
@@ -58,14 +58,14 @@ def _draw_bar(axes: Any, scenes: Sequence[Scene], colours: dict[str | None, Any]
         axes.legend(ncols=10, fontsize=6, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
-def _colours(scenes: Sequence[Scene]) -> dict[str | None, Any]:
+def _colours(scenes: Sequence[Scene]) -> dict[str, Any]:
     with needs_extra("report"):
         from matplotlib import colormaps
 
-    names = sorted({scene.label for scene in scenes if scene.label is not None})
+    names = sorted({scene.label for scene in scenes if scene.label})
     palette = colormaps["tab20"](np.linspace(0, 1, 20))
-    found: dict[str | None, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
-    return {**found, None: "#555555"}
+    found: dict[str, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
+    return {**found, "": "#555555"}
 
 
 def _spread(count: int, most: int) -> list[int]:

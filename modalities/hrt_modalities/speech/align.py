@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.data.registry import Command
+from hrt_mm.data.time_span import TimeSpan
 
 from ..audio.alignments import WRITERS, written
 from ..audio.files import SUFFIXES
-from ..audio.intervals import Interval
 
 if TYPE_CHECKING:
     from hrt_mm.data.sample import Sample
@@ -81,10 +82,10 @@ def _together(run: TrainedRun, samples: list[Sample], lexicon: Lexicon | None) -
     return align(run.task, pyramid, [sample.label for sample in samples], lexicon=lexicon, names=names)
 
 
-def intervals(tiers: Tiers, seconds: float) -> dict[str, list[Interval]]:
+def intervals(tiers: Tiers, seconds: float) -> dict[str, list[TimeSpan]]:
     """The times as an alignment, cut at the end of the sound: the last token may reach beyond it."""
     return {
-        tier: [Interval(min(one.start, seconds), min(one.end, seconds), one.label) for one in own]
+        tier: [replace(one, start=min(one.start, seconds), end=min(one.end, seconds)) for one in own]
         for tier, own in tiers.items()
     }
 

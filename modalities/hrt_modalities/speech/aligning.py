@@ -5,8 +5,9 @@ Times are in seconds where the tokenizer says what a token stands for, else in l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.core.pyramid import Pyramid
+from hrt_mm.data.time_span import TimeSpan, merge_spans
 from hrt_mm.tasks.ctc import Lexicon, Placed, spot
 from hrt_mm.tasks.ctc.symbols import SymbolHead
 from hrt_mm.tasks.ctc.task import CTC
@@ -22,24 +24,7 @@ PAUSE = 0.08
 """Seconds. A shorter gap between two symbols is no silence: both reach to its middle."""
 
 
-@dataclass(frozen=True)
-class Timed:
-    """What is said, and when.
-
-    Args:
-        label: a symbol, or a word.
-        start: when it begins.
-        end: when it ends.
-        score: the mean log-probability of its steps; of a keyword its score from 0 to 1.
-    """
-
-    label: str
-    start: float
-    end: float
-    score: float
-
-
-Tiers = dict[str, list[Timed]]
+Tiers = dict[str, list[TimeSpan]]
 """By unit, what is said in order of time."""
 
 
@@ -90,7 +75,7 @@ def align(
     return found
 
 
-def closed(timed: Sequence[Timed], pause: float) -> list[Timed]:
+def closed(timed: Sequence[TimeSpan], pause: float) -> list[TimeSpan]:
     """The same, with gaps shorter than a pause split in the middle."""
     found = list(timed)
     for place, (one, other) in enumerate(pairwise(timed)):
@@ -104,7 +89,7 @@ def closed(timed: Sequence[Timed], pause: float) -> list[Timed]:
 @torch.no_grad()
 def spotted(
     task: CTC, pyramid: Pyramid, keyword: str, threshold: float = 0.5, *, finer: bool = False
-) -> list[list[Timed]]:
+) -> list[list[TimeSpan]]:
     """Where a keyword is said in each sample.
 
     Args:
@@ -130,7 +115,7 @@ def spotted(
         symbols = [place for part in symbols for place in task.finer.table_KL[part].tolist() if place >= 0]
     return [
         [
-            Timed(keyword, *_times(task, edges_N2, one.first, one.last), one.score)
+            TimeSpan(*_times(task, edges_N2, one.first, one.last), keyword, one.score)
             for one in spot(log_probs_NK, symbols, threshold)
         ]
         for log_probs_NK, edges_N2 in steps.split()
@@ -156,18 +141,17 @@ def _flat(parts: Sequence[Sequence[int]], space: int | None) -> list[int]:
     return [part for place, own in enumerate(parts) for part in (*(between if place else []), *own)]
 
 
-def _words(labels: Sequence[str], parts: Sequence[Sequence[int]], timed: Sequence[Timed]) -> list[Timed]:
+def _words(labels: Sequence[str], parts: Sequence[Sequence[int]], timed: Sequence[TimeSpan]) -> list[TimeSpan]:
     found, first = [], 0
     for label, own in zip(labels, parts, strict=True):
         inside = timed[first : first + len(own)]
         first += len(own)
-        score = sum(part.score for part in inside) / len(inside)
-        found.append(Timed(label, inside[0].start, inside[-1].end, score))
+        found.append(merge_spans(label, inside))
     return found
 
 
-def _timed(task: CTC, label: str, placed: Placed, edges_N2: Tensor) -> Timed:
-    return Timed(label, *_times(task, edges_N2, placed.first, placed.last), placed.log_prob)
+def _timed(task: CTC, label: str, placed: Placed, edges_N2: Tensor) -> TimeSpan:
+    return TimeSpan(*_times(task, edges_N2, placed.first, placed.last), label, math.exp(placed.log_prob))
 
 
 def _times(task: CTC, edges_N2: Tensor, first: int, last: int) -> tuple[float, float]:

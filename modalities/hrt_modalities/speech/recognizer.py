@@ -7,13 +7,14 @@ from typing import Any, Protocol
 import torch
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.inference.streaming.levels import Finished, latencies
 from hrt_mm.inference.streaming.stream import Stream
 from hrt_mm.tasks.base import Task
 from hrt_mm.tasks.ctc.decoders import GreedyConfig
 from hrt_mm.tasks.ctc.task import CTC
-from hrt_mm.tasks.ctc.words import GreedyStream, Heard, Spelled
+from hrt_mm.tasks.ctc.words import GreedyStream, Spelled
 
 from .utterances import UtteranceStream
 from .windows import WindowStream
@@ -83,7 +84,7 @@ class Recognizer:
         words = isinstance(self._decoded, UtteranceStream) and self._decoded.lexicon is not None
         return "words" if words or self._spelled is not None else self.task.unit
 
-    def feed(self, chunk: Any) -> list[Heard]:
+    def feed(self, chunk: Any) -> list[TimeSpan]:
         """Takes in a raw chunk of any size, and gives what it finishes.
 
         Raises:
@@ -91,16 +92,16 @@ class Recognizer:
         """
         return self._written(self._scored(self._steps.feed(chunk)))
 
-    def flush(self) -> list[Heard]:
+    def flush(self) -> list[TimeSpan]:
         """What the end of the sample finishes."""
         found = self._written([*self._scored(self._steps.flush()), *self._decoded.flush()])
         return found if self._spelled is None else [*found, *self._spelled.flush()]
 
     @torch.inference_mode()
-    def _scored(self, steps: Finished) -> list[Heard]:
+    def _scored(self, steps: Finished) -> list[TimeSpan]:
         return self._decoded.feed(self.head.raw_log_probs(steps.x_ND).cpu(), steps.first_N, steps.last_N)
 
-    def _written(self, symbols: list[Heard]) -> list[Heard]:
+    def _written(self, symbols: list[TimeSpan]) -> list[TimeSpan]:
         return symbols if self._spelled is None else self._spelled.feed(symbols)
 
 

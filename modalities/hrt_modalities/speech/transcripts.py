@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from typing import TextIO
 
 from hrt_mm.cli.process import is_unicode
-from hrt_mm.tasks.ctc.words import Heard
+from hrt_mm.data.time_span import TimeSpan
 
 from ..audio.alignments import written
 from ..audio.captions import clock
-from ..audio.intervals import DIGITS, Interval
+from ..audio.intervals import DIGITS
 
 _PAUSE, _LONGEST, _WORDS = 0.6, 5.0, 10
 """A caption ends before a pause of so many seconds, and has so many seconds and words at most."""
@@ -30,7 +30,7 @@ class Transcript(ABC):
         self.out, self.name, self.tier = out, name, tier
 
     @abstractmethod
-    def add(self, word: Heard) -> None:
+    def add(self, word: TimeSpan) -> None:
         """A word that is finished."""
 
     def end(self, seconds: float) -> None:
@@ -45,16 +45,17 @@ class Transcript(ABC):
 class Lines(Transcript):
     """A line a word: start, end, the word."""
 
-    def add(self, word: Heard) -> None:
+    def add(self, word: TimeSpan) -> None:
         self._put(f"{word.start:9.2f} {word.end:9.2f}  {word.label}\n")
 
 
 class Ctm(Transcript):
     """A line a word: sound, channel, start, duration, word, confidence."""
 
-    def add(self, word: Heard) -> None:
-        line = written("ctm", {self.tier: [_interval(word)]}, name=self.name)
-        self._put(f"{line.rstrip()} {word.score:.2f}\n")
+    def add(self, word: TimeSpan) -> None:
+        line = written("ctm", {self.tier: [word]}, name=self.name)
+        confidence = "" if word.score is None else f" {word.score:.2f}"
+        self._put(f"{line.rstrip()}{confidence}\n")
 
 
 class Srt(Transcript):
@@ -62,10 +63,10 @@ class Srt(Transcript):
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)
-        self._open: list[Heard] = []
+        self._open: list[TimeSpan] = []
         self._count = 0
 
-    def add(self, word: Heard) -> None:
+    def add(self, word: TimeSpan) -> None:
         own = self._open
         if own and (word.start - own[-1].end > _PAUSE or word.end - own[0].start > _LONGEST or len(own) >= _WORDS):
             self._show()
@@ -90,9 +91,10 @@ class Json(Transcript):
         super().__init__(out, name, tier)
         self._before = f"{{{json.dumps(tier)}: [\n "
 
-    def add(self, word: Heard) -> None:
+    def add(self, word: TimeSpan) -> None:
         own = {"start": round(word.start, DIGITS), "end": round(word.end, DIGITS), "label": word.label}
-        own |= {"score": round(word.score, 4)}
+        if word.score is not None:
+            own |= {"score": round(word.score, 4)}
         self._put(self._before + json.dumps(own, ensure_ascii=not is_unicode(self.out)))
         self._before = ",\n "
 
@@ -105,17 +107,13 @@ class TextGrid(Transcript):
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)
-        self._words: list[Interval] = []
+        self._words: list[TimeSpan] = []
 
-    def add(self, word: Heard) -> None:
-        self._words.append(_interval(word))
+    def add(self, word: TimeSpan) -> None:
+        self._words.append(word)
 
     def end(self, seconds: float) -> None:
         self._put(written("textgrid", {self.tier: self._words}, end=seconds))
 
 
 FORMATS: dict[str, type[Transcript]] = {"text": Lines, "ctm": Ctm, "srt": Srt, "json": Json, "textgrid": TextGrid}
-
-
-def _interval(word: Heard) -> Interval:
-    return Interval(word.start, word.end, word.label)

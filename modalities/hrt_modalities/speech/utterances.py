@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrt_mm.data.time_span import TimeSpan, merge_spans
 from hrt_mm.tasks.ctc import Hypothesis, Placed
 from hrt_mm.tasks.ctc.alignment import forced_alignment
 from hrt_mm.tasks.ctc.lexicon import Lexicon
-from hrt_mm.tasks.ctc.words import Heard
 
 PAUSE_S, LONGEST_S = 0.3, 20.0
 """Seconds of blanks that end an utterance, and the longest one, which is cut where a blank is likeliest."""
@@ -49,17 +49,17 @@ class UtteranceStream:
         self._told_NK = torch.zeros(0, len(symbols) + 1)
         self._edges_N2 = np.zeros((0, 2), dtype=np.int64)
 
-    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[Heard]:
+    def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[TimeSpan]:
         """Takes in steps, each with the level-0 tokens that it begins with and ends before."""
         self._raw += raw_NK.unbind()
         self._told_NK = torch.cat([self._told_NK, self.told(raw_NK)])
         self._edges_N2 = np.concatenate([self._edges_N2, np.stack([first_N, last_N], 1)])
-        found: list[Heard] = []
+        found: list[TimeSpan] = []
         while (count := self._whole()) is not None:
             found += self._take(count)
         return found
 
-    def flush(self) -> list[Heard]:
+    def flush(self) -> list[TimeSpan]:
         """What the end of the steps finishes."""
         return self._take(len(self._told_NK))
 
@@ -83,7 +83,7 @@ class UtteranceStream:
             return half + 1 + int(self._told_NK[half:-1, -1].argmax())
         return None
 
-    def _take(self, count: int) -> list[Heard]:
+    def _take(self, count: int) -> list[TimeSpan]:
         told_NK, edges_N2, raw = self._told_NK[:count], self._edges_N2[:count], self._raw[:count]
         self._told_NK, self._edges_N2 = self._told_NK[count:].clone(), self._edges_N2[count:].copy()
         del self._raw[:count]
@@ -92,26 +92,25 @@ class UtteranceStream:
         found = self.decode(told_NK)
         placed = self.placed(torch.stack(raw), found.symbols, "the utterance")
         heard = [
-            Heard(
-                self.symbols[one.symbol],
+            TimeSpan(
                 float(edges_N2[one.first, 0]) * self.unit,
                 float(edges_N2[one.last, 1]) * self.unit,
+                self.symbols[one.symbol],
                 math.exp(float(told_NK[one.first : one.last + 1, one.symbol].mean())),
             )
             for one in placed
         ]
         return heard if self.lexicon is None else self._words(heard, found)
 
-    def _words(self, heard: Sequence[Heard], found: Hypothesis) -> list[Heard]:
+    def _words(self, heard: Sequence[TimeSpan], found: Hypothesis) -> list[TimeSpan]:
         """The symbols of each word made one."""
         assert self.lexicon is not None
         words, at = [], 0
         for word, count in zip(found.words, spelled(found.symbols, found.words, self.lexicon), strict=True):
             if self.lexicon.space is not None and found.symbols[at] == self.lexicon.space:
                 at += 1
-            own = heard[at : at + count]
+            words.append(merge_spans(word, heard[at : at + count]))
             at += count
-            words.append(Heard(word, own[0].start, own[-1].end, sum(one.score for one in own) / len(own)))
         return words
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 from hrt_modalities.audio.alignments import read_alignment, written
-from hrt_modalities.audio.intervals import Alignment, Interval
+from hrt_modalities.audio.intervals import Alignment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample, UserError
+from hrt_mm.data.time_span import TimeSpan
 
 TIERS: Alignment = {
-    "phonemes": (Interval(0.0, 0.25, "Z"), Interval(0.25, 0.5, "IH"), Interval(0.5, 1.0, "R")),
-    "words": (Interval(0.125, 1.0, 'zéro "null"'), Interval(1.0, 1.5, "two 2 <exists> ! no")),
+    "phonemes": (TimeSpan(0.0, 0.25, "Z"), TimeSpan(0.25, 0.5, "IH"), TimeSpan(0.5, 1.0, "R")),
+    "words": (TimeSpan(0.125, 1.0, 'zéro "null"'), TimeSpan(1.0, 1.5, "two 2 <exists> ! no")),
 }
 SHORT = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -84,7 +85,7 @@ def save(tmp_path: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def spoken(tiers: Alignment) -> dict[str, list[Interval]]:
+def spoken(tiers: Alignment) -> dict[str, list[TimeSpan]]:
     return {name: [interval for interval in own if interval.label] for name, own in tiers.items()}
 
 
@@ -95,13 +96,13 @@ def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
 
 
 def test_ctm_round_trip(tmp_path: Path) -> None:
-    words = {"words": (Interval(0.5, 0.75, "two"), Interval(0.8, 1.0, "three"))}
+    words = {"words": (TimeSpan(0.5, 0.75, "two"), TimeSpan(0.8, 1.0, "three"))}
     text = written("ctm", words, name="a file")
     assert text.splitlines()[0] == "a_file 1 0.5 0.25 two"
     found = read_alignment(save(tmp_path, "a.ctm", ";; a comment\n" + text + "b 1 0 0.5 one 0.99\n"))
     times = [(own.start, round(own.end, 9), own.label) for own in found["a_file"]]
     assert times == [(0.5, 0.75, "two"), (0.8, 1, "three")]
-    assert found["b"] == (Interval(0, 0.5, "one"),)
+    assert found["b"] == (TimeSpan(0, 0.5, "one"),)
 
 
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
@@ -109,18 +110,18 @@ def test_ctm_round_trip(tmp_path: Path) -> None:
 def test_both_forms_of_textgrid(text: str, encoding: str, tmp_path: Path) -> None:
     found = read_alignment(save(tmp_path, "a.TextGrid", text.encode(encoding)))
     assert found == {
-        "words": (Interval(0, 1.25, 'say "hi"'), Interval(1.25, 2.5, "")),
-        "clicks": (Interval(0.75, 0.75, "click"),),
+        "words": (TimeSpan(0, 1.25, 'say "hi"'), TimeSpan(1.25, 2.5, "")),
+        "clicks": (TimeSpan(0.75, 0.75, "click"),),
     }
 
 
 def test_a_textgrid_has_no_gaps() -> None:
-    text = written("textgrid", {"w": (Interval(0.5, 1.0, "a"), Interval(1.5, 2.0, "b"))}, end=3)
+    text = written("textgrid", {"w": (TimeSpan(0.5, 1.0, "a"), TimeSpan(1.5, 2.0, "b"))}, end=3)
     assert text.count('text = ""') == 3 and "intervals: size = 5" in text and "xmax = 3" in text
 
 
 def test_srt() -> None:
-    text = written("srt", {"words": (Interval(0.0, 1.2345, "one"), Interval(3661.5, 3662, "two\nlines"))})
+    text = written("srt", {"words": (TimeSpan(0.0, 1.2345, "one"), TimeSpan(3661.5, 3662, "two\nlines"))})
     assert text == "1\n00:00:00,000 --> 00:00:01,234\none\n\n2\n01:01:01,500 --> 01:01:02,000\ntwo lines\n"
     with pytest.raises(UserError, match="one tier"):
         written("srt", TIERS)
@@ -222,9 +223,9 @@ call 1 1.75 0.25 seven 1.0e-1 non-lex
 def test_ctm_of_five_to_eight_fields(end: str, tmp_path: Path) -> None:
     found = read_alignment(save(tmp_path, "a.ctm", "\ufeff" + CTM.replace("\n", end)))
     assert found == {
-        "talk:A": (Interval(0.0, 0.39, "yes"), Interval(0.39, 0.39 + 0.20, "%HESITATION")),
-        "talk:B": (Interval(0.1, 0.1 + 0.3, "no"),),
-        "call": (Interval(1.0, 1.5, "word"), Interval(1.5, 1.75, "five"), Interval(1.75, 2.0, "seven")),
+        "talk:A": (TimeSpan(0.0, 0.39, "yes"), TimeSpan(0.39, 0.39 + 0.20, "%HESITATION")),
+        "talk:B": (TimeSpan(0.1, 0.1 + 0.3, "no"),),
+        "call": (TimeSpan(1.0, 1.5, "word"), TimeSpan(1.5, 1.75, "five"), TimeSpan(1.75, 2.0, "seven")),
     }
 
 
@@ -233,12 +234,12 @@ def test_only_line_ends_end_lines(tmp_path: Path) -> None:
     for end in ("\n", "\r\n"):
         text = end.join(["start\tend\tlabel", f"0\t1\t{label}", "", "1\t2\tz"])
         found = read_alignment(save(tmp_path, "a.tsv", text))
-        assert found == {"words": (Interval(0, 1, label), Interval(1, 2, "z"))}
-        assert read_alignment(save(tmp_path, "a.txt", f"0\t1\t{label}{end}"))["labels"] == (Interval(0, 1, label),)
+        assert found == {"words": (TimeSpan(0, 1, label), TimeSpan(1, 2, "z"))}
+        assert read_alignment(save(tmp_path, "a.txt", f"0\t1\t{label}{end}"))["labels"] == (TimeSpan(0, 1, label),)
 
 
 def test_lines_of_old_macintosh_programs(tmp_path: Path) -> None:
-    expected = (Interval(0.0, 0.5, "a"), Interval(0.5, 1.0, "b"))
+    expected = (TimeSpan(0.0, 0.5, "a"), TimeSpan(0.5, 1.0, "b"))
     assert read_alignment(save(tmp_path, "a.txt", "0\t0.5\ta\r0.5\t1\tb\r")) == {"labels": expected}
     assert read_alignment(save(tmp_path, "a.ctm", "u 1 0 0.5 a\ru 1 0.5 0.5 b\r")) == {"u": expected}
     assert read_alignment(save(tmp_path, "a.tsv", "start\tend\tlabel\r0\t0.5\ta\r0.5\t1\tb")) == {"words": expected}
@@ -246,7 +247,7 @@ def test_lines_of_old_macintosh_programs(tmp_path: Path) -> None:
 
 def test_labels_of_audacity(tmp_path: Path) -> None:
     text = "0.5\t1.25\thello there\n\\\t100.0\t2000.0\n1.25\t1.25\t\n2.0\t3.0\n"
-    expected = (Interval(0.5, 1.25, "hello there"), Interval(1.25, 1.25, ""), Interval(2.0, 3.0, ""))
+    expected = (TimeSpan(0.5, 1.25, "hello there"), TimeSpan(1.25, 1.25, ""), TimeSpan(2.0, 3.0, ""))
     assert read_alignment(save(tmp_path, "a.txt", text)) == {"labels": expected}
 
 
@@ -263,7 +264,7 @@ def test_results_of_whisper(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     data = {"text": "...", "language": "en", "segments": segments, "word_segments": timed}
     with caplog.at_level(logging.WARNING):
         found = read_alignment(save(tmp_path, "a.json", json.dumps(data)), "a.json")
-    assert found["segments"] == (Interval(0.0, 1.9, "Hello 2014 15 there."), Interval(1.9, 3.0, "Bye"))
+    assert found["segments"] == (TimeSpan(0.0, 1.9, "Hello 2014 15 there."), TimeSpan(1.9, 3.0, "Bye"))
     assert [(round(own.start, 6), round(own.end, 6), own.label) for own in found["words"]] == [
         (0.0, 0.5, "Hello"),
         (0.5, 0.7, "2014"),
@@ -274,14 +275,14 @@ def test_results_of_whisper(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["a.json: 1 of 2 intervals overlap; each ends where the next starts"]
     assert read_alignment(save(tmp_path, "a.json", '{"segments": [], "language": "en"}')) == {"segments": ()}
     own = '{"segments": [{"start": 0, "end": 1, "label": "a"}]}'
-    assert read_alignment(save(tmp_path, "a.json", own)) == {"segments": (Interval(0, 1, "a"),)}
+    assert read_alignment(save(tmp_path, "a.json", own)) == {"segments": (TimeSpan(0, 1, "a"),)}
 
 
 def test_results_of_whisper_cpp(tmp_path: Path) -> None:
     part = {"timestamps": {"from": "00:00:00,500", "to": "00:00:01,250"}, "offsets": {"from": 500, "to": 1250}}
     data = {"systeminfo": "x", "transcription": [part | {"text": " Hello"}]}
     found = read_alignment(save(tmp_path, "a.json", json.dumps(data)))
-    assert found == {"segments": (Interval(0.5, 1.25, "Hello"),)}
+    assert found == {"segments": (TimeSpan(0.5, 1.25, "Hello"),)}
 
 
 def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
@@ -290,26 +291,26 @@ def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
         "chunks": [{"timestamp": [0.0, 1.5], "text": " a"}, {"timestamp": [1.5, 2.0], "text": " b"}],
     }
     found = read_alignment(save(tmp_path, "a.json", json.dumps(chunks)))
-    assert found == {"segments": (Interval(0.0, 1.5, "a"), Interval(1.5, 2.0, "b"))}
+    assert found == {"segments": (TimeSpan(0.0, 1.5, "a"), TimeSpan(1.5, 2.0, "b"))}
     timed = [{"text": "a", "start": 0.0, "end": 0.5, "confidence": 0.9}]
     stamped = {"language": "en", "segments": [{"text": "a", "start": 0.0, "end": 1.0, "words": timed}]}
-    assert read_alignment(save(tmp_path, "a.json", json.dumps(stamped)))["words"] == (Interval(0.0, 0.5, "a"),)
+    assert read_alignment(save(tmp_path, "a.json", json.dumps(stamped)))["words"] == (TimeSpan(0.0, 0.5, "a"),)
     with pytest.raises(BadSample, match="'segments', number 0, must be"):
         read_alignment(save(tmp_path, "a.json", '{"chunks": [{"timestamp": [1.0, null], "text": "a"}]}'))
 
 
 def test_names_of_tiers_are_free(tmp_path: Path) -> None:
-    tiers = {name: (Interval(0.0, 1.0, name),) for name in ("text", "segments", "words", "chunks", "transcription")}
+    tiers = {name: (TimeSpan(0.0, 1.0, name),) for name in ("text", "segments", "words", "chunks", "transcription")}
     assert read_alignment(save(tmp_path, "a.json", written("json", tiers))) == tiers
 
 
 def test_the_old_short_textgrid(tmp_path: Path) -> None:
     text = SHORT.replace('"ooTextFile"', '"ooTextFile short"').replace("Object class = ", "")
-    assert read_alignment(save(tmp_path, "a.TextGrid", text))["clicks"] == (Interval(0.75, 0.75, "click"),)
+    assert read_alignment(save(tmp_path, "a.TextGrid", text))["clicks"] == (TimeSpan(0.75, 0.75, "click"),)
 
 
 def test_points_stay_points(tmp_path: Path) -> None:
-    tiers = {"clicks": (Interval(0.5, 0.5, "a"), Interval(0.75, 0.75, "")), "w": (Interval(0, 1, "x"),)}
+    tiers = {"clicks": (TimeSpan(0.5, 0.5, "a"), TimeSpan(0.75, 0.75, "")), "w": (TimeSpan(0, 1, "x"),)}
     assert read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers, end=1))) == tiers
 
 
@@ -319,24 +320,24 @@ TEXT = st.text(
 
 
 @st.composite
-def alignments(draw: st.DrawFn) -> dict[str, tuple[Interval, ...]]:
-    def tier() -> tuple[Interval, ...]:
+def alignments(draw: st.DrawFn) -> dict[str, tuple[TimeSpan, ...]]:
+    def tier() -> tuple[TimeSpan, ...]:
         steps = draw(st.lists(st.integers(1, 100_000), max_size=6))
         times = [sum(steps[:place]) / 1000 for place in range(len(steps) + 1)]
-        return tuple(Interval(start, end, draw(TEXT)) for start, end in pairwise(times))
+        return tuple(TimeSpan(start, end, draw(TEXT)) for start, end in pairwise(times))
 
     return {name: tier() for name in draw(st.lists(TEXT, max_size=3, unique_by=lambda own: " ".join(own.split())))}
 
 
 @settings(max_examples=60)
 @given(alignments())
-def test_any_alignment_that_is_written_is_read_back(tmp_path: Path, tiers: dict[str, tuple[Interval, ...]]) -> None:
+def test_any_alignment_that_is_written_is_read_back(tmp_path: Path, tiers: dict[str, tuple[TimeSpan, ...]]) -> None:
     def plain(label: str) -> str:
         return " ".join(label.split())
 
     exact = {name: [own for own in intervals if own.label] for name, intervals in tiers.items()}
     lines = {
-        plain(name): [Interval(own.start, own.end, plain(own.label)) for own in intervals]
+        plain(name): [TimeSpan(own.start, own.end, plain(own.label)) for own in intervals]
         for name, intervals in tiers.items()
         if intervals
     }

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from hrt_modalities.audio.alignments import written
-from hrt_modalities.audio.intervals import Interval
 
 from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from tests.modalities.audio.test_recordings import fsdd, grid, sound
@@ -34,7 +34,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     times = tmp_path / "runs" / "grid_ctc" / "times" / "audio"
     times.mkdir(parents=True)
     for number in range(8):
-        said = [Interval(0.2, 0.5, "bin"), Interval(0.5, 0.8, "blue")]
+        said = [TimeSpan(0.2, 0.5, "bin"), TimeSpan(0.5, 0.8, "blue")]
         (times / f"s{number}.TextGrid").write_text(written("textgrid", {"words": said}, end=1.0))
     spoken(tmp_path / "speech_commands")
     monkeypatch.chdir(tmp_path)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from hrt_modalities.audio.alignments import read_alignment, written
-from hrt_modalities.audio.intervals import Interval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.data.time_span import TimeSpan
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -44,9 +44,9 @@ def test_subrip(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text(SRT)
     assert read_alignment(tmp_path / "a.srt") == {
         "subtitles": (
-            Interval(1.0, 2.5, "Hello there, you."),
-            Interval(62.345, 3663.0, ""),
-            Interval(3663.0, 3664.0, "-"),
+            TimeSpan(1.0, 2.5, "Hello there, you."),
+            TimeSpan(62.345, 3663.0, ""),
+            TimeSpan(3663.0, 3664.0, "-"),
         )
     }
 
@@ -54,12 +54,12 @@ def test_subrip(tmp_path: Path) -> None:
 def test_webvtt(tmp_path: Path) -> None:
     (tmp_path / "a.vtt").write_text("\ufeff" + VTT.replace("\n", "\r\n"), newline="")
     assert read_alignment(tmp_path / "a.vtt") == {
-        "subtitles": (Interval(1.0, 2.5, "Hello there"), Interval(3602.0, 3603.0, "Bye"))
+        "subtitles": (TimeSpan(1.0, 2.5, "Hello there"), TimeSpan(3602.0, 3603.0, "Bye"))
     }
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    intervals = (Interval(0.25, 1.5, "one two"), Interval(3599.999, 3600.0, "three"))
+    intervals = (TimeSpan(0.25, 1.5, "one two"), TimeSpan(3599.999, 3600.0, "three"))
     (tmp_path / "a.srt").write_text(written("srt", {"words": intervals}))
     assert read_alignment(tmp_path / "a.srt") == {"subtitles": intervals}
 
@@ -290,7 +290,7 @@ def test_any_caption_that_is_written_is_read_back(tmp_path: Path, parts: list[tu
     starts = sorted({start for start, _ in parts})
     labels = [" ".join(label.split()).replace("\0", "") for _, label in parts]
     intervals = [
-        Interval(start / 1000, (start + 1) / 1000, label)
+        TimeSpan(start / 1000, (start + 1) / 1000, label)
         for start, label in zip(starts, labels, strict=False)
         if label.strip()
     ]

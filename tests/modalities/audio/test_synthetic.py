@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.audio import AudioConfig, synthesis
-from hrt_modalities.audio.intervals import Interval
 from hrt_modalities.audio.recordings import Recordings
 from hrt_modalities.audio.synthesis import intervals
 from hrt_modalities.audio.synthetic import SyntheticConfig
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.time_span import TimeSpan
 
 SMALL: dict[str, Any] = {"type": "synthetic_speech", "train": 8, "valid": 2, "test": 3}
 
@@ -122,10 +122,10 @@ def test_events_become_intervals() -> None:
     ]
     words, phonemes = intervals(events, "two nine a", 1000, 1000)
     assert words == (
-        Interval(0, 0.4, "two"),
-        Interval(0.4, 0.6, "sil"),
-        Interval(0.6, 0.85, "nine"),
-        Interval(0.85, 1.0, "a"),
+        TimeSpan(0, 0.4, "two"),
+        TimeSpan(0.4, 0.6, "sil"),
+        TimeSpan(0.6, 0.85, "nine"),
+        TimeSpan(0.85, 1.0, "a"),
     )
     assert [(own.start, own.label) for own in phonemes] == [
         (0, "t"),

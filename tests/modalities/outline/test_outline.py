@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.outline.commands import clock, line
-from hrt_modalities.outline.outline import FileOutline, Named, Scene
+from hrt_modalities.outline.outline import FileOutline, Scene
 from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
 from hrt_modalities.video.readers import VideoFile
 from hrt_modalities.video.rendering import Edit, Shot, render, write
@@ -20,6 +20,7 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Segmentation, SegmentationConfig
 from tests.modalities.video.films import damaged
 
@@ -138,7 +139,7 @@ def test_other_tasks_are_refused(film: Path) -> None:
 
 
 def test_scenes_in_words() -> None:
-    clips = (Named(0.0, 1.0, "left", 0.9), Named(1.0, 3725.5, "up", 0.8))
+    clips = (TimeSpan(0.0, 1.0, "left", 0.9), TimeSpan(1.0, 3725.5, "up", 0.8))
     text = line(Scene(0.0, 3725.5, "left", 0.75, "cuts", 0.99, clips), 7)
     assert text.splitlines()[0].split() == ["7", "0:00:00.00", "-", "1:02:05.50", "left", "75%", "cut", "99%"]
     assert "0:00:01.00 - 1:02:05.50  up" in text and clock(59.999) == "0:01:00.00"

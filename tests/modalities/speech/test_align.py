@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 from hrt_modalities.audio.alignments import read_alignment
-from hrt_modalities.audio.intervals import Interval, segments_of
+from hrt_modalities.audio.intervals import segments_of
 from hrt_modalities.corpora.grid.audio import GridConfig
 from hrt_modalities.speech.align import path_of
 
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import UserError
+from hrt_mm.data.time_span import TimeSpan
 from tests.modalities.audio.test_recordings import grid
 
 CONFIG: dict[str, Any] = {
@@ -71,17 +72,20 @@ def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> Non
 
 
 def test_all_time_is_in_a_segment() -> None:
-    said = [Interval(0.5, 0.9, "a"), Interval(0.94, 1.2, "b"), Interval(1.2, 1.4, ""), Interval(1.6, 1.98, "c")]
-    found = segments_of(said, 2.0, 0.08)
-    assert [(part.label, round(part.start, 2), round(part.end, 2)) for part in found] == [
+    spoken = [TimeSpan(0.5, 0.9, "a"), TimeSpan(0.94, 1.2, "b"), TimeSpan(1.2, 1.4, ""), TimeSpan(1.6, 1.98, "c")]
+    segments = segments_of(spoken, 2.0)
+    assert [(part.label, round(part.start, 2), round(part.end, 2)) for part in segments] == [
         ("sil", 0.0, 0.5),
-        ("a", 0.5, 0.92),
-        ("b", 0.92, 1.2),
+        ("a", 0.5, 0.9),
+        ("sil", 0.9, 0.94),
+        ("b", 0.94, 1.2),
         ("sil", 1.2, 1.6),
-        ("c", 1.6, 2.0),
+        ("c", 1.6, 1.98),
+        ("sil", 1.98, 2.0),
     ]
-    assert segments_of([], 2.0) == (Interval(0, 2.0, "sil"),)
-    assert segments_of([Interval(0.05, 1.0, "a")], 1.0, 0.08) == (Interval(0.0, 1.0, "a"),)
+    assert segments_of([], 2.0) == (TimeSpan(0, 2.0, "sil"),)
+    touching = [TimeSpan(4e-7, 1.0, "a"), TimeSpan(1.0 + 8e-7, 2.0, "b")]
+    assert segments_of(touching, 2.0 + 4e-7) == (TimeSpan(0.0, 1.0 + 4e-7, "a"), TimeSpan(1.0 + 4e-7, 2.0 + 4e-7, "b"))
 
 
 def test_what_is_missing_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.speech.aligning import Timed, align, closed, spotted
+from hrt_modalities.speech.aligning import align, closed, spotted
 from torch import nn
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.pyramid import Pyramid
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import CTC, CTCConfig
 from hrt_mm.tasks.ctc import Lexicon
@@ -37,7 +38,7 @@ def spoken(*texts: str) -> Pyramid:
     return Pyramid(("a",), {"a": Tokens.pack(rows)})
 
 
-def stretches(timed: list[Timed]) -> list[tuple[str, float, float]]:
+def stretches(timed: list[TimeSpan]) -> list[tuple[str, float, float]]:
     return [(one.label, one.start, one.end) for one in timed]
 
 
@@ -45,6 +46,7 @@ def test_symbols_get_their_times(hierarchy: Make, rows: Tokenizer) -> None:
     task = reader(hierarchy, rows)
     one, other = align(task, spoken("-aab--c", "b"), [["a", "b", "c"], ["b"]], pause=0)
     assert stretches(one["words"]) == [("a", 1, 3), ("b", 3, 4), ("c", 6, 7)]
+    assert all(span.score is not None and 0.9 < span.score <= 1 for span in one["words"])
     assert stretches(other["words"]) == [("b", 0, 1)]
 
 
@@ -60,7 +62,7 @@ def test_times_are_seconds_where_tokens_are(hierarchy: Make, rows: Tokenizer) ->
 
 
 def test_only_short_gaps_are_split() -> None:
-    timed = [Timed("a", 0, 1, 0), Timed("b", 2, 3, 0), Timed("c", 5, 6, 0), Timed("d", 6, 7, 0)]
+    timed = [TimeSpan(0, 1, "a", 0), TimeSpan(2, 3, "b", 0), TimeSpan(5, 6, "c", 0), TimeSpan(6, 7, "d", 0)]
     assert stretches(closed(timed, 1.5)) == [("a", 0, 1.5), ("b", 1.5, 3), ("c", 5, 6), ("d", 6, 7)]
     assert closed([], 1) == []
 
@@ -108,7 +110,7 @@ def test_keywords_are_spotted_with_times(hierarchy: Make, rows: Tokenizer) -> No
     one, other = spotted(task, spoken("-aab--c", "bbab"), "a b")
     assert stretches(one) == [("a b", 1, 4)]
     assert stretches(other) == [("a b", 2, 4)]
-    assert one[0].score > 0.9
+    assert one[0].score is not None and one[0].score > 0.9
     (letters, _) = spotted(reader(hierarchy, rows, unit="characters"), spoken("-aab--c", "b"), "ab")
     assert stretches(letters) == [("ab", 1, 4)]
     with pytest.raises(UserError, match="'dog', which is not one of the words"):

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 from hrt_modalities.audio.alignments import read_alignment
-from hrt_modalities.audio.intervals import Interval
 from hrt_modalities.speech.transcripts import FORMATS
 
-from hrt_mm.tasks.ctc.words import Heard
+from hrt_mm.data.time_span import TimeSpan
 
 WORDS = [
-    Heard("bin", 0.5, 0.75, 0.9),
-    Heard("blue", 0.75, 1.0, 0.8),
-    Heard('"at"', 2.25, 2.5, 0.7),
-    Heard("größe", 3.0, 3.5, 1.0),
+    TimeSpan(0.5, 0.75, "bin", 0.9),
+    TimeSpan(0.75, 1.0, "blue", 0.8),
+    TimeSpan(2.25, 2.5, '"at"', 0.7),
+    TimeSpan(3.0, 3.5, "größe", 1.0),
 ]
 
 
-def shown(kind: str, words: list[Heard]) -> tuple[list[str], str]:
+def shown(kind: str, words: list[TimeSpan]) -> tuple[list[str], str]:
     """What stood there after each word, and at the end."""
     out = io.StringIO()
     transcript = FORMATS[kind](out, "a talk", "words")
@@ -36,9 +35,9 @@ def test_they_are_alignments_that_can_be_read(tmp_path: Path, kind: str, ending:
     path = tmp_path / f"x{ending}"
     path.write_text(shown(kind, WORDS)[1], encoding="utf-8")
     (found,) = read_alignment(path).values()
-    expected = [Interval(word.start, word.end, word.label) for word in WORDS]
+    expected = [TimeSpan(word.start, word.end, word.label) for word in WORDS]
     assert [interval for interval in found if interval.label] == expected
-    assert kind != "textgrid" or found[-1] == Interval(3.5, 4.0, "")
+    assert kind != "textgrid" or found[-1] == TimeSpan(3.5, 4.0, "")
 
 
 @pytest.mark.parametrize("kind", ["text", "ctm", "json"])
@@ -58,7 +57,7 @@ def test_lines_and_confidence() -> None:
 def test_captions_end_at_pauses_and_do_not_grow() -> None:
     end = shown("srt", WORDS)[1]
     assert end == ('1\n00:00:00,500 --> 00:00:01,000\nbin blue\n\n2\n00:00:02,250 --> 00:00:03,500\n"at" größe\n')
-    many = [Heard("w", at / 4, at / 4 + 0.25, 1.0) for at in range(50)]
+    many = [TimeSpan(at / 4, at / 4 + 0.25, "w", 1.0) for at in range(50)]
     assert shown("srt", many)[1].count("-->") == 5
 
 

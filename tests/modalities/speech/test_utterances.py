@@ -6,10 +6,10 @@ import torch
 from hrt_modalities.speech.utterances import LONGEST_S, UtteranceStream, spelled
 from torch import Tensor
 
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks.ctc import Hypothesis, greedy
 from hrt_mm.tasks.ctc.beam import beam_search
 from hrt_mm.tasks.ctc.lexicon import Lexicon
-from hrt_mm.tasks.ctc.words import Heard
 
 SYMBOLS = ("a", "b", "n")
 
@@ -22,7 +22,7 @@ def said(text: str) -> Tensor:
     return rows.log_softmax(-1)
 
 
-def streamed(stream: UtteranceStream, steps: Tensor, size: int) -> list[list[Heard]]:
+def streamed(stream: UtteranceStream, steps: Tensor, size: int) -> list[list[TimeSpan]]:
     first = np.arange(len(steps))
     parts = []
     for at in range(0, len(steps), size):
@@ -47,7 +47,7 @@ def test_utterances_are_decoded_when_a_pause_has_ended_them(size: int) -> None:
         (0.8, 0.9),
         (1.5, 1.7),
     ]
-    assert all(0.9 < one.score <= 1 for one in found)
+    assert all(one.score is not None and 0.9 < one.score <= 1 for one in found)
     if size == 1:
         # Three blanks after the first utterance, long before the second one.
         assert [len(part) for part in parts[:13]] == [0] * 11 + [3, 0]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks.ctc import greedy
-from hrt_mm.tasks.ctc.words import GreedyStream, Heard, Spelled
+from hrt_mm.tasks.ctc.words import GreedyStream, Spelled
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
@@ -14,7 +15,7 @@ def test_runs_are_those_of_greedy_decoding(size: int) -> None:
     scores = (3 * torch.randn(50, 4, generator=generator)).log_softmax(-1)
     first = np.arange(50) * 2
     stream = GreedyStream("abc", 0.5)
-    found: list[Heard] = []
+    found: list[TimeSpan] = []
     for at in range(0, 50, size):
         chunk = slice(at, at + size)
         found += stream.feed(scores[chunk], first[chunk], first[chunk] + 2)
@@ -40,8 +41,8 @@ def test_a_symbol_is_given_once_another_step_has_ended_it() -> None:
 
 def test_characters_spell_words() -> None:
     spelled = Spelled()
-    letters = [Heard(letter, at, at + 0.5, 0.5 + at / 8) for at, letter in enumerate("no  so")]
+    letters = [TimeSpan(at, at + 0.5, letter, 0.5 + at / 8) for at, letter in enumerate("no  so")]
     found = [word for letter in letters for word in spelled.feed([letter])]
-    assert found == [Heard("no", 0, 1.5, 0.5625)]
-    assert spelled.flush() == [Heard("so", 4, 5.5, 1.0625)]
+    assert found == [TimeSpan(0, 1.5, "no", 0.5625)]
+    assert spelled.flush() == [TimeSpan(4, 5.5, "so", 1.0625)]
     assert spelled.flush() == []

@@ -10,11 +10,12 @@ from pydantic import model_validator
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.time_span import TimeSpan
 
 from ...audio.alignments import READABLE, read_alignment
 from ...audio.files import read_header
 from ...audio.folders import as_target
-from ...audio.intervals import Interval, segments_of
+from ...audio.intervals import segments_of
 from ...audio.joined import JoinableConfig
 from ...audio.recordings import Recording, Target
 from ...common.splits import check_split
@@ -61,7 +62,7 @@ class GridConfig(JoinableConfig):
         sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
-    def _words(self, own: Sentence) -> tuple[Interval, ...]:
+    def _words(self, own: Sentence) -> tuple[TimeSpan, ...]:
         """Words and silences."""
         audio = own.row["audio"]
         if self.alignments is None or own.split not in self.aligned:
@@ -76,7 +77,7 @@ class GridConfig(JoinableConfig):
         header = read_header(self.root / audio, audio)
         return segments_of(tiers["words"], header.samples / header.rate)
 
-    def _target(self, own: Sentence, words: Sequence[Interval]) -> Target:
+    def _target(self, own: Sentence, words: Sequence[TimeSpan]) -> Target:
         if self.label == "segments":
             return tuple(interval.label for interval in words)
         return own.spoken if self.label == "phonemes" else as_target(own.row["sentence"], self.label)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.time_span import TimeSpan
 
-from ...audio.intervals import SILENCE, Interval, check_order
+from ...audio.intervals import SILENCE, check_order
 from ...common.folders import need_root
 from ...common.tables import Row, read_rows, seconds_of, split_of
 from ..fsdd import phonemes
@@ -30,7 +31,7 @@ class Sentence:
 
     row: Row
     split: str
-    words: tuple[Interval, ...]
+    words: tuple[TimeSpan, ...]
     spoken: tuple[str, ...]
 
 
@@ -57,16 +58,16 @@ def sentences(root: Path, file: str, *, spoken: bool = False) -> Iterator[Senten
         yield Sentence(row, split_of(row, "split", place), tuple(words[name]), tuple(phones.get(name, ())))
 
 
-def _words(table: Path, spoken: bool) -> tuple[dict[str, list[Interval]], dict[str, list[str]]]:
+def _words(table: Path, spoken: bool) -> tuple[dict[str, list[TimeSpan]], dict[str, list[str]]]:
     """Of each sentence, its words and silences in time, and its phonemes."""
-    words: dict[str, list[Interval]] = {}
+    words: dict[str, list[TimeSpan]] = {}
     phones: dict[str, list[str]] = {}
     columns = ("id", "word", "start_s", "end_s", *(("arpabet_canonical",) if spoken else ()))
     for number, row in read_rows(table, columns, "the columns of GRID's words"):
         place = f"{table}:{number}"
         start, end = (seconds_of(row, column, place) or 0.0 for column in ("start_s", "end_s"))
         silent = row["word"] in (SILENCE, _PAUSE)
-        words.setdefault(row["id"], []).append(Interval(start, end, SILENCE if silent else row["word"]))
+        words.setdefault(row["id"], []).append(TimeSpan(start, end, SILENCE if silent else row["word"]))
         if spoken and not silent:
             phones.setdefault(row["id"], []).extend(phonemes(row["arpabet_canonical"]))
     return words, phones
