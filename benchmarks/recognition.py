@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from hrt_modalities.audio.intervals import SILENCE, segments_of
 from hrt_modalities.speech.align import aligned, intervals
-from hrt_modalities.speech.aligning import Tiers, spotted
+from hrt_modalities.speech.aligning import Tiers, spot_keyword
 
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.sample import Sample
@@ -212,7 +212,7 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
         true += len(left)
         for keyword in run.task.symbols:
             for one in sorted(
-                spotted(run.task, pyramid, keyword, threshold, finer=run.task.finer is not None)[0],
+                spot_keyword(run.task, pyramid, keyword, threshold, finer=run.task.finer is not None)[0],
                 key=lambda one: -(one.score or 0.0),
             ):
                 found += 1

@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import torch
 from hrt_modalities.audio import Audio, AudioModality, AudioTokenizer
-from hrt_modalities.speech.recognizer import Recognizer, recognizing
+from hrt_modalities.speech.recognizer import Recognizer, ctc_task
 from torch import Tensor
 
 from hrt_mm.data.sample import Sample
@@ -98,7 +98,7 @@ def check_equal(run: TrainedRun, talk: Talk, seconds: float) -> dict[str, float]
     Raises:
         CheckFailed: too far.
     """
-    task, tokenizer = recognizing(run.task), run.tokenizer
+    task, tokenizer = ctc_task(run.task), run.tokenizer
     sound = Audio(talk.waveform(seconds / 60), talk.rate)
     with torch.inference_mode():
         pyramid = task.encoder(tokenizer([sound]))
@@ -170,7 +170,7 @@ def run(options: argparse.Namespace) -> Result:
     """
     quick = options.quick
     found = load_task(options.run)
-    task = recognizing(found.task)
+    task = ctc_task(found.task)
     talk = Talk.of(found, 5 if quick else 1000)
     threads = torch.get_num_threads()
     checks = check_equal(found, talk, 3.0 if quick else 10.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..tasks.ctc import runs_of, steps_of
+from ..tasks.ctc import frames_of, token_ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def placed(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[
 def _regions(pyramid: Pyramid, level: int) -> list[tuple[Tensor, Tensor]]:
     bottom, tokens = pyramid[0], pyramid[level]
     places = bottom.spans.split(bottom.coords_TC.cpu())
-    runs = tokens.spans.split(runs_of(pyramid, level))
+    runs = tokens.spans.split(token_ranges(pyramid, level))
     found = []
     for x_ND, coords_TC, runs_N2 in zip(tokens.split(), places, runs, strict=True):
         own = [coords_TC[first:end] for first, end in runs_N2.tolist()]
@@ -57,7 +57,7 @@ def _regions(pyramid: Pyramid, level: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    steps, bottom = steps_of(pyramid, config, level), pyramid[0]
+    steps, bottom = frames_of(pyramid, config, level), pyramid[0]
     grid = pyramid[level].grids is not None
     found = []
     for (x_ND, edges_N2), coords_TC in zip(steps.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
 from ...tasks.base import Task
-from ...tasks.ctc import Steps
+from ...tasks.ctc import Frames
 from ...tasks.ctc.task import CTC
 from ...tasks.ctc.words import GreedyStream
 from .style import COLORS, GREEN, GREY, LINE, ORANGE, panels
@@ -41,10 +41,10 @@ def heard(task: Task, pyramid: Pyramid, seconds: float) -> dict[str, Parts]:
     """
     if not isinstance(task, CTC):
         return {}
-    scored: dict[str, tuple[tuple[str, ...], Steps]] = {task.unit: (task.symbols, task.scored(pyramid))}
+    scored: dict[str, tuple[tuple[str, ...], Frames]] = {task.unit: (task.symbols, task.scores(pyramid))}
     if task.finer is not None:
         name = task.finer.error_rate.removesuffix("_error_rate") + "s"
-        scored[name] = (task.finer.symbols, task.finer.scored(pyramid))
+        scored[name] = (task.finer.symbols, task.finer.scores(pyramid))
     found: dict[str, Parts] = {}
     for name, (symbols, steps) in scored.items():
         stream = GreedyStream(symbols, seconds)

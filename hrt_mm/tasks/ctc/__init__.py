@@ -1,34 +1,34 @@
-"""Connectionist temporal classification: symbols without times from steps in time, with decoders and alignment.
+"""Connectionist temporal classification: symbols without times from frames in time, with decoders and alignment.
 
-Nothing here knows what a step is: frames of sound and of video are alike.
+Nothing here knows what a frame is: frames of sound and of video are alike.
 """
 
 from __future__ import annotations
 
 from ...metrics.edits import edits
-from .alignment import Placed, forced_alignment
+from .alignment import AlignedSymbol, forced_alignment
 from .beam import BeamSearch, Hypothesis, beam_search
+from .frames import Frames, frames_of, max_frames, token_ranges
 from .greedy import collapsed, greedy
 from .language import WordModel
 from .lexicon import Lexicon
-from .spotting import Spotted, spot
-from .steps import Steps, most_steps, runs_of, steps_of
+from .spotting import KeywordMatch, spot
 
 __all__ = [
+    "AlignedSymbol",
     "BeamSearch",
+    "Frames",
     "Hypothesis",
+    "KeywordMatch",
     "Lexicon",
-    "Placed",
-    "Spotted",
-    "Steps",
     "WordModel",
     "beam_search",
     "collapsed",
     "edits",
     "forced_alignment",
+    "frames_of",
     "greedy",
-    "most_steps",
-    "runs_of",
+    "max_frames",
     "spot",
-    "steps_of",
+    "token_ranges",
 ]

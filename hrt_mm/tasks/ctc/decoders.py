@@ -1,6 +1,6 @@
 """The configuration of decoders: greedy, or a beam with an optional word list.
 
-Shapes: N steps, K symbols and the blank, which is the last.
+Shapes: N frames, K symbols and the blank, which is the last.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .language import WordModel
 from .lexicon import Lexicon
 
 Decode = Callable[[Tensor], Hypothesis]
-"""(N, K + 1) log-probabilities of one sample's steps to what is said."""
+"""(N, K + 1) log-probabilities of one sample to its best hypothesis."""
 
 
 class GreedyConfig(Component):
-    """The likeliest symbol of each step."""
+    """The likeliest symbol of each frame."""
 
     type: Literal["greedy"] = "greedy"
 
     @property
     def spelled(self) -> bool:
-        """Symbols are told from their own steps."""
+        """Greedy decoding reads the task's own head."""
         return False
 
     def read_lexicon(self, symbols: Sequence[str], unit: str) -> None:
-        """There is none."""
+        """None."""
 
     def build(self, lexicon: Lexicon | None) -> Decode:
         """The decoder."""
@@ -41,25 +41,25 @@ class GreedyConfig(Component):
 
 
 class BeamConfig(Component):
-    """The likeliest symbols, summed over the ways to lay them along the steps."""
+    """Prefix beam search: the likeliest symbols, summed over their alignments."""
 
     type: Literal["beam"]
     width: PositiveInt = 16
-    """How many beginnings are kept at each step."""
+    """Number of prefixes kept at each frame."""
     word_score: float = 0.0
-    """What each word of the lexicon adds to the log-probability that texts are chosen by; below 0 for fewer words."""
+    """Added to the score of a hypothesis for each word of the lexicon; below 0 for fewer words."""
     spelled: bool = False
-    """Tell symbols from what they are spelled with, at the task's finer level (``task.finer``)."""
+    """Decode the spellings of symbols at the task's finer level (``task.finer``)."""
     lexicon: Path | None = None
-    """A file of words, which alone are then written: a line a word, with its symbols behind it where they are not its
-    letters or the word itself, as in CMUdict."""
+    """A file of the words that may be decoded: one per line, followed by its symbols where they are not its letters or
+    the word itself, as in CMUdict."""
     language: Path | None = None
-    """A text in the words of the lexicon, a sentence a line, such as the transcripts that were trained on: which words
-    follow which is counted there, and weighed beside what is heard."""
+    """A text in the words of the lexicon, one sentence per line, such as the training transcripts, from which an n-gram
+    language model is counted."""
     language_weight: Annotated[float, Field(gt=0)] = 1.0
-    """By how much the log-probabilities of words that follow words are multiplied."""
+    """Weight of the language model's log-probabilities."""
     language_order: Annotated[int, Field(ge=1, le=5)] = 3
-    """Words that are counted together: each with the ones before it."""
+    """Order of the n-grams."""
 
     def read_lexicon(self, symbols: Sequence[str], unit: str) -> Lexicon | None:
         """The words of the file, where there is one.
@@ -73,7 +73,7 @@ class BeamConfig(Component):
         """The decoder.
 
         Args:
-            lexicon: the words that alone are written.
+            lexicon: the words that may be written.
 
         Raises:
             ConfigError: the language cannot be read.
@@ -86,10 +86,10 @@ class BeamConfig(Component):
     def _has_words(self) -> BeamConfig:
         if self.spelled and self.lexicon is not None:
             raise ValueError("spelled has the words of task.finer, and lexicon others; drop one of them")
-        known = self.spelled or self.lexicon is not None
-        if self.word_score and not known:
+        has_words = self.spelled or self.lexicon is not None
+        if self.word_score and not has_words:
             raise ValueError("word_score is for words of a lexicon, and there is none; set lexicon, or drop it")
-        if self.language is not None and not known:
+        if self.language is not None and not has_words:
             raise ValueError("language is of words of a lexicon, and there is none; set lexicon, or drop it")
         default = BeamConfig.model_fields
         for key in ("language_weight", "language_order"):
@@ -102,5 +102,4 @@ Decoder = Annotated[GreedyConfig | BeamConfig, Field(discriminator="type")]
 
 
 def _greedy(log_probs_NK: Tensor) -> Hypothesis:
-    places = greedy(log_probs_NK)
-    return Hypothesis(tuple(places), float(log_probs_NK.max(-1).values.sum()))
+    return Hypothesis(tuple(greedy(log_probs_NK)), float(log_probs_NK.max(-1).values.sum()))

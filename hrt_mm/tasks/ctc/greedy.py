@@ -1,6 +1,6 @@
-"""Greedy decoding: the likeliest symbol of each step, runs of one symbol made one, blanks dropped.
+"""Greedy decoding: the likeliest symbol of each frame, repeats collapsed, blanks dropped.
 
-Shapes: N steps, K symbols and the blank, which is the last.
+Shapes: N frames, K symbols and the blank, which is the last.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...core.errors import UserError
 
 
 def greedy(log_probs_NK: Tensor) -> list[int]:
-    """The symbols of one sample's steps.
+    """The symbols of one sample's frames.
 
     Raises:
         UserError: a log-probability is NaN.
@@ -25,5 +25,5 @@ def greedy(log_probs_NK: Tensor) -> list[int]:
 
 
 def collapsed(path: Iterable[int], blank: int) -> list[int]:
-    """The symbols that a path through the steps stands for."""
+    """The symbols of a path: repeats collapsed, blanks dropped."""
     return [symbol for symbol, _ in groupby(path) if symbol != blank]

@@ -1,4 +1,4 @@
-"""Which words follow which: n-grams of a text, which a beam weighs beside what it hears."""
+"""An n-gram language model over words, for beam search."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ...core.errors import ConfigError, UserError
 from ...data.plain_text import NotText, read_lines
 
 START, END = "<s>", "</s>"
-"""Stand before the first word and behind the last one."""
+"""Padding before the first word, and the end of a sentence."""
 
 
 class WordModel:
-    """Probabilities of words after the words before them, with Witten and Bell's estimate (IEEE Trans. IT 37(4), 1991).
+    """An n-gram model with Witten-Bell smoothing (IEEE Trans. IT 37(4), 1991).
 
-    What follows a context is counted; a share of the probability that grows with the number of different words there
-    goes to what follows the context without its first word, and at last to all words alike, known or not.
+    Counts of a context are interpolated with those of the context without its first word, down to a uniform
+    distribution over all words. The weight of the shorter context grows with the number of different words that follow.
 
     Args:
-        sentences: their words.
-        order: words of an n-gram: the one that is told and those before it.
+        sentences: lists of words.
+        order: of the n-grams: the predicted word and those before it.
 
     Raises:
-        UserError: there is no sentence.
+        UserError: there are no sentences.
     """
 
     def __init__(self, sentences: Iterable[Sequence[str]], order: int = 3) -> None:
@@ -35,18 +35,18 @@ class WordModel:
         for sentence in sentences:
             row = [*[START] * (order - 1), *sentence, END]
             words.update(sentence)
-            for place in range(order - 1, len(row)):
+            for index in range(order - 1, len(row)):
                 for size in range(order):
-                    self._after[tuple(row[place - size : place])][row[place]] += 1
+                    self._after[tuple(row[index - size : index])][row[index]] += 1
         if not self._after:
-            raise UserError("a language model needs a sentence at least")
-        # The end, and a word that was never seen.
+            raise UserError("a language model needs at least one sentence")
+        # All words, the end of a sentence and an unknown word.
         self._uniform = 1 / (len(words) + 2)
-        self._known: dict[tuple[tuple[str, ...], str], float] = {}
+        self._cache: dict[tuple[tuple[str, ...], str], float] = {}
 
     @classmethod
     def read(cls, path: Path, order: int) -> WordModel:
-        """The model of a text file, a sentence a line, words parted by spaces.
+        """The model of a text file: one sentence per line, words separated by spaces.
 
         Raises:
             ConfigError: the file cannot be read or has no words.
@@ -56,16 +56,16 @@ class WordModel:
         except (OSError, NotText) as error:
             raise ConfigError(f"language {path} cannot be read: {error}") from error
         if not any(sentences):
-            raise ConfigError(f"language {path} has no words; it needs a sentence a line")
+            raise ConfigError(f"language {path} has no words; it needs one sentence per line")
         return cls((sentence for sentence in sentences if sentence), order)
 
     def log_prob(self, word: str, before: Sequence[str]) -> float:
-        """Of a word, or of :data:`END`, after all words before it in its sentence."""
+        """Log-probability of a word, or of :data:`END`, after all words before it in its sentence."""
         context = tuple([*[START] * (self.order - 1), *before][len(before) :])
         key = context, word
-        if key not in self._known:
-            self._known[key] = math.log(self._probability(word, context))
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = math.log(self._probability(word, context))
+        return self._cache[key]
 
     def _probability(self, word: str, context: tuple[str, ...]) -> float:
         shorter = self._probability(word, context[1:]) if context else self._uniform

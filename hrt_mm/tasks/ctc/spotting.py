@@ -1,6 +1,6 @@
-"""Keyword spotting: where some symbols are said among others, without telling what else is.
+"""Keyword spotting: where a sequence of symbols occurs, without decoding what surrounds it.
 
-Shapes: N steps, K symbols and the blank, which is the last; V = 2S - 1 states: S symbols and the blanks between them.
+Shapes: N frames, K symbols and the blank, which is the last; V = 2S - 1 states: S symbols and the blanks between them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ...core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Spotted:
-    """Where a keyword was found.
+class KeywordMatch:
+    """The frames of a keyword.
 
     Args:
-        first: its first step.
-        last: its last step.
-        score: from 0 to 1: how likely its symbols are beside the likeliest of each step, the geometric mean a symbol.
+        first: its first frame.
+        last: its last frame.
+        score: from 0 to 1: geometric mean over its symbols of their probability relative to the likeliest symbol.
     """
 
     first: int
@@ -29,47 +29,47 @@ class Spotted:
     score: float
 
 
-def spot(log_probs_NK: Tensor, keyword: Sequence[int], threshold: float = 0.5) -> list[Spotted]:
-    """Where a keyword is said, in order of time; places do not overlap.
+def spot(log_probs_NK: Tensor, keyword: Sequence[int], threshold: float = 0.5) -> list[KeywordMatch]:
+    """Occurrences of a keyword, in order of time; they do not overlap.
 
     Args:
-        log_probs_NK: of one sample's steps.
-        keyword: its symbols, one or more.
-        threshold: the least score.
+        log_probs_NK: of one sample's frames.
+        keyword: indices of its symbols, one or more.
+        threshold: minimum score.
 
     Raises:
-        UserError: the keyword has no symbols, or the threshold is not over 0.
+        UserError: the keyword has no symbols, or the threshold is not above 0.
     """
     if not len(keyword):
-        raise UserError("a keyword needs a symbol at least")
+        raise UserError("a keyword needs at least one symbol")
     if not 0 < threshold <= 1:
-        raise UserError(f"the threshold must be over 0 and no more than 1, got {threshold}")
+        raise UserError(f"the threshold must be above 0 and at most 1, got {threshold}")
     scores_NK = log_probs_NK.detach().double().cpu().numpy()
     if not len(scores_NK):
         return []
     ratios_NK = scores_NK - scores_NK.max(1, keepdims=True)
     totals_N, starts_N = _ends(ratios_NK, keyword)
     likeliest_N = scores_NK.argmax(1)
-    taken_N = np.zeros(len(scores_NK), dtype=bool)
-    found: list[Spotted] = []
+    used_N = np.zeros(len(scores_NK), dtype=bool)
+    matches: list[KeywordMatch] = []
     for last in np.argsort(-totals_N, kind="stable").tolist():
         score = float(np.exp(totals_N[last] / len(keyword)))
         if score < threshold:
             break
         first, end = int(starts_N[last]), last
-        # The best way takes a step a symbol; the keyword lasts as long as its outer symbols are the likeliest.
+        # The best path has one frame per symbol; extend it while the outer symbols stay the likeliest.
         while first and likeliest_N[first - 1] == keyword[0]:
             first -= 1
         while end + 1 < len(scores_NK) and likeliest_N[end + 1] == keyword[-1]:
             end += 1
-        if not taken_N[first : end + 1].any():
-            taken_N[first : end + 1] = True
-            found.append(Spotted(first, end, score))
-    return sorted(found, key=lambda spotted: spotted.first)
+        if not used_N[first : end + 1].any():
+            used_N[first : end + 1] = True
+            matches.append(KeywordMatch(first, end, score))
+    return sorted(matches, key=lambda match: match.first)
 
 
 def _ends(ratios_NK: np.ndarray, keyword: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each step, the best way to say the keyword that ends there: its score and its first step."""
+    """Score and first frame of the best path of the keyword that ends at each frame."""
     blank = ratios_NK.shape[1] - 1
     labels_V = np.full(2 * len(keyword) - 1, blank)
     labels_V[::2] = keyword
@@ -78,16 +78,16 @@ def _ends(ratios_NK: np.ndarray, keyword: Sequence[int]) -> tuple[np.ndarray, np
     best_V = np.full(len(labels_V), -np.inf)
     from_V = np.zeros(len(labels_V), dtype=np.int64)
     totals_N, starts_N = np.empty(len(ratios_NK)), np.empty(len(ratios_NK), dtype=np.int64)
-    for step, row in enumerate(ratios_NK[:, labels_V]):
-        ways_3V = np.full((3, len(labels_V)), -np.inf)
-        ways_3V[0] = best_V
-        ways_3V[1, 1:] = best_V[:-1]
-        ways_3V[2, 2:] = np.where(skips_V[2:], best_V[:-2], -np.inf)
-        chosen_V = ways_3V.argmax(0)
+    for frame, row in enumerate(ratios_NK[:, labels_V]):
+        candidates_3V = np.full((3, len(labels_V)), -np.inf)
+        candidates_3V[0] = best_V
+        candidates_3V[1, 1:] = best_V[:-1]
+        candidates_3V[2, 2:] = np.where(skips_V[2:], best_V[:-2], -np.inf)
+        chosen_V = candidates_3V.argmax(0)
         from_V = from_V[np.maximum(np.arange(len(labels_V)) - chosen_V, 0)]
-        best_V = ways_3V.max(0)
-        # A keyword may begin at any step, with nothing against it yet.
-        best_V[0], from_V[0] = 0.0, step
+        best_V = candidates_3V.max(0)
+        # A keyword may begin at any frame, at score 0.
+        best_V[0], from_V[0] = 0.0, frame
         best_V = best_V + row
-        totals_N[step], starts_N[step] = best_V[-1], from_V[-1]
+        totals_N[frame], starts_N[frame] = best_V[-1], from_V[-1]
     return totals_N, starts_N

@@ -1,9 +1,9 @@
-"""CTC: the symbols that are said in a sample, in order, told without their times (Graves et al., 2006).
+"""Connectionist temporal classification: sequences of symbols without their times (Graves et al., 2006).
 
-Every step of a level scores each symbol and a blank. The loss sums over all ways to lay the symbols along the steps, so
-that training needs a transcript alone.
+Every frame of a level scores each symbol and a blank. The loss sums over all alignments of the symbols with the frames,
+so that training needs transcripts only.
 
-Shapes: N steps of the level in the batch, B samples, S symbols of the longest target, K symbols, D width of the level.
+Shapes: N frames of the level in the batch, B samples, S symbols of the longest target, K symbols, D width of the level.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ...data.sample import Sample
 from ..base import Batch, TaskConfig, TaskOutput
 from ..encoding import EncoderTask
 from ..labels import linear_head
-from . import Hypothesis, Lexicon, Steps, most_steps
+from . import Frames, Hypothesis, Lexicon, max_frames
 from .decoders import Decode, Decoder, GreedyConfig
-from .loss import NONE, UNKNOWN, asked_symbols, ctc_nats, error_counts, nothing_right, on_device, rows_of
+from .frames import check_sequence
+from .loss import NONE, UNKNOWN, all_wrong, count_target_symbols, ctc_nats, error_counts, on_device, unpad_targets
 from .prior import Prior
-from .silence import edged
-from .spelled import Spelled, SpelledConfig
-from .steps import check_steps
+from .silence import add_silence
+from .spelling import SpellingHead, SpellingHeadConfig
 from .symbols import SymbolHead
 
 if TYPE_CHECKING:
@@ -40,44 +40,45 @@ if TYPE_CHECKING:
 
 
 class CTCConfig(TaskConfig):
-    """The symbols of each sample in order. Labels are lists of strings, the symbols those of the training set.
+    """The symbols of each sample, in order. Labels are lists of strings, the symbols those of the training set.
 
-    A sample whose symbols do not fit into its steps is a bad one. A symbol that the training set has not cannot be
-    found: it counts as an error, the sample has no part in the loss, and the metric ``unknown`` says how many symbols
-    are such.
+    A sample whose symbols do not fit into its frames is a bad sample. A symbol outside the training set cannot be
+    predicted: it counts as an error, its sample has no part in the loss, and the metric ``unknown`` is the share of
+    such symbols.
     """
 
     type: Literal["ctc"]
     unit: Literal["words", "phonemes", "characters", "symbols"] = "words"
-    """What a symbol is; metrics are named after it. Characters give the error rate of words too, parted by spaces."""
+    """What a symbol is; metrics are named after it. Characters give the word error rate too, with words split at
+    spaces."""
     level: str | None = None
-    """Level whose tokens are the steps; the coarsest when absent."""
+    """Level whose tokens are the frames; the coarsest when absent."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability to drop a value of what the head reads in training."""
+    """Dropout of the head's input."""
     prior: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much of each symbol's usual log-probability is taken off in training and alignment (arXiv 2406.02560), at the
-    finer level too; 0.3 is a good value. The blank, which is usual, then costs: symbols are learned much sooner, and
-    they last as long as they are said."""
+    """Weight of the label prior that is subtracted in training and alignment, at the finer level too (arXiv
+    2406.02560); 0.3 is a good value. It penalizes the blank, which is the most frequent output: symbols are learned
+    much sooner, and span the frames in which they are spoken."""
     silence: bool = False
-    """Whether silence stands before and behind what is said in each sample, as a symbol of its own that is not told;
-    for a prior, under which the blank does not stand for it."""
-    finer: SpelledConfig | None = None
-    """What symbols are spelled with, told at a finer level too: phonemes or characters of words. Many short symbols
-    teach the fine levels sooner than a few long ones."""
+    """Whether silence before and after the symbols of a sample is a symbol of its own, which is never decoded; for use
+    with a prior, under which the blank does not cover silence."""
+    finer: SpellingHeadConfig | None = None
+    """A second CTC head at a finer level, for the phonemes or characters that symbols are spelled with. Many short
+    symbols train the fine levels sooner than a few long ones."""
     decoder: Decoder = GreedyConfig()
-    """How symbols are told from the steps in evaluation."""
+    """How frames are decoded in evaluation."""
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
-    """What chooses the best checkpoint: edits a symbol, sentences that are wholly right, or nats a symbol."""
+    """Selects the best checkpoint: edits per symbol, sentences without an error, or nats per symbol."""
 
     _model: HierarchyConfig | None = PrivateAttr(None)
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
-        """The symbols that are spelled out, where some are."""
+        """The symbols with a spelling, where spellings are given."""
         return tuple((self.finer and self.finer.spellings) or super().stand_ins)
 
     def reading(self, model: HierarchyConfig) -> CTCConfig:
-        """The same, knowing the levels, so that loaders can tell whether symbols fit into the steps."""
+        """A copy that knows the levels, so that loaders can check whether symbols fit into the frames."""
         copy = self.model_copy()
         copy._model = model
         return copy
@@ -86,8 +87,8 @@ class CTCConfig(TaskConfig):
         """The task's module.
 
         Raises:
-            ConfigError: the data has no symbols, there is no such level or it is no sequence, or a part of the model
-                is never read.
+            ConfigError: the data has no symbols, there is no such level or its tokens are no sequence, or a
+                part of the model is never read.
         """
         if not classes:
             raise ConfigError(
@@ -97,62 +98,62 @@ class CTCConfig(TaskConfig):
         return CTC(self, model, tokenizer, classes)
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
-        """(B, S) int64 places of the symbols, -1 behind the last and -2 for one that the training set has not.
+        """(B, S) int64 indices of the symbols, padded with -1; -2 for one that is not in the training set.
 
         Raises:
-            BadSample: a label is no list of strings, or has more symbols than steps.
+            BadSample: a label is not a list of strings, or has more symbols than frames.
         """
-        places = {symbol: place for place, symbol in enumerate(classes or ())}
+        symbol_index = {symbol: index for index, symbol in enumerate(classes or ())}
         model = self._model
         level = model.index(self.level) if model is not None else 0
-        steps = most_steps(model, level, tokens) if model is not None else tokens.spans.lengths.tolist()
+        frames = max_frames(model, level, tokens) if model is not None else tokens.spans.lengths.tolist()
         rows = []
-        for sample, most in zip(samples, steps, strict=True):
-            row = [places.get(symbol, UNKNOWN) for symbol in _symbols(sample)]
-            self._check_room(row, most, sample.name)
+        for sample, available in zip(samples, frames, strict=True):
+            row = [symbol_index.get(symbol, UNKNOWN) for symbol in _symbols(sample)]
+            self._check_length(row, available, sample.name)
             rows.append(torch.tensor(row, dtype=torch.int64))
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
 
-    def _check_room(self, row: list[int], most: int, name: str) -> None:
-        twice = sum(first == second >= 0 for first, second in pairwise(row))
-        edges = 2 * self.silence
-        if len(row) + twice + edges > most:
-            again = f", {twice} of them the same as the one before" if twice else ""
-            silence = ", with silence at both ends" if edges else ""
+    def _check_length(self, row: list[int], frames: int, name: str) -> None:
+        repeats = sum(first == second >= 0 for first, second in pairwise(row))
+        silences = 2 * self.silence
+        if len(row) + repeats + silences > frames:
+            again = f", {repeats} of them the same as the one before" if repeats else ""
+            silence = ", with silence at both ends" if silences else ""
             level = self.level or "the coarsest"
             raise BadSample(
                 name,
-                f"has {len(row)} {self.unit}{again}{silence}, but {most} steps of level {level!r}; CTC needs a step a "
-                "symbol, and one between two alike: read a finer level, or leave the sample out",
+                f"has {len(row)} {self.unit}{again}{silence}, but {frames} frames of level {level!r}; CTC needs a "
+                "frame per symbol, and one more between two equal ones: read a finer level, or leave the sample out",
             )
 
 
 class CTC(EncoderTask, SymbolHead):
-    """Encoder, linear head over the steps of a level, and the CTC loss, in nats a symbol.
+    """Encoder, linear head over the frames of a level, and the CTC loss, in nats per symbol.
 
-    Metrics in evaluation: the error rate, which is all edits over all true symbols, and the share of samples that are
-    wholly right; ``skipped`` is the share of samples whose symbols did not fit into learned groups.
+    Metrics in evaluation: the error rate, which is total edits over total reference symbols, and the share of samples
+    without an error; ``skipped`` is the share of samples whose symbols did not fit into learned groups.
 
     Args:
         config: the task.
         model: the hierarchy.
-        tokenizer: gives the axes, the embedding and the time of a step.
-        symbols: what is told apart. The blank stands behind them.
+        tokenizer: gives the axes, the embedding and the duration of a token.
+        symbols: in the order of the outputs; the blank is the last output.
     """
 
     def __init__(
         self, config: CTCConfig, model: HierarchyConfig, tokenizer: Tokenizer, symbols: tuple[str, ...]
     ) -> None:
         self.level, self.hierarchy = model.index(config.level), model
-        check_steps(model, self.level, tokenizer.axes, config.type)
+        check_sequence(model, self.level, tokenizer.axes, config.type)
         finer = None
         if config.decoder.spelled and config.finer is None:
             raise ConfigError(
-                "task.decoder.spelled reads what symbols are spelled with, and task.finer is not set; set it, or drop "
+                "task.decoder.spelled decodes the spellings of symbols, and task.finer is not set; set it, or drop "
                 "the key"
             )
         if config.finer is not None:
-            finer = Spelled(config.finer, model, tokenizer, symbols, config.prior, silence=config.silence)
+            finer = SpellingHead(config.finer, model, tokenizer, symbols, config.prior, silence=config.silence)
         super().__init__(model, tokenizer, [self.level, *([finer.level] if finer is not None else [])])
         self.finer = finer
         self.symbols, self.blank = symbols, len(symbols)
@@ -169,51 +170,55 @@ class CTC(EncoderTask, SymbolHead):
         self.head = linear_head(model.levels[self.level].dim, outputs)
 
     def forward(self, batch: Batch) -> TaskOutput:
-        """Loss and metrics; predictions are (B, S) symbols, -1 behind the last, in evaluation."""
+        """Loss and metrics; predictions are (B, S) symbols, padded with -1, in evaluation."""
         assert batch.target is not None
-        _ = self.decoder  # A wrong lexicon shows in the first batch, not in the first evaluation.
+        _ = self.decoder  # A wrong lexicon is an error in the first batch, not in the first evaluation.
         pyramid = self.encoder(batch.tokens)
-        steps, target_BS = self.raw(pyramid), batch.target
-        laid_BS = self._laid(target_BS)
-        scores_NK, all_N = self.prior(steps.x_ND) if self.prior is not None else (steps.x_ND, None)
-        nats, weight, skipped = ctc_nats(scores_NK, steps.spans, laid_BS, all_N)
+        frames, target_BS = self.frames(pyramid), batch.target
+        aligned_BS = self._with_silence(target_BS)
+        scores_NK, log_norm_N = self.prior(frames.x_ND) if self.prior is not None else (frames.x_ND, None)
+        nats, weight, skipped = ctc_nats(scores_NK, frames.spans, aligned_BS, log_norm_N)
         stats = {"skipped": skipped, "unknown": ((target_BS == UNKNOWN).sum(), (target_BS != NONE).sum())}
-        # Over all symbols, those of samples that do not fit into learned groups among them: how many fit differs from
-        # batch to batch, and is not known before. Such samples still teach the other terms.
-        asked = asked_symbols(laid_BS)
-        parts = {"ctc": nats / asked.clamp(min=1)} | pyramid.losses
+        # Divided by all symbols, including those of samples that do not fit into learned groups: how many fit is only
+        # known after the forward pass. Such samples still train the other terms.
+        count = count_target_symbols(aligned_BS)
+        parts = {"ctc": nats / count.clamp(min=1)} | pyramid.losses
         if self.finer is not None:
-            (mean, count), found_stats = self.finer(pyramid, target_BS)
-            finer = self.finer.weight * self.over("finer", mean, count, asked)
-            parts, stats = parts | {"finer": finer}, stats | found_stats
+            (mean, finer_count), finer_stats = self.finer(pyramid, target_BS)
+            finer = self.finer.weight * self.over("finer", mean, finer_count, count)
+            parts, stats = parts | {"finer": finer}, stats | finer_stats
         loss = torch.stack(list(parts.values())).sum()
-        stats |= {"loss": (loss.detach() * asked, asked), "ctc": (nats.detach(), weight)}
+        stats |= {"loss": (loss.detach() * count, count), "ctc": (nats.detach(), weight)}
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        told = self.told(steps) if self.told_by is self else self.told_by.scored(pyramid)
-        found = self._found(told, rows_of(target_BS))
-        return TaskOutput(loss, parts, stats | self._errors(found, target_BS), _padded(found, loss.device))
+        own = self.decode_head is self
+        decodable = self.with_merged_silence(frames) if own else self.decode_head.scores(pyramid)
+        predicted = self._predicted(decodable, unpad_targets(target_BS))
+        return TaskOutput(loss, parts, stats | self._errors(predicted, target_BS), _padded(predicted, loss.device))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Symbols, and what those are spelled with."""
+        """Number of symbols, and of the finer symbols that spell them."""
         assert batch.target is not None
         if self.finer is None:
             return {}
-        return {"ctc": asked_symbols(self._laid(batch.target)), "finer": self.finer.asked(batch.target)}
+        return {
+            "ctc": count_target_symbols(self._with_silence(batch.target)),
+            "finer": self.finer.count_targets(batch.target),
+        }
 
-    def _laid(self, target_BS: Tensor) -> Tensor:
-        """The symbols that are laid along the steps."""
-        return target_BS if self.silence is None else edged(target_BS, self.silence)
+    def _with_silence(self, target_BS: Tensor) -> Tensor:
+        """The targets that are aligned with the frames."""
+        return target_BS if self.silence is None else add_silence(target_BS, self.silence)
 
     @property
-    def told_by(self) -> SymbolHead:
-        """The head whose steps the decoder reads: this one, or that of what symbols are spelled with."""
+    def decode_head(self) -> SymbolHead:
+        """The head whose frames the decoder reads: this one, or the finer one that spells the symbols."""
         return self.finer if self.config.decoder.spelled and self.finer is not None else self
 
     @cached_property
     def lexicon(self) -> Lexicon | None:
-        """The words that the decoder writes, where it writes words.
+        """The words that the decoder is restricted to, where it is.
 
         Raises:
             ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
@@ -224,7 +229,7 @@ class CTC(EncoderTask, SymbolHead):
 
     @cached_property
     def decoder(self) -> Decode:
-        """Tells the symbols of one sample's steps, or with a lexicon its words.
+        """Decodes the frames of one sample to symbols, with a lexicon to words.
 
         Raises:
             ConfigError: the lexicon cannot be read, or has a word that cannot be spelled.
@@ -237,42 +242,46 @@ class CTC(EncoderTask, SymbolHead):
 
     @torch.no_grad()
     @on_host
-    def decode(self, steps: Steps) -> list[Hypothesis]:
-        """What is said in each sample.
+    def decode(self, frames: Frames) -> list[Hypothesis]:
+        """The best hypothesis of each sample.
 
         Args:
-            steps: of the head that :attr:`told_by` names, with their log-probabilities.
+            frames: of :attr:`decode_head`, with log-probabilities.
         """
-        return [self.decoder(log_probs) for log_probs in steps.spans.split(steps.x_ND.detach().cpu())]
+        return [self.decoder(log_probs) for log_probs in frames.spans.split(frames.x_ND.detach().cpu())]
 
     @torch.no_grad()
     @on_host
-    def _found(self, steps: Steps, true: list[list[int]]) -> list[list[int]]:
-        """The symbols that are said in each sample; none of them right where the log-probabilities are NaN."""
-        places = {symbol: place for place, symbol in enumerate(self.symbols)}
-        found: list[list[int]] = []
-        for log_probs_NK, own in zip(steps.spans.split(steps.x_ND.detach().cpu()), true, strict=True):
+    def _predicted(self, frames: Frames, true: list[list[int]]) -> list[list[int]]:
+        """The predicted symbols of each sample; all wrong where the log-probabilities are NaN."""
+        symbol_index = {symbol: index for index, symbol in enumerate(self.symbols)}
+        predicted: list[list[int]] = []
+        for log_probs_NK, target in zip(frames.spans.split(frames.x_ND.detach().cpu()), true, strict=True):
             if log_probs_NK.isnan().any():
-                found.append(nothing_right(own))
+                predicted.append(all_wrong(target))
                 continue
             hypothesis = self.decoder(log_probs_NK)
-            own_level = self.told_by is self
-            found.append(list(hypothesis.symbols) if own_level else [places[word] for word in hypothesis.words])
-        return found
+            if self.decode_head is self:
+                predicted.append(list(hypothesis.symbols))
+            else:
+                predicted.append([symbol_index[word] for word in hypothesis.words])
+        return predicted
 
     @on_host
-    def _errors(self, found: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Edits over true symbols, and samples that are wholly right."""
-        true = rows_of(target_BS)
-        counts = error_counts(found, true, self.error_rate)
-        counts["sentence_accuracy"] = (sum(map(operator.eq, found, true)), len(true))
+    def _errors(self, predicted: list[list[int]], target_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Edits over reference symbols, and the share of samples without an error."""
+        true = unpad_targets(target_BS)
+        counts = error_counts(predicted, true, self.error_rate)
+        counts["sentence_accuracy"] = (sum(map(operator.eq, predicted, true)), len(true))
         if self.unit == "characters":
-            counts |= error_counts([*map(self.words, found)], [*map(self.words, true)], "word_error_rate")
+            counts |= error_counts([*map(self.words, predicted)], [*map(self.words, true)], "word_error_rate")
         return on_device(counts, target_BS.device)
 
-    def words(self, places: Sequence[int]) -> list[str]:
-        """The words that characters spell. One that the training set has not is a sign that stands in no word."""
-        return "".join(self.symbols[place] if place >= 0 else "\N{REPLACEMENT CHARACTER}" for place in places).split()
+    def words(self, symbols: Sequence[int]) -> list[str]:
+        """The words that characters spell. Characters outside the training set become U+FFFD, which is in no word."""
+        return "".join(
+            self.symbols[symbol] if symbol >= 0 else "\N{REPLACEMENT CHARACTER}" for symbol in symbols
+        ).split()
 
 
 def _symbols(sample: Sample) -> Sequence[str]:
@@ -285,6 +294,6 @@ def _symbols(sample: Sample) -> Sequence[str]:
     return label
 
 
-def _padded(found: list[list[int]], device: torch.device) -> Tensor:
-    rows = [torch.tensor([place for place in row if place >= 0], dtype=torch.int64) for row in found]
+def _padded(symbols: list[list[int]], device: torch.device) -> Tensor:
+    rows = [torch.tensor([symbol for symbol in row if symbol >= 0], dtype=torch.int64) for row in symbols]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE).to(device)

@@ -1,6 +1,6 @@
-"""From scored steps to symbols in time, and from characters to words, as they are finished.
+"""Streaming greedy decoding of frames to symbols with times, and of characters to words.
 
-Shapes: N steps, K symbols and the blank, which is the last.
+Shapes: N frames, K symbols and the blank, which is the last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...data.time_span import TimeSpan, merge_spans
 
 @dataclass
 class _Run:
-    """Steps in a row with the same likeliest symbol."""
+    """Consecutive frames with the same likeliest symbol."""
 
     symbol: int
     first: int
@@ -27,42 +27,44 @@ class _Run:
 
 
 class GreedyStream:
-    """Greedy CTC on steps that come in chunks: each run of one likeliest symbol, once another step has ended it.
+    """Greedy CTC on frames that come in chunks: returns a symbol once the next frame has another one.
 
-    What it gives, put together, is what :func:`hrt_mm.tasks.ctc.greedy` gives for all steps at once.
+    The symbols of all chunks are those of :func:`hrt_mm.tasks.ctc.greedy` over all frames at once.
 
     Args:
-        symbols: what is told apart; the blank stands behind them.
-        unit: seconds of a level-0 token.
-        told: turns what comes in into log-probabilities of the symbols and the blank; they are the same when absent.
+        symbols: in the order of the outputs; the blank is the last output.
+        unit: seconds per level-0 token.
+        merge_silence: maps incoming log-probabilities to those of the symbols and the blank; none when absent.
     """
 
-    def __init__(self, symbols: Sequence[str], unit: float, told: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, symbols: Sequence[str], unit: float, merge_silence: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.symbols, self.unit = symbols, unit
-        self.told = told or (lambda raw_NK: raw_NK)
+        self.merge_silence = merge_silence or (lambda log_probs_NK: log_probs_NK)
         self._run: _Run | None = None
 
     def feed(self, raw_NK: Tensor, first_N: np.ndarray, last_N: np.ndarray) -> list[TimeSpan]:
-        """Takes in steps, each with the level-0 tokens that it begins with and ends before."""
-        best = self.told(raw_NK).max(-1)
-        found = []
+        """Adds frames with the first and end level-0 token of each; returns the symbols that have ended."""
+        best = self.merge_silence(raw_NK).max(-1)
+        spans = []
         rows = zip(best.indices.tolist(), best.values.tolist(), first_N.tolist(), last_N.tolist(), strict=True)
         for symbol, log_prob, first, last in rows:
             run = self._run
             if run is not None and run.symbol == symbol:
                 run.last, run.log_prob, run.count = last, run.log_prob + log_prob, run.count + 1
                 continue
-            found += self._ended()
+            spans += self._finish_run()
             self._run = _Run(symbol, first, last, log_prob, 1)
-        return found
+        return spans
 
     def flush(self) -> list[TimeSpan]:
-        """What the end of the steps finishes."""
-        found = self._ended()
+        """The symbol of the last frames, if any."""
+        spans = self._finish_run()
         self._run = None
-        return found
+        return spans
 
-    def _ended(self) -> list[TimeSpan]:
+    def _finish_run(self) -> list[TimeSpan]:
         run = self._run
         if run is None or run.symbol == len(self.symbols):
             return []
@@ -70,11 +72,11 @@ class GreedyStream:
         return [TimeSpan(run.first * self.unit, run.last * self.unit, self.symbols[run.symbol], score)]
 
 
-class Spelled:
-    """Puts characters together to words, which spaces part. A word is finished by the space after it.
+class WordJoiner:
+    """Joins characters to words. A word is finished by the space after it.
 
     Args:
-        space: the character that parts words.
+        space: the character between words.
     """
 
     def __init__(self, space: str = " ") -> None:
@@ -82,17 +84,17 @@ class Spelled:
         self._open: list[TimeSpan] = []
 
     def feed(self, characters: Iterable[TimeSpan]) -> list[TimeSpan]:
-        """The words that characters finish."""
-        found = []
-        for one in characters:
-            if one.label == self.space:
-                found += self.flush()
+        """Adds characters; returns the words that they finish."""
+        words = []
+        for character in characters:
+            if character.label == self.space:
+                words += self.flush()
             else:
-                self._open.append(one)
-        return found
+                self._open.append(character)
+        return words
 
     def flush(self) -> list[TimeSpan]:
-        """The word that is open, where one is."""
+        """The unfinished word, if any."""
         if not self._open:
             return []
         characters, self._open = self._open, []

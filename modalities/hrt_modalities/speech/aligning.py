@@ -1,6 +1,6 @@
-"""Times of what is known to be said: forced alignment of labels with a trained CTC task, and where keywords are.
+"""Forced alignment of labels and keyword spotting with a trained CTC task.
 
-Times are in seconds where the tokenizer says what a token stands for, else in level-0 tokens.
+Times are in seconds where the tokenizer gives the duration of a token, else in level-0 tokens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.core.pyramid import Pyramid
 from hrt_mm.data.time_span import TimeSpan, merge_spans
-from hrt_mm.tasks.ctc import Lexicon, Placed, spot
+from hrt_mm.tasks.ctc import AlignedSymbol, Lexicon, spot
 from hrt_mm.tasks.ctc.symbols import SymbolHead
 from hrt_mm.tasks.ctc.task import CTC
 
 PAUSE = 0.08
-"""Seconds. A shorter gap between two symbols is no silence: both reach to its middle."""
+"""Seconds. A shorter gap between two symbols is no silence: it is split in the middle."""
 
 
 Tiers = dict[str, list[TimeSpan]]
-"""By unit, what is said in order of time."""
+"""Spans by unit, in order of time."""
 
 
 @torch.no_grad()
@@ -38,120 +38,121 @@ def align(
     pause: float = PAUSE,
     names: Sequence[str] = (),
 ) -> list[Tiers]:
-    """Lays known labels along the steps of their samples.
+    """Aligns known labels with the frames of their samples.
 
-    A task that spells its symbols at a finer level is aligned there, and gives the symbols and their parts. With a
-    lexicon labels are words, and are spelled with the task's symbols. Otherwise labels are the task's symbols.
+    A task with a finer head is aligned there, which gives the symbols and their parts. With a lexicon, labels are words
+    that are spelled with the task's symbols. Otherwise they are the task's symbols.
 
     Args:
         task: trained.
         pyramid: the levels of the samples.
         labels: of each sample, in order.
-        lexicon: spells words.
-        pause: gaps that are shorter are split between their neighbours.
+        lexicon: spellings of words.
+        pause: shorter gaps are split between their neighbours.
         names: of the samples, for messages.
 
     Raises:
-        BadSample: a label is not known, or there are more than the steps allow.
+        BadSample: a label is unknown, or there are more than fit into the frames.
     """
     finer = task.finer if lexicon is None else None
     head: SymbolHead = finer if finer is not None else task
-    steps, symbols, unit = head.raw(pyramid), head.symbols, head.unit
-    found = []
-    for place, ((log_probs_NK, edges_N2), own) in enumerate(zip(steps.split(), labels, strict=True)):
-        name = names[place] if names else f"sample {place} of the batch"
-        parts = _spelled(task, own, lexicon, name)
+    frames, symbols, unit = head.frames(pyramid), head.symbols, head.unit
+    alignments = []
+    for index, ((log_probs_NK, edges_N2), words) in enumerate(zip(frames.split(), labels, strict=True)):
+        name = names[index] if names else f"sample {index} of the batch"
+        parts = _spell(task, words, lexicon, name)
         space = lexicon.space if lexicon is not None else None
         try:
-            placed = head.placed(log_probs_NK, _flat(parts, space), name)
+            aligned = head.align(log_probs_NK, _flat(parts, space), name)
         except UserError as error:
             raise BadSample(name, str(error).removeprefix(f"{name}: ")) from error
-        heard = [one for one in placed if one.symbol != space]
-        timed = closed([_timed(task, symbols[one.symbol], one, edges_N2) for one in heard], pause)
-        tiers: Tiers = {unit: timed}
+        spans = [_span(task, symbols[part.symbol], part, edges_N2) for part in aligned if part.symbol != space]
+        spans = close_gaps(spans, pause)
+        tiers: Tiers = {unit: spans}
         if finer is not None or lexicon is not None:
-            tiers["words" if lexicon is not None else task.unit] = _words(own, parts, timed)
-        found.append(tiers)
-    return found
+            tiers["words" if lexicon is not None else task.unit] = _words(words, parts, spans)
+        alignments.append(tiers)
+    return alignments
 
 
-def closed(timed: Sequence[TimeSpan], pause: float) -> list[TimeSpan]:
-    """The same, with gaps shorter than a pause split in the middle."""
-    found = list(timed)
-    for place, (one, other) in enumerate(pairwise(timed)):
-        if 0 < other.start - one.end < pause:
-            middle = (one.end + other.start) / 2
-            found[place] = replace(found[place], end=middle)
-            found[place + 1] = replace(found[place + 1], start=middle)
-    return found
+def close_gaps(spans: Sequence[TimeSpan], pause: float) -> list[TimeSpan]:
+    """The same spans, with gaps shorter than a pause split in the middle."""
+    closed = list(spans)
+    for index, (first, second) in enumerate(pairwise(spans)):
+        if 0 < second.start - first.end < pause:
+            middle = (first.end + second.start) / 2
+            closed[index] = replace(closed[index], end=middle)
+            closed[index + 1] = replace(closed[index + 1], start=middle)
+    return closed
 
 
 @torch.no_grad()
-def spotted(
+def spot_keyword(
     task: CTC, pyramid: Pyramid, keyword: str, threshold: float = 0.5, *, finer: bool = False
 ) -> list[list[TimeSpan]]:
-    """Where a keyword is said in each sample.
+    """The occurrences of a keyword in each sample.
 
     Args:
         task: trained.
         pyramid: the levels of the samples.
-        keyword: one of the task's symbols, or several with spaces between; of characters any text.
-        threshold: the least score, from 0 to 1.
-        finer: look for what the keyword is spelled with, at the finer level.
+        keyword: symbols of the task, separated by spaces; any text where symbols are characters.
+        threshold: minimum score, from 0 to 1.
+        finer: look for the spelling of the keyword at the finer level.
 
     Raises:
-        UserError: the keyword has a symbol that the task does not know, or there is no finer level.
+        UserError: the keyword has a symbol outside the training set, or there is no finer level.
     """
     parts = list(keyword) if task.unit == "characters" else keyword.split()
-    places = {symbol: place for place, symbol in enumerate(task.symbols)}
-    if missing := sorted({part for part in parts if part not in places}):
-        raise UserError(f"keyword {keyword!r} has {missing[0]!r}, which is not one of the {task.unit} that are known")
+    symbol_index = {symbol: index for index, symbol in enumerate(task.symbols)}
+    if missing := sorted({part for part in parts if part not in symbol_index}):
+        raise UserError(
+            f"keyword {keyword!r} has {missing[0]!r}, which is not one of the {task.unit} of the training set"
+        )
     if finer and task.finer is None:
         raise UserError("keywords cannot be found at a finer level, as the task has none; set task.finer")
-    steps = task.scored(pyramid)
-    symbols = [places[part] for part in parts]
+    frames = task.scores(pyramid)
+    symbols = [symbol_index[part] for part in parts]
     if finer and task.finer is not None:
-        steps = task.finer.scored(pyramid)
-        symbols = [place for part in symbols for place in task.finer.table_KL[part].tolist() if place >= 0]
+        frames = task.finer.scores(pyramid)
+        symbols = [part for symbol in symbols for part in task.finer.table_KL[symbol].tolist() if part >= 0]
     return [
         [
-            TimeSpan(*_times(task, edges_N2, one.first, one.last), keyword, one.score)
-            for one in spot(log_probs_NK, symbols, threshold)
+            TimeSpan(*_times(task, edges_N2, match.first, match.last), keyword, match.score)
+            for match in spot(log_probs_NK, symbols, threshold)
         ]
-        for log_probs_NK, edges_N2 in steps.split()
+        for log_probs_NK, edges_N2 in frames.split()
     ]
 
 
-def _spelled(task: CTC, labels: Sequence[str], lexicon: Lexicon | None, name: str) -> list[list[int]]:
-    """The places of the symbols of each label."""
+def _spell(task: CTC, labels: Sequence[str], lexicon: Lexicon | None, name: str) -> list[list[int]]:
+    """The symbols of each label."""
     if lexicon is not None:
         if missing := sorted({label for label in labels if label not in lexicon.spellings}):
             raise BadSample(name, f"the lexicon lacks {', '.join(map(repr, missing))}; add them, or correct the text")
         return [list(lexicon.spellings[label][0]) for label in labels]
-    places = {symbol: place for place, symbol in enumerate(task.symbols)}
-    if missing := sorted({label for label in labels if label not in places}):
+    symbol_index = {symbol: index for index, symbol in enumerate(task.symbols)}
+    if missing := sorted({label for label in labels if label not in symbol_index}):
         raise BadSample(name, f"{', '.join(map(repr, missing))} is not one of the training set's {task.unit}")
     if task.finer is None:
-        return [[places[label]] for label in labels]
-    return [[part for part in task.finer.table_KL[places[label]].tolist() if part >= 0] for label in labels]
+        return [[symbol_index[label]] for label in labels]
+    return [[part for part in task.finer.table_KL[symbol_index[label]].tolist() if part >= 0] for label in labels]
 
 
 def _flat(parts: Sequence[Sequence[int]], space: int | None) -> list[int]:
     between = [space] if space is not None else []
-    return [part for place, own in enumerate(parts) for part in (*(between if place else []), *own)]
+    return [part for index, spelling in enumerate(parts) for part in (*(between if index else []), *spelling)]
 
 
-def _words(labels: Sequence[str], parts: Sequence[Sequence[int]], timed: Sequence[TimeSpan]) -> list[TimeSpan]:
-    found, first = [], 0
-    for label, own in zip(labels, parts, strict=True):
-        inside = timed[first : first + len(own)]
-        first += len(own)
-        found.append(merge_spans(label, inside))
-    return found
+def _words(labels: Sequence[str], parts: Sequence[Sequence[int]], spans: Sequence[TimeSpan]) -> list[TimeSpan]:
+    words, first = [], 0
+    for label, spelling in zip(labels, parts, strict=True):
+        words.append(merge_spans(label, spans[first : first + len(spelling)]))
+        first += len(spelling)
+    return words
 
 
-def _timed(task: CTC, label: str, placed: Placed, edges_N2: Tensor) -> TimeSpan:
-    return TimeSpan(*_times(task, edges_N2, placed.first, placed.last), label, math.exp(placed.log_prob))
+def _span(task: CTC, label: str, symbol: AlignedSymbol, edges_N2: Tensor) -> TimeSpan:
+    return TimeSpan(*_times(task, edges_N2, symbol.first, symbol.last), label, math.exp(symbol.log_prob))
 
 
 def _times(task: CTC, edges_N2: Tensor, first: int, last: int) -> tuple[float, float]:

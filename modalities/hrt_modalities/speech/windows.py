@@ -23,7 +23,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.inference.generation.cache import bound, usual_room
 from hrt_mm.inference.streaming.levels import Finished
-from hrt_mm.tasks.ctc import steps_of
+from hrt_mm.tasks.ctc import frames_of
 
 _SHARE = 4
 """A window overlaps the next one by one part in so many."""
@@ -104,7 +104,7 @@ class WindowStream:
         raw = raw.to(self.device)
         spans = Spans.from_lengths([len(raw)], self.device)
         tokens = Tokens(raw, spans, spans.positions[:, None].float())
-        steps = steps_of(self.encoder(tokens), self.encoder.hierarchy.config, self.level)
+        steps = frames_of(self.encoder(tokens), self.encoder.hierarchy.config, self.level)
         first_N, last_N = steps.edges_N2.numpy().T
         inside = (first_N >= (self.edge if self._first else 0)) & (first_N < last)
         rows = torch.from_numpy(inside).to(self.device)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.speech.aligning import align, closed, spotted
+from hrt_modalities.speech.aligning import align, close_gaps, spot_keyword
 from torch import nn
 
 from hrt_mm.core.errors import BadSample, UserError
@@ -63,8 +63,8 @@ def test_times_are_seconds_where_tokens_are(hierarchy: Make, rows: Tokenizer) ->
 
 def test_only_short_gaps_are_split() -> None:
     timed = [TimeSpan(0, 1, "a", 0), TimeSpan(2, 3, "b", 0), TimeSpan(5, 6, "c", 0), TimeSpan(6, 7, "d", 0)]
-    assert stretches(closed(timed, 1.5)) == [("a", 0, 1.5), ("b", 1.5, 3), ("c", 5, 6), ("d", 6, 7)]
-    assert closed([], 1) == []
+    assert stretches(close_gaps(timed, 1.5)) == [("a", 0, 1.5), ("b", 1.5, 3), ("c", 5, 6), ("d", 6, 7)]
+    assert close_gaps([], 1) == []
 
 
 def test_words_lie_where_their_symbols_do(hierarchy: Make, rows: Tokenizer) -> None:
@@ -107,23 +107,23 @@ def test_words_that_the_lexicon_lacks_are_a_bad_sample(hierarchy: Make, rows: To
 
 def test_keywords_are_spotted_with_times(hierarchy: Make, rows: Tokenizer) -> None:
     task = reader(hierarchy, rows)
-    one, other = spotted(task, spoken("-aab--c", "bbab"), "a b")
+    one, other = spot_keyword(task, spoken("-aab--c", "bbab"), "a b")
     assert stretches(one) == [("a b", 1, 4)]
     assert stretches(other) == [("a b", 2, 4)]
     assert one[0].score is not None and one[0].score > 0.9
-    (letters, _) = spotted(reader(hierarchy, rows, unit="characters"), spoken("-aab--c", "b"), "ab")
+    (letters, _) = spot_keyword(reader(hierarchy, rows, unit="characters"), spoken("-aab--c", "b"), "ab")
     assert stretches(letters) == [("ab", 1, 4)]
     with pytest.raises(UserError, match="'dog', which is not one of the words"):
-        spotted(task, spoken("a"), "a dog")
+        spot_keyword(task, spoken("a"), "a dog")
 
 
 def test_keywords_are_spotted_by_what_they_are_spelled_with(hierarchy: Make, rows: Tokenizer) -> None:
     spellings = {"a": "X Y", "b": "Y", "c": "Z X"}
     task = reader(hierarchy, rows, finer={"level": "a", "unit": "phonemes", "spellings": spellings})
-    (found,) = spotted(task, spoken("-aab-bcca"), "c", finer=True)
+    (found,) = spot_keyword(task, spoken("-aab-bcca"), "c", finer=True)
     assert stretches(found) == [("c", 6, 9)]
     with pytest.raises(UserError, match="the task has none"):
-        spotted(reader(hierarchy, rows), spoken("a"), "a", finer=True)
+        spot_keyword(reader(hierarchy, rows), spoken("a"), "a", finer=True)
 
 
 def test_a_prior_lengthens_what_is_said(hierarchy: Make, rows: Tokenizer) -> None:

@@ -112,7 +112,7 @@ def test_chunks_change_nothing(run: Path, talk: tuple[Path, list[str], list[floa
     with torch.no_grad():
         sound = read_audio(talk[0], "talk")
         pyramid = task.encoder(trained.tokenizer([sound]))
-        (whole,) = task.decode(task.scored(pyramid))
+        (whole,) = task.decode(task.scores(pyramid))
     for chunk_ms in (37, 1000):
         assert heard(trained, sound.waveform_S, RATE * chunk_ms // 1000) == [
             task.symbols[place] for place in whole.symbols
@@ -192,7 +192,7 @@ def test_a_stream_tells_words_from_their_spellings(run: Path, talk: tuple[Path, 
     torch.nn.init.normal_(task.finer.head.weight, std=0.5)
     sound = read_audio(talk[0], "talk").waveform_S[: 2 * RATE]
     with torch.no_grad():
-        (whole,) = task.decode(task.told_by.scored(task.encoder(tokenizer([Audio(sound, RATE)]))))
+        (whole,) = task.decode(task.decode_head.scores(task.encoder(tokenizer([Audio(sound, RATE)]))))
     assert len(whole.words) > 2
     for size in (RATE // 27, RATE):
         recognizer = Recognizer(task, tokenizer, rate=RATE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.speech.utterances import LONGEST_S, UtteranceStream, spelled
+from hrt_modalities.speech.utterances import LONGEST_S, UtteranceStream, spelling_lengths
 from torch import Tensor
 
 from hrt_mm.data.time_span import TimeSpan
@@ -66,7 +66,7 @@ def test_speech_without_pauses_is_cut_where_a_blank_is_likeliest() -> None:
     assert "".join(one.label for part in parts for one in part) == "ab" * 300
     assert decoded[0] == 151 and max(decoded) <= LONGEST_S / 0.1 + 1
     stream = UtteranceStream(plain, SYMBOLS, 0.1)
-    assert not any(streamed(stream, said("-" * 500), 7)) and len(stream._told_NK) == 0
+    assert not any(streamed(stream, said("-" * 500), 7)) and len(stream._log_probs_NK) == 0
 
 
 def test_words_of_a_lexicon() -> None:
@@ -82,7 +82,7 @@ def test_words_of_a_lexicon() -> None:
 
 def test_spellings_are_told_apart() -> None:
     lexicon = Lexicon([("x", (0,)), ("x", (0, 1)), ("y", (1, 2)), ("y", (2,))], space=None)
-    assert spelled((0, 1, 2), ("x", "y"), lexicon) in ([1, 2], [2, 1])
-    assert spelled((0, 1, 1, 2), ("x", "y"), lexicon) == [2, 2]
+    assert spelling_lengths((0, 1, 2), ("x", "y"), lexicon) in ([1, 2], [2, 1])
+    assert spelling_lengths((0, 1, 1, 2), ("x", "y"), lexicon) == [2, 2]
     parted = Lexicon([("ab", (0, 1)), ("b", (1,))], space=3)
-    assert spelled((0, 1, 3, 1), ("ab", "b"), parted) == [2, 1]
+    assert spelling_lengths((0, 1, 3, 1), ("ab", "b"), parted) == [2, 1]

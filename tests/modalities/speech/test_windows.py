@@ -15,7 +15,7 @@ from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.inference.streaming import Finished
-from hrt_mm.tasks.ctc import steps_of
+from hrt_mm.tasks.ctc import frames_of
 
 LOCAL = {"window": 3, "reach": "sliding", "heads": 2, "depth": 1}
 GROUPS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def test_steps_are_those_of_the_whole(group: str, window: int, chunk: int, secon
     made = encoder(group)
     sound = Audio(0.1 * torch.randn(round(16000 * seconds), generator=torch.Generator().manual_seed(0)), 16000)
     with torch.no_grad():
-        whole = steps_of(made(TOKENIZER([sound])), made.hierarchy.config, 1)
+        whole = frames_of(made(TOKENIZER([sound])), made.hierarchy.config, 1)
     found = streamed(made, sound, window, chunk)
     assert np.array_equal(np.stack([found.first_N, found.last_N], 1), whole.edges_N2.numpy())
     assert (found.x_ND - whole.x_ND).abs().max() < 1e-4
@@ -58,7 +58,7 @@ def test_a_window_that_is_too_small_is_seen() -> None:
     made = encoder("fixed")
     sound = Audio(0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0)), 16000)
     with torch.no_grad():
-        whole = steps_of(made(TOKENIZER([sound])), made.hierarchy.config, 1)
+        whole = frames_of(made(TOKENIZER([sound])), made.hierarchy.config, 1)
     assert (streamed(made, sound, 12, 32000).x_ND - whole.x_ND).abs().max() > 1e-3
 
 
@@ -109,7 +109,7 @@ def test_every_local_model_gives_what_it_gives_for_the_whole(name: str, tokens: 
         else:
             parameter.fill_(0.5)
     sound = 0.1 * torch.randn(16000 * 11 + 777, generator=torch.Generator().manual_seed(0))
-    whole = steps_of(made(PLAIN([Audio(sound, 16000)])), made.hierarchy.config, read)
+    whole = frames_of(made(PLAIN([Audio(sound, 16000)])), made.hierarchy.config, read)
     stream = WindowStream(made, PLAIN, read, tokens, rate=16000)
     found = Finished.joined([*map(stream.feed, sound.split(5000)), stream.flush()])
     assert np.array_equal(np.stack([found.first_N, found.last_N], 1), whole.edges_N2.numpy())

@@ -47,7 +47,7 @@ def test_no_symbols_lie_nowhere() -> None:
 
 def test_symbols_that_do_not_fit_are_told() -> None:
     forced_alignment(steps(3, 2), [0, 0])
-    with pytest.raises(UserError, match=r"s: 3 symbols do not fit into 4 steps"):
+    with pytest.raises(UserError, match=r"s: 3 symbols do not fit into 4 frames"):
         forced_alignment(steps(4, 2), [0, 0, 0], "s")
 
 

@@ -42,7 +42,7 @@ def test_a_text_is_read(tmp_path: Path) -> None:
     file.write_text("bin blue\n\nbin red\nset red\n")
     assert WordModel.read(file, 2).log_prob("red", ["bin"]) == WordModel(SENTENCES, 2).log_prob("red", ["bin"])
     file.write_text("\n \n")
-    with pytest.raises(ConfigError, match=r"text\.txt has no words; it needs a sentence a line"):
+    with pytest.raises(ConfigError, match=r"text\.txt has no words; it needs one sentence per line"):
         WordModel.read(file, 2)
     with pytest.raises(ConfigError, match=r"none\.txt cannot be read"):
         WordModel.read(tmp_path / "none.txt", 2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.tasks.ctc import Spotted, spot
+from hrt_mm.tasks.ctc import KeywordMatch, spot
 
 
 def said(text: str, sharp: float = 6.0) -> Tensor:
@@ -16,7 +16,7 @@ def said(text: str, sharp: float = 6.0) -> Tensor:
     return (sharp * rows).log_softmax(-1)
 
 
-def places(found: list[Spotted]) -> list[tuple[int, int]]:
+def places(found: list[KeywordMatch]) -> list[tuple[int, int]]:
     return [(spotted.first, spotted.last) for spotted in found]
 
 
@@ -65,7 +65,7 @@ def test_nothing_is_found_in_no_steps() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(UserError, match="a symbol at least"):
+    with pytest.raises(UserError, match="at least one symbol"):
         spot(torch.zeros(2, 3), [])
     with pytest.raises(UserError, match="threshold"):
         spot(torch.zeros(2, 3), [0], 0)

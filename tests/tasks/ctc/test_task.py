@@ -20,8 +20,8 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import CTC, TASKS, Batch, CTCConfig
-from hrt_mm.tasks.ctc import Steps, most_steps, steps_of
-from hrt_mm.tasks.ctc.loss import NONE, UNKNOWN, padded, rows_of
+from hrt_mm.tasks.ctc import Frames, frames_of, max_frames
+from hrt_mm.tasks.ctc.loss import NONE, UNKNOWN, pad_frames, unpad_targets
 from hrt_mm.train.meters import Meters, means, weight_of
 
 Make = Callable[..., HierarchyConfig]
@@ -57,7 +57,7 @@ def test_loss_and_gradient_are_those_of_all_paths(hierarchy: Make, rows: Tokeniz
     batch = labelled(rows, values, [["a", "b"], ["c"], ["a", "a", "b"], []])
     output = task(batch)
     (found,) = torch.autograd.grad(output.loss, task.head.weight)
-    steps = task.scored(task.encoder(batch.tokens))
+    steps = task.scores(task.encoder(batch.tokens))
     assert batch.target is not None
     nats = [
         _over_all_paths(log_probs, [place for place in row if place >= 0])
@@ -85,7 +85,7 @@ def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> Non
     with torch.no_grad():
         task.prior.usual_K.copy_(usual_K)
     (found,) = torch.autograd.grad(output.loss, task.head.weight)
-    steps = task.scored(task.encoder(batch.tokens))
+    steps = task.scores(task.encoder(batch.tokens))
     scores = task.without_prior(steps.x_ND)
     assert torch.allclose(scores, steps.x_ND - 0.4 * usual_K.log(), atol=1e-6)
     parts = steps.spans.split(scores)
@@ -105,7 +105,7 @@ def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, ro
     assert torch.equal(task.prior.usual_K, torch.full((4,), 0.25))
     for _ in range(200):
         task.train()(batch)
-    probs = task.scored(task.encoder(batch.tokens)).x_ND.exp().mean(0)
+    probs = task.scores(task.encoder(batch.tokens)).x_ND.exp().mean(0)
     assert torch.allclose(task.prior.usual_K, probs, atol=0.02)
     assert torch.equal(task.eval()(batch).loss, plain)
     assert "prior.usual_K" in task.state_dict()
@@ -124,7 +124,7 @@ def test_silence_stands_at_both_ends_and_is_told_as_blank(hierarchy: Make, rows:
     same = plain(Batch(tokens, config().targets(samples, tokens, (*SYMBOLS, "sil"))))
     assert torch.allclose(output.loss, same.loss)
     pyramid = task.encoder(tokens)
-    raw, told = task.raw(pyramid).x_ND, task.scored(pyramid).x_ND
+    raw, told = task.frames(pyramid).x_ND, task.scores(pyramid).x_ND
     assert raw.shape[1] == 5
     assert torch.allclose(told.exp(), torch.cat([raw[:, :3].exp(), raw[:, 3:].exp().sum(1, keepdim=True)], 1))
     assert torch.equal(task.log_probs(pyramid[0].x), told)
@@ -145,7 +145,7 @@ def test_a_finer_level_tells_how_symbols_are_spelled(hierarchy: Make, rows: Toke
     values, labels = [torch.randn(14, 4), torch.randn(9, 4)], [["b", "a", "c"], ["zebra"]]
     batch = labelled(rows, values, labels)
     assert batch.target is not None
-    assert rows_of(task.finer.spelled(batch.target)) == [[1, 0, 0, 0, 2, 1], [UNKNOWN]]
+    assert unpad_targets(task.finer.spell(batch.target)) == [[1, 0, 0, 0, 2, 1], [UNKNOWN]]
     plain = config(level="a").build(hierarchy(1), rows, ("X", "Y", "Z")).eval()
     plain.load_state_dict(
         {
@@ -172,15 +172,15 @@ def test_a_beam_tells_symbols_from_their_spellings(
     """The head of the symbols themselves is not asked."""
     decoder = {"type": "beam", "spelled": True, "width": 8}
     task = config(finer=FINER, level="b", decoder=decoder).build(hierarchy(2), rows, SYMBOLS).eval()
-    assert task.finer is not None and task.told_by is task.finer
+    assert task.finer is not None and task.decode_head is task.finer
     said = [[0, 0, 3, 1, 3, 0, 3, 0, 3], [3, 2, 2, 1, 3, 3, 0, 3, 3]]
     probs = torch.full((2, 9, 4), 0.01).scatter(2, torch.tensor(said)[:, :, None], 0.97).log()
-    steps = Steps(probs.flatten(0, 1), Spans.from_lengths([9, 9]), torch.zeros(18, 2, dtype=torch.int64))
+    steps = Frames(probs.flatten(0, 1), Spans.from_lengths([9, 9]), torch.zeros(18, 2, dtype=torch.int64))
     assert [one.words for one in task.decode(steps)] == [("a", "b"), ("c", "a")]
-    monkeypatch.setattr(task.finer, "scored", lambda pyramid: steps)
+    monkeypatch.setattr(task.finer, "scores", lambda pyramid: steps)
     batch = labelled(rows, [torch.randn(9, 4), torch.randn(9, 4)], [["a", "b"], ["c", "b"]])
     output = task(batch)
-    assert output.predictions is not None and rows_of(output.predictions) == [[0, 1], [2, 0]]
+    assert output.predictions is not None and unpad_targets(output.predictions) == [[0, 1], [2, 0]]
     assert output.stats["word_error_rate"] == (1, 4)
     with pytest.raises(ConfigError, match=r"task\.finer is not set"):
         config(decoder=decoder).build(hierarchy(1), rows, SYMBOLS)
@@ -271,14 +271,14 @@ def test_what_does_not_fit_is_a_bad_sample(rows: Tokenizer, length: int, label: 
     if fits:
         labelled(rows, [torch.randn(length, 4)], [list(label)])
         return
-    with pytest.raises(BadSample, match=rf"s0: has {len(label)} words.*{length} steps"):
+    with pytest.raises(BadSample, match=rf"s0: has {len(label)} words.*{length} frames"):
         labelled(rows, [torch.randn(length, 4)], [list(label)])
 
 
 def test_steps_are_counted_at_the_level_that_is_read(hierarchy: Make, rows: Tokenizer) -> None:
     model = hierarchy()
     labelled(rows, [torch.randn(9, 4)], [list("abc")], config().reading(model))
-    with pytest.raises(BadSample, match="4 words, but 3 steps"):
+    with pytest.raises(BadSample, match="4 words, but 3 frames"):
         labelled(rows, [torch.randn(9, 4)], [list("abca")], config().reading(model))
     labelled(rows, [torch.randn(9, 4)], [list("abca")], config(level="b").reading(model))
 
@@ -356,13 +356,13 @@ def test_steps_know_where_they_lie(hierarchy: Make, rows: Tokenizer, samples: li
     tokens = rows(samples)
     pyramid = Encoder(model, rows)(tokens)
     for level, name in enumerate("abc"):
-        steps = steps_of(pyramid, model, level)
+        steps = frames_of(pyramid, model, level)
         assert torch.equal(steps.x_ND, pyramid[name].x)
         for (_, edges), sample in zip(steps.split(), samples, strict=True):
             assert edges[0, 0] == 0
             assert edges[-1, 1] == len(sample)
             assert torch.equal(edges[1:, 0], edges[:-1, 1])
-        most = most_steps(model, level, tokens)
+        most = max_frames(model, level, tokens)
         counts = steps.spans.lengths.tolist()
         assert most == counts if groups is None else all(map(int.__ge__, most, counts))
 
@@ -397,14 +397,14 @@ def test_steps_of_grids_are_their_moments(hierarchy: Make) -> None:
     pyramid = Encoder(model, clips)(tokens)
     task = config().build(model, clips, SYMBOLS)
     for level, counts in enumerate([[5, 2], [3, 1], [3, 1]]):
-        steps = steps_of(pyramid, model, level)
-        assert steps.spans.lengths.tolist() == counts == most_steps(model, level, tokens)
+        steps = frames_of(pyramid, model, level)
+        assert steps.spans.lengths.tolist() == counts == max_frames(model, level, tokens)
         if level:
             assert steps.edges_N2.tolist() == [[0, 2], [2, 4], [4, 5], [0, 2]]
     # The first moment, by coordinates alone.
     first = (pyramid["a"].coords_TC[:, 0] == 0) & (tokens.spans.ids == 0)
-    assert torch.allclose(steps_of(pyramid, model, 0).x_ND[0], pyramid["a"].x[first].mean(0), atol=1e-6)
-    assert task.scored(pyramid).x_ND.shape == (4, 4)
+    assert torch.allclose(frames_of(pyramid, model, 0).x_ND[0], pyramid["a"].x[first].mean(0), atol=1e-6)
+    assert task.scores(pyramid).x_ND.shape == (4, 4)
 
 
 def test_groups_that_are_no_grid_have_no_moments(hierarchy: Make) -> None:
@@ -415,7 +415,7 @@ def test_groups_that_are_no_grid_have_no_moments(hierarchy: Make) -> None:
 
 def test_padding_holds_the_rows() -> None:
     x = torch.randn(6, 2)
-    out = padded(x, Spans.from_lengths([1, 0, 5]))
+    out = pad_frames(x, Spans.from_lengths([1, 0, 5]))
     assert out.shape == (3, 5, 2)
     assert torch.equal(out[0, 0], x[0])
     assert torch.equal(out[2], x[1:])

@@ -6,7 +6,7 @@ import torch
 
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks.ctc import greedy
-from hrt_mm.tasks.ctc.words import GreedyStream, Spelled
+from hrt_mm.tasks.ctc.words import GreedyStream, WordJoiner
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
@@ -40,7 +40,7 @@ def test_a_symbol_is_given_once_another_step_has_ended_it() -> None:
 
 
 def test_characters_spell_words() -> None:
-    spelled = Spelled()
+    spelled = WordJoiner()
     letters = [TimeSpan(at, at + 0.5, letter, 0.5 + at / 8) for at, letter in enumerate("no  so")]
     found = [word for letter in letters for word in spelled.feed([letter])]
     assert found == [TimeSpan(0, 1.5, "no", 0.5625)]

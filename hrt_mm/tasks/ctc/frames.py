@@ -1,8 +1,8 @@
-"""Steps in time: the tokens of a level as one sequence a sample, with the time that each stands for.
+"""Frames: the tokens of a level as one sequence per sample, with their times.
 
-Of sequences a step is a token. Of grids, whose first axis is time, it is the mean of a moment's tokens.
+In a sequence each token is a frame. In a grid, whose first axis is time, a frame is the mean of all tokens of one time.
 
-Shapes: N steps, B samples, D width of the level.
+Shapes: N frames, B samples, D width of the level.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ...core.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
-    """The steps of a batch.
+class Frames:
+    """The frames of a batch.
 
     Args:
-        x_ND: a row a step: features, or what a head made of them.
+        x_ND: features of each frame, or the output of a head.
         spans: the samples.
-        edges_N2: int64 on the host: where each begins and ends, counted in level-0 steps from its sample's start.
+        edges_N2: int64 on the host: start and end of each frame, in level-0 tokens from its sample's start.
     """
 
     x_ND: Tensor
@@ -39,65 +39,66 @@ class Steps:
         return list(zip(self.spans.split(self.x_ND), self.spans.split(self.edges_N2), strict=True))
 
 
-def steps_of(pyramid: Pyramid, config: HierarchyConfig, level: int) -> Steps:
-    """The steps of a level.
+def frames_of(pyramid: Pyramid, config: HierarchyConfig, level: int) -> Frames:
+    """The frames of a level.
 
     Args:
         pyramid: the levels.
         config: of the hierarchy.
-        level: place of the one that is read.
+        level: index of the level.
     """
     tokens = pyramid[level]
     if tokens.grids is None:
-        return Steps(tokens.x, tokens.spans, runs_of(pyramid, level))
-    moments = [map_.flatten(2).mean(-1).T for map_ in pyramid.maps(level)]
-    spans = Spans.from_lengths([len(moment) for moment in moments], tokens.device)
+        return Frames(tokens.x, tokens.spans, token_ranges(pyramid, level))
+    frames = [map_.flatten(2).mean(-1).T for map_ in pyramid.maps(level)]
+    spans = Spans.from_lengths([len(frames_TD) for frames_TD in frames], tokens.device)
     stride = 1
     for fine in config.levels[:level]:
         assert isinstance(fine.group, FixedGroups)
         stride *= extent(fine.group.stride, tokens.axes, "stride")[0]
     grids = pyramid[0].grids
     assert grids is not None
-    return Steps(torch.cat(moments), spans, _grid_edges(spans, stride, [shape[0] for shape in grids]))
+    return Frames(torch.cat(frames), spans, _grid_edges(spans, stride, [shape[0] for shape in grids]))
 
 
-def check_steps(config: HierarchyConfig, level: int, axes: int, task: str) -> None:
-    """Checks that a level is a sequence in time.
+def check_sequence(config: HierarchyConfig, level: int, axes: int, task: str) -> None:
+    """Checks that the tokens of a level are a sequence in time.
 
     Raises:
-        ConfigError: its tokens are on several axes and no grid any more; names the groups.
+        ConfigError: the tokens have several axes and are no longer a grid; names the groups.
     """
     for fine in config.levels[:level]:
         if axes > 1 and not isinstance(fine.group, FixedGroups):
             raise ConfigError(
-                f"task {task} reads steps in time, and groups of level {fine.name!r} make no grid of its {axes} axes; "
+                f"task {task} needs a sequence of frames, and the groups of level {fine.name!r} make no grid of its "
+                f"{axes} axes; "
                 "use fixed groups below the level that is read"
             )
 
 
-def most_steps(config: HierarchyConfig, level: int, tokens: Tokens) -> list[int]:
-    """How many steps each sample can have at a level at most; just so many where all groups below it are fixed.
+def max_frames(config: HierarchyConfig, level: int, tokens: Tokens) -> list[int]:
+    """Most frames that each sample can have at a level; the exact number where all groups below it are fixed.
 
     Args:
         config: of the hierarchy.
-        level: place of the level.
-        tokens: raw ones, of level 0.
+        level: index of the level.
+        tokens: raw tokens of level 0.
     """
     lengths = tokens.spans.lengths.tolist()
     if tokens.grids is not None:
         lengths = [shape[0] for shape in tokens.grids]
-    for place, fine in enumerate(config.levels[:level]):
+    for index, fine in enumerate(config.levels[:level]):
         if isinstance(fine.group, FixedGroups):
             stride = extent(fine.group.stride, tokens.axes, "stride")[0]
             lengths = [-(-length // stride) for length in lengths]
-        elif isinstance(fine.group, GivenGroups) and not place and fine.group.max is None:
+        elif isinstance(fine.group, GivenGroups) and index == 0 and fine.group.max is None:
             lengths = Spans.from_starts(tokens.boundaries[fine.group.boundary], tokens.spans)[1].lengths.tolist()
     return lengths
 
 
 @on_host
-def runs_of(pyramid: Pyramid, level: int) -> Tensor:
-    """(N, 2) int64: the level-0 tokens that each token of a level is made of, counted from its sample's first."""
+def token_ranges(pyramid: Pyramid, level: int) -> Tensor:
+    """(N, 2) int64: first and end of the level-0 tokens under each token of a level, counted within its sample."""
     samples = pyramid[0].spans
     edges = torch.arange(pyramid[level].spans.total + 1)
     for name in reversed(pyramid.names[:level]):
@@ -108,7 +109,7 @@ def runs_of(pyramid: Pyramid, level: int) -> Tensor:
 
 @on_host
 def _grid_edges(spans: Spans, stride: int, lengths: list[int]) -> Tensor:
-    """Edges of the moments of grids."""
+    """Edges of the frames of grids."""
     start_N = torch.cat([torch.arange(int(count)) for count in spans.lengths]) * stride
     last_N = torch.repeat_interleave(torch.tensor(lengths), spans.lengths)
     return torch.stack([start_N, (start_N + stride).minimum(last_N)], 1)
