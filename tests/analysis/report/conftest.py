@@ -13,7 +13,7 @@ from hrt_mm.config import load_config
 from hrt_mm.data.registry import modalities
 from hrt_mm.train.loop import train
 
-PULSES = Path(__file__).parents[1] / "plugin" / "package"
+PULSES = Path(__file__).parents[2] / "plugin" / "package"
 
 DIGITS = """\
 modality: {type: vision, channels: 1, patch: 2}

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import AudioConfig, AudioModality
+from hrt_modalities.audio import AudioConfig
 from hrt_modalities.audio.recordings import Recordings
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.registry import datasets_of
 
 SPLITS = ("train", "val", "test")
 
 
 def dataset(split: str = "train", **values: Any) -> Any:
-    kinds = {kind.model_fields["type"].annotation.__args__[0]: kind for kind in AudioModality.datasets}  # type: ignore[union-attr]
+    kinds = datasets_of("audio")
     return kinds[values["type"]].model_validate(values).build(split)
 
 
