@@ -16,6 +16,7 @@ from hrt_modalities.vision.images import read_image
 
 from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
+from hrt_mm.core.extras import needs_extra
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
@@ -112,10 +113,9 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
     Raises:
         UserError: gradio is not installed.
     """
-    try:
+    with needs_extra("demo", "the search page"):
         import gradio
-    except ImportError as error:
-        raise UserError("the search page needs gradio: pip install 'hrt-mm[demo]'") from error
+
     parts = list(searcher.index.parts) or list(searcher.embedder.towers)
     with gradio.Blocks(title=title, analytics_enabled=False) as blocks:
         gradio.HTML(f"<style>{STYLE}</style>")

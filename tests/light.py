@@ -6,24 +6,60 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 
 from hrt_mm.core.extras import libraries, normal_name
 
-ROOT = Path(__file__).parents[1]
 DISTRIBUTION = "hrt-mm"
 
-_BLOCK = """
-import sys
+_SERVER = """
+import contextlib, json, os, sys, tempfile, traceback
 
-class Block:
+blocked = set(json.loads(sys.argv[1]))
+
+class Light:
+    # Finds what another finder finds, but for blocked modules.
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in BLOCKED:
-            raise ModuleNotFoundError(f"No module named {name!r}: it is blocked", name=name)
+        return None if name.partition(".")[0] in blocked else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Block())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Light, sys.meta_path)
+import torch._dynamo, hrt_mm.cli.main, hrt_mm.config, hrt_mm.train.loop
+
+def run(request, out):
+    os.dup2(out.fileno(), 1)
+    os.dup2(out.fileno(), 2)
+    os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
+    blocked.intersection_update(request["blocked"])
+    try:
+        exec(request["code"], {"arguments": request["arguments"]})
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    else:
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+for line in sys.stdin:
+    with tempfile.TemporaryFile("w+b") as out:
+        process = os.fork()
+        if not process:
+            run(json.loads(line), out)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        out.seek(0)
+        print(json.dumps([code, out.read().decode()]), flush=True)
 """
 
 
@@ -56,20 +92,44 @@ def blocked(*extras: str) -> frozenset[str]:
     )
 
 
-def run_light(code: str, *arguments: str, extras: tuple[str, ...] = (), cwd: Path = ROOT) -> str:
-    """Runs a program where only the core's libraries and those of some extras can be imported.
+class Light:
+    """Runs programs in forks of one process that has imported the core where nothing else can be imported."""
 
-    Args:
-        code: the program.
-        arguments: of the program.
-        extras: of ``hrt-mm``.
-        cwd: the folder it runs in.
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _SERVER, json.dumps(sorted(blocked()))]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    Returns:
-        What it printed; errors go to the assertion.
-    """
-    program = f"BLOCKED = frozenset({json.dumps(sorted(blocked(*extras)))}){_BLOCK}{code}"
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    def __enter__(self) -> Light:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.communicate()
+
+    def run(self, code: str, arguments: Sequence[object], extras: Sequence[str], cwd: Path) -> str:
+        """Runs a program.
+
+        Args:
+            code: the program. It reads ``arguments``.
+            arguments: for it, as JSON has them.
+            extras: of ``hrt-mm``; their libraries can be imported beside the core's.
+            cwd: the folder it runs in; caches are in there too.
+
+        Returns:
+            What it printed.
+        """
+        request = {
+            "code": code,
+            "arguments": list(arguments),
+            "blocked": sorted(blocked(*extras)),
+            "cwd": str(cwd),
+            "environment": {"XDG_CACHE_HOME": str(cwd / "cache")},
+        }
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        exit_code, out = json.loads(self._server.stdout.readline())
+        assert exit_code == 0, out
+        return str(out)

@@ -18,9 +18,10 @@ MODULES = {
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",
+    "qdrant-client": "qdrant_client",
     "scikit-learn": "sklearn",
 }
-"""The module to import, for distributions whose name does not give it."""
+"""The module to import, for distributions whose name is another."""
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^\]]*)\])?[^;]*(?:;(.*))?", re.DOTALL)
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w.-]+)["']""")
 

@@ -328,7 +328,8 @@ def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Ge
 @cache
 def _photographs() -> tuple[Image.Image, ...]:
     with needs_extra("video"):
-        from PIL import Image
         from sklearn.datasets import load_sample_image
+
+    from PIL import Image
 
     return tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
