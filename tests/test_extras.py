@@ -233,9 +233,9 @@ def test_commands_work_and_list_what_is_missing(light: Light, tmp_path: Path) ->
     configs = [["config", "validate", "--no-data", name] for name in names]
     out = light.run(COMMANDS, [["modalities"], ["doctor"], *configs], [], tmp_path)
     for extra in ("audio", "text", "video", "vision"):
-        names = ", ".join(name for name in libraries(extra) if name != "torch")
-        assert f"\n  {names} not installed: pip install 'hrt-mm[{extra}]'\n" in out
-        assert f"extra       {extra}: {names} not installed" in out
+        missing = ", ".join(name for name in libraries(extra) if name != "torch")
+        assert f"\n  {missing} not installed: pip install 'hrt-mm[{extra}]'\n" in out
+        assert f"extra       {extra}: {missing} not installed" in out
     assert "cannot be used" not in out
 
 
