@@ -33,7 +33,7 @@ class DenseHierarchy(nn.Module):
         super().__init__()
         config = hierarchy.config
         extras = config.top_down, config.causal, config.cross_scale.up, config.cross_scale.down
-        plain = all(level.reach == "block" and level.pool == "mean" for level in config.levels)
+        plain = all(level.window_type == "block" and level.pool == "mean" for level in config.levels)
         assert hierarchy.axes == 1 and plain and not any(extras), "the dense copy knows the plain hierarchy alone"
         self.levels: tuple[Level, ...] = config.levels
         self.stages = copy.deepcopy(hierarchy.stages)

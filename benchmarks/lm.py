@@ -70,7 +70,7 @@ def hierarchy_config(context: int) -> HierarchyConfig:
         depth=1,
         heads=width // 32 // 2 or 1,
         window=16,
-        reach="sliding",
+        window_type="sliding",
         group=FixedGroups(stride=8),
     )
     coarse = Level(name="phrases", dim=width * 5 // 3 // 32 * 32, depth=4, heads=width * 5 // 3 // 32 // 2 or 1)
@@ -80,7 +80,7 @@ def hierarchy_config(context: int) -> HierarchyConfig:
 def window_control(config: HierarchyConfig) -> HierarchyConfig:
     """The flat control with no more than the fine level's window."""
     flat, fine = flat_control(config), config.levels[0]
-    level = flat.levels[0].model_copy(update={"window": fine.window, "reach": "sliding"})
+    level = flat.levels[0].model_copy(update={"window": fine.window, "window_type": "sliding"})
     return flat.model_copy(update={"levels": (level,)})
 
 

@@ -47,8 +47,15 @@ CONFIG = """
 modality: {{type: text, subwords: "{subwords}"}}
 model:
   levels:
-    - {{name: subwords, dim: 64, depth: 1, heads: 2, window: 16, reach: sliding, group: {fine}, pool: attention}}
-    - {{name: sentences, dim: 96, depth: 1, heads: 3, window: 16, reach: sliding, group: {coarse}, pool: attention}}
+    - {{name: subwords, dim: 64, depth: 1, heads: 2, window: 16, window_type: sliding, group: {fine}, pool: attention}}
+    - name: sentences
+      dim: 96
+      depth: 1
+      heads: 3
+      window: 16
+      window_type: sliding
+      group: {coarse}
+      pool: attention
     - {{name: sections, dim: 128, depth: 2, heads: 4}}
 task: {{type: classification, level: sections, dropout: 0.2, balance: 0.5, monitor: macro_f1}}
 data: {{type: peps, root: "{root}", label: {label}}}

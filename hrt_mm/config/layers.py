@@ -8,6 +8,7 @@ from pathlib import Path
 import hrt_mm
 
 from ..core.errors import ConfigError
+from .deprecated import DeprecatedKeys
 from .interpolation import fill
 from .messages import Problem, nearest
 from .nodes import Node, merge
@@ -54,12 +55,15 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     )
 
 
-def load_layers(path: Path, problems: list[Problem], opened: tuple[Path, ...] = ()) -> Node:
+def load_layers(
+    path: Path, problems: list[Problem], deprecated: DeprecatedKeys | None = None, opened: tuple[Path, ...] = ()
+) -> Node:
     """A file laid over those that it extends.
 
     Args:
         path: the file.
         problems: where mistakes are added.
+        deprecated: renames deprecated keys in each file.
         opened: the files that led here.
 
     Raises:
@@ -72,10 +76,13 @@ def load_layers(path: Path, problems: list[Problem], opened: tuple[Path, ...] = 
     node = read(_text(path), str(path), problems)
     if not isinstance(node.value, dict):
         raise ConfigError(f"{path}: a configuration is a map of keys, got {type(node.data()).__name__}")
+    if deprecated is not None:
+        node = deprecated.rename(node)
+    assert isinstance(node.value, dict)
     extends = node.value.pop("extends", None)
     base: Node | None = None
     for name in _names(extends, problems):
-        layer = load_layers(_extended(name, path), problems, (*opened, resolved))
+        layer = load_layers(_extended(name, path), problems, deprecated, (*opened, resolved))
         base = layer if base is None else merge(base, layer)
     return node if base is None else merge(base, node)
 

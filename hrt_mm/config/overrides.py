@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .deprecated import DeprecatedKeys
 from .fitting import HOME
 from .messages import Problem, dotted, one_of, show
 from .nodes import Keys, Node, both_given, merge
@@ -50,16 +51,41 @@ def _value(text: str, mark: str, problems: list[Problem]) -> Node:
     return Node(HOME, mark, plain=True) if text == HOME else plain_node(text, mark)
 
 
-def apply(root: Node, texts: Sequence[str], problems: list[Problem]) -> Node:
+def apply(root: Node, texts: Sequence[str], problems: list[Problem], deprecated: DeprecatedKeys | None = None) -> Node:
     """Lays overrides over a configuration. Of two for one key the last counts.
 
     A new ``type`` starts its map anew, so types are set first, whatever the order they are given in.
+
+    Args:
+        root: the configuration.
+        texts: the overrides.
+        problems: where mistakes are added.
+        deprecated: renames deprecated keys.
     """
     overrides = [override for text in texts if (override := parse(text, problems))]
     for override in sorted(overrides, key=lambda item: len(item.keys) if item.keys[-1] == "type" else 1_000):
+        if deprecated is not None:
+            override = _with_current_keys(override, root, deprecated)
         root = _set(root, override, 0, (), problems)
     _check_alternatives(overrides, problems)
     return root
+
+
+def _with_current_keys(override: Override, root: Node, deprecated: DeprecatedKeys) -> Override:
+    keys, path, node = list(override.keys), (), root
+    resolved: Keys = path
+    for depth, key in enumerate(override.keys):
+        if isinstance(node.value, list):
+            index = _position(node.value, key, override.mark, resolved, [])
+            resolved = (*resolved, key if index is None else index)
+        else:
+            new = deprecated.names({key: None}, resolved, root).get(key, key)
+            if new != key:
+                deprecated.warn(key, new, (*resolved, key), override.mark)
+            keys[depth] = new
+            resolved = (*resolved, new)
+        node = node.child(resolved[-1]) or Node(None, "")
+    return Override(override.text, tuple(keys), deprecated.rename(override.node, resolved, root))
 
 
 def _check_alternatives(overrides: Sequence[Override], problems: list[Problem]) -> None:

@@ -15,6 +15,7 @@ from ..data.tokenizer import TokenizerConfig
 from ..tasks.base import TaskConfig
 from ..train.run_config import FORMS, RunConfig, TowerConfig
 from .allowed import Allowed
+from .deprecated import DeprecatedKeys
 from .fitting import fit
 from .interpolation import interpolate
 from .layers import find_config, load_layers
@@ -39,10 +40,11 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), *, of_run: bo
         ConfigError: lists every mistake with its line, its path, the value and what is allowed.
     """
     problems: list[Problem] = []
-    layers = load_layers(find_config(str(source)), problems)
+    deprecated = DeprecatedKeys(problems)
+    layers = load_layers(find_config(str(source)), problems, deprecated)
     if of_run:
         _add_younger(layers)
-    root = interpolate(apply(layers, overrides, problems), problems)
+    root = interpolate(apply(layers, overrides, problems, deprecated), problems)
     sections = _sections(root, problems)
     fail(problems)
     return RunConfig(**sections)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -81,6 +81,8 @@ Groups = Annotated[FixedGroups | GivenGroups | LearnedGroups, Field(discriminato
 class Level(Component):
     """One level of a hierarchy: transformer blocks within a reach, and the grouping that leads to the next level."""
 
+    deprecated_keys: ClassVar[dict[str, str]] = {"reach": "window_type"}
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
     """A word of the modality: frames, words, patches."""
     dim: PositiveInt
@@ -93,7 +95,7 @@ class Level(Component):
     """Key and value heads (grouped-query attention); as many as ``heads`` when absent."""
     window: Extent | None = None
     """Tokens that attend to each other, or on grids cells along each axis; the whole sequence when absent."""
-    reach: Literal["block", "shifted", "sliding"] = "block"
+    window_type: Literal["block", "shifted", "sliding"] = "block"
     """How windows lie: fixed blocks; blocks moved by half a window in every other layer; or, centred on each token
     (behind it when causal), ``window`` tokens to each side."""
     group: Groups | None = None
@@ -124,8 +126,11 @@ class Level(Component):
             )
         if self.heads % (self.kv_heads or 1):
             raise ValueError(f"heads {self.heads} of level {self.name!r} is not divisible by kv_heads {self.kv_heads}")
-        if self.reach != "block" and self.window is None:
-            raise ValueError(f"reach {self.reach!r} of level {self.name!r} needs a window; set window or drop reach")
+        if self.window_type != "block" and self.window is None:
+            raise ValueError(
+                f"window_type {self.window_type!r} of level {self.name!r} needs a window; set window or "
+                "drop window_type"
+            )
         return self
 
     @property
@@ -199,10 +204,10 @@ class HierarchyConfig(Component):
             )
         if self.causal:
             for level in self.levels:
-                if level.window is not None and level.reach != "sliding":
+                if level.window is not None and level.window_type != "sliding":
                     raise ValueError(
-                        f"level {level.name!r} is causal with reach {level.reach!r}: the first token of a block would "
-                        "see nothing before it; use reach: sliding"
+                        f"level {level.name!r} is causal with window_type {level.window_type!r}: the first token of "
+                        "a block would see nothing before it; use window_type: sliding"
                     )
         return self
 
@@ -279,8 +284,10 @@ def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
     step = (1,) * axes
     for level in config.levels:
         if level.window is not None:
-            if level.reach != "block":
-                raise ConfigError(f"level {level.name!r}: reach {level.reach!r} is for 1-D tokens; grids take blocks")
+            if level.window_type != "block":
+                raise ConfigError(
+                    f"level {level.name!r}: window_type {level.window_type!r} is for 1-D tokens; grids take blocks"
+                )
             sizes = extent(level.window, axes, f"window of level {level.name!r}")
             found.setdefault(_scaled(step, sizes), f"window {sizes} of level {level.name!r}")
         if not isinstance(level.group, FixedGroups):

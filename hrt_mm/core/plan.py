@@ -150,7 +150,7 @@ class LevelPlan:
 
     def attention_spans(self, layer: int) -> Spans:
         """The runs that attend within themselves at a layer."""
-        window, kind = self.level.window, self.level.reach
+        window, kind = self.level.window, self.level.window_type
         if window is None or kind == "sliding":
             return self.samples
         return self.samples.cached(("attention", kind, window, layer % 2, self.grid), lambda: self._windows(layer))
@@ -160,7 +160,7 @@ class LevelPlan:
             assert self.level.window is not None
             return self.grid.runs(extent(self.level.window, len(self.unit), "window"), self.device)
         size = self._window_size()
-        shifted = self.level.reach == "shifted" and layer % 2
+        shifted = self.level.window_type == "shifted" and layer % 2
         return self.samples.cut(size, size // 2 if shifted else 0)
 
     @on_host
@@ -168,14 +168,14 @@ class LevelPlan:
         """The blocks that bound what other levels see of this one: its windows, or pieces as long as a sliding one."""
         if self.level.window is None:
             return self.samples
-        if self.level.reach == "sliding":
+        if self.level.window_type == "sliding":
             return self.samples.cut(self._window_size())
         return self.attention_spans(0)
 
     @property
     def sliding_window(self) -> int | None:
         """The sliding window, where the level has one."""
-        return self._window_size() if self.level.reach == "sliding" else None
+        return self._window_size() if self.level.window_type == "sliding" else None
 
     def _window_size(self) -> int:
         """The window in tokens, where there is no grid."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import RunConfig, load_config
-from ..core.component import Component
+from ..core.component import Component, with_current_keys
 from ..core.errors import ConfigError
 from ..data.extents import Extents
 from ..data.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class TrainedRun:
             raise ConfigError(f"{error}{self._elsewhere()}") from error
         check_classes(dataset, split, self.classes)
         before = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
-        saved = self.checkpoint.state.get("config", {}).get("data")
+        saved = with_current_keys(self.checkpoint.state.get("config", {}).get("data"), self.config.data)
         if ranks.is_main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
             log.warning(
                 "the data changed since the run was trained: %s had %d samples, now %d; %s",

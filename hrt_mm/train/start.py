@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.component import with_current_keys
 from ..core.errors import ConfigError
 from ..data.atomic_files import LOCK, replace_file
 from ..data.tokenizer import Tokenizer
@@ -129,7 +130,7 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 def _with_younger_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     """The configuration of a checkpoint, with what the keys of ``data`` mean that are younger than it."""
-    saved: dict[str, Any] = checkpoint.state["config"]
+    saved: dict[str, Any] = with_current_keys(checkpoint.state["config"], config)
     if saved.get("data", {}).get("type") != config.data.type:
         return saved
     kind = type(config.data)

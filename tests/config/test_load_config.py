@@ -139,8 +139,8 @@ CASES = {
     ),
     "literal-misspelled": (
         "window: 4",
-        "window: 4, reach: blok",
-        "4: model.levels.0.reach: got 'blok'; did you mean 'block'? expected one of block, shifted, sliding",
+        "window: 4, window_type: blok",
+        "4: model.levels.0.window_type: got 'blok'; did you mean 'block'? expected one of block, shifted, sliding",
     ),
     "group-misspelled": (
         "type: fixed",

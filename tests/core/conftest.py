@@ -28,9 +28,9 @@ def _configure(
 ) -> HierarchyConfig:
     """Three levels with all paths between them, windows on the fine two."""
     grid = axes > 1
-    sliding = {"reach": "sliding"} if causal else {}
+    sliding = {"window_type": "sliding"} if causal else {}
     fine: dict[str, Any] = {"window": 2, **sliding} if causal else {"window": 6}
-    mid: dict[str, Any] = {"window": 2, **sliding} if causal else {"window": 4, "reach": "shifted"}
+    mid: dict[str, Any] = {"window": 2, **sliding} if causal else {"window": 4, "window_type": "shifted"}
     if grid:
         fine, mid = ({}, {}) if causal else ({"window": 6}, {} if group == "fixed" else {"window": 4})
     settings = {

@@ -55,14 +55,14 @@ def accuracy(config: HierarchyConfig, steps: int) -> float:
         return float((logits(tokens).argmax(-1) == labels)[far].float().mean())
 
 
-FINE: dict[str, Any] = {"name": "fine", "dim": DIM, "heads": 2, "depth": 1, "window": 4, "reach": "sliding"}
+FINE: dict[str, Any] = {"name": "fine", "dim": DIM, "heads": 2, "depth": 1, "window": 4, "window_type": "sliding"}
 
 
 @pytest.mark.parametrize(("causal", "steps"), [(False, 150), (True, 100)], ids=["full", "causal"])
 def test_both_scales_are_needed_and_learned(causal: bool, steps: int) -> None:
     levels = (
         FINE | {"group": {"type": "fixed", "stride": 4}, "pool": "mean"},
-        {"name": "mid", "dim": DIM, "heads": 2, "depth": 1, "window": 4, "reach": "sliding", "pool": "mean"}
+        {"name": "mid", "dim": DIM, "heads": 2, "depth": 1, "window": 4, "window_type": "sliding", "pool": "mean"}
         | {"group": {"type": "fixed", "stride": 4}},
         {"name": "coarse", "dim": DIM, "heads": 2, "depth": 1},
     )

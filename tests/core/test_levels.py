@@ -46,8 +46,11 @@ def two(fine: dict[str, Any] | None = None, coarse: dict[str, Any] | None = None
         ({"group": {"type": "strided", "stride": 2}}, "'fixed', 'given', 'learned'"),
         ({"group": {"type": "given"}}, "boundary"),
         ({"window": 0}, "greater than 0"),
-        ({"reach": "sliding"}, "reach 'sliding' of level 'fine' needs a window; set window or drop reach"),
-        ({"reach": "dilated", "window": 4}, "'block', 'shifted' or 'sliding'"),
+        (
+            {"window_type": "sliding"},
+            "window_type 'sliding' of level 'fine' needs a window; set window or drop window_type",
+        ),
+        ({"window_type": "dilated", "window": 4}, "'block', 'shifted' or 'sliding'"),
         ({"pool": "median"}, "unknown pooling 'median'; one of attention, conv, haar, max, mean, select"),
         ({"name": "2 words"}, "pattern"),
         ({"mlp_ratio": 0}, "greater than 0"),
@@ -73,11 +76,12 @@ def test_impossible_levels(change: dict[str, Any], message: str) -> None:
         (lambda: config(level(), cross_scale={"up": True}), "and there is only one; drop them or add a level"),
         (lambda: config(level(), alignment=0.1), "and there is only one; drop them or add a level"),
         (lambda: config(level(), reconstruction=0.1), "and there is only one; drop them or add a level"),
-        (lambda: two({"window": 4}, causal=True), "level 'fine' is causal with reach 'block'"),
+        (lambda: two({"window": 4}, causal=True), "level 'fine' is causal with window_type 'block'"),
         (
-            lambda: two({"window": 4, "reach": "shifted"}, causal=True),
-            "level 'fine' is causal with reach 'shifted': the first token of a block would see nothing before it; "
-            "use reach: sliding",
+            lambda: two({"window": 4, "window_type": "shifted"}, causal=True),
+            "level 'fine' is causal with window_type 'shifted': the first token of a block would see nothing "
+            "before it; "
+            "use window_type: sliding",
         ),
         (lambda: two(drop_path=1.0), "less than 1"),
         (lambda: two(alignment=-1), "greater than or equal to 0"),
@@ -103,8 +107,8 @@ def test_impossible_hierarchies(make: Any, message: str) -> None:
         ({"window": [4, 4, 4]}, 2, "window of level 'fine' has 3 sizes (4, 4, 4), but the modality has 2 axes"),
         ({"window": 3}, 2, "(3, 3) level-0 cells) is not a multiple of stride (2, 2) of level 'fine'"),
         ({"window": [4, 3]}, 2, "on grids windows and strides must nest"),
-        ({"window": 4, "reach": "sliding"}, 2, "reach 'sliding' is for 1-D tokens; grids take blocks"),
-        ({"window": 4, "reach": "shifted"}, 3, "reach 'shifted' is for 1-D tokens; grids take blocks"),
+        ({"window": 4, "window_type": "sliding"}, 2, "window_type 'sliding' is for 1-D tokens; grids take blocks"),
+        ({"window": 4, "window_type": "shifted"}, 3, "window_type 'shifted' is for 1-D tokens; grids take blocks"),
         ({"heads": 4, "dim": 16}, 3, "a head of width 4 has 2 rotary pairs for 3 axes; widen the heads"),
     ],
     ids=str,
@@ -121,7 +125,7 @@ def test_sizes_for_axes_that_are_gone() -> None:
         Hierarchy(config(learned, level("coarse", window=[2, 2])), 2)
     with pytest.raises(ConfigError, match=r"stride of level 'mid' has 2 sizes .* lie on one axis; give one"):
         Hierarchy(config(learned, level("mid", group={"type": "fixed", "stride": [2, 2]}), level("coarse")), 2)
-    Hierarchy(config(learned, level("coarse", window=4, reach="sliding")), 2)
+    Hierarchy(config(learned, level("coarse", window=4, window_type="sliding")), 2)
 
 
 def test_usual_groups_may_have_a_size_along_each_axis() -> None:

@@ -15,9 +15,9 @@ LEARNED = {"type": "learned", "target": 3, "max": 6}
 
 
 def _hierarchy(pool: str, group: dict[str, object], *, causal: bool) -> Hierarchy:
-    reach = "sliding" if causal else "shifted"
+    window_type = "sliding" if causal else "shifted"
     levels = [
-        {"name": "fine", "dim": 16, "heads": 2, "window": 8, "reach": reach, "group": group, "pool": pool},
+        {"name": "fine", "dim": 16, "heads": 2, "window": 8, "window_type": window_type, "group": group, "pool": pool},
         {"name": "mid", "dim": 24, "heads": 2, "depth": 1, "group": {"type": "fixed", "stride": 2}, "pool": pool},
         {"name": "top", "dim": 32, "heads": 4, "depth": 1},
     ]

@@ -51,7 +51,7 @@ def test_the_taps_of_a_long_group_are_stretched_over_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reach", "layer", "want"),
+    ("window_type", "layer", "want"),
     [
         ("block", 0, [4, 4, 2, 3]),
         ("block", 1, [4, 4, 2, 3]),
@@ -60,16 +60,16 @@ def test_the_taps_of_a_long_group_are_stretched_over_it() -> None:
         ("sliding", 0, [10, 3]),
     ],
 )
-def test_windows(reach: str, layer: int, want: list[int]) -> None:
-    one = plan([10, 3], window=4, reach=reach)
+def test_windows(window_type: str, layer: int, want: list[int]) -> None:
+    one = plan([10, 3], window=4, window_type=window_type)
     assert one.attention_spans(layer).lengths.tolist() == want
-    assert one.sliding_window == (4 if reach == "sliding" else None)
+    assert one.sliding_window == (4 if window_type == "sliding" else None)
 
 
 def test_what_others_see_of_a_level_is_bounded_by_its_windows() -> None:
     assert plan([10, 3]).cross_scale_spans().lengths.tolist() == [10, 3]
-    for reach in ("block", "shifted", "sliding"):
-        assert plan([10, 3], window=4, reach=reach).cross_scale_spans().lengths.tolist() == [4, 4, 2, 3]
+    for window_type in ("block", "shifted", "sliding"):
+        assert plan([10, 3], window=4, window_type=window_type).cross_scale_spans().lengths.tolist() == [4, 4, 2, 3]
 
 
 def next_words(lengths: list[int], starts: list[int], stride: int, *, ahead: bool) -> list[bool]:

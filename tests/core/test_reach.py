@@ -50,7 +50,7 @@ def test_without_a_window_a_sample_sees_itself(build: Build, pack: Pack) -> None
 
 
 def test_every_other_layer_shifts_its_blocks_by_half(build: Build, pack: Pack) -> None:
-    model = flat(build, window=4, reach="shifted", depth=2)
+    model = flat(build, window=4, window_type="shifted", depth=2)
     tokens = pack([(10,), (3,)], model)
     first = alike(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3]))
     second = alike(torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4]))
@@ -59,7 +59,7 @@ def test_every_other_layer_shifts_its_blocks_by_half(build: Build, pack: Pack) -
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_sliding_window_is_centred_on_its_token(window: int, build: Build, pack: Pack) -> None:
-    model = flat(build, window=window, reach="sliding")
+    model = flat(build, window=window, window_type="sliding")
     tokens = pack([(60,), (3,)], model)
     place = torch.arange(63)
     near = (place[:, None] - place[None]).abs() <= window
@@ -103,9 +103,9 @@ def test_down_sees_all_groups_of_the_sample(build: Build, pack: Pack) -> None:
     assert torch.equal(seen(model, tokens), alike(tokens.spans.ids))
 
 
-@pytest.mark.parametrize("reach", ["block", "sliding"])
-def test_down_stays_within_the_coarse_windows(reach: str, build: Build, pack: Pack) -> None:
-    model = pair(build, {"window": 2, "reach": reach}, cross_scale={"down": True})
+@pytest.mark.parametrize("window_type", ["block", "sliding"])
+def test_down_stays_within_the_coarse_windows(window_type: str, build: Build, pack: Pack) -> None:
+    model = pair(build, {"window": 2, "window_type": window_type}, cross_scale={"down": True})
     tokens = pack(LENGTHS, model)
     assert torch.equal(seen(model, tokens), alike(tokens.spans.cut(6).ids))
 

@@ -94,7 +94,7 @@ def test_one_step_continues_it() -> None:
 
 
 def config(*, smooth: bool, top_down: bool = True, causal: bool = True, pool: str = "mean") -> HierarchyConfig:
-    fine = {"name": "fine", "dim": 16, "heads": 2, "depth": 1, "window": 4, "reach": "sliding", "pool": pool}
+    fine = {"name": "fine", "dim": 16, "heads": 2, "depth": 1, "window": 4, "window_type": "sliding", "pool": pool}
     fine["decoder_depth"] = 0
     fine["group"] = {"type": "learned", "target": 3, "max": 6, "smooth": smooth}
     coarse = {"name": "coarse", "dim": 24, "heads": 2, "depth": 1}

@@ -28,7 +28,7 @@ SOUNDS = """\
 towers:
   audio:
     modality: {type: audio, mels: 32}
-    model: {levels: [{name: frames, dim: 16, heads: 2, depth: 1, window: 16, reach: sliding}]}
+    model: {levels: [{name: frames, dim: 16, heads: 2, depth: 1, window: 16, window_type: sliding}]}
   video:
     modality: {type: video, size: 16, patch: 8}
     model: {levels: [{name: tubes, dim: 16, heads: 2, depth: 1}]}

@@ -21,7 +21,7 @@ LENGTHS = (13, 1, 8, 6)
 
 
 def causal(group: dict[str, Any] | None = None) -> HierarchyConfig:
-    fine = {"name": "a", "dim": 16, "depth": 1, "heads": 2, "window": 4, "reach": "sliding", "mlp_ratio": 2.0}
+    fine = {"name": "a", "dim": 16, "depth": 1, "heads": 2, "window": 4, "window_type": "sliding", "mlp_ratio": 2.0}
     fine["group"] = group or {"type": "fixed", "stride": 3}
     coarse = {"name": "b", "dim": 24, "depth": 1, "heads": 2, "mlp_ratio": 2.0}
     return HierarchyConfig.model_validate({"levels": [fine, coarse], "causal": True, "top_down": True})

@@ -60,7 +60,7 @@ def config(**options: Any) -> SegmentationConfig:
 
 
 def hierarchy(**options: Any) -> HierarchyConfig:
-    level = {"name": "rows", "dim": 16, "depth": 1, "heads": 2, "window": 4, "reach": "sliding", **options}
+    level = {"name": "rows", "dim": 16, "depth": 1, "heads": 2, "window": 4, "window_type": "sliding", **options}
     return HierarchyConfig.model_validate({"levels": [level]})
 
 

@@ -46,7 +46,9 @@ def texts(folder: Path, causal: bool = False) -> list[str]:
         )
     file = folder / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    fine = "{name: bytes, dim: 32, depth: 1, heads: 2, window: 8, reach: sliding, group: {type: fixed, stride: 4}}"
+    fine = (
+        "{name: bytes, dim: 32, depth: 1, heads: 2, window: 8, window_type: sliding, group: {type: fixed, stride: 4}}"
+    )
     return [
         "modality={type: text}", f"data={{type: documents, file: {file}}}", "task={type: classification, level: top}",
         f"model={{levels: [{fine}, {{name: top, dim: 32, depth: 1, heads: 2}}], causal: {str(causal).lower()}}}",

@@ -28,7 +28,7 @@ class Row:
         tokens: of the sample at this level.
         dim: width of a token.
         depth: blocks, on both ways.
-        reach: how far a token attends, in words.
+        window: how far a token attends, in words.
         groups: how tokens become the next level's, in words.
         parameters: trained numbers.
         forward_flops: of one forward pass.
@@ -40,7 +40,7 @@ class Row:
     tokens: int
     dim: int
     depth: int
-    reach: str
+    window: str
     groups: str
     parameters: int
     forward_flops: int
@@ -51,7 +51,7 @@ class Row:
         """The row as text."""
         costs = (flops(self.forward_flops), flops(self.step_flops), size(self.kept_bytes))
         sizes = (count(self.tokens), str(self.dim), str(self.depth))
-        return (self.name, *sizes, self.reach, self.groups, count(self.parameters), *costs)
+        return (self.name, *sizes, self.window, self.groups, count(self.parameters), *costs)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Description:
             tokens=sum(row.tokens for row in self.rows),
             dim=0,
             depth=sum(row.depth for row in self.rows),
-            reach="",
+            window="",
             groups="",
             parameters=sum(row.parameters for row in self.rows),
             forward_flops=sum(row.forward_flops for row in self.rows),
@@ -165,7 +165,7 @@ def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> t
                 level.tokens,
                 settings.dim,
                 settings.depth + (settings.decoder_depth if config.top_down and level.groups else 0),
-                _reach(settings, tokens.axes if level.plan.grid is not None else 1),
+                _window(settings, tokens.axes if level.plan.grid is not None else 1),
                 _groups(settings, tokens.axes if level.plan.grid is not None else 1),
                 parameters[index],
                 cost.total,
@@ -180,12 +180,12 @@ def _kept(cache: Kept) -> str:
     return f"{size(round(BYTES * cache.per_token))} for each token and {size(BYTES * cache.constant)} besides"
 
 
-def _reach(level: Level, axes: int) -> str:
+def _window(level: Level, axes: int) -> str:
     if level.window is None:
         return "global"
     if axes == 1:
-        return f"{level.reach} {level.window}"
-    return f"{level.reach} {_sizes(extent(level.window, axes, 'window'))}"
+        return f"{level.window_type} {level.window}"
+    return f"{level.window_type} {_sizes(extent(level.window, axes, 'window'))}"
 
 
 def _groups(level: Level, axes: int) -> str:

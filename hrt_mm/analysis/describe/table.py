@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 120
-_COLUMNS = ("level", "tokens", "width", "depth", "reach", "groups", "parameters", "FLOPs", "FLOPs/step", "memory")
-_LEFT = ("level", "reach", "groups")
+_COLUMNS = ("level", "tokens", "width", "depth", "window", "groups", "parameters", "FLOPs", "FLOPs/step", "memory")
+_LEFT = ("level", "window", "groups")
 
 
 def table(rows: Iterable[tuple[str, ...]], footers: Iterable[tuple[str, ...]]) -> str:

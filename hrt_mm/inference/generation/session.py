@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ...core.component import with_current_keys
 from ...core.errors import UserError
 from ...core.levels import GivenGroups
 from ...core.spans import Spans
@@ -119,7 +120,7 @@ class Session:
             UserError: there is no such file, it is damaged, or of another model; says what differs.
         """
         said, tensors = _read(Path(path))
-        if changed := list(_changed(said["model"], _config(model))):
+        if changed := list(_changed(with_current_keys(said["model"], model.encoder.hierarchy.config), _config(model))):
             more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
             listed = "".join(f"\n  {line}" for line in changed[:5])
             raise UserError(f"{path} was saved with another model:{listed}{more}\nload it with the same one")

@@ -265,7 +265,7 @@ def unbounded(config: HierarchyConfig) -> str | None:
             what = "is seen as a whole" if seen and not level.depth else "attends to everything before"
             return (
                 f"level {level.name!r} {what}, so a stream would remember ever more; train with "
-                f"model.levels.{level.name}.window and reach: sliding, or let it grow where the input is short"
+                f"model.levels.{level.name}.window and window_type: sliding, or let it grow where the input is short"
             )
         if longest is None:
             return (

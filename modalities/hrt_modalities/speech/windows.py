@@ -117,7 +117,7 @@ def period(config: HierarchyConfig) -> int:
     for level in config.levels:
         window = bound(level)
         # What other levels see of a level is cut into blocks, under sliding windows too.
-        if window is not None and (level.reach != "sliding" or config.cross_scale.down):
+        if window is not None and (level.window_type != "sliding" or config.cross_scale.down):
             found = math.lcm(found, step * window)
         if not isinstance(level.group, FixedGroups):
             break
@@ -139,7 +139,7 @@ def reach(config: HierarchyConfig) -> int | None:
                 return None
         else:
             # Layers over the same blocks reach no further than one of them.
-            times = sum(min(1, count) for count in layers) if level.reach == "block" else sum(layers)
+            times = sum(min(1, count) for count in layers) if level.window_type == "block" else sum(layers)
             found += step * window * (times + seen)
         if place + 1 == len(config.levels):
             break

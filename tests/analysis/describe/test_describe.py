@@ -44,7 +44,7 @@ def test_rows_of_a_grid() -> None:
         ("patches", 64, 32, 2),
         ("image", 16, 64, 2),
     ]
-    assert [(row.reach, row.groups) for row in found.rows] == [("block 4x4", "2x2, conv"), ("global", "-")]
+    assert [(row.window, row.groups) for row in found.rows] == [("block 4x4", "2x2, conv"), ("global", "-")]
     assert found.total.parameters == num_parameters(hierarchy(), 2)
     assert found.flat is not None
     assert found.flat.parameters == num_parameters(flat_control(hierarchy(), 2), 2)

@@ -25,11 +25,11 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def config(way: str, pool: str = "mean", window: int | None = None, **fine: Any) -> HierarchyConfig:
     levels = [
-        {"name": "fine", "dim": 8, "heads": 4, "kv_heads": 2, "depth": 2, "window": 5, "reach": "sliding"}
+        {"name": "fine", "dim": 8, "heads": 4, "kv_heads": 2, "depth": 2, "window": 5, "window_type": "sliding"}
         | {"decoder_depth": 3, "group": FIXED, "pool": pool}
         | fine,
         {"name": "coarse", "dim": 12, "heads": 2, "depth": 1}
-        | ({} if window is None else {"window": window, "reach": "sliding"}),
+        | ({} if window is None else {"window": window, "window_type": "sliding"}),
     ]
     return HierarchyConfig.model_validate({"levels": levels, "causal": True, **WAYS[way]})
 
@@ -97,7 +97,7 @@ def test_it_is_printed_beside_the_flat_transformers() -> None:
 @pytest.mark.parametrize("axes", [1, 2])
 def test_models_that_do_not_decode_say_nothing(axes: int) -> None:
     model = HierarchyConfig.model_validate(config("both", heads=2).model_dump() | {"causal": False})
-    levels = [level.model_dump() | {"window": 4, "reach": "block"} for level in model.levels]
+    levels = [level.model_dump() | {"window": 4, "window_type": "block"} for level in model.levels]
     model = HierarchyConfig.model_validate(model.model_dump() | {"levels": levels})
     found = describe_model(model, sample_of((16,) * axes, on_meta(model, axes)))
     assert found.cache is None

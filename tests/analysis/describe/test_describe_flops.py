@@ -90,7 +90,7 @@ def test_formula_equals_counter_for_every_pooling(pool: str) -> None:
 
 
 def test_formula_equals_counter_for_shifted_windows_and_grouped_queries() -> None:
-    one = level("only", 64, window=8, reach="shifted", depth=3, kv_heads=2)
+    one = level("only", 64, window=8, window_type="shifted", depth=3, kv_heads=2)
     config = HierarchyConfig(levels=(one,), backend="reference")
     tokens = sample_of((45,), on_meta(config, 1))
     assert by_formula(config, tokens) == counted(config, tokens)
@@ -129,7 +129,7 @@ def test_visible_pairs_equal_the_mask(window: int | None, causal: bool) -> None:
 
 @pytest.mark.parametrize(("window", "pool"), [(None, "mean"), (3, "mean"), (None, "select"), (2, "select")])
 def test_causal_staircase_counts_what_each_token_sees(window: int | None, pool: str) -> None:
-    reach = {} if window is None else {"window": window, "reach": "sliding"}
+    reach = {} if window is None else {"window": window, "window_type": "sliding"}
     levels = (level("fine", 32, group=FixedGroups(stride=4), pool=pool), level("coarse", 48, depth=0, **reach))
     config = HierarchyConfig(levels=levels, causal=True, cross_scale=CrossScale(down=True))
     without = config.model_copy(update={"cross_scale": CrossScale()})

@@ -92,9 +92,15 @@ model:
       depth: 1
       heads: 2
       window: 8
-      reach: sliding
+      window_type: sliding
       group: {type: learned, target: 3, max: 6}
-    - {name: words, dim: 16, depth: 1, heads: 2, window: 8, reach: sliding, group: {type: learned, target: 2, max: 4}}
+    - name: words
+      dim: 16
+      depth: 1
+      heads: 2
+      window: 8
+      window_type: sliding
+      group: {type: learned, target: 2, max: 4}
     - {name: phrases, dim: 16, depth: 1, heads: 2}
   top_down: true
   causal: true

@@ -22,10 +22,10 @@ def level(**options: Any) -> Level:
 REACHES: dict[str, tuple[Level, bool, tuple[int, ...]]] = {
     "global": (level(), False, (13,)),
     "blocks": (level(window=4), False, (13,)),
-    "shifted": (level(window=4, reach="shifted"), False, (13,)),
-    "sliding": (level(window=3, reach="sliding"), False, (13,)),
+    "shifted": (level(window=4, window_type="shifted"), False, (13,)),
+    "sliding": (level(window=3, window_type="sliding"), False, (13,)),
     "causal": (level(), True, (13,)),
-    "causal-sliding": (level(window=3, reach="sliding"), True, (13,)),
+    "causal-sliding": (level(window=3, window_type="sliding"), True, (13,)),
     "grouped-queries": (level(kv_heads=2), False, (13,)),
     "grid": (level(window=4), False, (9, 6)),
 }

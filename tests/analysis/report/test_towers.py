@@ -36,7 +36,7 @@ towers:
           depth: 1
           heads: 2
           window: 8
-          reach: sliding
+          window_type: sliding
           group: {{type: given, boundary: words, max: 16}}
           pool: mean
         - {{name: words, dim: 16, depth: 1, heads: 2}}

@@ -27,7 +27,7 @@ MODELS: list[dict[str, Any]] = [
     {"pool": "mean", "group": "learned", "way": "both"},
 ]
 
-FINE = {"name": "a", "dim": 8, "heads": 2, "depth": 1, "window": 4, "reach": "sliding"}
+FINE = {"name": "a", "dim": 8, "heads": 2, "depth": 1, "window": 4, "window_type": "sliding"}
 
 
 def moved(tokens: Tokens, by: float) -> Tokens:
@@ -65,7 +65,7 @@ def test_steps_after_many_steps() -> None:
     """Counts far out, as a text of ten million tokens has them, over windows that were filled since."""
     levels = [
         FINE | {"group": {"type": "fixed", "stride": 3}},
-        {"name": "b", "dim": 8, "heads": 2, "window": 3, "reach": "sliding"},
+        {"name": "b", "dim": 8, "heads": 2, "window": 3, "window_type": "sliding"},
     ]
     ways = {"top_down": True, "cross_scale": {"down": True}}
     model = awake(Hierarchy(HierarchyConfig.model_validate({"causal": True, "levels": levels, **ways}))).float()
@@ -151,7 +151,7 @@ def test_no_samples_take_no_step() -> None:
     ("ways", "coarse", "named"),
     [
         ({"cross_scale": {"down": True}}, {"depth": 0}, "b"),
-        ({"cross_scale": {"down": True}}, {"depth": 0, "window": 4, "reach": "sliding"}, None),
+        ({"cross_scale": {"down": True}}, {"depth": 0, "window": 4, "window_type": "sliding"}, None),
         ({"cross_scale": {"up": True}}, {"depth": 0}, None),
         ({"cross_scale": {"up": True}}, {"depth": 1}, "b"),
         ({"top_down": True}, {"depth": 0}, None),

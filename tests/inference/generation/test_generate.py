@@ -32,7 +32,7 @@ def model_of(group: dict[str, Any], pool: str = "mean") -> HierarchyConfig:
         "depth": 1,
         "heads": 2,
         "window": 4,
-        "reach": "sliding",
+        "window_type": "sliding",
         "pool": pool,
         "group": group,
     }
@@ -179,7 +179,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 modality: {{type: text}}
 model:
   levels:
-    - {{name: bytes, dim: 32, depth: 1, heads: 2, window: 4, reach: sliding, group: {{type: fixed, stride: 3}}}}
+    - {{name: bytes, dim: 32, depth: 1, heads: 2, window: 4, window_type: sliding, group: {{type: fixed, stride: 3}}}}
     - {{name: words, dim: 32, depth: 1, heads: 2}}
   causal: true
   top_down: true

@@ -37,14 +37,14 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def build(pool: str, group: str, way: str, *, second: str = "fixed", window: int | None = 2, **more: Any) -> Hierarchy:
-    sliding = {} if window is None else {"window": window, "reach": "sliding"}
+    sliding = {} if window is None else {"window": window, "window_type": "sliding"}
     levels = [
         {"name": "fine", "dim": 12, "heads": 2, "depth": 1, "pool": pool, "group": GROUPS[group], "window": 3},
         {"name": "mid", "dim": 16, "heads": 2, "kv_heads": 1, "depth": 2, "pool": pool, "group": GROUPS[second]}
         | sliding,
         {"name": "coarse", "dim": 12, "heads": 1, "depth": 1},
     ]
-    levels[0]["reach"] = "sliding"
+    levels[0]["window_type"] = "sliding"
     config = HierarchyConfig.model_validate({"levels": levels, "causal": True, **WAYS[way], **more})
     return awake(Hierarchy(config))
 

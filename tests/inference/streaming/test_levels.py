@@ -35,12 +35,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def build(pool: str, group: str, way: str, second: str = "fixed") -> Hierarchy:
-    sliding = {"window": 2, "reach": "sliding"}
+    sliding = {"window": 2, "window_type": "sliding"}
     levels = (
         {"name": "fine", "dim": 12, "heads": 2, "depth": 1, "pool": pool, "group": GROUPS[group]} | sliding,
         {"name": "mid", "dim": 16, "heads": 2, "kv_heads": 1, "depth": 2, "pool": pool, "group": GROUPS[second]}
         | sliding,
-        {"name": "coarse", "dim": 12, "heads": 1, "depth": 1, "window": 1, "reach": "sliding"},
+        {"name": "coarse", "dim": 12, "heads": 1, "depth": 1, "window": 1, "window_type": "sliding"},
     )
     model = Hierarchy(HierarchyConfig.model_validate({"levels": levels, "causal": True, **WAYS[way]}))
     generator = torch.Generator().manual_seed(7)
@@ -189,7 +189,7 @@ def test_positions_stay_exact_far_out() -> None:
 
 def test_a_level_that_sees_everything_is_refused() -> None:
     config = build("mean", "fixed", "all").config.model_dump()
-    config["levels"][2].update(window=None, reach="block")
+    config["levels"][2].update(window=None, window_type="block")
     model = Hierarchy(HierarchyConfig.model_validate(config)).double().eval()
     with pytest.raises(UserError, match="level 'coarse' attends to everything before, so a stream would"):
         HierarchyStream(model)

@@ -27,7 +27,7 @@ def tokenizer(**values: Any) -> AudioTokenizer:
 
 
 def encoder(own: AudioTokenizer, pool: str = "attention", group: dict[str, Any] = FIXED) -> Encoder:
-    sliding = {"reach": "sliding", "heads": 2}
+    sliding = {"window_type": "sliding", "heads": 2}
     levels = [
         {"name": "frames", "dim": 16, "depth": 1, "window": 8, "pool": pool, "group": group} | sliding,
         {"name": "phonemes", "dim": 24, "depth": 2, "window": 6, "pool": pool, "group": FIXED} | sliding,

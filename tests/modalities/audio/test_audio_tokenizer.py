@@ -175,7 +175,7 @@ def test_convolutions_go_over_time_in_order_and_bands() -> None:
 
 
 def hierarchy(causal: bool) -> HierarchyConfig:
-    frames = {"name": "frames", "dim": 16, "depth": 1, "heads": 2, "window": 8, "reach": "sliding"}
+    frames = {"name": "frames", "dim": 16, "depth": 1, "heads": 2, "window": 8, "window_type": "sliding"}
     levels = [
         frames | {"group": {"type": "fixed", "stride": 4}},
         {"name": "words", "dim": 16, "depth": 1, "heads": 2},

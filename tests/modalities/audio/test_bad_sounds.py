@@ -141,7 +141,15 @@ def test_bad_sounds_are_skipped_and_named(batch: bool, tmp_path: Path) -> None:
 
 def small(folder: Path, **sections: Any) -> RunConfig:
     """A configuration of two small levels; the sections that are given are laid over it."""
-    fine = {"name": "frames", "dim": 16, "depth": 1, "heads": 2, "window": 8, "reach": "sliding", "pool": "attention"}
+    fine = {
+        "name": "frames",
+        "dim": 16,
+        "depth": 1,
+        "heads": 2,
+        "window": 8,
+        "window_type": "sliding",
+        "pool": "attention",
+    }
     group = sections.pop("group", {"type": "fixed", "stride": 8})
     words = {"name": "words", "dim": 16, "depth": 1, "heads": 2}
     values: dict[str, Any] = {

@@ -41,7 +41,7 @@ def built(film: Path) -> tuple[Segmentation, VideoTokenizer]:
     frames = {"type": "given", "boundary": "frames", "typical": [1, 3, 4]}
     levels = [
         {"name": "tubes", "dim": 24, "depth": 1, "heads": 2, "window": [1, 4, 4], "group": frames},
-        {"name": "frames", "dim": 24, "depth": 1, "heads": 2, "window": 2, "reach": "sliding"},
+        {"name": "frames", "dim": 24, "depth": 1, "heads": 2, "window": 2, "window_type": "sliding"},
     ]
     model = HierarchyConfig.model_validate({"levels": levels})
     tokenizer = VideoConfig(type="video", tube=1, rate=12.5).build(lambda axes: blocks(model, axes))

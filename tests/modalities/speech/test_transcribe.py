@@ -33,8 +33,8 @@ CONFIG = """
 modality: {type: audio, rate: 8000, mels: 24, stem: {frames: 2, recent: 3}}
 model:
   levels:
-    - {name: frames, dim: 24, depth: 1, heads: 2, window: 8, reach: sliding, group: {type: fixed, stride: 2}}
-    - {name: words, dim: 32, depth: 1, heads: 2, window: 8, reach: sliding}
+    - {name: frames, dim: 24, depth: 1, heads: 2, window: 8, window_type: sliding, group: {type: fixed, stride: 2}}
+    - {name: words, dim: 32, depth: 1, heads: 2, window: 8, window_type: sliding}
   cross_scale: {up: true}
   causal: true
 task: {type: ctc, unit: words, level: words}
@@ -246,7 +246,7 @@ def test_mistakes_are_told(run: Path, talk: tuple[Path, list[str], list[float]],
     assert "--chunk-ms 0 must be above 0" in failure(capsys, run, path, "--chunk-ms", "0")
     assert "is not a run folder" in failure(capsys, tmp_path, path)
     assert "cannot be written" in failure(capsys, run, path, "--out", tmp_path / "no" / "out.srt")
-    wide = failure(capsys, run, path, "model.levels.words.window=null", "model.levels.words.reach=block")
+    wide = failure(capsys, run, path, "model.levels.words.window=null", "model.levels.words.window_type=block")
     assert "level 'words' attends to everything before" in wide
     assert "a window is for models that are not causal" in failure(capsys, run, path, "--window", "3")
     assert "--window 0 must be above 0" in failure(capsys, run, path, "--window", "0")

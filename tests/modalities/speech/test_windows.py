@@ -17,7 +17,7 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.inference.streaming import Finished
 from hrt_mm.tasks.ctc import frames_of
 
-LOCAL = {"window": 3, "reach": "sliding", "heads": 2, "depth": 1}
+LOCAL = {"window": 3, "window_type": "sliding", "heads": 2, "depth": 1}
 GROUPS: dict[str, dict[str, Any]] = {
     "fixed": {"type": "fixed", "stride": 3},
     "learned": {"type": "learned", "target": 3, "max": 4},
@@ -69,7 +69,7 @@ def test_given_boundaries_are_refused() -> None:
 
 def level(name: str, window: int | None, reach: str, stride: int | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "dim": 8, "heads": 2, "depth": 2}
-    found |= {} if window is None else {"window": window, "reach": reach}
+    found |= {} if window is None else {"window": window, "window_type": reach}
     return found | ({} if stride is None else {"group": {"type": "fixed", "stride": stride}})
 
 

@@ -29,12 +29,12 @@ ODD = {
 
 def settings(folder: Path, data: str, *overrides: str, task: str, group: str, causal: bool) -> RunConfig:
     file = folder / "run.yaml"
-    fine = f"{{name: fine, dim: 8, depth: 1, heads: 2, window: 4, reach: sliding, group: {group}}}"
+    fine = f"{{name: fine, dim: 8, depth: 1, heads: 2, window: 4, window_type: sliding, group: {group}}}"
     way = "causal: true, top_down: true" if causal else "top_down: false"
     file.write_text(
         f"""
 modality: {{type: text}}
-model: {{levels: [{fine}, {{name: coarse, dim: 8, depth: 1, heads: 2, window: 16, reach: sliding}}], {way}}}
+model: {{levels: [{fine}, {{name: coarse, dim: 8, depth: 1, heads: 2, window: 16, window_type: sliding}}], {way}}}
 task: {task}
 data: {data}
 optim: {{warmup_steps: 1}}

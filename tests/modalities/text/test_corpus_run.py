@@ -29,7 +29,7 @@ def config(home: Path, folder: Path, kind: str, workers: int) -> RunConfig:
 modality: {{type: text{subwords}}}
 model:
   levels:
-    - {{name: fine, dim: 16, depth: 1, heads: 2, window: 4, reach: sliding, group: {{type: fixed, stride: 3}}}}
+    - {{name: fine, dim: 16, depth: 1, heads: 2, window: 4, window_type: sliding, group: {{type: fixed, stride: 3}}}}
     - {{name: coarse, dim: 16, depth: 1, heads: 2}}
   causal: true
   top_down: true

@@ -241,7 +241,7 @@ MODEL = {
     "levels": [
         level("tubes", {"type": "fixed", "stride": [1, 2, 2]}, window=[1, 2, 2]),
         level("areas", {"type": "given", "boundary": "frames", "typical": [1, 2, 2]}),
-        level("frames", {"type": "given", "boundary": "shots"}, window=4, reach="sliding"),
+        level("frames", {"type": "given", "boundary": "shots"}, window=4, window_type="sliding"),
         level("shots"),
     ],
     "cross_scale": {"up": True, "down": True},

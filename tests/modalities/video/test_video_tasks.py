@@ -149,7 +149,7 @@ model:
       depth: 1
       heads: 2
       window: 8
-      reach: sliding
+      window_type: sliding
       group: {{type: learned, target: 5, max: 20}}
       pool: attention
     - {{name: clips, dim: 32, depth: 1, heads: 2}}
