@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
 
 DEPRECATED = "x-deprecated-keys"
 """Where the JSON Schema of a component lists its deprecated keys."""
@@ -27,7 +26,7 @@ class Component(BaseModel):
     """New names of renamed keys, by their old names. Entries are kept for one release."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
         if cls.deprecated_keys:
             model: Any = handler.resolve_ref_schema(schema)
@@ -36,8 +35,9 @@ class Component(BaseModel):
             # Python input alone: a function would turn JSON into Python objects, and strict validation takes lists for
             # tuples in JSON but not in Python. What is read as JSON has its keys renamed already.
             fields = model["schema"]
-            renamed = core_schema.no_info_before_validator_function(cls._rename_deprecated_keys, fields)
-            model["schema"] = core_schema.json_or_python_schema(json_schema=fields, python_schema=renamed)
+            rename = {"type": "no-info", "function": cls._rename_deprecated_keys}
+            renamed = {"type": "function-before", "function": rename, "schema": fields}
+            model["schema"] = {"type": "json-or-python", "json_schema": fields, "python_schema": renamed}
         return schema
 
     @classmethod
@@ -52,7 +52,7 @@ class Component(BaseModel):
         return {cls.deprecated_keys.get(key, key): value for key, value in data.items()}
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         described = handler(schema)
         if cls.deprecated_keys:
             handler.resolve_ref_schema(described)[DEPRECATED] = dict(cls.deprecated_keys)

@@ -84,7 +84,9 @@ def test_layers_and_overrides_may_use_either_name(old: Path, caplog: pytest.LogC
 
 def test_both_names_in_one_map_are_a_mistake(old: Path) -> None:
     old.write_text(old.read_text().replace("window: 4,", "window: 4, window_type: sliding,"))
-    with pytest.raises(ConfigError, match=r"old.yaml:5: model.levels.0.reach: is the former name of window_type, which"):
+    with pytest.raises(
+        ConfigError, match=r"old.yaml:5: model.levels.0.reach: is the former name of window_type, which"
+    ):
         load_config(old)
     with pytest.raises(ValueError, match="reach is the former name of window_type; give window_type alone"):
         Level.model_validate({"name": "a", "dim": 4, "heads": 1, "reach": "block", "window_type": "block"})
