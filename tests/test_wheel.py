@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_the_wheel_has_everything_and_nothing_else(unpacked: Path) -> None:
 
 def test_it_trains_from_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     # Without the site module the .pth file of an editable installation is not read: the tree is not on the path.
-    paths = {str(unpacked): None, sysconfig.get_path("purelib"): None, sysconfig.get_path("platlib"): None}
+    paths = [str(unpacked), *(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     start = [sys.executable, "-S", "-c"]
     where = subprocess.run(
