@@ -62,7 +62,7 @@ def parts(settings: Mapping[str, Any]) -> tuple[AudioTokenizer, HierarchyConfig]
     if settings["quick"]:
         levels = [level.model_copy(update={"dim": 32, "heads": 2, "depth": 1}) for level in model.levels]
         model = model.model_copy(update={"levels": tuple(levels)})
-    return modality.build(lambda axes: ()), model
+    return modality.build(), model
 
 
 def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, AudioTokenizer]:
@@ -79,7 +79,7 @@ def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, Audio
         stem = tokenizer.config.stem
         hidden = stem.hidden * model.levels[0].dim / control.levels[0].dim
         config = tokenizer.config.model_copy(update={"stem": stem.model_copy(update={"hidden": hidden})})
-        found: nn.Module = Pooled(control, config.build(lambda axes: ()))
+        found: nn.Module = Pooled(control, config.build())
     elif contender == "AST-like":
         depth = sum(level.depth for level in model.levels)
         found = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, size(own))

@@ -29,7 +29,7 @@ def build(name: str, data: Data) -> Classifier:
     """A contender."""
     config = load_config(CONFIGS[name])
     assert data.classes is not None
-    own = config.single.modality.build(lambda axes: ())
+    own = config.single.modality.build()
     assert isinstance(own, AudioTokenizer)
     dropout = float(getattr(config.task, "dropout", 0.0))
     pooled = Pooled(config.single.model, own)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hrt_mm import CrossScale, FixedGroups, HierarchyConfig, Level
 from hrt_mm.analysis.control import flat_control
-from hrt_mm.core.levels import blocks
 from hrt_mm.tasks.base import Batch
 from hrt_mm.tasks.classification import Classification, ClassificationConfig
 from hrt_mm.train.config import OptimConfig
@@ -46,7 +45,7 @@ def model_config(contender: str) -> HierarchyConfig:
 def build(contender: str, device: str, *, backend: str = "auto") -> tuple[Classification, VisionTokenizer]:
     """A contender's task, and the tokenizer that its batches come from."""
     config = model_config(contender).model_copy(update={"backend": backend})
-    tokenizer = VISION.build(lambda axes: blocks(config, axes))
+    tokenizer = VISION.build(config)
     return ClassificationConfig(type="classification").build(config, tokenizer, CLASSES).to(device), tokenizer
 
 

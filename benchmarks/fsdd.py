@@ -100,7 +100,7 @@ def nearest_accuracy(known: Recordings, tested: Recordings) -> float:
 
 def coarse(sounds: Recordings) -> Tensor:
     """(N, F) spectra of sounds."""
-    tokenizer = AudioConfig(type="audio", rate=8000, mels=BANDS).build(lambda axes: ())
+    tokenizer = AudioConfig(type="audio", rate=8000, mels=BANDS).build()
     found = []
     for index in range(len(sounds)):
         x_TF = tokenizer([sounds[index].value]).x

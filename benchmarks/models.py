@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level, Tokens
 from hrt_mm.analysis.control import flat_control, num_parameters
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.tokenizer import Tokenizer
+from hrt_mm.tasks.encoder import Encoder
 
 DEFAULT: dict[str, Any] = {"widths": [128, 256, 512], "depths": [2, 2, 4], "head_dim": 64, "window": 64, "stride": 4}
 """Two windowed levels and a global one: widths double and most blocks are coarse, as in Swin and Hiera."""

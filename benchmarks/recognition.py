@@ -28,6 +28,7 @@ from hrt_modalities.speech.align import aligned, intervals
 from hrt_modalities.speech.aligning import Tiers, spot_keyword
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.data.capabilities import seconds_per_token
 from hrt_mm.data.sample import Sample
 from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
 from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
@@ -173,7 +174,7 @@ def group_cuts(run: TrainedRun, most: int | None) -> Cuts:
         sample = dataset[index]
         with torch.no_grad():
             pyramid = run.task.encoder(run.tokenizer([sample.value]))
-        starts = pyramid.groups[pyramid.names[0]].host[:-1].double() * (run.tokenizer.seconds_per_token or 1.0)
+        starts = pyramid.groups[pyramid.names[0]].host[:-1].double() * (seconds_per_token(run.tokenizer) or 1.0)
         true = [start for start, _, _ in truth[sample.name]]
         cuts.add(starts.tolist(), true, sample.value.seconds, generator)
     return cuts
@@ -191,7 +192,7 @@ def boundary_cuts(run: TrainedRun, most: int | None) -> Cuts:
         with torch.no_grad():
             logits_T = run.task.logits(run.task.encoder(tokens)[0].x)
         (places,) = run.task.places(logits_T, tokens.spans)
-        found = places * (run.tokenizer.seconds_per_token or 1.0)
+        found = places * (seconds_per_token(run.tokenizer) or 1.0)
         true = [start for start, _, _ in truth[sample.name]]
         cuts.add(found.tolist(), true, sample.value.seconds, generator)
     return cuts

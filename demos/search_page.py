@@ -17,6 +17,7 @@ from hrt_modalities.vision.images import read_image
 from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
+from hrt_mm.data.capabilities import Lasting
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
@@ -68,7 +69,8 @@ def _too_long(searcher: Searcher, kind: str, query: Path) -> str:
     """What is said of a file that lasts too long; its length is found before it is decoded."""
     if kind not in searcher.embedder.towers:
         return ""
-    seconds = searcher.embedder.modality(kind).seconds(query) or 0.0
+    modality = searcher.embedder.modality(kind)
+    seconds = modality.seconds(query) if issubclass(modality, Lasting) else 0.0
     if seconds <= MAX_SECONDS:
         return ""
     return f"The {kind} lasts {seconds:,.0f} s; a query may last {MAX_SECONDS:g} s: cut out the part that you look for."

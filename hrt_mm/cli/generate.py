@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
+from ..data.capabilities import ByteCounting, Generative
 from .arguments import Commands, add_overrides, command
 
 if TYPE_CHECKING:
@@ -98,12 +99,10 @@ def _context(run: TrainedRun, prompt: str | bytes) -> int | None:
     import torch
 
     context: int | None = getattr(run.config.data, "context", None)
-    ids = run.tokenizer.prompts([prompt]).x
-    num_bytes = run.tokenizer.num_bytes(ids)
-    if context is None or num_bytes is None:
+    tokenizer = run.tokenizer
+    if context is None or not isinstance(tokenizer, Generative) or not isinstance(tokenizer, ByteCounting):
         return context
+    num_bytes = tokenizer.num_bytes(tokenizer.prompts([prompt]).x)
     if not num_bytes.any():
-        assert run.tokenizer.vocabulary is not None
-        num_bytes = run.tokenizer.num_bytes(torch.arange(run.tokenizer.vocabulary))
-        assert num_bytes is not None
+        num_bytes = tokenizer.num_bytes(torch.arange(tokenizer.vocabulary))
     return round(context / float(num_bytes[num_bytes > 0].float().mean()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
 from ..core.errors import ConfigError
+from ..data.capabilities import SizeAdapting
 from ..data.extents import Extents
 from ..data.tokenizer import Tokenizer
 from ..tasks.base import Task
@@ -132,25 +133,36 @@ def load_task(
         task = build_task(config, tokenizer, names)
     load_trained(task, checkpoint)
     if inputs != "own":
-        _expect(tokenizer, extents_of(checkpoint.state))
+        tokenizer = _resizing(tokenizer, extents_of(checkpoint.state))
     if inputs == "files":
-        _without_labels(config, tokenizer)
+        tokenizer = _without_labels(config, tokenizer)
     return TrainedRun(run_dir, config, task.eval(), tokenizer, names, checkpoint)
 
 
-def _expect(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> None:
-    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
-    for name, reader in towers.items():
-        reader.expected = extents.get(name)
+def _each(tokenizer: Tokenizer, change: Callable[[str, Tokenizer], Tokenizer]) -> Tokenizer:
+    """The tokenizer, or those of all towers, after a change that gets the tower's name."""
+    if not isinstance(tokenizer, JointTokenizer):
+        return change("", tokenizer)
+    return JointTokenizer({name: change(name, tower) for name, tower in tokenizer.towers.items()})
 
 
-def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Leaves out boundaries that only the loss compares with."""
-    towers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
-    grouped = given_groups(config)
-    for name, reader in towers.items():
-        labels = frozenset(reader.carried) - frozenset(grouped[name])
-        reader.wanted = reader.wanted - labels
+def _resizing(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> Tokenizer:
+    """Brings inputs to sizes that training saw."""
+    return _each(
+        tokenizer,
+        lambda name, tower: tower.with_extents(extents.get(name)) if isinstance(tower, SizeAdapting) else tower,
+    )
+
+
+def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """Leaves out boundaries that only the loss reads."""
+    groups = given_groups(config)
+
+    def change(name: str, tower: Tokenizer) -> Tokenizer:
+        labels = frozenset(tower.carried) - frozenset(groups[name])
+        return tower.with_boundaries(tower.requested_boundaries - labels)
+
+    return _each(tokenizer, change)
 
 
 def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:

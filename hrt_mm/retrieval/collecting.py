@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import BadSample, UserError, printable
+from ..core.errors import BadSample, ConfigError, UserError, printable
+from ..data.capabilities import BoxLocating, Divisible, Showable, Textual, positions_at
 from ..data.dataset import Dataset
 from ..data.files import check_regular, shown
 from ..data.folders import by_suffix
+from ..data.modality import Modality
 from ..data.sample import Sample
 from .collection import Writer, writing
 from .embed import BATCH, Embedder
@@ -150,7 +152,10 @@ def embed_files(
 def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool) -> Found:
     with suppress(OSError):  # what is missing is for the reader to say
         check_regular(file.path, str(file.path))
-    stretches = embedder.modality(part).stretches(file.path, embedder.tokenizer(part), window)
+    modality = embedder.modality(part)
+    stretches = None
+    if issubclass(modality, Divisible):
+        stretches = modality.stretches(file.path, embedder.tokenizer(part), window)
     if stretches is not None:
         beginning, vector_D, passages = embedder.stretched(part, stretches, levels, media=media)
         return Found(file.name, beginning, file.info, vector_D, passages)
@@ -231,9 +236,9 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
     if reason := next(filter(None, (not_comparable(own)[1] for own in found.vectors())), ""):
         raise BadSample(f"{found.name:.80}", f"a vector of it {reason}")
     modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
-    piece = modality.shown(found.value) if media else None
+    piece = modality.shown(found.value) if media and issubclass(modality, Showable) else None
     file = writer.media(*piece) if piece else ""
-    info = _short(_text(modality.passage(found.value)) | dict(found.info), found.name)
+    info = _short(_text(modality, found.value) | dict(found.info), found.name)
     every, names = [Row(found.name, part, file=file, info=info)], [found.name]
     for own, inside in zip(found.passages, parents(found.passages), strict=True):
         rows, timed = [], own.edges_N2A.shape[2] == 1
@@ -246,11 +251,13 @@ def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: boo
                 parent=names[0] if parent is None else names[parent],
             )
             if not timed:
+                if not isinstance(tokenizer, BoxLocating):
+                    raise ConfigError(f"{type(tokenizer).__name__} reads no pictures")
                 box = tokenizer.box(found.value, edges_2A.flatten().tolist())
                 rows.append(replace(row, box=box, file=file))
                 continue
-            first, last = tokenizer.places(found.value, edges_2A[:, 0].tolist())
-            text = _text(modality.passage(found.value, (first, last)))
+            first, last = positions_at(tokenizer, found.value, edges_2A[:, 0].tolist())
+            text = _text(modality, found.value, (first, last))
             piece = files[number] if files else None
             kept = writer.media(*piece) if piece else ""
             rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=kept))
@@ -278,8 +285,9 @@ def _short(info: Mapping[str, str], name: str) -> dict[str, str]:
     return found
 
 
-def _text(passage: str | None) -> dict[str, str]:
-    """What is shown of a text."""
-    if passage is None:
+def _text(modality: type[Modality], value: Any, span: tuple[float, float] | None = None) -> dict[str, str]:
+    """What is shown of a text; nothing of other samples."""
+    if not issubclass(modality, Textual):
         return {}
+    passage = modality.passage(value, span)
     return {"text": passage if len(passage) <= MAX_SHOWN else f"{passage[:MAX_SHOWN]}..."}

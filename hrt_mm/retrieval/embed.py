@@ -18,8 +18,9 @@ from torch import Tensor
 from ..core.errors import BadSample, ConfigError, UserError
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
+from ..data.capabilities import Showable, Stretch, positions_at, read_file
 from ..data.files import check_regular
-from ..data.modality import Modality, Stretch
+from ..data.modality import Modality
 from ..data.registry import modalities
 from ..data.tokenizer import Tokenizer
 from ..inference.trained import TrainedRun, load_task
@@ -219,7 +220,9 @@ class Embedder:
     def shown(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
         """Of each piece what a page can show; of very short ones nothing."""
         modality, tokenizer = self.modality(tower), self.tokenizer(tower)
-        spans = [tokenizer.places(value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
+        if not issubclass(modality, Showable):
+            return (None,) * len(edges_N2A)
+        spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
         return tuple(
             modality.shown(value, (first, last)) if last - first >= SHORTEST_SHOWN else None for first, last in spans
         )
@@ -276,7 +279,7 @@ class Embedder:
             )
         if isinstance(source, Path):
             size_of(source)
-            return self.run.config.data.prepare(tower, modality.read_for(source, self.tokenizer(tower)))
+            return self.run.config.data.prepare(tower, read_file(modality, source, self.tokenizer(tower)))
         if not source.strip():
             raise BadSample("the query", "is empty; type some words")
         return self.run.config.data.prepare(tower, source)

@@ -19,6 +19,7 @@ from ..core.host import on_host
 from ..core.levels import HierarchyConfig
 from ..core.spans import Spans
 from ..core.tokens import Tokens
+from ..data.capabilities import seconds_per_token
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
 from .base import Batch, TaskConfig, TaskOutput
@@ -92,7 +93,7 @@ class Boundary(EncoderTask):
     def __init__(self, config: BoundaryConfig, model: HierarchyConfig, tokenizer: Tokenizer) -> None:
         super().__init__(model, tokenizer, [0])
         self.unit, self.width, self.threshold = config.unit, config.width, config.threshold
-        self.seconds_per_token = tokenizer.seconds_per_token
+        self.seconds_per_token = seconds_per_token(tokenizer)
         self.tolerances = config.tolerances or (TOKENS if self.seconds_per_token is None else SECONDS)
         self.monitor = f"f1_{self._called(self.tolerances[-1])}"
         self.dropout = nn.Dropout(config.dropout)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..core.encoder import Encoder, finite, first_nonfinite
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
 from .base import Batch, Task
+from .encoder import Encoder, finite, first_nonfinite
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.encoder import Encoder, finite, first_nonfinite
 from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
 from .base import Batch, Task, TaskConfig
+from .encoder import Encoder, finite, first_nonfinite
 from .fingerprints import fingerprint
 from .pieces import Pieces
 

@@ -21,6 +21,7 @@ from ..core.levels import HierarchyConfig, LearnedGroups
 from ..core.pyramid import Pyramid
 from ..core.spans import Spans
 from ..core.tokens import Tokens
+from ..data.capabilities import ByteCounting, Discrete
 from ..data.sample import Sample
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
@@ -56,7 +57,7 @@ class LanguageConfig(TaskConfig):
         """
         if not model.causal:
             raise ConfigError("task language needs model.causal: true, or each token would see the one it predicts")
-        if tokenizer.vocabulary is None:
+        if not isinstance(tokenizer, Discrete):
             raise ConfigError(f"task language predicts ids, and {type(tokenizer).__name__} has no vocabulary")
         return LanguageModel(model, tokenizer, tokenizer.vocabulary, self.noise)
 
@@ -101,8 +102,8 @@ class LanguageModel(EncoderTask):
             "cross_entropy": (nats.detach(), count),
             "accuracy": (right, count),
         }
-        num_bytes_T = self.tokenizer.num_bytes(tokens.x)
-        if num_bytes_T is not None:
+        if isinstance(self.tokenizer, ByteCounting):
+            num_bytes_T = self.tokenizer.num_bytes(tokens.x)
             seen = torch.where(tokens.spans.positions > 0, num_bytes_T, 0).sum()
             stats["bits_per_byte"] = (nats.detach() / math.log(2), seen)
         return TaskOutput(loss, {name: p.detach() for name, p in parts.items()}, stats | self._groups(pyramid), guess_T)

@@ -29,6 +29,7 @@ from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..core.transition import Transition
+from ..data.capabilities import Continuous, Discrete, reconstruction_targets
 from ..data.sample import Sample
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
@@ -78,9 +79,9 @@ class MaskedConfig(TaskConfig):
                 "task.tubes hides places of a grid at all times, and the tokens of level "
                 f"{model.levels[unit].name!r} are no grid; drop it, or let task.unit be a level of fixed groups"
             )
-        if tokenizer.vocabulary is not None and not self.normalize:
+        if isinstance(tokenizer, Discrete) and not self.normalize:
             raise ConfigError("task.normalize has no effect on tokens that are ids; drop it")
-        if tokenizer.features == 1 and self.normalize:
+        if isinstance(tokenizer, Continuous) and tokenizer.features == 1 and self.normalize:
             raise ConfigError("task.normalize leaves nothing of raw tokens of 1 feature; set task.normalize: false")
         return Masked(self, model, tokenizer, unit)
 
@@ -101,12 +102,15 @@ class Masked(EncoderTask):
 
     def __init__(self, config: MaskedConfig, model: HierarchyConfig, tokenizer: Tokenizer, unit: int) -> None:
         super().__init__(model, tokenizer, [0])
-        width = tokenizer.vocabulary or tokenizer.features
-        if width is None:
+        if isinstance(tokenizer, Discrete):
+            width = tokenizer.vocabulary
+        elif isinstance(tokenizer, Continuous):
+            width = tokenizer.features
+        else:
             raise ConfigError(f"{type(tokenizer).__name__} gives neither features nor vocabulary; masked needs one")
         self.ratio, self.unit, self.normalize = config.ratio, unit, config.normalize
         self.tubes = config.tubes
-        self.raw_targets = tokenizer.targets
+        self.raw_targets = partial(reconstruction_targets, tokenizer)
         self.mask_D = nn.Parameter(torch.empty(model.levels[0].dim))
         start = partial(nn.init.trunc_normal_, std=0.02)
         self.head = InitLinear(model.levels[0].dim, width, start, bias=True, now=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.errors import BadSample
 from ..core.spans import Spans
 from ..core.tokens import Tokens
+from ..data.capabilities import steps_at
 from ..data.sample import Piece, Sample
 from ..data.tokenizer import Tokenizer
 from .fingerprints import fingerprint
@@ -58,7 +59,7 @@ class Pieces:
             counts.append(len(own))
             keys += [key for _, key in own]
             flat = [place for piece, _ in own for place in _checked(sample, piece, tower)]
-            edges += tokenizer.steps(sample.value[tower], flat)
+            edges += steps_at(tokenizer, sample.value[tower], flat)
         edges_P2 = torch.tensor(edges, dtype=torch.float32).view(-1, 2)
         return cls(edges_P2, Spans.from_lengths(counts), torch.tensor(keys, dtype=torch.int64))
 

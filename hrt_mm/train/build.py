@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError
-from ..core.levels import GivenGroups, LearnedGroups, blocks
+from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
 from ..data.tokenizer import Tokenizer
 from ..tasks.base import Task
@@ -57,12 +56,10 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
 
 
 def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
-    tokenizer = tower.modality.build(partial(blocks, tower.model))
     groups = [level.group for level in tower.model.levels]
     grouped = (group.boundary for group in groups if isinstance(group, GivenGroups))
     taught = (group.supervise for group in groups if isinstance(group, LearnedGroups) and group.supervise)
-    tokenizer.wanted = frozenset((*grouped, *taught, *boundaries))
-    return tokenizer
+    return tower.modality.build(tower.model).with_boundaries((*grouped, *taught, *boundaries))
 
 
 def splits_of(options: TrainConfig) -> list[str]:

@@ -6,6 +6,7 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
+from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
 from ..tasks.joint import JointTokenizer
 from .build import build_task, build_tokenizer, check_parts, towers_of
@@ -48,7 +49,7 @@ def _check_pretraining(config: RunConfig) -> None:
 def _check_boundary(path: str, tower: TowerConfig, tokenizer: Tokenizer, level: str, name: str) -> None:
     """A boundary that the modality gives, and in a causal model one that does not look ahead."""
     key = f"{path}model.levels.{level}.group.boundary"
-    usable = tokenizer.causal_boundaries if tower.model.causal else tokenizer.boundaries
+    usable = causal_boundaries(tokenizer) if tower.model.causal else tokenizer.boundaries
     if name in usable:
         return
     known = f"one of {', '.join(usable)}" if usable else "it gives none"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ..data.capabilities import VocabularyFiles
 from ..data.tokenizer import Tokenizer
 from ..tasks.joint import JointTokenizer
 from .checkpoint import Checkpoint, CheckpointError
@@ -42,12 +43,16 @@ def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) ->
 def vocabularies(tokenizer: Tokenizer) -> dict[str, str]:
     """Digests of the vocabularies that a tokenizer reads from files, by the key that names the file."""
     if not isinstance(tokenizer, JointTokenizer):
-        return {f"modality.{name}": digest for name, digest in tokenizer.vocabularies().items()}
+        return {f"modality.{name}": digest for name, digest in _digests(tokenizer).items()}
     return {
         f"towers.{tower}.modality.{name}": digest
         for tower, own in tokenizer.towers.items()
-        for name, digest in own.vocabularies().items()
+        for name, digest in _digests(own).items()
     }
+
+
+def _digests(tokenizer: Tokenizer) -> Mapping[str, str]:
+    return tokenizer.vocabularies() if isinstance(tokenizer, VocabularyFiles) else {}
 
 
 def check_same_vocabularies(checkpoint: Checkpoint, tokenizer: Tokenizer, fix: str = _FIX) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from ..core.errors import BadSample, ConfigError
+from ..data.capabilities import Sized
 from ..data.dataset import Dataset
 from ..data.tokenizer import Tokenizer
 from .seeding import mix
@@ -213,6 +214,8 @@ def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
     Raises:
         ConfigError: the dataset or the tokenizer does not know in advance.
     """
+    if not isinstance(tokenizer, Sized):
+        raise ConfigError(f"{type(tokenizer).__name__} does not know sizes in advance; use train.batch_size")
     sizes = []
     for index in range(len(dataset)):
         try:

@@ -15,12 +15,13 @@ from hrt_modalities.outline.outline import FileOutline
 from hrt_modalities.speech.recognizer import Recognizer
 from hrt_modalities.video import VideoModality, VideoTokenizer
 from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.vision import VisionTokenizer
 from PIL import Image
 
 from hrt_mm.config import load_config, packaged_configs
 from hrt_mm.config.layers import find_config
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.capabilities import read_file
 from hrt_mm.data.registry import modalities
 from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
 from hrt_mm.retrieval.embed import Embedder
@@ -28,6 +29,7 @@ from hrt_mm.retrieval.rows import Model
 from hrt_mm.tasks import Segmentation
 from hrt_mm.tasks.contrastive import Contrastive
 from hrt_mm.tasks.ctc.task import CTC
+from hrt_mm.tasks.encoder import Encoder
 from hrt_mm.tasks.joint import JointTask, JointTokenizer
 from hrt_mm.train.build import carried_groups, towers_of
 from hrt_mm.train.loop import train
@@ -121,14 +123,14 @@ def applied(folder: Path, files: dict[str, list[Path]]) -> int:
                 scenes = list(FileOutline(run.task, reader).scenes(VideoFile(path)))
                 assert scenes[0].start == 0 and scenes[-1].end == pytest.approx(VideoFile(path).index.seconds)
             elif isinstance(run.task, CTC) and kind == "audio":
-                audio = modalities()[kind].read(path)
+                audio = read_file(modalities()[kind], path, reader)
                 heard = Recognizer(run.task, reader, rate=audio.rate)
                 list(heard.feed(audio.waveform_S)), list(heard.flush())
             elif isinstance(run.task, Contrastive):
                 embedder = Embedder(run, Model("0" * 64, run.task.dim))
                 assert np.isfinite(embedder.query(name, path)).all()
             else:
-                tokens = reader([modalities()[kind].read(path)])
+                tokens = reader([read_file(modalities()[kind], path, reader)])
                 encoder = run.task.encoder_of(name) if isinstance(run.task, JointTask) else run.task.encoder
                 assert isinstance(encoder, Encoder)
                 assert encoder(tokens)[-1].x.isfinite().all()
@@ -185,6 +187,7 @@ def test_pictures_fill_the_size_that_was_trained_on(tmp_path: Path) -> None:
     assert tokens.grids == ((8, 8),)
     # The middle, as wide as it is high, is bright all over.
     assert tokens.x.unique().numel() == 1
+    assert isinstance(adapted, VisionTokenizer)
     assert adapted.size((1, 40, 60)) == 64
     assert adapted.box(image, (0, 0, 8, 8)) == (10, 0, 50, 40)
     own = torch.randint(0, 255, (1, 8, 8), dtype=torch.uint8)
@@ -201,7 +204,7 @@ def test_videos_are_sampled_at_the_rate_that_was_trained_on(tmp_path: Path) -> N
     assert len(sampled) in (12, 13)
     assert torch.equal(sampled.pixels_NCHW, value.pixels_NCHW[::4][: len(sampled)])
     assert sampled.times_N.diff().tolist() == pytest.approx([0.08] * (len(sampled) - 1))
-    reader.wanted = frozenset({"frames"})
+    reader = reader.with_boundaries({"frames"})
     assert reader([value]).grids == ((len(sampled), 2, 3),)
 
 

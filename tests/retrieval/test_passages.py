@@ -15,6 +15,7 @@ from demos import answers, search_page
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.spans import Spans
+from hrt_mm.data.capabilities import BoxLocating
 from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
@@ -234,7 +235,9 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     _, ((_, after),) = model.embedded("image", [other], ["areas", "regions"])
     moved = np.linalg.norm(before.vectors_ND - after.vectors_ND, axis=1)
     changed = before.edges_N2A[int(moved.argmax())]
-    assert model.tokenizer("image").box(picture, changed.flatten().tolist()) == (3, 20, 23, 40)
+    tokenizer = model.tokenizer("image")
+    assert isinstance(tokenizer, BoxLocating)
+    assert tokenizer.box(picture, changed.flatten().tolist()) == (3, 20, 23, 40)
     assert "<rect" in answers.card(1, found) and 'viewBox="0 0 66 40"' in answers.card(1, found)
 
 

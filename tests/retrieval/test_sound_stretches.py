@@ -16,6 +16,7 @@ from hrt_mm.data.extents import Extents
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
+from hrt_mm.tasks.joint import JointTokenizer
 from hrt_mm.train.build import build_task, build_tokenizer
 from tests.retrieval.test_stretches import embedder as video_embedder
 
@@ -41,14 +42,17 @@ def embedder(tmp_path: Path) -> Embedder:
     """A model that was trained on sounds of half a second to a second."""
     (tmp_path / "sound.yaml").write_text(CONFIG)
     config = load_config(tmp_path / "sound.yaml")
-    tokenizer = build_tokenizer(config)
+    towers = build_tokenizer(config)
+    assert isinstance(towers, JointTokenizer)
+    audio = towers.towers["audio"]
+    assert isinstance(audio, AudioTokenizer)
+    extents = Extents((50,), (100,), (1.0, 1.0))
+    tokenizer = JointTokenizer(towers.towers | {"audio": audio.with_extents(extents)})
     torch.manual_seed(0)
     task = build_task(config, tokenizer, None).eval()
     (tmp_path / "other").mkdir()
     other = video_embedder(tmp_path / "other", "")
-    made = replace(other, run=replace(other.run, config=config, task=task, tokenizer=tokenizer))
-    made.tokenizer("audio").expected = Extents((50,), (100,), (1.0, 1.0))
-    return made
+    return replace(other, run=replace(other.run, config=config, task=task, tokenizer=tokenizer))
 
 
 def noise(path: Path, seconds: float) -> Path:
@@ -73,7 +77,8 @@ def test_sounds_as_long_as_those_of_training_are_read_whole(embedder: Embedder, 
     reader = embedder.tokenizer("audio")
     path = noise(tmp_path / "short.wav", seconds)
     assert AudioModality.stretches(path, reader, 8.0) is None
-    reader.expected = None
+    assert isinstance(reader, AudioTokenizer)
+    reader = reader.with_extents(None)
     assert AudioModality.stretches(noise(tmp_path / "long.wav", 9), reader, 8.0) is None
 
 

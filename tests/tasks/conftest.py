@@ -32,11 +32,12 @@ class IdEmbedding(nn.Module):
         return tokens.with_x(self.table(tokens.x))
 
 
-class Rows(Tokenizer):
+class Mute(Tokenizer):
+    """Rows of which masked modelling does not know what they are."""
+
     axes = 1
     levels = ("rows",)
     boundaries = ("thirds",)
-    features: int | None = 4
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
         starts = [torch.arange(len(value)) % 3 == 0 for value in values]
@@ -58,8 +59,8 @@ class Ids(Tokenizer):
         return IdEmbedding(dim)
 
 
-class Mute(Rows):
-    features = None
+class Rows(Mute):
+    features = 4
 
 
 def hierarchy(levels: int = 3, groups: Sequence[dict[str, Any]] | None = None, **options: Any) -> HierarchyConfig:

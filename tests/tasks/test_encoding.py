@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Batch, ClassificationConfig, Task
+from hrt_mm.tasks.encoder import Encoder
 from hrt_mm.tasks.encoding import check_reads
 
 Make = Callable[..., HierarchyConfig]

@@ -86,7 +86,7 @@ def test_bits_are_over_the_bytes_that_were_predicted(
     task: LanguageModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "bits_per_byte" not in task(batch).stats, "these ids stand for no bytes"
-    monkeypatch.setattr(task.tokenizer, "num_bytes", lambda ids: ids % 3)
+    monkeypatch.setattr(task.tokenizer, "num_bytes", lambda ids: ids % 3, raising=False)
     output = task(batch)
     bits, size = output.stats["bits_per_byte"]
     assert int(size) == sum(int((own[1:] % 3).sum()) for own in batch.tokens.split())

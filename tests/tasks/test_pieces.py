@@ -194,8 +194,8 @@ def test_batches_keep_their_pieces_on_the_way(towers: JointTokenizer) -> None:
 
 
 def test_modalities_say_where_their_units_lie() -> None:
-    text = TextConfig(type="text").build(lambda axes: ())
+    text = TextConfig(type="text").build()
     assert text.steps("bin blue", [0, 4, 8]) == [0, 4, 8]
-    video = VideoConfig(type="video", patch=8, tube=2, rate=25).build(lambda axes: ())
+    video = VideoConfig(type="video", patch=8, tube=2, rate=25).build()
     film = Video.of(torch.zeros(8, 1, 8, 8), 25)
     assert video.steps(film, [0.0, 0.08, 0.2]) == pytest.approx([0, 1, 2.5])

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.spans import Spans
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import TASKS, Batch, Tagging, TaggingConfig
+from hrt_mm.tasks.encoder import Encoder
 from hrt_mm.tasks.tagging import level_spans, mean_over
 
 Make = Callable[..., HierarchyConfig]

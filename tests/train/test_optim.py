@@ -21,7 +21,7 @@ from tests.train.toy_training import ToyTask, toy_config
 
 def toy_task(dim: int = 8) -> ToyTask:
     config = toy_config(Path("run"), dim=dim)
-    task = config.task.build(config.single.model, config.single.modality.build(lambda axes: ()), ("low", "high"))
+    task = config.task.build(config.single.model, config.single.modality.build(), ("low", "high"))
     assert isinstance(task, ToyTask)
     return task
 

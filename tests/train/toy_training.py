@@ -47,7 +47,7 @@ class ToyTokenizer(Tokenizer):
 class ToyTokenizerConfig(TokenizerConfig):
     type: Literal["toy"] = "toy"
 
-    def build(self, blocks: object) -> Tokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> Tokenizer:
         return ToyTokenizer()
 
 

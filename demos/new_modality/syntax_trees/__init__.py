@@ -9,7 +9,7 @@ import ast
 import re
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.modality import Modality
@@ -44,7 +45,7 @@ class SyntaxConfig(TokenizerConfig):
     max_nodes: int = 20_000
     """The largest tree; larger ones are bad samples."""
 
-    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> SyntaxTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> SyntaxTokenizer:
         """The tokenizer."""
         return SyntaxTokenizer(self.names, self.max_nodes)
 
@@ -75,7 +76,7 @@ class SyntaxTokenizer(Tokenizer):
             ids.append(torch.tensor([(PLACE[type(node).__name__], *self._buckets(node)) for node in nodes]))
             starts["statements"].append(torch.tensor([isinstance(node, ast.stmt) for node in nodes]))
             starts["functions"].append(torch.tensor([isinstance(node, SCOPES) for node in nodes]))
-        return Tokens.pack(ids, boundaries={name: starts[name] for name in sorted(self.wanted)})
+        return Tokens.pack(ids, boundaries={name: starts[name] for name in sorted(self.requested_boundaries)})
 
     def _buckets(self, node: ast.AST) -> list[int]:
         """Of the first words of a node's name; what is said in words then resembles what is named by them."""

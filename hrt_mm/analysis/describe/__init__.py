@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
-from ...core.levels import blocks
 from .description import Description, Row, describe_model, warnings
 from .layout import on_meta, sample_of
 from .sample import typical_sample
@@ -33,7 +31,7 @@ def describe(config: RunConfig, shape: Sequence[int] | None = None) -> str:
 def describe_run(config: RunConfig, shape: Sequence[int] | None = None) -> Description:
     """What a run's hierarchy costs, in numbers. Takes what :func:`describe` does."""
     model = config.single.model
-    tokenizer = config.single.modality.build(partial(blocks, model))
+    tokenizer = config.single.modality.build(model)
     if shape is None:
         return describe_model(model, typical_sample(config, tokenizer))
     return describe_model(model, sample_of(tuple(shape), on_meta(model, tokenizer.axes)))

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from ...core.encoder import Encoder
-from ...core.errors import BadSample, ConfigError
+from ...core.errors import BadSample
 from ...core.levels import LearnedGroups
 from ...core.pyramid import Pyramid
 from ...core.tokens import Tokens
+from ...data.capabilities import Generative
 from ...data.tokenizer import Tokenizer
 from ...metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from ...tasks.encoder import Encoder
 from ...train.precision import autocast
 from .page import Page
 from .subject import Subject
@@ -243,11 +243,9 @@ def with_boundaries(tokenizer: Tokenizer, values: Sequence[object]) -> tuple[Tok
     Raises:
         BadSample: a value cannot be tokenized, with or without them.
     """
-    finder = copy(tokenizer)
 
     def tokens(names: Sequence[str]) -> Tokens:
-        finder.wanted = tokenizer.wanted.union(names)
-        return finder(values)
+        return tokenizer.with_boundaries(tokenizer.requested_boundaries.union(names))(values)
 
     names = list(tokenizer.boundaries)
     try:
@@ -276,11 +274,10 @@ def marked_text(tokenizer: Tokenizer, tokens: Tokens, cuts: np.ndarray, most: in
         cuts: places in them.
         most: tokens that are written; all when absent.
     """
-    try:
-        write = tokenizer.writer()
-    except ConfigError:
+    if not isinstance(tokenizer, Generative):
         return None
-    parts = ["".join(map(_visible, write(token))) for token in tokenizer.targets(tokens)[:most].tolist()]
+    write = tokenizer.writer()
+    parts = ["".join(map(_visible, write(token))) for token in tokens.x[:most].tolist()]
     whole = "".join(parts)
     mark = next((mark for mark in MARKS if mark not in whole), MARKS[0])
     for cut in cuts[cuts < len(parts)]:

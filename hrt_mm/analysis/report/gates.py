@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.cross_scale import GATE, CrossAttention
-from ...core.encoder import Encoder
 from ...core.hierarchy import Hierarchy
+from ...tasks.encoder import Encoder
 from .page import Page
 from .style import BLUE, GREY, ORANGE, panels
 from .subject import Subject

@@ -9,6 +9,7 @@ import torch
 
 from ...core.pyramid import Pyramid
 from ...core.spans import Spans
+from ...data.capabilities import Timelined, seconds_per_token
 from ...data.sample import Sample
 from .page import Page
 from .style import COLORS, LINE, panels
@@ -36,7 +37,7 @@ def groups_section(subject: Subject, page: Page) -> None:
         with torch.no_grad():
             pyramid = encoder(view.tokens.to(subject.device))
         drawn.append((sample, view, pyramid))
-    seconds = subject.tokenizer.seconds_per_token
+    seconds = seconds_per_token(subject.tokenizer)
     if seconds is not None and not drawn[0][1].gridded:
         _timelines(subject, page, drawn, seconds)
     else:
@@ -54,7 +55,8 @@ def _timelines(subject: Subject, page: Page, drawn: list[tuple[Sample, View, Pyr
     for number, (sample, view, pyramid) in enumerate(drawn, 1):
         with torch.no_grad():
             found = heard(subject.run.task, pyramid, seconds)
-        known = subject.modality.timeline(sample.value)
+        modality = subject.modality
+        known = modality.timeline(sample.value) if issubclass(modality, Timelined) else {}
         figure = draw_timeline(view, pyramid, seconds, known, found, sample.name)
         caption = "A sample with the groups of every level: lines over it, the coarser the taller, and bars below it"
         beside = [what for what, parts in (("what is known of it", known), ("what was heard", found)) if parts]

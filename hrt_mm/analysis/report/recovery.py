@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...core.encoder import Encoder
 from ...core.hierarchy import Hierarchy
 from ...core.pooling import recovery
 from ...core.spans import Spans
 from ...core.transition import Pooled, Transition
+from ...tasks.encoder import Encoder
 from .page import Page
 from .style import BLUE, GREY, ORANGE, panels
 from .subject import Subject

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ...core.encoder import Encoder
 from ...core.errors import BadSample, ConfigError
 from ...core.tokens import Tokens
+from ...data.capabilities import Drawing
 from ...data.dataset import Dataset
 from ...data.modality import Modality
 from ...data.registry import modalities
@@ -21,6 +21,7 @@ from ...data.sample import Sample
 from ...data.tokenizer import Tokenizer
 from ...inference.trained import TrainedRun
 from ...tasks.base import Batch
+from ...tasks.encoder import Encoder
 from ...tasks.joint import JointBatch, JointTask, JointTokenizer
 from ...train.build import build_dataset
 from ...train.distributed import ProcessGroup
@@ -102,7 +103,7 @@ class Subject:
     @cached_property
     def backdrop(self) -> Backdrop | None:
         """Draws samples of this modality; ``None`` where it does not say how."""
-        return self.modality.figures()
+        return self.modality.figures() if issubclass(self.modality, Drawing) else None
 
     @property
     def modality(self) -> type[Modality]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from ...core.errors import UserError
+from ...data.capabilities import writing
 from ...tasks.language import LanguageModel
 from .sampling import Sampling
 from .session import Session
@@ -71,7 +72,7 @@ def generate(
     seeds = range(len(prompts)) if seeds is None else seeds
     _check(len(prompts), max_tokens, seeds, stop)
     model.eval()
-    session = Session(model, model.tokenizer.prompts(prompts))
+    session = Session(model, writing(model.tokenizer).prompts(prompts))
     yield from continued(session, max_tokens=max_tokens, sampling=sampling, seeds=seeds, stop=stop, context=context)
 
 
@@ -108,7 +109,7 @@ def continued(
             "trained on (data.context); it often writes worse from there on",
             *(session.longest, max_tokens, session.longest + max_tokens, context),
         )
-    sampling, tokenizer = sampling or Sampling(), session.tokenizer
+    sampling, tokenizer = sampling or Sampling(), writing(session.tokenizer)
     writers = [_Writer(tokenizer.writer(), tuple(stop)) for _ in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     alive = list(range(len(session)))

@@ -21,6 +21,7 @@ from ...core.levels import GivenGroups
 from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.atomic_files import replace_file
+from ...data.capabilities import CausalBoundaries, receptive_field
 from ...data.storage import parse_json, read_tensors
 from ...tasks.language import LanguageModel
 from ...train.weights import named_weights, refuse
@@ -52,7 +53,7 @@ class Session:
         tokens = tokens.to(next(model.parameters()).device)
         pyramid, cache = prefill(model.encoder.hierarchy, model.encoder.embedding(tokens))
         last_B = tokens.spans.host[1:].to(tokens.device) - 1
-        recent = [ids[-model.tokenizer.recent :] for ids in tokens.split()]
+        recent = [ids[-receptive_field(model.tokenizer) :] for ids in tokens.split()]
         self._begin(model, cache, model.logits(pyramid[0].x[last_B]), recent)
 
     def _begin(self, model: LanguageModel, cache: Cache, logits_BV: Tensor, recent: list[Tensor]) -> None:
@@ -75,8 +76,12 @@ class Session:
         if not len(self):
             return self.logits_BV
         previous_B = torch.stack([ids[-1] for ids in self._recent])
-        starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
-        count = self.tokenizer.recent
+        starts = {}
+        if self._names:
+            # Models that group by boundaries which look ahead are refused before training.
+            assert isinstance(self.tokenizer, CausalBoundaries)
+            starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
+        count = receptive_field(self.tokenizer)
         self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
         spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
         tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())

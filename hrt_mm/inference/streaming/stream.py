@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.encoder import Encoder
 from ...core.errors import ConfigError
 from ...core.spans import Spans
 from ...core.tokens import Tokens
+from ...data.capabilities import lookahead, receptive_field, token_stream
 from ...data.tokenizer import Tokenizer
+from ...tasks.encoder import Encoder
 from .levels import Finished, HierarchyStream
 from .runs import Flags
 
@@ -40,11 +41,11 @@ class Stream:
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, *, growing: bool = False, **source: Any) -> None:
         self.levels = HierarchyStream(encoder.hierarchy, growing=growing)
-        if tokenizer.ahead:
-            raise ConfigError(f"an embedding that sees {tokenizer.ahead} tokens ahead cannot stream; train without")
-        self.encoder, self.tokens = encoder, tokenizer.stream(**source)
+        if later := lookahead(tokenizer):
+            raise ConfigError(f"an embedding that sees {later} tokens ahead cannot stream; train without")
+        self.encoder, self.tokens = encoder, token_stream(tokenizer, **source)
         self.device = next(encoder.parameters()).device
-        self._context = tokenizer.recent - 1
+        self._context = receptive_field(tokenizer) - 1
         self._recent: Tensor | None = None
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from ...core.errors import BadSample, ConfigError
 from ...core.host import on_host
 from ...core.levels import HierarchyConfig
 from ...core.tokens import Tokens
+from ...data.capabilities import seconds_per_token
 from ...data.sample import Sample
 from ..base import Batch, TaskConfig, TaskOutput
 from ..encoding import EncoderTask
@@ -161,7 +162,7 @@ class CTC(EncoderTask, SymbolHead):
         self.error_rate = f"{config.unit.removesuffix('s')}_error_rate"
         self.monitor = self.error_rate if config.monitor == "error_rate" else config.monitor
         self.monitor_mode = "max" if config.monitor == "sentence_accuracy" else "min"
-        self.seconds_per_token = tokenizer.seconds_per_token
+        self.seconds_per_token = seconds_per_token(tokenizer)
         self.config = config
         outputs = len(symbols) + 1 + config.silence
         self.silence = len(symbols) if config.silence else None

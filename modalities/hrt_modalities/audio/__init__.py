@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrt_mm.data.modality import Modality, Stretch
+from hrt_mm.data.capabilities import Stretch
+from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .audio import Audio

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from hrt_mm.data.modality import Stretch
+from hrt_mm.data.capabilities import Stretch
 
 from .audio import Audio
 from .files import blocks
@@ -21,14 +21,14 @@ def stretches(path: Path, tokenizer: AudioTokenizer) -> Iterator[Stretch] | None
 
     Args:
         path: the file.
-        tokenizer: whose tokens are counted; its ``expected`` says how long a stretch is.
+        tokenizer: whose tokens are counted; its ``extents`` says how long a stretch is.
 
     Raises:
         BadSample: the file is missing, no sound, or broken.
     """
-    if tokenizer.expected is None:
+    if tokenizer.extents is None:
         return None
-    longest = tokenizer.expected.largest[0]
+    longest = tokenizer.extents.largest[0]
     parts = blocks(path, path.name, longest * tokenizer.seconds_per_token)
     first, second = next(parts, None), next(parts, None)
     if first is None or second is None:

@@ -5,7 +5,7 @@ Shapes: T tokens, F raw features of a token, S samples, L frames, W features of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import Contextual, SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .audio import Audio, Hidden, Pace, check_audio, check_waveform
@@ -109,12 +111,12 @@ class AudioConfig(TokenizerConfig):
         """Samples that a frame stands for."""
         return round(self.hop_ms * self.rate / 1000)
 
-    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> AudioTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> AudioTokenizer:
         """The tokenizer."""
         return AudioTokenizer(self)
 
 
-class AudioTokenizer(Tokenizer):
+class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
     """Cuts sounds into frames, and stacks ``stem.frames`` of them to a token.
 
     Takes :class:`~hrt_modalities.audio.audio.Audio` of any rate. Gives raw features (T, F) and coordinates in tokens:
@@ -132,8 +134,8 @@ class AudioTokenizer(Tokenizer):
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
         self.boundaries = self.carried = config.carried
-        self.recent, self.ahead = config.stem.recent, config.stem.ahead
-        self.whole = "modality.norm.whole" if config.norm.whole is not None else ""
+        self.receptive_field, self.lookahead = config.stem.recent, config.stem.ahead
+        self.non_causal_setting = "modality.norm.whole" if config.norm.whole is not None else ""
         hop = config.hop
         if config.features == "waveform":
             framing = Framing(config.rate, hop, hop)
@@ -168,7 +170,7 @@ class AudioTokenizer(Tokenizer):
                 boundaries are missing, out of order or past its end; names its place.
         """
         parts: list[Tensor] = []
-        masks: dict[str, list[Tensor]] = {boundary: [] for boundary in sorted(self.wanted)}
+        masks: dict[str, list[Tensor]] = {boundary: [] for boundary in sorted(self.requested_boundaries)}
         for index, value in enumerate(values):
             name = f"sound {index} of the batch"
             audio = check_audio(value, name)

@@ -9,7 +9,6 @@ Shapes: U steps, D width of what a step reads, K kinds of borders and none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,12 +197,10 @@ class FileOutline:
                 "train one with other groups"
             )
         # Borders are what is looked for: files do not carry those that training was taught by.
-        self.tokenizer = copy(tokenizer)
-        self.tokenizer.wanted = frozenset({"frames"})
+        self.tokenizer = tokenizer.with_boundaries({"frames"})
         self.task, self.batch = task, batch
         # Frames are read at the rate that training saw, whatever that of the file is.
-        expected = tokenizer.expected
-        spacing = expected.nearest_spacing(1.0) if expected is not None else None
+        spacing = tokenizer.extents.nearest_spacing(1.0) if tokenizer.extents is not None else None
         self.rate = tokenizer.config.rate / (spacing or 1.0)
         self.step = tokenizer.config.tube / self.rate
         self.window, self.margin = max(1, round(window / self.step)), max(0, round(margin / self.step))

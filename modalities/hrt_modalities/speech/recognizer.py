@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.data.capabilities import seconds_per_token
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.inference.streaming.levels import Finished, latencies
@@ -60,7 +61,7 @@ class Recognizer:
         self.task = ctc_task(task)
         self.head = self.task.decode_head
         self.causal = self.task.encoder.hierarchy.config.causal
-        seconds = tokenizer.seconds_per_token or 1.0
+        seconds = seconds_per_token(tokenizer) or 1.0
         if self.causal and window is not None:
             raise UserError("a window is for models that are not causal; this one reads the stream directly: drop it")
         self.late: int | None

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.core.levels import FixedGroups, GivenGroups, HierarchyConfig
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import lookahead, receptive_field, token_stream
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.inference.generation.cache import bound, usual_room
 from hrt_mm.inference.streaming.levels import Finished
 from hrt_mm.tasks.ctc import frames_of
+from hrt_mm.tasks.encoder import Encoder
 
 _SHARE = 4
 """A window overlaps the next one by one part in so many."""
@@ -55,7 +56,7 @@ class WindowStream:
         self.encoder, self.level = encoder, level
         seen = reach(config)
         if seen is not None:
-            seen += tokenizer.recent + tokenizer.ahead
+            seen += receptive_field(tokenizer) + lookahead(tokenizer)
         needed = whole if seen is None else max(1, -(-seen // whole)) * whole
         self.exact = seen is not None and 4 * needed <= max(2 * tokens, 4 * whole)
         """Whether steps are those of the whole sample, but for rounding."""
@@ -64,7 +65,7 @@ class WindowStream:
         if self.exact:
             self.edge = max(self.edge, needed)
         self.window = max(4 * self.edge, tokens // whole * whole)
-        self.tokens = tokenizer.stream(**source)
+        self.tokens = token_stream(tokenizer, **source)
         self.device = next(encoder.parameters()).device
         self._kept: Tensor | None = None
         self._first = 0

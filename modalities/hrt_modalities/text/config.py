@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from .boundaries import FINDERS
@@ -34,7 +34,7 @@ class TextConfig(TokenizerConfig):
             raise ValueError(f"carried {', '.join(taken)} need no mention; only name those that no text has by itself")
         return self
 
-    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> TextTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
         """The tokenizer.
 
         Raises:

@@ -19,6 +19,7 @@ from hrt_mm.core.errors import BadSample
 from hrt_mm.core.linear import InitEmbedding, InitLinear
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import Contextual
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .boundaries import CAUSAL, FINDERS, Document
@@ -31,7 +32,7 @@ _EMBEDDED = 0.3
 models with 0.3 or 1 learn alike, with 0.02 far slower (docs/design.md)."""
 
 
-class TextTokenizer(Tokenizer):
+class TextTokenizer(Tokenizer, Contextual):
     """What byte and subword tokenizers share: packing, separators, boundaries, and the way back.
 
     Takes ``str``, ``bytes`` and :class:`~hrt_modalities.text.text.Text`. Gives ids (T,), int64; the last id of the
@@ -40,7 +41,7 @@ class TextTokenizer(Tokenizer):
     Args:
         vocabulary: how many ids there are, the separator among them.
         max_bytes: the longest text.
-        recent: tokens that a token's embedding is made of: its own and those before it.
+        receptive_field: number of tokens that a token's embedding depends on: itself and those before it.
         carried: boundaries that the texts carry, beside those that are found.
     """
 
@@ -56,11 +57,21 @@ class TextTokenizer(Tokenizer):
     def num_bytes(self, ids: Tensor) -> Tensor:
         """How many bytes each of the ids stands for; 0 for separators."""
 
-    def __init__(self, vocabulary: int, max_bytes: int, recent: int, carried: Sequence[str] = ()) -> None:
+    def __init__(self, vocabulary: int, max_bytes: int, receptive_field: int, carried: Sequence[str] = ()) -> None:
         self.boundaries, self.carried = (*FINDERS, *carried), tuple(carried)
         self.max_bytes = max_bytes
         self.vocabulary, self.separator = vocabulary, vocabulary - 1
-        self.recent = recent
+        self.receptive_field = receptive_field
+
+    @abstractmethod
+    def starts(self, boundary: str, previous: Tensor, ids: Tensor) -> Tensor:
+        """(B,) bool: whether a group starts at each new token.
+
+        Args:
+            boundary: one of ``causal_boundaries``.
+            previous: (B,) ids before the new ones; -1 for none, where a group always starts.
+            ids: (B,) new ids.
+        """
 
     @abstractmethod
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +95,8 @@ class TextTokenizer(Tokenizer):
         spans = Spans.from_lengths([len(own) for own in ids])
         coords_TC = spans.positions[:, None].float()
         boundaries = {
-            name: torch.from_numpy(np.concatenate([starts[name] for starts in masks])) for name in sorted(self.wanted)
+            name: torch.from_numpy(np.concatenate([starts[name] for starts in masks]))
+            for name in sorted(self.requested_boundaries)
         }
         return Tokens(torch.from_numpy(np.concatenate(ids)), spans, coords_TC, boundaries=boundaries)
 
@@ -97,7 +109,7 @@ class TextTokenizer(Tokenizer):
         text = text.whole() if self.whole_characters else text
         self._check_carried(text, name)
         ids: list[np.ndarray] = []
-        starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.wanted}
+        starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.requested_boundaries}
         for begins, content, carried in text.parts():
             if begins:
                 ids.append(np.array([self.separator]))
@@ -121,22 +133,22 @@ class TextTokenizer(Tokenizer):
 
     def _check_carried(self, text: Marked, name: str) -> None:
         carried = text.boundaries
-        for boundary in self.wanted:
+        for boundary in self.requested_boundaries:
             if boundary in CAUSAL and boundary in carried:
                 raise BadSample(name, f"carries boundary {boundary!r}, which follows from the text; use another name")
             if boundary not in FINDERS and boundary not in carried:
                 raise BadSample(name, f"carries no boundary {boundary!r}; it has {', '.join(carried) or 'none'}")
 
-    def steps(self, value: Any, places: Sequence[float]) -> list[float]:
+    def steps(self, value: Any, positions: Sequence[float]) -> list[float]:
         """Tokens that some bytes lie in, of a text without separators.
 
         Raises:
             BadSample: the value is no text.
         """
         _, offsets = self.encode(marked(value, "the text", self.max_bytes).content)
-        return [float(place) for place in np.searchsorted(offsets, places)]
+        return [float(token) for token in np.searchsorted(offsets, positions)]
 
-    def places(self, value: Any, steps: Sequence[float]) -> list[float]:
+    def positions(self, value: Any, steps: Sequence[float]) -> list[float]:
         """Bytes at which some tokens start, of a text without separators.
 
         Raises:
@@ -148,11 +160,7 @@ class TextTokenizer(Tokenizer):
 
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
-        return TextEmbedding(self.vocabulary, dim, self.recent)
-
-    def targets(self, tokens: Tokens) -> Tensor:
-        """The ids themselves."""
-        return tokens.x
+        return TextEmbedding(self.vocabulary, dim, self.receptive_field)
 
     def restore(self, tokens: Tokens) -> list[bytes]:
         """The texts as bytes, without separators."""
@@ -173,8 +181,8 @@ class ByteTokenizer(TextTokenizer):
 
     whole_characters = False
 
-    def __init__(self, max_bytes: int = MAX_BYTES, recent: int = 4, carried: Sequence[str] = ()) -> None:
-        super().__init__(BYTES + 1, max_bytes, recent, carried)
+    def __init__(self, max_bytes: int = MAX_BYTES, receptive_field: int = 4, carried: Sequence[str] = ()) -> None:
+        super().__init__(BYTES + 1, max_bytes, receptive_field, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The bytes, and their places."""

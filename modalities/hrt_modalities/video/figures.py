@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrt_mm.core.tokens import Tokens
-from hrt_mm.data.tokenizer import Tokenizer
+
+from .tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_video(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
+def draw_video(axes: Axes, tokenizer: VideoTokenizer, tokens: Tokens) -> None:
     """Draws the frame in the middle of one video from its raw tubes, so that each tube covers a unit cell.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hrt_mm.data.modality import Stretch
+from hrt_mm.data.capabilities import Stretch
 
 from .readers import VideoFile
 from .tokenizer import VideoTokenizer, frames_at

@@ -5,7 +5,7 @@ Shapes: T tokens, F = C * K * P * P raw features of a tube, N frames, C channels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import Contextual, SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from ..vision.images import LUMA
@@ -71,19 +73,19 @@ class VideoConfig(TokenizerConfig):
             raise ValueError("the boundary 'frames' comes from the video itself; drop it from carried")
         return self
 
-    def build(self, blocks: Callable[[int], Blocks]) -> VideoTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> VideoTokenizer:
         """The tokenizer."""
-        return VideoTokenizer(self, blocks(3))
+        return VideoTokenizer(self, blocks(model, 3) if model is not None else ())
 
 
-class VideoTokenizer(Tokenizer):
+class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
     """Cuts videos into tubes.
 
     Takes :class:`~hrt_modalities.video.video.Video`. Gives raw tubes (T, F), normalised, in hierarchical order over
     time, rows and columns. Sides that are no multiple of the patch are padded at the right and bottom, and the last
     frame goes on to the end of a tube. A token lies at the mean time of its frames, in steps of ``tube / rate``
     seconds.
-    Where ``expected`` is set, videos of rates that training never saw are sampled at the nearest one, and without
+    Where ``extents`` is set, videos of rates that training never saw are sampled at the nearest one, and without
     ``modality.size`` frames of sizes that it never saw are scaled to the nearest one, their middle cropped to its
     proportions.
 
@@ -98,7 +100,7 @@ class VideoTokenizer(Tokenizer):
     def __init__(self, config: VideoConfig, blocks: Blocks) -> None:
         self.config, self.blocks = config, blocks
         self.boundaries, self.carried = ("frames", *config.carried), config.carried
-        self.ahead = config.stem.reach
+        self.lookahead = config.stem.reach
         size = config.size
         self.frame_size = (size, size) if isinstance(size, int) else size
         self.features = config.channels * config.tube * config.patch**2
@@ -125,7 +127,7 @@ class VideoTokenizer(Tokenizer):
         coords = [self._coords(video, shape) for video, shape in zip(videos, shapes, strict=True)]
         masks = {
             boundary: torch.cat([self._starts(boundary, *one) for one in zip(videos, shapes, names, strict=True)])
-            for boundary in sorted(self.wanted)
+            for boundary in sorted(self.requested_boundaries)
         }
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes), boundaries=masks)
 
@@ -144,7 +146,7 @@ class VideoTokenizer(Tokenizer):
         """The size that frames are brought to, which may be their own, and how."""
         if self.frame_size is not None:
             return self.frame_size, self.config.fit
-        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        nearest = self.extents.nearest_size((height, width), self.config.patch) if self.extents is not None else None
         return nearest or (height, width), "crop"
 
     def even_times(self, times_N: Tensor, seconds: float) -> Tensor | None:
@@ -157,18 +159,18 @@ class VideoTokenizer(Tokenizer):
         Returns:
             (n,) float64, evenly from the first frame on; ``None`` where the rate was trained on.
         """
-        if self.expected is None or len(times_N) < 2:
+        if self.extents is None or len(times_N) < 2:
             return None
         nominal = 1 / self.config.rate
         interval = float(times_N[-1] - times_N[0]) / (len(times_N) - 1)
-        spacing = self.expected.nearest_spacing(interval / nominal)
+        spacing = self.extents.nearest_spacing(interval / nominal)
         if spacing is None:
             return None
         count = max(1, round((seconds - float(times_N[0])) / (spacing * nominal)))
         return times_N[0] + torch.arange(count, dtype=torch.float64) * (spacing * nominal)
 
     def sampled(self, video: Video) -> Video:
-        """The video at a rate that training saw, where ``expected`` says which those are."""
+        """The video at a rate that training saw, where ``extents`` says which those are."""
         times_n = self.even_times(video.times_N, video.seconds)
         if times_n is None:
             return video
@@ -194,11 +196,11 @@ class VideoTokenizer(Tokenizer):
         places = torch.searchsorted(middles, inside, right=True)
         return torch.cat([places.new_zeros(1), places]).unique() * unit
 
-    def steps(self, value: Video, places: Sequence[float]) -> list[float]:
+    def steps(self, value: Video, positions: Sequence[float]) -> list[float]:
         """Steps of time of some seconds; the first frame is at 0."""
-        return [(place - float(value.times_N[0])) / self.seconds_per_step for place in places]
+        return [(seconds - float(value.times_N[0])) / self.seconds_per_step for seconds in positions]
 
-    def places(self, value: Video, steps: Sequence[float]) -> list[float]:
+    def positions(self, value: Video, steps: Sequence[float]) -> list[float]:
         """Seconds of some steps of time."""
         return [float(value.times_N[0]) + step * self.seconds_per_step for step in steps]
 

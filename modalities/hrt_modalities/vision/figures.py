@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hrt_mm.core.tokens import Tokens
-from hrt_mm.data.tokenizer import Tokenizer
+
+from .tokenizer import VisionTokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_image(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
+def draw_image(axes: Axes, tokenizer: VisionTokenizer, tokens: Tokens) -> None:
     """Draws one image from its raw patches, so that each patch covers a unit cell.
 
     Args:

@@ -5,7 +5,7 @@ Shapes: T tokens, F = C * P * P raw features of a patch, C channels, P patch sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .images import check_image, with_channels
@@ -72,17 +74,17 @@ class VisionConfig(TokenizerConfig):
             return values
         return (sum(values) / len(values),) * self.channels
 
-    def build(self, blocks: Callable[[int], Blocks]) -> VisionTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> VisionTokenizer:
         """The tokenizer."""
-        return VisionTokenizer(self, blocks(2))
+        return VisionTokenizer(self, blocks(model, 2) if model is not None else ())
 
 
-class VisionTokenizer(Tokenizer):
+class VisionTokenizer(Tokenizer, SizeAdapting):
     """Cuts images into patches.
 
     Takes (C, H, W) tensors, uint8 or floats in 0..1, and Pillow images, of 1 or 3 channels and mixed sizes. Gives
     raw patches (T, F), normalised, in hierarchical order; a patch's features are raster over (C, P, P). Images whose
-    sides are no multiple of the patch are padded at the right and bottom. Where ``expected`` is set and
+    sides are no multiple of the patch are padded at the right and bottom. Where ``extents`` is set and
     ``modality.size`` is not, images of sizes that training never saw are scaled to the nearest one, their middle
     cropped to its proportions.
     """
@@ -129,7 +131,7 @@ class VisionTokenizer(Tokenizer):
         """The size that an image is brought to, which may be its own, and how."""
         if self.image_size is not None:
             return self.image_size, self.config.fit
-        nearest = self.expected.nearest_size((height, width), self.config.patch) if self.expected is not None else None
+        nearest = self.extents.nearest_size((height, width), self.config.patch) if self.extents is not None else None
         return nearest or (height, width), "crop"
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:

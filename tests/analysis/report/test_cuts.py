@@ -65,14 +65,13 @@ def test_a_mark_stands_at_each_cut() -> None:
 
 
 def test_boundaries_that_a_text_does_not_carry_are_left_out() -> None:
-    tokenizer = ByteTokenizer(carried=("verses", "parts"))
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = ByteTokenizer(carried=("verses", "parts")).with_boundaries({"words"})
     tokens, names = with_boundaries(tokenizer, [Text("a b c d", boundaries={"parts": (4,)})])
     assert set(names) == set(tokenizer.boundaries) - {"verses"}
     assert set(tokens.boundaries) == set(names)
     assert tokens.boundaries["parts"].nonzero().flatten().tolist() == [0, 4]
-    assert tokenizer.wanted == {"words"}
-    tokenizer.wanted = frozenset({"verses"})
+    assert tokenizer.requested_boundaries == {"words"}
+    tokenizer = tokenizer.with_boundaries({"verses"})
     with pytest.raises(BadSample, match="carries no boundary 'verses'"):
         with_boundaries(tokenizer, ["a b"])
 

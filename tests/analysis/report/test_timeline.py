@@ -6,9 +6,9 @@ from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 from hrt_mm.analysis.report.style import style
 from hrt_mm.analysis.report.timeline import draw_timeline, heard
 from hrt_mm.analysis.report.view import View
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks import CTCConfig
+from hrt_mm.tasks.encoder import Encoder
 
 LEVELS = (
     {"name": "frames", "dim": 8, "heads": 2, "depth": 1, "group": {"type": "fixed", "stride": 4}},
@@ -19,7 +19,7 @@ LEVELS = (
 
 def test_levels_and_labels_are_drawn_in_seconds() -> None:
     torch.manual_seed(0)
-    tokenizer = AudioConfig(type="audio").build(lambda axes: ())
+    tokenizer = AudioConfig(type="audio").build()
     model = HierarchyConfig.model_validate({"levels": LEVELS})
     task = CTCConfig(type="ctc", unit="words", level="phonemes").build(
         HierarchyConfig.model_validate({"levels": [*LEVELS[:1], {**LEVELS[1], "group": None}]}), tokenizer, ("a", "b")

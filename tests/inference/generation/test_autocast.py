@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.core.hierarchy import Hierarchy
+from hrt_mm.data.capabilities import writing
 from hrt_mm.inference.generation import Cache, Sampling, Session, generate, prefill, step
 from tests.inference.generation.test_generate import built
 from tests.inference.generation.test_saving import LEARNED
@@ -70,7 +71,7 @@ def test_learned_groups() -> None:
 @pytest.mark.parametrize("group", [{"type": "fixed", "stride": 3}, LEARNED], ids=["fixed", "learned"])
 def test_a_session_is_saved_with_autocast_and_goes_on_without(group: dict[str, Any], tmp_path: Path) -> None:
     model = built(group)
-    prompts = model.tokenizer.prompts(["ab cd", "e"])
+    prompts = writing(model.tokenizer).prompts(["ab cd", "e"])
     with torch.autocast("cpu", torch.bfloat16):
         session = Session(model, prompts)
         session.step(torch.tensor([3, 5]))

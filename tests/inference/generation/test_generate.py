@@ -44,7 +44,7 @@ def built(group: dict[str, Any], **options: Any) -> LanguageModel:
     torch.manual_seed(0)
     tokenizer = ByteTokenizer()
     if group["type"] == "given":
-        tokenizer.wanted = frozenset({group["boundary"]})
+        tokenizer = tokenizer.with_boundaries({group["boundary"]})
     task = LanguageConfig(type="language").build(model_of(group, **options), tokenizer, None)
     assert isinstance(task, LanguageModel)
     return task

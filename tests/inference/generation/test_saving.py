@@ -17,6 +17,7 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.core.hierarchy import Hierarchy, Transformer
 from hrt_mm.core.levels import HierarchyConfig, Level
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.capabilities import writing
 from hrt_mm.inference.generation import (
     Cache,
     Piece,
@@ -165,7 +166,7 @@ def texts(pieces: list[Piece]) -> list[str]:
 def test_a_saved_prompt_is_continued_as_if_it_had_been_read(group: dict[str, Any], tmp_path: Path) -> None:
     model, same = (built(group).double().eval() for _ in range(2))
     expected = texts(list(generate(model, PROMPTS, max_tokens=30)))
-    Session(model, model.tokenizer.prompts(PROMPTS)).save(tmp_path / "prompts.safetensors")
+    Session(model, writing(model.tokenizer).prompts(PROMPTS)).save(tmp_path / "prompts.safetensors")
     for _ in range(2):
         assert texts(list(continued(Session.load(same, tmp_path / "prompts.safetensors"), max_tokens=30))) == expected
 
@@ -174,9 +175,9 @@ def test_a_saved_prompt_is_continued_as_if_it_had_been_read(group: dict[str, Any
 def test_a_session_goes_on_within_a_text(group: dict[str, Any], tmp_path: Path) -> None:
     model, file = built(group).eval(), tmp_path / "s.safetensors"
     ids = model.tokenizer(["some more text here", "and other words too"]).split()
-    whole = Session(model, model.tokenizer.prompts(PROMPTS[:2]))
+    whole = Session(model, writing(model.tokenizer).prompts(PROMPTS[:2]))
     logits = [whole.step(ids_B).clone() for ids_B in torch.stack(ids, 1)]
-    broken = Session(model, model.tokenizer.prompts(PROMPTS[:2]))
+    broken = Session(model, writing(model.tokenizer).prompts(PROMPTS[:2]))
     for place, ids_B in enumerate(torch.stack(ids, 1)):
         broken.save(file)
         broken = Session.load(model, file)
@@ -185,7 +186,7 @@ def test_a_session_goes_on_within_a_text(group: dict[str, Any], tmp_path: Path) 
 
 def test_one_prompt_starts_several_texts(tmp_path: Path) -> None:
     model = built(LEARNED).double().eval()
-    Session(model, model.tokenizer.prompts(["a long prompt "])).save(tmp_path / "s.safetensors")
+    Session(model, writing(model.tokenizer).prompts(["a long prompt "])).save(tmp_path / "s.safetensors")
     session = Session.load(model, tmp_path / "s.safetensors")
     session.select([0, 0, 0])
     found = texts(list(continued(session, max_tokens=20, seeds=[4, 5, 6], sampling=Sampling(1.5))))
@@ -197,7 +198,7 @@ def test_one_prompt_starts_several_texts(tmp_path: Path) -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Path]:
     model = built({"type": "fixed", "stride": 3}).eval()
     file = tmp_path_factory.mktemp("session") / "s.safetensors"
-    Session(model, model.tokenizer.prompts(["abc", "d"])).save(file)
+    Session(model, writing(model.tokenizer).prompts(["abc", "d"])).save(file)
     return model, file
 
 
@@ -275,7 +276,7 @@ def test_what_is_no_session_is_refused_and_never_unpickled(saved: tuple[Language
         with pytest.raises(UserError, match=message):
             Session.load(model, tmp_path / name)
     with pytest.raises(UserError, match=r"nowhere/s cannot be written: No such file or directory"):
-        Session(model, model.tokenizer.prompts([""])).save(tmp_path / "nowhere" / "s")
+        Session(model, writing(model.tokenizer).prompts([""])).save(tmp_path / "nowhere" / "s")
 
 
 def test_a_session_that_is_damaged_anywhere_is_refused(saved: tuple[LanguageModel, Path], tmp_path: Path) -> None:

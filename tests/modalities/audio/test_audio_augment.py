@@ -67,8 +67,7 @@ def test_a_pace_that_changes_keeps_the_pitch_and_moves_boundaries() -> None:
     warped = transformed(audio, type="time_warp", p=1, factor=(2, 2), pieces=3)
     assert torch.equal(warped.waveform_S, audio.waveform_S)
     assert abs(warped.seconds_heard - 0.5) < 1e-6
-    tokenizer = AudioConfig(type="audio", mels=40, carried=("words",)).build(lambda axes: ())
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = AudioConfig(type="audio", mels=40, carried=("words",)).build().with_boundaries({"words"})
     plain, fast = tokenizer([audio]), tokenizer([warped])
     assert len(plain.x) == 100 and len(fast.x) == 50
     # What is heard at t was said at 2 t, band for band; the second word starts where the pitch changes.
@@ -94,7 +93,7 @@ def test_each_piece_has_a_pace_of_its_own() -> None:
 def test_hidden_parts_move_with_the_pace() -> None:
     audio = replace(tone(), hidden=(Hidden((0.5, 0.7)),))
     warped = transformed(audio, type="time_warp", p=1, factor=(0.5, 0.5), pieces=1)
-    tokenizer = AudioConfig(type="audio", mels=40).build(lambda axes: ())
+    tokenizer = AudioConfig(type="audio", mels=40).build()
     hidden = (tokenizer([warped]).x == 0).all(-1).nonzero().flatten()
     assert hidden.tolist() == list(range(100, 140))
 

@@ -10,7 +10,7 @@ from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 @pytest.mark.parametrize("frames", [1, 4])
 def test_each_token_is_a_unit_cell(features: str, frames: int) -> None:
     config = AudioConfig.model_validate({"type": "audio", "features": features, "stem": {"frames": frames}})
-    tokenizer = config.build(lambda axes: ())
+    tokenizer = config.build()
     tokens = tokenizer([Audio(torch.randn(8000), 16000)])
     figure, axes = plt.subplots()
     AudioModality.figures()(axes, tokenizer, tokens)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.audio import Audio, AudioConfig, AudioTokenizer
+from hrt_modalities.text import ByteTokenizer
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.pooling import POOLINGS
 from hrt_mm.inference.streaming import Stream
 from hrt_mm.inference.streaming.stream import joined
+from hrt_mm.tasks.encoder import Encoder
 
 FIXED = {"type": "fixed", "stride": 4}
 LEARNED = {"type": "learned", "target": 4, "max": 12}
@@ -23,7 +24,7 @@ CHUNKS_MS = (10, 37, 160, 1000)
 
 def tokenizer(**values: Any) -> AudioTokenizer:
     settings = {"type": "audio", "mels": 24, "stem": {"frames": 2, "recent": 4}, "norm": {"running_s": 1.0}}
-    return AudioConfig.model_validate(settings | values).build(lambda axes: ())
+    return AudioConfig.model_validate(settings | values).build()
 
 
 def encoder(own: AudioTokenizer, pool: str = "attention", group: dict[str, Any] = FIXED) -> Encoder:
@@ -91,7 +92,7 @@ def test_a_wrong_context_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: the tests above can fail."""
     own = tokenizer()
     made, sound = encoder(own), noise(1.0, 16000)
-    monkeypatch.setattr(own, "recent", 1)
+    monkeypatch.setattr(own, "receptive_field", 1)
     assert difference(made, own, sound, 37) > 1e-3
 
 
@@ -105,11 +106,5 @@ def test_chunks_that_are_no_sound_are_refused() -> None:
 
 
 def test_a_modality_without_chunks_says_so() -> None:
-    own = tokenizer()
-
-    class Whole(AudioTokenizer):
-        def stream(self, **source: Any) -> Any:
-            return super(AudioTokenizer, self).stream(**source)
-
-    with pytest.raises(ConfigError, match="Whole cannot be read in chunks"):
-        Stream(encoder(own), Whole(own.config))
+    with pytest.raises(ConfigError, match="ByteTokenizer cannot be read in chunks"):
+        Stream(encoder(tokenizer()), ByteTokenizer())

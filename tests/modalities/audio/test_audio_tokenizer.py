@@ -7,15 +7,14 @@ from hrt_modalities.audio.stems import BandMap, ConvStem, StemConfig
 from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 from pydantic import ValidationError
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import BadSample, ConfigError, UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.tasks.encoder import Encoder
 
 
 def tokenizer(*wanted: str, **values: object) -> AudioTokenizer:
-    found = AudioConfig.model_validate({"type": "audio"} | values).build(lambda axes: ())
-    found.wanted = frozenset(wanted)
+    found = AudioConfig.model_validate({"type": "audio"} | values).build().with_boundaries(wanted)
     return found
 
 

@@ -298,7 +298,7 @@ def test_augmentation_is_for_training(tmp_path: Path) -> None:
 
 def test_sizes_are_known_before_reading(tmp_path: Path) -> None:
     found = dataset(type="fsdd", root=fsdd(tmp_path))
-    tokenizer = AudioConfig(type="audio", rate=16000, hop_ms=7).build(lambda axes: ())
+    tokenizer = AudioConfig(type="audio", rate=16000, hop_ms=7).build()
     for index in range(len(found)):
         assert tokenizer.size(found.shape(index)) == tokenizer([found[index].value]).spans.total
 
@@ -309,8 +309,7 @@ def test_real_fsdd_and_grid(data_root: Path) -> None:
     assert len(dataset("test", type="fsdd", root=data_root / "fsdd", leave_out="theo")) == 500
     sentences = {split: dataset(split, type="grid", root=data_root / "grid_s1") for split in SPLITS}
     assert {split: len(own) for split, own in sentences.items()} == {"train": 800, "val": 100, "test": 100}
-    tokenizer = AudioConfig(type="audio").build(lambda axes: ())
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = AudioConfig(type="audio").build().with_boundaries({"words"})
     own = dataset("test", type="grid", root=data_root / "grid_s1", label="segments")
     for index in range(0, 100, 10):
         sample = own[index]

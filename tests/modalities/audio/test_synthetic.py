@@ -32,8 +32,7 @@ def speech(cache: Path, split: str = "train", **values: Any) -> Recordings:
 def test_words_and_phonemes_are_where_sound_is(cache: Path) -> None:
     found = speech(cache, label="segments")
     phonemes = speech(cache, label="phoneme_segments")
-    tokenizer = AudioConfig(type="audio").build(lambda axes: ())
-    tokenizer.wanted = frozenset({"words", "phonemes"})
+    tokenizer = AudioConfig(type="audio").build().with_boundaries({"words", "phonemes"})
     assert len(found) == 8
     for index in range(8):
         sample = found[index]

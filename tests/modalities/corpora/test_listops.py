@@ -110,8 +110,7 @@ def test_the_dataset_and_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     samples = [part[index] for part in parts.values() for index in range(len(part))]
     assert len({sample.value.content for sample in samples}) == 41
     assert all(str(evaluate(sample.value.content)) == sample.label for sample in samples)
-    tokenizer = ByteTokenizer(carried=("operators",))
-    tokenizer.wanted = frozenset({"operators"})
+    tokenizer = ByteTokenizer(carried=("operators",)).with_boundaries({"operators"})
     tokens = tokenizer([sample.value for sample in samples[:4]])
     assert tokens.spans.lengths.tolist() == [tokenizer.size(parts["train"].shape(index)) for index in range(4)]
     assert tokens.x[:1].tolist() == [ord(samples[0].value.content[0])]

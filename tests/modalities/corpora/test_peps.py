@@ -52,8 +52,7 @@ def test_texts_carry_their_structure(tmp_path: Path) -> None:
         "Größe zählt.",
         "Wirklich.",
     ]
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset(text.boundaries)
+    tokenizer = ByteTokenizer().with_boundaries(text.boundaries)
     tokens = tokenizer([text])
     assert {name: int(mask.sum()) for name, mask in tokens.boundaries.items()} == {
         "sections": 3, "paragraphs": 5, "sentences": 7,
@@ -92,7 +91,6 @@ def test_the_real_ones(data_root: Path) -> None:
         assert all(part.classes is not None and len(part.classes) == classes for part in parts)
     sizes = [sum(part.shape(index)) for part in parts for index in range(len(part))]
     assert sum(sizes) > 12_500_000 and max(sizes) > 100_000, "whole documents"
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset({"sections", "paragraphs", "sentences"})
+    tokenizer = ByteTokenizer().with_boundaries({"sections", "paragraphs", "sentences"})
     counts = {name: int(mask.sum()) for name, mask in tokenizer([parts[2][0].value]).boundaries.items()}
     assert counts["sections"] <= 5 and counts["paragraphs"] >= 8 and counts["sentences"] >= 15

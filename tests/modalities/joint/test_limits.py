@@ -61,15 +61,11 @@ def triples(sounds: Recordings, seen: Dataset) -> Dataset:
     return GridTriples(config, sounds, seen, [0], Babble(sounds, 1), training=False)
 
 
-def one_block(levels: int) -> tuple[tuple[int, ...], ...]:
-    return ((1,),) * levels
-
-
 TOKENIZERS: dict[str, Tokenizer] = {
-    "audio": AudioConfig(type="audio", max_seconds=2).build(one_block),
-    "text": TextConfig(type="text").build(one_block),
-    "image": VisionConfig(type="vision").build(one_block),
-    "video": VideoConfig(type="video").build(one_block),
+    "audio": AudioConfig(type="audio", max_seconds=2).build(),
+    "text": TextConfig(type="text").build(),
+    "image": VisionConfig(type="vision").build(),
+    "video": VideoConfig(type="video").build(),
 }
 
 

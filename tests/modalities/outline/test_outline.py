@@ -18,7 +18,7 @@ from hrt_modalities.video.rendering import Edit, Shot, render, write
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
-from hrt_mm.core.levels import HierarchyConfig, blocks
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Segmentation, SegmentationConfig
@@ -44,8 +44,7 @@ def built(film: Path) -> tuple[Segmentation, VideoTokenizer]:
         {"name": "frames", "dim": 24, "depth": 1, "heads": 2, "window": 2, "window_type": "sliding"},
     ]
     model = HierarchyConfig.model_validate({"levels": levels})
-    tokenizer = VideoConfig(type="video", tube=1, rate=12.5).build(lambda axes: blocks(model, axes))
-    tokenizer.wanted = frozenset({"frames"})
+    tokenizer = VideoConfig(type="video", tube=1, rate=12.5).build(model).with_boundaries({"frames"})
     config = SegmentationConfig.model_validate(
         {"type": "segmentation", "unit": "frames", "borders": {"cuts": {}, "fades": {}}}
     )
@@ -89,11 +88,11 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
 def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> None:
     task, tokenizer = built(film)
     wanted = whole(film, task, tokenizer)
-    tokenizer.wanted = frozenset({"frames", "cuts", "fades"})
+    tokenizer = tokenizer.with_boundaries({"frames", "cuts", "fades"})
     with VideoFile(film) as file:
         scenes = list(FileOutline(task, tokenizer).scenes(file))
     assert len(scenes) == len(wanted)
-    assert tokenizer.wanted == {"frames", "cuts", "fades"}
+    assert tokenizer.requested_boundaries == {"frames", "cuts", "fades"}
 
 
 def test_no_more_than_a_few_windows_are_held(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:

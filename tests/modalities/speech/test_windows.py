@@ -11,11 +11,11 @@ import torch
 from hrt_modalities.audio import Audio, AudioConfig
 from hrt_modalities.speech.windows import WindowStream, period, reach
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.inference.streaming import Finished
 from hrt_mm.tasks.ctc import frames_of
+from hrt_mm.tasks.encoder import Encoder
 
 LOCAL = {"window": 3, "window_type": "sliding", "heads": 2, "depth": 1}
 GROUPS: dict[str, dict[str, Any]] = {
@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, Any]] = {
     "learned": {"type": "learned", "target": 3, "max": 4},
     "given": {"type": "given", "boundary": "words"},
 }
-TOKENIZER = AudioConfig.model_validate({"type": "audio", "mels": 16, "stem": {"ahead": 1}}).build(lambda axes: ())
+TOKENIZER = AudioConfig.model_validate({"type": "audio", "mels": 16, "stem": {"ahead": 1}}).build()
 
 
 def encoder(group: str) -> Encoder:
@@ -93,7 +93,7 @@ BLOCKS: dict[str, tuple[list[dict[str, Any]], int, dict[str, Any]]] = {
         {"top_down": True},
     ),
 }
-PLAIN = AudioConfig.model_validate({"type": "audio", "mels": 16}).build(lambda axes: ())
+PLAIN = AudioConfig.model_validate({"type": "audio", "mels": 16}).build()
 
 
 @pytest.mark.parametrize("tokens", [160, 600])

@@ -98,7 +98,7 @@ def test_boundaries_lie_where_they_do_in_the_document(
     """All starts are at tokens; the rules that look at neighbours find in a window what they find in the whole."""
     text = HINDI.encode()
     wanting = SubwordTokenizer(tokenizer.file)
-    wanting.wanted = frozenset({boundary})
+    wanting = wanting.with_boundaries({boundary})
     found = corpus(tmp_path / "d", [text], 61)
     for index in range(1, len(found)):
         tokens = wanting([found[index].value])

@@ -195,8 +195,7 @@ def test_a_label_a_word(tmp_path: Path) -> None:
     assert (sample.value.content, sample.label) == ("Größe zählt .", ["N", "V", "P"])
     assert sample.value.boundaries == {"words": (0, 6, 12)} and found.shape(0) == (16, 0)
     assert tags(file, unit="sentences", separator="")[0].value.boundaries == {"sentences": (0, 5, 10)}
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = ByteTokenizer().with_boundaries({"words"})
     starts = tokenizer([sample.value]).boundaries["words"]
     assert starts.nonzero().flatten().tolist() == [0, 8, 15]
     with pytest.raises(BadSample, match=r"t.jsonl:3: is empty"):

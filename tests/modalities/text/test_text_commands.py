@@ -30,7 +30,7 @@ def test_subwords_are_learnt_from_files_folders_and_lines(tmp_path: Path, capsys
     for files in (folder, [str(tmp_path / "d" / "0.txt")], [str(tmp_path / "lines.jsonl"), "--text-key", "body"]):
         assert main(["text", "subwords", *files, "--out", str(out), "--vocabulary", "300", "--force"]) == 0
         assert f"{out}: " in capsys.readouterr().out
-        tokenizer = TextConfig(type="text", subwords=out).build(lambda axes: ())
+        tokenizer = TextConfig(type="text", subwords=out).build()
         assert isinstance(tokenizer, SubwordTokenizer)
         pieces = {tokenizer.raw(token) for token in range(tokenizer.vocabulary)}
         assert " größer".encode() in pieces and b"zz" not in pieces

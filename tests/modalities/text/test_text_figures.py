@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer, Text, TextTokenizer
+from hrt_modalities.text import ByteTokenizer, Text, TextModality, TextTokenizer
 from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 from hrt_mm.analysis.report.groups import draw_runs
@@ -12,7 +12,6 @@ from hrt_mm.analysis.report.style import panels
 from hrt_mm.analysis.report.view import View
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
-from hrt_mm.data.registry import modalities
 from hrt_mm.data.sample import Sample
 
 
@@ -22,7 +21,7 @@ def drawn(
     """The signs with their places, and how many tokens are shown."""
     figure, grid = panels(1, 1, width=width, height=1)
     axes = grid[0, 0]
-    View(tokenizer, tokenizer([text]), modalities()["text"].figures()).draw(axes)
+    View(tokenizer, tokenizer([text]), TextModality.figures()).draw(axes)
     figure.canvas.draw()
     return [(text.get_text(), text.get_position()[0]) for text in axes.texts], axes.get_xlim()[1]
 
@@ -64,7 +63,7 @@ def test_the_levels_under_it_end_where_it_does(length: int) -> None:
     tokens = tokenizer(["x" * length])
     with torch.no_grad():
         pyramid = hierarchy(tokens.with_x(torch.randn(length, 8)))
-    view = View(tokenizer, tokens, modalities()["text"].figures())
+    view = View(tokenizer, tokens, TextModality.figures())
     figure = draw_runs([(Sample("x" * length), view, pyramid)])
     above, below = figure.axes
     assert above.get_xlim() == below.get_xlim()

@@ -76,7 +76,7 @@ def test_offsets_count_characters_of_strings_and_bytes_of_bytes() -> None:
 
 def test_only_wanted_boundaries_are_found(tokenizer: TextTokenizer) -> None:
     assert not tokenizer(TEXTS).boundaries
-    tokenizer.wanted = frozenset({"words", "sentences"})
+    tokenizer = tokenizer.with_boundaries({"words", "sentences"})
     tokens = tokenizer(TEXTS)
     assert set(tokens.boundaries) == {"words", "sentences"}
     words, sentences = tokens.boundaries["words"], tokens.boundaries["sentences"]
@@ -86,8 +86,7 @@ def test_only_wanted_boundaries_are_found(tokenizer: TextTokenizer) -> None:
 
 
 def test_carried_boundaries_stand_in_for_found_ones() -> None:
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset({"words", "sentences"})
+    tokenizer = ByteTokenizer().with_boundaries({"words", "sentences"})
     tokens = tokenizer([Text("aé bc", boundaries={"words": (0, 3)})])
     assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 4]
     assert tokens.boundaries["sentences"].nonzero().flatten().tolist() == [0]
@@ -95,7 +94,7 @@ def test_carried_boundaries_stand_in_for_found_ones() -> None:
 
 def test_a_group_that_starts_inside_a_subword_starts_with_it(file: Path) -> None:
     tokenizer = SubwordTokenizer(file)
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = tokenizer.with_boundaries({"words"})
     tokens = tokenizer(["the cat"])
     pieces = [tokenizer.raw(token) for token in tokens.x.tolist()]
     assert b" cat" in pieces, pieces
@@ -104,7 +103,7 @@ def test_a_group_that_starts_inside_a_subword_starts_with_it(file: Path) -> None
 
 @pytest.mark.parametrize("boundary", ["spaces", "lines"])
 def test_decoding_finds_the_same_starts(boundary: str, tokenizer: TextTokenizer) -> None:
-    tokenizer.wanted = frozenset({boundary})
+    tokenizer = tokenizer.with_boundaries({boundary})
     for text in [*TEXTS, Text("one two\nthree", (0, 4, 13))]:
         tokens = tokenizer([text])
         ids = tokens.x
@@ -151,13 +150,12 @@ def test_bad_texts_are_named(value: object, message: str) -> None:
 
 def test_invalid_bytes_stay_bytes_and_become_replacements_in_subwords(file: Path) -> None:
     raw = b"the \xff\xc3 cat \xe4\xb8"
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset({"words"})
+    tokenizer = ByteTokenizer().with_boundaries({"words"})
     tokens = tokenizer([raw])
     assert tokenizer.restore(tokens) == [raw]
     assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 7]
     subwords = SubwordTokenizer(file)
-    subwords.wanted = frozenset({"words"})
+    subwords = subwords.with_boundaries({"words"})
     tokens = subwords([raw])
     assert subwords.restore(tokens)[0].decode() == raw.decode("utf-8", "surrogateescape").translate(
         dict.fromkeys(range(56448, 56576), "�")
@@ -170,8 +168,7 @@ def test_invalid_bytes_stay_bytes_and_become_replacements_in_subwords(file: Path
 )
 def test_large_texts_take_no_quadratic_time(text: str) -> None:
     # A quadratic search would take hours, and end at the time limit of a test.
-    tokenizer = ByteTokenizer()
-    tokenizer.wanted = frozenset({"words", "sections", "spaces"})
+    tokenizer = ByteTokenizer().with_boundaries({"words", "sections", "spaces"})
     tokens = tokenizer([text])
     assert tokens.spans.total == len(text.encode())
 
@@ -190,7 +187,7 @@ def test_a_file_that_holds_no_subwords_is_named(content: bytes, message: str, tm
     file = tmp_path / "tokenizer.json"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        TextConfig(type="text", subwords=file).build(lambda axes: ())
+        TextConfig(type="text", subwords=file).build()
     with pytest.raises(ConfigError, match=r"missing.json cannot be read"):
         SubwordTokenizer(tmp_path / "missing.json")
 

@@ -263,7 +263,7 @@ def test_damaged_deep_and_foreign_files_give_one_error(content: bytes, tmp_path:
     file = tmp_path / "tokenizer.json"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"tokenizer.json .*hrt-mm text subwords"):
-        TextConfig(type="text", subwords=file).build(lambda axes: ())
+        TextConfig(type="text", subwords=file).build()
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:

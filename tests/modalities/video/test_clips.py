@@ -126,8 +126,7 @@ def test_captions_are_boundaries(tmp_path: Path) -> None:
     config = table(tmp_path / "x.jsonl", rows, alignment_column="said")
     video = config.build("train")[0].value
     assert video.boundaries == {"subtitles": (0.4, 1.2)}
-    tokenizer = VideoConfig(type="video", patch=16, tube=1).build(lambda axes: ())
-    tokenizer.wanted = frozenset({"subtitles"})
+    tokenizer = VideoConfig(type="video", patch=16, tube=1).build().with_boundaries({"subtitles"})
     starts = tokenizer([video]).boundaries["subtitles"].view(50, 3 * 4)
     assert starts[:, 0].nonzero().flatten().tolist() == [0, 10, 30] and not starts[:, 1:].any()
 

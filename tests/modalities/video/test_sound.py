@@ -79,7 +79,7 @@ def test_sound_begins_with_the_first_picture_that_can_be_decoded(tmp_path: Path)
 
 def test_the_audio_modality_takes_it(tmp_path: Path) -> None:
     audio = read_sound(clap(tmp_path / "a.mkv", 0.1))
-    tokens = AudioConfig(type="audio").build(lambda axes: ())([audio])
+    tokens = AudioConfig(type="audio").build()([audio])
     assert tokens.spans.total == 200
 
 

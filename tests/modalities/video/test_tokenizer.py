@@ -21,7 +21,7 @@ SHAPES = [(6, 8, 8), (1, 1, 1), (5, 13, 6), (6, 8, 8), (9, 4, 20)]
 
 
 def tokenizer(blocks: tuple[Sizes, ...] = BLOCKS, **options: object) -> VideoTokenizer:
-    return VideoConfig.model_validate({"type": "video", "patch": 4, **options}).build(lambda axes: blocks)
+    return VideoTokenizer(VideoConfig.model_validate({"type": "video", "patch": 4, **options}), blocks)
 
 
 def videos(channels: int = 3) -> list[Video]:
@@ -110,7 +110,7 @@ def test_boundaries_start_with_the_nearest_step() -> None:
     pixels = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
     shots = (0.0, 0.11, 0.13, 0.31, 0.399)
     video = tokenizer(((1, 2, 2),), tube=1)
-    video.wanted = frozenset({"shots", "frames"})
+    video = video.with_boundaries({"shots", "frames"})
     tokens = video([Video.of(pixels, 25.0, boundaries={"shots": shots})])
     cells = tokens.boundaries["shots"].view(10, 4)
     # 0.11 and 0.13 s both lie nearest to frame 3, and 0.399 s nearest to the end.
@@ -146,11 +146,11 @@ def test_frames_together(blocks: tuple[Sizes, ...], grid: Sizes, unit: int) -> N
 def test_boundaries_wait_for_a_whole_block() -> None:
     pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
     video = tokenizer(((2, 2, 2),), tube=1)
-    video.wanted = frozenset({"shots"})
+    video = video.with_boundaries({"shots"})
     tokens = video([Video.of(pixels, 25.0, boundaries={"shots": (0.12, 0.2)})])
     # Frames 3 and 5 lie within blocks of 2 frames; the nearest blocks start at 2 or 4, and at 4 or 6.
     assert set((tokens.boundaries["shots"].nonzero().flatten() // 16).tolist()) <= {0, 2, 4, 6}
-    video.wanted = frozenset({"frames"})
+    video = video.with_boundaries({"frames"})
     with pytest.raises(ConfigError, match="cannot be grouped by frames: windows and strides of 2 steps of time"):
         video([Video.of(pixels, 25.0)])
 
@@ -230,7 +230,7 @@ def test_a_conv_stem_sees_as_far_as_it_says() -> None:
     changed = pixels.clone()
     changed[3] = 0
     differs = (embedding(video([Video.of(pixels, 25.0)])).x - embedding(video([Video.of(changed, 25.0)])).x).abs()
-    assert (differs.amax(1) > 1e-6).nonzero().flatten().tolist() == [2, 3, 4] and video.ahead == 1
+    assert (differs.amax(1) > 1e-6).nonzero().flatten().tolist() == [2, 3, 4] and video.lookahead == 1
 
 
 def level(name: str, group: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -250,8 +250,9 @@ MODEL = {
 
 def test_levels_go_from_space_to_frames_to_shots() -> None:
     model = Hierarchy(HierarchyConfig.model_validate(MODEL), 3)
-    video = VideoConfig(type="video", patch=4, tube=1).build(lambda axes: model.blocks)
-    video.wanted = frozenset({"frames", "shots"})
+    video = VideoTokenizer(VideoConfig(type="video", patch=4, tube=1), model.blocks).with_boundaries(
+        {"frames", "shots"}
+    )
     values = [
         Video.of(torch.randint(0, 256, (frames, 3, *size), dtype=torch.uint8), 25.0, boundaries={"shots": shots})
         for frames, size, shots in ((9, (16, 24), (0.0, 0.16)), (4, (10, 9), (0.0,)))
@@ -276,7 +277,7 @@ def test_intermediates_are_maps_in_space_and_time() -> None:
     levels = [level("tubes", {"type": "fixed", "stride": 2}, window=2), level("blocks", dim=32)]
     config = HierarchyConfig.model_validate({"levels": levels})
     model = Hierarchy(config, 3)
-    video = VideoConfig(type="video", patch=4, tube=2).build(lambda axes: model.blocks)
+    video = VideoTokenizer(VideoConfig(type="video", patch=4, tube=2), model.blocks)
     tokens = video([Video.of(torch.rand(8, 3, 16, 24), 25.0)] * 2)
     embedded = video.embedding(24)(tokens)
     maps = model.forward_intermediates(embedded, intermediates_only=True)
@@ -311,7 +312,7 @@ def test_bad_videos_say_what_is_wrong(value: Any, message: str) -> None:
 
 def test_missing_boundaries_and_settings_that_disagree() -> None:
     video = tokenizer()
-    video.wanted = frozenset({"shots"})
+    video = video.with_boundaries({"shots"})
     with pytest.raises(BadSample, match="carries no boundary 'shots'; it has words"):
         video([Video.of(torch.zeros(2, 3, 4, 4), 25.0, boundaries={"words": (0.0,)})])
     for options, message in (

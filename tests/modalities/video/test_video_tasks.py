@@ -12,7 +12,7 @@ from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
 
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
-from hrt_mm.core.levels import HierarchyConfig, blocks
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig, Segmentation
@@ -31,7 +31,7 @@ def level(name: str, group: dict[str, Any] | None = None, **options: Any) -> dic
 def built(unit: str, group: dict[str, Any], **options: Any) -> tuple[Masked, VideoTokenizer]:
     levels = [level("tubes", group, window=[2, 2, 2]), level("areas", {"type": "fixed", "stride": 2}), level("clips")]
     model = HierarchyConfig.model_validate({"levels": levels, "top_down": True})
-    tokenizer = VideoConfig(type="video", patch=4, tube=2).build(lambda axes: blocks(model, axes))
+    tokenizer = VideoConfig(type="video", patch=4, tube=2).build(model)
     task = MaskedConfig.model_validate({"type": "masked", "unit": unit, "tubes": True, **options})
     return task.build(model, tokenizer, None), tokenizer
 
@@ -113,8 +113,7 @@ def accuracy_of_motion(*, shuffled: bool) -> float:
     frames = {"type": "given", "boundary": "frames", "typical": [1, 2, 3]}
     model = HierarchyConfig.model_validate({"levels": [level("tubes", frames, window=[4, 2, 3]), level("frames")]})
     options = {"type": "video", "patch": 8, "tube": 1, "channels": 1, "rate": 12.5, "stem": {"type": "conv"}}
-    tokenizer = VideoConfig.model_validate(options).build(lambda axes: blocks(model, axes))
-    tokenizer.wanted = frozenset({"frames"})
+    tokenizer = VideoConfig.model_validate(options).build(model).with_boundaries({"frames"})
     task = ClassificationConfig(type="classification").build(model, tokenizer, ("left", "right"))
     optimizer = torch.optim.AdamW(task.parameters(), 5e-3)
     for _ in range(60):

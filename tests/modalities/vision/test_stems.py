@@ -22,7 +22,7 @@ IDS = ["linear", "conv", "conv-deep", "timm"]
 
 
 def tokenizer(**options: object) -> VisionTokenizer:
-    return VisionConfig.model_validate({"type": "vision", **options}).build(lambda axes: BLOCKS)
+    return VisionTokenizer(VisionConfig.model_validate({"type": "vision", **options}), BLOCKS)
 
 
 def mixed(vision: VisionTokenizer) -> tuple[list[torch.Tensor], Tokens]:

@@ -10,7 +10,7 @@ from hrt_modalities.vision import VisionConfig, VisionTokenizer
 from hrt_modalities.vision.memory import DigitsConfig
 from torch import Tensor, nn
 
-from hrt_mm.core.levels import HierarchyConfig, blocks
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks import Batch, Classification, ClassificationConfig, Masked, MaskedConfig
 from hrt_mm.tasks.masked import hide, mask_units
 
@@ -34,7 +34,7 @@ def model(pool: str = "mean", **options: Any) -> HierarchyConfig:
 
 def vision(config: HierarchyConfig, **options: Any) -> VisionTokenizer:
     found = VisionConfig.model_validate({"type": "vision", "patch": 2, **options})
-    return found.build(lambda axes: blocks(config, axes))
+    return found.build(config)
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hrt_mm.core.encoder import Encoder
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.grids import nested_order
 from hrt_mm.core.levels import HierarchyConfig, blocks
@@ -22,6 +21,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import CTC, TASKS, Batch, CTCConfig
 from hrt_mm.tasks.ctc import Frames, frames_of, max_frames
 from hrt_mm.tasks.ctc.loss import NONE, UNKNOWN, pad_frames, unpad_targets
+from hrt_mm.tasks.encoder import Encoder
 from hrt_mm.train.meters import Meters, means, weight_of
 
 Make = Callable[..., HierarchyConfig]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.modality import Modality
@@ -24,7 +25,7 @@ class PulsesConfig(TokenizerConfig):
     gain: float = 1.0
     """What the numbers are multiplied by."""
 
-    def build(self, blocks: Callable[[int], tuple[tuple[int, ...], ...]]) -> PulsesTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> PulsesTokenizer:
         return PulsesTokenizer(self.gain)
 
 

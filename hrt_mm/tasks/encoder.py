@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError
-from .hierarchy import Hierarchy
-from .levels import HierarchyConfig
-from .pyramid import Pyramid
-from .tokens import Tokens
-
-if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+from ..core.errors import ConfigError
+from ..core.hierarchy import Hierarchy
+from ..core.levels import HierarchyConfig
+from ..core.pyramid import Pyramid
+from ..core.tokens import Tokens
+from ..data.capabilities import Contextual
+from ..data.tokenizer import Tokenizer
 
 
 class Encoder(nn.Module):
@@ -38,16 +36,17 @@ class Encoder(nn.Module):
 
     def __init__(self, config: HierarchyConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
-        if config.causal and tokenizer.ahead:
-            raise ConfigError(
-                f"model.causal must not see later tokens, but the embedding of one is made of the {tokenizer.ahead} "
-                "after it as well; set that to 0 in modality, or model.causal to false"
-            )
-        if config.causal and tokenizer.whole:
-            raise ConfigError(
-                f"model.causal must not see later tokens, but with {tokenizer.whole} each depends on its whole sample; "
-                "drop it, or set model.causal to false"
-            )
+        if config.causal and isinstance(tokenizer, Contextual):
+            if tokenizer.lookahead:
+                raise ConfigError(
+                    "model.causal must not see later tokens, but the embedding of one is made of the "
+                    f"{tokenizer.lookahead} after it as well; set that to 0 in modality, or model.causal to false"
+                )
+            if tokenizer.non_causal_setting:
+                raise ConfigError(
+                    f"model.causal must not see later tokens, but with {tokenizer.non_causal_setting} each depends on "
+                    "its whole sample; drop it, or set model.causal to false"
+                )
         self.hierarchy = Hierarchy(config, tokenizer.axes)
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 
