@@ -31,6 +31,12 @@ DOCUMENTS = [
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 PLUGIN = "docs/tutorials/new_modality.md"
+TUTORIALS = [name for name in DOCUMENTS if name.startswith("docs/tutorials/") and name != PLUGIN]
+"""Pages that are run from top to bottom, commands too."""
+SHORT = ["train.steps=3", "train.eval_every=3", "train.save_every=3", "train.batch_size=2"]
+"""Overrides with which tutorials train."""
+SHORTER = {"docs/tutorials/language-model.md": ["data.val=0.001", "data.test=0.001", "data.context=256"]}
+"""Further overrides by page."""
 QUICK = {"modalities", "doctor", "describe", "config"}
 """Commands that are run; of others the arguments and the configuration are checked."""
 TOOLS = {"make", "pip", "torchrun", "export", ".ci/run"}
@@ -71,17 +77,15 @@ class Command:
 
 
 def commands() -> list[Command]:
-    found = []
-    for example in examples("console", "sh"):
-        if example.kind == "sh":
-            found += [
-                Command(example.document, line.partition(" #")[0].strip(), "") for line in example.body.splitlines()
-            ]
-            continue
-        for block in re.split(r"^\$ ", example.body, flags=re.MULTILINE)[1:]:
-            line, _, output = block.partition("\n")
-            found.append(Command(example.document, line, output))
-    return found
+    return [command for example in examples("console", "sh") for command in commands_of(example)]
+
+
+def commands_of(example: Example) -> list[Command]:
+    if example.kind == "sh":
+        lines = [line.partition(" #")[0].strip() for line in example.body.splitlines()]
+        return [Command(example.document, line, "") for line in lines]
+    blocks = re.split(r"^\$ ", example.body, flags=re.MULTILINE)[1:]
+    return [Command(example.document, *block.partition("\n")[::2]) for block in blocks]
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +120,36 @@ def test_every_block_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", sorted({one.document for one in examples("python") if one.document != PLUGIN}), ids=str
+    "document", sorted({one.document for one in examples("python")} - {PLUGIN, *TUTORIALS}), ids=str
 )
 def test_python_runs(document: str, folder: Path) -> None:
     """All of a document in one test, for later examples go on with the runs of earlier ones."""
     for example in examples("python", documents=[document]):
         exec(compile(example.body, str(example), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("document", TUTORIALS, ids=str)
+def test_tutorial_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, with training cut short."""
+    if "audio/synthetic" in (ROOT / document).read_text(encoding="utf-8"):
+        pytest.importorskip("espeakng_loader")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for example in examples("python", "yaml", "console", documents=[document]):
+        if example.kind == "python":
+            exec(compile(example.body, str(example), "exec"), names)
+        elif example.kind == "yaml":
+            assert example.title is not None
+            (tmp_path / example.title).write_text(example.body)
+        else:
+            for command in commands_of(example):
+                program, *arguments = shlex.split(command.line)
+                assert program == "hrt-mm"
+                if arguments[0] == "train":
+                    arguments += SHORT + SHORTER.get(document, [])
+                assert main(arguments) == 0, command
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("example", [one for one in examples("yaml") if one.document != PLUGIN], ids=str)
