@@ -24,7 +24,7 @@ from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from hrt_modalities.corpora.grid.video import GridConfig
+from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video.clips import Clips
 
 from hrt_mm.config import RunConfig, load_config
@@ -96,7 +96,7 @@ def _together(groups: Sequence[object]) -> FixedGroups:
 def chance() -> float:
     """Mean accuracy over the slots of sentences that are guessed: one of the words that training has there."""
     data = load_config(CONFIGS["slots"]).data
-    assert isinstance(data, GridConfig)
+    assert isinstance(data, GridVideoConfig)
     train = data.build("train")
     assert isinstance(train, Clips)
     sentences = [[word for word in item.target or () if word is not None] for item in train.items]

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hrt_modalities.corpora.grid.video import GridConfig
+from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video.readers import READERS, VideoFile
 from hrt_modalities.video.readers.base import ReaderError
 from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
@@ -109,7 +109,7 @@ def rendered(folder: Path, seconds: float) -> Path:
 def grid(view: str, most: int) -> list[Path]:
     """Files of GRID's test split."""
     config = {"type": "grid_video", "root": Path(os.environ["HRT_MM_DATA"]) / "grid_s1", "view": view}
-    dataset = GridConfig.model_validate(config).build("test")
+    dataset = GridVideoConfig.model_validate(config).build("test")
     return [dataset.root / item.name for item in dataset.items[:most]]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from hrt_modalities.video import VideoTokenizer
 from hrt_modalities.video.tubes import untubify
-from hrt_modalities.vision.patches import Dense
+from hrt_modalities.vision.patches import GridMaps
 from torch import Tensor, nn
 
 from hrt_mm import Tokens
@@ -38,7 +38,7 @@ class Peer(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """A vector for each video, (B, D)."""
-        (tubes_BthwF,) = Dense.of(tokens, self.blocks).maps(tokens.x)
+        (tubes_BthwF,) = GridMaps.of(tokens, self.blocks).maps(tokens.x)
         found_BD: Tensor = self.trunk(untubify(tubes_BthwF, self.tube, self.patch))
         return found_BD
 

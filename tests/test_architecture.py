@@ -116,3 +116,13 @@ def test_tests_mirror_the_packages() -> None:
     for folder in (ROOT / "tests").iterdir():
         if folder.is_dir() and any(folder.glob("test_*.py")) and folder.name not in ("benchmarks", "demos", "docs"):
             assert folder.name in (*HRT_MM, "modalities", "plugin"), folder
+
+
+def test_public_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = {}
+    for folder in (ROOT / "hrt_mm", ROOT / "modalities" / "hrt_modalities"):
+        for path in sorted(folder.rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: where for name, where in places.items() if len(where) > 1}

@@ -26,7 +26,7 @@ from ..data.tokenizer import Tokenizer
 from ..metrics.retrieval import distinct, rank
 from .base import Batch, TaskOutput
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
-from .contrastive_views import LevelPair, Vectors, View, ViewHeads
+from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads
 from .encoding import check_reads
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer, Part
 from .pieces import Pieces
@@ -115,7 +115,7 @@ class Contrastive(JointTask):
         tokenizer: JointTokenizer,
         pairs: tuple[tuple[str, str], ...],
     ) -> None:
-        views = [View.whole(models, config.level), *(View.of(pair, models) for pair in config.also)]
+        views = [LevelView.whole(models, config.level), *(LevelView.of(pair, models) for pair in config.also)]
         for tower, model in models.items():
             reads = [view.levels[tower] for view in views if tower in view.levels]
             try:

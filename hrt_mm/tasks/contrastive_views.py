@@ -55,7 +55,7 @@ class LevelPair(Component):
 
 
 @dataclass(frozen=True)
-class View:
+class LevelView:
     """A resolved :class:`LevelPair`, or the view of whole samples.
 
     Args:
@@ -73,7 +73,7 @@ class View:
     pieces: str = ""
 
     @classmethod
-    def whole(cls, models: Mapping[str, HierarchyConfig], chosen: Mapping[str, str]) -> View:
+    def whole(cls, models: Mapping[str, HierarchyConfig], chosen: Mapping[str, str]) -> LevelView:
         """Whole samples: a level of each tower.
 
         Raises:
@@ -82,7 +82,7 @@ class View:
         return cls({tower: _place(tower, model, chosen.get(tower)) for tower, model in models.items()})
 
     @classmethod
-    def of(cls, pair: LevelPair, models: Mapping[str, HierarchyConfig]) -> View:
+    def of(cls, pair: LevelPair, models: Mapping[str, HierarchyConfig]) -> LevelView:
         """The levels of a pair.
 
         Raises:
@@ -158,7 +158,7 @@ class ViewHeads(nn.Module):
     """
 
     def __init__(
-        self, view: View, models: Mapping[str, HierarchyConfig], dim: int, shared: Mapping[str, str] | None = None
+        self, view: LevelView, models: Mapping[str, HierarchyConfig], dim: int, shared: Mapping[str, str] | None = None
     ) -> None:
         super().__init__()
         self.levels, self.soft, self.pieces = dict(view.levels), view.soft, view.pieces

@@ -21,7 +21,7 @@ from ..core.spans import Spans
 from ..data.sample import Sample
 from .base import Batch, TaskOutput
 from .encoding import check_reads
-from .fusion import Fusion, Stream, build_head
+from .fusion import Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .labels import NO_LABEL, LabelConfig, LabelScores, linear_head, place_of
@@ -124,7 +124,7 @@ class Fused(JointTask):
         found: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
         return found
 
-    def _logits(self, streams: Mapping[str, Stream]) -> Tensor:
+    def _logits(self, streams: Mapping[str, TowerStream]) -> Tensor:
         logits_BK: Tensor = self.head(self.dropout(rms_norm(self.fusion(streams))))
         return logits_BK
 
@@ -140,7 +140,7 @@ class Fused(JointTask):
             found[tower] = known_B[part.samples.to(known_B.device)].sum() if part is not None else 0 * found["fused"]
         return found
 
-    def _alone(self, streams: Mapping[str, Stream], batch: JointBatch) -> dict[str, Tensor]:
+    def _alone(self, streams: Mapping[str, TowerStream], batch: JointBatch) -> dict[str, Tensor]:
         """The weighted loss of each modality alone, over the samples that have it and were not left out."""
         assert batch.target is not None
         target_B, counts = batch.target, self.counts(batch)
@@ -156,16 +156,16 @@ class Fused(JointTask):
             found[f"{tower}/alone"] = self.alone * self.over(tower, mean, counts[tower], counts["fused"])
         return found
 
-    def _streams(self, batch: JointBatch) -> tuple[dict[str, Stream], dict[str, Tensor]]:
+    def _streams(self, batch: JointBatch) -> tuple[dict[str, TowerStream], dict[str, Tensor]]:
         """A stream of each tower, after those that are left out, and the encoders' auxiliary losses."""
         kept_BN = self._kept(batch)
-        streams: dict[str, Stream] = {}
+        streams: dict[str, TowerStream] = {}
         losses: dict[str, Tensor] = {}
         for place, tower in enumerate(self.towers):
             part = batch.parts.get(tower)
             if part is None or tower in self.without:
                 weight = self.head.weight
-                nothing = Stream.of(
+                nothing = TowerStream.of(
                     weight.new_zeros(0, self.dim), _no_runs(weight), torch.zeros(0, dtype=torch.int64), len(batch)
                 )
                 streams[tower] = nothing
@@ -175,12 +175,12 @@ class Fused(JointTask):
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
         return streams, losses
 
-    def _stream(self, tower: str, part: Part, batch: int) -> tuple[Stream, dict[str, Tensor]]:
+    def _stream(self, tower: str, part: Part, batch: int) -> tuple[TowerStream, dict[str, Tensor]]:
         pyramid = self.encoder_of(tower)(part.tokens)
         tokens = pyramid[self.levels[tower]]
         step = self.time.get(tower)
         time_T = tokens.coords_TC[:, 0] * step if step is not None else None
-        return Stream.of(self.maps[tower](tokens.x), tokens.spans, part.samples, batch, time_T), pyramid.losses
+        return TowerStream.of(self.maps[tower](tokens.x), tokens.spans, part.samples, batch, time_T), pyramid.losses
 
     def _kept(self, batch: JointBatch) -> Tensor:
         """(B, N) bool on the host: the modalities that stay; in training some are left out at random."""

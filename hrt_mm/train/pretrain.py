@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainedStage:
     """A run of one or two.
 
     Args:
@@ -28,7 +28,7 @@ class Stage:
     init_from: Path | None
 
 
-def stages(config: RunConfig, *, resume: bool) -> list[Stage]:
+def stages(config: RunConfig, *, resume: bool) -> list[TrainedStage]:
     """The runs that are still to be made, in order: one, or two where pre-training comes first.
 
     A pre-training run that is over is gone through again, to see that it is the one asked for: that takes no step.
@@ -42,10 +42,10 @@ def stages(config: RunConfig, *, resume: bool) -> list[Stage]:
     """
     options, source = config.train.pretrain, config.train.init_from
     if options is None:
-        return [Stage(config, source)]
+        return [TrainedStage(config, source)]
     folder = run_dir(config)
     if not resume:
         check_unused(folder)
-    second = Stage(config, folder / PRETRAIN)
+    second = TrainedStage(config, folder / PRETRAIN)
     begun = resume and CheckpointStore(folder).steps()
-    return [second] if begun else [Stage(pretraining(config, options), source), second]
+    return [second] if begun else [TrainedStage(pretraining(config, options), source), second]

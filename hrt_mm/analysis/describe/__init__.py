@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .description import Description, Row, describe_model, warnings
+from .description import Description, DescriptionRow, describe_model, warnings
 from .layout import on_meta, sample_of
 from .sample import typical_sample
 
 if TYPE_CHECKING:
     from ...config import RunConfig
 
-__all__ = ["Description", "Row", "describe", "describe_model", "describe_run", "warnings"]
+__all__ = ["Description", "DescriptionRow", "describe", "describe_model", "describe_run", "warnings"]
 
 
 def describe(config: RunConfig, shape: Sequence[int] | None = None) -> str:

@@ -20,7 +20,7 @@ BYTES = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class DescriptionRow:
     """A level's share of the cost of one sample.
 
     Args:
@@ -66,16 +66,16 @@ class Description:
         flat_cache: those of the flat transformer.
     """
 
-    rows: tuple[Row, ...]
-    flat: Row | None
+    rows: tuple[DescriptionRow, ...]
+    flat: DescriptionRow | None
     warnings: tuple[str, ...]
     cache: Kept | None = None
     flat_cache: Kept | None = None
 
     @cached_property
-    def total(self) -> Row:
+    def total(self) -> DescriptionRow:
         """The sums over the levels."""
-        return Row(
+        return DescriptionRow(
             name="total",
             tokens=sum(row.tokens for row in self.rows),
             dim=0,
@@ -101,7 +101,7 @@ class Description:
             lines.append(f"Decoding keeps, in float32, {_kept(self.cache)}{flat}.")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
-    def _ratios(self, flat: Row) -> tuple[str, ...]:
+    def _ratios(self, flat: DescriptionRow) -> tuple[str, ...]:
         pairs = [
             (getattr(flat, name), getattr(self.total, name))
             for name in ("parameters", "forward_flops", "step_flops", "kept_bytes")
@@ -147,7 +147,7 @@ def warnings(config: HierarchyConfig) -> list[str]:
     return [f"{which}, so the cost still grows with the square of the tokens; set window on level {first!r}"]
 
 
-def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> tuple[list[Row], Kept | None]:
+def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> tuple[list[DescriptionRow], Kept | None]:
     hierarchy = on_meta(config, tokens.axes)
     levels = lay_out(hierarchy, tokens)
     parameters = [0] * len(levels)
@@ -160,7 +160,7 @@ def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> t
         settings = config.levels[index]
         recomputed = cost.blocks if config.activation_checkpointing else 0
         found.append(
-            Row(
+            DescriptionRow(
                 name or settings.name,
                 level.tokens,
                 settings.dim,
@@ -205,6 +205,6 @@ def _sizes(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _without_width(total: Row) -> tuple[str, ...]:
+def _without_width(total: DescriptionRow) -> tuple[str, ...]:
     cells = total.cells()
     return (*cells[:2], "", *cells[3:])

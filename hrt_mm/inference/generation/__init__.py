@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .cache import Cache
-from .generate import Piece, continued, generate
+from .generate import GeneratedText, continued, generate
 from .prefill import prefill
 from .sampling import Sampling
 from .saving import cache_of, cache_state
@@ -12,7 +12,7 @@ from .stepping import step
 
 __all__ = [
     "Cache",
-    "Piece",
+    "GeneratedText",
     "Sampling",
     "Session",
     "cache_of",

@@ -24,7 +24,7 @@ Ending = Literal["separator", "stop", "length"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class GeneratedText:
     """What was written just now.
 
     Args:
@@ -47,7 +47,7 @@ def generate(
     seeds: Sequence[int] | None = None,
     stop: Sequence[str] = (),
     context: int | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[GeneratedText]:
     """Continues prompts, and gives the text as it comes.
 
     Texts may become longer than what the model was trained on: positions are rotations by distance, so they go on, but
@@ -84,7 +84,7 @@ def continued(
     seeds: Sequence[int] | None = None,
     stop: Sequence[str] = (),
     context: int | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[GeneratedText]:
     """Continues the texts of a session, such as a saved one, and gives the text as it comes.
 
     Args:
@@ -121,7 +121,7 @@ def continued(
             if ended is None and count == max_tokens:
                 text, ended = text + writers[sample].rest(), "length"
             if text or ended:
-                yield Piece(sample, text, ended)
+                yield GeneratedText(sample, text, ended)
             if ended is None:
                 going.append(row)
         if not going:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .config import Fusion
 from .heads import FusionHead, build_head
-from .streams import Stream
+from .streams import TowerStream
 
-__all__ = ["Fusion", "FusionHead", "Stream", "build_head"]
+__all__ = ["Fusion", "FusionHead", "TowerStream", "build_head"]

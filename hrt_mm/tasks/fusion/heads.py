@@ -20,7 +20,7 @@ from ...core.rope import Rotary
 from ...core.segments import segment_mean
 from ...core.spans import Spans
 from .config import BottleneckConfig, ConcatConfig, CrossConfig, GatedConfig, JointConfig, TokensConfig
-from .streams import Side, Stream
+from .streams import Side, TowerStream
 
 THETA = 10_000.0
 
@@ -38,18 +38,18 @@ class FusionHead(nn.Module, ABC):
         self.towers, self.dim = tuple(towers), dim
 
     @abstractmethod
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors.
 
         Args:
             streams: of every tower, with B runs each, some of them empty.
         """
 
-    def _in_order(self, streams: Mapping[str, Stream]) -> list[Stream]:
+    def _in_order(self, streams: Mapping[str, TowerStream]) -> list[TowerStream]:
         return [streams[tower] for tower in self.towers]
 
 
-def mean_of_present(vectors: Sequence[Tensor], streams: Sequence[Stream]) -> Tensor:
+def mean_of_present(vectors: Sequence[Tensor], streams: Sequence[TowerStream]) -> Tensor:
     """(B, D) the mean of the towers' vectors over those towers that a sample has; zeros where it has none."""
     present_BN = torch.stack([stream.present_B for stream in streams], 1).to(vectors[0].dtype)
     total_BD = (torch.stack(list(vectors), 1) * present_BN[..., None]).sum(1)
@@ -70,7 +70,7 @@ class Concat(FusionHead):
         """Sets what is its own to where it starts."""
         nn.init.zeros_(self.missing_ND)
 
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
         found = [
             torch.where(stream.present_B[:, None], stream.pooled(), missing_D)
@@ -88,7 +88,7 @@ class Gated(FusionHead):
         width = len(towers) * config.dim
         self.gate = InitLinear(width, width, nn.init.zeros_, bias=True)
 
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
         parts = self._in_order(streams)
         pooled_BND = torch.stack([stream.pooled() for stream in parts], 1)
@@ -132,7 +132,7 @@ class Cross(TokenFusion):
             nn.ModuleDict({tower: Block(self.level) for tower in towers}) for _ in range(config.depth)
         )
 
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
         parts = self._in_order(streams)
         coords = [stream.coords() for stream in parts]
@@ -175,7 +175,7 @@ class Bottleneck(TokenFusion):
         """Sets what is its own to where it starts."""
         nn.init.normal_(self.shared_MD, std=0.3)
 
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
         parts = self._in_order(streams)
         batch, count = len(parts[0].samples), len(self.shared_MD)
@@ -210,7 +210,7 @@ class Joint(TokenFusion):
         """Sets what is its own to where it starts."""
         nn.init.normal_(self.tower_ND, std=0.02)
 
-    def forward(self, streams: Mapping[str, Stream]) -> Tensor:
+    def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
         parts = self._in_order(streams)
         side = Side.by_side([stream.samples for stream in parts])

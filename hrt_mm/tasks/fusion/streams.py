@@ -17,7 +17,7 @@ from ...core.spans import Spans
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class TowerStream:
     """One tower's tokens.
 
     Args:
@@ -31,7 +31,7 @@ class Stream:
     time_T: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, spans: Spans, places: Tensor, batch: int, time_T: Tensor | None = None) -> Stream:
+    def of(cls, x: Tensor, spans: Spans, places: Tensor, batch: int, time_T: Tensor | None = None) -> TowerStream:
         """From the tokens of those samples that have the modality.
 
         Args:
@@ -45,7 +45,7 @@ class Stream:
         lengths[places] = spans.lengths
         return cls(x, Spans.from_lengths(lengths, x.device), time_T)
 
-    def only(self, kept_B: Tensor) -> Stream:
+    def only(self, kept_B: Tensor) -> TowerStream:
         """The same without some samples.
 
         Args:
@@ -54,7 +54,7 @@ class Stream:
         lengths = self.samples.lengths
         rows = kept_B.repeat_interleave(lengths).nonzero()[:, 0].to(self.x.device)
         time_T = self.time_T[rows] if self.time_T is not None else None
-        return Stream(self.x[rows], Spans.from_lengths(lengths * kept_B, self.x.device), time_T)
+        return TowerStream(self.x[rows], Spans.from_lengths(lengths * kept_B, self.x.device), time_T)
 
     @property
     def present_B(self) -> Tensor:

@@ -12,7 +12,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 
 from .audio import Audio
 from .files import SUFFIXES
-from .folders import FolderConfig, ManifestConfig
+from .folders import AudioFolderConfig, AudioManifestConfig
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
 
@@ -24,8 +24,8 @@ class AudioModality(Modality):
     extra = "audio"
     tokenizer = AudioConfig
     datasets = (
-        FolderConfig,
-        ManifestConfig,
+        AudioFolderConfig,
+        AudioManifestConfig,
         SyntheticConfig,
     )
     suffixes = SUFFIXES

@@ -21,7 +21,7 @@ from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig, Target
 
 
-class FolderConfig(UnsplitConfig, RecordingsConfig):
+class AudioFolderConfig(UnsplitConfig, RecordingsConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["audio_folder"]
@@ -48,7 +48,7 @@ class FolderConfig(UnsplitConfig, RecordingsConfig):
         return self.by_folders(self.root, SUFFIXES, Recording, self.layout)
 
 
-class ManifestConfig(UnsplitConfig, JoinableConfig):
+class AudioManifestConfig(UnsplitConfig, JoinableConfig):
     """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["audio_manifest"]
@@ -76,7 +76,7 @@ class ManifestConfig(UnsplitConfig, JoinableConfig):
     name; times count from the beginning of the file."""
 
     @model_validator(mode="after")
-    def _labelled(self) -> ManifestConfig:
+    def _labelled(self) -> AudioManifestConfig:
         if self.label_column is None and self.label != "class":
             raise ValueError(f"label: {self.label} has no effect without label_column; set it")
         return self

@@ -38,7 +38,7 @@ _LONGEST_PACKETS_S = {"opus": 0.12, "vorbis": 1.024}
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class PacketIndex:
     """The packets of a file.
 
     Args:
@@ -85,7 +85,7 @@ class Index:
         )
 
 
-def read_index(path: Path, name: str) -> Index:
+def read_index(path: Path, name: str) -> PacketIndex:
     """The packets of a file. It is not read again as long as its size and its time of change stay.
 
     Raises:
@@ -94,14 +94,14 @@ def read_index(path: Path, name: str) -> Index:
     return _INDICES.get(path, name, lambda: _read(path, name))
 
 
-def _weight(index: Index) -> int:
+def _weight(index: PacketIndex) -> int:
     return 32 + len(index.stamps_N)
 
 
 _INDICES = FileCache(_weight, _KEPT_PACKETS)
 
 
-def _read(path: Path, name: str) -> Index:
+def _read(path: Path, name: str) -> PacketIndex:
     with needs_extra("audio"):
         import av
 
@@ -197,7 +197,7 @@ class _Walk:
         """The end of a stream that broke off."""
         self._decode(None)
 
-    def index(self, name: str) -> Index:
+    def index(self, name: str) -> PacketIndex:
         """What was found.
 
         Raises:
@@ -214,7 +214,7 @@ class _Walk:
         if not exact and abs(span - length) <= length / 10 + 1:
             length = span
         seekable = self._gathering and exact and first.pts is not None
-        return Index(
+        return PacketIndex(
             rate,
             channels,
             max(1, round(length * rate) - self._skipped),

@@ -32,7 +32,7 @@ class StemConfig(Component):
     resonance is then known wherever a voice has it, as with unknown speakers. None when 0."""
 
 
-class ConvStem(nn.Module):
+class AudioConvStem(nn.Module):
     """A linear map of each token, and two maps of it and its neighbours with GELU between them.
 
     Args:

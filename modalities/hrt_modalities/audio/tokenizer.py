@@ -24,7 +24,7 @@ from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 from .audio import Audio, Hidden, Pace, check_audio, check_waveform
 from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
 from .resample import ResampleStream, resampled, resampled_length
-from .stems import ConvStem, StemConfig
+from .stems import AudioConvStem, StemConfig
 
 _LEAST_STD = 0.05
 """Deviation that a sound is taken to have at least, of those of :class:`NormConfig`: digital silence has none."""
@@ -230,7 +230,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         starts_T[[0, *(place for place in places if place < tokens)]] = True
         return starts_T
 
-    def stream(self, *, rate: int | None = None, **source: Any) -> TokenStream:
+    def stream(self, *, rate: int | None = None, **source: Any) -> SoundTokenStream:
         """Tokens of a sound that comes in chunks of any size, equal to those of the whole.
 
         Args:
@@ -246,11 +246,11 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
                 "modality.norm.whole needs a sound as a whole, which a stream is not; train with norm.running_s"
             )
         frames = FrameStream(self.framer, self.running, self.config.stem.frames)
-        return TokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
+        return SoundTokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
 
     def embedding(self, dim: int) -> nn.Module:
         """The stem."""
-        return ConvStem(self.features, dim, self.config.stem)
+        return AudioConvStem(self.features, dim, self.config.stem)
 
     def size(self, shape: Sequence[int]) -> int:
         """Tokens of a sound of shape (samples, rate)."""
@@ -286,7 +286,7 @@ def _normalised(x_TF: Tensor, share: float) -> Tensor:
     return (x_TF - mean_F) / (x_TF - all_bands).square().mean().sqrt().clamp(min=_LEAST_STD)
 
 
-class TokenStream:
+class SoundTokenStream:
     """Tokens of a sound that comes in chunks of any size; put together they are those of the whole.
 
     What it remembers is less than a token, a window and the reach of the resampling filter.

@@ -22,7 +22,7 @@ from hrt_mm.core.extras import needs_extra
 
 from .containers import audio_stream, check_layout, container_of, mono
 from .endings import broken_page, promise, read_stream_info
-from .packets import Index, read_index
+from .packets import PacketIndex, read_index
 from .resample import ResampleStream
 
 SEEK_FROM_S = 30.0
@@ -248,7 +248,7 @@ class Track:
             raise BadSample(self.name, f"is cut off or damaged: {there}; fetch it again")
 
 
-def _sought(path: Path, name: str, index: Index, first: int) -> Iterator[tuple[int, np.ndarray]]:
+def _sought(path: Path, name: str, index: PacketIndex, first: int) -> Iterator[tuple[int, np.ndarray]]:
     """Pieces from shortly before a sample on with where they begin, as long as they are sure to be in their place.
 
     The first packet after the seek must be the one that has its time in the index, and all frames must follow each

@@ -16,7 +16,7 @@ Target = str | tuple[str | None, ...] | None
 """A class or a text, or a sequence of words, symbols or classes of parts; ``None`` in it is a part without a label."""
 
 
-class Item(Protocol):
+class MediaItem(Protocol):
     """A file or a part of one, and what is known of it."""
 
     @property
@@ -26,7 +26,7 @@ class Item(Protocol):
     def target(self) -> Target: ...
 
 
-AnyItem = TypeVar("AnyItem", bound=Item)
+AnyItem = TypeVar("AnyItem", bound=MediaItem)
 
 
 class MediaConfig(ValSplitConfig):
@@ -98,14 +98,14 @@ class UnsplitConfig(SplitConfig, MediaConfig):
         return division.listed(member, None if self.follow_links else root)
 
 
-def traits_of(*, texts: bool = False) -> Callable[[Item], Traits]:
+def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
     """What decides on which side an item goes.
 
     Args:
         texts: whether targets that are strings are texts, not classes.
     """
 
-    def traits(item: Item) -> Traits:
+    def traits(item: MediaItem) -> Traits:
         target = item.target
         label = target if isinstance(target, str) and not texts else None
         return Traits(item.name, label, getattr(item, "group", None))
@@ -113,7 +113,7 @@ def traits_of(*, texts: bool = False) -> Callable[[Item], Traits]:
     return traits
 
 
-def classes_of(items: Iterable[Item]) -> tuple[str, ...] | None:
+def classes_of(items: Iterable[MediaItem]) -> tuple[str, ...] | None:
     """All labels of items, those in sequences too; ``None`` where an item has none."""
     names: set[str] = set()
     for item in items:

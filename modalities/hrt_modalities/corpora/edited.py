@@ -15,20 +15,21 @@ from pydantic import Field, NonNegativeFloat
 
 from ..video.clips import Clips
 from ..video.edits import EditsConfig
-from ..video.folders import FolderConfig, ManifestConfig
+from ..video.folders import VideoFolderConfig, VideoManifestConfig
 from ..video.rendering import ACTIONS, Drawn, Edit, Shot, Take, joined
 from ..video.video import Video
 from ..vision.resizing import resized
 from .actions import KineticsConfig, Ucf101Config
-from .grid.video import GridConfig
+from .grid.video import GridVideoConfig
 
 Footage = Annotated[
-    FolderConfig | ManifestConfig | GridConfig | KineticsConfig | Ucf101Config, Field(discriminator="type")
+    VideoFolderConfig | VideoManifestConfig | GridVideoConfig | KineticsConfig | Ucf101Config,
+    Field(discriminator="type"),
 ]
 
 
 @dataclass(frozen=True)
-class Piece(Shot):
+class FootageShot(Shot):
     """A shot of footage; its ``action`` is the video's name.
 
     Args:
@@ -66,11 +67,11 @@ class EditedConfig(EditsConfig):
         """A piece of a video, or something rendered."""
         assert footage is not None
         seconds = self.length(draw)
-        follows = self.apart and bool(before) and isinstance(before[-1], Piece)
+        follows = self.apart and bool(before) and isinstance(before[-1], FootageShot)
         if draw.random() < self.rendered_share or follows:
             return Shot(draw.choice(ACTIONS), seconds)
         item = draw.randrange(len(footage))
-        return Piece(footage.name(item), seconds, item, draw.random())
+        return FootageShot(footage.name(item), seconds, item, draw.random())
 
     def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
         """Pieces of footage, brought to the size by cropping, among rendered shots.
@@ -82,7 +83,7 @@ class EditedConfig(EditsConfig):
         draw = np.random.default_rng(edit.seed)
         takes: list[Take] = []
         for shot in edit.shots:
-            if isinstance(shot, Piece):
+            if isinstance(shot, FootageShot):
                 video = footage.read(footage.items[shot.item])
                 takes.append(Cutting(video, shot, self.size, self.transition_s[1] / 2))
             else:
@@ -100,7 +101,7 @@ class Cutting:
         margin: seconds before and after the shot that transitions may show.
     """
 
-    def __init__(self, video: Video, shot: Piece, size: tuple[int, int], margin: float) -> None:
+    def __init__(self, video: Video, shot: FootageShot, size: tuple[int, int], margin: float) -> None:
         room = max(0.0, video.seconds - shot.seconds - 2 * margin)
         self.begin = shot.place * room + margin
         times_N = video.times_N.numpy()

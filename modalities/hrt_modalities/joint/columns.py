@@ -23,13 +23,13 @@ from ..audio.recordings import Recording, Recordings
 from ..common.tables import Paths, Row, seconds_of
 from ..video.clips import Clip, Clips, Reading
 from ..video.readers import MAX_PIXELS as MAX_FRAME
-from ..video.sampling import AllFrames, Dense, Sampling
+from ..video.sampling import AllFrames, DenseSampling, Sampling
 from ..vision.augment import Augmentation, chain
-from ..vision.files import ImageFiles, Item
+from ..vision.files import ImageFiles, ImageItem
 from ..vision.images import MAX_PIXELS
 
 
-class Source(Component, ABC):
+class ColumnSource(Component, ABC):
     """Where a table holds a modality. An empty cell is a row without it."""
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Source(Component, ABC):
         """
 
 
-class ImageSource(Source):
+class ImageSource(ColumnSource):
     """Pictures, for towers of ``vision``."""
 
     type: Literal["image"]
@@ -84,16 +84,16 @@ class ImageSource(Source):
         """The column of the path."""
         return (self.column,)
 
-    def read(self, row: Row, place: str, paths: Paths) -> Item:
+    def read(self, row: Row, place: str, paths: Paths) -> ImageItem:
         """The picture's file."""
-        return Item(paths.of(row, self.column, place), None)
+        return ImageItem(paths.of(row, self.column, place), None)
 
-    def dataset(self, root: Path, items: Sequence[Item], *, training: bool, follow_links: bool) -> ImageFiles:
+    def dataset(self, root: Path, items: Sequence[ImageItem], *, training: bool, follow_links: bool) -> ImageFiles:
         """The pictures."""
         return ImageFiles(root, items, None, self.max_pixels, follow_links, chain(self.augment) if training else None)
 
 
-class SoundSource(Source):
+class SoundSource(ColumnSource):
     """Sounds, or parts of them, for towers of ``audio``."""
 
     type: Literal["audio"]
@@ -123,7 +123,7 @@ class SoundSource(Source):
         return Recordings(root, items, None, follow_links, transform, self.trim_db)
 
 
-class FilmSource(Source):
+class FilmSource(ColumnSource):
     """Videos, or parts of them, for towers of ``video``."""
 
     type: Literal["video"]
@@ -146,7 +146,7 @@ class FilmSource(Source):
 
     @model_validator(mode="after")
     def _one_window(self) -> FilmSource:
-        if isinstance(self.sampling, Dense) and self.sampling.windows > 1:
+        if isinstance(self.sampling, DenseSampling) and self.sampling.windows > 1:
             raise ValueError("sampling.windows must be 1 here: what is fused has one window of a video")
         return self
 
@@ -172,7 +172,7 @@ class FilmSource(Source):
         return Clips(root, items, None, reading, random=training, transform=transform)
 
 
-class TextSource(Source):
+class TextSource(ColumnSource):
     """Texts that stand in the table, for towers of ``text``."""
 
     type: Literal["text"]

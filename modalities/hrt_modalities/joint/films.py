@@ -152,7 +152,7 @@ class FilmsConfig(DatasetConfig):
 
 
 @dataclass(frozen=True)
-class Scene:
+class FilmScene:
     """A scene of a film.
 
     Args:
@@ -189,7 +189,7 @@ class Films(Dataset):
     def __init__(
         self,
         config: FilmsConfig,
-        scenes: Sequence[Sequence[Scene]],
+        scenes: Sequence[Sequence[FilmScene]],
         videos: Dataset,
         sounds: Recordings | None,
         *,
@@ -238,7 +238,7 @@ class Films(Dataset):
         """All that is said of a film."""
         return {"caption": "; ".join(map(sentence_of, self.scenes[index]))}
 
-    def _text(self, scenes: Sequence[Scene]) -> tuple[str, list[Edges], list[Edges]]:
+    def _text(self, scenes: Sequence[FilmScene]) -> tuple[str, list[Edges], list[Edges]]:
         """A film's text, and where scenes and shots lie in it."""
         text, wholes, parts = "", list[Edges](), list[Edges]()
         for scene in scenes:
@@ -263,13 +263,13 @@ class Films(Dataset):
 Edges = tuple[float, float]
 
 
-def sentence_of(scene: Scene) -> str:
+def sentence_of(scene: FilmScene) -> str:
     """What happens in a scene."""
     happens = ", ".join(" ".join(event.words) for event in scene.events)
     return f"{scene.setting}: {happens}" if scene.named else happens
 
 
-def scenes_of(edit: Edit) -> list[Scene]:
+def scenes_of(edit: Edit) -> list[FilmScene]:
     """The scenes of a film."""
     ends = (*edit.starts, edit.seconds)
     found, place = [], 0
@@ -277,7 +277,7 @@ def scenes_of(edit: Edit) -> list[Scene]:
     for _, own in groupby(events, key=lambda event: event.scene):
         shots = tuple(own)
         starts = ends[place : place + len(shots) + 1]
-        found.append(Scene(shots[0].setting, starts[0], shots, starts))
+        found.append(FilmScene(shots[0].setting, starts[0], shots, starts))
         place += len(shots)
     return found
 
@@ -291,12 +291,12 @@ def captions() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
     return {split: tuple(own) for split, own in found.items()}
 
 
-def _words(scenes: Sequence[Scene]) -> list[str]:
+def _words(scenes: Sequence[FilmScene]) -> list[str]:
     """What is said of a film, word by word."""
     return [word for scene in scenes for word in sentence_of(scene).replace(":", "").replace(",", "").split()]
 
 
-def _heard(scenes: Sequence[Scene], sound: Any, name: str) -> tuple[list[Edges], list[Edges]]:
+def _heard(scenes: Sequence[FilmScene], sound: Any, name: str) -> tuple[list[Edges], list[Edges]]:
     """When scenes and shots are spoken of."""
     starts = (*sound.boundaries["words"], sound.seconds)
     timed = [

@@ -25,7 +25,7 @@ from .limits import limit_towers
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """A row.
 
     Args:
@@ -103,7 +103,7 @@ class JointManifestConfig(UnsplitConfig):
         """What is in each split."""
         home = self._home()
 
-        def member(entry: Entry, traits: Traits) -> Member:
+        def member(entry: ManifestEntry, traits: Traits) -> Member:
             file = os.path.join(home, entry.files[0]) if entry.files else None
             return Member(entry.title, traits.label, traits.group, file)
 
@@ -112,19 +112,19 @@ class JointManifestConfig(UnsplitConfig):
     def _home(self) -> Path:
         return self.root or self.file.parent
 
-    def _division(self) -> Division[Entry]:
-        found: dict[str, list[Entry]] = {}
+    def _division(self) -> Division[ManifestEntry]:
+        found: dict[str, list[ManifestEntry]] = {}
         for entry, side in self._entries():
             found.setdefault(side, []).append(entry)
         return self.divide(found, self._traits, own=self.by_column(), where=f"data.file {self.file}")
 
-    def _traits(self, entry: Entry) -> Traits:
+    def _traits(self, entry: ManifestEntry) -> Traits:
         alike = self.label == "group"
         # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
         others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
         return Traits(entry.name, None if alike else entry.target, entry.group, others)
 
-    def _entries(self) -> Iterator[tuple[Entry, str]]:
+    def _entries(self) -> Iterator[tuple[ManifestEntry, str]]:
         """The rows with their splits."""
         own = [column for column in (self.label_column, self.split_column) if column is not None]
         wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
@@ -143,7 +143,7 @@ class JointManifestConfig(UnsplitConfig):
             known = ", ".join(have)
             raise ConfigError(f"{self.file} has no column {column!r}; it has {known}. Mend data.sources.{tower}")
 
-    def _entry(self, row: Row, place: str, title: str, paths: Paths) -> Entry:
+    def _entry(self, row: Row, place: str, title: str, paths: Paths) -> ManifestEntry:
         items = {tower: source.item(row, place, paths) for tower, source in self.sources.items()}
         there = {tower: item for tower, item in items.items() if item is not None}
         if not there:
@@ -154,7 +154,7 @@ class JointManifestConfig(UnsplitConfig):
         label = label_of(row, self.label_column, place)
         paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
         group = self.group_of(row, place)
-        return Entry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
+        return ManifestEntry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
 
 
 class JointRows(Dataset):
@@ -170,7 +170,7 @@ class JointRows(Dataset):
     def __init__(
         self,
         config: JointManifestConfig,
-        entries: Sequence[Entry],
+        entries: Sequence[ManifestEntry],
         classes: tuple[str, ...] | None,
         *,
         training: bool,

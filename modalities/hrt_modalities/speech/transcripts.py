@@ -42,7 +42,7 @@ class Transcript(ABC):
         self.out.flush()
 
 
-class Lines(Transcript):
+class TextTranscript(Transcript):
     """A line a word: start, end, the word."""
 
     def add(self, word: TimeSpan) -> None:
@@ -116,4 +116,10 @@ class TextGrid(Transcript):
         self._put(written("textgrid", {self.tier: self._words}, end=seconds))
 
 
-FORMATS: dict[str, type[Transcript]] = {"text": Lines, "ctm": Ctm, "srt": Srt, "json": Json, "textgrid": TextGrid}
+FORMATS: dict[str, type[Transcript]] = {
+    "text": TextTranscript,
+    "ctm": Ctm,
+    "srt": Srt,
+    "json": Json,
+    "textgrid": TextGrid,
+}

@@ -10,7 +10,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.registry import Command
 
 from .corpus import CorpusConfig, documents, say_empty
-from .sources import Source
+from .sources import DocumentSource
 from .text import char_start
 
 _PIECE = 1 << 20
@@ -46,7 +46,7 @@ def _run(args: Namespace) -> int:
     return 0
 
 
-def _texts(source: Source) -> Iterator[str]:
+def _texts(source: DocumentSource) -> Iterator[str]:
     """The documents, in pieces that end with a line where there is one."""
     for document, size in enumerate(source.sizes.tolist()):
         start = 0

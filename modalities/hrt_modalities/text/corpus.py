@@ -28,7 +28,7 @@ from hrt_mm.data.splits import Member, Splits
 
 from ..common.splits import SPLITS, Part, check_split, hash_split
 from .contents import PACKED_SUFFIXES
-from .sources import Files, Source, files_source, lines_source
+from .sources import DocumentSource, Files, files_source, lines_source
 from .text import Text
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Corpus(Dataset):
         training: move windows at random.
     """
 
-    def __init__(self, source: Source, context: int, *, training: bool) -> None:
+    def __init__(self, source: DocumentSource, context: int, *, training: bool) -> None:
         self.source, self.context, self.training = source, context, training
         # In the stream of tokens a document is its separator and its bytes.
         self.ends = np.cumsum(source.sizes + 1)
@@ -198,7 +198,7 @@ class CorpusConfig(DatasetConfig):
             made_by += f"; {split} by data.{split}_files"
         return Splits(members, made_by)
 
-    def _source(self, split: str) -> Source:
+    def _source(self, split: str) -> DocumentSource:
         own = {"val": self.val_files, "test": self.test_files}.get(split)
         where = f"data.{split}_files" if own else "data.files"
         source = documents(own or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
@@ -218,7 +218,7 @@ class CorpusConfig(DatasetConfig):
         )
 
 
-def say_empty(source: Source, where: str) -> None:
+def say_empty(source: DocumentSource, where: str) -> None:
     """Warns of documents that were left out because they are empty or no text, and of those that are not UTF-8."""
     if source.no_text:
         count = len(source.no_text)
@@ -245,7 +245,7 @@ def documents(
     key: str = "text",
     where: str = "data.files",
     raw_bytes: bool = False,
-) -> Source:
+) -> DocumentSource:
     """The documents of files and folders, as :class:`CorpusConfig` names them.
 
     Args:

@@ -33,7 +33,7 @@ _KEYS = "data.text_column, data.path_column, data.label_column, data.split_colum
 
 
 @dataclass(frozen=True)
-class Item:
+class DocumentItem:
     """A labelled document.
 
     Args:
@@ -60,7 +60,7 @@ class Documents(Dataset):
     """
 
     def __init__(
-        self, root: Path, items: Sequence[Item], classes: tuple[str, ...] | None, raw_bytes: bool = False
+        self, root: Path, items: Sequence[DocumentItem], classes: tuple[str, ...] | None, raw_bytes: bool = False
     ) -> None:
         self.root, self.items, self.raw_bytes = root, items, raw_bytes
         self.classes: tuple[str, ...] | None = classes
@@ -182,7 +182,7 @@ class DocumentsConfig(SplitConfig):
         """What is in each split."""
         home = self._home()
 
-        def member(item: Item, traits: Traits) -> Member:
+        def member(item: DocumentItem, traits: Traits) -> Member:
             if item.texts is None:
                 return file_member(home, item.name, traits)
             content = blake2b("\0".join(item.texts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -195,35 +195,37 @@ class DocumentsConfig(SplitConfig):
         assert home is not None
         return home
 
-    def _division(self) -> Division[Item]:
+    def _division(self) -> Division[DocumentItem]:
         if self.file is not None:
             found, own, where = self._rows(self.file), self.by_column(), f"data.file {self.file}"
         else:
             assert self.root is not None
             labelled = labelled_files(self.root, self.suffixes or None, self.what, layout=self.layout)
-            found = {name: [Item(*one) for one in files] for name, files in labelled.splits.items()}
+            found = {name: [DocumentItem(*one) for one in files] for name, files in labelled.splits.items()}
             own, where = f"by the folders of {self.root}" if labelled.own else None, f"data.root {self.root}"
 
-        def traits(item: Item) -> Traits:
+        def traits(item: DocumentItem) -> Traits:
             # The same text is never on two sides, wherever its rows are.
             file = item.name if item.texts is None else "\0".join(item.texts)
             return Traits(file, item.label, item.group, key=item.name if own is not None else None)
 
         return self.divide(found, traits, own=own, where=where)
 
-    def _rows(self, file: Path) -> dict[str, list[Item]]:
+    def _rows(self, file: Path) -> dict[str, list[DocumentItem]]:
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
-        found: dict[str, list[Item]] = {}
+        found: dict[str, list[DocumentItem]] = {}
         paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
         for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column):
             place = f"{file}:{number}"
             label, group = label_of(row, self.label_column, place), self.group_of(row, place)
             if self.path_column is not None:
-                item = Item(paths.of(row, self.path_column, place), label, group=group)
+                item = DocumentItem(paths.of(row, self.path_column, place), label, group=group)
             else:
-                item = Item(f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts), group)
+                item = DocumentItem(
+                    f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts), group
+                )
             found.setdefault(self.side_of(row, place, sides), []).append(item)
         return found
 

@@ -17,7 +17,7 @@ from hrt_mm.data.dataset import DatasetConfig
 from ..common.split_names import known_forms, split_name
 from ..common.splits import Part, check_split, hash_split
 from .corpus import Corpus, say_empty
-from .sources import Source
+from .sources import DocumentSource
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _HELD_OUT = 0.05
 """Part of the rows for validation, and for testing, when nothing is said."""
 
 
-class Rows(Source):
+class HuggingFaceRows(DocumentSource):
     """A document a row; the rows stay on the disk.
 
     Args:
@@ -51,9 +51,9 @@ class Rows(Source):
             raise BadSample(self.names[document], "is not what it was when the run began")
         return text[start:end]
 
-    def taken(self, documents: np.ndarray) -> Rows:
+    def taken(self, documents: np.ndarray) -> HuggingFaceRows:
         """Some of the rows."""
-        return Rows(self.rows, self.key, self.places[documents], self.sizes[documents])
+        return HuggingFaceRows(self.rows, self.key, self.places[documents], self.sizes[documents])
 
 
 class HuggingFaceConfig(DatasetConfig):
@@ -153,7 +153,7 @@ class HuggingFaceConfig(DatasetConfig):
                 )
         return {split: found[name] for split, name in splits.items()}
 
-    def _source(self, rows: Any) -> Rows:
+    def _source(self, rows: Any) -> HuggingFaceRows:
         if self.text_key not in rows.column_names:
             have = ", ".join(rows.column_names)
             raise ConfigError(
@@ -169,7 +169,7 @@ class HuggingFaceConfig(DatasetConfig):
                 raise ConfigError(f"data.text_key {self.text_key!r} holds {column.type}, not text") from error
         sizes = np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
         places = np.flatnonzero(sizes)
-        found = Rows(rows, self.text_key, places, sizes[places])
+        found = HuggingFaceRows(rows, self.text_key, places, sizes[places])
         found.empty = [f"row {place}" for place in np.flatnonzero(sizes == 0)]
         return found
 

@@ -20,7 +20,7 @@ from .contents import Place, readable
 _AS_BYTES = "Bytes of any kind are taken with data.raw_bytes: true"
 
 
-class Source(ABC):
+class DocumentSource(ABC):
     """Documents that lie somewhere, with the bytes that each one has.
 
     Args:
@@ -50,11 +50,11 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def taken(self, documents: np.ndarray) -> Source:
+    def taken(self, documents: np.ndarray) -> DocumentSource:
         """Some of the documents, in this order."""
 
 
-class Files(Source):
+class Files(DocumentSource):
     """A document a file.
 
     Args:
@@ -96,7 +96,7 @@ class Files(Source):
         return Files(self.root, names, self.sizes[documents], keys, self.texts)
 
 
-class Lines(Source):
+class JsonlLines(DocumentSource):
     """A document a line of JSONL.
 
     Args:
@@ -133,9 +133,9 @@ class Lines(Source):
         found: bytes = text[start:end]
         return found
 
-    def taken(self, documents: np.ndarray) -> Lines:
+    def taken(self, documents: np.ndarray) -> JsonlLines:
         """Some of the lines."""
-        return Lines(self.files, self.places[documents], self.key, self.sizes[documents], self.texts)
+        return JsonlLines(self.files, self.places[documents], self.key, self.sizes[documents], self.texts)
 
 
 def files_source(
@@ -190,7 +190,7 @@ def files_source(
     return files
 
 
-def lines_source(files: Sequence[Path], key: str, where: str) -> Lines:
+def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
     """A document a line of JSONL, whose files may be compressed.
 
     Args:
@@ -225,7 +225,7 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> Lines:
                 offset += len(line)
     if not places:
         raise ConfigError(f"{', '.join(map(str, files))}: no line has a text; {len(empty)} have an empty one")
-    found = Lines(files, np.array(places, dtype=np.int64), key, sizes, texts)
+    found = JsonlLines(files, np.array(places, dtype=np.int64), key, sizes, texts)
     found.empty = empty
     return found
 

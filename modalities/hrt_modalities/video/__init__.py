@@ -10,7 +10,7 @@ from hrt_mm.data.capabilities import Stretch
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
-from .folders import FolderConfig, ManifestConfig
+from .folders import VideoFolderConfig, VideoManifestConfig
 from .readers import SUFFIXES
 from .rendered import RenderedConfig
 from .tokenizer import VideoConfig, VideoTokenizer
@@ -24,8 +24,8 @@ class VideoModality(Modality):
     extra = "video"
     tokenizer = VideoConfig
     datasets = (
-        FolderConfig,
-        ManifestConfig,
+        VideoFolderConfig,
+        VideoManifestConfig,
         RenderedConfig,
     )
     suffixes = SUFFIXES

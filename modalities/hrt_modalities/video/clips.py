@@ -26,8 +26,8 @@ from ..common.division import Division
 from ..common.media import MediaConfig, Target
 from ..vision.augment import Augmentation, Transform, chain, sized
 from .cache import CacheConfig, DecodedCache
-from .readers import MAX_PIXELS, ORDER, Index, ReaderName, VideoFile, read_index
-from .sampling import AllFrames, Chosen, Dense, Sampling
+from .readers import MAX_PIXELS, ORDER, FrameIndex, ReaderName, VideoFile, read_index
+from .sampling import AllFrames, Chosen, DenseSampling, Sampling
 from .shots import Detector, found_shots
 from .tokenizer import VideoConfig
 from .video import Video, check_starts
@@ -64,7 +64,7 @@ class Clip:
         """The file, and where the part begins if it is one."""
         return f"{self.name}@{self.begin:g}s" if self.begin or self.end is not None else self.name
 
-    def part(self, index: Index) -> tuple[float, float]:
+    def part(self, index: FrameIndex) -> tuple[float, float]:
         """Begin and end within a file.
 
         Raises:
@@ -160,7 +160,7 @@ class Clips(Dataset):
     def windows(self) -> int:
         """Windows that a sample is of; its value is a tuple of them where there are several."""
         sampling = self.reading.sampling
-        return sampling.windows if isinstance(sampling, Dense) and not self.random else 1
+        return sampling.windows if isinstance(sampling, DenseSampling) and not self.random else 1
 
     def read(self, item: Clip) -> Video:
         """The video of an item, before augmentation; of windows the one in the middle."""
@@ -170,7 +170,7 @@ class Clips(Dataset):
 
     def read_windows(self, item: Clip) -> tuple[Video, ...]:
         """All windows of an item."""
-        assert isinstance(self.reading.sampling, Dense)
+        assert isinstance(self.reading.sampling, DenseSampling)
         with self._opened(item) as file:
             windows = self.reading.sampling.spread(file.index, *item.part(file.index))
             return tuple(self._video(item, file, chosen) for chosen in windows)
@@ -209,7 +209,7 @@ class Clips(Dataset):
             return video
         return replace(video, boundaries={**boundaries, "shots": found_shots(video, self.reading.find_shots)})
 
-    def _known(self, item: Clip, index: Index, begin: float, end: float) -> dict[str, tuple[float, ...]]:
+    def _known(self, item: Clip, index: FrameIndex, begin: float, end: float) -> dict[str, tuple[float, ...]]:
         """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
         tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
         if item.alignment is not None:
@@ -317,7 +317,7 @@ class ClipsConfig(MediaConfig):
 
     def plain(self, split: str) -> Dataset:
         """The videos of a split, one window of each."""
-        if not isinstance(self.sampling, Dense):
+        if not isinstance(self.sampling, DenseSampling):
             return self.build(split)
         return self.model_copy(update={"sampling": self.sampling.model_copy(update={"windows": 1})}).build(split)
 

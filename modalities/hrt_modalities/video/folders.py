@@ -19,7 +19,7 @@ from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
 
 
-class FolderConfig(UnsplitConfig, ClipsConfig):
+class VideoFolderConfig(UnsplitConfig, ClipsConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["video_folder"]
@@ -46,7 +46,7 @@ class FolderConfig(UnsplitConfig, ClipsConfig):
         return self.by_folders(self.root, SUFFIXES, Clip, self.layout)
 
 
-class ManifestConfig(UnsplitConfig, ClipsConfig):
+class VideoManifestConfig(UnsplitConfig, ClipsConfig):
     """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["video_manifest"]
@@ -76,7 +76,7 @@ class ManifestConfig(UnsplitConfig, ClipsConfig):
     start, with spaces between; in JSONL a list of numbers."""
 
     @model_validator(mode="after")
-    def _labelled(self) -> ManifestConfig:
+    def _labelled(self) -> VideoManifestConfig:
         if self.label_column is None and self.label != "class":
             raise ValueError(f"label: {self.label} has no effect without label_column; set it")
         return self

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from hrt_mm.core.component import Component
 
-from .readers import Index
+from .readers import FrameIndex
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AllFrames(Component):
     rate: PositiveFloat | None = None
     """Frames a second that are taken, by their times: what is shown then. Each frame that there is when absent."""
 
-    def choose(self, index: Index, begin: float, end: float, *, random: bool) -> Chosen:
+    def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         if self.rate is not None:
             return _at_rate(index, self.rate, begin, end - begin, max(1, round((end - begin) * self.rate)))
@@ -45,7 +45,7 @@ class AllFrames(Component):
         return _own(index, tuple(range(first, last + 1)), begin, end)
 
 
-class Dense(Component):
+class DenseSampling(Component):
     """A window of neighbouring frames: at a random place in training, in the middle elsewhere, or several there."""
 
     type: Literal["dense"]
@@ -57,16 +57,16 @@ class Dense(Component):
     """Windows of each video outside of training: one in the middle, or several from its beginning to its end. A
     classifier takes the mean of what it finds in them; other tasks take one."""
 
-    def choose(self, index: Index, begin: float, end: float, *, random: bool) -> Chosen:
+    def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         return self._window(index, begin, end, float(torch.rand(())) if random else 0.5)
 
-    def spread(self, index: Index, begin: float, end: float) -> list[Chosen]:
+    def spread(self, index: FrameIndex, begin: float, end: float) -> list[Chosen]:
         """All windows of a part of a file; in a part that is shorter than one they are alike."""
         places = [number / (self.windows - 1) for number in range(self.windows)] if self.windows > 1 else [0.5]
         return [self._window(index, begin, end, place) for place in places]
 
-    def _window(self, index: Index, begin: float, end: float, place: float) -> Chosen:
+    def _window(self, index: FrameIndex, begin: float, end: float, place: float) -> Chosen:
         seconds = min(self.frames / self.rate, end - begin)
         start = begin + place * (end - begin - seconds)
         return _at_rate(index, self.rate, start, seconds, max(1, min(self.frames, round(seconds * self.rate))))
@@ -79,7 +79,7 @@ class Uniform(Component):
     frames: PositiveInt
     """How many."""
 
-    def choose(self, index: Index, begin: float, end: float, *, random: bool) -> Chosen:
+    def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         piece = (end - begin) / self.frames
         places = torch.rand(self.frames).tolist() if random else [0.5] * self.frames
@@ -96,7 +96,7 @@ class KeyFrames(Component):
     most: PositiveInt = 64
     """The largest number; of more, some spread evenly are taken."""
 
-    def choose(self, index: Index, begin: float, end: float, *, random: bool) -> Chosen:
+    def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file; the frame that is on where it has no key frame."""
         first, last = index.at(begin), _last(index, begin, end)
         keys = [key for key in index.keys if first <= key <= last] or [first]
@@ -105,21 +105,21 @@ class KeyFrames(Component):
         return _own(index, tuple(keys), begin, end)
 
 
-Sampling = Annotated[AllFrames | Dense | Uniform | KeyFrames, Field(discriminator="type")]
+Sampling = Annotated[AllFrames | DenseSampling | Uniform | KeyFrames, Field(discriminator="type")]
 
 
-def _at_rate(index: Index, rate: float, begin: float, seconds: float, count: int) -> Chosen:
+def _at_rate(index: FrameIndex, rate: float, begin: float, seconds: float, count: int) -> Chosen:
     times = tuple(number / rate for number in range(count))
     return Chosen(tuple(index.at(begin + time) for time in times), times, begin, max(seconds, count / rate))
 
 
-def _own(index: Index, numbers: tuple[int, ...], begin: float, end: float) -> Chosen:
+def _own(index: FrameIndex, numbers: tuple[int, ...], begin: float, end: float) -> Chosen:
     # The frame that is on where the part begins stands for it from there.
     times = tuple(max(0.0, float(index.times_N[number]) - begin) for number in numbers)
     return Chosen(numbers, times, begin, end - begin)
 
 
-def _last(index: Index, begin: float, end: float) -> int:
+def _last(index: FrameIndex, begin: float, end: float) -> int:
     """The last frame that begins before the end of a part."""
     place = int(torch.searchsorted(index.times_N, end - 1e-4)) - 1
     return max(place, index.at(begin))

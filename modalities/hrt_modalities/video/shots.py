@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hrt_mm.core.extras import needs_extra
 
-from .readers import Frames, VideoFile
+from .readers import DecodedFrames, VideoFile
 from .video import Video
 
 Detector = Literal["adaptive", "content", "histogram", "threshold"]
@@ -31,7 +31,7 @@ def found_shots(video: Video, detector: Detector = "adaptive", shortest: float =
         ConfigError: PySceneDetect is not installed.
     """
     rate = len(video) / video.seconds
-    return 0.0, *detected([Frames(video.pixels_NCHW, video.times_N)], rate, detector, shortest)
+    return 0.0, *detected([DecodedFrames(video.pixels_NCHW, video.times_N)], rate, detector, shortest)
 
 
 def shots_of(file: VideoFile, detector: Detector = "adaptive", shortest: float = 0.5) -> tuple[float, ...]:
@@ -39,7 +39,7 @@ def shots_of(file: VideoFile, detector: Detector = "adaptive", shortest: float =
     return 0.0, *detected(file.stream(), file.index.rate, detector, shortest)
 
 
-def detected(blocks: Iterable[Frames], rate: float, detector: Detector, shortest: float) -> Iterator[float]:
+def detected(blocks: Iterable[DecodedFrames], rate: float, detector: Detector, shortest: float) -> Iterator[float]:
     """Seconds of shot changes, as frames come in.
 
     Args:

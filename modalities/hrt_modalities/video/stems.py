@@ -16,7 +16,7 @@ from torch.nn import functional
 from hrt_mm.core.component import Component
 from hrt_mm.core.tokens import Tokens
 
-from ..vision.patches import Dense, buckets
+from ..vision.patches import GridMaps, buckets
 from ..vision.stems import ChannelNorm, PatchEmbedding
 from .tubes import Blocks
 
@@ -24,7 +24,7 @@ _CONTRAST = 4.0
 """Factor of differences between frames, which are small beside the frames."""
 
 
-class LinearStem(Component):
+class VideoLinearStem(Component):
     """One linear map a tube."""
 
     type: Literal["linear"] = "linear"
@@ -39,7 +39,7 @@ class LinearStem(Component):
         return PatchEmbedding(channels * tube * patch**2, dim)
 
 
-class ConvStem(Component):
+class VideoConvStem(Component):
     """Overlapping convolutions over space and time, which see motion: a halving a prime factor of the patch."""
 
     type: Literal["conv"]
@@ -60,7 +60,7 @@ class ConvStem(Component):
     1612.08083): a product of what is seen with how it changes tells a direction, which sums alone learn slowly."""
 
     @model_validator(mode="after")
-    def _has_neighbours(self) -> ConvStem:
+    def _has_neighbours(self) -> VideoConvStem:
         if self.differences and self.frames == 1:
             raise ValueError("differences has no effect with frames: 1; raise frames or drop it")
         if self.distances is not None and len(self.distances) != self.frames // 2:
@@ -92,20 +92,20 @@ class ConvStem(Component):
 
     def build(self, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> nn.Module:
         """The stem's module, ``forward(Tokens) -> Tokens``."""
-        return ConvEmbedding(self, channels, tube, patch, dim, blocks)
+        return ConvTubeEmbedding(self, channels, tube, patch, dim, blocks)
 
 
-Stem = Annotated[LinearStem | ConvStem, Field(discriminator="type")]
+Stem = Annotated[VideoLinearStem | VideoConvStem, Field(discriminator="type")]
 
 
-class ConvEmbedding(nn.Module):
+class ConvTubeEmbedding(nn.Module):
     """Convolutions over the whole videos of a batch; each video is treated as if it were alone.
 
     Frames are stacked with their neighbours and lie in one batch whatever video they are of, so that convolutions in
     two dimensions serve. Those in three are slow on a CPU.
     """
 
-    def __init__(self, config: ConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
+    def __init__(self, config: VideoConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
         super().__init__()
         self.offsets, self.reach = config.offsets, config.reach
         self.frames, self.tube, self.patch, self.blocks = config.frames, tube, patch, blocks
@@ -124,7 +124,7 @@ class ConvEmbedding(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(T, F) to (T, D)."""
-        plan = Dense.of(tokens, self.blocks)
+        plan = GridMaps.of(tokens, self.blocks)
         x, device = tokens.x, tokens.x.device.type
         if torch.is_autocast_enabled(device):
             # Convolutions would round stacks, which hold each frame several times.

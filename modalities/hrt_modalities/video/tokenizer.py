@@ -23,9 +23,9 @@ from hrt_mm.data.capabilities import Contextual, SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from ..vision.images import LUMA
-from ..vision.patches import Dense
+from ..vision.patches import GridMaps
 from ..vision.resizing import Fit, Size, resized
-from .stems import LinearStem, Stem
+from .stems import Stem, VideoLinearStem
 from .tubes import Blocks, frames_together, tubify, untubify
 from .video import Video, check_video
 
@@ -57,7 +57,7 @@ class VideoConfig(TokenizerConfig):
     """Mean of the pixels in 0..1."""
     std: PositiveFloat = 0.5
     """Deviation of the pixels."""
-    stem: Stem = LinearStem()
+    stem: Stem = VideoLinearStem()
     """How raw tubes become tokens."""
     carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "subtitles", "words")
     """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
@@ -216,7 +216,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     def restore(self, tokens: Tokens) -> list[Video]:
         """The videos, float32 in 0..1, from raw tubes; with the border and the frames that were padded."""
-        plan = Dense.of(tokens, self.blocks)
+        plan = GridMaps.of(tokens, self.blocks)
         found: dict[int, Video] = {}
         for bucket, tubes_BthwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
             videos = untubify(tubes_BthwF.float(), self.config.tube, self.config.patch)

@@ -8,9 +8,9 @@ from typing import Any
 
 from hrt_mm.data.modality import Modality
 
-from .files import FolderConfig
+from .files import ImageFolderConfig
 from .images import SUFFIXES
-from .manifest import ManifestConfig
+from .manifest import ImageManifestConfig
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
 from .tokenizer import VisionConfig, VisionTokenizer
 
@@ -21,7 +21,7 @@ class Vision(Modality):
     name = "vision"
     extra = "vision"
     tokenizer = VisionConfig
-    datasets = (DigitsConfig, FolderConfig, ManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
+    datasets = (DigitsConfig, ImageFolderConfig, ImageManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
     suffixes = SUFFIXES
 
     @classmethod

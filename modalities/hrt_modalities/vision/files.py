@@ -29,7 +29,7 @@ from .tokenizer import VisionConfig
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageItem:
     """A file of a split.
 
     Args:
@@ -58,7 +58,7 @@ class ImageFiles(Dataset):
     def __init__(
         self,
         root: Path,
-        items: Sequence[Item],
+        items: Sequence[ImageItem],
         classes: tuple[str, ...] | None,
         max_pixels: int,
         follow_links: bool,
@@ -119,7 +119,7 @@ class FilesConfig(SplitConfig):
         size = modality.size if isinstance(modality, VisionConfig) else None
         return self.model_copy(update={"augment": sized(self.augment, size)})
 
-    def build_from(self, split: str, root: Path, division: Division[Item]) -> ImageFiles:
+    def build_from(self, split: str, root: Path, division: Division[ImageItem]) -> ImageFiles:
         """The dataset of a split.
 
         Raises:
@@ -131,19 +131,19 @@ class FilesConfig(SplitConfig):
         transform = chain(self.augment) if split == "train" else None
         return ImageFiles(root, items, classes, self.max_pixels, self.follow_links, transform)
 
-    def listed_from(self, root: Path, division: Division[Item]) -> Splits:
+    def listed_from(self, root: Path, division: Division[ImageItem]) -> Splits:
         """What is in each split."""
         return division.listed(
             lambda item, traits: file_member(root, item.name, traits), None if self.follow_links else root
         )
 
 
-def traits_of(item: Item) -> Traits:
+def traits_of(item: ImageItem) -> Traits:
     """What decides on which side an image goes."""
     return Traits(item.name, item.label, item.group)
 
 
-class FolderConfig(FilesConfig):
+class ImageFolderConfig(FilesConfig):
     """A folder in torchvision's layout: ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
 
     type: Literal["image_folder"]
@@ -167,8 +167,8 @@ class FolderConfig(FilesConfig):
         """What is in each split."""
         return self.listed_from(self.root, self._division())
 
-    def _division(self) -> Division[Item]:
+    def _division(self) -> Division[ImageItem]:
         found = labelled_files(self.root, SUFFIXES, "images", layout=self.layout, follow_links=self.follow_links)
-        splits = {name: [Item(*own) for own in files] for name, files in found.splits.items()}
+        splits = {name: [ImageItem(*own) for own in files] for name, files in found.splits.items()}
         own = f"by the folders of {self.root}" if found.own else None
         return self.divide(splits, traits_of, own=own, where=f"data.root {self.root}")

@@ -10,12 +10,12 @@ from hrt_mm.data.splits import Splits
 from ..common.division import Division
 from ..common.splits import check_split
 from ..common.tables import Paths, SplitColumn, label_of, read_rows
-from .files import FilesConfig, ImageFiles, Item, traits_of
+from .files import FilesConfig, ImageFiles, ImageItem, traits_of
 
 _KEYS = "data.path_column, data.label_column, data.split_column, data.group and data.folds"
 
 
-class ManifestConfig(FilesConfig):
+class ImageManifestConfig(FilesConfig):
     """A table with a row an image: CSV, TSV (both with a header) or JSONL, told apart by the file's name."""
 
     type: Literal["manifest"]
@@ -46,9 +46,9 @@ class ManifestConfig(FilesConfig):
         """What is in each split."""
         return self.listed_from(self.root or self.file.parent, self._division())
 
-    def _division(self) -> Division[Item]:
+    def _division(self) -> Division[ImageItem]:
         where = f"manifest {self.file}"
-        found: dict[str, list[Item]] = {}
+        found: dict[str, list[ImageItem]] = {}
         columns = [name for name in (self.path_column, self.label_column, self.split_column) if name is not None]
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, where)
         for number, row in read_rows(
@@ -56,6 +56,6 @@ class ManifestConfig(FilesConfig):
         ):
             place = f"{self.file}:{number}"
             label = label_of(row, self.label_column, place)
-            item = Item(paths.of(row, self.path_column, place), label, self.group_of(row, place))
+            item = ImageItem(paths.of(row, self.path_column, place), label, self.group_of(row, place))
             found.setdefault(self.side_of(row, place, sides), []).append(item)
         return self.divide(found, traits_of, own=self.by_column(), where=where)

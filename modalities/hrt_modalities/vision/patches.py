@@ -41,7 +41,7 @@ def unpatchify(patches_NhwF: Tensor, patch: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class GridBucket:
     """The images or videos of a batch that share a grid.
 
     Args:
@@ -56,15 +56,15 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Dense:
+class GridMaps:
     """How the packed tokens of a batch become dense maps, a bucket a grid, and return; on any number of axes."""
 
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[GridBucket, ...]
     back: Tensor
     """(T,) the row of each packed token among the buckets' rows, laid back to back."""
 
     @classmethod
-    def of(cls, tokens: Tokens, blocks: Blocks) -> Dense:
+    def of(cls, tokens: Tokens, blocks: Blocks) -> GridMaps:
         """The plan for a batch, made once.
 
         Raises:
@@ -89,15 +89,15 @@ def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
     return found
 
 
-def _plan(tokens: Tokens, blocks: Blocks) -> Dense:
+def _plan(tokens: Tokens, blocks: Blocks) -> GridMaps:
     if tokens.grids is None:
         raise UserError("a stem over whole images needs tokens of images, which are grids")
     parts = []
     for grid, samples in buckets(tokens.grids).items():
         place = nested_order(grid, blocks).argsort()
         rows = (tokens.spans.host[samples, None] + place).flatten()
-        parts.append(Bucket(grid, tuple(samples), rows))
+        parts.append(GridBucket(grid, tuple(samples), rows))
     back = torch.cat([bucket.rows for bucket in parts]).argsort()
     device = tokens.device
-    on_device = (Bucket(part.grid, part.samples, part.rows.to(device, non_blocking=True)) for part in parts)
-    return Dense(tuple(on_device), back.to(device, non_blocking=True))
+    on_device = (GridBucket(part.grid, part.samples, part.rows.to(device, non_blocking=True)) for part in parts)
+    return GridMaps(tuple(on_device), back.to(device, non_blocking=True))

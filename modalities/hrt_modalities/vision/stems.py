@@ -19,10 +19,10 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import is_installed, needs_extra
 from hrt_mm.core.tokens import Tokens
 
-from .patches import Blocks, Dense, unpatchify
+from .patches import Blocks, GridMaps, unpatchify
 
 
-class LinearStem(Component):
+class ImageLinearStem(Component):
     """One linear map a patch."""
 
     type: Literal["linear"] = "linear"
@@ -32,7 +32,7 @@ class LinearStem(Component):
         return PatchEmbedding(channels * patch**2, dim)
 
 
-class ConvStem(Component):
+class ImageConvStem(Component):
     """Overlapping 3x3 convolutions, a halving a prime factor of the patch; helps small models (arXiv 2106.14881)."""
 
     type: Literal["conv"]
@@ -46,7 +46,7 @@ class ConvStem(Component):
         """The stem's module, ``forward(Tokens) -> Tokens``."""
         strides = _prime_factors(patch) or [1]
         first = self.width or max(8, dim // 2 ** (len(strides) - 1))
-        return ConvEmbedding(channels, patch, strides, first, self.depth, dim, blocks)
+        return ConvPatchEmbedding(channels, patch, strides, first, self.depth, dim, blocks)
 
 
 class TimmStem(Component):
@@ -121,7 +121,7 @@ class TimmStem(Component):
         return backbone, maps.channels()[index]
 
 
-Stem = Annotated[LinearStem | ConvStem | TimmStem, Field(discriminator="type")]
+Stem = Annotated[ImageLinearStem | ImageConvStem | TimmStem, Field(discriminator="type")]
 
 
 class PatchEmbedding(nn.Module):
@@ -136,7 +136,7 @@ class PatchEmbedding(nn.Module):
         return tokens.with_x(self.project(tokens.x))
 
 
-class ConvEmbedding(nn.Module):
+class ConvPatchEmbedding(nn.Module):
     """Convolutions over the whole images of a batch; each image is treated as if it were alone."""
 
     def __init__(
@@ -210,7 +210,7 @@ class ChannelNorm(nn.LayerNorm):
 
 def _through_images(tokens: Tokens, patch: int, blocks: Blocks, dense: object) -> Tokens:
     assert callable(dense)
-    plan = Dense.of(tokens, blocks)
+    plan = GridMaps.of(tokens, blocks)
     maps = []
     for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
         features_NhwD = dense(unpatchify(patches_NhwF, patch))

@@ -21,9 +21,9 @@ from hrt_mm.data.capabilities import SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .images import check_image, with_channels
-from .patches import Blocks, Dense, buckets, patchify, unpatchify
+from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
 from .resizing import Fit, Size, middle, resized
-from .stems import LinearStem, Stem, TimmStem
+from .stems import ImageLinearStem, Stem, TimmStem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
 
@@ -47,7 +47,7 @@ class VisionConfig(TokenizerConfig):
     absent."""
     std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
     """Deviation of the pixels, as ``mean``."""
-    stem: Stem = LinearStem()
+    stem: Stem = ImageLinearStem()
     """How raw patches become tokens."""
 
     @model_validator(mode="after")
@@ -181,7 +181,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
 
     def restore(self, tokens: Tokens) -> list[Tensor]:
         """The images (C, H, W), float32 in 0..1, from raw patches; with the border that was padded."""
-        plan = Dense.of(tokens, self.blocks)
+        plan = GridMaps.of(tokens, self.blocks)
         found: dict[int, Tensor] = {}
         for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
             images = unpatchify(patches_NhwF.float(), self.config.patch)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.vision.files import FolderConfig
+from hrt_modalities.vision.files import ImageFolderConfig
 from hrt_modalities.vision.memory import DigitsConfig
 from hrt_modalities.vision.tokenizer import VisionConfig
 
@@ -68,13 +68,13 @@ def test_text_has_levels_flat_control_and_ratios() -> None:
 
 
 def test_given_shape_replaces_the_data() -> None:
-    missing = FolderConfig(type="image_folder", root=Path("nowhere"))
+    missing = ImageFolderConfig(type="image_folder", root=Path("nowhere"))
     assert [row.tokens for row in describe_run(run(missing), (9, 7)).rows] == [63, 20]
 
 
 def test_unreadable_data_says_how_to_go_without(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--shape"):
-        describe(run(FolderConfig(type="image_folder", root=tmp_path / "none")))
+        describe(run(ImageFolderConfig(type="image_folder", root=tmp_path / "none")))
 
 
 @pytest.mark.parametrize("shape", [(9,), (9, 9, 9), (0, 4)])

@@ -18,7 +18,7 @@ from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import HierarchyConfig
-from hrt_mm.inference.generation import Piece, Sampling, Session, generate
+from hrt_mm.inference.generation import GeneratedText, Sampling, Session, generate
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel
 from hrt_mm.train.loop import train
 
@@ -62,11 +62,11 @@ def model() -> LanguageModel:
     return found.eval()
 
 
-def texts(pieces: list[Piece], count: int) -> list[str]:
+def texts(pieces: list[GeneratedText], count: int) -> list[str]:
     return ["".join(piece.text for piece in pieces if piece.sample == sample) for sample in range(count)]
 
 
-def endings(pieces: list[Piece]) -> list[str | None]:
+def endings(pieces: list[GeneratedText]) -> list[str | None]:
     return [piece.ended for piece in sorted(pieces, key=lambda piece: piece.sample) if piece.ended]
 
 

@@ -20,7 +20,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import writing
 from hrt_mm.inference.generation import (
     Cache,
-    Piece,
+    GeneratedText,
     Sampling,
     Session,
     cache_of,
@@ -158,7 +158,7 @@ GIVEN, LEARNED = {"type": "given", "boundary": "spaces"}, {"type": "learned", "t
 PROMPTS = ["one two three, ", "", "中文 and so on"]
 
 
-def texts(pieces: list[Piece]) -> list[str]:
+def texts(pieces: list[GeneratedText]) -> list[str]:
     return ["".join(piece.text for piece in pieces if piece.sample == sample) for sample in range(len(PROMPTS))]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hrt_modalities.audio.audio import Audio, Hidden
-from hrt_modalities.audio.stems import BandMap, ConvStem, StemConfig
+from hrt_modalities.audio.stems import AudioConvStem, BandMap, StemConfig
 from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 from pydantic import ValidationError
 
@@ -148,7 +148,7 @@ def test_impossible_settings(values: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("channels", [0, 3])
 @pytest.mark.parametrize(("recent", "ahead"), [(1, 0), (4, 0), (3, 2), (40, 9)])
 def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int, channels: int) -> None:
-    stem = ConvStem(6, 8, StemConfig(frames=2, recent=recent, ahead=ahead, channels=channels))
+    stem = AudioConvStem(6, 8, StemConfig(frames=2, recent=recent, ahead=ahead, channels=channels))
     lengths = [5, 12, 1]
     x_TF = torch.randn(18, 6, requires_grad=True)
     samples = list(x_TF.split(lengths))
@@ -163,7 +163,7 @@ def test_the_stem_sees_its_neighbours_and_no_others(recent: int, ahead: int, cha
 
 def test_convolutions_go_over_time_in_order_and_bands() -> None:
     """Three tokens of two frames of 12 bands: what the first convolution makes of the frames in a row."""
-    stem = ConvStem(24, 8, StemConfig(frames=2, recent=2, ahead=1, channels=4))
+    stem = AudioConvStem(24, 8, StemConfig(frames=2, recent=2, ahead=1, channels=4))
     frames = torch.randn(6, 12)
     out = stem(Tokens.pack([frames.reshape(3, 24)])).x[1]
     gelu = torch.nn.functional.gelu

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.audio.folders import ManifestConfig
+from hrt_modalities.audio.folders import AudioManifestConfig
 from hrt_modalities.audio.joined import Joined
 
 from hrt_mm.core.errors import BadSample, ConfigError
@@ -26,7 +26,7 @@ def table(tmp_path: Path) -> Path:
 
 def read(table: Path, split: str = "train", **values: object) -> Dataset:
     settings = {"type": "audio_manifest", "file": table, "label": "words", "join": 3}
-    return ManifestConfig.model_validate(settings | values).build(split)
+    return AudioManifestConfig.model_validate(settings | values).build(split)
 
 
 def test_labels_and_sounds_are_strung_together(table: Path) -> None:

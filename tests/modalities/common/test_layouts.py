@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.audio.folders import FolderConfig as Sounds
+from hrt_modalities.audio.folders import AudioFolderConfig as Sounds
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.text.documents import DocumentsConfig as Documents
-from hrt_modalities.video.folders import FolderConfig as Videos
-from hrt_modalities.vision.files import FolderConfig as Images
+from hrt_modalities.video.folders import VideoFolderConfig as Videos
+from hrt_modalities.vision.files import ImageFolderConfig as Images
 
 from hrt_mm.core.errors import ConfigError
 

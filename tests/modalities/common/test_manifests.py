@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.audio.folders import ManifestConfig as Sounds
+from hrt_modalities.audio.folders import AudioManifestConfig as Sounds
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.joint.manifest import JointManifestConfig as Joint
 from hrt_modalities.text.documents import DocumentsConfig as Documents
 from hrt_modalities.text.documents import TagsConfig
-from hrt_modalities.video.folders import ManifestConfig as Videos
-from hrt_modalities.vision.manifest import ManifestConfig as Images
+from hrt_modalities.video.folders import VideoManifestConfig as Videos
+from hrt_modalities.vision.manifest import ImageManifestConfig as Images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

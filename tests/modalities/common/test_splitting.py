@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.audio.folders import FolderConfig as SoundFolder
-from hrt_modalities.audio.folders import ManifestConfig as SoundTable
+from hrt_modalities.audio.folders import AudioFolderConfig as SoundFolder
+from hrt_modalities.audio.folders import AudioManifestConfig as SoundTable
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.common.splitting import SplitConfig
 from hrt_modalities.joint.manifest import JointManifestConfig
 from hrt_modalities.text.documents import DocumentsConfig
-from hrt_modalities.video.folders import FolderConfig as VideoFolder
-from hrt_modalities.video.folders import ManifestConfig as VideoTable
-from hrt_modalities.vision.files import FolderConfig as ImageFolder
-from hrt_modalities.vision.manifest import ManifestConfig as ImageTable
+from hrt_modalities.video.folders import VideoFolderConfig as VideoFolder
+from hrt_modalities.video.folders import VideoManifestConfig as VideoTable
+from hrt_modalities.vision.files import ImageFolderConfig as ImageFolder
+from hrt_modalities.vision.manifest import ImageManifestConfig as ImageTable
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError

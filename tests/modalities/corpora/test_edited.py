@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.corpora.edited import Cutting, EditedConfig, Piece
-from hrt_modalities.corpora.grid.video import GridConfig
+from hrt_modalities.corpora.edited import Cutting, EditedConfig, FootageShot
+from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video import Video
 from pydantic import ValidationError
 
@@ -51,17 +51,17 @@ def test_edits_show_footage_of_their_split_alone(root: Path) -> None:
     data = config(root, rendered_share=0.5, shots=[4, 4])
     for split in ("train", "val", "test"):
         shots = [shot for edit in data.edits(split) for shot in edit.shots]
-        pieces = [shot.action for shot in shots if isinstance(shot, Piece)]
+        pieces = [shot.action for shot in shots if isinstance(shot, FootageShot)]
         assert pieces and len(pieces) < len(shots)
         assert all(name.startswith(f"{split}/") for name in pieces)
 
 
 def test_two_shots_of_footage_can_be_kept_apart(root: Path) -> None:
     near, far = (config(root, apart=apart, shots=[5, 5], train=8).edits("train") for apart in (False, True))
-    kinds = [[isinstance(shot, Piece) for shot in edit.shots] for edit in far]
+    kinds = [[isinstance(shot, FootageShot) for shot in edit.shots] for edit in far]
     assert all(not (one and two) for own in kinds for one, two in pairwise(own))
     assert sum(map(sum, kinds)) > 8
-    assert all(isinstance(shot, Piece) for edit in near for shot in edit.shots)
+    assert all(isinstance(shot, FootageShot) for edit in near for shot in edit.shots)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("cuts", 1.0), ("fades", 0.0), ("wipes", 0.0)])
@@ -92,13 +92,13 @@ def numbers(take: Cutting, times: list[float]) -> list[int]:
 def test_a_piece_runs_at_its_own_speed_and_stands_still_beyond_its_video() -> None:
     pixels_N3HW = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, *SIZE)
     video = Video.of(pixels_N3HW, 25.0)
-    first = Cutting(video, Piece("a", 0.8, 0, 0.0), SIZE, 0.2)
+    first = Cutting(video, FootageShot("a", 0.8, 0, 0.0), SIZE, 0.2)
     assert numbers(first, [0.0, 0.04, 0.4, -0.2, 0.96]) == [5, 6, 15, 0, 29]
-    last = Cutting(video, Piece("a", 0.8, 0, 1.0), SIZE, 0.2)
+    last = Cutting(video, FootageShot("a", 0.8, 0, 1.0), SIZE, 0.2)
     assert numbers(last, [0.0, 0.8, 0.96]) == [25, 45, 49]
-    long = Cutting(video, Piece("a", 5.0, 0, 0.7), SIZE, 0.2)
+    long = Cutting(video, FootageShot("a", 5.0, 0, 0.7), SIZE, 0.2)
     assert numbers(long, [-0.3, 0.0, 1.0, 4.0]) == [0, 5, 30, 49]
-    grey = Cutting(Video.of(pixels_N3HW[:3, :1], 25.0), Piece("a", 0.8, 0, 0.7), (16, 16), 0.2)
+    grey = Cutting(Video.of(pixels_N3HW[:3, :1], 25.0), FootageShot("a", 0.8, 0, 0.7), (16, 16), 0.2)
     assert grey.at(0.0).shape == (16, 16, 3) and grey.at(0.0).dtype == np.float32
 
 
@@ -112,6 +112,6 @@ def test_labels_are_not_carried_over() -> None:
 def test_the_configuration_learns_borders_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
     found = load_config("video/shots")
-    assert isinstance(found.data, EditedConfig) and isinstance(found.data.footage, GridConfig)
+    assert isinstance(found.data, EditedConfig) and isinstance(found.data.footage, GridVideoConfig)
     assert found.data.footage.root == tmp_path / "grid_s1"
     assert found.data.side == 32 and not getattr(found.task, "labels", True)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hrt_modalities.audio.alignments import read_alignment
 from hrt_modalities.audio.intervals import segments_of
-from hrt_modalities.corpora.grid.audio import GridConfig
+from hrt_modalities.corpora.grid.audio import GridAudioConfig
 from hrt_modalities.speech.align import path_of
 
 from hrt_mm.cli.main import main
@@ -52,14 +52,14 @@ def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> Non
     tiers = read_alignment(run / "words" / "audio" / "s2.tsv")
     assert [interval.label for interval in tiers["words"]] == ["bin", "blue"]
     found = {
-        split: GridConfig(type="grid", root=run / "grid", alignments=run / "words").build(split)[0].value
+        split: GridAudioConfig(type="grid", root=run / "grid", alignments=run / "words").build(split)[0].value
         for split in ("train", "test")
     }
     parts = segments_of(tiers["words"], found["train"].seconds)
     assert found["train"].boundaries["words"] == pytest.approx([part.start for part in parts])
     assert found["train"].labels["words"] == tuple(part.label for part in parts)
     assert found["test"].boundaries["words"] == (0, 0.25, 0.5, 0.75)
-    both = GridConfig(
+    both = GridAudioConfig(
         type="grid", root=run / "grid", alignments=run / "words", aligned=("train", "val"), label="segments"
     )
     own = both.build("train")[0]
@@ -68,7 +68,7 @@ def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> Non
     with pytest.raises(UserError, match="has no s1"):
         both.build("val")
     with pytest.raises(ValueError, match="aligned has no effect without alignments"):
-        GridConfig(type="grid", root=run / "grid", aligned=("val",))
+        GridAudioConfig(type="grid", root=run / "grid", aligned=("val",))
 
 
 def test_all_time_is_in_a_segment() -> None:
@@ -92,7 +92,7 @@ def test_what_is_missing_is_told(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["speech", "align", str(run / "run"), "--out", str(run / "x"), "--tier", "words"]) == 2
     assert "--tier words: there is none; one of phonemes" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"alignments has no s2 for audio/s2\.flac"):
-        GridConfig(type="grid", root=run / "grid", alignments=run / "nothing").build("train")
+        GridAudioConfig(type="grid", root=run / "grid", alignments=run / "nothing").build("train")
 
 
 def test_a_word_that_the_lexicon_lacks_is_left_out_and_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:

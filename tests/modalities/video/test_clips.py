@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.corpora.actions import KineticsConfig, Ucf101Config
-from hrt_modalities.corpora.grid.video import GridConfig
+from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video.clips import Clips
-from hrt_modalities.video.folders import FolderConfig, ManifestConfig
+from hrt_modalities.video.folders import VideoFolderConfig, VideoManifestConfig
 from hrt_modalities.video.rendering import Edit, Shot, render, write
 from hrt_modalities.video.tokenizer import VideoConfig
 from hrt_modalities.video.video import Video
@@ -26,13 +26,13 @@ from tests.modalities.video.films import damaged, film, sound_alone
 from tests.modalities.video.streams import KINDS, encode
 
 
-def folder(root: Path, **options: Any) -> FolderConfig:
-    return FolderConfig.model_validate({"type": "video_folder", "root": root, **options})
+def folder(root: Path, **options: Any) -> VideoFolderConfig:
+    return VideoFolderConfig.model_validate({"type": "video_folder", "root": root, **options})
 
 
-def table(file: Path, rows: list[dict[str, Any]], **options: Any) -> ManifestConfig:
+def table(file: Path, rows: list[dict[str, Any]], **options: Any) -> VideoManifestConfig:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ManifestConfig.model_validate({"type": "video_manifest", "file": file, **options})
+    return VideoManifestConfig.model_validate({"type": "video_manifest", "file": file, **options})
 
 
 SPLIT_LABELS = [(split, name) for split in ("train", "val", "test") for name in ("run", "walk")]
@@ -277,7 +277,7 @@ def test_grid_reads_mouths_with_their_words(tmp_path: Path) -> None:
     (tmp_path / "words.tsv").write_text(words)
 
     def grid(**options: Any) -> Any:
-        return GridConfig.model_validate({"type": "grid_video", "root": tmp_path, **options}).build("test")[0]
+        return GridVideoConfig.model_validate({"type": "grid_video", "root": tmp_path, **options}).build("test")[0]
 
     sample = grid()
     assert sample.label == ["bin", "blue"] and sample.value.boundaries["words"] == (0.0, 0.4, 0.9, 1.0)
@@ -290,7 +290,7 @@ def test_real_mouths(data_root: Path) -> None:
     root = data_root / "grid_s1"
     if not root.is_dir():
         pytest.skip(f"{root} is not here")
-    dataset = GridConfig.model_validate({"type": "grid_video", "root": root}).build("test")
+    dataset = GridVideoConfig.model_validate({"type": "grid_video", "root": root}).build("test")
     assert len(dataset) == 100 and len(dataset.classes or ()) == 51
     sample = dataset[0]
     assert sample.value.pixels_NCHW.shape == (75, 3, 48, 96) and len(sample.label) == 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrt_modalities.video.readers import Frames, VideoFile
+from hrt_modalities.video.readers import DecodedFrames, VideoFile
 
 from hrt_mm.core.errors import BadSample
 from tests.modalities.video import streams
@@ -40,7 +40,7 @@ REFUSED = {
 """Those on which both give, or gave, wrong frames."""
 
 
-def pictures(frames: Frames) -> list[np.ndarray]:
+def pictures(frames: DecodedFrames) -> list[np.ndarray]:
     return list(frames.pixels_N3HW.permute(0, 2, 3, 1).numpy())
 
 
@@ -56,7 +56,7 @@ def check_exact(path: Path, *, expected: int | None = None, refused: int = 0) ->
     count = len(right)
     assert expected is None or count == expected
 
-    def check(numbers: list[int], frames: Frames) -> None:
+    def check(numbers: list[int], frames: DecodedFrames) -> None:
         given = [number for number in numbers if number >= refused]
         assert frames.lost == len(numbers) - len(given)
         wrong = [number for number, own in zip(given, pictures(frames), strict=True) if (own != right[number]).any()]

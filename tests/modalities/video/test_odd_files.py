@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hrt_modalities.video.readers import VideoFile, read_index
-from hrt_modalities.video.readers.packets import Plan
+from hrt_modalities.video.readers.packets import SeekPlan
 from hrt_modalities.video.readers.pyav import PyavReader
 
 from hrt_mm.core.errors import BadSample
@@ -265,18 +265,18 @@ def test_a_stream_of_key_frames_is_read_without_a_seek(tmp_path: Path, monkeypat
     path = encode(tmp_path / "a.avi", KINDS["mjpeg"], frames=300)
     entered: list[int] = []
     looked: list[int] = []
-    enter, entry = PyavReader._enter, Plan.entry
+    enter, entry = PyavReader._enter, SeekPlan.entry
 
     def counted_enter(self: PyavReader, number: int) -> None:
         entered.append(number)
         enter(self, number)
 
-    def counted_entry(self: Plan, frame: int) -> int:
+    def counted_entry(self: SeekPlan, frame: int) -> int:
         looked.append(frame)
         return entry(self, frame)
 
     monkeypatch.setattr(PyavReader, "_enter", counted_enter)
-    monkeypatch.setattr(Plan, "entry", counted_entry)
+    monkeypatch.setattr(SeekPlan, "entry", counted_entry)
     with VideoFile(path) as file:
         assert sum(len(block.times_N) for block in file.stream(block=16)) == 300
         assert not entered and len(looked) <= 300

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.video.readers import Index
+from hrt_modalities.video.readers import FrameIndex
 from hrt_modalities.video.readers.orientation import Orientation
-from hrt_modalities.video.readers.packets import Plan
-from hrt_modalities.video.sampling import AllFrames, Dense, KeyFrames, Uniform
+from hrt_modalities.video.readers.packets import SeekPlan
+from hrt_modalities.video.sampling import AllFrames, DenseSampling, KeyFrames, Uniform
 
 
-def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> Index:
+def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> FrameIndex:
     found = torch.tensor(times, dtype=torch.float64)
     none = np.zeros(0, np.int32)
-    plan = Plan(np.arange(len(found)), none, none, none, np.zeros((0, 2), np.int64), predicted=True)
-    return Index(64, 48, Orientation(), 1.0, False, "h264", "mov", found, keys, seconds, plan, None, 0, False)
+    plan = SeekPlan(np.arange(len(found)), none, none, none, np.zeros((0, 2), np.int64), predicted=True)
+    return FrameIndex(64, 48, Orientation(), 1.0, False, "h264", "mov", found, keys, seconds, plan, None, 0, False)
 
 
 STEADY = index([0.04 * number for number in range(50)], 2.0, (0, 12, 24, 36, 48))
@@ -40,7 +40,7 @@ def test_all_frames_or_all_at_a_rate() -> None:
 
 
 def test_dense_windows_lie_anywhere_in_training_and_in_the_middle_elsewhere() -> None:
-    dense = Dense(type="dense", frames=8, rate=25)
+    dense = DenseSampling(type="dense", frames=8, rate=25)
     assert dense.choose(STEADY, 0.0, 2.0, random=False).numbers == tuple(range(21, 29))
     begins = {round(dense.choose(STEADY, 0.0, 2.0, random=True).begin, 3) for _ in range(50)}
     assert len(begins) > 20 and min(begins) >= 0 and max(begins) <= 2.0 - 8 / 25
@@ -49,13 +49,13 @@ def test_dense_windows_lie_anywhere_in_training_and_in_the_middle_elsewhere() ->
 
 
 def test_windows_lie_from_beginning_to_end() -> None:
-    three = Dense(type="dense", frames=8, rate=25, windows=3)
+    three = DenseSampling(type="dense", frames=8, rate=25, windows=3)
     windows = three.spread(STEADY, 0.0, 2.0)
     assert [own.numbers[0] for own in windows] == [0, 21, 42] and {len(own.numbers) for own in windows} == {8}
     assert windows[1] == three.choose(STEADY, 0.0, 2.0, random=False)
     short = three.spread(STEADY, 0.4, 0.6)
     assert {own.numbers for own in short} == {(10, 11, 12, 13, 14)}
-    one = Dense(type="dense", frames=8, rate=25)
+    one = DenseSampling(type="dense", frames=8, rate=25)
     assert one.spread(STEADY, 0.0, 2.0) == [one.choose(STEADY, 0.0, 2.0, random=False)]
 
 
@@ -77,7 +77,12 @@ def test_key_frames() -> None:
 
 @pytest.mark.parametrize(
     "sampling",
-    [AllFrames(), AllFrames(rate=7), Dense(type="dense", frames=9, rate=30), Uniform(type="uniform", frames=16)],
+    [
+        AllFrames(),
+        AllFrames(rate=7),
+        DenseSampling(type="dense", frames=9, rate=30),
+        Uniform(type="uniform", frames=16),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("part", [(0.0, 2.0), (0.13, 0.14), (1.95, 2.0)], ids=str)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
-from hrt_modalities.video.stems import ConvEmbedding, ConvStem
+from hrt_modalities.video.stems import ConvTubeEmbedding, VideoConvStem
 from hrt_modalities.video.tubes import frames_together
 from pydantic import ValidationError
 
@@ -174,8 +174,8 @@ def test_stems_treat_each_video_as_if_it_were_alone(stem: dict[str, Any]) -> Non
 
 
 def test_half_of_the_channels_gate_the_others() -> None:
-    stem = ConvStem(type="conv", width=8, gated=1).build(3, 1, 4, 16, ())
-    assert isinstance(stem, ConvEmbedding)
+    stem = VideoConvStem(type="conv", width=8, gated=1).build(3, 1, 4, 16, ())
+    assert isinstance(stem, ConvTubeEmbedding)
     first, second = (layer for layer in stem.convolutions if isinstance(layer, torch.nn.Conv2d))
     assert (first.out_channels, second.in_channels, second.out_channels) == (16, 8, 16)
     maps = torch.randn(2, 16, 3, 3)
@@ -191,7 +191,7 @@ def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool, distan
     stem = {"type": "conv", "frames": 2 * len(after) + 1, "differences": differences, "distances": distances}
     video = tokenizer((), tube=1, stem=stem)
     embedding = video.embedding(16)
-    assert isinstance(embedding, ConvEmbedding)
+    assert isinstance(embedding, ConvTubeEmbedding)
     pixels = torch.rand(5, 3, 8, 12)
     tokens = video([Video.of(pixels, 25.0)])
     scaled = (pixels - video.config.mean) / video.config.std
@@ -220,7 +220,7 @@ def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool, distan
 )
 def test_distances_fit_the_frames(distances: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ConvStem.model_validate({"type": "conv", "frames": 5, "distances": distances})
+        VideoConvStem.model_validate({"type": "conv", "frames": 5, "distances": distances})
 
 
 def test_a_conv_stem_sees_as_far_as_it_says() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hrt_modalities.common.splits import SPLITS, hash_split
-from hrt_modalities.vision.files import FolderConfig, ImageFiles
+from hrt_modalities.vision.files import ImageFiles, ImageFolderConfig
 from PIL import Image
 from pydantic import ValidationError
 
@@ -20,7 +20,7 @@ def put(path: Path, shade: int = 0, size: tuple[int, int] = (5, 4)) -> None:
 
 
 def folder(root: Path, split: str, **options: Any) -> ImageFiles:
-    return FolderConfig.model_validate({"type": "image_folder", "root": root, **options}).build(split)
+    return ImageFolderConfig.model_validate({"type": "image_folder", "root": root, **options}).build(split)
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def test_keys_without_effect_are_named(split_root: Path, key: str) -> None:
 
 
 def test_a_folder_with_splits_opens_again_from_its_resolved_configuration(split_root: Path) -> None:
-    written = FolderConfig(type="image_folder", root=split_root).model_dump(mode="json")
-    assert len(FolderConfig.model_validate(written).build("test")) == len(folder(split_root, "test"))
+    written = ImageFolderConfig(type="image_folder", root=split_root).model_dump(mode="json")
+    assert len(ImageFolderConfig.model_validate(written).build("test")) == len(folder(split_root, "test"))
 
 
 def test_parts_leave_something_to_train_on() -> None:

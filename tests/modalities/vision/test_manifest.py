@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.vision.files import ImageFiles
-from hrt_modalities.vision.manifest import ManifestConfig
+from hrt_modalities.vision.manifest import ImageManifestConfig
 from PIL import Image
 
 from hrt_mm.core.errors import BadSample, ConfigError
@@ -42,7 +42,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def manifest(file: Path, split: str = "train", **options: Any) -> ImageFiles:
-    return ManifestConfig.model_validate({"type": "manifest", "file": file, **options}).build(split)
+    return ImageManifestConfig.model_validate({"type": "manifest", "file": file, **options}).build(split)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hrt_modalities.vision import VisionConfig, VisionTokenizer
-from hrt_modalities.vision.stems import BackboneEmbedding, ConvEmbedding
+from hrt_modalities.vision.stems import BackboneEmbedding, ConvPatchEmbedding
 from pydantic import ValidationError
 from torch import nn
 
@@ -60,7 +60,7 @@ def test_gradients_reach_every_parameter_and_only_an_images_own_pixels(stem: dic
 def test_the_conv_stem_is_a_dense_convolution_of_each_image(patch: int, depth: int) -> None:
     vision = tokenizer(patch=patch, stem={"type": "conv", "depth": depth})
     embed = vision.embedding(16)
-    assert isinstance(embed, ConvEmbedding)
+    assert isinstance(embed, ConvPatchEmbedding)
     image = torch.randint(0, 256, (3, 5 * patch, 6 * patch), dtype=torch.uint8)
     dense = embed.dense((image / 255 - 0.5)[None] / 0.5)[0]
     assert dense.shape == (5, 6, 16)

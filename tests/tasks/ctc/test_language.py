@@ -49,7 +49,7 @@ def test_a_text_is_read(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"text\.txt cannot be read"):
         WordModel.read(file, 2)
-    with pytest.raises(UserError, match="needs a sentence"):
+    with pytest.raises(UserError, match="needs at least one sentence"):
         WordModel([])
 
 

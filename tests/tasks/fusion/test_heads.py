@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrt_mm.core.norm import rms_norm
 from hrt_mm.core.spans import Spans
-from hrt_mm.tasks.fusion import Fusion, FusionHead, Stream, build_head
+from hrt_mm.tasks.fusion import Fusion, FusionHead, TowerStream, build_head
 from hrt_mm.tasks.fusion.heads import Joint
 from hrt_mm.tasks.fusion.streams import Side
 
@@ -34,7 +34,7 @@ def head(kind: dict[str, Any]) -> FusionHead:
     return made.double()
 
 
-def streams(lengths: dict[str, list[int]], seed: int = 0) -> dict[str, Stream]:
+def streams(lengths: dict[str, list[int]], seed: int = 0) -> dict[str, TowerStream]:
     """Tokens of each tower and sample; the same for a sample whatever else is in the batch."""
     found = {}
     for place, (tower, own) in enumerate(lengths.items()):
@@ -43,7 +43,7 @@ def streams(lengths: dict[str, list[int]], seed: int = 0) -> dict[str, Stream]:
             generator = torch.Generator().manual_seed(100 * seed + 10 * sample + place)
             rows.append(torch.randn(length, DIM, generator=generator, dtype=torch.float64))
         spans = Spans.from_lengths(own)
-        found[tower] = Stream(torch.cat(rows), spans, spans.positions.double() if tower != "text" else None)
+        found[tower] = TowerStream(torch.cat(rows), spans, spans.positions.double() if tower != "text" else None)
     return found
 
 
@@ -71,7 +71,7 @@ def test_a_sample_is_fused_alike_whatever_else_is_in_the_batch(kind: dict[str, A
     parts = streams(WHOLE)
     for sample in range(4):
         alone = {
-            tower: Stream(
+            tower: TowerStream(
                 stream.samples.split(stream.x)[sample],
                 Spans.from_lengths([WHOLE[tower][sample]]),
                 stream.samples.split(stream.time_T)[sample] if stream.time_T is not None else None,
@@ -130,14 +130,14 @@ def test_time_matters_where_it_is_shared_and_nowhere_else() -> None:
     parts = streams({"sound": [5], "video": [4], "text": [3]})
     sound = parts["sound"]
     assert sound.time_T is not None
-    moved = parts | {"sound": Stream(sound.x, sound.samples, sound.time_T + 3)}
+    moved = parts | {"sound": TowerStream(sound.x, sound.samples, sound.time_T + 3)}
     assert not torch.allclose(fusion(parts), fusion(moved))
     both = {
-        tower: Stream(stream.x, stream.samples, stream.time_T + 3 if stream.time_T is not None else None)
+        tower: TowerStream(stream.x, stream.samples, stream.time_T + 3 if stream.time_T is not None else None)
         for tower, stream in parts.items()
         if tower != "text"
     }
-    no_text = {"text": Stream(parts["text"].x[:0], Spans.from_lengths([0]))}
+    no_text = {"text": TowerStream(parts["text"].x[:0], Spans.from_lengths([0]))}
     shifted, plain = fusion(both | no_text), fusion({name: parts[name] for name in both} | no_text)
     # Rotary positions are relative: what moves together stays the same.
     torch.testing.assert_close(shifted, plain, rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ from ...common.splits import check_split
 from .layout import Sentence, sentences
 
 
-class GridConfig(JoinableConfig):
+class GridAudioConfig(JoinableConfig):
     """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
 
     type: Literal["grid"]
@@ -83,7 +83,10 @@ class GridConfig(JoinableConfig):
         return own.spoken if self.label == "phonemes" else as_target(own.row["sentence"], self.label)
 
     @model_validator(mode="after")
-    def _aligned_by_something(self) -> GridConfig:
-        if self.alignments is None and self.aligned != GridConfig.model_fields["aligned"].default:
+    def _aligned_by_something(self) -> GridAudioConfig:
+        if self.alignments is None and self.aligned != GridAudioConfig.model_fields["aligned"].default:
             raise ValueError("aligned has no effect without alignments; set it, or drop the key")
         return self
+
+
+GridConfig = GridAudioConfig

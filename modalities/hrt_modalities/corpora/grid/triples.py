@@ -23,8 +23,8 @@ from ...joint.limits import limit_towers
 from ...joint.noise import Babble, Kind, one_of, under, white
 from ...video.cache import CacheConfig
 from ...video.clips import Clip, Clips
-from .audio import GridConfig as SoundConfig
-from .video import GridConfig as VideoConfig
+from .audio import GridAudioConfig
+from .video import GridVideoConfig
 
 MARGIN_S = 0.1
 
@@ -80,8 +80,8 @@ class GridTriplesConfig(DatasetConfig):
             ConfigError: the data is missing or broken; names the row.
         """
         check_split(split)
-        sound = SoundConfig(type="grid", root=self.root, label="text").build(split)
-        videos = VideoConfig(type="grid_video", root=self.root, label="text", view=self.view, cache=self.cache)
+        sound = GridAudioConfig(type="grid", root=self.root, label="text").build(split)
+        videos = GridVideoConfig(type="grid_video", root=self.root, label="text", view=self.view, cache=self.cache)
         video = videos.build(split)
         assert isinstance(sound, Recordings)
         if len(sound) != len(video):
@@ -95,7 +95,7 @@ class GridTriplesConfig(DatasetConfig):
 
     def _voices(self) -> Dataset:
         """The sounds that babble under other splits is made of."""
-        return SoundConfig(type="grid", root=self.root, label="text").build("train")
+        return GridAudioConfig(type="grid", root=self.root, label="text").build("train")
 
     def plain(self, split: str) -> GridTriples:
         """The sentences of a split without noise."""

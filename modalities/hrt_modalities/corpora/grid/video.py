@@ -12,7 +12,7 @@ from ...video.clips import Clip, Clips, ClipsConfig
 from .layout import Sentence, sentences
 
 
-class GridConfig(ClipsConfig):
+class GridVideoConfig(ClipsConfig):
     """Silent video of sentences such as "bin blue at f two now" (GRID). Videos carry ``words``, silences among them."""
 
     type: Literal["grid_video"]
@@ -51,3 +51,6 @@ class GridConfig(ClipsConfig):
             return tuple(sentence.split())
         silent = None if self.label == "slots" else SILENCE
         return tuple(silent if interval.label == SILENCE else interval.label for interval in own.words)
+
+
+GridConfig = GridVideoConfig

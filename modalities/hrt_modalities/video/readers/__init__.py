@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .file import ORDER, READERS, Frames, ReaderName, VideoFile
-from .index import MAX_PIXELS, SUFFIXES, Index, read_index
+from .file import ORDER, READERS, DecodedFrames, ReaderName, VideoFile
+from .index import MAX_PIXELS, SUFFIXES, FrameIndex, read_index
 
-__all__ = ["MAX_PIXELS", "ORDER", "READERS", "SUFFIXES", "Frames", "Index", "ReaderName", "VideoFile", "read_index"]
+__all__ = [
+    "MAX_PIXELS",
+    "ORDER",
+    "READERS",
+    "SUFFIXES",
+    "DecodedFrames",
+    "FrameIndex",
+    "ReaderName",
+    "VideoFile",
+    "read_index",
+]

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .index import Index
+from .index import FrameIndex
 
 
 class ReaderError(Exception):
@@ -34,7 +34,7 @@ class Reader(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None: ...
+    def __init__(self, path: Path, index: FrameIndex, size: tuple[int, int]) -> None: ...
 
     @abstractmethod
     def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from hrt_mm.core.extras import install_command
 
 from .base import Reader, ReaderError
-from .index import Index
+from .index import FrameIndex
 from .plain import check_plain
 
 CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9"})
@@ -25,7 +25,7 @@ class DecordReader(Reader):
 
     name = "decord"
 
-    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, index: FrameIndex, size: tuple[int, int]) -> None:
         check_plain(path, index, CODECS)
         try:
             from decord import VideoReader, cpu

@@ -20,7 +20,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 
 from .base import Reader, ReaderError
 from .decord import DecordReader
-from .index import MAX_PIXELS, Index, read_index
+from .index import MAX_PIXELS, FrameIndex, read_index
 from .pyav import PyavReader
 from .torchcodec import TorchcodecReader
 
@@ -33,7 +33,7 @@ _MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class Frames:
+class DecodedFrames:
     """Frames of a file.
 
     Args:
@@ -79,7 +79,7 @@ class VideoFile:
         self.path, self.name = path, name or str(path)
         if unknown := [reader for reader in readers if reader not in READERS]:
             raise ConfigError(f"there is no reader {unknown[0]!r}; one of {', '.join(READERS)}")
-        self.index: Index = read_index(path, self.name, max_pixels)
+        self.index: FrameIndex = read_index(path, self.name, max_pixels)
         self._stored = self.index.stored(side, square_pixels=square_pixels)
         if math.prod(self._stored) > max_pixels:
             raise BadSample(
@@ -107,7 +107,7 @@ class VideoFile:
         rows, columns = self._stored
         return (columns, rows) if self.index.orientation.sideways else (rows, columns)
 
-    def frames(self, numbers: Sequence[int]) -> Frames:
+    def frames(self, numbers: Sequence[int]) -> DecodedFrames:
         """Frames by number, in any order, repeats among them.
 
         Raises:
@@ -127,9 +127,9 @@ class VideoFile:
         kept = [number for number in numbers if number in found]
         if numbers and not kept:
             raise BadSample(self.name, f"none of {len(wanted)} frames can be decoded; fetch it again")
-        return Frames(self._stack(found, kept), self.index.times_N[kept], len(numbers) - len(kept))
+        return DecodedFrames(self._stack(found, kept), self.index.times_N[kept], len(numbers) - len(kept))
 
-    def at(self, times: Sequence[float]) -> Frames:
+    def at(self, times: Sequence[float]) -> DecodedFrames:
         """The frames that are shown at some seconds.
 
         Raises:
@@ -137,7 +137,7 @@ class VideoFile:
         """
         return self.frames([self.index.at(time) for time in times])
 
-    def stream(self, numbers: Sequence[int] | None = None, block: int = 32) -> Iterator[Frames]:
+    def stream(self, numbers: Sequence[int] | None = None, block: int = 32) -> Iterator[DecodedFrames]:
         """Frames in blocks, so that a file of any length needs little memory. A block may be empty.
 
         Args:
@@ -152,7 +152,7 @@ class VideoFile:
             wanted = list(chosen[first : first + block])
             found = self._read(wanted)
             kept = [number for number in wanted if number in found]
-            yield Frames(self._stack(found, kept), self.index.times_N[kept], len(wanted) - len(kept))
+            yield DecodedFrames(self._stack(found, kept), self.index.times_N[kept], len(wanted) - len(kept))
 
     def steady(self, numbers: Sequence[int]) -> Tensor:
         """(N, 3, H, W) frames, one for each number: a frame that is broken is shown as the last one before it.

@@ -27,7 +27,7 @@ from hrt_mm.core.extras import needs_extra
 
 from ...common.file_cache import FileCache
 from .orientation import Orientation
-from .packets import NONE, PICTURES, Packets, Plan, planned
+from .packets import NONE, PICTURES, Packets, SeekPlan, planned
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _KEPT_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class FrameIndex:
     """The frames of a file in the order in which they are shown.
 
     Args:
@@ -83,7 +83,7 @@ class Index:
     times_N: Tensor
     keys: tuple[int, ...]
     seconds: float
-    plan: Plan
+    plan: SeekPlan
     promised: int | None
     missing: int
     sound: bool
@@ -125,10 +125,10 @@ class Index:
         return min(max(0, place), len(self) - 1)
 
 
-_INDICES: FileCache[Index] = FileCache(len, _KEPT_FRAMES)
+_INDICES: FileCache[FrameIndex] = FileCache(len, _KEPT_FRAMES)
 
 
-def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
+def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> FrameIndex:
     """The frames of a file. It is not read again as long as its size and its time of change stay.
 
     Args:
@@ -143,7 +143,7 @@ def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Index:
     return _INDICES.get(path, name, lambda: _read(path, name, max_pixels), max_pixels)
 
 
-def _read(path: Path, name: str, max_pixels: int) -> Index:
+def _read(path: Path, name: str, max_pixels: int) -> FrameIndex:
     with needs_extra("video"):
         import av
 
@@ -174,7 +174,7 @@ def _read(path: Path, name: str, max_pixels: int) -> Index:
             interlaced = first is not None and bool(first.interlaced_frame)
             if interlaced:
                 _warn_of_fields(name)
-            return Index(
+            return FrameIndex(
                 width,
                 height,
                 Orientation() if first is None else Orientation.of(first),
@@ -251,7 +251,7 @@ def video_stream(container: Any, name: str) -> Any:
     raise BadSample(name, f"holds {what}")
 
 
-def _times(plan: Plan, packets: Packets, stream: Any, name: str) -> tuple[np.ndarray, float]:
+def _times(plan: SeekPlan, packets: Packets, stream: Any, name: str) -> tuple[np.ndarray, float]:
     """When each frame is shown, ascending, and how long the video lasts."""
     rate, unit = _rate(stream), float(stream.time_base)
     frames = len(plan.order_N)
@@ -277,7 +277,7 @@ def _stamps(order_N: np.ndarray, packets: Packets) -> np.ndarray | None:
     return None if (dts == NONE).any() else np.sort(dts)
 
 
-def _zero(plan: Plan, packets: Packets, stream: Any) -> Fraction | None:
+def _zero(plan: SeekPlan, packets: Packets, stream: Any) -> Fraction | None:
     """The container's time of the first frame that can be decoded."""
     stamps = None if plan.counted else _stamps(plan.order_N, packets)
     return None if stamps is None else int(stamps[: PICTURES + 1].min()) * Fraction(stream.time_base)

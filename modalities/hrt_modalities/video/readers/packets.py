@@ -33,7 +33,7 @@ _BY_FIELDS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class SeekPlan:
     """How the frames of a stream are found again.
 
     Args:
@@ -185,8 +185,8 @@ class Packets:
             return None
         return packets[order]
 
-    def plan(self, order_N: np.ndarray, *, predicted: bool = False, counted: bool = False) -> Plan:
-        """How frames that come of these packets are found again; arguments as those of :class:`Plan`."""
+    def plan(self, order_N: np.ndarray, *, predicted: bool = False, counted: bool = False) -> SeekPlan:
+        """How frames that come of these packets are found again; arguments as those of :class:`SeekPlan`."""
         frames = np.full(len(self), -1, np.int32)
         frames[order_N] = np.arange(len(order_N))
         entries = np.flatnonzero(self.entries & (frames >= 0) & (not counted))
@@ -195,7 +195,7 @@ class Packets:
         order_N, entries_E = order_N.astype(np.int32), entries.astype(np.int32)
         stamps_E2 = np.stack([self.pts[entries], self.dts[entries]], 1)
         firsts_E = frames[entries]
-        return Plan(order_N, self.sums, entries_E, firsts_E, stamps_E2, predicted, counted, self.headless)
+        return SeekPlan(order_N, self.sums, entries_E, firsts_E, stamps_E2, predicted, counted, self.headless)
 
 
 UNKNOWN = 1 << 62
@@ -267,7 +267,7 @@ class _Run:
         return False
 
 
-def planned(packets: Packets, container: Any, stream: Any) -> tuple[Plan, Any]:
+def planned(packets: Packets, container: Any, stream: Any) -> tuple[SeekPlan, Any]:
     """The frames of a stream, and the first one.
 
     Args:
@@ -315,7 +315,7 @@ def _confirmed(order_N: np.ndarray, packets: Packets, run: _Run, checked: int) -
     return order_N if agrees else None
 
 
-def _as_decoded(run: _Run, packets: Packets) -> Plan:
+def _as_decoded(run: _Run, packets: Packets) -> SeekPlan:
     """The frames as they came out, and in between the packets that could not be decoded."""
     came, known = list(run.came), set(run.came)
     if UNKNOWN in known or len(known) < len(came):

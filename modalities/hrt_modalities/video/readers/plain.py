@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from .base import ReaderError
-from .index import Index
+from .index import FrameIndex
 
 _MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 CONTAINERS = frozenset({_MP4, "matroska,webm"})
 
 
-def check_plain(path: Path, index: Index, codecs: Collection[str]) -> None:
+def check_plain(path: Path, index: FrameIndex, codecs: Collection[str]) -> None:
     """Refuses a file whose frames a reader with an index of its own may confuse.
 
     Args:
@@ -48,7 +48,7 @@ def check_plain(path: Path, index: Index, codecs: Collection[str]) -> None:
         raise ReaderError("is not given fragmented mp4")
 
 
-def _closed(index: Index) -> bool:
+def _closed(index: FrameIndex) -> bool:
     """Whether nothing that follows a key frame in the file is shown before it."""
     plan = index.plan
     keys_P = plan.order_N[list(index.keys)]

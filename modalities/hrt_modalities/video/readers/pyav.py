@@ -15,7 +15,7 @@ from hrt_mm.core.errors import BadSample
 from hrt_mm.core.extras import needs_extra
 
 from .base import Reader, ReaderError
-from .index import OPTIONS, Index, video_stream
+from .index import OPTIONS, FrameIndex, video_stream
 from .packets import NONE, decoded, numbered
 
 _NEAR = 8
@@ -44,7 +44,7 @@ class PyavReader(Reader):
 
     name = "pyav"
 
-    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, index: FrameIndex, size: tuple[int, int]) -> None:
         with needs_extra("video"):
             from av.video.reformatter import VideoReformatter
 

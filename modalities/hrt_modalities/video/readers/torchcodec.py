@@ -12,7 +12,7 @@ from torch.nn import functional
 from hrt_mm.core.extras import install_command
 
 from .base import Reader, ReaderError
-from .index import Index
+from .index import FrameIndex
 from .plain import check_plain
 
 CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
@@ -24,7 +24,7 @@ class TorchcodecReader(Reader):
 
     name = "torchcodec"
 
-    def __init__(self, path: Path, index: Index, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, index: FrameIndex, size: tuple[int, int]) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
