@@ -40,7 +40,8 @@ def validate(args: argparse.Namespace) -> int:
     from ..config import load_config
     from ..core.errors import UserError
     from ..train.check import check
-    from ..train.rehearsal import check_folder, rehearse, warnings_of
+    from ..train.folder import check_folder
+    from ..train.rehearsal import rehearse, warnings_of
     from ..train.splits import start_warnings
 
     config = load_config(args.config, args.overrides)

@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     if args.dry_run:
-        from ..train.rehearsal import check_folder, rehearse, warnings_of
+        from ..train.folder import check_folder
+        from ..train.rehearsal import rehearse, warnings_of
         from ..train.splits import start_warnings
 
         check(config)

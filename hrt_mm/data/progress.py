@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self, TypeVar
 
@@ -91,33 +90,6 @@ def tracked(items: Iterable[T], total: int, doing: str) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield from bar.track(items, total=total, description=doing)
-
-
-class Interval:
-    """Tokens a second, and the share of the time that was spent waiting for data, between lines of the log.
-
-    The time of evaluations and saves does not count.
-    """
-
-    def __init__(self) -> None:
-        self._tokens, self._seconds, self._waited, self._since = 0, 0.0, 0.0, time.perf_counter()
-
-    def add(self, tokens: int, waited: float) -> None:
-        """A step is done, of which so many seconds went by waiting for its data."""
-        now = time.perf_counter()
-        self._tokens, self._seconds, self._since = self._tokens + tokens, self._seconds + now - self._since, now
-        self._waited += waited
-
-    def pause(self) -> None:
-        """The time since the last step does not count."""
-        self._since = time.perf_counter()
-
-    def rates(self) -> dict[str, float]:
-        """``tokens_per_second`` and ``data_wait`` since it was last asked."""
-        seconds = self._seconds or float("inf")
-        found = {"tokens_per_second": self._tokens / seconds, "data_wait": self._waited / seconds}
-        self._tokens, self._seconds, self._waited = 0, 0.0, 0.0
-        return found
 
 
 def clock(seconds: float) -> str:

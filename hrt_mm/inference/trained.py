@@ -1,4 +1,4 @@
-"""Runs that were trained: their tasks with weights, and their metrics on other data."""
+"""Trained runs: loading their weights, and evaluating them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..train.build import Data, build_dataset, build_task, build_tokenizer, chec
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
 from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
-from ..train.identity import MOVED, check_same_vocabularies
+from ..train.identity import SPLITS_MAY_DIFFER, check_same_vocabularies
 from ..train.precision import autocast, numerics
 from ..train.seeding import forked
 from ..train.store import open_store
@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A task with the weights of a run.
+    """A trained model with its configuration.
 
     Args:
         folder: the run folder.
         config: of the run.
-        task: in evaluation mode.
+        task: with the trained weights, in evaluation mode.
         tokenizer: packs its samples.
         classes: names of the training set's labels, where they are classes.
-        checkpoint: where the weights came from.
+        checkpoint: that the weights were read from.
     """
 
     folder: Path
@@ -49,43 +49,43 @@ class TrainedRun:
     checkpoint: Checkpoint
 
     def loader(self, split: str, ranks: ProcessGroup) -> EvaluationLoader:
-        """The samples of a split.
+        """The batches of a split.
 
         Raises:
-            ConfigError: there is no such split, or it has classes that the task does not know.
+            ConfigError: the split is missing, or has classes that the model was not trained on.
         """
         other = "test" if split == "val" else "val"
         try:
             dataset = build_dataset(self.config, split, self.tokenizer, f"--split {other} evaluates another one")
         except ConfigError as error:
-            raise ConfigError(f"{error}{self._elsewhere()}") from error
+            raise ConfigError(f"{error}{self._relative_path_hint()}") from error
         check_classes(dataset, split, self.classes)
-        before = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
-        saved = with_current_keys(self.checkpoint.state.get("config", {}).get("data"), self.config.data)
-        if ranks.is_main and before != len(dataset) and saved == self.config.data.model_dump(mode="json"):
+        trained_count = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
+        trained_data = with_current_keys(self.checkpoint.state.get("config", {}).get("data"), self.config.data)
+        if ranks.is_main and trained_count != len(dataset) and trained_data == self.config.data.model_dump(mode="json"):
             log.warning(
                 "the data changed since the run was trained: %s had %d samples, now %d; %s",
-                split, before, len(dataset), MOVED,
+                split, trained_count, len(dataset), SPLITS_MAY_DIFFER,
             )  # fmt: skip
         maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
 
-    def _elsewhere(self) -> str:
-        """Where relative paths of the data were found when the run was trained, if they are not here."""
-        before = self.checkpoint.state.get("started_in")
-        if not isinstance(before, str):
+    def _relative_path_hint(self) -> str:
+        """Names the folder that the run was started in, if relative paths of the data exist there and not here."""
+        started_in = self.checkpoint.state.get("started_in")
+        if not isinstance(started_in, str):
             return ""
-        paths = [path for path in _paths(self.config.data) if not path.is_absolute() and not path.exists()]
-        found = [str(path) for path in paths if (Path(before) / path).exists()]
-        if not found:
-            return ""
-        return (
-            f"; the run was started in {before}, where {found[0]} is: evaluate it from there, or give an absolute path"
-        )
+        for path in _paths(self.config.data):
+            if not path.is_absolute() and not path.exists() and (Path(started_in) / path).exists():
+                return (
+                    f"; the run was started in {started_in}, where {path} is: evaluate it from there, or give an "
+                    "absolute path"
+                )
+        return ""
 
 
 def _paths(value: object) -> Iterator[Path]:
-    """All paths of a configuration."""
+    """All paths in a configuration."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, Component):
@@ -107,20 +107,20 @@ def load_task(
     config: RunConfig | None = None,
     inputs: Literal["own", "other", "files"] = "own",
 ) -> TrainedRun:
-    """The task of a run with its trained weights, on the CPU; the moving average where the run kept one.
+    """Loads a trained run on the CPU, with the moving average of its weights if it was kept.
 
     Args:
         run_dir: the run folder.
         which: ``best``, ``latest`` or a step.
-        overrides: laid over the run's configuration, each ``a.b.c=value``.
-        config: used in place of the folder's ``config.yaml``.
-        inputs: what is to be read: the run's own data, other data, or bare files. Inputs of other origin whose size or
-            rate training never saw are brought to what is nearest, and of bare files no boundaries are expected but
-            those that the model groups by.
+        overrides: changes to the run's configuration, each ``a.b.c=value``.
+        config: replaces the folder's ``config.yaml``.
+        inputs: what will be read: the run's own data, other data, or files without annotations. Inputs from elsewhere
+            are resized or resampled to the nearest size or rate seen in training. Files need only the boundaries that
+            the model groups by.
 
     Raises:
-        ConfigError: the folder is not that of a run.
-        CheckpointError: it has no such checkpoint that is whole.
+        ConfigError: the folder is not a run folder.
+        CheckpointError: the checkpoint is missing or damaged.
     """
     if config is None:
         config = read_config(run_dir, overrides)
@@ -169,7 +169,7 @@ def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a run.
 
     Raises:
-        CheckpointError: the folder is not that of a run.
+        CheckpointError: the folder is not a run folder.
     """
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
@@ -185,18 +185,18 @@ def evaluate_run(
     which: str | int = "best",
     config: RunConfig | None = None,
 ) -> dict[str, float]:
-    """Metrics of a trained run on a split, by names like ``test/accuracy``. Under torchrun each rank reads its part.
+    """Metrics of a trained run on a split, by names like ``test/accuracy``. Under torchrun, ranks share the work.
 
     Args:
         run_dir: the run folder.
         split: ``train``, ``val`` or ``test``.
-        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, a batch size. Samples of
-            other data whose size or rate training never saw are brought to what is nearest.
+        overrides: changes to the run's configuration, each ``a.b.c=value``: another data root, a batch size. Samples
+            of other data are resized or resampled to the nearest size or rate seen in training.
         which: ``best``, ``latest`` or a step.
-        config: used in place of the folder's ``config.yaml``.
+        config: replaces the folder's ``config.yaml``.
     """
-    other = any(override.startswith("data.") for override in overrides)
-    run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other else "own")
+    other_data = any(override.startswith("data.") for override in overrides)
+    run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other_data else "own")
     options = run.config.train
     with ProcessGroup.from_env(options.device) as ranks, numerics(ranks.device, options.num_threads):
         task = run.task.to(ranks.device)

@@ -35,6 +35,11 @@ class Data:
     splits: dict[str, Dataset]
     classes: tuple[str, ...] | None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of samples by split."""
+        return {split: len(dataset) for split, dataset in self.splits.items()}
+
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
         task = config.task if config.towers is not None else config.task.reading(config.single.model)

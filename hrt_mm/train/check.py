@@ -10,7 +10,7 @@ from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
 from ..tasks.joint import JointTokenizer
 from .build import build_task, build_tokenizer, check_parts, towers_of
-from .pretraining import pretraining
+from .pretrain import pretraining
 from .run_config import RunConfig, TowerConfig
 
 

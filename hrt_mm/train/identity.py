@@ -1,42 +1,168 @@
-"""What a run's weights depend on beside its configuration: the classes in their order, and vocabularies from files."""
+"""Whether a checkpoint can be continued: the same configuration, classes, vocabularies and data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from ..core.component import with_current_keys
+from ..core.errors import ConfigError
 from ..data.capabilities import VocabularyFiles
 from ..data.tokenizer import Tokenizer
 from ..tasks.joint import JointTokenizer
+from .build import Data
 from .checkpoint import Checkpoint, CheckpointError
+from .distributed import ProcessGroup
 
-SHOWN = 8
+if TYPE_CHECKING:
+    from .run_config import RunConfig
+
+log = logging.getLogger(__name__)
+
+MAX_LISTED = 8
 """Classes that a message lists."""
-MOVED = "samples may have changed sides where the splits are not those of the data, so that scores are too good"
+SPLITS_MAY_DIFFER = (
+    "samples may have moved from one split to another where the data does not fix its splits, so scores may be too good"
+)
 """What a changed number of samples may mean."""
 _FIX = "resume with what the run was trained on, or start another run with another run.dir"
 
+MAY_CHANGE = {
+    "data.root",
+    "train.clock",
+    "train.compile",
+    "train.device",
+    "train.eval_batches",
+    "train.eval_every",
+    "train.init_from",
+    "train.keep_last",
+    "train.log_every",
+    "train.max_bad_share",
+    "train.num_threads",
+    "train.save_every",
+    "train.steps",
+    "train.tensorboard",
+    "train.test",
+    "train.time_limit",
+    "train.workers",
+}
+"""Keys that may differ when a run is resumed, beside those of ``run``. Any other change makes it another run."""
 
-def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) -> None:
-    """Refuses to go on with other classes, or with the same in another order: the head's outputs would change meaning.
+
+def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Refuses to resume from a checkpoint of another configuration.
+
+    Raises:
+        CheckpointError: names the keys that differ, and both values.
+    """
+    saved = dict(_flatten(_with_new_data_keys(checkpoint, config)))
+    current = dict(_flatten(config.model_dump(mode="json")))
+    lines = [
+        f"  {key}: saved with {_value(saved, key)}, now {_value(current, key)}"
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key) and not _may_change(key)
+    ]
+    towers, saved_towers = list(config.towers or ()), list(checkpoint.state["config"].get("towers") or ())
+    if towers != saved_towers and set(towers) == set(saved_towers):
+        # Fused tasks concatenate the towers in this order.
+        lines.append(f"  towers: saved in the order {', '.join(saved_towers)}, now {', '.join(towers)}")
+    if lines:
+        listed = "\n".join(lines)
+        raise CheckpointError(
+            f"{checkpoint.folder} is of another configuration:\n{listed}\nresume with the saved values, or start "
+            "another run with another run.dir"
+        )
+
+
+def _with_new_data_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
+    """The saved configuration, with the former behavior of ``data`` keys that were added since."""
+    saved: dict[str, Any] = with_current_keys(checkpoint.state["config"], config)
+    if saved.get("data", {}).get("type") != config.data.type:
+        return saved
+    kind = type(config.data)
+    # Without validation, as required keys are missing here.
+    defaults = kind.model_construct(type=config.data.type).model_dump(mode="json")
+    return saved | {"data": {**defaults, **kind.before, **saved["data"]}}
+
+
+def config_digest(config: RunConfig) -> str:
+    """SHA-256 of the configuration without the keys that may differ when it is resumed."""
+    fixed = {key: value for key, value in _flatten(config.model_dump(mode="json")) if not _may_change(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _may_change(key: str) -> bool:
+    return key in MAY_CHANGE or key.startswith("run.")
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "no value"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values. Empty maps and lists count as values."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = [child for key, inner in pairs for child in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+    yield from children or [(prefix, value)]
+
+
+def check_same_data(checkpoint: Checkpoint, config: RunConfig, data: Data, ranks: ProcessGroup) -> None:
+    """Refuses to resume with other classes, vocabularies or batches, and warns of another number of samples.
 
     Args:
-        checkpoint: to go on from.
+        checkpoint: to resume from.
+        config: of the run.
+        data: as it is now.
+        ranks: the process group.
+
+    Raises:
+        UserError: names what differs.
+    """
+    state = checkpoint.state
+    if config.task.labelled:
+        check_same_classes(checkpoint, data.classes)
+    check_same_vocabularies(checkpoint, data.tokenizer)
+    if state["world_size"] != ranks.world_size and config.train.batch_tokens is not None:
+        raise ConfigError(
+            f"{checkpoint.folder} was saved by {state['world_size']} ranks, and there are {ranks.world_size}: "
+            "with train.batch_tokens the batches depend on their number; start as many"
+        )
+    if state["counts"] != data.counts and ranks.is_main:
+        saved, current = (
+            ", ".join(f"{count:,} {split}" for split, count in counts.items())
+            for counts in (state["counts"], data.counts)
+        )
+        log.warning(
+            "the data changed since %s: %s samples, now %s; %s", checkpoint.folder, saved, current, SPLITS_MAY_DIFFER
+        )
+
+
+def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) -> None:
+    """Refuses other classes, or the same in another order, which would change the meaning of the head's outputs.
+
+    Args:
+        checkpoint: to resume from.
         classes: names of the training set's labels as they are now.
 
     Raises:
         CheckpointError: names both.
     """
-    saved = checkpoint.state["classes"]
-    if saved is None and classes is None:
+    if checkpoint.state["classes"] is None and classes is None:
         return
-    before, now = list(saved or ()), list(classes or ())
-    if before == now:
+    saved, current = list(checkpoint.state["classes"] or ()), list(classes or ())
+    if saved == current:
         return
-    gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
-    changes = [f"{len(names)} {what}: {_listed(names)}" for names, what in ((gone, "gone"), (new, "new")) if names]
+    removed = [name for name in saved if name not in current]
+    added = [name for name in current if name not in saved]
+    changes = [
+        f"{len(names)} {what}: {_listed(names)}" for names, what in ((removed, "removed"), (added, "new")) if names
+    ]
     raise CheckpointError(
         f"{checkpoint.folder} was trained on other classes ({'; '.join(changes) or 'the same in another order'}): "
-        f"saved {_listed(before)}, now {_listed(now)}; {_FIX}"
+        f"saved {_listed(saved)}, now {_listed(current)}; {_FIX}"
     )
 
 
@@ -46,8 +172,8 @@ def vocabularies(tokenizer: Tokenizer) -> dict[str, str]:
         return {f"modality.{name}": digest for name, digest in _digests(tokenizer).items()}
     return {
         f"towers.{tower}.modality.{name}": digest
-        for tower, own in tokenizer.towers.items()
-        for name, digest in _digests(own).items()
+        for tower, tower_tokenizer in tokenizer.towers.items()
+        for name, digest in _digests(tower_tokenizer).items()
     }
 
 
@@ -56,27 +182,27 @@ def _digests(tokenizer: Tokenizer) -> Mapping[str, str]:
 
 
 def check_same_vocabularies(checkpoint: Checkpoint, tokenizer: Tokenizer, fix: str = _FIX) -> None:
-    """Refuses weights that were trained with another vocabulary: their ids would change meaning.
+    """Refuses weights that were trained with another vocabulary, whose ids have other meanings.
 
     Args:
         checkpoint: of the weights.
         tokenizer: as it is now.
-        fix: what to do about it.
+        fix: what to do about it, for the message.
 
     Raises:
         CheckpointError: names the key, and both digests.
     """
-    saved, now = checkpoint.state.get("vocabularies"), vocabularies(tokenizer)
+    saved, current = checkpoint.state.get("vocabularies"), vocabularies(tokenizer)
     if saved is None:
         return
-    for name in sorted(saved.keys() & now.keys()):
-        if saved[name] != now[name]:
+    for name in sorted(saved.keys() & current.keys()):
+        if saved[name] != current[name]:
             raise CheckpointError(
-                f"{checkpoint.folder} was trained with another vocabulary: the file of {name} held {saved[name]}, "
-                f"now {now[name]}; {fix}"
+                f"{checkpoint.folder} was trained with another vocabulary: the file of {name} held "
+                f"{saved[name]}, now {current[name]}; {fix}"
             )
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more if names else "none"
+    more = f", ... ({len(names)} in all)" if len(names) > MAX_LISTED else ""
+    return ", ".join(map(repr, names[:MAX_LISTED])) + more if names else "none"

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from .data import worker_deaths_named
 from .distributed import ProcessGroup
 from .folder import run_dir
 from .meters import weight_of
-from .nonfinite import nonfinite_error
+from .nonfinite import NonFiniteError, nonfinite_error
 from .optim import clip_gradients, scale_gradients, set_learning_rate
 from .precision import numerics
 from .pretrain import stages
-from .run import Run
+from .reporting import announce, report_time_limit
+from .run import Run, open_run
 from .schedule import learning_rate
 from .seeding import mix, seed_all
 from .signals import StopSignals
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
+    from .run_config import RunConfig
 
 
 def train(config: RunConfig, *, resume: bool = False) -> Path:
-    """Trains a task, evaluates it, and leaves all that came of it in the run folder.
+    """Trains and evaluates a model.
 
-    Every batch draws from generators seeded by (seed, step), so that a resumed run goes on bit for bit on the CPU.
-    SIGTERM and SIGINT end the run after the step at hand, with a checkpoint and without ``summary.json``. With
-    ``train.pretrain`` a run without labels comes first, and the run starts from its encoder.
+    The random numbers of each batch depend on the seed and the step alone, so a resumed run is bit-identical to an
+    uninterrupted one on the CPU. SIGTERM and SIGINT stop the run after the current step, with a checkpoint and
+    without ``summary.json``. With ``train.pretrain``, the encoder is first trained without labels in a run of its own.
 
     Args:
         config: of the run.
-        resume: go on from the newest checkpoint of the run folder, or from nothing where it has none.
+        resume: continue from the newest checkpoint in the run folder, or start if there is none.
 
     Returns:
-        The run folder.
+        The run folder, with the configuration, checkpoints, metrics and ``summary.json``.
 
     Raises:
-        UserError: the configuration, the data or a checkpoint cannot be used, too many samples are bad, the loss is
-            not finite, or the last checkpoint cannot be written.
-        Stopped: SIGTERM or SIGINT ended it; uncaught, it ends the process with 143 or 130.
+        UserError: the configuration, the data or a checkpoint cannot be used, too many samples are unusable, the loss
+            is not finite, or the last checkpoint cannot be written.
+        Stopped: SIGTERM or SIGINT. If uncaught, the process exits with 143 or 130.
     """
     options = config.train
     with (
@@ -54,96 +55,94 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         StopSignals() as stop,
         worker_deaths_named(),
     ):
-        planned = stages(config, resume=resume)
-        # No rank may write before the last one has looked.
+        remaining = stages(config, resume=resume)
+        # All ranks must have looked at the folder before the first one writes to it.
         ranks.barrier()
-        for stage in planned:
-            # Data may take minutes to make. Ranks wait for each other, so that they stop together later.
+        for stage in remaining:
+            # Preparing data may take minutes, in which a single process can be stopped at once. With several, the
+            # others would wait for it forever, so they stop together in fit().
             stop.at_once = ranks.world_size == 1
-            with Run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
+            with open_run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
                 fit(run)
                 run.finish()
     return run_dir(config)
 
 
 def fit(run: Run) -> None:
-    """Trains to the last step or to the time limit.
+    """Trains to the last step or the time limit.
 
     Raises:
-        Stopped: a signal came before; what was learned is saved.
+        Stopped: a signal arrived before the end. A checkpoint is saved first.
     """
-    run.announce()
+    announce(run)
     while True:
-        # Here, between two steps, a run is evaluated, saved and ended; nowhere else.
-        signal, spent = run.agree()
-        stopping = signal > 0
-        over = run.state.step >= run.options.steps or spent >= 1
+        # A run is evaluated, saved and ended here alone, between two steps.
+        stopping, spent = run.synchronize()
+        finished = run.state.step >= run.options.steps or spent >= 1
         best = False
-        if not stopping and run.evaluation_due(over=over):
+        if not stopping and run.evaluation_due(finished=finished):
             stopping, best = run.evaluate()
-        if best or run.save_due(ending=over or stopping):
-            run.save(ending=over or stopping)
+        ending = finished or stopping
+        if best or run.save_due(ending=ending):
+            run.save(ending=ending)
         if stopping:
             raise run.stopped()
-        if over:
-            run.say_over()
+        if finished:
+            report_time_limit(run)
             return
-        step(run, spent)
+
+        optimizer_step(run, spent)
         if run.log_due():
-            run.write_log()
+            run.log_metrics()
 
 
-def step(run: Run, spent: float) -> None:
-    """One optimizer step.
+def optimizer_step(run: Run, spent: float) -> None:
+    """Takes one optimizer step, over ``train.accumulate`` batches on each rank.
 
     Args:
-        run: moves on by a step.
-        spent: fraction of the time limit that is gone.
+        run: to advance by a step.
+        spent: fraction of the time limit that is spent, for the learning-rate schedule.
 
     Raises:
-        NonFiniteError: the loss or the gradient is not finite; the weights are as before.
+        NonFiniteError: the loss or the gradient is not finite. The weights are unchanged.
     """
     batches = [next(run.stream).to(run.ranks.device) for _ in range(run.options.accumulate)]
     lr = learning_rate(run.config.optim, run.state.step, run.options.steps, spent)
     set_learning_rate(run.optimizer, lr)
     run.optimizer.zero_grad()
-    with training_step(run.task), run.task.sharing(_totals(run, batches)):
-        losses = [backward(run, number, batch) for number, batch in enumerate(batches)]
+    with training_step(run.task), run.task.sharing(_total_counts(run, batches)):
+        losses = torch.stack([backward(run, index, batch) for index, batch in enumerate(batches)])
 
-    # The gradients are sums of batch means times their weights, averaged over ranks. The weights of all make them a
-    # mean over the whole step, however unevenly its samples fell to batches and ranks.
-    total, weight = run.ranks.sum(torch.stack(losses).sum(0))
-    scale_gradients(run.parameters, run.ranks.world_size / weight.clamp(min=1e-12))
-    norm = clip_gradients(run.parameters, run.config.optim.clip_grad_norm)
-    loss, norm_now = torch.stack([total, norm.double()]).tolist()
-    if not (math.isfinite(loss) and math.isfinite(norm_now)):
-        raise _nonfinite(run, batches, losses, loss)
+    # Each batch's loss is a mean, weighted in backward() by the count it is over. DDP averages gradients over ranks.
+    # Dividing by the total weight therefore gives the gradient of the mean over the whole step, however its samples
+    # are split into batches and ranks.
+    total_loss, total_weight = run.ranks.sum(losses.sum(0))
+    scale_gradients(run.parameters, run.ranks.world_size / total_weight.clamp(min=1e-12))
+    grad_norm = clip_gradients(run.parameters, run.config.optim.clip_grad_norm)
+    # One transfer to the host for both. All ranks see the same values here and stop together.
+    loss_value, norm_value = torch.stack([total_loss, grad_norm.double()]).tolist()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        raise _nonfinite(run, batches, losses, loss_value)
 
     run.optimizer.step()
     if run.ema is not None:
         run.ema.update(run.task, run.state.step)
-    run.stepped(batches, {"lr": lr, "grad_norm": norm_now})
+    run.count_step(batches, {"lr": lr, "grad_norm": norm_value})
 
 
-def _totals(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
-    """What the terms of the loss are over in the whole step, where it has several batches or ranks."""
-    if len(batches) * run.ranks.world_size == 1:
-        return {}
-    counts = [run.task.counts(batch) for batch in batches]
-    if not counts[0]:
-        return {}
-    summed = run.ranks.sum(torch.stack([torch.stack([*own.values()]).double() for own in counts]).sum(0))
-    return dict(zip(counts[0], summed.unbind(), strict=True))
+def backward(run: Run, index: int, batch: Batch) -> Tensor:
+    """Accumulates the gradient of one batch of a step, multiplied by its weight.
 
-
-def backward(run: Run, number: int, batch: Batch) -> Tensor:
-    """Adds the gradient of one batch of a step, times its weight.
+    Args:
+        run: being trained.
+        index: of the batch within the step.
+        batch: on the device.
 
     Returns:
         (2,) float64, on the device: the weighted loss, and the weight.
     """
-    _seed(run, number)
-    with run.ranks.no_sync(run.model, last=number + 1 == run.options.accumulate):
+    _seed(run, index)
+    with run.ranks.no_sync(run.model, last=index + 1 == run.options.accumulate):
         with run.cast():
             output = run.model(batch)
         weight = weight_of(output, batch)
@@ -152,17 +151,38 @@ def backward(run: Run, number: int, batch: Batch) -> Tensor:
     return torch.stack([output.loss.detach().double() * weight, weight])
 
 
-def _seed(run: Run, number: int) -> None:
-    seed_all(mix(run.options.seed, "step", run.state.step, number, run.ranks.rank))
+def _total_counts(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
+    """The counts that the terms of the loss are normalized by, summed over the batches and ranks of a step.
+
+    Empty where the step has a single batch, which needs no other's counts.
+    """
+    if len(batches) * run.ranks.world_size == 1:
+        return {}
+    counts = [run.task.counts(batch) for batch in batches]
+    if not counts[0]:
+        return {}
+    stacked = torch.stack([torch.stack([*batch_counts.values()]).double() for batch_counts in counts])
+    totals = run.ranks.sum(stacked.sum(0))
+    return dict(zip(counts[0], totals.unbind(), strict=True))
 
 
-def _nonfinite(run: Run, batches: list[Batch], losses: list[Tensor], loss: float) -> Exception:
-    """The error, with the batches run once more as they were to find where it began."""
+def _seed(run: Run, index: int) -> None:
+    seed_all(mix(run.options.seed, "step", run.state.step, index, run.ranks.rank))
+
+
+def _nonfinite(run: Run, batches: list[Batch], losses: Tensor, loss: float) -> NonFiniteError:
+    """The error to raise, after repeating the forward passes to find the first module with non-finite outputs."""
     sources = []
-    for number, (batch, pair) in enumerate(zip(batches, losses, strict=True)):
-        if not pair.isfinite().all():
-            _seed(run, number)
+    for index, (batch, finite) in enumerate(zip(batches, losses.isfinite().all(1).tolist(), strict=True)):
+        if not finite:
+            _seed(run, index)
             with run.cast():
                 sources.append((run.task.nonfinite_source(batch), batch.names))
-    names = run.config.level_names
-    return nonfinite_error(run.task, sources, names, step=run.state.step + 1, loss=loss, checkpoint=run.last_good())
+    return nonfinite_error(
+        run.task,
+        sources,
+        run.config.level_names,
+        step=run.state.step + 1,
+        loss=loss,
+        checkpoint=run.store.latest_path(),
+    )

@@ -1,47 +1,40 @@
-"""A rehearsal of a run: what it does at its start, with a batch of each split, but no step and no files."""
+"""A dry run: builds the model and evaluates a batch of each split, without training steps or files."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 import pickle
-from pathlib import Path
 
 import torch
 
 from ..core.errors import ConfigError, UserError
-from ..data.atomic_files import LOCK, RUN_FILES, check_replaceable, exclusive_lock
 from ..tasks.base import Task
 from .build import Data, build_data, build_task, splits_of
-from .checkpoint import CheckpointError
 from .data import checked, worker_deaths_named
 from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate
-from .folder import run_dir
 from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
-from .pretraining import pretraining
+from .pretrain import load_encoder, pretraining
 from .run_config import RunConfig
-from .sampler import Position, Sampler, sample_sizes
+from .sampler import Position, train_sampler
 from .samples import BadSamples
 from .schedule import schedule_warnings
 from .seeding import forked, mix, seed_all
-from .start import check_same_run, check_unused, load_encoder
-from .store import CheckpointStore
 
-TRIED = 3
-"""Training batches that are read, at most, until one has a usable sample."""
+MAX_BATCHES = 3
+"""Training batches to read until one has a usable sample."""
 
 
 def rehearse(config: RunConfig) -> str:
-    """Opens the data of a run, builds its model, and takes a batch of each split through it.
+    """Loads the data of a run, builds its model, and runs a batch of each split through it.
 
     Returns:
-        The samples of each split, in words.
+        The number of samples in each split, as text.
 
     Raises:
-        UserError: what a run would refuse at its start.
+        UserError: training would fail at the start; the same error.
     """
     options = config.train
     if options.pretrain is not None:
@@ -76,11 +69,12 @@ def rehearse(config: RunConfig) -> str:
 
 
 def warnings_of(config: RunConfig) -> list[str]:
-    """What is odd about a run, and does not stop it."""
-    found = schedule_warnings(config.optim, config.train.steps)
-    if (first := config.train.pretrain) is not None:
-        found += [f"train.pretrain: {line}" for line in schedule_warnings(first.optim or config.optim, first.steps)]
-    return found
+    """Warnings about settings that are allowed and probably mistakes."""
+    warnings = schedule_warnings(config.optim, config.train.steps)
+    if (pretrain := config.train.pretrain) is not None:
+        pretrain_warnings = schedule_warnings(pretrain.optim or config.optim, pretrain.steps)
+        warnings += [f"train.pretrain: {warning}" for warning in pretrain_warnings]
+    return warnings
 
 
 def _check_workers(config: RunConfig, data: Data) -> None:
@@ -90,7 +84,7 @@ def _check_workers(config: RunConfig, data: Data) -> None:
             pickle.dumps(data.maker(config, "train"))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
-                f"train.workers {config.train.workers}: {method} workers cannot get the data ({error}); "
+                f"train.workers {config.train.workers}: the data cannot be sent to {method} workers ({error}); "
                 "set train.workers=0"
             ) from error
 
@@ -98,73 +92,19 @@ def _check_workers(config: RunConfig, data: Data) -> None:
 @torch.no_grad()
 def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup, cast: Autocast) -> None:
     dataset, options = data.splits["train"], config.train
-    sampler = Sampler(
-        len(dataset),
-        seed=options.seed,
-        batch_size=options.batch_size,
-        batch_tokens=options.batch_tokens,
-        sizes=sample_sizes(dataset, data.tokenizer) if options.batch_tokens is not None else None,
-    )
     bad = BadSamples("train", len(dataset), options.max_bad_share)
-    maker, plans = data.maker(config, "train"), sampler.plans(Position())
-    for _ in range(TRIED):
+    maker = data.maker(config, "train")
+    plans = train_sampler(dataset, data.tokenizer, options).plans(Position())
+    for _ in range(MAX_BATCHES):
         if (batch := checked(maker[next(plans)], bad).batch) is not None:
             with cast():
                 loss = float(task(batch.to(ranks.device)).loss)
             if not math.isfinite(loss):
                 raise UserError(f"the loss of the first training batch is {loss}; training would stop there")
             return
-    _refuse_unusable(f"the first {TRIED} batches of train have", bad)
+    _refuse_unusable(f"the first {MAX_BATCHES} batches of train have", bad)
 
 
 def _refuse_unusable(what: str, bad: BadSamples) -> None:
     for name, reason in bad.names.items():
         raise UserError(f"{what} no usable sample; {name}: {reason}")
-
-
-def check_folder(config: RunConfig, *, resume: bool) -> None:
-    """Looks whether a run could write into its folder, and leaves nothing there.
-
-    Args:
-        config: of the run.
-        resume: whether it is to go on with what is there.
-
-    Raises:
-        UserError: another process writes there, it holds another run or other things, or it cannot be written.
-    """
-    folder = run_dir(config)
-    if not folder.exists():
-        _check_writable(next(parent for parent in folder.absolute().parents if parent.exists()), folder)
-        return
-    _check_writable(folder, folder)
-    check_replaceable(folder, RUN_FILES)
-    locked_before = (folder / LOCK).exists()
-    with exclusive_lock(folder):
-        try:
-            if not resume:
-                check_unused(folder)
-            else:
-                _check_resumable(config, folder)
-        finally:
-            if not locked_before:
-                (folder / LOCK).unlink(missing_ok=True)
-
-
-def _check_resumable(config: RunConfig, folder: Path) -> None:
-    store = CheckpointStore(folder)
-    for step in reversed(store.steps()):
-        try:
-            checkpoint = store.read(step)
-        except CheckpointError:
-            continue
-        check_same_run(config, checkpoint)
-        return
-
-
-def _check_writable(place: Path, folder: Path) -> None:
-    if not place.is_dir():
-        raise ConfigError(f"run.dir {folder}: {place} is a file; choose another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"run.dir {folder}: {place} cannot be written; choose another folder, or change its permissions"
-        )

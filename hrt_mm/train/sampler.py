@@ -1,7 +1,4 @@
-"""Which samples make which batch: a pure function of (seed, epoch), sharded by rank, resumable anywhere.
-
-Shapes: N samples.
-"""
+"""Which samples make up which batch: a pure function of (seed, epoch), sharded by rank, resumable at any batch."""
 
 from __future__ import annotations
 
@@ -13,13 +10,14 @@ from ..core.errors import BadSample, ConfigError
 from ..data.capabilities import Sized
 from ..data.dataset import Dataset
 from ..data.tokenizer import Tokenizer
+from .config import TrainConfig
 from .seeding import mix
 from .shuffle import Shuffle
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands in its data: batches of this epoch that the trainer has consumed."""
+    """The progress of a run through its data: the epoch, and the batches of it that were trained on."""
 
     epoch: int = 0
     batch: int = 0
@@ -27,12 +25,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Plan:
-    """One rank's share of one batch.
+    """The samples of one batch on one rank.
 
     Args:
         at: the batch.
-        indices: the samples of this rank.
-        following: the position once this batch is consumed.
+        indices: samples of this rank.
+        following: the position after this batch.
     """
 
     at: Position
@@ -41,19 +39,19 @@ class Plan:
 
 
 class Sampler:
-    """Shuffled batches without end. What does not fill a batch at the end of an epoch is left out of that epoch.
+    """Shuffled batches, epoch after epoch. The incomplete last batch of an epoch is dropped.
 
     Args:
         length: samples of the dataset.
-        seed: with the epoch, fixes the order.
-        batch_size: samples a batch over all ranks, or
-        batch_tokens: tokens a batch at most over all ranks; each rank gets its part of them.
-        sizes: tokens of each sample, where batches are made by tokens.
-        rank: this process.
-        world_size: how many there are.
+        seed: fixes the order of each epoch.
+        batch_size: samples per batch, over all ranks; or
+        batch_tokens: maximum tokens per batch, over all ranks.
+        sizes: tokens of each sample, with ``batch_tokens``.
+        rank: of this process.
+        world_size: number of processes.
 
     Raises:
-        ConfigError: the dataset cannot fill a batch, or a sample is larger than one.
+        ConfigError: the dataset cannot fill a batch, or a sample does not fit into one.
     """
 
     def __init__(
@@ -84,30 +82,30 @@ class Sampler:
             )
 
     def order(self, epoch: int) -> Shuffle:
-        """The samples of an epoch in their order."""
+        """The order of the samples in an epoch."""
         return Shuffle(self.length, mix(self.seed, "order", epoch))
 
     def batches(self, epoch: int) -> Sequence[Sequence[int]]:
-        """This rank's share of every batch of an epoch. Those of a fixed size are made when they are asked for.
+        """This rank's samples of every batch of an epoch.
 
         Raises:
             ConfigError: all samples together do not fill a batch.
         """
         order = self.order(epoch)
         if self.batch_size is not None:
-            return _Shares(order, self.batch_size, self.rank, self.world_size)
+            return _FixedSizeBatches(order, self.batch_size, self.rank, self.world_size)
         assert self.sizes is not None and self.budget is not None
         shares = cut_by_tokens(order[:], self.sizes, self.budget)[:-1]
-        whole = len(shares) // self.world_size
-        if not whole:
+        batch_count = len(shares) // self.world_size
+        if not batch_count:
             raise ConfigError(
                 f"train.batch_tokens {self.budget * self.world_size} is more than the {sum(self.sizes)} tokens of the "
                 "training split can fill; lower it"
             )
-        return shares[self.rank : whole * self.world_size : self.world_size]
+        return shares[self.rank : batch_count * self.world_size : self.world_size]
 
     def plans(self, start: Position) -> Iterator[Plan]:
-        """This rank's shares from a position on, epoch after epoch."""
+        """This rank's batches from a position on, without end."""
         epoch, first = start.epoch, start.batch
         while True:
             batches = self.batches(epoch)
@@ -118,8 +116,8 @@ class Sampler:
             epoch, first = epoch + 1, 0
 
 
-class _Shares(Sequence[Sequence[int]]):
-    """A rank's share of every whole batch of a fixed size, cut from an order that may be too long to hold."""
+class _FixedSizeBatches(Sequence[Sequence[int]]):
+    """A rank's samples of every complete batch. Computed on access, as the order may be too long to hold in memory."""
 
     def __init__(self, order: Shuffle, batch_size: int, rank: int, world_size: int) -> None:
         self.order, self.batch_size, self.rank, self.world_size = order, batch_size, rank, world_size
@@ -132,18 +130,18 @@ class _Shares(Sequence[Sequence[int]]):
     @overload
     def __getitem__(self, index: slice) -> list[list[int]]: ...
     def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
-        wanted = range(len(self))[index]
-        if isinstance(wanted, range):
-            return [self[number] for number in wanted]
-        first = wanted * self.batch_size
+        batch = range(len(self))[index]
+        if isinstance(batch, range):
+            return [self[number] for number in batch]
+        first = batch * self.batch_size
         return self.order[first + self.rank : first + self.batch_size : self.world_size]
 
 
 def check_sizes(sizes: Sequence[int], budget: int, world_size: int = 1) -> None:
-    """Refuses a sample that is larger than a rank's part of a batch.
+    """Checks that every sample fits into a batch of one rank.
 
     Raises:
-        ConfigError: names the sample and the least value that would do.
+        ConfigError: names the largest sample, and the ``train.batch_tokens`` that it needs.
     """
     largest = max(range(len(sizes)), key=sizes.__getitem__)
     if sizes[largest] > budget:
@@ -154,15 +152,15 @@ def check_sizes(sizes: Sequence[int], budget: int, world_size: int = 1) -> None:
 
 
 def cut_by_tokens(order: Sequence[int], sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Neighbours in ``order`` put together, up to ``budget`` tokens; the last batch may be less full."""
+    """Consecutive samples of ``order`` in batches of up to ``budget`` tokens. The last one may be incomplete."""
     batches: list[list[int]] = [[]]
-    room = budget
+    remaining = budget
     for index in order:
-        if sizes[index] > room and batches[-1]:
+        if sizes[index] > remaining and batches[-1]:
             batches.append([])
-            room = budget
+            remaining = budget
         batches[-1].append(index)
-        room -= sizes[index]
+        remaining -= sizes[index]
     return batches
 
 
@@ -177,20 +175,20 @@ def evaluation_plans(
     order: Sequence[int] | None = None,
     limit: int | None = None,
 ) -> list[Plan]:
-    """Batches that hold every sample once, the last one smaller.
+    """Batches that contain every sample once. The last one may be smaller.
 
-    Batches of a number of samples are dealt out to the ranks whole, so that what is compared within a batch does not
-    depend on how many ranks there are.
+    With ``batch_size``, a batch goes to one rank as a whole, so that metrics which compare the samples of a batch do
+    not depend on the number of ranks.
 
     Args:
         length: samples of the dataset.
-        batch_size: samples a batch, or
-        budget: tokens a batch of one rank at most.
-        sizes: tokens of each sample, where there is a budget.
-        rank: this process.
-        world_size: how many there are.
-        order: the samples in another order than their own.
-        limit: batches at most; with a budget, of each rank.
+        batch_size: samples per batch; or
+        budget: maximum tokens per batch of one rank.
+        sizes: tokens of each sample, with ``budget``.
+        rank: of this process.
+        world_size: number of processes.
+        order: of the samples; that of the dataset if absent.
+        limit: maximum number of batches; with ``budget``, per rank.
     """
     ordered = order if order is not None else range(length)
     if batch_size is not None:
@@ -199,8 +197,8 @@ def evaluation_plans(
         batches = [list(ordered[first : min(ends, first + batch_size)]) for first in firsts]
     else:
         assert sizes is not None and budget is not None
-        mine = list(ordered[rank::world_size])
-        batches = cut_by_tokens(mine, sizes, budget)[:limit] if mine else []
+        indices = list(ordered[rank::world_size])
+        batches = cut_by_tokens(indices, sizes, budget)[:limit] if indices else []
     numbers = range(rank, rank + len(batches) * world_size, world_size)
     return [
         Plan(Position(0, number), tuple(batch), Position(0, number + world_size))
@@ -208,11 +206,28 @@ def evaluation_plans(
     ]
 
 
+def train_sampler(
+    dataset: Dataset, tokenizer: Tokenizer, options: TrainConfig, *, rank: int = 0, world_size: int = 1
+) -> Sampler:
+    """The batches of the training split."""
+    return Sampler(
+        len(dataset),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        batch_tokens=options.batch_tokens,
+        sizes=sample_sizes(dataset, tokenizer) if options.batch_tokens is not None else None,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
 def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
-    """Tokens of every sample, from shapes alone. One whose shape cannot be read counts 1: reading it will name it.
+    """Tokens of every sample, computed from shapes alone.
+
+    A sample whose shape cannot be read counts as 1 token: loading it will report it.
 
     Raises:
-        ConfigError: the dataset or the tokenizer does not know in advance.
+        ConfigError: the dataset or the tokenizer cannot tell sizes in advance.
     """
     if not isinstance(tokenizer, Sized):
         raise ConfigError(f"{type(tokenizer).__name__} does not know sizes in advance; use train.batch_size")

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which is the newest, which the best, which may go."""
+"""The checkpoints of a run: finding the newest and the best, and removing old ones."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class CheckpointStore:
 
     Args:
         run_dir: the run folder.
-        keep_last: newest checkpoints that stay, beside the best.
-        monitor: the metric that the best is judged by, as ``state.json`` names it.
-        mode: ``min`` or ``max``, whichever is better.
+        keep_last: number of newest checkpoints to keep, beside the best.
+        monitor: the metric that decides which is best, as ``state.json`` names it.
+        mode: ``min`` or ``max``.
     """
 
     def __init__(self, run_dir: Path, *, keep_last: int = 1, monitor: str = "", mode: str = "min") -> None:
@@ -39,32 +39,35 @@ class CheckpointStore:
         """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
+    def latest_path(self) -> Path | None:
+        """The folder of the newest checkpoint, if any."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
         names = (entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else ()
         return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
 
     def save(self, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Writes a checkpoint, then removes those that need not stay.
+        """Writes a checkpoint, then removes old ones.
 
         Raises:
-            OSError: it could not be written; all others stay.
+            OSError: it could not be written; the others are kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(self.path(state["step"]), state, parts)
         self.prune()
 
     def prune(self) -> None:
-        """Keeps the newest, and the best."""
+        """Removes all checkpoints but the newest and the best."""
         steps = self.steps()
         best = self.best()
-        kept = {*steps[-self.keep_last :], *(best[:1] if best else ())}
-        for step in steps:
-            if step not in kept:
-                shutil.rmtree(self.path(step))
+        for step in set(steps) - {*steps[-self.keep_last :], *(best[:1] if best else ())}:
+            shutil.rmtree(self.path(step))
 
     def state(self, step: int) -> dict[str, Any]:
-        """What ``state.json`` of a step says.
+        """The content of a step's ``state.json``.
 
         Raises:
             CheckpointError: it is missing, damaged, or of another step.
@@ -77,8 +80,8 @@ class CheckpointStore:
             )
         return state
 
-    def _whole(self, step: int) -> Checkpoint:
-        """A checkpoint whose files are all there.
+    def _verified(self, step: int) -> Checkpoint:
+        """A checkpoint whose files are all complete.
 
         Raises:
             CheckpointError: one is missing or damaged, or it is of another step.
@@ -87,7 +90,7 @@ class CheckpointStore:
         return read_checkpoint(self.path(step))
 
     def best(self) -> tuple[int, float] | None:
-        """The step whose metric is best, the latest among equals, and its metric; ``None`` where none was judged."""
+        """The step with the best metric, the latest among equals, and the metric; ``None`` if none has one."""
         best: tuple[int, float] | None = None
         for step in self.steps():
             try:
@@ -99,14 +102,14 @@ class CheckpointStore:
         return best
 
     def improves(self, value: float) -> bool:
-        """Whether a metric is as good as that of every checkpoint here, or better."""
+        """Whether a metric is at least as good as that of every checkpoint."""
         best = self.best()
         return is_better(value, best[1] if best else None, self.mode)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, to go on from; ``None`` where there is none at all.
+        """The newest intact checkpoint, to resume from; ``None`` if there are no checkpoints.
 
-        Newer ones that are damaged are put aside as ``step-….broken``, with a warning.
+        Newer damaged ones are renamed to ``step-….broken``, with a warning.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -116,17 +119,17 @@ class CheckpointStore:
         damaged: list[tuple[int, CheckpointError]] = []
         for step in reversed(self.steps()):
             try:
-                found = self._whole(step)
+                checkpoint = self._verified(step)
             except CheckpointError as error:
                 damaged.append((step, error))
                 continue
             for bad_step, reason in damaged:
-                log.warning("%s; the run goes on from the good checkpoint %s", reason, found.folder)
+                log.warning("%s; the run goes on from the good checkpoint %s", reason, checkpoint.folder)
                 self._put_aside(bad_step)
-            return found
+            return checkpoint
         if damaged:
             reasons = "\n".join(f"  {reason}" for _, reason in damaged)
-            raise CheckpointError(f"no good checkpoint is left in {self.folder}:\n{reasons}\nstart anew elsewhere")
+            raise CheckpointError(f"no good checkpoint is left in {self.folder}:\n{reasons}\nstart again elsewhere")
         return None
 
     def _put_aside(self, step: int) -> None:
@@ -135,7 +138,7 @@ class CheckpointStore:
         self.path(step).rename(aside)
 
     def read(self, which: str | int = "best") -> Checkpoint:
-        """A checkpoint to use: ``best`` (the newest where none was judged), ``latest``, or a step.
+        """Reads a checkpoint: ``best`` (the newest if none has a metric), ``latest``, or that of a step.
 
         Raises:
             CheckpointError: there is none, or it is damaged; names one that is good.
@@ -144,25 +147,25 @@ class CheckpointStore:
         if not steps:
             raise CheckpointError(f"{self.folder} holds no checkpoint; the run was stopped before its first")
         if which == "best":
-            self._check_judged(steps)
+            self._check_metrics_readable(steps)
         best = self.best() if which == "best" else None
         step = which if isinstance(which, int) else best[0] if best else steps[-1]
         if step not in steps:
             raise CheckpointError(f"{self.folder} holds no checkpoint of step {step}; there are {steps}")
         try:
-            return self._whole(step)
+            return self._verified(step)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {self._good_one(step)}") from error
 
-    def _check_judged(self, steps: Sequence[int]) -> None:
-        """Refuses to choose the best where the metric of a checkpoint cannot be read, which may be the best one."""
+    def _check_metrics_readable(self, steps: Sequence[int]) -> None:
+        """Refuses to choose the best if a metric cannot be read: that checkpoint may be the best one."""
         for step in steps:
             try:
                 self.state(step)
             except CheckpointError as error:
                 raise CheckpointError(
-                    f"{error}; {self._good_one(step)}. Which is the best is not known without it: where the others are "
-                    f"to do, move {self.path(step)} away"
+                    f"{error}; {self._good_one(step)}. It may be the best one: to choose "
+                    f"among the others, move {self.path(step)} away"
                 ) from error
 
     def _good_one(self, damaged: int) -> str:
@@ -170,14 +173,14 @@ class CheckpointStore:
             if step == damaged:
                 continue
             try:
-                return f"{self._whole(step).folder} is good"
+                return f"{self._verified(step).folder} is good"
             except CheckpointError:
                 continue
         return "no other checkpoint is good"
 
 
 def open_store(run_dir: Path) -> CheckpointStore:
-    """The checkpoints of a run, judged as the run judged them."""
+    """The checkpoints of a run, with the monitored metric that they were saved with."""
     store = CheckpointStore(Path(run_dir))
     for step in reversed(store.steps()):
         try:

@@ -35,14 +35,14 @@ def test_a_stopped_run_exits_with_the_code_of_its_signal_once_it_is_saved(
 ) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
     command = ["train", str(tmp_path / "small.yaml"), f"run.dir={tmp_path / 'run'}"]
-    stepped = Run.stepped
+    count_step = Run.count_step
 
     def stop(self: Run, batches: Sequence[Batch], values: dict[str, float]) -> None:
-        stepped(self, batches, values)
+        count_step(self, batches, values)
         signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "stepped", stop)
+        patch.setattr(Run, "count_step", stop)
         assert main(command) == code
     assert f"stopped by {number.name} at step 1; resume (--resume)" in capsys.readouterr().err
     assert CheckpointStore(tmp_path / "run").steps() == [1]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hrt_mm.data.progress import Interval, ProgressBar, clock, span, tracked
+from hrt_mm.data.progress import ProgressBar, clock, span, tracked
 
 VALUES = {"train/loss": 0.51234, "train/accuracy": 0.875, "lr": 0.1, "tokens_per_second": 45210.4}
 
@@ -62,19 +62,6 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "step 20/100" in terminal.getvalue()
     assert "accuracy 0.875  45,210 tokens/s  1:15 left" in terminal.getvalue()
     assert "val/loss [0.4]" in terminal.getvalue()
-
-
-def test_rates_leave_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("hrt_mm.data.progress.time.perf_counter", lambda: now[0])
-    interval = Interval()
-    for seconds, evaluation in ((2, 10), (2, 0)):
-        now[0] += seconds
-        interval.add(100, 0.5)
-        now[0] += evaluation
-        interval.pause()
-    assert interval.rates() == {"tokens_per_second": 50, "data_wait": 0.25}
-    assert interval.rates() == {"tokens_per_second": 0, "data_wait": 0}
 
 
 @pytest.mark.parametrize(("minutes", "text"), [(0.5, "30 s"), (10, "10 min"), (90, "90 min"), (120, "2 h")])

@@ -41,15 +41,15 @@ def test_digits_are_learnt(run: Path) -> None:
 
 
 def test_a_stopped_and_resumed_run_is_the_same_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stepped = Run.stepped
+    count_step = Run.count_step
 
     def stopped_at_step_7(self: Run, batches: Sequence[Batch], values: dict[str, float]) -> None:
-        stepped(self, batches, values)
+        count_step(self, batches, values)
         if self.state.step == 7:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "stepped", stopped_at_step_7)
+        patch.setattr(Run, "count_step", stopped_at_step_7)
         with pytest.raises(Stopped, match="stopped by SIGTERM"):
             train(digits(tmp_path))
     assert CheckpointStore(tmp_path).steps() == [7]

@@ -52,7 +52,7 @@ def test_a_run_does_not_go_on_with_as_many_other_classes(tmp_path: Path) -> None
     rename(tmp_path, "bat", "dog")
     with pytest.raises(CheckpointError) as caught:
         train(small(tmp_path, "{type: classification}", "run", "train.steps=2"), resume=True)
-    assert "trained on other classes (1 gone: 'bat'; 1 new: 'dog'): saved 'bat', 'cat', now 'cat', 'dog'" in str(
+    assert "trained on other classes (1 removed: 'bat'; 1 new: 'dog'): saved 'bat', 'cat', now 'cat', 'dog'" in str(
         caught.value
     )
     assert "another run.dir" in str(caught.value)
@@ -72,9 +72,9 @@ def test_a_run_without_labels_goes_on_with_other_classes(tmp_path: Path) -> None
     [
         (["a", "b"], ["b", "a"], "the same in another order"),
         (["a", "b"], ["a", "b", "c"], "1 new: 'c'"),
-        (["a", "b"], None, "2 gone: 'a', 'b'"),
+        (["a", "b"], None, "2 removed: 'a', 'b'"),
         (None, ["a"], "saved none, now 'a'"),
-        ([str(n) for n in range(20)], [str(n) for n in range(1, 21)], "1 gone: '0'; 1 new: '20'"),
+        ([str(n) for n in range(20)], [str(n) for n in range(1, 21)], "1 removed: '0'; 1 new: '20'"),
     ],
 )
 def test_classes_are_compared_by_name_and_order(

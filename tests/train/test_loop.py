@@ -250,7 +250,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(changed(tmp_path / "run"))
     # The same configuration, but code that builds another model of it.
-    monkeypatch.setattr("hrt_mm.train.start.check_same_run", lambda config, checkpoint: None)
+    monkeypatch.setattr("hrt_mm.train.folder.check_same_run", lambda config, checkpoint: None)
     with pytest.raises(
         UserError, match=r"step-00000006 is not of this model: .*embedding.weight has shape \(8, 4\), not"
     ):
@@ -324,7 +324,7 @@ def test_an_empty_split_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
 def test_slow_bf16_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, emulated: bool
 ) -> None:
-    monkeypatch.setattr("hrt_mm.train.run.emulates_bf16", lambda device: emulated)
+    monkeypatch.setattr("hrt_mm.train.reporting.emulates_bf16", lambda device: emulated)
     train(toy_config(tmp_path / "run", precision="bf16"))
     assert ("this processor has no AVX512-BF16" in caplog.text) == emulated
 
@@ -406,7 +406,7 @@ def test_a_time_limit_is_told_with_unit_and_clock_and_an_early_end_is_warned_of(
     train(toy_config(tmp_path / "run", **options, optim={"warmup_steps": 90_000}))
     told = capsys.readouterr().err
     assert "train.time_limit 0.06 s (wall clock), or 100,000 steps" in told
-    assert "train.time_limit is over at step" in told
+    assert "train.time_limit reached at step" in told
     assert "within the 90000 steps of optim.warmup_steps: lr was never reached" in caplog.text
     train(toy_config(tmp_path / "cpu", **options, clock="cpu", log_every=1, optim={"warmup_steps": 0}))
     told = capsys.readouterr().err

@@ -19,7 +19,7 @@ from hrt_mm.tasks.base import Batch
 from hrt_mm.train.check import check
 from hrt_mm.train.checkpoint import CheckpointError
 from hrt_mm.train.loop import train
-from hrt_mm.train.pretraining import downward
+from hrt_mm.train.pretrain import without_bottom_up
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
 from tests.modalities.audio.test_recordings import sound
@@ -96,10 +96,10 @@ def test_the_second_run_starts_from_the_encoder_of_the_first(tmp_path: Path, who
 def test_stopped_or_killed_in_either_run_it_ends_as_the_whole(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, run: str, step: int, end: signal.Signals
 ) -> None:
-    stepped = Run.stepped
+    count_step = Run.count_step
 
     def ended(self: Run, batches: Sequence[Batch], values: dict[str, float]) -> None:
-        stepped(self, batches, values)
+        count_step(self, batches, values)
         if self.state.step == step and (self.folder.name == "pretrain") == (run == "pretrain"):
             if end == signal.SIGKILL:
                 raise MemoryError("killed")
@@ -107,7 +107,7 @@ def test_stopped_or_killed_in_either_run_it_ends_as_the_whole(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "stepped", ended)
+        patch.setattr(Run, "count_step", ended)
         with pytest.raises(MemoryError if end == signal.SIGKILL else Stopped):
             train(digits(folder))
     assert not (folder / "summary.json").exists()
@@ -170,10 +170,10 @@ def test_sounds_are_denoised_and_then_told_apart(tmp_path: Path, monkeypatch: py
 def test_all_of_the_first_model_reaches_the_finest_level() -> None:
     both = load_config("vision/digits").single.model
     assert both.cross_scale.up and both.cross_scale.down
-    assert downward(both).cross_scale.model_dump() == {"up": False, "down": True}
-    assert not downward(both).top_down
+    assert without_bottom_up(both).cross_scale.model_dump() == {"up": False, "down": True}
+    assert not without_bottom_up(both).top_down
     none = both.model_copy(update={"cross_scale": both.cross_scale.model_copy(update={"up": False, "down": False})})
-    assert downward(none).top_down
+    assert without_bottom_up(none).top_down
 
 
 @pytest.mark.parametrize(

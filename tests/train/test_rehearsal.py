@@ -11,7 +11,8 @@ from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.data.atomic_files import exclusive_lock
-from hrt_mm.train.rehearsal import check_folder, rehearse, warnings_of
+from hrt_mm.train.folder import check_folder
+from hrt_mm.train.rehearsal import rehearse, warnings_of
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.inference.trained import evaluate_run, read_config
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
+from hrt_mm.train.identity import check_same_run
 from hrt_mm.train.loop import train
 from hrt_mm.train.resolved import resolved_yaml
-from hrt_mm.train.start import check_same_run
 
 SMALL = """\
 modality: {type: vision, channels: 1, patch: 4, size: 8}

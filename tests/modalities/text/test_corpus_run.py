@@ -61,15 +61,15 @@ def test_a_stopped_and_resumed_run_is_the_same_run(
     kind: str, workers: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(config(home, tmp_path / "whole", kind, 0))
-    stepped, broken = Run.stepped, tmp_path / "broken"
+    count_step, broken = Run.count_step, tmp_path / "broken"
 
     def stopped(self: Run, batches: Sequence[Batch], values: dict[str, float]) -> None:
-        stepped(self, batches, values)
+        count_step(self, batches, values)
         if self.state.step in (5, 11):
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "stepped", stopped)
+        patch.setattr(Run, "count_step", stopped)
         for step in (5, 11):
             with pytest.raises(Stopped):
                 train(config(home, broken, kind, workers), resume=step > 5)
