@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: written aside, flushed to the disk, then renamed."""
+"""Atomic file and folder writes, and folder locks.
+
+Contents are written under a temporary name, flushed to disk and renamed.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from .files import special
 
 
 def write_flushed(path: Path, data: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
+    """Writes a file and flushes it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -23,7 +26,7 @@ def write_flushed(path: Path, data: bytes) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Waits until the disk has a folder's entries."""
+    """Flushes the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,7 +35,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file in place of what was there; a reader sees the old one or the new one, never a part."""
+    """Replaces a file atomically: readers see the old content or the new one."""
     aside = path.with_name(f".{path.name}.tmp")
     try:
         write_flushed(aside, data)
@@ -43,10 +46,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def check_replaceable(folder: Path, names: Iterable[str]) -> None:
-    """Checks that files which will be written into a folder are regular ones where they are there already.
+    """Checks that files which will be written into a folder can be: those that exist must be regular files.
 
     Raises:
-        UserError: one is a folder, FIFO, socket or device; it would fail late, or never return.
+        UserError: one is a folder, FIFO, socket or device, on which a later write would fail or block.
     """
     for name in names:
         try:
@@ -62,10 +65,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Says of a disk that is full or read-only what was being written, and what to do.
+    """Turns errors of a full or read-only disk into a message that names the folder and the fix.
 
     Raises:
-        UserError: in place of the operating system's error.
+        UserError: in place of the ``OSError``.
     """
     try:
         yield
@@ -74,17 +77,17 @@ def explained(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{folder} cannot be written: {error.strerror}; free some space, or choose another disk, and run it again. "
-            "Nothing half written is left"
+            "No incomplete files are left"
         ) from error
 
 
 LOCK = ".lock"
-"""The file in a folder that a process locks while it writes there. It stays when the lock is released."""
+"""The lock file in a folder. It is not removed when the lock is released."""
 RUN_FILES = (LOCK, "config.yaml", "metrics.jsonl", "summary.json")
-"""Files that a run writes into its folder."""
+"""Files that a training run writes into its folder."""
 
 _locked: set[tuple[int, int]] = set()
-"""Folders that this process has locked, by device and inode: file locks keep other processes out, not threads."""
+"""Folders locked by this process, as (device, inode). File locks exclude other processes, but not its threads."""
 _guard = threading.Lock()
 
 
@@ -94,50 +97,50 @@ def _forget_locks() -> None:
     _locked.clear()
 
 
-# Locks belong to a process: a forked child has none, and may itself lock what its parent released.
+# A forked child inherits no locks, and may lock a folder that its parent has released.
 os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextmanager
 def exclusive_lock(folder: Path, *, create: bool = False) -> Iterator[None]:
-    """Locks a folder, so that no other process and no other thread writes into it.
+    """Locks a folder against other processes and threads.
 
-    The lock is the process's own, so workers that outlive a killed process do not keep it. The lock file is not
-    removed: a process that had opened it would lock a file that no one else can find any more.
+    The lock belongs to the process, so worker processes that outlive it do not hold it. The lock file is not removed,
+    as a process that has just opened it would then lock a deleted file.
 
     Args:
-        folder: to be locked.
-        create: make the folder where it is missing.
+        folder: to lock.
+        create: create the folder if it is missing.
 
     Raises:
-        UserError: another process or thread has locked the folder, or its file system has no locks.
+        UserError: the folder is locked, or its file system does not support locks.
     """
     descriptor, key = _lock(folder, create=create)
     try:
         yield
     finally:
-        # In this order: closing any descriptor of the file releases the lock of the whole process.
+        # In this order, as closing any descriptor of the file releases the lock of the whole process.
         os.close(descriptor)
         with _guard:
             _locked.discard(key)
 
 
 def _lock(folder: Path, *, create: bool) -> tuple[int, tuple[int, int]]:
-    """An open descriptor of the locked file, and the folder's device and inode."""
+    """Returns an open descriptor of the lock file, and the folder's device and inode."""
     path = folder / LOCK
     while True:
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
-                # It was there, and another process removed it before pathlib looked what it is.
+                # Another process removed the folder between mkdir and the check of what exists there.
                 if folder.exists():
                     raise
                 continue
         with _guard:
             try:
-                found = folder.stat()
-                key = (found.st_dev, found.st_ino)
+                status = folder.stat()
+                key = (status.st_dev, status.st_ino)
                 if key in _locked:
                     raise _in_use(folder)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -147,7 +150,7 @@ def _lock(folder: Path, *, create: bool) -> tuple[int, tuple[int, int]]:
                 raise
             try:
                 _lock_file(descriptor, folder)
-                # Whoever held it before may have removed or moved the folder with the file in it.
+                # The previous owner may have removed or moved the folder while this process waited.
                 if _is_at(descriptor, path):
                     _locked.add(key)
                     return descriptor, key
@@ -168,15 +171,15 @@ def _lock_file(descriptor: int, folder: Path) -> None:
 
 @contextmanager
 def drafting(folder: Path) -> Iterator[Path]:
-    """Makes a new folder under another name, and moves it to its place when the block ends without an error.
+    """Creates a folder atomically: under a temporary name, renamed when the block ends without an error.
 
-    What a killed process left half done is cleared away first; what an error leaves, at its end.
+    Incomplete folders are removed: one of a killed process at the start, and that of this block after an error.
 
     Yields:
-        The folder to write into, empty but for its lock.
+        The folder to write into, empty except for its lock.
 
     Raises:
-        UserError: there is something in its place already, or another process is making it.
+        UserError: the folder exists, or another process is creating it.
     """
     draft = folder.with_name(f".{folder.name}.tmp")
     with exclusive_lock(draft, create=True):
@@ -192,7 +195,7 @@ def drafting(folder: Path) -> Iterator[Path]:
             flush_folder(folder.parent)
         finally:
             if not moved:
-                # The lock file goes last: from then on another process may use the name.
+                # The lock file is removed last, as another process may use the name from then on.
                 _empty(draft)
                 with suppress(OSError):
                     (draft / LOCK).unlink()
@@ -200,7 +203,7 @@ def drafting(folder: Path) -> Iterator[Path]:
 
 
 def _empty(folder: Path) -> None:
-    """Removes all that a folder holds except its lock."""
+    """Removes the content of a folder except its lock."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -209,7 +212,7 @@ def _empty(folder: Path) -> None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether a path still leads to an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

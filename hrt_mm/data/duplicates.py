@@ -1,4 +1,4 @@
-"""Files of equal content in different splits, found with little reading: sizes first, then hashes of what is left."""
+"""Finding files of equal content in different splits: by size first, then by hashes of the candidates."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TypeAlias
 
-Placed: TypeAlias = tuple[str, str]
+SplitFile: TypeAlias = tuple[str, str]
 """A split and a file in it."""
 
-_HEAD, _PIECE = 1 << 14, 1 << 20
-"""Bytes that are compared first, and bytes that are read at once."""
+_HEAD, _CHUNK = 1 << 14, 1 << 20
+"""Bytes that are compared first, and bytes per read."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a search may read; where it would need more it is left out.
+    """Limits of a search, which is skipped if it would exceed them.
 
     Args:
-        files: candidates at most.
-        bytes: their sizes together at most.
+        files: maximum number of candidates.
+        bytes: maximum of their total size.
     """
 
     files: int = 10_000
@@ -33,52 +33,52 @@ class Limits:
 
 def same_content(
     files: Mapping[str, Iterable[str]], root: str | Path | None = None, limits: Limits | None = None
-) -> list[tuple[Placed, ...]]:
-    """Different files of equal content in different splits: of each split the first of them. Empty files do not count.
+) -> list[tuple[SplitFile, ...]]:
+    """Finds different files of equal content in different splits. Empty files are ignored.
 
     Args:
         files: by split.
         root: files outside of it are not read.
-        limits: of what is read; none when absent.
+        limits: of the search.
 
     Returns:
-        One entry for each content, in the order of the files.
+        For each content, the first file of each split that has it, in the order of ``files``.
     """
-    placed = [(split, path) for split, own in files.items() for path in dict.fromkeys(own)]
-    candidates = _shared(placed, _size)
+    split_files = [(split, path) for split, paths in files.items() for path in dict.fromkeys(paths)]
+    candidates = _shared(split_files, _size)
     if limits is not None:
         count = sum(map(len, candidates.values()))
-        total = sum(int(str(size)) * len(own) for size, own in candidates.items())
+        total = sum(int(str(size)) * len(same_size) for size, same_size in candidates.items())
         if count > limits.files or total > limits.bytes:
             return []
-    found: list[tuple[Placed, ...]] = []
-    for size, own in candidates.items():
-        inside = [(split, path) for split, path in own if root is None or _within(path, root)]
-        for same in _shared(inside, _head).values():
-            alike = _shared(same, _whole).values() if int(str(size)) > _HEAD else [same]
-            found += [_first_of_each(whole) for whole in alike]
-    return found
+    duplicates: list[tuple[SplitFile, ...]] = []
+    for size, same_size in candidates.items():
+        inside = [(split, path) for split, path in same_size if root is None or _within(path, root)]
+        for same in _shared(inside, _head_digest).values():
+            equal = _shared(same, _full_digest).values() if int(str(size)) > _HEAD else [same]
+            duplicates += [_first_of_each(members) for members in equal]
+    return duplicates
 
 
-def _first_of_each(placed: Sequence[Placed]) -> tuple[Placed, ...]:
+def _first_of_each(split_files: Sequence[SplitFile]) -> tuple[SplitFile, ...]:
     first: dict[str, str] = {}
-    for split, path in placed:
+    for split, path in split_files:
         first.setdefault(split, path)
     return tuple(first.items())
 
 
-def _shared(placed: Sequence[Placed], key: Callable[[str], Hashable | None]) -> dict[Hashable, list[Placed]]:
-    """Files by a key, those keys alone that different files in different splits have."""
-    by_key: dict[Hashable, list[Placed]] = defaultdict(list)
+def _shared(split_files: Sequence[SplitFile], key: Callable[[str], Hashable | None]) -> dict[Hashable, list[SplitFile]]:
+    """Groups files by a key, and keeps groups with different files in different splits."""
+    by_key: dict[Hashable, list[SplitFile]] = defaultdict(list)
     keys: dict[str, Hashable | None] = {}
-    for split, path in placed:
+    for split, path in split_files:
         if path not in keys:
             keys[path] = key(path)
-        if (own := keys[path]) is not None:
-            by_key[own].append((split, path))
+        if (group_key := keys[path]) is not None:
+            by_key[group_key].append((split, path))
     return {
-        own: members
-        for own, members in by_key.items()
+        group_key: members
+        for group_key, members in by_key.items()
         if len({split for split, _ in members}) > 1 and len({path for _, path in members}) > 1
     }
 
@@ -96,23 +96,23 @@ def _within(path: str, root: str | Path) -> bool:
     return os.path.realpath(path).startswith(home)
 
 
-def _head(path: str) -> bytes | None:
+def _head_digest(path: str) -> bytes | None:
     return _digest(path, _HEAD)
 
 
-def _whole(path: str) -> bytes | None:
+def _full_digest(path: str) -> bytes | None:
     return _digest(path, None)
 
 
-def _digest(path: str, most: int | None) -> bytes | None:
-    """The hash of a file's first bytes, or of all; nothing where it cannot be read, which is told when it is used."""
+def _digest(path: str, limit: int | None) -> bytes | None:
+    """The hash of a file's first ``limit`` bytes, or of all; ``None`` if it cannot be read (loading reports it)."""
     digest = blake2b(digest_size=16)
     try:
-        # Not blocking, should a pipe have taken the file's place.
+        # O_NONBLOCK, as the file may have been replaced by a pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            while piece := file.read(_PIECE if most is None else most):
-                digest.update(piece)
-                if most is not None:
+            while chunk := file.read(_CHUNK if limit is None else limit):
+                digest.update(chunk)
+                if limit is not None:
                     break
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""The sizes of inputs that a model was trained on, so that files of other sizes can be brought to them.
+"""The range of input sizes that a model was trained on, so that other inputs can be resized or resampled to it.
 
 Shapes: B samples, C axes.
 """
@@ -16,13 +16,13 @@ from ..core.tokens import Tokens
 
 @dataclass(frozen=True)
 class Extents:
-    """Between which sizes inputs lay, in level-0 tokens.
+    """The range of input sizes, in level-0 tokens.
 
     Args:
-        smallest: tokens along each axis, of each axis the fewest.
-        largest: the most.
-        spacing: the smallest and the largest distance between neighbouring tokens along the first axis, in steps; 1
-            where inputs had the nominal rate. ``None`` where no sample had two tokens there.
+        smallest: fewest tokens along each axis.
+        largest: most tokens along each axis.
+        spacing: smallest and largest distance between neighbouring tokens along the first axis, in coordinate units;
+            1 at the nominal rate. ``None`` if no sample has two tokens along it.
     """
 
     smallest: tuple[int, ...]
@@ -31,7 +31,7 @@ class Extents:
 
     @classmethod
     def of(cls, tokens: Tokens) -> Extents | None:
-        """Those of a batch on the host; nothing where all of its samples are empty."""
+        """The extents of a batch on the host; ``None`` if all of its samples are empty."""
         offsets = tokens.spans.host
         filled_B = offsets.diff() > 0
         if not filled_B.any():
@@ -40,30 +40,30 @@ class Extents:
         sizes_BC = sizes_BC.cpu()[filled_B]
         axis = tokens.coords_TC[:, 0]
         # The last token of a sample is the last along every axis, in a sequence and in a grid's nested order alike.
-        reach_B = (axis[offsets[1:][filled_B] - 1] - axis[offsets[:-1][filled_B]]).double()
+        length_B = (axis[offsets[1:][filled_B] - 1] - axis[offsets[:-1][filled_B]]).double()
         several_B = sizes_BC[:, 0] > 1
         spacing = None
         if several_B.any():
-            spacing_B = reach_B[several_B] / (sizes_BC[several_B, 0] - 1)
+            spacing_B = length_B[several_B] / (sizes_BC[several_B, 0] - 1)
             spacing = (float(spacing_B.min()), float(spacing_B.max()))
         return cls(tuple(sizes_BC.amin(0).tolist()), tuple(sizes_BC.amax(0).tolist()), spacing)
 
     def joined(self, other: Extents) -> Extents:
-        """The smallest extents that hold both."""
-        known = [spacing for spacing in (self.spacing, other.spacing) if spacing is not None]
+        """The union of two ranges."""
+        spacings = [spacing for spacing in (self.spacing, other.spacing) if spacing is not None]
         return Extents(
             tuple(map(min, self.smallest, other.smallest)),
             tuple(map(max, self.largest, other.largest)),
-            (min(low for low, _ in known), max(high for _, high in known)) if known else None,
+            (min(low for low, _ in spacings), max(high for _, high in spacings)) if spacings else None,
         )
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """JSON-serializable form."""
         return {"smallest": list(self.smallest), "largest": list(self.largest), "spacing": self.spacing}
 
     @classmethod
     def of_plain(cls, value: Mapping[str, Any]) -> Extents:
-        """From what JSON holds."""
+        """The inverse of :meth:`plain`."""
         spacing = value["spacing"]
         return cls(
             tuple(map(int, value["smallest"])),
@@ -72,7 +72,7 @@ class Extents:
         )
 
     def nearest_spacing(self, spacing: float, tolerance: float = 0.02) -> float | None:
-        """The trained spacing that is nearest to one; nothing where that was trained on, but for a tolerance."""
+        """The nearest spacing in the trained range; ``None`` if ``spacing`` is within it, up to a tolerance."""
         if self.spacing is None:
             return None
         low, high = self.spacing
@@ -81,13 +81,13 @@ class Extents:
         return min(max(spacing, low), high)
 
     def nearest_size(self, size: tuple[int, int], cell: int) -> tuple[int, int] | None:
-        """The trained size of a picture that is nearest to one; nothing where that was trained on.
+        """The nearest image size in the trained range; ``None`` if ``size`` is within it.
 
-        The picture is scaled until it lies within the trained sizes, and keeps its proportions as far as they allow.
+        The aspect ratio is kept as far as the range allows.
 
         Args:
-            size: rows and columns, in pixels.
-            cell: pixels that the side of a token covers.
+            size: height and width, in pixels.
+            cell: side of a token, in pixels.
         """
         least, most = self.smallest[-2:], self.largest[-2:]
         counts = tuple(-(-side // cell) for side in size)
@@ -101,7 +101,7 @@ class Extents:
             min(max(round(side * scale), (low - 1) * cell + 1), high * cell)
             for low, side, high in zip(least, size, most, strict=True)
         )
-        # Where only whole tokens were seen, as with one size alone, a picture fills them.
+        # With a single trained size, images filled their tokens completely, so this one has to as well.
         rows, columns = (
             high * cell if low == high else side for low, side, high in zip(least, (rows, columns), most, strict=True)
         )

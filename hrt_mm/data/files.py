@@ -1,7 +1,6 @@
-"""Files of others: which paths may be opened, and names that can be printed.
+"""Untrusted file names: checking paths before they are opened, and printing names.
 
-Names come from the disk or from tables. They may not be UTF-8, may lead out of their folder, and may stand for a pipe
-that never ends.
+Names come from folders or tables. They may be invalid UTF-8, lead out of their folder, or refer to a pipe that blocks.
 """
 
 from __future__ import annotations
@@ -24,51 +23,51 @@ _KINDS = (
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LISTED = 200_000
-"""Entries of a folder that are compared with a name that is not there."""
+"""Maximum number of folder entries to search for a name similar to a missing one."""
 
 
 def shown(name: str) -> str:
-    """A file name for messages, reports and JSON: on one line, without control characters, and valid in UTF-8."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", printable(name))
+    """A file name for messages, reports and JSON: on one line, without control characters, in valid UTF-8."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", printable(name))
 
 
 def special(mode: int) -> str | None:
-    """What kind of file a mode from :func:`os.stat` stands for, such as "a FIFO"; ``None`` for a regular file."""
+    """Describes the type of a file that is not regular, such as "a FIFO", from its mode; ``None`` for regular files."""
     if stat.S_ISREG(mode):
         return None
     return next((kind for matches, kind in _KINDS if matches(mode)), "no regular file")
 
 
 def check_regular(path: Path, name: str) -> os.stat_result:
-    """Checks that a path is a regular file, before it is opened: opening a FIFO waits for ever.
+    """Checks that a path is a regular file before it is opened, as opening a FIFO blocks.
 
     Args:
-        path: the file; a link is followed.
-        name: what messages call it.
+        path: the file. Links are followed.
+        name: of the file, for messages.
 
     Returns:
-        What :func:`os.stat` says of it.
+        Its :func:`os.stat`.
 
     Raises:
         BadSample: it is a folder, FIFO, socket or device.
         OSError: it is missing or cannot be reached.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except ValueError as error:  # a null byte or a lone surrogate
-        raise BadSample(name, "is not a path that this system can have") from error
-    if (kind := special(found.st_mode)) is not None:
+        raise BadSample(name, "is not a valid path on this system") from error
+    if (kind := special(status.st_mode)) is not None:
         raise BadSample(name, f"is {kind}, not a file")
-    return found
+    return status
 
 
 class Home:
-    """The folder of a dataset: paths inside it are opened, others are refused.
+    """The root folder of a dataset, which confines the files that are opened.
 
     Args:
         root: the folder.
-        follow_links: allow links that lead out of it.
-        advice: what a message about such a link says to do.
+        follow_links: allow links that lead out of the folder.
+        advice: the fix to name in errors about such links.
     """
 
     def __init__(
@@ -78,15 +77,15 @@ class Home:
         self._resolved = root.resolve()
 
     def path(self, name: str) -> Path:
-        """The path of a file of the folder.
+        """The path of a file in the folder.
 
-        A missing file is left to what reads it, unless another name is so close that a message can help.
+        A missing file is reported here only if there is one with a similar name, and otherwise by its reader.
 
         Args:
-            name: from the folder, with ``/``.
+            name: relative to the folder, with ``/``.
 
         Raises:
-            BadSample: it is no regular file, is missing but there under a similar name, or lies outside the folder.
+            BadSample: it is not a regular file, is missing but exists under a similar name, or lies outside the folder.
         """
         path = self.root / name
         try:
@@ -104,66 +103,66 @@ class Home:
 
 
 def nearly(root: Path, name: str) -> str:
-    """What a message can say of a missing file: the file that was probably meant, and how its name differs.
+    """A hint for a missing file: the file that was probably meant, and how its name differs.
 
     Args:
-        root: the folder that the name starts at.
-        name: of no file there.
+        root: the folder that the name is relative to.
+        name: of the missing file.
 
     Returns:
-        Empty where no file is close.
+        Empty if no name is similar.
     """
-    for wanted in dict.fromkeys((name, name.replace("\\", "/"), name.strip())):
-        found = _close(root, wanted)
-        if found is None or found == name:
+    for candidate in dict.fromkeys((name, name.replace("\\", "/"), name.strip())):
+        match = _close(root, candidate)
+        if match is None or match == name:
             continue
         reasons = []
-        if "\\" in name and wanted == name.replace("\\", "/"):
+        if "\\" in name and candidate == name.replace("\\", "/"):
             reasons.append("paths use / here, not \\")
-        if wanted == name.strip() != name:
+        if candidate == name.strip() != name:
             reasons.append("the path has spaces around it")
-        if unicodedata.normalize("NFC", found) != unicodedata.normalize("NFC", wanted):
+        if unicodedata.normalize("NFC", match) != unicodedata.normalize("NFC", candidate):
             reasons.append("upper and lower case differ")
-        elif found != wanted:
+        elif match != candidate:
             reasons.append("it is written in another Unicode form (NFC or NFD)")
-        return f"{shown(found)!r} is there: {' and '.join(reasons)}" if reasons else ""
+        return f"{shown(match)!r} is there: {' and '.join(reasons)}" if reasons else ""
     return ""
 
 
 def _close(root: Path, name: str) -> str | None:
-    """The file whose path differs from a name by case and Unicode form alone."""
+    """The file whose path differs from a name only by case and Unicode normalization."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    found: list[str] = []
-    for place, part in enumerate(parts):
-        folder = os.path.join(root, *found)
+    resolved: list[str] = []
+    for depth, part in enumerate(parts):
+        folder = os.path.join(root, *resolved)
         try:
             entries = _entries(folder, os.stat(folder).st_mtime_ns)
         except (OSError, ValueError):
             return None
         if part in entries.get(_folded(part), ()):
-            found.append(part)
+            resolved.append(part)
             continue
         same = entries.get(_folded(part), ())
         if not same or part == "..":
             return None
-        found.append(same[0])
-        if place == len(parts) - 1 and not os.path.isfile(os.path.join(root, *found)):
+        resolved.append(same[0])
+        if depth == len(parts) - 1 and not os.path.isfile(os.path.join(root, *resolved)):
             return None
-    return "/".join(found) if found and os.path.isfile(os.path.join(root, *found)) else None
+    return "/".join(resolved) if resolved and os.path.isfile(os.path.join(root, *resolved)) else None
 
 
 @lru_cache(maxsize=64)
 def _entries(folder: str, changed: int) -> dict[str, tuple[str, ...]]:
-    """By folded name, the entries of a folder as it was when it changed last."""
-    found: dict[str, tuple[str, ...]] = {}
+    """The entries of a folder by case-folded name. ``changed`` is its modification time, for the cache."""
+    by_folded_name: dict[str, tuple[str, ...]] = {}
     try:
         with os.scandir(folder) as entries:
             for _, entry in zip(range(_LISTED), entries, strict=False):
                 key = _folded(entry.name)
-                found[key] = (*found.get(key, ()), entry.name)
+                by_folded_name[key] = (*by_folded_name.get(key, ()), entry.name)
     except (OSError, ValueError):
         return {}
-    return found
+    return by_folded_name
 
 
 def _folded(name: str) -> str:

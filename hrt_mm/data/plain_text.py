@@ -1,4 +1,4 @@
-"""Text files of others as strings: UTF-8, or UTF-16 and UTF-32 with a byte order mark."""
+"""Decoding text files: UTF-8, or UTF-16 and UTF-32 with a byte order mark."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LINE_END = re.compile("\r\n|\n")
 
 
 class NotText(ValueError):
-    """Bytes that are no text in a known encoding.
+    """Bytes cannot be decoded as text.
 
     Args:
-        line: where, counted from 1; 0 for the whole file.
+        line: counted from 1; 0 for the whole file.
         reason: what is wrong, and the fix.
     """
 
@@ -33,7 +33,7 @@ class NotText(ValueError):
 
 
 def encoding_of(head: bytes) -> str:
-    """The encoding that a byte order mark names; ``utf-8`` without one."""
+    """The encoding given by a byte order mark, or ``utf-8``."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
@@ -41,7 +41,7 @@ def decode(raw: bytes) -> str:
     """The text of a file, without its byte order mark.
 
     Raises:
-        NotText: it is in another encoding, or has NUL characters; names the line.
+        NotText: the encoding is wrong, or there are NUL characters; names the line.
     """
     encoding = encoding_of(raw)
     try:
@@ -57,19 +57,19 @@ def decode(raw: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end with ``\n`` or ``\r\n``; other separators of Unicode are characters.
+    r"""Splits a text at ``\n`` and ``\r\n``, but not at other line separators of Unicode.
 
-    In a text without any ``\n`` they end with ``\r``, as those of old Macintosh programs do.
+    A text without any ``\n`` is split at ``\r``, the line end of classic Mac OS.
     """
-    found = _LINE_END.split(text) if "\n" in text else text.split("\r")
-    return found if found[-1] else found[:-1]
+    lines = _LINE_END.split(text) if "\n" in text else text.split("\r")
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, as :func:`decode` and :func:`lines_of` have them.
+    """The lines of a text file; see :func:`decode` and :func:`lines_of`.
 
     Raises:
-        NotText: it is no text, or no regular file, which is not opened.
+        NotText: it is not text, or not a regular file.
         OSError: it cannot be read.
     """
     if (kind := special(path.stat().st_mode)) is not None:

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar on a terminal, plain lines elsewhere, both on standard error."""
+"""Progress on standard error: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class ProgressBar:
-    """A bar with loss, metric, tokens a second and time left; lines of the same where there is no terminal.
+    """Shows loss, metric, tokens per second and time left: as a bar on a terminal, and as lines elsewhere.
 
     Args:
         steps: of the whole run.
-        metric: the one to show beside the loss, by its name in the log.
-        silent: show nothing at all, as ranks other than the first.
-        cpu: whether seconds are processor time, which is then said.
+        metric: to show beside the loss, by its name in the log.
+        silent: show nothing, for ranks other than the first.
+        cpu: whether times are processor time, for the label.
     """
 
     def __init__(self, steps: int, metric: str, *, silent: bool = False, cpu: bool = False) -> None:
@@ -44,27 +44,27 @@ class ProgressBar:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif not self.silent:
             print(text, file=sys.stderr, flush=True)
 
-    def moved(self, step: int) -> None:
-        """A step was taken."""
+    def advance(self, step: int) -> None:
+        """Advances the bar to a step."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def show(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
-        """The numbers of a logged step.
+        """Shows the metrics of a logged step.
 
         Args:
             step: steps taken.
-            values: as they went to the log.
-            seconds_left: of the run.
+            values: as logged.
+            seconds_left: estimated time to the end of the run.
         """
-        shown = {name.rpartition("/")[2]: values[name] for name in ("train/loss", self.metric) if name in values}
-        parts = [f"{name} {value:.4g}" for name, value in shown.items()]
+        displayed = {name.rpartition("/")[2]: values[name] for name in ("train/loss", self.metric) if name in values}
+        parts = [f"{name} {value:.4g}" for name, value in displayed.items()]
         rate = f"{values['tokens_per_second']:,.0f} tokens/s"
         parts += [f"{rate}  {clock(seconds_left)} left{self.unit}"]
         text = "  ".join(parts)
@@ -74,13 +74,13 @@ class ProgressBar:
             self.say(f"step {step}/{self.steps}  {text}")
 
 
-def tracked(items: Iterable[T], total: int, doing: str) -> Iterator[T]:
-    """Items, with a bar on a terminal that says how many of them are done; nothing is shown elsewhere.
+def tracked(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Iterates over items with a progress bar, if standard error is a terminal.
 
     Args:
-        items: made one after another.
-        total: how many there will be.
-        doing: what is done, for the bar.
+        items: to iterate over.
+        total: number of items.
+        description: shown beside the bar.
     """
     if not sys.stderr.isatty():
         yield from items
@@ -89,7 +89,7 @@ def tracked(items: Iterable[T], total: int, doing: str) -> Iterator[T]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=doing)
+        yield from bar.track(items, total=total, description=description)
 
 
 def clock(seconds: float) -> str:

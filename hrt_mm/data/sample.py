@@ -1,4 +1,4 @@
-"""One sample of a dataset: what datasets give, tokenizers take and tasks make targets from."""
+"""One sample of a dataset, as datasets return it and tokenizers and tasks take it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in each split of a data set, and what about it would make scores misleading."""
+"""The splits of a dataset, and warnings about what makes their scores misleading."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from pathlib import Path
 from ..core.errors import printable
 from .duplicates import Limits, same_content
 
-SHOWN = 5
-"""Examples that a warning names at most."""
-_NO_VALUES = frozenset(("NaN", "nan", "NAN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NaT", "undefined"))
+MAX_EXAMPLES = 5
+"""Maximum number of examples in a warning."""
+_MISSING_VALUES = frozenset(
+    ("NaN", "nan", "NAN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NaT", "undefined")
+)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A sample of a split, as far as it is known without reading it.
+    """A sample of a split, with what is known without reading it.
 
     Args:
         name: the file or row.
-        label: its class, where it has one.
-        group: what it must not be separated from, where groups are known.
-        file: where its bytes are.
-        content: stands for its value where that is not a file of its own, such as the digest of a text.
+        label: its class, if any.
+        group: samples of one group belong in one split, if groups are known.
+        file: that holds its value.
+        content: identifies its value if that is not a file, such as the digest of a text.
     """
 
     name: str
@@ -38,14 +40,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Splits:
-    """All splits of a data set.
+    """All splits of a dataset.
 
     Args:
         members: the samples by split.
-        made_by: how the splits were made: by a column, by folders, or by the tool with which settings.
-        shares: the shares that were asked for, of the splits that the tool made.
-        warnings: what was noticed while they were made.
-        root: files outside of it are not read; anything goes when absent.
+        made_by: what determines the splits: a column, folders, or ``split_by`` with its settings.
+        shares: requested fractions, for splits made by ``split_by``.
+        warnings: from making them.
+        root: files outside of it are not read.
     """
 
     members: Mapping[str, Sequence[Member]]
@@ -56,34 +58,34 @@ class Splits:
 
     def classes(self) -> tuple[str, ...]:
         """All classes of all splits."""
-        labels = {own.label for members in self.members.values() for own in members}
+        labels = {member.label for members in self.members.values() for member in members}
         return tuple(sorted(label for label in labels if label is not None))
 
     def counts(self) -> dict[str, Counter[str | None]]:
-        """Samples of each class by split; ``None`` stands for samples without a class."""
-        return {split: Counter(own.label for own in members) for split, members in self.members.items()}
+        """Number of samples of each class by split; ``None`` counts samples without a class."""
+        return {split: Counter(member.label for member in members) for split, members in self.members.items()}
 
 
 def split_warnings(splits: Splits, limits: Limits | None = None) -> list[str]:
-    """What about the splits would make scores misleading.
+    """Warnings about what makes the scores of the splits misleading.
 
     Args:
-        splits: of a data set.
-        limits: of the search for equal contents, which is left out where it would read more; none when absent.
+        splits: of a dataset.
+        limits: of the search for equal contents, which is skipped if it would exceed them.
     """
-    found = list(splits.warnings)
-    found += _missing_classes(splits)
-    found += _shares(splits)
-    found += look_alikes(splits.classes())
-    found += _missing_values(splits)
-    found += _on_two_sides(splits)
-    found += _same_contents(splits, limits)
-    return found
+    warnings = list(splits.warnings)
+    warnings += _missing_classes(splits)
+    warnings += _shares(splits)
+    warnings += look_alikes(splits.classes())
+    warnings += _missing_values(splits)
+    warnings += _in_several_splits(splits)
+    warnings += _same_contents(splits, limits)
+    return warnings
 
 
 def _missing_classes(splits: Splits) -> list[str]:
     counts, classes = splits.counts(), splits.classes()
-    found = []
+    warnings = []
     for split in ("train", "val", "test"):
         if split in counts and (missing := [name for name in classes if not counts[split][name]]):
             effect = (
@@ -92,49 +94,49 @@ def _missing_classes(splits: Splits) -> list[str]:
                 else f"the scores of {split} say nothing about them"
             )
             have = "has" if len(missing) == 1 else "have"
-            found.append(
+            warnings.append(
                 f"{len(missing)} of {len(classes)} classes {have} no sample in {split}: {some(missing)}; {effect}"
             )
-    return found
+    return warnings
 
 
 def _shares(splits: Splits) -> list[str]:
     total = sum(map(len, splits.members.values()))
-    found = []
+    warnings = []
     for split, share in splits.shares.items():
-        have, wanted = len(splits.members.get(split, ())), share * total
-        if abs(have - wanted) > max(1.5, wanted / 4):
-            found.append(
-                f"{split} has {have / total:.0%} of the samples in place of {share:.0%}: small classes, large groups "
+        actual, requested = len(splits.members.get(split, ())), share * total
+        if abs(actual - requested) > max(1.5, requested / 4):
+            warnings.append(
+                f"{split} has {actual / total:.0%} of the samples in place of {share:.0%}: small classes, large groups "
                 "or split_by: hash allow no closer share"
             )
-    return found
+    return warnings
 
 
 def _missing_values(splits: Splits) -> list[str]:
     total: Counter[str | None] = sum(splits.counts().values(), Counter())
-    named = [f"{name!r} ({total[name]:,})" for name in splits.classes() if name in _NO_VALUES]
+    named = [f"{name!r} ({total[name]:,})" for name in splits.classes() if name in _MISSING_VALUES]
     return [f"classes that programs write for a missing value: {some(named)}; drop such samples"] if named else []
 
 
 def look_alikes(labels: Iterable[str]) -> list[str]:
-    """A warning for labels that differ only in case, spaces, invisible characters or Unicode's composition."""
+    """Warns of labels that differ only in case, spaces, invisible characters or Unicode normalization."""
     alike: dict[str, list[str]] = defaultdict(list)
     for label in labels:
-        alike[_looks(label)].append(label)
-    groups = [sorted(own) for own in alike.values() if len(own) > 1]
+        alike[_look_alike_key(label)].append(label)
+    groups = [sorted(names) for names in alike.values() if len(names) > 1]
     if not groups:
         return []
-    listed = "; ".join(" and ".join(map(_visible, own)) for own in sorted(groups)[:SHOWN])
-    more = f"; and {len(groups) - SHOWN} more" if len(groups) > SHOWN else ""
+    listed = "; ".join(" and ".join(map(_visible, names)) for names in sorted(groups)[:MAX_EXAMPLES])
+    more = f"; and {len(groups) - MAX_EXAMPLES} more" if len(groups) > MAX_EXAMPLES else ""
     return [f"classes with names that look alike are different classes: {listed}{more}"]
 
 
-def _looks(label: str) -> str:
+def _look_alike_key(label: str) -> str:
     text = unicodedata.normalize("NFKC", label)
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc") or char.isspace())
     text = " ".join(text.split())
-    # Single letters are often told apart by case on purpose.
+    # Single letters often differ in case on purpose.
     return unicodedata.normalize("NFC", text.casefold()) if len(text) > 1 else text
 
 
@@ -142,35 +144,42 @@ def _visible(label: str) -> str:
     return ascii(label) if unicodedata.normalize("NFC", label) != label else repr(label)
 
 
-def _on_two_sides(splits: Splits) -> list[str]:
-    """Files and groups that are in several splits."""
-    found = []
+def _in_several_splits(splits: Splits) -> list[str]:
+    """Files and groups that occur in several splits."""
+    warnings = []
     for what in ("file", "group"):
-        keys = {split: {getattr(own, what) for own in members} - {None} for split, members in splits.members.items()}
-        counts = Counter(key for own in keys.values() for key in own)
+        keys = {
+            split: {getattr(member, what) for member in members} - {None} for split, members in splits.members.items()
+        }
+        counts = Counter(key for split_keys in keys.values() for key in split_keys)
         shared = sorted(key for key, count in counts.items() if count > 1)
         if shared:
-            where = {key: ", ".join(split for split, own in keys.items() if key in own) for key in shared[:SHOWN]}
+            splits_of_key = {
+                key: ", ".join(split for split, split_keys in keys.items() if key in split_keys)
+                for key in shared[:MAX_EXAMPLES]
+            }
             names = [_short(key, splits.root) if what == "file" else printable(key) for key in shared]
-            listed = some([f"{name} ({where.get(key)})" for name, key in zip(names, shared, strict=True)])
-            found.append(
+            listed = some([f"{name} ({splits_of_key.get(key)})" for name, key in zip(names, shared, strict=True)])
+            warnings.append(
                 f"{len(shared)} {what}{'s are' if len(shared) > 1 else ' is'} in more than one split: {listed}"
             )
-    return found
+    return warnings
 
 
 def _same_contents(splits: Splits, limits: Limits | None) -> list[str]:
-    files = {split: [own.file for own in members if own.file] for split, members in splits.members.items()}
+    files = {split: [member.file for member in members if member.file] for split, members in splits.members.items()}
     shared = [
-        ", ".join(f"{split} {_short(file, splits.root)}" for split, file in own)
-        for own in same_content(files, splits.root, limits)
+        ", ".join(f"{split} {_short(file, splits.root)}" for split, file in duplicates)
+        for duplicates in same_content(files, splits.root, limits)
     ]
     contents: dict[bytes, dict[str, str]] = {}
     for split, members in splits.members.items():
-        for own in members:
-            if own.content is not None:
-                contents.setdefault(own.content, {}).setdefault(split, own.name)
-    shared += [", ".join(f"{split} {name}" for split, name in own.items()) for own in contents.values() if len(own) > 1]
+        for member in members:
+            if member.content is not None:
+                contents.setdefault(member.content, {}).setdefault(split, member.name)
+    shared += [
+        ", ".join(f"{split} {name}" for split, name in names.items()) for names in contents.values() if len(names) > 1
+    ]
     if not shared:
         return []
     have = "content is" if len(shared) == 1 else "contents are"
@@ -182,6 +191,6 @@ def _short(file: str, root: Path | None) -> str:
 
 
 def some(names: Sequence[str], between: str = ", ") -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return between.join(names[:SHOWN]) + more
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - MAX_EXAMPLES} more" if len(names) > MAX_EXAMPLES else ""
+    return between.join(names[:MAX_EXAMPLES]) + more

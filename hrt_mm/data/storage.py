@@ -1,8 +1,8 @@
-"""Files that this project writes and reads back: JSON with a schema and a checksum, arrays and safetensors.
+"""File formats of checkpoints and indexes: JSON with a schema number and a checksum, NumPy arrays and safetensors.
 
-A file may be damaged, cut short, written by another version, or come from a stranger. A reader gives what was written,
-or raises one :class:`~hrt_mm.core.errors.UserError` that names the file and the remedy. Nothing is unpickled, and no
-memory is taken for what a header claims but the file does not hold.
+Files may be damaged, truncated, of another version, or malicious. Readers return what was written, or raise a
+:class:`~hrt_mm.core.errors.UserError` that names the file and the fix. Nothing is unpickled, and no memory is allocated
+for sizes in a header that the file does not have.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .files import special
 
 T = TypeVar("T")
 Content = bytes
-"""Of a file; :class:`Sum` has a field of the name ``bytes``."""
-SEAL = "checksum"
-"""The key of a JSON object that holds the checksum of the others."""
+"""Alias of ``bytes``, for use in :class:`Sum`, which has a field of that name."""
+CHECKSUM_KEY = "checksum"
+"""Key of a JSON object with the checksum of the other keys."""
 _BROKEN_HEADER = (ValueError, SyntaxError, TokenError, TypeError, MemoryError, RecursionError, Warning)
-"""What NumPy raises for headers that are none."""
+"""Exceptions that NumPy raises for invalid headers."""
 
 
 def checksum(data: bytes) -> str:
-    """SHA-256 of some bytes, in hexadecimal."""
+    """SHA-256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; reads it in pieces.
+    """SHA-256 of a file, in hexadecimal. It is read in chunks.
 
     Raises:
         OSError: it cannot be read.
@@ -50,12 +50,12 @@ def file_checksum(path: Path) -> str:
 
 
 def parse_json(data: bytes | str, where: str, error: type[UserError] = UserError) -> Any:
-    """The value of a JSON text.
+    """Parses JSON.
 
     Args:
         data: the text, in UTF-8 if it is bytes.
         where: the file, for messages.
-        error: what is raised.
+        error: class of the exception.
 
     Raises:
         UserError: it is not JSON, or nested too deeply.
@@ -70,13 +70,13 @@ def parse_json(data: bytes | str, where: str, error: type[UserError] = UserError
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of JSON file: an object with a schema number, which holds a checksum of itself from schema 2 on.
+    """A JSON file format: an object with a schema number and, since schema 2, a checksum.
 
     Args:
-        what: the folder that has such a file, as in "is not an index".
-        remedy: what to do about a damaged one.
-        schema: the number that is written. All from 1 on are read.
-        error: what is raised.
+        what: the folder with such a file, for messages such as "is not an index".
+        remedy: the fix for a damaged file, for messages.
+        schema: number to write. All from 1 to it are read.
+        error: class of the exceptions.
     """
 
     what: str
@@ -89,12 +89,12 @@ class Format:
         return self.error(f"{path} is damaged: {reason}; {self.remedy}")
 
     def encode(self, value: Mapping[str, Any]) -> bytes:
-        """An object as the file's content, with schema and checksum."""
+        """Encodes an object with schema number and checksum."""
         plain = json.loads(json.dumps({"schema": self.schema, **value}))
-        return json.dumps(plain | {SEAL: _seal(plain)}, indent=1).encode()
+        return json.dumps(plain | {CHECKSUM_KEY: _checksum_of(plain)}, indent=1).encode()
 
     def read(self, path: Path) -> dict[str, Any]:
-        """The object in a file.
+        """Reads the object in a file.
 
         Raises:
             UserError: the file is missing, damaged, or written by a newer version.
@@ -119,16 +119,16 @@ class Format:
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise self.damaged(path, f"it has schema {schema!r}")
         if schema > 1:
-            found = value.pop(SEAL, None)
-            if found != _seal(value):
+            saved_checksum = value.pop(CHECKSUM_KEY, None)
+            if saved_checksum != _checksum_of(value):
                 raise self.damaged(path, "its content does not match its checksum")
         return value
 
     def check(self, path: Path, value: Any, kind: TypeAdapter[T]) -> T:
-        """A part of the object, with the keys and types that it must have.
+        """Validates a part of the object.
 
         Raises:
-            UserError: names the first key that is missing or of another type.
+            UserError: names the first key that is missing or of the wrong type.
         """
         try:
             return kind.validate_python(value)
@@ -139,13 +139,13 @@ class Format:
 
 
 def first_mistake(error: ValidationError) -> str:
-    """The first key that is missing or of another type, and why, in a line."""
+    """The first key that is missing or of the wrong type, and the reason, on one line."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
     return f"{key}: {first['msg']}" if key else first["msg"]
 
 
-def _seal(value: Mapping[str, Any]) -> str:
+def _checksum_of(value: Mapping[str, Any]) -> str:
     try:
         return checksum(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
     except RecursionError:
@@ -154,11 +154,11 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Sum:
-    """What a file should be.
+    """Expected size and checksum of a file.
 
     Args:
-        bytes: its size.
-        sha256: its checksum.
+        bytes: size.
+        sha256: checksum, in hexadecimal.
     """
 
     bytes: int
@@ -166,12 +166,12 @@ class Sum:
 
     @classmethod
     def of(cls, data: Content) -> Sum:
-        """Of a file's content."""
+        """From the content of a file."""
         return cls(len(data), checksum(data))
 
     @classmethod
     def of_file(cls, path: Path) -> Sum:
-        """Of a file, which is read in pieces.
+        """From a file, which is read in chunks.
 
         Raises:
             OSError: it cannot be read.
@@ -179,16 +179,16 @@ class Sum:
         return cls(os.path.getsize(path), file_checksum(path))
 
     def check(self, path: Path, remedy: str, error: type[UserError] = UserError, *, content: bool = True) -> None:
-        """Compares a file with this.
+        """Verifies a file.
 
         Args:
             path: the file.
-            remedy: what to do about a damaged one.
-            error: what is raised.
-            content: read the file; its size alone is compared where not.
+            remedy: the fix for a damaged file, for messages.
+            error: class of the exception.
+            content: verify the checksum as well as the size.
 
         Raises:
-            UserError: the file is missing, or another than it should be.
+            UserError: the file is missing or differs.
         """
         try:
             size = _regular(path, remedy, error).st_size
@@ -204,7 +204,7 @@ class Sum:
 
 
 def _regular(path: Path, remedy: str, error: type[UserError]) -> os.stat_result:
-    """Checks that a path is a regular file, before it is opened: opening a FIFO waits for ever.
+    """Checks that a path is a regular file before it is opened, as opening a FIFO blocks.
 
     Raises:
         UserError: it is a folder, FIFO, socket or device.
@@ -217,39 +217,41 @@ def _regular(path: Path, remedy: str, error: type[UserError]) -> os.stat_result:
 
 
 def array_bytes(values: np.ndarray) -> bytes:
-    """An array in NumPy's format."""
+    """Encodes an array in NumPy's format."""
     file = io.BytesIO()
     np.save(file, values, allow_pickle=False)
     return file.getvalue()
 
 
 def read_array(path: Path, dtype: Any, ndim: int, remedy: str, *, mapped: bool = False) -> np.ndarray:
-    """An array that :func:`array_bytes` gave.
+    """Reads an array in NumPy's format.
 
     Args:
         path: the file.
-        dtype: that it must have.
-        ndim: axes that it must have.
-        remedy: what to do about a damaged one.
-        mapped: map the file instead of reading it.
+        dtype: expected.
+        ndim: expected.
+        remedy: the fix for a damaged file, for messages.
+        mapped: memory-map the file instead of reading it.
 
     Raises:
-        UserError: the file is missing or damaged, or holds something else.
+        UserError: the file is missing or damaged, or holds an array of another kind.
     """
     try:
         _regular(path, remedy, UserError)
         with path.open("rb") as file:
-            shape, fortran, found = _header(file)
+            shape, fortran, actual_dtype = _header(file)
             start, size = file.tell(), os.fstat(file.fileno()).st_size
-            if found != np.dtype(dtype) or len(shape) != ndim:
-                raise UserError(f"{path} is damaged: it holds {found} of {len(shape)} axes; {remedy}")
+            if actual_dtype != np.dtype(dtype) or len(shape) != ndim:
+                raise UserError(f"{path} is damaged: it holds {actual_dtype} of {len(shape)} axes; {remedy}")
             count = int(np.prod([int(length) for length in shape], dtype=object))
-            if size != start + count * found.itemsize:
-                raise UserError(f"{path} is damaged: it claims the shape {shape} and has {size:,} bytes; {remedy}")
+            if size != start + count * actual_dtype.itemsize:
+                raise UserError(
+                    f"{path} is damaged: its header gives the shape {shape}, and it has {size:,} bytes; {remedy}"
+                )
             # An empty array cannot be mapped.
             if mapped and count:
-                return np.asarray(np.memmap(path, found, "r", start, shape, "F" if fortran else "C"))
-            values = np.frombuffer(file.read(), found)
+                return np.asarray(np.memmap(path, actual_dtype, "r", start, shape, "F" if fortran else "C"))
+            values = np.frombuffer(file.read(), actual_dtype)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from error
     except UserError:
@@ -266,21 +268,21 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     elif version == (2, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     else:
-        raise ValueError(f"NumPy's format {version[0]}.{version[1]} is not known")
+        raise ValueError(f"NumPy's format {version[0]}.{version[1]} is not supported")
     if dtype.hasobject or any(not isinstance(length, int) or length < 0 for length in shape):
-        raise ValueError(f"it claims {dtype} of shape {shape}")
+        raise ValueError(f"its header gives {dtype} of shape {shape}")
     return shape, fortran, dtype
 
 
 def read_tensors(
     path: Path, remedy: str, error: type[UserError] = UserError
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a safetensors file, on the host.
+    """Reads the metadata and the tensors of a safetensors file, on the host.
 
     Args:
         path: the file.
-        remedy: what to do about a damaged one.
-        error: what is raised.
+        remedy: the fix for a damaged file, for messages.
+        error: class of the exception.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -288,7 +290,7 @@ def read_tensors(
     try:
         _regular(path, remedy, error)
         with safe_open(path, "pt") as file:
-            # The tensors are views of the mapped file, which may go or change.
+            # Cloned, as the tensors are views of the mapped file, which may change.
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in list(file.keys())}
     except OSError as reason:
         raise error(f"{path} cannot be read: {reason.strerror or reason}; {remedy}") from reason

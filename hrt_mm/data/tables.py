@@ -1,6 +1,6 @@
-"""Tables with a row a sample: CSV and TSV with a header, and JSONL, plain or compressed.
+"""Reading tables with one row per sample: CSV and TSV with a header, and JSONL, plain or compressed.
 
-Files are data: no path that they name leads out of a folder, and none is half read.
+Tables are untrusted: paths in them are confined to a folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .files import nearly, special
 Row = Mapping[str, Any]
 
 MAX_CELL = 1 << 28
-"""Characters of a cell, and of a line of JSONL: a small compressed file can unpack to gigabytes."""
+"""Maximum characters of a cell or a line of JSONL, as a small compressed file can expand to gigabytes."""
 _KINDS = (".csv", ".tsv", ".jsonl")
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -52,25 +52,25 @@ _COMPRESSED: dict[str, Callable[[Path], Any]] = {
     ".bz2": bz2.BZ2File,
     ".xz": lzma.LZMAFile,
 }
-_ODD_PARTS = frozenset(("", ".", ".."))
-"""Parts of paths that must be looked at: an absolute path begins with an empty one."""
+_SPECIAL_COMPONENTS = frozenset(("", ".", ".."))
+"""Path components that need normalization. An absolute path starts with an empty one."""
 _INVALID = re.compile("[\udc80-\udcff]")
 
-# The limit is one for the whole process; other readers in it are not harmed by a higher one.
+# The limit is global; raising it does not affect other readers.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
 
 
 def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
-    """The rows of a table with the lines that they start on.
+    """Iterates over the rows of a table, each with its line number.
 
-    A cell of CSV or TSV is a string, or ``None`` where the row is short.
+    Cells of CSV and TSV are strings, or ``None`` past the end of a short row.
 
     Args:
-        file: the table; the ending of its name says which kind, and how it is compressed: ``.csv``, ``.tsv.gz``.
-        key: the setting that names it, for messages.
+        file: the table. Its suffixes determine format and compression, as in ``.csv`` and ``.tsv.gz``.
+        key: the setting that names the file, for messages.
 
     Raises:
-        ConfigError: the file is missing or empty or is no such table; names the line.
+        ConfigError: the file is missing, empty or malformed; names the line.
     """
     kind, packing = kind_of(file)
     if kind not in _KINDS or packing not in _COMPRESSED:
@@ -85,7 +85,7 @@ def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
 
 
 def kind_of(file: Path) -> tuple[str, str]:
-    """How the name of a table ends, in lower case: its kind, and what says how it is compressed."""
+    """The suffixes of a table, in lower case: that of its format, and that of its compression."""
     suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
     if suffixes and suffixes[-1] in (".gz", ".bz2", ".xz", ".zst"):
         return "".join(suffixes[:-1]), suffixes[-1]
@@ -93,7 +93,7 @@ def kind_of(file: Path) -> tuple[str, str]:
 
 
 def lacking(row: Row, column: str) -> str:
-    """What is wrong with a value that is not there: "null", "empty", "missing, as the row has only 2 cells"."""
+    """Describes a missing value: "null", "empty", "missing, as the row has only 2 cells"."""
     if column not in row:
         return f"missing, as the row has {', '.join(map(printable, row)) or 'none'}"
     value = row[column]
@@ -105,81 +105,85 @@ def lacking(row: Row, column: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds no value: it is absent, null, empty or of spaces alone, or NaN."""
+    """Whether a value is missing: absent, null, blank or NaN."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 class _Cells(dict[str, Any]):
-    """A row of CSV or TSV; ``cells`` is how many it has."""
+    """A row of CSV or TSV. ``cells`` is the number of cells in it."""
 
     cells: int
 
 
 class Paths:
-    """The paths that a table names, each inside a folder.
+    """Reads paths from a table and confines them to a folder.
 
     Args:
         table: the table.
-        root: the folder that paths start at; the table's own when ``None``. A table is not trusted: an absolute path
-            must lie inside.
-        key: the setting that gives the root, for messages.
+        root: the folder that paths are relative to; that of the table if ``None``. Absolute paths must lie inside.
+        key: the setting that names the root, for messages.
 
     Raises:
-        ConfigError: the root is no folder.
+        ConfigError: the root is not a folder.
     """
 
     def __init__(self, table: Path, root: Path | None = None, key: str = "data.root") -> None:
         if root is not None and not root.is_dir():
             raise ConfigError(f"{key} {root} is not a folder")
         self.root = table.parent if root is None else root
-        self._named = f"the folder of the table, {self.root}" if root is None else f"{key} {root}"
+        self._root_name = f"the folder of the table, {self.root}" if root is None else f"{key} {root}"
         self._fix = f"; paths start there. Set {key} to a folder that holds all files" if root is None else ""
         self._roots = tuple({os.path.abspath(self.root): 0, os.path.realpath(self.root): 0})
 
-    def of(self, row: Row, column: str, place: str) -> str:
-        """The path in a column, from the root, with ``/``.
+    def of(self, row: Row, column: str, location: str) -> str:
+        """The path in a column, relative to the root, with ``/``.
+
+        Args:
+            row: of the table.
+            column: of the path.
+            location: of the row, ``FILE:LINE``, for messages.
 
         Raises:
-            ConfigError: there is none, or it leads out.
+            ConfigError: the path is missing, or leads out of the root.
         """
         name = row.get(column)
         if is_missing(name):
-            raise ConfigError(f"{place}: the value of {column!r} is {lacking(row, column)}; expected a path")
+            raise ConfigError(f"{location}: the value of {column!r} is {lacking(row, column)}; expected a path")
         if not isinstance(name, str) or "\0" in name:
-            raise ConfigError(f"{place}: {column} must be a path, got {name!r:.80}")
+            raise ConfigError(f"{location}: {column} must be a path, got {name!r:.80}")
         given = name.replace("\\", "/") if os.name == "nt" else name
-        if os.name != "nt" and _ODD_PARTS.isdisjoint(given.split("/")):
+        if os.name != "nt" and _SPECIAL_COMPONENTS.isdisjoint(given.split("/")):
             return given
         path = PurePosixPath(given)
         if path.is_absolute() or Path(name).drive:
             inside = next((_relative(given, root) for root in self._roots if _relative(given, root)), None)
             if inside is None:
-                raise ConfigError(f"{place}: path {name!r} leads out of {self._named}{self._fix}")
+                raise ConfigError(f"{location}: path {name!r} leads out of {self._root_name}{self._fix}")
             return inside
         if ".." in path.parts:
             given = os.path.normpath(given)
             if given.startswith(".."):
-                raise ConfigError(f"{place}: path {name!r} leads out of {self._named}{self._fix}")
-        found = PurePosixPath(given).as_posix()
-        if found == ".":
-            raise ConfigError(f"{place}: {column} must be the path of a file, got {name!r}")
-        return found
+                raise ConfigError(f"{location}: path {name!r} leads out of {self._root_name}{self._fix}")
+        normalized = PurePosixPath(given).as_posix()
+        if normalized == ".":
+            raise ConfigError(f"{location}: {column} must be the path of a file, got {name!r}")
+        return normalized
 
 
-def path_of(row: Row, column: str, place: str) -> str:
-    """A path inside the table's folder, with ``/``.
+def path_of(row: Row, column: str, location: str) -> str:
+    """The path in a column, relative to the table's folder, with ``/``.
 
     Args:
         row: of the table.
         column: of the path.
-        place: the table and the line, ``FILE:LINE``.
+        location: of the row, ``FILE:LINE``.
 
     Raises:
-        ConfigError: it is none, or leads out.
+        ConfigError: the path is missing, or leads out of the folder.
     """
-    return Paths(Path(place.rpartition(":")[0])).of(row, column, place)
+    return Paths(Path(location.rpartition(":")[0])).of(row, column, location)
 
 
 def _relative(path: str, root: str) -> str | None:
@@ -206,20 +210,22 @@ def _bytes_of(file: Path, packing: str) -> Iterator[Any]:
         with _COMPRESSED[packing](file) as raw:
             yield raw
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{file} is damaged, or not compressed as its name says: {error}; make it anew") from error
+        raise ConfigError(
+            f"{file} is damaged, or not compressed as its suffix says: {error}; create it again"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
 def _text_of(raw: Any, file: Path) -> Iterator[Iterator[str]]:
-    """Lines as they are, with their ends; checked one by one, so that a wrong byte is named with its line."""
+    """The lines with their ends. They are checked one by one, so that errors name the line."""
     start = raw.peek(8)[:8]
     if not start:
         raise ConfigError(f"{file} is empty")
-    if said := next((said for magic, said in _MAGIC if start.startswith(magic)), None):
-        raise ConfigError(f"{file} is no text but {said}")
-    bom, encoding = next((own for own in _BOMS if start.startswith(own[0])), (b"", "utf-8"))
+    if format_hint := next((hint for magic, hint in _MAGIC if start.startswith(magic)), None):
+        raise ConfigError(f"{file} is no text but {format_hint}")
+    bom, encoding = next((entry for entry in _BOMS if start.startswith(entry[0])), (b"", "utf-8"))
     if encoding == "utf-8":
         raw.read(len(bom))
     errors = "surrogateescape" if encoding == "utf-8" else "strict"
@@ -269,15 +275,15 @@ def _read_table(lines: Iterator[str], file: Path, delimiter: str) -> Iterator[tu
             continue
         if header is None:
             header = _header(cells, file, start)
-            # A column without a name, as of row numbers, has no setting that could ask for it.
-            named = [place for place, name in enumerate(header) if name.strip()]
+            # No setting can name a column without a name, such as one of row numbers.
+            named = [index for index, name in enumerate(header) if name.strip()]
             continue
         if len(cells) > len(header):
             quote = "; cells with a comma in them need quotes" if delimiter == "," else ""
             raise ConfigError(
                 f"{file}:{start} has more columns than the header: {len(cells)}, not {len(header)}{quote}"
             )
-        row = _Cells((header[place], cells[place] if place < len(cells) else None) for place in named)
+        row = _Cells((header[index], cells[index] if index < len(cells) else None) for index in named)
         row.cells = len(cells)
         yield start, row
     if header is None:
@@ -285,11 +291,11 @@ def _read_table(lines: Iterator[str], file: Path, delimiter: str) -> Iterator[tu
 
 
 def _header(cells: list[str], file: Path, number: int) -> list[str]:
-    """The names of the columns, checked."""
+    """Validates the names of the columns."""
     named = [cell for cell in cells if cell.strip()]
-    if twice := next((name for name in named if named.count(name) > 1), None):
-        places = ", ".join(str(place) for place, name in enumerate(cells, 1) if name == twice)
-        raise ConfigError(f"{file}:{number} has the column {twice!r} twice (columns {places}); rename one of them")
+    if duplicate := next((name for name in named if named.count(name) > 1), None):
+        numbers = ", ".join(str(number) for number, name in enumerate(cells, 1) if name == duplicate)
+        raise ConfigError(f"{file}:{number} has the column {duplicate!r} twice (columns {numbers}); rename one of them")
     if not named:
         raise ConfigError(f"{file}:{number} names no columns; the first line must")
     return cells
@@ -302,7 +308,7 @@ def _read_jsonl(lines: Iterator[str], file: Path) -> Iterator[tuple[int, Row]]:
             continue
         empty = False
         try:
-            row = json.loads(line, object_pairs_hook=_once)
+            row = json.loads(line, object_pairs_hook=_unique_keys)
         except RecursionError as error:
             raise ConfigError(f"{file}:{number} is JSON nested too deeply") from error
         except ValueError as error:
@@ -314,10 +320,10 @@ def _read_jsonl(lines: Iterator[str], file: Path) -> Iterator[tuple[int, Row]]:
         raise ConfigError(f"{file} is empty")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {printable(twice)!r} is there twice")
-    return found
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {printable(duplicate)!r} is there twice")
+    return value

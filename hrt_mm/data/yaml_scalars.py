@@ -17,11 +17,11 @@ SCALARS = {
         list("-+.0123456789"),
     ),
 }
-"""By the name of its tag, the pattern of a scalar and the characters that it may begin with."""
+"""Pattern and possible first characters of a scalar, by the name of its tag."""
 
 
 def core_resolvers(cls: Any) -> Any:
-    """Gives a PyYAML loader or dumper the scalars of YAML 1.2: ``1e-3`` is a float, ``no`` and ``1:30`` are strings."""
+    """Gives a PyYAML loader or dumper the scalars of YAML 1.2, where ``no`` is a string."""
     cls.yaml_implicit_resolvers = {}
     for name, (pattern, first) in SCALARS.items():
         cls.add_implicit_resolver(PREFIX + name, pattern, first)

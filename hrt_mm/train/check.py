@@ -1,4 +1,4 @@
-"""Finds the impossible models that no single component can see: it builds the task, without memory for its weights."""
+"""Checks a configuration as a whole, by building its model on the meta device, which allocates no weights."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def check(config: RunConfig) -> None:
     check_parts(config)
     tokenizer = build_tokenizer(config)
     for path, tower in towers_of(config).items():
-        own = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer
+        reader = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer
         for level in tower.model.levels:
             if isinstance(level.group, GivenGroups):
-                _check_boundary(path, tower, own, level.name, level.group.boundary)
-            if isinstance(level.group, LearnedGroups) and level.group.supervise not in (None, *own.boundaries):
+                _check_boundary(path, tower, reader, level.name, level.group.boundary)
+            if isinstance(level.group, LearnedGroups) and level.group.supervise not in (None, *reader.boundaries):
                 key, name = f"{path}model.levels.{level.name}.group.supervise", str(level.group.supervise)
-                raise _unknown(tower, own.boundaries, key, name, "name another, or drop it")
+                raise _unknown(tower, reader.boundaries, key, name, "name another, or drop it")
         for name in config.task.boundaries:
-            if name not in own.boundaries:
-                raise _unknown(tower, own.boundaries, "task.unit", name, "name another, or none")
+            if name not in reader.boundaries:
+                raise _unknown(tower, reader.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
         build_task(config, tokenizer, config.task.stand_ins)
     if config.train.pretrain is not None:
@@ -47,20 +47,20 @@ def _check_pretraining(config: RunConfig) -> None:
 
 
 def _check_boundary(path: str, tower: TowerConfig, tokenizer: Tokenizer, level: str, name: str) -> None:
-    """A boundary that the modality gives, and in a causal model one that does not look ahead."""
+    """Checks that the modality gives this boundary and, for a causal model, without looking ahead."""
     key = f"{path}model.levels.{level}.group.boundary"
     usable = causal_boundaries(tokenizer) if tower.model.causal else tokenizer.boundaries
     if name in usable:
         return
-    known = f"one of {', '.join(usable)}" if usable else "it gives none"
+    available = f"one of {', '.join(usable)}" if usable else "it gives none"
     if name in tokenizer.boundaries:
         raise ConfigError(
             f"{key}: where the {name!r} start depends on later tokens, which model.causal must not see; "
-            f"take {known}, group by a fixed stride, or let the model learn the groups"
+            f"take {available}, group by a fixed stride, or let the model learn the groups"
         )
     raise _unknown(tower, usable, key, name, "group by a fixed stride, or let the model learn the groups")
 
 
-def _unknown(tower: TowerConfig, usable: tuple[str, ...], key: str, name: str, way_out: str) -> ConfigError:
-    known = f"one of {', '.join(usable)}" if usable else "it gives none"
-    return ConfigError(f"{key}: the modality {tower.modality.type} gives no boundary {name!r} ({known}); {way_out}")
+def _unknown(tower: TowerConfig, usable: tuple[str, ...], key: str, name: str, fix: str) -> ConfigError:
+    available = f"one of {', '.join(usable)}" if usable else "it gives none"
+    return ConfigError(f"{key}: the modality {tower.modality.type} gives no boundary {name!r} ({available}); {fix}")

@@ -1,6 +1,6 @@
-"""One checkpoint: a folder of safetensors files and a ``state.json`` that knows their sizes and sums. No pickle.
+"""One checkpoint: a folder of safetensors files, and a ``state.json`` with their sizes and checksums. No pickle.
 
-It is written under another name, flushed to the disk and renamed, so that what has a checkpoint's name is whole.
+It is written under a temporary name, flushed to disk and renamed, so that a checkpoint is never incomplete.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..data.extents import Extents
 from ..data.storage import Format, Sum, read_tensors
 
 PARTS = ("model", "optimizer", "ema")
-"""What may lie in a checkpoint, each a safetensors file."""
+"""The files of a checkpoint, each ``PART.safetensors``."""
 REMEDY = "restore it from a copy, or use another checkpoint"
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read, or is of another configuration."""
+    """A checkpoint cannot be read, or is of another configuration."""
 
 
 STATE = Format("a checkpoint", REMEDY, error=CheckpointError)
@@ -52,8 +52,8 @@ class _Monitor:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What ``state.json`` holds, as far as the types are known here. All but the first two are a run's."""
+class _StateSchema:
+    """The content of ``state.json``. Keys with a default are absent outside of training runs."""
 
     step: NonNegativeInt
     files: dict[str, Sum]
@@ -76,11 +76,11 @@ class _Known:
     extents: dict[str, Extents] = field(default_factory=dict)
 
 
-_KIND = TypeAdapter(_Known)
+_STATE_SCHEMA = TypeAdapter(_StateSchema)
 
 
 class State(dict[str, Any]):
-    """What ``state.json`` holds; a key that is missing is damage, too.
+    """The content of ``state.json``. A missing key raises :class:`CheckpointError`.
 
     Args:
         path: of the file.
@@ -97,11 +97,11 @@ class State(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files were found whole.
+    """A checkpoint whose files have been verified.
 
     Args:
-        folder: where it lies.
-        state: what ``state.json`` holds.
+        folder: of the checkpoint.
+        state: the content of ``state.json``.
     """
 
     folder: Path
@@ -109,14 +109,14 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken before it."""
+        """Optimizer steps taken."""
         return int(self.state["step"])
 
     def __contains__(self, part: str) -> bool:
         return f"{part}.safetensors" in self.state["files"]
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """One part's tensors, on the host.
+        """The tensors of one part, on the host.
 
         Raises:
             CheckpointError: it has no such part, or the file is damaged.
@@ -127,17 +127,17 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Writes a checkpoint, in place of one of the same name.
+    """Writes a checkpoint, replacing one of the same name.
 
     Args:
-        folder: its final name; the parent must exist.
-        state: plain data; ``schema`` and ``files`` are added.
+        folder: of the checkpoint; the parent must exist.
+        state: JSON-serializable; ``schema`` and ``files`` are added.
         parts: tensors by name, of each part.
 
     Raises:
-        OSError: the disk is full or fails. What was half written is removed, and what was there before stays.
+        OSError: the disk is full or fails. The incomplete checkpoint is removed, and one that was there before is kept.
     """
-    aside, before = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    aside, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
@@ -150,50 +150,50 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
         write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))
         flush_folder(aside)
         if folder.exists():
-            folder.rename(before)
+            folder.rename(previous)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if before.exists() and not folder.exists():
-            before.rename(folder)
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
     flush_folder(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def tidy(parent: Path) -> None:
-    """Clears away what a killed process left half done, and takes back a checkpoint that it was replacing."""
+    """Removes what a killed process left incomplete, and restores a checkpoint that it was replacing."""
     for aside in parent.glob(".step-*.tmp"):
         shutil.rmtree(aside)
-    for before in parent.glob(".step-*.old"):
-        folder = parent / before.name.removeprefix(".").removesuffix(".old")
+    for previous in parent.glob(".step-*.old"):
+        folder = parent / previous.name.removeprefix(".").removesuffix(".old")
         if folder.exists():
-            shutil.rmtree(before)
+            shutil.rmtree(previous)
         else:
-            before.rename(folder)
+            previous.rename(folder)
 
 
 def read_state(folder: Path) -> State:
-    """What ``state.json`` says.
+    """Reads ``state.json``.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a version that this code does not know.
+        CheckpointError: it is missing, damaged, or of an unknown version.
     """
     path = folder / "state.json"
     value = STATE.read(path)
-    STATE.check(path, value, _KIND)
+    STATE.check(path, value, _STATE_SCHEMA)
     return State(path, value)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """A checkpoint, once each of its files has the size and the sum that ``state.json`` gives.
+    """Reads a checkpoint and verifies the size and checksum of each of its files.
 
     Raises:
-        CheckpointError: names the file, and what it has and should have.
+        CheckpointError: names the file, and its actual and expected values.
     """
     state = read_state(folder)
-    known = {f"{part}.safetensors" for part in PARTS}
+    allowed = {f"{part}.safetensors" for part in PARTS}
     for name, expected in state["files"].items():
-        if name not in known:
-            raise CheckpointError(f"{folder / 'state.json'} names a file {name!r}; a checkpoint has {sorted(known)}")
+        if name not in allowed:
+            raise CheckpointError(f"{folder / 'state.json'} names a file {name!r}; a checkpoint has {sorted(allowed)}")
         Sum(**expected).check(folder / name, REMEDY, CheckpointError)
     return Checkpoint(folder, state)

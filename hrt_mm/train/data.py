@@ -1,4 +1,4 @@
-"""Loaders: plans read ahead by worker processes, and batches handed out in order."""
+"""Loading batches, in this process or ahead of time in worker processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .workers import Workers, loader
 
 
 def load(maker: BatchMaker, plans: Iterable[Plan], *, workers: int, pin_memory: bool = False) -> Iterator[Loaded]:
-    """Plans made into batches, in order. Draws nothing from the global generators.
+    """Loads the batch of each plan, in order. Leaves the global random generators untouched.
 
     Args:
-        maker: makes a batch of a plan.
-        plans: may be endless.
-        workers: processes that work ahead; 0 for none.
+        maker: loads the batch of a plan.
+        plans: possibly without end.
+        workers: processes that load ahead; 0 to load in this process.
         pin_memory: put batches in pinned host memory.
     """
     return Workers(maker, plans, workers, pin_memory) if workers else iter(loader(maker, plans, 0, pin_memory))
@@ -29,10 +29,10 @@ def load(maker: BatchMaker, plans: Iterable[Plan], *, workers: int, pin_memory: 
 
 @contextmanager
 def worker_deaths_named() -> Iterator[None]:
-    """Says what it means that a loader's worker died.
+    """Explains the error of PyTorch's loader that a worker died.
 
     Raises:
-        UserError: in place of the loader's error, which names the worker.
+        UserError: in place of the loader's ``RuntimeError``.
     """
     try:
         yield
@@ -46,17 +46,19 @@ def worker_deaths_named() -> Iterator[None]:
 
 
 class TrainStream:
-    """Training batches without end, from a position on. Counts what the trainer consumed, not what was read ahead.
+    """An endless iterator over training batches.
+
+    ``position`` and the counts refer to the batches handed out, not to those loaded ahead.
 
     Args:
-        maker: makes a batch of a plan.
+        maker: loads the batch of a plan.
         sampler: plans the batches.
         start: the first batch.
-        bad: counts samples that cannot be used.
-        extents: by tower, ``""`` for the only one, the sizes of inputs that training saw; grows with each batch.
-        workers: processes that work ahead.
+        bad: counts unusable samples.
+        extents: range of input sizes seen in training, by tower (``""`` for a single one); updated with each batch.
+        workers: processes that load ahead.
         pin_memory: put batches in pinned host memory.
-        all_ranks: whether something holds on all ranks; a batch that is empty on one is skipped on all.
+        all_ranks: whether a condition is true on all ranks. A batch that is empty on one rank is skipped on all.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class TrainStream:
         self._loaded = iter(())
 
     def waited(self) -> float:
-        """Seconds that batches were waited for since it was last asked; with no workers, those of loading them."""
+        """Seconds spent waiting for batches since the last call. Without workers, this is the time to load them."""
         waited, self._waited = self._waited, 0.0
         return waited
 
@@ -91,31 +93,31 @@ class TrainStream:
         """The next batch that is not empty.
 
         Raises:
-            UserError: too many samples are bad, a worker died, or a mistake that the loading met.
+            UserError: too many samples are unusable, a worker died, or loading failed.
         """
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             loaded = checked(next(self._loaded), self.bad)
-            self._waited += time.perf_counter() - began
+            self._waited += time.perf_counter() - start
             self.position = loaded.plan.following
             if self._all_ranks(loaded.batch is not None):
                 assert loaded.batch is not None
-                self._measure(loaded.batch)
+                self._update_extents(loaded.batch)
                 return loaded.batch
 
-    def _measure(self, batch: Batch) -> None:
+    def _update_extents(self, batch: Batch) -> None:
         parts = {name: part.tokens for name, part in batch.parts.items()} if isinstance(batch, JointBatch) else {}
         for name, tokens in (parts or {"": batch.tokens}).items():
             if (extents := Extents.of(tokens)) is not None:
-                known = self.extents.get(name)
-                self.extents[name] = extents if known is None else known.joined(extents)
+                previous = self.extents.get(name)
+                self.extents[name] = extents if previous is None else previous.joined(extents)
 
 
 def checked(loaded: Loaded, bad: BadSamples) -> Loaded:
-    """The same, once its bad samples are counted.
+    """Counts the unusable samples of a loaded batch, and returns it.
 
     Raises:
-        UserError: what the loading met, or too many bad samples.
+        UserError: loading failed, or too many samples are unusable.
     """
     if loaded.error is not None:
         raise loaded.error

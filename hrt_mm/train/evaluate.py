@@ -1,4 +1,4 @@
-"""Evaluation: exact over batches and ranks, from the sums that tasks report."""
+"""Evaluation of a split. Metrics do not depend on the batch size or the number of ranks."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class EvaluationLoader:
-    """A split's samples, each once, in the same batches every time it is gone through.
+    """The batches of a split, the same ones in every iteration.
 
     Args:
         split: its name.
-        maker: makes its batches.
-        options: batch size, workers and the share of bad samples that is allowed.
-        ranks: each reads its part.
-        limit: batches, drawn once at random; all when absent.
+        maker: loads its batches.
+        options: batch size, workers, and the fraction of unusable samples that is allowed.
+        ranks: the process group, which the batches are distributed over.
+        limit: number of batches, a fixed random selection; all if absent.
     """
 
     def __init__(
@@ -66,25 +66,24 @@ class EvaluationLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches that are not empty. Counts bad samples anew."""
+        """The batches that are not empty. Resets the count of unusable samples."""
         return (batch for _, batch in self.numbered())
 
     def numbered(self) -> Iterator[tuple[int, Batch]]:
-        """The same, each with its number among those of all ranks."""
+        """The batches that are not empty, each with its index over all ranks."""
         self.bad = BadSamples(self.split, len(self.maker.dataset), self.options.max_bad_share)
-        pinned = self.ranks.device.type == "cuda"
-        # Starting workers takes longer than reading a few batches.
+        # Starting workers takes longer than loading a few batches.
         workers = self.options.workers if len(self._plans) > 2 * self.options.workers else 0
         with worker_deaths_named():
-            for loaded in load(self.maker, self._plans, workers=workers, pin_memory=pinned):
+            for loaded in load(self.maker, self._plans, workers=workers, pin_memory=self.ranks.device.type == "cuda"):
                 if (batch := checked(loaded, self.bad).batch) is not None:
                     yield loaded.plan.at.batch, batch
 
-    def name_absent(self, absent: Mapping[str, Sequence[int]]) -> None:
-        """Warns of metrics that are means over classes and lack some, unless they lacked the same before.
+    def warn_of_missing_classes(self, absent: Mapping[str, Sequence[int]]) -> None:
+        """Warns of metrics that are means over classes and leave some out, once for the same classes.
 
         Args:
-            absent: by metric, the classes that no sample is of, as :func:`classes_without_samples` gives them.
+            absent: classes without samples by metric, as :func:`classes_without_samples` gives them.
         """
         classes = self.maker.classes or ()
         for metric, missing in absent.items():
@@ -92,7 +91,7 @@ class EvaluationLoader:
                 log.warning(
                     "%s/%s is the mean over %d of %d classes: the split has no sample of %s%s",
                     self.split, metric, len(classes) - len(missing), len(classes),
-                    some([classes[place] for place in missing]),
+                    some([classes[index] for index in missing]),
                     " among those evaluated" if self.limit is not None else "",
                 )  # fmt: skip
         self._absent = absent
@@ -107,24 +106,24 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     partial: bool = False,
 ) -> dict[str, float] | None:
-    """A split's metrics, by names like ``val/accuracy``. Leaves the global generators as they were.
+    """The metrics of a split, by names like ``val/accuracy``. Leaves the global random generators untouched.
 
     Args:
         task: on the device of the loader's rank.
         loader: the split.
-        cast: the precision's context.
-        stopped: asked between batches.
-        partial: the metrics are not those of the split, so that nothing is said of what they lack.
+        cast: autocast context.
+        stopped: whether to stop; called before each batch.
+        partial: skip the warning about classes without samples, as only a part of the split is evaluated.
 
     Returns:
-        The metrics over all ranks, or ``None`` where a rank was stopped before its end.
+        The metrics over all ranks, or ``None`` if a rank was stopped.
     """
-    meters, halted, training = Meters(), False, task.training
+    meters, interrupted, training = Meters(), False, task.training
     task.eval()
     try:
         with forked():
             for number, batch in loader.numbered():
-                if halted := stopped():
+                if interrupted := stopped():
                     break
                 seed_all(mix(loader.options.seed, "evaluation", number))
                 batch = batch.to(loader.ranks.device)
@@ -133,29 +132,29 @@ def evaluate(
                 meters.add(output, batch)
     finally:
         task.train(training)
-    if not loader.ranks.all(not halted):
+    if not loader.ranks.all(not interrupted):
         return None
     metrics = means(added(loader.ranks.gather(meters.sums())), loader.split)
     counts = loader.ranks.gather(meters.class_counts())
     metrics |= macro_f1s(counts, loader.split)
     if not partial:
-        loader.name_absent(classes_without_samples(counts))
-    rows = _together(loader.ranks.gather(meters.rows()))
+        loader.warn_of_missing_classes(classes_without_samples(counts))
+    rows = _concatenate(loader.ranks.gather(meters.rows()))
     return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
 
 
-def _together(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Rows of all ranks, one after another; a rank without a batch has none."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+def _concatenate(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of all ranks. A rank without batches has none."""
+    names = dict.fromkeys(name for rows in by_rank for name in rows)
+    return {name: torch.cat([rows[name] for rows in by_rank if name in rows]) for name in names}
 
 
 def extents_of(state: Mapping[str, Any]) -> dict[str, Extents]:
-    """By tower, the sizes of inputs that training saw; nothing where a checkpoint of an older version has none."""
+    """The range of input sizes seen in training, by tower. Empty for checkpoints of older versions."""
     return {name: Extents.of_plain(value) for name, value in state.get("extents", {}).items()}
 
 
 def load_trained(task: Task, checkpoint: Checkpoint) -> None:
-    """Puts a checkpoint's weights into a task: the moving average where there is one."""
+    """Loads a checkpoint's weights into a task: their moving average if it has one."""
     part = "ema" if "ema" in checkpoint else "model"
     load_weights(task, checkpoint.tensors(part), f"{part}.safetensors of {checkpoint.folder}")

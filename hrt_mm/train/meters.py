@@ -1,4 +1,4 @@
-"""Sums behind the metrics: exact over batches, ranks and interruptions."""
+"""Running sums of metrics, so that means are exact over batches, ranks and resumptions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..tasks.base import Batch, TaskOutput
 from ..tasks.labels import macro_f1
 
 Sums = dict[str, tuple[float, float]]
-"""By metric, a sum and the count it is over."""
+"""Sum and count by metric."""
 
 
 def weight_of(output: TaskOutput, batch: Batch) -> Tensor:
-    """What a batch's loss weighs beside other batches: the count it is a mean over.
+    """The weight of a batch's loss: the count that it is a mean over.
 
-    Tasks whose loss is not a mean over samples say so by giving ``loss`` among their stats.
+    That is the number of samples, unless the task reports ``loss`` in its stats with another count.
     """
     if "loss" in output.stats:
         return output.stats["loss"][1].detach().double()
@@ -26,7 +26,7 @@ def weight_of(output: TaskOutput, batch: Batch) -> Tensor:
 
 
 class Meters:
-    """Running sums of a task's metrics, on the device that they come from."""
+    """Running sums of a task's metrics, on the device of the model."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -34,7 +34,7 @@ class Meters:
         self._rows: dict[str, list[Tensor]] = {}
 
     def add(self, output: TaskOutput, batch: Batch) -> None:
-        """Takes in a batch: its stats, and its loss and parts where they are not among the stats."""
+        """Adds a batch: its stats, and its loss and the parts of it that are not among the stats."""
         weight = weight_of(output, batch)
         for name, value in {"loss": output.loss, **output.parts}.items():
             if name not in output.stats:
@@ -51,67 +51,67 @@ class Meters:
         self._sums[name] = self._sums[name].to(pair.device) + pair if name in self._sums else pair
 
     def restore(self, sums: Mapping[str, Iterable[float]]) -> None:
-        """Starts from what :meth:`sums` gave."""
+        """Restores what :meth:`sums` returned."""
         self._sums = {name: torch.tensor(list(pair), dtype=torch.float64) for name, pair in sums.items()}
 
     def sums(self) -> Sums:
-        """The sums, read from the device."""
+        """The sums, on the host."""
         if not self._sums:
             return {}
         read = torch.stack([pair.cpu() for pair in self._sums.values()]).tolist()
         return {name: (total, count) for name, (total, count) in zip(self._sums, read, strict=True)}
 
     def class_counts(self) -> dict[str, Tensor]:
-        """By metric, (3, K) counts of right predictions, predictions and true samples of K classes, on the host."""
+        """(3, K) counts of correct predictions, predictions and true samples of K classes by metric, on the host."""
         return {name: counts.cpu() for name, counts in self._class_counts.items()}
 
     def rows(self) -> dict[str, Tensor]:
-        """By name, the rows that were kept, on the host."""
+        """The rows of all batches by name, on the host."""
         return {name: torch.cat(rows) for name, rows in self._rows.items()}
 
 
-def added(parts: Iterable[Sums]) -> Sums:
-    """Sums of several ranks together."""
+def added(by_rank: Iterable[Sums]) -> Sums:
+    """The sums of several ranks, added up."""
     total: Sums = {}
-    for sums in parts:
+    for sums in by_rank:
         for name, (value, count) in sums.items():
-            before = total.get(name, (0.0, 0.0))
-            total[name] = (before[0] + value, before[1] + count)
+            previous_value, previous_count = total.get(name, (0.0, 0.0))
+            total[name] = (previous_value + value, previous_count + count)
     return total
 
 
 def means(sums: Sums, prefix: str) -> dict[str, float]:
-    """The metrics: sum over count, with ``prefix/`` before their names. What was counted nowhere is left out."""
+    """Sum over count by ``prefix/name``, without metrics whose count is 0."""
     return {f"{prefix}/{name}": value / count for name, (value, count) in sums.items() if count}
 
 
-def macro_f1s(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> dict[str, float]:
-    """The macro-F1 metrics of several ranks' class counts together. Without true samples there is none."""
-    totals = _totals(parts)
+def macro_f1s(by_rank: Sequence[Mapping[str, Tensor]], prefix: str) -> dict[str, float]:
+    """Macro-F1 from the class counts of all ranks, without metrics that have no true samples."""
+    totals = _totals(by_rank)
     return {f"{prefix}/{name}": macro_f1(counts_3K) for name, counts_3K in totals.items() if counts_3K[2].any()}
 
 
-def classes_without_samples(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, list[int]]:
-    """By macro-F1 metric, the classes that no true sample is of, which the metric leaves out."""
-    totals = _totals(parts)
+def classes_without_samples(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, list[int]]:
+    """The classes without true samples by macro-F1 metric, which the metric leaves out."""
+    totals = _totals(by_rank)
     return {name: (counts_3K[2] == 0).nonzero().flatten().tolist() for name, counts_3K in totals.items()}
 
 
-def _totals(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _totals(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     totals: dict[str, Tensor] = {}
-    for counts in parts:
+    for counts in by_rank:
         for name, counts_3K in counts.items():
             totals[name] = totals[name] + counts_3K if name in totals else counts_3K
     return totals
 
 
 def is_better(value: float, best: float | None, mode: str) -> bool:
-    """Whether a metric is as good as the best one yet, or better; a value that is not finite never is.
+    """Whether a metric is at least as good as the best so far. A non-finite value never is.
 
     Args:
         value: the new one.
-        best: the best one, if any.
-        mode: ``min`` or ``max``, whichever is better.
+        best: the best so far, if any.
+        mode: ``min`` or ``max``.
     """
     if not math.isfinite(value):
         return False

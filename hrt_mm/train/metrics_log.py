@@ -16,26 +16,26 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """A line of JSON for each logged step. What a full disk refuses is kept and written later.
+    """A line of JSON for each logged step. Lines that a full disk rejects are kept in memory and written later.
 
     Args:
         path: the file.
-        keep: lines of it that stay; those after them came after the checkpoint that the run goes on from.
+        keep: number of lines to keep, those from before the checkpoint that the run resumes from.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        kept = path.read_bytes().splitlines(keepends=True)[:keep]
-        self._size = sum(map(len, kept))
+        lines = path.read_bytes().splitlines(keepends=True)[:keep]
+        self._size = sum(map(len, lines))
         os.ftruncate(self._file, self._size)
-        self.lines = len(kept)
+        self.lines = len(lines)
         self._pending = b""
         self._failed = False
-        if len(kept) < keep:
-            log.warning("%s has %d lines, the checkpoint was saved after %d; the rest is lost", path, len(kept), keep)
+        if len(lines) < keep:
+            log.warning("%s has %d lines, the checkpoint was saved after %d; the rest is lost", path, len(lines), keep)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Adds a line. Numbers that are not finite become null, as JSON has none."""
+        """Appends a line. Non-finite numbers become null, as JSON has no others."""
         plain = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -50,10 +50,10 @@ class MetricsLog:
             self._failed = True
 
     def sync(self) -> None:
-        """Waits until the disk has every line.
+        """Flushes every line to disk.
 
         Raises:
-            OSError: it has not the room.
+            OSError: the disk is full or fails.
         """
         self._write_pending()
         os.fsync(self._file)
@@ -65,9 +65,9 @@ class MetricsLog:
     def _write_pending(self) -> None:
         try:
             os.lseek(self._file, self._size, os.SEEK_SET)
-            left = memoryview(self._pending)
-            while left:
-                left = left[os.write(self._file, left) :]
+            remaining = memoryview(self._pending)
+            while remaining:
+                remaining = remaining[os.write(self._file, remaining) :]
         except OSError:
             os.ftruncate(self._file, self._size)
             raise
@@ -76,11 +76,11 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """Event files for TensorBoard, where the package is installed.
+    """TensorBoard event files, if the package is installed.
 
     Args:
-        folder: where they go.
-        step: the step that the run goes on from; what was logged after it is hidden.
+        folder: of the files.
+        step: that the run resumes from; later events in existing files are purged.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -94,7 +94,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a step's numbers."""
+        """Writes the metrics of a step."""
         if self._writer is None:
             return
         try:
@@ -105,6 +105,6 @@ class TensorBoard:
             self._writer = None
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Flushes and closes the files."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""The stop at a loss or gradient that is not finite, before it reaches the weights."""
+"""The error for a non-finite loss or gradient, raised before the weights are updated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tasks.base import Task
 
 
 class NonFiniteError(UserError):
-    """A loss or gradient is NaN or infinite."""
+    """The loss or the gradient is NaN or infinite."""
 
 
 def nonfinite_error(
@@ -23,13 +23,13 @@ def nonfinite_error(
     loss: float,
     checkpoint: Path | None,
 ) -> NonFiniteError:
-    """Says at which step and level it happened, and which checkpoint is good.
+    """The error that names the step, the first module or level with non-finite values, and the last checkpoint.
 
     Args:
-        task: with the weights from before the step, and the step's gradients.
-        sources: for each batch of this rank whose loss is not finite, where that began and the names of its samples.
+        task: with the step's gradients.
+        sources: for each batch of this rank with a non-finite loss, the first non-finite module and the sample names.
         level_names: of the model, fine to coarse.
-        step: the one that failed, counted from 1.
+        step: that failed, counted from 1.
         loss: of the step.
         checkpoint: the newest, if any.
     """
@@ -49,7 +49,7 @@ def nonfinite_error(
 
 
 def gradient_source(task: Task, level_names: Sequence[str]) -> str:
-    """The parameter nearest the loss whose gradient is not finite, with its level: backward met it first."""
+    """The last parameter, and its level, with a non-finite gradient: the first one that the backward pass reached."""
     levels = task.parameter_levels()
     for name, parameter in reversed(list(task.named_parameters())):
         if parameter.grad is not None and not parameter.grad.isfinite().all():

@@ -1,4 +1,4 @@
-"""AdamW with weight-decay groups and per-level learning rates, and its state as named tensors."""
+"""AdamW with weight decay and learning rates by parameter, and its state as named tensors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .weights import refuse
 
 
 def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the task's trainable parameters, its groups those of :func:`param_groups`."""
+    """AdamW over :func:`param_groups`."""
     return torch.optim.AdamW(param_groups(task, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
-    """Groups by learning-rate multiplier and by decay, each with ``lr_scale``, ``weight_decay`` and ``params``.
+    """Trainable parameters grouped by learning-rate multiplier (``lr_scale``) and ``weight_decay``.
 
-    Vectors and scalars (biases, norms, gates) do not decay, nor does what a module names in its
-    ``no_weight_decay()``, as timm's models do.
+    Vectors and scalars (biases, norms, gates) are not decayed, nor are parameters that a module lists in
+    ``no_weight_decay()``, as in timm.
     """
     levels, scales = task.parameter_levels(), task.lr_scales()
-    spared = no_decay_names(task)
+    undecayed = no_decay_names(task)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         assert name in levels, f"{type(task).__name__}.parameter_levels() does not name {name}"
@@ -34,7 +34,7 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
             continue
         level = levels[name]
         scale = 1.0 if level is None else float(scales[level])
-        decays = parameter.ndim > 1 and name not in spared
+        decays = parameter.ndim > 1 and name not in undecayed
         groups.setdefault((scale, decays), []).append(parameter)
     return [
         {"params": params, "lr_scale": scale, "weight_decay": config.weight_decay if decays else 0.0}
@@ -43,38 +43,38 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
 
 
 def no_decay_names(module: nn.Module) -> set[str]:
-    """Names of the parameters that modules ask not to decay, through timm's ``no_weight_decay()``."""
-    found: set[str] = set()
+    """Names of the parameters that modules exclude from weight decay through ``no_weight_decay()``."""
+    excluded: set[str] = set()
     for prefix, child in module.named_modules():
         names = getattr(child, "no_weight_decay", None)
         if callable(names):
-            found.update(f"{prefix}.{name}" if prefix else name for name in names())
-    return found
+            excluded.update(f"{prefix}.{name}" if prefix else name for name in names())
+    return excluded
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the rate of each group: ``lr`` times the group's multiplier."""
+    """Sets the learning rate of each group to ``lr`` times the group's ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
-    """Multiplies all gradients by a scalar that stays on its device."""
+    """Multiplies all gradients by a scalar tensor, without reading it on the host."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], longest: float | None) -> Tensor:
-    """Scales all gradients down together where they are longer than ``longest``; their length before that."""
-    return nn.utils.clip_grad_norm_(parameters, math.inf if longest is None else longest)
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Clips the norm of all gradients together to ``max_norm``, if any. Returns the norm before clipping."""
+    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, task: Task) -> dict[str, Tensor]:
-    """The optimizer's tensors by name: ``exp_avg/encoder.embedding.weight``."""
+    """The optimizer's state tensors by name, such as ``exp_avg/encoder.embedding.weight``."""
     return {
         f"{key}/{name}": value
-        for name, parameter in _trained(task)
+        for name, parameter in _trainable(task)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
@@ -82,22 +82,22 @@ def optimizer_state(optimizer: torch.optim.Optimizer, task: Task) -> dict[str, T
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, task: Task, tensors: Mapping[str, Tensor], source: str
 ) -> None:
-    """Takes back what :func:`optimizer_state` gave.
+    """Loads what :func:`optimizer_state` returned.
 
     Raises:
-        UserError: it is of other parameters; names ``source`` and the first of them.
+        UserError: names or shapes differ; names ``source`` and the first of them.
     """
-    parameters = dict(_trained(task))
+    parameters = dict(_trainable(task))
     states: dict[str, dict[str, Tensor]] = {}
-    wrong = []
+    mismatched = []
     for full_name, value in tensors.items():
         key, _, name = full_name.partition("/")
         if name not in parameters:
-            wrong.append(f"{full_name} is unknown")
+            mismatched.append(f"{full_name} is unknown")
         elif value.ndim and value.shape != parameters[name].shape:
-            wrong.append(f"{full_name} has shape {tuple(value.shape)}, not {tuple(parameters[name].shape)}")
+            mismatched.append(f"{full_name} has shape {tuple(value.shape)}, not {tuple(parameters[name].shape)}")
         states.setdefault(name, {})[key] = value
-    refuse(wrong, source)
+    refuse(mismatched, source)
     for name, state in states.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {
@@ -106,5 +106,5 @@ def load_optimizer_state(
         }
 
 
-def _trained(task: Task) -> Iterator[tuple[str, nn.Parameter]]:
+def _trainable(task: Task) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad)

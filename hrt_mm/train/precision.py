@@ -1,4 +1,4 @@
-"""In which precision to compute, and deterministically where that is free."""
+"""Precision, threads and determinism."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Autocast = Callable[[], AbstractContextManager[None]]
 
 
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """Makes the context that forward passes run in.
+    """The autocast context of forward passes.
 
     Args:
-        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the device computes it in hardware.
-        device: where the passes run.
+        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 if the hardware supports it.
+        device: of the model.
 
     Raises:
-        ConfigError: bf16 was asked for on a CUDA device without it.
+        ConfigError: bf16 was requested on a CUDA device without it.
     """
     dtype = choose_dtype(precision, device)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
@@ -38,7 +38,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed in hardware: by tensor cores, or on a CPU by AMX tiles, much faster than fp32."""
+    """Whether the hardware computes bf16 faster than fp32: tensor cores, or AMX tiles of a CPU."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -48,7 +48,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bf16 is many times slower than fp32, for want of an instruction: x86 without AVX512-BF16."""
+    """Whether bf16 is emulated, many times slower than fp32: on x86 without AVX512-BF16."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return not (computes_bf16(device) or torch.cpu._is_avx512_bf16_supported())
@@ -56,22 +56,22 @@ def emulates_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def numerics(device: torch.device, num_threads: int | None) -> Iterator[None]:
-    """Sets threads, and on the CPU deterministic kernels, for the length of a run.
+    """Sets the number of threads and, on the CPU, deterministic kernels, for the duration of the block.
 
-    With more threads than one, a few CPU kernels (the backward of indexing) add up in any order unless told.
+    With several threads, a few CPU kernels (such as the backward of indexing) sum in a random order by default.
     """
     threads = torch.get_num_threads()
-    strict = torch.get_deterministic_debug_mode()
-    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    debug_mode = torch.get_deterministic_debug_mode()
+    fill_memory = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    if device.type == "cpu" and not strict:
-        # As use_deterministic_algorithms(True), which would first import the compiler, for seconds.
+    if device.type == "cpu" and not debug_mode:
+        # As use_deterministic_algorithms(True), which takes seconds as it imports the compiler.
         torch.set_deterministic_debug_mode("error")
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_deterministic_debug_mode(strict)
-        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        torch.set_deterministic_debug_mode(debug_mode)
+        deterministic.fill_uninitialized_memory = fill_memory  # type: ignore[attr-defined]

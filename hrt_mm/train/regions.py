@@ -1,4 +1,4 @@
-"""``torch.compile`` where it pays: the transformer blocks, one by one."""
+"""Regional compilation: ``torch.compile`` on each transformer block."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from ..core.attention import attend
 from ..core.block import Block
 
 GRAPHS = 128
-"""Graphs that the blocks' common code may have: levels of several widths, in training and evaluation, each with the
-sizes it was first met with and then for any. Beyond the default of 8 torch would fall back without compiling."""
+"""Recompile limit. Blocks share code, and each width needs graphs for training and evaluation, with static and then
+dynamic sizes; beyond torch's default limit of 8 they would silently run without compilation."""
 
 
 def compile_regions(task: nn.Module, backend: str = "inductor") -> None:
-    """Compiles each transformer block of a task, or the whole task where it has none.
+    """Compiles each transformer block of a task, or the whole task if it has none.
 
-    What plans the runs of a batch, and the attention over them, goes by lengths on the host, which differ from batch to
-    batch. Compiled, it would be compiled anew for each.
+    Attention is excluded: its packing depends on sequence lengths on the host, which would recompile it for each batch.
 
     Args:
-        task: compiled in place; its weights keep their names.
+        task: compiled in place. Its weights keep their names.
         backend: of ``torch.compile``.
     """
     blocks = [module for module in task.modules() if isinstance(module, Block)]
@@ -28,7 +27,7 @@ def compile_regions(task: nn.Module, backend: str = "inductor") -> None:
         task.compile(backend=backend)
         return
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    # Were it disabled where it is defined, importing it would import the compiler.
+    # Not a decorator in its module, as importing that would then import the compiler.
     uncompiled = torch.compiler.disable(attend)
     for module in blocks:
         module.attention.attend = uncompiled

@@ -77,7 +77,7 @@ class Reporter:
             waited: seconds that this rank waited for its batches.
         """
         self.throughput.add(tokens, waited)
-        self.progress.moved(self.state.step)
+        self.progress.advance(self.state.step)
 
     def training(self, metrics: Mapping[str, float], clock: Clock) -> None:
         """Reports training metrics, which are means since the last report, and throughput."""

@@ -1,4 +1,4 @@
-"""Writes a configuration with its defaults, so that it means the same when they change."""
+"""Writes a configuration with its defaults, so that it keeps its meaning when they change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .run_config import RunConfig
 
 
 def resolved_yaml(config: RunConfig, *, ascii_only: bool = False) -> str:
-    """A configuration with its defaults written out; loading it gives the same one.
+    """A configuration as YAML with all defaults; loading it gives an equal one.
 
     Args:
         config: of a run.
-        ascii_only: write other characters as escapes.
+        ascii_only: escape other characters.
     """
     return yaml.dump(_written(config), Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only)
 
@@ -28,9 +28,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _written(component: Component) -> dict[str, Any]:
-    """A component's settings. Those that were not given, and that it would refuse beside the others, are left out.
+    """A component's settings, without defaults that it would reject beside the given ones.
 
-    A component may refuse a setting that has no effect, such as how images fit a size when none is set.
+    A component may reject a setting that has no effect, such as how images fit a size when none is set.
     """
     kind = type(component)
     plain = component.model_dump(mode="json")
@@ -52,12 +52,12 @@ def _accepts(kind: type[Component], settings: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any, dumped: Any) -> Any:
-    """A setting as YAML has it, from the value and from what pydantic makes of it."""
+    """A setting as plain data, from its value and what pydantic dumped for it."""
     if isinstance(value, Component):
         return _written(value)
     if isinstance(value, list | tuple):
         return [_plain(*pair) for pair in zip(value, dumped, strict=True)]
     if isinstance(value, dict):
         return {key: _plain(item, dumped[key]) for key, item in value.items()}
-    # Read again, ${ would name a variable.
+    # Unescaped, ${ would start an interpolation when the file is read.
     return dumped.replace("${", "$${") if isinstance(dumped, str) else dumped

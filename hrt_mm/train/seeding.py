@@ -1,7 +1,7 @@
-"""Seeds. Every random draw of a run is a pure function of its seed and of where it is drawn.
+"""Counter-based seeding: every random number of a run is a function of the seed and of where it is drawn.
 
-A step, a sample and an evaluation each seed the generators from (seed, what it is, its number). There is then no
-generator state to save: a resumed run draws what the uninterrupted one would have drawn.
+The generators are seeded before each step, sample and evaluation batch, from (seed, kind, index). A checkpoint needs no
+generator state, and a resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 def mix(*parts: int | str) -> int:
-    """A 63-bit seed from integers and words, the same on every machine and in every process."""
+    """A 63-bit seed from integers and strings, the same on every machine and in every process."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -28,19 +28,19 @@ def seed_all(seed: int) -> None:
 
 
 def seed_host(seed: int) -> None:
-    """Seeds torch's CPU generator, numpy and ``random``; for loading samples, where no device takes part."""
+    """Seeds torch's CPU generator, numpy and ``random``, for loading samples."""
     torch.default_generator.manual_seed(seed)
     _seed_host_libraries(seed)
 
 
 def _seed_host_libraries(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  the generator that others' augmentations draw from
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  augmentations of other libraries use it
 
 
 @contextmanager
 def forked(*, host_only: bool = False) -> Iterator[None]:
-    """Gives the generators of torch, numpy and ``random`` back as they were; those of devices too, unless told."""
+    """Restores the generators of torch, numpy and ``random`` on exit, including CUDA's unless ``host_only``."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() and not host_only else []
     with torch.random.fork_rng(devices):
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002

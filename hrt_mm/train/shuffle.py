@@ -1,7 +1,4 @@
-"""Random orders of any length, the same one for the same seed. A long one is computed place by place and not held.
-
-Shapes: N places.
-"""
+"""Seeded permutations of any length. Long ones are computed on access and need no memory."""
 
 from __future__ import annotations
 
@@ -13,29 +10,30 @@ import torch
 
 from .seeding import mix
 
-HELD = 1 << 22
-"""The longest order that is held in memory, at 8 bytes a place."""
+MAX_IN_MEMORY = 1 << 22
+"""Longest permutation that is held in memory, at 8 bytes per element."""
 _ROUNDS = 8
 
 
 class Shuffle(Sequence[int]):
-    """The numbers below ``length`` in a random order.
+    """A random permutation of ``range(length)``.
 
     Args:
-        length: how many.
-        seed: chooses the order.
-        held: up to this length the order is drawn at once by torch; above, each place is computed when it is asked for.
+        length: of the permutation.
+        seed: of the permutation.
+        max_in_memory: up to this length, :func:`torch.randperm` draws all of it; above, each element is computed on
+            access.
     """
 
-    def __init__(self, length: int, seed: int, held: int = HELD) -> None:
+    def __init__(self, length: int, seed: int, max_in_memory: int = MAX_IN_MEMORY) -> None:
         self.length = length
         self._take: Callable[[range], np.ndarray]
-        if length <= held:
-            places_N = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).numpy()
-            self._take = lambda wanted: places_N[np.arange(wanted.start, wanted.stop, wanted.step)]
+        if length <= max_in_memory:
+            permuted = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).numpy()
+            self._take = lambda indices: permuted[np.arange(indices.start, indices.stop, indices.step)]
         else:
-            permutation = _Permutation(length, seed)
-            self._take = lambda wanted: permutation(np.arange(wanted.start, wanted.stop, wanted.step, dtype=np.uint64))
+            permute = _FeistelPermutation(length, seed)
+            self._take = lambda indices: permute(np.arange(indices.start, indices.stop, indices.step, dtype=np.uint64))
 
     def __len__(self) -> int:
         return self.length
@@ -45,15 +43,15 @@ class Shuffle(Sequence[int]):
     @overload
     def __getitem__(self, index: slice) -> list[int]: ...
     def __getitem__(self, index: int | slice) -> int | list[int]:
-        wanted = range(self.length)[index]
-        if isinstance(wanted, range):
-            found: list[int] = self._take(wanted).tolist()
-            return found
-        return int(self._take(range(wanted, wanted + 1))[0])
+        indices = range(self.length)[index]
+        if isinstance(indices, range):
+            elements: list[int] = self._take(indices).tolist()
+            return elements
+        return int(self._take(range(indices, indices + 1))[0])
 
 
-class _Permutation:
-    """A Feistel network over a power of four, walked on from where it leads out of the length (cycle walking)."""
+class _FeistelPermutation:
+    """A Feistel network over the next power of four, restricted to ``range(length)`` by cycle walking."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = np.uint64(length)
@@ -61,23 +59,24 @@ class _Permutation:
         self.mask = np.uint64((1 << int(self.bits)) - 1)
         self.keys = [np.uint64(mix(seed, "shuffle", number) & (1 << 64) - 1) for number in range(_ROUNDS)]
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        """Where each of the places leads."""
-        found = self._once(places)
-        # Less than four times as many places as are wanted: few steps lead back inside.
-        while (outside := found >= self.length).any():
-            found[outside] = self._once(found[outside])
-        return found.astype(np.int64)
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """The elements at some indices."""
+        elements = self._network(indices)
+        # Cycle walking: applying the network again to elements outside of the range keeps it a permutation. The domain
+        # is less than four times the range, so few rounds are needed.
+        while (outside := elements >= self.length).any():
+            elements[outside] = self._network(elements[outside])
+        return elements.astype(np.int64)
 
-    def _once(self, places: np.ndarray) -> np.ndarray:
-        left, right = places >> self.bits, places & self.mask
+    def _network(self, indices: np.ndarray) -> np.ndarray:
+        left, right = indices >> self.bits, indices & self.mask
         for key in self.keys:
-            left, right = right, left ^ (_scrambled(right ^ key) & self.mask)
+            left, right = right, left ^ (_splitmix(right ^ key) & self.mask)
         return (left << self.bits) | right
 
 
-def _scrambled(x: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64: each bit depends on all."""
+def _splitmix(x: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64, in which each output bit depends on all input bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

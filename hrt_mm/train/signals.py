@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to stop where it can be resumed."""
+"""Graceful shutdown: SIGTERM and SIGINT stop a run after a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..core.errors import Stopped
 
 
 class StopSignals:
-    """While entered, remembers a signal instead of dying of it. A second SIGINT interrupts at once.
+    """Records SIGTERM and SIGINT while entered; true once one arrived. A second SIGINT interrupts at once.
 
-    Outside the main thread, where handlers cannot be set, it only ever answers no.
+    Outside of the main thread, where Python sets no handlers, nothing is recorded.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the signal; 0 before one came."""
+        """Of the signal that arrived, or 0."""
         self.at_once = False
-        """Whether a signal raises ``Stopped`` where it comes, as long as there is nothing to save."""
+        """Raise ``Stopped`` in the handler, while there is nothing to save."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:

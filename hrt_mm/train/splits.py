@@ -1,4 +1,4 @@
-"""The splits of a run's data: listed, and checked for what would make scores misleading."""
+"""Listing the splits of a run's data, and warning of leakage between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = ("train", "val", "test")
 
 
 def listed_splits(data: DatasetConfig) -> Splits:
-    """What is in each split: as the data set lists it, else from the data set of each split.
+    """The samples of each split, as the dataset lists them or from the dataset of each split.
 
     Raises:
         ConfigError: the data is missing or broken.
@@ -34,9 +34,9 @@ def listed_splits(data: DatasetConfig) -> Splits:
 
 
 def start_warnings(data: DatasetConfig) -> list[str]:
-    """What a run is warned of when it starts, where the data set can list its splits quickly.
+    """Warnings about the splits at the start of a run, for datasets that can list them quickly.
 
-    Equal contents are looked for where that takes little reading.
+    Duplicate contents are searched for only where little has to be read.
 
     Raises:
         ConfigError: the data is missing or broken.

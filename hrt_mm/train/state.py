@@ -1,4 +1,4 @@
-"""What a run knows besides its tensors, and how all of it goes into a checkpoint and comes back."""
+"""The progress of a run, and packing all of its state into a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .weights import EMA, load_weights, named_weights
 
 @dataclass
 class TrainState:
-    """Where a run stands at the border between two steps.
+    """The progress of a run between two steps.
 
     Args:
         step: optimizer steps taken.
-        position: batches consumed.
-        samples: samples consumed, over all ranks.
-        tokens: level-0 tokens consumed, over all ranks.
-        seconds: that the loop has run, by the run's clock and over all its resumptions.
+        position: in the training data.
+        samples: trained on, over all ranks.
+        tokens: level-0 tokens trained on, over all ranks.
+        seconds: of training, by the run's clock and over all resumptions.
         evaluated: the step of the last evaluation.
-        metrics: what that evaluation gave.
+        metrics: of that evaluation.
         failed_saves: checkpoints that could not be written.
     """
 
@@ -41,12 +41,12 @@ class TrainState:
     failed_saves: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """As ``state.json`` holds it. Metrics are those of this very step, or none."""
+        """JSON-serializable form for ``state.json``. Metrics are included only if they are of the current step."""
         return asdict(self) | {"metrics": self.metrics if self.evaluated == self.step else {}}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> TrainState:
-        """From what ``state.json`` holds."""
+        """Restores the progress from ``state.json``."""
         names = cls.__dataclass_fields__.keys() - {"position"}
         position = Position(state["position"]["epoch"], state["position"]["batch"])
         return cls(position=position, **{name: state[name] for name in names})
@@ -59,10 +59,10 @@ def pack(task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[
 
 
 def unpack(checkpoint: Checkpoint, task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> None:
-    """Puts the tensors of a checkpoint back.
+    """Loads the tensors of a checkpoint.
 
     Raises:
-        UserError: they are not of this model; names the first that differ.
+        UserError: they are of another model; names the first that differ.
     """
     load_weights(task, checkpoint.tensors("model"), f"model.safetensors of {checkpoint.folder}")
     load_optimizer_state(

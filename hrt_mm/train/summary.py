@@ -1,4 +1,4 @@
-"""``summary.json``: what a finished run has to show."""
+"""``summary.json``: the results of a finished run."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from ..tasks.base import Task
 
 
 def write_summary(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes the summary whole or not at all."""
+    """Writes the summary atomically."""
     replace_file(path, (json.dumps(_plain(values), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """What :func:`write_summary` wrote; metrics that were not finite are None.
+    """Reads what :func:`write_summary` wrote. Non-finite metrics are None.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     remedy = "remove it, or measure again with `hrt-mm eval`"
     try:
-        found = parse_json(path.read_bytes(), str(path))
+        summary = parse_json(path.read_bytes(), str(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; the run is not at its end") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; the run has not finished") from error
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
     try:
-        return {**found, **asdict(_KIND.validate_python(found))}
+        return {**summary, **asdict(_SCHEMA.validate_python(summary))}
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: it is no summary of a run; {remedy}") from error
+        raise UserError(f"{path} is damaged: it is not the summary of a run; {remedy}") from error
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What is read of a summary."""
+class _Required:
+    """Keys that readers of a summary rely on."""
 
     steps: int
     seconds: float
@@ -55,7 +55,7 @@ class _Known:
     metrics: dict[str, float | None]
 
 
-_KIND = TypeAdapter(_Known)
+_SCHEMA = TypeAdapter(_Required)
 
 
 def _plain(value: Any) -> Any:
@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where a run ran: ``device`` and ``versions``."""
+    """``device`` and ``versions`` of the software."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     try:
         versions["hrt_mm"] = importlib.metadata.version("hrt-mm")
@@ -77,14 +77,14 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words."""
+    """Name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: on the CUDA device, or on the host where it computes there."""
+    """Peak memory of this process: on the CUDA device, or on the host when training on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -92,5 +92,5 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def parameter_count(task: Task) -> int:
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)

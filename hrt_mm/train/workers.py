@@ -1,8 +1,8 @@
-"""Worker processes that load batches, and go on where reading a sample kills one of them.
+"""Worker processes that load batches, and survive samples that crash a worker.
 
-Decoders are large programs in C, and a broken file may crash one. A worker notes the sample that it reads, in memory
-that it shares with the training process. Where it dies, that sample is named and never read again, and new workers do
-what was left undone. Batches are the same as if the sample had been bad.
+Media decoders are large C libraries, which a broken file may crash. Each worker therefore records the sample that it
+is reading in shared memory. If it dies, that sample is reported and never read again, and new workers load the pending
+batches. The batches are the same as if the sample had raised an error.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 
 
 def loader(maker: BatchMaker, plans: Iterable[Plan], workers: int, pin_memory: bool) -> DataLoader[Loaded]:
-    """PyTorch's loader over plans. Draws nothing from the global generators."""
+    """PyTorch's loader over plans. Leaves the global random generators untouched."""
     return DataLoader(
         maker,
         batch_size=None,
         sampler=plans,
         num_workers=workers,
-        collate_fn=_as_is,
-        worker_init_fn=_outlive_signals if workers else None,
+        collate_fn=_identity,
+        worker_init_fn=_ignore_first_signal if workers else None,
         generator=torch.Generator().manual_seed(0),
         pin_memory=pin_memory,
     )
 
 
 class Workers(Iterator[Loaded]):
-    """Plans made into batches in order by processes that may die.
+    """Loads the batch of each plan, in order, in processes that may crash.
 
     Args:
-        maker: makes a batch of a plan.
-        plans: may be endless.
-        count: processes.
+        maker: loads the batch of a plan.
+        plans: possibly without end.
+        count: number of processes.
         pin_memory: put batches in pinned host memory.
     """
 
@@ -56,86 +56,87 @@ class Workers(Iterator[Loaded]):
         self.maker.reading = torch.full((count,), -1, dtype=torch.int64).share_memory_()
         self.maker.deadly = set()
         self._plans = iter(plans)
-        self._ahead: deque[Plan] = deque()
+        self._pending: deque[Plan] = deque()
         self._iterator = self._start()
 
     def __next__(self) -> Loaded:
         """The next batch.
 
         Raises:
-            RuntimeError: a worker died, and not while it read a sample.
+            RuntimeError: a worker died while it was not reading a sample.
         """
         while True:
             try:
                 loaded: Loaded = next(self._iterator)
             except (RuntimeError, OSError, EOFError) as error:
-                # What a dead worker had sent may be lost as well: memory that is shared goes with it.
+                # Batches that a dead worker had sent may be lost too, as they lie in memory that it shared.
                 dead = self._dead()
                 if not dead:
                     raise
                 if not self._restart_after_crash(dead):
-                    pids = ", ".join(str(self._iterator._workers[place].pid) for place in dead)
+                    pids = ", ".join(str(self._iterator._workers[index].pid) for index in dead)
                     raise RuntimeError(f"DataLoader worker (pid {pids}) exited unexpectedly.") from error
             else:
-                self._ahead.popleft()
+                self._pending.popleft()
                 return loaded
 
     def _start(self) -> Any:
-        """Workers for what is left to do. Plans that are handed out are remembered until their batch comes back."""
-        left, self._ahead = self._ahead, deque()
-        plans = _Noted(chain(left, self._plans), self._ahead)
-        before = signal.getsignal(signal.SIGCHLD)
+        """Starts workers on the pending plans. A plan is pending until its batch is returned."""
+        unfinished, self._pending = self._pending, deque()
+        plans = _Recorded(chain(unfinished, self._plans), self._pending)
+        handler = signal.getsignal(signal.SIGCHLD)
         iterator = iter(loader(self.maker, plans, self.count, self.pin_memory))
-        # PyTorch would raise at once, in the midst of a training step. Without that it finds a death as it waits.
+        # PyTorch's handler would raise in the middle of a training step. Without it, the loader detects a dead worker
+        # when it next waits for a batch.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before)
+            signal.signal(signal.SIGCHLD, handler)
         return iterator
 
     def _dead(self) -> list[int]:
-        """Workers that are no more."""
+        """Indices of the workers that have exited."""
         workers = self._iterator._workers
         for worker in workers:
-            # One that is dying may still seem alive.
+            # A crashing process still counts as alive for a moment.
             worker.join(0.2)
-        return [place for place, worker in enumerate(workers) if not worker.is_alive()]
+        return [index for index, worker in enumerate(workers) if not worker.is_alive()]
 
     def _restart_after_crash(self, dead: list[int]) -> bool:
-        """Names the samples that dead workers were reading, and starts anew; whether there was one."""
+        """Excludes the samples that dead workers were reading and restarts; False if none was reading one."""
         reading = self.maker.reading
         assert reading is not None
-        found = [int(reading[place]) for place in dead if int(reading[place]) >= 0]
-        for index in found:
+        samples = [int(reading[index]) for index in dead if int(reading[index]) >= 0]
+        for sample in samples:
             log.warning(
-                "reading %s killed a loader worker; it is left out from here on", self.maker.dataset.name(index)
+                "reading %s killed a loader worker; it is skipped from here on", self.maker.dataset.name(sample)
             )
-        if found:
-            self.maker.deadly |= set(found)
+        if samples:
+            self.maker.deadly |= set(samples)
             reading.fill_(-1)
             self._iterator._shutdown_workers()
             self._iterator = self._start()
-        return bool(found)
+        return bool(samples)
 
 
-class _Noted(Iterable[Plan]):
-    """Plans that note themselves as they are taken."""
+class _Recorded(Iterable[Plan]):
+    """Plans that are appended to ``pending`` as the loader takes them."""
 
-    def __init__(self, plans: Iterable[Plan], taken: deque[Plan]) -> None:
-        self.plans, self.taken = plans, taken
+    def __init__(self, plans: Iterable[Plan], pending: deque[Plan]) -> None:
+        self.plans, self.pending = plans, pending
 
     def __iter__(self) -> Iterator[Plan]:
         for plan in self.plans:
-            self.taken.append(plan)
+            self.pending.append(plan)
             yield plan
 
 
-def _as_is(loaded: Any) -> Any:
+def _identity(loaded: Any) -> Any:
     return loaded
 
 
-def _outlive_signals(worker: int) -> None:
-    """A signal to the whole process group is the trainer's to answer: it still needs the worker to save in peace.
+def _ignore_first_signal(worker: int) -> None:
+    """Leaves signals to the process group to the training process, which still needs its workers until it has saved.
 
-    A second SIGTERM ends the worker, as the loader sends one to a worker that does not come home.
+    A second SIGTERM ends the worker: the loader sends one to workers that do not exit by themselves.
     """
 
     def first(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ def test_clock(seconds: float, text: str) -> None:
 
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar(100, "train/accuracy") as progress:
-        progress.moved(20)
+        progress.advance(20)
         progress.show(20, VALUES, 75)
     assert capsys.readouterr().err == "step 20/100  loss 0.5123  accuracy 0.875  45,210 tokens/s  1:15 left\n"
 
@@ -56,7 +56,7 @@ def test_items_are_tracked_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_a_terminal(monkeypatch)
     with ProgressBar(100, "train/accuracy") as progress:
-        progress.moved(20)
+        progress.advance(20)
         progress.show(20, VALUES, 75)
         progress.say("step 20/100  val/loss [0.4]")
     assert "step 20/100" in terminal.getvalue()
