@@ -1,1 +1,1 @@
-"""Retrieval: metrics, embeddings of collections, and an index to search."""
+"""Retrieval: embedding collections of files, and searching an index of them."""

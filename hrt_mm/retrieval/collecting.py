@@ -1,4 +1,4 @@
-"""Collections of vectors: of the samples of a split, and of files.
+"""Writing collections: the vectors of the samples of a split, or of files.
 
 Shapes: D width.
 """
@@ -33,29 +33,29 @@ from .rows import Row, not_comparable
 log = logging.getLogger(__name__)
 
 WINDOW = 8.0
-"""Seconds of a long video that are encoded at once; about as long as what models are trained on."""
-MAX_SHOWN = 2_000
-"""Characters of a text that a search shows."""
+"""Seconds of a long video that are encoded at once; about as long as the videos that models are trained on."""
+MAX_TEXT = 2_000
+"""Maximum characters of a text to display."""
 MAX_INFO = 32_768
-"""Bytes of all texts that a search shows of a sample; a row of a collection has about twice as many at most."""
+"""Maximum bytes of all texts to display of a sample, about half of the maximum size of a row."""
 MAX_ID = 8_192
-"""Bytes of the id of a sample."""
+"""Maximum bytes of a sample's id."""
 MAX_NAMED = 20
-"""Files that are left out and named; of more their number is said."""
+"""Maximum number of skipped files to name in warnings."""
 
 
 def check_levels(embedder: Embedder, parts: Sequence[str], levels: Sequence[str]) -> None:
-    """Refuses levels that no part can be embedded at.
+    """Checks that at least one part has pieces of each level.
 
     Raises:
-        UserError: names the level, and those there are.
+        UserError: names the level, and those available.
     """
-    known = {part: list(embedder.levels(part)) for part in parts}
+    available = {part: list(embedder.levels(part)) for part in parts}
     for level in levels:
-        if all(level not in own for own in known.values()):
-            there = "; ".join(f"{part}: {', '.join(own) or 'none'}" for part, own in known.items())
+        if all(level not in names for names in available.values()):
+            listed = "; ".join(f"{part}: {', '.join(names) or 'none'}" for part, names in available.items())
             raise UserError(
-                f"there are no pieces of level {level!r} ({there}); training compares the levels of task.level and "
+                f"there are no pieces of level {level!r} ({listed}); training compares the levels of task.level and "
                 "task.also alone"
             )
 
@@ -74,16 +74,16 @@ def embed_split(
     Args:
         embedder: the model.
         split: of the run's data.
-        parts: which of their modalities.
-        folder: of the collection, which must not be there.
-        media: keep pictures and sounds of the samples, for search pages to show.
-        levels: whose pieces get vectors too, where a part has them.
+        parts: towers whose values to embed.
+        folder: of the collection; must not exist.
+        media: save images and sounds of the samples, to display them in search results.
+        levels: to embed the pieces of too, for parts that have them.
 
     Returns:
-        How many vectors there are of each part.
+        The number of vectors of each part.
 
     Raises:
-        UserError: a part is unknown, or nothing can be read.
+        UserError: a part is unknown, or no sample can be read.
     """
     check_levels(embedder, parts, levels)
     dataset = embedder.run.config.data.plain(split)
@@ -110,22 +110,22 @@ def embed_files(
     levels: Sequence[str] = (),
     window: float = WINDOW,
 ) -> int:
-    """Writes a collection of files; those that cannot be read are left out, with a warning.
+    """Writes a collection of files. Those that cannot be read are skipped with a warning.
 
     Args:
         embedder: the model.
-        part: which modality they are of.
-        files: to be read; of one that is a path alone its path is shown.
-        folder: of the collection, which must not be there.
-        media: keep pictures and sounds, for search pages to show.
-        levels: whose pieces get vectors too, where the part has them.
+        part: the tower that reads the files.
+        files: to embed.
+        folder: of the collection; must not exist.
+        media: save images and sounds, to display them in search results.
+        levels: to embed the pieces of too, if the part has them.
         window: seconds of a long video that are encoded at once.
 
     Returns:
-        How many vectors there are.
+        The number of vectors.
 
     Raises:
-        UserError: none can be read, the part or a level is unknown, or the window has no length.
+        UserError: no file can be read, the part or a level is unknown, or the window is not positive.
     """
     if not 0 < window < math.inf:
         raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
@@ -133,14 +133,14 @@ def embed_files(
     left_out: list[str] = []
     with writing(folder, embedder.model) as writer:
         for file in files:
-            own = Listed.of(file) if isinstance(file, Path) else file
+            entry = Listed.of(file) if isinstance(file, Path) else file
             try:
-                found = _found(embedder, part, own, levels, window, media)
-                _add(embedder, writer, part, found, media)
+                sample = _embed_file(embedder, part, entry, levels, window, media)
+                _add(embedder, writer, part, sample, media)
             except BadSample as error:
-                left_out.append(str(own.path))
+                left_out.append(str(entry.path))
                 if len(left_out) <= MAX_NAMED:
-                    log.warning("left out: %s: %s", shown(str(own.path)), error.reason)
+                    log.warning("left out: %s: %s", shown(str(entry.path)), error.reason)
         count = writer.counts[part]
     if len(left_out) > MAX_NAMED:
         log.warning("left out %d of %d files: %s", len(left_out), len(files), by_suffix(left_out))
@@ -149,19 +149,21 @@ def embed_files(
     return count
 
 
-def _found(embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool) -> Found:
-    with suppress(OSError):  # what is missing is for the reader to say
+def _embed_file(
+    embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool
+) -> EmbeddedSample:
+    with suppress(OSError):  # a missing file is reported by its reader
         check_regular(file.path, str(file.path))
     modality = embedder.modality(part)
     stretches = None
     if issubclass(modality, Divisible):
         stretches = modality.stretches(file.path, embedder.tokenizer(part), window)
     if stretches is not None:
-        beginning, vector_D, passages = embedder.stretched(part, stretches, levels, media=media)
-        return Found(file.name, beginning, file.info, vector_D, passages)
+        first_value, vector_D, passages = embedder.embed_stretches(part, stretches, levels, media=media)
+        return EmbeddedSample(file.name, first_value, file.info, vector_D, passages)
     value = embedder.read(part, file.path)
-    vectors, (passages,) = embedder.embedded(part, [value], levels)
-    return Found(file.name, value, file.info, vectors[0], passages)
+    vectors, (passages,) = embedder.embed(part, [value], levels)
+    return EmbeddedSample(file.name, value, file.info, vectors[0], passages)
 
 
 Item = tuple[int, Sample, dict[str, str]]
@@ -180,11 +182,11 @@ def _samples(dataset: Dataset) -> Iterator[Item]:
 def _write(
     embedder: Embedder, writer: Writer, part: str, items: list[Item], media: bool, levels: Sequence[str]
 ) -> None:
-    """Embeds a block; one by one where a sample of it cannot be used."""
+    """Embeds a block of samples, or one by one if any of them is unusable."""
     if not items:
         return
     try:
-        vectors, passages = embedder.embedded(part, [sample.value[part] for _, sample, _ in items], levels)
+        vectors, passages = embedder.embed(part, [sample.value[part] for _, sample, _ in items], levels)
     except BadSample as error:
         if len(items) == 1:
             log.warning("left out: %s: %s", items[0][1].name, error.reason)
@@ -192,24 +194,24 @@ def _write(
         for item in items:
             _write(embedder, writer, part, [item], media, levels)
         return
-    for (index, sample, info), vector_D, own in zip(items, vectors, passages, strict=True):
+    for (index, sample, info), vector_D, pieces in zip(items, vectors, passages, strict=True):
         try:
-            found = Found(sample.name or f"sample {index}", sample.value[part], info, vector_D, own)
-            _add(embedder, writer, part, found, media)
+            name = sample.name or f"sample {index}"
+            _add(embedder, writer, part, EmbeddedSample(name, sample.value[part], info, vector_D, pieces), media)
         except BadSample as error:
             log.warning("left out: %s", error)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """A sample that was embedded.
+class EmbeddedSample:
+    """A sample with its vectors.
 
     Args:
         name: its id.
-        value: the raw one; of a long one its first stretch.
-        info: what a search shows of it.
-        vector_D: of the whole.
-        passages: of its pieces, coarse to fine.
+        value: raw value; that of the first stretch if it is long.
+        info: texts to display.
+        vector_D: of the sample.
+        passages: its pieces, coarse to fine.
     """
 
     name: str
@@ -223,71 +225,71 @@ class Found:
             raise BadSample(f"{self.name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
 
     def vectors(self) -> list[np.ndarray]:
-        """(N, D) the one of the whole, and those of the pieces at each level."""
-        return [self.vector_D[None], *(own.vectors_ND for own in self.passages)]
+        """(N, D) vectors: that of the sample, and those of the pieces at each level."""
+        return [self.vector_D[None], *(level.vectors_ND for level in self.passages)]
 
 
-def _add(embedder: Embedder, writer: Writer, part: str, found: Found, media: bool) -> None:
-    """Writes a sample, and a row for each of its pieces; all of them or none.
+def _add(embedder: Embedder, writer: Writer, part: str, embedded: EmbeddedSample, media: bool) -> None:
+    """Writes the rows of a sample and its pieces; none of them after an error.
 
     Raises:
         BadSample: a vector is not finite.
     """
-    if reason := next(filter(None, (not_comparable(own)[1] for own in found.vectors())), ""):
-        raise BadSample(f"{found.name:.80}", f"a vector of it {reason}")
+    if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in embedded.vectors())), ""):
+        raise BadSample(f"{embedded.name:.80}", f"a vector of it {reason}")
     modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
-    piece = modality.shown(found.value) if media and issubclass(modality, Showable) else None
-    file = writer.media(*piece) if piece else ""
-    info = _short(_text(modality, found.value) | dict(found.info), found.name)
-    every, names = [Row(found.name, part, file=file, info=info)], [found.name]
-    for own, inside in zip(found.passages, parents(found.passages), strict=True):
-        rows, timed = [], own.edges_N2A.shape[2] == 1
-        files = own.shown or (embedder.shown(part, found.value, own.edges_N2A) if media and timed else ())
-        for number, (edges_2A, parent) in enumerate(zip(own.edges_N2A, inside, strict=True)):
+    media_file = modality.shown(embedded.value) if media and issubclass(modality, Showable) else None
+    file = writer.media(*media_file) if media_file else ""
+    info = _truncate(_text(modality, embedded.value) | dict(embedded.info), embedded.name)
+    all_rows, names = [Row(embedded.name, part, file=file, info=info)], [embedded.name]
+    for pieces, parent_indices in zip(embedded.passages, parents(embedded.passages), strict=True):
+        rows, timed = [], pieces.edges_N2A.shape[2] == 1
+        files = pieces.media or (embedder.media(part, embedded.value, pieces.edges_N2A) if media and timed else ())
+        for number, (edges_2A, parent) in enumerate(zip(pieces.edges_N2A, parent_indices, strict=True)):
             row = Row(
-                f"{found.name}/{own.level}/{number}",
+                f"{embedded.name}/{pieces.level}/{number}",
                 part,
-                level=own.level,
+                level=pieces.level,
                 parent=names[0] if parent is None else names[parent],
             )
             if not timed:
                 if not isinstance(tokenizer, BoxLocating):
                     raise ConfigError(f"{type(tokenizer).__name__} reads no pictures")
-                box = tokenizer.box(found.value, edges_2A.flatten().tolist())
+                box = tokenizer.box(embedded.value, edges_2A.flatten().tolist())
                 rows.append(replace(row, box=box, file=file))
                 continue
-            first, last = positions_at(tokenizer, found.value, edges_2A[:, 0].tolist())
-            text = _text(modality, found.value, (first, last))
-            piece = files[number] if files else None
-            kept = writer.media(*piece) if piece else ""
-            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=kept))
-        every += rows
+            first, last = positions_at(tokenizer, embedded.value, edges_2A[:, 0].tolist())
+            text = _text(modality, embedded.value, (first, last))
+            media_file = files[number] if files else None
+            piece_file = writer.media(*media_file) if media_file else ""
+            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=piece_file))
+        all_rows += rows
         names = [row.id for row in rows]
-    writer.add(np.concatenate(found.vectors()), every)
+    writer.add(np.concatenate(embedded.vectors()), all_rows)
 
 
-def _short(info: Mapping[str, str], name: str) -> dict[str, str]:
-    """What is shown of a sample, so short that a row can hold it; says what is cut."""
-    found: dict[str, str] = {}
-    left, cut = MAX_INFO, []
+def _truncate(info: Mapping[str, str], name: str) -> dict[str, str]:
+    """Shortens texts so that a row can hold them, with a warning."""
+    truncated: dict[str, str] = {}
+    remaining, cut = MAX_INFO, []
     for column, text in info.items():
         # JSON writes a control character as six bytes.
         size = len(json.dumps(column)) + len(json.dumps(text))
-        if size > left:
+        if size > remaining:
             cut.append(column)
-            if left < MAX_SHOWN or len(column) > MAX_SHOWN:
+            if remaining < MAX_TEXT or len(column) > MAX_TEXT:
                 continue
-            text = f"{text[: min(MAX_SHOWN, left // 8)]}..."
-        found[printable(column)] = printable(text)
-        left -= len(json.dumps(column)) + len(json.dumps(text))
+            text = f"{text[: min(MAX_TEXT, remaining // 8)]}..."
+        truncated[printable(column)] = printable(text)
+        remaining -= len(json.dumps(column)) + len(json.dumps(text))
     if cut:
-        log.warning("%s: too long to be kept whole: %s", name, ", ".join(map(repr, cut[:5])))
-    return found
+        log.warning("%s: truncated, as it is too long: %s", name, ", ".join(map(repr, cut[:5])))
+    return truncated
 
 
 def _text(modality: type[Modality], value: Any, span: tuple[float, float] | None = None) -> dict[str, str]:
-    """What is shown of a text; nothing of other samples."""
+    """The text to display, for modalities of text."""
     if not issubclass(modality, Textual):
         return {}
     passage = modality.passage(value, span)
-    return {"text": passage if len(passage) <= MAX_SHOWN else f"{passage[:MAX_SHOWN]}..."}
+    return {"text": passage if len(passage) <= MAX_TEXT else f"{passage[:MAX_TEXT]}..."}

@@ -1,4 +1,4 @@
-"""A collection: vectors and their rows in a folder, written whole or not at all, and opened by memory map.
+"""A collection: a folder with vectors and their rows, written atomically and memory-mapped.
 
 Shapes: N vectors, D width.
 """
@@ -20,78 +20,78 @@ from pydantic import NonNegativeInt, TypeAdapter
 from ..core.errors import UserError
 from ..data.atomic_files import drafting, explained, flush_folder, write_flushed
 from ..data.storage import Format, Sum, array_bytes, read_array
-from .rows import LONGEST, Model, Row, key_of, not_comparable
+from .rows import MAX_ROW_BYTES, Model, Row, key_of, not_comparable
 
 REMEDY = "restore it from a copy, or embed it again with `hrt-mm embed`"
-ABOUT = Format("a collection of vectors, as `hrt-mm embed` writes one", REMEDY)
+METADATA = Format("a collection of vectors, as `hrt-mm embed` writes one", REMEDY)
 VECTORS = "vectors.f32"
-"""The vectors, one after another, without a header."""
+"""The vectors in row-major order, without a header."""
 MEDIA = "media"
-"""The folder of a collection's pictures and sounds."""
+"""Subfolder of images and sounds."""
 FILES = (VECTORS, "rows.jsonl", "rows.npy", "keys.npy", "keys-places.npy", "parents.npy", "parents-places.npy")
-"""What a collection consists of, beside ``collection.json`` and media."""
+"""Files of a collection, beside ``collection.json`` and media."""
 CHECKED_UP_TO = 256 << 20
-"""Bytes of a collection whose files are read and compared with their checksums when it is opened. A larger one opens
-by the files' sizes alone, and :meth:`Collection.verify` reads them."""
+"""Total size up to which checksums are verified when a collection is opened. For larger ones only file sizes are
+checked, until :meth:`Collection.verify` is called."""
 
 BLOCK = 65_536
-"""Vectors that are read at once."""
+"""Vectors per read."""
 
 
 @dataclass(frozen=True)
-class _About:
-    """What ``collection.json`` holds; the first schema had no sums."""
+class _Metadata:
+    """The content of ``collection.json``. It has checksums since schema 2."""
 
     model: Model
     count: NonNegativeInt
     files: dict[str, Sum] = field(default_factory=dict)
 
 
-_KIND = TypeAdapter(_About)
+_METADATA_SCHEMA = TypeAdapter(_Metadata)
 
 
 class Collection:
-    """A folder of vectors, opened to be read.
+    """A collection, opened for reading.
 
     Args:
-        folder: where it lies.
-        remedy: what to do about a damaged one, for messages.
+        folder: of the collection.
+        remedy: the fix for a damaged one, for messages.
 
     Attributes:
-        checked: whether all files were compared with their checksums, as a small collection's are.
+        checked: whether all checksums have been verified, as is done for small collections.
 
     Raises:
-        UserError: it is no collection, or it is damaged.
+        UserError: the folder is not a collection, or it is damaged.
     """
 
     checked: bool
 
     def __init__(self, folder: Path, remedy: str = REMEDY) -> None:
         self.folder, self._remedy = folder, remedy
-        path, kind = folder / "collection.json", replace(ABOUT, remedy=remedy)
-        value = kind.read(path)
-        about = kind.check(path, value, _KIND)
-        if value["schema"] > 1 and about.files.keys() != set(FILES):
-            raise kind.damaged(path, f"files: it must name {', '.join(FILES)}")
-        self.model, self._sums = about.model, about.files
-        self._check(content=sum(own.bytes for own in self._sums.values()) <= CHECKED_UP_TO)
+        path, file_format = folder / "collection.json", replace(METADATA, remedy=remedy)
+        value = file_format.read(path)
+        metadata = file_format.check(path, value, _METADATA_SCHEMA)
+        if value["schema"] > 1 and metadata.files.keys() != set(FILES):
+            raise file_format.damaged(path, f"files: it must name {', '.join(FILES)}")
+        self.model, self._sums = metadata.model, metadata.files
+        self._check(content=sum(expected.bytes for expected in self._sums.values()) <= CHECKED_UP_TO)
         try:
             self.vectors_ND = mapped_vectors(folder, self.model.dim, remedy)
             self._lines = _mapped(folder / "rows.npy", self._remedy)
             size = os.path.getsize(folder / "rows.jsonl")
         except OSError as error:
             raise UserError(f"{folder} is damaged: {error}; {self._remedy}") from error
-        if not len(self.vectors_ND) == len(self._lines) - 1 == about.count or self._lines[-1] != size:
+        if not len(self.vectors_ND) == len(self._lines) - 1 == metadata.count or self._lines[-1] != size:
             raise UserError(
                 f"{folder} is damaged: {len(self.vectors_ND)} vectors, {len(self._lines) - 1} rows in {size} bytes, "
-                f"and it should have {about.count}; {self._remedy}"
+                f"and it should have {metadata.count}; {self._remedy}"
             )
 
     def __len__(self) -> int:
         return len(self.vectors_ND)
 
     def verify(self) -> None:
-        """Compares every file with its checksum, however large. A collection of the first schema has none.
+        """Verifies the checksum of every file. Collections of schema 1 have none.
 
         Raises:
             UserError: a file is damaged; names it.
@@ -101,71 +101,73 @@ class Collection:
         for _ in self.rows():
             pass
         for first in range(0, len(self), BLOCK):
-            place, reason = not_comparable(self.vectors_ND[first : first + BLOCK])
+            offset, reason = not_comparable(self.vectors_ND[first : first + BLOCK])
             if reason:
-                raise UserError(f"{self.folder / VECTORS} is damaged: vector {first + place} {reason}; {self._remedy}")
+                raise UserError(f"{self.folder / VECTORS} is damaged: vector {first + offset} {reason}; {self._remedy}")
 
     def _check(self, *, content: bool) -> None:
         for name, expected in self._sums.items():
             expected.check(self.folder / name, self._remedy, content=content)
         self.checked = content
 
-    def row(self, place: int) -> Row:
-        """One row."""
-        return next(self.chosen([place]))
+    def row(self, position: int) -> Row:
+        """The row at a position."""
+        return next(self.rows_at([position]))
 
-    def chosen(self, places: Iterable[int]) -> Iterator[Row]:
-        """The rows at some places."""
+    def rows_at(self, positions: Iterable[int]) -> Iterator[Row]:
+        """The rows at some positions."""
         path = self.folder / "rows.jsonl"
         with path.open("rb") as file:
-            for place in places:
-                first, last = int(self._lines[place]), int(self._lines[place + 1])
-                if not 0 <= first < last <= first + LONGEST:
-                    raise UserError(f"{self.folder / 'rows.npy'} is damaged at row {place}; {self._remedy}")
+            for position in positions:
+                first, last = int(self._lines[position]), int(self._lines[position + 1])
+                if not 0 <= first < last <= first + MAX_ROW_BYTES:
+                    raise UserError(f"{self.folder / 'rows.npy'} is damaged at row {position}; {self._remedy}")
                 file.seek(first)
-                yield Row.of(file.read(last - first), f"{path}, row {place}")
+                yield Row.of(file.read(last - first), f"{path}, row {position}")
 
     def fingerprints(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) the fingerprints of all ids, ascending, and (N,) the places that they are at."""
-        return self._keys("keys")
+        """(N,) fingerprints of all ids, ascending, and (N,) their positions."""
+        return self._sorted["keys"]
 
-    def places_of(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
-        """Places of rows by the fingerprint of their id (``keys``) or of their parent's (``parents``)."""
-        known, places = self._keys(which)
-        wanted = np.array(list(keys), np.int64)
-        first, last = np.searchsorted(known, wanted, "left"), np.searchsorted(known, wanted, "right")
+    def positions_of(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
+        """Positions of rows by the fingerprint of their id (``keys``) or of their parent's id (``parents``)."""
+        fingerprints, positions = self._sorted[which]
+        queries = np.array(list(keys), np.int64)
+        first = np.searchsorted(fingerprints, queries, "left")
+        last = np.searchsorted(fingerprints, queries, "right")
         return {
-            int(key): [int(place) for place in places[low:high]]
-            for key, low, high in zip(wanted, first, last, strict=True)
+            int(key): [int(position) for position in positions[low:high]]
+            for key, low, high in zip(queries, first, last, strict=True)
             if high > low
         }
 
-    def _keys(self, which: str) -> tuple[np.ndarray, np.ndarray]:
-        return self._sorted[which]
-
     @cached_property
     def _sorted(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By kind of fingerprint, (N,) them in ascending order and (N,) the places that they are at."""
-        found = {}
+        """(N,) fingerprints, ascending, and (N,) their positions, for ``keys`` and ``parents``."""
+        sorted_keys = {}
         for which in ("keys", "parents"):
-            known, places = (_mapped(self.folder / f"{which}{end}.npy", self._remedy) for end in ("", "-places"))
-            if not len(known) == len(places) == len(self):
-                raise UserError(f"{self.folder / which}.npy is damaged: it is of {len(known)} rows; {self._remedy}")
-            if len(self) and not 0 <= int(places.min()) <= int(places.max()) < len(self):
+            fingerprints, positions = (
+                _mapped(self.folder / f"{which}{end}.npy", self._remedy) for end in ("", "-places")
+            )
+            if not len(fingerprints) == len(positions) == len(self):
                 raise UserError(
-                    f"{self.folder / which}-places.npy is damaged: it leads out of the rows; {self._remedy}"
+                    f"{self.folder / which}.npy is damaged: it is of {len(fingerprints)} rows; {self._remedy}"
                 )
-            found[which] = known, places
-        return found
+            if len(self) and not 0 <= int(positions.min()) <= int(positions.max()) < len(self):
+                raise UserError(
+                    f"{self.folder / which}-places.npy is damaged: its positions are out of range; {self._remedy}"
+                )
+            sorted_keys[which] = fingerprints, positions
+        return sorted_keys
 
     def rows(self) -> Iterator[Row]:
-        """All rows in order."""
+        """All rows, in order."""
         with (self.folder / "rows.jsonl").open("rb") as file:
-            for place, line in enumerate(file):
-                yield Row.of(line, f"{self.folder / 'rows.jsonl'}, row {place}")
+            for position, line in enumerate(file):
+                yield Row.of(line, f"{self.folder / 'rows.jsonl'}, row {position}")
 
     def media(self, row: Row) -> Path | None:
-        """The file that shows a row, where it has one that lies in the collection's own folder."""
+        """The media file of a row, if any. Paths that lead out of the collection's media folder are ignored."""
         if not row.file or "\0" in row.file:
             return None
         inside = (self.folder / MEDIA).resolve()
@@ -174,11 +176,11 @@ class Collection:
 
 
 class Writer:
-    """Takes vectors and rows, which go to the disk as they come: there may be more than memory holds.
+    """Writes a collection incrementally, so that it may be larger than memory.
 
     Args:
-        folder: written into; it exists.
-        model: whose vectors they are.
+        folder: to write into; must exist.
+        model: of the vectors.
     """
 
     def __init__(self, folder: Path, model: Model) -> None:
@@ -188,21 +190,21 @@ class Writer:
         self.counts: Counter[str] = Counter()
         self._files = 0
         self._offsets = [0]
-        self._lines = _Stream(folder / "rows.jsonl")
-        self._vectors = _Stream(folder / VECTORS)
+        self._lines = _ChecksummedFile(folder / "rows.jsonl")
+        self._vectors = _ChecksummedFile(folder / VECTORS)
 
     def add(self, vectors_ND: np.ndarray, rows: Sequence[Row]) -> None:
-        """Adds vectors with their rows; all of them or, where there is an error, none.
+        """Adds vectors with their rows; none of them after an error.
 
         Raises:
-            UserError: their numbers or the width do not agree, a vector is not finite, or a row cannot be written.
+            UserError: shapes do not agree, a vector is not finite, or a row is invalid.
         """
         vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
         if vectors_ND.shape != (len(rows), self.model.dim):
             raise UserError(f"{len(rows)} rows of width {self.model.dim} got vectors of shape {vectors_ND.shape}")
-        place, reason = not_comparable(vectors_ND)
+        position, reason = not_comparable(vectors_ND)
         if reason:
-            raise UserError(f"the vector of {rows[place].id!r} {reason}")
+            raise UserError(f"the vector of {rows[position].id!r} {reason}")
         lines = [row.json() for row in rows]
         self._vectors.write(vectors_ND.tobytes())
         for row, line in zip(rows, lines, strict=True):
@@ -213,7 +215,7 @@ class Writer:
             self.parents.append(key_of(row.part, row.parent) if row.parent else -1)
 
     def media(self, suffix: str, data: bytes) -> str:
-        """Keeps a file that shows a row; gives its name."""
+        """Saves a media file, and returns its name for :attr:`Row.file`."""
         name = f"{self._files // 1000:04d}/{self._files:07d}{suffix}"
         self._files += 1
         path = self.folder / MEDIA / name
@@ -222,13 +224,13 @@ class Writer:
         return name
 
     def close(self) -> None:
-        """Closes its files. What a full disk does not take is dropped: :meth:`finish` has said so."""
+        """Closes the files. Errors of a full disk are ignored, as :meth:`finish` has raised them."""
         for stream in (self._lines, self._vectors):
             with suppress(OSError):
                 stream.file.close()
 
     def finish(self) -> None:
-        """Waits until the disk has all of it, and says what it is. Nothing can be added after it."""
+        """Flushes everything to disk and writes the metadata. Nothing can be added afterwards."""
         if self._lines.file.closed:
             return
         sums = {VECTORS: self._vectors.finish(), "rows.jsonl": self._lines.finish()}
@@ -241,14 +243,14 @@ class Writer:
             data = array_bytes(values)
             write_flushed(self.folder / name, data)
             sums[name] = Sum.of(data)
-        files = {name: own.__dict__ for name, own in sums.items()}
-        about = {"model": self.model.plain(), "count": len(self.keys), "files": files}
-        write_flushed(self.folder / "collection.json", ABOUT.encode(about))
+        files = {name: checksum.__dict__ for name, checksum in sums.items()}
+        metadata = {"model": self.model.plain(), "count": len(self.keys), "files": files}
+        write_flushed(self.folder / "collection.json", METADATA.encode(metadata))
         flush_folder(self.folder)
 
 
-class _Stream:
-    """A file that is written from its beginning to its end, and its sum."""
+class _ChecksummedFile:
+    """A file that is written sequentially, with its checksum."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("wb")
@@ -260,7 +262,7 @@ class _Stream:
         self._size += len(data)
 
     def finish(self) -> Sum:
-        """Waits until the disk has it, and closes it."""
+        """Flushes the file to disk and closes it."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -269,10 +271,10 @@ class _Stream:
 
 @contextmanager
 def writing(folder: Path, model: Model) -> Iterator[Writer]:
-    """Writes a collection aside, and puts it in its place once it is whole. After an error nothing of it is left.
+    """Writes a collection atomically. After an error, nothing of it is left.
 
     Raises:
-        UserError: there is something in its place, another process is writing it, or the disk is full.
+        UserError: the folder exists, another process is writing it, or the disk is full.
     """
     with explained(folder), drafting(folder) as draft:
         writer = Writer(draft, model)
@@ -284,10 +286,10 @@ def writing(folder: Path, model: Model) -> Iterator[Writer]:
 
 
 def mapped_vectors(folder: Path, dim: int, remedy: str = REMEDY) -> np.ndarray:
-    """(N, D) the vectors in a folder, mapped.
+    """(N, D) the vectors in a folder, memory-mapped.
 
     Raises:
-        UserError: the file is no multiple of their width.
+        UserError: the file size is not a multiple of the vector size.
     """
     path = folder / VECTORS
     count, rest = divmod(os.path.getsize(path), 4 * dim)

@@ -1,4 +1,4 @@
-"""Vectors from a trained run: of values, of their pieces, and of queries.
+"""Embedding with a trained run: values, their pieces, and queries.
 
 Shapes: N values, D width.
 """
@@ -29,23 +29,23 @@ from ..tasks.contrastive_views import ViewHeads
 from ..tasks.joint import JointTokenizer
 from ..train.build import carried_groups
 from ..train.precision import numerics
-from .passages import Passages, joined, owned, placed
+from .passages import Passages, concatenate, located, within
 from .rows import Model
 
 log = logging.getLogger(__name__)
 
 BATCH = 128
-SHORTEST_SHOWN = 0.3
-"""Seconds under which a piece has no file of its own to be shown by."""
+MIN_MEDIA_SECONDS = 0.3
+"""Shorter pieces get no media file."""
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A trained run that embeds.
+    """Computes vectors with a trained run.
 
     Args:
-        run: with its weights.
-        model: which model that is.
+        run: the trained run.
+        model: identifies its weights.
     """
 
     run: TrainedRun
@@ -53,11 +53,11 @@ class Embedder:
 
     @classmethod
     def of(cls, folder: Path, which: str | int = "best", overrides: Sequence[str] = ()) -> Embedder:
-        """The best weights of a run.
+        """Loads a run.
 
         Raises:
-            ConfigError: its task gives no vectors to compare.
-            CheckpointError: it has no such checkpoint.
+            ConfigError: its task does not train comparable vectors.
+            CheckpointError: the checkpoint is missing or damaged.
         """
         run = load_task(Path(folder), which, overrides=overrides, inputs="files")
         if not isinstance(run.task, Contrastive):
@@ -74,14 +74,14 @@ class Embedder:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """The parts that it can embed."""
+        """Names of the towers."""
         return self.task.towers
 
     def modality(self, tower: str) -> type[Modality]:
         """The modality of a tower.
 
         Raises:
-            UserError: there is no such tower; names those there are.
+            UserError: there is no such tower; names those available.
         """
         assert self.run.config.towers is not None
         if tower not in self.run.config.towers:
@@ -89,14 +89,14 @@ class Embedder:
         return modalities()[self.run.config.towers[tower].modality.type]
 
     def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
-        """Suffixes of the files that a tower reads, ``None`` for all; and of those that only other modalities read.
+        """Suffixes of the files that a tower reads (``None`` for all), and suffixes to exclude, of other modalities.
 
         Raises:
             UserError: there is no such tower.
         """
-        own = self.modality(tower)
-        if own.suffixes is not None:
-            return own.suffixes, frozenset()
+        modality = self.modality(tower)
+        if modality.suffixes is not None:
+            return modality.suffixes, frozenset()
         return None, frozenset().union(*(other.suffixes or () for other in modalities().values()))
 
     def tokenizer(self, tower: str) -> Tokenizer:
@@ -110,17 +110,17 @@ class Embedder:
         return self.run.tokenizer.towers[tower]
 
     def levels(self, tower: str) -> dict[str, int]:
-        """The levels whose pieces can be embedded, coarse to fine, and the view that compares each.
+        """The levels whose pieces can be embedded, coarse to fine, each with the index of the view that compares it.
 
-        These are the levels that training compared with another tower. One that several views read goes by the first
-        that compares given pieces, then by that of whole samples, then by those of ``task.also`` in their order.
+        These are the levels that training compared with another tower. If several views compare a level, the first one
+        of annotated pieces takes precedence, then that of whole samples, then those of ``task.also`` in order.
         """
         names = self.config(tower).levels
-        found: dict[int, int] = {}
-        for place, view in sorted(enumerate(self.task.views), key=lambda own: not own[1].pieces):
+        view_of: dict[int, int] = {}
+        for index, view in sorted(enumerate(self.task.views), key=lambda indexed: not indexed[1].pieces):
             if tower in view.levels:
-                found.setdefault(view.levels[tower], place)
-        return {names[level].name: found[level] for level in sorted(found, reverse=True)}
+                view_of.setdefault(view.levels[tower], index)
+        return {names[level].name: view_of[level] for level in sorted(view_of, reverse=True)}
 
     def config(self, tower: str) -> HierarchyConfig:
         """The hierarchy of a tower."""
@@ -133,23 +133,23 @@ class Embedder:
             BadSample: a value cannot be used.
             UserError: there is no such tower.
         """
-        return self.embedded(tower, values)[0]
+        return self.embed(tower, values)[0]
 
-    def embedded(
+    def embed(
         self, tower: str, values: Sequence[Any], levels: Sequence[str] = ()
     ) -> tuple[np.ndarray, list[list[Passages]]]:
-        """Vectors of raw values, and of their pieces.
+        """Embeds raw values and their pieces.
 
         Args:
-            tower: which.
-            values: raw ones.
-            levels: of the pieces, some of :meth:`levels`.
+            tower: of the values.
+            values: raw values.
+            levels: of the pieces, a subset of :meth:`levels`.
 
         Returns:
-            (N, D) vectors, and of each value the pieces at each of the levels, coarse to fine.
+            (N, D) vectors, and the pieces of each value by level, coarse to fine.
 
         Raises:
-            BadSample: a value cannot be used.
+            BadSample: a value is unusable.
             UserError: there is no such tower.
         """
         vectors = [np.zeros((0, self.model.dim), np.float32)]
@@ -161,70 +161,71 @@ class Embedder:
                 for level, view in self.levels(tower).items()
                 if level in levels
             ]
-            passages += [list(own) for own in zip(*columns, strict=True)] if columns else [[]] * len(vectors[-1])
+            passages += [list(row) for row in zip(*columns, strict=True)] if columns else [[]] * len(vectors[-1])
         return np.concatenate(vectors), passages
 
     @torch.no_grad()
-    def stretched(
+    def embed_stretches(
         self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = (), *, media: bool = False
     ) -> tuple[Any, np.ndarray, list[Passages]]:
-        """The vector of a long sample, and its pieces, from stretches that are encoded one after another.
+        """Embeds a long sample and its pieces from overlapping stretches, which are encoded one by one.
 
         Args:
-            tower: which.
-            stretches: of the sample; one at least.
-            levels: of the pieces, some of :meth:`levels`.
-            media: keep with each piece what a page can show of it.
+            tower: of the sample.
+            stretches: of the sample; at least one.
+            levels: of the pieces, a subset of :meth:`levels`.
+            media: create a media file for each piece.
 
         Returns:
-            The raw value of the first stretch, the (D,) vector, and the pieces at each of the levels, coarse to fine.
+            The raw value of the first stretch, the (D,) vector, and the pieces by level, coarse to fine.
 
         Raises:
-            BadSample: a stretch cannot be used.
+            BadSample: a stretch is unusable.
             UserError: there is no such tower.
         """
-        config, whole = self.config(tower), self.task.views[0].levels[tower]
-        chosen = {level: view for level, view in self.levels(tower).items() if level in levels}
-        parts: dict[str, list[Passages]] = {level: [] for level in chosen}
-        beginning, sum_1D, count = None, torch.zeros(1, config.levels[whole].dim), 0
+        config, sample_level = self.config(tower), self.task.views[0].levels[tower]
+        views = {level: view for level, view in self.levels(tower).items() if level in levels}
+        passages: dict[str, list[Passages]] = {level: [] for level in views}
+        first_value, sum_1D, count = None, torch.zeros(1, config.levels[sample_level].dim), 0
         for stretch in stretches:
             value = self.run.config.data.prepare(tower, stretch.value)
-            beginning = value if beginning is None else beginning
+            first_value = value if first_value is None else first_value
             (pyramid,) = self._pyramids(tower, [value])
-            ((x_ND, edges_N2A),) = placed(pyramid, config, whole)
-            kept = owned(edges_N2A + stretch.first, stretch.own)
-            sum_1D, count = sum_1D + x_ND[kept].sum(0).float(), count + len(kept)
-            for level, view in chosen.items():
-                (own,) = self._passages(tower, pyramid, level, view)
-                edges_N2A = own.edges_N2A + stretch.first
-                kept = owned(edges_N2A, stretch.own)
-                edges_N2A = edges_N2A[kept].clamp(*stretch.own)
-                shown = self.shown(tower, value, edges_N2A - stretch.first) if media else ()
-                parts[level].append(Passages(level, own.vectors_ND[kept.numpy()], edges_N2A, shown))
+            # Each stretch counts only for its own interval. The rest of it is context.
+            ((x_ND, edges_N2A),) = located(pyramid, config, sample_level)
+            inside = within(edges_N2A + stretch.first, stretch.own)
+            sum_1D, count = sum_1D + x_ND[inside].sum(0).float(), count + len(inside)
+            for level, view in views.items():
+                (pieces,) = self._passages(tower, pyramid, level, view)
+                edges_N2A = pieces.edges_N2A + stretch.first
+                inside = within(edges_N2A, stretch.own)
+                edges_N2A = edges_N2A[inside].clamp(*stretch.own)
+                files = self.media(tower, value, edges_N2A - stretch.first) if media else ()
+                passages[level].append(Passages(level, pieces.vectors_ND[inside.numpy()], edges_N2A, files))
         vector_D = self._heads(0).mapped(tower, sum_1D / count)[0].numpy()
-        return beginning, vector_D, [joined(own) for own in parts.values()]
+        return first_value, vector_D, [concatenate(stretches_of_level) for stretches_of_level in passages.values()]
 
     @torch.no_grad()
     def _query(self, view: int, tower: str, pyramid: Pyramid) -> np.ndarray:
-        found: np.ndarray = self._heads(view).query(tower, pyramid).numpy()
-        return found
+        vectors_ND: np.ndarray = self._heads(view).query(tower, pyramid).numpy()
+        return vectors_ND
 
     @torch.no_grad()
     def _passages(self, tower: str, pyramid: Pyramid, level: str, view: int) -> list[Passages]:
         config = self.config(tower)
         return [
             Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2A)
-            for x_ND, edges_N2A in placed(pyramid, config, config.index(level))
+            for x_ND, edges_N2A in located(pyramid, config, config.index(level))
         ]
 
-    def shown(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
-        """Of each piece what a page can show; of very short ones nothing."""
+    def media(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
+        """Suffix and bytes of a media file for each piece; None for very short ones."""
         modality, tokenizer = self.modality(tower), self.tokenizer(tower)
         if not issubclass(modality, Showable):
             return (None,) * len(edges_N2A)
         spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
         return tuple(
-            modality.shown(value, (first, last)) if last - first >= SHORTEST_SHOWN else None for first, last in spans
+            modality.shown(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None for first, last in spans
         )
 
     def _heads(self, view: int) -> ViewHeads:
@@ -240,7 +241,7 @@ class Embedder:
             yield pyramid
 
     def query(self, tower: str, source: str | Path) -> np.ndarray:
-        """(D,) the vector of a text, or of a file.
+        """(D,) the vector of a text or a file.
 
         Raises:
             BadSample: the file cannot be read, or is of another modality.
@@ -249,7 +250,7 @@ class Embedder:
         return self.vectors(tower, [self.read(tower, source)])[0]
 
     def queries(self, tower: str, source: str | Path, part: str) -> dict[str, np.ndarray]:
-        """By level of a part, the (D,) vector of a query that its pieces are compared with; ``""`` for whole samples.
+        """(D,) vectors of a query by level of ``part``, to compare with its pieces; ``""`` for samples.
 
         Levels that training did not compare with the query's tower are left out.
 
@@ -258,18 +259,18 @@ class Embedder:
             UserError: there is no such tower.
         """
         (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
-        found = {"": self._query(0, tower, pyramid)[0]}
+        queries = {"": self._query(0, tower, pyramid)[0]}
         for level, view in self.levels(part).items():
             if tower in self.task.views[view].levels:
-                found[level] = self._query(view, tower, pyramid)[0]
-        return found
+                queries[level] = self._query(view, tower, pyramid)[0]
+        return queries
 
     def read(self, tower: str, source: str | Path) -> Any:
-        """A text, or what a file holds, as the run's data has it.
+        """Reads a text or a file as the run's data prepares it.
 
         Raises:
-            BadSample: the text is empty, or the file is missing, no regular file, or none of the tower's modality.
-            UserError: there is no such tower, or its model has groups that come with the data alone.
+            BadSample: the text is empty, or the file is missing, not regular, or of another modality.
+            UserError: there is no such tower, or its model groups by annotations, which files do not have.
         """
         modality = self.modality(tower)
         if carried := carried_groups(self.run.config, self.run.tokenizer).get(tower):
@@ -286,10 +287,10 @@ class Embedder:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a regular file.
+    """Size of a regular file, in bytes.
 
     Raises:
-        BadSample: it is missing, or a folder, FIFO or device.
+        BadSample: it is missing, or not a regular file.
     """
     try:
         return check_regular(path, str(path)).st_size

@@ -1,7 +1,7 @@
-"""An index: collections that are searched together, in a folder that is whole at every moment.
+"""An index: collections that are searched together, in a folder that is updated atomically.
 
-Vectors lie in segments, a folder each, of one part and level. Adding writes new segments and then, in one rename, a new
-``manifest.json``: a reader, and whoever comes after a kill, sees the index before or after it.
+Vectors are stored in segments, each a folder with those of one part and level. Adding writes new segments and then
+replaces ``manifest.json``, so that readers, also after a crash, see the index either before or after the change.
 
 Shapes: Q queries, D width.
 """
@@ -32,24 +32,24 @@ MANIFEST = Format("an index, as `hrt-mm index build` makes one", REMEDY)
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What ``manifest.json`` holds; in the first schema segments had no sums."""
+    """The content of ``manifest.json``. Segments have checksums since schema 2."""
 
     model: Model
     segments: list[Entry]
     next: PositiveInt
 
 
-_KIND = TypeAdapter(_Manifest)
+_MANIFEST_SCHEMA = TypeAdapter(_Manifest)
 
 
 class Index:
-    """An index, opened.
+    """An open index.
 
     Args:
-        folder: where it lies.
+        folder: of the index.
 
     Raises:
-        UserError: it is no index, or it is damaged.
+        UserError: the folder is not an index, or it is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,10 +59,10 @@ class Index:
 
     @classmethod
     def create(cls, folder: Path, model: Model) -> Index:
-        """An index without vectors.
+        """Creates an empty index.
 
         Raises:
-            UserError: there is something in its place, or the disk is full.
+            UserError: the folder is not empty, or the disk is full.
         """
         with explained(folder), exclusive_lock(folder, create=True):
             if any(entry.name != LOCK for entry in folder.iterdir()):
@@ -74,35 +74,37 @@ class Index:
 
     @classmethod
     def build(cls, folder: Path, collections: Sequence[Collection], kind: Kind | None = None) -> Index:
-        """An index of some collections; nothing of it is left where it fails.
+        """Builds an index of collections. If that fails, nothing of it is left.
 
         Args:
-            folder: where it is made; empty or not there.
+            folder: of the index; empty or missing.
             collections: one or more, of one model.
-            kind: of the segments; what suits their size when absent.
+            kind: of the segments; chosen by their size if absent.
 
         Raises:
-            UserError: there is something in its place, they are of several models, an id is there twice, or the disk
+            UserError: the folder is not empty, the collections are of several models, an id is not unique, or the disk
                 is full.
         """
-        found = cls.create(folder, collections[0].model)
+        index = cls.create(folder, collections[0].model)
         try:
-            found.extend(collections, kind)
+            index.extend(collections, kind)
         except BaseException:
-            if not found.segments:
+            if not index.segments:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        return found
+        return index
 
     def _open(self) -> None:
-        """Reads what the manifest says. Segments that are open already are not opened again."""
-        known = {segment.entry.name: segment for segment in self.segments}
+        """Reads the manifest, and opens segments that are not open yet."""
+        opened = {segment.entry.name: segment for segment in self.segments}
         while True:
             manifest = self._manifest()
             try:
-                segments = [Segment(self.folder / own.name, own, known.get(own.name)) for own in manifest.segments]
+                segments = [
+                    Segment(self.folder / entry.name, entry, opened.get(entry.name)) for entry in manifest.segments
+                ]
             except UserError:
-                # A writer removes files that its new manifest does not name any more.
+                # Another process may have replaced the manifest and removed files that the new one does not name.
                 if self._manifest() != manifest:
                     continue
                 raise
@@ -112,16 +114,16 @@ class Index:
     def _manifest(self) -> _Manifest:
         path = self.folder / "manifest.json"
         value = MANIFEST.read(path)
-        manifest = MANIFEST.check(path, value, _KIND)
-        for own in manifest.segments:
-            if not own.name or Path(own.name).name != own.name or Path(own.removed).name != own.removed:
-                raise UserError(f"{path} names a file outside the index: {own.name!r}")
-            if value["schema"] > 1 and own.sums.keys() != own.files:
-                raise MANIFEST.damaged(path, f"{own.name} has sums of {', '.join(sorted(own.sums)) or 'no file'}")
+        manifest = MANIFEST.check(path, value, _MANIFEST_SCHEMA)
+        for entry in manifest.segments:
+            if not entry.name or Path(entry.name).name != entry.name or Path(entry.removed).name != entry.removed:
+                raise UserError(f"{path} names a file outside the index: {entry.name!r}")
+            if value["schema"] > 1 and entry.sums.keys() != entry.files:
+                raise MANIFEST.damaged(path, f"{entry.name} has sums of {', '.join(sorted(entry.sums)) or 'no file'}")
         return manifest
 
     def verify(self) -> None:
-        """Compares every file of vectors and rows with its checksum, and media not.
+        """Verifies the checksum of every file, except media.
 
         Raises:
             UserError: a file is damaged; names it.
@@ -134,42 +136,42 @@ class Index:
 
     @property
     def parts(self) -> dict[str, int]:
-        """How many whole samples there are of each part."""
-        found: dict[str, int] = {}
+        """Number of samples of each part."""
+        counts: dict[str, int] = {}
         for segment in self.segments:
             if not segment.entry.level:
                 count = len(segment.collection) - len(segment.removed)
-                found[segment.entry.part] = found.get(segment.entry.part, 0) + count
-        return found
+                counts[segment.entry.part] = counts.get(segment.entry.part, 0) + count
+        return counts
 
     @property
     def levels(self) -> set[str]:
-        """The levels whose pieces it holds."""
+        """The levels of which the index has pieces."""
         return {segment.entry.level for segment in self.segments if segment.entry.level}
 
     def add(self, collection: Collection, kind: Kind | None = None) -> int:
-        """Adds a collection; what was there is not built anew.
+        """Adds a collection, in new segments.
 
         Args:
             collection: of the same model.
-            kind: of the new segments; what suits their size when absent.
+            kind: of the new segments; chosen by their size if absent.
 
         Returns:
-            The vectors that were added.
+            The number of vectors added.
 
         Raises:
-            UserError: it is of another model, an id is there already or twice, another process writes, or the disk is
-                full. The index stays as it was.
+            UserError: the collection is of another model, an id is not unique, another process is writing, or the disk
+                is full. The index is unchanged.
         """
         return self.extend([collection], kind)
 
     def extend(self, collections: Sequence[Collection], kind: Kind | None = None) -> int:
-        """Adds collections, all of them or none, as :meth:`add` does one."""
+        """Adds several collections, either all or none; see :meth:`add`."""
         for collection in collections:
             self.model.check(collection.model, str(collection.folder))
             if not collection.checked:
                 collection.verify()
-        with self._alone():
+        with self._writing():
             self._check_new(collections)
             entries = [segment.entry for segment in self.segments]
             for collection in collections:
@@ -178,24 +180,24 @@ class Index:
         return sum(map(len, collections))
 
     def _written(self, collection: Collection, kind: Kind | None) -> Iterator[Entry]:
-        """Writes the segments of a collection."""
-        shelves: dict[tuple[str, str], list[int]] = {}
-        for place, row in enumerate(collection.rows()):
-            shelves.setdefault((row.part, row.level), []).append(place)
-        for (part, level), places in shelves.items():
+        """Writes a segment for each part and level of a collection."""
+        by_part_and_level: dict[tuple[str, str], list[int]] = {}
+        for position, row in enumerate(collection.rows()):
+            by_part_and_level.setdefault((row.part, row.level), []).append(position)
+        for (part, level), positions in by_part_and_level.items():
             name = f"segment-{self._next:06d}"
             self._next += 1
-            chosen = kind or kind_for(len(places))
-            sums = self._write_segment(self.folder / name, collection, places, chosen)
-            yield Entry(name, part, level, len(places), chosen, sums=sums)
+            segment_kind = kind or kind_for(len(positions))
+            sums = self._write_segment(self.folder / name, collection, positions, segment_kind)
+            yield Entry(name, part, level, len(positions), segment_kind, sums=sums)
 
     def _write_segment(
-        self, folder: Path, collection: Collection, places: Sequence[int], kind: Kind
+        self, folder: Path, collection: Collection, positions: Sequence[int], kind: Kind
     ) -> Mapping[str, Sum]:
         with writing(folder, self.model) as writer:
-            for first in range(0, len(places), BLOCK):
-                block = places[first : first + BLOCK]
-                rows = list(collection.chosen(block))
+            for first in range(0, len(positions), BLOCK):
+                block = positions[first : first + BLOCK]
+                rows = list(collection.rows_at(block))
                 writer.add(collection.vectors_ND[block], rows)
                 for row in rows:
                     if (path := collection.media(row)) is not None:
@@ -209,60 +211,62 @@ class Index:
     def _check_new(self, collections: Sequence[Collection]) -> None:
         seen: set[int] = set()
         for collection in collections:
-            keys, places = collection.fingerprints()
-            if (twice := np.flatnonzero(keys[1:] == keys[:-1])).size:
-                row = collection.row(int(places[twice[0]]))
+            keys, positions = collection.fingerprints()
+            if (duplicates := np.flatnonzero(keys[1:] == keys[:-1])).size:
+                row = collection.row(int(positions[duplicates[0]]))
                 raise UserError(
                     f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique"
                 )
-            known = seen.intersection(keys.tolist())
+            existing = seen.intersection(keys.tolist())
             for segment in self.segments:
-                known |= segment.living("keys", keys).keys()
-            if known:
-                first = sorted(places[np.isin(keys, list(known))].tolist())[:3]
-                names = ", ".join(repr(row.id) for row in collection.chosen(first))
-                more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-                there = "that another collection has" if known <= seen else "that the index has already"
-                raise UserError(f"ids {there}: {names}{more}; remove them first, or give others")
+                existing |= segment.living("keys", keys).keys()
+            if existing:
+                first = sorted(positions[np.isin(keys, list(existing))].tolist())[:3]
+                names = ", ".join(repr(row.id) for row in collection.rows_at(first))
+                more = f" and {len(existing) - 3} more" if len(existing) > 3 else ""
+                where = "that another collection has" if existing <= seen else "that the index has already"
+                raise UserError(f"ids {where}: {names}{more}; remove them first, or give others")
             seen.update(keys.tolist())
 
     def remove(self, ids: Sequence[str], part: str | None = None) -> int:
-        """Removes whole samples, and what lies within them.
+        """Removes samples with all of their pieces.
 
         Args:
-            ids: of the rows.
-            part: of the rows; every part when absent.
+            ids: of the samples.
+            part: of the samples; every part if absent.
 
         Returns:
-            The vectors that were removed.
+            The number of vectors removed.
 
         Raises:
             UserError: there is no such row; names the first.
         """
-        with self._alone():
+        with self._writing():
             parts = {segment.entry.part for segment in self.segments} if part is None else {part}
             missing = set(ids)
-            found: dict[str, set[int]] = {}
-            waiting = [(own, name) for own in sorted(parts) for name in ids]
-            while waiting:
-                keys = {key_of(*pair): pair for pair in waiting}
-                waiting = []
+            removed: dict[str, set[int]] = {}
+            pending = [(part_name, name) for part_name in sorted(parts) for name in ids]
+            while pending:
+                keys = {key_of(*pair): pair for pair in pending}
+                pending = []
                 for segment in self.segments:
                     for which in ("keys", "parents"):
-                        for key, places in segment.living(which, list(keys)).items():
-                            fresh = set(places) - found.get(segment.entry.name, set())
-                            found.setdefault(segment.entry.name, set()).update(fresh)
+                        for key, positions in segment.living(which, list(keys)).items():
+                            new_positions = set(positions) - removed.get(segment.entry.name, set())
+                            removed.setdefault(segment.entry.name, set()).update(new_positions)
                             if which == "keys":
                                 missing.discard(keys[key][1])
                             else:
-                                waiting += [(keys[key][0], segment.collection.row(place).id) for place in fresh]
+                                pending += [
+                                    (keys[key][0], segment.collection.row(position).id) for position in new_positions
+                                ]
             if missing:
                 raise UserError(f"the index has no row {sorted(missing)[0]!r}{f' of part {part!r}' if part else ''}")
-            self._commit([self._left(segment, found.get(segment.entry.name, set())) for segment in self.segments])
-        return sum(len(places) for places in found.values())
+            self._commit([self._without(segment, removed.get(segment.entry.name, set())) for segment in self.segments])
+        return sum(len(positions) for positions in removed.values())
 
-    def _left(self, segment: Segment, places: set[int]) -> Entry:
-        return segment.without(places, f"removed-{self._next:06d}.npy") if places else segment.entry
+    def _without(self, segment: Segment, positions: set[int]) -> Entry:
+        return segment.without(positions, f"removed-{self._next:06d}.npy") if positions else segment.entry
 
     def search(
         self,
@@ -274,58 +278,61 @@ class Index:
         inside: int = 0,
         finer: Mapping[str, np.ndarray] | None = None,
     ) -> list[Hit]:
-        """The nearest rows, best first; fewer than k where the index has no more.
+        """The nearest rows, best first.
 
         Args:
             query_D: a vector of the index's model.
-            k: answers at most.
-            part: of the answers; any when absent.
-            level: of the answers; whole samples when empty.
-            inside: how many of the finer rows within each answer are given with it.
-            finer: by level, the vector that finer rows are compared with; other levels are left out. The query itself
-                for all levels when absent.
+            k: maximum number of results.
+            part: of the results; any if absent.
+            level: of the results; samples if empty.
+            inside: number of finer rows to return within each result.
+            finer: query vectors by level, for the finer rows. Levels without one are left out. If absent, ``query_D``
+                is used for all levels.
 
         Raises:
-            UserError: k is below 1, or a vector's width is another or it is not finite.
+            UserError: k is below 1, or a vector has another width or is not finite.
         """
         query_D = check_query(query_D, k, self.model.dim)
         if finer is not None:
-            finer = {name: check_query(own_D, k, self.model.dim) for name, own_D in finer.items()}
-        found: list[tuple[float, Segment, int]] = []
+            finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
+        candidates: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
             if segment.entry.level == level and part in (None, segment.entry.part):
-                scores_1K, places_1K = segment.neighbours.search(query_D[None], k)
-                found += [
-                    (float(score), segment, int(place)) for score, place in zip(scores_1K[0], places_1K[0], strict=True)
+                scores_1K, positions_1K = segment.neighbours.search(query_D[None], k)
+                candidates += [
+                    (float(score), segment, int(position))
+                    for score, position in zip(scores_1K[0], positions_1K[0], strict=True)
                 ]
-        best = sorted(found, key=lambda item: -item[0])[:k]
-        hits = [segment.hit(place, score) for score, segment, place in best]
+        best = sorted(candidates, key=lambda item: -item[0])[:k]
+        hits = [segment.hit(position, score) for score, segment, position in best]
         queries = finer if finer is not None else dict.fromkeys(self.levels, query_D)
         return [replace(hit, inside=self._inside(hit.row, queries, inside)) for hit in hits] if inside else hits
 
     def _inside(self, row: Row, queries: Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
-        """The best of the rows whose parent is this one, each with the best of its own."""
+        """The best rows whose parent is this one, each with the best rows inside it."""
         key = key_of(row.part, row.id)
-        found: list[tuple[float, Segment, int]] = []
+        candidates: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
             if segment.entry.part == row.part and segment.entry.level in queries:
-                places = segment.living("parents", [key]).get(key, [])
-                scores = segment.collection.vectors_ND[places] @ queries[segment.entry.level]
-                found += [(float(score), segment, place) for score, place in zip(scores, places, strict=True)]
-        best = sorted(found, key=lambda item: -item[0])[:count]
-        hits = [segment.hit(place, score) for score, segment, place in best]
+                positions = segment.living("parents", [key]).get(key, [])
+                scores = segment.collection.vectors_ND[positions] @ queries[segment.entry.level]
+                candidates += [
+                    (float(score), segment, position) for score, position in zip(scores, positions, strict=True)
+                ]
+        best = sorted(candidates, key=lambda item: -item[0])[:count]
+        hits = [segment.hit(position, score) for score, segment, position in best]
         return tuple(replace(hit, inside=self._inside(hit.row, queries, count)) for hit in hits)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process writes inside. What a killed or failed one left half done is cleared away."""
+    def _writing(self) -> Iterator[None]:
+        """Locks the index for writing, and removes incomplete segments before and after."""
         with explained(self.folder), exclusive_lock(self.folder):
             self._open()
             self._clear()
             try:
                 yield
             except BaseException:
-                # The error that is under way says more than one of these.
+                # Errors here must not hide the one that is being raised.
                 with suppress(OSError, UserError):
                     self._open()
                     self._clear()
@@ -334,23 +341,23 @@ class Index:
             self._clear()
 
     def _clear(self) -> None:
-        """Removes what the manifest does not name."""
-        known = {segment.entry.name: segment.entry.removed for segment in self.segments}
+        """Removes files that the manifest does not name."""
+        removed_files = {segment.entry.name: segment.entry.removed for segment in self.segments}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name.lstrip(".").startswith("segment-"):
-                if path.name not in known:
+                if path.name not in removed_files:
                     shutil.rmtree(path)
                     continue
-                for own in path.glob("removed-*.npy"):
-                    if own.name != known[path.name]:
-                        own.unlink()
+                for file in path.glob("removed-*.npy"):
+                    if file.name != removed_files[path.name]:
+                        file.unlink()
 
     def _commit(self, entries: Sequence[Entry]) -> None:
-        entries = [entry.summed(self.folder) for entry in entries]
+        entries = [entry.with_checksums(self.folder) for entry in entries]
         _write_manifest(self.folder, self.model, entries, self._next + 1)
 
 
-def _write_manifest(folder: Path, model: Model, entries: Sequence[Entry], following: int) -> None:
+def _write_manifest(folder: Path, model: Model, entries: Sequence[Entry], next_number: int) -> None:
     segments = [asdict(entry) for entry in entries]
-    value = {"model": model.plain(), "segments": segments, "next": following}
+    value = {"model": model.plain(), "segments": segments, "next": next_number}
     replace_file(folder / "manifest.json", MANIFEST.encode(value))

@@ -1,4 +1,4 @@
-"""What files are embedded: those that are named, lie in folders or match patterns, and those that tables name."""
+"""Listing the files to embed: by path, folder or pattern, or from tables."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..data.tables import Paths, Row, is_missing, rows_of
 log = logging.getLogger(__name__)
 
 PATH, ID = "path", "id"
-"""Columns of a manifest that are not shown: where a file lies, and what it is called."""
+"""Columns of a manifest that are not displayed."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file to be embedded.
+    """A file to embed.
 
     Args:
-        path: where it lies.
-        name: its id, which is unique.
-        info: what a search shows of it.
+        path: of the file.
+        name: unique id.
+        info: texts to display in search results.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Listed:
 
     @classmethod
     def of(cls, path: Path) -> Listed:
-        """A file of which nothing is known."""
+        """A file that is identified by its path."""
         return cls(path, shown(str(path)), {"file": shown(str(path))})
 
 
@@ -49,68 +49,68 @@ def listed(
     root: Path | None = None,
     others: Collection[str] = (),
 ) -> list[Listed]:
-    """The files that are named one way or another, each once.
+    """Lists files from paths and tables, each once.
 
     Args:
-        paths: files, folders and patterns, as :func:`files_in` takes them.
-        manifests: tables of files, as :func:`listed_in` takes them; what they know of a file is kept.
-        suffixes: of the files that count in folders, as :func:`files_in` takes them.
-        root: the folder that the paths of tables start at; their own when ``None``.
-        others: suffixes that do not count, as :func:`files_in` takes them.
+        paths: files, folders and patterns; see :func:`files_in`.
+        manifests: tables of files; see :func:`listed_in`. They take precedence over ``paths``.
+        suffixes: of files in folders; see :func:`files_in`.
+        root: the folder that paths in tables are relative to; that of each table if ``None``.
+        others: suffixes to exclude; see :func:`files_in`.
 
     Raises:
-        UserError: something is not there, there are no files at all, or a table cannot be used; names the row.
+        UserError: a path does not exist, there are no files, or a table cannot be used; names the row.
     """
-    known = listed_in(manifests, root)
-    there = {own.path for own in known}
-    found = [*(Listed.of(path) for path in files_in(paths, suffixes, others) if path not in there), *known]
-    if not found:
-        raise UserError(f"there are no files in {', '.join(map(str, [*paths, *manifests]))}{_ending(suffixes)}")
-    return found
+    from_tables = listed_in(manifests, root)
+    table_paths = {file.path for file in from_tables}
+    files = [Listed.of(path) for path in files_in(paths, suffixes, others) if path not in table_paths]
+    if not files + from_tables:
+        raise UserError(f"there are no files in {', '.join(map(str, [*paths, *manifests]))}{_suffix_hint(suffixes)}")
+    return files + from_tables
 
 
 def files_in(
     paths: Sequence[Path], suffixes: Collection[str] | None = None, others: Collection[str] = ()
 ) -> list[Path]:
-    """The files that are named, those within folders that are, and those that match patterns, in the order of names.
+    """Lists files by path, folder or pattern, sorted by name within each.
 
-    Hidden files, and files of other suffixes, are left out of folders and of what patterns match, unless the pattern
-    gives the suffix. What is left out is said once for each folder.
+    Hidden files and files with other suffixes are skipped in folders and pattern matches, with one warning for each,
+    unless the pattern names the suffix.
 
     Args:
-        paths: files, folders, and patterns such as ``films/**/*.mp4``, where ``**`` stands for folders within others.
-        suffixes: of the files that count in folders; all when ``None``.
-        others: suffixes that do not count even so.
+        paths: files, folders, and patterns such as ``films/**/*.mp4``, where ``**`` matches folders at any depth.
+        suffixes: of files to list; all if ``None``.
+        others: suffixes to exclude.
 
     Raises:
-        UserError: something is not there, or nothing matches.
+        UserError: a path does not exist, or a pattern matches nothing.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
-        if path.exists() or path.is_symlink():  # a name with brackets in it may be that of a file
-            found += _inside(path, suffixes, others) if path.is_dir() else [path]
+        if path.exists() or path.is_symlink():  # a file name may contain the brackets of a pattern
+            files += _inside(path, suffixes, others) if path.is_dir() else [path]
         else:
-            found += _matching(path, suffixes, others)
-    return list(dict.fromkeys(found))
+            files += _matching(path, suffixes, others)
+    return list(dict.fromkeys(files))
 
 
 def _inside(folder: Path, suffixes: Collection[str] | None, others: Collection[str]) -> list[Path]:
     listing = walk(folder, suffixes, files_outside=False, advice="name that folder itself")
     listing.warn(log, str(folder), unread=False)
     names = [name for name in listing.files if not name.lower().endswith(tuple(others))]
-    taken = set(names)
-    _say_unread(folder, [*listing.unread, *(name for name in listing.files if name not in taken)])
+    excluded = [name for name in listing.files if name.lower().endswith(tuple(others))]
+    _warn_of_unread(folder, [*listing.unread, *excluded])
     return sorted(folder / name for name in names)
 
 
 def _matching(pattern: Path, suffixes: Collection[str] | None, others: Collection[str]) -> list[Path]:
     if not has_magic(str(pattern)):
-        raise UserError(f"{pattern} is not there")
+        raise UserError(f"{pattern} does not exist")
     matches = _deep(pattern) if "**" in pattern.parts else [Path(name) for name in sorted(glob(str(pattern)))]
     if not matches:
         raise UserError(f"nothing matches {pattern}; * stands for a part of a name, ** for folders within others")
-    found, unread = [], []
-    asked = pattern.suffix.lower() if not has_magic(pattern.suffix) else ""
+    files, unread = [], []
+    pattern_suffix = pattern.suffix.lower() if not has_magic(pattern.suffix) else ""
     for path in matches:
         if hidden(path.name) and not pattern.name.startswith("."):
             continue
@@ -119,83 +119,83 @@ def _matching(pattern: Path, suffixes: Collection[str] | None, others: Collectio
             if path.is_symlink() and (home.is_relative_to(target) or not target.is_relative_to(home)):
                 log.warning("left out: %s: a link that leads out of its folder; name it itself", shown(str(path)))
             else:
-                found += _inside(path, suffixes, others)
-        elif (asked and path.suffix.lower() == asked) or _counts(path.name, suffixes, others):
-            found.append(path)
+                files += _inside(path, suffixes, others)
+        elif (pattern_suffix and path.suffix.lower() == pattern_suffix) or _has_suffix(path.name, suffixes, others):
+            files.append(path)
         else:
             unread.append(str(path))
-    _say_unread(pattern, unread)
-    return found
+    _warn_of_unread(pattern, unread)
+    return files
 
 
 def _deep(pattern: Path) -> list[Path]:
-    """The files that a pattern with ``**`` matches. Unlike :func:`glob.glob`, this goes into no circle of links."""
-    fixed = next(place for place, part in enumerate(pattern.parts) if has_magic(part))
-    root, wanted = Path(*pattern.parts[:fixed]), pattern.parts[fixed:]
+    """The files that a pattern with ``**`` matches. Unlike :func:`glob.glob`, cycles of links are not followed."""
+    fixed = next(depth for depth, part in enumerate(pattern.parts) if has_magic(part))
+    root, patterns = Path(*pattern.parts[:fixed]), pattern.parts[fixed:]
     if not root.is_dir():
         return []
     listing = walk(root, None, files_outside=False, advice="name that folder itself")
     listing.warn(log, str(root), unread=False)
-    return sorted(root / name for name in listing.files if _fits(name.split("/"), wanted))
+    return sorted(root / name for name in listing.files if _matches(name.split("/"), patterns))
 
 
-def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
-    if not wanted:
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
         return not parts
-    if wanted[0] == "**":
-        # At the end it stands for all that is within.
-        return len(wanted) == 1 or any(_fits(parts[place:], wanted[1:]) for place in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], wanted[0]) and _fits(parts[1:], wanted[1:])
+    if patterns[0] == "**":
+        # At the end it matches everything inside.
+        return len(patterns) == 1 or any(_matches(parts[skip:], patterns[1:]) for skip in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
 
 
-def _counts(name: str, suffixes: Collection[str] | None, others: Collection[str]) -> bool:
+def _has_suffix(name: str, suffixes: Collection[str] | None, others: Collection[str]) -> bool:
     name = name.lower()
     return not name.endswith(tuple(others)) and (suffixes is None or name.endswith(tuple(suffixes)))
 
 
-def _say_unread(where: Path, names: Sequence[str]) -> None:
+def _warn_of_unread(where: Path, names: Sequence[str]) -> None:
     if names:
         log.warning("%s: left out %s, which are not read; the first is %s", where, by_suffix(names), shown(names[0]))
 
 
-def _ending(suffixes: Collection[str] | None) -> str:
-    return f"; files that count end in {', '.join(sorted(suffixes))}" if suffixes else ""
+def _suffix_hint(suffixes: Collection[str] | None) -> str:
+    return f"; files to read end in {', '.join(sorted(suffixes))}" if suffixes else ""
 
 
 def listed_in(manifests: Sequence[Path], root: Path | None = None) -> list[Listed]:
-    """The files that tables name, a row each, with their other columns as what a search shows.
+    """Lists files from tables, with their other columns as texts to display.
 
     Args:
-        manifests: CSV, TSV (both with a header) or JSONL. ``path`` starts at the root and stays inside; ``id`` is what
-            the row is called, its path from here when absent.
-        root: the folder that paths start at, and must lie inside; the table's own when ``None``.
+        manifests: CSV and TSV with a header, or JSONL. The column ``path`` is relative to the root and confined to it;
+            ``id`` defaults to the path.
+        root: the folder that paths are relative to; that of each table if ``None``.
 
     Raises:
-        ConfigError: a file is no such table, or a row's path is none or leads out of the folder; names the row.
-        UserError: a row has no path, or an id that another one has.
+        ConfigError: a table is malformed, or a path leads out of the root; names the row.
+        UserError: a row has no path, or an id is not unique.
     """
-    found: dict[str, tuple[str, Listed]] = {}
+    by_id: dict[str, tuple[str, Listed]] = {}
     for manifest in manifests:
         paths = Paths(manifest, root, "--root")
         for number, row in rows_of(manifest, "--manifest"):
-            place = f"{manifest}:{number}"
-            own = _listed(paths, row, place)
-            if own.name in found:
-                raise UserError(f"{place} has the id {own.name!r} of {found[own.name][0]}; give each row its own")
-            found[own.name] = place, own
-    return [own for _, own in found.values()]
+            location = f"{manifest}:{number}"
+            file = _from_row(paths, row, location)
+            if file.name in by_id:
+                raise UserError(f"{location} has the id {file.name!r} of {by_id[file.name][0]}; give each row its own")
+            by_id[file.name] = location, file
+    return [file for _, file in by_id.values()]
 
 
-def _listed(paths: Paths, row: Row, place: str) -> Listed:
+def _from_row(paths: Paths, row: Row, location: str) -> Listed:
     if PATH not in row:
-        have = ", ".join(str(column) for column in row) or "none"
-        raise UserError(f"{place} has no column {PATH!r}; its columns are {have}")
-    path = paths.root / paths.of(row, PATH, place)
+        columns = ", ".join(str(column) for column in row) or "none"
+        raise UserError(f"{location} has no column {PATH!r}; its columns are {columns}")
+    path = paths.root / paths.of(row, PATH, location)
     if not _is_inside(path, paths.root):
-        raise UserError(f"{place}: {path} is a link that leads out of {paths.root}; copy the file there")
+        raise UserError(f"{location}: {path} is a link that leads out of {paths.root}; copy the file there")
     name = _text(row[ID]) if row.get(ID) is not None else shown(str(path))
     if not name:
-        raise UserError(f"{place} has an empty id; name the row, or drop the column to call it by its path")
+        raise UserError(f"{location} has an empty id; name the row, or drop the column to call it by its path")
     texts = {printable(str(column)): _text(value) for column, value in row.items() if not is_missing(value)}
     info = {column: text for column, text in texts.items() if column not in (PATH, ID)}
     return Listed(path, name, {**info, "file": info.get("file", shown(str(path)))})
@@ -205,7 +205,7 @@ def _is_inside(path: Path, root: Path) -> bool:
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):
-        return True  # what no file can be called is left out when it is read
+        return True  # an invalid file name is reported when the file is read
 
 
 def _text(value: Any) -> str:

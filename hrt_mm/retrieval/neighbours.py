@@ -1,6 +1,6 @@
-"""The nearest of many vectors by inner product: exactly, or through a structure of faiss.
+"""Nearest neighbours by inner product: exactly, or with a faiss index.
 
-Shapes: Q queries, N vectors, D width, K neighbours.
+Shapes: Q queries, N vectors, D width, K neighbours, C candidates.
 """
 
 from __future__ import annotations
@@ -17,54 +17,54 @@ from ..core.extras import needs_extra
 Kind = Literal["flat", "hnsw", "ivf"]
 STRUCTURE = "faiss.index"
 FLAT_UP_TO, HNSW_UP_TO = 20_000, 200_000
-"""Vectors of a segment that are searched one by one, and through a graph; more are searched through lists."""
-LINKS, BREADTH, WHILE_BUILT = 32, 128, 80
-"""Of the graph: links a vector, candidates in a search, and candidates while it is built."""
-FEW = 2_000
-"""Vectors that are compared one by one even where there is a structure."""
-REMEDY = "restore it from a copy, or build the index anew from its collections (hrt-mm index build)"
+"""Segment sizes up to which search is exhaustive, or by an HNSW graph. Larger segments use inverted lists."""
+LINKS, SEARCH_CANDIDATES, BUILD_CANDIDATES = 32, 128, 80
+"""HNSW parameters: links per vector, candidates in a search, and candidates during construction."""
+ALWAYS_EXACT = 2_000
+"""Number of vectors below which search is exhaustive even with a structure."""
+REMEDY = "restore it from a copy, or build the index again from its collections (hrt-mm index build)"
 _CHUNK = 65_536
 
 
 def kind_for(count: int) -> Kind:
-    """What suits so many vectors."""
+    """The structure for a number of vectors."""
     return "flat" if count <= FLAT_UP_TO else "hnsw" if count <= HNSW_UP_TO else "ivf"
 
 
 def build(vectors_ND: np.ndarray, kind: Kind, folder: Path) -> None:
-    """Builds the structure of a segment; exact search needs none.
+    """Builds the search structure of a segment. Exact search (``flat``) has none.
 
     Args:
-        vectors_ND: float32, may be a memory map.
-        kind: which one.
-        folder: where :data:`STRUCTURE` is written.
+        vectors_ND: float32, possibly memory-mapped.
+        kind: of the structure.
+        folder: to write :data:`STRUCTURE` to.
 
     Raises:
-        UserError: faiss is not installed, or cannot write it.
+        UserError: faiss is not installed, or cannot write the file.
     """
     if kind == "flat":
         return
     faiss = load_faiss(kind)
     try:
-        faiss.write_index(_built(faiss, vectors_ND, kind), str(folder / STRUCTURE))
+        faiss.write_index(_faiss_index(faiss, vectors_ND, kind), str(folder / STRUCTURE))
     except (RuntimeError, MemoryError) as error:
         raise UserError(
-            f"faiss cannot write {folder / STRUCTURE}: {error}; see whether memory and the disk have room for it"
+            f"faiss cannot write {folder / STRUCTURE}: {error}; check that there is enough memory and disk space"
         ) from error
 
 
-def _built(faiss: Any, vectors_ND: np.ndarray, kind: Kind) -> Any:
+def _faiss_index(faiss: Any, vectors_ND: np.ndarray, kind: Kind) -> Any:
     count, dim = vectors_ND.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = WHILE_BUILT
+        index.hnsw.efConstruction = BUILD_CANDIDATES
     else:
         lists = min(count, max(1, round(2 * count**0.5)))
         quantizer = faiss.IndexFlatIP(dim)
         index = faiss.IndexIVFFlat(quantizer, dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
-        chosen = np.random.default_rng(0).permutation(count)[: 64 * lists]
-        index.train(np.ascontiguousarray(vectors_ND[np.sort(chosen)]))
+        training_positions = np.random.default_rng(0).permutation(count)[: 64 * lists]
+        index.train(np.ascontiguousarray(vectors_ND[np.sort(training_positions)]))
     for first in range(0, count, _CHUNK):
         index.add(np.ascontiguousarray(vectors_ND[first : first + _CHUNK]))
     return index
@@ -74,10 +74,10 @@ class Neighbours:
     """Searches one segment.
 
     Args:
-        vectors_ND: its vectors.
+        vectors_ND: of the segment.
         kind: of its structure.
-        folder: where that lies; it is opened at the first search, and mapped, not read.
-        removed: (R,) places that are not to be found, each once.
+        folder: of the structure, which is memory-mapped at the first search.
+        removed: (R,) distinct positions to exclude.
     """
 
     def __init__(self, vectors_ND: np.ndarray, kind: Kind, folder: Path, removed: np.ndarray) -> None:
@@ -90,11 +90,11 @@ class Neighbours:
     def search(self, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The nearest vectors that were not removed, best first.
 
-        A structure of faiss gives its nearest vectors, removed ones among them. Where fewer than K of those are left,
-        or hardly any vectors at all, all that are left are compared, so that removals cost no recall.
+        The structure returns removed vectors too. If fewer than K others are among its candidates, or if few vectors
+        remain in total, search is exhaustive, so that removals do not reduce recall.
 
         Returns:
-            (Q, K) scores and (Q, K) places; K is the smaller of ``k`` and the number of vectors that are left.
+            (Q, K) scores and (Q, K) positions; K is at most the number of remaining vectors.
 
         Raises:
             UserError: the files are damaged.
@@ -103,48 +103,52 @@ class Neighbours:
         if k <= 0:
             return np.zeros((len(queries_QD), 0), np.float32), np.zeros((len(queries_QD), 0), np.int64)
         queries_QD = np.ascontiguousarray(queries_QD, np.float32)
-        candidates = max(BREADTH, math.ceil(2 * k * len(self.alive_N) / self.living))
-        if self.kind == "flat" or self.living < FEW or 4 * candidates > self.living:
+        candidates = max(SEARCH_CANDIDATES, math.ceil(2 * k * len(self.alive_N) / self.living))
+        if self.kind == "flat" or self.living < ALWAYS_EXACT or 4 * candidates > self.living:
             return self._exact(queries_QD, k)
-        scores_QK, places_QK, found_Q = self._through(queries_QD, k, candidates)
-        if (short := np.flatnonzero(found_Q < k)).size:
-            scores_QK[short], places_QK[short] = self._exact(queries_QD[short], k)
-        return scores_QK, places_QK
+        scores_QK, positions_QK, remaining_Q = self._approximate(queries_QD, k, candidates)
+        if (incomplete := np.flatnonzero(remaining_Q < k)).size:
+            scores_QK[incomplete], positions_QK[incomplete] = self._exact(queries_QD[incomplete], k)
+        return scores_QK, positions_QK
 
     def _exact(self, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         scores_QK: np.ndarray = np.zeros((len(queries_QD), 0), np.float32)
-        places_QK: np.ndarray = np.zeros((len(queries_QD), 0), np.int64)
+        positions_QK: np.ndarray = np.zeros((len(queries_QD), 0), np.int64)
         for first in range(0, len(self.vectors_ND), _CHUNK):
             block_ND = self.vectors_ND[first : first + _CHUNK]
-            places_N = np.flatnonzero(self.alive_N[first : first + _CHUNK])
-            if len(places_N) < len(block_ND):
-                block_ND = block_ND[places_N]
+            positions_N = np.flatnonzero(self.alive_N[first : first + _CHUNK])
+            if len(positions_N) < len(block_ND):
+                block_ND = block_ND[positions_N]
             scores_QN = queries_QD @ block_ND.T
             if not np.isfinite(scores_QN).all():
-                place = int(places_N[np.flatnonzero(~np.isfinite(scores_QN).all(0))[0]]) + first
-                raise UserError(f"{self.folder} is damaged: the vector at {place} is not finite; {REMEDY}")
+                position = int(positions_N[np.flatnonzero(~np.isfinite(scores_QN).all(0))[0]]) + first
+                raise UserError(f"{self.folder} is damaged: the vector at {position} is not finite; {REMEDY}")
             scores_QK = np.concatenate([scores_QK, scores_QN], 1)
-            places_QK = np.concatenate([places_QK, np.broadcast_to(places_N + first, scores_QN.shape)], 1)
-            order = np.stack([_first(scores, k) for scores in scores_QK])
+            positions_QK = np.concatenate([positions_QK, np.broadcast_to(positions_N + first, scores_QN.shape)], 1)
+            order = np.stack([_top(scores, k) for scores in scores_QK])
             scores_QK = np.take_along_axis(scores_QK, order, 1)
-            places_QK = np.take_along_axis(places_QK, order, 1)
-        return scores_QK, places_QK
+            positions_QK = np.take_along_axis(positions_QK, order, 1)
+        return scores_QK, positions_QK
 
-    def _through(self, queries_QD: np.ndarray, k: int, candidates: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(Q, K) scores and places of those among the nearest that are left, and (Q,) how many of the K there are."""
+    def _approximate(
+        self, queries_QD: np.ndarray, k: int, candidates: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(Q, K) scores and positions of remaining vectors among the candidates, and (Q,) their number."""
         faiss = load_faiss(self.kind)
         index = self._opened(faiss)
         if self.kind == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=candidates)
         else:
             parameters = faiss.SearchParametersIVF(nprobe=max(8, index.nlist // 16))
-        scores_QC, places_QC = index.search(queries_QD, candidates, params=parameters)
-        if places_QC.max(initial=-1) >= len(self.alive_N):
-            raise UserError(f"{self.folder / STRUCTURE} is damaged: it names a vector that is not there; {REMEDY}")
-        kept_QC = (places_QC >= 0) & self.alive_N[places_QC]
-        order_QK = np.argsort(~kept_QC, 1, kind="stable")[:, :k]
-        scores_QK, places_QK = (np.take_along_axis(own, order_QK, 1) for own in (scores_QC, places_QC))
-        return scores_QK, places_QK, kept_QC.sum(1)
+        scores_QC, positions_QC = index.search(queries_QD, candidates, params=parameters)
+        if positions_QC.max(initial=-1) >= len(self.alive_N):
+            raise UserError(f"{self.folder / STRUCTURE} is damaged: it names a vector that does not exist; {REMEDY}")
+        remaining_QC = (positions_QC >= 0) & self.alive_N[positions_QC]
+        order_QK = np.argsort(~remaining_QC, 1, kind="stable")[:, :k]
+        scores_QK, positions_QK = (
+            np.take_along_axis(values_QC, order_QK, 1) for values_QC in (scores_QC, positions_QC)
+        )
+        return scores_QK, positions_QK, remaining_QC.sum(1)
 
     def _opened(self, faiss: Any) -> Any:
         if self._index is None:
@@ -160,18 +164,18 @@ class Neighbours:
         return self._index
 
 
-def _first(scores_N: np.ndarray, k: int) -> np.ndarray:
-    """The places of the k highest scores in order; of equal ones the earlier come first."""
+def _top(scores_N: np.ndarray, k: int) -> np.ndarray:
+    """Positions of the k highest scores, in order. Ties are broken by position."""
     if k < len(scores_N):
-        least = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
-        places = np.flatnonzero(scores_N >= least)
+        threshold = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
+        positions = np.flatnonzero(scores_N >= threshold)
     else:
-        places = np.arange(len(scores_N))
-    return places[np.argsort(-scores_N[places], kind="stable")[:k]]
+        positions = np.arange(len(scores_N))
+    return positions[np.argsort(-scores_N[positions], kind="stable")[:k]]
 
 
 def load_faiss(kind: str) -> Any:
-    """faiss, which indexes of many vectors need.
+    """Imports faiss.
 
     Raises:
         UserError: it is not installed.

@@ -1,6 +1,6 @@
-"""Pieces of samples: the tokens of a level, or the moments of a video, with where they lie and what they lie in.
+"""Pieces of samples: the tokens of a level (or the moments of a video), their positions and their parents.
 
-Shapes: N pieces, D width, A axes: time alone, or rows and columns of a picture.
+Shapes: N pieces, D width, A axes (time; or rows and columns of an image), T level-0 tokens.
 """
 
 from __future__ import annotations
@@ -25,83 +25,84 @@ class Passages:
     Args:
         level: its name.
         vectors_ND: of the pieces, in order.
-        edges_N2A: where each begins and ends along each axis, in level-0 steps.
-        shown: of each a file that a page can show, its suffix and bytes, where they were asked for.
+        edges_N2A: start and end of each along each axis, in level-0 coordinates.
+        media: suffix and bytes of a media file for each, if requested.
     """
 
     level: str
     vectors_ND: np.ndarray
     edges_N2A: Tensor
-    shown: tuple[tuple[str, bytes] | None, ...] = ()
+    media: tuple[tuple[str, bytes] | None, ...] = ()
 
 
 @torch.no_grad()
-def placed(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    """Of each sample, (N, D) vectors of a level and (N, 2, A) their edges in level-0 steps.
+def located(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
+    """(N, D) vectors of a level and (N, 2, A) their edges in level-0 coordinates, for each sample.
 
-    Of a video a vector is the mean of a moment; of a picture it is a token, and its place the box around its patches.
+    Vectors of a video are means over moments. Those of an image are tokens, with the bounding boxes of their patches.
     """
     return _regions(pyramid, level) if pyramid[0].axes == 2 else _moments(pyramid, config, level)
 
 
 def _regions(pyramid: Pyramid, level: int) -> list[tuple[Tensor, Tensor]]:
     bottom, tokens = pyramid[0], pyramid[level]
-    places = bottom.spans.split(bottom.coords_TC.cpu())
+    split_coords = bottom.spans.split(bottom.coords_TC.cpu())
     runs = tokens.spans.split(token_ranges(pyramid, level))
-    found = []
-    for x_ND, coords_TC, runs_N2 in zip(tokens.split(), places, runs, strict=True):
-        own = [coords_TC[first:end] for first, end in runs_N2.tolist()]
-        boxes = [torch.stack([coords.amin(0), coords.amax(0) + 1]) for coords in own]
-        found.append((x_ND, torch.stack(boxes).double()))
-    return found
+    regions = []
+    for x_ND, coords_TC, runs_N2 in zip(tokens.split(), split_coords, runs, strict=True):
+        coords_of_token = [coords_TC[first:end] for first, end in runs_N2.tolist()]
+        boxes = [torch.stack([coords.amin(0), coords.amax(0) + 1]) for coords in coords_of_token]
+        regions.append((x_ND, torch.stack(boxes).double()))
+    return regions
 
 
 def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    steps, bottom = frames_of(pyramid, config, level), pyramid[0]
+    frames, bottom = frames_of(pyramid, config, level), pyramid[0]
     grid = pyramid[level].grids is not None
-    found = []
-    for (x_ND, edges_N2), coords_TC in zip(steps.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):
-        places_T = coords_TC[:, 0].unique() if grid else coords_TC[:, 0]
-        first_N, last_N = places_T[edges_N2[:, 0]], places_T[edges_N2[:, 1] - 1]
-        found.append((x_ND, torch.stack([first_N, last_N + _step(places_T)], 1).double()[..., None]))
-    return found
+    moments = []
+    for (x_ND, edges_N2), coords_TC in zip(frames.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):
+        times_T = coords_TC[:, 0].unique() if grid else coords_TC[:, 0]
+        first_N, last_N = times_T[edges_N2[:, 0]], times_T[edges_N2[:, 1] - 1]
+        moments.append((x_ND, torch.stack([first_N, last_N + _spacing(times_T)], 1).double()[..., None]))
+    return moments
 
 
-def owned(edges_N2A: Tensor, own: tuple[float, float]) -> Tensor:
-    """(n,) which pieces have their middle where a stretch stands for the whole; where none has, the nearest one."""
-    middles_N = edges_N2A[..., 0].mean(1)
-    inside_N = (own[0] <= middles_N) & (middles_N < own[1])
-    return inside_N.nonzero()[:, 0] if inside_N.any() else (middles_N - own[0]).abs().argmin()[None]
+def within(edges_N2A: Tensor, interval: tuple[float, float]) -> Tensor:
+    """(n,) indices of the pieces whose center is in an interval of time; the nearest piece if there are none."""
+    centers_N = edges_N2A[..., 0].mean(1)
+    inside_N = (interval[0] <= centers_N) & (centers_N < interval[1])
+    return inside_N.nonzero()[:, 0] if inside_N.any() else (centers_N - interval[0]).abs().argmin()[None]
 
 
-def joined(parts: Sequence[Passages]) -> Passages:
-    """The pieces of stretches of one sample that follow each other."""
-    vectors_ND = np.concatenate([part.vectors_ND for part in parts])
-    shown = tuple(file for part in parts for file in part.shown)
-    return Passages(parts[0].level, vectors_ND, torch.cat([part.edges_N2A for part in parts]), shown)
+def concatenate(stretches: Sequence[Passages]) -> Passages:
+    """The pieces of consecutive stretches of one sample."""
+    vectors_ND = np.concatenate([stretch.vectors_ND for stretch in stretches])
+    media = tuple(file for stretch in stretches for file in stretch.media)
+    return Passages(stretches[0].level, vectors_ND, torch.cat([stretch.edges_N2A for stretch in stretches]), media)
 
 
-def _step(places_T: Tensor) -> float:
-    """How far one step is from the next: 1, but for videos of other rates than the tokenizer's."""
-    rising = places_T.unique()
-    return float(rising.diff().median()) if len(rising) > 1 else 1.0
+def _spacing(times_T: Tensor) -> float:
+    """Distance between consecutive times: 1, except for videos with another frame rate than the tokenizer's."""
+    distinct = times_T.unique()
+    return float(distinct.diff().median()) if len(distinct) > 1 else 1.0
 
 
 def parents(levels: Sequence[Passages]) -> list[list[int | None]]:
-    """Of each piece of each level, which piece of the level before it its middle lies in; of the first none.
+    """For each piece, the index of the piece one level coarser that contains its center; None at the first level.
 
     Args:
-        levels: of one sample, from the coarsest to the finest.
+        levels: of one sample, coarse to fine.
     """
-    found: list[list[int | None]] = [[None] * len(own.edges_N2A) for own in levels[:1]]
+    indices: list[list[int | None]] = [[None] * len(coarsest.edges_N2A) for coarsest in levels[:1]]
     for coarse, fine in pairwise(levels):
-        middles_NA = fine.edges_N2A.mean(1)
-        if middles_NA.shape[1] == 1:
+        centers_NA = fine.edges_N2A.mean(1)
+        if centers_NA.shape[1] == 1:
             starts_N = coarse.edges_N2A[:, 0, 0].contiguous()
-            places_N = (torch.searchsorted(starts_N, middles_NA[:, 0], right=True) - 1).clamp(min=0)
+            parents_N = (torch.searchsorted(starts_N, centers_NA[:, 0], right=True) - 1).clamp(min=0)
         else:
-            before, after = (coarse.edges_N2A[:, side] for side in (0, 1))
-            outside = torch.maximum(before - middles_NA[:, None], middles_NA[:, None] - after).clamp(min=0)
-            places_N = outside.square().sum(-1).argmin(1)
-        found.append(places_N.tolist())
-    return found
+            # (fine, coarse, A) distance of each center from each box, which is 0 inside; the nearest box is the parent.
+            starts_NA, ends_NA = coarse.edges_N2A[:, 0], coarse.edges_N2A[:, 1]
+            outside = torch.maximum(starts_NA - centers_NA[:, None], centers_NA[:, None] - ends_NA).clamp(min=0)
+            parents_N = outside.square().sum(-1).argmin(1)
+        indices.append(parents_N.tolist())
+    return indices

@@ -1,7 +1,7 @@
-"""An index that lies in a vector database, Qdrant: in this process, in a folder, or on a server; by the same calls.
+"""An index in the vector database Qdrant: in memory, in a folder, or on a server.
 
-Vectors are points of one collection, and rows are their payload; the collection of the name with ``-about`` behind it
-says which model they are of. Pictures and sounds stay in the collections that ``hrt-mm embed`` wrote.
+Vectors are the points of a collection, and rows are their payload. A second collection, ``NAME-about``, stores the
+model. Media stay in the collections that ``hrt-mm embed`` wrote.
 
 Shapes: D width.
 """
@@ -26,9 +26,9 @@ from .index import Hit
 from .rows import Model, Row, check_query
 
 BLOCK = 1_000
-"""Points of one request."""
+"""Points per request."""
 FIELDS = ("part", "level", "parent", "id")
-"""Of the payload, what is filtered by; the server keeps an index of each."""
+"""Payload fields that queries filter by. The server indexes them."""
 
 
 class QdrantIndex:
@@ -45,8 +45,8 @@ class QdrantIndex:
     def __init__(self, client: Any, name: str) -> None:
         self.client, self.name = client, name
         if not client.collection_exists(_about(name)):
-            known = sorted(own.name.removesuffix("-about") for own in client.get_collections().collections)
-            raise UserError(f"the database has no index {name!r}; it has {', '.join(dict.fromkeys(known)) or 'none'}")
+            names = sorted(entry.name.removesuffix("-about") for entry in client.get_collections().collections)
+            raise UserError(f"the database has no index {name!r}; it has {', '.join(dict.fromkeys(names)) or 'none'}")
         try:
             (about,) = client.retrieve(_about(name), [0])
             self.model = TypeAdapter(Model).validate_python(about.payload)
@@ -58,10 +58,10 @@ class QdrantIndex:
 
     @classmethod
     def create(cls, client: Any, name: str, model: Model) -> QdrantIndex:
-        """An index without vectors.
+        """Creates an empty index.
 
         Raises:
-            UserError: there is one of this name.
+            UserError: the name is taken.
         """
         models = load_qdrant().models
         if client.collection_exists(name) or client.collection_exists(_about(name)):
@@ -80,25 +80,25 @@ class QdrantIndex:
 
     @property
     def parts(self) -> dict[str, int]:
-        """How many whole samples there are of each part."""
-        found: dict[str, int] = {}
+        """Number of samples of each part."""
+        counts: dict[str, int] = {}
         for row in self._rows(self._filter(level="")):
-            found[row.part] = found.get(row.part, 0) + 1
-        return found
+            counts[row.part] = counts.get(row.part, 0) + 1
+        return counts
 
     @property
     def levels(self) -> set[str]:
-        """The levels whose pieces it holds."""
+        """The levels of which the index has pieces."""
         return {row.level for row in self._rows(self._filter()) if row.level}
 
     def add(self, collection: Collection) -> int:
         """Adds a collection.
 
         Returns:
-            The vectors that were added.
+            The number of vectors added.
 
         Raises:
-            UserError: it is of another model or damaged, or an id is there already or twice.
+            UserError: the collection is of another model or damaged, or an id is not unique.
         """
         models = load_qdrant().models
         self.model.check(collection.model, str(collection.folder))
@@ -106,50 +106,50 @@ class QdrantIndex:
         if (keys[1:] == keys[:-1]).any():
             raise UserError(f"{collection.folder} has an id of a part twice; ids are unique")
         for block in _blocks(iter(keys.tolist())):
-            if known := self.client.retrieve(self.name, [_point(key) for key in block]):
-                names = ", ".join(repr(own.payload["id"]) for own in known[:3])
+            if existing := self.client.retrieve(self.name, [_point(key) for key in block]):
+                names = ", ".join(repr(point.payload["id"]) for point in existing[:3])
                 raise UserError(f"ids that the index has already: {names}; remove them first, or give others")
         if not collection.checked:
             collection.verify()
-        place = 0
+        added = 0
         try:
             for rows in _blocks(collection.rows()):
-                vectors = collection.vectors_ND[place : place + len(rows)].tolist()
+                vectors = collection.vectors_ND[added : added + len(rows)].tolist()
                 points = [
                     models.PointStruct(id=_point(row.key), vector=vector, payload=json.loads(row.json()))
                     for row, vector in zip(rows, vectors, strict=True)
                 ]
                 self.client.upsert(self.name, points)
-                place += len(rows)
+                added += len(rows)
         except BaseException:
-            # None of the ids was there before.
+            # None of these ids existed before.
             for block in _blocks(iter(keys.tolist())):
                 self.client.delete(self.name, [_point(key) for key in block])
             raise
-        return place
+        return added
 
     def remove(self, ids: Sequence[str], part: str | None = None) -> int:
-        """Removes whole samples, and what lies within them.
+        """Removes samples with all of their pieces.
 
         Returns:
-            The vectors that were removed.
+            The number of vectors removed.
 
         Raises:
             UserError: there is no such row; names the first.
         """
-        found = {row.key: row for row in self._rows(self._filter(part=part, id=list(ids)))}
-        if missing := sorted(set(ids) - {row.id for row in found.values()}):
+        removed = {row.key: row for row in self._rows(self._filter(part=part, id=list(ids)))}
+        if missing := sorted(set(ids) - {row.id for row in removed.values()}):
             raise UserError(f"the index has no row {missing[0]!r}{f' of part {part!r}' if part else ''}")
-        waiting = list(found.values())
-        while waiting:
-            row = waiting.pop()
-            fresh = [
-                inner for inner in self._rows(self._filter(part=row.part, parent=row.id)) if inner.key not in found
+        pending = list(removed.values())
+        while pending:
+            row = pending.pop()
+            new_rows = [
+                inner for inner in self._rows(self._filter(part=row.part, parent=row.id)) if inner.key not in removed
             ]
-            found |= {inner.key: inner for inner in fresh}
-            waiting += fresh
-        self.client.delete(self.name, [_point(key) for key in found])
-        return len(found)
+            removed |= {inner.key: inner for inner in new_rows}
+            pending += new_rows
+        self.client.delete(self.name, [_point(key) for key in removed])
+        return len(removed)
 
     def search(
         self,
@@ -161,49 +161,49 @@ class QdrantIndex:
         inside: int = 0,
         finer: Mapping[str, np.ndarray] | None = None,
     ) -> list[Hit]:
-        """The nearest rows, best first, as :meth:`hrt_mm.retrieval.index.Index.search` gives them.
+        """The nearest rows, best first; see :meth:`hrt_mm.retrieval.index.Index.search`.
 
         Raises:
-            UserError: k is below 1, or a vector's width is another or it is not finite.
+            UserError: k is below 1, or a vector has another width or is not finite.
         """
         query_D = check_query(query_D, k, self.model.dim)
         if finer is not None:
-            finer = {name: check_query(own_D, k, self.model.dim) for name, own_D in finer.items()}
+            finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
         hits = self._nearest(query_D, k, self._filter(part=part, level=level))
         return [replace(hit, inside=self._inside(hit.row, query_D, finer, inside)) for hit in hits] if inside else hits
 
-    def _nearest(self, query_D: np.ndarray, k: int, wanted: Any) -> list[Hit]:
-        found = self.client.query_points(self.name, query_D.tolist(), query_filter=wanted, limit=k)
-        return [Hit(float(point.score), _row(point.payload)) for point in found.points]
+    def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any) -> list[Hit]:
+        response = self.client.query_points(self.name, query_D.tolist(), query_filter=query_filter, limit=k)
+        return [Hit(float(point.score), _row(point.payload)) for point in response.points]
 
     def _inside(
         self, row: Row, query_D: np.ndarray, finer: Mapping[str, np.ndarray] | None, count: int
     ) -> tuple[Hit, ...]:
-        """The best of the rows whose parent is this one, each with the best of its own."""
+        """The best rows whose parent is this one, each with the best rows inside it."""
         queries = finer
         if queries is None:
             levels = {inner.level for inner in self._rows(self._filter(part=row.part, parent=row.id))}
             queries = dict.fromkeys(levels, query_D)
-        found = [
+        hits = [
             hit
-            for level, own_D in queries.items()
+            for level, level_query_D in queries.items()
             if level
-            for hit in self._nearest(own_D, count, self._filter(part=row.part, parent=row.id, level=level))
+            for hit in self._nearest(level_query_D, count, self._filter(part=row.part, parent=row.id, level=level))
         ]
-        best = sorted(found, key=lambda hit: -hit.score)[:count]
+        best = sorted(hits, key=lambda hit: -hit.score)[:count]
         return tuple(replace(hit, inside=self._inside(hit.row, query_D, finer, count)) for hit in best)
 
-    def _rows(self, wanted: Any) -> Iterator[Row]:
+    def _rows(self, query_filter: Any) -> Iterator[Row]:
         after = None
         while True:
-            points, after = self.client.scroll(self.name, wanted, limit=BLOCK, offset=after)
+            points, after = self.client.scroll(self.name, query_filter, limit=BLOCK, offset=after)
             yield from (_row(point.payload) for point in points)
             if after is None:
                 return
 
     @staticmethod
     def _filter(**fields: str | list[str] | None) -> Any:
-        """Rows whose fields have a value, or one of several."""
+        """A filter for rows whose fields have a given value, or one of several."""
         models = load_qdrant().models
         kinds = {
             key: models.MatchAny(any=value) if isinstance(value, list) else models.MatchValue(value=value)
@@ -214,11 +214,11 @@ class QdrantIndex:
 
 
 def connect(where: str | Path) -> Any:
-    """A client of a database.
+    """Connects to a database.
 
     Args:
-        where: ``http://`` or ``https://`` and a server's address; ``:memory:``; or a folder, which one process may
-            open at a time and which suits some ten thousand vectors, as all are compared.
+        where: ``http://`` or ``https://`` and a server's address; ``:memory:``; or a folder, which one
+            process at a time can open. Search is exhaustive there, for up to some ten thousand vectors.
 
     Raises:
         UserError: qdrant-client is not installed.
@@ -231,7 +231,7 @@ def connect(where: str | Path) -> Any:
 
 
 def load_qdrant() -> Any:
-    """qdrant_client.
+    """Imports qdrant_client.
 
     Raises:
         UserError: it is not installed.
@@ -247,12 +247,12 @@ def _about(name: str) -> str:
 
 
 def _remote(client: Any) -> bool:
-    """Whether it is a server's; one in this process needs no index of the payload, and warns where it is asked for."""
+    """Whether the client is of a server. A local one has no payload indexes, and warns if they are requested."""
     return type(client._client).__name__ != "QdrantLocal"
 
 
 def _point(key: int) -> str:
-    """The id of a point: points have UUIDs."""
+    """The id of a point, a UUID."""
     return str(UUID(int=key))
 
 

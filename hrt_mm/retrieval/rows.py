@@ -1,4 +1,4 @@
-"""What a vector is of: a row of plain data, kept beside it in JSON, a line each."""
+"""Rows: what each vector represents, stored as lines of JSON beside the vectors."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pydantic import PositiveInt
 from ..core.errors import UserError
 from ..data.storage import parse_json
 
-LONGEST = 65_536
-"""Bytes of a row; what a search shows is short."""
-LARGEST = 1e15
-"""Magnitude of a vector's numbers; the inner product of larger ones overflows float32."""
+MAX_ROW_BYTES = 65_536
+"""Maximum size of a row."""
+MAX_MAGNITUDE = 1e15
+"""Maximum magnitude of vector elements. Inner products of larger ones overflow float32."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one vector is of.
+    """What a vector represents: a sample, or a piece of one.
 
     Args:
         id: unique among the rows of its part.
-        part: the modality's tower.
-        level: what it is a piece of its parent at, such as ``scenes``; empty for whole samples.
-        parent: the id of the coarser row that it lies in; empty for whole samples.
-        span: where it lies in its sample, in the modality's units: seconds of sound, bytes of text.
-        box: where it lies in its picture: left, top, right and bottom in pixels.
-        file: what shows it: a file in the collection's folder ``media``.
-        info: short texts by name, shown as they are.
+        part: the tower that encoded it.
+        level: of a piece, such as ``scenes``; empty for samples.
+        parent: id of the coarser row that contains a piece; empty for samples.
+        span: start and end within the sample, in the modality's units: seconds of sound, bytes of text.
+        box: position within the image: left, top, right and bottom in pixels.
+        file: media file to display, in the collection's folder ``media``.
+        info: short texts to display, by name.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Row:
     info: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> bytes:
-        """A line of JSON.
+        """Encodes the row as a line of JSON.
 
         Raises:
             UserError: the row has no id or part, or is too long.
@@ -53,9 +53,9 @@ class Row:
         if not self.id or not self.part:
             raise UserError(f"a row needs an id and a part, got id {self.id!r} and part {self.part!r}")
         line = self._line()
-        if len(line) > LONGEST:
+        if len(line) > MAX_ROW_BYTES:
             raise UserError(
-                f"the row {self.id!r:.80} has {len(line):,} bytes; it may have {LONGEST:,}: shorten its info"
+                f"the row {self.id!r:.80} has {len(line):,} bytes; it may have {MAX_ROW_BYTES:,}: shorten its info"
             )
         return line
 
@@ -64,15 +64,15 @@ class Row:
         try:
             return json.dumps(value, ensure_ascii=False).encode() + b"\n"
         except UnicodeEncodeError:
-            # Names of files that are no UTF-8 hold lone surrogates.
+            # File names that are not valid UTF-8 contain lone surrogates.
             return json.dumps(value).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes, where: str) -> Row:
-        """From a line of JSON.
+        """Decodes a line of JSON.
 
         Raises:
-            UserError: it is not one that :meth:`json` gave.
+            UserError: the line is damaged.
         """
         try:
             value = parse_json(line, where)
@@ -80,11 +80,11 @@ class Row:
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
                 raise TypeError("texts are expected")
-            found = cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
+            row = cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
             if (box := value.get("box")) is None:
-                return found
-            left, top, right, bottom = (float(place) for place in box)
-            return replace(found, box=(left, top, right, bottom))
+                return row
+            left, top, right, bottom = (float(edge) for edge in box)
+            return replace(row, box=(left, top, right, bottom))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
@@ -92,24 +92,24 @@ class Row:
 
     @property
     def key(self) -> int:
-        """A fingerprint of part and id."""
+        """Fingerprint of part and id."""
         return key_of(self.part, self.id)
 
 
 def key_of(part: str, name: str) -> int:
-    """63 bits that stand for a row, or for the parent of rows."""
+    """63-bit fingerprint of the row with a part and an id."""
     digest = blake2b(json.dumps([part, name]).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model vectors are of: those of another cannot be compared with them.
+    """The model that computed some vectors. Vectors of different models cannot be compared.
 
     Args:
         fingerprint: of the weights.
         dim: width of the vectors.
-        run: the run folder, where queries find the model.
+        run: the run folder, to load the model for queries.
     """
 
     fingerprint: str
@@ -117,7 +117,7 @@ class Model:
     run: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """JSON-serializable form."""
         return dict(self.__dict__)
 
     def check(self, other: Model, what: str) -> None:
@@ -130,16 +130,16 @@ class Model:
             raise UserError(f"{what} has vectors of {other.dim} numbers, the index of {self.dim}; embed with its model")
         if other.fingerprint != self.fingerprint:
             raise UserError(
-                f"{what} is of another model ({_named(other)}) than the index ({_named(self)}); vectors of different "
-                "models cannot be compared: embed it with the index's model, or build another index"
+                f"{what} is of another model ({_describe(other)}) than the index ({_describe(self)}); vectors of "
+                "different models cannot be compared: embed it with the index's model, or build another index"
             )
 
 
 def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
-    """A query's vector, checked.
+    """Validates the vector of a query, and returns it as float32.
 
     Raises:
-        UserError: k is below 1, the vector's width is another than the index's, or it is not finite.
+        UserError: k is below 1, or the vector has another width than the index or is not finite.
     """
     if k < 1:
         raise UserError(f"k is {k}; ask for 1 answer or more")
@@ -159,14 +159,14 @@ def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
 
 
 def not_comparable(vectors_ND: np.ndarray) -> tuple[int, str]:
-    """The first vector whose inner products are not finite numbers, and why; no reason where there is none."""
-    # The comparison is false for NaN too.
-    bad = np.flatnonzero(~(np.abs(vectors_ND) <= LARGEST).all(1))
+    """The first vector whose inner products may not be finite, and the reason, which is empty if there is none."""
+    # The comparison is also false for NaN.
+    bad = np.flatnonzero(~(np.abs(vectors_ND) <= MAX_MAGNITUDE).all(1))
     if not bad.size:
         return 0, ""
     finite = bool(np.isfinite(vectors_ND[bad[0]]).all())
-    return int(bad[0]), f"has numbers beyond {LARGEST:g}, which overflow" if finite else "is NaN or infinite"
+    return int(bad[0]), f"has numbers beyond {MAX_MAGNITUDE:g}, which overflow" if finite else "is NaN or infinite"
 
 
-def _named(model: Model) -> str:
+def _describe(model: Model) -> str:
     return f"{model.fingerprint[:12]}{f' in {model.run}' if model.run else ''}"

@@ -1,4 +1,4 @@
-"""A model and an index together: what answers queries of any modality that the model reads."""
+"""Search: an index with its model, for queries of any modality that the model reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Searcher:
     """Answers queries.
 
     Args:
-        index: what is searched.
+        index: to search.
         embedder: of the index's model.
     """
 
@@ -25,18 +25,18 @@ class Searcher:
 
     @classmethod
     def of(cls, index: Index | QdrantIndex, run: Path | None = None) -> Searcher:
-        """An index with its model.
+        """Loads the model of an index.
 
         Args:
-            index: what is searched.
-            run: the run folder; the one that the index names when absent.
+            index: to search.
+            run: the run folder; the one that the index names if absent.
 
         Raises:
-            UserError: the run is gone, or its weights are not those that the index was made with.
+            UserError: the run is missing, or has other weights than the index was built with.
         """
         folder = run or Path(index.model.run)
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"the index names the run {folder}, which is not there; give it with --run")
+            raise UserError(f"the index names the run {folder}, which does not exist; give it with --run")
         embedder = Embedder.of(folder)
         index.model.check(embedder.model, f"the run {folder}")
         return cls(index, embedder)
@@ -51,19 +51,19 @@ class Searcher:
         level: str = "",
         inside: int = 0,
     ) -> list[Hit]:
-        """The answers to a query, best first.
+        """The results of a query, best first.
 
         Args:
             kind: of the query, a tower of the model: ``text``, ``image``.
             source: a text, or a file.
-            k: answers at most.
-            find: the part that answers; one that the query is not, where the index has it, when absent.
-            level: of the answers; whole samples when empty.
-            inside: how many finer pieces within each answer are given with it.
+            k: maximum number of results.
+            find: part to search; by default another part than ``kind``, if the index has one.
+            level: of the results; samples if empty.
+            inside: number of finer pieces to return within each result.
 
         Raises:
             BadSample: the query cannot be read.
-            UserError: the model reads no such kind, the index has no such part, or pieces of the level cannot be
+            UserError: the model has no such tower, the index has no such part, or pieces of the level cannot be
                 compared with the query.
         """
         if kind not in self.embedder.towers:
@@ -75,13 +75,13 @@ class Searcher:
             return self.index.search(self.embedder.query(kind, source), k, part=part, level=level, inside=inside)
         queries = self.embedder.queries(kind, source, part)
         if level not in queries:
-            known = ", ".join(own for own in queries if own) or "none"
+            comparable = ", ".join(name for name in queries if name) or "none"
             raise UserError(
-                f"pieces of level {level!r} of {part} were not compared with {kind} in training; {known} were"
+                f"pieces of level {level!r} of {part} were not compared with {kind} in training; {comparable} were"
             )
         return self.index.search(queries[level], k, part=part, level=level, inside=inside, finer=queries)
 
     def answering(self, kind: str) -> str | None:
-        """The part that answers a query: the first of another kind, or the query's own where there is no other."""
+        """The part to search by default: the first that is not the query's, if any."""
         others = [part for part in self.index.parts if part != kind]
         return others[0] if others else kind

@@ -1,4 +1,4 @@
-"""A segment of an index: vectors of one part and level with their rows, a structure, and what was removed of them."""
+"""A segment of an index: the vectors of one part and level with their rows, a search structure, and removals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .rows import Row
 
 @dataclass(frozen=True)
 class Entry:
-    """A segment, as the manifest names it.
+    """The entry of a segment in the manifest.
 
     Args:
         name: of its folder.
         part: of all its rows.
-        level: of all its rows; empty for whole samples.
-        count: vectors.
-        kind: of the structure.
-        removed: the file with the places that were removed; empty for none.
-        sums: of that file and of the structure's, by name.
+        level: of all its rows; empty for samples.
+        count: number of vectors.
+        kind: of the search structure.
+        removed: file with the positions of removed rows; empty if there are none.
+        sums: checksums of that file and of the structure, by name.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Entry:
 
     @property
     def files(self) -> set[str]:
-        """The files that have sums."""
+        """The files with checksums."""
         return {self.removed} - {""} | ({STRUCTURE} if self.kind != "flat" else set())
 
-    def summed(self, index: Path) -> Entry:
-        """With a sum of each of its files, which entries of the first schema lack, and of no other.
+    def with_checksums(self, index: Path) -> Entry:
+        """A copy with the checksums of exactly its files, which entries of schema 1 lack.
 
         Args:
             index: the folder of the index.
@@ -56,13 +56,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Hit:
-    """An answer.
+    """A search result.
 
     Args:
-        score: the inner product with the query.
-        row: what was found.
-        media: the file that shows it, where there is one.
-        inside: the best of the finer rows within it, best first, where they were asked for.
+        score: inner product with the query.
+        row: that matched.
+        media: its media file, if any.
+        inside: the best finer rows within it, best first, if requested.
     """
 
     score: float
@@ -72,29 +72,29 @@ class Hit:
 
 
 class Segment:
-    """A segment that is open.
+    """An open segment.
 
     Args:
-        folder: where it lies.
-        entry: what the manifest says of it.
-        before: the same segment as it was opened before; its files but for the removals are not read again.
+        folder: of the segment.
+        entry: in the manifest.
+        opened: the same segment if it is open already; only its removals are read again.
 
     Raises:
         UserError: a file is damaged.
     """
 
-    def __init__(self, folder: Path, entry: Entry, before: Segment | None = None) -> None:
+    def __init__(self, folder: Path, entry: Entry, opened: Segment | None = None) -> None:
         self.entry = entry
-        self.collection: Collection = before.collection if before else Collection(folder, REMEDY)
+        self.collection: Collection = opened.collection if opened else Collection(folder, REMEDY)
         if len(self.collection) != entry.count:
             raise UserError(f"{folder} is damaged: {len(self.collection)} vectors, not {entry.count}; {REMEDY}")
-        if before is None:
+        if opened is None:
             self._check_structure(content=False)
         self.removed = self._removals()
         self.neighbours = Neighbours(self.collection.vectors_ND, entry.kind, folder, self.removed)
 
     def verify(self) -> None:
-        """Compares all files with their checksums.
+        """Verifies the checksums of all files.
 
         Raises:
             UserError: a file is damaged; names it.
@@ -109,37 +109,39 @@ class Segment:
             expected.check(self.collection.folder / STRUCTURE, REMEDY, content=content or small)
 
     def _removals(self) -> np.ndarray:
-        """(R,) the places that were removed, ascending."""
+        """(R,) positions of removed rows, ascending."""
         if not self.entry.removed:
             return np.zeros(0, np.int64)
         path = self.collection.folder / self.entry.removed
         if (expected := self.entry.sums.get(self.entry.removed)) is not None:
             expected.check(path, REMEDY)
-        found = read_array(path, np.int64, 1, REMEDY)
-        if len(found) and not (found[0] >= 0 and found[-1] < self.entry.count and (np.diff(found) > 0).all()):
-            raise UserError(f"{path} is damaged: it names rows that are not there; {REMEDY}")
-        return found
+        positions = read_array(path, np.int64, 1, REMEDY)
+        if len(positions) and not (
+            positions[0] >= 0 and positions[-1] < self.entry.count and (np.diff(positions) > 0).all()
+        ):
+            raise UserError(f"{path} is damaged: it names rows that do not exist; {REMEDY}")
+        return positions
 
-    def hit(self, place: int, score: float) -> Hit:
-        """The answer at a place."""
-        row = self.collection.row(place)
+    def hit(self, position: int, score: float) -> Hit:
+        """The result for the row at a position."""
+        row = self.collection.row(position)
         return Hit(float(score), row, self.collection.media(row))
 
     def living(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
-        """Places by fingerprint, without those that were removed."""
-        found = self.collection.places_of(which, keys)
+        """Positions by fingerprint, as :meth:`Collection.positions_of`, without removed rows."""
+        positions = self.collection.positions_of(which, keys)
         alive = self.neighbours.alive_N
-        kept = {key: [place for place in places if alive[place]] for key, places in found.items()}
-        return {key: places for key, places in kept.items() if places}
+        living = {key: [index for index in indices if alive[index]] for key, indices in positions.items()}
+        return {key: indices for key, indices in living.items() if indices}
 
-    def without(self, places: set[int], name: str) -> Entry:
-        """Writes which places are removed, some more than before, and gives the entry that says so.
+    def without(self, positions: set[int], name: str) -> Entry:
+        """Writes the removals, with some more than before, and returns the new manifest entry.
 
         Args:
-            places: of the rows that are removed now.
+            positions: of the rows to remove.
             name: of the file.
         """
-        data = array_bytes(np.array(sorted({*self.removed.tolist(), *places}), np.int64))
+        data = array_bytes(np.array(sorted({*self.removed.tolist(), *positions}), np.int64))
         write_flushed(self.collection.folder / name, data)
         flush_folder(self.collection.folder)
         return replace(self.entry, removed=name, sums={**self.entry.sums, name: Sum.of(data)})

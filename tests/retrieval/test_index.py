@@ -183,7 +183,7 @@ def test_a_file_cut_short_is_told(tmp_path: Path, index: Index) -> None:
     os.truncate(path, path.stat().st_size - 32)
     with pytest.raises(
         UserError,
-        match=r"vectors.f32 is cut short: expected 960 bytes, found 928; .* or build the index anew",
+        match=r"vectors.f32 is cut short: expected 960 bytes, found 928; .* or build the index again",
     ):
         Index(index.folder)
 

@@ -66,7 +66,7 @@ def test_files_of_other_suffixes_and_hidden_ones_are_left_out(films: Path, caplo
     (films / "above").symlink_to("..")
     assert {path.parent for path in files_in([films / "*"], {".mp4"})} == {films, films / "deep" / "er"}
     assert "above: a link that leads out of its folder" in caplog.text
-    with pytest.raises(UserError, match=r"there are no files in .*; files that count end in .wav"):
+    with pytest.raises(UserError, match=r"there are no files in .*; files to read end in .wav"):
         listed([films], suffixes={".wav"})
 
 
@@ -94,7 +94,7 @@ def test_names_that_are_not_utf8_and_lone_surrogates(films: Path) -> None:
 
 
 def test_what_is_not_there_is_told(films: Path) -> None:
-    with pytest.raises(UserError, match=r"d\.mp4 is not there"):
+    with pytest.raises(UserError, match=r"d\.mp4 does not exist"):
         files_in([films / "d.mp4"])
     (films / "empty").mkdir()
     (films / "none.csv").write_text("path,title\n")

@@ -115,7 +115,7 @@ def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, t
     queries = embedder.queries("text", "bin blue", "video")
     clips = searcher.search("text", "bin blue", 9, level="clips")
     assert len(clips) == 4
-    _, (levels,) = embedder.embedded("video", [Film.read(None, "video", "")], ["clips"])
+    _, (levels,) = embedder.embed("video", [Film.read(None, "video", "")], ["clips"])
     assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"]).max()))
     assert np.linalg.norm(queries["clips"]) < 1 - 1e-4 and np.linalg.norm(queries["frames"]) == pytest.approx(1)
 
@@ -231,8 +231,8 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     assert len(Searcher(index, model).search("text", "a", 9, level="regions")) == 6
     other = picture.clone()
     other[:, 20:, 3:23] = 1 - other[:, 20:, 3:23]
-    _, ((_, before),) = model.embedded("image", [picture], ["areas", "regions"])
-    _, ((_, after),) = model.embedded("image", [other], ["areas", "regions"])
+    _, ((_, before),) = model.embed("image", [picture], ["areas", "regions"])
+    _, ((_, after),) = model.embed("image", [other], ["areas", "regions"])
     moved = np.linalg.norm(before.vectors_ND - after.vectors_ND, axis=1)
     changed = before.edges_N2A[int(moved.argmax())]
     tokenizer = model.tokenizer("image")

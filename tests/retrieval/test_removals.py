@@ -97,8 +97,8 @@ def test_never_fewer_than_there_are(kind: Kind, count: int, gone: set[int], k: i
     vectors_ND, queries_QD = whole_numbers(count, 3, seed), whole_numbers(4, 3, seed + 100)
     removed = np.array(sorted(place for place in gone if place < count), np.int64)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "FEW", 0)
-        patch.setattr(module, "BREADTH", 4)
+        patch.setattr(module, "ALWAYS_EXACT", 0)
+        patch.setattr(module, "SEARCH_CANDIDATES", 4)
         build(vectors_ND, kind, Path(folder))
         scores_QK, places_QK = Neighbours(vectors_ND, kind, Path(folder), removed).search(queries_QD, k)
         kept = np.setdiff1d(np.arange(count), removed)

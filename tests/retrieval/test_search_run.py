@@ -181,7 +181,7 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
     rows = {row.id: row.info for row in Collection(out).rows()}
     assert sorted(rows) == ["lone \\ud800", "long", "wide"]
     assert rows["long"]["title"] == "x" * 2000 + "..." and rows["long"]["year"] == "1824"
-    assert "long: too long to be kept whole: 'title'" in caplog.text
+    assert "long: truncated, as it is too long: 'title'" in caplog.text
     assert "its id has 100,000 bytes" in caplog.text and "pipe.png: is a FIFO" in caplog.text
 
 
@@ -213,7 +213,7 @@ def test_an_index_of_other_weights_is_refused(index: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="is of another model"):
         Searcher.of(other)
     gone = Index.create(tmp_path / "gone", type(held.model)("f" * 64, held.model.dim, str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match="which is not there; give it with --run"):
+    with pytest.raises(UserError, match="which does not exist; give it with --run"):
         Searcher.of(gone)
 
 
@@ -241,14 +241,14 @@ def test_a_sample_without_a_vector_is_left_out(
 ) -> None:
     for name in "ab":
         Image.new("L", (20, 20), 255).save(tmp_path / f"{name}.png")
-    embedder, embedded, calls = Embedder.of(run), Embedder.embedded, []
+    embedder, embedded, calls = Embedder.of(run), Embedder.embed, []
 
     def broken(self: Embedder, *args: Any) -> Any:
         vectors_ND, passages = embedded(self, *args)
         calls.append(args)
         return vectors_ND * np.float32(np.nan if len(calls) == 1 else 1), passages
 
-    monkeypatch.setattr(Embedder, "embedded", broken)
+    monkeypatch.setattr(Embedder, "embed", broken)
     assert embed_files(embedder, "image", [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "v") == 1
     assert "a.png: a vector of it is NaN or infinite" in caplog.text
 

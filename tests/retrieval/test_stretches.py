@@ -20,7 +20,7 @@ from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
-from hrt_mm.retrieval.passages import owned
+from hrt_mm.retrieval.passages import within
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.train.build import build_task, build_tokenizer
 from tests.modalities.video.films import damaged, film
@@ -99,7 +99,7 @@ def test_pieces_of_stretches_are_kept_to_be_played(
     local: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every piece that lasts long enough has its own file, cut where it lies, whatever stretch it is of."""
-    monkeypatch.setattr("hrt_mm.retrieval.embed.SHORTEST_SHOWN", 0.15)
+    monkeypatch.setattr("hrt_mm.retrieval.embed.MIN_MEDIA_SECONDS", 0.15)
     path = film(tmp_path / "a.mp4", 107)
     shades = {}
     for window in (1.0, 100.0):
@@ -177,5 +177,5 @@ def test_a_window_without_length_is_told(local: Embedder, tmp_path: Path, window
 
 def test_the_nearest_piece_stands_where_none_has_its_middle() -> None:
     edges = torch.tensor([[0.0, 8], [8, 9], [9, 30]])[..., None]
-    assert owned(edges, (4, 8.6)).tolist() == [0, 1]
-    assert owned(edges, (10, 12)).tolist() == [1]
+    assert within(edges, (4, 8.6)).tolist() == [0, 1]
+    assert within(edges, (10, 12)).tolist() == [1]
