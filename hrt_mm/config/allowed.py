@@ -1,4 +1,4 @@
-"""What a schema allows, in words, and where else a key is known."""
+"""Describing what a schema allows, for error messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .nodes import Keys
 from .schema import Schema
 
 MAX_DEPTH = 8
-"""Levels of nesting that are searched for a key; schemas may refer to themselves."""
+"""Maximum depth of the search for a key, as schemas may be recursive."""
 
 
 class Allowed:
-    """Answers questions about a schema.
+    """Queries on a schema.
 
     Args:
         schema: of the whole configuration.
@@ -25,54 +25,54 @@ class Allowed:
         self.definitions: dict[str, Schema] = schema["$defs"]
 
     def at(self, path: Keys, data: Any) -> list[Schema]:
-        """The schemas of a value, by what the data around it says; empty where none is known."""
-        found = [self.schema]
+        """The possible schemas of a value, given the data around it."""
+        schemas = [self.schema]
         for part in path:
-            found = [option for schema in self._fitting(found, data) for option in self._under(schema, part)]
+            schemas = [option for schema in self._fitting(schemas, data) for option in self._under(schema, part)]
             try:
                 data = data[part]
             except (KeyError, IndexError, TypeError):
                 data = None
-        return self._fitting(found, data)
+        return self._fitting(schemas, data)
 
     def keys(self, path: Keys, data: Any) -> list[str]:
-        """The keys a map may have."""
+        """The keys that a map may have."""
         names = [name for schema in self.at(path, data) for name in schema.get("properties", {})]
         return list(dict.fromkeys(names))
 
     def choices(self, path: Keys, data: Any) -> list[str]:
-        """The fixed words that may stand at a path."""
+        """The strings that a value may be, if it is one of a fixed set."""
         values = [value for schema in self.at(path, data) for value in _constants(schema)]
         return list(dict.fromkeys(value for value in values if isinstance(value, str)))
 
     def words(self, path: Keys, data: Any) -> str:
-        """What may stand at a path; empty where the schema does not say."""
+        """Describes what a value may be; empty if the schema does not restrict it."""
         schemas = self.at(path, data)
         values = list(dict.fromkeys(value for schema in schemas for value in _constants(schema)))
         kinds = [self._kind(schema) for schema in schemas if not _constants(schema)]
         return ", or ".join(dict.fromkeys(kind for kind in [_listed(values), *kinds] if kind))
 
     def unknown_key(self, path: Keys, data: Any) -> str:
-        """Why a key is wrong: the nearest key beside it, or where else it is known, and the keys here."""
+        """The message for an unknown key: the most similar key here or elsewhere, and all keys here."""
         *parent, key = path
         here = self.keys(tuple(parent), data)
         close = nearest(key, here)
         if close:
             hint = f"; did you mean {close!r}?"
         else:
-            places = self.places(str(key))
-            hint = f"; did you mean {' or '.join(places)}?" if places else ""
+            paths = self.paths_of(str(key))
+            hint = f"; did you mean {' or '.join(paths)}?" if paths else ""
         return f"unknown key{hint} (keys here: {', '.join(here)})"
 
-    def places(self, key: str, limit: int = 3) -> list[str]:
-        """Where else a key, or one spelled nearly so, is known; the shallowest first."""
-        known: dict[str, list[str]] = {}
+    def paths_of(self, key: str, limit: int = 3) -> list[str]:
+        """Paths at which a key, or one with a similar spelling, is allowed; the shallowest first."""
+        paths: dict[str, list[str]] = {}
         for path, kind in self._walk(self.schema, ()):
-            known.setdefault(str(path[-1]), []).append(f"{dotted(path)!r}{kind}")
-        name = key if key in known else nearest(key, known, cutoff=0.8)
+            paths.setdefault(str(path[-1]), []).append(f"{dotted(path)!r}{kind}")
+        name = key if key in paths else nearest(key, paths, cutoff=0.8)
         if name is None:
             return []
-        return sorted(known[name], key=lambda place: place.count("."))[:limit]
+        return sorted(paths[name], key=lambda dotted_path: dotted_path.count("."))[:limit]
 
     def _walk(self, schema: Schema, path: Keys) -> Iterator[tuple[Keys, str]]:
         if len(path) > MAX_DEPTH:
@@ -87,7 +87,7 @@ class Allowed:
                 yield from self._walk(option["items"], (*path, 0))
 
     def _options(self, schema: Schema) -> list[Schema]:
-        """A schema's alternatives, references followed."""
+        """The alternatives of a schema, with references resolved."""
         if "$ref" in schema:
             return self._options(self.definitions[schema["$ref"].rsplit("/", 1)[-1]])
         for union in ("anyOf", "oneOf"):
@@ -96,7 +96,7 @@ class Allowed:
         return [schema]
 
     def _fitting(self, schemas: list[Schema], data: Any) -> list[Schema]:
-        """Of a union of maps those that the data's ``type`` names, where it names one."""
+        """The alternatives that match the data's ``type``, or all if none does."""
         options = [option for schema in schemas for option in self._options(schema)]
         if not isinstance(data, dict) or "type" not in data:
             return options
@@ -104,7 +104,7 @@ class Allowed:
         return fitting or options
 
     def _kind(self, schema: Schema) -> str:
-        """A schema without fixed values, in words."""
+        """Describes a schema without fixed values."""
         kind = str(schema.get("type"))
         if kind in ("integer", "number"):
             return _number(schema)
@@ -146,15 +146,15 @@ def _listed(values: list[Any]) -> str:
 
 
 def _number(schema: Schema) -> str:
-    whole = schema["type"] == "integer"
+    integer = schema["type"] == "integer"
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    if whole and above is not None:
+    if integer and above is not None:
         low, above = above + 1, None
     limits = [
         f"of {low} or more" if low is not None else f"above {above}" if above is not None else "",
         f"at most {schema['maximum']}" if "maximum" in schema else "",
         f"below {schema['exclusiveMaximum']}" if "exclusiveMaximum" in schema else "",
     ]
-    noun = "a whole number" if whole else "a number"
+    noun = "a whole number" if integer else "a number"
     stated = " and ".join(limit for limit in limits if limit)
     return f"{noun} {stated}" if stated else noun

@@ -1,6 +1,6 @@
-"""Fits scalars to what is asked for at their key: paths as a shell user means them, numbers in scientific notation.
+"""Converts scalars to the type that the schema expects: ``~`` in paths, and numbers in scientific notation.
 
-YAML reads ``20261129`` as a number wherever it stands. Where only a path or text may stand, it is text.
+YAML reads ``20261129`` as a number. Where the schema allows only a path or text, it is converted to text.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .nodes import Keys, Node
 from .schema import Schema
 
 HOME = "~"
-"""As an override, the home folder where a path is asked for, and null elsewhere; in YAML it is null."""
+"""In an override, the home folder where a path is expected and null elsewhere. In YAML, always null."""
 _VARIABLE = re.compile(r"(?:^|/)\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def fit(root: Node, allowed: Allowed, problems: list[Problem]) -> None:
-    """Changes the scalars of a configuration in place.
+    """Converts the scalars of a configuration in place.
 
     Args:
-        root: the whole configuration, with its variables filled in.
-        allowed: what its schema allows.
-        problems: where mistakes are added.
+        root: the whole configuration, after interpolation.
+        allowed: the schema.
+        problems: mistakes are appended.
     """
     data = root.data()
     for path, node in _scalars(root, ()):
@@ -46,7 +46,7 @@ def _scalars(node: Node, path: Keys) -> Iterator[tuple[Keys, Node]]:
 
 
 def _may_change(node: Node) -> bool:
-    """Whether the schema need be asked, which takes longer."""
+    """Whether a scalar may need conversion. Looking up its schema is slower."""
     if isinstance(node.value, str):
         return node.value.startswith(HOME) or "$" in node.value or "\0" in node.value
     return node.text is not None and node.value is not None
@@ -64,17 +64,17 @@ def _fit(node: Node, schemas: list[Schema], path: Keys, problems: list[Problem])
     if is_path or (_is_free_text(schemas) and not kinds & {"integer", "number", "boolean"}):
         node.value = node.text
     elif isinstance(node.value, float) and "integer" in kinds and "number" not in kinds:
-        node.value = _whole(node.value, str(node.text))
+        node.value = _to_integer(node.value, str(node.text))
 
 
 def _as_path(node: Node, path: Keys, problems: list[Problem]) -> str:
     text = str(node.value)
     if "\0" in text:
         problems.append(Problem(node.mark, path, f"{text!r} is no path: it has a null character"))
-    for found in _VARIABLE.finditer(text):
-        if found[1] in os.environ:
-            fix = f"write ${{{found[1]}}} for the environment variable"
-            problems.append(Problem(node.mark, path, f"{text!r} has ${found[1]}, which is not replaced here; {fix}"))
+    for match in _VARIABLE.finditer(text):
+        if match[1] in os.environ:
+            fix = f"write ${{{match[1]}}} for the environment variable"
+            problems.append(Problem(node.mark, path, f"{text!r} has ${match[1]}, which is not replaced here; {fix}"))
     return os.path.expanduser(text)
 
 
@@ -84,6 +84,6 @@ def _is_free_text(schemas: list[Schema]) -> bool:
     )
 
 
-def _whole(value: float, text: str) -> Any:
-    """``1e4`` as a whole number, where it is one; ``10000.0`` stays as it is."""
+def _to_integer(value: float, text: str) -> Any:
+    """Converts ``1e4`` to an integer. ``10000.0`` is left as it is."""
     return int(value) if "e" in text.lower() and value.is_integer() else value

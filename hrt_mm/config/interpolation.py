@@ -1,4 +1,4 @@
-"""Environment variables in strings: ``${NAME}``, and ``${NAME:-default}`` for when it is not set."""
+"""Environment variables in strings: ``${NAME}``, or ``${NAME:-default}`` with a default."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _REFERENCE = re.compile(r"\$(\$\{|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<def
 
 
 def interpolate(node: Node, problems: list[Problem], path: Keys = ()) -> Node:
-    """Fills in the variables of all strings under a node; ``$${`` stands for a plain ``${``.
+    """Replaces the variables in all strings under a node. ``$${`` escapes ``${``.
 
-    What an unquoted string becomes is read as YAML again, so that ``steps: ${STEPS:-200}`` is a number.
+    The result of an unquoted string is parsed as YAML again, so that ``steps: ${STEPS:-200}`` is a number.
     """
     if isinstance(node.value, dict):
         children = {key: interpolate(child, problems, (*path, key)) for key, child in node.value.items()}
@@ -30,7 +30,7 @@ def interpolate(node: Node, problems: list[Problem], path: Keys = ()) -> Node:
 
 
 def fill(text: str, mark: str, path: Keys, problems: list[Problem]) -> str:
-    """A string with its variables filled in; those that are not set are added to the problems."""
+    """Replaces the variables in a string. Those that are not set are appended to the problems."""
 
     def value(match: re.Match[str]) -> str:
         if match[1] == "${":
@@ -38,10 +38,10 @@ def fill(text: str, mark: str, path: Keys, problems: list[Problem]) -> str:
         if match["name"] is None:
             problems.append(Problem(mark, path, f"{text!r} has a ${{ without NAME}}; write ${{NAME}} or $${{"))
             return match[0]
-        found = os.environ.get(match["name"])
-        if found or match["default"] is not None:
-            return found or match["default"]
-        state = "empty" if found is not None else "not set"
+        variable = os.environ.get(match["name"])
+        if variable or match["default"] is not None:
+            return variable or match["default"]
+        state = "empty" if variable is not None else "not set"
         problems.append(
             Problem(
                 mark,

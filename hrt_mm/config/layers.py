@@ -1,4 +1,4 @@
-"""Configuration files: where they lie, and how one extends others."""
+"""Finding configuration files, and resolving ``extends``."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .yaml_reader import read
 
 
 def config_root() -> Path:
-    """The folder of the configurations that come with the package: inside a wheel, or beside the source tree."""
+    """The folder of the packaged configurations: in the package if installed from a wheel, else in the source tree."""
     package = Path(hrt_mm.__file__).parent
     inside = package / "_configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def packaged_configs() -> list[str]:
-    """Names of the configurations that come with the package, such as ``vision/digits``."""
+    """Names of the packaged configurations, such as ``vision/digits``."""
     root = config_root()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find_config(name: str, folder: Path | None = None) -> Path:
-    """The file that a path or a packaged name means.
+    """The file of a path or a packaged name.
 
     Args:
         name: a path, relative to ``folder``, or a packaged name.
-        folder: the working directory when absent.
+        folder: the working directory if absent.
 
     Raises:
-        ConfigError: there is neither; names the nearest packaged one.
+        ConfigError: there is no such file; names the most similar packaged configuration.
     """
     path = (folder or Path()) / os.path.expanduser(name)
     if path.is_file():
@@ -58,13 +58,13 @@ def find_config(name: str, folder: Path | None = None) -> Path:
 def load_layers(
     path: Path, problems: list[Problem], deprecated: DeprecatedKeys | None = None, opened: tuple[Path, ...] = ()
 ) -> Node:
-    """A file laid over those that it extends.
+    """Reads a file and merges it over those that it extends.
 
     Args:
         path: the file.
-        problems: where mistakes are added.
+        problems: mistakes are appended.
         deprecated: renames deprecated keys in each file.
-        opened: the files that led here.
+        opened: the files that extend this one, to detect cycles.
 
     Raises:
         ConfigError: a file is missing, is not YAML, or extends itself.
@@ -100,14 +100,14 @@ def _names(extends: Node | None, problems: list[Problem]) -> list[Node]:
     if extends is None:
         return []
     names = extends.value if isinstance(extends.value, list) else [extends]
-    found = []
+    result = []
     for name in names:
         if isinstance(name.value, str):
-            found.append(Node(fill(name.value, name.mark, ("extends",), problems), name.mark))
+            result.append(Node(fill(name.value, name.mark, ("extends",), problems), name.mark))
         else:
             text = "expected a path, a packaged name, or a list of them"
             problems.append(Problem(name.mark, ("extends",), text))
-    return found
+    return result
 
 
 def _extended(name: Node, by: Path) -> Path:

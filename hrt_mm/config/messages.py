@@ -1,4 +1,4 @@
-"""How mistakes are told: all at once, each with its place, its path, its value and what would be right."""
+"""Error messages for configurations: all mistakes at once, each with line, key, value and what is allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Problem:
     """One mistake.
 
     Args:
-        mark: where it was written.
+        mark: file and line, or the override.
         path: keys from the root; empty for the whole file.
         text: what is wrong and what is allowed.
     """
@@ -31,25 +31,25 @@ class Problem:
 
 
 def dotted(path: Keys) -> str:
-    """A path as it is written in an override."""
+    """A path in the notation of overrides, ``a.b.c``."""
     return ".".join(str(part) for part in path)
 
 
 def show(value: Any) -> str:
-    """A value as YAML would have it, shortened."""
+    """A value in YAML notation, truncated."""
     text = repr(value) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
 def nearest(word: object, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The choice that is spelled most like a word, upper and lower case alike."""
+    """The choice whose spelling is closest to a word, ignoring case."""
     by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=cutoff)
-    return by_lower[found[0]] if found else None
+    matches = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=cutoff)
+    return by_lower[matches[0]] if matches else None
 
 
 def one_of(word: object, choices: Sequence[str], what: str) -> str:
-    """Why a word that names nothing is wrong: the nearest choice first, then all of them."""
+    """The message for an unknown name: the closest choice, and all choices."""
     close = nearest(word, choices)
     hint = f"; did you mean {close!r}?" if close else ""
     listed = f"one of {', '.join(choices)}" if choices else "there are none"
@@ -57,18 +57,18 @@ def one_of(word: object, choices: Sequence[str], what: str) -> str:
 
 
 def fail(problems: Sequence[Problem]) -> None:
-    """Raises what was found, if anything.
+    """Raises an error if there are problems.
 
     Raises:
-        ConfigError: there is a problem; the message lists all of them.
+        ConfigError: lists all of them.
     """
     if not problems:
         return
-    lines = list(dict.fromkeys(str(problem) for problem in sorted(problems, key=_place)))
+    lines = list(dict.fromkeys(str(problem) for problem in sorted(problems, key=_sort_key)))
     raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} mistakes:", *lines]))
 
 
-def _place(problem: Problem) -> tuple[bool, str, int]:
-    """Sorts by file and line, and the command line last."""
+def _sort_key(problem: Problem) -> tuple[bool, str, int]:
+    """By file and line, with overrides last."""
     source, _, line = problem.mark.rpartition(":")
     return (False, source, int(line)) if line.isdigit() else (True, problem.mark, 0)

@@ -1,4 +1,4 @@
-"""Configuration as it was read: plain data in which every value still knows the line it came from."""
+"""A parsed configuration: plain data in which every value has the line that it came from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 Keys = tuple[str | int, ...]
-"""Keys and list positions from the root to a value."""
+"""Keys and list indices from the root to a value."""
 
 
 @dataclass
 class Node:
-    """A value and where it was written.
+    """A value and its source.
 
     Args:
         value: a map or a list of nodes, or a scalar.
-        mark: the place, ``file.yaml:7`` or the override's text.
-        plain: whether it is a string without quotes, which is read as YAML again once its variables are filled in.
-        text: what a number, true, false or null without quotes was written as.
+        mark: ``file.yaml:7``, or the override.
+        plain: whether it is an unquoted string, which is parsed as YAML again after interpolation.
+        text: source text of an unquoted number, boolean or null.
     """
 
     value: dict[str, Node] | list[Node] | str | int | float | bool | None
@@ -34,7 +34,7 @@ class Node:
         return self.value
 
     def child(self, key: str | int) -> Node | None:
-        """The value under a key of a map or at a position of a list."""
+        """The value under a key of a map or at an index of a list."""
         if isinstance(self.value, dict) and isinstance(key, str):
             return self.value.get(key)
         if isinstance(self.value, list) and isinstance(key, int) and key < len(self.value):
@@ -42,7 +42,7 @@ class Node:
         return None
 
     def find(self, path: Keys) -> tuple[Node, int]:
-        """The deepest existing node along a path, and how many parts of the path lead to it."""
+        """The deepest existing node along a path, and its depth."""
         node = self
         for depth, part in enumerate(path):
             child = node.child(part)
@@ -53,14 +53,14 @@ class Node:
 
 
 ALTERNATIVES = (("batch_size", "batch_tokens"),)
-"""Settings of which a map has one. A layer that sets one of them replaces the others in the layers under it."""
+"""Mutually exclusive settings. A layer that sets one of them removes the others from the layers below."""
 
 
 def merge(base: Node, over: Node) -> Node:
-    """One layer laid over another: maps merge, lists and scalars are replaced.
+    """Merges one layer over another: maps are merged, lists and scalars replaced.
 
-    A map that names another ``type`` than the one under it starts anew, since the old keys belong to the old type. A
-    map that sets one of several alternatives replaces the others.
+    A map with another ``type`` replaces the one below, whose keys belong to the old type. A map that sets one of
+    several alternatives removes the others.
     """
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
@@ -74,13 +74,13 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def _replaced(key: str, over: dict[str, Node]) -> bool:
-    """Whether a layer sets an alternative to a key, and not the key itself."""
+    """Whether a layer sets an alternative to a key but not the key itself."""
     others = [other for names in ALTERNATIVES if key in names for other in names if other != key]
     return key not in over and any(other in over and over[other].value is not None for other in others)
 
 
 def both_given(node: Node) -> list[tuple[str, Node]] | None:
-    """The alternatives that a map has side by side, with their values, in the order in which they are written."""
+    """Alternatives that a map sets at the same time, with their values, in order; None if there are none."""
     if not isinstance(node.value, dict):
         return None
     for names in ALTERNATIVES:

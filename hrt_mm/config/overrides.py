@@ -23,15 +23,15 @@ class Override:
 
     @property
     def mark(self) -> str:
-        """What messages call it."""
+        """Source of the value, for messages."""
         return f"override {self.text!r}"
 
 
 def parse(text: str, problems: list[Problem]) -> Override | None:
-    """An override from ``a.b.c=value``; adds to the problems and gives nothing where it is malformed.
+    """Parses ``a.b.c=value``. Returns None, with a problem, if it is malformed.
 
-    A value that begins with a bracket, a brace or a quote, and one of several lines, is YAML. Any other is one scalar:
-    ``#``, ``: `` and the like are part of it.
+    A value that starts with a bracket, a brace or a quote, or has several lines, is parsed as YAML. Any other is a
+    single scalar, which may contain ``#`` and ``: ``.
     """
     key, equals, value = text.partition("=")
     keys = tuple(part.strip() for part in key.split("."))
@@ -52,14 +52,14 @@ def _value(text: str, mark: str, problems: list[Problem]) -> Node:
 
 
 def apply(root: Node, texts: Sequence[str], problems: list[Problem], deprecated: DeprecatedKeys | None = None) -> Node:
-    """Lays overrides over a configuration. Of two for one key the last counts.
+    """Applies overrides to a configuration. The last one for a key takes precedence.
 
-    A new ``type`` starts its map anew, so types are set first, whatever the order they are given in.
+    A new ``type`` replaces its map, so types are set before other keys.
 
     Args:
         root: the configuration.
         texts: the overrides.
-        problems: where mistakes are added.
+        problems: mistakes are appended.
         deprecated: renames deprecated keys.
     """
     overrides = [override for text in texts if (override := parse(text, problems))]
@@ -89,7 +89,7 @@ def _with_current_keys(override: Override, root: Node, deprecated: DeprecatedKey
 
 
 def _check_alternatives(overrides: Sequence[Override], problems: list[Problem]) -> None:
-    """Refuses overrides for several settings of which there may be one."""
+    """Reports overrides that set mutually exclusive settings."""
     layers: dict[tuple[str, ...], dict[str, Node]] = {}
     for override in overrides:
         layers.setdefault(override.keys[:-1], {})[override.keys[-1]] = override.node
@@ -117,12 +117,12 @@ def _set(node: Node, override: Override, depth: int, path: Keys, problems: list[
     children = dict(node.value or {})
     inner = children.get(key, Node(None, override.mark))
     changed = _set(inner, override, depth + 1, (*path, key), problems)
-    # Through merge, so that a new type drops the keys of the old one.
+    # merge() drops the keys of the old type if this sets a new one.
     return merge(Node(children, node.mark), Node({key: changed}, node.mark))
 
 
 def _position(items: list[Node], key: str, mark: str, path: Keys, problems: list[Problem]) -> int | None:
-    """The item a key means: a position, negative ones from the end, or the item's own name."""
+    """The index of a list item: a number, negative from the end, or the item's ``name``."""
     if re.fullmatch("-?[0-9]{1,9}", key):
         index = int(key)
         if -len(items) <= index < len(items):

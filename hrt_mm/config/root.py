@@ -1,4 +1,4 @@
-"""Loads a run's configuration from its file and overrides."""
+"""Loading a configuration from a file and overrides."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def _add_younger(layers: Node) -> None:
     name, section = _type(layers, "data"), layers.child("data")
     if name is None or section is None or not isinstance(section.value, dict):
         return
-    known = [datasets(name) for name in modalities()]
-    for component in (own[name] for own in (*known, joint()) if name in own):
+    by_modality = [datasets(name) for name in modalities()]
+    for component in (types[name] for types in (*by_modality, joint()) if name in types):
         if issubclass(component, DatasetConfig):
             for key, value in component.before.items():
                 section.value.setdefault(key, Node(value, section.mark))
 
 
 def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
-    """The validated sections by name; those with mistakes are left out."""
+    """The validated sections by name, without those with mistakes."""
     installed = modalities()
     modality = _type(root, "modality")
     chosen = modality if modality in installed else None
@@ -85,25 +85,25 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
             validator.add((name,), validator.allowed.unknown_key((name,), validator.data))
         elif several and name in FORMS[:2]:
             validator.add((name,), "stands beside towers, which have their own; give one or the other")
-    found: dict[str, Any] = {}
+    validated: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
         if name == "towers":
-            found[name] = _towers(root, validator, options["modality"]) if several else None
+            validated[name] = _towers(root, validator, options["modality"]) if several else None
         elif several and name in FORMS:
             continue
         elif name not in root.value and (field.is_required() or name in FORMS):
             validator.add((name,), f"the section is missing; expected {field.description}")
         elif name not in options:
-            found[name] = validator.section((name,), section_component(name))
+            validated[name] = validator.section((name,), section_component(name))
         elif name != "data" or chosen or several:
             component = _component((name,), root, options[name], validator)
-            found[name] = validator.section((name,), component) if component else None
-    _check_form(found.get("task"), validator, several=several)
-    return found
+            validated[name] = validator.section((name,), component) if component else None
+    _check_form(validated.get("task"), validator, several=several)
+    return validated
 
 
 def _check_alternatives(root: Node, path: Keys, problems: list[Problem]) -> None:
-    """Refuses two settings of which a section has one, where a single layer gives both."""
+    """Reports mutually exclusive settings that a single layer sets at the same time."""
     node, depth = root.find(path)
     given = both_given(node) if depth == len(path) else None
     if given is not None and all(problem.path != path for problem in problems):
@@ -121,7 +121,7 @@ def _towers(
     if not isinstance(section.value, dict) or len(section.value) < 2:
         validator.add(("towers",), f"got {show(section.data())}; expected two towers or more by name")
         return None
-    found: dict[str, TowerConfig] = {}
+    towers: dict[str, TowerConfig] = {}
     for name, node in section.value.items():
         path: Keys = ("towers", name)
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
@@ -141,8 +141,8 @@ def _towers(
         modality = validator.section((*path, "modality"), component) if component else None
         model = validator.section((*path, "model"), HierarchyConfig)
         if isinstance(modality, TokenizerConfig) and model is not None:
-            found[name] = TowerConfig(modality=modality, model=model)
-    return found if len(found) == len(section.value) else None
+            towers[name] = TowerConfig(modality=modality, model=model)
+    return towers if len(towers) == len(section.value) else None
 
 
 def _check_form(task: Component | None, validator: Validator, *, several: bool) -> None:
@@ -162,18 +162,18 @@ def _type(root: Node, *section: str | int) -> str | None:
 def _component(
     section: Keys, root: Node, options: Mapping[str, type[Component]], validator: Validator
 ) -> type[Component] | None:
-    """The component that a section's ``type`` names; says what is wrong where it names none."""
+    """The component that a section's ``type`` names; None, with a problem, if it names none."""
     node, _ = root.find(section)
     name = _type(root, *section)
     what = str(section[-1])
     if isinstance(node.value, dict) and name is not None and name in options:
         return options[name]
-    known = ", ".join(options)
+    choices = ", ".join(options)
     if not isinstance(node.value, dict):
         hint = f"; write {{type: {name}}}" if name in options else ""
-        validator.add(section, f"got {show(node.data())}; expected a map with a type (one of {known}){hint}")
+        validator.add(section, f"got {show(node.data())}; expected a map with a type (one of {choices}){hint}")
     elif "type" not in node.value:
-        validator.add((*section, "type"), f"the key is missing; expected one of {known}")
+        validator.add((*section, "type"), f"the key is missing; expected one of {choices}")
     else:
         word = node.value["type"].data()
         broken = broken_plugins().get(("dataset" if what == "data" else what, str(word)))
@@ -184,7 +184,7 @@ def _component(
 
 
 def _foreign(word: object, root: Node, options: Sequence[str]) -> str | None:
-    """Why a dataset of another modality will not do."""
+    """The message for a dataset of another modality, if it is one."""
     expected = f"expected one of {', '.join(options)}"
     if root.child("towers") is None and word in joint():
         return f"{show(word)} is a dataset of several modalities, and there are no towers; {expected}"

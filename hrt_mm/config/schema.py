@@ -1,4 +1,4 @@
-"""The JSON Schema of a run's configuration, for editors and for telling users what is allowed."""
+"""The JSON Schema of configurations, for editors and for error messages."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def compose(
     """
     together = list(dict.fromkeys((joint or {}).values())) if several is not False else []
     data = {name: list(dict.fromkeys(datasets(name, builtin_only=builtin_only).values())) for name in installed}
-    shown = [name for name in installed if modality in (None, name) and not several]
+    selected = [name for name in installed if modality in (None, name) and not several]
     unions: dict[str, list[type[Component]]] = {
         "modality": list(tokenizers(dict(installed)).values()),
         "task": list(dict.fromkeys(tasks().values())),
-        "data": list(dict.fromkeys([*(config for name in shown for config in data[name]), *together])),
+        "data": list(dict.fromkeys([*(config for name in selected for config in data[name]), *together])),
     }
     names = [name for name in RunConfig.model_fields if name != "towers"]
     sections = {name: unions.get(name) or [section_component(name)] for name in names}
@@ -76,14 +76,14 @@ def compose(
         "type": "object",
         "properties": {"extends": _EXTENDS, **properties},
         "additionalProperties": False,
-        # A file that extends another one may leave out whatever that one has.
+        # A file that extends another one may omit any section.
         "if": {"not": {"required": ["extends"]}},
         "then": {
             "required": [name for name, field in RunConfig.model_fields.items() if field.is_required()],
             "oneOf": [{"required": ["modality", "model"]}, {"required": ["towers"]}],
         },
         "allOf": [
-            *(_own_data(name, [ref(config) for config in data[name]]) for name in shown),
+            *(_own_data(name, [ref(config) for config in data[name]]) for name in selected),
             *([_joint_data([ref(config) for config in together])] if together else []),
         ],
         "$defs": {name: _typed(definition) for name, definition in definitions["$defs"].items()},
@@ -97,14 +97,14 @@ _EXTENDS: Schema = {
 
 
 def _typed(definition: Schema) -> Schema:
-    """A component's schema with its ``type`` required: in YAML it tells a union apart, whatever its default."""
+    """A component's schema with ``type`` required, as it discriminates unions in YAML even if it has a default."""
     if "const" not in definition.get("properties", {}).get("type", {}):
         return definition
     return {**definition, "required": list(dict.fromkeys(["type", *definition.get("required", [])]))}
 
 
 def _own_data(modality: str, options: list[Schema]) -> Schema:
-    """The rule that a modality takes its own datasets alone."""
+    """The condition that a modality has one of its own datasets."""
     chosen = {"properties": {"type": {"const": modality}}, "required": ["type"]}
     return {
         "if": {"properties": {"modality": chosen}, "required": ["modality"]},
@@ -113,12 +113,12 @@ def _own_data(modality: str, options: list[Schema]) -> Schema:
 
 
 def _joint_data(options: list[Schema]) -> Schema:
-    """The rule that towers take datasets of several modalities alone."""
+    """The condition that towers have a dataset of several modalities."""
     return {"if": {"required": ["towers"]}, "then": {"properties": {"data": {"anyOf": options}}}}
 
 
 def _by_name(properties: Schema) -> Schema:
-    """Two maps or more with these keys, by names of the user's."""
+    """Two or more maps with these properties, under any names."""
     item = {
         "type": "object",
         "properties": properties,

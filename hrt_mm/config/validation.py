@@ -1,4 +1,4 @@
-"""Validates a section against its component, and tells pydantic's findings in our words."""
+"""Validating sections against their components, and rewording pydantic's errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Validator:
 
     Args:
         root: the whole configuration.
-        allowed: what its schema allows.
-        problems: where mistakes are added.
+        allowed: the schema.
+        problems: mistakes are appended.
     """
 
     def __init__(self, root: Node, allowed: Allowed, problems: list[Problem]) -> None:
@@ -33,40 +33,40 @@ class Validator:
         self.problems = problems
 
     def section(self, path: Keys, component: type[_Config]) -> _Config | None:
-        """A section, or a part of one, as its component; nothing where it has mistakes."""
-        found, depth = self.root.find(path)
-        node = found if depth == len(path) else None
+        """Builds the component of a section, or of a part of one; None if it has mistakes."""
+        deepest, depth = self.root.find(path)
+        node = deepest if depth == len(path) else None
         try:
-            # As JSON, strict: a list stands for a tuple and text for a path, but '64' does not stand for 64.
+            # Strict JSON mode accepts a list for a tuple and text for a path, but not '64' for 64.
             return component.model_validate_json(json.dumps(node.data() if node else {}), strict=True)
         except ValidationError as error:
-            self._tell(path, error.errors(include_url=False))
+            self._add_errors(path, error.errors(include_url=False))
             return None
 
     def add(self, path: Keys, text: str) -> None:
-        """Adds a problem, unless something was already said about the same place."""
+        """Adds a problem, unless there is one for the same path."""
         if all(problem.path != path for problem in self.problems):
             self.problems.append(Problem(self.root.find(path)[0].mark, path, text))
 
-    def _tell(self, section: Keys, errors: Iterable[ErrorDetails]) -> None:
+    def _add_errors(self, section: Keys, errors: Iterable[ErrorDetails]) -> None:
         by_path: dict[Keys, list[ErrorDetails]] = {}
         for error in errors:
             by_path.setdefault(self._path(section, error), []).append(error)
-        unknown = [path for path, found in by_path.items() if found[0]["type"] == "extra_forbidden"]
+        unknown = [path for path, path_errors in by_path.items() if path_errors[0]["type"] == "extra_forbidden"]
         meant = {(*path[:-1], nearest(path[-1], self.allowed.keys(path[:-1], self.data))) for path in unknown}
-        for path, found in by_path.items():
-            # One mistake is told once: a required key misspelled is not also missing, and pydantic counts a list too
-            # short when its items have mistakes of their own.
-            kind = found[0]["type"]
+        for path, path_errors in by_path.items():
+            # Report each mistake once: a misspelled required key is not also missing, and pydantic considers a list too
+            # short if its items have mistakes.
+            kind = path_errors[0]["type"]
             inner = any(other[: len(path)] == path and other != path for other in by_path)
             if not (kind == "missing" and path in meant) and not (kind == "too_short" and inner):
-                self.add(path, self._text(path, found))
+                self.add(path, self._text(path, path_errors))
 
     def _path(self, section: Keys, error: ErrorDetails) -> Keys:
-        """Where an error is in the data. Pydantic's place also names the branches of unions, which are dropped."""
+        """The path of an error in the data. Pydantic's ``loc`` also contains branches of unions, which are dropped."""
         path = section
-        found, depth = self.root.find(section)
-        node = found if depth == len(section) else Node({}, self.root.mark)
+        deepest, depth = self.root.find(section)
+        node = deepest if depth == len(section) else Node({}, self.root.mark)
         last = len(error["loc"]) - 1
         for index, part in enumerate(error["loc"]):
             child = node.child(part)
@@ -90,9 +90,9 @@ class Validator:
             close = nearest(node.value, choices)
             hint = f"did you mean {close!r}? " if close else ""
             return f"got {show(node.data())}; {hint}expected {expected}"
-        own = [str(error["ctx"]["error"]) for error in errors if "error" in error.get("ctx", {})]
-        if own:
-            return "; ".join(dict.fromkeys(own))
-        # Where the schema has no words for a rule, pydantic's own message has.
+        messages = [str(error["ctx"]["error"]) for error in errors if "error" in error.get("ctx", {})]
+        if messages:
+            return "; ".join(dict.fromkeys(messages))
+        # Rules that the schema cannot describe are in pydantic's message.
         expected = expected or "; ".join(dict.fromkeys(error["msg"] for error in errors))
         return f"got {show(node.data())}; expected {expected}"

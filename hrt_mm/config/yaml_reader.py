@@ -1,4 +1,4 @@
-"""YAML as data: the YAML 1.2 scalars, no tags, no key twice, and the line of every value kept."""
+"""Reading YAML as plain data: scalars of YAML 1.2, no tags, no duplicate keys, and the line of every value."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .messages import Problem, show
 from .nodes import Keys, Node
 
 MAX_REPEATED = 100_000
-"""Values that aliases may repeat; far more than a configuration needs."""
+"""Maximum number of values repeated by aliases."""
 MAX_DEPTH = 100
-"""Levels of nesting."""
+"""Maximum levels of nesting."""
 MAX_DIGITS = 300
-"""Digits of a whole number; a longer one stays text, and is then refused where a number is expected."""
+"""Maximum digits of an integer. A longer one stays text, which is rejected where a number is expected."""
 
 _VARIABLE = re.compile(r"\$\{([^{}\n]*)\}")
 _MASKED = re.compile("\\$\ue000([^\ue001\n]*)\ue001")
@@ -34,16 +34,16 @@ def read(text: str, source: str, problems: list[Problem], *, numbered: bool = Tr
 
     Args:
         text: the document.
-        source: where it is from, for messages.
-        problems: where keys given twice and the like are added.
-        numbered: whether messages give lines.
+        source: file name or override, for messages.
+        problems: mistakes such as duplicate keys are appended.
+        numbered: include line numbers in messages.
 
     Raises:
         ConfigError: the text is not YAML.
     """
     builder = _Builder(source, problems, numbered)
     try:
-        # Braces would end a plain scalar inside {...}; masked, ${NAME} reads the same with and without quotes.
+        # The braces of ${NAME} would end an unquoted scalar inside of {...}, so they are replaced while parsing.
         root = _Loader(_VARIABLE.sub("$\ue000\\1\ue001", text)).get_single_node()
         return builder.build(root, ()) if root else Node(None, source)
     except yaml.MarkedYAMLError as error:
@@ -58,7 +58,7 @@ def read(text: str, source: str, problems: list[Problem], *, numbered: bool = Tr
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """A plain scalar's value, as YAML reads it."""
+    """The value of an unquoted scalar."""
     for name, (pattern, _) in SCALARS.items():
         if pattern.match(text):
             return _parse(name, text)
@@ -66,13 +66,13 @@ def scalar(text: str) -> str | int | float | bool | None:
 
 
 def plain_node(text: str, mark: str) -> Node:
-    """A scalar that is written without quotes."""
+    """A node for an unquoted scalar."""
     value = scalar(text)
     return Node(value, mark, plain=True) if isinstance(value, str) else Node(value, mark, text=text)
 
 
 class _Builder:
-    """Turns PyYAML's nodes into ours."""
+    """Converts PyYAML's nodes to :class:`Node`."""
 
     def __init__(self, source: str, problems: list[Problem], numbered: bool) -> None:
         self.source = source
@@ -111,7 +111,7 @@ class _Builder:
             if not isinstance(raw_key.value, str):
                 self.problems.append(Problem(mark, path, "a list or map cannot be a key; use a word"))
                 continue
-            key, _ = _joined(raw_key.value)
+            key, _ = _join_surrogates(raw_key.value)
             if key == "<<":
                 self.problems.append(Problem(mark, path, "merge keys (<<) are not supported; use extends"))
                 continue
@@ -127,8 +127,8 @@ class _Builder:
     def scalar(self, raw: yaml.ScalarNode, path: Keys, mark: str) -> Node:
         name = raw.tag.removeprefix(PREFIX)
         if name not in SCALARS:
-            text, whole = _joined(_unmask(raw.value))
-            if not whole:
+            text, valid = _join_surrogates(_unmask(raw.value))
+            if not valid:
                 self.problems.append(Problem(mark, path, f"{show(raw.value)} has half of a surrogate pair"))
             return Node(text, mark, plain=raw.style is None)
         if not SCALARS[name][0].match(raw.value):
@@ -136,12 +136,12 @@ class _Builder:
             return Node(raw.value, mark)
         return Node(_parse(name, raw.value), mark, text=raw.value if raw.style is None else None)
 
-    def mark(self, place: yaml.Mark) -> str:
-        return f"{self.source}:{place.line + 1}" if self.numbered else self.source
+    def mark(self, position: yaml.Mark) -> str:
+        return f"{self.source}:{position.line + 1}" if self.numbered else self.source
 
 
-def _joined(text: str) -> tuple[str, bool]:
-    """A text with its surrogate pairs joined, which JSON writes as two escapes, and whether none was left alone."""
+def _join_surrogates(text: str) -> tuple[str, bool]:
+    """Joins surrogate pairs, which JSON writes as two escapes. False if there is a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
