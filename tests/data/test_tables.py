@@ -91,7 +91,7 @@ def test_a_row_is_named_by_the_line_that_it_starts_on(tmp_path: Path) -> None:
         ("a.csv", gzip.compress(HEADER, mtime=0), "a.csv is no text but gzip: let its name end in .gz"),
         ("a.csv", b"PK\x03\x04....", "a zip archive, as of a spreadsheet: save it as CSV"),
         ("a.csv", b"PAR1....", "Parquet"),
-        ("a.csv.gz", b"path\n1\n", "a.csv.gz is damaged, or not compressed as its name says|cannot be read"),
+        ("a.csv.gz", b"path\n1\n", "a.csv.gz is damaged, or not compressed as its suffix says|cannot be read"),
         ("a.csv.gz", gzip.compress(HEADER * 999, mtime=0)[:-20], "a.csv.gz is damaged, or not compressed"),
         ("a.csv.xz", lzma.compress(HEADER * 999)[:-20], "a.csv.xz is damaged, or not compressed"),
         ("a.csv.zst", b"x", "must end in .csv, .tsv, .jsonl, .*Zstandard is not read"),

@@ -79,7 +79,7 @@ def test_masked_pretraining_starts_a_classification(tmp_path: Path, caplog: pyte
     start = ["train.steps=1", "optim.lr=1e-9", "train.eval_every=null", "train.test=false"]
     train(digits(tmp_path / "tuned", *start, f"train.init_from={tmp_path / 'masked'}"))
     # The way up is new in the second run; all else was trained in the first.
-    assert "start fresh, as they are not in it: encoder.hierarchy" in caplog.text
+    assert "are missing there and keep their random initialization: encoder.hierarchy" in caplog.text
     source, found = (CheckpointStore(tmp_path / name).read("latest").tensors("model") for name in ("masked", "tuned"))
     common = {name for name in found if name.startswith("encoder.") and name in source}
     assert 0.5 * len(found) < len(common) < len(found)

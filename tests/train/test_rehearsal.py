@@ -114,7 +114,7 @@ def test_the_run_folder_must_be_free_and_writable(small: Path, tmp_path: Path) -
     check_folder(config, resume=False)
     assert files(tmp_path / "run") == set()
     assert main(["train", str(small)]) == 0
-    with pytest.raises(ConfigError, match=r"holds a run already, with a checkpoint of step 2; go on with it"):
+    with pytest.raises(ConfigError, match=r"holds a run already, with a checkpoint of step 2; resume it"):
         check_folder(config, resume=False)
     check_folder(config, resume=True)
     with pytest.raises(UserError, match=r"optim\.lr: saved with"):

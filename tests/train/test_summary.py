@@ -26,9 +26,9 @@ def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
     try_all(path, lambda: read_summary(path), bits=200, same=False)
     for text in ('{"steps": 1}', '{"steps": 1, "seconds": 1, "device": "cpu", "metrics": {"a": "b"}}'):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"summary.json is damaged: it is no summary of a run; remove it, or"):
+        with pytest.raises(UserError, match=r"summary.json is damaged: it is not the summary of a run; remove it, or"):
             read_summary(path)
     with pytest.raises(
-        UserError, match=r"nowhere cannot be read: No such file or directory; the run is not at its end"
+        UserError, match=r"nowhere cannot be read: No such file or directory; the run has not finished"
     ):
         read_summary(tmp_path / "nowhere")
