@@ -28,7 +28,5 @@ def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=r"summary.json is damaged: it is not the summary of a run; remove it, or"):
             read_summary(path)
-    with pytest.raises(
-        UserError, match=r"nowhere cannot be read: No such file or directory; the run has not finished"
-    ):
+    with pytest.raises(UserError, match=r"nowhere cannot be read: No such file or directory; the run has not finished"):
         read_summary(tmp_path / "nowhere")
