@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import pytest
-from hrt_mm.train.start import check_same_run
 
 from hrt_mm.config import load_config
 from hrt_mm.config.schema import json_schema
@@ -14,6 +13,7 @@ from hrt_mm.core.component import DEPRECATED, Component, with_current_keys
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
+from hrt_mm.train.identity import check_same_run
 from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.run_config import RunConfig
 
