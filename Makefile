@@ -9,9 +9,10 @@ JSON ?= benchmarks/results/gpu-check.json
 # One thread a test process; as many processes as there are processors.
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 TESTS ?=
+EXTRAS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart demo test extras lint docs format bench gpu-check clean
+.PHONY: help quickstart demo test extras check-install lint docs format bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +31,9 @@ test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... a
 
 extras: $(READY) ## install all extras, so that no test but those of GPUs and real data is skipped
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[ci]'
+
+check-install: ## install into empty environments, without extras and with each, and train there; EXTRAS="core vision" chooses
+	$(PYTHON) .ci/check_install.py $(EXTRAS)
 
 lint: $(READY) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hrt_mm.core.extras import extras, libraries
 from tests.light import Light
+from tests.smallest import HIERARCHY, SMALLEST, check, commands
 
 COMMANDS = """
 from hrt_mm.cli.main import main
@@ -20,11 +19,6 @@ for line in arguments:
     code = main(line)
     assert not code, (line, code)
 """
-FINE = {"name": "fine", "dim": 16, "depth": 1, "heads": 2, "window": 4, "group": {"type": "fixed", "stride": 2}}
-COARSE = {"name": "coarse", "dim": 16, "depth": 1, "heads": 2}
-CAUSAL = {"levels": [{**FINE, "reach": "sliding"}, COARSE], "causal": True, "top_down": True}
-TRAIN = {"steps": 2, "batch_size": 2, "eval_every": None, "save_every": None, "test": False, "log_every": 1}
-CLASSES = {"type": "classification", "level": "coarse"}
 
 
 @pytest.fixture(scope="module")
@@ -34,103 +28,16 @@ def light() -> Iterator[Light]:
         yield light
 
 
-def train(light: Light, folder: Path, extra: str | None, *after: list[str], **sections: object) -> Path:
-    """Trains two steps with the libraries of an extra alone, and runs other commands after it.
-
-    Returns:
-        The folder of the run.
-    """
-    config = {"model": {"levels": [FINE, COARSE]}, "train": TRAIN, **sections}
-    (folder / "config.yaml").write_text(json.dumps(config))
-    commands = [["train", "config.yaml", "run.dir=run"], *after]
-    light.run(COMMANDS, commands, (extra,) if extra else (), folder)
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert sum("train/loss" in line for line in lines) == 2
-    return folder / "run"
-
-
-def language(folder: Path) -> dict[str, object]:
-    """A language model of bytes, which needs no extra, and a text for it."""
-    (folder / "text.txt").write_text("The cat sat on the mat. It saw a dog.\n\n" * 50)
-    data = {"type": "corpus", "files": ["text.txt"], "val_files": ["text.txt"], "context": 64}
-    return {"modality": {"type": "text"}, "task": {"type": "language"}, "data": data, "model": CAUSAL}
-
-
 def test_core_trains_a_hierarchy_from_python(light: Light, tmp_path: Path) -> None:
-    code = """
-import torch
-from hrt_mm import FixedGroups, Hierarchy, HierarchyConfig, Level, Tokens
-
-torch.manual_seed(0)
-fine = Level(name="fine", dim=16, depth=1, heads=2, window=8, group=FixedGroups(stride=4), pool="attention")
-coarse = Level(name="coarse", dim=32, depth=1, heads=2)
-model = Hierarchy(HierarchyConfig(levels=(fine, coarse)))
-head = torch.nn.Linear(32, 2)
-optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-2)
-labels_B = torch.tensor([0, 1] * 4)
-series = [torch.randn(20 + 4 * i, 16) + label for i, label in enumerate(labels_B)]
-losses = []
-for _ in range(10):
-    loss = torch.nn.functional.cross_entropy(head(model(Tokens.pack(series)).pooled("coarse")), labels_B)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    losses.append(float(loss))
-assert losses[-1] < losses[0] / 2, losses
-"""
-    light.run(code, [], [], tmp_path)
+    light.run(HIERARCHY, [], [], tmp_path)
 
 
-def test_core_trains_a_language_model_of_bytes(light: Light, tmp_path: Path) -> None:
-    train(light, tmp_path, None, **language(tmp_path))
-
-
-def test_vision(light: Light, tmp_path: Path) -> None:
-    modality = {"type": "vision", "channels": 1, "patch": 1}
-    data = {"type": "digits", "augment": [{"type": "affine", "degrees": 10}]}
-    train(light, tmp_path, "vision", modality=modality, task=CLASSES, data=data)
-
-
-def test_audio(light: Light, tmp_path: Path) -> None:
-    for number in range(8):
-        path = tmp_path / "sounds" / ("train", "val")[number >= 4] / "ab"[number % 2] / f"{number}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tone_S = 8000 * np.sin(np.arange(4000) * (0.1 + 0.1 * (number % 2)))
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 2, 8000, 0, "NONE", ""))
-            file.writeframes(tone_S.astype("<i2").tobytes())
-    data = {"type": "audio_folder", "root": "sounds", "augment": [{"type": "speed", "factor": [0.9, 1.1]}]}
-    train(light, tmp_path, "audio", modality={"type": "audio", "rate": 16000}, task=CLASSES, data=data)
-
-
-def test_video(light: Light, tmp_path: Path) -> None:
-    fine = {**FINE, "window": None, "group": {"type": "fixed", "stride": [1, 2, 2]}}
-    data = {"type": "rendered_video", "size": [32, 32], "shot_s": [0.5, 0.6], "transition_s": [0.1, 0.2], "train": 4}
-    modality = {"type": "video", "patch": 16, "tube": 2, "rate": 6}
-    model = {"levels": [fine, COARSE], "top_down": True}
-    train(light, tmp_path, "video", modality=modality, model=model, task={"type": "masked"}, data=data)
-
-
-def test_text(light: Light, tmp_path: Path) -> None:
-    fine = {**FINE, "group": {"type": "given", "boundary": "words", "typical": 4}}
-    model = {"levels": [fine, COARSE], "top_down": True}
-    train(light, tmp_path, "text", **{**language(tmp_path), "model": model, "task": {"type": "masked"}})
-
-
-def test_report(light: Light, tmp_path: Path) -> None:
-    run = train(light, tmp_path, "report", ["diagnose", "run"], **language(tmp_path))
-    assert (run / "report" / "groups.png").is_file()
-
-
-def test_tensorboard(light: Light, tmp_path: Path) -> None:
-    run = train(light, tmp_path, "tensorboard", **language(tmp_path))
-    assert list((run / "tensorboard").iterdir())
-
-
-def test_speech(light: Light, tmp_path: Path) -> None:
-    pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
-    data = {"type": "synthetic_speech", "content": "digit", "label": "word", "train": 12, "valid": 4, "test": 4}
-    train(light, tmp_path, "speech", modality={"type": "audio"}, task=CLASSES, data=data)
+@pytest.mark.parametrize("extra", SMALLEST)
+def test_it_trains(extra: str, light: Light, tmp_path: Path) -> None:
+    if extra == "speech":
+        pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+    light.run(COMMANDS, commands(extra, tmp_path), [] if extra == "core" else [extra], tmp_path)
+    check(extra, tmp_path)
 
 
 def test_retrieval(light: Light, tmp_path: Path) -> None:
