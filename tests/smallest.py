@@ -13,7 +13,7 @@ from pathlib import Path
 
 FINE = {"name": "fine", "dim": 16, "depth": 1, "heads": 2, "window": 4, "group": {"type": "fixed", "stride": 2}}
 COARSE = {"name": "coarse", "dim": 16, "depth": 1, "heads": 2}
-CAUSAL = {"levels": [{**FINE, "reach": "sliding"}, COARSE], "causal": True, "top_down": True}
+CAUSAL = {"levels": [{**FINE, "window_type": "sliding"}, COARSE], "causal": True, "top_down": True}
 TRAIN = {"steps": 2, "batch_size": 2, "eval_every": None, "save_every": None, "test": False, "log_every": 1}
 CLASSES = {"type": "classification", "level": "coarse"}
 SMALLEST = ("core", "vision", "audio", "video", "text", "report", "tensorboard", "speech")
