@@ -1,11 +1,11 @@
-"""Former names of keys: replaced by the current ones where they are read, with a warning, for one release."""
+"""Former names of keys and types: replaced by the current ones where they are read, with a warning, for one release."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from ..core.component import DEPRECATED, all_deprecated_keys
+from ..core.component import DEPRECATED, all_deprecated_keys, all_deprecated_types
 from ..data.registry import modalities
 from .allowed import Allowed
 from .messages import Problem, dotted
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class DeprecatedKeys:
-    """Renames the deprecated keys of the files and overrides of one configuration. Warns once for each name.
+    """Renames deprecated keys and types in the files and overrides of one configuration. Warns once for each name.
 
     Args:
         problems: where keys that are given under both names are added.
@@ -28,12 +28,12 @@ class DeprecatedKeys:
         installed = modalities()
         for name in installed:
             datasets(name)  # imports their components
-        self._names = all_deprecated_keys()
+        self._names, self._types = all_deprecated_keys(), all_deprecated_types()
         self._allowed: Allowed | None = None
         self._warned: set[tuple[str, str]] = set()
 
     def rename(self, node: Node, path: Keys = (), root: Node | None = None) -> Node:
-        """The node with the deprecated keys of its maps renamed.
+        """The node with the deprecated keys and types of its maps renamed.
 
         Args:
             node: a file, or the value of an override.
@@ -43,6 +43,8 @@ class DeprecatedKeys:
         if isinstance(node.value, list):
             items = [self.rename(item, (*path, index), root or node) for index, item in enumerate(node.value)]
             return Node(items, node.mark)
+        if path and path[-1] == "type" and isinstance(node.value, str):
+            return Node(self._type(node.value, path, root or node, node.mark), node.mark)
         if not isinstance(node.value, dict):
             return node
         names = self.names(node.value, path, root or node)
@@ -62,16 +64,33 @@ class DeprecatedKeys:
         """Current names of those keys of a map that are deprecated."""
         if self._names.isdisjoint(keys):
             return {}
-        if self._allowed is None:
-            # Composing the schema takes a quarter of a second, which configurations without old keys are spared.
-            self._allowed = Allowed(compose(modalities(), None, joint()))
-        schemas = self._allowed.at(path, root.data())
+        schemas = self._schema().at(path, root.data())
         current = {name for schema in schemas for name in schema.get("properties", {})}
         renamed = {old: new for schema in schemas for old, new in schema.get(DEPRECATED, {}).items()}
         return {old: new for old, new in renamed.items() if old in keys and old not in current}
 
+    def _type(self, value: str, path: Keys, root: Node, mark: str) -> str:
+        """The current name of a type."""
+        new = self._types.get(value)
+        if new is None:
+            return value
+        choices = self._schema().choices(path, root.data())
+        if value in choices or new not in choices:
+            return value
+        self._warn(value, new, f"{dotted(path)} {value!r}", repr(new), mark)
+        return new
+
+    def _schema(self) -> Allowed:
+        if self._allowed is None:
+            # Composing the schema takes a quarter of a second, which configurations without old keys are spared.
+            self._allowed = Allowed(compose(modalities(), None, joint()))
+        return self._allowed
+
     def warn(self, old: str, new: str, path: Keys, mark: str) -> None:
         """Warns of a key, unless an earlier warning named it."""
+        self._warn(old, new, dotted(path), new, mark)
+
+    def _warn(self, old: str, new: str, what: str, fix: str, mark: str) -> None:
         if (old, new) not in self._warned:
             self._warned.add((old, new))
-            log.warning("%s: %s is deprecated and will be removed in the next release; use %s", mark, dotted(path), new)
+            log.warning("%s: %s is deprecated and will be removed in the next release; use %s", mark, what, fix)

@@ -24,11 +24,16 @@ class Component(BaseModel):
 
     deprecated_keys: ClassVar[Mapping[str, str]] = {}
     """New names of renamed keys, by their old names. Entries are kept for one release."""
+    deprecated_types: ClassVar[Mapping[str, str]] = {}
+    """New values of ``type``, by their old values; likewise."""
+    is_union_member: ClassVar[bool] = False
+    """Whether the component is in a discriminated union, whose members cannot be wrapped: former names are then read in
+    YAML, overrides and saved configurations, but not in Python."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
-        if cls.deprecated_keys:
+        if (cls.deprecated_keys or cls.deprecated_types) and not cls.is_union_member:
             model: Any = handler.resolve_ref_schema(schema)
             while model["type"] != "model":  # under its validators
                 model = model["schema"]
@@ -49,7 +54,12 @@ class Component(BaseModel):
                 if new in data:
                     raise ValueError(f"{old} is the former name of {new}; give {new} alone")
                 warnings.warn(f"{cls.__name__}.{old} is deprecated; use {new}", FutureWarning, stacklevel=3)
-        return {cls.deprecated_keys.get(key, key): value for key, value in data.items()}
+        data = {cls.deprecated_keys.get(key, key): value for key, value in data.items()}
+        if (kind := data.get("type")) in cls.deprecated_types:
+            new = cls.deprecated_types[kind]
+            warnings.warn(f"{cls.__name__}.type {kind!r} is deprecated; use {new!r}", FutureWarning, stacklevel=3)
+            data["type"] = new
+        return data
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -62,6 +72,11 @@ class Component(BaseModel):
 def all_deprecated_keys() -> set[str]:
     """The former keys of all components that are imported."""
     return {old for component in _subclasses(Component) for old in component.deprecated_keys}
+
+
+def all_deprecated_types() -> dict[str, str]:
+    """The new values of ``type`` of all components that are imported, by their old values."""
+    return {old: new for component in _subclasses(Component) for old, new in component.deprecated_types.items()}
 
 
 def _subclasses(component: type[Component]) -> Iterator[type[Component]]:
@@ -81,6 +96,8 @@ def with_current_keys(saved: Any, config: Any) -> Any:
         renamed = config.deprecated_keys if isinstance(config, Component) else {}
         current = {renamed.get(key, key): value for key, value in saved.items()}
         if isinstance(config, Component):
+            if current.get("type") in config.deprecated_types:
+                current["type"] = config.deprecated_types[current["type"]]
             return {key: with_current_keys(value, getattr(config, key, None)) for key, value in current.items()}
         values = config if isinstance(config, Mapping) else {}
         return {key: with_current_keys(value, values.get(key)) for key, value in current.items()}

@@ -139,3 +139,47 @@ def test_every_former_name_leads_to_a_key_and_is_none_itself() -> None:
 
     check(Component)
     assert f"'{DEPRECATED}': {{'reach': 'window_type'}}" in str(json_schema())
+
+
+def test_a_former_type_warns_once_and_means_the_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        """
+modality: {type: vision, patch: 4}
+model: {levels: [{name: patches, dim: 8, heads: 1}]}
+task: {type: classification}
+data: {type: manifest, file: list.csv}
+train: {steps: 1, batch_size: 1}
+"""
+    )
+    config = load_config(path)
+    assert config.data.type == "image_manifest"
+    former = "data.type 'manifest' is deprecated and will be removed in the next release; use 'image_manifest'"
+    assert warnings_of(caplog) == [f"{path}:5: {former}"]
+    caplog.clear()
+    text = path.read_text().replace("manifest", "image_manifest")
+    (tmp_path / "new.yaml").write_text(text)
+    assert (
+        load_config(tmp_path / "new.yaml", ["data.type=manifest", "data.file=list.csv"]).data.type == "image_manifest"
+    )
+    assert [former in message for message in warnings_of(caplog)] == [True]
+    saved = config.model_dump(mode="json")
+    saved["data"]["type"] = "manifest"
+    assert with_current_keys(saved, config) == config.model_dump(mode="json")
+
+
+def test_a_video_part_may_have_its_former_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        """
+modality: {type: video, tube: 2, patch: 4}
+model: {levels: [{name: tubes, dim: 8, heads: 1}]}
+task: {type: classification}
+data: {type: video_manifest, file: list.csv, begin_column: from, end_column: to}
+train: {steps: 1, batch_size: 1}
+"""
+    )
+    config = load_config(path)
+    data = config.data.model_dump()
+    assert data["offset_column"] == "from" and data["end_column"] == "to" and data["duration_column"] is None
+    assert len(warnings_of(caplog)) == 1 and "use offset_column" in warnings_of(caplog)[0]

@@ -20,7 +20,7 @@ GOOD = """\
 modality: {type: vision, patch: 4, size: 8}
 model: {levels: [{name: image, dim: 16, heads: 2, depth: 1}]}
 task: {type: classification}
-data: {type: manifest, file: list.csv}
+data: {type: image_manifest, file: list.csv}
 train:
   steps: 2
   batch_size: 4

@@ -15,7 +15,7 @@ from ..common.division import Division
 from ..common.folders import Layout
 from ..common.media import UnsplitConfig, traits_of
 from ..common.splits import check_split
-from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows, seconds_of
+from ..common.tables import SPAN_KEYS, Paths, Row, SpanColumns, SplitColumn, label_of, read_rows, seconds_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig, Target
@@ -48,7 +48,7 @@ class AudioFolderConfig(UnsplitConfig, RecordingsConfig):
         return self.by_folders(self.root, SUFFIXES, Recording, self.layout)
 
 
-class AudioManifestConfig(UnsplitConfig, JoinableConfig):
+class AudioManifestConfig(UnsplitConfig, JoinableConfig, SpanColumns):
     """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
 
     type: Literal["audio_manifest"]
@@ -67,10 +67,6 @@ class AudioManifestConfig(UnsplitConfig, JoinableConfig):
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
-    offset_column: str | None = None
-    """Column of the seconds at which a part of the file begins."""
-    duration_column: str | None = None
-    """Column of the seconds that the part lasts."""
     alignment_column: str | None = None
     """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
     name; times count from the beginning of the file."""
@@ -98,7 +94,7 @@ class AudioManifestConfig(UnsplitConfig, JoinableConfig):
         return self.listed_from(self.root or self.file.parent, self._division())
 
     def _division(self) -> Division[Recording]:
-        keys = ("path_column", "label_column", "split_column", "offset_column", "duration_column", "alignment_column")
+        keys = ("path_column", "label_column", "split_column", *SPAN_KEYS, "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
         found: dict[str, list[Recording]] = {}
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
@@ -106,11 +102,13 @@ class AudioManifestConfig(UnsplitConfig, JoinableConfig):
         columns += self.split_columns()
         for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
             place = f"{self.file}:{number}"
+            offset = seconds_of(row, self.offset_column, place) or 0.0
+            duration, end = (seconds_of(row, column, place) for column in (self.duration_column, self.end_column))
             item = Recording(
                 paths.of(row, self.path_column, place),
                 self._target(row, place),
-                seconds_of(row, self.offset_column, place) or 0.0,
-                seconds_of(row, self.duration_column, place),
+                offset,
+                duration if end is None else end - offset,
                 alignment=paths.of(row, self.alignment_column, place) if self.alignment_column else None,
                 group=self.group_of(row, place),
             )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from pydantic import model_validator
+
+from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError, printable
 from hrt_mm.data.tables import Paths, Row, is_missing, lacking, path_of, rows_of
 
@@ -103,6 +106,31 @@ def split_of(row: Row, column: str | None, place: str) -> str:
         ConfigError: there is no such split.
     """
     return SplitColumn(column, "the table").of(row, place)
+
+
+class SpanColumns(Component):
+    """Columns of the part of a file that a row stands for; the whole file without them."""
+
+    offset_column: str | None = None
+    """Column of the seconds at which a part of the file begins."""
+    duration_column: str | None = None
+    """Column of the duration of the part, in seconds."""
+    end_column: str | None = None
+    """Column of the seconds at which the part ends, in place of ``duration_column``."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.duration_column is not None and self.end_column is not None:
+            raise ValueError("duration_column and end_column both tell where a part ends; give one of them")
+        return self
+
+    def span_columns(self) -> tuple[str, ...]:
+        """The columns that are set."""
+        columns = (self.offset_column, self.duration_column, self.end_column)
+        return tuple(column for column in columns if column is not None)
+
+
+SPAN_KEYS = ("offset_column", "duration_column", "end_column")
 
 
 class SplitColumn:

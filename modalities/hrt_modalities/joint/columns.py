@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -20,7 +20,7 @@ from hrt_mm.data.tables import is_missing
 from ..audio.augment import Augmentation as SoundAugmentation
 from ..audio.augment import chain as sound_chain
 from ..audio.recordings import Recording, Recordings
-from ..common.tables import Paths, Row, seconds_of
+from ..common.tables import Paths, Row, SpanColumns, seconds_of
 from ..video.clips import Clip, Clips, Reading
 from ..video.readers import MAX_PIXELS as MAX_FRAME
 from ..video.sampling import AllFrames, DenseSampling, Sampling
@@ -93,16 +93,12 @@ class ImageSource(ColumnSource):
         return ImageFiles(root, items, None, self.max_pixels, follow_links, chain(self.augment) if training else None)
 
 
-class SoundSource(ColumnSource):
+class SoundSource(ColumnSource, SpanColumns):
     """Sounds, or parts of them, for towers of ``audio``."""
 
     type: Literal["audio"]
     column: str
     """Column of the sound's path."""
-    offset_column: str | None = None
-    """Column of the seconds at which a part of the file begins."""
-    duration_column: str | None = None
-    """Column of the seconds that the part lasts."""
     trim_db: PositiveFloat | None = None
     """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms."""
     augment: tuple[SoundAugmentation, ...] = ()
@@ -110,12 +106,13 @@ class SoundSource(ColumnSource):
 
     def names(self) -> tuple[str, ...]:
         """The columns of the path and of the part."""
-        return tuple(name for name in (self.column, self.offset_column, self.duration_column) if name is not None)
+        return (self.column, *self.span_columns())
 
     def read(self, row: Row, place: str, paths: Paths) -> Recording:
         """The sound's file, and the part of it."""
-        begin, length = (_seconds(row, column, place) for column in (self.offset_column, self.duration_column))
-        return Recording(paths.of(row, self.column, place), None, begin or 0.0, length)
+        offset = _seconds(row, self.offset_column, place) or 0.0
+        duration, end = (_seconds(row, column, place) for column in (self.duration_column, self.end_column))
+        return Recording(paths.of(row, self.column, place), None, offset, duration if end is None else end - offset)
 
     def dataset(self, root: Path, items: Sequence[Recording], *, training: bool, follow_links: bool) -> Recordings:
         """The sounds."""
@@ -123,16 +120,15 @@ class SoundSource(ColumnSource):
         return Recordings(root, items, None, follow_links, transform, self.trim_db)
 
 
-class FilmSource(ColumnSource):
+class FilmSource(ColumnSource, SpanColumns):
     """Videos, or parts of them, for towers of ``video``."""
+
+    deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
+    is_union_member: ClassVar[bool] = True
 
     type: Literal["video"]
     column: str
     """Column of the video's path."""
-    begin_column: str | None = None
-    """Column of the seconds at which a part of the file begins."""
-    end_column: str | None = None
-    """Column of the seconds at which it ends."""
     sampling: Sampling = AllFrames()
     """Which frames are read: all at a rate, uniform, dense or keyframes."""
     side: PositiveInt | None = None
@@ -152,12 +148,13 @@ class FilmSource(ColumnSource):
 
     def names(self) -> tuple[str, ...]:
         """The columns of the path and of the part."""
-        return tuple(name for name in (self.column, self.begin_column, self.end_column) if name is not None)
+        return (self.column, *self.span_columns())
 
     def read(self, row: Row, place: str, paths: Paths) -> Clip:
         """The video's file, and the part of it."""
-        begin, end = (_seconds(row, column, place) for column in (self.begin_column, self.end_column))
-        return Clip(paths.of(row, self.column, place), None, begin or 0.0, end)
+        begin = _seconds(row, self.offset_column, place) or 0.0
+        duration, end = (_seconds(row, column, place) for column in (self.duration_column, self.end_column))
+        return Clip(paths.of(row, self.column, place), None, begin, end if duration is None else begin + duration)
 
     def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
         """The videos."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -14,7 +15,7 @@ from ..common.division import Division
 from ..common.folders import Layout
 from ..common.media import Target, UnsplitConfig, traits_of
 from ..common.splits import check_split
-from ..common.tables import Paths, Row, SplitColumn, label_of, number_of, read_rows, seconds_of
+from ..common.tables import SPAN_KEYS, Paths, Row, SpanColumns, SplitColumn, label_of, number_of, read_rows, seconds_of
 from .clips import Clip, Clips, ClipsConfig
 from .readers import SUFFIXES
 
@@ -46,8 +47,11 @@ class VideoFolderConfig(UnsplitConfig, ClipsConfig):
         return self.by_folders(self.root, SUFFIXES, Clip, self.layout)
 
 
-class VideoManifestConfig(UnsplitConfig, ClipsConfig):
+class VideoManifestConfig(UnsplitConfig, ClipsConfig, SpanColumns):
     """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+
+    deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
+    is_union_member: ClassVar[bool] = True
 
     type: Literal["video_manifest"]
     file: Path
@@ -64,10 +68,6 @@ class VideoManifestConfig(UnsplitConfig, ClipsConfig):
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
-    begin_column: str | None = None
-    """Column of the seconds at which a part of the file begins."""
-    end_column: str | None = None
-    """Column of the seconds at which it ends."""
     alignment_column: str | None = None
     """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
     name; times count from the beginning of the file."""
@@ -96,7 +96,7 @@ class VideoManifestConfig(UnsplitConfig, ClipsConfig):
         return self.listed_from(self.root or self.file.parent, self._division())
 
     def _division(self) -> Division[Clip]:
-        keys = ("path_column", "label_column", "split_column", "begin_column", "end_column", "alignment_column")
+        keys = ("path_column", "label_column", "split_column", *SPAN_KEYS, "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
         found: dict[str, list[Clip]] = {}
         named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns", "group", "folds"))
@@ -110,8 +110,10 @@ class VideoManifestConfig(UnsplitConfig, ClipsConfig):
         return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
 
     def _item(self, row: Row, place: str, paths: Paths) -> Clip:
-        begin = seconds_of(row, self.begin_column, place) or 0.0
-        end = seconds_of(row, self.end_column, place)
+        begin = seconds_of(row, self.offset_column, place) or 0.0
+        duration, end = (seconds_of(row, column, place) for column in (self.duration_column, self.end_column))
+        if duration is not None:
+            end = begin + duration
         last = end if end is not None else float("inf")
         boundaries = {
             column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)

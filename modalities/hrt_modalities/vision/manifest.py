@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hrt_mm.data.splits import Splits
 
@@ -18,7 +19,9 @@ _KEYS = "data.path_column, data.label_column, data.split_column, data.group and 
 class ImageManifestConfig(FilesConfig):
     """A table with a row an image: CSV, TSV (both with a header) or JSONL, told apart by the file's name."""
 
-    type: Literal["manifest"]
+    deprecated_types: ClassVar[Mapping[str, str]] = {"manifest": "image_manifest"}
+
+    type: Literal["image_manifest"]
     file: Path
     """The table. Paths in it start at ``root``, and stay inside."""
     root: Path | None = None

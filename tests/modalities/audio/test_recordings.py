@@ -115,6 +115,14 @@ def test_manifests_read_parts(kind: str, tmp_path: Path) -> None:
     reference = soundfile.read(tmp_path / "x" / "long.flac", dtype="float32")[0]
     assert torch.equal(whole[0].value.waveform_S, torch.from_numpy(reference[16000:20000]))
     assert whole.shape(0) == (4000, 8000)
+    ends = [
+        {**{key: value for key, value in row.items() if key != "duration"}, "end": index + 0.5}
+        for index, row in enumerate(rows)
+    ]
+    options = values | {"file": table(tmp_path / f"e.{kind}", ends), "duration_column": None, "end_column": "end"}
+    assert torch.equal(dataset("test", label="text", **options)[0].value.waveform_S, whole[0].value.waveform_S)
+    with pytest.raises(ValueError, match="duration_column and end_column both"):
+        dataset("test", label="text", **values, end_column="end")
     words = dataset("val", label="words", **values)
     assert words[0].label == ["word", "number", "1"] and words.classes == ("0", "number", "word")
     assert dataset("val", label="characters", **values)[0].label[:5] == ["w", "o", "r", "d", " "]

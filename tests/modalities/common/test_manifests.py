@@ -27,7 +27,7 @@ from hrt_mm.retrieval.listing import listed_in
 
 SOURCES = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "label"}}
 KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
-    "images": (Images, {"type": "manifest"}, ".png"),
+    "images": (Images, {"type": "image_manifest"}, ".png"),
     "sounds": (Sounds, {"type": "audio_manifest"}, ".wav"),
     "videos": (Videos, {"type": "video_manifest"}, ".mp4"),
     "documents": (Documents, {"type": "documents", "path_column": "path"}, ".txt"),

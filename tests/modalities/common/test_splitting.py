@@ -34,7 +34,7 @@ FOLDERS: dict[str, tuple[type[SplitConfig], str]] = {
     "documents": (DocumentsConfig, ".txt"),
 }
 TABLES: dict[str, tuple[type[SplitConfig], Mapping[str, Any]]] = {
-    "manifest": (ImageTable, {}),
+    "image_manifest": (ImageTable, {}),
     "audio_manifest": (SoundTable, {}),
     "video_manifest": (VideoTable, {}),
     "documents": (DocumentsConfig, {}),
@@ -300,7 +300,7 @@ def test_what_has_no_effect_is_refused(folder: Callable[..., SplitConfig], tmp_p
 def test_groups_that_the_datas_own_splits_part_are_named(tmp_path: Path) -> None:
     rows = [{**row, "split": "test" if row["fold"] == 0 else "train"} for row in ROWS]
     write(tmp_path / "rows.csv", rows)
-    config = ImageTable.model_validate({"type": "manifest", "file": tmp_path / "rows.csv", "group": "who"})
+    config = ImageTable.model_validate({"type": "image_manifest", "file": tmp_path / "rows.csv", "group": "who"})
     (warning,) = [text for text in split_warnings(listed(config)) if "group" in text]
     assert warning.startswith("5 groups are in more than one split: s0 (train, test), s1 (")
 

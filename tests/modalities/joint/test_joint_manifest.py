@@ -147,7 +147,7 @@ def test_sounds_and_videos_are_parts_of_files(tmp_path: Path) -> None:
     row = {"sound": "a.wav", "from": "0.25", "for": 0.5, "film": "a.mp4", "begin": 0.4, "end": "", "label": "x"}
     sources = {
         "audio": {"type": "audio", "column": "sound", "offset_column": "from", "duration_column": "for"},
-        "video": {"type": "video", "column": "film", "begin_column": "begin", "end_column": "end"},
+        "video": {"type": "video", "column": "film", "offset_column": "begin", "end_column": "end"},
     }
     rows = [{"split": "train", **row}, {"split": "val", **row, "film": ""}]
     file = table(tmp_path, rows)

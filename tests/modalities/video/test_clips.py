@@ -70,17 +70,21 @@ def test_parts_of_a_file_with_boundaries(tmp_path: Path) -> None:
         {"path": "a.mp4", "label": "x", "split": split, "from": 0.4, "to": 1.2, "shots": "0 0.6 1.0 1.4"}
         for split in ("train", "val")
     ]
-    columns = {"begin_column": "from", "end_column": "to", "boundary_columns": ["shots"]}
+    columns = {"offset_column": "from", "end_column": "to", "boundary_columns": ["shots"]}
     video = table(tmp_path / "list.jsonl", rows, **columns).build("train")[0].value
     assert len(video) == 20 and video.seconds == pytest.approx(0.8)
     assert video.boundaries["shots"] == pytest.approx((0.2, 0.6))
+    columns = {"offset_column": "from", "duration_column": "for", "boundary_columns": ["shots"]}
+    rows = [{"for": 0.8, **{key: value for key, value in row.items() if key != "to"}} for row in rows]
+    same = table(tmp_path / "same.jsonl", rows, **columns).build("train")[0].value
+    assert len(same) == 20 and same.boundaries["shots"] == pytest.approx((0.2, 0.6))
 
 
 def test_alignments_and_chapters_are_boundaries(tmp_path: Path) -> None:
     film(tmp_path / "a.mp4", 50, chapters=(0.0, 0.8, 1.2))
     (tmp_path / "a.tsv").write_text("tier\tstart\tend\tlabel\nwords\t0.2\t0.9\thello\nwords\t0.9\t1.5\tyou\n")
     rows = [{"path": "a.mp4", "label": "x", "split": split, "from": 0.4, "said": "a.tsv"} for split in ("train", "val")]
-    options = {"begin_column": "from", "alignment_column": "said"}
+    options = {"offset_column": "from", "alignment_column": "said"}
     video = table(tmp_path / "list.jsonl", rows, **options).build("train")[0].value
     assert video.boundaries["words"] == pytest.approx((0.5,))
     assert video.boundaries["chapters"] == pytest.approx((0.4, 0.8))
@@ -145,7 +149,7 @@ def test_captions_are_boundaries(tmp_path: Path) -> None:
 )
 def test_bad_rows_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     rows = [{"path": "a.mp4", "label": "x", "split": "train", "from": 0, "to": 1, "shots": "0", **row}]
-    columns = {"begin_column": "from", "end_column": "to", "boundary_columns": ["shots"]}
+    columns = {"offset_column": "from", "end_column": "to", "boundary_columns": ["shots"]}
     with pytest.raises(ConfigError, match=message) as error:
         table(tmp_path / "list.jsonl", rows, **columns).build("train")
     assert "list.jsonl:1" in str(error.value)
@@ -157,7 +161,7 @@ def test_parts_that_are_none_are_bad_samples(tmp_path: Path, begin: float, end: 
     rows = [
         {"path": "a.mp4", "label": "x", "split": split, "from": begin, "to": end or 99} for split in ("train", "val")
     ]
-    columns = {"begin_column": "from", **({"end_column": "to"} if end else {})}
+    columns = {"offset_column": "from", **({"end_column": "to"} if end else {})}
     with pytest.raises(BadSample, match=r"has no length|leads past the end"):
         table(tmp_path / "list.jsonl", rows, **columns).build("train")[0]
 

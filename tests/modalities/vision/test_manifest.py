@@ -42,7 +42,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def manifest(file: Path, split: str = "train", **options: Any) -> ImageFiles:
-    return ImageManifestConfig.model_validate({"type": "manifest", "file": file, **options}).build(split)
+    return ImageManifestConfig.model_validate({"type": "image_manifest", "file": file, **options}).build(split)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
