@@ -31,7 +31,7 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.data.capabilities import seconds_per_token
 from hrt_mm.data.sample import Sample
 from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
-from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 from hrt_mm.tasks import CTC, Boundary
 from hrt_mm.train.build import build_dataset
 
@@ -75,8 +75,8 @@ class Cuts:
         true = [time for time in true if 0 < time < seconds]
         length = max(len(true) + 1, round(1000 * seconds))
         contenders = [("found", [time for time in found if 0 < time < seconds])]
-        contenders += [("even", list(even_cuts(len(true), length) / 1000))]
-        contenders += [("random", list(random_cuts(len(true), length, generator) / 1000)) for _ in range(DRAWS)]
+        contenders += [("even", list(uniform_boundaries(len(true), length) / 1000))]
+        contenders += [("random", list(random_boundaries(len(true), length, generator) / 1000)) for _ in range(DRAWS)]
         for who, times in contenders:
             for tolerance in TOLERANCES:
                 own = boundary_scores(np.unique(times), np.unique(true), tolerance)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Each message names the key or file, the value, what is allowed, and the fix."""
+"""Errors that a user can fix. Messages name the key or file, the value, what is allowed, and the fix."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """A text that can be printed and written as UTF-8: lone surrogates become escapes of ASCII.
+    """The text with lone surrogates escaped, so that it can be printed and encoded as UTF-8.
 
-    Names of files that are not UTF-8 have such surrogates (:func:`os.fsdecode`), and JSON may hold any.
+    Names of files that are not UTF-8 contain such surrogates (:func:`os.fsdecode`), and so may JSON.
     """
-    return text if text.isascii() else _SURROGATE.sub(_escaped, text)
+    return text if text.isascii() else _SURROGATE.sub(_escape, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    # os.fsdecode stands U+DC80 to U+DCFF for bytes that are not UTF-8.
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    # os.fsdecode maps undecodable bytes to U+DC80 to U+DCFF.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. The command line prints it without a traceback and exits with 2."""
+    """Invalid input from the user. The command line prints it without a traceback and exits with code 2."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be run: an unknown key, a value out of range, settings that contradict."""
+    """An invalid configuration: an unknown key, a value out of range, or settings that contradict each other."""
 
 
 class BadSample(UserError):
-    """One sample that cannot be used. A data loader skips it, counts it and names it.
+    """A sample that cannot be used. Data loaders skip, count and report it.
 
     Args:
         name: the file, or the row of the manifest.
-        reason: what is wrong with it, and where known the fix.
+        reason: what is wrong with it and, if known, the fix.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -52,14 +52,14 @@ class BadSample(UserError):
 
 
 class BackendError(UserError):
-    """A forced attention backend that cannot serve the call; says why and what can."""
+    """The requested attention backend does not support the call. The message says why, and which backends do."""
 
 
 class Stopped(SystemExit):
-    """A signal ended what was done, after it was saved. Uncaught, it ends the process as the signal would have.
+    """A signal stopped the program after it saved its state. Uncaught, it exits as the signal would have.
 
     Args:
-        number: of the signal. The process exits with 128 more: 130 after SIGINT, 143 after SIGTERM.
+        number: signal number. The exit code is 128 more: 130 after SIGINT, 143 after SIGTERM.
     """
 
     def __init__(self, number: int) -> None:

@@ -1,9 +1,9 @@
-"""Hierarchical order of grids: every block of the nested sizes is one contiguous run of cells.
+"""Hierarchical order of grids, in which every block of the nested block sizes is one contiguous run of cells.
 
-The order is raster over the largest blocks, inside them raster over the next smaller ones, down to raster over
-cells, for grids of any number of axes and any size. Cells that a border block would have outside the grid are not
-emitted, so that block is a shorter run. All tensors live on the CPU, are cached (made outside inference mode, so that
-training can use what evaluation made first), and must not be written to.
+Blocks of the largest size are in raster order; within each, the blocks of the next smaller size are in raster order,
+and so on down to single cells. Grids may have any number of axes and any size: a block at the border that extends past
+the grid is a shorter run, and its missing cells are not emitted. Results are cached on the CPU, outside inference mode
+so that training can use what evaluation computed first, and must not be modified.
 
 Shapes: C axes.
 """
@@ -26,11 +26,11 @@ Sizes = tuple[int, ...]
 @lru_cache(maxsize=1024)
 @torch.inference_mode(False)
 def nested_order(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
-    """The raster index of each cell, in hierarchical order: ``raster_cells[nested_order(...)]``.
+    """Raster index of each cell, in hierarchical order: ``raster_cells[nested_order(...)]``.
 
     Args:
         shape: cells along each axis.
-        blocks: nested block sizes from small to large, each one dividing the next; empty for raster order.
+        blocks: nested block sizes from small to large, each dividing the next; empty for raster order.
 
     Returns:
         (cells,) int64.
@@ -39,20 +39,21 @@ def nested_order(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
         UserError: a size is below 1, or the blocks do not nest.
     """
     _check(shape, blocks)
-    # Per axis, the place at each nesting depth; the grid's key at a depth is raster over its axes.
+    # Build a mixed-radix sort key for every cell. Its digits, from the most significant, are the raster index of the
+    # largest block in the grid, of the next smaller block within that one, ..., of the cell within the smallest block.
     key = torch.zeros(shape, dtype=torch.int64)
     for inner, outer in zip((*reversed(blocks), (1,) * len(shape)), (shape, *reversed(blocks)), strict=True):
         for axis, cells in enumerate(shape):
-            place = torch.arange(cells) % outer[axis] // inner[axis]
-            extent = -(-outer[axis] // inner[axis])
-            key = key * extent + place.reshape([-1 if axis == other else 1 for other in range(len(shape))])
+            digit = torch.arange(cells) % outer[axis] // inner[axis]
+            radix = -(-outer[axis] // inner[axis])  # rounded up: the grid need not be a multiple of the largest block
+            key = key * radix + digit.reshape([-1 if axis == other else 1 for other in range(len(shape))])
     return key.flatten().argsort()
 
 
 @lru_cache(maxsize=1024)
 @torch.inference_mode(False)
 def nested_coords(shape: Sizes, blocks: tuple[Sizes, ...]) -> Tensor:
-    """Where each cell lies, in hierarchical order.
+    """Coordinates of the cells, in hierarchical order.
 
     Returns:
         (cells, C) float32: the index of the cell along each axis.
@@ -74,7 +75,7 @@ def block_lengths(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tenso
         size: one of ``blocks``, a single cell, or the whole ``shape``.
 
     Returns:
-        (runs,) int64; a block at the border is shorter.
+        (runs,) int64; blocks at the border are shorter.
 
     Raises:
         UserError: ``size`` is not one of ``blocks``, or as :func:`nested_order`.
@@ -83,18 +84,19 @@ def block_lengths(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tenso
     _check_size(shape, blocks, size)
     if size == shape:
         return torch.tensor([math.prod(shape)])
+    # The outer product of the block lengths along each axis, in raster order, then brought into hierarchical order.
     lengths = torch.ones((), dtype=torch.int64)
-    for cells, step in zip(shape, size, strict=True):
-        lengths = lengths[..., None] * (cells - torch.arange(0, cells, step)).clamp(max=step)
+    for cells, block in zip(shape, size, strict=True):
+        lengths = lengths[..., None] * (cells - torch.arange(0, cells, block)).clamp(max=block)
     return lengths.flatten()[nested_order(coarse_shape(shape, size), coarse_blocks(blocks, size))]
 
 
 @lru_cache(maxsize=1024)
 @torch.inference_mode(False)
 def block_positions(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Tensor:
-    """The raster place of each cell inside its block of ``size``, in hierarchical order.
+    """Raster position of each cell within its block of ``size``, in hierarchical order.
 
-    A border block that lacks cells leaves their places empty, so a place always means the same offset.
+    Positions are those of a complete block, also at the border, so that a position always means the same offset.
 
     Returns:
         (cells,) int64, each below the product of ``size``.
@@ -103,24 +105,24 @@ def block_positions(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Ten
         UserError: as :func:`block_lengths`.
     """
     _check_size(shape, blocks, size)
-    place = torch.zeros((), dtype=torch.int64)
-    for index, step in zip(_unravel(nested_order(shape, blocks), shape), size, strict=True):
-        place = place * step + index % step
-    return place
+    position = torch.zeros((), dtype=torch.int64)
+    for index, block in zip(_unravel(nested_order(shape, blocks), shape), size, strict=True):
+        position = position * block + index % block
+    return position
 
 
 def coarse_shape(shape: Sizes, size: Sizes) -> Sizes:
-    """The grid of blocks of ``size`` that covers ``shape``: rounded up, for the border.
+    """Shape of the grid of blocks of ``size`` that covers ``shape``, rounded up at the border.
 
     Raises:
         UserError: a size is below 1, or the numbers of axes differ.
     """
     _check(shape, (size,))
-    return tuple(-(-cells // step) for cells, step in zip(shape, size, strict=True))
+    return tuple(-(-cells // block) for cells, block in zip(shape, size, strict=True))
 
 
 def coarse_blocks(blocks: tuple[Sizes, ...], size: Sizes) -> tuple[Sizes, ...]:
-    """The blocks larger than ``size``, counted in blocks of ``size``: the nesting of the coarse grid.
+    """The blocks larger than ``size`` in units of ``size``: the nested blocks of the coarse grid.
 
     Raises:
         UserError: a larger block is not a multiple of ``size``.
@@ -133,11 +135,12 @@ def coarse_blocks(blocks: tuple[Sizes, ...], size: Sizes) -> tuple[Sizes, ...]:
 
 
 def _unravel(index: Tensor, shape: Sizes) -> tuple[Tensor, ...]:
-    places = []
+    """Raster indices as one index along each axis."""
+    coords = []
     for cells in reversed(shape):
-        places.append(index % cells)
+        coords.append(index % cells)
         index = index // cells
-    return tuple(reversed(places))
+    return tuple(reversed(coords))
 
 
 def _check(shape: Sizes, blocks: tuple[Sizes, ...]) -> None:

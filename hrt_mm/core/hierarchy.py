@@ -213,7 +213,7 @@ class Hierarchy(nn.Module):
             )
         assert isinstance(down, CrossAttention)
         k_spans = coarse.plan.cross_scale_spans()
-        q_spans = groups.spans.under(k_spans)
+        q_spans = groups.spans.merge(k_spans)
         return down.within(
             fine.x_TD, fine.plan.coords_TC, q_spans, coarse.x_TD, coarse.plan.coords_TC, k_spans, fine.plan.unit_C
         )

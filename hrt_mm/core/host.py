@@ -1,7 +1,7 @@
-"""What the host does for itself, kept out of compiled graphs: plans of a batch, and questions to the machine.
+"""Functions that run on the host, outside compiled graphs: planning of batches and queries about the machine.
 
-The marks are those of ``torch.compiler.disable`` and ``assume_constant_result``, set without the two seconds that their
-import of the compiler takes.
+They are marked as ``torch.compiler.disable`` and ``assume_constant_result`` do, but without importing the compiler,
+which takes two seconds.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def on_host(plan: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Runs a function that plans a batch as plain Python where ``torch.compile`` traces its caller.
+def on_host(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Runs a function as plain Python where ``torch.compile`` traces its caller. Eager calls have no overhead.
 
-    Plans read lengths and make index tensors with NumPy: traced, they would break or fail. Eager calls pay nothing.
+    Plans of a batch read lengths and build index arrays in NumPy; traced, they would break the graph or fail.
     """
-    uncompiled = torch._disable_dynamo(plan)  # type: ignore[attr-defined]
+    uncompiled = torch._disable_dynamo(function)  # type: ignore[attr-defined]
 
-    @wraps(plan)
+    @wraps(function)
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         if torch.compiler.is_compiling():
             result: _Result = uncompiled(*args, **kwargs)
             return result
-        return plan(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return call
 
 
-def cached_constant(question: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Asks the machine once; compiled graphs take the answer for a constant."""
-    remembered = cache(question)
+def cached_constant(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Caches a function of the machine. Compiled graphs treat its result as a constant."""
+    cached = cache(function)
 
-    @wraps(question)
-    def answer(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        return remembered(*args, **kwargs)  # type: ignore[arg-type]
+    @wraps(function)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        return cached(*args, **kwargs)  # type: ignore[arg-type]
 
-    answer._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return answer
+    call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return call

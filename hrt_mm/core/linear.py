@@ -1,4 +1,4 @@
-"""Linear maps that know how they start, so that ``reset_parameters`` starts them again as they were built."""
+"""Linear maps and embeddings that keep their initializer, so that ``reset_parameters`` restores their initial state."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Start = Callable[[Tensor], Any]
-"""One of ``torch.nn.init``, which fills a tensor in place."""
+Init = Callable[[Tensor], Any]
+"""An initializer that fills a tensor in place, such as those of ``torch.nn.init``."""
 
 
 class InitLinear(nn.Linear):
-    """A linear map whose weights start as they are told to, and whose bias, where there is one, starts at zero.
+    """A linear map with a given weight initializer and, if it has a bias, a zero bias.
 
     Args:
-        width: of what comes in.
-        outputs: width of what comes out.
-        start: fills the weights.
-        bias: whether there is one.
-        now: whether :meth:`begin` is called already; later keeps the order of draws where a seed fixes them.
+        width: input width.
+        outputs: output width.
+        init: fills the weight.
+        bias: whether to add a bias.
+        now: whether to initialize at construction. False lets the owner call :meth:`init_weights` later, where the
+            order of random draws matters.
     """
 
-    start: Start | None = None
+    init: Init | None = None
 
-    def __init__(self, width: int, outputs: int, start: Start, *, bias: bool = False, now: bool = True) -> None:
+    def __init__(self, width: int, outputs: int, init: Init, *, bias: bool = False, now: bool = True) -> None:
         super().__init__(width, outputs, bias=bias)
-        self.start = start
+        self.init = init
         if now:
             self.init_weights()
 
     def reset_parameters(self) -> None:
-        """Starts again."""
+        """Reinitializes the weight and the bias."""
         super().reset_parameters()
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fills the weights as they start."""
-        if self.start is not None:
-            self.start(self.weight)
+        """Initializes the weight and the bias."""
+        if self.init is not None:  # nn.Linear calls reset_parameters before it is set
+            self.init(self.weight)
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
 
 class InitEmbedding(nn.Embedding):
-    """A table whose vectors start with a deviation of their own.
+    """An embedding table with normally distributed vectors of a given standard deviation.
 
     Args:
-        count: vectors.
-        width: of each.
-        std: the deviation.
-        now: as of :class:`InitLinear`.
+        count: number of vectors.
+        width: width of a vector.
+        std: the standard deviation.
+        now: as in :class:`InitLinear`.
     """
 
     std: float | None = None
@@ -62,11 +63,11 @@ class InitEmbedding(nn.Embedding):
             self.init_weights()
 
     def reset_parameters(self) -> None:
-        """Starts again."""
+        """Reinitializes the vectors."""
         super().reset_parameters()
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fills the vectors as they start."""
-        if self.std is not None:
+        """Initializes the vectors."""
+        if self.std is not None:  # nn.Embedding calls reset_parameters before it is set
             nn.init.normal_(self.weight, std=self.std)

@@ -1,4 +1,4 @@
-"""Root-mean-square norm without weights (arXiv 1910.07467): each use is followed by a linear map or a gain.
+"""Root-mean-square norm without weights (RMSNorm, arXiv 1910.07467). A linear map or a gain follows each use.
 
 Shapes: last axis D.
 """
@@ -15,62 +15,63 @@ EPS = 1e-6
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """``x`` over the root of the mean of its squares along the last axis, (..., D).
+    """Divides ``x`` by its root mean square along the last axis.
 
-    It can be differentiated any number of times, in either mode, and under the transforms of ``torch.func``.
+    Differentiable any number of times, in forward and reverse mode, and under the transforms of ``torch.func``.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], eps=EPS)
     if torch._C._are_functorch_transforms_active() or not (x.requires_grad and torch.is_grad_enabled()):
-        return _normed(x)[0]
+        return _normalize(x)[0]
     normed: Tensor = _CpuRmsNorm.apply(x)[0]
     return normed
 
 
 class _CpuRmsNorm(torch.autograd.Function):
-    """On a CPU PyTorch chains elementwise passes; with gradients this takes a third of their time.
+    """A fused gradient: a third of the time of PyTorch's chain of elementwise operations on a CPU.
 
-    The inverse root is an output too, so that second derivatives go through it.
+    The inverse root mean square is an output as well, so that second derivatives pass through it.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        normed, inverse = _normed(x)
+        normed, inv_rms = _normalize(x)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(normed, inverse)
-        ctx.save_for_forward(normed, inverse)
-        return normed, inverse
+        ctx.save_for_backward(normed, inv_rms)
+        ctx.save_for_forward(normed, inv_rms)
+        return normed, inv_rms
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, grad_inverse: Tensor | None) -> Tensor | None:
-        normed, inverse = ctx.saved_tensors
-        found = None
+    def backward(ctx: Any, grad: Tensor | None, grad_inv_rms: Tensor | None) -> Tensor | None:
+        normed, inv_rms = ctx.saved_tensors
+        grad_x = None
         if grad is not None:
-            along = torch.linalg.vecdot(grad, normed)[..., None] / normed.shape[-1]
-            found = torch.addcmul(grad, normed, along, value=-1).mul_(inverse)
-        if grad_inverse is None:
-            return found
-        # Second derivatives alone come here.
-        more = -grad_inverse * normed * inverse.square() / normed.shape[-1]
-        return more if found is None else found + more
+            # y = x / rms(x) has the Jacobian (I - y y^T / D) / rms(x).
+            projection = torch.linalg.vecdot(grad, normed)[..., None] / normed.shape[-1]
+            grad_x = torch.addcmul(grad, normed, projection, value=-1).mul_(inv_rms)
+        if grad_inv_rms is None:
+            return grad_x
+        # Reached by second derivatives only.
+        more = -grad_inv_rms * normed * inv_rms.square() / normed.shape[-1]
+        return more if grad_x is None else grad_x + more
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        normed, inverse = ctx.saved_tensors
-        along = torch.linalg.vecdot(tangent, normed)[..., None] / normed.shape[-1]
-        return (tangent - normed * along) * inverse, -along * inverse.square()
+        normed, inv_rms = ctx.saved_tensors
+        projection = torch.linalg.vecdot(tangent, normed)[..., None] / normed.shape[-1]
+        return (tangent - normed * projection) * inv_rms, -projection * inv_rms.square()
 
 
-def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The normed rows, and the inverse of each row's root mean square."""
+def _normalize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The normalized rows, and the inverse root mean square of each."""
     if torch.is_autocast_enabled("cpu"):
-        # It would take the squares of float32 rows in half precision.
+        # Autocast would square float32 rows in half precision.
         with torch.autocast("cpu", enabled=False):
-            return _wide(x)
-    return _wide(x)
+            return _normalize_in_float32(x)
+    return _normalize_in_float32(x)
 
 
-def _wide(x: Tensor) -> tuple[Tensor, Tensor]:
+def _normalize_in_float32(x: Tensor) -> tuple[Tensor, Tensor]:
     wide = x if x.dtype == torch.float64 else x.float()
-    inverse = (torch.linalg.vecdot(wide, wide) / x.shape[-1] + EPS).rsqrt()[..., None]
-    return (wide * inverse).to(x.dtype), inverse.to(x.dtype)
+    inv_rms = (torch.linalg.vecdot(wide, wide) / x.shape[-1] + EPS).rsqrt()[..., None]
+    return (wide * inv_rms).to(x.dtype), inv_rms.to(x.dtype)

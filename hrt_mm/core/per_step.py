@@ -1,4 +1,4 @@
-"""State that changes once a training step, however its samples are split into batches, chunks and ranks."""
+"""Module state that changes once per training step, however a step is split into batches, chunks and processes."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from torch import nn
 
 
 class PerStep(nn.Module):
-    """A module with such state.
+    """A module with state that is updated once per training step.
 
-    Inside :func:`training_step` it changes once for all batches together. Outside, each batch is a step of its own.
+    Within :func:`training_step` the hooks run once for all batches together. Without it, each batch is a step.
     """
 
     in_training_step = False
 
     def on_step_begin(self) -> None:
-        """Before the first batch of a step."""
+        """Called before the first batch of a step."""
 
     def on_step_end(self) -> None:
-        """After the last one. All ranks come here together."""
+        """Called after the last batch of a step, by all processes together."""
 
     @property
     def is_new_batch(self) -> bool:
-        """Whether a batch in training is counted: not where activations are made once more in the backward pass."""
+        """Whether a forward pass in training is a new batch, not the recomputation of a checkpointed one."""
+        # Checkpointed activations are recomputed in the backward pass, which runs as a graph task.
         return self.training and torch._C._current_graph_task_id() == -1
 
 
 @contextmanager
 def training_step(module: nn.Module) -> Iterator[None]:
-    """What runs inside is one training step of ``module``; within another one it is a part of that."""
-    parts = [
-        part for part in module.modules() if isinstance(part, PerStep) and part.training and not part.in_training_step
-    ]
+    """Makes everything that runs inside one training step of ``module``. An inner context joins the outer one."""
+    stateful = [child for child in module.modules() if isinstance(child, PerStep) and child.training]
+    stateful = [child for child in stateful if not child.in_training_step]
     try:
-        for part in parts:
-            part.in_training_step = True
-            part.on_step_begin()
+        for child in stateful:
+            child.in_training_step = True
+            child.on_step_begin()
         yield
-        for part in parts:
-            part.on_step_end()
+        for child in stateful:
+            child.on_step_end()
     finally:
-        for part in parts:
-            part.in_training_step = False
+        for child in stateful:
+            child.in_training_step = False

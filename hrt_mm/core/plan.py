@@ -17,7 +17,7 @@ from . import grids as nested
 from .errors import UserError
 from .host import on_host
 from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
-from .rope import FAR
+from .rope import FLOAT32_RANGE
 from .segments import limit_group_length
 from .spans import Spans
 from .tokens import Tokens
@@ -119,7 +119,7 @@ class LevelPlan:
         grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
         unit = (1.0,) * tokens.axes
         coords_TC = tokens.coords_TC
-        if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FAR:
+        if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FLOAT32_RANGE:
             # Means of them are then exact as well.
             coords_TC = coords_TC.double()
         return cls(level, tokens.spans, coords_TC, unit, grid, tokens.boundaries)
@@ -197,11 +197,11 @@ class LevelPlan:
                 )
             stride = config.stride if isinstance(config.stride, int) else config.stride[0]
             spans = self.samples.cut(stride)
-            return Groups(spans, self.samples.over(spans), stride)
+            return Groups(spans, self.samples.coarsen(spans), stride)
         size = extent(config.stride, len(self.unit), "stride")
         spans = self.grid.runs(size, self.device)
         cell_position_T = None if spans.uniform == math.prod(size) else self.grid.block_positions(size, self.device)
-        return Groups(spans, self.samples.over(spans), math.prod(size), cell_position_T)
+        return Groups(spans, self.samples.coarsen(spans), math.prod(size), cell_position_T)
 
     @on_host
     def given_groups(self, config: GivenGroups) -> Groups:

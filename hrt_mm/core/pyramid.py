@@ -1,4 +1,4 @@
-"""What a hierarchy gives: the tokens of every level, pooled vectors, and maps.
+"""The output of a hierarchy: tokens of every level, pooled vectors and feature maps.
 
 Shapes: B samples, T tokens of a level, D its width.
 """
@@ -22,12 +22,12 @@ class Pyramid:
     """The levels of a batch.
 
     Args:
-        names: of the levels, fine to coarse.
-        tokens: by name, the level's tokens after a norm.
-        groups: by name, how the level's tokens are grouped; the last level has none.
-        blocks: by name, the blocks that the level's grid is ordered by.
-        losses: auxiliary losses by name, weighted; a task adds them to its own.
-        stats: measured scalars by name.
+        names: level names, from fine to coarse.
+        tokens: normalized tokens by level name.
+        groups: groups of the tokens by level name; none for the last level.
+        blocks: nested block sizes of the grid by level name.
+        losses: weighted auxiliary losses by name, to be added to the loss of a task.
+        stats: scalar statistics by name.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Pyramid:
     stats: dict[str, Tensor] = field(default_factory=dict)
 
     def name(self, level: str | int | None) -> str:
-        """The name of a level given by name or place; the coarsest for ``None``.
+        """The name of a level, given by name or index; the coarsest level for ``None``.
 
         Raises:
             UserError: there is no such level.
@@ -56,20 +56,20 @@ class Pyramid:
         return self.tokens[self.name(level)]
 
     def pooled(self, level: str | int | None = None) -> Tensor:
-        """(B, D) the mean of each sample's tokens at a level, the coarsest where none is named."""
+        """(B, D) mean of the tokens of each sample at a level; the coarsest by default."""
         tokens = self.tokens[self.name(level)]
         return segment_mean(tokens.x, tokens.spans)
 
     def maps(self, level: str | int | None = None) -> list[Tensor]:
-        """The tokens of each sample in raster order, channels first: (D, t), (D, h, w) or (D, t, h, w)."""
+        """Feature maps of each sample in raster order, channels first: (D, t), (D, h, w) or (D, t, h, w)."""
         name = self.name(level)
         tokens = self.tokens[name]
-        parts = tokens.split()
         if tokens.grids is None:
-            return [part.T for part in parts]
-        return [self._raster(part, shape, name) for part, shape in zip(parts, tokens.grids, strict=True)]
-
-    def _raster(self, x_TD: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-        order = nested.nested_order(shape, self.blocks.get(name, ())).to(x_TD.device)
-        raster_TD = torch.empty_like(x_TD).index_copy(0, order, x_TD)
-        return raster_TD.T.unflatten(1, shape)
+            return [x_TD.T for x_TD in tokens.split()]
+        maps = []
+        for x_TD, shape in zip(tokens.split(), tokens.grids, strict=True):
+            # Row i is the cell with raster index order[i], so scattering the rows undoes the hierarchical order.
+            order = nested.nested_order(shape, self.blocks.get(name, ())).to(x_TD.device)
+            raster_TD = torch.empty_like(x_TD).index_copy(0, order, x_TD)
+            maps.append(raster_TD.T.unflatten(1, shape))
+        return maps

@@ -1,7 +1,7 @@
-"""Smoothing of what comes back from learned groups (H-Net, arXiv 2507.07955, equation 5).
+"""Smoothing of the unpooled stream of learned groups (H-Net, arXiv 2507.07955, eq. 5).
 
-A group whose boundary is unsure says less, and the one before it goes on: z̄ = p z + (1 - p) z̄ of the group before,
-with p the probability of the boundary that the group starts at. So the choice of boundaries has a gradient of its own.
+An exponential moving average gated by the boundary probability p of each group, z̄_g = p_g z_g + (1 - p_g) z̄_(g-1),
+carries the groups before an uncertain boundary over it, and gives the boundaries a gradient.
 
 Shapes: G groups, D width.
 """
@@ -17,76 +17,78 @@ from .spans import Spans
 
 
 def smooth(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
-    """Each group mixed with those before it in its sample; the first one of a sample stays as it is.
+    """Smooths the groups of each sample. The first group of a sample is unchanged.
 
     Args:
-        z_GD: what comes back from each group.
-        prob_G: probability of the boundary that each starts at.
-        samples: the samples, counted in groups.
+        z_GD: unpooled groups.
+        prob_G: probability of the boundary at which each group starts.
+        samples: the samples, in units of groups.
     """
-    stays_G1 = torch.where(samples.positions == 0, 0.0, 1 - prob_G)[:, None]
-    own_GD = (1 - stays_G1) * z_GD
-    found_GD: Tensor = _Recurrence.apply(own_GD, stays_G1.to(own_GD.dtype), samples.max_seqlen)
-    return found_GD.to(z_GD.dtype)
+    decay_G1 = torch.where(samples.positions == 0, 0.0, 1 - prob_G)[:, None]
+    input_GD = (1 - decay_G1) * z_GD
+    smoothed_GD: Tensor = _LinearRecurrence.apply(input_GD, decay_G1.to(input_GD.dtype), samples.max_seqlen)
+    return smoothed_GD.to(z_GD.dtype)
 
 
 def smooth_step(z_AD: Tensor, prob_A: Tensor, before_AD: Tensor) -> Tensor:
-    """One step of :func:`smooth`: new groups with what came back before them.
+    """One step of :func:`smooth`.
 
     Args:
-        z_AD: what comes back from each new group.
-        prob_A: probability of the boundary that each starts at; 1 for the first of a sample.
-        before_AD: the smoothed vectors of the groups before them.
+        z_AD: unpooled new groups.
+        prob_A: probability of the boundary at which each starts; 1 for the first of a sample.
+        before_AD: smoothed groups before them.
     """
     prob_A1 = prob_A[:, None]
     return (prob_A1 * z_AD + (1 - prob_A1) * before_AD).to(z_AD.dtype)
 
 
-class _Recurrence(torch.autograd.Function):
-    """y of g = own of g + stays of g * y of g - 1, all rows at once.
+class _LinearRecurrence(torch.autograd.Function):
+    """y_g = input_g + decay_g * y_(g-1), computed for all rows in parallel.
 
-    The gradient is the same recurrence backwards, so that only what came out is kept, not every step of the scan. As it
-    is the function itself, it can be differentiated again.
+    The gradient is the same recurrence in reverse, so only the output is saved, not the steps of the scan, and the
+    function is differentiable again.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
-        # What is saved must not be the input itself.
-        return _scan(own_GD, stays_G1, longest) if longest > 1 else own_GD.clone()
+    def forward(input_GD: Tensor, decay_G1: Tensor, max_length: int) -> Tensor:
+        # An input must not be returned as the saved output, hence the clone.
+        return _scan(input_GD, decay_G1, max_length) if max_length > 1 else input_GD.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        _, stays_G1, ctx.longest = inputs
-        ctx.save_for_backward(output, stays_G1)
-        ctx.save_for_forward(output, stays_G1)
+        _, decay_G1, ctx.max_length = inputs
+        ctx.save_for_backward(output, decay_G1)
+        ctx.save_for_forward(output, decay_G1)
 
     @staticmethod
     def backward(ctx: Any, grad_GD: Tensor) -> tuple[Tensor, Tensor, None]:
-        y_GD, stays_G1 = ctx.saved_tensors
-        # What a row gives to the next one comes back from there; the first rows of samples take nothing.
-        back_GD: Tensor = _Recurrence.apply(grad_GD.flip(0), stays_G1.roll(-1, 0).flip(0), ctx.longest)
-        own_GD = back_GD.flip(0)
-        return own_GD, (own_GD * y_GD.roll(1, 0)).sum(-1, keepdim=True), None
+        y_GD, decay_G1 = ctx.saved_tensors
+        # d_g = grad_g + decay_(g+1) * d_(g+1): rolling by one aligns each decay with the row that it leaves, and
+        # flipping reverses time. The decay of first rows is 0, so nothing crosses samples or wraps around.
+        reversed_GD: Tensor = _LinearRecurrence.apply(grad_GD.flip(0), decay_G1.roll(-1, 0).flip(0), ctx.max_length)
+        grad_input_GD = reversed_GD.flip(0)
+        return grad_input_GD, (grad_input_GD * y_GD.roll(1, 0)).sum(-1, keepdim=True), None
 
     @staticmethod
-    def jvp(ctx: Any, own_GD: Tensor, stays_G1: Tensor, longest: None) -> Tensor:
-        y_GD, kept_G1 = ctx.saved_tensors
-        return _scan(own_GD + stays_G1 * y_GD.roll(1, 0), kept_G1, ctx.longest)
+    def jvp(ctx: Any, input_tangent_GD: Tensor, decay_tangent_G1: Tensor, max_length: None) -> Tensor:
+        y_GD, decay_G1 = ctx.saved_tensors
+        return _scan(input_tangent_GD + decay_tangent_G1 * y_GD.roll(1, 0), decay_G1, ctx.max_length)
 
 
-def _scan(own_GD: Tensor, stays_G1: Tensor, longest: int) -> Tensor:
-    """The recurrence by doubling: after each step a row holds what twice as many rows gave it.
+def _scan(input_GD: Tensor, decay_G1: Tensor, max_length: int) -> Tensor:
+    """The recurrence by recursive doubling (Hillis and Steele, 1986).
 
     Args:
-        own_GD: what each row adds.
-        stays_G1: its share of the row before it; 0 where a run starts, and in the first row.
-        longest: rows of the longest run.
+        input_GD: input of each row.
+        decay_G1: weight of the row before; 0 in the first row of each run.
+        max_length: rows of the longest run.
     """
-    reach = 1
-    while reach < longest:
-        own_GD = torch.cat([own_GD[:reach], own_GD[reach:] + stays_G1[reach:] * own_GD[:-reach]])
-        stays_G1 = torch.cat([stays_G1[:reach], stays_G1[reach:] * stays_G1[:-reach]])
-        reach *= 2
-    return own_GD
+    # After each iteration a row holds the contributions of the last ``distance`` rows, and its decay their product.
+    distance = 1
+    while distance < max_length:
+        input_GD = torch.cat([input_GD[:distance], input_GD[distance:] + decay_G1[distance:] * input_GD[:-distance]])
+        decay_G1 = torch.cat([decay_G1[:distance], decay_G1[distance:] * decay_G1[:-distance]])
+        distance *= 2
+    return input_GD

@@ -1,8 +1,9 @@
-"""Spans: a partition of packed rows into contiguous runs, the one structure of the framework.
+"""Spans: a partition of packed rows into contiguous runs.
 
-Shapes: T rows, N runs. Sequences of a batch, attention windows and pooling groups are all Spans.
-Partitions are planned on the host, from lengths that are known there, and copied to the device once. Only
-spans that were born on a device (learned groups) are read back, once, when something on the host asks.
+Samples of a batch, attention windows and pooling groups are all spans. They are planned on the host, where lengths are
+known, and copied to the device once. Only learned groups, which a device decides, are read back, once per batch.
+
+Shapes: T rows, N runs.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _Value = TypeVar("_Value")
 
 
 class Spans:
-    """A partition of ``total`` packed rows into runs, held as offsets.
+    """A partition of ``total`` packed rows into runs, stored as offsets.
 
     Args:
-        offsets: (N+1,) int64 on the CPU: row where each run starts, and ``total`` at the end.
-        device: where ``cu_seqlens`` lives.
+        offsets: (N + 1,) int64 on the CPU: the first row of each run, then ``total``.
+        device: device of ``cu_seqlens``.
     """
 
     def __init__(self, offsets: Tensor, device: torch.device | str = "cpu") -> None:
@@ -46,7 +47,7 @@ class Spans:
     @classmethod
     @on_host
     def from_lengths(cls, lengths: Sequence[int] | Tensor, device: torch.device | str = "cpu") -> Spans:
-        """Runs of the given lengths, back to back.
+        """Consecutive runs of the given lengths.
 
         Raises:
             UserError: a length is negative.
@@ -61,16 +62,16 @@ class Spans:
     @classmethod
     @on_host
     def from_starts(cls, starts_T: Tensor, within: Spans) -> tuple[Spans, Spans]:
-        """Groups from a boundary mask. The first row of every run of ``within`` starts a group whatever the mask says.
+        """Groups from a boundary mask. The first row of every run of ``within`` starts a group in any case.
 
-        Reads a mask that lies on a device once.
+        Copies a mask on a device to the host, which waits for the device.
 
         Args:
             starts_T: (T,) bool, true where a group starts.
-            within: the sequences that no group crosses.
+            within: runs that no group crosses.
 
         Returns:
-            The groups over the rows, and the sequences over the groups.
+            The groups, and ``within`` in units of groups.
 
         Raises:
             UserError: the mask is not (T,) bool.
@@ -81,14 +82,14 @@ class Spans:
             )
         starts = starts_T.detach().cpu().clone()
         first = within.host[:-1]
-        starts[first[first < within.total]] = True
-        heads = starts.nonzero().squeeze(1)
-        groups = cls(torch.cat([heads, heads.new_tensor([within.total])]), within.device)
-        return groups, within.over(groups)
+        starts[first[first < within.total]] = True  # trailing empty runs start past the last row
+        rows = starts.nonzero().squeeze(1)
+        groups = cls(torch.cat([rows, rows.new_tensor([within.total])]), within.device)
+        return groups, within.coarsen(groups)
 
     @property
     def device(self) -> torch.device:
-        """Where ``cu_seqlens`` lives."""
+        """Device of ``cu_seqlens``."""
         return self.cu_seqlens.device
 
     def __len__(self) -> int:
@@ -100,16 +101,17 @@ class Spans:
 
     @on_host
     def cached(self, key: Any, make: Callable[[], _Value], other: Spans | None = None) -> _Value:
-        """A value derived from these spans, made once and shared by all layers.
+        """A value derived from these spans, computed once and shared by all layers.
 
         Args:
-            key: its name, unique among the values derived from these spans (and ``other``).
-            make: makes it. It must not hold these spans, which would keep device memory until the collector runs.
-            other: a second partition that the value depends on; the value is forgotten with that one.
+            key: unique among the values derived from these spans (and ``other``).
+            make: computes the value. The value must not refer to these spans: the cycle would hold device memory until
+                the garbage collector runs.
+            other: other spans that the value depends on. The value is dropped with them.
         """
         store = self._cache if other is None or other is self else self._pairs.setdefault(other, {})
         if key not in store:
-            # Evaluation may come first and training after it; autograd cannot save an inference tensor.
+            # Evaluation may run before training, and autograd cannot save tensors made in inference mode.
             with torch.inference_mode(False):
                 store[key] = make()
         value: _Value = store[key]
@@ -117,22 +119,22 @@ class Spans:
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) int64 run lengths, on the host."""
+        """(N,) int64 lengths of the runs, on the host."""
         return self.cached("lengths", self.host.diff)
 
     @property
     def counts(self) -> Tensor:
-        """(N,) int64 run lengths, on the device."""
+        """(N,) int64 lengths of the runs, on the device."""
         return self.cached("counts", lambda: self.lengths.to(self.device, non_blocking=True))
 
     @property
     def has_empty(self) -> bool:
-        """Whether a run has no row."""
+        """Whether any run is empty."""
         return self.cached("has_empty", lambda: bool((self.lengths == 0).any()))
 
     @property
     def ids(self) -> Tensor:
-        """(T,) int64: the run of each row, on the device."""
+        """(T,) int64 index of the run of each row, on the device."""
         return self.cached(
             "ids",
             lambda: torch.repeat_interleave(
@@ -142,7 +144,7 @@ class Spans:
 
     @property
     def positions(self) -> Tensor:
-        """(T,) int64: the place of each row in its run, on the device."""
+        """(T,) int64 position of each row in its run, on the device."""
         return self.cached(
             "positions",
             lambda: torch.arange(self.total, device=self.device) - self.cu_seqlens[:-1].long()[self.ids],
@@ -150,24 +152,24 @@ class Spans:
 
     @property
     def singletons(self) -> Spans:
-        """Runs of one row, one for each of these runs: a group's own query."""
+        """As many runs of one row each: for one query per group."""
         return self.cached("singletons", lambda: Spans(torch.arange(len(self) + 1), self.device))
 
     def to(self, device: torch.device | str) -> Spans:
-        """The same partition on another device."""
+        """The same spans on another device."""
         return self if torch.device(device) == self.device else Spans(self.host, device)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The runs of ``x`` (T, ...) as views, one a run."""
+        """A view of ``x`` (T, ...) for each run."""
         return torch.split(x, self.lengths.tolist())
 
     @on_host
     def cut(self, size: int, first: int = 0) -> Spans:
-        """Each run cut into pieces of ``size`` rows, the last one shorter.
+        """Cuts each run into pieces of ``size`` rows. The last piece of a run may be shorter.
 
         Args:
-            size: rows a piece, 1 or more.
-            first: rows of the first piece of each run, where it is to be shorter; 0 for ``size``.
+            size: rows per piece, 1 or more.
+            first: rows of the first piece of each run if that is shorter; 0 for ``size``.
 
         Raises:
             UserError: ``size`` is below 1.
@@ -179,39 +181,48 @@ class Spans:
         return self.cached(("cut", size, first), lambda: self._cut(size, first))
 
     def _cut(self, size: int, first: int) -> Spans:
-        lead = size - first if first else 0
-        padded = torch.where(self.lengths > 0, self.lengths + lead, 0)
+        # A shorter first piece is cut as if the run began ``missing`` rows earlier; its start is then clamped.
+        missing = size - first if first else 0
+        padded = torch.where(self.lengths > 0, self.lengths + missing, 0)
         pieces = (padded + size - 1) // size
-        # A run no longer than its first, short piece is that one piece.
         run = torch.repeat_interleave(torch.arange(len(self)), pieces)
-        rank = torch.arange(len(run)) - (pieces.cumsum(0) - pieces)[run]
-        starts = self.host[run] + (rank * size - lead).clamp(min=0)
+        # Subtracting the number of pieces in earlier runs turns a running count into an index within the run.
+        index = torch.arange(len(run)) - (pieces.cumsum(0) - pieces)[run]
+        starts = self.host[run] + (index * size - missing).clamp(min=0)
         return Spans(torch.cat([starts, self.host[-1:]]), self.device)
 
     @on_host
-    def over(self, groups: Spans) -> Spans:
-        """These runs counted in groups: how many of ``groups`` lie in each. Every run must be a union of groups."""
-        return self.cached("over", lambda: self._over(groups), groups)
+    def coarsen(self, groups: Spans) -> Spans:
+        """These runs in units of groups: the run lengths become numbers of ``groups``.
 
-    def _over(self, groups: Spans) -> Spans:
+        Raises:
+            UserError: a run is not a union of groups.
+        """
+        return self.cached("coarsen", lambda: self._coarsen(groups), groups)
+
+    def _coarsen(self, groups: Spans) -> Spans:
         if groups.total != self.total:
             raise UserError(f"groups cover {groups.total} rows, their sequences {self.total}")
-        # Empty groups at a border belong to the run that starts there, so search from the left.
+        # Several empty groups may start at the same row as a run. They belong to that run, hence the leftmost match.
         offsets = torch.searchsorted(groups.host, self.host)
         offsets[-1] = len(groups)
         inside = offsets[:-1] < len(groups.host)
         if not torch.equal(groups.host[offsets[:-1][inside]], self.host[:-1][inside]):
-            raise UserError("a group crosses the border between two sequences; cut it there")
+            raise UserError("a group crosses the boundary between two sequences; split it there")
         return Spans(offsets, self.device)
 
     @on_host
-    def under(self, outer: Spans) -> Spans:
-        """The rows that lie under each run of ``outer``, a partition of these runs: the inverse of :meth:`over`."""
+    def merge(self, outer: Spans) -> Spans:
+        """Merges these runs as ``outer``, a partition of them, says: the inverse of :meth:`coarsen`.
+
+        Args:
+            outer: spans in units of these runs.
+        """
         assert outer.total == len(self)
-        return self.cached("under", lambda: Spans(self.host[outer.host], self.device), outer)
+        return self.cached("merge", lambda: Spans(self.host[outer.host], self.device), outer)
 
     @staticmethod
-    def concat(parts: Sequence[Spans]) -> Spans:
-        """Partitions laid back to back."""
-        lengths = [part.lengths for part in parts]
-        return Spans.from_lengths(torch.cat(lengths) if lengths else [], parts[0].device if parts else "cpu")
+    def concat(partitions: Sequence[Spans]) -> Spans:
+        """Concatenates partitions."""
+        lengths = [spans.lengths for spans in partitions]
+        return Spans.from_lengths(torch.cat(lengths) if lengths else [], partitions[0].device if partitions else "cpu")

@@ -1,4 +1,4 @@
-"""Tokens: the samples of a batch packed back to back, without padding.
+"""Tokens: the samples of a batch, packed back to back without padding.
 
 Shapes: T tokens, D features, C axes, B samples.
 """
@@ -15,8 +15,8 @@ from torch import Tensor
 from .errors import UserError
 from .spans import Spans
 
-_EXACT = 1 << 24
-"""Whole numbers are exact in float32 up to here."""
+_FLOAT32_INTEGERS = 1 << 24
+"""Float32 represents integers exactly up to here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,11 @@ class Tokens:
 
     Args:
         x: (T, ...) features, or (T,) ids.
-        spans: the samples.
-        coords_TC: (T, C) float32, or float64 for positions far out: where each token lies on its modality's axes, in
-            level-0 steps.
-        grids: the cells of each sample along each axis, where the samples are grids in hierarchical order.
-        boundaries: by name, (T,) bool masks on the CPU, true where a given group starts. They stay there: partitions
-            are planned on the host.
+        spans: one run per sample.
+        coords_TC: (T, C) float32, or float64 for large positions: coordinates on the modality's axes, in level-0 units.
+        grids: the shape of each sample, if the samples are grids in hierarchical order.
+        boundaries: (T,) bool masks by name, true where a group starts. They stay on the CPU, where partitions are
+            planned.
     """
 
     x: Tensor
@@ -57,7 +56,7 @@ class Tokens:
 
     def _check_grids(self, grids: tuple[tuple[int, ...], ...]) -> None:
         if len(grids) != len(self.spans):
-            raise UserError(f"{len(grids)} grids for {len(self.spans)} samples; give one a sample")
+            raise UserError(f"{len(grids)} grids for {len(self.spans)} samples; give one per sample")
         for index, (shape, count) in enumerate(zip(grids, self.spans.lengths.tolist(), strict=True)):
             if len(shape) != self.axes:
                 raise UserError(
@@ -78,12 +77,12 @@ class Tokens:
         """Packs ragged 1-D samples.
 
         Args:
-            samples: each (t, ...) features or (t,) ids; all alike but for t, which may be 0.
-            coords: each (t, C) positions; counted from 0 when absent.
-            boundaries: by name, each (t,) bool.
+            samples: (t, ...) features or (t,) ids of each sample. Only t may differ between samples; it may be 0.
+            coords: (t, C) coordinates of each sample; 0, 1, 2, ... by default.
+            boundaries: by name, a (t,) bool mask of each sample.
 
         Raises:
-            UserError: no sample, samples whose features differ in shape, or coordinates or boundaries that do not fit.
+            UserError: there is no sample, features differ in shape, or coordinates or boundaries do not fit.
         """
         if not samples:
             raise UserError("cannot pack an empty list of samples; give at least one")
@@ -95,37 +94,37 @@ class Tokens:
                 )
         if coords is not None:
             _check_lengths(samples, coords, "coordinates")
-        for name, parts in (boundaries or {}).items():
-            _check_lengths(samples, parts, f"of boundary {name!r}")
+        for name, masks in (boundaries or {}).items():
+            _check_lengths(samples, masks, f"of boundary {name!r}")
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
         coords_TC = torch.cat(list(coords)) if coords is not None else spans.positions[:, None]
-        given = coords is not None and coords_TC.dtype in (torch.float64, torch.int64)
-        exact = not given and spans.max_seqlen <= _EXACT
-        coords_TC = coords_TC.float() if exact else coords_TC.double()
-        masks = {name: torch.cat(list(parts)).cpu() for name, parts in (boundaries or {}).items()}
-        return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=masks)
+        wide = coords is not None and coords_TC.dtype in (torch.float64, torch.int64)
+        fits_float32 = not wide and spans.max_seqlen <= _FLOAT32_INTEGERS
+        coords_TC = coords_TC.float() if fits_float32 else coords_TC.double()
+        packed = {name: torch.cat(list(masks)).cpu() for name, masks in (boundaries or {}).items()}
+        return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=packed)
 
     @property
     def axes(self) -> int:
-        """How many axes the coordinates have."""
+        """Number of coordinate axes."""
         return self.coords_TC.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens live."""
+        """Device of the features."""
         return self.x.device
 
     def __len__(self) -> int:
-        """The samples, not the tokens."""
+        """Number of samples."""
         return len(self.spans)
 
     def split(self) -> tuple[Tensor, ...]:
-        """The samples' tokens, one (t, ...) view each."""
+        """A (t, ...) view of the features of each sample."""
         return self.spans.split(self.x)
 
     def slice_samples(self, first: int, last: int) -> Tokens:
-        """The samples from ``first`` up to ``last``, which is not among them."""
+        """The samples ``first`` to ``last - 1``."""
         offsets = self.spans.host[first : last + 1]
         rows = slice(int(offsets[0]), int(offsets[-1]))
         return Tokens(
@@ -137,7 +136,7 @@ class Tokens:
         )
 
     def with_x(self, x: Tensor) -> Tokens:
-        """The same packing with other features."""
+        """The same tokens with other features."""
         return replace(self, x=x)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Tokens:
@@ -154,10 +153,10 @@ class Tokens:
         return replace(self, x=self.x.pin_memory(), coords_TC=self.coords_TC.pin_memory())
 
 
-def _check_lengths(samples: Sequence[Tensor], parts: Sequence[Tensor], what: str) -> None:
-    if len(parts) != len(samples):
-        given = what.removeprefix("of ")
-        raise UserError(f"got {given} for {len(parts)} samples, there are {len(samples)}; give one a sample")
-    for index, (sample, part) in enumerate(zip(samples, parts, strict=True)):
-        if len(part) != len(sample):
-            raise UserError(f"sample {index} has {len(sample)} tokens, but {len(part)} {what}; give one a token")
+def _check_lengths(samples: Sequence[Tensor], values: Sequence[Tensor], what: str) -> None:
+    if len(values) != len(samples):
+        name = what.removeprefix("of ")
+        raise UserError(f"got {name} for {len(values)} samples, there are {len(samples)}; give one per sample")
+    for index, (sample, value) in enumerate(zip(samples, values, strict=True)):
+        if len(value) != len(sample):
+            raise UserError(f"sample {index} has {len(sample)} tokens, but {len(value)} {what}; give one per token")

@@ -1,7 +1,7 @@
-"""How well found boundaries agree with true ones, and cuts that know nothing, to compare with.
+"""Agreement of predicted boundaries with reference ones, and uninformed baselines to compare with.
 
-Places are counted in tokens, frames or seconds; the score is the one of speech segmentation: a found boundary is a hit
-where a true one lies within a tolerance, and each boundary takes part in one hit at most.
+Positions may be tokens, frames or seconds. Scores are those of speech segmentation: a predicted boundary is a hit if a
+reference boundary lies within a tolerance, and each boundary is part of at most one hit.
 """
 
 from __future__ import annotations
@@ -13,106 +13,111 @@ import numpy as np
 
 from ..core.errors import UserError
 
-Places = Sequence[int] | Sequence[float] | np.ndarray
-"""Where boundaries lie, in ascending order."""
+Positions = Sequence[int] | Sequence[float] | np.ndarray
+"""Ascending positions of boundaries."""
 _ROUNDING = 1e-9
-"""Seconds that are a tolerance apart on paper may be a little more in binary."""
+"""Slack for decimal seconds, whose distance may exceed the tolerance by a rounding error."""
 
 
 @dataclass(frozen=True)
 class BoundaryScores:
     """Counts of boundaries, which add up over samples.
 
-    A share of nothing is 1: with no boundary found none is wrong, with none to find none is missed.
+    Precision without predictions and recall without references are 1: nothing is wrong, or nothing is missed.
 
     Args:
-        hits: found boundaries that match a true one.
-        found: boundaries that were found.
-        true: boundaries that there are.
-        apart: how far the two of each hit lie from each other, summed, in the unit of the places.
+        hits: predicted boundaries that match a reference one.
+        predicted: number of predicted boundaries.
+        reference: number of reference boundaries.
+        distance: sum of the distances between the two boundaries of each hit, in the unit of the positions.
     """
 
     hits: int = 0
-    found: int = 0
-    true: int = 0
-    apart: float = field(default=0.0, compare=False)
+    predicted: int = 0
+    reference: int = 0
+    distance: float = field(default=0.0, compare=False)
 
     def __add__(self, other: BoundaryScores) -> BoundaryScores:
-        counts = self.hits + other.hits, self.found + other.found, self.true + other.true
-        return BoundaryScores(*counts, self.apart + other.apart)
+        return BoundaryScores(
+            self.hits + other.hits,
+            self.predicted + other.predicted,
+            self.reference + other.reference,
+            self.distance + other.distance,
+        )
 
     @property
     def precision(self) -> float:
-        """Share of the found boundaries that are true."""
-        return self.hits / self.found if self.found else 1.0
+        """Fraction of the predicted boundaries that are hits."""
+        return self.hits / self.predicted if self.predicted else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of the true boundaries that were found."""
-        return self.hits / self.true if self.true else 1.0
+        """Fraction of the reference boundaries that are hit."""
+        return self.hits / self.reference if self.reference else 1.0
 
     @property
     def error(self) -> float:
-        """How far the two of a hit lie from each other on average; 0 where there is none."""
-        return self.apart / max(1, self.hits)
+        """Mean distance between the two boundaries of a hit; 0 without hits."""
+        return self.distance / max(1, self.hits)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        return 2 * self.hits / (self.found + self.true) if self.found + self.true else 1.0
+        total = self.predicted + self.reference
+        return 2 * self.hits / total if total else 1.0
 
 
-def boundary_scores(found: Places, true: Places, tolerance: float = 0) -> BoundaryScores:
+def boundary_scores(predicted: Positions, reference: Positions, tolerance: float = 0) -> BoundaryScores:
     """Compares the boundaries of one sample.
 
-    The hits are as many pairs as can be made of one found and one true boundary each, no further apart than the
-    tolerance. The place where every sample starts is no boundary: leave it out of both.
+    Hits are a maximum matching of predicted and reference boundaries that are at most ``tolerance`` apart. The start of
+    a sample is not a boundary: leave it out of both.
 
     Args:
-        found: places of the boundaries that were found, ascending.
-        true: places of those that there are, ascending.
-        tolerance: how far apart a pair may lie, in the unit of the places.
+        predicted: predicted positions, ascending.
+        reference: reference positions, ascending.
+        tolerance: maximum distance of a hit, in the unit of the positions.
 
     Raises:
-        UserError: places are not in ascending order, or the tolerance is below 0.
+        UserError: positions are not ascending, or the tolerance is negative.
     """
     if not tolerance >= 0:
         raise UserError(f"the tolerance must be 0 or more, got {tolerance}")
-    ours, theirs = _ascending(found, "found"), _ascending(true, "true")
-    hits = here = there = 0
+    ours, theirs = _ascending(predicted, "predicted"), _ascending(reference, "reference")
+    hits = i = j = 0
     total = 0.0
-    # All tolerances are alike, so that pairing the earliest two that fit never costs a later pair.
-    while here < len(ours) and there < len(theirs):
-        apart = ours[here] - theirs[there]
-        fits = abs(apart) <= tolerance + _ROUNDING
+    # With one tolerance for all, matching the earliest two that fit never costs a later match.
+    while i < len(ours) and j < len(theirs):
+        offset = ours[i] - theirs[j]
+        fits = abs(offset) <= tolerance + _ROUNDING
         hits += fits
-        total += abs(apart) * fits
-        here += fits or apart < 0
-        there += fits or apart > 0
+        total += abs(offset) * fits
+        i += fits or offset < 0
+        j += fits or offset > 0
     return BoundaryScores(hits, len(ours), len(theirs), total)
 
 
-def even_cuts(count: int, length: int) -> np.ndarray:
-    """(count,) places within ``length`` tokens that cut them into pieces of like length; never the first token."""
+def uniform_boundaries(count: int, length: int) -> np.ndarray:
+    """(count,) positions that split ``length`` tokens into pieces of nearly equal length; never the first token."""
     _check_room(count, length)
     return np.arange(1, count + 1) * length // (count + 1)
 
 
-def random_cuts(count: int, length: int, generator: np.random.Generator) -> np.ndarray:
-    """(count,) different places within ``length`` tokens, ascending, each as likely; never the first token."""
+def random_boundaries(count: int, length: int, generator: np.random.Generator) -> np.ndarray:
+    """(count,) distinct ascending positions, drawn uniformly from ``length`` tokens; never the first token."""
     _check_room(count, length)
-    found: np.ndarray = np.sort(generator.choice(max(0, length - 1), count, replace=False)) + 1
-    return found
+    positions: np.ndarray = np.sort(generator.choice(max(0, length - 1), count, replace=False)) + 1
+    return positions
 
 
-def _ascending(places: Places, name: str) -> list[float]:
-    values = np.asarray(places)
+def _ascending(positions: Positions, name: str) -> list[float]:
+    values = np.asarray(positions)
     if values.ndim != 1 or (np.diff(values) <= 0).any():
-        raise UserError(f"the {name} boundaries must be one list of different places in ascending order")
-    listed: list[float] = values.tolist()
-    return listed
+        raise UserError(f"the {name} boundaries must be a 1-D list of distinct, ascending positions")
+    as_list: list[float] = values.tolist()
+    return as_list
 
 
 def _check_room(count: int, length: int) -> None:
     if not 0 <= count <= max(0, length - 1):
-        raise UserError(f"{length} tokens have room for 0 to {max(0, length - 1)} cuts, not for {count}")
+        raise UserError(f"{length} tokens have room for 0 to {max(0, length - 1)} boundaries, not for {count}")

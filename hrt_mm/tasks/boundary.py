@@ -21,7 +21,7 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import seconds_per_token
 from ..data.sample import Sample
-from ..metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from ..metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 from .base import Batch, TaskConfig, TaskOutput
 from .encoding import EncoderTask
 from .labels import linear_head
@@ -151,8 +151,8 @@ class Boundary(EncoderTask):
             generator = np.random.default_rng([length, len(truth)])
             cuts = {
                 "": ours,
-                "_even": even_cuts(len(truth), length),
-                "_random": random_cuts(len(truth), length, generator),
+                "_even": uniform_boundaries(len(truth), length),
+                "_random": random_boundaries(len(truth), length, generator),
             }
             for who, places in cuts.items():
                 for tolerance in self.tolerances:
@@ -168,13 +168,13 @@ class Boundary(EncoderTask):
         pairs: dict[str, tuple[float, float]] = {}
         for (who, tolerance), scores in totals.items():
             called = self._called(tolerance)
-            pairs[f"f1_{called}{who}"] = (2 * scores.hits, scores.found + scores.true)
+            pairs[f"f1_{called}{who}"] = (2 * scores.hits, scores.predicted + scores.reference)
             if not who:
-                pairs[f"precision_{called}"] = (scores.hits, scores.found)
-                pairs[f"recall_{called}"] = (scores.hits, scores.true)
+                pairs[f"precision_{called}"] = (scores.hits, scores.predicted)
+                pairs[f"recall_{called}"] = (scores.hits, scores.reference)
         if (widest := totals.get(("", max(self.tolerances)))) is not None:
             timed = self.seconds_per_token is not None
-            pairs["error_ms" if timed else "error"] = (widest.apart * (1000 if timed else 1), widest.hits)
+            pairs["error_ms" if timed else "error"] = (widest.distance * (1000 if timed else 1), widest.hits)
         return {
             name: (torch.tensor(float(value), device=device), torch.tensor(float(count), device=device))
             for name, (value, count) in pairs.items()

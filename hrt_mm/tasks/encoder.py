@@ -1,4 +1,4 @@
-"""An encoder: a modality's embedding and the hierarchy over it. Tasks hold one, and hand it on pre-trained.
+"""The encoder that tasks train and share: the embedding of a modality, followed by a hierarchy.
 
 Shapes: T tokens.
 """
@@ -22,16 +22,16 @@ from ..data.tokenizer import Tokenizer
 
 
 class Encoder(nn.Module):
-    """Raw tokens to a pyramid.
+    """Maps raw tokens to a pyramid.
 
-    Every task holds it as ``encoder``, so that its weights have the same names in all of them.
+    Every task has it as ``encoder``, so that pre-trained weights have the same names in all tasks.
 
     Args:
         config: the hierarchy.
-        tokenizer: gives the axes and the embedding.
+        tokenizer: defines the axes and the embedding.
 
     Raises:
-        ConfigError: the hierarchy cannot serve the modality.
+        ConfigError: the hierarchy does not fit the modality.
     """
 
     def __init__(self, config: HierarchyConfig, tokenizer: Tokenizer) -> None:
@@ -51,43 +51,44 @@ class Encoder(nn.Module):
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 
     def forward(self, tokens: Tokens) -> Pyramid:
-        """The levels of raw tokens."""
+        """Embeds raw tokens and runs the hierarchy."""
         pyramid: Pyramid = self.hierarchy(self.embedding(tokens))
         return pyramid
 
     def parameter_levels(self) -> dict[str, int | None]:
-        """By parameter name, the place of its level; ``None`` for the embedding."""
+        """Level index by parameter name; ``None`` for the embedding."""
         levels = self.hierarchy.parameter_levels()
         return {name: levels.get(name.removeprefix("hierarchy.")) for name, _ in self.named_parameters()}
 
     def level_of(self, module: str) -> str:
-        """What a module within this one belongs to, in words: the embedding, or a level by name."""
-        part = ".".join(module.split(".")[:3])
+        """Names what a submodule belongs to, for messages: the embedding, or a level."""
+        # hierarchy.stages.0 and the like; deeper names only tell modules within a level apart.
+        prefix = ".".join(module.split(".")[:3])
         for name, level in self.parameter_levels().items():
-            if level is not None and name.startswith(f"{part}."):
+            if level is not None and name.startswith(f"{prefix}."):
                 return f"level {self.hierarchy.config.levels[level].name!r}"
         return "the embedding"
 
 
 @contextmanager
 def first_nonfinite(root: nn.Module) -> Iterator[list[str]]:
-    """Watches the modules within ``root``; the list gets the name of the first whose output is not finite."""
-    found: list[str] = []
+    """Records the name of the first leaf module within ``root`` whose output is not finite, in the yielded list."""
+    names: list[str] = []
 
     def watch(name: str, module: nn.Module, inputs: object, output: object) -> None:
-        if not found and isinstance(output, Tensor | Tokens) and not finite(output):
-            found.append(name)
+        if not names and isinstance(output, Tensor | Tokens) and not finite(output):
+            names.append(name)
 
     leaves = ((name, module) for name, module in root.named_modules() if not any(module.children()))
     handles = [module.register_forward_hook(partial(watch, name)) for name, module in leaves]
     try:
-        yield found
+        yield names
     finally:
         for handle in handles:
             handle.remove()
 
 
 def finite(value: Tensor | Tokens) -> bool:
-    """Whether no element is NaN or infinite. Reads the device."""
+    """Whether no element is NaN or infinite. Waits for the device."""
     x = value.x if isinstance(value, Tokens) else value
     return bool(torch.isfinite(x).all())

@@ -229,7 +229,7 @@ def hide(units: Spans, samples: Spans, ratio: float) -> Tensor:
     Returns:
         (T,) bool on the host, true where a token is hidden.
     """
-    per_sample = Spans(samples.host).over(units)
+    per_sample = Spans(samples.host).coarsen(units)
     sample_U = per_sample.ids
     # Sorted by sample and then at random, the first units of each sample are a random choice of them.
     order = (sample_U + torch.rand(len(units), dtype=torch.float64)).argsort()

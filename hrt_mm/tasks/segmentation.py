@@ -335,5 +335,5 @@ def _sum(predicted: Sequence[Sequence[int]], true: Sequence[Sequence[int]], tole
 
 def _share(scores: BoundaryScores, broken: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Numerator and denominator of F1; each step of a sample whose probabilities are NaN counts as wrong."""
-    counts = torch.tensor([2 * scores.hits, scores.found + scores.true + broken], device=device)
+    counts = torch.tensor([2 * scores.hits, scores.predicted + scores.reference + broken], device=device)
     return counts[0], counts[1]

@@ -154,7 +154,7 @@ def level_spans(pyramid: Pyramid, level: int) -> Spans:
     """The level-0 tokens under each token of a level above it."""
     under = pyramid.groups[pyramid.names[0]]
     for name in pyramid.names[1:level]:
-        under = under.under(pyramid.groups[name])
+        under = under.merge(pyramid.groups[name])
     return under
 
 

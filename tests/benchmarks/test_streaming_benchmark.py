@@ -9,7 +9,7 @@ import pytest
 from benchmarks import streaming
 from benchmarks.command import main
 from benchmarks.results import read
-from hrt_mm.metrics.edits import edits
+from hrt_mm.metrics.edits import edit_distance
 from tests.modalities.speech.test_transcribe import run as tones_run
 
 run = tones_run
@@ -20,7 +20,7 @@ run = tones_run
 def test_error_rates_are_edits_over_words(length: int) -> None:
     generator = np.random.default_rng(length)
     found, true = generator.choice(list("abc"), length).tolist(), generator.choice(list("abc"), 30).tolist()
-    assert streaming.error_rate(found, true) == pytest.approx(edits(found, true) / 30)
+    assert streaming.error_rate(found, true) == pytest.approx(edit_distance(found, true) / 30)
 
 
 def test_it_measures_a_run(run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -212,4 +212,4 @@ def test_cuda_gives_the_same(
 
 def test_spans_of_one_device_stay_there() -> None:
     spans = Spans.from_lengths([2, 3])
-    assert spans.cut(2).device == spans.over(spans.cut(2)).device == torch.device("cpu")
+    assert spans.cut(2).device == spans.coarsen(spans.cut(2)).device == torch.device("cpu")

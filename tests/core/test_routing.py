@@ -52,7 +52,7 @@ def test_no_group_is_longer_than_the_cap(longest: int) -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         one = router(target=1.5, longest=max(2, longest))
-        one.longest = longest
+        one.max_length = longest
         for parameter in one.parameters():
             nn.init.normal_(parameter)
         starts_T = one(torch.randn(48, DIM), samples).starts_T

@@ -116,9 +116,9 @@ def test_over_and_under_of_many_random_partitions() -> None:
         lengths = random_lengths(rng)
         sizes, counts = partition_of(lengths, rng)
         runs, groups = Spans.from_lengths(lengths), Spans.from_lengths(sizes)
-        over = runs.over(groups)
+        over = runs.coarsen(groups)
         assert over.lengths.tolist() == counts, (lengths, sizes)
-        assert groups.under(over).lengths.tolist() == lengths, "under is not the inverse of over"
+        assert groups.merge(over).lengths.tolist() == lengths, "merge is not the inverse of coarsen"
         assert over.total == len(groups)
 
 
@@ -127,7 +127,7 @@ def test_over_counts_empty_groups_once() -> None:
     for _ in range(100):
         lengths = [rng.randint(1, 9) for _ in range(rng.randint(1, 5))]
         sizes, _ = partition_of(lengths, rng, empty=True)
-        over = Spans.from_lengths(lengths).over(Spans.from_lengths(sizes))
+        over = Spans.from_lengths(lengths).coarsen(Spans.from_lengths(sizes))
         assert over.total == len(sizes)
         at = 0
         for length, count in zip(lengths, over.lengths.tolist(), strict=True):
@@ -148,7 +148,7 @@ def test_from_starts_of_many_random_masks() -> None:
         assert groups.host[:-1].tolist() == starts
         assert groups.total == sum(lengths)
         assert (groups.lengths > 0).all()
-        assert groups.under(samples).lengths.tolist() == lengths
+        assert groups.merge(samples).lengths.tolist() == lengths
 
 
 def test_concat() -> None:
@@ -162,7 +162,7 @@ def test_derived_partitions_are_made_once() -> None:
     groups = spans.cut(2)
     assert spans.cut(2) is groups
     assert spans.cut(2, 1) is not groups
-    assert spans.over(groups) is spans.over(groups)
+    assert spans.coarsen(groups) is spans.coarsen(groups)
     assert spans.ids is spans.ids
     assert spans.to("cpu") is spans
 
@@ -171,7 +171,7 @@ def test_a_new_partition_never_meets_the_plan_of_an_old_one() -> None:
     runs = Spans.from_lengths([4, 4])
     for size in (1, 2, 4) * 20:
         groups = Spans.from_lengths([size] * (8 // size))
-        assert runs.over(groups).lengths.tolist() == [4 // size] * 2
+        assert runs.coarsen(groups).lengths.tolist() == [4 // size] * 2
 
 
 def test_partitions_of_others_do_not_pile_up() -> None:
@@ -179,7 +179,7 @@ def test_partitions_of_others_do_not_pile_up() -> None:
     seen = []
     for _ in range(5):
         groups = Spans.from_lengths([4, 4, 4, 4])
-        runs.over(groups)
+        runs.coarsen(groups)
         seen.append(weakref.ref(groups))
     del groups
     assert all(reference() is None for reference in seen), "a fixed batch would keep the groups of every step"
@@ -191,7 +191,7 @@ def test_a_spans_dies_with_its_last_reference() -> None:
     try:
         spans = Spans.from_lengths([3, 5])
         groups = spans.cut(2)
-        groups.under(spans.over(groups))
+        groups.merge(spans.coarsen(groups))
         _ = spans.ids, spans.singletons, spans.positions
         alive = weakref.ref(spans)
         del spans, groups
@@ -202,12 +202,12 @@ def test_a_spans_dies_with_its_last_reference() -> None:
 
 def test_pickles_without_what_it_derived() -> None:
     runs = Spans.from_lengths([4, 4])
-    runs.over(runs.cut(2))
+    runs.coarsen(runs.cut(2))
     copy = pickle.loads(pickle.dumps(runs))
     assert copy.lengths.tolist() == [4, 4]
     # Keys made of addresses would mean other objects in another process.
     for size in (1, 4, 2):
-        assert copy.over(Spans.from_lengths([size] * (8 // size))).lengths.tolist() == [4 // size] * 2
+        assert copy.coarsen(Spans.from_lengths([size] * (8 // size))).lengths.tolist() == [4 // size] * 2
     assert len(pickle.dumps(runs)) == len(pickle.dumps(Spans.from_lengths([4, 4])))
 
 
@@ -232,9 +232,9 @@ def test_errors_say_what_was_expected() -> None:
     with pytest.raises(UserError, match="a window or stride must be 1 or more, got 0"):
         spans.cut(0)
     with pytest.raises(UserError, match="groups cover 6 rows, their sequences 7"):
-        spans.over(Spans.from_lengths([6]))
-    with pytest.raises(UserError, match="a group crosses the border between two sequences"):
-        spans.over(Spans.from_lengths([2, 2, 3]))
+        spans.coarsen(Spans.from_lengths([6]))
+    with pytest.raises(UserError, match="a group crosses the boundary between two sequences"):
+        spans.coarsen(Spans.from_lengths([2, 2, 3]))
     with pytest.raises(UserError, match=r"bool of shape \(7,\), got torch.int64 \(7,\)"):
         Spans.from_starts(torch.zeros(7, dtype=torch.int64), spans)
     with pytest.raises(UserError, match=r"bool of shape \(7,\), got torch.bool \(6,\)"):

@@ -47,7 +47,7 @@ def test_given_coords_and_boundaries_are_kept() -> None:
 
 def test_pickles() -> None:
     tokens = Tokens.pack(samples(3, 2))
-    tokens.spans.over(tokens.spans.cut(2))
+    tokens.spans.coarsen(tokens.spans.cut(2))
     back = pickle.loads(pickle.dumps(tokens))
     assert torch.equal(back.x, tokens.x)
     assert back.spans.lengths.tolist() == [3, 2]
@@ -78,7 +78,7 @@ def bare(x: Tensor, lengths: list[int], **kwargs: object) -> Tokens:
             lambda: Tokens(torch.zeros(3, 2), Spans.from_lengths([3]), torch.zeros(3)),
             r"coords_TC \(3,\); expected \(3, ...\) and \(3, axes\)",
         ),
-        (lambda: bare(torch.zeros(3, 2), [3], grids=((3,), (3,))), "2 grids for 1 samples; give one a sample"),
+        (lambda: bare(torch.zeros(3, 2), [3], grids=((3,), (3,))), "2 grids for 1 samples; give one per sample"),
         (
             lambda: bare(torch.zeros(3, 2), [3], boundaries={"words": torch.ones(3)}),
             r"boundary 'words' must be bool of shape \(3,\) on the CPU, got torch.float32 \(3,\)",

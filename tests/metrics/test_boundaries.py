@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 
 
 def figures(scores: BoundaryScores) -> tuple[float, float, float]:
@@ -31,7 +31,7 @@ def test_off_by_one_is_a_miss_unless_it_is_allowed() -> None:
 
 def test_shares_by_hand() -> None:
     scores = boundary_scores([1, 2, 3, 8], [2, 9, 20])
-    assert (scores.hits, scores.found, scores.true) == (1, 4, 3)
+    assert (scores.hits, scores.predicted, scores.reference) == (1, 4, 3)
     assert figures(scores) == (1 / 4, 1 / 3, 2 / 7)
     assert boundary_scores([1, 2, 3, 8], [2, 9, 20], 1).hits == 2
 
@@ -60,15 +60,15 @@ def test_no_other_matching_has_more_hits(tolerance: int) -> None:
 
 def test_counts_add_up_over_samples() -> None:
     total = boundary_scores([1, 2], [2]) + boundary_scores([5], [4, 5, 6])
-    assert total == BoundaryScores(hits=2, found=3, true=4)
+    assert total == BoundaryScores(hits=2, predicted=3, reference=4)
     assert total.f1 == 4 / 7
 
 
 @pytest.mark.parametrize("places", [[3, 1], [2, 2], [[1], [2]]], ids=str)
 def test_places_out_of_order_are_refused(places: list[int]) -> None:
-    with pytest.raises(UserError, match="found boundaries must be one list of different places in ascending order"):
+    with pytest.raises(UserError, match="predicted boundaries must be a 1-D list of distinct, ascending positions"):
         boundary_scores(places, [1])
-    with pytest.raises(UserError, match="true boundaries must be"):
+    with pytest.raises(UserError, match="reference boundaries must be"):
         boundary_scores([1], places)
 
 
@@ -79,11 +79,11 @@ def test_a_tolerance_below_zero_is_refused(tolerance: float) -> None:
 
 
 def test_even_cuts_make_pieces_of_like_length() -> None:
-    assert even_cuts(3, 12).tolist() == [3, 6, 9]
-    assert even_cuts(0, 5).tolist() == even_cuts(0, 0).tolist() == []
+    assert uniform_boundaries(3, 12).tolist() == [3, 6, 9]
+    assert uniform_boundaries(0, 5).tolist() == uniform_boundaries(0, 0).tolist() == []
     for length in range(1, 40):
         for count in range(length):
-            pieces = np.diff([0, *even_cuts(count, length), length])
+            pieces = np.diff([0, *uniform_boundaries(count, length), length])
             assert pieces.min() >= 1
             assert pieces.max() - pieces.min() <= 1
 
@@ -92,19 +92,19 @@ def test_random_cuts_are_different_and_everywhere() -> None:
     generator = np.random.default_rng(0)
     counts = np.zeros(10)
     for _ in range(3000):
-        cuts = random_cuts(3, 10, generator)
+        cuts = random_boundaries(3, 10, generator)
         assert (np.diff(cuts) > 0).all()
         counts[cuts] += 1
     assert counts[0] == 0
     assert counts[1:].min() > 0.9 * 1000
-    assert random_cuts(9, 10, generator).tolist() == list(range(1, 10))
-    assert random_cuts(0, 0, generator).tolist() == []
-    same = (random_cuts(4, 50, np.random.default_rng(5)).tolist() for _ in range(2))
+    assert random_boundaries(9, 10, generator).tolist() == list(range(1, 10))
+    assert random_boundaries(0, 0, generator).tolist() == []
+    same = (random_boundaries(4, 50, np.random.default_rng(5)).tolist() for _ in range(2))
     assert next(same) == next(same)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5])
 def test_more_cuts_than_there_is_room_for(length: int) -> None:
-    for cut in (even_cuts, lambda count, length: random_cuts(count, length, np.random.default_rng(0))):
+    for cut in (uniform_boundaries, lambda count, length: random_boundaries(count, length, np.random.default_rng(0))):
         with pytest.raises(UserError, match=f"{length} tokens have room for 0 to"):
             cut(max(1, length), length)

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from hrt_mm.metrics.edits import edits
+from hrt_mm.metrics.edits import edit_distance
 
 
 @pytest.mark.parametrize(
@@ -13,14 +13,14 @@ from hrt_mm.metrics.edits import edits
     [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
 )
 def test_known_distances(found: str, true: str, count: int) -> None:
-    assert edits(found, true) == count
+    assert edit_distance(found, true) == count
 
 
 def test_it_is_the_recursive_definition() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
         one, other = (tuple(generator.integers(0, 3, generator.integers(0, 7)).tolist()) for _ in range(2))
-        assert edits(one, other) == _defined(one, other)
+        assert edit_distance(one, other) == _defined(one, other)
 
 
 @cache

@@ -140,7 +140,7 @@ def _down(down: nn.Module, fine: Laid, coarse: Laid) -> int:
         pairs = _staircase(fine, coarse)
     else:
         k_spans = coarse.plan.cross_scale_spans()
-        q_spans = fine.groups.spans.under(k_spans)
+        q_spans = fine.groups.spans.merge(k_spans)
         pairs = int((q_spans.lengths * k_spans.lengths).sum())
     return _cross(down, fine.tokens, coarse.tokens, pairs)
 

@@ -97,4 +97,4 @@ def _groups(plan: LevelPlan, transition: Transition) -> Groups:
 
 def _alike(plan: LevelPlan, size: float, longest: float) -> Groups:
     spans = plan.samples.cut(max(1, round(min(size, longest))))
-    return Groups(spans, plan.samples.over(spans), spans.max_seqlen)
+    return Groups(spans, plan.samples.coarsen(spans), spans.max_seqlen)

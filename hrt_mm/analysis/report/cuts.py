@@ -18,7 +18,7 @@ from ...core.pyramid import Pyramid
 from ...core.tokens import Tokens
 from ...data.capabilities import Generative
 from ...data.tokenizer import Tokenizer
-from ...metrics.boundaries import BoundaryScores, boundary_scores, even_cuts, random_cuts
+from ...metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 from ...tasks.encoder import Encoder
 from ...train.precision import autocast
 from .page import Page
@@ -68,7 +68,7 @@ class LevelCuts:
     def best(self) -> str | None:
         """The boundary that the cuts are nearest to, of those that are there at all."""
         exact = {name: table["cuts", 0] for name, table in self.scores.items()}
-        return max((name for name in exact if exact[name].true), key=lambda name: exact[name].f1, default=None)
+        return max((name for name in exact if exact[name].reference), key=lambda name: exact[name].f1, default=None)
 
     def add(self, pyramid: Pyramid, tokens: Tokens, names: Sequence[str], generator: np.random.Generator) -> np.ndarray:
         """Counts one sample with the boundaries that it has; returns where it was cut, in level-0 tokens."""
@@ -101,8 +101,8 @@ def score_cuts(
     count, length = len(cuts), len(room) + 1
     known = {
         "cuts": [cuts],
-        "even": [room[even_cuts(count, length) - 1]],
-        "random": [room[random_cuts(count, length, generator) - 1] for _ in range(DRAWS)],
+        "even": [room[uniform_boundaries(count, length) - 1]],
+        "random": [room[random_boundaries(count, length, generator) - 1] for _ in range(DRAWS)],
     }
     found: dict[str, Table] = {}
     for name, places in true.items():

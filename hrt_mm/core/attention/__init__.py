@@ -1,4 +1,4 @@
-"""All the attention there is: ``attend`` over packed rows, on the best backend that can serve the call."""
+"""Attention over packed rows: ``attend``, on the best backend that supports the call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .varlen import FlashAttn, Varlen
 __all__ = ["BACKENDS", "Backend", "Call", "attend", "choose"]
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Varlen(), FlashAttn(), Sdpa(), Reference())}
-"""In the order in which they are tried; ``reference`` serves only where it is asked for."""
+"""By name, in the order in which ``auto`` tries them. ``reference`` is used on request only: sdpa takes any call."""
 
 
 def attend(
@@ -32,28 +32,28 @@ def attend(
     scale: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Attention within runs: the queries of run i see the keys of run i.
+    """Attention within runs: the queries of run i attend to the keys of run i.
 
     Positions are aligned at the end of a run, as in FlashAttention-2 (arXiv 2307.08691): with L queries and M keys,
-    query a stands at key a + M - L. A query that sees no key gives zeros.
+    query a is at the position of key a + M - L. The output of a query that sees no key is zero.
 
     Args:
         q_THD: (T, H, D) queries.
         k_SKD: (S, K, D) keys; H is a multiple of K (grouped-query attention).
         v_SKD: (S, K, D) values.
         q_spans: runs of the queries.
-        k_spans: runs of the keys, as many as of the queries; ``q_spans`` when absent.
-        window: keys to each side that a query sees beside its own place, or (left, right); all when absent.
-        causal: hide later keys.
-        scale: of the scores; 1/sqrt(D) when absent.
-        backend: ``auto`` or the name of one.
+        k_spans: runs of the keys, as many as of the queries; ``q_spans`` by default.
+        window: number of keys visible to each side of a query's position, or (left, right); unlimited by default.
+        causal: mask later keys.
+        scale: of the scores; 1/sqrt(D) by default.
+        backend: ``auto``, or the name of a backend.
 
     Returns:
         (T, H, D).
 
     Raises:
         UserError: shapes, runs or window do not fit.
-        BackendError: the backend that was asked for cannot serve the call.
+        BackendError: the requested backend does not support the call.
     """
     k_spans = q_spans if k_spans is None else k_spans
     _check(q_THD, k_SKD, v_SKD, q_spans, k_spans)
@@ -67,26 +67,26 @@ def attend(
         (left, 0 if causal else right),
         1 / math.sqrt(q_THD.shape[-1]) if scale is None else scale,
     )
-    one = choose(call, backend)
+    chosen = choose(call, backend)
     if q_spans.total and k_spans.total:
-        return one(call)
-    # No kernel takes a batch of empty runs alone. On the graph all the same: ranks wait for every gradient.
+        return chosen(call)
+    # No kernel takes a batch without rows. The zeros stay on the graph, as DDP waits for the gradient of every input.
     return torch.zeros_like(q_THD) + 0 * (q_THD.sum() + k_SKD.sum() + v_SKD.sum())
 
 
 def choose(call: Call, backend: str = "auto") -> Backend:
-    """The first backend that can serve the call, or the one that was asked for.
+    """The first backend that supports the call, or the requested one.
 
     Raises:
-        BackendError: it cannot serve the call, or is unknown; says why and what can.
+        BackendError: the requested backend is unknown or does not support the call.
     """
     if backend == "auto":
-        return next(one for one in BACKENDS.values() if one.why_not(call) is None)
+        return next(candidate for candidate in BACKENDS.values() if candidate.why_not(call) is None)
     if backend not in BACKENDS:
         raise BackendError(f"unknown attention backend {backend!r}; one of auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[backend].why_not(call)
     if reason is not None:
-        able = [name for name, one in BACKENDS.items() if one.why_not(call) is None]
+        able = [name for name, candidate in BACKENDS.items() if candidate.why_not(call) is None]
         raise BackendError(f"attention backend {backend!r} cannot serve: {reason}; able here: auto, {', '.join(able)}")
     return BACKENDS[backend]
 

@@ -1,4 +1,4 @@
-"""One attention call over packed rows, and what a backend is."""
+"""An attention call over packed rows, and the interface of its backends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ UNLIMITED = -1
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Queries of run i attend to the keys of run i.
+    """Arguments of an attention call: queries of run i attend to the keys of run i.
 
-    Positions are aligned at the end of a run, as in FlashAttention-2: query a of L sees key b of M where
-    ``-left <= b - a - (M - L) <= right``; -1 stands for no bound. A query that sees no key gives zeros.
+    Positions are aligned at the end of a run, as in FlashAttention-2: query a of L sees key b of M if
+    ``-left <= b - a - (M - L) <= right``, with -1 for no bound. The output of a query that sees no key is zero.
 
     Shapes: T query rows, S key rows, H query heads, K key heads (H a multiple of K), D head width.
     """
@@ -32,7 +32,7 @@ class Call:
 
     @property
     def is_causal(self) -> bool:
-        """Whether the window is exactly "nothing later"."""
+        """Whether the window masks exactly the later keys."""
         return self.window == (UNLIMITED, 0)
 
     @property
@@ -42,18 +42,18 @@ class Call:
 
 
 class Backend(ABC):
-    """A way to compute a call."""
+    """Computes attention calls."""
 
     name: str
 
     @abstractmethod
     def why_not(self, call: Call) -> str | None:
-        """Why it cannot serve this call, or ``None`` where it can."""
+        """Why the backend does not support this call, or ``None`` if it does."""
 
     @abstractmethod
     def missing(self) -> str | None:
-        """Why it cannot serve any call on this machine, or ``None``."""
+        """Why the backend does not work on this machine at all, or ``None`` if it does."""
 
     @abstractmethod
     def __call__(self, call: Call) -> Tensor:
-        """Attention of the call, (T, H, D)."""
+        """Computes the call, (T, H, D)."""

@@ -1,7 +1,7 @@
-"""Attention through PyTorch's scaled_dot_product_attention, on every device and in every precision.
+"""Attention through PyTorch's ``scaled_dot_product_attention``, on every device and in every precision.
 
-Runs of one length fold into the batch dimension as 4-D views. 5-D inputs would fall to the mathematical kernel
-without a word (pytorch-image-models, hiera.py), so none are made.
+Runs of one length become the batch dimension of 4-D views. 5-D inputs would silently fall back to the unfused math
+kernel (see hiera.py in pytorch-image-models).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .kernel import dense_attention
 
 
 class Sdpa(Backend):
-    """Uniform runs as one dense batch; ragged runs and sliding windows as a few."""
+    """Runs of one length are one dense batch; ragged runs and sliding windows are a few."""
 
     name = "sdpa"
 
@@ -37,27 +37,28 @@ def _bucketed(call: Call) -> Tensor:
     plan = bucket_plan(call.q_spans, call.k_spans, call.window)
     if not plan.buckets:
         return torch.zeros_like(call.q_THD)
-    parts = zip(
-        _gathered(call.q_THD, plan.q_rows).split(plan.q_sizes),
-        _gathered(call.k_SKD, plan.k_rows).split(plan.k_sizes),
-        _gathered(call.v_SKD, plan.k_rows).split(plan.k_sizes),
+    arguments = zip(
+        _gather(call.q_THD, plan.q_rows).split(plan.q_sizes),
+        _gather(call.k_SKD, plan.k_rows).split(plan.k_sizes),
+        _gather(call.v_SKD, plan.k_rows).split(plan.k_sizes),
         plan.buckets,
         strict=True,
     )
-    outputs = [_dense(*part, call.scale) for part in parts]
+    outputs = [_dense(*bucket, call.scale) for bucket in arguments]
     rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return _gathered(rows, plan.order)
+    return _gather(rows, plan.order)
 
 
-def _gathered(x_THD: Tensor, rows: Tensor | None) -> Tensor:
+def _gather(x_THD: Tensor, rows: Tensor | None) -> Tensor:
     return x_THD if rows is None else x_THD.index_select(0, rows)
 
 
 def _dense(q_QHD: Tensor, k_PKD: Tensor, v_PKD: Tensor, bucket: Bucket, scale: float) -> Tensor:
-    """One bucket, its runs back to back: Q = N * L query rows and P = N * M key rows to (Q, H, D)."""
+    """Attention of one bucket: Q = N * L query rows and P = N * M key rows to (Q, H, D)."""
     count, queries, keys = bucket.size
     if not keys:
         return torch.zeros_like(q_QHD)
+    # (N * L, H, D) to (N, H, L, D), the layout of the kernel. Only the views change; the rows are contiguous already.
     q_NHLD, k_NKMD, v_NKMD = (
         x.unflatten(0, (count, length)).transpose(1, 2)
         for x, length in ((q_QHD, queries), (k_PKD, keys), (v_PKD, keys))

@@ -1,6 +1,6 @@
-"""FlashAttention-2 on packed rows: PyTorch's own kernel, and the flash-attn package.
+"""FlashAttention-2 on packed rows: PyTorch's kernel, and the flash-attn package.
 
-Both take half precision on CUDA alone. Their window is ours: (left, right), aligned at the end of a run.
+Both support half precision on CUDA only. Their windows are (left, right), aligned at the end of a run, as here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .call import UNLIMITED, Backend, Call
 _MAX_HEAD = 256
 
 
-def _flash_refuses(call: Call) -> str | None:
+def _unsupported(call: Call) -> str | None:
     q_THD = call.q_THD
     if q_THD.device.type != "cuda":
         return f"needs a CUDA device, the tensors are on {q_THD.device.type}"
@@ -28,7 +28,8 @@ def _flash_refuses(call: Call) -> str | None:
     if width > _MAX_HEAD or width % 8:
         return f"takes head widths that are multiples of 8 up to {_MAX_HEAD}, not {width}"
     if call.window[1] > 0 and call.window[1] >= call.k_spans.max_seqlen and call.q_spans is not call.k_spans:
-        # It takes such a bound for none, but with fewer keys than queries the first queries stand before all keys.
+        # The kernel drops such a bound, but with more queries than keys the first queries come before all keys and must
+        # not see those beyond it.
         return f"takes no right bound as long as the keys ({call.window[1]} for {call.k_spans.max_seqlen})"
     return None
 
@@ -42,7 +43,7 @@ def _no_device() -> str | None:
 
 
 class Varlen(Backend):
-    """``torch.nn.attention.varlen``: FlashAttention-2 inside PyTorch, or the later one activated there."""
+    """``torch.nn.attention.varlen``: FlashAttention-2 in PyTorch, or a later version activated there."""
 
     name = "varlen"
 
@@ -50,18 +51,18 @@ class Varlen(Backend):
         return _no_kernel() or _no_device()
 
     def why_not(self, call: Call) -> str | None:
-        return self.missing() or _flash_refuses(call)
+        return self.missing() or _unsupported(call)
 
     def __call__(self, call: Call) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         kernel: Any = varlen_attn
         k_SKD, v_SKD, extra = call.k_SKD, call.v_SKD, {}
-        share = call.q_THD.shape[1] // k_SKD.shape[1]
-        if share > 1 and _knows("enable_gqa"):
+        queries_per_key = call.q_THD.shape[1] // k_SKD.shape[1]
+        if queries_per_key > 1 and _accepts("enable_gqa"):
             extra["enable_gqa"] = True
-        elif share > 1:
-            k_SKD, v_SKD = k_SKD.repeat_interleave(share, 1), v_SKD.repeat_interleave(share, 1)
+        elif queries_per_key > 1:
+            k_SKD, v_SKD = k_SKD.repeat_interleave(queries_per_key, 1), v_SKD.repeat_interleave(queries_per_key, 1)
         out_THD: Tensor = kernel(
             call.q_THD,
             k_SKD,
@@ -78,10 +79,10 @@ class Varlen(Backend):
 
 
 def _window(call: Call) -> tuple[int, int]:
-    """The call's window, or one that says the same and that cuDNN does not take.
+    """The call's window, replaced by an equivalent one that is not dispatched to cuDNN where cuDNN fails.
 
-    From torch 2.12 on, Hopper and Blackwell run calls without a window through cuDNN, which before 9.25 gives NaN where
-    a run is empty (https://github.com/NVIDIA/cudnn-frontend/issues/943).
+    From torch 2.12 on, calls without a window run in cuDNN on Hopper and Blackwell. Before cuDNN 9.25 that gives NaN
+    for empty runs (https://github.com/NVIDIA/cudnn-frontend/issues/943).
     """
     if call.is_full and (call.q_spans.has_empty or call.k_spans.has_empty):
         return call.k_spans.max_seqlen, UNLIMITED
@@ -90,13 +91,13 @@ def _window(call: Call) -> tuple[int, int]:
 
 @cached_constant
 def _no_kernel() -> str | None:
-    found = importlib.util.find_spec("torch.nn.attention.varlen") is not None
-    return None if found else f"torch {torch.__version__} has no torch.nn.attention.varlen"
+    available = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    return None if available else f"torch {torch.__version__} has no torch.nn.attention.varlen"
 
 
 @cached_constant
-def _knows(name: str) -> bool:
-    """Whether the function takes an argument: torch 2.11 has no ``enable_gqa``, 2.12 has."""
+def _accepts(name: str) -> bool:
+    """Whether ``varlen_attn`` has a parameter; ``enable_gqa`` came with torch 2.12."""
     from torch.nn.attention.varlen import varlen_attn
 
     return name in inspect.signature(varlen_attn).parameters
@@ -104,12 +105,12 @@ def _knows(name: str) -> bool:
 
 @cached_constant
 def _not_installed() -> str | None:
-    found = importlib.util.find_spec("flash_attn") is not None
-    return None if found else "the package flash-attn is not installed (extra: hrt-mm[flash])"
+    installed = importlib.util.find_spec("flash_attn") is not None
+    return None if installed else "the package flash-attn is not installed (extra: hrt-mm[flash])"
 
 
 class FlashAttn(Backend):
-    """The flash-attn package, where it is installed."""
+    """The flash-attn package."""
 
     name = "flash_attn"
 
@@ -117,7 +118,7 @@ class FlashAttn(Backend):
         return _not_installed() or _no_device()
 
     def why_not(self, call: Call) -> str | None:
-        return self.missing() or _flash_refuses(call)
+        return self.missing() or _unsupported(call)
 
     def __call__(self, call: Call) -> Tensor:
         from flash_attn import flash_attn_varlen_func

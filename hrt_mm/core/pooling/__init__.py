@@ -1,4 +1,4 @@
-"""How a group becomes one token: a registry of poolings, and a measure of what each one loses."""
+"""Poolings, which reduce a group to one token: a registry, and a measure of the information each one loses."""
 
 from .attention import AttentionPooling
 from .base import POOLINGS, Pooling, PoolingGroups, PoolingSpec, register_pooling

@@ -1,4 +1,4 @@
-"""Attention pooling: the group's own query attends to the group's tokens.
+"""Attention pooling: one query per group attends to the tokens of the group.
 
 Shapes: T tokens, G groups, D width, H heads, E head width, C axes.
 """
@@ -18,18 +18,18 @@ from .base import Pooling, PoolingGroups, PoolingSpec, register_pooling
 
 @register_pooling("attention")
 class AttentionPooling(Pooling):
-    """The mean of the group asks, its tokens answer, and the answer is added to the mean.
+    """The mean of the group is the query; the attention output is added to it.
 
-    The output projection starts at zero, so training starts from mean pooling.
+    The output projection is initialized to zero, so training starts from mean pooling.
     """
 
-    def __init__(self, site: PoolingSpec) -> None:
-        super().__init__(site)
-        self.heads, self.backend = site.heads, site.backend
-        self.query = nn.Linear(site.dim, site.dim, bias=False)
-        self.key_value = nn.Linear(site.dim, 2 * site.dim, bias=False)
-        self.out = InitLinear(site.dim, site.dim, nn.init.zeros_)
-        self.rotary = Rotary(site.dim // site.heads, site.axes, site.theta)
+    def __init__(self, spec: PoolingSpec) -> None:
+        super().__init__(spec)
+        self.heads, self.backend = spec.heads, spec.backend
+        self.query = nn.Linear(spec.dim, spec.dim, bias=False)
+        self.key_value = nn.Linear(spec.dim, 2 * spec.dim, bias=False)
+        self.out = InitLinear(spec.dim, spec.dim, nn.init.zeros_)
+        self.rotary = Rotary(spec.dim // spec.heads, spec.axes, spec.theta)
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         mean_GD = segment_mean(x_TD, groups.spans)
@@ -38,8 +38,8 @@ class AttentionPooling(Pooling):
         k_THE, v_THE = self.key_value(normed_TD).unflatten(-1, (2 * self.heads, -1)).chunk(2, 1)
         coords_GC = segment_mean(groups.coords_TC, groups.spans)
         out_GHE = attend(
-            self._turn(q_GHE, coords_GC),
-            self._turn(k_THE, groups.coords_TC),
+            self._rotate(q_GHE, coords_GC),
+            self._rotate(k_THE, groups.coords_TC),
             v_THE,
             groups.spans.singletons,
             groups.spans,
@@ -48,7 +48,7 @@ class AttentionPooling(Pooling):
         pooled_GD: Tensor = mean_GD + self.out(out_GHE.flatten(1))
         return pooled_GD
 
-    def _turn(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
-        unit_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)
+    def _rotate(self, x_THE: Tensor, coords_TC: Tensor) -> Tensor:
+        unit_C = torch.ones(coords_TC.shape[1], device=coords_TC.device)  # already in units of the level
         wide_THE = x_THE if x_THE.dtype == torch.float64 else x_THE.float()
         return rotate(wide_THE, self.rotary.rotations(coords_TC, unit_C, x_THE)).to(x_THE.dtype)

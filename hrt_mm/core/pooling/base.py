@@ -1,4 +1,4 @@
-"""What a pooling is: how the tokens of a group become one token, and how one token goes back to its group.
+"""The interface of poolings: the tokens of a group to one token, and one token back to its group.
 
 Shapes: T tokens, G groups, D width of a token, W width of a pooled token.
 """
@@ -15,18 +15,19 @@ from ..segments import segment_broadcast
 from ..spans import Spans
 
 POOLINGS: dict[str, type[Pooling]] = {}
-"""Every pooling by name."""
+"""Poolings by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class PoolingSpec:
-    """Where a pooling sits: the level that it pools, and the usual tokens a group.
+    """The level that a pooling reduces.
 
     Args:
         dim: width of a token.
         heads: attention heads of the level.
-        group_size: tokens of a group of usual size, or the longest one.
-        axes: axes of the coordinates.
+        group_size: number of positions in a group: its fixed size, or its maximum length.
+        axes: number of coordinate axes.
+        theta: base of the rotary frequencies.
         backend: attention backend.
     """
 
@@ -40,14 +41,14 @@ class PoolingSpec:
 
 @dataclass(frozen=True, eq=False)
 class PoolingGroups:
-    """The groups of a batch, as poolings see them.
+    """The groups of a batch, as passed to poolings.
 
     Args:
-        spans: the groups over the tokens.
-        position_in_group_T: (T,) position of each token, below ``group_size``: its place in its group.
-        group_size: positions of a group.
-        full: every group has just ``group_size`` tokens, in the order of their positions.
-        coords_TC: positions of the tokens in steps of their level.
+        spans: the groups.
+        position_in_group_T: computes the (T,) positions of the tokens in their groups, below ``group_size``.
+        group_size: number of positions in a group.
+        full: every group has exactly ``group_size`` tokens, in the order of their positions.
+        coords_TC: coordinates of the tokens in units of their level.
     """
 
     spans: Spans
@@ -58,23 +59,23 @@ class PoolingGroups:
 
 
 class Pooling(nn.Module, ABC):
-    """Pools ragged groups. ``width`` is the width of what it gives."""
+    """Pools ragged groups. ``width`` is the width of a pooled token."""
 
-    def __init__(self, site: PoolingSpec) -> None:
+    def __init__(self, spec: PoolingSpec) -> None:
         super().__init__()
-        self.width = site.dim
+        self.width = spec.dim
 
     @abstractmethod
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
-        """(T, D) tokens to (G, W) pooled ones. An empty group gives zeros."""
+        """Pools (T, D) tokens to (G, W). Empty groups give zeros."""
 
     def unpool(self, x_GD: Tensor, spans: Spans) -> Tensor:
-        """(G, D) to (T, D): what each token gets back from its group."""
+        """Maps (G, D) group tokens back to (T, D): by default each token gets a copy."""
         return segment_broadcast(x_GD, spans)
 
 
 def register_pooling(name: str) -> Callable[[type[Pooling]], type[Pooling]]:
-    """Adds a pooling to the registry, so that ``pool: name`` finds it.
+    """Registers a pooling class under ``pool: name``.
 
     Raises:
         ValueError: the name is taken.
@@ -82,7 +83,7 @@ def register_pooling(name: str) -> Callable[[type[Pooling]], type[Pooling]]:
 
     def add(pooling: type[Pooling]) -> type[Pooling]:
         if name in POOLINGS:
-            raise ValueError(f"a pooling {name!r} is registered already: {POOLINGS[name].__qualname__}")
+            raise ValueError(f"pooling {name!r} is already registered: {POOLINGS[name].__qualname__}")
         POOLINGS[name] = pooling
         return pooling
 

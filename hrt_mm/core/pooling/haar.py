@@ -1,9 +1,9 @@
 """Haar pooling: an orthonormal wavelet over groups of any length (arXiv 2509.20581; unbalanced Haar, Fryzlewicz 2007).
 
-Neighbours are merged in pairs, then pairs of pairs, until one is left. A merge of parts with n and m tokens is a
-rotation: ``low = (sqrt(n) a + sqrt(m) b) / sqrt(n + m)`` and ``detail = (sqrt(m) a - sqrt(n) b) / sqrt(n + m)``. The
-last low of a group is its sum over sqrt(length). Lows and details together are as many as the tokens, and their
-squares sum to the same.
+Neighbours are merged in pairs, then pairs of pairs, until one coefficient is left. Merging coefficients of n and m
+tokens is a rotation: ``low = (sqrt(n) a + sqrt(m) b) / sqrt(n + m)``, and ``detail = (sqrt(m) a - sqrt(n) b) / sqrt(n +
+m)``. The final low-pass coefficient of a group is its sum divided by sqrt(length). Low-pass and detail coefficients
+together are as many as the tokens and have the same energy.
 
 Shapes: T tokens, G groups, D width.
 """
@@ -23,31 +23,42 @@ from .base import Pooling, PoolingGroups, register_pooling
 
 @register_pooling("haar")
 class HaarPooling(Pooling):
-    """The low-pass of each group goes up. The details stay in the fine tokens; :func:`decompose` gives them."""
+    """Keeps the low-pass coefficient of each group. :func:`decompose` also computes the details."""
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
-        return segment_sum(x_TD, groups.spans) * _inverse_root(groups.spans, x_TD)
+        return segment_sum(x_TD, groups.spans) * _inverse_sqrt_length(groups.spans, x_TD)
 
     def unpool(self, x_GD: Tensor, spans: Spans) -> Tensor:
-        return segment_broadcast(x_GD * _inverse_root(spans, x_GD), spans)
+        return segment_broadcast(x_GD * _inverse_sqrt_length(spans, x_GD), spans)
 
 
-def _inverse_root(spans: Spans, like: Tensor) -> Tensor:
+def _inverse_sqrt_length(spans: Spans, like: Tensor) -> Tensor:
     return spans.counts.clamp(min=1).to(like.dtype).rsqrt()[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Merge:
-    """One round of merges: rows ``left`` and ``right`` meet by a rotation; ``alone`` rows pass."""
+    """One round of merges over all groups.
+
+    Args:
+        rows: number of rows after the round.
+        left: rows merged with the next one.
+        right: the next rows.
+        cos: weight of ``left`` in the low-pass coefficient.
+        sin: weight of ``right``.
+        unpaired: last rows of groups with an odd number of rows, which are copied.
+        merged_to: target rows of the merges.
+        unpaired_to: target rows of ``unpaired``.
+    """
 
     rows: int
     left: Tensor
     right: Tensor
     cos: Tensor
     sin: Tensor
-    alone: Tensor
+    unpaired: Tensor
     merged_to: Tensor
-    alone_to: Tensor
+    unpaired_to: Tensor
 
 
 def decompose(x_TD: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
@@ -58,7 +69,7 @@ def decompose(x_TD: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         spans: groups, none of them empty.
 
     Returns:
-        (G, D) lows, and (T - G, D) details.
+        (G, D) low-pass and (T - G, D) detail coefficients.
 
     Raises:
         UserError: a group is empty.
@@ -68,9 +79,9 @@ def decompose(x_TD: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         a, b = x_TD.index_select(0, merge.left), x_TD.index_select(0, merge.right)
         cos, sin = merge.cos.to(x_TD.dtype), merge.sin.to(x_TD.dtype)
         details.append(sin * a - cos * b)
-        rest = x_TD.index_select(0, merge.alone)
+        rest = x_TD.index_select(0, merge.unpaired)
         x_TD = x_TD.new_empty(merge.rows, x_TD.shape[1])
-        x_TD = x_TD.index_copy(0, merge.merged_to, cos * a + sin * b).index_copy(0, merge.alone_to, rest)
+        x_TD = x_TD.index_copy(0, merge.merged_to, cos * a + sin * b).index_copy(0, merge.unpaired_to, rest)
     return x_TD, torch.cat(details) if details else x_TD[:0]
 
 
@@ -78,12 +89,12 @@ def reconstruct(low_GD: Tensor, details: Tensor, spans: Spans) -> Tensor:
     """The inverse of :func:`decompose`, exact to rounding.
 
     Args:
-        low_GD: one low a group.
-        details: (T - G, D).
+        low_GD: low-pass coefficients.
+        details: (T - G, D) detail coefficients.
         spans: the groups.
 
     Raises:
-        UserError: the numbers of lows and details do not fit the groups.
+        UserError: the numbers of coefficients do not fit the groups.
     """
     if len(low_GD) != len(spans) or len(details) != spans.total - len(spans):
         raise UserError(
@@ -91,14 +102,14 @@ def reconstruct(low_GD: Tensor, details: Tensor, spans: Spans) -> Tensor:
             f"details, got {len(low_GD)} and {len(details)}"
         )
     rounds = _rounds(spans)
-    parts = details.split([len(merge.left) for merge in rounds])
+    by_round = details.split([len(merge.left) for merge in rounds])
     x_TD = low_GD
-    for merge, detail in zip(reversed(rounds), reversed(parts), strict=True):
-        low, rest = x_TD.index_select(0, merge.merged_to), x_TD.index_select(0, merge.alone_to)
+    for merge, detail in zip(reversed(rounds), reversed(by_round), strict=True):
+        low, rest = x_TD.index_select(0, merge.merged_to), x_TD.index_select(0, merge.unpaired_to)
         cos, sin = merge.cos.to(x_TD.dtype), merge.sin.to(x_TD.dtype)
-        rows = 2 * len(merge.left) + len(merge.alone)
+        rows = 2 * len(merge.left) + len(merge.unpaired)
         x_TD = x_TD.new_empty(rows, x_TD.shape[1]).index_copy(0, merge.left, cos * low + sin * detail)
-        x_TD = x_TD.index_copy(0, merge.right, sin * low - cos * detail).index_copy(0, merge.alone, rest)
+        x_TD = x_TD.index_copy(0, merge.right, sin * low - cos * detail).index_copy(0, merge.unpaired, rest)
     return x_TD
 
 
@@ -110,21 +121,23 @@ def _make_rounds(spans: Spans) -> list[_Merge]:
     if spans.has_empty:
         raise UserError("a wavelet needs at least one token in every group; drop the empty groups")
     rounds = []
-    parts = Spans(spans.host)
-    weight = torch.ones(parts.total, dtype=torch.float64)
-    while parts.max_seqlen > 1:
-        place, run = parts.positions, parts.ids
-        has_right = place + 1 < parts.lengths[run]
-        left = ((place % 2 == 0) & has_right).nonzero().squeeze(1)
-        alone = ((place % 2 == 0) & ~has_right).nonzero().squeeze(1)
-        after = Spans.from_lengths((parts.lengths + 1) // 2)
-        target = after.host[run] + place // 2
+    current = Spans(spans.host)
+    weight = torch.ones(current.total, dtype=torch.float64)  # tokens under each row
+    while current.max_seqlen > 1:
+        # Even rows of a group merge with the next one; the last row of a group with an odd number of rows stays.
+        position, group = current.positions, current.ids
+        has_next = position + 1 < current.lengths[group]
+        left = ((position % 2 == 0) & has_next).nonzero().squeeze(1)
+        unpaired = ((position % 2 == 0) & ~has_next).nonzero().squeeze(1)
+        # Both lead to one row: position 2i and 2i + 1 of a group to its position i.
+        after = Spans.from_lengths((current.lengths + 1) // 2)
+        target = after.host[group] + position // 2
         n, m = weight[left], weight[left + 1]
         weight_after = torch.empty(after.total, dtype=torch.float64)
         weight_after[target[left]] = n + m
-        weight_after[target[alone]] = weight[alone]
-        cos, sin = ((part / (n + m)).sqrt()[:, None] for part in (n, m))
-        tensors = (left, left + 1, cos, sin, alone, target[left], target[alone])
+        weight_after[target[unpaired]] = weight[unpaired]
+        cos, sin = (n / (n + m)).sqrt()[:, None], (m / (n + m)).sqrt()[:, None]
+        tensors = (left, left + 1, cos, sin, unpaired, target[left], target[unpaired])
         rounds.append(_Merge(after.total, *(tensor.to(spans.device) for tensor in tensors)))
-        parts, weight = after, weight_after
+        current, weight = after, weight_after
     return rounds

@@ -5,7 +5,7 @@ Nothing here knows what a frame is: frames of sound and of video are alike.
 
 from __future__ import annotations
 
-from ...metrics.edits import edits
+from ...metrics.edits import edit_distance
 from .alignment import AlignedSymbol, forced_alignment
 from .beam import BeamSearch, Hypothesis, beam_search
 from .frames import Frames, frames_of, max_frames, token_ranges
@@ -24,7 +24,7 @@ __all__ = [
     "WordModel",
     "beam_search",
     "collapsed",
-    "edits",
+    "edit_distance",
     "forced_alignment",
     "frames_of",
     "greedy",

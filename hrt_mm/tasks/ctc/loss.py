@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...core.segments import segment_sum
 from ...core.spans import Spans
-from ...metrics.edits import edits
+from ...metrics.edits import edit_distance
 
 NONE, UNKNOWN = -1, -2
 """Padding of targets, and a symbol that is not in the training set."""
@@ -90,7 +90,7 @@ def error_counts(
     predicted: Sequence[Sequence[Hashable]], true: Sequence[Sequence[Hashable]], name: str
 ) -> dict[str, tuple[float, float]]:
     """Total edits and total reference symbols."""
-    return {name: (sum(map(edits, predicted, true)), sum(map(len, true)))}
+    return {name: (sum(map(edit_distance, predicted, true)), sum(map(len, true)))}
 
 
 def on_device(counts: Mapping[str, tuple[float, float]], device: torch.device) -> Stats:

@@ -29,11 +29,11 @@ def places(*values: int) -> np.ndarray:
 def test_cuts_are_scored_without_the_first_token() -> None:
     true = {"words": places(0, 4, 8, 11)}
     table = score_cuts(places(4, 7), np.arange(1, 12), true, np.random.default_rng(0))["words"]
-    assert table["cuts", 0] == BoundaryScores(hits=1, found=2, true=3)
-    assert table["cuts", 1] == BoundaryScores(hits=2, found=2, true=3)
-    assert table["even", 0] == BoundaryScores(hits=2, found=2, true=3)
-    assert table["random", 0].found == 2 * DRAWS
-    assert table["random", 0].true == 3 * DRAWS
+    assert table["cuts", 0] == BoundaryScores(hits=1, predicted=2, reference=3)
+    assert table["cuts", 1] == BoundaryScores(hits=2, predicted=2, reference=3)
+    assert table["even", 0] == BoundaryScores(hits=2, predicted=2, reference=3)
+    assert table["random", 0].predicted == 2 * DRAWS
+    assert table["random", 0].reference == 3 * DRAWS
 
 
 def test_random_cuts_hit_as_often_as_chance_says() -> None:
@@ -46,7 +46,7 @@ def test_controls_cut_where_the_level_has_tokens_alone() -> None:
     room = places(3, 6, 9, 12, 15)
     table = score_cuts(places(3, 9), room, {"words": places(0, 6, 12)}, np.random.default_rng(0))["words"]
     assert table["cuts", 0].hits == 0
-    assert table["even", 0] == BoundaryScores(hits=2, found=2, true=2)
+    assert table["even", 0] == BoundaryScores(hits=2, predicted=2, reference=2)
     assert set(score_cuts(places(), places(), {"words": places(0)}, np.random.default_rng(0))) == {"words"}
 
 
@@ -91,10 +91,10 @@ def test_every_learned_level_is_measured(texts_run: Path) -> None:
     assert found.carried == dict.fromkeys(fine.scores, found.samples) | {"verses": 0}
     for level in found.levels:
         for table in level.scores.values():
-            assert table["cuts", 0].found == table["even", 1].found == level.groups - found.samples
-            assert table["random", 0].found == DRAWS * table["cuts", 0].found
+            assert table["cuts", 0].predicted == table["even", 1].predicted == level.groups - found.samples
+            assert table["random", 0].predicted == DRAWS * table["cuts", 0].predicted
             assert table["cuts", 0].hits <= table["cuts", 1].hits
-    assert fine.scores["words"]["cuts", 0].true == coarse.scores["words"]["cuts", 0].true > found.samples
+    assert fine.scores["words"]["cuts", 0].reference == coarse.scores["words"]["cuts", 0].reference > found.samples
     assert all(level.shown for level in found.levels)
     assert scores_rows(fine.scores)[0][0] == "words, the model's"
     assert cuts_of(texts_run) == found

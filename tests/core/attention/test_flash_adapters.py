@@ -32,7 +32,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     one = Kernel()
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", one)
-    monkeypatch.setattr(varlen, "_knows", lambda name: True)
+    monkeypatch.setattr(varlen, "_accepts", lambda name: True)
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=one))
     return one
 
@@ -83,7 +83,7 @@ def test_empty_runs_stay_away_from_cudnn(kernel: Kernel, queries: list[int], key
 
 @pytest.mark.parametrize("known", [True, False], ids=["torch-2.12", "torch-2.11"])
 def test_grouped_queries(kernel: Kernel, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "_knows", lambda name: known)
+    monkeypatch.setattr(varlen, "_accepts", lambda name: known)
     BACKENDS["varlen"](call([3], [3], heads=4, kv_heads=2))
     assert kernel.kwargs.get("enable_gqa", False) == known
     assert kernel.args[1].shape[1] == (2 if known else 4)

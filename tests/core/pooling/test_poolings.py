@@ -248,7 +248,7 @@ def grid_plan(
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="a pooling 'mean' is registered already: MeanPooling"):
+    with pytest.raises(ValueError, match="pooling 'mean' is already registered: MeanPooling"):
         base.register_pooling("mean")(MeanPooling)
     assert POOLINGS["mean"] is MeanPooling
 

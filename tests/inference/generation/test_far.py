@@ -13,7 +13,7 @@ from torch import Tensor
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import HierarchyConfig, Level
-from hrt_mm.core.rope import FAR, Rotary
+from hrt_mm.core.rope import FLOAT32_RANGE, Rotary
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.generation import Cache, cache_of, cache_state, prefill, step
@@ -84,7 +84,9 @@ def test_steps_after_many_steps() -> None:
 
 def test_angles_are_exact_at_any_distance() -> None:
     rotary = Rotary(16, 1, 10000.0)
-    places = torch.tensor([[0.0], [FAR - 1], [FAR], [1e6], [16_000_001.0], [1e12]], dtype=torch.float64)
+    places = torch.tensor(
+        [[0.0], [FLOAT32_RANGE - 1], [FLOAT32_RANGE], [1e6], [16_000_001.0], [1e12]], dtype=torch.float64
+    )
     turns = rotary.tables(places)[0]
     wanted = torch.polar(torch.ones(1, dtype=torch.float64), places * turns)[:, None]
     step_1 = torch.ones(1)

@@ -23,7 +23,7 @@ from torch import Tensor
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.inference.trained import TrainedRun, load_task
-from hrt_mm.metrics.edits import edits
+from hrt_mm.metrics.edits import edit_distance
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.loop import train
 
@@ -100,7 +100,7 @@ def test_it_hears_what_is_said_and_when(run: Path, talk: tuple[Path, list[str], 
     rows = [line.split() for line in out.splitlines()]
     found = [row[4] for row in rows]
     # Always saying the commonest word, or nothing, is wrong in two thirds and more.
-    assert edits(found, words) / len(words) < 0.1
+    assert edit_distance(found, words) / len(words) < 0.1
     if len(found) == len(words):
         late = [float(row[2]) - start for row, start in zip(rows, starts, strict=True)]
         assert np.abs(late).max() < 0.3
@@ -178,7 +178,7 @@ def test_a_beam_writes_words_of_a_list(
     assert main(["transcribe", str(run), str(path), *beam, "--quiet"]) == 0
     found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
     assert set(found) == {"low", "high"}
-    assert edits(found, [word for word in words if word != "mid"]) < 0.5 * len(words)
+    assert edit_distance(found, [word for word in words if word != "mid"]) < 0.5 * len(words)
 
 
 def test_a_stream_tells_words_from_their_spellings(run: Path, talk: tuple[Path, list[str], list[float]]) -> None:
