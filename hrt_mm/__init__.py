@@ -1,12 +1,36 @@
-"""Hierarchical Resolution Transformers over text, images, speech and video: the core."""
+"""Hierarchical Resolution Transformers over text, images, speech and video.
+
+``import hrt_mm`` loads the core alone; training, data and inference are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from .core.attention import attend
 from .core.errors import BackendError, BadSample, ConfigError, UserError
 from .core.hierarchy import Hierarchy, Transformer
+from .core.lazy import lazy_exports
 from .core.levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
 from .core.pyramid import Pyramid
 from .core.spans import Spans
 from .core.tokens import Tokens
+
+if TYPE_CHECKING:
+    from .config import load_config
+    from .data import Dataset, Modality, Tokenizer
+    from .inference import load_run
+    from .train.loop import train
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            ".config": ("load_config",),
+            ".data": ("Dataset", "Modality", "Tokenizer"),
+            ".inference": ("load_run",),
+            ".train": ("train",),
+        },
+    )
 
 __version__ = "0.1.0"
 
@@ -15,16 +39,22 @@ __all__ = [
     "BadSample",
     "ConfigError",
     "CrossScale",
+    "Dataset",
     "FixedGroups",
     "GivenGroups",
     "Hierarchy",
     "HierarchyConfig",
     "LearnedGroups",
     "Level",
+    "Modality",
     "Pyramid",
     "Spans",
+    "Tokenizer",
     "Tokens",
     "Transformer",
     "UserError",
     "attend",
+    "load_config",
+    "load_run",
+    "train",
 ]

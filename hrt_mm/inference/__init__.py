@@ -1,0 +1,38 @@
+"""Inference: trained runs, text generation and streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .generation import GeneratedText, Sampling, Session, continued, generate
+    from .streaming import Finished, HierarchyStream, Stream, latencies
+    from .trained import Prediction, TrainedRun, evaluate_run, load_run, load_task
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            ".trained": ("Prediction", "TrainedRun", "evaluate_run", "load_run", "load_task"),
+            ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
+            ".streaming": ("Finished", "HierarchyStream", "Stream", "latencies"),
+        },
+    )
+
+__all__ = [
+    "Finished",
+    "GeneratedText",
+    "HierarchyStream",
+    "Prediction",
+    "Sampling",
+    "Session",
+    "Stream",
+    "TrainedRun",
+    "continued",
+    "evaluate_run",
+    "generate",
+    "latencies",
+    "load_run",
+    "load_task",
+]

@@ -6,26 +6,53 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
-from ..core.errors import ConfigError
-from ..data.capabilities import SizeAdapting
+from ..core.errors import ConfigError, UserError
+from ..data.capabilities import SizeAdapting, read_file
 from ..data.extents import Extents
+from ..data.registry import modalities
+from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
-from ..tasks.base import Task
-from ..tasks.joint import JointTokenizer
+from ..tasks.base import Batch, Task
+from ..tasks.classification import Classification
+from ..tasks.encoding import EncoderTask
+from ..tasks.fused import Fused
+from ..tasks.joint import NOTHING, JointBatch, JointTokenizer
 from ..train.build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
 from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from ..train.identity import SPLITS_MAY_DIFFER, check_same_vocabularies
 from ..train.precision import autocast, numerics
+from ..train.run_config import TowerConfig
 from ..train.seeding import forked
 from ..train.store import open_store
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted class of a sample.
+
+    Args:
+        label: the most likely class.
+        probabilities: of all classes by name, most likely first.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+
+    @property
+    def probability(self) -> float:
+        """Of ``label``."""
+        return self.probabilities[self.label]
 
 
 @dataclass(frozen=True)
@@ -69,6 +96,88 @@ class TrainedRun:
             )  # fmt: skip
         maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
+
+    @torch.inference_mode()
+    def predict(self, inputs: Sequence[Any], *, batch_size: int = 32) -> list[Prediction]:
+        """Classifies samples with a run of task ``classification`` or ``fused_classification``.
+
+        Args:
+            inputs: files as :class:`~pathlib.Path`, or raw samples. With towers each is a mapping by tower, in which
+                modalities may be missing.
+            batch_size: samples a batch.
+
+        Raises:
+            ConfigError: the run's task has no predictions of this kind.
+            BadSample: an input cannot be read or tokenized; says which and why.
+        """
+        if not isinstance(self.task, Classification | Fused):
+            raise ConfigError(
+                f"{self.folder} was trained on task {self.config.task.type}; predictions need task classification or "
+                "fused_classification"
+            )
+        predictions: list[Prediction] = []
+        for batch in self._batches(inputs, batch_size):
+            for probabilities_K in self.task.logits(batch).float().softmax(-1).cpu():
+                values, order = probabilities_K.sort(descending=True)
+                ranked = zip(order.tolist(), values.tolist(), strict=True)
+                probabilities = {self.task.classes[place]: probability for place, probability in ranked}
+                predictions.append(Prediction(next(iter(probabilities)), probabilities))
+        return predictions
+
+    @torch.inference_mode()
+    def embed(self, inputs: Sequence[Any], level: str | None = None, *, batch_size: int = 32) -> Tensor:
+        """(B, D) vectors of samples: the mean of the tokens of a level. For runs with one tower.
+
+        Args:
+            inputs: files as :class:`~pathlib.Path`, or raw samples.
+            level: name of the level; the coarsest when absent.
+            batch_size: samples a batch.
+
+        Raises:
+            ConfigError: the run has several towers (:class:`hrt_mm.retrieval.Embedder` embeds those of task
+                ``contrastive``), or no such level.
+            BadSample: an input cannot be read or tokenized; says which and why.
+        """
+        if not isinstance(self.task, EncoderTask):
+            raise ConfigError(f"{self.folder} has several towers; use hrt_mm.retrieval.Embedder")
+        encoder = self.task.encoder
+        index = encoder.hierarchy.config.index(level)
+        return torch.cat([encoder(batch.tokens).pooled(index) for batch in self._batches(inputs, batch_size)]).cpu()
+
+    def _batches(self, inputs: Sequence[Any], batch_size: int) -> Iterator[Batch]:
+        """Batches of files and raw samples on the task's device, as the run's data prepares them."""
+        device = next(self.task.parameters()).device
+        for first in range(0, len(inputs), batch_size):
+            samples = [
+                Sample(self._value(value), None, f"input {first + number}")
+                for number, value in enumerate(inputs[first : first + batch_size])
+            ]
+            yield self._packed(samples).to(device)
+
+    def _value(self, value: Any) -> Any:
+        if self.config.towers is None:
+            return self._read("", self.config.single, self.tokenizer, value)
+        assert isinstance(self.tokenizer, JointTokenizer)
+        if not isinstance(value, Mapping):
+            raise UserError(f"inputs are mappings by tower ({', '.join(self.config.towers)}), got {value!r:.40}")
+        return {
+            name: self._read(name, tower, self.tokenizer.towers[name], value[name])
+            for name, tower in self.config.towers.items()
+            if value.get(name) is not None
+        }
+
+    def _read(self, name: str, tower: TowerConfig, tokenizer: Tokenizer, value: Any) -> Any:
+        if isinstance(value, Path):
+            value = read_file(modalities()[tower.modality.type], value, tokenizer)
+        return self.config.data.prepare(name, value)
+
+    def _packed(self, samples: Sequence[Sample]) -> Batch:
+        """A batch without targets."""
+        if isinstance(self.tokenizer, JointTokenizer):
+            names = tuple(sample.name for sample in samples)
+            return JointBatch(NOTHING, None, names, self.tokenizer.parts(samples))
+        tokens = self.tokenizer(self.config.task.values(samples))
+        return Batch(tokens, None, tuple(sample.name for sample in samples))
 
     def _relative_path_hint(self) -> str:
         """Names the folder that the run was started in, if relative paths of the data exist there and not here."""
@@ -163,6 +272,24 @@ def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
         return tower.with_boundaries(tower.requested_boundaries - labels)
 
     return _each(tokenizer, change)
+
+
+def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Sequence[str] = ()) -> TrainedRun:
+    """A trained run, to be applied to files and raw samples: ``load_run("runs/digits").predict([Path("3.png")])``.
+
+    It is on the CPU; ``run.task.to("cuda")`` moves it. Inputs of sizes or rates that training never saw are brought to
+    the nearest ones.
+
+    Args:
+        run_dir: the run folder.
+        which: ``best``, ``latest`` or a step.
+        overrides: laid over the run's configuration, each ``a.b.c=value``.
+
+    Raises:
+        ConfigError: the folder is not that of a run.
+        CheckpointError: it has no such checkpoint that is whole.
+    """
+    return load_task(Path(run_dir), which, overrides=overrides, inputs="files")
 
 
 def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -7,6 +7,7 @@ from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc.task import CTC, CTCConfig
+from .encoder import Encoder
 from .fused import Fused, FusedConfig
 from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel
@@ -39,6 +40,7 @@ __all__ = [
     "ClassificationConfig",
     "Contrastive",
     "ContrastiveConfig",
+    "Encoder",
     "Fused",
     "FusedConfig",
     "JointBatch",

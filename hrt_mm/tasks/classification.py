@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import BadSample
 from ..core.levels import HierarchyConfig
+from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from .base import Batch, TaskOutput
@@ -85,9 +86,15 @@ class Classification(LabelTask):
         """Loss, accuracy (top-5 as well above 10 classes), macro-F1 and the predicted classes (B,)."""
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
+        return self.scored(self._logits(pyramid, len(batch.target)), batch.target, pyramid.losses)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K) of the samples of a batch, whose targets need not be there."""
+        return self._logits(self.encoder(batch.tokens), len(batch))
+
+    def _logits(self, pyramid: Pyramid, samples: int) -> Tensor:
         pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
-        logits_BK = over_views(self.head(self.dropout(pooled_BD)), len(batch.target))
-        return self.scored(logits_BK, batch.target, pyramid.losses)
+        return over_views(self.head(self.dropout(pooled_BD)), samples)
 
 
 def over_views(logits_VK: Tensor, samples: int) -> Tensor:

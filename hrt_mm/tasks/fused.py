@@ -124,6 +124,11 @@ class Fused(JointTask):
         found: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
         return found
 
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K) of the samples of a batch, whose targets need not be there."""
+        assert isinstance(batch, JointBatch)
+        return self._logits(self._streams(batch)[0])
+
     def _logits(self, streams: Mapping[str, TowerStream]) -> Tensor:
         logits_BK: Tensor = self.head(self.dropout(rms_norm(self.fusion(streams))))
         return logits_BK

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import hrt_mm.train.loop
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import load_config, packaged_configs
 from hrt_mm.tasks import TASKS
+from hrt_mm.train import loop
 
 SMALL = """\
 # A run that is over at once.
@@ -100,7 +100,7 @@ def test_errors_become_exit_codes(
     def fail(*args: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(hrt_mm.train.loop, "train", fail)
+    monkeypatch.setattr(loop, "train", fail)
     assert main(["train", small]) == code
     assert told in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_our_own_mistakes_keep_their_traceback(small: str, monkeypatch: pytest.M
     def fail(*args: object, **options: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(hrt_mm.train.loop, "train", fail)
+    monkeypatch.setattr(loop, "train", fail)
     with pytest.raises(AssertionError):
         main(["train", small])
 
