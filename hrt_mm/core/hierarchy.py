@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .block import Block
@@ -316,7 +317,7 @@ class Hierarchy(nn.Module):
         chosen = every if indices is None else every[-indices:] if isinstance(indices, int) else indices
         found = [self._stacked(pyramid, self.config.index(index)) for index in chosen]
         if output_fmt == "NLC":
-            found = [stack.flatten(2).transpose(1, 2) for stack in found]
+            found = [rearrange(stack, "n c ... -> n (...) c") for stack in found]
         elif output_fmt != "NCHW":
             raise ConfigError(f"unknown output_fmt {output_fmt!r}; one of NCHW, NLC")
         return found if intermediates_only else (pyramid, found)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...core.block import Block
@@ -191,8 +192,8 @@ class Bottleneck(TokenFusion):
                 side = sides[place]
                 mixed = blocks[tower](side.lay([x[place], shared_x]), side.samples, ropes[place], samples=side.samples)
                 x[place], own = side.part(mixed)
-                written.append(own.unflatten(0, (batch, -1)).flatten(1))
-            shared_x = mean_of_present(written, parts).unflatten(1, (count, -1)).flatten(0, 1)
+                written.append(rearrange(own, "(b m) d -> b (m d)", b=batch))
+            shared_x = rearrange(mean_of_present(written, parts), "b (m d) -> (b m) d", m=count)
         pooled = [segment_mean(rms_norm(own), stream.samples) for own, stream in zip(x, parts, strict=True)]
         return mean_of_present(pooled, parts) + segment_mean(rms_norm(shared_x), shared)
 

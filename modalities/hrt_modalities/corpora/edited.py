@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+from einops import rearrange
 from pydantic import Field, NonNegativeFloat
 
 from ..video.clips import Clips
@@ -108,7 +109,7 @@ class Cutting:
         first = max(0, int(np.searchsorted(times_N, self.begin - margin, side="right")) - 1)
         last = max(first + 1, int(np.searchsorted(times_N, self.begin + shot.seconds + margin)))
         pixels_N3HW = resized(video.pixels_NCHW[first:last].float().expand(-1, 3, -1, -1), size, "crop")
-        self.frames_NHW3 = pixels_N3HW.permute(0, 2, 3, 1).numpy()
+        self.frames_NHW3 = rearrange(pixels_N3HW, "n c h w -> n h w c").numpy()
         self.times_N = times_N[first:last]
 
     def at(self, time: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from hrt_mm.core.extras import needs_extra
 
@@ -38,7 +39,7 @@ def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
     for place, scene in enumerate(shown):
         axes = figure.add_subplot(grid[1 + place // _ROW, place % _ROW])
         pixels = file.steady([file.index.at((scene.start + scene.end) / 2)])[0]
-        axes.imshow(pixels.permute(1, 2, 0).numpy())
+        axes.imshow(rearrange(pixels, "c h w -> h w c").numpy())
         axes.set_title(f"{scene.start:.1f} s {scene.label}", fontsize=7, color=colours[scene.label])
         axes.set_axis_off()
     figure.savefig(path, dpi=100)

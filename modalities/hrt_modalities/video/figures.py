@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import rearrange
 
 from hrt_mm.core.tokens import Tokens
 
@@ -26,7 +27,7 @@ def draw_video(axes: Axes, tokenizer: VideoTokenizer, tokens: Tokens) -> None:
     assert tokens.grids is not None
     steps, rows, columns = tokens.grids[0]
     frame = len(video) * (steps // 2) // steps
-    picture = np.clip(video.pixels_NCHW[frame].permute(1, 2, 0).cpu().numpy(), 0, 1)
+    picture = np.clip(rearrange(video.pixels_NCHW[frame], "c h w -> h w c").cpu().numpy(), 0, 1)
     extent = (0, columns, rows, 0)
     if picture.shape[2] == 1:
         axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=extent)

@@ -10,6 +10,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,4 +64,4 @@ def _playable(pixels_NCHW: Tensor) -> Tensor:
     if [rows, columns] != size:
         floats_NCHW = F.interpolate(pixels_NCHW.float(), size=size, mode="bilinear", antialias=shrink < 1)
         pixels_NCHW = floats_NCHW.round().clamp(0, 255).to(torch.uint8)
-    return pixels_NCHW.permute(0, 2, 3, 1)
+    return rearrange(pixels_NCHW, "n c h w -> n h w c")

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
+from einops import rearrange
+
 from hrt_mm.core.extras import needs_extra
 
 from .readers import DecodedFrames, VideoFile
@@ -59,7 +61,7 @@ def detected(blocks: Iterable[DecodedFrames], rate: float, detector: Detector, s
         for pixels, time in zip(pixels_N3HW, block.times_N.tolist(), strict=True):
             times.append((number, time))
             # Blue, green, red, as OpenCV has them.
-            picture = pixels.flip(0).permute(1, 2, 0).contiguous().numpy()
+            picture = rearrange(pixels.flip(0), "c h w -> h w c").contiguous().numpy()
             yield from _times(judge.process_frame(timecode(number, rate), picture), times)
             number += 1
     if number:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+from einops import rearrange
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -168,22 +169,24 @@ class ConvTubeEmbedding(nn.Module):
 
         Where a video ends its last frame stands still: zeros would be a change of all that is seen.
         """
-        count, steps, rows, columns, _ = tubes_BthwF.shape
-        cells = tubes_BthwF.unflatten(-1, (-1, self.tube, self.patch, self.patch))
         # Channels lie innermost from here on, as convolutions want them.
-        raster_BNHWC = cells.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
-            count, steps * self.tube, rows * self.patch, columns * self.patch, -1
+        raster_BNHWC = rearrange(
+            tubes_BthwF,
+            "b t h w (c k p q) -> b (t k) (h p) (w q) c",
+            k=self.tube,
+            p=self.patch,
+            q=self.patch,
         )
         frames, still = raster_BNHWC.shape[1], (-1, self.reach, -1, -1, -1)
         first, last = raster_BNHWC[:, :1].expand(still), raster_BNHWC[:, -1:].expand(still)
         longer = torch.cat([first, raster_BNHWC, last], 1) if self.reach else raster_BNHWC
         near = torch.cat([longer.narrow(1, self.reach + offset, frames) for offset in self.offsets], -1)
-        return near.flatten(0, 1).permute(0, 3, 1, 2)
+        return rearrange(near, "b n h w c -> (b n) c h w")
 
     def _mapped(self, features_MChw: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Features of frames to maps (B, t, h, w, D); the frames of a tube lie side by side in its features."""
-        steps = features_MChw.unflatten(0, (-1, grid[0], self.tube)).permute(0, 1, 4, 5, 2, 3)
-        mapped: Tensor = self.project(steps.flatten(4))
+        steps = rearrange(features_MChw, "(b t k) c h w -> b t h w (k c)", t=grid[0], k=self.tube)
+        mapped: Tensor = self.project(steps)
         return mapped
 
 

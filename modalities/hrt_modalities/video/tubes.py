@@ -6,6 +6,7 @@ t x h x w cells, F = C * K * P * P features of a raw tube.
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from hrt_mm.core.grids import Sizes, nested_order
@@ -19,18 +20,15 @@ def tubify(videos_BNCHW: Tensor, tube: int, patch: int, blocks: Blocks) -> Tenso
     Returns:
         (B, cells, F) in hierarchical order; features are raster over (C, K, P, P).
     """
-    count, frames, channels, height, width = videos_BNCHW.shape
+    _, frames, _, height, width = videos_BNCHW.shape
     grid = frames // tube, height // patch, width // patch
-    cells = videos_BNCHW.reshape(count, grid[0], tube, channels, grid[1], patch, grid[2], patch)
-    cells = cells.permute(0, 1, 4, 6, 3, 2, 5, 7)
-    return cells.reshape(count, grid[0] * grid[1] * grid[2], -1)[:, nested_order(grid, blocks)]
+    cells = rearrange(videos_BNCHW, "b (t k) c (h p) (w q) -> b (t h w) (c k p q)", k=tube, p=patch, q=patch)
+    return cells[:, nested_order(grid, blocks)]
 
 
 def untubify(tubes_BthwF: Tensor, tube: int, patch: int) -> Tensor:
     """Videos (B, C, N, H, W) from tubes (B, t, h, w, F) that lie in raster order."""
-    count, steps, rows, columns, features = tubes_BthwF.shape
-    cells = tubes_BthwF.reshape(count, steps, rows, columns, features // (tube * patch**2), tube, patch, patch)
-    return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(count, -1, steps * tube, rows * patch, columns * patch)
+    return rearrange(tubes_BthwF, "b t h w (c k p q) -> b c (t k) (h p) (w q)", k=tube, p=patch, q=patch)
 
 
 def frames_together(grid: Sizes, blocks: Blocks) -> int:

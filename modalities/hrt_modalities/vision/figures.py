@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from einops import rearrange
 
 from hrt_mm.core.tokens import Tokens
 
@@ -25,7 +26,7 @@ def draw_image(axes: Axes, tokenizer: VisionTokenizer, tokens: Tokens) -> None:
     (pixels_CHW,) = tokenizer.restore(tokens)
     assert tokens.grids is not None
     rows, columns = tokens.grids[0]
-    picture = np.clip(pixels_CHW.permute(1, 2, 0).cpu().numpy(), 0, 1)
+    picture = np.clip(rearrange(pixels_CHW, "c h w -> h w c").cpu().numpy(), 0, 1)
     if picture.shape[2] == 1:
         axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
     else:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
@@ -257,7 +258,7 @@ class Cifar10Config(TorchvisionConfig):
         if not folder.is_dir():
             raise FileNotFoundError(2, "no such folder", str(folder))
         found = CIFAR10(self.root, train)
-        images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
+        images = torch.from_numpy(np.ascontiguousarray(rearrange(found.data, "n h w c -> n c h w")))
         return images, found.targets, tuple(found.classes)
 
     def fetch(self, root: Path) -> None:

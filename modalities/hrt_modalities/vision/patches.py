@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from hrt_mm.core.errors import UserError
@@ -27,17 +28,14 @@ def patchify(images_NCHW: Tensor, patch: int, blocks: Blocks) -> Tensor:
     Returns:
         (N, cells, F) in hierarchical order; features are raster over (C, P, P).
     """
-    count, channels, height, width = images_NCHW.shape
-    rows, columns = height // patch, width // patch
-    cells = images_NCHW.reshape(count, channels, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(count, rows * columns, -1)[:, nested_order((rows, columns), blocks)]
+    grid = images_NCHW.shape[2] // patch, images_NCHW.shape[3] // patch
+    cells = rearrange(images_NCHW, "n c (h p) (w q) -> n (h w) (c p q)", p=patch, q=patch)
+    return cells[:, nested_order(grid, blocks)]
 
 
 def unpatchify(patches_NhwF: Tensor, patch: int) -> Tensor:
     """Images (N, C, H, W) from patches (N, h, w, F) that lie in raster order."""
-    count, rows, columns, features = patches_NhwF.shape
-    cells = patches_NhwF.reshape(count, rows, columns, features // patch**2, patch, patch)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, rows * patch, columns * patch)
+    return rearrange(patches_NhwF, "n h w (c p q) -> n c (h p) (w q)", p=patch, q=patch)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import difflib
 from typing import Annotated, Any, Literal
 
 import torch
+from einops import rearrange
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
@@ -161,8 +162,8 @@ class ConvPatchEmbedding(nn.Module):
 
     def dense(self, images_NCHW: Tensor) -> Tensor:
         """Images to maps (N, h, w, D)."""
-        features_NhwD = self.convolutions(images_NCHW.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        mapped: Tensor = self.project(features_NhwD)
+        features_NDhw = self.convolutions(images_NCHW.contiguous(memory_format=torch.channels_last))
+        mapped: Tensor = self.project(rearrange(features_NDhw, "n d h w -> n h w d"))
         return mapped
 
 
@@ -196,7 +197,7 @@ class BackboneEmbedding(nn.Module):
         """Images to maps (N, h, w, D)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             (features_NCHW,) = self.backbone(images_NCHW)
-        mapped: Tensor = self.project(features_NCHW.permute(0, 2, 3, 1))
+        mapped: Tensor = self.project(rearrange(features_NCHW, "n c h w -> n h w c"))
         return mapped
 
 
@@ -205,7 +206,8 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The same shape."""
-        return super().forward(x_NCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        normed_NHWC = super().forward(rearrange(x_NCHW, "n c h w -> n h w c"))
+        return rearrange(normed_NHWC, "n h w c -> n c h w")
 
 
 def _through_images(tokens: Tokens, patch: int, blocks: Blocks, dense: object) -> Tokens:

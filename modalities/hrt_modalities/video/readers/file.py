@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from hrt_mm.core.errors import BadSample, ConfigError
@@ -207,5 +208,5 @@ class VideoFile:
     def _stack(self, found: dict[int, np.ndarray], kept: Sequence[int]) -> Tensor:
         if not kept:
             return torch.empty(0, 3, *self.size, dtype=torch.uint8)
-        pixels_N3HW = torch.from_numpy(np.stack([found[number] for number in kept])).permute(0, 3, 1, 2)
+        pixels_N3HW = rearrange(torch.from_numpy(np.stack([found[number] for number in kept])), "n h w c -> n c h w")
         return self.index.orientation.upright(pixels_N3HW)
