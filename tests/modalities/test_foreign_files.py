@@ -47,6 +47,8 @@ SMALL = {
     "vision/cifar10": ["data.download=false"],
     "vision/fashion_mnist": ["data.download=false"],
     "video/video_folder": ["data.sampling.frames=8"],
+    "retrieval/moments": ["data.film.train=8", "data.film.valid=2", "data.film.test=2"],
+    "retrieval/moments_spoken": ["data.film.train=8", "data.film.valid=2", "data.film.test=2"],
     "retrieval/glyphs": ["data.scripts=[braille]"],
     "retrieval/glyphs_flat": ["data.scripts=[braille]"],
     "audio/synthetic": ["data.train=8", "data.valid=2", "data.test=2"],

@@ -167,7 +167,9 @@ def write(
         # With more threads the same frames give other bytes.
         stream.codec_context.thread_count = 1
         for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            # Converted here: where PyAV's encoder converts, libx264's output varies with what memory held before.
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=stream.pix_fmt)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
