@@ -5,17 +5,26 @@ Shapes: T tokens, D width, H heads, K key heads, E head width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention import attend
+from .host import on_host
 from .levels import Level
 from .linear import InitLinear
 from .norm import rms_norm
 from .rope import rotate
 from .spans import Spans
+
+if TYPE_CHECKING:
+    from .causal.keys import KeyValues
+    from .causal.new_tokens import NewTokens
+
+_attend_outside_graphs = on_host(attend)
 
 
 class Attention(nn.Module):
@@ -25,7 +34,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.width = heads, kv_heads, dim // heads
         self.backend = backend
-        self.attend = attend
+        self.traced = True
+        """Whether ``torch.compile`` may trace attention itself, or leaves it outside its graphs."""
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
         self.out = InitLinear(dim, dim, nn.init.zeros_)
@@ -38,9 +48,16 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
         """Attention of each run with itself, (T, D)."""
         q_THE, k_TKE, v_TKE = self.queries_keys_values(x_TD, rope)
-        out_THE = self.attend(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
+        call = attend if self.traced else _attend_outside_graphs
+        out_THE = call(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
         mixed_TD: Tensor = self.out(out_THE.flatten(1))
         return mixed_TD
+
+    def attend_to(self, x_ND: Tensor, rope: Tensor, memory: KeyValues, new: NewTokens) -> Tensor:
+        """Causal attention of new tokens to those that a memory holds and among themselves, (N, D)."""
+        out_NHE = memory.attend(*self.queries_keys_values(x_ND, rope), new, self.backend)
+        mixed_ND: Tensor = self.out(out_NHE.flatten(1))
+        return mixed_ND
 
     def queries_keys_values(self, x_TD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What attention compares and mixes, normed and rotated: (T, H, E), (T, K, E) and (T, K, E)."""
@@ -112,6 +129,27 @@ class Block(nn.Module):
             out_TD: Tensor = checkpoint(self._mix, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
             return out_TD
         return self._mix(x_TD, spans, rope, samples, window, causal)
+
+    def attend_to(self, x_ND: Tensor, rope: Tensor, memory: KeyValues, new: NewTokens) -> Tensor:
+        """The block over new tokens of a causal model in evaluation mode.
+
+        Args:
+            x_ND: the tokens.
+            rope: rotary tables of them.
+            memory: keys and values of the tokens before; the new ones are added.
+            new: the samples of the new tokens.
+        """
+        x_ND = x_ND + self.attention.attend_to(rms_norm(x_ND), rope, memory, new)
+        return x_ND + self.mlp(rms_norm(x_ND))
+
+    def compile_around_attention(self, **options: Any) -> None:
+        """Compiles the block in place, but for attention, which is planned on the host for the lengths of each batch.
+
+        Args:
+            options: of ``torch.compile``.
+        """
+        self.attention.traced = False
+        self.compile(**options)
 
     def _mix(
         self, x_TD: Tensor, spans: Spans, rope: Tensor, samples: Spans, window: int | None, causal: bool

@@ -7,6 +7,8 @@ Shapes: T fine tokens, G coarse tokens, D query width, H heads, E head width, C 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,11 @@ from .norm import rms_norm
 from .rope import Rotary
 from .segments import shift_right
 from .spans import Spans
+
+if TYPE_CHECKING:
+    from .causal.groups import Runs
+    from .causal.keys import KeyValues
+    from .causal.new_tokens import NewTokens
 
 GATE = 0.02
 """What gates start at."""
@@ -27,7 +34,6 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
         super().__init__()
         self.heads, self.width, self.backend = heads, dim // heads, backend
-        self.attend = attend
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
@@ -82,7 +88,7 @@ class CrossAttention(nn.Module):
         """
         q_THE = self.queries(x_TD, self.rope(coords_TC, unit_C))
         k_SHE, v_SHE = self.keys_values(source, self.rope(source_coords, unit_C))
-        return self.gated(self.attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
+        return self.gated(attend(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend))
 
 
 class CausalDown(CrossAttention):
@@ -151,6 +157,42 @@ class CausalDown(CrossAttention):
         seen_THE = self.seen(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
         return self.gated(seen_THE)
 
+    def attend_to(
+        self,
+        x_ND: Tensor,
+        coords_NC: Tensor,
+        source: tuple[Tensor, Tensor] | None,
+        unit_C: Tensor,
+        memory: KeyValues,
+        new_keys: NewTokens,
+        runs: Runs,
+    ) -> Tensor:
+        """:meth:`staircase` for new fine tokens and new coarse ones, after those that a memory holds.
+
+        The memory holds the null key first, so that groups see the key of their own number with and without it.
+
+        Args:
+            x_ND: new fine tokens.
+            coords_NC: their positions, from where the sample begins if there is a null key.
+            source: new coarse tokens and their positions, counted likewise.
+            unit_C: level-0 steps that count as one.
+            memory: keys of the coarse tokens before; those of the new ones are added.
+            new_keys: the samples of the new coarse tokens.
+            runs: the groups of the new fine tokens.
+
+        Returns:
+            (N, D), gated.
+        """
+        q_NHE = self.queries(x_ND, self.rope(coords_NC, unit_C))
+        k_CHE = v_CHE = q_NHE[:0]
+        if source is not None:
+            k_CHE, v_CHE = self.keys_values(source[0], self.rope(source[1], unit_C))
+        if runs.new.single:
+            memory.append(k_CHE, v_CHE, new_keys)
+            return self.gated(memory.attend_newest(q_NHE, runs.new, new_keys.before + new_keys.counts - 1))
+        k_SHE, v_SHE, keys = memory.extended(k_CHE, v_CHE, new_keys)
+        return self.gated(self.seen(q_NHE, k_SHE, v_SHE, runs.spans, runs.samples, keys, window=memory.window))
+
     def seen(
         self,
         q_THE: Tensor,
@@ -177,6 +219,6 @@ class CausalDown(CrossAttention):
         place_T = groups.ids * longest + groups.positions
         folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, place_T, q_THE)
         folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)
-        out = self.attend(folded, k_SHE, v_SHE, rows, keys, window=window, causal=True, backend=self.backend)
+        out = attend(folded, k_SHE, v_SHE, rows, keys, window=window, causal=True, backend=self.backend)
         out = out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
         return out.index_select(0, place_T)

@@ -5,8 +5,9 @@ Shapes: T tokens of a level, D its width, C axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from einops import rearrange
@@ -22,6 +23,10 @@ from .pyramid import Pyramid
 from .rope import Rotary
 from .tokens import Tokens
 from .transition import TopDown, Transition
+
+if TYPE_CHECKING:
+    from .causal.keys import KeyValues
+    from .causal.new_tokens import NewTokens
 
 
 @dataclass
@@ -78,6 +83,28 @@ class Stage(nn.Module):
         for block, spans in zip(layers, layer_spans, strict=True):
             x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal)
         return x_TD
+
+    def attend_to(
+        self,
+        x_ND: Tensor,
+        rope: Tensor,
+        memories: Sequence[KeyValues],
+        new: NewTokens,
+        part: Literal["encoder", "decoder"],
+    ) -> Tensor:
+        """Runs the blocks of one of the two ways over new tokens of a causal model.
+
+        Args:
+            x_ND: the tokens.
+            rope: rotary tables of them.
+            memories: of each block, keys and values of the tokens before.
+            new: the samples of the new tokens.
+            part: the way.
+        """
+        for block, memory in zip(self.encoder if part == "encoder" else self.decoder, memories, strict=True):
+            assert isinstance(block, Block)
+            x_ND = block.attend_to(x_ND, rope, memory, new)
+        return x_ND
 
 
 class Hierarchy(nn.Module):
@@ -151,7 +178,7 @@ class Hierarchy(nn.Module):
         Raises:
             UserError: the tokens do not fit: width, axes, grids or boundaries.
         """
-        self._check(tokens)
+        self.check(tokens)
         record = _Record()
         states = self._bottom_up(tokens, record)
         if self.config.top_down or self.config.cross_scale.down:
@@ -163,7 +190,12 @@ class Hierarchy(nn.Module):
         self._auxiliary(states, record)
         return self._pyramid(tokens, states, record)
 
-    def _check(self, tokens: Tokens) -> None:
+    def check(self, tokens: Tokens) -> None:
+        """Checks that tokens fit.
+
+        Raises:
+            UserError: they have another width or other axes.
+        """
         first = self.config.levels[0]
         if tokens.x.ndim != 2 or tokens.x.shape[1] != first.dim:
             raise UserError(

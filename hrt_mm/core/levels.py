@@ -23,6 +23,11 @@ class FixedGroups(Component):
     stride: Extent
     """Tokens a group, or on grids cells along each axis."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest group; on one axis."""
+        return _product(self.stride)
+
 
 class GivenGroups(Component):
     """Groups whose starts the tokenizer or the data supplies: words, sentences, phonemes, shots."""
@@ -35,6 +40,11 @@ class GivenGroups(Component):
     typical: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = 1.0
     """Usual tokens a group, or on several axes how many along each; positions on the next level are counted in steps
     of it."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest group, where something bounds it."""
+        return self.max
 
     @property
     def typical_tokens(self) -> float:
@@ -63,6 +73,11 @@ class LearnedGroups(Component):
     smooth: bool = False
     """Mix what ``top_down`` brings back from a group with what came back from those before it, the more, the less sure
     the boundary between them is (H-Net's equation 5)."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest group."""
+        return self.max
 
     @model_validator(mode="after")
     def _fits(self) -> LearnedGroups:
@@ -137,6 +152,11 @@ class Level(Component):
     def head_dim(self) -> int:
         """Width of a head."""
         return self.dim // self.heads
+
+    @property
+    def window_tokens(self) -> int | None:
+        """The window in tokens, where there is one; on one axis."""
+        return None if self.window is None else _product(self.window)
 
     @property
     def mlp_dim(self) -> int:
@@ -303,6 +323,10 @@ def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
                 "every axis; on grids windows and strides must nest"
             )
     return tuple(size for size in chain if math.prod(size) > 1)
+
+
+def _product(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else math.prod(size)
 
 
 def _scaled(step: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:

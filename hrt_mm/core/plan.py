@@ -179,9 +179,9 @@ class LevelPlan:
 
     def _window_size(self) -> int:
         """The window in tokens, where there is no grid."""
-        window = self.level.window
+        window = self.level.window_tokens
         assert window is not None
-        return window if isinstance(window, int) else math.prod(window)
+        return window
 
     @on_host
     def fixed_groups(self, config: FixedGroups) -> Groups:
@@ -210,12 +210,7 @@ class LevelPlan:
         Raises:
             UserError: the tokens carry no such boundary.
         """
-        if config.boundary not in self.boundaries:
-            known = ", ".join(sorted(self.boundaries)) or "none"
-            raise UserError(
-                f"level {self.level.name!r} groups by boundary {config.boundary!r}, which the tokens do not carry; "
-                f"they carry: {known}"
-            )
+        check_boundary(self.level, config, self.boundaries)
         starts_T = self.boundaries[config.boundary]
         if config.max is not None:
             first = self.samples.host[:-1]
@@ -253,22 +248,47 @@ class LevelPlan:
         """
         unit = tuple(a * b for a, b in zip(self.unit, stride, strict=True))
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
-        fold = _starts_so_far if ahead else _any_start
-        boundaries = {name: fold(mask, groups) for name, mask in self.boundaries.items()}
+        boundaries = {name: _coarse_starts(mask, groups, inclusive=ahead) for name, mask in self.boundaries.items()}
         return LevelPlan(level, groups.samples, coords_GC, unit, grid, boundaries, self.lowest or self)
 
 
-def _any_start(starts_T: Tensor, groups: Groups) -> Tensor:
-    """(G,) whether any token of a group starts one of the given groups. Groups are not empty here."""
+def check_boundary(level: Level, config: GivenGroups, boundaries: Mapping[str, Tensor]) -> None:
+    """Checks that the boundary that a level groups by is there.
+
+    Raises:
+        UserError: the tokens carry no such boundary.
+    """
+    if config.boundary not in boundaries:
+        raise UserError(
+            f"level {level.name!r} groups by boundary {config.boundary!r}, which the tokens do not carry; "
+            f"they carry: {', '.join(sorted(boundaries)) or 'none'}"
+        )
+
+
+def reporting_group(group_T: np.ndarray, begins_T: np.ndarray, *, inclusive: bool) -> np.ndarray:
+    """(T,) the first group whose token can tell that a given group starts at a token: that token's group.
+
+    Where a group's token is made from the group's first token alone, it can tell nothing of the later ones, and the
+    next group's token is the first that can.
+
+    Args:
+        group_T: the group of each token.
+        begins_T: bool, whether each token is the first of its group.
+        inclusive: tokens of groups are made from first tokens alone.
+    """
+    return group_T + ~begins_T if inclusive else group_T
+
+
+def _coarse_starts(starts_T: Tensor, groups: Groups, *, inclusive: bool) -> Tensor:
+    """(G,) whether a given group starts at each token of the next level."""
     first_G = groups.spans.host[:-1].numpy()
-    return torch.from_numpy(np.logical_or.reduceat(starts_T.numpy(), first_G)) if len(first_G) else starts_T[:0]
-
-
-def _starts_so_far(starts_T: Tensor, groups: Groups) -> Tensor:
-    """(G,) whether a given group starts after a group's predecessor did, up to the group's first token."""
-    after_G = _any_start(starts_T.roll(-1), groups)
-    first = groups.samples.host[:-1]
-    first = first[first < len(after_G)]
-    so_far_G = after_G.roll(1)
-    so_far_G[first] = starts_T[groups.spans.host[first]]
-    return so_far_G
+    rows = np.flatnonzero(starts_T.numpy())
+    # Groups are not empty here, so the last one that begins up to a row holds it.
+    group = np.searchsorted(first_G, rows, "right") - 1
+    reporting = reporting_group(group, first_G[group] == rows, inclusive=inclusive)
+    # In the last group of a sample there may be no group to tell; the following one is another sample's.
+    ends = groups.samples.host[1:].numpy()
+    within = reporting < ends[np.searchsorted(ends, group, "right")]
+    flags_G = np.zeros(len(first_G), dtype=bool)
+    flags_G[reporting[within]] = True
+    return torch.from_numpy(flags_G)

@@ -30,18 +30,6 @@ def smooth(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
     return smoothed_GD.to(z_GD.dtype)
 
 
-def smooth_step(z_AD: Tensor, prob_A: Tensor, before_AD: Tensor) -> Tensor:
-    """One step of :func:`smooth`.
-
-    Args:
-        z_AD: unpooled new groups.
-        prob_A: probability of the boundary at which each starts; 1 for the first of a sample.
-        before_AD: smoothed groups before them.
-    """
-    prob_A1 = prob_A[:, None]
-    return (prob_A1 * z_AD + (1 - prob_A1) * before_AD).to(z_AD.dtype)
-
-
 class _LinearRecurrence(torch.autograd.Function):
     """y_g = input_g + decay_g * y_(g-1), computed for all rows in parallel.
 

@@ -95,11 +95,14 @@ class Transition(nn.Module):
         return x_GE
 
     def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
-        """The next level's plan. A token made from the first of its group stands where that one stands."""
-        place = segment_first if self.inclusive else segment_mean
-        coords_GC = place(plan.coords_TC, groups.spans)
+        """The next level's plan."""
+        coords_GC = self.coordinates(plan.coords_TC, groups.spans)
         ahead = self.causal and self.inclusive
         return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded, ahead=ahead)
+
+    def coordinates(self, coords_TC: Tensor, groups: Spans) -> Tensor:
+        """(G, C) where the tokens of groups lie: in the middle, or if made from the first token alone, at that one."""
+        return (segment_first if self.inclusive else segment_mean)(coords_TC, groups)
 
     def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
         """Groups that the model chooses.

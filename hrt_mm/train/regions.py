@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..core.attention import attend
 from ..core.block import Block
 
 GRAPHS = 128
@@ -27,8 +26,5 @@ def compile_regions(task: nn.Module, backend: str = "inductor") -> None:
         task.compile(backend=backend)
         return
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    # Not a decorator in its module, as importing that would then import the compiler.
-    uncompiled = torch.compiler.disable(attend)
-    for module in blocks:
-        module.attention.attend = uncompiled
-        module.compile(backend=backend)
+    for block in blocks:
+        block.compile_around_attention(backend=backend)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.routing import Routing
-from hrt_mm.core.smoothing import smooth, smooth_step
+from hrt_mm.core.smoothing import smooth
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.core.transition import Transition
@@ -87,10 +87,12 @@ def test_nothing_is_read_from_the_device() -> None:
     assert z_GD.grad is not None and prob_G.grad is not None
 
 
-def test_one_step_continues_it() -> None:
+def test_what_came_back_before_continues() -> None:
+    """The causal pass starts from the last smoothed group, which stays as it is."""
     z_GD, prob_G, samples = drawn([9])
     whole_GD = smooth(z_GD, prob_G, samples)
-    torch.testing.assert_close(smooth_step(z_GD[8:], prob_G[8:], whole_GD[7:8]), whole_GD[8:])
+    z_GD, prob_G = torch.cat([whole_GD[6:7], z_GD[7:]]), torch.cat([torch.ones_like(prob_G[:1]), prob_G[7:]])
+    torch.testing.assert_close(smooth(z_GD, prob_G, Spans.from_lengths([3])), whole_GD[6:])
 
 
 def config(*, smooth: bool, top_down: bool = True, causal: bool = True, pool: str = "mean") -> HierarchyConfig:

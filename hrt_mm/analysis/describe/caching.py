@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.causal.groups import OPEN_ROOM
 from ...core.hierarchy import Hierarchy
 from ...core.levels import LearnedGroups, Level
 from ...core.transition import Transition
-from ...inference.generation.cache import bound, usual_room
 from .layout import Laid
 
 
@@ -46,7 +46,7 @@ def cache_elements(hierarchy: Hierarchy, levels: list[Laid]) -> Kept | None:
             if config.cross_scale.down:
                 pairs.append((_pair(level.heads, level), config.levels[index + 1], shares[index + 1]))
         for elements, seen, share in pairs:
-            window = bound(seen)
+            window = seen.window_tokens
             if window is None:
                 per_token += elements * share
             else:
@@ -66,5 +66,5 @@ def _open(transition: Transition) -> int:
     How sure the boundary that it starts at was is kept where groups are smoothed.
     """
     dim, group = transition.fine.dim, transition.group
-    tokens = 0 if transition.inclusive else usual_room(group) * (dim + 2)
+    tokens = 0 if transition.inclusive else (group.longest or OPEN_ROOM) * (dim + 2)
     return tokens + (dim + group.smooth if isinstance(group, LearnedGroups) else 0)

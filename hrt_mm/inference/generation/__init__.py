@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .cache import Cache
+from ...core.causal import Memory as Cache
 from .generate import GeneratedText, continued, generate
-from .prefill import prefill
 from .sampling import Sampling
 from .saving import cache_of, cache_state
 from .session import Session
-from .stepping import step
+from .steps import prefill, step
 
 __all__ = [
     "Cache",

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.causal import KeyValues, Memory
+from ...core.causal.groups import OpenGroup
+from ...core.causal.memory import LevelMemory
 from ...core.errors import UserError
 from ...core.hierarchy import Hierarchy
 from ...train.weights import refuse
-from .cache import Cache, LevelCache, OpenGroup
-from .keys import KeyValues
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class _Entry:
         return shape == list(saved.shape)
 
 
-def cache_state(cache: Cache) -> dict[str, Tensor]:
+def cache_state(cache: Memory) -> dict[str, Tensor]:
     """What a cache holds, by names that start with the level's, without the room for more. Shares its memory."""
     return {
         entry.name: entry.value if entry.growth is None else entry.value.narrow(entry.growth.axis, 0, entry.growth.used)
@@ -73,7 +74,7 @@ def cache_state(cache: Cache) -> dict[str, Tensor]:
     }
 
 
-def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "the cache") -> Cache:
+def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "the cache") -> Memory:
     """A cache from what :func:`cache_state` gave.
 
     Args:
@@ -85,7 +86,7 @@ def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "t
         UserError: the tensors are of another model, or contradict each other; names those.
     """
     counts = state.get(f"{hierarchy.config.levels[0].name}.count")
-    cache = Cache(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
+    cache = Memory(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
     entries = {entry.name: entry for entry in _entries(cache)}
     older = {name: torch.full_like(own.value, own.absent) for name, own in entries.items() if own.absent is not None}
     state = older | dict(state)
@@ -106,13 +107,13 @@ def _length(entry: _Entry, saved: Tensor) -> int:
     return saved.shape[entry.growth.axis]
 
 
-def _entries(cache: Cache) -> Iterator[_Entry]:
+def _entries(cache: Memory) -> Iterator[_Entry]:
     yield _Entry("first", torch.from_numpy(cache.first_B), absent=0.0)
     for name, level in zip(cache.names, cache.levels, strict=True):
         yield from _level(name, level)
 
 
-def _level(name: str, level: LevelCache) -> Iterator[_Entry]:
+def _level(name: str, level: LevelMemory) -> Iterator[_Entry]:
     yield _Entry(f"{name}.count", torch.from_numpy(level.count_B))
     yield _Entry(f"{name}.groups", torch.from_numpy(level.groups_B))
     longest, most = int(level.count_B.max(initial=0)), int(level.groups_B.max(initial=0))
@@ -137,13 +138,13 @@ def _keys(name: str, kept: KeyValues, count: int, counter: str) -> Iterator[_Ent
 def _open(name: str, group: OpenGroup) -> Iterator[_Entry]:
     yield _Entry(f"{name}.size", torch.from_numpy(group.size_B))
     used = int(group.size_B.max(initial=0))
-    growth = _Growth(1, used, f"{name}.size", group.make_room) if group.keeps else None
+    growth = _Growth(1, used, f"{name}.size", group.make_room) if group.keeps_tokens else None
     yield _Entry(f"{name}.tokens", group.x_BSD, growth)
-    yield _Entry(f"{name}.places", group.place_BS, growth, narrow=torch.float32)
-    # All others have a row a sample; one that is added to the class is saved without a word here.
-    for attribute, value in vars(group).items():
-        if isinstance(value, Tensor) and value is not group.x_BSD and value is not group.place_BS:
-            yield _Entry(f"{name}.{attribute.rsplit('_', 1)[0]}", value)
+    yield _Entry(f"{name}.places", group.position_BS, growth, narrow=torch.float32)
+    if group.before_BD is not None:
+        yield _Entry(f"{name}.before", group.before_BD)
+    if group.prob_B is not None:
+        yield _Entry(f"{name}.chance", group.prob_B)
     for boundary, flags in group.started.items():
         yield _Entry(f"{name}.started.{boundary}", torch.from_numpy(flags))
 

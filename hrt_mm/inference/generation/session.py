@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ...core.causal import Memory
 from ...core.component import with_current_keys
 from ...core.errors import UserError
 from ...core.levels import GivenGroups
@@ -25,10 +26,8 @@ from ...data.capabilities import CausalBoundaries, receptive_field
 from ...data.storage import parse_json, read_tensors
 from ...tasks.language import LanguageModel
 from ...train.weights import named_weights, refuse
-from .cache import Cache
-from .prefill import prefill
 from .saving import cache_of, cache_state
-from .stepping import step
+from .steps import prefill, step
 
 _KEY, _FORMAT = "hrt_mm.session", 2
 """The first format had no checksum."""
@@ -56,7 +55,7 @@ class Session:
         recent = [ids[-receptive_field(model.tokenizer) :] for ids in tokens.split()]
         self._begin(model, cache, model.logits(pyramid[0].x[last_B]), recent)
 
-    def _begin(self, model: LanguageModel, cache: Cache, logits_BV: Tensor, recent: list[Tensor]) -> None:
+    def _begin(self, model: LanguageModel, cache: Memory, logits_BV: Tensor, recent: list[Tensor]) -> None:
         self.model, self.tokenizer = model, model.tokenizer
         levels = model.encoder.hierarchy.config.levels
         self._names = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]

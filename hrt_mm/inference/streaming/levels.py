@@ -8,7 +8,6 @@ Shapes: N new tokens of a level, D its width.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.causal import CausalPass, Flags, Made, Memory
 from ...core.cross_scale import CrossAttention
 from ...core.errors import UserError
 from ...core.hierarchy import Hierarchy
-from ...core.levels import FixedGroups, GivenGroups, HierarchyConfig
+from ...core.levels import HierarchyConfig
 from ...core.norm import rms_norm
 from ...core.spans import Spans
-from ...core.transition import Transition
-from .advance import Advance, Made
-from .memory import LevelMemory
-from .runs import Flags
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,24 +71,19 @@ class HierarchyStream:
             raise UserError("only a causal hierarchy over one axis can stream; train with model.causal: true")
         if not growing and (reason := unbounded(config)):
             raise UserError(reason)
-        self.hierarchy = hierarchy
-        like = hierarchy.like
-        self.names = tuple(level.name for level in config.levels)
-        self._given = tuple(level.group.boundary for level in config.levels if isinstance(level.group, GivenGroups))
-        places = range(len(config.levels))
-        self._levels = [LevelMemory(hierarchy, place, self._given, like) for place in places]
-        self._steps = _steps(hierarchy, like.device)
-        self._joins = [_Join(hierarchy, place, self._steps[place]) for place in places[:-1]]
-        self._tokens, self._ended = 0, False
+        self.hierarchy, self.memory = hierarchy, Memory(hierarchy, 1)
+        self.names = self.memory.names
+        self._joins = [_Join(hierarchy, index, self.memory.unit_1[index]) for index in range(len(config.levels) - 1)]
+        self._ended = False
 
     @property
     def nbytes(self) -> int:
         """Bytes held between chunks."""
-        return sum(level.nbytes for level in self._levels) + sum(join.nbytes for join in self._joins)
+        return self.memory.nbytes + sum(join.nbytes for join in self._joins)
 
     def none_start(self, count: int) -> dict[str, np.ndarray]:
         """That no given group starts at so many tokens."""
-        return {name: np.zeros(count, dtype=bool) for name in self._given}
+        return {name: np.zeros(count, dtype=bool) for name in self.memory.given}
 
     @torch.inference_mode()
     def feed(self, x_ND: Tensor, starts: Flags | None = None) -> dict[str, Finished]:
@@ -107,56 +98,51 @@ class HierarchyStream:
         """
         starts = starts or {}
         self._check(x_ND, starts)
-        advance = self._advance()
-        if len(x_ND):
-            place_N = torch.arange(self._tokens, self._tokens + len(x_ND), dtype=torch.float64, device=x_ND.device)
-            advance.feed(0, x_ND, place_N, {name: starts[name] for name in self._given})
-        return self._finished(advance)
+        call = self._call()
+        call.feed(x_ND, np.array([len(x_ND)]), starts)
+        return self._finished(call)
 
     @torch.inference_mode()
     def flush(self) -> dict[str, Finished]:
         """What the end of the input finishes: the groups that are open."""
-        advance = self._advance()
-        advance.end()
+        call = self._call()
+        call.end()
         self._ended = True
-        return self._finished(advance)
+        return self._finished(call)
 
-    def _advance(self) -> Advance:
+    def _call(self) -> CausalPass:
         if self._ended:
             raise UserError("the stream has ended; start a new one")
-        return Advance(self.hierarchy, self._levels, self._steps)
+        return CausalPass(self.hierarchy, self.memory)
 
     def _check(self, x_ND: Tensor, starts: Flags) -> None:
         width = self.hierarchy.config.levels[0].dim
         if x_ND.ndim != 2 or x_ND.shape[1] != width:
             raise UserError(f"level {self.names[0]!r} takes (N, {width}) tokens, not {tuple(x_ND.shape)}")
-        for name in self._given:
+        for name in self.memory.given:
             if name not in starts or starts[name].shape != (len(x_ND),) or starts[name].dtype != bool:
                 found = f"{starts[name].dtype} {starts[name].shape}" if name in starts else "nothing"
                 raise UserError(
                     f"the stream groups by boundary {name!r}: give a bool array of {len(x_ND)} places, got {found}"
                 )
 
-    def _finished(self, advance: Advance) -> dict[str, Finished]:
-        found = {}
-        made = _joined(advance.made[0], self.hierarchy.config.levels[0].dim, self._steps[0])
-        count = len(made.x_ND)
-        first_N = np.arange(self._tokens, self._tokens + count)
-        self._tokens += count
-        done = _Done(made, first_N, first_N + 1)
-        for place, name in enumerate(self.names):
-            if place:
-                join, dim = self._joins[place - 1], self.hierarchy.config.levels[place].dim
-                done = join.add(done, _joined(advance.made[place], dim, self._steps[0]), advance.sizes[place - 1])
-            found[name] = Finished(rms_norm(done.made.x_ND), done.first_N, done.last_N)
-        return found
+    def _finished(self, call: CausalPass) -> dict[str, Finished]:
+        levels, origin = self.hierarchy.config.levels, self.memory.unit_1[0]
+        made = [_joined(parts, level.dim, origin) for parts, level in zip(call.made, levels, strict=True)]
+        last = int(self.memory.levels[0].count_B[0])
+        first_N = np.arange(last - len(made[0].x_ND), last)
+        done = _Done(made[0], first_N, first_N + 1)
+        result = {}
+        for index, name in enumerate(self.names):
+            if index:
+                done = self._joins[index - 1].add(done, made[index], call.ended[index - 1])
+            result[name] = Finished(rms_norm(done.made.x_ND), done.first_N, done.last_N)
+        return result
 
 
 def _joined(parts: Sequence[Made], dim: int, like: Tensor) -> Made:
-    """The new tokens of a level, of a chunk and of its end."""
-    if not parts:
-        return Made(like.new_zeros(0, dim), like.new_zeros(0, dtype=torch.float64))
-    return Made(torch.cat([part.x_ND for part in parts]), torch.cat([part.place_N for part in parts]))
+    """New tokens of a level from several calls; there may be none."""
+    return Made.joined(parts) if parts else Made(like.new_zeros(0, dim), like.new_zeros(0, dtype=torch.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,11 +185,11 @@ class _Join:
             sizes: tokens of the groups that ended.
         """
         fine = _Done(
-            _joined([self.fine.made, fine.made], 0, self.unit_C),
+            Made.joined([self.fine.made, fine.made]),
             np.append(self.fine.first_N, fine.first_N),
             np.append(self.fine.last_N, fine.last_N),
         )
-        coarse = _joined([self.coarse, coarse], 0, self.unit_C)
+        coarse = Made.joined([self.coarse, coarse])
         self.sizes.extend(sizes)
         ready: list[int] = []
         while self.sizes and sum(ready) + self.sizes[0] <= len(fine.first_N):
@@ -218,42 +204,31 @@ class _Join:
         return done
 
     def _looked(self, fine: Made, coarse: Made, sizes: list[int]) -> Made:
-        x_ND, place_N = coarse.x_ND[: len(sizes)], coarse.place_N[: len(sizes)]
+        x_ND, position_N = coarse.x_ND[: len(sizes)], coarse.position_N[: len(sizes)]
         if not sizes or self.up is None:
-            return Made(x_ND, place_N)
+            return Made(x_ND, position_N)
         up, spans, used = self.up, Spans.from_lengths(sizes, x_ND.device), sum(sizes)
         assert isinstance(up, CrossAttention)
         look_ND = up.within(
-            x_ND, place_N[:, None], spans.singletons, fine.x_ND[:used], fine.place_N[:used, None], spans, self.unit_C
+            x_ND,
+            position_N[:, None],
+            spans.singletons,
+            fine.x_ND[:used],
+            fine.position_N[:used, None],
+            spans,
+            self.unit_C,
         )
-        return replace(coarse, x_ND=x_ND + look_ND, place_N=place_N)
+        return replace(coarse, x_ND=x_ND + look_ND, position_N=position_N)
 
 
 def _rest(made: Made, used: int) -> Made:
     """What is left, in memory of its own."""
-    return Made(made.x_ND[used:].clone(), made.place_N[used:].clone())
-
-
-def _steps(hierarchy: Hierarchy, device: torch.device) -> list[Tensor]:
-    """Level-0 steps of a token of each level."""
-    steps = [1.0]
-    for transition in hierarchy.transitions:
-        assert isinstance(transition, Transition)
-        steps.append(steps[-1] * transition.stride[0])
-    return [torch.tensor([size], device=device) for size in steps]
+    return Made(made.x_ND[used:].clone(), made.position_N[used:].clone())
 
 
 def longest_groups(config: HierarchyConfig) -> list[int | None]:
     """Tokens of the longest group of each level but the last; ``None`` where nothing bounds them."""
-    found: list[int | None] = []
-    for level in config.levels[:-1]:
-        group = level.group
-        assert group is not None
-        if isinstance(group, FixedGroups):
-            found.append(group.stride if isinstance(group.stride, int) else math.prod(group.stride))
-        else:
-            found.append(group.max)
-    return found
+    return [level.group.longest for level in config.levels[:-1] if level.group is not None]
 
 
 def unbounded(config: HierarchyConfig) -> str | None:

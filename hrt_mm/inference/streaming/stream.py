@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.causal import Flags
 from ...core.errors import ConfigError
 from ...core.spans import Spans
 from ...core.tokens import Tokens
@@ -17,7 +18,6 @@ from ...data.capabilities import lookahead, receptive_field, token_stream
 from ...data.tokenizer import Tokenizer
 from ...tasks.encoder import Encoder
 from .levels import Finished, HierarchyStream
-from .runs import Flags
 
 PIECE = 1024
 """Tokens that go through the model at once, so that a large chunk needs no more memory than a small one."""

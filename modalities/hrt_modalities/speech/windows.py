@@ -21,7 +21,6 @@ from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import lookahead, receptive_field, token_stream
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.inference.generation.cache import bound, usual_room
 from hrt_mm.inference.streaming.levels import Finished
 from hrt_mm.tasks.ctc import frames_of
 from hrt_mm.tasks.encoder import Encoder
@@ -116,13 +115,13 @@ def period(config: HierarchyConfig) -> int:
     """Level-0 tokens after which groups and blocks of all levels begin together; up to the first learned groups."""
     found = step = 1
     for level in config.levels:
-        window = bound(level)
+        window = level.window_tokens
         # What other levels see of a level is cut into blocks, under sliding windows too.
         if window is not None and (level.window_type != "sliding" or config.cross_scale.down):
             found = math.lcm(found, step * window)
         if not isinstance(level.group, FixedGroups):
             break
-        step *= usual_room(level.group)
+        step *= level.group.longest
         found = math.lcm(found, step)
     return found
 
@@ -131,7 +130,7 @@ def reach(config: HierarchyConfig) -> int | None:
     """How many level-0 tokens to each side change a token, at most; ``None`` where nothing bounds it."""
     found, step = 0, 1
     for place, level in enumerate(config.levels):
-        window = bound(level)
+        window = level.window_tokens
         comes_back = config.top_down and place + 1 < len(config.levels)
         layers = [level.depth, level.decoder_depth if comes_back else 0]
         seen = config.cross_scale.down and place > 0
@@ -146,7 +145,7 @@ def reach(config: HierarchyConfig) -> int | None:
             break
         if not isinstance(level.group, FixedGroups):
             return None
-        step *= usual_room(level.group)
+        step *= level.group.longest
         # A group is made of tokens up to its ends, and gives them what it is.
         found += 2 * step
     return found

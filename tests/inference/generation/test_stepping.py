@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hrt_mm.core.causal import KeyValues
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.hierarchy import Hierarchy, Transformer
 from hrt_mm.core.levels import HierarchyConfig, Level
@@ -21,7 +22,6 @@ from hrt_mm.core.pooling import POOLINGS
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.generation import Cache, prefill, step
-from hrt_mm.inference.generation.keys import KeyValues
 
 GROUPS: dict[str, dict[str, Any]] = {
     "fixed": {"type": "fixed", "stride": 3},
@@ -253,7 +253,9 @@ def test_prefill_leaves_the_model_as_it_was() -> None:
     with torch.no_grad():
         whole = model(tokens)[0].x
         pyramid, _ = prefill(model, tokens)
-    assert torch.equal(pyramid[0].x, whole)
+    # The prompt's last group is still open and not computed, and products of other sizes are rounded differently.
+    assert (pyramid[0].x - whole).abs().max() < 1e-12
+    assert torch.equal(model(tokens)[0].x, whole)
     assert {name: vars(module).get("attend") for name, module in model.named_modules()} == before
     assert not any(module._forward_pre_hooks for module in model.modules())
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hrt_mm.core.causal import KeyValues
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import HierarchyConfig
@@ -18,7 +19,6 @@ from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.generation import Cache, step
 from hrt_mm.inference.streaming import Finished, HierarchyStream, latencies, unbounded
-from hrt_mm.inference.streaming.memory import Window
 
 GROUPS: dict[str, dict[str, Any]] = {
     "fixed": {"type": "fixed", "stride": 3},
@@ -139,18 +139,18 @@ def test_a_wrong_memory_is_seen(wrong: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Control: the tests above can fail."""
     model, tokens = build("mean", "given", "all", "given"), sample()
     if wrong == "window":
-        monkeypatch.setattr(Window, "extended", lambda self, k, v: (k, v))
+        monkeypatch.setattr(KeyValues, "append", lambda *args: None)
     starts, stream = tokens.boundaries["words"].numpy(), HierarchyStream(model)
     at = 20 + int(np.flatnonzero(~starts[20:])[0])
     stream.feed(tokens.x[:at], {"words": starts[:at]})
-    level = stream._levels[0]
-    assert level.back_1D is not None
+    level = stream.memory.levels[0]
+    assert level.back_BD is not None and level.open is not None
     if wrong == "back":
-        level.back_1D = torch.zeros_like(level.back_1D)
+        level.back_BD = torch.zeros_like(level.back_BD)
     elif wrong == "started":
-        level.started["words"] = not level.started["words"]
+        level.open.started["words"] = ~level.open.started["words"]
     elif wrong == "open":
-        level.open_SD = torch.zeros_like(level.open_SD)
+        level.open.x_BSD = torch.zeros_like(level.open.x_BSD)
     found = [stream.feed(tokens.x[at:], {"words": starts[at:]}), stream.flush()]
     with torch.no_grad():
         whole = model(tokens)
@@ -182,7 +182,7 @@ def test_positions_stay_exact_far_out() -> None:
     model, tokens = build("attention", "fixed", "up").float(), sample(30)
     x, far = tokens.x.float(), HierarchyStream(model)
     near = HierarchyStream(model).feed(x)
-    far._tokens = 36 * 10**6
+    far.memory.first_B[:] = 36 * 10**6
     for name, own in far.feed(x).items():
         assert (own.x_ND - near[name].x_ND).abs().max() < 1e-4
 

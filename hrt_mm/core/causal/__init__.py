@@ -1,0 +1,10 @@
+"""The causal pass over new tokens and a memory of those before: prompts, decoding steps and streams are calls of it."""
+
+from __future__ import annotations
+
+from .engine import CausalPass, Made
+from .groups import Flags
+from .keys import KeyValues
+from .memory import Memory
+
+__all__ = ["CausalPass", "Flags", "KeyValues", "Made", "Memory"]

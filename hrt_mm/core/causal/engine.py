@@ -1,0 +1,233 @@
+"""New tokens through a causal hierarchy that remembers those before: one pass for prompts, steps and streams.
+
+New tokens of a level run through its blocks, together with the keys that they see of those before. The groups that they
+complete become new tokens of the next level, for which the same holds. What the next level gives comes back to the
+tokens that may see it. The result equals the forward pass, however many tokens come at once.
+
+A prompt is a call with an empty memory, a decoding step one with a token for each sample, a stream one with a chunk of
+one sample.
+
+Shapes: N new tokens of a level, C new tokens of the next one, D width of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cross_scale import CausalDown
+from ..hierarchy import Hierarchy, Stage
+from ..plan import Groups
+from ..smoothing import smooth
+from ..spans import Spans
+from ..transition import TopDown, Transition
+from .groups import Flags, Runs, boundaries
+from .memory import Memory
+from .new_tokens import NewTokens, by_sample, offsets_of
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """New tokens of a level.
+
+    Args:
+        x_ND: the tokens, before the last pass up (``cross_scale.up``).
+        position_N: float64, their positions in level-0 steps.
+    """
+
+    x_ND: Tensor
+    position_N: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Made]) -> Made:
+        """Those of several calls, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([part.x_ND for part in parts]), torch.cat([part.position_N for part in parts]))
+
+
+class CausalPass:
+    """One call: new tokens of level 0, and all that follows from them on the levels above.
+
+    Args:
+        hierarchy: a causal one, in evaluation mode.
+        memory: what it remembers; changed in place.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, memory: Memory) -> None:
+        self.hierarchy, self.memory = hierarchy, memory
+        self.made: list[list[Made]] = [[] for _ in memory.levels]
+        """New tokens of each level."""
+        self.ended: list[list[int]] = [[] for _ in memory.levels]
+        """Sizes of the groups that ended, by level, sample by sample."""
+
+    def feed(self, x_ND: Tensor, counts: np.ndarray, starts: Flags) -> Tensor:
+        """New tokens of level 0, packed sample by sample, to what the level makes of them, (N, D).
+
+        Args:
+            x_ND: the tokens.
+            counts: (B,) int64, how many each sample has; there may be none.
+            starts: given boundaries.
+        """
+        memory, count_B = self.memory, self.memory.levels[0].count_B
+        samples = np.flatnonzero(counts)
+        if not len(samples):
+            return x_ND
+        new = NewTokens(samples, counts[samples], count_B[samples], len(count_B), memory.device)
+        # In float64, as the forward pass has positions that lie far out.
+        position_N = torch.from_numpy(memory.first_B[samples][new.ids] + new.numbers).to(memory.device)
+        return self._level(0, x_ND, position_N, new, starts)
+
+    def end(self) -> None:
+        """Completes the open groups of all levels, as the end of the input does."""
+        for index, level in enumerate(self.memory.levels[:-1]):
+            group = level.open
+            assert group is not None
+            samples = np.flatnonzero(group.size_B)
+            sizes = group.size_B[samples]
+            if not len(samples):
+                continue
+            self.ended[index] += sizes.tolist()
+            if not self._transition(index).inclusive:
+                above = {name: flags[samples] for name, flags in group.started.items()}
+                new = self._new_above(index, samples, np.ones_like(samples))
+                self._coarser(index, *group.tokens(samples), sizes, new, above)
+
+    def _level(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
+        """New tokens through a level and all above it, (N, D).
+
+        Args:
+            index: of the level.
+            x_ND: the tokens.
+            position_N: their positions.
+            new: their samples.
+            starts: given boundaries.
+        """
+        level, stage = self.memory.levels[index], self.hierarchy.stages[index]
+        assert isinstance(stage, Stage)
+        rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
+        x_ND = stage.attend_to(x_ND, rope, level.encoder, new, "encoder")
+        if level.open is not None:
+            x_ND = self._with_above(index, x_ND, position_N, new, starts)
+            x_ND = stage.attend_to(x_ND, rope, level.decoder, new, "decoder")
+        level.count_B[new.samples] += new.counts
+        self.made[index].append(Made(x_ND, position_N))
+        return x_ND
+
+    def _with_above(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
+        """Puts new tokens into their groups, and adds to them what they see of the next level."""
+        level, transition = self.memory.levels[index], self._transition(index)
+        group = level.open
+        assert group is not None
+        begins, prob_N = boundaries(transition, group, x_ND, new, starts)
+        runs = Runs(new, begins, group.size_B[new.samples], transition.inclusive)
+        above = runs.starts_above(group, starts)
+        prob_C = None
+        if group.prob_B is not None:
+            assert prob_N is not None
+            prob_C = runs.probabilities(group, prob_N)
+        coarse = None
+        made = self._new_above(index, new.samples, runs.made)
+        if len(runs.heads):
+            self.ended[index] += runs.sizes[runs.ended].tolist()
+        if made.total:
+            complete = runs.complete(group, x_ND, position_N)
+            coarse = self._coarser(index, *complete, made.subset(runs.made > 0), above)
+        level.groups_B[new.samples] += runs.begun
+        group.update(x_ND, position_N, new, runs)
+        look_ND = self._look_up(index, x_ND, position_N, runs, coarse, made)
+        back_ND = self._come_back(index, runs, coarse, prob_C)
+        for part_ND in (look_ND, back_ND):
+            x_ND = x_ND if part_ND is None else x_ND + part_ND
+        return x_ND
+
+    def _new_above(self, index: int, samples: np.ndarray, made: np.ndarray) -> NewTokens:
+        """New tokens of the next level."""
+        before = self.memory.levels[index + 1].count_B[samples]
+        return NewTokens(samples, made, before, len(self.memory), self.memory.device)
+
+    def _coarser(
+        self, index: int, x_TD: Tensor, position_T: Tensor, sizes: np.ndarray, new: NewTokens, starts: Flags
+    ) -> Made:
+        """Complete groups to tokens of the next level, as they come back from there.
+
+        Args:
+            index: of the level that they are groups of.
+            x_TD: their tokens.
+            position_T: positions of those.
+            sizes: (C,) tokens of each group.
+            new: the samples of the groups.
+            starts: (C,) given boundaries at the groups.
+        """
+        transition = self._transition(index)
+        spans = Spans.from_lengths(torch.from_numpy(sizes), x_TD.device)
+        groups = Groups(spans, spans.singletons, transition.group_size)
+        x_CE = transition.pooled(x_TD, groups, position_T[:, None] / self.memory.unit_1[index])
+        position_C = transition.coordinates(position_T[:, None], spans)[:, 0]
+        return Made(self._level(index + 1, x_CE, position_C, new, starts), position_C)
+
+    def _look_up(
+        self, index: int, x_ND: Tensor, position_N: Tensor, runs: Runs, coarse: Made | None, made: NewTokens
+    ) -> Tensor | None:
+        """(N, D) what new tokens see of the next level by attention (``cross_scale.down``)."""
+        keys = self.memory.levels[index].down
+        if keys is None:
+            return None
+        down = self.hierarchy.down[index]
+        assert isinstance(down, CausalDown)
+        if down.null_key is not None:
+            # Positions count from the null key, which lies where the sample begins and is the first key of all.
+            position_N = position_N - self._origin(runs.new, position_N)
+            made = NewTokens(made.samples, made.counts, made.before + 1, made.batch, made.device)
+        source = None
+        if coarse is not None:
+            position_C = coarse.position_N
+            if down.null_key is not None:
+                position_C = position_C - self._origin(made, position_C)
+            source = coarse.x_ND, position_C[:, None]
+        return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, made, runs)
+
+    def _origin(self, new: NewTokens, like: Tensor) -> Tensor:
+        """(N,) position of the first token of each new token's sample."""
+        return torch.from_numpy(self.memory.first_B[new.samples][new.ids]).to(like.device)
+
+    def _come_back(self, index: int, runs: Runs, coarse: Made | None, prob_C: Tensor | None) -> Tensor | None:
+        """(N, D) what the next level gives to new tokens (``top_down``)."""
+        back_BD = self.memory.levels[index].back_BD
+        if back_BD is None:
+            return None
+        if coarse is None:
+            return runs.new.spread(back_BD)
+        top_down = self.hierarchy.top_down[index]
+        assert isinstance(top_down, TopDown)
+        # Entry 0 of each sample is what came back last; the new ones follow in ``new_CD``.
+        last_AD = runs.new.take(back_BD)
+        new_CD = top_down.project(coarse.x_ND).to(back_BD.dtype)
+        entries = torch.cat([last_AD, new_CD])
+        if prob_C is not None:
+            entries = self._smoothed(runs, entries, prob_C)
+        count, first = len(runs.made), len(runs.made) + offsets_of(runs.made)[:-1] - 1
+        rows_A = np.where(runs.made > 0, first + runs.made, np.arange(count))
+        runs.new.put(back_BD, entries.index_select(0, torch.from_numpy(rows_A).to(entries.device)))
+        ids = runs.new.ids
+        rows_N = np.where(runs.entries > 0, first[ids] + runs.entries, ids)
+        return entries.index_select(0, torch.from_numpy(rows_N).to(entries.device))
+
+    @staticmethod
+    def _smoothed(runs: Runs, entries: Tensor, prob_C: Tensor) -> Tensor:
+        """Each sample's new entries mixed with those before them; the entries stay in their order."""
+        ids = np.arange(len(runs.made))
+        order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.made))).to(entries.device)
+        prob = torch.cat([prob_C.new_ones(len(ids)), prob_C])
+        samples = Spans.from_lengths(torch.from_numpy(runs.made + 1), entries.device)
+        mixed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
+        return torch.empty_like(mixed).index_copy_(0, order, mixed)
+
+    def _transition(self, index: int) -> Transition:
+        transition = self.hierarchy.transitions[index]
+        assert isinstance(transition, Transition)
+        return transition

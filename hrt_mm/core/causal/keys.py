@@ -1,0 +1,158 @@
+"""The keys and values of one attention layer, kept for tokens to come: a ring where there is a window, else growing.
+
+Shapes: B samples, A of them with new tokens, N new tokens, H query heads, K key heads, S slots, E head width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from ..attention import attend
+from ..spans import Spans
+from .new_tokens import NewTokens, by_sample, runs_of
+
+_ROOM = 256
+"""Slots that a growing memory starts with; it doubles when it is full."""
+
+
+class KeyValues:
+    """Keys and values of a layer for every sample of a batch, in the precision of the model's parameters.
+
+    Key number i of a sample is in slot ``i % slots``. Under autocast keys are computed in half precision and kept in
+    full, so that a memory may be read with autocast or without.
+
+    Args:
+        batch: B.
+        heads: key heads K.
+        width: of a head.
+        window: keys before its own that a query sees; all when absent.
+        like: gives device and precision.
+    """
+
+    def __init__(self, batch: int, heads: int, width: int, window: int | None, like: Tensor) -> None:
+        self.window = window
+        slots = _ROOM if window is None else window + 1
+        self.k_BKSE = like.new_zeros(batch, heads, slots, width)
+        self.v_BKSE = like.new_zeros(batch, heads, slots, width)
+
+    @property
+    def ring(self) -> bool:
+        """Whether old keys are overwritten."""
+        return self.window is not None
+
+    @property
+    def slots(self) -> int:
+        """Keys that there is room for."""
+        return self.k_BKSE.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.k_BKSE.nbytes + self.v_BKSE.nbytes
+
+    def attend(self, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens, backend: str) -> Tensor:
+        """Remembers new keys, and lets the queries of the same tokens see them and those before, (N, H, E).
+
+        Args:
+            q_NHE: queries.
+            k_NKE: keys of the same tokens.
+            v_NKE: their values.
+            new: which samples they belong to.
+            backend: of attention, for more than one token a sample.
+        """
+        if new.single:
+            self.append(k_NKE, v_NKE, new)
+            return self.attend_newest(q_NHE, new, new.before)
+        k_SKE, v_SKE, keys = self.extended(k_NKE, v_NKE, new)
+        return attend(q_NHE, k_SKE, v_SKE, new.spans, keys, window=self.window, causal=True, backend=backend)
+
+    def attend_newest(self, q_AHE: Tensor, new: NewTokens, number_A: np.ndarray) -> Tensor:
+        """One query a sample, which stands at the sample's newest key, (A, H, E).
+
+        Args:
+            q_AHE: queries.
+            new: their samples.
+            number_A: the number of each sample's newest key.
+        """
+        count = min(int(number_A.max()) + 1, self.slots)
+        k_AKSE, v_AKSE = (new.take(x[:, :, :count]).to(q_AHE.dtype) for x in (self.k_BKSE, self.v_BKSE))
+        mask = None
+        if (number_A + 1 < count).any():
+            # Samples with fewer keys than others have unused slots at the end.
+            used_AS = np.arange(count) <= number_A[:, None]
+            mask = torch.from_numpy(used_AS).to(q_AHE.device, non_blocking=True)[:, None, None]
+        grouped = q_AHE.shape[1] != k_AKSE.shape[1]
+        out = scaled_dot_product_attention(q_AHE[:, :, None], k_AKSE, v_AKSE, attn_mask=mask, enable_gqa=grouped)
+        return out[:, :, 0]
+
+    def extended(self, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens) -> tuple[Tensor, Tensor, Spans]:
+        """Remembers new keys, and returns them packed after the ones that were kept, sample by sample.
+
+        Returns:
+            (S, K, E) keys and values in order, and the samples as runs of them.
+        """
+        if not new.before.any():
+            self.append(k_NKE, v_NKE, new)
+            return k_NKE, v_NKE, new.spans
+        if not self.ring:
+            self.append(k_NKE, v_NKE, new)
+            counts = new.before + new.counts
+            return *self._newest(counts, counts, new, k_NKE.dtype), runs_of(counts, new.device, reused=True)
+        kept = np.minimum(new.before, self.slots)
+        old = self._newest(kept, new.before, new, k_NKE.dtype)
+        k_SKE, v_SKE = (torch.cat(pair) for pair in zip(old, (k_NKE, v_NKE), strict=True))
+        if len(kept) > 1:
+            order = torch.from_numpy(by_sample(np.repeat(np.arange(len(kept)), kept), new.ids)).to(new.device)
+            k_SKE, v_SKE = k_SKE.index_select(0, order), v_SKE.index_select(0, order)
+        self.append(k_NKE, v_NKE, new)
+        return k_SKE, v_SKE, runs_of(kept + new.counts, new.device, reused=True)
+
+    def append(self, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens) -> None:
+        """Remembers new keys and values."""
+        if not new.total:
+            return
+        self.make_room(int((new.before + new.counts).max()))
+        slot_N = new.numbers % self.slots
+        if new.single and new.whole_batch and (slot_N == slot_N[0]).all():
+            self.k_BKSE[:, :, int(slot_N[0])] = k_NKE
+            self.v_BKSE[:, :, int(slot_N[0])] = v_NKE
+            return
+        rows = new.rows
+        if self.ring and new.total > self.slots:
+            # Of more keys than slots only the last ones stay; several writes to one slot would have no order.
+            stays = np.flatnonzero(new.numbers >= (new.before + new.counts - self.slots)[new.ids])
+            kept = torch.from_numpy(stays).to(new.device)
+            k_NKE, v_NKE, rows = (x.index_select(0, kept) for x in (k_NKE, v_NKE, rows))
+            slot_N = slot_N[stays]
+        slots = torch.from_numpy(slot_N).to(new.device, non_blocking=True)
+        self.k_BKSE[rows, :, slots] = k_NKE.to(self.k_BKSE.dtype)
+        self.v_BKSE[rows, :, slots] = v_NKE.to(self.v_BKSE.dtype)
+
+    def _newest(
+        self, counts: np.ndarray, ends: np.ndarray, new: NewTokens, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """(S, K, E) the last ``counts`` (A,) keys of each sample before number ``ends`` (A,), in order and packed."""
+        if len(counts) == 1 and int(ends[0]) <= self.slots:
+            sample, first, last = int(new.samples[0]), int(ends[0] - counts[0]), int(ends[0])
+            k_SKE, v_SKE = (x[sample, :, first:last].transpose(0, 1) for x in (self.k_BKSE, self.v_BKSE))
+        else:
+            kept = NewTokens(new.samples, counts, ends - counts, new.batch, new.device)
+            slots = torch.from_numpy(kept.numbers % self.slots).to(new.device)
+            k_SKE, v_SKE = self.k_BKSE[kept.rows, :, slots], self.v_BKSE[kept.rows, :, slots]
+        return k_SKE.to(dtype), v_SKE.to(dtype)
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps some samples alone, in this order."""
+        self.k_BKSE, self.v_BKSE = self.k_BKSE.index_select(0, rows), self.v_BKSE.index_select(0, rows)
+
+    def make_room(self, count: int) -> None:
+        """Makes room for that many keys."""
+        if self.ring or count <= self.slots:
+            return
+        more = max(count, 2 * self.slots) - self.slots
+        self.k_BKSE, self.v_BKSE = (
+            torch.cat([x, x.new_zeros(*x.shape[:2], more, x.shape[3])], 2) for x in (self.k_BKSE, self.v_BKSE)
+        )

@@ -1,0 +1,142 @@
+"""What a causal hierarchy remembers of the tokens so far, level by level.
+
+Shapes: B samples, D width of the level.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cross_scale import CausalDown
+from ..errors import UserError
+from ..hierarchy import Hierarchy, Stage
+from ..levels import GivenGroups
+from ..transition import TopDown, Transition
+from .groups import OpenGroup
+from .keys import KeyValues
+
+
+class LevelMemory:
+    """What one level remembers.
+
+    Args:
+        hierarchy: the model.
+        index: of the level.
+        names: of given boundaries.
+        batch: B.
+        like: gives device and precision.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, index: int, names: list[str], batch: int, like: Tensor) -> None:
+        stage = hierarchy.stages[index]
+        assert isinstance(stage, Stage)
+        level = stage.level
+        window, heads = level.window_tokens, level.kv_heads or level.heads
+        self.count_B = np.zeros(batch, dtype=np.int64)
+        """Tokens of each sample."""
+        self.encoder = [KeyValues(batch, heads, level.head_dim, window, like) for _ in stage.encoder]
+        self.decoder = [KeyValues(batch, heads, level.head_dim, window, like) for _ in stage.decoder]
+        self.groups_B = np.zeros(batch, dtype=np.int64)
+        """Groups of each sample, the open one included."""
+        self.open: OpenGroup | None = None
+        self.down: KeyValues | None = None
+        """For ``cross_scale.down``, the keys of the next level: key number g is the one that group g sees last."""
+        self.back_BD: Tensor | None = None
+        """For ``top_down``, what the next level gives to tokens of the open group."""
+        if index + 1 == len(hierarchy.stages):
+            return
+        transition = hierarchy.transitions[index]
+        assert isinstance(transition, Transition)
+        self.open = OpenGroup(transition, names, batch, like)
+        if len(hierarchy.down):
+            down = hierarchy.down[index]
+            assert isinstance(down, CausalDown)
+            self.down = KeyValues(batch, down.heads, down.width, transition.coarse.window_tokens, like)
+            if down.null_key is not None:
+                self.down.k_BKSE[:, :, 0], self.down.v_BKSE[:, :, 0] = down.null_key.detach()
+        if len(hierarchy.top_down):
+            top_down = hierarchy.top_down[index]
+            assert isinstance(top_down, TopDown)
+            lead = like.new_zeros(level.dim) if top_down.lead is None else top_down.lead.detach().to(like.dtype)
+            self.back_BD = lead.expand(batch, -1).clone()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        held = sum(layer.nbytes for layer in self.layers)
+        held += self.back_BD.nbytes if self.back_BD is not None else 0
+        if self.open is not None:
+            parts = (self.open.x_BSD, self.open.position_BS, self.open.before_BD, self.open.prob_B)
+            held += sum(part.nbytes for part in parts if part is not None)
+        return held
+
+    @property
+    def layers(self) -> list[KeyValues]:
+        """The keys and values of all layers."""
+        return [*self.encoder, *self.decoder, *([self.down] if self.down is not None else [])]
+
+    def select(self, rows: Tensor, rows_host: np.ndarray) -> None:
+        """Keeps some samples alone, in this order."""
+        self.count_B, self.groups_B = self.count_B[rows_host], self.groups_B[rows_host]
+        for layer in self.layers:
+            layer.select(rows)
+        if self.open is not None:
+            self.open.select(rows, rows_host)
+        self.back_BD = None if self.back_BD is None else self.back_BD.index_select(0, rows)
+
+
+class Memory:
+    """What a causal hierarchy remembers of a batch whose samples may be of different lengths.
+
+    It has the precision of the model's parameters, under autocast too.
+
+    Args:
+        hierarchy: the model.
+        batch: B.
+
+    Raises:
+        UserError: the hierarchy is not causal, or has several axes.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, batch: int) -> None:
+        if not hierarchy.config.causal or hierarchy.axes != 1:
+            raise UserError("only a causal hierarchy over one axis can step; set model.causal: true")
+        like, levels = hierarchy.like, hierarchy.config.levels
+        self.device = like.device
+        self.first_B = np.zeros(batch, dtype=np.float64)
+        """Position of each sample's first token."""
+        self.names = tuple(level.name for level in levels)
+        self.given = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]
+        """Names of the boundaries that the levels group by."""
+        self.levels = [LevelMemory(hierarchy, index, self.given, batch, like) for index in range(len(levels))]
+        unit = [1.0]
+        for transition in hierarchy.transitions:
+            assert isinstance(transition, Transition)
+            unit.append(unit[-1] * transition.stride[0])
+        self.unit_1 = [torch.tensor([size], device=like.device) for size in unit]
+        """Level-0 steps of a token of each level."""
+
+    def __len__(self) -> int:
+        """The samples."""
+        return len(self.levels[0].count_B)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, room for tokens to come included."""
+        return sum(level.nbytes for level in self.levels)
+
+    def select(self, samples: list[int]) -> None:
+        """Keeps some samples alone, in this order; the others are forgotten.
+
+        Raises:
+            UserError: there is no such sample.
+        """
+        if wrong := [sample for sample in samples if not 0 <= sample < len(self)]:
+            raise UserError(f"there is no sample {wrong[0]}; the cache holds {len(self)}, counted from 0")
+        rows_host = np.array(samples, dtype=np.int64)
+        self.first_B = self.first_B[rows_host]
+        rows = torch.from_numpy(rows_host).to(self.device)
+        for level in self.levels:
+            level.select(rows, rows_host)

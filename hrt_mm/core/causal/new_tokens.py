@@ -1,0 +1,137 @@
+"""The new tokens that one call brings to a level: how many each sample of a batch has, and how many came before.
+
+Shapes: B samples, A of them with new tokens, N new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..spans import Spans
+
+
+@dataclass(eq=False)
+class NewTokens:
+    """Which samples the rows of a packed (N, ...) tensor belong to. Rows of one sample are adjacent and in order.
+
+    Args:
+        samples: (A,) int64 on the host, ascending indices into the batch.
+        counts: (A,) int64 on the host, new tokens of each; 0 is allowed for keys, not for what runs through blocks.
+        before: (A,) int64 on the host, tokens of each sample that came before.
+        batch: B.
+        device: where the tokens live.
+        total: N.
+        single: every sample has exactly one new token, as in a decoding step.
+        whole_batch: every sample of the batch takes part.
+    """
+
+    samples: np.ndarray
+    counts: np.ndarray
+    before: np.ndarray
+    batch: int
+    device: torch.device
+    total: int = field(init=False)
+    single: bool = field(init=False)
+    whole_batch: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = int(self.counts.sum())
+        self.single = self.total == len(self.counts) and bool((self.counts == 1).all())
+        self.whole_batch = len(self.samples) == self.batch
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(A,) ``samples`` on the device."""
+        return torch.from_numpy(self.samples).to(self.device, non_blocking=True)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(N,) the sample of each token, on the device."""
+        return self.index if self.single else torch.from_numpy(self.samples[self.ids]).to(self.device)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(A+1,) row where each sample begins, and N."""
+        return offsets_of(self.counts)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(N,) position in ``samples`` of each token's sample."""
+        if self.single:
+            return np.arange(self.total)
+        return np.repeat(np.arange(len(self.samples)), self.counts)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """(N,) index of each token in its whole sample, counted from the sample's first token."""
+        if self.single:
+            return self.before
+        return np.arange(self.total) + (self.before - self.offsets[:-1])[self.ids]
+
+    @cached_property
+    def spans(self) -> Spans:
+        """The samples as runs of the new tokens."""
+        return runs_of(self.counts, self.device, reused=bool(self.before.any()))
+
+    def take(self, x: Tensor) -> Tensor:
+        """(B, ...) to (A, ...)."""
+        return x if self.whole_batch else x.index_select(0, self.index)
+
+    def put(self, x: Tensor, rows: Tensor) -> None:
+        """Writes (A, ...) rows into a (B, ...) tensor in place."""
+        if self.whole_batch:
+            x.copy_(rows)
+        else:
+            x.index_copy_(0, self.index, rows.to(x.dtype))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(B, ...) to (N, ...): each sample's row at every one of its new tokens."""
+        if self.single:
+            return self.take(x)
+        return x.index_select(0, self.rows)
+
+    def subset(self, chosen_A: np.ndarray) -> NewTokens:
+        """The samples for which ``chosen_A`` is true."""
+        if chosen_A.all():
+            return self
+        return NewTokens(self.samples[chosen_A], self.counts[chosen_A], self.before[chosen_A], self.batch, self.device)
+
+
+def offsets_of(counts: np.ndarray) -> np.ndarray:
+    """(A,) counts to (A+1,) offsets."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def runs_of(counts: np.ndarray, device: torch.device, *, reused: bool) -> Spans:
+    """Runs of the given lengths.
+
+    Args:
+        counts: lengths.
+        device: of the spans.
+        reused: chunks of a stream have the same few lengths again and again. Planning attention over a pair of spans
+            takes longer than the attention itself, and the plan is kept with the spans, so these are kept as well.
+    """
+    if reused and len(counts) == 1:
+        return _one_run(int(counts[0]), device)
+    return Spans.from_lengths(torch.from_numpy(counts), device)
+
+
+@lru_cache(maxsize=256)
+def _one_run(length: int, device: torch.device) -> Spans:
+    return Spans.from_lengths([length], device)
+
+
+def by_sample(*ids: np.ndarray) -> np.ndarray:
+    """The order that brings rows of several packed tensors, concatenated, into one packing.
+
+    Args:
+        ids: the sample of each row, one array a tensor. Within a sample, rows of the first tensor come first.
+    """
+    return np.argsort(np.concatenate(ids), kind="stable")
