@@ -1,4 +1,4 @@
-"""The flat control of a hierarchy: one level, the same blocks, as deep, with as many parameters."""
+"""The flat control of a hierarchy: a single level with the same blocks, depth and number of parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..core.levels import HierarchyConfig, Level
 
 
 def num_parameters(config: HierarchyConfig, axes: int = 1) -> int:
-    """Parameters of a hierarchy, counted without allocating them."""
+    """Number of parameters of a hierarchy, without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Hierarchy(config, axes).parameters())
 
@@ -20,16 +20,16 @@ def num_parameters(config: HierarchyConfig, axes: int = 1) -> int:
 def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0.01) -> HierarchyConfig:
     """A transformer of one level with the hierarchy's blocks, depth and parameters.
 
-    The width comes first, in whole heads of the first level's head width; the feed-forward makes up the rest. Where
-    no such width fits, as with small hierarchies, heads of another width serve.
+    The width is a multiple of the first level's head width, and the feed-forward layers make up the rest. If no such
+    width fits, as with small hierarchies, another head width is chosen.
 
     Args:
         config: the hierarchy.
         axes: axes of its coordinates.
-        tolerance: largest share by which the parameters may differ.
+        tolerance: maximum relative difference in parameters.
 
     Returns:
-        The configuration of the control. It attends globally.
+        The configuration of the control, with global attention.
 
     Raises:
         ConfigError: no width comes within the tolerance.
@@ -63,7 +63,7 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
 
 
 def _widths(share: float, fine: Level) -> Iterator[tuple[int, int]]:
-    """Widths of a block of ``share`` parameters with their heads, from the most like ``fine`` on."""
+    """Candidate widths and heads for a block of ``share`` parameters, most similar to ``fine`` first."""
     # A block has 4 D^2 parameters in attention and 3 ratio D^2 in the feed-forward.
     ideal = (share / (4 + 3 * fine.mlp_ratio)) ** 0.5
     head = fine.head_dim

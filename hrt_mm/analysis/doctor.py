@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, and which attention backend serves which call, and why not the others."""
+"""Diagnosing the installation: versions, devices, and the attention backend for each precision."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _FOR_DEVELOPMENT = ("all", "ci", "dev", "docs")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter; ``not installed`` for those that are absent."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the main packages, or ``not installed``."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's with its cores and instruction set."""
+    """Name of the GPU, or architecture, threads and instruction set of the processor."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
@@ -47,19 +47,21 @@ def _probe(dtype: torch.dtype, device: str, lengths: list[int]) -> Call:
 
 
 def backend_table() -> list[tuple[str, str, dict[str, str]]]:
-    """For each precision of this machine's device: the backend that serves, and why those before it do not."""
+    """Precision, the attention backend that serves it, and why backends of higher priority do not."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         call = _probe(dtype, device, [3, 2])
         name = choose(call).name
-        reasons = {one.name: why for one in BACKENDS.values() if (why := one.why_not(call)) is not None}
+        reasons = {
+            backend.name: reason for backend in BACKENDS.values() if (reason := backend.why_not(call)) is not None
+        }
         rows.append((str(dtype).removeprefix("torch."), name, reasons))
     return rows
 
 
 def report() -> str:
-    """Everything, as text for a terminal."""
+    """The report, as text for a terminal."""
     lines = [f"device      {device_name()}"]
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()

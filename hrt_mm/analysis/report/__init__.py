@@ -1,4 +1,4 @@
-"""``hrt-mm diagnose``: a folder with the pictures of a run, and a page that explains them."""
+"""``hrt-mm diagnose``: a report on a trained run, with figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Report", "diagnose", "write_report"]
 Section = Callable[[Subject, Page], None]
 
 SECTIONS: tuple[Section, ...] = (overview_section, curves_section, confusion_section, reconstruction_section)
-"""Of every run."""
+"""Sections of every run."""
 ENCODER_SECTIONS: tuple[Section, ...] = (
     groups_section,
     cuts_section,
@@ -37,16 +37,16 @@ ENCODER_SECTIONS: tuple[Section, ...] = (
     gates_section,
     recovery_section,
 )
-"""Of each encoder: that of the run, or one a tower."""
+"""Sections of each encoder: that of the run, or one for each tower."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report that was written.
+    """A written report.
 
     Args:
-        folder: with ``report.md`` and the pictures.
-        summary: what it says, a line each.
+        folder: with ``report.md`` and the figures.
+        summary: lines of text.
     """
 
     folder: Path
@@ -63,15 +63,15 @@ def write_report(run_dir: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
-    """Looks into a run with its best weights and writes ``report/`` in its folder, in place of an earlier one.
+    """Writes a report on the best weights of a run to ``report/`` in its folder, replacing an earlier one.
 
     Args:
         run_dir: the run folder.
-        overrides: laid over the run's configuration, each ``a.b.c=value``: another data root, another device.
+        overrides: changes to the run's configuration, each ``a.b.c=value``: another data root, another device.
 
     Raises:
-        ConfigError: the folder is not that of a run, or its data is not there.
-        CheckpointError: it has no checkpoint that is whole.
+        ConfigError: the folder is not a run folder, or its data is missing.
+        CheckpointError: there is no intact checkpoint.
         MissingLibrary: matplotlib is not installed.
     """
     with needs_extra("report", "the report"):
@@ -91,9 +91,9 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
             for section in SECTIONS:
                 section(subject, page)
             for tower in subject.towers:
-                page.of(tower.tower)
+                page.set_tower(tower.tower)
                 if tower.missing():
-                    page.say(f"no sample of the {tower.split} split has it, so there is nothing to look into")
+                    page.say(f"no sample of the {tower.split} split has it, so there is nothing to report")
                     continue
                 for section in ENCODER_SECTIONS if tower.encoder is not None else ():
                     section(tower, page)

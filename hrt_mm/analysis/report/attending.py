@@ -1,4 +1,4 @@
-"""Section: what each level attends to, and how far it looks."""
+"""Report section: attention maps of each level, and attention distances."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 192
-"""Tokens of a level that a matrix shows."""
+MAX_TOKENS = 192
+"""Maximum tokens of a level in a matrix."""
 COLUMNS = 4
-"""Blocks of a level that are drawn."""
+"""Maximum blocks of a level to draw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class Look:
     Args:
         view: the sample.
         pyramid: its levels.
-        layers: its attention.
-        cells: by level, the level-0 tokens under each token.
+        layers: attention of the blocks.
+        cells: level-0 tokens under each token, by level.
     """
 
     view: View
@@ -45,16 +45,16 @@ class Look:
 
     @property
     def levels(self) -> list[int]:
-        """Places of the levels that have blocks, and more than one token to look at."""
+        """Indices of the levels with blocks and more than one token."""
         names = self.pyramid.names
         return [level for level, name in enumerate(names) if self.of(level) and self.pyramid[name].spans.total > 1]
 
     def of(self, level: int) -> list[Layer]:
-        """The blocks of a level that are drawn: the first, the last and some between."""
+        """The blocks of a level to draw: the first, the last and some in between."""
         layers = [layer for layer in self.layers if layer.level == level]
         if len(layers) <= COLUMNS:
             return layers
-        return [layers[round(place)] for place in np.linspace(0, len(layers) - 1, COLUMNS)]
+        return [layers[round(index)] for index in np.linspace(0, len(layers) - 1, COLUMNS)]
 
 
 def attention_section(subject: Subject, page: Page) -> None:
@@ -70,25 +70,25 @@ def attention_section(subject: Subject, page: Page) -> None:
         token = salient(view.tokens.x)
         caption = (
             f"What one token of each level attends to, in {named}. Left: the token, framed in blue. Then, for its "
-            "blocks, the weight that it gives to each token of its level: the darker, the more, and grey for what is "
-            "out of its reach (mean over heads, each picture on its own scale)."
+            "blocks, its attention weights over the tokens of its level: darker is higher, grey is outside of the "
+            "window (mean over heads, each figure on its own scale)."
         )
         page.picture("attention", draw_maps(look, token), caption)
     else:
         caption = (
             f"Attention of each level in {named}: queries from top to bottom, keys from left to right, mean over "
-            f"heads, each row on its own scale; the first {MOST} tokens at most."
+            f"heads, each row on its own scale; the first {MAX_TOKENS} tokens at most."
         )
         page.picture("attention", draw_matrices(look), caption)
     caption = (
-        "How far a token looks, in level-0 steps: the distance to what it attends to, weighted by attention, beside "
-        "that of giving all tokens in reach the same weight."
+        "Attention distance, in level-0 tokens: the distance to attended tokens, weighted by attention, beside that of "
+        "uniform attention over all visible tokens."
     )
     page.picture("attention_distance", draw_distances(look), caption)
 
 
 def look_at(subject: Subject, view: View) -> Look:
-    """Runs one sample and keeps its attention."""
+    """Runs one sample and records its attention."""
     encoder = subject.encoder
     assert encoder is not None
     with torch.no_grad(), recorded(encoder.hierarchy) as layers:
@@ -105,7 +105,7 @@ def salient(x: Tensor) -> int:
 
 
 def draw_maps(look: Look, token: int) -> Figure:
-    """A row a level: the level's token over a level-0 token, and what it attends to in each block."""
+    """A row for each level: its token over a level-0 token, and what that attends to in each block."""
     levels = look.levels
     rows, columns = look.view.shape
     size = 2.1
@@ -130,13 +130,13 @@ def draw_maps(look: Look, token: int) -> Figure:
 
 
 def draw_matrices(look: Look) -> Figure:
-    """A row a level: the attention of its tokens to each other, a block each."""
+    """A row for each level: the attention matrices of its blocks."""
     levels = look.levels
     figure, grid = panels(len(levels), max(len(look.of(level)) for level in levels), width=2.5, height=2.6)
     for row, level in zip(grid, levels, strict=True):
         layers = look.of(level)
         for axes, layer in zip(row, layers, strict=False):
-            _matrix(axes, layer.matrix(MOST))
+            _matrix(axes, layer.matrix(MAX_TOKENS))
             axes.set_title(layer.name if layer is not layers[0] else f"{look.pyramid.names[level]}: {layer.name}")
         for axes in row[len(layers) :]:
             axes.set_visible(False)
@@ -145,7 +145,7 @@ def draw_matrices(look: Look) -> Figure:
 
 def _matrix(axes: Axes, weights: Tensor) -> None:
     values = weights.numpy()
-    # Each row on its own scale: a query that looks evenly at many would else be blank beside one that looks at few.
+    # Each row on its own scale, or queries that attend uniformly to many tokens would look blank.
     scaled = values / np.maximum(values.max(1, keepdims=True), 1e-12)
     axes.imshow(np.where(values > 0, scaled, np.nan), cmap=heat_map(), vmin=0, vmax=1)
     bare(axes)
@@ -154,23 +154,23 @@ def _matrix(axes: Axes, weights: Tensor) -> None:
 
 
 def draw_distances(look: Look) -> Figure:
-    """How far each block looks."""
-    labels, looked, even = [], [], []
+    """Mean attention distance of each block."""
+    labels, attended, uniform = [], [], []
     for layer in (layer for layer in look.layers if layer.level in look.levels):
         name = look.pyramid.names[layer.level]
-        found, baseline = layer.distances(look.pyramid[name].coords_TC)
+        distance, baseline = layer.distances(look.pyramid[name].coords_TC)
         labels.append(f"{name}, {layer.name}")
-        looked.append(found)
-        even.append(baseline)
+        attended.append(distance)
+        uniform.append(baseline)
     figure, grid = panels(1, 1, width=6.5, height=0.9 + 0.28 * len(labels))
     axes: Axes = grid[0, 0]
-    places = np.arange(len(labels))[::-1]
-    axes.hlines(places, looked, even, color=GREY, linewidth=1)
-    axes.plot(even, places, "|", color=GREY, markersize=11, markeredgewidth=2, label="all in reach alike")
-    axes.plot(looked, places, "o", color=ORANGE, markersize=6, label="attention")
-    axes.set_yticks(places, labels)
+    ys = np.arange(len(labels))[::-1]
+    axes.hlines(ys, attended, uniform, color=GREY, linewidth=1)
+    axes.plot(uniform, ys, "|", color=GREY, markersize=11, markeredgewidth=2, label="uniform attention")
+    axes.plot(attended, ys, "o", color=ORANGE, markersize=6, label="attention")
+    axes.set_yticks(ys, labels)
     axes.set_xlim(left=0)
-    axes.set_xlabel("mean distance, level-0 steps")
+    axes.set_xlabel("mean distance, level-0 tokens")
     axes.grid(axis="x")
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=2)

@@ -1,6 +1,6 @@
-"""What tokens attend to: the weights of every block, computed again from its inputs.
+"""Attention weights of every block, recomputed from its inputs.
 
-Shapes: T tokens, D width, H heads, K key heads, E head width, L queries and M keys of a run, C axes.
+Shapes: T tokens, D width, H heads, K key heads, E head width, L queries and M keys of a sequence, C axes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...core.hierarchy import Hierarchy, Stage
 from ...core.spans import Spans
 
 CHUNK = 256
-"""Queries whose weights are held at once."""
+"""Queries whose weights are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,14 @@ class Layer:
     """The attention of one block on one batch.
 
     Args:
-        level: place of its level.
-        part: the way that it lies on.
-        index: its place among the blocks there.
-        q_THE: queries, ready to be multiplied.
+        level: index of its level.
+        part: ``encoder`` or ``decoder``.
+        index: of the block within that part.
+        q_THE: queries, after norm and rotation.
         k_TKE: keys.
-        spans: runs that attend within themselves.
-        window: sliding window within the runs.
-        causal: later tokens are hidden.
+        spans: sequences that attend within themselves.
+        window: sliding window within the sequences.
+        causal: whether later tokens are hidden.
     """
 
     level: int
@@ -50,69 +50,70 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The block in words."""
-        way = "block" if self.part == "encoder" else "decoder"
-        return f"{way} {self.index + 1}"
+        """Name of the block."""
+        kind = "block" if self.part == "encoder" else "decoder"
+        return f"{kind} {self.index + 1}"
 
     def weights(self, query: int) -> Tensor:
-        """(T,) what one token gives to each token of its level, the mean over heads."""
-        run = int(torch.searchsorted(self.spans.host, query, right=True)) - 1
-        first, last = self.spans.host[run : run + 2].tolist()
-        found = torch.zeros(self.spans.total)
-        found[first:last] = self._run(run, query - first, query - first + 1)[0].cpu()
-        return found
+        """(T,) attention weights of one token, the mean over heads."""
+        sequence = int(torch.searchsorted(self.spans.host, query, right=True)) - 1
+        first, last = self.spans.host[sequence : sequence + 2].tolist()
+        weights_T = torch.zeros(self.spans.total)
+        weights_T[first:last] = self._sequence_weights(sequence, query - first, query - first + 1)[0].cpu()
+        return weights_T
 
-    def matrix(self, most: int) -> Tensor:
-        """(t, t) weights among the first tokens, at most ``most`` of them."""
-        size = min(most, self.spans.total)
-        found = torch.zeros(size, size)
-        for run, (first, last) in enumerate(pairwise(self.spans.host.tolist())):
+    def matrix(self, limit: int) -> Tensor:
+        """(t, t) attention weights among the first ``limit`` tokens."""
+        size = min(limit, self.spans.total)
+        matrix = torch.zeros(size, size)
+        for sequence, (first, last) in enumerate(pairwise(self.spans.host.tolist())):
             if first < size:
-                shown = min(last, size) - first
-                found[first : first + shown, first : first + shown] = self._run(run, 0, shown)[:, :shown].cpu()
-        return found
+                length = min(last, size) - first
+                block = slice(first, first + length)
+                matrix[block, block] = self._sequence_weights(sequence, 0, length)[:, :length].cpu()
+        return matrix
 
     def distances(self, coords_TC: Tensor) -> tuple[float, float]:
-        """How far tokens look on the average, and how far they would if they gave all that they see the same.
+        """Mean distance to the attended tokens, and that of uniform attention over all visible tokens.
 
         Args:
-            coords_TC: positions.
+            coords_TC: coordinates.
         """
-        looked = even = 0.0
-        for run, first, start, stop in self._chunks():
-            weights_LM = self._run(run, start, stop)
-            place_LC = coords_TC[first + start : first + stop]
-            apart_LM = torch.cdist(place_LC, coords_TC[first : first + weights_LM.shape[1]])
-            seen_LM = self._visible(run, start, stop).to(weights_LM.dtype)
-            looked += float((weights_LM * apart_LM).sum())
-            even += float((seen_LM / seen_LM.sum(-1, keepdim=True).clamp(min=1) * apart_LM).sum())
+        attended = uniform = 0.0
+        for sequence, first, start, stop in self._chunks():
+            weights_LM = self._sequence_weights(sequence, start, stop)
+            coords_LC = coords_TC[first + start : first + stop]
+            distance_LM = torch.cdist(coords_LC, coords_TC[first : first + weights_LM.shape[1]])
+            visible_LM = self._visible(sequence, start, stop).to(weights_LM.dtype)
+            attended += float((weights_LM * distance_LM).sum())
+            uniform += float((visible_LM / visible_LM.sum(-1, keepdim=True).clamp(min=1) * distance_LM).sum())
         total = max(1, self.spans.total)
-        return looked / total, even / total
+        return attended / total, uniform / total
 
     def _chunks(self) -> Iterator[tuple[int, int, int, int]]:
-        for run, (first, last) in enumerate(pairwise(self.spans.host.tolist())):
+        for sequence, (first, last) in enumerate(pairwise(self.spans.host.tolist())):
             for start in range(0, last - first, CHUNK):
-                yield run, first, start, min(start + CHUNK, last - first)
+                yield sequence, first, start, min(start + CHUNK, last - first)
 
-    def _run(self, run: int, start: int, stop: int) -> Tensor:
-        """(L, M) weights of some queries of a run, the mean over heads."""
-        first, last = self.spans.host[run : run + 2].tolist()
-        share = self.q_THE.shape[1] // self.k_TKE.shape[1]
+    def _sequence_weights(self, sequence: int, start: int, stop: int) -> Tensor:
+        """(L, M) weights of some queries of a sequence, the mean over heads."""
+        first, last = self.spans.host[sequence : sequence + 2].tolist()
+        queries_per_key_head = self.q_THE.shape[1] // self.k_TKE.shape[1]
         q_LHE = self.q_THE[first + start : first + stop]
-        k_MHE = self.k_TKE[first:last].repeat_interleave(share, 1)
+        k_MHE = self.k_TKE[first:last].repeat_interleave(queries_per_key_head, 1)
         scores_HLM = torch.einsum("lhe,mhe->hlm", q_LHE, k_MHE) / q_LHE.shape[-1] ** 0.5
-        hidden_LM = ~self._visible(run, start, stop)
+        hidden_LM = ~self._visible(sequence, start, stop)
         return scores_HLM.masked_fill(hidden_LM, float("-inf")).softmax(-1).mean(0)
 
-    def _visible(self, run: int, start: int, stop: int) -> Tensor:
-        length = int(self.spans.lengths[run])
+    def _visible(self, sequence: int, start: int, stop: int) -> Tensor:
+        length = int(self.spans.lengths[sequence])
         left = -1 if self.window is None else self.window
         return visible(length, length, (left, 0 if self.causal else left), self.q_THE.device)[start:stop]
 
 
 @contextmanager
 def recorded(hierarchy: Hierarchy) -> Iterator[list[Layer]]:
-    """The attention of each block that runs inside, in the order in which they run."""
+    """Records the attention of each block that runs inside of the block, in order."""
     layers: list[Layer] = []
     handles = []
     for level, stage in enumerate(hierarchy.stages):

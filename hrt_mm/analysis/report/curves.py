@@ -1,4 +1,4 @@
-"""Section: the learning curves of ``metrics.jsonl``."""
+"""Report section: learning curves from ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS = 3
-MOST = 24
-"""Metrics that are drawn at most: those of the whole before those of parts."""
+MAX_METRICS = 24
+"""Maximum number of metrics to draw; those of the whole come before those of parts."""
 _CURVE_OF_SPLIT = {"train": (BLUE, "-", ""), "val": (ORANGE, "-", "o")}
 _TITLES = {
     "lr": "learning rate",
     "grad_norm": "gradient norm",
-    "tokens_per_second": "tokens a second",
-    "data_wait": "share of the time waiting for data",
+    "tokens_per_second": "tokens per second",
+    "data_wait": "fraction of time waiting for data",
 }
 _OTHERS = tuple(_TITLES)
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
-"""By name, steps and values."""
+"""Steps and values by name."""
 
 
 def curves_section(subject: Subject, page: Page) -> None:
     """Draws the learning curves."""
     page.heading("Learning curves")
-    found = read_curves(subject.run.folder / "metrics.jsonl")
-    if not found:
+    curves = read_curves(subject.run.folder / "metrics.jsonl")
+    if not curves:
         page.text("The run has no `metrics.jsonl` with numbers, so there are no curves.")
         return
     best = subject.run.checkpoint.step
-    drawn = metrics_of(found)
-    rest = len(drawn) - MOST
-    shown = f"The first {MOST} of {len(drawn)} metrics" if rest > 0 else "Every number that was logged"
+    drawn = metrics_of(curves)
+    rest = len(drawn) - MAX_METRICS
+    shown = f"The first {MAX_METRICS} of {len(drawn)} metrics" if rest > 0 else "Every number that was logged"
     caption = f"{shown}, by step. The dashed line is step {best}, whose weights this report shows."
-    page.picture("curves", draw_curves(found, best), caption)
+    page.picture("curves", draw_curves(curves, best), caption)
     if rest > 0:
         page.text(f"The other {rest} are in `metrics.jsonl`.")
 
@@ -89,8 +89,8 @@ def _is_number(value: Any) -> bool:
 
 
 def draw_curves(curves: Curves, best: int) -> Figure:
-    """A panel a metric, the splits together; then the learning rate, the gradient norm and the speed."""
-    titles = [*metrics_of(curves)[:MOST], *(name for name in _OTHERS if name in curves)]
+    """A panel for each metric with all splits; then the learning rate, the gradient norm and the speed."""
+    titles = [*metrics_of(curves)[:MAX_METRICS], *(name for name in _OTHERS if name in curves)]
     columns = min(COLUMNS, len(titles))
     rows = math.ceil(len(titles) / columns)
     figure, grid = panels(rows, columns, width=3.2, height=2.3)
@@ -105,29 +105,28 @@ def draw_curves(curves: Curves, best: int) -> Figure:
 
 
 def metrics_of(curves: Curves) -> list[str]:
-    """Names of the metrics: the loss, then those of the whole, then those of parts, such as one way of a search."""
+    """Names of the metrics: the loss, those of the whole, then those of parts, such as one retrieval direction."""
     parts = [name.partition("/") for name in curves]
     metrics = dict.fromkeys(metric for split, _, metric in parts if split in _CURVE_OF_SPLIT)
-    found = [name for name in metrics if not _same_as_loss(curves, name)]
-    return sorted(found, key=lambda name: (name != "loss", name.count("/")))
+    distinct = [name for name in metrics if not _same_as_loss(curves, name)]
+    return sorted(distinct, key=lambda name: (name != "loss", name.count("/")))
 
 
 def _same_as_loss(curves: Curves, name: str) -> bool:
-    """Whether a part of the loss is all of it, so that its panel would say nothing new."""
+    """Whether a part of the loss is identical to the loss, so that its panel would be redundant."""
     if name == "loss":
         return False
     pairs = [(curves.get(f"{split}/{name}"), curves.get(f"{split}/loss")) for split in _CURVE_OF_SPLIT]
-    known = [(own, loss) for own, loss in pairs if own is not None]
-    return all(loss is not None and _alike(own[1], loss[1]) for own, loss in known)
+    return all(loss is not None and _equal(part[1], loss[1]) for part, loss in pairs if part is not None)
 
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and np.allclose(one, other, equal_nan=True)
 
 
 def _panel(axes: Axes, curves: Curves, title: str, best: int) -> None:
-    own = [(name, style) for name, style in _curves_of(title) if name in curves]
-    for name, (color, line, marker) in own:
+    drawn = [(name, style) for name, style in _curves_of(title) if name in curves]
+    for name, (color, line, marker) in drawn:
         steps, values = curves[name]
         axes.plot(steps, values, color=color, linestyle=line, marker=marker, markersize=3, label=name.partition("/")[0])
     axes.axvline(best, color=GREY, linestyle="--", linewidth=0.8)
@@ -138,7 +137,7 @@ def _panel(axes: Axes, curves: Curves, title: str, best: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    values = np.concatenate([curves[name][1] for name, _ in own])
+    values = np.concatenate([curves[name][1] for name, _ in drawn])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 50 * values.min() and title != "lr":
         axes.set_yscale("log")

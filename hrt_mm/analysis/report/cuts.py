@@ -1,4 +1,4 @@
-"""Section: where learned groups begin, beside the boundaries that the tokenizer finds.
+"""Report section: learned groups compared with the boundaries that the tokenizer knows.
 
 Shapes: T level-0 tokens.
 """
@@ -28,57 +28,57 @@ from .view import cells_of_levels
 log = logging.getLogger(__name__)
 
 TOLERANCES = (0, 1)
-"""Level-0 tokens that a cut may lie beside a boundary."""
+"""Tolerances when comparing cuts with boundaries, in level-0 tokens."""
 DRAWS = 20
-"""Times that cuts are drawn at random."""
-CONTENDERS = {"cuts": "the model's", "even": "evenly spaced", "random": "at random"}
-"""What is scored, and how it is called: the model's cuts, and as many that know nothing."""
+"""Number of draws of random cuts."""
+METHODS = {"cuts": "the model's", "even": "evenly spaced", "random": "at random"}
+"""The methods that are compared, with their labels: the model, and controls with as many cuts."""
 SAMPLES, TOKENS = 64, 32_768
-"""Samples, and level-0 tokens, from which no more are taken."""
-SHOWN, SIZE = 2, 600
-"""Texts that are printed with their cuts, and tokens of each."""
+"""Number of samples, and of level-0 tokens, after which no more are taken."""
+NUM_TEXTS, TEXT_TOKENS = 2, 600
+"""Number of texts to print with their cuts, and maximum tokens of each."""
 MARKS = ("·", "¦", "‖", "⁞", "¤")
-"""Marks of cuts; the first that a text does not have."""
+"""Characters to mark cuts with; the first that does not occur in the text is used."""
 
-Table = dict[tuple[str, int], BoundaryScores]
-"""By contender and tolerance."""
+ScoreTable = dict[tuple[str, int], BoundaryScores]
+"""By method and tolerance."""
 
 
 @dataclass
 class LevelCuts:
-    """How the groups of one level compare with boundaries.
+    """Comparison of the groups of one level with boundaries.
 
     Args:
         name: of the level.
-        target: tokens of this level a group that its loss pulls towards.
-        tokens: of this level.
-        groups: that they were cut into.
+        target: tokens per group that the ratio loss aims for.
+        tokens: number of tokens of this level.
+        groups: number of groups.
         scores: by boundary.
-        shown: texts with a mark at each cut.
+        texts: with a mark at each cut.
     """
 
     name: str
     target: float
     tokens: int = 0
     groups: int = 0
-    scores: dict[str, Table] = field(default_factory=dict)
-    shown: list[str] = field(default_factory=list)
+    scores: dict[str, ScoreTable] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> str | None:
-        """The boundary that the cuts are nearest to, of those that are there at all."""
+        """The boundary with the highest F1, of those that occur."""
         exact = {name: table["cuts", 0] for name, table in self.scores.items()}
         return max((name for name in exact if exact[name].reference), key=lambda name: exact[name].f1, default=None)
 
     def add(self, pyramid: Pyramid, tokens: Tokens, names: Sequence[str], generator: np.random.Generator) -> np.ndarray:
-        """Counts one sample with the boundaries that it has; returns where it was cut, in level-0 tokens."""
+        """Scores one sample on the boundaries that it has. Returns its cuts, as positions in level-0 tokens."""
         cells = cells_of_levels(pyramid)
-        above = pyramid.names[pyramid.names.index(self.name) + 1]
-        room, cuts = (cells[level].host[1:-1].numpy() for level in (self.name, above))
-        self.tokens += len(room) + 1
+        coarse = pyramid.names[pyramid.names.index(self.name) + 1]
+        candidates, cuts = (cells[level].host[1:-1].numpy() for level in (self.name, coarse))
+        self.tokens += len(candidates) + 1
         self.groups += len(cuts) + 1
         true = {name: tokens.boundaries[name].numpy().nonzero()[0] for name in names}
-        for name, scores in score_cuts(cuts, room, true, generator).items():
+        for name, scores in score_cuts(cuts, candidates, true, generator).items():
             table = self.scores.setdefault(name, {})
             for key, counts in scores.items():
                 table[key] = table.get(key, BoundaryScores()) + counts
@@ -86,43 +86,45 @@ class LevelCuts:
 
 
 def score_cuts(
-    cuts: np.ndarray, room: np.ndarray, true: dict[str, np.ndarray], generator: np.random.Generator
-) -> dict[str, Table]:
-    """Scores one sample's cuts, and beside them as many evenly spaced and random ones.
+    cuts: np.ndarray, candidates: np.ndarray, true: dict[str, np.ndarray], generator: np.random.Generator
+) -> dict[str, ScoreTable]:
+    """Scores one sample's cuts, and as many evenly spaced and random ones.
 
-    The random ones are drawn ``DRAWS`` times and their counts added up. Where the sample starts is left out.
+    Random cuts are drawn ``DRAWS`` times, and their counts added up. The start of the sample is excluded.
 
     Args:
-        cuts: places in level-0 tokens.
-        room: places where a cut could have been.
-        true: by boundary, where its groups start.
+        cuts: positions in level-0 tokens.
+        candidates: positions where a cut is possible.
+        true: starts of groups, by boundary.
         generator: draws the random cuts.
     """
-    count, length = len(cuts), len(room) + 1
-    known = {
+    count, length = len(cuts), len(candidates) + 1
+    cuts_by_method = {
         "cuts": [cuts],
-        "even": [room[uniform_boundaries(count, length) - 1]],
-        "random": [room[random_boundaries(count, length, generator) - 1] for _ in range(DRAWS)],
+        "even": [candidates[uniform_boundaries(count, length) - 1]],
+        "random": [candidates[random_boundaries(count, length, generator) - 1] for _ in range(DRAWS)],
     }
-    found: dict[str, Table] = {}
-    for name, places in true.items():
-        inside = places[places > 0]
-        found[name] = {
-            (who, tolerance): sum((boundary_scores(own, inside, tolerance) for own in draws), BoundaryScores())
-            for who, draws in known.items()
+    tables: dict[str, ScoreTable] = {}
+    for name, starts in true.items():
+        inside = starts[starts > 0]
+        tables[name] = {
+            (method, tolerance): sum(
+                (boundary_scores(drawn_cuts, inside, tolerance) for drawn_cuts in draws), BoundaryScores()
+            )
+            for method, draws in cuts_by_method.items()
             for tolerance in TOLERANCES
         }
-    return found
+    return tables
 
 
 @dataclass
 class Cuts:
-    """What was measured of a run.
+    """Comparison of learned groups with boundaries.
 
     Args:
-        levels: those with learned groups.
-        samples: how many were looked at.
-        carried: by boundary, how many of these have it.
+        levels: with learned groups.
+        samples: number of samples measured.
+        carried: number of samples with each boundary.
     """
 
     levels: list[LevelCuts]
@@ -131,20 +133,20 @@ class Cuts:
 
 
 def cuts_section(subject: Subject, page: Page) -> None:
-    """Compares learned groups with known boundaries, and prints where they cut."""
+    """Compares learned groups with boundaries, and prints some texts with cuts."""
     encoder = subject.encoder
     assert encoder is not None
     if not any(isinstance(level.group, LearnedGroups) for level in encoder.hierarchy.config.levels):
         return
-    found = measure_cuts(subject, encoder)
+    comparison = measure_cuts(subject, encoder)
     page.heading("Learned groups")
-    page.text(_explanation(found))
-    for level in found.levels:
+    page.text(_explanation(comparison))
+    for level in comparison.levels:
         mean = level.tokens / max(1, level.groups)
-        page.text(f"### {level.name}\n\n{mean:.3g} tokens a group, {level.target:g} asked for.")
+        page.text(f"### {level.name}\n\n{mean:.3g} tokens per group, target {level.target:g}.")
         if level.scores:
             page.table(("boundary, cuts", *_HEAD), scores_rows(level.scores))
-        for text in level.shown:
+        for text in level.texts:
             page.text(_fenced(text))
         page.say(_summary(level, mean))
 
@@ -152,19 +154,19 @@ def cuts_section(subject: Subject, page: Page) -> None:
 _HEAD = ("precision", "recall", "F1", "precision, within one", "recall, within one", "F1, within one")
 
 
-def _explanation(found: Cuts) -> str:
+def _explanation(comparison: Cuts) -> str:
     parts = [
-        f"Where the model cut, beside the boundaries that the tokenizer finds, on {found.samples:,} samples. A cut is "
-        "right where a group starts too, or, within one, at most one level-0 token beside it. The controls have as "
-        f"many cuts in each sample: evenly spaced, and at random, the mean of {DRAWS} draws. The first token of a "
-        "sample does not count, as every grouping starts there."
+        f"The model's cuts compared with the tokenizer's boundaries, on {comparison.samples:,} samples. A cut is "
+        "correct if it is at a boundary or, within one, at most one level-0 token away. The controls have as many cuts "
+        f"per sample: evenly spaced, and at random (mean of {DRAWS} draws). The first token of a sample is excluded, "
+        "as every grouping starts there."
     ]
-    if not found.carried:
-        parts.append("The tokenizer finds no boundaries, so there is nothing to compare with.")
-    for name, count in found.carried.items():
-        if count < found.samples:
+    if not comparison.carried:
+        parts.append("The tokenizer knows no boundaries, so there is nothing to compare with.")
+    for name, count in comparison.carried.items():
+        if count < comparison.samples:
             rest = f"it is scored on {count:,} samples" if count else "it is left out"
-            parts.append(f"The data does not carry `{name}` everywhere; {rest}.")
+            parts.append(f"Not all samples have `{name}`; {rest}.")
     return " ".join(parts)
 
 
@@ -172,24 +174,28 @@ def _summary(level: LevelCuts, mean: float) -> str:
     text = f"learned groups of {level.name}: {mean:.3g} tokens each (target {level.target:g})"
     if level.best is None:
         return text
-    f1 = {who: level.scores[level.best][who, 0].f1 for who in CONTENDERS}
+    f1 = {method: level.scores[level.best][method, 0].f1 for method in METHODS}
     controls = f"evenly spaced {f1['even']:.2f}, random {f1['random']:.2f}"
     return f"{text}; nearest to {level.best}, F1 {f1['cuts']:.2f} ({controls})"
 
 
-def scores_rows(scores: dict[str, Table]) -> list[tuple[str, ...]]:
-    """A row for each boundary and contender: precision, recall and F1, for each tolerance."""
+def scores_rows(scores: dict[str, ScoreTable]) -> list[tuple[str, ...]]:
+    """A row for each boundary and method: precision, recall and F1 at each tolerance."""
     rows = []
     for boundary, table in scores.items():
-        for who, text in CONTENDERS.items():
-            figures = (table[who, tolerance] for tolerance in TOLERANCES)
-            cells = [f"{share:.3f}" for one in figures for share in (one.precision, one.recall, one.f1)]
+        for method, text in METHODS.items():
+            figures = (table[method, tolerance] for tolerance in TOLERANCES)
+            cells = [
+                f"{value:.3f}"
+                for boundary_score in figures
+                for value in (boundary_score.precision, boundary_score.recall, boundary_score.f1)
+            ]
             rows.append((f"{boundary}, {text}", *cells))
     return rows
 
 
 def measure_cuts(subject: Subject, encoder: Encoder) -> Cuts:
-    """Cuts samples of the subject's split and compares."""
+    """Compares the cuts of samples of the subject's split with boundaries."""
     tokenizer = subject.tokenizer
     hierarchy = encoder.hierarchy.config
     levels = [
@@ -197,7 +203,7 @@ def measure_cuts(subject: Subject, encoder: Encoder) -> Cuts:
         for level in hierarchy.levels
         if isinstance(level.group, LearnedGroups)
     ]
-    found = Cuts(levels, carried=dict.fromkeys(tokenizer.boundaries, 0))
+    comparison = Cuts(levels, carried=dict.fromkeys(tokenizer.boundaries, 0))
     generator, tokens_seen = np.random.default_rng(0), 0
     cast = autocast(subject.run.config.train.precision, subject.device)
     for tokens, names in _samples(subject):
@@ -205,19 +211,22 @@ def measure_cuts(subject: Subject, encoder: Encoder) -> Cuts:
             pyramid = encoder(tokens.to(subject.device))
         for level in levels:
             cuts = level.add(pyramid, tokens, names, generator)
-            if found.samples < SHOWN and (text := marked_text(tokenizer, tokens, cuts, SIZE)) is not None:
-                level.shown.append(text)
+            if (
+                comparison.samples < NUM_TEXTS
+                and (text := marked_text(tokenizer, tokens, cuts, TEXT_TOKENS)) is not None
+            ):
+                level.texts.append(text)
         for name in names:
-            found.carried[name] += 1
-        found.samples += 1
+            comparison.carried[name] += 1
+        comparison.samples += 1
         tokens_seen += tokens.spans.total
-        if found.samples == SAMPLES or tokens_seen >= TOKENS:
+        if comparison.samples == SAMPLES or tokens_seen >= TOKENS:
             break
-    return found
+    return comparison
 
 
 def _samples(subject: Subject) -> Iterator[tuple[Tokens, list[str]]]:
-    """Samples one by one, each with the boundaries that it has."""
+    """Samples with the names of their boundaries, one by one."""
     for index in range(len(subject.dataset)):
         try:
             sample = subject.sample(index)
@@ -232,16 +241,16 @@ def _samples(subject: Subject) -> Iterator[tuple[Tokens, list[str]]]:
 
 
 def with_boundaries(tokenizer: Tokenizer, values: Sequence[object]) -> tuple[Tokens, list[str]]:
-    """Raw tokens with all boundaries that they have, and the names of these.
+    """Raw tokens with all boundaries that the samples have, and the names of these.
 
-    Data that carries boundaries need not have them everywhere, so those that a value lacks are left out.
+    Annotated boundaries may be missing in some samples, and are then left out.
 
     Args:
-        tokenizer: stays as it is.
+        tokenizer: is not modified.
         values: raw samples.
 
     Raises:
-        BadSample: a value cannot be tokenized, with or without them.
+        BadSample: a value cannot be tokenized even without boundaries.
     """
 
     def tokens(names: Sequence[str]) -> Tokens:
@@ -263,23 +272,23 @@ def _succeeds(call: Callable[[], object]) -> bool:
     return True
 
 
-def marked_text(tokenizer: Tokenizer, tokens: Tokens, cuts: np.ndarray, most: int | None = None) -> str | None:
-    """The text of one sample with a mark at each cut; nothing where the modality writes no text.
+def marked_text(tokenizer: Tokenizer, tokens: Tokens, cuts: np.ndarray, limit: int | None = None) -> str | None:
+    """The text of one sample with a mark at each cut; ``None`` if the modality is not text.
 
-    Characters that cannot be seen are U+FFFD. A cut within a character stands before it.
+    Unprintable characters are replaced by U+FFFD. A cut within a character is marked before it.
 
     Args:
-        tokenizer: writes it.
+        tokenizer: of the sample.
         tokens: raw tokens of one sample.
-        cuts: places in them.
-        most: tokens that are written; all when absent.
+        cuts: positions in them.
+        limit: maximum number of tokens; all if absent.
     """
     if not isinstance(tokenizer, Generative):
         return None
     write = tokenizer.writer()
-    parts = ["".join(map(_visible, write(token))) for token in tokens.x[:most].tolist()]
-    whole = "".join(parts)
-    mark = next((mark for mark in MARKS if mark not in whole), MARKS[0])
+    parts = ["".join(map(_visible, write(token))) for token in tokens.x[:limit].tolist()]
+    text = "".join(parts)
+    mark = next((mark for mark in MARKS if mark not in text), MARKS[0])
     for cut in cuts[cuts < len(parts)]:
         parts[cut] = mark + parts[cut]
     return "".join(parts)
@@ -290,7 +299,7 @@ def _visible(char: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A block of Markdown that shows a text as it is."""
+    """A fenced block of Markdown."""
     fence = "~~~"
     while fence in text:
         fence += "~"

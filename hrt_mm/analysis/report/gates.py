@@ -1,4 +1,4 @@
-"""Section: what the paths between levels add, and which of them stayed shut."""
+"""Report section: contributions of the paths between levels, and which of them are closed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES = 256
-"""Samples that contributions are measured on."""
+"""Number of samples to measure contributions on."""
 SHUT_GATE = GATE / 4
-"""A path whose gate is under this, in the mean over channels, is shut."""
+"""Mean gate magnitude below which a path counts as closed."""
 SHUT_CONTRIBUTION = 0.01
-"""A path that adds less than this, over the norm of what it adds to, is shut."""
+"""Relative contribution below which a path counts as closed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +32,10 @@ class Path:
     """A path between two levels.
 
     Args:
-        name: its place among the hierarchy's stats.
-        text: in words.
-        gate_D: its gate; ``None`` where it has none.
-        contribution: norm of what it adds, over the norm of what it adds to.
+        name: key in the hierarchy's stats.
+        text: description.
+        gate_D: its gate, if any.
+        contribution: norm of what it adds, relative to the norm of what it is added to.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Path:
 
     @property
     def gate(self) -> float | None:
-        """Mean size of the gate."""
+        """Mean magnitude of the gate."""
         return None if self.gate_D is None else float(self.gate_D.abs().mean())
 
     @property
     def shut(self) -> str | None:
-        """Why the path counts as shut; ``None`` for an open one."""
+        """Why the path counts as closed; ``None`` if it is open."""
         if self.gate is not None and self.gate < SHUT_GATE:
             return f"its gate is {self.gate:.2g} in the mean, below {SHUT_GATE:g}"
         if self.contribution < SHUT_CONTRIBUTION:
@@ -92,7 +92,7 @@ def _state(path: Path) -> str:
 
 
 def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:
-    """The paths of the hierarchy, with what they add on some samples."""
+    """The paths of the hierarchy, with their contributions on some samples."""
     hierarchy = encoder.hierarchy
     sums: dict[str, float] = {}
     count = 0
@@ -106,26 +106,26 @@ def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:
         hierarchy.measure_contributions = False
     return [
         Path(name, text, gate_D, sums[f"contribution/{name}"] / count)
-        for name, text, gate_D in _known(hierarchy)
+        for name, text, gate_D in _paths(hierarchy)
         if f"contribution/{name}" in sums
     ]
 
 
-def _known(hierarchy: Hierarchy) -> list[tuple[str, str, Tensor | None]]:
-    """Name, text and gate of every path, in the order in which they run."""
+def _paths(hierarchy: Hierarchy) -> list[tuple[str, str, Tensor | None]]:
+    """Name, description and gate of every path, in the order of execution."""
     names = [level.name for level in hierarchy.config.levels]
-    found: list[tuple[str, str, Tensor | None]] = []
+    paths: list[tuple[str, str, Tensor | None]] = []
     for index in reversed(range(len(names) - 1)):
         fine, coarse = names[index], names[index + 1]
         if len(hierarchy.down):
-            found.append((f"down/{fine}", f"{coarse} down to {fine}", _gate(hierarchy.down[index])))
+            paths.append((f"down/{fine}", f"{coarse} down to {fine}", _gate(hierarchy.down[index])))
         if len(hierarchy.top_down):
-            found.append((f"top_down/{fine}", f"{coarse} unpooled to {fine}", None))
+            paths.append((f"top_down/{fine}", f"{coarse} unpooled to {fine}", None))
     for index in range(len(names) - 1):
         if len(hierarchy.up):
             text = f"{names[index]} up to {names[index + 1]}"
-            found.append((f"up/{names[index + 1]}", text, _gate(hierarchy.up[index])))
-    return found
+            paths.append((f"up/{names[index + 1]}", text, _gate(hierarchy.up[index])))
+    return paths
 
 
 def _gate(cross: torch.nn.Module) -> Tensor:
@@ -136,19 +136,19 @@ def _gate(cross: torch.nn.Module) -> Tensor:
 def draw_paths(paths: list[Path]) -> Figure:
     """Bars of gates and contributions."""
     figure, grid = panels(1, 2, width=3.9, height=0.9 + 0.32 * len(paths))
-    places = np.arange(len(paths))[::-1]
+    ys = np.arange(len(paths))[::-1]
     gates, adds = grid[0]
-    for place, path in zip(places, paths, strict=True):
+    for y, path in zip(ys, paths, strict=True):
         if path.gate_D is not None and path.gate is not None:
             low, high = path.gate_D.abs().quantile(torch.tensor([0.1, 0.9])).tolist()
-            gates.barh(place, path.gate, height=0.6, color=GREY if path.shut else BLUE)
-            gates.hlines(place, low, high, color="black", linewidth=1)
+            gates.barh(y, path.gate, height=0.6, color=GREY if path.shut else BLUE)
+            gates.hlines(y, low, high, color="black", linewidth=1)
         else:
-            gates.text(0.001, place, " no gate", va="center", color=GREY, fontsize=8)
-        adds.barh(place, 100 * path.contribution, height=0.6, color=GREY if path.shut else ORANGE)
-        adds.text(100 * path.contribution, place, f" {path.contribution:.1%}", va="center", fontsize=8)
+            gates.text(0.001, y, " no gate", va="center", color=GREY, fontsize=8)
+        adds.barh(y, 100 * path.contribution, height=0.6, color=GREY if path.shut else ORANGE)
+        adds.text(100 * path.contribution, y, f" {path.contribution:.1%}", va="center", fontsize=8)
     gates.axvline(GATE, color=GREY, linestyle="--", linewidth=0.9)
-    gates.set_yticks(places, [path.text for path in paths])
+    gates.set_yticks(ys, [path.text for path in paths])
     gates.set_xlabel("|gate|  (dashed: start)")
     gates.set_xlim(left=0)
     adds.set_yticks([])

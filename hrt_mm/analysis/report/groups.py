@@ -1,4 +1,4 @@
-"""Section: samples with their groups at each level."""
+"""Report section: samples with their groups at each level."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ...data.sample import Sample
 from .page import Page
 from .style import COLORS, LINE, panels
 from .subject import Subject
-from .timeline import draw_timeline, heard
+from .timeline import draw_timeline, recognized
 from .view import View, cells_of_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 3
-"""Samples that are drawn."""
-LONGEST, WRAPPED = 80, 20
-"""Characters of a label at most, and of a line of it beside a picture."""
+NUM_SAMPLES = 3
+"""Number of samples to draw."""
+MAX_LABEL, LINE_WIDTH = 80, 20
+"""Maximum characters of a label, and of a line of it beside a figure."""
 
 
 def groups_section(subject: Subject, page: Page) -> None:
-    """Draws some samples at each level, and tells how many tokens each level has."""
+    """Draws some samples at each level, and lists the number of tokens of each level."""
     encoder = subject.encoder
     assert encoder is not None
     page.heading("Groups")
     drawn = []
-    for sample, view in subject.views(SHOWN):
+    for sample, view in subject.views(NUM_SAMPLES):
         with torch.no_grad():
             pyramid = encoder(view.tokens.to(subject.device))
         drawn.append((sample, view, pyramid))
@@ -42,29 +42,31 @@ def groups_section(subject: Subject, page: Page) -> None:
         _timelines(subject, page, drawn, seconds)
     else:
         figure = draw_grids(drawn) if drawn[0][1].gridded else draw_runs(drawn)
-        caption = "Samples at each level: the lines are the borders between what became one token."
+        caption = "Samples at each level. Lines are the borders between tokens."
         page.picture("groups", figure, caption)
     page.table(
-        ("level", "tokens a sample", "tokens a group (mean)", "shortest", "longest"),
+        ("level", "tokens per sample", "tokens per group (mean)", "shortest", "longest"),
         group_sizes([pyramid for _, _, pyramid in drawn]),
     )
 
 
 def _timelines(subject: Subject, page: Page, drawn: list[tuple[Sample, View, Pyramid]], seconds: float) -> None:
-    """A picture a sample."""
+    """A figure for each sample."""
     for number, (sample, view, pyramid) in enumerate(drawn, 1):
         with torch.no_grad():
-            found = heard(subject.run.task, pyramid, seconds)
+            predictions = recognized(subject.run.task, pyramid, seconds)
         modality = subject.modality
-        known = modality.timeline(sample.value) if issubclass(modality, Timelined) else {}
-        figure = draw_timeline(view, pyramid, seconds, known, found, sample.name)
+        annotated = modality.timeline(sample.value) if issubclass(modality, Timelined) else {}
+        figure = draw_timeline(view, pyramid, seconds, annotated, predictions, sample.name)
         caption = "A sample with the groups of every level: lines over it, the coarser the taller, and bars below it"
-        beside = [what for what, parts in (("what is known of it", known), ("what was heard", found)) if parts]
+        beside = [
+            what for what, parts in (("its annotations", annotated), ("what was recognized", predictions)) if parts
+        ]
         page.picture(f"groups-{number}", figure, f"{caption}{', with ' * bool(beside)}{' and '.join(beside)}.")
 
 
 def group_sizes(pyramids: list[Pyramid]) -> list[tuple[str, ...]]:
-    """A row a level: tokens of a sample, and of a group that leads to the next level."""
+    """A row for each level: tokens per sample, and per group of the next level."""
     rows = []
     for name in pyramids[0].names:
         tokens = torch.cat([pyramid[name].spans.lengths for pyramid in pyramids]).float().mean()
@@ -77,7 +79,7 @@ def group_sizes(pyramids: list[Pyramid]) -> list[tuple[str, ...]]:
 
 
 def draw_grids(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
-    """A row a sample, a column a level."""
+    """A row for each sample, a column for each level."""
     names = drawn[0][2].names
     tall = max(rows / columns for rows, columns in (view.shape for _, view, _ in drawn))
     width = 2.3
@@ -89,18 +91,18 @@ def draw_grids(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
             count = len(cells[name])
             view.outline(axes, cells[name], width=0.5 if count > 150 else 0.9 if count > 40 else 1.6)
             axes.set_title(f"{name}: {count} token{'s' if count > 1 else ''}")
-        row[0].set_ylabel(fill(_label(sample), WRAPPED), rotation=0, ha="right", va="center")
+        row[0].set_ylabel(fill(_label(sample), LINE_WIDTH), rotation=0, ha="right", va="center")
     return figure
 
 
 def draw_runs(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
-    """A panel a sample with a strip a level under it."""
+    """A panel for each sample, with a strip for each level below it."""
     names = drawn[0][2].names
     figure, grid = panels(2 * len(drawn), 1, width=8.0, height=0.75 + 0.08 * len(names))
-    for place, (sample, view, pyramid) in enumerate(drawn):
-        above, below = grid[2 * place, 0], grid[2 * place + 1, 0]
+    for row, (sample, view, pyramid) in enumerate(drawn):
+        above, below = grid[2 * row, 0], grid[2 * row + 1, 0]
         view.draw(above)
-        above.set_title(_label(sample) or f"sample {place + 1}", loc="left")
+        above.set_title(_label(sample) or f"sample {row + 1}", loc="left")
         above.set_xticks([])
         _strips(below, cells_of_levels(pyramid), above.get_xlim())
     grid[-1, 0].set_xlabel("level-0 tokens")
@@ -108,14 +110,14 @@ def draw_runs(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
 
 
 def _strips(axes: Axes, cells: dict[str, Spans], limits: tuple[float, float]) -> None:
-    """The tokens of each level within the limits as bars, in two shades by turns."""
-    for place, spans in enumerate(cells.values()):
-        shown = int((spans.host[:-1] < limits[1]).sum())
-        starts, lengths = spans.host[:shown].tolist(), spans.lengths[:shown].tolist()
-        color = COLORS[place % len(COLORS)]
-        bars = axes.barh([place] * len(starts), lengths, left=starts, height=0.8, color=color)
-        for rank, bar in enumerate(bars):
-            bar.set_alpha(0.85 if rank % 2 else 0.45)
+    """The tokens of each level within the limits as bars, in alternating shades."""
+    for row, spans in enumerate(cells.values()):
+        visible = int((spans.host[:-1] < limits[1]).sum())
+        starts, lengths = spans.host[:visible].tolist(), spans.lengths[:visible].tolist()
+        color = COLORS[row % len(COLORS)]
+        bars = axes.barh([row] * len(starts), lengths, left=starts, height=0.8, color=color)
+        for index, bar in enumerate(bars):
+            bar.set_alpha(0.85 if index % 2 else 0.45)
     axes.set_yticks(range(len(cells)), [f"{name}: {len(spans)}" for name, spans in cells.items()])
     axes.set_xlim(*limits)
     axes.set_ylim(len(cells) - 0.5, -0.5)
@@ -129,4 +131,4 @@ def _label(sample: Sample) -> str:
         return ""
     parts = sample.label if isinstance(sample.label, list | tuple) else [sample.label]
     text = f"label {' '.join(map(str, parts))}"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}.."
+    return text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 2]}.."

@@ -35,5 +35,5 @@ def overview_section(subject: Subject, page: Page) -> None:
         rows.append(("trained", f"{summary['steps']:,} steps in {summary['seconds']:.0f} s on {summary['device']}"))
         rows += [(name, f"{value:.4g}") for name, value in metrics.items()]
     else:
-        page.text("The run has no `summary.json`: it was stopped before its end, or is not at its end yet.")
+        page.text("The run has no `summary.json`: it was stopped, or has not finished.")
     page.table(("", ""), rows)

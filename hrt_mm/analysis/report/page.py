@@ -1,4 +1,4 @@
-"""The report as a page of Markdown with pictures beside it."""
+"""The report: a page of Markdown with figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Page:
     """Collects the report.
 
     Args:
-        folder: where the page and its pictures go.
-        title: its heading.
+        folder: of the page and its figures.
+        title: of the page.
     """
 
     def __init__(self, folder: Path, title: str) -> None:
@@ -25,12 +25,12 @@ class Page:
         self._parts: list[str] = []
         self._tower: str | None = None
 
-    def of(self, tower: str | None) -> None:
-        """Names the tower that all is about from here on, until another is named."""
+    def set_tower(self, tower: str | None) -> None:
+        """Sets the tower that what follows is about."""
         self._tower = tower
 
     def say(self, line: str) -> None:
-        """Adds a line to the summary, which is printed and stands first on the page."""
+        """Adds a line to the summary, which is printed and comes first on the page."""
         self.summary.append(line if self._tower is None else f"{self._tower}: {line}")
 
     def heading(self, text: str) -> None:

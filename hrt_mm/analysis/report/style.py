@@ -1,4 +1,4 @@
-"""How the pictures look, and how they are made without a display."""
+"""Style of the figures, which are made without a display."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Figures that are made inside look alike; matplotlib's own settings are back after it."""
+    """Applies the style to figures made inside of the block."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -79,7 +79,7 @@ def panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Fig
 
 
 def bare(axes: Axes) -> None:
-    """Takes the ticks and the frame away."""
+    """Removes ticks and frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

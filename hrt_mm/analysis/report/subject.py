@@ -1,4 +1,4 @@
-"""What a report is about: a trained run, its encoders, and samples it was not trained on."""
+"""The subject of a report: a trained run, its encoders, and held-out samples."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SPLITS = ("test", "val", "train")
 
 @dataclass(frozen=True)
 class Subject:
-    """A run to look into.
+    """A run to report on.
 
     Args:
-        run: with its weights, on the device of ``ranks``.
-        ranks: this process.
-        split: where samples come from: ``test``, or what there is.
-        tower: the one of several towers that is looked into; ``None`` for the whole run.
+        run: the trained run, on the device of ``ranks``.
+        ranks: a group of this process alone.
+        split: that samples are taken from: ``test`` if there is one.
+        tower: of several towers, the one to report on; ``None`` for the run itself.
     """
 
     run: TrainedRun
@@ -52,10 +52,10 @@ class Subject:
 
     @classmethod
     def of(cls, run: TrainedRun, ranks: ProcessGroup) -> Subject:
-        """The run with the first split that its data has.
+        """A subject with the first available split.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: there is none.
         """
         reasons = []
         for split in SPLITS:
@@ -70,18 +70,18 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the model."""
         return self.ranks.device
 
     @cached_property
     def towers(self) -> tuple[Subject, ...]:
-        """The parts of the run that have an encoder: the run itself, or each of its towers."""
+        """The subjects with an encoder: the run itself, or each of its towers."""
         names = self.run.config.towers
         return (self,) if names is None else tuple(replace(self, tower=name) for name in names)
 
     @cached_property
     def encoder(self) -> Encoder | None:
-        """The tower's encoder, or the first one of the task; ``None`` where it has none."""
+        """The tower's encoder, or the first one of the task, if any."""
         if self.tower is not None:
             task = self.run.task
             assert isinstance(task, JointTask)
@@ -102,15 +102,15 @@ class Subject:
 
     @cached_property
     def backdrop(self) -> Backdrop | None:
-        """Draws samples of this modality; ``None`` where it does not say how."""
+        """Draws samples of the modality, if it can."""
         return self.modality.figures() if issubclass(self.modality, Drawing) else None
 
     @property
     def modality(self) -> type[Modality]:
-        """Of the samples.
+        """The modality of the samples.
 
         Raises:
-            ConfigError: there are several towers, and this is none of them.
+            ConfigError: there are several towers, and none is selected.
         """
         config = self.run.config
         tower = config.single if config.towers is None or self.tower is None else config.towers[self.tower]
@@ -118,7 +118,7 @@ class Subject:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Packs values of this tower."""
+        """The tokenizer of the tower."""
         tokenizer = self.run.tokenizer
         if self.tower is None:
             return tokenizer
@@ -126,10 +126,10 @@ class Subject:
         return tokenizer.towers[self.tower]
 
     def sample(self, index: int) -> Sample | None:
-        """A sample with the value that this tower reads; ``None`` where it has none.
+        """A sample with the value for this tower; ``None`` if it has none.
 
         Raises:
-            BadSample: it cannot be read.
+            BadSample: the sample cannot be read.
         """
         sample = self.dataset[index]
         if self.tower is None:
@@ -138,55 +138,56 @@ class Subject:
         return None if value is None else replace(sample, value=value)
 
     def values(self, sample: Sample) -> list[Any]:
-        """What the tokenizer takes of what :meth:`sample` gave: its value, or the first of several."""
+        """The values of a sample to tokenize: its only one, or the first of several."""
         return [sample.value] if self.tower is not None else self.run.config.task.values([sample])[:1]
 
     def missing(self) -> bool:
-        """Whether no sample of the split has this tower's modality; reads until one has."""
+        """Whether no sample of the split has a value for this tower."""
         return self.tower is not None and next(self._readable(), None) is None
 
     def tokens(self, batch: Batch) -> Tokens | None:
-        """The raw tokens that a batch has of this tower; ``None`` where it has none."""
+        """The raw tokens of a batch for this tower, if any."""
         if self.tower is None:
             return batch.tokens
         assert isinstance(batch, JointBatch)
-        part = batch.parts.get(self.tower)
-        return None if part is None else part.tokens
+        tower_batch = batch.parts.get(self.tower)
+        return None if tower_batch is None else tower_batch.tokens
 
-    def batches(self, most: int) -> Iterator[Batch]:
-        """Batches on the device until ``most`` samples were given, in the run's precision, without gradients."""
+    def batches(self, limit: int) -> Iterator[Batch]:
+        """Batches of at least ``limit`` samples, on the device, under the run's autocast and without gradients."""
         seen = 0
         cast = autocast(self.run.config.train.precision, self.device)
         for batch in self.loader:
-            if seen >= most:
+            if seen >= limit:
                 return
             seen += len(batch)
             with torch.no_grad(), cast():
                 yield batch.to(self.device)
 
-    def packs(self, most: int) -> Iterator[Tokens]:
-        """The raw tokens of this tower in those batches."""
-        return (tokens for batch in self.batches(most) if (tokens := self.tokens(batch)) is not None)
+    def packs(self, limit: int) -> Iterator[Tokens]:
+        """The raw tokens of this tower in :meth:`batches`."""
+        return (tokens for batch in self.batches(limit) if (tokens := self.tokens(batch)) is not None)
 
     def views(self, count: int) -> list[tuple[Sample, View]]:
-        """The first samples that can be read and have tokens, of different labels as far as there are.
+        """The first readable, non-empty samples, with different labels where possible.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there are none.
         """
-        found = list(islice(self._readable(), 16 * count))
-        if not found:
+        candidates = list(islice(self._readable(), 16 * count))
+        if not candidates:
             raise ConfigError(f"no sample of the {self.split} split can be drawn: none can be read")
-        labels: dict[str, int] = {}
-        ranked = []
-        for place, (sample, view) in enumerate(found):
+        # The first sample of each label, then the second of each, and so on.
+        occurrences: dict[str, int] = {}
+        keyed = []
+        for index, (sample, view) in enumerate(candidates):
             label = str(sample.label)
-            labels[label] = labels.get(label, 0) + 1
-            ranked.append((labels[label], place, (sample, view)))
-        return [pair for _, _, pair in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+            occurrences[label] = occurrences.get(label, 0) + 1
+            keyed.append((occurrences[label], index, (sample, view)))
+        return [pair for _, _, pair in sorted(keyed, key=lambda entry: entry[:2])[:count]]
 
     def view(self, tokens: Tokens) -> View:
-        """One sample's raw tokens, to be drawn."""
+        """A view of one sample's raw tokens."""
         return View(self.tokenizer, tokens, self.backdrop)
 
     def _readable(self) -> Iterator[tuple[Sample, View]]:

@@ -1,6 +1,6 @@
-"""One sample as a picture. Level-0 tokens are unit cells: along x in one dimension, rows and columns on a grid.
+"""Drawing a sample. Level-0 tokens are unit cells: along x in one dimension, rows and columns on a grid.
 
-A modality draws the sample itself; groups and weights are laid over it here, for every modality alike.
+The modality draws the sample itself. Groups and weights are drawn over it here, for all modalities.
 Shapes: T level-0 tokens, C axes.
 """
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Backdrop: TypeAlias = "Callable[[Axes, Tokenizer, Tokens], None]"
-"""Draws one sample from its raw tokens. In one dimension it may narrow the limits along x to what can be made out."""
+"""Draws one sample from its raw tokens. In one dimension it may restrict the range of x."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One sample to be drawn.
+    """One sample to draw.
 
     Args:
-        tokenizer: that made the tokens.
+        tokenizer: of the modality.
         tokens: raw tokens of the sample, on the host.
-        backdrop: draws it; tokens are drawn plainly when absent.
+        backdrop: draws the sample; by default the raw tokens are drawn.
     """
 
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class View:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of what is shown; of more than two axes the middle of the leading ones."""
+        """Rows and columns. With more than two axes, the middle of the leading ones is drawn."""
         if not self.gridded:
             return 1, self.tokens.spans.total
         assert self.tokens.grids is not None
@@ -56,27 +56,27 @@ class View:
         return rows, columns
 
     def raster(self, values_T: Tensor) -> np.ndarray:
-        """(rows, columns) of values, one a level-0 token; NaN where there is none."""
-        found = np.full(self.shape, np.nan)
+        """(rows, columns) the values of level-0 tokens as an image; NaN where there is no token."""
+        image = np.full(self.shape, np.nan)
         values = values_T.detach().float().cpu().numpy()
         if not self.gridded:
-            found[0] = values
-            return found
+            image[0] = values
+            return image
         assert self.tokens.grids is not None
         cells_TC = self.tokens.coords_TC.long().cpu().numpy()
         middle = np.array([size // 2 for size in self.tokens.grids[0][:-2]], dtype=np.int64)
-        shown = (cells_TC[:, :-2] == middle).all(1)
-        found[cells_TC[shown, -2], cells_TC[shown, -1]] = values[shown]
-        return found
+        visible = (cells_TC[:, :-2] == middle).all(1)
+        image[cells_TC[visible, -2], cells_TC[visible, -1]] = values[visible]
+        return image
 
     def draw(self, axes: Axes) -> None:
-        """The sample itself."""
+        """Draws the sample."""
         rows, columns = self.shape
         axes.set_xlim(0, columns)
         if self.backdrop is not None:
             self.backdrop(axes, self.tokenizer, self.tokens)
         elif self.gridded:
-            image = self.raster(_one_number(self.tokens.x))
+            image = self.raster(_mean_feature(self.tokens.x))
             axes.imshow(image, cmap="gray", extent=self._extent())
         else:
             _draw_series(axes, self.tokens.x)
@@ -87,42 +87,42 @@ class View:
             bare(axes)
 
     def outline(self, axes: Axes, cells: Spans, *, color: str = ORANGE, width: float = 1.2) -> None:
-        """Lines between the tokens of a level.
+        """Draws lines between the tokens of a level.
 
         Args:
-            axes: with the sample drawn.
-            cells: the level-0 tokens under each token of the level.
+            axes: that the sample is drawn on.
+            cells: level-0 tokens under each token of the level.
             color: of the lines.
             width: of the lines, in points.
         """
         labels = self.raster(cells.ids)
         if not self.gridded:
-            for place in np.flatnonzero(np.diff(labels[0])) + 1:
-                axes.axvline(float(place), color=color, linewidth=width)
+            for border in np.flatnonzero(np.diff(labels[0])) + 1:
+                axes.axvline(float(border), color=color, linewidth=width)
             return
         _lines(axes, _borders(labels, outside=-1), color, width)
 
     def frame(self, axes: Axes, cells: Spans, token: int, *, color: str = BLUE, width: float = 2.0) -> None:
-        """A line around one token of a level; arguments as for :meth:`outline`."""
-        own = self.raster((cells.ids == token).float())
+        """Draws a line around one token of a level; arguments as in :meth:`outline`."""
+        mask = self.raster((cells.ids == token).float())
         if not self.gridded:
             axes.axvspan(*cells.host[token : token + 2].tolist(), fill=False, edgecolor=color, linewidth=width)
             return
-        _lines(axes, _borders(own, outside=0), color, width)
+        _lines(axes, _borders(mask, outside=0), color, width)
 
     def heat(self, axes: Axes, weights_T: Tensor) -> None:
-        """A weight for each level-0 token in place of the sample, grey where it is 0."""
+        """Draws a weight for each level-0 token over the sample, grey where it is 0."""
         values = self.raster(weights_T)
-        share = np.nan_to_num(values / max(np.nanmax(values), 1e-12))
-        self._cover(axes, np.where(share[..., None] > 0, heat_map()(share), [0.9, 0.9, 0.9, 1]))
+        relative = np.nan_to_num(values / max(np.nanmax(values), 1e-12))
+        self._cover(axes, np.where(relative[..., None] > 0, heat_map()(relative), [0.9, 0.9, 0.9, 1]))
 
     def hide(self, axes: Axes, hidden_T: Tensor) -> None:
-        """Plain grey over some level-0 tokens."""
+        """Covers some level-0 tokens in grey."""
         hidden = self.raster(hidden_T.float()) > 0
         self._cover(axes, np.where(hidden[..., None], [0.8, 0.8, 0.8, 1], [0, 0, 0, 0]))
 
     def _cover(self, axes: Axes, colors: np.ndarray) -> None:
-        """(rows, columns, 4) colours over the cells."""
+        """Draws (rows, columns, 4) colours over the cells."""
         rows, columns = self.shape
         low, high = (rows, 0) if self.gridded else axes.get_ylim()
         aspect: Literal["equal", "auto"] = "equal" if self.gridded else "auto"
@@ -146,14 +146,14 @@ def one_sample(tokens: Tokens, index: int) -> Tokens:
 
 
 def cells_of_levels(pyramid: Pyramid) -> dict[str, Spans]:
-    """By level name, the level-0 tokens under each of its tokens."""
+    """The level-0 tokens under each token, by level name."""
     offsets = torch.arange(pyramid[0].spans.total + 1)
-    found = {}
+    cells = {}
     for name in pyramid.names:
-        found[name] = Spans(offsets)
+        cells[name] = Spans(offsets)
         if name in pyramid.groups:
             offsets = offsets[pyramid.groups[name].host]
-    return found
+    return cells
 
 
 def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
@@ -164,7 +164,7 @@ def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
 
 
 def _borders(labels: np.ndarray, outside: float) -> np.ndarray:
-    """(lines, 2, 2) segments between cells whose labels differ; around all cells lies the label ``outside``."""
+    """(lines, 2, 2) segments between cells whose labels differ. Everything around the cells has label ``outside``."""
     framed = np.pad(np.nan_to_num(labels, nan=outside), 1, constant_values=outside)
     beside = np.argwhere(framed[1:-1, 1:] != framed[1:-1, :-1])
     above = np.argwhere(framed[1:, 1:-1] != framed[:-1, 1:-1])
@@ -173,12 +173,12 @@ def _borders(labels: np.ndarray, outside: float) -> np.ndarray:
     return np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2)
 
 
-def _one_number(x: Tensor) -> Tensor:
+def _mean_feature(x: Tensor) -> Tensor:
     return x.float().flatten(1).mean(1) if x.ndim > 1 else x.float()
 
 
 def _draw_series(axes: Axes, x: Tensor) -> None:
-    """Raw tokens along x: a line for one feature or for ids, a picture for several."""
+    """Draws raw tokens along x: a line for one feature or for ids, an image for several features."""
     features = x.detach().float().cpu().reshape(len(x), -1).numpy()
     count, width = features.shape
     if width == 1:
