@@ -95,7 +95,7 @@ def test_every_learned_level_is_measured(texts_run: Path) -> None:
             assert table["random", 0].predicted == DRAWS * table["cuts", 0].predicted
             assert table["cuts", 0].hits <= table["cuts", 1].hits
     assert fine.scores["words"]["cuts", 0].reference == coarse.scores["words"]["cuts", 0].reference > found.samples
-    assert all(level.shown for level in found.levels)
+    assert all(level.texts for level in found.levels)
     assert scores_rows(fine.scores)[0][0] == "words, the model's"
     assert cuts_of(texts_run) == found
 
@@ -114,7 +114,7 @@ def test_cuts_are_where_the_model_has_its_groups(texts_run: Path, monkeypatch: p
     assert level.scores["words"]["cuts", 0].f1 == 1
     assert level.scores["words"]["even", 0].f1 < 0.5
     assert level.best == "words"
-    assert " ·is ·up. ·It ·shines ·on ·us " in level.shown[0]
+    assert " ·is ·up. ·It ·shines ·on ·us " in level.texts[0]
 
 
 def test_the_section_of_a_report(texts_run: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_section_of_a_report(texts_run: Path) -> None:
     text = (report.folder / "report.md").read_text()
     assert "## Learned groups" in text
     assert "### bytes" in text and "### words" in text
-    assert "The data does not carry `verses` everywhere; it is left out." in text
+    assert "Not all samples have `verses`; it is left out." in text
     rows = re.findall(r"^\| (\w+), (.+?) \|( [\d.]+ \|){6}$", text, re.MULTILINE)
     assert len(rows) == 2 * 6 * 3
     assert text.count("~~~text") == 4
@@ -133,7 +133,7 @@ def test_the_section_of_a_report(texts_run: Path) -> None:
 def test_modalities_without_boundaries_or_text(series_run: Path) -> None:
     report = diagnose(series_run)
     text = (report.folder / "report.md").read_text()
-    assert "The tokenizer finds no boundaries, so there is nothing to compare with." in text
+    assert "The tokenizer knows no boundaries, so there is nothing to compare with." in text
     assert "~~~" not in text
     assert any(line.startswith("learned groups of pulses") for line in report.summary)
 

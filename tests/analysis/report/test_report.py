@@ -72,7 +72,7 @@ def test_report_of_masked_modelling(masked_run: Path) -> None:
     assert "reconstructions" in pictures(folder)
     assert "confusion" not in pictures(folder)
     assert "- test/" in (folder / "report.md").read_text()
-    assert "the true mean and deviation are put back" in (folder / "report.md").read_text()
+    assert "The true mean and standard deviation are used" in (folder / "report.md").read_text()
 
 
 def test_report_of_a_modality_without_figures(series_run: Path) -> None:

@@ -14,10 +14,10 @@ from torch import nn
 
 from hrt_mm.analysis.report.attending import salient
 from hrt_mm.analysis.report.confusion import NUMBERED, Scores, draw_matrix
-from hrt_mm.analysis.report.curves import MOST, draw_curves, metrics_of, read_curves
+from hrt_mm.analysis.report.curves import MAX_METRICS, draw_curves, metrics_of, read_curves
 from hrt_mm.analysis.report.gates import SHUT_CONTRIBUTION, SHUT_GATE, measure_paths
 from hrt_mm.analysis.report.gates import Path as LevelPath
-from hrt_mm.analysis.report.groups import LONGEST, _label
+from hrt_mm.analysis.report.groups import MAX_LABEL, _label
 from hrt_mm.analysis.report.page import Page
 from hrt_mm.analysis.report.reconstruction import reconstruct
 from hrt_mm.analysis.report.recovery import measure_recovery
@@ -98,19 +98,19 @@ def test_curves_have_gaps_and_survive_a_torn_line(tmp_path: Path) -> None:
 
 def test_metrics_of_the_whole_come_first_and_a_page_has_room_for_the_rest() -> None:
     steps = np.array([1.0, 2.0])
-    names = [f"way{way}/R@{rank}" for way in range(MOST) for rank in (1, 5)]
+    names = [f"way{way}/R@{rank}" for way in range(MAX_METRICS) for rank in (1, 5)]
     curves = {f"val/{name}": (steps, steps) for name in (*names, "R@1")}
     curves |= {"val/loss": (steps, -steps), "lr": (steps, steps)}
     assert metrics_of(curves) == ["loss", "R@1", *names]
     titles = [axes.get_title() for axes in draw_curves(curves, best=2).axes if axes.get_visible()]
-    assert titles == ["loss", "R@1", *names[: MOST - 2], "learning rate"]
+    assert titles == ["loss", "R@1", *names[: MAX_METRICS - 2], "learning rate"]
 
 
 def test_labels_are_written_beside_pictures_however_long_they_are() -> None:
     assert _label(Sample(0, ["bin", "blue"])) == "label bin blue"
     assert _label(Sample(0, 0)) == "label 0" and _label(Sample(0)) == ""
     long = _label(Sample(0, 40 * "long "))
-    assert len(long) == LONGEST and long.endswith("..")
+    assert len(long) == MAX_LABEL and long.endswith("..")
 
 
 def test_damaged_lines_of_a_log_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

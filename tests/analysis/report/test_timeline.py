@@ -4,7 +4,7 @@ import torch
 from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 
 from hrt_mm.analysis.report.style import style
-from hrt_mm.analysis.report.timeline import draw_timeline, heard
+from hrt_mm.analysis.report.timeline import draw_timeline, recognized
 from hrt_mm.analysis.report.view import View
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks import CTCConfig
@@ -27,7 +27,7 @@ def test_levels_and_labels_are_drawn_in_seconds() -> None:
     torch.nn.init.normal_(task.head.weight, std=5)
     tokens = tokenizer([Audio(torch.randn(16000), 16000)])
     with torch.no_grad():
-        found = heard(task.eval(), task.encoder(tokens), 0.01)
+        found = recognized(task.eval(), task.encoder(tokens), 0.01)
         pyramid = Encoder(model, tokenizer)(tokens)
     assert set(found) == {"words"} and found["words"]
     assert all(0 <= start < end <= 1.0 and label in "ab" for start, end, label in found["words"])
@@ -38,7 +38,7 @@ def test_levels_and_labels_are_drawn_in_seconds() -> None:
         figure.canvas.draw()
     above, below = figure.axes
     rows = [label.get_text() for label in below.get_yticklabels()]
-    assert rows == ["frames: 100", "phonemes: 25", "words: 5", "words, true", "phonemes, true", "words, heard"]
+    assert rows == ["frames: 100", "phonemes: 25", "words: 5", "words, true", "phonemes, true", "words, recognized"]
     assert [text.get_text() for text in above.texts] == ["frames", "phonemes", "words"]
     assert {"größe", "$x$", "g"} <= {text.get_text() for text in below.texts}
     assert below.get_xlabel() == "seconds"
@@ -48,4 +48,4 @@ def test_levels_and_labels_are_drawn_in_seconds() -> None:
 
 
 def test_tasks_without_symbols_hear_nothing() -> None:
-    assert heard(torch.nn.Identity(), None, 0.01) == {}  # type: ignore[arg-type]
+    assert recognized(torch.nn.Identity(), None, 0.01) == {}  # type: ignore[arg-type]

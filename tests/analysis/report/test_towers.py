@@ -101,7 +101,7 @@ def test_report_of_a_run_that_compares_modalities(contrastive_run: Path) -> None
 def test_a_modality_that_the_split_lacks_is_said_to_be_missing(tmp_path: Path) -> None:
     task = "{type: fused_classification, fusion: {type: gated, dim: 16}}"
     report = diagnose(run_of(tmp_path, task, lacking="test"))
-    assert "image: no sample of the test split has it, so there is nothing to look into" in report.summary
+    assert "image: no sample of the test split has it, so there is nothing to report" in report.summary
     assert {name.partition("-")[0] for name in pictures(report.folder)} == {"confusion", "curves", "text"}
     assert_drawn(report.folder)
 
