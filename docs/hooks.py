@@ -40,19 +40,17 @@ def configuration() -> str:
     """Every section of a configuration with its components and keys, from the JSON schema."""
     schema = json_schema()
     definitions = schema["$defs"]
-    parts = []
+    parts: list[str] = []
+    shown = []
     for name, section in schema["properties"].items():
         if name in ("extends", "towers"):
             continue
         parts += [f"## {name}", _text(section)]
-        for reference in section.get("anyOf", [section]):
-            if "$ref" in reference:
-                parts += _component(reference["$ref"].rpartition("/")[2], definitions)
-    used = {part[4:].partition(" {")[0] for part in parts if part.startswith("### ")}
+        options = [option["$ref"].rpartition("/")[2] for option in section.get("anyOf", [section]) if "$ref" in option]
+        parts += [part for option in options for part in _component(option, definitions)]
+        shown += options
     parts.append("## Nested components")
-    for name in definitions:
-        if _heading(name, definitions) not in used:
-            parts += _component(name, definitions)
+    parts += [part for name in definitions if name not in shown for part in _component(name, definitions)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -74,14 +72,7 @@ def _component(name: str, definitions: Mapping[str, Any]) -> Iterator[str]:
 def _heading(name: str, definitions: Mapping[str, Any]) -> str:
     """What selects a component in YAML: its ``type``, or its name where it has none."""
     constant = definitions[name].get("properties", {}).get("type", {}).get("const")
-    return f"type: {constant}" if constant and _unique(constant, definitions) else _plain(name)
-
-
-def _unique(constant: str, definitions: Mapping[str, Any]) -> bool:
-    same = [
-        body for body in definitions.values() if body.get("properties", {}).get("type", {}).get("const") == constant
-    ]
-    return len(same) == 1
+    return f"type: {constant}" if constant else _plain(name)
 
 
 def _plain(name: str) -> str:
@@ -128,6 +119,8 @@ def _default(key: str, value: Mapping[str, Any], required: Iterable[str]) -> str
     default = value["default"]
     if default is None:
         return "null"
+    if isinstance(default, dict):
+        return "its defaults"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
