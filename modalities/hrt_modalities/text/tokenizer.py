@@ -29,7 +29,7 @@ BYTES, MAX_BYTES = 256, 1 << 24
 _NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
 """Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
-models with 0.3 or 1 learn alike, with 0.02 far slower (docs/design.md)."""
+models with 0.3 or 1 learn alike, with 0.02 far slower (docs/notebook/language.md)."""
 
 
 class TextTokenizer(Tokenizer, Contextual):
