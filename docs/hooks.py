@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from hrt_mm.cli import added, main
 from hrt_mm.cli.arguments import HelpParser
 from hrt_mm.config.schema import json_schema
+from hrt_mm.core.component import Component
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
@@ -131,6 +132,25 @@ def _text(value: Mapping[str, Any]) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 
+def renamed_keys() -> str:
+    """Former keys and types of the components of this project."""
+    json_schema()  # Imports all components.
+    keys: set[tuple[str, str]] = set()
+    types: set[tuple[str, str]] = set()
+    for component in _components(Component):
+        keys |= {(old, new) for old, new in component.deprecated_keys.items()}
+        types |= {(old, new) for old, new in component.deprecated_types.items()}
+    rows = [f"| `{old}` | `{new}` |" for old, new in sorted(keys)]
+    rows += [f"| `type: {old}` | `type: {new}` |" for old, new in sorted(types)]
+    return "\n".join(["| former name | name |", "|---|---|", *rows])
+
+
+def _components(base: type[Component]) -> Iterator[type[Component]]:
+    for component in base.__subclasses__():
+        yield component
+        yield from _components(component)
+
+
 def commands() -> str:
     """Every command with its arguments, from the parsers."""
     parser = HelpParser(prog="hrt-mm", lists_installed=True)
@@ -173,4 +193,4 @@ def _help(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
-TABLES = {"configuration": configuration, "commands": commands}
+TABLES = {"configuration": configuration, "renamed keys": renamed_keys, "commands": commands}
