@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Installs the tree into real, empty environments, without extras and with each one, and trains there.
+"""Installs the tree into a real, empty environment, without extras and with each one alone, and trains there.
 
-For each environment: how much it takes beside torch and what torch brings, how long ``import hrt_mm`` takes beside
-``import torch``, and whether the smallest configuration trains. Beside the core, the distribution ``modalities`` of
-PyPI is installed before and after it, which must do no harm. Environments are made one at a time, and removed.
+For each: how much it takes beside torch and what torch brings, how long ``import hrt_mm`` takes beside
+``import torch``, and whether the smallest configuration trains. What an extra brought is taken out before the next one,
+so that torch is installed once. Beside the core, the distribution ``modalities`` of PyPI is installed before and after
+it, which must do no harm.
 
     .ci/check_install.py [core] [vision] ...    all when none is named
 """
@@ -27,22 +28,30 @@ from tests.smallest import HIERARCHY, SMALLEST, check, commands  # noqa: E402
 STRANGER = "modalities"
 """A distribution on PyPI whose name is that of a folder here."""
 
-MEASURE = """
+MEASURE = r"""
 import json, re
 from importlib import metadata
 
+def parsed(line):
+    name, inner = re.match(r"([\w.-]+)\s*(?:\[([^]]*)\])?", line).groups()
+    return re.sub(r"[-_.]+", "-", name).lower(), frozenset(filter(None, (inner or "").replace(" ", "").split(",")))
+
 def closure(name):
-    names, waiting = set(), [name]
+    done, waiting = set(), [(name, frozenset())]
     while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        name, extras = one = waiting.pop()
+        if one in done:
+            continue
         try:
             lines = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        if name not in names:
-            names.add(name)
-            waiting += [re.split(r"[ ;<>=!~\\[(]", line, maxsplit=1)[0] for line in lines if "extra ==" not in line]
-    return names
+        done.add(one)
+        for line in lines:
+            wanted = re.search(r"extra == .([\w.-]+).", line)
+            if wanted is None or wanted[1] in extras:
+                waiting.append(parsed(line))
+    return {name for name, _ in done}
 
 def size(distribution):
     return sum(file.size or 0 for file in distribution.files or ())
@@ -80,6 +89,15 @@ class Environment:
         """Installs with pip."""
         self._run([str(self.bin / "python"), "-m", "pip", "install", "--quiet", "--no-compile", *what])
 
+    def installed(self) -> set[str]:
+        """What is installed, as ``NAME==VERSION``, but this distribution."""
+        lines = self._run([str(self.bin / "python"), "-m", "pip", "list", "--format=freeze"]).splitlines()
+        return {line for line in lines if not line.startswith("hrt-mm")}
+
+    def uninstall(self, *names: str) -> None:
+        """Takes distributions out."""
+        self._run([str(self.bin / "python"), "-m", "pip", "uninstall", "--yes", *names])
+
     def python(self, code: str) -> str:
         """What a program prints."""
         return self._run([str(self.bin / "python"), "-c", code])
@@ -103,27 +121,23 @@ class Environment:
         return done.stdout
 
 
-def examine(extra: str) -> None:
-    """Makes one environment, and prints a line on it."""
-    with tempfile.TemporaryDirectory(prefix=f"hrt-mm-{extra}-") as name:
-        environment = Environment(Path(name))
-        start = time.monotonic()
-        environment.install(str(ROOT) if extra == "core" else f"{ROOT}[{extra}]")
-        took = time.monotonic() - start
-        sizes: dict[str, int] = json.loads(environment.python(MEASURE))
-        environment.python(IMPORT)
-        torch_s, own_s = min(tuple(map(float, environment.python(IMPORT).split())) for _ in range(3))
-        environment.python(HIERARCHY)
-        environment.train(extra)
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:4]
-        listed = ", ".join(f"{name} {sizes[name] / 1e6:.0f}" for name in largest)
-        print(
-            f"{extra:<12} {sum(sizes.values()) / 1e6:4.0f} MB beside torch in {len(sizes)} distributions ({listed}); "
-            f"import torch {torch_s:.2f} s, hrt_mm {own_s:.2f} s more; installed in {took:.0f} s; trains",
-            flush=True,
-        )
-        if extra == "core":
-            beside_stranger(environment)
+def examine(extra: str, environment: Environment) -> None:
+    """Installs an extra beside the core, and prints a line on it."""
+    start = time.monotonic()
+    environment.install(str(ROOT) if extra == "core" else f"{ROOT}[{extra}]")
+    took = time.monotonic() - start
+    sizes: dict[str, int] = json.loads(environment.python(MEASURE))
+    environment.python(IMPORT)
+    torch_s, own_s = min(tuple(map(float, environment.python(IMPORT).split())) for _ in range(3))
+    environment.python(HIERARCHY)
+    environment.train(extra)
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:4]
+    listed = ", ".join(f"{name} {sizes[name] / 1e6:.0f}" for name in largest)
+    print(
+        f"{extra:<12} {sum(sizes.values()) / 1e6:4.0f} MB beside torch in {len(sizes)} distributions ({listed}); "
+        f"import torch {torch_s:.2f} s, hrt_mm {own_s:.2f} s more; installed in {took:.0f} s; trains",
+        flush=True,
+    )
 
 
 def beside_stranger(environment: Environment) -> None:
@@ -136,13 +150,16 @@ def beside_stranger(environment: Environment) -> None:
         return
     (wheel,) = wheels.iterdir()
     for order in ((str(wheel), str(ROOT)), (str(ROOT), str(wheel))):
-        for name in ("hrt-mm", STRANGER):
-            subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", name], check=True)
+        environment.uninstall("hrt-mm", STRANGER)
         for what in order:
             environment.install("--no-deps", what)
         environment.python(OWNERS)
         environment.train("core")
-    print(f"{'beside':<12} {wheel.name} and hrt-mm share no file and work, whichever is installed first")
+    environment.uninstall(STRANGER)
+    print(
+        f"{'beside':<12} {wheel.name} and hrt-mm share no file, and hrt-mm works, whichever is installed first",
+        flush=True,
+    )
 
 
 OWNERS = f"""
@@ -164,8 +181,19 @@ def main() -> None:
     chosen: list[str] = parser.parse_args().extras or list(SMALLEST)
     if unknown := set(chosen) - set(SMALLEST):
         parser.error(f"no {', '.join(sorted(unknown))}; choose from {', '.join(SMALLEST)}")
-    for extra in chosen:
-        examine(extra)
+    with tempfile.TemporaryDirectory(prefix="hrt-mm-install-") as name:
+        environment = Environment(Path(name))
+        examine("core", environment)
+        core = environment.installed()
+        if "core" in chosen:
+            beside_stranger(environment)
+        for extra in chosen:
+            if extra != "core":
+                examine(extra, environment)
+                environment.uninstall(*(line.partition("==")[0] for line in environment.installed() - core))
+                # Where the extra bounds torch, another one may have taken its place.
+                if environment.installed() != core:
+                    environment.install(*core)
 
 
 if __name__ == "__main__":
