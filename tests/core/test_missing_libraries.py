@@ -6,9 +6,11 @@ from hrt_mm.core.extras import MissingLibrary, is_installed, libraries, module_o
 
 
 def test_a_library_that_is_not_installed_is_named_as_pip_knows_it() -> None:
-    with pytest.raises(MissingLibrary, match=r"^scikit-learn is not installed: pip install 'hrt-mm\[vision\]'$"):
-        with needs_extra("vision"):
-            raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
+    with (
+        pytest.raises(MissingLibrary, match=r"^scikit-learn is not installed: pip install 'hrt-mm\[vision\]'$"),
+        needs_extra("vision"),
+    ):
+        raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
     told = r"^an index of kind graph needs faiss-cpu, which is not installed: pip install 'hrt-mm\[retrieval\]'$"
     with pytest.raises(MissingLibrary, match=told), needs_extra("retrieval", "an index of kind graph"):
         raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
@@ -16,9 +18,11 @@ def test_a_library_that_is_not_installed_is_named_as_pip_knows_it() -> None:
 
 @pytest.mark.parametrize("error", [OSError("undefined symbol"), ImportError("undefined symbol")])
 def test_a_library_that_does_not_load_is_an_error_with_its_cause(error: Exception) -> None:
-    with pytest.raises(MissingLibrary, match=r"cannot be loaded \(undefined symbol\): pip install 'hrt-mm\[audio\]'$"):
-        with needs_extra("audio"):
-            raise error
+    with (
+        pytest.raises(MissingLibrary, match=r"cannot be loaded \(undefined symbol\): pip install 'hrt-mm\[audio\]'$"),
+        needs_extra("audio"),
+    ):
+        raise error
 
 
 def test_other_errors_pass() -> None:
