@@ -175,7 +175,7 @@ def look(run: TrainedRun, texts: Sequence[Text], target: float) -> Seen:
     generator = np.random.default_rng(0)
     for text in texts:
         tokens, _ = with_boundaries(run.tokenizer, [text])
-        nats, count = task(Batch(tokens)).stats["bits_per_byte"]
+        nats, count = task(Batch.of(tokens)).stats["bits_per_byte"]
         seen.nats += float(nats) * math.log(2)
         seen.num_bytes += int(count)
         cuts = seen.cuts.add(task.encoder(tokens), tokens, BOUNDARIES, generator)

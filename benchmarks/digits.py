@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hrt_mm import CrossScale, FixedGroups, HierarchyConfig, Level
 from hrt_mm.analysis.control import flat_control
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.tasks.classification import Classification, ClassificationConfig
 from hrt_mm.train.config import OptimConfig
 from hrt_mm.train.optim import build_optimizer, clip_gradients, set_learning_rate
@@ -76,7 +76,7 @@ class Trainer:
 
     def batch(self, images_BCHW: Tensor, labels_B: Tensor) -> Batch:
         """Images as a batch on the device."""
-        return Batch(self.tokenizer(list(images_BCHW)), labels_B).to(self.device)
+        return Batch.of(self.tokenizer(list(images_BCHW)), labels_B).to(self.device)
 
     def step(self, images_BCHW: Tensor, labels_B: Tensor) -> None:
         """One optimizer step, unless training stopped."""

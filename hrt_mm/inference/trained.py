@@ -19,11 +19,12 @@ from ..data.extents import Extents
 from ..data.registry import modalities
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
-from ..tasks.base import Batch, Task
+from ..tasks.base import Task
+from ..tasks.batch import Batch
 from ..tasks.classification import Classification
 from ..tasks.encoding import EncoderTask
 from ..tasks.fused import Fused
-from ..tasks.joint import NOTHING, JointBatch, JointTokenizer
+from ..tasks.joint import JointTokenizer
 from ..train.build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
@@ -175,9 +176,9 @@ class TrainedRun:
         """A batch without targets."""
         if isinstance(self.tokenizer, JointTokenizer):
             names = tuple(sample.name for sample in samples)
-            return JointBatch(NOTHING, None, names, self.tokenizer.parts(samples))
+            return Batch(self.tokenizer.parts(samples), None, names)
         tokens = self.tokenizer(self.config.task.values(samples))
-        return Batch(tokens, None, tuple(sample.name for sample in samples))
+        return Batch.of(tokens, None, tuple(sample.name for sample in samples))
 
     def _relative_path_hint(self) -> str:
         """Names the folder that the run was started in, if relative paths of the data exist there and not here."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from .base import Batch, Task, TaskConfig, TaskOutput
+from .base import Task, TaskConfig, TaskOutput
+from .batch import Batch, TowerTokens
 from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc.task import CTC, CTCConfig
 from .encoder import Encoder
 from .fused import Fused, FusedConfig
-from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
+from .joint import JointTask, JointTaskConfig, JointTokenizer
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
@@ -43,7 +44,6 @@ __all__ = [
     "Encoder",
     "Fused",
     "FusedConfig",
-    "JointBatch",
     "JointTask",
     "JointTaskConfig",
     "JointTokenizer",
@@ -60,4 +60,5 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskOutput",
+    "TowerTokens",
 ]

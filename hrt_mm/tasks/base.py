@@ -5,62 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..core.component import Component
 from ..core.tokens import Tokens
 from ..data.sample import Sample
+from .batch import Batch
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
     from ..data.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Samples as tokens with their targets.
-
-    Args:
-        tokens: the packed samples.
-        target: what the loss compares with, (B, ...) or (T, ...) as the task says; ``None`` for none.
-        names: one a sample.
-    """
-
-    tokens: Tokens
-    target: Tensor | None = None
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        """Samples; those of some tasks are of several sequences of tokens."""
-        return len(self.names) or len(self.tokens)
-
-    def name(self, sequence: int) -> str:
-        """The name of the sample that a sequence of the tokens belongs to."""
-        return (
-            self.names[sequence * len(self.names) // len(self.tokens)]
-            if self.names
-            else f"sample {sequence} of the batch"
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        """Level-0 tokens in the batch."""
-        return self.tokens.spans.total
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        target = self.target.to(device, non_blocking=True) if self.target is not None else None
-        return replace(self, tokens=self.tokens.to(device), target=target)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in pinned host memory."""
-        target = self.target.pin_memory() if self.target is not None else None
-        return replace(self, tokens=self.tokens.pin_memory(), target=target)
 
 
 @dataclass
@@ -200,7 +158,7 @@ class TaskConfig(Component):
             BadSample: a sample cannot be used.
         """
         tokens = tokenizer(self.values(samples))
-        return Batch(tokens, self.targets(samples, tokens, classes), tuple(sample.name for sample in samples))
+        return Batch.of(tokens, self.targets(samples, tokens, classes), tuple(sample.name for sample in samples))
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
         """The task's module: embedding, hierarchy, head and loss.

@@ -22,7 +22,8 @@ from ..core.tokens import Tokens
 from ..data.capabilities import seconds_per_token
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
-from .base import Batch, TaskConfig, TaskOutput
+from .base import TaskConfig, TaskOutput
+from .batch import Batch
 from .encoding import EncoderTask
 from .labels import linear_head
 

@@ -24,11 +24,12 @@ from ..core.per_step import training_step
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
 from ..metrics.retrieval import distinct, rank
-from .base import Batch, TaskOutput
+from .base import TaskOutput
+from .batch import Batch, TowerTokens
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
 from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads
 from .encoding import check_reads
-from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer, Part
+from .joint import JointTask, JointTaskConfig, JointTokenizer
 from .pieces import Pieces
 from .ranks import summed, world_size
 
@@ -56,7 +57,7 @@ class ContrastiveConfig(JointTaskConfig):
         """Never: samples are told from each other."""
         return False
 
-    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
+    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
         """The batch of some samples, with the pieces that are compared.
 
         Raises:
@@ -64,13 +65,13 @@ class ContrastiveConfig(JointTaskConfig):
         """
         batch = super().pack(samples, tokenizer, classes)
         assert isinstance(tokenizer, JointTokenizer)
-        parts = dict(batch.parts)
-        for tower, part in batch.parts.items():
+        parts = dict(batch.towers)
+        for tower, part in batch.towers.items():
             own = [samples[place] for place in part.samples.tolist()]
             tiers = {pair.pieces for pair in self.also if pair.pieces and tower in pair.levels}
             pieces = {tier: Pieces.of(own, tower, tier, tokenizer.towers[tower]) for tier in sorted(tiers)}
             parts[tower] = replace(part, pieces=pieces)
-        return replace(batch, parts=parts)
+        return replace(batch, towers=parts)
 
     def join(
         self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
@@ -127,7 +128,7 @@ class Contrastive(JointTask):
         self.heads = nn.ModuleList(ViewHeads(view, models, config.dim, config.shared) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
 
-    def vectors(self, tower: str, part: Part) -> Tensor:
+    def vectors(self, tower: str, part: TowerTokens) -> Tensor:
         """(n, D) normed vectors that stand for the samples of a tower."""
         pyramid = self.encoder_of(tower)(part.tokens)
         vectors: Tensor = self.heads[0](tower, pyramid, part.pieces).x
@@ -141,7 +142,6 @@ class Contrastive(JointTask):
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss and in-batch accuracies; in evaluation the vectors, from which the split's metrics are made."""
-        assert isinstance(batch, JointBatch)
         # Towers that share an encoder, and chunks, are of one batch.
         with training_step(self):
             found, losses = self.encode(batch)
@@ -171,12 +171,12 @@ class Contrastive(JointTask):
         rows = {} if self.training else self._rows(batch, found)
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, rows=rows)
 
-    def encode(self, batch: JointBatch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
+    def encode(self, batch: Batch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
         """By view (whole samples, then ``also``) and tower, the batch's vectors; and the encoders' weighted losses."""
         found: list[dict[str, Vectors]] = [{} for _ in self.views]
         losses: dict[str, Tensor] = {}
         for tower in self.towers:
-            part = batch.parts.get(tower)
+            part = batch.towers.get(tower)
             if part is None:
                 for view, heads, own in zip(self.views, self.heads, found, strict=True):
                     if tower in view.levels:
@@ -184,6 +184,7 @@ class Contrastive(JointTask):
                         own[tower] = heads.nothing(tower)
                 continue
             pieces, aside = self._pieces(tower, part)
+            assert batch.groups is not None
             whole = batch.groups[part.samples]
             for view, own, column in zip(self.views, found, zip(*pieces, strict=True), strict=True):
                 if all(piece is not None for piece in column):
@@ -192,7 +193,7 @@ class Contrastive(JointTask):
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
         return found, losses
 
-    def _pieces(self, tower: str, part: Part) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
+    def _pieces(self, tower: str, part: TowerTokens) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
         """Each chunk's vectors, one for each view that the tower is in, and the mean auxiliary losses."""
         if self.chunk is None or len(part.samples) <= self.chunk:
             vectors, losses = self._look(tower, part)
@@ -209,7 +210,7 @@ class Contrastive(JointTask):
         total = len(part.samples)
         return pieces, {name: torch.stack([losses[name] for losses in weighted]).sum() / total for name in weighted[0]}
 
-    def _look(self, tower: str, part: Part) -> tuple[list[Vectors | None], dict[str, Tensor]]:
+    def _look(self, tower: str, part: TowerTokens) -> tuple[list[Vectors | None], dict[str, Tensor]]:
         pyramid = self.encoder_of(tower)(part.tokens)
         return [
             heads(tower, pyramid, part.pieces) if tower in view.levels else None
@@ -248,10 +249,10 @@ class Contrastive(JointTask):
         loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
         return loss * (world_size() if together else 1), hits
 
-    def _rows(self, batch: JointBatch, found: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
+    def _rows(self, batch: Batch, found: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
         """What the metrics of a split are made from: whole samples, and pieces."""
         rows = {}
-        for tower, part in batch.parts.items():
+        for tower, part in batch.towers.items():
             for view, own in zip(self.views, found, strict=True):
                 if tower in view.levels and (view.pieces or not view.name):
                     rows[_row(view.name, tower, "vectors")] = own[tower].x.float()

@@ -9,7 +9,8 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
-from .base import Batch, Task
+from .base import Task
+from .batch import SINGLE, Batch
 from .encoder import Encoder, finite, first_nonfinite
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class EncoderTask(Task):
         x = batch.tokens.x
         if not finite(x):
             rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
-            return f"the input ({batch.name(int(batch.tokens.spans.ids[rows.nonzero()[0, 0]]))})"
+            return f"the input ({batch.name(SINGLE, int(batch.tokens.spans.ids[rows.nonzero()[0, 0]]))})"
         with first_nonfinite(self) as found:
             output = self(batch)
         if found:

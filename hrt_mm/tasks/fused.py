@@ -19,15 +19,16 @@ from ..core.norm import rms_norm
 from ..core.per_step import training_step
 from ..core.spans import Spans
 from ..data.sample import Sample
-from .base import Batch, TaskOutput
+from .base import TaskOutput
+from .batch import Batch
 from .encoding import check_reads
 from .fusion import Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
-from .joint import JointBatch, JointTask, JointTaskConfig, JointTokenizer
+from .joint import JointTask, JointTaskConfig, JointTokenizer
 from .labels import NO_LABEL, LabelConfig, LabelScores, linear_head, place_of
 
 if TYPE_CHECKING:
-    from .joint import Part
+    from .batch import TowerTokens
 
 
 class FusedConfig(JointTaskConfig, LabelConfig):
@@ -115,7 +116,7 @@ class Fused(JointTask):
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
-        assert isinstance(batch, JointBatch) and batch.target is not None
+        assert batch.target is not None
         # Towers that share an encoder are of one batch.
         with training_step(self):
             streams, losses = self._streams(batch)
@@ -126,7 +127,6 @@ class Fused(JointTask):
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) of the samples of a batch, whose targets need not be there."""
-        assert isinstance(batch, JointBatch)
         return self._logits(self._streams(batch)[0])
 
     def _logits(self, streams: Mapping[str, TowerStream]) -> Tensor:
@@ -135,17 +135,17 @@ class Fused(JointTask):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Samples with a label, and of each modality those of them that have it."""
-        assert isinstance(batch, JointBatch) and batch.target is not None
+        assert batch.target is not None
         if not self.alone:
             return {}
         known_B = batch.target != NO_LABEL
         found = {"fused": known_B.sum()}
         for tower in self.towers:
-            part = None if tower in self.without else batch.parts.get(tower)
+            part = None if tower in self.without else batch.towers.get(tower)
             found[tower] = known_B[part.samples.to(known_B.device)].sum() if part is not None else 0 * found["fused"]
         return found
 
-    def _alone(self, streams: Mapping[str, TowerStream], batch: JointBatch) -> dict[str, Tensor]:
+    def _alone(self, streams: Mapping[str, TowerStream], batch: Batch) -> dict[str, Tensor]:
         """The weighted loss of each modality alone, over the samples that have it and were not left out."""
         assert batch.target is not None
         target_B, counts = batch.target, self.counts(batch)
@@ -161,13 +161,13 @@ class Fused(JointTask):
             found[f"{tower}/alone"] = self.alone * self.over(tower, mean, counts[tower], counts["fused"])
         return found
 
-    def _streams(self, batch: JointBatch) -> tuple[dict[str, TowerStream], dict[str, Tensor]]:
+    def _streams(self, batch: Batch) -> tuple[dict[str, TowerStream], dict[str, Tensor]]:
         """A stream of each tower, after those that are left out, and the encoders' auxiliary losses."""
         kept_BN = self._kept(batch)
         streams: dict[str, TowerStream] = {}
         losses: dict[str, Tensor] = {}
         for place, tower in enumerate(self.towers):
-            part = batch.parts.get(tower)
+            part = batch.towers.get(tower)
             if part is None or tower in self.without:
                 weight = self.head.weight
                 nothing = TowerStream.of(
@@ -180,19 +180,19 @@ class Fused(JointTask):
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
         return streams, losses
 
-    def _stream(self, tower: str, part: Part, batch: int) -> tuple[TowerStream, dict[str, Tensor]]:
+    def _stream(self, tower: str, part: TowerTokens, batch: int) -> tuple[TowerStream, dict[str, Tensor]]:
         pyramid = self.encoder_of(tower)(part.tokens)
         tokens = pyramid[self.levels[tower]]
         step = self.time.get(tower)
         time_T = tokens.coords_TC[:, 0] * step if step is not None else None
         return TowerStream.of(self.maps[tower](tokens.x), tokens.spans, part.samples, batch, time_T), pyramid.losses
 
-    def _kept(self, batch: JointBatch) -> Tensor:
+    def _kept(self, batch: Batch) -> Tensor:
         """(B, N) bool on the host: the modalities that stay; in training some are left out at random."""
         present_BN = torch.zeros(len(batch), len(self.towers), dtype=torch.bool)
         for place, tower in enumerate(self.towers):
-            if tower in batch.parts and tower not in self.without:
-                present_BN[batch.parts[tower].samples, place] = True
+            if tower in batch.towers and tower not in self.without:
+                present_BN[batch.towers[tower].samples, place] = True
         if not self.training or not self.drop:
             return torch.ones_like(present_BN)
         chance_BN = torch.rand(present_BN.shape)

@@ -6,7 +6,6 @@ Shapes: B samples, n those of them that have a modality.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,69 +16,13 @@ from ..core.levels import HierarchyConfig
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
-from .base import Batch, Task, TaskConfig
+from .base import Task, TaskConfig
+from .batch import Batch, TowerTokens
 from .encoder import Encoder, finite, first_nonfinite
 from .fingerprints import fingerprint
-from .pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NOTHING = Tokens.pack([torch.zeros(0)])
-"""The tokens of a batch whose samples lie in its parts."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What a batch has of one tower.
-
-    Args:
-        tokens: of the samples that have this modality.
-        samples: (n,) int64: the places of those in the batch, on the host.
-        contents: (n,) int64: fingerprints of the raw tokens, equal where these are; on the host.
-        pieces: by tier, pieces of the samples that the task compares.
-    """
-
-    tokens: Tokens
-    samples: Tensor
-    contents: Tensor
-    pieces: Mapping[str, Pieces] = field(default_factory=dict)
-
-    def some(self, first: int, last: int) -> Part:
-        """The samples of this part from ``first`` up to ``last``, which is not among them."""
-        pieces = {tier: own.some(first, last) for tier, own in self.pieces.items()}
-        return Part(self.tokens.slice_samples(first, last), self.samples[first:last], self.contents[first:last], pieces)
-
-
-@dataclass(frozen=True, eq=False)
-class JointBatch(Batch):
-    """Samples of several modalities.
-
-    Args:
-        parts: by tower; a tower that no sample of the batch has is left out.
-        groups: (B,) int64: samples of one group are of one thing, and positives of each other; on the host.
-    """
-
-    tokens: Tokens = NOTHING
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-
-    @property
-    def num_tokens(self) -> int:
-        """Level-0 tokens of all towers."""
-        return sum(part.tokens.spans.total for part in self.parts.values())
-
-    def to(self, device: torch.device | str) -> JointBatch:
-        """The same batch on another device."""
-        target = self.target.to(device, non_blocking=True) if self.target is not None else None
-        parts = {name: replace(part, tokens=part.tokens.to(device)) for name, part in self.parts.items()}
-        return replace(self, parts=parts, target=target)
-
-    def pin_memory(self) -> JointBatch:
-        """The same batch in pinned host memory."""
-        target = self.target.pin_memory() if self.target is not None else None
-        parts = {name: replace(part, tokens=part.tokens.pin_memory()) for name, part in self.parts.items()}
-        return replace(self, parts=parts, target=target)
 
 
 class JointTokenizer(Tokenizer):
@@ -108,7 +51,7 @@ class JointTokenizer(Tokenizer):
         """Refused: batches of several towers are made by samples."""
         raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
 
-    def parts(self, samples: Sequence[Sample]) -> dict[str, Part]:
+    def parts(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
         """Packs each tower's values of the samples that have one. Modalities without a tower are left out.
 
         Raises:
@@ -116,12 +59,12 @@ class JointTokenizer(Tokenizer):
         """
         for sample in samples:
             self._check(sample)
-        found: dict[str, Part] = {}
+        found: dict[str, TowerTokens] = {}
         for name, tokenizer in self.towers.items():
             places = [place for place, sample in enumerate(samples) if sample.value.get(name) is not None]
             if places:
                 tokens = tokenizer([samples[place].value[name] for place in places])
-                found[name] = Part(tokens, torch.tensor(places), contents(tokens))
+                found[name] = TowerTokens(tokens, torch.tensor(places), contents(tokens))
         return found
 
     def _check(self, sample: Sample) -> None:
@@ -141,12 +84,12 @@ class JointTaskConfig(TaskConfig):
     shared: dict[str, str] = {}
     """By tower, another one of the same modality and model whose weights it has: one encoder reads both."""
 
-    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> JointBatch:
+    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
         """The batch of some samples. Samples with one label are one group; those without are each its own."""
         assert isinstance(tokenizer, JointTokenizer)
         names = tuple(sample.name for sample in samples)
         target = self.labels(samples, classes)
-        return JointBatch(NOTHING, target, names, tokenizer.parts(samples), group_ids(samples))
+        return Batch(tokenizer.parts(samples), target, names, group_ids(samples))
 
     def labels(self, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor | None:
         """What the loss compares with, from the samples' labels; ``None`` where samples are compared with each other.
@@ -215,13 +158,11 @@ class JointTask(Task):
     @torch.no_grad()
     def nonfinite_source(self, batch: Batch) -> str:
         """Where a non-finite value first appears: the input, a tower's level, a head or a part of the loss."""
-        assert isinstance(batch, JointBatch)
-        for tower, part in batch.parts.items():
+        for tower, part in batch.towers.items():
             if not finite(part.tokens):
                 x = part.tokens.x
                 rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
-                sample = int(part.samples[int(part.tokens.spans.ids[rows.nonzero()[0, 0]])])
-                name = batch.names[sample] if batch.names else f"sample {sample} of the batch"
+                name = batch.name(tower, int(part.tokens.spans.ids[rows.nonzero()[0, 0]]))
                 return f"the input of {tower} ({name})"
         with first_nonfinite(self) as found:
             output = self(batch)

@@ -23,7 +23,8 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import ByteCounting, Discrete
 from ..data.sample import Sample
-from .base import Batch, TaskConfig, TaskOutput
+from .base import TaskConfig, TaskOutput
+from .batch import Batch
 from .encoding import EncoderTask
 from .labels import linear_head
 

@@ -31,7 +31,8 @@ from ..core.tokens import Tokens
 from ..core.transition import Transition
 from ..data.capabilities import Continuous, Discrete, reconstruction_targets
 from ..data.sample import Sample
-from .base import Batch, TaskConfig, TaskOutput
+from .base import TaskConfig, TaskOutput
+from .batch import Batch
 from .encoding import EncoderTask
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ..core.levels import HierarchyConfig
 from ..core.linear import InitLinear
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import Batch, TaskOutput
+from .base import TaskOutput
+from .batch import Batch
 from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores
-from .base import Batch, TaskConfig, TaskOutput
+from .base import TaskConfig, TaskOutput
+from .batch import Batch
 from .encoding import EncoderTask
 from .labels import NO_LABEL, level_places, linear_head, place_of
 from .tagging import mean_over, units_of

@@ -20,7 +20,8 @@ from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import Batch, TaskOutput
+from .base import TaskOutput
+from .batch import Batch
 from .labels import NO_LABEL, LabelConfig, LabelTask, linear_head, place_of
 
 if TYPE_CHECKING:

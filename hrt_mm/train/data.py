@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 from ..core.errors import UserError
 from ..data.extents import Extents
-from ..tasks.base import Batch
-from ..tasks.joint import JointBatch
+from ..tasks.batch import Batch
 from .sampler import Plan, Position, Sampler
 from .samples import BadSamples, BatchMaker, Loaded
 from .workers import Workers, loader
@@ -106,9 +105,8 @@ class TrainStream:
                 return loaded.batch
 
     def _update_extents(self, batch: Batch) -> None:
-        parts = {name: part.tokens for name, part in batch.parts.items()} if isinstance(batch, JointBatch) else {}
-        for name, tokens in (parts or {"": batch.tokens}).items():
-            if (extents := Extents.of(tokens)) is not None:
+        for name, tower in batch.towers.items():
+            if (extents := Extents.of(tower.tokens)) is not None:
                 previous = self.extents.get(name)
                 self.extents[name] = extents if previous is None else previous.joined(extents)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..data.extents import Extents
 from ..data.splits import some
-from ..tasks.base import Batch, Task
+from ..tasks.base import Task
+from ..tasks.batch import Batch
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .data import checked, load, worker_deaths_named

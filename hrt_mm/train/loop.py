@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.per_step import training_step
-from ..tasks.base import Batch
+from ..tasks.batch import Batch
 from .data import worker_deaths_named
 from .distributed import ProcessGroup
 from .folder import run_dir

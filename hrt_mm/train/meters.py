@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..tasks.base import Batch, TaskOutput
+from ..tasks.base import TaskOutput
+from ..tasks.batch import Batch
 from ..tasks.labels import macro_f1
 
 Sums = dict[str, tuple[float, float]]

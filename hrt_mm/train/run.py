@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.errors import ConfigError, Stopped, UserError
-from ..tasks.base import Batch
+from ..tasks.batch import Batch
 from .build import build_data, build_task, splits_of
 from .checkpoint import Checkpoint
 from .clock import Clock

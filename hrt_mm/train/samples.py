@@ -15,7 +15,8 @@ from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
-from ..tasks.base import Batch, TaskConfig
+from ..tasks.base import TaskConfig
+from ..tasks.batch import Batch
 from .sampler import Plan
 from .seeding import forked, mix, seed_host
 

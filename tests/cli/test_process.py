@@ -12,7 +12,7 @@ from hrt_mm.cli.main import main
 from hrt_mm.cli.process import as_process, ending_on_sigterm, printable_output
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import Stopped
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
 

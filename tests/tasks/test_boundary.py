@@ -31,7 +31,7 @@ def marked(values: Sequence[Tensor], starts: Sequence[Sequence[int]]) -> Batch:
         mask = torch.zeros(len(value), dtype=torch.bool)
         mask[list(own)] = True
         masks.append(mask)
-    return Batch(Tokens.pack(values, boundaries={"thirds": masks}))
+    return Batch.of(Tokens.pack(values, boundaries={"thirds": masks}))
 
 
 def metrics(task: Boundary, batches: Sequence[Batch]) -> dict[str, float]:

@@ -26,7 +26,7 @@ def config(**options: Any) -> ClassificationConfig:
 
 
 def batch(tokenizer: Tokenizer, samples: list[Tensor]) -> Batch:
-    return Batch(tokenizer(samples), torch.arange(len(samples)) % 3)
+    return Batch.of(tokenizer(samples), torch.arange(len(samples)) % 3)
 
 
 def test_it_is_registered() -> None:
@@ -53,7 +53,7 @@ def test_probabilities_are_means_over_views(hierarchy: Make, rows: Tokenizer, sa
         task.head.weight.mul_(50)
     pairs = [Sample(tuple(samples[:2]), "bee", "one"), Sample(tuple(samples[2:]), "ant", "two")]
     found = config().pack(pairs, rows, CLASSES)
-    assert len(found) == 2 and [found.name(sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
+    assert len(found) == 2 and [found.name("", sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
     shares = task.head(task.encoder(rows(samples)).pooled("c")).softmax(-1)
     mean = shares.unflatten(0, (2, 2)).mean(1)
     output = task(found)
@@ -110,11 +110,11 @@ def test_balance_finds_rare_classes(hierarchy: Make, rows: Tokenizer) -> None:
             target = (torch.rand(64) < 0.1).long()
             values = [torch.randn(3, 4) + 0.4 * float(label) for label in target]
             optimizer.zero_grad()
-            task(Batch(rows(values), target)).loss.backward()
+            task(Batch.of(rows(values), target)).loss.backward()
             optimizer.step()
         target = torch.arange(300) % 10 // 9
         values = [torch.randn(3, 4) + 0.4 * float(label) for label in target]
-        macro[balance] = macro_f1(task.eval()(Batch(rows(values), target)).class_counts["macro_f1"])
+        macro[balance] = macro_f1(task.eval()(Batch.of(rows(values), target)).class_counts["macro_f1"])
     assert macro[1.0] > macro[0.0] + 0.03
 
 
@@ -132,7 +132,7 @@ def test_top5_counts_above_ten_classes(hierarchy: Make, rows: Tokenizer, samples
     nn.init.zeros_(task.head.weight)
     with torch.no_grad():
         task.head.bias.copy_(torch.arange(12.0))
-    output = task(Batch(rows(samples), torch.tensor([11, 7, 6, 0])))
+    output = task(Batch.of(rows(samples), torch.tensor([11, 7, 6, 0])))
     assert [int(value) for value in output.stats["top5"]] == [2, 4]
     assert [int(value) for value in output.stats["accuracy"]] == [1, 4]
 
@@ -169,7 +169,7 @@ def test_it_learns(hierarchy: Make, rows: Tokenizer) -> None:
         values = [torch.randn(9, 4) * 0.3 for _ in target]
         for value, label in zip(values, target.tolist(), strict=True):
             value[int(torch.randint(0, 9, ()))] += 2 * keys[label]
-        output = task(Batch(rows(values), target))
+        output = task(Batch.of(rows(values), target))
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()

@@ -11,7 +11,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Contrastive, ContrastiveConfig, JointBatch, JointTokenizer
+from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig, JointTokenizer
 from hrt_mm.tasks.contrastive_losses import (
     ContrastiveLoss,
     InfoNCEConfig,
@@ -63,7 +63,7 @@ def test_it_is_registered() -> None:
 def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
     task = build()
     batch = config().pack(samples(5), towers, None)
-    x, y = (task.vectors(tower, batch.parts[tower]) for tower in ("rows", "ids"))
+    x, y = (task.vectors(tower, batch.towers[tower]) for tower in ("rows", "ids"))
     logits = x @ y.T / task.temperature()
     own = torch.arange(5)
     expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -115,10 +115,10 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
     found = []
     for size in (None, chunk):
         task = build(chunk=size, also=also, loss={"type": loss}).double()
-        double = dict(batch.parts)
+        double = dict(batch.towers)
         rows = double["rows"]
         double["rows"] = type(rows)(rows.tokens.with_x(rows.tokens.x.double()), rows.samples, rows.contents)
-        task(JointBatch(names=batch.names, parts=double, groups=batch.groups)).loss.backward()
+        task(Batch(double, None, batch.names, batch.groups)).loss.backward()
         found.append({name: parameter.grad for name, parameter in task.named_parameters()})
     for name, gradient in found[0].items():
         assert gradient is not None and found[1][name] is not None, name
@@ -145,10 +145,10 @@ def test_a_missing_modality_is_no_error_and_changes_nothing_for_others(
     whole = samples(4)
     alone = Sample({"rows": torch.randn(3, 4), "ids": None}, "other", "alone")
     batch = config().pack([*whole, alone], towers, None)
-    assert batch.parts["ids"].samples.tolist() == [0, 1, 2, 3]
+    assert batch.towers["ids"].samples.tolist() == [0, 1, 2, 3]
     task(batch).loss.backward()
     kept = config().pack([*whole, alone], towers, None)
-    x, y = (task.vectors(tower, kept.parts[tower]) for tower in ("rows", "ids"))
+    x, y = (task.vectors(tower, kept.towers[tower]) for tower in ("rows", "ids"))
     logits = x @ y.T / task.temperature()
     expected = (F.cross_entropy(logits[:4], torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
     assert torch.allclose(task(kept).loss, expected, atol=1e-5)

@@ -104,7 +104,7 @@ def test_the_first_place_that_is_not_finite(
     module = task.get_submodule(broken)
     assert isinstance(module, nn.Linear)
     nn.init.constant_(module.weight, float("nan"))
-    batch = Batch(rows(samples), torch.tensor([0, 1, 0, 1]), ("p", "q", "r", "s"))
+    batch = Batch.of(rows(samples), torch.tensor([0, 1, 0, 1]), ("p", "q", "r", "s"))
     assert task.nonfinite_source(batch).startswith(place)
 
 
@@ -112,11 +112,11 @@ def test_an_input_that_is_not_finite_is_named(hierarchy: Make, rows: Tokenizer, 
     task = build(rows, hierarchy())
     samples[2][3, 1] = float("inf")
     target = torch.tensor([0, 1, 0, 1])
-    assert task.nonfinite_source(Batch(rows(samples), target, ("p", "q", "r", "s"))) == "the input (r)"
-    assert task.nonfinite_source(Batch(rows(samples), target)) == "the input (sample 2 of the batch)"
+    assert task.nonfinite_source(Batch.of(rows(samples), target, ("p", "q", "r", "s"))) == "the input (r)"
+    assert task.nonfinite_source(Batch.of(rows(samples), target)) == "the input (sample 2 of the batch)"
 
 
 def test_looking_leaves_no_hooks(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = build(rows, hierarchy())
-    assert task.nonfinite_source(Batch(rows(samples), torch.tensor([0, 1, 0, 1]))) == "the loss"
+    assert task.nonfinite_source(Batch.of(rows(samples), torch.tensor([0, 1, 0, 1]))) == "the loss"
     assert not any(module._forward_hooks for module in task.modules())

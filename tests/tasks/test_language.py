@@ -38,7 +38,7 @@ def task(ids: Tokenizer, unzero: Callable[[nn.Module], None]) -> LanguageModel:
 @pytest.fixture
 def batch(ids: Tokenizer) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    return Batch(ids([torch.randint(11, (length,), generator=generator) for length in LENGTHS]))
+    return Batch.of(ids([torch.randint(11, (length,), generator=generator) for length in LENGTHS]))
 
 
 def test_each_token_predicts_the_next_of_its_sample(task: LanguageModel, batch: Batch) -> None:
@@ -125,7 +125,7 @@ def test_no_prediction_sees_what_it_predicts(task: LanguageModel, ids: Tokenizer
 
 
 def test_samples_of_one_token_have_nothing_to_learn_from(task: LanguageModel, ids: Tokenizer) -> None:
-    output = task(Batch(ids([torch.tensor([3]), torch.tensor([4])])))
+    output = task(Batch.of(ids([torch.tensor([3]), torch.tensor([4])])))
     assert float(output.loss.detach()) == 0 and float(output.stats["loss"][1]) == 0
     output.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
@@ -170,10 +170,10 @@ def test_it_learns_what_only_the_coarse_level_can_know(ids: Tokenizer) -> None:
         task = LanguageConfig(type="language").build(config, ids, None)
         optimizer = torch.optim.AdamW(task.parameters(), lr=4e-3)
         for _ in range(150):
-            task(Batch(ids(documents(16)))).loss.backward()
+            task(Batch.of(ids(documents(16)))).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        output = task.eval()(Batch(ids(documents(32))))
+        output = task.eval()(Batch.of(ids(documents(32))))
         total, count = output.stats["cross_entropy"]
         return float(total / count)
 

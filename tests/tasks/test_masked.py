@@ -147,7 +147,7 @@ def test_gradients_reach_every_parameter_in_half_precision(
 ) -> None:
     task = config().build(hierarchy(**options), rows, None)
     with torch.autocast("cpu", torch.bfloat16):
-        output = task(Batch(rows(samples)))
+        output = task(Batch.of(rows(samples)))
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
 
@@ -159,7 +159,7 @@ def test_it_learns_what_its_neighbours_say(hierarchy: Make, rows: Tokenizer) -> 
     losses = []
     for _ in range(150):
         values = [torch.randn(1, 4).expand(8, 4) for _ in range(32)]
-        output = task(Batch(rows(values)))
+        output = task(Batch.of(rows(values)))
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
@@ -171,7 +171,7 @@ def test_it_learns_what_its_neighbours_say(hierarchy: Make, rows: Tokenizer) -> 
 def test_a_flat_model_serves_as_well(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config().build(hierarchy(levels=1), rows, None)
     assert isinstance(task, Masked)
-    task(Batch(rows(samples))).loss.backward()
+    task(Batch.of(rows(samples))).loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
 
 

@@ -27,7 +27,7 @@ def pairs(task: MatchingConfig, tokenizer: Tokenizer, values: list[tuple[Tensor,
         Sample(value, label, f"p{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = tokenizer(task.values(samples))
-    return Batch(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))
+    return Batch.of(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))
 
 
 def test_it_is_registered() -> None:
@@ -40,7 +40,7 @@ def test_a_batch_counts_pairs_and_names_either_side(rows: Tokenizer) -> None:
     )
     assert len(batch) == 2
     assert len(batch.tokens) == 4
-    assert [batch.name(sequence) for sequence in range(4)] == ["p0", "p0", "p1", "p1"]
+    assert [batch.name("", sequence) for sequence in range(4)] == ["p0", "p0", "p1", "p1"]
 
 
 def test_logits_are_of_both_vectors_their_product_and_their_difference(hierarchy: Make, rows: Tokenizer) -> None:

@@ -18,7 +18,7 @@ from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Piece, Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointBatch, JointTokenizer
+from hrt_mm.tasks import Batch, Contrastive, ContrastiveConfig, JointTokenizer
 from hrt_mm.tasks.contrastive_views import LevelPair
 from hrt_mm.tasks.pieces import Pieces
 
@@ -189,8 +189,8 @@ def test_impossible_pairs_are_refused(build: Callable[..., Contrastive]) -> None
 def test_batches_keep_their_pieces_on_the_way(towers: JointTokenizer) -> None:
     batch = config().pack(samples(), towers, None)
     moved = batch.to("cpu")
-    assert isinstance(moved, JointBatch)
-    assert moved.parts["rows"].pieces["words"].edges_P2.tolist() == [[0, 2], [2, 3], [1, 4], [0, 1], [1, 2], [2, 5]]
+    assert isinstance(moved, Batch)
+    assert moved.towers["rows"].pieces["words"].edges_P2.tolist() == [[0, 2], [2, 3], [1, 4], [0, 1], [1, 2], [2, 5]]
 
 
 def test_modalities_say_where_their_units_lie() -> None:

@@ -78,7 +78,7 @@ LABELS = [["low", "high", "low"], ["high"], ["low", "low", "high"]]
 def batch(task: SegmentationConfig, labels: list[Any] = LABELS) -> Batch:
     tokens = Marked()(values())
     samples = [Sample(value, label, f"s{n}") for n, (value, label) in enumerate(zip(values(), labels, strict=True))]
-    return Batch(tokens, task.targets(samples, tokens, CLASSES), ("s0", "s1", "s2"))
+    return Batch.of(tokens, task.targets(samples, tokens, CLASSES), ("s0", "s1", "s2"))
 
 
 def test_it_is_registered() -> None:
@@ -188,7 +188,7 @@ def test_it_learns_borders_kinds_and_labels_and_chance_does_not() -> None:
 
     def packed(chosen: list[Sample]) -> Batch:
         tokens = rows([sample.value for sample in chosen])
-        return Batch(tokens, task.targets(chosen, tokens, CLASSES))
+        return Batch.of(tokens, task.targets(chosen, tokens, CLASSES))
 
     train, test = packed(samples[:36]), packed(samples[36:])
     model = task.build(hierarchy(), rows, CLASSES)

@@ -32,7 +32,7 @@ def labelled(rows: Tokenizer, values: list[Tensor], task: TaggingConfig, labels:
         Sample(value, label, f"s{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = rows(values)
-    return Batch(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))
+    return Batch.of(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))
 
 
 def test_it_is_registered() -> None:

@@ -13,7 +13,7 @@ import torch
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import ConfigError, Stopped
 from hrt_mm.inference.trained import evaluate_run, load_task
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.tasks.classification import Classification
 from hrt_mm.train.loop import train
 from hrt_mm.train.run import Run

@@ -10,7 +10,8 @@ import torch
 
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.inference.trained import evaluate_run, load_task
-from hrt_mm.tasks.base import Batch, TaskOutput
+from hrt_mm.tasks.base import TaskOutput
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.checkpoint import CheckpointError
 from hrt_mm.train.distributed import ProcessGroup

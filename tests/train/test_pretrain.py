@@ -15,7 +15,7 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import ConfigError, Stopped
 from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks import LanguageModel, Masked
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.check import check
 from hrt_mm.train.checkpoint import CheckpointError
 from hrt_mm.train.loop import train

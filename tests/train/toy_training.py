@@ -21,7 +21,8 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
-from hrt_mm.tasks.base import Batch, Task, TaskConfig, TaskOutput
+from hrt_mm.tasks.base import Task, TaskConfig, TaskOutput
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.config import OptimConfig, RunFolder, TrainConfig
 
 CLASSES = ("low", "high")

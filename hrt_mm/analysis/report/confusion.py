@@ -16,9 +16,8 @@ from torch import Tensor
 from ...core.tokens import Tokens
 from ...data.splits import some
 from ...tasks import Tagging
-from ...tasks.base import Batch
+from ...tasks.batch import SINGLE, Batch
 from ...tasks.fused import Fused
-from ...tasks.joint import JointBatch
 from ...tasks.labels import NO_LABEL, LabelTask
 from .page import Page
 from .style import panels
@@ -147,15 +146,12 @@ def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
 
 def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
     """By sample, the tokens that it is drawn from and its row in them; a sample without that modality is left out."""
-    shown = subject.towers[0]
-    tokens = shown.tokens(batch)
-    if tokens is None:
-        return {}
-    if isinstance(batch, JointBatch):
-        assert shown.tower is not None
-        return {place: (tokens, row) for row, place in enumerate(batch.parts[shown.tower].samples.tolist())}
-    sides = len(tokens) // len(batch)
-    return {place: (tokens, place * sides) for place in range(len(batch))}
+    tower = batch.towers.get(subject.towers[0].tower or SINGLE)
+    rows: dict[int, tuple[Tokens, int]] = {}
+    if tower is not None:
+        for row, sample in enumerate(tower.samples.tolist()):
+            rows.setdefault(sample, (tower.tokens, row))
+    return rows
 
 
 def _chances(logits_BK: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from ...data.registry import modalities
 from ...data.sample import Sample
 from ...data.tokenizer import Tokenizer
 from ...inference.trained import TrainedRun
-from ...tasks.base import Batch
+from ...tasks.batch import SINGLE, Batch
 from ...tasks.encoder import Encoder
-from ...tasks.joint import JointBatch, JointTask, JointTokenizer
+from ...tasks.joint import JointTask, JointTokenizer
 from ...train.build import build_dataset
 from ...train.distributed import ProcessGroup
 from ...train.evaluate import EvaluationLoader
@@ -147,11 +147,8 @@ class Subject:
 
     def tokens(self, batch: Batch) -> Tokens | None:
         """The raw tokens of a batch for this tower, if any."""
-        if self.tower is None:
-            return batch.tokens
-        assert isinstance(batch, JointBatch)
-        tower_batch = batch.parts.get(self.tower)
-        return None if tower_batch is None else tower_batch.tokens
+        tower = batch.towers.get(self.tower or SINGLE)
+        return None if tower is None else tower.tokens
 
     def batches(self, limit: int) -> Iterator[Batch]:
         """Batches of at least ``limit`` samples, on the device, under the run's autocast and without gradients."""

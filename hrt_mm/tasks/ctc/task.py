@@ -24,7 +24,8 @@ from ...core.levels import HierarchyConfig
 from ...core.tokens import Tokens
 from ...data.capabilities import seconds_per_token
 from ...data.sample import Sample
-from ..base import Batch, TaskConfig, TaskOutput
+from ..base import TaskConfig, TaskOutput
+from ..batch import Batch
 from ..encoding import EncoderTask
 from ..labels import linear_head
 from . import Frames, Hypothesis, Lexicon, max_frames

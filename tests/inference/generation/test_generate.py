@@ -56,7 +56,7 @@ def model() -> LanguageModel:
     optimizer = torch.optim.AdamW(found.parameters(), lr=4e-3)
     text = f"{ALPHABET} {ALPHABET}"
     for _ in range(60):
-        found(Batch(found.tokenizer([Text(text, (0, len(text)))] * 4))).loss.backward()
+        found(Batch.of(found.tokenizer([Text(text, (0, len(text)))] * 4))).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return found.eval()

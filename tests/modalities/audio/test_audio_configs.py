@@ -52,7 +52,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     task = build_task(config, found.tokenizer, found.classes)
     samples = [found.splits["train"][index] for index in range(2)]
     tokens = found.tokenizer([sample.value for sample in samples])
-    output = task(Batch(tokens, config.task.targets(samples, tokens, found.classes)))
+    output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes)))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())

@@ -238,7 +238,7 @@ def test_silence_can_be_hidden_and_given_back(features: str, normalize: bool, tm
     tokenizer = config.single.modality.build()
     task = build_task(config, tokenizer, None)
     audio = [Audio(torch.zeros(samples), 16000) for samples in (1, 1600, 16000)]
-    output = task(Batch(tokenizer(audio), None))
+    output = task(Batch.of(tokenizer(audio), None))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(bool(own.grad.isfinite().all()) for own in task.parameters() if own.grad is not None)

@@ -9,7 +9,7 @@ import torch
 from hrt_modalities.text import ByteTokenizer
 from hrt_modalities.text.corpus import Corpus, CorpusConfig
 
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.tasks.language import LanguageConfig
 from hrt_mm.train.data import TrainStream
 from hrt_mm.train.sampler import Position, Sampler

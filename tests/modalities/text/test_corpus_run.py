@@ -12,7 +12,7 @@ from hrt_modalities.text.subwords import train_subwords
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import Stopped
-from hrt_mm.tasks.base import Batch
+from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.loop import train
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore

@@ -45,7 +45,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     samples = [found.splits["train"][index] for index in range(2)]
     tokens = found.tokenizer(config.task.values(samples))
     names = tuple(sample.name for sample in samples)
-    output = task(Batch(tokens, config.task.targets(samples, tokens, found.classes), names))
+    output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes), names))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())

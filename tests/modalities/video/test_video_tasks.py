@@ -59,7 +59,7 @@ def test_tubes_are_hidden_at_all_times(unit: str, ratio: float) -> None:
         assert len(places) == min(max(1, round(every * ratio)), max(1, every - 1))
         seen.add(frozenset(places))
     assert not torch.equal(task.hidden(tokens), hidden)
-    assert task(Batch(tokens)).loss.isfinite()
+    assert task(Batch.of(tokens)).loss.isfinite()
 
 
 def test_tubes_need_a_grid() -> None:
@@ -119,11 +119,11 @@ def accuracy_of_motion(*, shuffled: bool) -> float:
     for _ in range(60):
         videos, labels = moving(16, generator, shuffled=shuffled)
         optimizer.zero_grad()
-        task(Batch(tokenizer(videos), labels)).loss.backward()
+        task(Batch.of(tokenizer(videos), labels)).loss.backward()
         optimizer.step()
     videos, labels = moving(100, generator, shuffled=shuffled)
     with torch.no_grad():
-        right, count = task.eval()(Batch(tokenizer(videos), labels)).stats["accuracy"]
+        right, count = task.eval()(Batch.of(tokenizer(videos), labels)).stats["accuracy"]
     return float(right / count)
 
 

@@ -57,9 +57,9 @@ def test_mixed_sizes_are_classified_as_one_by_one(stem: dict[str, Any], pool: st
     values = images()
     seen: list[Tensor] = []
     task.head.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    task(Batch(tokenizer(values), torch.zeros(len(values), dtype=torch.int64)))
+    task(Batch.of(tokenizer(values), torch.zeros(len(values), dtype=torch.int64)))
     for value in values:
-        task(Batch(tokenizer([value]), torch.zeros(1, dtype=torch.int64)))
+        task(Batch.of(tokenizer([value]), torch.zeros(1, dtype=torch.int64)))
     assert torch.allclose(seen[0], torch.cat(seen[1:]), atol=1e-4)
 
 
@@ -101,7 +101,7 @@ def train(task: Classification | Masked, tokenizer: VisionTokenizer, steps: int,
     for _ in range(steps):
         samples = [dataset[int(index)] for index in torch.randint(0, 400, (32,))]
         tokens = tokenizer([sample.value for sample in samples])
-        output = task(Batch(tokens, config.targets(samples, tokens, dataset.classes)))
+        output = task(Batch.of(tokens, config.targets(samples, tokens, dataset.classes)))
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()

@@ -38,7 +38,7 @@ def labelled(rows: Tokenizer, values: Sequence[Tensor], labels: Sequence[Any], t
         Sample(value, label, f"s{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = rows(values)
-    return Batch(tokens, (task or config()).targets(samples, tokens, SYMBOLS), tuple(s.name for s in samples))
+    return Batch.of(tokens, (task or config()).targets(samples, tokens, SYMBOLS), tuple(s.name for s in samples))
 
 
 def test_it_is_registered() -> None:
@@ -121,7 +121,7 @@ def test_silence_stands_at_both_ends_and_is_told_as_blank(hierarchy: Make, rows:
     output = task(labelled(rows, values, labels))
     samples = [Sample(value, ["sil", *label, "sil"], "s") for value, label in zip(values, labels, strict=True)]
     tokens = rows(values)
-    same = plain(Batch(tokens, config().targets(samples, tokens, (*SYMBOLS, "sil"))))
+    same = plain(Batch.of(tokens, config().targets(samples, tokens, (*SYMBOLS, "sil"))))
     assert torch.allclose(output.loss, same.loss)
     pyramid = task.encoder(tokens)
     raw, told = task.frames(pyramid).x_ND, task.scores(pyramid).x_ND
@@ -157,7 +157,7 @@ def test_a_finer_level_tells_how_symbols_are_spelled(hierarchy: Make, rows: Toke
     given = config(level="a")
     samples = [Sample(values[0], ["Y", "X", "X", "X", "Z", "Y"], "s")]
     tokens = rows(values[:1])
-    alone = plain(Batch(tokens, given.targets(samples, tokens, ("X", "Y", "Z"))))
+    alone = plain(Batch.of(tokens, given.targets(samples, tokens, ("X", "Y", "Z"))))
     output = task(batch)
     assert torch.allclose(output.parts["finer"], 2 * alone.parts["ctc"], rtol=1e-5)
     assert output.stats["phoneme_error_rate"][1] == 7
@@ -244,7 +244,7 @@ def test_characters_give_the_error_rate_of_words_too(hierarchy: Make, rows: Toke
     task = _reader(hierarchy, rows, given, ("a", "b", " "))
     samples = [Sample(_spoken("ab-cac"), list("ab a"), "s")]
     tokens = rows([samples[0].value])
-    output = task(Batch(tokens, given.targets(samples, tokens, ("a", "b", " "))))
+    output = task(Batch.of(tokens, given.targets(samples, tokens, ("a", "b", " "))))
     assert output.stats["character_error_rate"] == (1, 4)
     assert output.stats["word_error_rate"] == (0, 2)
 
