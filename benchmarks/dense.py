@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hrt_mm import FixedGroups, Hierarchy
-from hrt_mm.core.block import Attention, Block
+from hrt_mm.core.block import Attention
 from hrt_mm.core.hierarchy import Stage
 from hrt_mm.core.levels import Level
 from hrt_mm.core.norm import rms_norm
-from hrt_mm.core.transition import Transition
 
 
 class DenseHierarchy(nn.Module):
@@ -59,13 +58,11 @@ class DenseHierarchy(nn.Module):
         place = place if real_BL is None else place.expand(real_BL.shape)
         levels, step = [], 1
         for index, stage in enumerate(self.stages):
-            assert isinstance(stage, Stage)
             x_BLD = _stage(stage, x_BLD, place / step, real_BL)
             levels.append(rms_norm(x_BLD))
             if index + 1 == len(self.stages):
                 break
             transition = self.transitions[index]
-            assert isinstance(transition, Transition)
             stride = _stride(stage.level)
             x_BLD = transition.merge(rms_norm(_pool(x_BLD, stride, real_BL)))
             place = _pool(place[..., None], stride, real_BL)[..., 0]
@@ -100,7 +97,6 @@ def _stage(stage: Stage, x_BLD: Tensor, place: Tensor, real_BL: Tensor | None) -
     assert window is None or isinstance(window, int)
     seen = None if real_BL is None else _seen(real_BL, window or real_BL.shape[1])
     for block in stage.encoder:
-        assert isinstance(block, Block)
         x_BLD = x_BLD + _attend(block.attention, rms_norm(x_BLD), window, turn, seen)
         x_BLD = x_BLD + block.mlp(rms_norm(x_BLD))
     return x_BLD

@@ -1,4 +1,4 @@
-"""The transformer block that every level, the decoders and the flat control are made of.
+"""The transformer block of all levels, decoders and the flat baseline.
 
 Shapes: T tokens, D width, H heads, K key heads, E head width.
 """
@@ -28,7 +28,7 @@ _attend_outside_graphs = on_host(attend)
 
 
 class Attention(nn.Module):
-    """Multi-head attention within spans, with QK-norm (arXiv 2302.05442), rotary positions, grouped queries."""
+    """Grouped-query attention within spans, with QK-norm (arXiv 2302.05442) and rotary positions."""
 
     def __init__(self, dim: int, heads: int, kv_heads: int, backend: str) -> None:
         super().__init__()
@@ -42,11 +42,11 @@ class Attention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets what is its own to where it starts."""
+        """Reinitializes the parameters that this module owns directly."""
         nn.init.ones_(self.q_gain)
 
     def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
-        """Attention of each run with itself, (T, D)."""
+        """Self-attention within each run, (T, D)."""
         q_THE, k_TKE, v_TKE = self.queries_keys_values(x_TD, rope)
         call = attend if self.traced else _attend_outside_graphs
         out_THE = call(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
@@ -60,7 +60,8 @@ class Attention(nn.Module):
         return mixed_ND
 
     def queries_keys_values(self, x_TD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention compares and mixes, normed and rotated: (T, H, E), (T, K, E) and (T, K, E)."""
+        """Normalized and rotated queries (T, H, E) and keys (T, K, E), and values (T, K, E)."""
+        # Query and key heads lie side by side, so that one call normalizes and rotates both.
         qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
         qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
         q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
@@ -68,7 +69,7 @@ class Attention(nn.Module):
 
 
 def normed_rotation(x_THE: Tensor, rope: Tensor) -> Tensor:
-    """Queries or keys after their norm and rotation, in float32 at least."""
+    """Normalizes and rotates queries or keys, in float32 or wider."""
     return rotate(rms_norm(x_THE if x_THE.dtype == torch.float64 else x_THE.float()), rope)
 
 
@@ -88,7 +89,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward. Both residual branches start at zero (arXiv 1901.09321)."""
+    """Pre-norm attention and feed-forward. Both residual branches are initialized to zero (arXiv 1901.09321)."""
 
     def __init__(
         self,
@@ -115,53 +116,54 @@ class Block(nn.Module):
         window: int | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """One block.
+        """Applies the block.
 
         Args:
             x_TD: tokens.
-            spans: runs that attend within themselves.
-            rope: rotary tables of the tokens.
-            samples: the batch's samples, for stochastic depth.
+            spans: runs within which tokens attend to each other.
+            rope: rotations of the tokens.
+            samples: the samples, for stochastic depth.
             window: sliding window within the runs.
-            causal: hide later tokens.
+            causal: mask later tokens.
         """
         if self.checkpointed and torch.is_grad_enabled():
-            out_TD: Tensor = checkpoint(self._mix, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
+            out_TD: Tensor = checkpoint(self._forward, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
             return out_TD
-        return self._mix(x_TD, spans, rope, samples, window, causal)
+        return self._forward(x_TD, spans, rope, samples, window, causal)
 
     def attend_to(self, x_ND: Tensor, rope: Tensor, memory: KeyValues, new: NewTokens) -> Tensor:
-        """The block over new tokens of a causal model in evaluation mode.
+        """Applies the block to new tokens of a causal model in evaluation mode.
 
         Args:
-            x_ND: the tokens.
-            rope: rotary tables of them.
-            memory: keys and values of the tokens before; the new ones are added.
-            new: the samples of the new tokens.
+            x_ND: new tokens.
+            rope: their rotations.
+            memory: keys and values of earlier tokens, to which those of the new ones are added.
+            new: samples of the new tokens.
         """
         x_ND = x_ND + self.attention.attend_to(rms_norm(x_ND), rope, memory, new)
         return x_ND + self.mlp(rms_norm(x_ND))
 
     def compile_around_attention(self, **options: Any) -> None:
-        """Compiles the block in place, but for attention, which is planned on the host for the lengths of each batch.
+        """Compiles the block in place, except attention, which is planned on the host for the lengths of each batch.
 
         Args:
-            options: of ``torch.compile``.
+            options: arguments of ``torch.compile``.
         """
         self.attention.traced = False
         self.compile(**options)
 
-    def _mix(
+    def _forward(
         self, x_TD: Tensor, spans: Spans, rope: Tensor, samples: Spans, window: int | None, causal: bool
     ) -> Tensor:
         x_TD = x_TD + self._drop(self.attention(rms_norm(x_TD), spans, rope, window, causal), samples)
         return x_TD + self._drop(self.mlp(rms_norm(x_TD)), samples)
 
     def _drop(self, branch_TD: Tensor, samples: Spans) -> Tensor:
-        """Dropout of single values, and stochastic depth (arXiv 1603.09382): skips the branch for whole samples."""
+        """Dropout, and stochastic depth (arXiv 1603.09382), which drops the branch for whole samples."""
         if self.dropout:
             branch_TD = F.dropout(branch_TD, self.dropout, self.training)
         if not self.training or not self.drop_path:
             return branch_TD
-        kept_B = torch.rand(len(samples), device=branch_TD.device) >= self.drop_path
-        return branch_TD * (kept_B[samples.ids] / (1 - self.drop_path)).to(branch_TD.dtype)[:, None]
+        # The kept branches are scaled up so that the expected output is that of evaluation.
+        keep_B = torch.rand(len(samples), device=branch_TD.device) >= self.drop_path
+        return branch_TD * (keep_B[samples.ids] / (1 - self.drop_path)).to(branch_TD.dtype)[:, None]

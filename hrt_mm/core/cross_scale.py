@@ -1,8 +1,9 @@
-"""Attention between neighbouring levels, both ways, each through a per-channel gate (arXiv 2509.20581).
+"""Gated attention between neighbouring levels, in both directions (arXiv 2509.20581).
 
-A gate starts near zero, so a new path does no harm, and is measured, so a path that stays shut is seen.
+Per-channel gates are initialized near zero, so that a new path does not disturb a trained model. They are reported, so
+that a path that stays closed is noticed.
 
-Shapes: T fine tokens, G coarse tokens, D query width, H heads, E head width, C axes.
+Shapes: T fine tokens, G coarse tokens, S keys, D query width, H heads, E head width, C axes.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
     from .causal.new_tokens import NewTokens
 
 GATE = 0.02
-"""What gates start at."""
+"""Initial value of the gates."""
 
 
 class CrossAttention(nn.Module):
-    """Queries from one level, keys and values from its neighbour; its output is added to the queries' level."""
+    """Attention with queries from one level and keys and values from its neighbour."""
 
-    def __init__(self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
+    def __init__(self, dim: int, kv_dim: int, heads: int, axes: int, theta: float, backend: str) -> None:
         super().__init__()
         self.heads, self.width, self.backend = heads, dim // heads, backend
         self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
+        self.key_value = nn.Linear(kv_dim, 2 * dim, bias=False)
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
         self.out = nn.Linear(dim, dim, bias=False)
         self.gate_D = nn.Parameter(torch.empty(dim))
@@ -43,22 +44,26 @@ class CrossAttention(nn.Module):
         CrossAttention.reset_parameters(self)
 
     def reset_parameters(self) -> None:
-        """Sets what is its own to where it starts."""
+        """Reinitializes the parameters that this module owns directly."""
         nn.init.ones_(self.q_gain)
         nn.init.constant_(self.gate_D, GATE)
 
     def rope(self, coords_TC: Tensor, unit_C: Tensor) -> Tensor:
+        """Rotations of tokens at these coordinates, (T, 1, F)."""
         return self.rotary.rotations(coords_TC, unit_C, self.query.weight)
 
     def queries(self, x_TD: Tensor, rope: Tensor) -> Tensor:
+        """Normalized and rotated queries, (T, H, E)."""
         q_THE = self.query(rms_norm(x_TD)).unflatten(-1, (self.heads, self.width))
         return (normed_rotation(q_THE, rope) * self.q_gain).to(q_THE.dtype)
 
     def keys_values(self, source: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized and rotated keys, and values, (S, H, E) each."""
         k_SHE, v_SHE = self.key_value(rms_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
         return normed_rotation(k_SHE, rope).to(v_SHE.dtype), v_SHE
 
     def gated(self, out_THE: Tensor) -> Tensor:
+        """Output projection and gate, (T, D)."""
         mixed_TD: Tensor = self.out(out_THE.flatten(1)) * self.gate_D
         return mixed_TD
 
@@ -72,16 +77,16 @@ class CrossAttention(nn.Module):
         k_spans: Spans,
         unit_C: Tensor,
     ) -> Tensor:
-        """Queries of run i see the sources of run i.
+        """Attention of the queries of run i to the keys of run i.
 
         Args:
-            x_TD: tokens that ask.
-            coords_TC: their positions.
+            x_TD: tokens of the query level.
+            coords_TC: their coordinates.
             q_spans: their runs.
-            source: tokens of the neighbouring level.
-            source_coords: their positions.
+            source: tokens of the key level.
+            source_coords: their coordinates.
             k_spans: their runs.
-            unit_C: level-0 steps that count as one step between the two levels.
+            unit_C: level-0 units per coordinate unit of the attention.
 
         Returns:
             (T, D), gated.
@@ -92,26 +97,27 @@ class CrossAttention(nn.Module):
 
 
 class CausalDown(CrossAttention):
-    """Fine tokens see the coarse tokens of the groups before their own; with ``inclusive``, of their own as well.
+    """Causal attention of fine tokens to the coarse tokens of earlier groups; with ``inclusive`` also of their own.
 
-    The ragged staircase that this makes is one causal call: the tokens of a group fold into the heads of one query
-    row, so rows and keys are both counted in groups. Without ``inclusive`` the keys are shifted by one group behind
-    a null key, so that row g sees the null key and the groups before g. Positions are then counted from where
-    the sample begins, which is where the null key lies, so that what is seen depends on distances alone.
+    The mask is a ragged staircase. It becomes one causal call by folding the tokens of a group into the heads of one
+    query row, so that query rows and keys both count groups. Without ``inclusive``, the keys are shifted right by one
+    behind a learned null key, so that query row g sees the null key and the groups before g. Coordinates are then
+    relative to the start of the sample, which is the coordinate of the null key, so that attention depends on relative
+    positions only.
 
     Args:
-        inclusive: a group's token may be seen by its own tokens, because it was made from the first one alone.
+        inclusive: tokens may see the token of their own group, because it depends on the group's first token only.
     """
 
     def __init__(
-        self, dim: int, source_dim: int, heads: int, axes: int, theta: float, backend: str, *, inclusive: bool
+        self, dim: int, kv_dim: int, heads: int, axes: int, theta: float, backend: str, *, inclusive: bool
     ) -> None:
-        super().__init__(dim, source_dim, heads, axes, theta, backend)
+        super().__init__(dim, kv_dim, heads, axes, theta, backend)
         self.null_key = None if inclusive else nn.Parameter(torch.empty(2, heads, self.width))
         self._begin()
 
     def reset_parameters(self) -> None:
-        """Sets what is its own to where it starts."""
+        """Reinitializes the parameters that this module owns directly."""
         super().reset_parameters()
         self._begin()
 
@@ -132,27 +138,27 @@ class CausalDown(CrossAttention):
         *,
         window: int | None,
     ) -> Tensor:
-        """(T, D), gated.
+        """Attention of fine tokens to coarse ones, (T, D), gated.
 
         Args:
             x_TD: fine tokens.
-            coords_TC: their positions.
+            coords_TC: their coordinates.
             groups: their groups.
-            source: (G, ...) coarse tokens, one a group.
-            source_coords: their positions.
-            samples: the samples, counted in groups.
-            unit_C: level-0 steps that count as one.
-            origin_BC: where each sample begins.
-            window: groups back that are seen; all when absent.
+            source: (G, ...) coarse tokens, one per group.
+            source_coords: their coordinates.
+            samples: the samples, in units of groups.
+            unit_C: level-0 units per coordinate unit of the attention.
+            origin_BC: coordinates of the start of each sample.
+            window: number of earlier groups that are visible; all by default.
         """
         if self.null_key is not None:
-            coords_TC = coords_TC - origin_BC[samples.ids[groups.ids]]
+            coords_TC = coords_TC - origin_BC[samples.ids[groups.ids]]  # token -> its group -> its sample
             source_coords = source_coords - origin_BC[samples.ids]
         q_THE = self.queries(x_TD, self.rope(coords_TC, unit_C))
         k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, unit_C))
         if self.null_key is not None:
             k_GHE, v_GHE = (
-                shift_right(part, samples, null) for part, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
+                shift_right(rows, samples, null) for rows, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
             )
         seen_THE = self.seen(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
         return self.gated(seen_THE)
@@ -204,21 +210,26 @@ class CausalDown(CrossAttention):
         *,
         window: int | None,
     ) -> Tensor:
-        """(T, H, E): what queries see of the keys, where the last row of a sample's groups stands at its last key.
+        """Attention output of the queries, (T, H, E). The last group of a sample is aligned with its last key.
 
         Args:
             q_THE: queries.
-            k_SHE: keys, one a group and maybe some of groups before these.
-            v_SHE: their values.
-            groups: of the queries; some may be empty.
-            rows: the samples, counted in groups.
-            keys: the samples, counted in keys.
-            window: groups back that are seen; all when absent.
+            k_SHE: keys: one per group, possibly preceded by those of earlier groups.
+            v_SHE: values.
+            groups: groups of the queries; some may be empty.
+            rows: the samples, in units of groups.
+            keys: the samples, in units of keys.
+            window: number of earlier groups that are visible; all by default.
         """
+        # Fold the tokens of a group into the heads of one query row: pad each group to L tokens, the longest group's,
+        # by scattering the T queries into (G * L, H, E), then move L beside the heads: (G, H * L, E). Heads stay the
+        # outer factor, so that grouped-query kernels still assign L queries to each key head. Padding is computed, and
+        # dropped by the gather at the end.
         longest = groups.max_seqlen
-        place_T = groups.ids * longest + groups.positions
-        folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, place_T, q_THE)
+        row_T = groups.ids * longest + groups.positions
+        folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, row_T, q_THE)
         folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)
         out = attend(folded, k_SHE, v_SHE, rows, keys, window=window, causal=True, backend=self.backend)
+        # The same moves in reverse: (G, H * L, E) to (G * L, H, E), then back to the T queries.
         out = out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
-        return out.index_select(0, place_T)
+        return out.index_select(0, row_T)

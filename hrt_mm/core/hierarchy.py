@@ -1,4 +1,4 @@
-"""The hierarchy: blocks and pooling from fine to coarse, then what the coarse levels know back down and up.
+"""The hierarchy: blocks and pooling from fine to coarse, then the top-down and cross-scale paths between levels.
 
 Shapes: T tokens of a level, D its width, C axes.
 """
@@ -17,6 +17,7 @@ from .block import Block
 from .cross_scale import CausalDown, CrossAttention
 from .errors import ConfigError, UserError
 from .levels import HierarchyConfig, Level, blocks, check_sizes
+from .modules import TypedModuleList
 from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _State:
-    """A level of a batch while it is computed."""
+    """A level of a batch during the forward pass."""
 
     x_TD: Tensor
     plan: LevelPlan
@@ -39,29 +40,32 @@ class _State:
     confidence_T1: Tensor | None = None
     prob_G: Tensor | None = None
 
-    def scale_by_confidence(self, back_TD: Tensor) -> Tensor:
-        """What comes back from the next level, so that its gradient tells learned groups how good they are."""
-        return back_TD if self.confidence_T1 is None else back_TD * self.confidence_T1.to(back_TD.dtype)
+    def scale_by_confidence(self, unpooled_TD: Tensor) -> Tensor:
+        """Multiplies values from the next level by 1, with the gradient of the routing decisions (learned groups)."""
+        return unpooled_TD if self.confidence_T1 is None else unpooled_TD * self.confidence_T1.to(unpooled_TD.dtype)
 
 
 @dataclass
 class _Record:
-    """What is collected on the way."""
+    """Losses and statistics collected during the forward pass."""
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Stage(nn.Module):
-    """The blocks of a level: on the way up, and on the way down where there is one."""
+    """The blocks of a level: encoder blocks, and decoder blocks if there is a top-down path."""
+
+    encoder: TypedModuleList[Block]
+    decoder: TypedModuleList[Block]
 
     def __init__(self, config: HierarchyConfig, index: int, axes: int, theta: float, drops: list[float]) -> None:
         super().__init__()
         self.level = level = config.levels[index]
         self.causal = config.causal
-        self.encoder = nn.ModuleList(self._block(config, level, drop) for drop in drops)
+        self.encoder = TypedModuleList(self._block(config, level, drop) for drop in drops)
         depth = level.decoder_depth if config.top_down and index + 1 < len(config.levels) else 0
-        self.decoder = nn.ModuleList(self._block(config, level, config.drop_path) for _ in range(depth))
+        self.decoder = TypedModuleList(self._block(config, level, config.drop_path) for _ in range(depth))
         self.rotary = Rotary(level.head_dim, axes, theta)
 
     @staticmethod
@@ -74,9 +78,9 @@ class Stage(nn.Module):
             checkpointed=config.activation_checkpointing,
         )
 
-    def forward(self, x_TD: Tensor, plan: LevelPlan, part: Literal["encoder", "decoder"] = "encoder") -> Tensor:
-        """Runs the blocks of one of the two ways."""
-        layers = self.encoder if part == "encoder" else self.decoder
+    def forward(self, x_TD: Tensor, plan: LevelPlan, stack: Literal["encoder", "decoder"] = "encoder") -> Tensor:
+        """Runs the encoder or the decoder blocks, (T, D)."""
+        layers = self.encoder if stack == "encoder" else self.decoder
         if not len(layers):
             return x_TD
         layer_spans, rope = plan.layer_spans(len(layers)), self.rotary.rotations(plan.coords_TC, plan.unit_C, x_TD)
@@ -110,17 +114,23 @@ class Stage(nn.Module):
 class Hierarchy(nn.Module):
     """A Hierarchical Resolution Transformer over packed tokens of any modality.
 
-    Bottom-up, each level runs its blocks within its reach and pools its groups into the next level. Then, where the
-    configuration asks for it, the coarse levels come back down (``cross_scale.down``, ``top_down``), and at last each
-    level looks at the groups under it once more (``cross_scale.up``).
+    Bottom-up, each level runs its blocks and pools its groups into the tokens of the next level. If configured, coarse
+    levels are then brought back to finer ones (``cross_scale.down``, ``top_down``), and finally each level attends to
+    the tokens of its groups (``cross_scale.up``).
 
     Args:
-        config: levels, and what joins them.
-        axes: axes of the tokens' coordinates: 1 for text and audio, 2 for images, 3 for video.
+        config: levels, and the paths between them.
+        axes: number of coordinate axes: 1 for text and audio, 2 for images, 3 for video.
 
     Raises:
-        ConfigError: windows and strides do not nest on the modality's grid.
+        ConfigError: windows and strides do not nest on grids with these axes.
     """
+
+    stages: TypedModuleList[Stage]
+    transitions: TypedModuleList[Transition]
+    top_down: TypedModuleList[TopDown]
+    down: TypedModuleList[CrossAttention]
+    up: TypedModuleList[CrossAttention]
 
     def __init__(self, config: HierarchyConfig, axes: int = 1) -> None:
         super().__init__()
@@ -129,54 +139,50 @@ class Hierarchy(nn.Module):
         self.blocks = blocks(config, axes) if axes > 1 else ()
         theta = config.rope_theta or (10000.0 if axes == 1 else 100.0)
         levels = config.levels
+        # Stochastic depth rises linearly over the encoder blocks of all levels.
         last = max(1, sum(level.depth for level in levels) - 1)
         drops = [config.drop_path * layer / last for layer in range(last + 1)]
-        self.stages = nn.ModuleList()
+        self.stages = TypedModuleList()
         for index, level in enumerate(levels):
             self.stages.append(Stage(config, index, axes, theta, drops[: level.depth]))
             drops = drops[level.depth :]
         pairs = range(len(levels) - 1)
-        self.transitions = nn.ModuleList(Transition(config, index, axes, theta) for index in pairs)
-        self.top_down = nn.ModuleList(TopDown(self._transition(index)) for index in pairs if config.top_down)
-        self.down = nn.ModuleList(
+        self.transitions = TypedModuleList(Transition(config, index, axes, theta) for index in pairs)
+        self.top_down = TypedModuleList(TopDown(self.transitions[index]) for index in pairs if config.top_down)
+        self.down = TypedModuleList(
             self._cross(index, axes, theta, up=False) for index in pairs if config.cross_scale.down
         )
-        self.up = nn.ModuleList(self._cross(index, axes, theta, up=True) for index in pairs if config.cross_scale.up)
+        self.up = TypedModuleList(self._cross(index, axes, theta, up=True) for index in pairs if config.cross_scale.up)
         self.measure_contributions = False
         if next(self.parameters(), None) is None:
-            # One level without blocks. It still has a device and a precision.
+            # A single level without blocks has no parameter to tell its device and dtype.
             self.register_buffer("nothing", torch.empty(0), persistent=False)
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the device and the precision of its weights."""
+        """A tensor with the device and the dtype of the weights."""
         parameter = next(self.parameters(), None)
         return parameter.detach() if parameter is not None else self.get_buffer("nothing")
 
-    def _transition(self, index: int) -> Transition:
-        found = self.transitions[index]
-        assert isinstance(found, Transition)
-        return found
-
     def _cross(self, index: int, axes: int, theta: float, *, up: bool) -> CrossAttention:
         fine, coarse = self.config.levels[index], self.config.levels[index + 1]
-        asks, source = (coarse, fine) if up else (fine, coarse)
-        shape = (asks.dim, source.dim, asks.heads, axes, theta, self.config.backend)
+        query_level, kv_level = (coarse, fine) if up else (fine, coarse)
+        shape = (query_level.dim, kv_level.dim, query_level.heads, axes, theta, self.config.backend)
         if self.config.causal and not up:
-            return CausalDown(*shape, inclusive=self._transition(index).inclusive)
+            return CausalDown(*shape, inclusive=self.transitions[index].inclusive)
         return CrossAttention(*shape)
 
     def forward(self, tokens: Tokens) -> Pyramid:
         """Runs the hierarchy.
 
         Args:
-            tokens: (T, D) features with D the width of the first level; grids in the order of ``self.blocks``.
+            tokens: (T, D) features of the width of the first level; grids in the hierarchical order of ``self.blocks``.
 
         Returns:
             The tokens of every level.
 
         Raises:
-            UserError: the tokens do not fit: width, axes, grids or boundaries.
+            UserError: the width, axes, grids or boundaries of the tokens do not fit.
         """
         self.check(tokens)
         record = _Record()
@@ -220,16 +226,16 @@ class Hierarchy(nn.Module):
         fine, coarse = states[index], states[index + 1]
         assert fine.groups is not None
         if self.config.cross_scale.down:
-            look_TD = fine.scale_by_confidence(self._look_up(index, fine, coarse))
-            self._add(fine, look_TD, f"down/{fine.plan.level.name}", record)
+            attended_TD = fine.scale_by_confidence(self._attend_down(index, fine, coarse))
+            self._add(fine, attended_TD, f"down/{fine.plan.level.name}", record)
         if self.config.top_down:
-            pooling = self._transition(index).pooling
-            back_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.prob_G)
-            self._add(fine, fine.scale_by_confidence(back_TD), f"top_down/{fine.plan.level.name}", record)
+            pooling = self.transitions[index].pooling
+            unpooled_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.prob_G)
+            self._add(fine, fine.scale_by_confidence(unpooled_TD), f"top_down/{fine.plan.level.name}", record)
             fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder")
 
-    def _look_up(self, index: int, fine: _State, coarse: _State) -> Tensor:
-        """Each fine token asks the coarse tokens within the coarse level's reach."""
+    def _attend_down(self, index: int, fine: _State, coarse: _State) -> Tensor:
+        """Attention of fine tokens to the coarse tokens in the coarse level's window."""
         down, groups = self.down[index], fine.groups
         assert groups is not None
         if isinstance(down, CausalDown):
@@ -244,7 +250,7 @@ class Hierarchy(nn.Module):
                 fine.plan.origin_BC,
                 window=coarse.plan.sliding_window,
             )
-        assert isinstance(down, CrossAttention)
+        # Windows of the coarse level bound both sides: a run of coarse keys, and the fine tokens under it.
         k_spans = coarse.plan.cross_scale_spans()
         q_spans = groups.spans.merge(k_spans)
         return down.within(
@@ -252,11 +258,11 @@ class Hierarchy(nn.Module):
         )
 
     def _ascend(self, index: int, states: list[_State], record: _Record) -> None:
-        """Each coarse token asks the tokens of its group."""
+        """Attention of each coarse token to the tokens of its group."""
         fine, coarse, up = states[index], states[index + 1], self.up[index]
-        assert isinstance(up, CrossAttention) and fine.groups is not None
+        assert fine.groups is not None
         spans = fine.groups.spans
-        look_TD = up.within(
+        attended_TD = up.within(
             coarse.x_TD,
             coarse.plan.coords_TC,
             spans.singletons,
@@ -265,12 +271,12 @@ class Hierarchy(nn.Module):
             spans,
             fine.plan.unit_C,
         )
-        self._add(coarse, look_TD, f"up/{coarse.plan.level.name}", record)
+        self._add(coarse, attended_TD, f"up/{coarse.plan.level.name}", record)
 
     def _add(self, state: _State, branch_TD: Tensor, name: str, record: _Record) -> None:
         if self.measure_contributions:
-            share = branch_TD.float().norm() / state.x_TD.float().norm().clamp(min=1e-12)
-            record.stats[f"contribution/{name}"] = share.detach()
+            ratio = branch_TD.float().norm() / state.x_TD.float().norm().clamp(min=1e-12)
+            record.stats[f"contribution/{name}"] = ratio.detach()
         state.x_TD = state.x_TD + branch_TD
 
     def _auxiliary(self, states: list[_State], record: _Record) -> None:
@@ -278,15 +284,15 @@ class Hierarchy(nn.Module):
             return
         for index, fine in enumerate(states[:-1]):
             assert fine.groups is not None
-            record.losses |= self._transition(index).losses(fine.x_TD, states[index + 1].x_TD, fine.groups)
+            record.losses |= self.transitions[index].losses(fine.x_TD, states[index + 1].x_TD, fine.groups)
 
     def _pyramid(self, tokens: Tokens, states: list[_State], record: _Record) -> Pyramid:
         names = tuple(level.name for level in self.config.levels)
-        found, order = {}, {}
+        levels, nested_blocks = {}, {}
         for name, state in zip(names, states, strict=True):
             normed_TD = rms_norm(state.x_TD)
             grid = state.plan.grid
-            found[name] = replace(
+            levels[name] = replace(
                 tokens,
                 x=normed_TD,
                 spans=state.plan.samples,
@@ -294,28 +300,29 @@ class Hierarchy(nn.Module):
                 grids=grid.shapes if grid is not None else None,
                 boundaries=state.plan.boundaries,
             )
-            order[name] = grid.blocks if grid is not None else ()
+            nested_blocks[name] = grid.blocks if grid is not None else ()
         groups = {name: state.groups.spans for name, state in zip(names, states, strict=True) if state.groups}
-        return Pyramid(names, found, groups, order, record.losses, record.stats)
+        return Pyramid(names, levels, groups, nested_blocks, record.losses, record.stats)
 
     def parameter_levels(self) -> dict[str, int]:
-        """By parameter name, the place of the level that it belongs to."""
-        found = {}
+        """Index of the level that each parameter belongs to, by parameter name."""
+        levels = {}
         for name, _ in self.named_parameters():
-            part, index = name.split(".")[:2]
-            found[name] = int(index) + (part == "up")
-        return found
+            # Paths between levels are numbered by their fine level. Those up belong to the coarse one.
+            path, index = name.split(".")[:2]
+            levels[name] = int(index) + (path == "up")
+        return levels
 
     @property
     def feature_info(self) -> list[dict[str, object]]:
-        """Channels and reduction of each level, in timm's convention."""
-        found: list[dict[str, object]] = []
+        """Channels and reduction of each level, as in timm."""
+        info: list[dict[str, object]] = []
         reduction = 1.0
         for index, level in enumerate(self.config.levels):
-            found.append({"num_chs": level.dim, "reduction": reduction, "module": f"stages.{index}"})
+            info.append({"num_chs": level.dim, "reduction": reduction, "module": f"stages.{index}"})
             if index < len(self.transitions):
-                reduction *= self._transition(index).stride[0]
-        return found
+                reduction *= self.transitions[index].stride[0]
+        return info
 
     def forward_intermediates(
         self,
@@ -325,20 +332,20 @@ class Hierarchy(nn.Module):
         output_fmt: Literal["NCHW", "NLC"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Pyramid, list[Tensor]]:
-        """Feature maps of levels, in timm's convention, for grids of any number of axes.
+        """Feature maps of levels, as in timm, for grids with any number of axes.
 
         Args:
-            tokens: as for :meth:`forward`; all samples of one shape.
-            indices: places of the levels; the last n for an int; all when absent.
-            output_fmt: channels first and cells along their axes, or (B, cells, D).
-            intermediates_only: leave the pyramid out.
+            tokens: as for :meth:`forward`; all samples must have one shape.
+            indices: indices of the levels, or an int for the last n; all by default.
+            output_fmt: NCHW for channels first, with any number of axes, or NLC for (B, cells, D).
+            intermediates_only: return the maps without the pyramid.
 
         Returns:
-            (B, D, ...) maps, after the pyramid unless left out.
+            The pyramid and the (B, D, ...) maps, or the maps only.
 
         Raises:
-            UserError: the samples differ in shape; use ``Pyramid.maps`` for a list of maps.
-            ConfigError: no such level.
+            UserError: the samples differ in shape; ``Pyramid.maps`` gives a list of maps.
+            ConfigError: there is no such level.
         """
         pyramid = self(tokens)
         every = list(range(len(self.stages)))
@@ -347,17 +354,17 @@ class Hierarchy(nn.Module):
                 f"asked for the last {indices} levels, but there are {len(every)}; give 1 to {len(every)}, or a list"
             )
         chosen = every if indices is None else every[-indices:] if isinstance(indices, int) else indices
-        found = [self._stacked(pyramid, self.config.index(index)) for index in chosen]
+        maps = [self._stacked(pyramid, self.config.index(index)) for index in chosen]
         if output_fmt == "NLC":
-            found = [rearrange(stack, "n c ... -> n (...) c") for stack in found]
+            maps = [rearrange(stacked, "n c ... -> n (...) c") for stacked in maps]
         elif output_fmt != "NCHW":
             raise ConfigError(f"unknown output_fmt {output_fmt!r}; one of NCHW, NLC")
-        return found if intermediates_only else (pyramid, found)
+        return maps if intermediates_only else (pyramid, maps)
 
     @staticmethod
     def _stacked(pyramid: Pyramid, index: int) -> Tensor:
         maps = pyramid.maps(index)
-        shapes = {tuple(one.shape) for one in maps}
+        shapes = {tuple(each.shape) for each in maps}
         if len(shapes) > 1:
             raise UserError(
                 f"level {pyramid.names[index]!r} has maps of different shapes {sorted(shapes)[:3]}; use Pyramid.maps()"
@@ -366,7 +373,7 @@ class Hierarchy(nn.Module):
 
 
 class Transformer(Hierarchy):
-    """The flat control: a hierarchy of one level, made of the same blocks."""
+    """The flat baseline: a hierarchy of one level, with the same blocks."""
 
     def __init__(self, level: Level, axes: int = 1, *, causal: bool = False, drop_path: float = 0.0) -> None:
         super().__init__(HierarchyConfig(levels=(level,), causal=causal, drop_path=drop_path), axes)

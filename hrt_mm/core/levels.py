@@ -1,4 +1,4 @@
-"""The configuration of a hierarchy: its levels, how each one groups its tokens, and how neighbours talk."""
+"""The configuration of a hierarchy: its levels, their groups, and the paths between levels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Extent = PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class FixedGroups(Component):
-    """Groups of a fixed size: every ``stride`` neighbours become one token."""
+    """Groups of a fixed size: every ``stride`` consecutive tokens become one."""
 
     type: Literal["fixed"] = "fixed"
     stride: Extent
-    """Tokens a group, or on grids cells along each axis."""
+    """Tokens per group; on grids, cells along each axis."""
 
     @property
     def longest(self) -> int:
@@ -30,16 +30,15 @@ class FixedGroups(Component):
 
 
 class GivenGroups(Component):
-    """Groups whose starts the tokenizer or the data supplies: words, sentences, phonemes, shots."""
+    """Groups whose boundaries come from the tokenizer or the data, such as words, sentences, phonemes or shots."""
 
     type: Literal["given"]
     boundary: str
-    """Name of the boundary, one of those that the modality gives."""
+    """Name of the boundary; each modality has its own."""
     max: PositiveInt | None = None
-    """Longest group; longer ones are cut. No cap when absent."""
+    """Maximum tokens of a group; longer ones are split. Unlimited by default."""
     typical: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = 1.0
-    """Usual tokens a group, or on several axes how many along each; positions on the next level are counted in steps
-    of it."""
+    """Typical tokens per group, along each axis if there are several: the coordinate unit of the next level."""
 
     @property
     def longest(self) -> int | None:
@@ -48,31 +47,30 @@ class GivenGroups(Component):
 
     @property
     def typical_tokens(self) -> float:
-        """Usual tokens a group."""
+        """Typical tokens per group."""
         return math.prod(self.typical) if isinstance(self.typical, tuple) else self.typical
 
 
 class LearnedGroups(Component):
-    """Groups whose starts the model scores, trained end to end (dynamic chunking, arXiv 2507.07955)."""
+    """Groups whose boundaries the model predicts, trained end to end (dynamic chunking of H-Net, arXiv 2507.07955)."""
 
     type: Literal["learned"]
     target: Annotated[float, Field(gt=1)]
-    """Tokens a group that the ratio loss pulls towards."""
+    """Target tokens per group of the ratio loss."""
     max: PositiveInt
-    """Longest group; a boundary is set wherever one would grow past it."""
+    """Maximum tokens of a group; longer ones are split."""
     weight: Annotated[float, Field(ge=0)] = 0.03
     """Weight of the ratio loss."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Training steps over which the ratio loss moves from 2 tokens a group to ``target``: groups stay short until the
-    model can tell what a boundary is worth."""
+    """Training steps over which the target of the ratio loss rises from 2 tokens per group to ``target``. Groups stay
+    short until the model has learned where boundaries help."""
     supervise: str | None = None
-    """Name of a boundary that groups learn to start at, where the data has its times; it is needed in training alone.
-    ``weight: 0`` leaves the number of groups to it."""
+    """Name of a given boundary that the router is trained to predict, needed in training only. ``weight: 0`` leaves the
+    number of groups to it."""
     supervision: PositiveFloat = 1.0
-    """Weight of the loss that teaches it, the cross-entropy of each token's chance to start a group."""
+    """Weight of its binary cross-entropy."""
     smooth: bool = False
-    """Mix what ``top_down`` brings back from a group with what came back from those before it, the more, the less sure
-    the boundary between them is (H-Net's equation 5)."""
+    """Smooth the unpooled stream of ``top_down`` with an EMA gated by boundary probability (H-Net eq. 5)."""
 
     @property
     def longest(self) -> int:
@@ -82,11 +80,11 @@ class LearnedGroups(Component):
     @model_validator(mode="after")
     def _fits(self) -> LearnedGroups:
         if self.target > self.max:
-            raise ValueError(f"target {self.target:g} tokens a group is longer than the cap max={self.max}; raise max")
+            raise ValueError(f"target {self.target:g} is above max={self.max} tokens per group; raise max")
         if self.warmup and not self.weight:
-            raise ValueError("warmup moves the target of the ratio loss, and weight 0 leaves that out; drop warmup")
+            raise ValueError("warmup changes the target of the ratio loss, which weight 0 disables; drop warmup")
         if self.supervise is None and self.supervision != type(self).model_fields["supervision"].default:
-            raise ValueError("supervision is the weight of what supervise teaches; name a boundary there, or drop it")
+            raise ValueError("supervision has no effect without supervise; name a boundary there, or drop supervision")
         return self
 
 
@@ -94,12 +92,12 @@ Groups = Annotated[FixedGroups | GivenGroups | LearnedGroups, Field(discriminato
 
 
 class Level(Component):
-    """One level of a hierarchy: transformer blocks within a reach, and the grouping that leads to the next level."""
+    """One level of a hierarchy: transformer blocks with an attention window, and the groups of the next level."""
 
     deprecated_keys: ClassVar[dict[str, str]] = {"reach": "window_type"}
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-    """A word of the modality: frames, words, patches."""
+    """What a token is: frames, words, patches."""
     dim: PositiveInt
     """Width of a token."""
     depth: Annotated[int, Field(ge=0)] = 2
@@ -107,32 +105,32 @@ class Level(Component):
     heads: PositiveInt
     """Query heads."""
     kv_heads: PositiveInt | None = None
-    """Key and value heads (grouped-query attention); as many as ``heads`` when absent."""
+    """Key and value heads (grouped-query attention, arXiv 2305.13245); ``heads`` by default."""
     window: Extent | None = None
-    """Tokens that attend to each other, or on grids cells along each axis; the whole sequence when absent."""
+    """Attention window in tokens; on grids, in cells along each axis. Unlimited by default."""
     window_type: Literal["block", "shifted", "sliding"] = "block"
-    """How windows lie: fixed blocks; blocks moved by half a window in every other layer; or, centred on each token
-    (behind it when causal), ``window`` tokens to each side."""
+    """``block``: fixed blocks. ``shifted``: blocks shifted by half a window in every other layer (Swin, arXiv
+    2103.14030). ``sliding``: ``window`` tokens to each side of every token, or before it in causal models."""
     group: Groups | None = None
-    """How tokens are grouped for the next level; absent on the last level alone."""
+    """How tokens are grouped for the next level; absent on the last level only."""
     pool: str = Field(default="mean", json_schema_extra={"enum": [*sorted(POOLINGS)]})
-    """How a group becomes one token."""
+    """How a group is reduced to one token."""
     mlp_ratio: PositiveFloat = 8 / 3
-    """Hidden width of the SwiGLU, over ``dim``."""
+    """Hidden width of the SwiGLU, relative to ``dim``."""
     decoder_depth: Annotated[int, Field(ge=0)] = 1
-    """Blocks after the coarser level came back, where ``top_down`` is on."""
+    """Blocks after the unpooled coarser level is added, with ``top_down``."""
     lr_scale: PositiveFloat = 1.0
-    """Multiplier of the learning rate for this level's parameters."""
+    """Learning rate multiplier of the parameters of this level."""
 
     @field_validator("pool")
     @classmethod
-    def _known_pool(cls, value: str) -> str:
+    def _check_pool(cls, value: str) -> str:
         if value not in POOLINGS:
             raise ValueError(f"unknown pooling {value!r}; one of {', '.join(sorted(POOLINGS))}")
         return value
 
     @model_validator(mode="after")
-    def _possible(self) -> Level:
+    def _check_sizes(self) -> Level:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} of level {self.name!r} is not divisible by heads {self.heads}")
         if (self.dim // self.heads) % 2:
@@ -165,41 +163,41 @@ class Level(Component):
 
 
 class CrossScale(Component):
-    """Gated attention between neighbouring levels, after the bottom-up pass (arXiv 2509.20581)."""
+    """Gated attention between neighbouring levels after the bottom-up pass (arXiv 2509.20581)."""
 
     up: bool = False
     """Each coarse token attends to the tokens of its group."""
     down: bool = False
-    """Each token attends to the coarser tokens of its sequence."""
+    """Each token attends to the coarser tokens of its sample, within their window."""
 
 
 class HierarchyConfig(Component):
-    """A hierarchy: levels from fine to coarse, and what joins them."""
+    """A hierarchy: levels from fine to coarse, and the paths between them."""
 
     levels: Annotated[tuple[Level, ...], Field(min_length=1)]
     """From fine to coarse."""
     cross_scale: CrossScale = CrossScale()
     top_down: bool = False
-    """Bring the coarse levels back to the fine ones: unpool, add, decoder blocks."""
+    """Unpool coarse levels to finer ones, add them and run the decoder blocks."""
     causal: bool = False
-    """No output at a token depends on a later one: the hierarchy is a language model."""
+    """No output depends on later tokens, as in a language model."""
     rope_theta: PositiveFloat | None = None
-    """Base of the rotary frequencies; 10000 on one axis and 100 on grids when absent."""
+    """Base of the rotary frequencies; by default 10000 on one axis and 100 on grids."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth: probability to skip a residual branch, rising linearly to this at the last block."""
+    """Stochastic depth (arXiv 1603.09382): probability of skipping a residual branch, rising over the blocks."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability to drop a value that a residual branch adds: against learning little data by heart."""
+    """Dropout probability of the values that a residual branch adds."""
     reconstruction: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss that asks each level to give back the level under it."""
+    """Weight of the loss of reconstructing each level from the coarser one."""
     alignment: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss that keeps each level in step with the pooled level under it."""
+    """Weight of the loss that aligns each level with the pooled level below it."""
     activation_checkpointing: bool = False
     """Recompute the blocks in the backward pass, to save memory."""
     backend: Literal["auto", "varlen", "flash_attn", "sdpa", "reference"] = "auto"
-    """Attention backend; a forced one that cannot serve raises."""
+    """Attention backend. An explicit one raises an error where it does not support a call."""
 
     @model_validator(mode="after")
-    def _levels_join(self) -> HierarchyConfig:
+    def _check_levels(self) -> HierarchyConfig:
         names = [level.name for level in self.levels]
         if len(set(names)) != len(names):
             raise ValueError(f"level names must differ, got {', '.join(names)}")
@@ -213,14 +211,12 @@ class HierarchyConfig(Component):
         paths = (self.top_down, self.cross_scale.up, self.cross_scale.down, self.alignment, self.reconstruction)
         if len(self.levels) == 1 and any(paths):
             raise ValueError(
-                "top_down, cross_scale, alignment and reconstruction join levels, and there is only one; drop them or "
-                "add a level"
+                "top_down, cross_scale, alignment and reconstruction need two levels or more; drop them or add a level"
             )
         smooth = [level.name for level in self.levels if isinstance(level.group, LearnedGroups) and level.group.smooth]
         if smooth and not self.top_down:
             raise ValueError(
-                f"group.smooth of level {smooth[0]!r} has no effect without top_down, which brings groups back; set "
-                "top_down or drop smooth"
+                f"group.smooth of level {smooth[0]!r} has no effect without top_down; set top_down or drop smooth"
             )
         if self.causal:
             for level in self.levels:
@@ -232,10 +228,10 @@ class HierarchyConfig(Component):
         return self
 
     def index(self, name: str | int | None) -> int:
-        """Position of a level by name; the last one for ``None``.
+        """Index of a level by name or index; the last level for ``None``.
 
         Raises:
-            ConfigError: no level has that name.
+            ConfigError: there is no such level.
         """
         if name is None:
             return len(self.levels) - 1
@@ -250,10 +246,10 @@ class HierarchyConfig(Component):
 
 
 def extent(value: int | tuple[int, ...], axes: int, what: str) -> tuple[int, ...]:
-    """A size along each axis.
+    """One size per axis.
 
     Raises:
-        ConfigError: as many sizes were given as there are not axes.
+        ConfigError: the numbers of sizes and axes differ.
     """
     sizes = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(sizes) != axes:
@@ -264,13 +260,13 @@ def extent(value: int | tuple[int, ...], axes: int, what: str) -> tuple[int, ...
 
 
 def check_sizes(config: HierarchyConfig, axes: int) -> None:
-    """Sizes along several axes are for grids. After learned or given groups there is no grid any more.
+    """Checks that sizes along several axes are given for grids only.
 
     Raises:
-        ConfigError: a level that is no grid has a window or stride of several sizes, or given groups have a typical
-            size of another number of axes.
+        ConfigError: a level that is not a grid has a window or stride of several sizes, or the typical size of given
+            groups has another number of axes.
     """
-    gridded = axes > 1
+    gridded = axes > 1  # until the first learned or given groups, whose tokens form no grid
     for level in config.levels:
         stride = level.group.stride if isinstance(level.group, FixedGroups) else None
         for what, size in (("window", level.window), ("stride", stride)):
@@ -280,28 +276,25 @@ def check_sizes(config: HierarchyConfig, axes: int) -> None:
                     "give one"
                 )
         if isinstance(level.group, GivenGroups):
-            _check_typical(level.group.typical, level.name, axes)
+            typical = level.group.typical
+            if isinstance(typical, tuple) and len(typical) != axes:
+                raise ConfigError(
+                    f"group.typical of level {level.name!r} has {len(typical)} sizes {typical}, but the modality has "
+                    f"{axes} axes; give one size or {axes}"
+                )
         gridded = gridded and isinstance(level.group, FixedGroups)
 
 
-def _check_typical(typical: float | tuple[float, ...], name: str, axes: int) -> None:
-    if isinstance(typical, tuple) and len(typical) != axes:
-        raise ConfigError(
-            f"group.typical of level {name!r} has {len(typical)} sizes {typical}, but the modality has {axes} axes; "
-            f"give one size or {axes}"
-        )
-
-
 def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
-    """The nested blocks that grids of ``axes`` axes are ordered by, in level-0 cells, from small to large.
+    """Nested block sizes of the hierarchical order of grids, in level-0 cells, from small to large.
 
-    Every fixed group and every window, at every level that is still a grid, is one of them.
+    Every fixed group and every window of every level that is a grid is one of these blocks, hence one run of cells.
 
     Raises:
         ConfigError: a window or stride does not nest with the others, or slides over a grid.
     """
-    found: dict[tuple[int, ...], str] = {}
-    step = (1,) * axes
+    names: dict[tuple[int, ...], str] = {}  # what each block size comes from, for the message
+    unit = (1,) * axes  # level-0 cells per cell of the current level
     for level in config.levels:
         if level.window is not None:
             if level.window_type != "block":
@@ -309,17 +302,18 @@ def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
                     f"level {level.name!r}: window_type {level.window_type!r} is for 1-D tokens; grids take blocks"
                 )
             sizes = extent(level.window, axes, f"window of level {level.name!r}")
-            found.setdefault(_scaled(step, sizes), f"window {sizes} of level {level.name!r}")
+            names.setdefault(_scaled(unit, sizes), f"window {sizes} of level {level.name!r}")
         if not isinstance(level.group, FixedGroups):
             break
         sizes = extent(level.group.stride, axes, f"stride of level {level.name!r}")
-        step = _scaled(step, sizes)
-        found.setdefault(step, f"stride {sizes} of level {level.name!r}")
-    chain = sorted(found, key=lambda sizes: (math.prod(sizes), sizes))
+        unit = _scaled(unit, sizes)
+        names.setdefault(unit, f"stride {sizes} of level {level.name!r}")
+    # Each size must divide the next along every axis. Single cells need no block.
+    chain = sorted(names, key=lambda sizes: (math.prod(sizes), sizes))
     for small, large in pairwise(chain):
         if any(b % a for a, b in zip(small, large, strict=True)):
             raise ConfigError(
-                f"{found[large]} ({large} level-0 cells) is not a multiple of {found[small]} ({small} cells) along "
+                f"{names[large]} ({large} level-0 cells) is not a multiple of {names[small]} ({small} cells) along "
                 "every axis; on grids windows and strides must nest"
             )
     return tuple(size for size in chain if math.prod(size) > 1)
@@ -329,5 +323,5 @@ def _product(size: int | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else math.prod(size)
 
 
-def _scaled(step: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(a * b for a, b in zip(step, sizes, strict=True))
+def _scaled(unit: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a * b for a, b in zip(unit, sizes, strict=True))

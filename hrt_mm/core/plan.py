@@ -1,4 +1,4 @@
-"""The partitions of one level: its samples, its windows and its groups, made once a batch for all of its layers.
+"""The partitions of one level into samples, windows and groups, planned once per batch for all of its layers.
 
 Shapes: T tokens of the level, C axes.
 """
@@ -27,29 +27,36 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class GridPlan:
-    """The samples' cells at a level, and the blocks that they are ordered by, in that level's cells."""
+    """The grids of a level.
+
+    Args:
+        shapes: of each sample, in cells of the level.
+        blocks: nested block sizes of their hierarchical order, in cells of the level.
+    """
 
     shapes: tuple[Sizes, ...]
     blocks: tuple[Sizes, ...]
 
     def runs(self, size: Sizes, device: torch.device) -> Spans:
-        """Cells that share a block of ``size``."""
-        return Spans.from_lengths(self._each(nested.block_lengths, size), device)
+        """The blocks of ``size``, each a run of cells."""
+        return Spans.from_lengths(self._per_sample(nested.block_lengths, size), device)
 
     def block_positions(self, size: Sizes, device: torch.device) -> Tensor:
-        """(T,) rank that each cell has in a block without missing cells, so that a border leaves places empty."""
+        """(T,) position of each cell among those of a complete block, also where the border cuts the block off."""
         inner = tuple(block for block in self.blocks if math.prod(block) < math.prod(size))
-        rank = nested.nested_order(size, inner).argsort()
-        return rank[self._each(nested.block_positions, size)].to(device)
+        # nested_order lists raster positions in hierarchical order; its argsort is the inverse permutation, which turns
+        # the raster position of a cell in its block into the position in hierarchical order.
+        position = nested.nested_order(size, inner).argsort()
+        return position[self._per_sample(nested.block_positions, size)].to(device)
 
-    def _each(self, function: Callable[[Sizes, tuple[Sizes, ...], Sizes], Tensor], size: Sizes) -> Tensor:
-        if len(set(self.shapes)) == 1:
+    def _per_sample(self, function: Callable[[Sizes, tuple[Sizes, ...], Sizes], Tensor], size: Sizes) -> Tensor:
+        if len(set(self.shapes)) == 1:  # without a loop over samples, in the common case
             return function(self.shapes[0], self.blocks, size).repeat(len(self.shapes))
         return torch.cat([function(shape, self.blocks, size) for shape in self.shapes])
 
     @on_host
     def coarser(self, stride: Sizes) -> GridPlan:
-        """The grid of the groups."""
+        """The grids of the groups, in blocks of ``stride``."""
         shapes = {shape: nested.coarse_shape(shape, stride) for shape in set(self.shapes)}
         divided = (tuple(b // s for b, s in zip(block, stride, strict=True)) for block in self.blocks)
         return GridPlan(
@@ -59,13 +66,13 @@ class GridPlan:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """A partition of a level's tokens into the groups that become the next level's.
+    """The groups of a level, which become the tokens of the next one.
 
     Args:
         spans: the groups.
-        samples: the samples, counted in groups.
-        group_size: places that a group of usual size has.
-        cell_position_T: place of each token in its group where that is not its rank: cells of a grid that has borders.
+        samples: the samples, in units of groups.
+        group_size: number of positions in a group: its fixed size, or its maximum length.
+        cell_position_T: position of each token in its group, if groups are blocks of grids that the border cuts off.
     """
 
     spans: Spans
@@ -75,31 +82,32 @@ class Groups:
 
     @property
     def position_in_group_T(self) -> Tensor:
-        """(T,) the position of each token: its place, and in groups longer than ``group_size`` stretched over them."""
+        """(T,) position of each token in its group, below ``group_size``. Longer groups are scaled to it."""
         if self.cell_position_T is not None:
             return self.cell_position_T
-        return self.spans.cached(("position", self.group_size), self._ranks)
+        return self.spans.cached(("position", self.group_size), self._scaled_positions)
 
-    def _ranks(self) -> Tensor:
-        place_T = self.spans.positions
+    def _scaled_positions(self) -> Tensor:
+        position_T = self.spans.positions
         if self.spans.max_seqlen <= self.group_size:
-            return place_T
-        size_T = self.spans.counts[self.spans.ids]
-        return torch.where(size_T > self.group_size, place_T * self.group_size // size_T, place_T)
+            return position_T
+        length_T = self.spans.counts[self.spans.ids]
+        # Neighbours in a longer group share a position: position / length * group_size, rounded down.
+        return torch.where(length_T > self.group_size, position_T * self.group_size // length_T, position_T)
 
 
 @dataclass(frozen=True, eq=False)
 class LevelPlan:
-    """What a level needs to know of its batch.
+    """A batch at one level.
 
     Args:
-        level: its configuration.
-        samples: the samples at this level.
-        coords_TC: positions, in level-0 steps.
-        unit: level-0 steps a token of this level, along each axis.
-        grid: where the samples still are grids.
-        boundaries: given group starts by name, on the host.
-        lowest: the plan of level 0; absent there.
+        level: configuration of the level.
+        samples: the samples, in tokens of the level.
+        coords_TC: coordinates, in level-0 units.
+        unit: level-0 units per unit of this level, along each axis.
+        grid: the grids, if the samples are grids at this level.
+        boundaries: starts of given groups by name, on the host.
+        level_0: the plan of level 0; ``None`` in that plan itself.
     """
 
     level: Level
@@ -108,7 +116,7 @@ class LevelPlan:
     unit: tuple[float, ...]
     grid: GridPlan | None
     boundaries: Mapping[str, Tensor]
-    lowest: LevelPlan | None = None
+    level_0: LevelPlan | None = None
 
     @classmethod
     @on_host
@@ -120,24 +128,25 @@ class LevelPlan:
         unit = (1.0,) * tokens.axes
         coords_TC = tokens.coords_TC
         if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FLOAT32_RANGE:
-            # Means of them are then exact as well.
+            # Float64 also keeps the means exact that become the coordinates of groups.
             coords_TC = coords_TC.double()
         return cls(level, tokens.spans, coords_TC, unit, grid, tokens.boundaries)
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens live."""
+        """Device of the tokens."""
         return self.coords_TC.device
 
     @property
     def unit_C(self) -> Tensor:
-        """(C,) ``unit`` on the device."""
+        """(C,) ``unit``, on the device."""
         return self.samples.cached(("unit", self.unit), lambda: torch.tensor(self.unit, device=self.device))
 
     @property
     def origin_BC(self) -> Tensor:
-        """(B, C) where each sample begins: the position of its first level-0 token; any position for an empty one."""
-        plan = self.lowest or self
+        """(B, C) coordinates of the first level-0 token of each sample; arbitrary for empty samples."""
+        plan = self.level_0 or self
+        # Trailing empty samples start past the last token, hence the clamp.
         first_B = plan.samples.cu_seqlens[:-1].long().clamp(max=max(0, len(plan.coords_TC) - 1))
         return (
             plan.coords_TC[first_B] if len(plan.coords_TC) else plan.coords_TC.new_zeros(len(first_B), len(self.unit))
@@ -145,11 +154,11 @@ class LevelPlan:
 
     @on_host
     def layer_spans(self, layers: int) -> list[Spans]:
-        """The runs that attend within themselves, for each layer."""
+        """The attention spans of each layer."""
         return [self.attention_spans(layer) for layer in range(layers)]
 
     def attention_spans(self, layer: int) -> Spans:
-        """The runs that attend within themselves at a layer."""
+        """The runs within which the tokens of a layer attend to each other: windows, or samples."""
         window, kind = self.level.window, self.level.window_type
         if window is None or kind == "sliding":
             return self.samples
@@ -165,7 +174,7 @@ class LevelPlan:
 
     @on_host
     def cross_scale_spans(self) -> Spans:
-        """The blocks that bound what other levels see of this one: its windows, or pieces as long as a sliding one."""
+        """The blocks within which other levels attend to this one: its windows, or blocks as long as a sliding one."""
         if self.level.window is None:
             return self.samples
         if self.level.window_type == "sliding":
@@ -174,11 +183,11 @@ class LevelPlan:
 
     @property
     def sliding_window(self) -> int | None:
-        """The sliding window, where the level has one."""
+        """Tokens of the sliding window, if the level has one."""
         return self._window_size() if self.level.window_type == "sliding" else None
 
     def _window_size(self) -> int:
-        """The window in tokens, where there is no grid."""
+        """Tokens of the window; on one axis."""
         window = self.level.window_tokens
         assert window is not None
         return window
@@ -188,24 +197,26 @@ class LevelPlan:
         """Groups by stride.
 
         Raises:
-            UserError: a stride for several axes where the tokens are no grid.
+            UserError: the stride has several axes, but the tokens are not a grid.
         """
         if self.grid is None:
             if not isinstance(config.stride, int) and len(config.stride) > 1:
                 raise UserError(
-                    f"level {self.level.name!r} has stride {config.stride} but its tokens are no grid; give one number"
+                    f"level {self.level.name!r} has stride {config.stride} but its tokens are not a grid; give one "
+                    "number"
                 )
             stride = config.stride if isinstance(config.stride, int) else config.stride[0]
             spans = self.samples.cut(stride)
             return Groups(spans, self.samples.coarsen(spans), stride)
         size = extent(config.stride, len(self.unit), "stride")
         spans = self.grid.runs(size, self.device)
+        # Without cut-off blocks the position of a cell is its index in the block.
         cell_position_T = None if spans.uniform == math.prod(size) else self.grid.block_positions(size, self.device)
         return Groups(spans, self.samples.coarsen(spans), math.prod(size), cell_position_T)
 
     @on_host
     def given_groups(self, config: GivenGroups) -> Groups:
-        """Groups that the data supplies.
+        """Groups from a given boundary.
 
         Raises:
             UserError: the tokens carry no such boundary.
@@ -215,6 +226,7 @@ class LevelPlan:
         if config.max is not None:
             first = self.samples.host[:-1]
             starts_T = starts_T.clone()
+            # Lengths are counted from the last start, so the first token of every sample must be one.
             starts_T[first[first < self.samples.total]] = True
             starts_T = limit_group_length(starts_T, config.max)
         spans, samples = Spans.from_starts(starts_T, self.samples)
@@ -222,7 +234,7 @@ class LevelPlan:
 
     @on_host
     def routed_groups(self, starts_T: Tensor, config: LearnedGroups) -> Groups:
-        """Groups that the model chose. On a GPU this is the one place that waits for the device: once a batch."""
+        """Groups from predicted boundaries. On a GPU this waits for the device, once per batch; nothing else does."""
         spans, samples = Spans.from_starts(starts_T, self.samples)
         return Groups(spans, samples, config.max)
 
@@ -239,17 +251,18 @@ class LevelPlan:
         """The plan of the next level.
 
         Args:
-            level: its configuration.
-            groups: what its tokens are.
-            coords_GC: where they lie.
-            stride: tokens a group along each axis, usually.
+            level: configuration of the next level.
+            groups: the groups that become its tokens.
+            coords_GC: their coordinates.
+            stride: typical tokens per group, along each axis.
             gridded: the groups are blocks of the grid.
-            ahead: a group's token stands for it from its first token on, when what starts later in it is not known.
+            ahead: the token of a group is used from the group's first token on, when later starts in the group are not
+                known yet.
         """
         unit = tuple(a * b for a, b in zip(self.unit, stride, strict=True))
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
         boundaries = {name: _coarse_starts(mask, groups, inclusive=ahead) for name, mask in self.boundaries.items()}
-        return LevelPlan(level, groups.samples, coords_GC, unit, grid, boundaries, self.lowest or self)
+        return LevelPlan(level, groups.samples, coords_GC, unit, grid, boundaries, self.level_0 or self)
 
 
 def check_boundary(level: Level, config: GivenGroups, boundaries: Mapping[str, Tensor]) -> None:

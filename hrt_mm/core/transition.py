@@ -1,6 +1,6 @@
-"""From one level to the next and back: grouping, pooling, the merge to the coarser width, and the way down.
+"""Transitions between levels: grouping, pooling and the map to the coarser width, and the top-down path back.
 
-Shapes: T fine tokens, G groups, D fine width, E coarse width, K positions in a group.
+Shapes: T fine tokens, G groups, D fine width, E coarse width, C axes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from .smoothing import smooth
 from .spans import Spans
 
 DEFAULT_GROUP_SIZE = 16
+"""Positions in a given group without a maximum; longer groups are scaled to it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """The next level's tokens and plan, with what led there.
+    """Output of a transition.
 
     Args:
         x_GE: tokens of the next level.
-        plan: its plan.
-        groups: the groups that they were.
-        losses: weighted, by name.
-        stats: measured scalars by name.
-        confidence_T1: of learned groups, 1 in value: what a token gets back from its group is times it.
-        prob_G: of learned groups that are smoothed, the probability of the boundary that each starts at.
+        plan: plan of the next level.
+        groups: the groups that became these tokens.
+        losses: weighted losses by name.
+        stats: scalar statistics by name.
+        confidence_T1: of learned groups, ones that carry the gradient of the routing decisions
+            (:class:`~hrt_mm.core.routing.Routing`). Values unpooled to a token are multiplied by it.
+        prob_G: of smoothed learned groups, the probability of the boundary at which each group starts.
     """
 
     x_GE: Tensor
@@ -48,7 +50,7 @@ class Pooled:
 
 
 class Transition(nn.Module):
-    """Leads from a level to the next coarser one."""
+    """Groups and pools the tokens of a level into those of the next coarser one."""
 
     def __init__(self, config: HierarchyConfig, index: int, axes: int, theta: float) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class Transition(nn.Module):
         self.fine, self.coarse = fine, coarse
         self.group = fine.group
         self.gridded = axes > 1 and all(isinstance(level.group, FixedGroups) for level in config.levels[: index + 1])
-        self.group_size, self.stride = _usual_size(fine, axes, self.gridded)
+        self.group_size, self.stride = _group_size_and_stride(fine, axes, self.gridded)
         self.causal = config.causal
         site = PoolingSpec(fine.dim, fine.heads, self.group_size, axes, theta, config.backend)
         self.pooling: Pooling = POOLINGS[fine.pool](site)
@@ -69,7 +71,7 @@ class Transition(nn.Module):
 
     @property
     def inclusive(self) -> bool:
-        """Whether a group's token is made from the group's first token alone, so that its own tokens may see it."""
+        """Whether a group's token depends on its first token only, so that the group's own tokens may see it."""
         return self.fine.pool == "select"
 
     def forward(self, x_TD: Tensor, plan: LevelPlan) -> Pooled:
@@ -81,16 +83,16 @@ class Transition(nn.Module):
         x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
         return Pooled(x_GE, self._coarser(plan, groups), groups, {}, {})
 
-    def pooled(self, x_TD: Tensor, groups: Groups, places_TC: Tensor) -> Tensor:
-        """(T, D) tokens to (G, E), one for each of their groups.
+    def pooled(self, x_TD: Tensor, groups: Groups, coords_TC: Tensor) -> Tensor:
+        """Pools (T, D) tokens to (G, E).
 
         Args:
             x_TD: tokens.
             groups: their groups.
-            places_TC: their positions, in steps of their level.
+            coords_TC: their coordinates, in units of their level.
         """
         full = groups.spans.uniform == self.group_size
-        view = PoolingGroups(groups.spans, lambda: groups.position_in_group_T, self.group_size, full, places_TC)
+        view = PoolingGroups(groups.spans, lambda: groups.position_in_group_T, self.group_size, full, coords_TC)
         x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, view)))
         return x_GE
 
@@ -105,12 +107,12 @@ class Transition(nn.Module):
         return (segment_first if self.inclusive else segment_mean)(coords_TC, groups)
 
     def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
-        """Groups that the model chooses.
+        """Groups from predicted boundaries.
 
-        A boundary is a hard choice, so the gradient goes around it, twice. A group's token is weighed against the one
-        before it, which it would come near to if the boundary were not there: that serves tasks on coarse levels. And
-        what a token gets back is times the confidence in the choice there, as in H-Net. Neither changes a value, and
-        neither stands before a norm, which would take it out again.
+        Boundaries are hard decisions, so two straight-through terms give them a gradient. Neither changes a value, and
+        neither precedes a norm, which would remove it. For tasks on coarse levels, the token of a group is interpolated
+        to that of the group before, which it would be nearer to without the boundary. For tasks on fine levels, values
+        unpooled to a token are scaled by the confidence of its routing decision, as in H-Net.
         """
         assert self.router is not None
         routing = self.router(x_TD, plan.samples)
@@ -118,6 +120,7 @@ class Transition(nn.Module):
         x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
         doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
         before_GE = shift_right(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
+        # doubt is 0 in value, so only its gradient, the difference to the group before, takes part.
         x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
         name = self.fine.name
         losses = {f"ratio/{name}": config.weight * routing.loss} if config.weight else {}
@@ -133,35 +136,36 @@ class Transition(nn.Module):
         return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, confidence_T1, prob_G)
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
-        """The losses that answer what pooling loses and how levels drift, weighted.
+        """Weighted alignment and reconstruction losses between the two levels.
 
-        The fine level is the target and gets no gradient, else both could fall to a constant.
+        The fine level is the target and gets no gradient; otherwise both levels could collapse to a constant.
 
         Args:
             fine_TD: final tokens of the fine level.
             coarse_GE: final tokens of the coarse level.
             groups: the groups between them.
         """
-        found: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         name = self.fine.name
         target_TD = rms_norm(fine_TD.detach().float())
-        source_GE = rms_norm(coarse_GE)
+        normed_GE = rms_norm(coarse_GE)
         if self.align is not None:
             mean_GD = segment_mean(target_TD, groups.spans)
-            like_G = F.cosine_similarity(self.align(source_GE).float(), mean_GD, dim=-1)
-            found[f"alignment/{name}"] = self.alignment * (1 - like_G).sum() / max(1, len(like_G))
+            similarity_G = F.cosine_similarity(self.align(normed_GE).float(), mean_GD, dim=-1)
+            losses[f"alignment/{name}"] = self.alignment * (1 - similarity_G).sum() / max(1, len(similarity_G))
         if self.rebuild is not None:
-            places = self.rebuild(source_GE).view(-1, target_TD.shape[1]).float()
-            guess_TD = places.index_select(0, groups.spans.ids * self.group_size + groups.position_in_group_T)
-            error = (guess_TD - target_TD).square().sum() / max(1, target_TD.numel())
-            found[f"reconstruction/{name}"] = self.reconstruction * error
-        return found
+            # One row per position of every group, of which the tokens that exist select theirs.
+            rows = self.rebuild(normed_GE).view(-1, target_TD.shape[1]).float()
+            rebuilt_TD = rows.index_select(0, groups.spans.ids * self.group_size + groups.position_in_group_T)
+            error = (rebuilt_TD - target_TD).square().sum() / max(1, target_TD.numel())
+            losses[f"reconstruction/{name}"] = self.reconstruction * error
+        return losses
 
 
 class TopDown(nn.Module):
-    """Brings a coarser level back: norm, map to the fine width, and one row for each token of the group.
+    """Unpools a coarser level: norm, linear map to the fine width, and a row for each token of a group.
 
-    In causal mode a token gets the group before its own, unless the group's token is made from its first token alone.
+    In causal mode a token gets the group before its own, except where a group's token depends on its first token only.
     """
 
     def __init__(self, transition: Transition) -> None:
@@ -174,38 +178,38 @@ class TopDown(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets what is its own to where it starts."""
+        """Reinitializes the parameters that this module owns directly."""
         if self.lead is not None:
             nn.init.zeros_(self.lead)
 
     def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, prob_G: Tensor | None = None) -> Tensor:
-        """(G, E) to (T, D).
+        """Maps (G, E) to (T, D).
 
         Args:
             x_GE: the coarse tokens.
-            groups: that they came from.
-            pooling: that made them.
-            prob_G: of groups that are smoothed, the probability of the boundary that each starts at.
+            groups: the groups that they were pooled from.
+            pooling: the pooling of the transition.
+            prob_G: of smoothed groups, the probability of the boundary at which each group starts.
         """
         x_GD = self.project_groups(x_GE, groups.samples, prob_G)
         if self.lead is not None:
             x_GD = shift_right(x_GD, groups.samples, self.lead)
-        # How long a token's own group will be is not known yet in causal mode, and some poolings unpool by length.
+        # Some poolings scale by the length of the group, which is not known yet in causal mode.
         return segment_broadcast(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
 
     def project_groups(self, x_GE: Tensor, samples: Spans, prob_G: Tensor | None) -> Tensor:
-        """What comes back from each group, (G, E) to (G, D), smoothed where there are chances."""
+        """Maps (G, E) to (G, D), and smooths the result if boundary probabilities are given."""
         x_GD = self.project(x_GE)
         return x_GD if prob_G is None else smooth(x_GD, prob_G, samples)
 
     def project(self, x_GE: Tensor) -> Tensor:
-        """(G, E) to (G, D)."""
+        """Norm and linear map, (G, E) to (G, D)."""
         x_GD: Tensor = self.map(rms_norm(x_GE))
         return x_GD
 
 
-def _usual_size(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[float, ...]]:
-    """Taps of a group, and tokens a group along each axis."""
+def _group_size_and_stride(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[float, ...]]:
+    """Number of positions in a group, and typical tokens per group along each axis."""
     group = level.group
     if isinstance(group, FixedGroups):
         if isinstance(group.stride, int):

@@ -28,7 +28,6 @@ from ..core.plan import LevelPlan
 from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
-from ..core.transition import Transition
 from ..data.capabilities import Continuous, Discrete, reconstruction_targets
 from ..data.sample import Sample
 from .base import TaskConfig, TaskOutput
@@ -187,7 +186,6 @@ def unit_plan(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> tuple[Spans, L
     plan = LevelPlan.of(tokens, hierarchy.config.levels[0], hierarchy.blocks)
     offsets = torch.arange(tokens.spans.total + 1)
     for transition in hierarchy.transitions[:unit]:
-        assert isinstance(transition, Transition)
         group = transition.group
         assert not isinstance(group, LearnedGroups)
         groups = plan.fixed_groups(group) if isinstance(group, FixedGroups) else plan.given_groups(group)

@@ -152,7 +152,7 @@ def plain_transformer(model: Transformer, x: Tensor, coords: Tensor) -> Tensor:
         first, second = norm(x)[..., ::2], norm(x)[..., 1::2]
         return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
 
-    for block in model.stages[0].encoder:  # type: ignore[union-attr]
+    for block in model.stages[0].encoder:
         attention, mlp = block.attention, block.mlp
         qkv = attention.qkv(norm(x)).view(len(x), -1, level.head_dim)
         kv_heads = level.kv_heads or level.heads

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import GivenGroups, HierarchyConfig, LearnedGroups, Level, blocks, extent
-from hrt_mm.core.transition import Transition
 
 FIXED = {"type": "fixed", "stride": 2}
 LEARNED = {"type": "learned", "target": 3, "max": 8}
@@ -41,7 +40,7 @@ def two(fine: dict[str, Any] | None = None, coarse: dict[str, Any] | None = None
         ({"group": {"type": "fixed", "stride": 0}}, "greater than 0"),
         ({"group": {"type": "fixed", "stride": [2, 0]}}, "greater than 0"),
         ({"group": {"type": "fixed", "stride": []}}, "at least 1 item"),
-        ({"group": {"type": "learned", "target": 9, "max": 8}}, "target 9 tokens a group is longer than the cap max=8"),
+        ({"group": {"type": "learned", "target": 9, "max": 8}}, "target 9 is above max=8 tokens per group"),
         ({"group": {"type": "learned", "target": 1, "max": 8}}, "greater than 1"),
         ({"group": {"type": "strided", "stride": 2}}, "'fixed', 'given', 'learned'"),
         ({"group": {"type": "given"}}, "boundary"),
@@ -72,10 +71,10 @@ def test_impossible_levels(change: dict[str, Any], message: str) -> None:
         (lambda: config(level(), level("coarse")), "level 'fine' is not the last and needs a group"),
         (lambda: two(None, {"group": FIXED}), "the last level 'coarse' has a group but no level above it"),
         (lambda: two(None, {"name": "fine"}), "level names must differ, got fine, fine"),
-        (lambda: config(level(), top_down=True), "and there is only one; drop them or add a level"),
-        (lambda: config(level(), cross_scale={"up": True}), "and there is only one; drop them or add a level"),
-        (lambda: config(level(), alignment=0.1), "and there is only one; drop them or add a level"),
-        (lambda: config(level(), reconstruction=0.1), "and there is only one; drop them or add a level"),
+        (lambda: config(level(), top_down=True), "need two levels or more; drop them or add a level"),
+        (lambda: config(level(), cross_scale={"up": True}), "need two levels or more; drop them or add a level"),
+        (lambda: config(level(), alignment=0.1), "need two levels or more; drop them or add a level"),
+        (lambda: config(level(), reconstruction=0.1), "need two levels or more; drop them or add a level"),
         (lambda: two({"window": 4}, causal=True), "level 'fine' is causal with window_type 'block'"),
         (
             lambda: two({"window": 4, "window_type": "shifted"}, causal=True),
@@ -132,7 +131,7 @@ def test_usual_groups_may_have_a_size_along_each_axis() -> None:
     given = {"type": "given", "boundary": "rows", "typical": [1, 4]}
     model = Hierarchy(config(level(group=given), level("coarse")), 2)
     transition = model.transitions[0]
-    assert isinstance(transition, Transition) and list(transition.stride) == [1, 4]
+    assert list(transition.stride) == [1, 4]
     assert isinstance(transition.group, GivenGroups) and transition.group.typical_tokens == 4
     with pytest.raises(
         ConfigError, match=r"group.typical of level 'fine' has 2 sizes .* has 3 axes; give one size or 3"

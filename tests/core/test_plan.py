@@ -118,5 +118,5 @@ def test_the_grid_of_the_next_level() -> None:
 
 
 def test_one_size_for_all_axes_once_the_grid_is_gone() -> None:
-    with pytest.raises(UserError, match=r"stride \(2, 2\) but its tokens are no grid; give one number"):
+    with pytest.raises(UserError, match=r"stride \(2, 2\) but its tokens are not a grid; give one number"):
         plan([4]).fixed_groups(FixedGroups(stride=(2, 2)))

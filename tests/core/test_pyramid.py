@@ -32,7 +32,7 @@ def averaging(axes: int, strides: tuple[int, ...], window: int | None = None) ->
     levels = [level | {"dim": 8} for level in levels]
     model = Hierarchy(HierarchyConfig.model_validate({"levels": levels}), axes).double()
     for transition in model.transitions:
-        transition.merge.weight.data = torch.eye(8, dtype=torch.float64)  # type: ignore[union-attr]
+        transition.merge.weight.data = torch.eye(8, dtype=torch.float64)
     return model
 
 

@@ -15,7 +15,6 @@ from hrt_mm.core.routing import Routing
 from hrt_mm.core.smoothing import smooth
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
-from hrt_mm.core.transition import Transition
 
 # PyTorch compiles its forward mode with it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script.*:FutureWarning")
@@ -128,7 +127,7 @@ def test_the_way_back_alone_moves_the_boundaries(monkeypatch: pytest.MonkeyPatch
     """Smoothing gives the router a gradient of its own, beside those of confidence and doubt."""
     model = awake(Hierarchy(config(smooth=True)))
     transition = model.transitions[0]
-    assert isinstance(transition, Transition) and transition.router is not None
+    assert transition.router is not None
     weight, decide = transition.router.here.weight, transition.router.forward
     x, direction = torch.randn(60, 16), torch.randn(16)
 

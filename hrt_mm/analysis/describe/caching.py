@@ -41,7 +41,6 @@ def cache_elements(hierarchy: Hierarchy, levels: list[Laid]) -> Kept | None:
         pairs = [(layers * _pair(level.kv_heads or level.heads, level), level, shares[index])]
         if not last:
             transition = hierarchy.transitions[index]
-            assert isinstance(transition, Transition)
             constant += _open(transition) + (level.dim if config.top_down else 0)
             if config.cross_scale.down:
                 pairs.append((_pair(level.heads, level), config.levels[index + 1], shares[index + 1]))

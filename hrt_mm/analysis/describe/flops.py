@@ -19,7 +19,7 @@ from ...core.cross_scale import CausalDown, CrossAttention
 from ...core.hierarchy import Hierarchy, Stage
 from ...core.pooling import AttentionPooling, Pooling
 from ...core.spans import Spans
-from ...core.transition import TopDown, Transition
+from ...core.transition import Transition
 from .layout import Laid
 
 
@@ -40,15 +40,12 @@ def forward_flops(hierarchy: Hierarchy, levels: list[Laid]) -> list[Flops]:
     """FLOPs of each level. What joins two levels counts where its parameters do: see ``parameter_levels``."""
     found = [Flops() for _ in levels]
     for stage, level, flops in zip(hierarchy.stages, levels, found, strict=True):
-        assert isinstance(stage, Stage)
         flops.blocks = stage_flops(stage, level)
     for index, transition in enumerate(hierarchy.transitions):
-        assert isinstance(transition, Transition)
         fine, coarse = levels[index], levels[index + 1]
         found[index].joints += transition_flops(transition, fine.tokens, coarse.tokens)
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
-            assert isinstance(top_down, TopDown)
             found[index].joints += linear(coarse.tokens, top_down.map)
         if len(hierarchy.down):
             found[index].joints += _down(hierarchy.down[index], fine, coarse)
@@ -87,7 +84,6 @@ def stage_flops(stage: Stage, level: Laid) -> int:
     total = 0
     for layers in (stage.encoder, stage.decoder):
         for layer, block in enumerate(layers):
-            assert isinstance(block, Block)
             pairs = visible_pairs(level.plan.attention_spans(layer), level.plan.sliding_window, stage.causal)
             total += block_flops(block, level.tokens, pairs)
     return total
@@ -128,13 +124,12 @@ POOLING_FLOPS: dict[type[Pooling], Callable[[Pooling, int, int], int]] = {Attent
 """Poolings that do more than one linear map over all tokens, and less."""
 
 
-def _cross(cross: nn.Module, queries: int, keys: int, pairs: int) -> int:
-    assert isinstance(cross, CrossAttention)
+def _cross(cross: CrossAttention, queries: int, keys: int, pairs: int) -> int:
     maps = linear(queries, cross.query) + linear(keys, cross.key_value) + linear(queries, cross.out)
     return maps + attention(pairs, cross.query.out_features)
 
 
-def _down(down: nn.Module, fine: Laid, coarse: Laid) -> int:
+def _down(down: CrossAttention, fine: Laid, coarse: Laid) -> int:
     assert fine.groups is not None
     if isinstance(down, CausalDown):
         pairs = _staircase(fine, coarse)

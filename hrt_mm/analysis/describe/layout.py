@@ -75,7 +75,6 @@ def lay_out(hierarchy: Hierarchy, tokens: Tokens) -> list[Laid]:
     plan = LevelPlan.of(tokens, hierarchy.config.levels[0], hierarchy.blocks)
     found = []
     for transition in hierarchy.transitions:
-        assert isinstance(transition, Transition)
         groups = _groups(plan, transition)
         found.append(Laid(plan, groups))
         coords_GC = segment_mean(plan.coords_TC, groups.spans)

@@ -16,7 +16,7 @@ from ...core.cross_scale import CrossAttention
 from ...core.hierarchy import Hierarchy, Stage
 from ...core.levels import LearnedGroups
 from ...core.pooling import AttentionPooling, Pooling
-from ...core.transition import TopDown, Transition
+from ...core.transition import Transition
 from .layout import Laid
 
 
@@ -24,15 +24,12 @@ def kept_elements(hierarchy: Hierarchy, levels: list[Laid]) -> list[int]:
     """Elements that each level keeps. What joins two levels counts where its parameters do."""
     found = []
     for stage, level in zip(hierarchy.stages, levels, strict=True):
-        assert isinstance(stage, Stage)
         found.append(stage_elements(stage, level.tokens))
     for index, transition in enumerate(hierarchy.transitions):
-        assert isinstance(transition, Transition)
         fine, coarse = levels[index].tokens, levels[index + 1].tokens
         found[index] += transition_elements(transition, fine, coarse)
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
-            assert isinstance(top_down, TopDown)
             found[index] += 2 * coarse * top_down.map.in_features
             if isinstance(transition.group, LearnedGroups) and transition.group.smooth:
                 found[index] += 2 * coarse * top_down.map.out_features
@@ -48,7 +45,6 @@ def stage_elements(stage: Stage, tokens: int) -> int:
     blocks = [block for layers in (stage.encoder, stage.decoder) for block in layers]
     per_token = stage.level.dim
     for block in blocks:
-        assert isinstance(block, Block)
         per_token += stage.level.dim if block.checkpointed else block_elements(block)
     if blocks and isinstance(blocks[0], Block) and blocks[0].checkpointed:
         # One block at a time is computed again, and kept for as long as its own backward pass.
@@ -88,7 +84,6 @@ def pooling_elements(pooling: Pooling, tokens: int, groups: int) -> int:
     return sum(tokens * layer.in_features for layer in pooling.modules() if isinstance(layer, nn.Linear))
 
 
-def _cross(cross: nn.Module, queries: int, keys: int) -> int:
-    assert isinstance(cross, CrossAttention)
-    asks, source = cross.query.in_features, cross.key_value.in_features
-    return queries * 7 * asks + keys * (2 * source + 4 * asks)
+def _cross(cross: CrossAttention, queries: int, keys: int) -> int:
+    query_dim, kv_dim = cross.query.in_features, cross.key_value.in_features
+    return queries * 7 * query_dim + keys * (2 * kv_dim + 4 * query_dim)

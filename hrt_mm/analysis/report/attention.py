@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ...core.attention.reference import visible
-from ...core.block import Attention, Block
-from ...core.hierarchy import Hierarchy, Stage
+from ...core.block import Attention
+from ...core.hierarchy import Hierarchy
 from ...core.spans import Spans
 
 CHUNK = 256
@@ -117,14 +117,12 @@ def recorded(hierarchy: Hierarchy) -> Iterator[list[Layer]]:
     layers: list[Layer] = []
     handles = []
     for level, stage in enumerate(hierarchy.stages):
-        assert isinstance(stage, Stage)
         ways: tuple[tuple[Literal["encoder", "decoder"], Any], ...] = (
             ("encoder", stage.encoder),
             ("decoder", stage.decoder),
         )
         for part, blocks in ways:
             for index, block in enumerate(blocks):
-                assert isinstance(block, Block)
                 keep = partial(_keep, layers, level, part, index)
                 handles.append(block.attention.register_forward_pre_hook(keep))
     try:

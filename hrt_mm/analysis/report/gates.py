@@ -128,8 +128,7 @@ def _paths(hierarchy: Hierarchy) -> list[tuple[str, str, Tensor | None]]:
     return paths
 
 
-def _gate(cross: torch.nn.Module) -> Tensor:
-    assert isinstance(cross, CrossAttention)
+def _gate(cross: CrossAttention) -> Tensor:
     return cross.gate_D.detach().float().cpu()
 
 

@@ -16,7 +16,6 @@ from hrt_mm.analysis.report.cuts import DRAWS, Cuts, marked_text, measure_cuts, 
 from hrt_mm.analysis.report.subject import Subject
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.tokens import Tokens
-from hrt_mm.core.transition import Transition
 from hrt_mm.inference.trained import load_task
 from hrt_mm.metrics.boundaries import BoundaryScores
 from hrt_mm.train.distributed import ProcessGroup
@@ -107,7 +106,7 @@ def test_cuts_are_where_the_model_has_its_groups(texts_run: Path, monkeypatch: p
     words: list[torch.Tensor] = []
     subject.encoder.embedding.register_forward_pre_hook(lambda _, args: words.append(args[0].boundaries["words"]))
     transition = subject.encoder.hierarchy.transitions[0]
-    assert isinstance(transition, Transition) and transition.router is not None
+    assert transition.router is not None
     decide = transition.router.forward
     monkeypatch.setattr(transition.router, "forward", lambda *args: replace(decide(*args), starts_T=words[-1].clone()))
     level = measure_cuts(subject, subject.encoder).levels[0]

@@ -147,7 +147,7 @@ def test_opened_gate_adds_more(digits_run: Path) -> None:
     before = {path.name: path.contribution for path in measure_paths(subject, subject.encoder)}
     assert set(before) == {"down/regions", "down/patches", "up/regions", "up/image"}
     with torch.no_grad():
-        subject.encoder.hierarchy.up[1].gate_D.mul_(100)  # type: ignore[operator]
+        subject.encoder.hierarchy.up[1].gate_D.mul_(100)
     after = {path.name: path.contribution for path in measure_paths(subject, subject.encoder)}
     assert after["up/image"] == pytest.approx(100 * before["up/image"], rel=0.02)
     assert after["down/regions"] == pytest.approx(before["down/regions"])
