@@ -94,19 +94,18 @@ class Stage(nn.Module):
         rope: Tensor,
         memories: Sequence[KeyValues],
         new: NewTokens,
-        part: Literal["encoder", "decoder"],
+        stack: Literal["encoder", "decoder"],
     ) -> Tensor:
-        """Runs the blocks of one of the two ways over new tokens of a causal model.
+        """Runs the encoder or the decoder blocks over new tokens of a causal model, (N, D).
 
         Args:
-            x_ND: the tokens.
-            rope: rotary tables of them.
-            memories: of each block, keys and values of the tokens before.
-            new: the samples of the new tokens.
-            part: the way.
+            x_ND: new tokens.
+            rope: their rotations.
+            memories: keys and values of earlier tokens, for each block.
+            new: samples of the new tokens.
+            stack: which blocks.
         """
-        for block, memory in zip(self.encoder if part == "encoder" else self.decoder, memories, strict=True):
-            assert isinstance(block, Block)
+        for block, memory in zip(self.encoder if stack == "encoder" else self.decoder, memories, strict=True):
             x_ND = block.attend_to(x_ND, rope, memory, new)
         return x_ND
 
@@ -197,10 +196,10 @@ class Hierarchy(nn.Module):
         return self._pyramid(tokens, states, record)
 
     def check(self, tokens: Tokens) -> None:
-        """Checks that tokens fit.
+        """Checks that tokens fit the hierarchy.
 
         Raises:
-            UserError: they have another width or other axes.
+            UserError: their width or number of axes differs.
         """
         first = self.config.levels[0]
         if tokens.x.ndim != 2 or tokens.x.shape[1] != first.dim:

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from ..cross_scale import CausalDown
-from ..hierarchy import Hierarchy, Stage
+from ..hierarchy import Hierarchy
 from ..plan import Groups
 from ..smoothing import smooth
 from ..spans import Spans
-from ..transition import TopDown, Transition
 from .groups import Flags, Runs, boundaries
 from .memory import Memory
 from .new_tokens import NewTokens, by_sample, offsets_of
@@ -92,7 +91,7 @@ class CausalPass:
             if not len(samples):
                 continue
             self.ended[index] += sizes.tolist()
-            if not self._transition(index).inclusive:
+            if not self.hierarchy.transitions[index].inclusive:
                 above = {name: flags[samples] for name, flags in group.started.items()}
                 new = self._new_above(index, samples, np.ones_like(samples))
                 self._coarser(index, *group.tokens(samples), sizes, new, above)
@@ -108,7 +107,6 @@ class CausalPass:
             starts: given boundaries.
         """
         level, stage = self.memory.levels[index], self.hierarchy.stages[index]
-        assert isinstance(stage, Stage)
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
         x_ND = stage.attend_to(x_ND, rope, level.encoder, new, "encoder")
         if level.open is not None:
@@ -120,7 +118,7 @@ class CausalPass:
 
     def _with_above(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
         """Puts new tokens into their groups, and adds to them what they see of the next level."""
-        level, transition = self.memory.levels[index], self._transition(index)
+        level, transition = self.memory.levels[index], self.hierarchy.transitions[index]
         group = level.open
         assert group is not None
         begins, prob_N = boundaries(transition, group, x_ND, new, starts)
@@ -163,7 +161,7 @@ class CausalPass:
             new: the samples of the groups.
             starts: (C,) given boundaries at the groups.
         """
-        transition = self._transition(index)
+        transition = self.hierarchy.transitions[index]
         spans = Spans.from_lengths(torch.from_numpy(sizes), x_TD.device)
         groups = Groups(spans, spans.singletons, transition.group_size)
         x_CE = transition.pooled(x_TD, groups, position_T[:, None] / self.memory.unit_1[index])
@@ -203,7 +201,6 @@ class CausalPass:
         if coarse is None:
             return runs.new.spread(back_BD)
         top_down = self.hierarchy.top_down[index]
-        assert isinstance(top_down, TopDown)
         # Entry 0 of each sample is what came back last; the new ones follow in ``new_CD``.
         last_AD = runs.new.take(back_BD)
         new_CD = top_down.project(coarse.x_ND).to(back_BD.dtype)
@@ -226,8 +223,3 @@ class CausalPass:
         samples = Spans.from_lengths(torch.from_numpy(runs.made + 1), entries.device)
         mixed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
         return torch.empty_like(mixed).index_copy_(0, order, mixed)
-
-    def _transition(self, index: int) -> Transition:
-        transition = self.hierarchy.transitions[index]
-        assert isinstance(transition, Transition)
-        return transition

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..cross_scale import CausalDown
 from ..errors import UserError
-from ..hierarchy import Hierarchy, Stage
+from ..hierarchy import Hierarchy
 from ..levels import GivenGroups
-from ..transition import TopDown, Transition
 from .groups import OpenGroup
 from .keys import KeyValues
 
@@ -31,7 +30,6 @@ class LevelMemory:
 
     def __init__(self, hierarchy: Hierarchy, index: int, names: list[str], batch: int, like: Tensor) -> None:
         stage = hierarchy.stages[index]
-        assert isinstance(stage, Stage)
         level = stage.level
         window, heads = level.window_tokens, level.kv_heads or level.heads
         self.count_B = np.zeros(batch, dtype=np.int64)
@@ -48,7 +46,6 @@ class LevelMemory:
         if index + 1 == len(hierarchy.stages):
             return
         transition = hierarchy.transitions[index]
-        assert isinstance(transition, Transition)
         self.open = OpenGroup(transition, names, batch, like)
         if len(hierarchy.down):
             down = hierarchy.down[index]
@@ -58,7 +55,6 @@ class LevelMemory:
                 self.down.k_BKSE[:, :, 0], self.down.v_BKSE[:, :, 0] = down.null_key.detach()
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
-            assert isinstance(top_down, TopDown)
             lead = like.new_zeros(level.dim) if top_down.lead is None else top_down.lead.detach().to(like.dtype)
             self.back_BD = lead.expand(batch, -1).clone()
 
@@ -113,7 +109,6 @@ class Memory:
         self.levels = [LevelMemory(hierarchy, index, self.given, batch, like) for index in range(len(levels))]
         unit = [1.0]
         for transition in hierarchy.transitions:
-            assert isinstance(transition, Transition)
             unit.append(unit[-1] * transition.stride[0])
         self.unit_1 = [torch.tensor([size], device=like.device) for size in unit]
         """Level-0 steps of a token of each level."""

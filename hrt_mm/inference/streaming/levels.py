@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ...core.causal import CausalPass, Flags, Made, Memory
-from ...core.cross_scale import CrossAttention
 from ...core.errors import UserError
 from ...core.hierarchy import Hierarchy
 from ...core.levels import HierarchyConfig
@@ -208,7 +207,6 @@ class _Join:
         if not sizes or self.up is None:
             return Made(x_ND, position_N)
         up, spans, used = self.up, Spans.from_lengths(sizes, x_ND.device), sum(sizes)
-        assert isinstance(up, CrossAttention)
         look_ND = up.within(
             x_ND,
             position_N[:, None],
