@@ -163,6 +163,8 @@ class Runs:
         begins: (N,) bool, whether a group begins at each new token.
         open_A: tokens of each sample's open group before; 0 where it has none.
         inclusive: a group's token is made when the group begins, of its first token; otherwise when it ends, of all.
+
+    Attributes:
         heads: (H,) new tokens at which groups begin.
         begun: (A,) groups of each sample that begin.
     """

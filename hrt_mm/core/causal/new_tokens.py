@@ -25,6 +25,8 @@ class NewTokens:
         before: (A,) int64 on the host, tokens of each sample that came before.
         batch: B.
         device: where the tokens live.
+
+    Attributes:
         total: N.
         single: every sample has exactly one new token, as in a decoding step.
         whole_batch: every sample of the batch takes part.
