@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -120,7 +122,7 @@ print(json.dumps(messages))
 
 
 def test_a_missing_library_is_named_with_its_extra(light: Light, tmp_path: Path) -> None:
-    uses = [(extra, library, use) for extra, own in USES.items() for library, use in own.items()]
+    uses = [(extra, library, use) for extra, cases in USES.items() for library, use in cases.items()]
     out = light.run(MESSAGES, [use for _, _, use in uses], [], tmp_path)
     for (extra, library, use), message in zip(uses, json.loads(out.splitlines()[-1]), strict=True):
         assert library in message and f"pip install 'hrt-mm[{extra}]'" in message, (use, message)
@@ -130,9 +132,9 @@ def test_every_library_of_an_extra_has_a_use() -> None:
     assert set(USES) == set(extras()) - ELSEWHERE
     for extra, uses in USES.items():
         inner = {"speech": "audio", "shots": "video"}.get(extra)
-        own = set(libraries(extra)) - set(libraries(inner) if inner else ())
+        expected = set(libraries(extra)) - set(libraries(inner) if inner else ())
         # opencv-python-headless serves scenedetect, and the audio extra bounds torch.
-        assert set(uses) == own - {"opencv-python-headless", "torch"}
+        assert set(uses) == expected - {"opencv-python-headless", "torch"}
 
 
 def test_commands_work_and_list_what_is_missing(light: Light, tmp_path: Path) -> None:
@@ -154,3 +156,10 @@ assert main(["train", "vision/digits", "run.dir=run"]) == 2
 """
     out = light.run(code, [], [], tmp_path)
     assert out == "error: scikit-learn is not installed: pip install 'hrt-mm[vision]'\n"
+
+
+def test_torch_is_bounded_only_beside_torchaudio() -> None:
+    assert not [line for line in metadata.requires("hrt-mm") or () if re.match("torch[^;]*<[^;]*$", line)]
+    bounded = {extra for extra in extras() if "torch" in libraries(extra)}
+    assert bounded == {extra for extra in extras() if "torchaudio" in libraries(extra)}
+    assert "audio" in bounded and "vision" not in bounded

@@ -59,8 +59,10 @@ class needs_extra:
         if isinstance(error, ModuleNotFoundError) and error.name:
             module = error.name.partition(".")[0]
             library = next((name for name, value in MODULES.items() if value == module), module)
-            told = f"{self.use} needs {library}, which is not installed" if self.use else f"{library} is not installed"
-            raise MissingLibrary(f"{told}: {fix}") from error
+            message = (
+                f"{self.use} needs {library}, which is not installed" if self.use else f"{library} is not installed"
+            )
+            raise MissingLibrary(f"{message}: {fix}") from error
         raise MissingLibrary(f"{self.use or 'a library'} cannot be loaded ({error}): {fix}") from error
 
 

@@ -11,8 +11,8 @@ def test_a_library_that_is_not_installed_is_named_as_pip_knows_it() -> None:
         needs_extra("vision"),
     ):
         raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
-    told = r"^an index of kind graph needs faiss-cpu, which is not installed: pip install 'hrt-mm\[retrieval\]'$"
-    with pytest.raises(MissingLibrary, match=told), needs_extra("retrieval", "an index of kind graph"):
+    message = r"^an index of kind graph needs faiss-cpu, which is not installed: pip install 'hrt-mm\[retrieval\]'$"
+    with pytest.raises(MissingLibrary, match=message), needs_extra("retrieval", "an index of kind graph"):
         raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
 
 
