@@ -155,8 +155,8 @@ def commands() -> str:
     """Every command with its arguments, from the parsers."""
     parser = HelpParser(prog="hrt-mm", lists_installed=True)
     choices: Any = parser.add_subparsers(metavar="COMMAND")
-    for command in main.COMMANDS:
-        command.add(choices)
+    for add_command in main.COMMANDS:
+        add_command(choices)
     added.add(choices)
     return "\n\n".join(part for name, sub in choices.choices.items() for part in _command(f"hrt-mm {name}", sub))
 

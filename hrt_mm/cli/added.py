@@ -1,4 +1,4 @@
-"""Commands that packages add: ``hrt-mm NAME``, or ``hrt-mm GROUP NAME`` in groups that they may share."""
+"""Commands of installed plug-ins: ``hrt-mm NAME``, or ``hrt-mm GROUP NAME``, where packages may share a group."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from .data import SHOW
 log = logging.getLogger(__name__)
 
 
-def wanted(argv: Sequence[str], parsers: Commands) -> bool:
-    """Whether a command line may need them. They are not looked up otherwise, as that loads their packages."""
+def needed(argv: Sequence[str], parsers: Commands) -> bool:
+    """Whether a command line may need plug-ins, which are imported only then."""
     return bool(argv) and (argv[0] in ("-h", "--help") or not (argv[0].startswith("-") or argv[0] in parsers.choices))
 
 
 def add(parsers: Commands) -> None:
-    """Adds all installed commands, without those that clash with others or fail."""
+    """Adds the commands of plug-ins, except those that fail or clash with others."""
     for group, members in _grouped(parsers).items():
         if "" in members:
-            own = members[""]
-            own.arguments(command(parsers, group, own.help, own.run))
+            plugin = members[""]
+            plugin.arguments(command(parsers, group, plugin.help, plugin.run))
             continue
         text = ", ".join(members)
         parser = parsers.add_parser(group, help=text, description=text)
         actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-        for name, own in members.items():
-            own.arguments(command(actions, name, own.help, own.run))
+        for name, plugin in members.items():
+            plugin.arguments(command(actions, name, plugin.help, plugin.run))
 
 
-def _grouped(taken: Commands) -> dict[str, dict[str, Command]]:
+def _grouped(builtin: Commands) -> dict[str, dict[str, Command]]:
     groups = {"data": {"show": SHOW}}
-    for registered, own in commands().items():
-        group, _, name = own.name.partition(" ")
+    for registered, plugin in commands().items():
+        group, _, name = plugin.name.partition(" ")
         others = groups.get(group, {})
-        if group in taken.choices or name in others or (others and "" in (name, *others)):
+        if group in builtin.choices or name in others or (others and "" in (name, *others)):
             log.warning(
-                "the command %r, registered as %r, is there already; it is left out", own.name, registered
+                "the command %r, registered as %r, is there already; it is left out", plugin.name, registered
             )  # fmt: skip
             continue
-        groups.setdefault(group, {})[name] = own
+        groups.setdefault(group, {})[name] = plugin
     return groups

@@ -1,4 +1,4 @@
-"""What the commands' parsers have in common."""
+"""Argument parsers and options shared by the commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class HelpParser(argparse.ArgumentParser):
-    """A parser of a command, or of all: the help of all ends with what is installed, looked up when it is asked for."""
+    """The parser of ``hrt-mm`` or a command. The help of ``hrt-mm`` ends with a list of installed plug-ins."""
 
     def __init__(self, *, lists_installed: bool = False, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -19,7 +19,7 @@ class HelpParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         if self.lists_installed:
-            from .installed import listing
+            from .modalities import listing
 
             self.epilog = listing()
         return super().format_help()
@@ -32,48 +32,48 @@ class HelpParser(argparse.ArgumentParser):
 
 
 TEXTS = ("--text", "--prompt", "--stop")
-"""Options whose value may be any text, also one that begins with a dash."""
+"""Options whose value may be any text, including one that starts with a dash."""
 
 
-def with_texts_joined(argv: Sequence[str], known: Callable[[str], bool]) -> list[str]:
-    """A command line in which ``--text -foo`` is ``--text=-foo``: argparse would take the text for an option.
+def join_text_options(argv: Sequence[str], is_option: Callable[[str], bool]) -> list[str]:
+    """Replaces ``--text -foo`` by ``--text=-foo``, as argparse would mistake the text for an option.
 
     Args:
         argv: the arguments.
-        known: whether a word is an option of the command.
+        is_option: whether a word is an option of the command.
     """
-    found: list[str] = []
+    joined: list[str] = []
     words = iter(argv)
     for word in words:
         if word in TEXTS and (value := next(words, None)) is not None:
-            dashed = value.startswith("-") and not known(value.partition("=")[0])
-            found += [f"{word}={value}"] if dashed else [word, value]
+            dashed = value.startswith("-") and not is_option(value.partition("=")[0])
+            joined += [f"{word}={value}"] if dashed else [word, value]
         else:
-            found.append(word)
-    return found
+            joined.append(word)
+    return joined
 
 
 def command(commands: Commands, name: str, help: str, run: Run) -> argparse.ArgumentParser:
-    """A subcommand's parser, with the options that all of them have."""
+    """Adds a subcommand with the options that all of them have."""
     parser = commands.add_parser(name, help=help, description=help)
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--traceback", action="store_true", help="print the full traceback of an error")
     parser.set_defaults(run=run, parser=parser)
     return parser
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """The arguments CONFIG and overrides."""
+    """Adds the arguments CONFIG and overrides."""
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, or a packaged name such as vision/digits")
     add_overrides(parser)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """The overrides, each a dotted key and a value."""
+    """Adds the overrides."""
     parser.add_argument(
         "overrides",
         metavar="a.b=c",
         nargs="*",
-        # Without a default argparse lists it among the arguments that are required.
+        # Without a default, argparse lists it as a required argument.
         default=[],
-        help="override a key: optim.lr=1e-3, model.levels.patches.dim=64",
+        help="override configuration keys: optim.lr=1e-3, model.levels.patches.dim=64",
     )

@@ -1,4 +1,4 @@
-"""``hrt-mm config``: shows, checks and documents configurations."""
+"""``hrt-mm config``: prints, validates and documents configurations."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from .process import is_unicode
 
 def add(commands: Commands) -> None:
     """Adds the command and its own subcommands."""
-    text = "show, validate, or give the schema of configurations"
+    text = "print or validate a configuration, or print the schema"
     parser = commands.add_parser("config", help=text, description=text)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add_config(command(actions, "show", "print a configuration with every default written out", show))
+    add_config(command(actions, "show", "print a configuration with all defaults", show))
     checking = command(
-        actions, "validate", "check a configuration, open its data, and take a batch through its model", validate
+        actions,
+        "validate",
+        "validate a configuration, load its data, and run a batch of each split through its model",
+        validate,
     )
     add_config(checking)
-    checking.add_argument("--no-data", action="store_true", help="check the configuration alone, where the data is not")
-    schema_parser = command(actions, "schema", "print the JSON Schema of all that is installed, for editors", schema)
-    schema_parser.add_argument("--builtin", action="store_true", help="leave out what other packages add")
+    checking.add_argument("--no-data", action="store_true", help="do not load the data")
+    schema_parser = command(actions, "schema", "print the JSON Schema of configurations, for editors", schema)
+    schema_parser.add_argument("--builtin", action="store_true", help="exclude plug-ins of other packages")
 
 
 def show(args: argparse.Namespace) -> int:
@@ -36,7 +39,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Says that a configuration is right, or what a run would refuse."""
+    """Validates a configuration, and prints what a run would reject."""
     from ..config import load_config
     from ..core.errors import UserError
     from ..train.check import check
@@ -46,18 +49,18 @@ def validate(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     check(config)
-    found = "the data was not opened" if args.no_data else f"{rehearse(config)} samples; a batch of each went through"
+    result = "the data was not loaded" if args.no_data else f"{rehearse(config)} samples; ran a batch of each split"
     warnings = warnings_of(config)
     if not args.no_data:
         warnings += start_warnings(config.data)
     try:
         check_folder(config, resume=False)
     except UserError as error:
-        # It may well be that of the run that this file was written for.
+        # The folder may belong to a run of this very configuration.
         warnings.append(str(error))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{args.config}: ok ({found})")
+    print(f"{args.config}: ok ({result})")
     return 0
 
 

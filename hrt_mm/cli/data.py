@@ -1,4 +1,4 @@
-"""``hrt-mm data show``: what is in each split of a configuration's data."""
+"""``hrt-mm data show``: prints the splits of a configuration's data."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _arguments(parser: ArgumentParser) -> None:
     text = "a YAML file, a packaged name such as vision/digits, or a run folder"
     parser.add_argument("config", metavar="CONFIG", help=text)
     add_overrides(parser)
-    parser.add_argument("--split", help="train, val or test alone")
-    parser.add_argument("--list", action="store_true", help="every sample with its split, class and group, as TSV")
-    parser.add_argument("--json", action="store_true", help="print JSON; with --list an object a line")
+    parser.add_argument("--split", help="only one split: train, val or test")
+    parser.add_argument("--list", action="store_true", help="list all samples with split, class and group, as TSV")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --list, one object per line")
 
 
 def _run(args: Namespace) -> int:
-    """Prints counts, how the splits were made and warnings, or the samples."""
+    """Prints counts, the origin of the splits and warnings; or the samples."""
     from ..data.splits import split_warnings
     from ..train.splits import listed_splits
 
@@ -43,7 +43,7 @@ def _run(args: Namespace) -> int:
         raise ConfigError(f"--split {args.split}: the data has {', '.join(splits.members)}")
     names = list(splits.members) if args.split is None else [args.split]
     if args.list:
-        # Before the warnings, which may take reading.
+        # Before the warnings, which may have to read files.
         _print_samples(splits, names, as_json=args.json)
         sys.stdout.flush()
     warnings = split_warnings(splits)
@@ -66,42 +66,43 @@ def _config(args: Namespace) -> RunConfig:
 
 
 def _rows(splits: Splits, names: Sequence[str]) -> Iterator[tuple[str, Member]]:
-    return ((split, own) for split in names for own in splits.members[split])
+    return ((split, member) for split in names for member in splits.members[split])
 
 
 def _print_samples(splits: Splits, names: Sequence[str], *, as_json: bool) -> None:
     if as_json:
-        for split, own in _rows(splits, names):
-            print(json.dumps({"split": split, "label": own.label, "group": own.group, "name": own.name}))
+        for split, member in _rows(splits, names):
+            row = {"split": split, "label": member.label, "group": member.group, "name": member.name}
+            print(json.dumps(row))
         return
     table = csv.writer(sys.stdout, "excel-tab", lineterminator="\n")
     table.writerow(("split", "label", "group", "name"))
-    for split, own in _rows(splits, names):
-        table.writerow((split, *(_in_cell(text or "") for text in (own.label, own.group, own.name))))
+    for split, member in _rows(splits, names):
+        table.writerow((split, *(_in_cell(text or "") for text in (member.label, member.group, member.name))))
 
 
 def _printable(text: str) -> str:
-    """A text without what a terminal or pipe cannot take: the bytes of names that are no UTF-8."""
+    """Escapes the bytes of names that are not valid UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _in_cell(text: str) -> str:
-    """A text of one line, without control characters, which could change what a terminal does."""
+    """Escapes control characters, which could affect a terminal."""
     return _printable("".join(f"\\x{ord(char):02x}" if category(char) == "Cc" else char for char in text))
 
 
 def _plain(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Sequence[str]) -> dict[str, object]:
     counts = splits.counts()
-    found = {}
+    by_split = {}
     for split in names:
         labelled = {label: number for label, number in counts[split].items() if label is not None}
-        groups = {own.group for own in splits.members[split]} - {None}
-        found[split] = {
+        groups = {member.group for member in splits.members[split]} - {None}
+        by_split[split] = {
             "samples": counts[split].total(),
             "classes": dict(sorted(labelled.items())),
             **({"groups": len(groups)} if groups else {}),
         }
-    return {"type": config.data.type, "made_by": splits.made_by, "splits": found, "warnings": list(warnings)}
+    return {"type": config.data.type, "made_by": splits.made_by, "splits": by_split, "warnings": list(warnings)}
 
 
 def _text(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Sequence[str]) -> str:
@@ -111,7 +112,7 @@ def _text(config: RunConfig, splits: Splits, names: Sequence[str], warnings: Seq
     if any(counts[split][None] for split in names):
         rows.append(("without a class", *(f"{counts[split][None]:,}" for split in names)))
     totals = ("all", *(f"{counts[split].total():,}" for split in names))
-    groups = {split: {own.group for own in splits.members[split]} - {None} for split in names}
+    groups = {split: {member.group for member in splits.members[split]} - {None} for split in names}
     footers = [totals]
     if any(groups.values()):
         footers.append(("groups", *(f"{len(groups[split]):,}" for split in names)))
@@ -131,4 +132,4 @@ def _aligned(rows: Sequence[Sequence[str]], footers: Sequence[Sequence[str]]) ->
     return [lines[0], rule, *lines[1 : len(rows)], rule, *lines[len(rows) :]]
 
 
-SHOW = Command("data show", "what is in each split of the data, how it was made, and what to mind", _arguments, _run)
+SHOW = Command("data show", "print the splits of the data, their origin, and warnings", _arguments, _run)

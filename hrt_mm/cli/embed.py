@@ -1,4 +1,4 @@
-"""``hrt-mm embed``: vectors of a run's data, or of files."""
+"""``hrt-mm embed``: embeds a run's data, or files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .arguments import Commands, command
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    parser = command(commands, "embed", "make vectors of a run's data, or of files, to build an index from", run)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder, of task contrastive")
+    parser = command(commands, "embed", "embed a run's data, or files, to build an index from", run)
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of a contrastive task")
     parser.add_argument(
         "files",
         metavar="FILE",
         type=Path,
         nargs="*",
-        help="files, folders, or patterns in quotes such as 'films/**/*.mp4'; the run's data when absent",
+        help="files, folders, or patterns in quotes such as 'films/**/*.mp4'; by default, the run's data",
     )
     parser.add_argument(
         "--manifest",
@@ -25,31 +25,37 @@ def add(commands: Commands) -> None:
         default=[],
         metavar="FILE",
         type=Path,
-        help="a table (CSV, TSV or JSONL) with the path of a file a row; its other columns are kept and shown",
+        help="table (CSV, TSV or JSONL) with one file per row; its other columns are shown in search results",
     )
     parser.add_argument(
         "--root",
         metavar="FOLDER",
         type=Path,
-        help="where the paths of tables start and must lie inside (the table's folder); they may be absolute then",
+        help="folder that contains the files of tables; paths are relative to it, or absolute (the table's folder)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the collection, which must not be there")
-    parser.add_argument("--part", action="append", help="which modality, by its tower; all of the data when absent")
-    parser.add_argument("--split", default="test", help="of the run's data: train, val or test (test)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the collection; must not exist")
     parser.add_argument(
-        "--level", action="append", default=[], help="pieces of this level get vectors too: clips, sentences, words"
+        "--tower",
+        "--part",
+        dest="part",
+        action="append",
+        help="tower that reads the files; by default, all of the data's",
+    )
+    parser.add_argument("--split", default="test", help="split of the run's data: train, val or test (test)")
+    parser.add_argument(
+        "--level", action="append", default=[], help="embed pieces of this level too: clips, sentences, words"
     )
     parser.add_argument(
         "--window",
         type=float,
         metavar="SECONDS",
-        help="of a file of video that is longer, how much is encoded at once (8); what memory it takes does not grow",
+        help="encode longer videos in windows of this length, in constant memory (8)",
     )
-    parser.add_argument("--media", action="store_true", help="keep pictures, sounds and videos to be shown")
+    parser.add_argument("--media", action="store_true", help="save images, sounds and videos to show in search results")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the collection, and says what is in it."""
+    """Writes the collection, and prints its size."""
     from ..core.errors import UserError
     from ..retrieval.collecting import WINDOW, embed_files, embed_split
     from ..retrieval.embed import Embedder
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     embedder = Embedder.of(args.folder)
     if args.files or args.manifest:
         if not args.part or len(args.part) != 1:
-            raise UserError(f"say which part the files are of: --part {' or --part '.join(embedder.towers)}")
+            raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
         if args.root is not None and not args.manifest:
             raise UserError("--root has no effect without --manifest; drop it")
         (part,) = args.part

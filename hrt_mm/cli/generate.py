@@ -1,4 +1,4 @@
-"""``hrt-mm generate``: continues a text with the best weights of a language model's run."""
+"""``hrt-mm generate``: continues a text with a trained language model."""
 
 from __future__ import annotations
 
@@ -21,21 +21,34 @@ def add(commands: Commands) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
     add_overrides(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", default="", help="the text to continue; a new document when absent")
-    source.add_argument("--file", type=Path, help="a file with the text to continue")
-    parser.add_argument("--max-tokens", type=int, default=400, metavar="N", help="tokens at most (400)")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest (0.8)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest of probability P together")
-    parser.add_argument("--min-p", type=float, metavar="P", help="draw among those of P times the likeliest's")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; may be repeated")
-    parser.add_argument("--seed", type=int, default=0, help="of the first text; the next ones count on (0)")
-    parser.add_argument("--num", type=int, default=1, metavar="N", help="texts from the same prompt (1)")
-    parser.add_argument("--step", type=int, help="a checkpoint by its step; the best when absent")
+    source.add_argument("--prompt", default="", help="text to continue; by default, a new document")
+    source.add_argument("--file", type=Path, help="file with the text to continue")
+    parser.add_argument("--max-tokens", type=int, default=400, metavar="N", help="maximum number of tokens (400)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="sampling temperature; 0 for greedy decoding (0.8)"
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="nucleus sampling: from the most likely tokens with total probability P",
+    )
+    parser.add_argument(
+        "--min-p", type=float, metavar="P", help="sample from tokens with at least P times the highest probability"
+    )
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="stop before this text; may be repeated"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the first text; later texts use the next ones (0)"
+    )
+    parser.add_argument("--num", type=int, default=1, metavar="N", help="number of texts (1)")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; by default, the best one")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the prompt and what follows it, as it comes; several texts one after the other."""
+    """Streams the prompt and its continuation. Several texts are printed one after the other."""
     from ..inference.generation import Sampling, generate
     from ..inference.trained import load_task
     from ..tasks import LanguageModel
@@ -43,36 +56,36 @@ def run(args: argparse.Namespace) -> int:
     if args.num < 1:
         raise UserError(f"--num {args.num} must be 1 or more")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p)
-    found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
-    if not isinstance(found.task, LanguageModel):
-        raise UserError(f"{args.folder} is a run of task {found.config.task.type}; only task language generates")
+    trained = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides)
+    if not isinstance(trained.task, LanguageModel):
+        raise UserError(f"{args.folder} is a run of task {trained.config.task.type}; only task language generates")
     prompt = _given(args.prompt) if args.file is None else _read(args.file)
-    shown = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
-    seeds = [args.seed + place for place in range(args.num)]
+    prompt_text = prompt.decode("utf-8", "replace") if isinstance(prompt, bytes) else prompt
+    seeds = [args.seed + index for index in range(args.num)]
     pieces = generate(
-        found.task,
+        trained.task,
         [prompt] * args.num,
         max_tokens=args.max_tokens,
         sampling=sampling,
         seeds=seeds,
         stop=args.stop,
-        context=_context(found, prompt),
+        context=_context(trained, prompt),
     )
-    waiting = [shown] + [f"--- {place + 1}\n{shown}" for place in range(1, args.num)]
-    showing, ended = 0, set()
+    unprinted = [prompt_text] + [f"--- {index + 1}\n{prompt_text}" for index in range(1, args.num)]
+    current, ended = 0, set()
     for piece in pieces:
-        waiting[piece.sample] += piece.text
+        unprinted[piece.sample] += piece.text
         if piece.ended:
-            waiting[piece.sample] += "\n"
+            unprinted[piece.sample] += "\n"
             ended.add(piece.sample)
-        # Texts grow side by side; each is shown once those before it have ended.
-        while showing < args.num:
-            sys.stdout.write(waiting[showing])
+        # The texts are generated as a batch, but printed in order.
+        while current < args.num:
+            sys.stdout.write(unprinted[current])
             sys.stdout.flush()
-            waiting[showing] = ""
-            if showing not in ended:
+            unprinted[current] = ""
+            if current not in ended:
                 break
-            showing += 1
+            current += 1
     return 0
 
 
@@ -84,7 +97,7 @@ def _read(file: Path) -> bytes:
 
 
 def _given(prompt: str) -> str | bytes:
-    """A prompt from the command line. Bytes that are no UTF-8 stand in it as lone surrogates, and stay bytes."""
+    """The bytes of a prompt from the command line, where invalid UTF-8 appears as lone surrogates."""
     try:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -92,9 +105,9 @@ def _given(prompt: str) -> str | bytes:
 
 
 def _context(run: TrainedRun, prompt: str | bytes) -> int | None:
-    """Tokens of the texts that a run was trained on, where its data has a ``context``.
+    """The context length in tokens that a run was trained on, if its data has a ``context``, which counts bytes.
 
-    It counts bytes. Of tokens that stand for several it is what as many bytes like the prompt's are, about.
+    For tokens of several bytes, it is estimated from the bytes per token of the prompt.
     """
     import torch
 

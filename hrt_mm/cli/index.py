@@ -1,4 +1,4 @@
-"""``hrt-mm index``: builds an index, adds to it, and removes from it."""
+"""``hrt-mm index``: builds and modifies search indexes."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from .arguments import Commands, command
 
 def add(commands: Commands) -> None:
     """Adds the command and its own subcommands."""
-    text = "build an index from what embed wrote, add to it, remove from it"
-    parser = commands.add_parser("index", help=text, description=text)
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    text = "build an index of embedded collections, add to it, or remove from it"
+    index_parser = commands.add_parser("index", help=text, description=text)
+    actions = index_parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, help, act in (
-        ("build", "make an index of collections", build),
-        ("add", "add collections to an index; what is there is not built anew", extend),
+        ("build", "build an index of collections", build),
+        ("add", "add collections to an index", extend),
     ):
-        own = command(actions, name, help, act)
-        own.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
-        own.add_argument("collections", metavar="COLLECTION", type=Path, nargs="+", help="folders that embed wrote")
-        own.add_argument(
+        parser = command(actions, name, help, act)
+        parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+        parser.add_argument("collections", metavar="COLLECTION", type=Path, nargs="+", help="folders that embed wrote")
+        parser.add_argument(
             "--kind",
             choices=("flat", "hnsw", "ivf"),
-            help="exact, a graph, or lists; what suits the number of vectors when absent",
+            help="exact search, HNSW graph or inverted lists; by default, chosen by the number of vectors",
         )
-    removing = command(actions, "remove", "remove rows from an index, with all that lies within them", remove)
+    removing = command(actions, "remove", "remove samples with all of their pieces from an index", remove)
     removing.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
-    removing.add_argument("ids", metavar="ID", nargs="+", help="ids of rows")
-    removing.add_argument("--part", help="of the rows; every part when absent")
+    removing.add_argument("ids", metavar="ID", nargs="+", help="ids of samples")
+    removing.add_argument("--tower", "--part", dest="part", help="tower of the samples; by default, all")
     for name, help, act in (
-        ("show", "say what is in an index", show),
-        ("verify", "compare every file of an index with its checksum", verify),
+        ("show", "print the content of an index", show),
+        ("verify", "verify the checksums of all files of an index", verify),
     ):
         command(actions, name, help, act).add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
 
 
 def build(args: argparse.Namespace) -> int:
-    """Makes the index, of the first collection's model."""
+    """Builds the index."""
     from ..retrieval.collection import Collection
     from ..retrieval.index import Index
 
@@ -46,7 +46,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def extend(args: argparse.Namespace) -> int:
-    """Adds the collections, all or none."""
+    """Adds collections."""
     from ..retrieval.collection import Collection
     from ..retrieval.index import Index
 
@@ -64,7 +64,7 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Prints what is in the index."""
+    """Prints the content of the index."""
     from ..retrieval.index import Index
 
     index = Index(args.index)
@@ -74,7 +74,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Says that an index is whole, or which file is damaged."""
+    """Verifies the index."""
     from ..retrieval.index import Index
 
     index = Index(args.index)

@@ -1,8 +1,11 @@
-"""``hrt-mm modalities``: what is installed."""
+"""``hrt-mm modalities``: lists installed modalities, datasets, tasks and poolings."""
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 
 from .arguments import Commands, command
 
@@ -14,7 +17,58 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the list."""
-    from .installed import table
-
     print(table())
     return 0
+
+
+def listing() -> str:
+    """A short list for the end of the help of ``hrt-mm``."""
+    from ..config import packaged_configs
+    from ..config.sections import datasets, tasks
+    from ..data.registry import broken_plugins, missing_libraries, modalities
+
+    lines = ["installed:"]
+    for name in modalities():
+        lines.append(f"  modality {name}: datasets {', '.join(datasets(name))}")
+        lines += [f"    {missing}" for missing in [missing_libraries(name)] if missing]
+    lines += [f"  {broken}" for broken in broken_plugins().values()]
+    lines.append(f"  tasks: {', '.join(tasks())}")
+    return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
+
+
+def table() -> str:
+    """All plug-ins with a one-line summary."""
+    from ..config.sections import datasets, tasks
+    from ..core.pooling import POOLINGS
+    from ..data.registry import broken_plugins, missing_libraries, modalities
+
+    lines = []
+    for name, modality in modalities().items():
+        lines.append(f"{name} ({_origin(name)}): {_summary(modality.tokenizer)}")
+        lines += [f"  {missing}" for missing in [missing_libraries(name)] if missing]
+        lines += _rows("data", datasets(name))
+    lines += [str(broken) for broken in broken_plugins().values()]
+    lines.append("tasks, for every modality")
+    lines += _rows("task", tasks())
+    lines.append("poolings, for every modality")
+    lines += _rows("pool", dict(sorted(POOLINGS.items())))
+    return "\n".join(lines)
+
+
+def _rows(section: str, components: Mapping[str, type[object]]) -> list[str]:
+    return [f"  {section} {name:<16} {_summary(component)}" for name, component in components.items()]
+
+
+def _summary(component: type[object]) -> str:
+    line = (component.__doc__ or "").strip().partition("\n")[0]
+    return re.sub(r"(:\w+:)?`+([^`]*)`+", r"\2", line)
+
+
+def _origin(name: str) -> str:
+    """The distribution that provides a modality, and its version."""
+    from ..data.registry import GROUP
+
+    for entry in entry_points(group=GROUP, name=name):
+        if entry.dist:
+            return f"{entry.dist.name} {entry.dist.version}"
+    return "no distribution"

@@ -1,4 +1,4 @@
-"""What every command of the package needs as a process: readable output, an end by signals, and exit codes."""
+"""Running a command as a process: output encoding, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.errors import Stopped, UserError
 
 USER_ERROR = 2
 REPLACE = "hrt_mm.replace"
-"""Name of the error handler that writes what resembles a character."""
+"""Name of the error handler that replaces a character by a similar one."""
 _RESEMBLING = {"─": "-", "━": "-", "│": "|", "→": "->", "←": "<-", "·": "*", "…": "..."}
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -28,12 +28,12 @@ def as_process(
     """Runs a command.
 
     Args:
-        run: gives the exit code.
-        mistakes: exceptions that are printed as one line.
-        traceback: raise them instead, to show where in the code they arose.
+        run: returns the exit code.
+        mistakes: exceptions to print on one line.
+        traceback: raise them instead.
 
     Returns:
-        The exit code: that of ``run``, 2 after a mistake, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: that of ``run``, 2 after such an exception, 130 after Ctrl-C, 143 after SIGTERM.
     """
     printable_output()
     with ending_on_sigterm():
@@ -47,7 +47,7 @@ def as_process(
         except Stopped as stop:
             return stop.exit_code
         except BrokenPipeError:
-            # The reader, such as `head`, has what it wants; Python must not complain again when it closes stdout.
+            # The reader, such as `head`, has exited. Redirect stdout, or Python would fail again on closing it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except mistakes as error:
@@ -59,9 +59,9 @@ def as_process(
 
 
 def printable_output() -> None:
-    """Lets standard output and error replace what their encoding does not have, in place of failing.
+    """Makes standard output and error replace characters that their encoding lacks, instead of failing.
 
-    Terminals and pipes may be ASCII or a code page, and names of files may be no valid UTF-8.
+    Terminals and pipes may use ASCII or a code page, and file names may be invalid UTF-8.
     """
     codecs.register_error(REPLACE, _replaced)
     for stream in (sys.stdout, sys.stderr):
@@ -76,14 +76,14 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def is_unicode(stream: object) -> bool:
-    """Whether a text stream has all characters, as those in memory have."""
+    """Whether a text stream can encode all characters."""
     encoding = getattr(stream, "encoding", None)
     return encoding is None or str(encoding).lower().replace("-", "").startswith("utf")
 
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises :class:`Stopped`, so that temporary files are removed. Does nothing outside the main thread."""
+    """Raises :class:`Stopped` on SIGTERM, so that temporary files are removed. No-op outside of the main thread."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -91,8 +91,8 @@ def ending_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,27 +1,29 @@
-"""``hrt-mm train``: trains a configuration."""
+"""``hrt-mm train`` and ``hrt-mm eval``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
-from .arguments import Commands, add_config, command
+from .arguments import Commands, add_config, add_overrides, command
 
 
-def add(commands: Commands) -> None:
-    """Adds the command."""
-    parser = command(commands, "train", "train a configuration into a run folder", run)
+def add_train(commands: Commands) -> None:
+    """Adds ``hrt-mm train``."""
+    parser = command(commands, "train", "train a model from a configuration", train)
     add_config(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the run folder")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="open the data, take a batch of each split through the model, look at the run folder, and end",
+        help="load the data, run a batch of each split through the model, check the run folder, and exit",
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Trains, or says what a run would refuse."""
+def train(args: argparse.Namespace) -> int:
+    """Trains, or prints what would prevent it."""
     from ..config import load_config
     from ..train.check import check
 
@@ -38,7 +40,29 @@ def run(args: argparse.Namespace) -> int:
             print(f"warning: {warning}", file=sys.stderr)
         print(f"{args.config}: ok ({samples} samples; nothing was trained)")
         return 0
-    from ..train.loop import train
+    from ..train import loop
 
-    train(config, resume=args.resume)
+    loop.train(config, resume=args.resume)
+    return 0
+
+
+def add_eval(commands: Commands) -> None:
+    """Adds ``hrt-mm eval``."""
+    parser = command(commands, "eval", "evaluate the best weights of a run", evaluate)
+    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder")
+    add_overrides(parser)
+    parser.add_argument("--split", default="test", help="train, val or test (test)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Prints the metrics."""
+    from ..inference.trained import evaluate_run
+
+    metrics = evaluate_run(args.folder, args.split, args.overrides)
+    if args.json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        width = max(map(len, metrics), default=0)
+        print("\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items()))
     return 0

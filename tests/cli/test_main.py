@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,10 @@ def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_doctor_prints_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    assert "torch" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("torch ")] == [["torch", version("torch")]]
+    attention = [line.split()[1] for line in lines if line.startswith("attention ")]
+    assert attention == ["float32:", "bfloat16:"]
 
 
 def test_describe_prints_every_level(small: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_what_training_would_refuse_is_refused(
 
 def test_without_its_data_a_configuration_can_be_checked_alone(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "validate", str(small), "data.root=nowhere", "--no-data"]) == 0
-    assert "ok (the data was not opened)" in capsys.readouterr().out
+    assert "ok (the data was not loaded)" in capsys.readouterr().out
 
 
 def test_missing_splits_strange_classes_and_broken_files_are_found(small: Path, tmp_path: Path) -> None:
