@@ -72,24 +72,24 @@ def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, Audio
         CheckFailed: it is not of the hierarchy's size.
     """
     tokenizer, model = parts(settings)
-    own = Pooled(model, tokenizer)
+    hierarchy = Pooled(model, tokenizer)
     if contender == "flat":
         control = flat_control(model)
         # The stem has the hierarchy's hidden width, so that the parameters of the whole are the same too.
         stem = tokenizer.config.stem
         hidden = stem.hidden * model.levels[0].dim / control.levels[0].dim
         config = tokenizer.config.model_copy(update={"stem": stem.model_copy(update={"hidden": hidden})})
-        found: nn.Module = Pooled(control, config.build())
+        built: nn.Module = Pooled(control, config.build())
     elif contender == "AST-like":
         depth = sum(level.depth for level in model.levels)
-        found = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, size(own))
+        built = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, size(hierarchy))
     else:
-        found = own
-    difference = abs(size(found) / size(own) - 1)
+        built = hierarchy
+    difference = abs(size(built) / size(hierarchy) - 1)
     if difference > TOLERANCE and not settings["quick"]:
-        raise CheckFailed(f"{contender} has {size(found):,} parameters, the hierarchy {size(own):,}")
-    randomised(found)
-    return found.to(settings["device"]), tokenizer
+        raise CheckFailed(f"{contender} has {size(built):,} parameters, the hierarchy {size(hierarchy):,}")
+    randomised(built)
+    return built.to(settings["device"]), tokenizer
 
 
 def prepare(contender: str, sizes: Sizes, settings: Mapping[str, Any]) -> Prepared:
@@ -106,12 +106,12 @@ def run(options: argparse.Namespace) -> Result:
     quick, settings = options.quick, CONTEST.settings(options)
     sizes = {name: size(build(name, settings)[0]) for name in CONTENDERS}
     accuracy = partial(audio_accuracy.curves, 0.5 if quick else 60 * options.minutes, quick=quick)
-    wanted = options.accuracy
-    if wanted and not os.environ.get("HRT_MM_DATA"):
+    measure_accuracy = options.accuracy
+    if measure_accuracy and not os.environ.get("HRT_MM_DATA"):
         print("HRT_MM_DATA is not set, so nothing is trained", file=sys.stderr)
-        wanted = False
+        measure_accuracy = False
     lengths = (0.5, 1) if quick else options.seconds or SECONDS
-    return CONTEST.result(options, prepare, sizes, lengths, accuracy if wanted else None)
+    return CONTEST.result(options, prepare, sizes, lengths, accuracy if measure_accuracy else None)
 
 
 def tables(result: Result) -> str:
@@ -121,17 +121,17 @@ def tables(result: Result) -> str:
 
 def _lengths(text: str) -> tuple[float, ...]:
     """Seconds with commas between, for argparse."""
-    found = tuple(float(part) for part in text.split(","))
-    if not all(0 < seconds < float("inf") for seconds in found):
+    lengths = tuple(float(part) for part in text.split(","))
+    if not all(0 < seconds < float("inf") for seconds in lengths):
         raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
-    return found
+    return lengths
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--seconds", type=_lengths, help="lengths of sounds, as 1,10,60,600")
-    return budgets(found, 1.5)
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--seconds", type=_lengths, help="lengths of sounds, as 1,10,60,600")
+    return budgets(options, 1.5)
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def build(name: str, data: Data) -> Classifier:
     return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The curves as Markdown."""
-    return learning.table(found, "FSDD's official test split")
+    return learning.table(results, "FSDD's official test split")
 
 
 def _length(value: Audio) -> int:

@@ -114,9 +114,9 @@ def train(name: str, folder: Path, seconds: float, options: argparse.Namespace) 
     with run.with_suffix(".log").open("w+") as log:
         done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
         log.seek(0)
-        said = log.read().strip().splitlines()
+        output = log.read().strip().splitlines()
     if done.returncode:
-        raise UserError(f"the run of {name} failed: {' '.join(said[-3:])}")
+        raise UserError(f"the run of {name} failed: {' '.join(output[-3:])}")
     print(f"{name}: trained for {seconds:.0f} s", file=sys.stderr, flush=True)
     return run
 
@@ -126,8 +126,8 @@ def held_out(options: argparse.Namespace) -> dict[str, list[Text]]:
     config = CorpusConfig(type="corpus", context=options.context, val=0.02, test=0.02)
     splits = [config.build(split) for split in ("test", "val")]
     corpus = splits[0]
-    places = torch.linspace(0, max(0, len(corpus) - 2), min(options.windows, len(corpus))).long().unique()
-    python = [corpus[int(place)].value for place in places]
+    indices = torch.linspace(0, max(0, len(corpus) - 2), min(options.windows, len(corpus))).long().unique()
+    python = [corpus[int(index)].value for index in indices]
     english = list(windows([part for one in splits for part in prose(one)], options.context - 1))
     return {"Python": python, "English": english[: options.windows]}
 
@@ -155,15 +155,15 @@ def _runs(paragraph: str) -> bool:
 
 def windows(paragraphs: Sequence[str], size: int) -> Iterator[Text]:
     """Documents of whole paragraphs, ``size`` bytes at most; longer paragraphs are cut."""
-    held = b""
+    buffer = b""
     for paragraph in paragraphs:
         raw = paragraph.encode()[: size - 1] + b"\n"
-        if held and len(held) + 1 + len(raw) > size:
-            yield Text(held, (0,))
-            held = b""
-        held += (b"\n" if held else b"") + raw
-    if held:
-        yield Text(held, (0,))
+        if buffer and len(buffer) + 1 + len(raw) > size:
+            yield Text(buffer, (0,))
+            buffer = b""
+        buffer += (b"\n" if buffer else b"") + raw
+    if buffer:
+        yield Text(buffer, (0,))
 
 
 @torch.no_grad()
@@ -180,9 +180,9 @@ def look(run: TrainedRun, texts: Sequence[Text], target: float) -> Seen:
         seen.num_bytes += int(count)
         cuts = seen.cuts.add(task.encoder(tokens), tokens, BOUNDARIES, generator)
         if len(seen.lines) < LINES:
-            shown = marked_text(run.tokenizer, tokens, cuts) or ""
+            marked = marked_text(run.tokenizer, tokens, cuts) or ""
             # The first line of a window is the end of one.
-            lines = [line[:WIDE] for line in shown.splitlines()[1:] if line.strip(" \t·")]
+            lines = [line[:WIDE] for line in marked.splitlines()[1:] if line.strip(" \t·")]
             seen.lines += lines[: LINES - len(seen.lines)]
     return seen
 
@@ -197,9 +197,9 @@ def check_causal(run: TrainedRun, text: Text) -> float:
     task = run.task
     assert isinstance(task, LanguageModel)
     tokens, _ = with_boundaries(run.tokenizer, [text])
-    place = tokens.spans.total // 2
+    position = tokens.spans.total // 2
     changed = bytearray(content := _raw(text))
-    first = place - len(text.documents)
+    first = position - len(text.documents)
     changed[first] = (content[first] + 1) % 256
     other, _ = with_boundaries(run.tokenizer, [Text(bytes(changed), text.documents)])
 
@@ -227,20 +227,22 @@ def run(options: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         started = {name: pool.submit(train, name, Path(folder), seconds, options) for name in CONTENDERS}
         runs = {name: load_task(future.result()) for name, future in started.items()}
-    checks = {f"{name}, causality": check_causal(own, texts["English"][0]) for name, own in runs.items()}
-    found = {name: {text: look(own, texts[text], options.target) for text in TEXTS} for name, own in runs.items()}
+    checks = {f"{name}, causality": check_causal(by_text, texts["English"][0]) for name, by_text in runs.items()}
+    results = {
+        name: {text: look(by_text, texts[text], options.target) for text in TEXTS} for name, by_text in runs.items()
+    }
     return Result(
         name=NAME,
         command=options.command,
         quick=options.quick,
         settings={"target": options.target, "max": options.max, "warmup": options.warmup, "context": options.context}
-        | {"seconds": seconds, "config": CONFIG, "bytes": {text: found["learned"][text].num_bytes for text in TEXTS}},
+        | {"seconds": seconds, "config": CONFIG, "bytes": {text: results["learned"][text].num_bytes for text in TEXTS}},
         checks=checks,
-        rows=[_row(text, {name: own[text] for name, own in found.items()}, runs, seconds) for text in TEXTS],
-        bars=[] if options.quick else _bars(found, options.target),
+        rows=[_row(text, {name: by_text[text] for name, by_text in results.items()}, runs, seconds) for text in TEXTS],
+        bars=[] if options.quick else _bars(results, options.target),
         details={
-            "cuts": {name: {text: found[name][text].lines for text in TEXTS} for name in LEARNED},
-            "scores": {name: {text: _scores(own[text]) for text in TEXTS} for name, own in found.items()},
+            "cuts": {name: {text: results[name][text].lines for text in TEXTS} for name in LEARNED},
+            "scores": {name: {text: _scores(by_text[text]) for text in TEXTS} for name, by_text in results.items()},
         },
         **environment(options.device),
     )
@@ -248,14 +250,14 @@ def run(options: argparse.Namespace) -> Result:
 
 def _row(text: str, seen: dict[str, Seen], runs: dict[str, TrainedRun], seconds: float) -> Row:
     contenders = {}
-    for name, own in seen.items():
+    for name, seen_text in seen.items():
         state = runs[name].checkpoint
-        words = own.cuts.scores["words"]
+        words = seen_text.cuts.scores["words"]
         contenders[name] = Measured(
             seconds=seconds,
             scores={
-                "bits_per_byte": own.bits_per_byte,
-                "bytes_per_group": own.tokens_per_group,
+                "bits_per_byte": seen_text.bits_per_byte,
+                "bytes_per_group": seen_text.tokens_per_group,
                 "words_f1": words["cuts", 0].f1,
                 "words_f1_even": words["even", 0].f1,
                 "words_f1_random": words["random", 0].f1,
@@ -263,7 +265,7 @@ def _row(text: str, seen: dict[str, Seen], runs: dict[str, TrainedRun], seconds:
                 "steps": state.step,
             },
         )
-    bits = {name: own.bits_per_byte for name, own in seen.items()}
+    bits = {name: seen_text.bits_per_byte for name, seen_text in seen.items()}
     ratios = {f"{name}/learned bits per byte": bits[name] / bits["learned"] for name in bits if name != "learned"}
     return Row(sizes={"text": text, "bytes": seen["learned"].num_bytes}, contenders=contenders, ratios=ratios)
 
@@ -279,22 +281,24 @@ def _scores(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _bars(found: dict[str, dict[str, Seen]], target: float) -> list[Bar]:
+def _bars(results: dict[str, dict[str, Seen]], target: float) -> list[Bar]:
     bars = []
     for name in LEARNED:
         for text in TEXTS:
-            words = found[name][text].cuts.scores["words"]
-            known = max(words["even", 0].f1, words["random", 0].f1)
+            words = results[name][text].cuts.scores["words"]
+            best_control = max(words["even", 0].f1, words["random", 0].f1)
             own = words["cuts", 0].f1
             claim = f"{name}, {text}: F1 against starts of words, over even and random cuts"
-            bars.append(Bar(claim=claim, asked=f"above {known:.3f}", measured=f"{own:.3f}", met=own > known))
-        size = found[name]["Python"].tokens_per_group
-        asked = f"{target:g} by {ASIDE:.0%}"
+            bars.append(
+                Bar(claim=claim, goal=f"above {best_control:.3f}", measured=f"{own:.3f}", met=own > best_control)
+            )
+        size = results[name]["Python"].tokens_per_group
+        goal = f"{target:g} by {ASIDE:.0%}"
         met = abs(size / target - 1) <= ASIDE
-        bars.append(Bar(claim=f"{name}, Python: bytes a group", asked=asked, measured=f"{size:.2f}", met=met))
-    own, fixed = (found[name]["Python"].bits_per_byte for name in ("learned", "fixed"))
+        bars.append(Bar(claim=f"{name}, Python: bytes a group", goal=goal, measured=f"{size:.2f}", met=met))
+    own, fixed = (results[name]["Python"].bits_per_byte for name in ("learned", "fixed"))
     claim = "bits per byte of Python: learned groups, less than the fixed stride's at equal time"
-    return [*bars, Bar(claim=claim, asked=f"below {fixed:.3f}", measured=f"{own:.3f}", met=own < fixed)]
+    return [*bars, Bar(claim=claim, goal=f"below {fixed:.3f}", measured=f"{own:.3f}", met=own < fixed)]
 
 
 def tables(result: Result) -> str:
@@ -323,14 +327,14 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=2.5, help="processor time of each contender; 2.5 when absent")
-    found.add_argument("--target", type=positive, default=6, help="bytes a group that learned groups aim at")
-    found.add_argument("--max", type=positive, default=24, help="bytes of the longest group")
-    found.add_argument("--warmup", type=positive, default=60, help="steps until the target is the whole one")
-    found.add_argument("--context", type=positive, default=2048, help="bytes of a window")
-    found.add_argument("--windows", type=positive, default=32, help="held-out windows of each text, at most")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=2.5, help="processor time of each contender; 2.5 when absent")
+    options.add_argument("--target", type=positive, default=6, help="bytes a group that learned groups aim at")
+    options.add_argument("--max", type=positive, default=24, help="bytes of the longest group")
+    options.add_argument("--warmup", type=positive, default=60, help="steps until the target is the whole one")
+    options.add_argument("--context", type=positive, default=2048, help="bytes of a window")
+    options.add_argument("--windows", type=positive, default=32, help="held-out windows of each text, at most")
+    return options
 
 
 if __name__ == "__main__":

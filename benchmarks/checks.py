@@ -32,11 +32,11 @@ def must_equal(name: str, got: Sequence[Tensor], expected: Sequence[Tensor], bou
             raise CheckFailed(f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
     if all(not bool(b.any()) for b in expected):
         raise CheckFailed(f"{name}: the expected output is all zeros, so equality says nothing")
-    found = difference(got, expected)
+    error = difference(got, expected)
     # Written so that NaN fails as well.
-    if not found <= bound:
-        raise CheckFailed(f"{name}: outputs differ by {found:.2e}, more than {bound:.0e}")
-    return found
+    if not error <= bound:
+        raise CheckFailed(f"{name}: outputs differ by {error:.2e}, more than {bound:.0e}")
+    return error
 
 
 def bound_of(dtype: torch.dtype) -> float:

@@ -22,25 +22,25 @@ Picture = Callable[[Result, Path], None]
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, the figures say nothing")
-    found.add_argument(
+    options.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, the figures say nothing")
+    options.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
         help="where the result goes; benchmarks/results/NAME-DEVICE.json when absent, and nowhere with --quick",
     )
-    found.add_argument("--device", choices=("cpu", "cuda"), help="the GPU where there is one, when absent")
-    found.add_argument(
+    options.add_argument("--device", choices=("cpu", "cuda"), help="the GPU where there is one, when absent")
+    options.add_argument(
         "--no-memory",
         dest="memory",
         action="store_false",
         help="leave memory out: on a CPU each figure takes a process",
     )
-    found.add_argument("--threads", type=positive, help="CPU threads; PyTorch's choice when absent")
-    return found
+    options.add_argument("--threads", type=positive, help="CPU threads; PyTorch's choice when absent")
+    return options
 
 
 def positive(text: str) -> int:
@@ -105,16 +105,16 @@ def main(
 
 def _without_file(given: list[str]) -> list[str]:
     """The words of a command line that change what is measured: all but ``--json FILE``."""
-    kept, words = [], iter(given)
+    arguments, words = [], iter(given)
     for word in words:
         if word == "--json":
             next(words, None)
         elif not word.startswith("--json="):
-            kept.append(word)
-    return kept
+            arguments.append(word)
+    return arguments
 
 
-def _device(asked: str | None) -> torch.device:
-    if asked == "cuda" and not torch.cuda.is_available():
+def _device(name: str | None) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda, but PyTorch sees no CUDA device; drop the option to run on the CPU")
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -36,11 +36,11 @@ def contest(
         name: Measured(
             seconds=raced.median(name),
             quartiles=raced.quartiles(name),
-            bytes=found.peak if found else None,
-            held_bytes=found.held if found else None,
+            bytes=entry.peak if entry else None,
+            held_bytes=entry.held if entry else None,
             note=raced.notes.get(name, ""),
         )
-        for name, found in memory.items()
+        for name, entry in memory.items()
     }
     return measured, raced
 
@@ -80,20 +80,20 @@ def limited(
     notes |= raced.notes
     contenders = {}
     for name in names:
-        found = memory.get(name)
+        used = memory.get(name)
         contenders[name] = Measured(
             seconds=raced.median(name) if name in memory else None,
             quartiles=raced.quartiles(name) if name in memory else None,
-            bytes=found.peak if found else None,
-            held_bytes=found.held if found else None,
+            bytes=used.peak if used else None,
+            held_bytes=used.held if used else None,
             note=notes.get(name, ""),
         )
     first, ratios = names[0], dict[str, float]()
-    own = contenders[first]
+    first_contender = contenders[first]
     for name in memory.keys() - {first}:
         if first in memory and (ratio := raced.ratio(name, first)) is not None:
             ratios[f"{name}/{first} seconds"] = ratio
-        if own.bytes and (other := contenders[name].bytes):
-            ratios[f"{first}/{name} bytes"] = own.bytes / other
+        if first_contender.bytes and (other := contenders[name].bytes):
+            ratios[f"{first}/{name} bytes"] = first_contender.bytes / other
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in ratios.items()), file=sys.stderr, flush=True)
     return Row(sizes=sizes, contenders=contenders, ratios=dict(sorted(ratios.items())))

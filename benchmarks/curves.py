@@ -68,34 +68,34 @@ def curves(
     Returns:
         By contender the learning rate, the parameters and the curve: [seconds, steps, accuracy on the test split].
     """
-    found = {}
+    results = {}
     rates = rates[:1] if quick else rates
     with one_thread():
         data = build_data(config, ["train", "val", "test"])
-        held = {split: whole(data, config, split, length) for split in ("val", "test")}
+        evaluation = {split: whole(data, config, split, length) for split in ("val", "test")}
         for name, build in contenders.items():
             trials = {}
             for rate in rates if len(rates) > 1 else ():
-                (point,) = trained(made(build, data), data, config, rate, TRIAL * seconds, held["val"], 1)
+                (point,) = trained(made(build, data), data, config, rate, TRIAL * seconds, evaluation["val"], 1)
                 trials[rate] = point[2]
             best = max(trials, key=lambda rate: trials[rate]) if trials else rates[0]
             model = made(build, data)
-            curve = trained(model, data, config, best, seconds, held["test"], 2 if quick else POINTS)
+            curve = trained(model, data, config, best, seconds, evaluation["test"], 2 if quick else POINTS)
             size = sum(own.numel() for own in model.parameters())
-            found[name] = {"rate": best, "trials": trials, "parameters": size, "curve": curve}
+            results[name] = {"rate": best, "trials": trials, "parameters": size, "curve": curve}
             print(f"{name}: {curve[-1][2]:.1%} after {curve[-1][0]:.0f} s", file=sys.stderr, flush=True)
-    return found
+    return results
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Computes on one thread inside the ``with``: then the time of the process is that of the training."""
-    before = torch.get_num_threads()
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
 
 
 def made(build: Callable[[Data], Classifier], data: Data) -> Classifier:
@@ -106,7 +106,7 @@ def made(build: Callable[[Data], Classifier], data: Data) -> Classifier:
 
 
 def trained(
-    model: Classifier, data: Data, config: RunConfig, rate: float, seconds: float, held: Held, points: int
+    model: Classifier, data: Data, config: RunConfig, rate: float, seconds: float, evaluation: Held, points: int
 ) -> list[list[float]]:
     """Trains for a time of computing, and returns as many points of the curve."""
     options, maker = config.train, data.maker(config, "train")
@@ -132,7 +132,7 @@ def trained(
             optimizer.zero_grad()
             spent += time.process_time() - started
             if spent >= seconds * (len(curve) + 1) / points:
-                curve.append([round(spent, 2), steps, accuracy(model, held)])
+                curve.append([round(spent, 2), steps, accuracy(model, evaluation)])
             if spent >= seconds:
                 return curve
     raise AssertionError("plans have no end")
@@ -143,28 +143,28 @@ def whole(data: Data, config: RunConfig, split: str, length: Callable[[Any], int
     dataset = data.splits[split]
     samples = [dataset[index] for index in range(len(dataset))]
     samples.sort(key=lambda sample: length(sample.value))
-    found = []
+    batches = []
     for first in range(0, len(samples), 32):
         part = samples[first : first + 32]
         tokens = data.tokenizer([sample.value for sample in part])
         target = config.task.targets(part, tokens, data.classes)
         assert isinstance(target, Tensor)
-        found.append((tokens, target))
-    return found
+        batches.append((tokens, target))
+    return batches
 
 
-def accuracy(model: Classifier, held: Held) -> float:
+def accuracy(model: Classifier, evaluation: Held) -> float:
     """On samples that are not trained on."""
     model.eval()
     with torch.no_grad():
-        right = sum(int((model(tokens).argmax(-1) == target).sum()) for tokens, target in held)
+        right = sum(int((model(tokens).argmax(-1) == target).sum()) for tokens, target in evaluation)
     model.train()
-    return right / sum(len(target) for _, target in held)
+    return right / sum(len(target) for _, target in evaluation)
 
 
-def table(found: dict[str, Any], what: str) -> str:
+def table(results: dict[str, Any], what: str) -> str:
     """The curves as Markdown, and of what the accuracy is."""
-    first = next(iter(found.values()))["curve"]
+    first = next(iter(results.values()))["curve"]
     head = ["contender", "parameters", "learning rate", "steps", *(f"after {point[0]:.0f} s" for point in first)]
     body = [
         [
@@ -174,6 +174,6 @@ def table(found: dict[str, Any], what: str) -> str:
             f"{own['curve'][-1][1]:,.0f}",
             *(f"{point[2]:.1%}" for point in own["curve"]),
         ]
-        for name, own in found.items()
+        for name, own in results.items()
     ]
     return f"Accuracy on {what}, by seconds of computing on one thread:\n\n{markdown(head, body)}"

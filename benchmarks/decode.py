@@ -71,13 +71,13 @@ def check(config: HierarchyConfig, device: torch.device, name: str) -> float:
     tokens = prompts(2, 96, width, device)
     x_BND = tokens.x.unflatten(0, (2, 96))
     with torch.inference_mode():
-        whole_BND = model(tokens)[0].x.unflatten(0, (2, 96))
+        expected_BND = model(tokens)[0].x.unflatten(0, (2, 96))
         begin = Tokens(
             x_BND[:, :61].flatten(0, 1), Spans.from_lengths([61] * 2, device), prompts(2, 61, width, device).coords_TC
         )
         _, cache = prefill(model, begin)
-        found = torch.stack([step(model, x_BND[:, place], cache) for place in range(61, 96)], 1)
-    return must_equal(f"{name}, steps against forward", [found], [whole_BND[:, 61:]], 1e-4)
+        stepped = torch.stack([step(model, x_BND[:, position], cache) for position in range(61, 96)], 1)
+    return must_equal(f"{name}, steps against forward", [stepped], [expected_BND[:, 61:]], 1e-4)
 
 
 def _stepping(model: Hierarchy, cache: Cache, x_BD: Tensor) -> Any:
@@ -93,16 +93,16 @@ def run(options: argparse.Namespace) -> Result:
     """Measures both at every length and batch size."""
     device: torch.device = options.device
     quick = options.quick
-    found = configs(quick)
+    models = configs(quick)
     lengths = (64,) if quick else options.lengths
     batches = (1, 2) if quick else options.batches
-    checks = {f"{name}, steps against forward": check(config, device, name) for name, config in found.items()}
-    rows = [_row(found, length, batch, options) for length in lengths for batch in batches]
+    checks = {f"{name}, steps against forward": check(config, device, name) for name, config in models.items()}
+    rows = [_row(models, length, batch, options) for length in lengths for batch in batches]
     return Result(
         name=NAME,
         command=options.command,
         quick=quick,
-        settings={"steps_a_round": STEPS, "levels": [level.model_dump() for level in found["hierarchy"].levels]},
+        settings={"steps_a_round": STEPS, "levels": [level.model_dump() for level in models["hierarchy"].levels]},
         checks=checks,
         rows=rows,
         bars=[] if quick else _bars(rows),
@@ -110,10 +110,10 @@ def run(options: argparse.Namespace) -> Result:
     )
 
 
-def _row(found: Mapping[str, HierarchyConfig], length: int, batch: int, options: argparse.Namespace) -> Row:
+def _row(models: Mapping[str, HierarchyConfig], length: int, batch: int, options: argparse.Namespace) -> Row:
     device: torch.device = options.device
     calls, caches, filled = {}, {}, {}
-    for name, config in found.items():
+    for name, config in models.items():
         model = model_of(config, device)
         tokens = prompts(batch, length, config.levels[0].dim, device)
         started = time.perf_counter()
@@ -146,14 +146,14 @@ def _row(found: Mapping[str, HierarchyConfig], length: int, batch: int, options:
 
 
 def _bars(rows: list[Row]) -> list[Bar]:
-    found = []
+    goals = []
     for row in rows:
-        asked = {LONG: FASTER, SHORT: 1.0}.get(int(row.sizes["prompt"]))
-        if asked is not None:
+        goal = {LONG: FASTER, SHORT: 1.0}.get(int(row.sizes["prompt"]))
+        if goal is not None:
             ratio = row.ratios["flat/hierarchy seconds"]
             claim = f"faster than flat after {row.sizes['prompt']} tokens, batch {row.sizes['batch']}"
-            found.append(Bar(claim=claim, asked=f"{asked:g}x", measured=times(ratio), met=ratio >= asked))
-    return found
+            goals.append(Bar(claim=claim, goal=f"{goal:g}x", measured=times(ratio), met=ratio >= goal))
+    return goals
 
 
 def tables(result: Result) -> str:
@@ -162,15 +162,15 @@ def tables(result: Result) -> str:
     head += ["hierarchy, cache MiB", "flat, cache MiB", "hierarchy, prefill s", "flat, prefill s"]
     body = []
     for row in result.rows:
-        own, flat = (row.contenders[name] for name in CONTENDERS)
+        hierarchy, flat = (row.contenders[name] for name in CONTENDERS)
         body.append(
             [
                 str(row.sizes["prompt"]),
                 str(row.sizes["batch"]),
-                *(f"{one.scores['tokens_per_second']:,.0f}" for one in (own, flat)),
+                *(f"{one.scores['tokens_per_second']:,.0f}" for one in (hierarchy, flat)),
                 times(row.ratios["flat/hierarchy seconds"]),
-                *(f"{(one.bytes or 0) / 2**20:,.1f}" for one in (own, flat)),
-                *(f"{one.scores['prefill_seconds']:,.2f}" for one in (own, flat)),
+                *(f"{(one.bytes or 0) / 2**20:,.1f}" for one in (hierarchy, flat)),
+                *(f"{one.scores['prefill_seconds']:,.2f}" for one in (hierarchy, flat)),
             ]
         )
     return markdown(head, body)
@@ -178,11 +178,11 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--lengths", type=numbers, default=(1024, 4096, 16384), help="of prompts: 1024,4096,16384")
-    found.add_argument("--batches", type=numbers, default=(1, 8), help="samples a step: 1,8")
-    found.add_argument("--budget", type=float, default=15.0, help="seconds of timing a row; 3 rounds at the least")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--lengths", type=numbers, default=(1024, 4096, 16384), help="of prompts: 1024,4096,16384")
+    options.add_argument("--batches", type=numbers, default=(1, 8), help="samples a step: 1,8")
+    options.add_argument("--budget", type=float, default=15.0, help="seconds of timing a row; 3 rounds at the least")
+    return options
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def check(settings: Mapping[str, Any], dtype: str) -> dict[str, float]:
     Raises:
         CheckFailed: one is too large.
     """
-    found = {}
+    errors = {}
     for name, make in (("hierarchy", models.hierarchy), ("flat", models.flat)):
         model, truth = make(settings), make(settings, backend="reference").double()
         width = model.config.levels[0].dim
@@ -73,8 +73,8 @@ def check(settings: Mapping[str, Any], dtype: str) -> dict[str, float]:
                 got = _levels(model, list(samples))
             expected = _levels(truth, [sample.double() for sample in samples])
         title = f"{name}, {dtype}, against the reference attention in float64"
-        found[title] = must_equal(title, got, expected, bound_of(DTYPES[dtype]))
-    return found
+        errors[title] = must_equal(title, got, expected, bound_of(DTYPES[dtype]))
+    return errors
 
 
 def _levels(model: Hierarchy, samples: list[Tensor]) -> list[Tensor]:
@@ -146,13 +146,13 @@ def _row(sizes: Sizes, settings: Mapping[str, Any], peers: bool) -> Row:
     warm = sizes | {"tokens": min(256, int(sizes["tokens"]))}
     contenders, raced = contest(NAME, prepare, names, sizes, warm, settings)
     ratios = {f"{name}/hierarchy seconds": raced.ratio(name, "hierarchy") for name in names[1:]}
-    own = contenders["hierarchy"]
+    hierarchy = contenders["hierarchy"]
     for name in names[1:]:
         other = contenders[name]
-        if own.bytes and own.held_bytes and other.bytes and other.held_bytes:
-            ratios[f"hierarchy/{name} bytes"] = own.bytes / other.bytes
-            whole = (own.bytes + own.held_bytes) / (other.bytes + other.held_bytes)
-            ratios[f"hierarchy/{name} bytes with weights"] = whole
+        if hierarchy.bytes and hierarchy.held_bytes and other.bytes and other.held_bytes:
+            ratios[f"hierarchy/{name} bytes"] = hierarchy.bytes / other.bytes
+            memory_ratio = (hierarchy.bytes + hierarchy.held_bytes) / (other.bytes + other.held_bytes)
+            ratios[f"hierarchy/{name} bytes with weights"] = memory_ratio
     row = Row(sizes=sizes, contenders=contenders, ratios={k: v for k, v in ratios.items() if v is not None})
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.ratios.items()), file=sys.stderr)
     return row
@@ -163,42 +163,42 @@ def exponents(rows: list[Row]) -> list[dict[str, Any]]:
 
     ``all`` is fitted over all lengths, ``last`` over the three longest.
     """
-    found = []
+    results = []
     for mode, dtype in dict.fromkeys((row.sizes["mode"], row.sizes["dtype"]) for row in rows):
-        own = [row for row in rows if (row.sizes["mode"], row.sizes["dtype"]) == (mode, dtype)]
-        for name in own[0].contenders:
+        selected = [row for row in rows if (row.sizes["mode"], row.sizes["dtype"]) == (mode, dtype)]
+        for name in selected[0].contenders:
             points = [
                 (float(row.sizes["tokens"]), seconds)
-                for row in own
+                for row in selected
                 if (seconds := row.contenders[name].seconds) is not None
             ]
             if len(points) > 1:
                 fits = {"all": exponent(*zip(*points, strict=True)), "last": exponent(*zip(*points[-3:], strict=True))}
-                found.append({"mode": mode, "dtype": dtype, "contender": name, **fits})
-    return found
+                results.append({"mode": mode, "dtype": dtype, "contender": name, **fits})
+    return results
 
 
 def bars(rows: list[Row], device: torch.device) -> list[Bar]:
     """The prototype's speed, on the CPU in float32 as it ran, and the memory at 16k tokens."""
-    found = []
+    goals = []
     for row in rows:
         tokens, mode, dtype = (row.sizes[key] for key in ("tokens", "mode", "dtype"))
         where = f"{mode}, {dtype}, {tokens} tokens"
         speed, share = row.ratios.get("flat/hierarchy seconds"), row.ratios.get("hierarchy/flat bytes")
-        asked = PROTOTYPE.get(int(tokens)) if device.type == "cpu" and dtype == "float32" else None
-        if asked and speed:
-            found.append(
-                Bar(claim=f"faster than flat: {where}", asked=f"{asked}x", measured=times(speed), met=speed >= asked)
+        target = PROTOTYPE.get(int(tokens)) if device.type == "cpu" and dtype == "float32" else None
+        if target and speed:
+            goals.append(
+                Bar(claim=f"faster than flat: {where}", goal=f"{target}x", measured=times(speed), met=speed >= target)
             )
         if tokens == 16384 and share:
             bar = Bar(
                 claim=f"memory over flat's: {where}",
-                asked=f"{MEMORY_SHARE:.0%} or less",
+                goal=f"{MEMORY_SHARE:.0%} or less",
                 measured=f"{share:.1%}",
                 met=share <= MEMORY_SHARE,
             )
-            found.append(bar)
-    return found
+            goals.append(bar)
+    return goals
 
 
 def tables(result: Result) -> str:
@@ -249,15 +249,17 @@ def _cells(row: Row, names: list[str]) -> list[str]:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--tokens", type=numbers, help="lengths, as 1024,4096; 1k to 16k (64k on a GPU) when absent")
-    found.add_argument("--batch", type=positive, help="sequences a call; 1, or 4 on a GPU, when absent")
-    found.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent")
-    found.add_argument("--widths", type=numbers, help="of the levels, as 128,256,512")
-    found.add_argument("--depths", type=numbers, help="of the levels, as 2,2,4")
-    found.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
-    found.add_argument("--no-peers", dest="peers", action="store_false", help="leave torch.nn.TransformerEncoder out")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--tokens", type=numbers, help="lengths, as 1024,4096; 1k to 16k (64k on a GPU) when absent")
+    options.add_argument("--batch", type=positive, help="sequences a call; 1, or 4 on a GPU, when absent")
+    options.add_argument(
+        "--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent"
+    )
+    options.add_argument("--widths", type=numbers, help="of the levels, as 128,256,512")
+    options.add_argument("--depths", type=numbers, help="of the levels, as 2,2,4")
+    options.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
+    options.add_argument("--no-peers", dest="peers", action="store_false", help="leave torch.nn.TransformerEncoder out")
+    return options
 
 
 if __name__ == "__main__":

@@ -50,18 +50,18 @@ def check_image(path: Path) -> str | None:
     from hrt_modalities.vision.images import image_shape, read_image
     from PIL import Image, ImageOps
 
-    found = read_image(path, path.name)
-    if (shape := image_shape(path, path.name)) != tuple(found.shape):
-        return f"its header gives {shape}, its pixels are {tuple(found.shape)}"
+    decoded = read_image(path, path.name)
+    if (shape := image_shape(path, path.name)) != tuple(decoded.shape):
+        return f"its header gives {shape}, its pixels are {tuple(decoded.shape)}"
     with Image.open(path) as file:
         file.load()
         image = ImageOps.exif_transpose(file)
-    if found.dtype != torch.uint8:
+    if decoded.dtype != torch.uint8:
         return None  # Pillow has no common scale for these
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    pixels = torch.from_numpy(np.array(image.convert("L" if len(found) == 1 else "RGB")))
-    same = torch.equal(pixels, found[0] if len(found) == 1 else found.permute(1, 2, 0))
+    pixels = torch.from_numpy(np.array(image.convert("L" if len(decoded) == 1 else "RGB")))
+    same = torch.equal(pixels, decoded[0] if len(decoded) == 1 else decoded.permute(1, 2, 0))
     return None if same else "its pixels are others than Pillow's"
 
 
@@ -71,8 +71,8 @@ def check_audio(path: Path) -> str | None:
     from hrt_modalities.audio.containers import OPTIONS
     from hrt_modalities.audio.files import read_audio
 
-    found = read_audio(path, path.name)
-    samples, rate = Fraction(0), found.rate
+    audio = read_audio(path, path.name)
+    samples, rate = Fraction(0), audio.rate
     try:
         with av.open(str(path), options=dict(OPTIONS), metadata_errors="replace") as container:
             stream: Any = container.streams.best("audio")
@@ -85,11 +85,11 @@ def check_audio(path: Path) -> str | None:
                     samples += Fraction(frame.samples * rate, frame.sample_rate)
     except (av.FFmpegError, ValueError):
         return None  # libsndfile alone reads it
-    if abs(samples - len(found.waveform_S)) >= 1:
-        return f"{len(found.waveform_S)} samples, {round(samples)} by FFmpeg"
-    offset = random.Random(0).uniform(0, 0.9) * found.seconds
+    if abs(samples - len(audio.waveform_S)) >= 1:
+        return f"{len(audio.waveform_S)} samples, {round(samples)} by FFmpeg"
+    offset = random.Random(0).uniform(0, 0.9) * audio.seconds
     part = read_audio(path, path.name, offset).waveform_S
-    same = torch.allclose(part, found.waveform_S[round(offset * rate) :], atol=1e-3)
+    same = torch.allclose(part, audio.waveform_S[round(offset * rate) :], atol=1e-3)
     return None if same else f"a part from {offset:.3f} s on differs from the whole"
 
 
@@ -106,10 +106,10 @@ def check_video(path: Path) -> str | None:
         for block in video.stream():
             numbers = torch.searchsorted(video.index.times_N, block.times_N - 1e-9).tolist()
             given.update(zip(numbers, (hash_of(frame) for frame in block.pixels_N3HW), strict=True))
-        whole = list(_in_sequence(path, video.size))
-        if len(given) == frames != len(whole):
-            return f"{frames} frames, {len(whole)} by FFmpeg"
-        if len(given) == frames and (wrong := [number for number in given if given[number] != whole[number]]):
+        in_sequence = list(_in_sequence(path, video.size))
+        if len(given) == frames != len(in_sequence):
+            return f"{frames} frames, {len(in_sequence)} by FFmpeg"
+        if len(given) == frames and (wrong := [number for number in given if given[number] != in_sequence[number]]):
             return f"frame {wrong[0]} and {len(wrong) - 1} others differ from FFmpeg's"
         for number in random.Random(0).choices(sorted(given), k=DRAWN):
             if hash_of(video.frames([number]).pixels_N3HW[0]) != given[number]:
@@ -186,8 +186,8 @@ class Workers:
         self._connection.send((kind, path))
         try:
             if self._connection.poll(self.seconds):
-                found: Outcome = self._connection.recv()
-                return found
+                outcome: Outcome = self._connection.recv()
+                return outcome
             reason = f"took more than {self.seconds:g} s"
         except EOFError:
             reason = "the process died"
@@ -209,7 +209,7 @@ def kinds_of(path: Path) -> list[str]:
     from hrt_modalities.vision.images import SUFFIXES as IMAGES
 
     suffix = path.suffix.lower()
-    return [kind for kind, known in (("image", IMAGES), ("audio", SOUNDS), ("video", VIDEOS)) if suffix in known]
+    return [kind for kind, suffixes in (("image", IMAGES), ("audio", SOUNDS), ("video", VIDEOS)) if suffix in suffixes]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,10 +226,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in arguments.folder:
             for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
                 for kind in kinds_of(path):
-                    found = workers.run(kind, path)
-                    counts[folder.name, kind, found.kind] += 1
-                    if found.kind in ("wrong", "crashed") or (found.kind == "skipped" and arguments.skips):
-                        print(f"{found.kind}: {path} as {kind}: {found.reason}", file=sys.stderr)
+                    outcome = workers.run(kind, path)
+                    counts[folder.name, kind, outcome.kind] += 1
+                    if outcome.kind in ("wrong", "crashed") or (outcome.kind == "skipped" and arguments.skips):
+                        print(f"{outcome.kind}: {path} as {kind}: {outcome.reason}", file=sys.stderr)
     finally:
         workers.close()
     rows = sorted({(folder, kind) for folder, kind, _ in counts})

@@ -43,7 +43,7 @@ CONFIGS = {"hierarchy": "audio/fsdd", "flat": "audio/fsdd_flat"}
 NAMES = (*CONFIGS, "nearest")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 OFFICIAL = "official split"
-ASKED = {OFFICIAL: 0.99, "speakers": 0.90}
+GOALS = {OFFICIAL: 0.99, "speakers": 0.90}
 """Accuracy that the hierarchy must reach."""
 TOLERANCE = 0.01
 """How far the contenders' parameters may differ."""
@@ -53,9 +53,9 @@ BANDS, STRETCHES = 16, 8
 
 def overrides(fold: str, minutes: float, folder: Path) -> list[str]:
     """What a run changes in its configuration."""
-    found = [f"run.dir={folder}", "train.clock=cpu", f"train.time_limit={minutes}", "train.workers=0"]
-    found += ["train.num_threads=1", "train.device=cpu", "train.tensorboard=false"]
-    return found if fold == OFFICIAL else [*found, f"data.leave_out={fold}"]
+    options = [f"run.dir={folder}", "train.clock=cpu", f"train.time_limit={minutes}", "train.workers=0"]
+    options += ["train.num_threads=1", "train.device=cpu", "train.tensorboard=false"]
+    return options if fold == OFFICIAL else [*options, f"data.leave_out={fold}"]
 
 
 def train(name: str, fold: str, minutes: float, folder: Path) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def train(name: str, fold: str, minutes: float, folder: Path) -> dict[str, Any]:
         UserError: the run failed, which gives its last words, or another run lies in its folder.
     """
     words = overrides(fold, minutes, folder)
-    if (known := kept(CONFIGS[name], folder, words)) is not None:
-        return known.summary
+    if (stored_run := kept(CONFIGS[name], folder, words)) is not None:
+        return stored_run.summary
     done = subprocess.run(
         [sys.executable, "-m", "hrt_mm", "train", CONFIGS[name], *words],
         stdout=subprocess.PIPE,
@@ -93,7 +93,7 @@ def nearest_accuracy(known: Recordings, tested: Recordings) -> float:
     """
     known_NF, tested_NF = (coarse(own) for own in (known, tested))
     near = torch.cdist(tested_NF, known_NF).argmin(1).tolist()
-    labels = [known.items[place].target for place in near]
+    labels = [known.items[index].target for index in near]
     pairs = zip(labels, (item.target for item in tested.items), strict=True)
     return fmean(float(found == true) for found, true in pairs)
 
@@ -101,12 +101,12 @@ def nearest_accuracy(known: Recordings, tested: Recordings) -> float:
 def coarse(sounds: Recordings) -> Tensor:
     """(N, F) spectra of sounds."""
     tokenizer = AudioConfig(type="audio", rate=8000, mels=BANDS).build()
-    found = []
+    features = []
     for index in range(len(sounds)):
         x_TF = tokenizer([sounds[index].value]).x
         flat_F = functional.adaptive_avg_pool1d(x_TF.T, STRETCHES).flatten()
-        found.append((flat_F - flat_F.mean()) / flat_F.std().clamp(min=1e-3))
-    return torch.stack(found)
+        features.append((flat_F - flat_F.mean()) / flat_F.std().clamp(min=1e-3))
+    return torch.stack(features)
 
 
 def neighbours(root: Path, fold: str) -> float:
@@ -134,18 +134,18 @@ def run(options: argparse.Namespace) -> Result:
     with ExitStack() as stack:
         home = options.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pool = stack.enter_context(ThreadPoolExecutor(max(1, torch.get_num_threads())))
-        wanted = {"hierarchy": folds, "flat": [fold for fold in folds if fold in options.control]}
+        folds_of = {"hierarchy": folds, "flat": [fold for fold in folds if fold in options.control]}
         pending = {
             (fold, name): pool.submit(train, name, fold, minutes, home / f"{fold.split()[0]}-{name}")
             for name in CONFIGS
-            for fold in wanted[name]
+            for fold in folds_of[name]
         }
-        found = {key: future.result() for key, future in pending.items()}
+        results = {key: future.result() for key, future in pending.items()}
     rows = [
-        _row(fold, {name: found[fold, name] for name in CONFIGS if (fold, name) in found}, Path(data) / "fsdd")
+        _row(fold, {name: results[fold, name] for name in CONFIGS if (fold, name) in results}, Path(data) / "fsdd")
         for fold in folds
     ]
-    sizes = [found[wanted[name][0], name]["parameters"] for name in CONFIGS if wanted[name]]
+    sizes = [results[folds_of[name][0], name]["parameters"] for name in CONFIGS if folds_of[name]]
     difference = abs(sizes[-1] / sizes[0] - 1)
     if difference > TOLERANCE:
         raise CheckFailed(f"parameters differ by {difference:.1%}, more than {TOLERANCE:.0%}")
@@ -188,25 +188,25 @@ def means(rows: list[Row], names: Sequence[str] = NAMES) -> dict[str, float]:
 
 
 def _accuracy(row: Row, name: str) -> float:
-    found = row.contenders[name].scores["test/accuracy"]
-    assert found is not None
-    return found
+    accuracy = row.contenders[name].scores["test/accuracy"]
+    assert accuracy is not None
+    return accuracy
 
 
 def _bars(rows: list[Row], minutes: float) -> list[Bar]:
     official = [_accuracy(row, "hierarchy") for row in rows if row.sizes["fold"] == OFFICIAL]
-    pairs = [(OFFICIAL, found, ASKED[OFFICIAL]) for found in official]
+    pairs = [(OFFICIAL, measured, GOALS[OFFICIAL]) for measured in official]
     if len(rows) - len(official) == len(SPEAKERS):
         speakers = means(rows, ["hierarchy"])["hierarchy"]
-        pairs.append(("mean over unseen speakers", speakers, ASKED["speakers"]))
+        pairs.append(("mean over unseen speakers", speakers, GOALS["speakers"]))
     return [
         Bar(
             claim=f"FSDD, {what}, {minutes:g} minutes on 1 thread",
-            asked=f"{asked:.0%} or more",
-            measured=f"{found:.2%}",
-            met=found >= asked,
+            goal=f"{goal:.0%} or more",
+            measured=f"{measured:.2%}",
+            met=measured >= goal,
         )
-        for what, found, asked in pairs
+        for what, measured, goal in pairs
     ]
 
 
@@ -215,8 +215,8 @@ def tables(result: Result) -> str:
     body = []
     for row in result.rows:
         fold = str(row.sizes["fold"])
-        own = [f"{_accuracy(row, name):.1%}" if name in row.contenders else "" for name in NAMES]
-        body.append([fold if fold == OFFICIAL else f"all but {fold}, who is tested", *own])
+        accuracies = [f"{_accuracy(row, name):.1%}" if name in row.contenders else "" for name in NAMES]
+        body.append([fold if fold == OFFICIAL else f"all but {fold}, who is tested", *accuracies])
     titles = {"mean over these speakers": ("hierarchy", "nearest"), "where the control was trained": NAMES}
     for title, names in titles.items():
         if mean := means(result.rows, names):
@@ -244,15 +244,15 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=8.0, help="of computing for each run; 8 when absent")
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=8.0, help="of computing for each run; 8 when absent")
     folds = (OFFICIAL, *SPEAKERS)
-    found.add_argument("--folds", nargs="+", choices=folds, default=folds, help="the official split and speakers")
-    found.add_argument(
+    options.add_argument("--folds", nargs="+", choices=folds, default=folds, help="the official split and speakers")
+    options.add_argument(
         "--control", nargs="*", choices=folds, default=folds, help="folds that the control is trained on"
     )
-    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
-    return found
+    options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    return options
 
 
 if __name__ == "__main__":

@@ -89,25 +89,27 @@ def accuracies(folder: Path, without: Sequence[str], device: str, *, clean: bool
         clean: without noise alone.
     """
     file = folder.with_name(f"{folder.name}.without-{'-'.join(without) or 'none'}.json")
-    known: dict[str, float | None] = json.loads(file.read_text()) if _newer(file, folder / "summary.json") else {}
-    asked = {name: words for name, words in conditions().items() if name == CLEAN or not clean}
-    for name, words in asked.items():
-        if name not in known:
+    cached: dict[str, float | None] = json.loads(file.read_text()) if _newer(file, folder / "summary.json") else {}
+    selected = {name: words for name, words in conditions().items() if name == CLEAN or not clean}
+    for name, words in selected.items():
+        if name not in cached:
             left_out = f"task.without=[{', '.join(without)}]"
             metrics = evaluate_run(folder, "test", [f"train.device={device}", left_out, *words])
-            known[name] = metrics["test/accuracy"]
-            file.write_text(json.dumps(known))
-    return {name: known[name] for name in asked}
+            cached[name] = metrics["test/accuracy"]
+            file.write_text(json.dumps(cached))
+    return {name: cached[name] for name in selected}
 
 
 def _newer(file: Path, run: Path) -> bool:
     return file.is_file() and run.is_file() and file.stat().st_mtime >= run.stat().st_mtime
 
 
-def measured(run: Finished, found: Mapping[str, float | None]) -> Measured:
+def measured(run: Finished, accuracies: Mapping[str, float | None]) -> Measured:
     """Accuracies, with the training time and size of their run."""
     sizes: Mapping[str, float] = scores(run, {})
-    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
+    return Measured(
+        seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**accuracies, **sizes}
+    )
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -124,13 +126,15 @@ def run(options: argparse.Namespace) -> Result:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
         for head in heads:
-            own = train(head, contender(head), home, options)
-            found = {
+            fused = train(head, contender(head), home, options)
+            results = {
                 # Noise does not change a video.
-                sense: measured(own, accuracies(home / head, without, device, clean=options.quick or sense == "video"))
+                sense: measured(
+                    fused, accuracies(home / head, without, device, clean=options.quick or sense == "video")
+                )
                 for sense, without in SENSES.items()
             }
-            rows.append(Row(sizes={"head": head}, contenders=found, ratios={}))
+            rows.append(Row(sizes={"head": head}, contenders=results, ratios={}))
         if options.alone and not options.quick:
             rows.append(Row(sizes={"head": ALONE}, contenders=_alone(home, device, options), ratios={}))
     return Result(
@@ -153,18 +157,18 @@ ALONE = "trained alone"
 
 
 def _alone(home: Path, device: str, options: argparse.Namespace) -> dict[str, Measured]:
-    found = {}
+    results = {}
     for sense, without in SENSES.items():
         if without:
             name = f"{sense}-alone"
-            own = train(name, contender("gated", without), home, options)
-            found[sense] = measured(own, accuracies(home / name, without, device, clean=sense == "video"))
-    return found
+            single = train(name, contender("gated", without), home, options)
+            results[sense] = measured(single, accuracies(home / name, without, device, clean=sense == "video"))
+    return results
 
 
 def _at(row: Row, sense: str, condition: str) -> float:
-    known = row.contenders[sense].scores
-    value = known[condition] if condition in known else known[CLEAN]
+    scores = row.contenders[sense].scores
+    value = scores[condition] if condition in scores else scores[CLEAN]
     assert value is not None
     return value
 
@@ -172,39 +176,39 @@ def _at(row: Row, sense: str, condition: str) -> float:
 def bars(row: Row) -> list[Bar]:
     """Whether fusing brings something: over sound wherever there is noise, over video everywhere."""
     noisy = [name for name in conditions() if name != CLEAN]
-    found = []
-    for sense, places in (("audio", noisy), ("video", [CLEAN, *noisy])):
-        leads = {place: _at(row, "fused", place) - _at(row, sense, place) for place in places}
-        worst = min(leads, key=lambda place: leads[place])
-        found.append(
+    goals = []
+    for sense, noises in (("audio", noisy), ("video", [CLEAN, *noisy])):
+        leads = {noise: _at(row, "fused", noise) - _at(row, sense, noise) for noise in noises}
+        worst = min(leads, key=lambda noise: leads[noise])
+        goals.append(
             Bar(
-                claim=f"{row.sizes['head']}: fused over {sense} alone, at its least of {len(places)} points",
-                asked="above 0",
+                claim=f"{row.sizes['head']}: fused over {sense} alone, at its least of {len(noises)} points",
+                goal="above 0",
                 measured=f"{leads[worst]:+.1%} ({worst})",
                 met=leads[worst] > 0,
             )
         )
-    return found
+    return goals
 
 
 def tables(result: Result) -> str:
     """The result as Markdown."""
     names = list(next(iter(result.rows[0].contenders.values())).scores)
-    shown = [name for name in conditions() if name in names]
+    selected = [name for name in conditions() if name in names]
     body = [
         [
             f"{row.sizes['head']}",
             f"{result.settings['minutes'][row.sizes['head']]:g}",
             sense,
-            *(f"{_at(row, sense, name):.0%}" for name in shown),
-            f"{known.scores['steps']:,.0f}",
+            *(f"{_at(row, sense, name):.0%}" for name in selected),
+            f"{measured.scores['steps']:,.0f}",
         ]
         for row in result.rows
-        for sense, known in row.contenders.items()
+        for sense, measured in row.contenders.items()
     ]
     return (
         f"Accuracy over {WORDS} words on the 600 of the test sentences, chance {1 / WORDS:.0%}:\n\n"
-        f"{markdown(['head', 'minutes', 'reads', *shown, 'steps'], body)}"
+        f"{markdown(['head', 'minutes', 'reads', *selected, 'steps'], body)}"
     )
 
 
@@ -218,9 +222,11 @@ def picture(result: Result, file: Path) -> None:
     ticks = [CLEAN, *(f"{db} dB" for db in DECIBELS)]
     for line, noise in zip(panels, NOISES, strict=True):
         for axes, row in zip(line, rows, strict=True):
-            places = [CLEAN, *(f"{noise} {db} dB" for db in DECIBELS)]
+            names_shown = [CLEAN, *(f"{noise} {db} dB" for db in DECIBELS)]
             for sense, style in (("fused", "o-"), ("audio", "s--"), ("video", "^:")):
-                axes.plot(ticks, [_at(row, sense, place) for place in places], style, markersize=4, label=sense)
+                axes.plot(
+                    ticks, [_at(row, sense, condition) for condition in names_shown], style, markersize=4, label=sense
+                )
             axes.axhline(1 / WORDS, color="0.6", linewidth=0.8)
             axes.set_title(f"{row.sizes['head']}, {noise}", fontsize=9)
             axes.set_ylim(0, 1)
@@ -234,13 +240,13 @@ def picture(result: Result, file: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--heads", nargs="+", choices=list(HEADS), help="some of the heads; all when absent")
-    found.add_argument("--minutes", type=float, help="of each run; 12 when absent, 18 of bottleneck and joint")
-    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
-    found.add_argument("--no-alone", dest="alone", action="store_false", help="leave out runs of one modality")
-    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--heads", nargs="+", choices=list(HEADS), help="some of the heads; all when absent")
+    options.add_argument("--minutes", type=float, help="of each run; 12 when absent, 18 of bottleneck and joint")
+    options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    options.add_argument("--no-alone", dest="alone", action="store_false", help="leave out runs of one modality")
+    options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return options
 
 
 if __name__ == "__main__":

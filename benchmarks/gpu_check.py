@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> Result:
         parts = {name: _benchmark(name, more, options, Path(folder)) for name, more in BENCHMARKS.items()}
     good = {"passed", "all skipped"} if options.rehearsal else {"passed"}
     bars = [
-        Bar(claim=claim, asked=asked, measured=part["outcome"], met=part["outcome"] in good)
-        for claim, asked, part in (
+        Bar(claim=claim, goal=goal, measured=part["outcome"], met=part["outcome"] in good)
+        for claim, goal, part in (
             ("tests marked gpu", "pass", tests),
             *((f"benchmark {name}", "runs, and its checks hold", part) for name, part in parts.items()),
         )
@@ -124,11 +124,11 @@ def counts(report: Path) -> dict[str, int]:
     """Tests, failures, errors and skips, from pytest's JUnit file."""
     # The file is our own, written a moment ago.
     suites = ElementTree.parse(report).getroot().iter("testsuite")
-    found = dict.fromkeys(COUNTS, 0)
+    totals = dict.fromkeys(COUNTS, 0)
     for suite in suites:
         for key in COUNTS:
-            found[key] += int(suite.get(key, 0))
-    return found
+            totals[key] += int(suite.get(key, 0))
+    return totals
 
 
 def _benchmark(name: str, more: Sequence[str], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -142,10 +142,10 @@ def _benchmark(name: str, more: Sequence[str], options: argparse.Namespace, fold
         result = read(path)
         part["result"] = result.model_dump(mode="json")
         if not options.quick:
-            kept = FOLDER / f"{name}-{slug(options.device)}.json"
-            write(result, kept)
+            stored = FOLDER / f"{name}-{slug(options.device)}.json"
+            write(result, stored)
             if path.with_suffix(".png").exists():
-                kept.with_suffix(".png").write_bytes(path.with_suffix(".png").read_bytes())
+                stored.with_suffix(".png").write_bytes(path.with_suffix(".png").read_bytes())
     return part
 
 
@@ -153,21 +153,21 @@ def tables(result: Result) -> str:
     """The result as Markdown."""
     body = [[bar.claim, bar.measured] for bar in result.bars]
     tally = result.details["pytest"]["counts"]
-    said = ", ".join(f"{tally[key]} {key}" for key in COUNTS)
+    summary = ", ".join(f"{tally[key]} {key}" for key in COUNTS)
     failed = [bar.claim for bar in result.bars if not bar.met]
     verdict = "all passed" if not failed else f"FAILED: {', '.join(failed)}; the output is in the result file"
     longer = ", ".join(f"`python -m benchmarks.{words}`" for words in LONGER)
     return (
-        f"{markdown(['part', 'outcome'], body)}\n\npytest: {said}\n\n{result.device}: {verdict}\n\n"
+        f"{markdown(['part', 'outcome'], body)}\n\npytest: {summary}\n\n{result.device}: {verdict}\n\n"
         f"Not run, as they take longer: {longer}"
     )
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--tests", nargs="*", default=["tests"], metavar="PATH", help="where the tests lie")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--tests", nargs="*", default=["tests"], metavar="PATH", help="where the tests lie")
+    return options
 
 
 if __name__ == "__main__":

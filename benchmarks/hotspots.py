@@ -51,13 +51,13 @@ def compare(
 def _by_operator(call: Call, device: torch.device, repeats: int) -> tuple[float, dict[str, float]]:
     """Milliseconds of a call, and by operator: medians, since one that is interrupted is charged for the break."""
     call()
-    walls, found = [], []
+    walls, seconds_by_name = [], []
     for _ in range(repeats):
         wall, spent = _once(call, device)
         walls.append(wall)
-        found.append(spent)
-    names = {name for spent in found for name in spent}
-    medians = {name: statistics.median(spent.get(name, 0.0) for spent in found) for name in names}
+        seconds_by_name.append(spent)
+    names = {name for spent in seconds_by_name for name in spent}
+    medians = {name: statistics.median(spent.get(name, 0.0) for spent in seconds_by_name) for name in names}
     return statistics.median(walls), medians
 
 

@@ -63,9 +63,9 @@ def told(run: Finished, folder: Path, without: Sequence[str], device: str) -> Me
     """What a run tells of the test split, maybe without a modality, with its training time and size."""
     left_out = f"task.without=[{', '.join(without)}]"
     metrics = evaluate_run(folder, "test", [f"train.device={device}", left_out])
-    found: dict[str, float | None] = {name: metrics[f"test/{name}"] for name in METRICS}
+    values: dict[str, float | None] = {name: metrics[f"test/{name}"] for name in METRICS}
     sizes = scores(run, {})
-    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
+    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**values, **sizes})
 
 
 def shallow(train: JointRows, test: JointRows) -> dict[str, Measured]:
@@ -89,9 +89,9 @@ def shallow(train: JointRows, test: JointRows) -> dict[str, Measured]:
     by_text = reader.predict_log_proba(words.transform(texts["test"]))
     by_image = np.log(viewer.predict_proba(pixels["test"]).clip(1e-9))
     assert list(reader.classes_) == list(viewer.classes_)
-    found = {"text": (by_text, read - begun), "image": (by_image, seen - read)}
-    found["both"] = by_text + by_image, seen - begun
-    return {kind: _scored(reader.classes_[of.argmax(1)], labels["test"], took) for kind, (of, took) in found.items()}
+    results = {"text": (by_text, read - begun), "image": (by_image, seen - read)}
+    results["both"] = by_text + by_image, seen - begun
+    return {kind: _scored(reader.classes_[of.argmax(1)], labels["test"], took) for kind, (of, took) in results.items()}
 
 
 def _pixels(image: Tensor) -> np.ndarray:
@@ -102,8 +102,8 @@ def _pixels(image: Tensor) -> np.ndarray:
 def _scored(guesses: Any, labels: Sequence[str], seconds: float) -> Measured:
     from sklearn.metrics import accuracy_score, f1_score
 
-    found = {"accuracy": accuracy_score(labels, guesses), "macro_f1": f1_score(labels, guesses, average="macro")}
-    return Measured(seconds=seconds, scores={name: float(value) for name, value in found.items()})
+    scores = {"accuracy": accuracy_score(labels, guesses), "macro_f1": f1_score(labels, guesses, average="macro")}
+    return Measured(seconds=seconds, scores={name: float(value) for name, value in scores.items()})
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -157,7 +157,7 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     claims += [(f"both over {kind} alone in the same model", by["fused"][kind]) for kind in OTHER]
     claims += [("both over the shallow pair", by["scikit-learn"]["both"])]
     leads = {claim: both - (other.scores["accuracy"] or 0.0) for claim, other in claims}
-    return [Bar(claim=claim, asked="above 0", measured=f"{lead:+.1%}", met=lead > 0) for claim, lead in leads.items()]
+    return [Bar(claim=claim, goal="above 0", measured=f"{lead:+.1%}", met=lead > 0) for claim, lead in leads.items()]
 
 
 def tables(result: Result) -> str:
@@ -177,11 +177,11 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=6.0, help="of each run; 6 when absent")
-    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
-    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=6.0, help="of each run; 6 when absent")
+    options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return options
 
 
 if __name__ == "__main__":

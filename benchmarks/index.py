@@ -71,7 +71,7 @@ def collected(folder: Path, count: int, name: str, seed: int, made_of: np.ndarra
     with writing(folder, model) as writer:
         for first in range(0, count, BLOCK):
             last = min(first + BLOCK, count)
-            rows = [Row(f"{name}{place}", "image") for place in range(first, last)]
+            rows = [Row(f"{name}{number}", "image") for number in range(first, last)]
             writer.add(drawn(last - first, model.dim, made_of, seed + first), rows)
     return Collection(folder)
 
@@ -104,10 +104,10 @@ def killed_while_adding(index: Index, added: Collection) -> None:
     Raises:
         CheckFailed: it was done before it could be killed.
     """
-    before = {path.name for path in index.folder.iterdir()}
+    files_before = {path.name for path in index.folder.iterdir()}
     process = multiprocessing.get_context("fork").Process(target=Index(index.folder).add, args=(added,))
     process.start()
-    while process.is_alive() and not {path.name for path in index.folder.iterdir()} - before - {".lock"}:
+    while process.is_alive() and not {path.name for path in index.folder.iterdir()} - files_before - {".lock"}:
         time.sleep(0.0005)
     if process.pid is not None and process.is_alive():
         os.kill(process.pid, signal.SIGKILL)
@@ -138,15 +138,17 @@ def appended(index: Index, added: Collection) -> tuple[float, float]:
     Raises:
         CheckFailed: a file that was there has changed.
     """
-    before = {path: path.stat().st_mtime_ns for path in index.folder.glob("segment-*/*")}
+    times_before = {path: path.stat().st_mtime_ns for path in index.folder.glob("segment-*/*")}
     start = time.perf_counter()
     index.add(added)
     seconds = time.perf_counter() - start
-    if any(path.stat().st_mtime_ns != changed for path, changed in before.items()):
+    if any(path.stat().st_mtime_ns != changed for path, changed in times_before.items()):
         raise CheckFailed("an addition wrote files anew that were there")
     sample = range(0, len(added), max(1, len(added) // 100))
-    found = [index.search(np.array(added.vectors_ND[place]), 1)[0].row == added.row(place) for place in sample]
-    return seconds, float(np.mean(found))
+    matches = [
+        index.search(np.array(added.vectors_ND[position]), 1)[0].row == added.row(position) for position in sample
+    ]
+    return seconds, float(np.mean(matches))
 
 
 def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[ResultRow, float]:
@@ -164,14 +166,14 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
     index = Index(folder / "index")
     index.search(queries_QD[0], K)
     open_seconds, after = time.perf_counter() - start, held()
-    found, seconds = (list(column) for column in zip(*answers(index, queries_QD), strict=True))
-    exact, exact_seconds, recall = _exact(collection, queries_QD, found)
+    results, seconds = (list(column) for column in zip(*answers(index, queries_QD), strict=True))
+    exact, exact_seconds, recall = _exact(collection, queries_QD, results)
 
     added = collected(folder / "more", max(2000, int(ADDED * count)), "m", options.seed + 3, made_of, model)
     killed_while_adding(index, added)
     left = Index(index.folder)
-    difference = must_be_the_same(found, [hits for hits, _ in answers(left, queries_QD)])
-    append_seconds, own = appended(left, added)
+    difference = must_be_the_same(results, [hits for hits, _ in answers(left, queries_QD)])
+    append_seconds, result = appended(left, added)
     scores: dict[str, float | None] = {
         "recall@10": recall,
         "queries/s": 1 / float(np.mean(seconds)),
@@ -179,7 +181,7 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
         "open seconds": open_seconds,
         "append seconds": append_seconds,
         "added vectors": len(added),
-        "added found first": own,
+        "added found first": result,
     }
     return ResultRow(
         sizes={"vectors": count, "dim": options.dim, "kind": kind_for(count), "data": options.data},
@@ -200,17 +202,17 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
     ), difference
 
 
-def _exact(collection: Collection, queries_QD: np.ndarray, found: list[list[Hit]]) -> tuple[int, float, float]:
+def _exact(collection: Collection, queries_QD: np.ndarray, results: list[list[Hit]]) -> tuple[int, float, float]:
     """Bytes of the vectors alone, seconds of a query that scores them all, and the part of its answers found."""
-    whole = Neighbours(collection.vectors_ND, "flat", collection.folder, np.zeros(0, np.int64))
-    places, seconds = [], []
+    exact = Neighbours(collection.vectors_ND, "flat", collection.folder, np.zeros(0, np.int64))
+    expected, seconds = [], []
     for query_D in queries_QD:
         start = time.perf_counter()
-        places.append(whole.search(query_D[None], K)[1][0])
+        expected.append(exact.search(query_D[None], K)[1][0])
         seconds.append(time.perf_counter() - start)
     hits = [
-        len({hit.row.id for hit in own} & {f"v{place}" for place in true})
-        for own, true in zip(found, places, strict=True)
+        len({hit.row.id for hit in own} & {f"v{position}" for position in true})
+        for own, true in zip(results, expected, strict=True)
     ]
     return 4 * collection.vectors_ND.size, float(np.median(seconds)), float(np.mean(hits)) / K
 
@@ -250,20 +252,20 @@ def tables(result: Result) -> str:
     head += ["recall@10", "add"]
     body = []
     for row in result.rows:
-        own, exact = row.contenders["index"], row.contenders["exact"]
-        known: dict[str, Any] = own.scores
+        index_row, exact = row.contenders["index"], row.contenders["exact"]
+        scores: dict[str, Any] = index_row.scores
         body.append(
             [
                 f"{row.sizes['vectors']:,} x {row.sizes['dim']}, {row.sizes['data']}",
                 str(row.sizes["kind"]),
-                f"{known['build seconds']:,.1f} s",
-                mebibytes(own.bytes),
+                f"{scores['build seconds']:,.1f} s",
+                mebibytes(index_row.bytes),
                 mebibytes(exact.bytes),
-                f"{1e3 * known['open seconds']:,.0f} ms",
-                f"{known['queries/s']:,.0f}",
+                f"{1e3 * scores['open seconds']:,.0f} ms",
+                f"{scores['queries/s']:,.0f}",
                 f"{exact.scores['queries/s']:,.0f}",
-                f"{known['recall@10']:.1%}",
-                f"{known['added vectors']:,.0f} in {known['append seconds']:,.1f} s",
+                f"{scores['recall@10']:.1%}",
+                f"{scores['added vectors']:,.0f} in {scores['append seconds']:,.1f} s",
             ]
         )
     return (
@@ -274,14 +276,14 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--vectors", type=numbers, metavar="N,N", help="sizes; 10000,100000,1000000 when absent")
-    found.add_argument("--dim", type=positive, default=256, help="width; 256 when absent")
-    found.add_argument("--queries", type=positive, default=200, help="queries; 200 when absent")
-    found.add_argument("--data", choices=("clusters", "sphere"), default="clusters", help="how vectors lie")
-    found.add_argument("--seed", type=int, default=0, help="of the vectors; 0 when absent")
-    found.add_argument("--folder", type=Path, help="where vectors lie meanwhile: 4 GB for a million of 256")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--vectors", type=numbers, metavar="N,N", help="sizes; 10000,100000,1000000 when absent")
+    options.add_argument("--dim", type=positive, default=256, help="width; 256 when absent")
+    options.add_argument("--queries", type=positive, default=200, help="queries; 200 when absent")
+    options.add_argument("--data", choices=("clusters", "sphere"), default="clusters", help="how vectors lie")
+    options.add_argument("--seed", type=int, default=0, help="of the vectors; 0 when absent")
+    options.add_argument("--folder", type=Path, help="where vectors lie meanwhile: 4 GB for a million of 256")
+    return options
 
 
 if __name__ == "__main__":

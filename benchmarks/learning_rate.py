@@ -54,7 +54,7 @@ def check(settings: Mapping[str, Any]) -> dict[str, float]:
         CheckFailed: one is too large.
     """
     images_NCHW, _ = digits(train=False)
-    found = {}
+    errors = {}
     for name in CONTENDERS:
         (task, tokenizer), (truth, _) = (
             build(name, settings["device"], backend=kind) for kind in ("auto", "reference")
@@ -66,8 +66,8 @@ def check(settings: Mapping[str, Any]) -> dict[str, float]:
             got = task.encoder(tokens).pooled()
             expected = truth.double().encoder(tokens.with_x(tokens.x.double())).pooled()
         title = f"{name}, pooled, against the reference attention in float64"
-        found[title] = must_equal(title, [got], [expected], bound_of(torch.float32))
-    return found
+        errors[title] = must_equal(title, [got], [expected], bound_of(torch.float32))
+    return errors
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -139,15 +139,15 @@ def _measured(trainers: list[Trainer], test: tuple[Tensor, Tensor], memory: Memo
 
 def _mean(values: list[float | None]) -> float | None:
     """The mean, or ``None`` where a value is missing."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
+    finite = [value for value in values if value is not None]
+    return statistics.fmean(finite) if len(finite) == len(values) else None
 
 
 def trains(rows: list[Row], contender: str) -> list[float]:
     """The rates whose accuracy is within the tolerance of the contender's best."""
-    found = [(float(row.sizes["lr"]), row.contenders[contender].scores["accuracy"]) for row in rows]
-    best = max((accuracy for _, accuracy in found if accuracy is not None), default=math.inf)
-    return [lr for lr, accuracy in found if accuracy is not None and accuracy >= best - TOLERANCE]
+    accuracies = [(float(row.sizes["lr"]), row.contenders[contender].scores["accuracy"]) for row in rows]
+    best = max((accuracy for _, accuracy in accuracies if accuracy is not None), default=math.inf)
+    return [lr for lr, accuracy in accuracies if accuracy is not None and accuracy >= best - TOLERANCE]
 
 
 def tables(result: Result) -> str:
@@ -188,8 +188,8 @@ def picture(result: Result, path: Path) -> None:
     for axes, score in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
         for name, marker in zip(CONTENDERS, "os", strict=True):
             points = [(row.sizes["lr"], row.contenders[name].scores[score]) for row in result.rows]
-            kept = [(lr, value) for lr, value in points if value is not None]
-            axes.plot(*zip(*kept, strict=True), marker=marker, label=name) if kept else None
+            finite = [(lr, value) for lr, value in points if value is not None]
+            axes.plot(*zip(*finite, strict=True), marker=marker, label=name) if finite else None
         axes.set(
             xscale="log", xlabel="learning rate", ylabel={"accuracy": "test accuracy", "loss": "training loss"}[score]
         )
@@ -200,10 +200,10 @@ def picture(result: Result, path: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--steps", type=positive, help="optimizer steps a run; 300 when absent")
-    found.add_argument("--seeds", type=positive, default=2, help="runs a rate")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--steps", type=positive, help="optimizer steps a run; 300 when absent")
+    options.add_argument("--seeds", type=positive, default=2, help="runs a rate")
+    return options
 
 
 if __name__ == "__main__":

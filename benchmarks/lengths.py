@@ -102,36 +102,36 @@ class Contest:
             learned: the table of what was learned in equal time.
         """
         parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result.details["parameters"].items())
-        found = [f"Parameters: {parameters}."]
+        lines = [f"Parameters: {parameters}."]
         rivals = self.contenders[1:]
         for mode in dict.fromkeys(row.sizes["mode"] for row in result.rows):
             rows = [row for row in result.rows if row.sizes["mode"] == mode]
             title = "Inference" if mode == "inference" else "Training step"
             dtype = rows[0].sizes["dtype"]
-            found.append(f"{title}, {self.what}, {dtype}: milliseconds, and peak MiB beyond weights")
+            lines.append(f"{title}, {self.what}, {dtype}: milliseconds, and peak MiB beyond weights")
             head = [self.column, *self.contenders, *(f"{name} / hierarchy" for name in rivals)]
             head += [self.rate, *(f"{name}, MiB" for name in self.contenders)]
-            found.append(markdown(head, [self.cells(row) for row in rows]))
+            lines.append(markdown(head, [self.cells(row) for row in rows]))
         if accuracy := result.details.get("accuracy"):
-            found.append(learned(accuracy))
-        return "\n\n".join(found)
+            lines.append(learned(accuracy))
+        return "\n\n".join(lines)
 
     def cells(self, row: Row) -> list[str]:
         """A row of a table."""
-        own, length = row.contenders[self.contenders[0]].seconds, row.sizes[self.unit]
+        hierarchy, length = row.contenders[self.contenders[0]].seconds, row.sizes[self.unit]
         return [
             f"{length:g}",
             *(milliseconds(row.contenders[name]) for name in self.contenders),
             *(times(row.ratios.get(f"{name}/hierarchy seconds")) or "-" for name in self.contenders[1:]),
-            f"{float(length) / own:,.0f}" if own else "-",
+            f"{float(length) / hierarchy:,.0f}" if hierarchy else "-",
             *(mebibytes(row.contenders[name].bytes) or "-" for name in self.contenders),
         ]
 
 
-def budgets(found: argparse.ArgumentParser, minutes: float) -> argparse.ArgumentParser:
+def budgets(options: argparse.ArgumentParser, minutes: float) -> argparse.ArgumentParser:
     """A command line with how long is measured and trained."""
-    found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
-    found.add_argument("--limit", type=float, default=120.0, help="seconds that a contender's call may compute")
-    found.add_argument("--minutes", type=float, default=minutes, help="of computing that each contender is trained")
-    found.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
-    return found
+    options.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; a round at the least")
+    options.add_argument("--limit", type=float, default=120.0, help="seconds that a contender's call may compute")
+    options.add_argument("--minutes", type=float, default=minutes, help="of computing that each contender is trained")
+    options.add_argument("--no-accuracy", dest="accuracy", action="store_false", help="train nothing")
+    return options

@@ -100,7 +100,7 @@ def chance() -> float:
     train = data.build("train")
     assert isinstance(train, Clips)
     sentences = [[word for word in item.target or () if word is not None] for item in train.items]
-    slots = [{sentence[place] for sentence in sentences} for place in range(min(map(len, sentences)))]
+    slots = [{sentence[slot] for sentence in sentences} for slot in range(min(map(len, sentences)))]
     return fmean(1 / len(words) for words in slots)
 
 
@@ -142,16 +142,16 @@ def run(options: argparse.Namespace) -> Result:
         raise UserError("HRT_MM_DATA is not set; name the folder that holds grid_s1/")
     tasks = options.tasks or list(CONFIGS)
     names = ("hierarchy", *(name for name in CONTROLS if name in options.controls))
-    found: dict[str, dict[str, Finished]] = {}
+    results: dict[str, dict[str, Finished]] = {}
     with ExitStack() as stack:
         folder = options.runs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         for task in tasks:
             configs = contenders(task)
-            found[task] = {name: train(task, name, configs[name], folder, options) for name in names}
+            results[task] = {name: train(task, name, configs[name], folder, options) for name in names}
     checks = {
         f"{task}, parameters of {name}": _apart(runs[name], runs["hierarchy"])
-        for task, runs in found.items()
+        for task, runs in results.items()
         for name in names[1:]
     }
     for name, apart in checks.items():
@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> Result:
         "seed": options.seed,
         "configs": {task: CONFIGS[task] for task in tasks},
     }
-    rows = [_row(task, runs) for task, runs in found.items()]
+    rows = [_row(task, runs) for task, runs in results.items()]
     return Result(
         name=NAME,
         command=options.command,
@@ -174,7 +174,7 @@ def run(options: argparse.Namespace) -> Result:
         details={
             "curves": {
                 task: {name: one.curve(f"val/{METRICS[task]}") for name, one in runs.items()}
-                for task, runs in found.items()
+                for task, runs in results.items()
             }
         },
         **environment(options.device),
@@ -208,7 +208,7 @@ def _bars(rows: list[Row], minutes: float) -> list[Bar]:
             bars.append(
                 Bar(
                     claim=f"slots of the test sentences after {minutes:g} minutes, the aim at convergence",
-                    asked=f"{AIM:.0%} or more",
+                    goal=f"{AIM:.0%} or more",
                     measured=f"{values['hierarchy']:.1%}",
                     met=values["hierarchy"] >= AIM,
                 )
@@ -239,17 +239,17 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument(
+    options = parser(NAME, __doc__ or "")
+    options.add_argument(
         "--minutes", type=float, default=30.0, help="of computing that each contender is trained on the slots"
     )
-    found.add_argument("--ctc-minutes", type=float, default=30.0, help="of CTC, after those of the slots")
-    found.add_argument("--tasks", nargs="+", choices=list(CONFIGS), help="some of them; all when absent")
+    options.add_argument("--ctc-minutes", type=float, default=30.0, help="of CTC, after those of the slots")
+    options.add_argument("--tasks", nargs="+", choices=list(CONFIGS), help="some of them; all when absent")
     text = "what stands beside the hierarchy; all when absent"
-    found.add_argument("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help=text)
-    found.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
-    return found
+    options.add_argument("--controls", nargs="*", choices=CONTROLS, default=CONTROLS, help=text)
+    options.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    return options
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ QUICK = ["data.train=64", "data.val=32", "data.test=32", "train.batch_size=8"]
 def configs(options: argparse.Namespace, folder: Path) -> dict[str, str | Path]:
     """Each contender's configuration."""
     base = load_config(FULL if options.full else SHORT)
-    found: dict[str, str | Path] = {"hierarchy": FULL if options.full else SHORT}
+    configurations: dict[str, str | Path] = {"hierarchy": FULL if options.full else SHORT}
     if not options.full:
-        found["flat"] = written(flat(base), folder / "flat.yaml")
-    return found | {"pretrained": found["hierarchy"]}
+        configurations["flat"] = written(flat(base), folder / "flat.yaml")
+    return configurations | {"pretrained": configurations["hierarchy"]}
 
 
 def pretrain(options: argparse.Namespace) -> str:
@@ -75,7 +75,7 @@ def guesses(data: dict[str, Dataset]) -> dict[str, float]:
     train, test = data["train"], data["test"]
     assert isinstance(train, ListOps) and isinstance(test, ListOps)
     commonest = Counter(train.values).most_common(1)[0][0]
-    texts = [test.content[test.ends[place] : test.ends[place + 1]].decode() for place in range(len(test))]
+    texts = [test.content[test.ends[index] : test.ends[index + 1]].decode() for index in range(len(test))]
     values = list(test.values)
     return {
         "the commonest value": sum(value == commonest for value in values) / len(values),
@@ -97,33 +97,33 @@ def run(options: argparse.Namespace) -> Result:
     """Trains all contenders at all seeds, one after another."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found: dict[str, list[Finished]] = {}
+        results: dict[str, list[Finished]] = {}
         for contender, config in configs(options, folder).items():
             if contender == "pretrained" and not options.pretrain:
                 continue
             seeds = 1 if contender == "pretrained" else options.seeds
-            found[contender] = [train(contender, seed, config, folder, options) for seed in range(seeds)]
+            results[contender] = [train(contender, seed, config, folder, options) for seed in range(seeds)]
     row = Row(
         sizes={"task": "full" if options.full else "short"},
-        contenders={name: _measured(runs) for name, runs in found.items()},
+        contenders={name: _measured(runs) for name, runs in results.items()},
         ratios={},
     )
     data = load_config(FULL if options.full else SHORT, QUICK if options.quick else ()).data
-    known = guesses({split: data.build(split) for split in ("train", "test")})
+    baselines = guesses({split: data.build(split) for split in ("train", "test")})
     return Result(
         name=NAME,
         command=options.command,
         quick=options.quick,
-        settings={"seeds": options.seeds, "config": FULL if options.full else SHORT, "guesses": known}
+        settings={"seeds": options.seeds, "config": FULL if options.full else SHORT, "guesses": baselines}
         | ({} if options.full else {"minutes": options.minutes})
         | ({"pretrain_minutes": options.pretrain_minutes} if options.pretrain and not options.full else {})
         | {"precision": precisions(PRECISION, options.device)},
         checks={},
         rows=[row],
-        bars=[] if options.quick else (_full_bars(row) if options.full else _bars(found)),
+        bars=[] if options.quick else (_full_bars(row) if options.full else _bars(results)),
         details={
-            "accuracy": {name: [run.metric("test/accuracy") for run in runs] for name, runs in found.items()},
-            "curves": {name: [run.curve("val/accuracy") for run in runs] for name, runs in found.items()},
+            "accuracy": {name: [run.metric("test/accuracy") for run in runs] for name, runs in results.items()},
+            "curves": {name: [run.curve("val/accuracy") for run in runs] for name, runs in results.items()},
         },
         **environment(options.device),
     )
@@ -138,14 +138,14 @@ def _measured(runs: list[Finished]) -> Measured:
     return Measured(seconds=mean["seconds"], scores=mean | spread)
 
 
-def _bars(found: dict[str, list[Finished]]) -> list[Bar]:
-    pairs = zip(found["hierarchy"], found["flat"], strict=True)
+def _bars(results: dict[str, list[Finished]]) -> list[Bar]:
+    pairs = zip(results["hierarchy"], results["flat"], strict=True)
     leads = [own.metric("test/accuracy") - other.metric("test/accuracy") for own, other in pairs]
     claim = f"short, test accuracy over flat's at equal time: least lead of {len(leads)} seed(s)"
-    bars = [Bar(claim=claim, asked=f"{MARGIN:.0%} or more", measured=f"{min(leads):+.1%}", met=min(leads) >= MARGIN)]
-    sizes = [found[name][0].summary["parameters"] for name in ("hierarchy", "flat")]
+    bars = [Bar(claim=claim, goal=f"{MARGIN:.0%} or more", measured=f"{min(leads):+.1%}", met=min(leads) >= MARGIN)]
+    sizes = [results[name][0].summary["parameters"] for name in ("hierarchy", "flat")]
     apart = abs(sizes[1] / sizes[0] - 1)
-    return [*bars, Bar(claim="parameters apart", asked="2% or less", measured=f"{apart:.1%}", met=apart <= 0.02)]
+    return [*bars, Bar(claim="parameters apart", goal="2% or less", measured=f"{apart:.1%}", met=apart <= 0.02)]
 
 
 def _full_bars(row: Row) -> list[Bar]:
@@ -154,11 +154,11 @@ def _full_bars(row: Row) -> list[Bar]:
         accuracy = measured.scores["accuracy"] or 0.0
         for what, least in (("H-Transformer-1D's", KNOWN), ("S4's, the aim", AIM)):
             claim = f"full ListOps, {name}: test accuracy over {what}"
-            bars.append(Bar(claim=claim, asked=f"{least:.2%}", measured=f"{accuracy:.2%}", met=accuracy > least))
+            bars.append(Bar(claim=claim, goal=f"{least:.2%}", measured=f"{accuracy:.2%}", met=accuracy > least))
     size = row.contenders["hierarchy"].scores["parameters"] or 0.0
     claim = "full ListOps: parameters, with a tenth more than the benchmark's transformer"
-    asked = f"{BASE_PARAMETERS / 1e6:.1f} M or less"
-    return [*bars, Bar(claim=claim, asked=asked, measured=f"{size / 1e6:.1f} M", met=size <= BASE_PARAMETERS)]
+    goal = f"{BASE_PARAMETERS / 1e6:.1f} M or less"
+    return [*bars, Bar(claim=claim, goal=goal, measured=f"{size / 1e6:.1f} M", met=size <= BASE_PARAMETERS)]
 
 
 def tables(result: Result) -> str:
@@ -166,10 +166,10 @@ def tables(result: Result) -> str:
     head = ["contender", "seeds", "test accuracy", "least", "most", "parameters", "steps", "seconds with labels"]
     body = []
     for name, measured in result.rows[0].contenders.items():
-        known = {key: value or 0.0 for key, value in measured.scores.items()}
-        shares = [f"{known[key]:.1%}" for key in ("accuracy", "least", "most")]
-        sizes = [f"{known[key]:,.0f}" for key in ("parameters", "steps", "seconds")]
-        body.append([name, f"{known['seeds']:.0f}", *shares, *sizes])
+        scores = {key: value or 0.0 for key, value in measured.scores.items()}
+        shares = [f"{scores[key]:.1%}" for key in ("accuracy", "least", "most")]
+        sizes = [f"{scores[key]:,.0f}" for key in ("parameters", "steps", "seconds")]
+        body.append([name, f"{scores['seeds']:.0f}", *shares, *sizes])
     guessed = ", ".join(f"{what} {share:.1%}" for what, share in result.settings["guesses"].items())
     return f"{_said(result.settings)} Guesses: {guessed}.\n\n{markdown(head, body)}"
 
@@ -189,11 +189,11 @@ def picture(result: Result, file: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for place, (name, curves) in enumerate(result.details["curves"].items()):
+    for index, (name, curves) in enumerate(result.details["curves"].items()):
         for number, curve in enumerate(curves):
             if curve:
                 seconds, _, accuracy = zip(*curve, strict=True)
-                axes.plot(seconds, accuracy, color=f"C{place}", linewidth=1.5, label=None if number else name)
+                axes.plot(seconds, accuracy, color=f"C{index}", linewidth=1.5, label=None if number else name)
     axes.set(xlabel="seconds of training with labels", ylabel="accuracy on validation expressions")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -202,15 +202,15 @@ def picture(result: Result, file: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=2.5, help="of each contender and seed; 2.5 when absent")
-    found.add_argument("--seeds", type=positive, default=3, help="seeds; 3 when absent")
-    found.add_argument("--no-pretrain", dest="pretrain", action="store_false", help="leave self-pretraining out")
-    found.add_argument("--pretrain-minutes", type=float, default=2.5, help="of self-pretraining; 2.5 when absent")
-    found.add_argument("--full", action="store_true", help="the full task; hours on a CPU, so for a GPU")
-    found.add_argument("--steps", type=positive, help="of the full task; those of its configuration when absent")
-    found.add_argument("--pretrain-steps", type=positive, default=20000, help="of the full task; 20,000 when absent")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=2.5, help="of each contender and seed; 2.5 when absent")
+    options.add_argument("--seeds", type=positive, default=3, help="seeds; 3 when absent")
+    options.add_argument("--no-pretrain", dest="pretrain", action="store_false", help="leave self-pretraining out")
+    options.add_argument("--pretrain-minutes", type=float, default=2.5, help="of self-pretraining; 2.5 when absent")
+    options.add_argument("--full", action="store_true", help="the full task; hours on a CPU, so for a GPU")
+    options.add_argument("--steps", type=positive, help="of the full task; those of its configuration when absent")
+    options.add_argument("--pretrain-steps", type=positive, default=20000, help="of the full task; 20,000 when absent")
+    return options
 
 
 if __name__ == "__main__":

@@ -129,10 +129,14 @@ def build(name: str, context: int) -> nn.Module:
         CheckFailed: it has more or fewer.
     """
     config = hierarchy_config(context)
-    own = {"hierarchy": lambda: config, "flat": lambda: flat_control(config), "window": lambda: window_control(config)}
+    builders = {
+        "hierarchy": lambda: config,
+        "flat": lambda: flat_control(config),
+        "window": lambda: window_control(config),
+    }
     target = sum(parameter.numel() for parameter in Own(config).parameters())
-    if name in own:
-        model: nn.Module = Own(own[name]())
+    if name in builders:
+        model: nn.Module = Own(builders[name]())
     else:
         model = _fitted(partial(_peer, name, context), target)
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -205,13 +209,13 @@ def causal_error(model: nn.Module, context: int) -> float:
         CheckFailed: it does.
     """
     ids_BN = torch.randint(256, (1, context), generator=torch.Generator().manual_seed(0))
-    place = context // 2 + 3
+    position = context // 2 + 3
     other_BN = ids_BN.clone()
-    other_BN[0, place] = (other_BN[0, place] + 1) % 256
+    other_BN[0, position] = (other_BN[0, position] + 1) % 256
     with torch.no_grad():
         before, after = (model(x)[0] for x in (ids_BN, other_BN))
     # The cost at place - 1 is that of the byte itself.
-    error = float((before - after)[: place - 1].abs().max())
+    error = float((before - after)[: position - 1].abs().max())
     if error > 1e-4:
         raise CheckFailed(f"a later byte changes a prediction by {error:.3g}")
     return error
@@ -232,8 +236,8 @@ def windows(corpus: Corpus, batch: int, seed: int) -> Iterator[Tensor]:
 def held_out(context: int, count: int) -> Tensor:
     """(count, N) ids of the validation split, evenly spread."""
     corpus = CorpusConfig(type="corpus", context=context).build("val")
-    places = torch.linspace(0, len(corpus) - 2, count).long().tolist()
-    return torch.stack(ByteTokenizer()([corpus[place].value for place in places]).split())
+    indices = torch.linspace(0, len(corpus) - 2, count).long().tolist()
+    return torch.stack(ByteTokenizer()([corpus[index].value for index in indices]).split())
 
 
 def bits_per_byte(model: nn.Module, ids_BN: Tensor) -> float:
@@ -248,7 +252,7 @@ def bits_per_byte(model: nn.Module, ids_BN: Tensor) -> float:
 def trained(model: nn.Module, seconds: float, rate: float, context: int, batch: int, every: float, count: int) -> Any:
     """Trains for a time, and returns the curve: [seconds, steps, bits per byte]."""
     corpus = CorpusConfig(type="corpus", context=context).build("train")
-    held = held_out(context, count)
+    evaluation = held_out(context, count)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     curve: list[list[float]] = []
     spent, due = 0.0, every
@@ -265,7 +269,7 @@ def trained(model: nn.Module, seconds: float, rate: float, context: int, batch: 
         optimizer.zero_grad()
         spent += time.perf_counter() - started
         if spent >= due or spent >= seconds:
-            curve.append([round(spent, 2), steps, bits_per_byte(model, held)])
+            curve.append([round(spent, 2), steps, bits_per_byte(model, evaluation)])
             print(f"{spent:.0f} s, step {steps}: {curve[-1][2]:.3f} bits per byte", file=sys.stderr, flush=True)
             due += every
         if spent >= seconds:
@@ -293,12 +297,12 @@ def _process(name: str, rate: float, seconds: float, options: argparse.Namespace
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
         errors.seek(0)
-        said = errors.read().strip().splitlines()
+        output = errors.read().strip().splitlines()
     if done.returncode:
-        raise CheckFailed(f"{name} at {rate:g} failed: {' '.join(said[-2:])}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name} at {rate:g}: {found['curve'][-1][2]:.3f} after {found['curve'][-1][0]:.0f} s", file=sys.stderr)
-    return found
+        raise CheckFailed(f"{name} at {rate:g} failed: {' '.join(output[-2:])}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} at {rate:g}: {result['curve'][-1][2]:.3f} after {result['curve'][-1][0]:.0f} s", file=sys.stderr)
+    return result
 
 
 def installed() -> list[str]:
@@ -327,19 +331,19 @@ def run(options: argparse.Namespace) -> Result:
         probes = {key: future.result()["curve"][-1][2] for key, future in tried.items()}
         best = {name: min((probes[name, rate], rate) for rate in RATES)[1] for name in names}
         final = {name: pool.submit(_process, name, best[name], seconds, options) for name in names}
-        found = {name: future.result() for name, future in final.items()}
-    rows = _rows(found, best)
+        results = {name: future.result() for name, future in final.items()}
+    rows = _rows(results, best)
     return Result(
         name=NAME,
         command=options.command,
         quick=options.quick,
         settings={"context": options.context, "batch": options.batch, "seconds": seconds, "probe_seconds": probe}
         | {"packages": {name: version(package) for name, package in PEERS.items() if name in names}},
-        checks={f"{name}, causality": own["causal_error"] for name, own in found.items()},
+        checks={f"{name}, causality": own["causal_error"] for name, own in results.items()},
         rows=rows,
-        bars=[] if options.quick else _bars(found),
+        bars=[] if options.quick else _bars(results),
         details={
-            "curves": {name: own["curve"] for name, own in found.items()},
+            "curves": {name: own["curve"] for name, own in results.items()},
             "probes": {f"{name} at {rate:g}": value for (name, rate), value in probes.items()},
         },
         **environment(options.device),
@@ -348,19 +352,19 @@ def run(options: argparse.Namespace) -> Result:
 
 def at(curve: Sequence[Sequence[float]], seconds: float) -> float:
     """Bits per byte at a time, between the points of the curve on a straight line."""
-    before = [point for point in curve if point[0] <= seconds]
+    earlier = [point for point in curve if point[0] <= seconds]
     after = [point for point in curve if point[0] >= seconds]
-    if not before:
+    if not earlier:
         return after[0][2]
     if not after:
-        return before[-1][2]
-    (t0, _, b0), (t1, _, b1) = before[-1], after[0]
+        return earlier[-1][2]
+    (t0, _, b0), (t1, _, b1) = earlier[-1], after[0]
     return b0 if t1 == t0 else b0 + (b1 - b0) * (seconds - t0) / (t1 - t0)
 
 
-def _rows(found: dict[str, Any], best: dict[str, float]) -> list[Row]:
+def _rows(results: dict[str, Any], best: dict[str, float]) -> list[Row]:
     rows = []
-    last = min(own["curve"][-1][0] for own in found.values())
+    last = min(own["curve"][-1][0] for own in results.values())
     for seconds in [*(mark for mark in MARKS if mark < last), last]:
         contenders = {
             name: Measured(
@@ -372,7 +376,7 @@ def _rows(found: dict[str, Any], best: dict[str, float]) -> list[Row]:
                     "lr": best[name],
                 },
             )
-            for name, own in found.items()
+            for name, own in results.items()
         }
         own = contenders["hierarchy"].scores["bits_per_byte"] or 0.0
         ratios = {
@@ -384,19 +388,19 @@ def _rows(found: dict[str, Any], best: dict[str, float]) -> list[Row]:
     return rows
 
 
-def _bars(found: dict[str, Any]) -> list[Bar]:
+def _bars(results: dict[str, Any]) -> list[Bar]:
     """Ahead of every other at every point from the first minute on."""
-    own = found["hierarchy"]["curve"]
+    hierarchy = results["hierarchy"]["curve"]
     bars = []
-    for name, other in found.items():
+    for name, other in results.items():
         if name == "hierarchy":
             continue
         times = [point[0] for point in other["curve"] if point[0] >= 60]
-        leads = [at(other["curve"], seconds) - at(own, seconds) for seconds in times]
+        leads = [at(other["curve"], seconds) - at(hierarchy, seconds) for seconds in times]
         bars.append(
             Bar(
                 claim=f"bits per byte less than {name}'s, from 60 s on: least lead",
-                asked="above 0",
+                goal="above 0",
                 measured=f"{min(leads):+.3f}",
                 met=min(leads) > 0,
             )
@@ -448,16 +452,16 @@ def picture(result: Result, file: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=5.0, help="training time of each contender; 5 when absent")
-    found.add_argument("--probe", type=float, default=45.0, help="seconds of each learning rate's trial")
-    found.add_argument("--batch", type=positive, default=1, help="windows a step")
-    found.add_argument("--context", type=positive, default=2048, help="bytes of a window")
-    found.add_argument("--no-peers", dest="peers", action="store_false", help="the project's own models alone")
-    found.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    found.add_argument("--rate", type=float, help=argparse.SUPPRESS)
-    found.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=5.0, help="training time of each contender; 5 when absent")
+    options.add_argument("--probe", type=float, default=45.0, help="seconds of each learning rate's trial")
+    options.add_argument("--batch", type=positive, default=1, help="windows a step")
+    options.add_argument("--context", type=positive, default=2048, help="bytes of a window")
+    options.add_argument("--no-peers", dest="peers", action="store_false", help="the project's own models alone")
+    options.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options.add_argument("--rate", type=float, help=argparse.SUPPRESS)
+    options.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    return options
 
 
 if __name__ == "__main__":

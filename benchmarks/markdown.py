@@ -42,5 +42,5 @@ def _digits(value: float) -> str:
 
 def bars_table(bars: Sequence[Bar]) -> str:
     """The goals of a benchmark, beside what was measured."""
-    body = [[bar.claim, bar.asked, bar.measured, "yes" if bar.met else "**no**"] for bar in bars]
+    body = [[bar.claim, bar.goal, bar.measured, "yes" if bar.met else "**no**"] for bar in bars]
     return markdown(["goal", "target", "measured", "met"], body)

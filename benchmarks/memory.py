@@ -122,14 +122,14 @@ def _cuda_peak(prepared: Prepared) -> Memory | None:
     try:
         prepared.call()
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
+        allocated_before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         prepared.call()
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-    return Memory(torch.cuda.max_memory_allocated() - before, prepared.held)
+    return Memory(torch.cuda.max_memory_allocated() - allocated_before, prepared.held)
 
 
 def cpu_peak(call: Call) -> int:
@@ -137,15 +137,15 @@ def cpu_peak(call: Call) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    resident_before = _status("VmRSS")
     call()
-    return max(0, _status("VmHWM") - before)
+    return max(0, _status("VmHWM") - resident_before)
 
 
 def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found, f"/proc/self/status has no {field}"
-    return int(found[1]) * 1024
+    match = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert match, f"/proc/self/status has no {field}"
+    return int(match[1]) * 1024
 
 
 def _main(benchmark: str, text: str) -> None:

@@ -57,10 +57,10 @@ def repeated(source: Path, path: Path, times: int) -> None:
         offset = 0
         for _ in range(times):
             with av.open(str(source)) as container:
-                own = container.streams.video[0]
-                stream = stream or target.add_stream_from_template(own)
+                source_stream = container.streams.video[0]
+                stream = stream or target.add_stream_from_template(source_stream)
                 # The last one is empty: it marks the end.
-                packets: list[Any] = [packet for packet in container.demux(own) if packet.dts is not None]
+                packets: list[Any] = [packet for packet in container.demux(source_stream) if packet.dts is not None]
                 for packet in packets:
                     packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                     packet.stream = stream
@@ -125,7 +125,7 @@ def _bars(rows: Sequence[Row]) -> list[Bar]:
         Bar(
             claim=f"peak memory of the process, from {rows[0].sizes['minutes']:g} to {rows[-1].sizes['minutes']:g} "
             "minutes of video",
-            asked=f"at most {GROWTH:g}x",
+            goal=f"at most {GROWTH:g}x",
             measured=f"{growth:.2f}x",
             met=growth <= GROWTH,
         )
@@ -138,37 +138,37 @@ def tables(result: Result) -> str:
     head += ["processor seconds a minute", "scenes", "true scenes", "F1 of borders"]
     body = []
     for row in result.rows:
-        own = row.contenders["outline"]
+        outline = row.contenders["outline"]
         body.append(
             [
                 f"{row.sizes['minutes']:g}",
                 f"{float(row.sizes['bytes_of_the_file']) / 2**20:.1f}",
-                f"{(own.bytes or 0) / 2**20:,.0f}",
-                f"{own.seconds:,.1f}",
+                f"{(outline.bytes or 0) / 2**20:,.0f}",
+                f"{outline.seconds:,.1f}",
                 f"{row.ratios['seconds a minute']:.2f}",
                 f"{row.ratios['processor seconds a minute']:.2f}",
-                f"{own.scores['scenes']:,.0f}",
+                f"{outline.scores['scenes']:,.0f}",
                 f"{int(row.sizes['borders']) + 1:,}",
-                f"{own.scores['f1']:.3f}",
+                f"{outline.scores['f1']:.3f}",
             ]
         )
     return markdown(head, body)
 
 
 def _minutes(text: str) -> tuple[float, ...]:
-    found = tuple(float(part) for part in text.split(","))
-    if not all(0 < minutes < float("inf") for minutes in found):
+    durations = tuple(float(part) for part in text.split(","))
+    if not all(0 < minutes < float("inf") for minutes in durations):
         raise argparse.ArgumentTypeError(f"must be more than 0 minutes, got {text}")
-    return found
+    return durations
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("run", type=Path, metavar="RUN", help="run folder of video/quickstart, or another of its task")
-    found.add_argument("--minutes", type=_minutes, default=MINUTES, help="lengths of the files; 2,20,120 when absent")
-    found.add_argument("--side", type=positive, help="pixels of the frames' shorter side that the run sees")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("run", type=Path, metavar="RUN", help="run folder of video/quickstart, or another of its task")
+    options.add_argument("--minutes", type=_minutes, default=MINUTES, help="lengths of the files; 2,20,120 when absent")
+    options.add_argument("--side", type=positive, help="pixels of the frames' shorter side that the run sees")
+    return options
 
 
 if __name__ == "__main__":

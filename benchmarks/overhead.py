@@ -112,24 +112,24 @@ def check(sizes: Sizes, settings: Mapping[str, Any]) -> dict[str, float]:
         gradients[name] = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
     title = f"packed against dense, {sizes['lengths']}, {sizes['dtype']}"
     bound = bound_of(DTYPES[str(sizes["dtype"])])
-    found = {f"{title}, outputs": must_equal(title, outputs["packed"], outputs["dense"], bound)}
+    errors = {f"{title}, outputs": must_equal(title, outputs["packed"], outputs["dense"], bound)}
     if gradients["packed"].keys() != gradients["dense"].keys():
         raise CheckFailed(f"{title}: the two do not train the same weights")
     got, expected = ([gradients[name][key] for key in gradients["dense"]] for name in CONTENDERS)
-    found[f"{title}, gradients"] = must_equal(f"{title}, gradients", got, expected, 10 * bound)
-    return found
+    errors[f"{title}, gradients"] = must_equal(f"{title}, gradients", got, expected, 10 * bound)
+    return errors
 
 
 def _real(levels: list[Tensor], lengths: list[int], stride: int) -> list[Tensor]:
     """Padded levels without their padding."""
-    found = []
+    sampled = []
     for level_BLD in levels:
         if level_BLD.shape[0] * level_BLD.shape[1] == sum(lengths):
-            found.append(level_BLD.flatten(0, 1))
+            sampled.append(level_BLD.flatten(0, 1))
         else:
-            found.append(torch.cat([rows[:length] for rows, length in zip(level_BLD, lengths, strict=True)]))
+            sampled.append(torch.cat([rows[:length] for rows, length in zip(level_BLD, lengths, strict=True)]))
         lengths = [-(-length // stride) for length in lengths]
-    return found
+    return sampled
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -184,9 +184,9 @@ def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
     ratios = {"packed/dense seconds": cost, "dense/packed seconds": gain, "ideal gain": ideal}
     if gain is not None:
         ratios["share of the ideal gain"] = gain / ideal
-    own, other = (contenders[name].bytes for name in CONTENDERS)
-    if own and other:
-        ratios["packed/dense bytes"] = own / other
+    packed, other = (contenders[name].bytes for name in CONTENDERS)
+    if packed and other:
+        ratios["packed/dense bytes"] = packed / other
     row = Row(sizes=sizes, contenders=contenders, ratios={k: v for k, v in ratios.items() if v is not None})
     print(f"{sizes}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.ratios.items()), file=sys.stderr)
     return row
@@ -195,14 +195,14 @@ def _row(sizes: Sizes, settings: Mapping[str, Any]) -> Row:
 def _profile(sizes: Sizes, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where packed and dense spend their time."""
     device, repeats = torch.device(settings["device"]), settings["profiled_calls"]
-    found = compare(_calls(sizes, settings), device, repeats=repeats, gain=ideal_gain(sizes))
+    profile = compare(_calls(sizes, settings), device, repeats=repeats, gain=ideal_gain(sizes))
     kind = {key: sizes[key] for key in ("mode", "dtype", "lengths", "tokens")}
-    return [{**kind, **line} for line in found]
+    return [{**kind, **line} for line in profile]
 
 
 def bars(rows: list[Row]) -> list[Bar]:
     """At most 10% over the dense version on uniform batches; at least 90% of the ideal gain on ragged ones."""
-    found = []
+    goals = []
     for row in rows:
         where = f"{row.sizes['mode']}, {row.sizes['dtype']}, {row.sizes['tokens']} tokens"
         cost, share = row.ratios.get("packed/dense seconds"), row.ratios.get("share of the ideal gain")
@@ -211,19 +211,19 @@ def bars(rows: list[Row]) -> list[Bar]:
         if row.sizes["lengths"] == "uniform":
             bar = Bar(
                 claim=f"packed over dense, uniform: {where}",
-                asked=f"{MAX_COST:.2f}x or less",
+                goal=f"{MAX_COST:.2f}x or less",
                 measured=times(cost),
                 met=cost <= MAX_COST,
             )
         else:
             bar = Bar(
                 claim=f"share of the ideal gain, ragged: {where}",
-                asked=f"{MIN_SHARE:.0%} or more",
+                goal=f"{MIN_SHARE:.0%} or more",
                 measured=f"{share:.0%}",
                 met=share >= MIN_SHARE,
             )
-        found.append(bar)
-    return found
+        goals.append(bar)
+    return goals
 
 
 def tables(result: Result) -> str:
@@ -254,28 +254,30 @@ def _name(sizes: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    own, other = row.contenders["packed"], row.contenders["dense"]
+    packed, other = row.contenders["packed"], row.contenders["dense"]
     share = row.ratios.get("share of the ideal gain")
     return [
         _name(row.sizes),
-        milliseconds(own),
+        milliseconds(packed),
         milliseconds(other),
         times(row.ratios.get("dense/packed seconds")),
         times(row.ratios["ideal gain"]),
         "" if share is None else f"{share:.0%}",
-        mebibytes(own.bytes),
+        mebibytes(packed.bytes),
         mebibytes(other.bytes),
     ]
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--tokens", nargs="+", type=positive, help="of the longest sample; 1024 and 4096 when absent")
-    found.add_argument("--batch", type=positive, help="samples; 16, or 64 on a GPU, when absent")
-    found.add_argument("--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent")
-    found.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--tokens", nargs="+", type=positive, help="of the longest sample; 1024 and 4096 when absent")
+    options.add_argument("--batch", type=positive, help="samples; 16, or 64 on a GPU, when absent")
+    options.add_argument(
+        "--dtypes", nargs="+", choices=tuple(DTYPES), help="float32, or bfloat16 on a GPU, when absent"
+    )
+    options.add_argument("--budget", type=float, default=20.0, help="seconds of timing a row; 3 rounds at the least")
+    return options
 
 
 if __name__ == "__main__":

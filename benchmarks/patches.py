@@ -53,18 +53,18 @@ class PatchTransformer(nn.Module):
         longest = -(-max(map(len, frames)) // PATCH) * PATCH
         bands = -(-self.mels // PATCH) * PATCH
         filled = [functional.pad(x_TM, (0, bands - self.mels, 0, longest - len(x_TM))) for x_TM in frames]
-        found_BD: Tensor = self.vit(torch.stack(filled).transpose(1, 2)[:, None])
-        return found_BD
+        features_BD: Tensor = self.vit(torch.stack(filled).transpose(1, 2)[:, None])
+        return features_BD
 
 
 def fitted(mels: int, stack: int, depth: int, parameters: int) -> PatchTransformer:
     """The one of the width whose parameters come nearest. Heads are 24 to 48 wide."""
-    places = -(-mels // PATCH) * (_FRAMES // PATCH) + 1
+    num_patches = -(-mels // PATCH) * (_FRAMES // PATCH) + 1
 
     def distance(shape: tuple[int, int]) -> int:
         dim = shape[0] * shape[1]
         # Blocks with biases; patches, positions and class token; the last norm.
-        return abs(depth * (12 * dim + 13) * dim + (PATCH * PATCH + 1 + places + 1 + 2) * dim - parameters)
+        return abs(depth * (12 * dim + 13) * dim + (PATCH * PATCH + 1 + num_patches + 1 + 2) * dim - parameters)
 
     shapes = [(heads, head) for heads in range(1, 17) for head in range(24, 50, 2)]
     return PatchTransformer(mels, stack, *min(shapes, key=distance), depth)

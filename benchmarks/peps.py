@@ -70,8 +70,8 @@ def config(name: str, label: str, subwords: Path, seed: int, folder: Path) -> Ru
     file = folder / "draft.yaml"
     root = Path(os.environ["HRT_MM_DATA"]) / "peps"
     file.write_text(CONFIG.format(subwords=subwords, fine=fine, coarse=coarse, root=root, label=label, seed=seed))
-    found = load_config(file)
-    return flat(found) if name == "flat" else found
+    configuration = load_config(file)
+    return flat(configuration) if name == "flat" else configuration
 
 
 def train(name: str, label: str, subwords: Path, folder: Path, options: argparse.Namespace) -> Finished:
@@ -89,7 +89,7 @@ def learned_subwords(folder: Path, vocabulary: int) -> Path:
     """Subwords of the training documents."""
     root = Path(os.environ["HRT_MM_DATA"]) / "peps"
     train = PepsConfig(type="peps", root=root).build("train")
-    values = [train[place].value for place in range(len(train))]
+    values = [train[index].value for index in range(len(train))]
     texts = [str(value.content) for value in values if isinstance(value, Text)]
     train_subwords(texts, vocabulary, folder / "subwords.json")
     return folder / "subwords.json"
@@ -120,16 +120,16 @@ def run(options: argparse.Namespace) -> Result:
         subwords = learned_subwords(folder, 512 if options.quick else options.vocabulary)
         for label in LABELS[: 1 if options.quick else None]:
             contenders = [name for name in PRECISION if not (options.quick and name == "flat")]
-            found = {name: train(name, label, subwords, folder, options) for name in contenders}
+            results = {name: train(name, label, subwords, folder, options) for name in contenders}
             split = "val" if options.quick else "test"
             metrics = {key: f"{split}/{key}" for key in ("macro_f1", "accuracy")}
             measured = {
                 name: Measured(seconds=run.summary["seconds"], scores={**scores(run, metrics)})
-                for name, run in found.items()
+                for name, run in results.items()
             }
-            known = {f"majority {key}": value for key, value in chance(label).items()}
-            rows.append(Row(sizes={"label": label, **known}, contenders=measured, ratios={}))
-            curves[label] = {name: run.curve("val/macro_f1") for name, run in found.items()}
+            baselines = {f"majority {key}": value for key, value in chance(label).items()}
+            rows.append(Row(sizes={"label": label, **baselines}, contenders=measured, ratios={}))
+            curves[label] = {name: run.curve("val/macro_f1") for name, run in results.items()}
     return Result(
         name=NAME,
         command=options.command,
@@ -145,14 +145,14 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def _bars(row: Row) -> list[Bar]:
-    own = {name: measured.scores["macro_f1"] or 0.0 for name, measured in row.contenders.items()}
-    own["the commonest class"] = float(row.sizes["majority macro_f1"])
+    f1s = {name: measured.scores["macro_f1"] or 0.0 for name, measured in row.contenders.items()}
+    f1s["the commonest class"] = float(row.sizes["majority macro_f1"])
     return [
         Bar(
             claim=f"{row.sizes['label']}: macro-F1 with given groups, over {other}",
-            asked=f"above {own[other]:.3f}",
-            measured=f"{own['given']:.3f}",
-            met=own["given"] > own[other],
+            goal=f"above {f1s[other]:.3f}",
+            measured=f"{f1s['given']:.3f}",
+            met=f1s["given"] > f1s[other],
         )
         for other in ("the commonest class", "fixed", "flat")
     ]
@@ -166,9 +166,9 @@ def tables(result: Result) -> str:
         shares = [f"{float(row.sizes[f'majority {key}']):.3f}" for key in ("macro_f1", "accuracy")]
         body.append([str(row.sizes["label"]), "the commonest class", *shares, "", "", ""])
         for name, measured in row.contenders.items():
-            known: dict[str, Any] = measured.scores
-            shares = [f"{known[key]:.3f}" for key in ("macro_f1", "accuracy")]
-            sizes = [f"{known[key]:,.0f}" for key in ("samples", "steps", "parameters")]
+            scores: dict[str, Any] = measured.scores
+            shares = [f"{scores[key]:.3f}" for key in ("macro_f1", "accuracy")]
+            sizes = [f"{scores[key]:,.0f}" for key in ("samples", "steps", "parameters")]
             body.append([str(row.sizes["label"]), name, *shares, *sizes])
     return (
         f"{result.settings['minutes']:g} minutes of processor time on one thread for each contender, 565 documents to "
@@ -178,11 +178,11 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=2.5, help="of each contender and label; 2.5 when absent")
-    found.add_argument("--vocabulary", type=positive, default=4096, help="subwords; 4096 when absent")
-    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=2.5, help="of each contender and label; 2.5 when absent")
+    options.add_argument("--vocabulary", type=positive, default=4096, help="subwords; 4096 when absent")
+    options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return options
 
 
 if __name__ == "__main__":

@@ -84,14 +84,14 @@ class Cuts:
 
     def figures(self) -> dict[str, float | None]:
         """F1 of each, and of what was found precision, recall and the mean distance of its hits."""
-        found: dict[str, float | None] = {}
+        figures: dict[str, float | None] = {}
         for (who, tolerance), scores in self.scores.items():
-            found[f"{who} f1 {1000 * tolerance:g} ms"] = scores.f1
+            figures[f"{who} f1 {1000 * tolerance:g} ms"] = scores.f1
             if who == "found":
-                found[f"precision {1000 * tolerance:g} ms"] = scores.precision
-                found[f"recall {1000 * tolerance:g} ms"] = scores.recall
-                found[f"error {1000 * tolerance:g} ms"] = 1000 * scores.error
-        return found
+                figures[f"precision {1000 * tolerance:g} ms"] = scores.precision
+                figures[f"recall {1000 * tolerance:g} ms"] = scores.recall
+                figures[f"error {1000 * tolerance:g} ms"] = 1000 * scores.error
+        return figures
 
 
 @dataclass
@@ -142,10 +142,10 @@ def measured(run: Path, scores: dict[str, float | None]) -> Measured:
 
 def error_rates(run: Path, overrides: Sequence[str] = ()) -> dict[str, float | None]:
     """What evaluation says of the test split."""
-    found = evaluate_run(run, "test", overrides)
+    metrics = evaluate_run(run, "test", overrides)
     kinds = ("error_rate", "accuracy", "unknown", "skipped")
-    keys = [key for key in found if key.endswith(kinds)]
-    return {key.removeprefix("test/"): found[key] for key in keys}
+    keys = [key for key in metrics if key.endswith(kinds)]
+    return {key.removeprefix("test/"): metrics[key] for key in keys}
 
 
 def word_times(run: TrainedRun, most: int | None) -> tuple[Cuts, Errors]:
@@ -154,11 +154,11 @@ def word_times(run: TrainedRun, most: int | None) -> tuple[Cuts, Errors]:
     cuts, errors, generator = Cuts(), Errors(), np.random.default_rng(0)
     for sample, tiers in _limited(aligned(run, "test"), most):
         seconds, words = sample.value.seconds, truth[sample.name]
-        own = intervals(tiers, seconds)["words"]
-        found = [part.start for part in segments_of(own, seconds)]
-        cuts.add(found, [start for start, _, _ in words], seconds, generator)
+        tier = intervals(tiers, seconds)["words"]
+        starts = [part.start for part in segments_of(tier, seconds)]
+        cuts.add(starts, [start for start, _, _ in words], seconds, generator)
         spoken = [(start, end) for start, end, label in words if label != SILENCE]
-        for interval, (start, end) in zip(own, spoken, strict=True):
+        for interval, (start, end) in zip(tier, spoken, strict=True):
             errors.starts.append(interval.start - start)
             errors.ends.append(interval.end - end)
     return cuts, errors
@@ -191,10 +191,10 @@ def boundary_cuts(run: TrainedRun, most: int | None) -> Cuts:
         tokens = run.tokenizer([sample.value])
         with torch.no_grad():
             logits_T = run.task.logits(run.task.encoder(tokens)[0].x)
-        (places,) = run.task.places(logits_T, tokens.spans)
-        found = places * (seconds_per_token(run.tokenizer) or 1.0)
+        (positions,) = run.task.places(logits_T, tokens.spans)
+        times = positions * (seconds_per_token(run.tokenizer) or 1.0)
         true = [start for start, _, _ in truth[sample.name]]
-        cuts.add(found.tolist(), true, sample.value.seconds, generator)
+        cuts.add(times.tolist(), true, sample.value.seconds, generator)
     return cuts
 
 
@@ -237,13 +237,13 @@ def true_words(run: TrainedRun, most: int | None) -> dict[str, list[tuple[float,
     """By sound, start, end and label of each word and silence of the test split."""
     data = run.config.data.model_copy(update={"label": "segments", "augment": ()})
     dataset = data.build("test")
-    found = {}
+    words_by_name = {}
     for index in range(min(most or len(dataset), len(dataset))):
         sample = dataset[index]
         starts = sample.value.boundaries["words"]
         ends = [*starts[1:], sample.value.seconds]
-        found[sample.name] = list(zip(starts, ends, sample.label, strict=True))
-    return found
+        words_by_name[sample.name] = list(zip(starts, ends, sample.label, strict=True))
+    return words_by_name
 
 
 def _limited(pairs: Iterator[tuple[Sample, Tiers]], most: int | None) -> Iterator[tuple[Sample, Tiers]]:
@@ -301,13 +301,13 @@ def _contenders(name: str, folder: Path, most: int | None, options: argparse.Nam
 
 
 def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
-    """What the project asks of itself."""
-    asked = []
+    """The goals of the project."""
+    goals = []
     if (rate := scores.get("ctc", {}).get(RATES[0])) is not None:
-        asked.append(
+        goals.append(
             Bar(
                 claim="GRID s1, words of 100 test sentences",
-                asked="1% wrong or fewer",
+                goal="1% wrong or fewer",
                 measured=f"{rate:.2%}",
                 met=rate <= 0.01,
             )
@@ -315,15 +315,15 @@ def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
     if "boundaries" in scores:
         f1 = scores["boundaries"]["found f1 40 ms"]
         assert f1 is not None
-        asked.append(
+        goals.append(
             Bar(
                 claim="GRID s1, supervised boundaries within 40 ms",
-                asked="F1 of 0.90 or more",
+                goal="F1 of 0.90 or more",
                 measured=f"{f1:.3f}",
                 met=f1 >= 0.9,
             )
         )
-    return asked
+    return goals
 
 
 def tables(result: Result) -> str:
@@ -369,10 +369,10 @@ def tables(result: Result) -> str:
     )
     parts = [rates, times] if timed else [rates]
     if "digits" in found:
-        own = found["digits"].scores
+        digits = found["digits"].scores
         parts.append(
-            f"Digits spotted in strings, {own['true words']:,.0f} of them: F1 {own['spotted f1']:.3f}, precision "
-            f"{own['spotted precision']:.3f}, recall {own['spotted recall']:.3f} at a threshold of "
+            f"Digits spotted in strings, {digits['true words']:,.0f} of them: F1 {digits['spotted f1']:.3f}, precision "
+            f"{digits['spotted precision']:.3f}, recall {digits['spotted recall']:.3f} at a threshold of "
             f"{result.settings['threshold']:g}."
         )
     return "\n\n".join(parts)
@@ -399,14 +399,14 @@ def _milliseconds(value: float | None) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument(
+    options = parser(NAME, __doc__ or "")
+    options.add_argument(
         "--runs", type=Path, metavar="FOLDER", help="run folders by name, trained where they are missing"
     )
-    found.add_argument("--minutes", type=float, help="of each run; 30, 10, 10 and 8 by run when absent")
-    found.add_argument("--only", nargs="+", choices=list(CONFIGS), help="some of the runs; all when absent")
-    found.add_argument("--threshold", type=float, default=0.5, help="least score of a spotted digit; 0.5 when absent")
-    return found
+    options.add_argument("--minutes", type=float, help="of each run; 30, 10, 10 and 8 by run when absent")
+    options.add_argument("--only", nargs="+", choices=list(CONFIGS), help="some of the runs; all when absent")
+    options.add_argument("--threshold", type=float, default=0.5, help="least score of a spotted digit; 0.5 when absent")
+    return options
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hrt_mm.analysis.doctor import has_amx, versions
 from hrt_mm.core.component import Component
@@ -46,12 +46,20 @@ class Row(Component):
 
 
 class Bar(Component):
-    """A figure that the project asks of itself."""
+    """A goal of the project for a measured figure."""
 
     claim: str
-    asked: str
+    goal: str
     measured: str
     met: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, data: Any) -> Any:
+        """Reads results that were written when ``goal`` was called ``asked``."""
+        if isinstance(data, dict) and "asked" in data:
+            data = {"goal" if key == "asked" else key: value for key, value in data.items()}
+        return data
 
 
 class Result(Component):
@@ -95,10 +103,10 @@ def slug(device: torch.device) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The fields of a result that say where it ran."""
-    found = versions()
+    installed = versions()
     if device.type == "cuda":
-        found["cuda"] = torch.version.cuda or "none"
-    return {"device": device_name(device), "versions": found, "threads": torch.get_num_threads()}
+        installed["cuda"] = torch.version.cuda or "none"
+    return {"device": device_name(device), "versions": installed, "threads": torch.get_num_threads()}
 
 
 def write(result: Result, path: Path) -> None:

@@ -116,8 +116,10 @@ def train(task: str, name: str, config: RunConfig, home: Path, options: argparse
 def test_figures(run: Finished) -> dict[str, float]:
     """What the summary says of each way on the test split: ``text_to_image/R@1``."""
     metrics = run.summary["metrics"].items()
-    own = {name.removeprefix("test/"): value for name, value in metrics if name.startswith("test/")}
-    return {name: float(value) for name, value in own.items() if "_to_" in name and name.rpartition("/")[2] in FIGURES}
+    figures = {name.removeprefix("test/"): value for name, value in metrics if name.startswith("test/")}
+    return {
+        name: float(value) for name, value in figures.items() if "_to_" in name and name.rpartition("/")[2] in FIGURES
+    }
 
 
 def near_duplicates(sentences: Sequence[str]) -> Tensor:
@@ -138,29 +140,29 @@ def by_level(run: TrainedRun, whole: str, *, near: bool) -> dict[str, float]:
     """
     dataset, task = build_dataset(run.config, "test"), run.task
     assert isinstance(task, Contrastive) and isinstance(run.config.task, ContrastiveConfig)
-    samples = [dataset[place] for place in range(len(dataset))]
+    samples = [dataset[index] for index in range(len(dataset))]
     blocks = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
     with autocast(run.config.train.precision, torch.device("cpu"))():
         batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
     near_NN = near_duplicates([str(sample.label) for sample in samples]) if near else None
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     sums: dict[str, list[Tensor]] = {}
-    for place, view in enumerate(task.views):
+    for index, view in enumerate(task.views):
         if view.pieces:
             continue
         pairs = view.pairs if view.name else task.pairs
         for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
-            own, others = ([batch[place][tower] for batch in batches] for tower in (one, other))
+            own, others = ([batch[index][tower] for batch in batches] for tower in (one, other))
             scores_QN = torch.cat([torch.cat([a.similarity(b, soft=view.soft) for b in others], 1) for a in own])
             groups_Q, groups_N = (torch.cat([part.groups for part in side]) for side in (own, others))
             right_QN = groups_Q[:, None] == groups_N[None]
-            level = run.config.task.also[place - 1].levels[one] if view.name else whole
-            found |= _ways(f"{level}: {one}_to_{other}", scores_QN, right_QN, near_NN)
+            level = run.config.task.also[index - 1].levels[one] if view.name else whole
+            scores |= _ways(f"{level}: {one}_to_{other}", scores_QN, right_QN, near_NN)
             sums.setdefault(f"{one}_to_{other}", []).append(scores_QN)
             if len(sums[f"{one}_to_{other}"]) > 1:
                 total_QN = torch.stack(sums[f"{one}_to_{other}"]).sum(0)
-                found |= _ways(f"together: {one}_to_{other}", total_QN, right_QN, near_NN)
-    return found
+                scores |= _ways(f"together: {one}_to_{other}", total_QN, right_QN, near_NN)
+    return scores
 
 
 def _ways(name: str, scores_QN: Tensor, right_QN: Tensor, near_QN: Tensor | None) -> dict[str, float]:
@@ -169,26 +171,28 @@ def _ways(name: str, scores_QN: Tensor, right_QN: Tensor, near_QN: Tensor | None
         kinds[", apart"] = scores_QN.masked_fill(near_QN, -torch.inf)
     return {
         f"{name}{kind}/{figure}": value
-        for kind, own in kinds.items()
-        for figure, value in rank_scores(own, right_QN).metrics().items()
+        for kind, scores_of_kind in kinds.items()
+        for figure, value in rank_scores(scores_of_kind, right_QN).metrics().items()
         if figure in FIGURES
     }
 
 
 def measured(task: str, run: Finished, folder: Path) -> Measured:
     """A contender's figures."""
-    found = test_figures(run)
+    figures = test_figures(run)
     if task in WHOLE:
-        whole = WHOLE[task]
-        levels = by_level(load_task(folder, overrides=["train.device=cpu"]), whole, near=task == "grid")
+        sample_level = WHOLE[task]
+        levels = by_level(load_task(folder, overrides=["train.device=cpu"]), sample_level, near=task == "grid")
         # Whole samples are in the summary; here they stand for a check that both say the same.
-        ways = {name.partition("/")[0] for name in found if name.count("/") == 1}
+        ways = {name.partition("/")[0] for name in figures if name.count("/") == 1}
         for way in ways:
-            if abs(levels[f"{whole}: {way}/R@1"] - found[f"{way}/R@1"]) > DIFFERENCE:
-                raise CheckFailed(f"{folder.name}, {way}: R@1 is {found[f'{way}/R@1']:.3f} in the summary, not here")
-        found |= {name: value for name, value in levels.items() if "apart" in name or not name.startswith(whole)}
+            if abs(levels[f"{sample_level}: {way}/R@1"] - figures[f"{way}/R@1"]) > DIFFERENCE:
+                raise CheckFailed(f"{folder.name}, {way}: R@1 is {figures[f'{way}/R@1']:.3f} in the summary, not here")
+        figures |= {
+            name: value for name, value in levels.items() if "apart" in name or not name.startswith(sample_level)
+        }
     sizes: Mapping[str, float] = scores(run, {})
-    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**found, **sizes})
+    return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**figures, **sizes})
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -205,12 +209,12 @@ def run(options: argparse.Namespace) -> Result:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
         for task in tasks:
-            asked = list(contenders(task).items())[: 1 if options.first else None]
-            found = {name: train(task, name, config, home, options) for name, config in asked}
-            own = {name: measured(task, run, home / f"{task}-{name}") for name, run in found.items()}
+            selected = list(contenders(task).items())[: 1 if options.first else None]
+            runs = {name: train(task, name, config, home, options) for name, config in selected}
+            figures = {name: measured(task, run, home / f"{task}-{name}") for name, run in runs.items()}
             if task == "glyphs" and not options.first:
-                checks["parameters"] = _same_size(found)
-            rows.append(Row(sizes={"task": task, "minutes": _minutes(task, options)}, contenders=own, ratios={}))
+                checks["parameters"] = _same_size(runs)
+            rows.append(Row(sizes={"task": task, "minutes": _minutes(task, options)}, contenders=figures, ratios={}))
     return Result(
         name=NAME,
         command=options.command,
@@ -236,15 +240,15 @@ def _check_data(tasks: Sequence[str]) -> None:
         raise UserError(f"HRT_MM_DATA {data} has no {missing[0]}; add it, or leave its task out with --only")
 
 
-def _same_size(found: Mapping[str, Finished]) -> float:
-    own, flat = (found[name].summary["parameters"] for name in ("hierarchy", "flat"))
-    difference = float(abs(flat / own - 1))
+def _same_size(runs: Mapping[str, Finished]) -> float:
+    hierarchy, flat = (runs[name].summary["parameters"] for name in ("hierarchy", "flat"))
+    difference = float(abs(flat / hierarchy - 1))
     if difference > TOLERANCE:
         raise CheckFailed(f"parameters differ by {difference:.1%}, more than {TOLERANCE:.0%}")
     return difference
 
 
-ASKED = {
+GOALS = {
     "grid": ("GRID, sound and text of 100 test sentences, R@1 the worse way", ("audio_to_text", "text_to_audio"), 0.95),
     "emoji": ("emoji that were not trained on, Noto to EmojiTwo, R@1", ("noto_to_emojitwo",), 0.8),
 }
@@ -253,14 +257,14 @@ ASKED = {
 
 def bars(rows: Sequence[Row]) -> list[Bar]:
     """What the project asks of itself."""
-    found = []
+    goals = []
     for row in rows:
-        if row.sizes["task"] in ASKED:
-            claim, ways, asked = ASKED[str(row.sizes["task"])]
+        if row.sizes["task"] in GOALS:
+            claim, ways, goal = GOALS[str(row.sizes["task"])]
             best = next(iter(row.contenders.values())).scores
             value = min(best[f"{way}/R@1"] or 0.0 for way in ways)
-            found.append(Bar(claim=claim, asked=f"{asked:.0%} or more", measured=f"{value:.1%}", met=value >= asked))
-    return found
+            goals.append(Bar(claim=claim, goal=f"{goal:.0%} or more", measured=f"{value:.1%}", met=value >= goal))
+    return goals
 
 
 def tables(result: Result) -> str:
@@ -268,13 +272,13 @@ def tables(result: Result) -> str:
     parts = []
     for row in result.rows:
         sizes = ", ".join(
-            f"{name} {known.scores['parameters']:,.0f} parameters and {known.scores['steps']:,.0f} steps"
-            for name, known in row.contenders.items()
+            f"{name} {measured.scores['parameters']:,.0f} parameters and {measured.scores['steps']:,.0f} steps"
+            for name, measured in row.contenders.items()
         )
         body = [
-            [name, way, *(_figure(known.scores[f"{way}/{figure}"], figure) for figure in FIGURES)]
-            for name, known in row.contenders.items()
-            for way in dict.fromkeys(key.rpartition("/")[0] for key in known.scores if "/" in key)
+            [name, way, *(_figure(measured.scores[f"{way}/{figure}"], figure) for figure in FIGURES)]
+            for name, measured in row.contenders.items()
+            for way in dict.fromkeys(key.rpartition("/")[0] for key in measured.scores if "/" in key)
         ]
         head = ["contender", "way", *(figure.replace("_", " ") for figure in FIGURES)]
         parts.append(f"**{row.sizes['task']}**, {row.sizes['minutes']:g} minutes each: {sizes}.")
@@ -292,13 +296,13 @@ def _figure(value: float | None, figure: str) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
-    found.add_argument("--first", action="store_true", help="the first contender of each task alone")
-    found.add_argument("--minutes", type=float, help="of each contender; 9, 15, 5 and 18 by task when absent")
-    found.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
-    found.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
+    options.add_argument("--first", action="store_true", help="the first contender of each task alone")
+    options.add_argument("--minutes", type=float, help="of each contender; 9, 15, 5 and 18 by task when absent")
+    options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
+    options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
+    return options
 
 
 if __name__ == "__main__":

@@ -45,14 +45,14 @@ class Finished:
 
     def curve(self, name: str) -> list[list[float]]:
         """[seconds, steps, value] of a metric, wherever it was measured."""
-        found, seconds = [], {line["step"]: line["seconds"] for line in self.lines if "seconds" in line}
+        points, seconds = [], {line["step"]: line["seconds"] for line in self.lines if "seconds" in line}
         for line in self.lines:
             if name in line:
                 # A step that was not logged lies between two that were.
-                before = max((step for step in seconds if step <= line["step"]), default=None)
-                if before is not None:
-                    found.append([round(seconds[before] * line["step"] / before, 2), line["step"], line[name]])
-        return found
+                previous = max((step for step in seconds if step <= line["step"]), default=None)
+                if previous is not None:
+                    points.append([round(seconds[previous] * line["step"] / previous, 2), line["step"], line[name]])
+        return points
 
 
 def for_minutes(minutes: float, device: torch.device) -> list[str]:
@@ -84,10 +84,10 @@ def trained(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finis
     with folder.with_suffix(".log").open("w+") as log:
         done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ})
         log.seek(0)
-        said = log.read().strip().splitlines()
+        output = log.read().strip().splitlines()
     if done.returncode:
-        raise UserError(f"the run of {folder.name} failed: {' '.join(said[-3:])}")
-    print(f"{folder.name}: {said[-1] if said else ''}", file=sys.stderr, flush=True)
+        raise UserError(f"the run of {folder.name} failed: {' '.join(output[-3:])}")
+    print(f"{folder.name}: {output[-1] if output else ''}", file=sys.stderr, flush=True)
     return finished(folder)
 
 
@@ -161,5 +161,5 @@ def _parameters(config: RunConfig) -> int:
 
 def scores(run: Finished, metrics: Mapping[str, str]) -> dict[str, float]:
     """Metrics of a run by the names that a result gives them, and how large and how long it was."""
-    found = {name: run.metric(metric) for name, metric in metrics.items()}
-    return found | {name: float(run.summary[name]) for name in ("parameters", "steps", "samples", "seconds")}
+    values = {name: run.metric(metric) for name, metric in metrics.items()}
+    return values | {name: float(run.summary[name]) for name in ("parameters", "steps", "samples", "seconds")}

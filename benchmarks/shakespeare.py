@@ -48,22 +48,22 @@ def run(options: argparse.Namespace) -> Result:
         home.mkdir(parents=True, exist_ok=True)
         done = trained(config, home / "run", words)
     curve = [[seconds, steps, bits * math.log(2)] for seconds, steps, bits in done.curve("val/bits_per_byte")]
-    found = scores(done, {}) | {"nats": done.metric("val/bits_per_byte") * math.log(2)}
+    metrics = scores(done, {}) | {"nats": done.metric("val/bits_per_byte") * math.log(2)}
     rows = []
     nearest = (min(curve, key=lambda point: abs(point[0] - mark * 60 * minutes)) for mark in MARKS)
     for seconds, steps, nats in sorted({tuple(point) for point in nearest}):
         measured = Measured(seconds=seconds, scores={"nats": nats, "steps": steps})
         rows.append(Row(sizes={"minutes": round(seconds / 60, 2)}, contenders={"hierarchy": measured}, ratios={}))
-    nats, size = found["nats"], found["parameters"]
+    nats, size = metrics["nats"], metrics["parameters"]
     bars = [
-        Bar(claim="nats a character", asked=f"below {KNOWN}", measured=f"{nats:.3f}", met=nats < KNOWN),
-        Bar(claim="parameters", asked="10.7 M or less", measured=f"{size / 1e6:.1f} M", met=size <= KNOWN_PARAMETERS),
+        Bar(claim="nats a character", goal=f"below {KNOWN}", measured=f"{nats:.3f}", met=nats < KNOWN),
+        Bar(claim="parameters", goal="10.7 M or less", measured=f"{size / 1e6:.1f} M", met=size <= KNOWN_PARAMETERS),
     ]
     return Result(
         name=NAME,
         command=options.command,
         quick=options.quick,
-        settings={"config": config, "minutes": minutes, "overrides": options.override, "best": found},
+        settings={"config": config, "minutes": minutes, "overrides": options.override, "best": metrics},
         checks={},
         rows=rows,
         bars=[] if options.quick else bars,
@@ -107,12 +107,12 @@ def picture(result: Result, file: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--minutes", type=float, default=11.0, help="training time; 11 when absent")
-    found.add_argument("--config", help="a configuration in place of the device's own")
-    found.add_argument("--keep", type=Path, metavar="DIR", help="folder that keeps the run")
-    found.add_argument("override", nargs="*", metavar="KEY=VALUE", help="settings of the run")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--minutes", type=float, default=11.0, help="training time; 11 when absent")
+    options.add_argument("--config", help="a configuration in place of the device's own")
+    options.add_argument("--keep", type=Path, metavar="DIR", help="folder that keeps the run")
+    options.add_argument("override", nargs="*", metavar="KEY=VALUE", help="settings of the run")
+    return options
 
 
 if __name__ == "__main__":

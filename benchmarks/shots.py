@@ -100,11 +100,11 @@ def measured(clips: Clips, kind: str, find: Find) -> Measured:
     for item in clips.items:
         began = time.process_time()
         try:
-            found = find(clips.root / item.name)
+            cuts = find(clips.root / item.name)
         except ConfigError as error:
             return Measured(seconds=None, note=str(error))
         seconds += time.process_time() - began
-        scores += boundary_scores(sorted(set(found)), item.boundaries[kind], TOLERANCES[kind])
+        scores += boundary_scores(sorted(set(cuts)), item.boundaries[kind], TOLERANCES[kind])
         length += _seconds(clips, item.name)
     return Measured(
         seconds=seconds,
@@ -155,16 +155,16 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def _row(kind: str, clips: Clips, contenders: dict[str, Find]) -> Row:
-    found = {name: measured(clips, kind, find) for name, find in contenders.items()}
+    results = {name: measured(clips, kind, find) for name, find in contenders.items()}
     borders = sum(len(item.boundaries[kind]) for item in clips.items)
-    f1s = {name: one.scores["f1"] for name, one in found.items() if one.scores}
+    f1s = {name: one.scores["f1"] for name, one in results.items() if one.scores}
     print(f"{kind}: {f1s}", file=sys.stderr, flush=True)
     rivals = [f1 for name, f1 in f1s.items() if name != OURS and f1 is not None]
-    own = f1s[OURS]
-    assert own is not None
-    ratios = {"f1 beyond the best detector's": own - max(rivals)} if rivals else {}
+    our_f1 = f1s[OURS]
+    assert our_f1 is not None
+    ratios = {"f1 beyond the best detector's": our_f1 - max(rivals)} if rivals else {}
     sizes: dict[str, int | float | str] = {"kind": kind, "videos": len(clips), "borders": borders}
-    return Row(sizes=sizes | {"tolerance_s": TOLERANCES[kind]}, contenders=found, ratios=ratios)
+    return Row(sizes=sizes | {"tolerance_s": TOLERANCES[kind]}, contenders=results, ratios=ratios)
 
 
 def tables(result: Result) -> str:
@@ -173,13 +173,13 @@ def tables(result: Result) -> str:
     body: list[list[str]] = []
     notes: list[str] = []
     for name in result.rows[0].contenders:
-        own = [row.contenders[name] for row in result.rows]
-        if own[0].note:
-            notes += [own[0].note] if own[0].note not in notes else []
+        measured = [row.contenders[name] for row in result.rows]
+        if measured[0].note:
+            notes += [measured[0].note] if measured[0].note not in notes else []
             continue
-        pace = sum(one.scores["seconds_a_minute"] or 0 for one in own) / len(own)
+        pace = sum(one.scores["seconds_a_minute"] or 0 for one in measured) / len(measured)
         title = f"{name} (trained on {result.settings['data']})" if name == OURS else f"PySceneDetect, {name}"
-        body.append([title, *(_scores(one) for one in own), f"{pace:.2f}"])
+        body.append([title, *(_scores(one) for one in measured), f"{pace:.2f}"])
     return "\n\n".join([markdown(head, body), *notes])
 
 
@@ -195,13 +195,13 @@ def _scores(one: Measured) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("run", type=Path, metavar="RUN", help="run folder of video/shots, or another of its task")
-    found.add_argument("--videos", type=positive, default=20, help="edited videos of each kind; 20 when absent")
-    found.add_argument(
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("run", type=Path, metavar="RUN", help="run folder of video/shots, or another of its task")
+    options.add_argument("--videos", type=positive, default=20, help="edited videos of each kind; 20 when absent")
+    options.add_argument(
         "--side", type=positive, help="pixels of the frames' shorter side that the run sees; as in its data when absent"
     )
-    return found
+    return options
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("inference", "training")
 
 
-def prepared(forward: Callable[[], Tensor], module: nn.Module, held: int, mode: str, dtype: str) -> Prepared:
+def prepared(forward: Callable[[], Tensor], module: nn.Module, held_bytes: int, mode: str, dtype: str) -> Prepared:
     """A model's call.
 
     An inference call is the forward pass. A training step is the forward pass, the backward pass of the mean square
@@ -23,18 +23,18 @@ def prepared(forward: Callable[[], Tensor], module: nn.Module, held: int, mode: 
     Args:
         forward: the model on its input.
         module: whose parameters are trained.
-        held: bytes of the input.
+        held_bytes: bytes of the input.
         mode: one of ``MODES``.
         dtype: one of ``DTYPES``.
     """
     weights = sum(parameter.nbytes for parameter in module.parameters())
     if mode == "inference":
         module.eval()
-        return Prepared(lambda: _inference(forward, module, dtype), held + weights)
+        return Prepared(lambda: _inference(forward, module, dtype), held_bytes + weights)
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=True)
     _make_moments(module, optimizer)
-    return Prepared(lambda: _training(forward, module, optimizer, dtype), held + 3 * weights)
+    return Prepared(lambda: _training(forward, module, optimizer, dtype), held_bytes + 3 * weights)
 
 
 def _autocast(module: nn.Module, dtype: str) -> torch.autocast:

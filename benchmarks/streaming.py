@@ -102,28 +102,28 @@ def check_equal(run: TrainedRun, talk: Talk, seconds: float) -> dict[str, float]
     sound = Audio(talk.waveform(seconds / 60), talk.rate)
     with torch.inference_mode():
         pyramid = task.encoder(tokenizer([sound]))
-    found = {}
+    errors = {}
     for size in CHUNKS_MS:
         stream = Stream(task.encoder, tokenizer, rate=talk.rate)
         chunks = sound.waveform_S.split(max(1, talk.rate * size // 1000))
         got = joined([*(stream.feed(chunk) for chunk in chunks), stream.flush()])
         pairs = [(got[name].x_ND, pyramid[name].x) for name in pyramid.names]
         name = f"chunks of {size} ms against the whole"
-        must_equal(name, [own for own, _ in pairs], [whole for _, whole in pairs], BOUND)
-        found[name] = max(float((own - whole).abs().max()) for own, whole in pairs)
-        if found[name] > BOUND:
-            raise CheckFailed(f"{name}: {found[name]:.1e} apart, more than {BOUND:g}")
-    return found
+        must_equal(name, [streamed for streamed, _ in pairs], [expected for _, expected in pairs], BOUND)
+        errors[name] = max(float((streamed - expected).abs().max()) for streamed, expected in pairs)
+        if errors[name] > BOUND:
+            raise CheckFailed(f"{name}: {errors[name]:.1e} apart, more than {BOUND:g}")
+    return errors
 
 
-def error_rate(found: Sequence[str], true: Sequence[str]) -> float:
+def error_rate(predicted: Sequence[str], true: Sequence[str]) -> float:
     """Words to insert, leave out and replace, over true words; in rows of numpy, for sequences of thousands."""
-    places = {word: place for place, word in enumerate({*found, *true})}
-    true_N = np.array([places[word] for word in true])
+    ids = {word: index for index, word in enumerate({*predicted, *true})}
+    true_N = np.array([ids[word] for word in true])
     ramp = np.arange(len(true) + 1)
     row = ramp.copy()
-    for word in found:
-        best = np.minimum(row + 1, np.append(row[0] + 1, row[:-1] + (true_N != places[word])))
+    for word in predicted:
+        best = np.minimum(row + 1, np.append(row[0] + 1, row[:-1] + (true_N != ids[word])))
         # Words that are left out: the least of all to the left, each step costing one.
         row = np.minimum.accumulate(best - ramp) + ramp
     return float(row[-1]) / max(1, len(true))
@@ -133,14 +133,14 @@ def lateness(run: TrainedRun, talk: Talk, minutes: float, chunk_ms: int) -> tupl
     """Seconds of sound from the end of each word until it was given, seconds of computing a chunk, and of all."""
     recognizer = Recognizer(run.task, run.tokenizer, rate=talk.rate)
     size = max(1, talk.rate * chunk_ms // 1000)
-    late, taken, fed = [], [], 0
+    late, latencies, fed = [], [], 0
     for chunk in talk.waveform(minutes).split(size):
         began = time.perf_counter()
         words = recognizer.feed(chunk)
-        taken.append(time.perf_counter() - began)
+        latencies.append(time.perf_counter() - began)
         fed += len(chunk)
         late += [fed / talk.rate - word.end for word in words]
-    return late, taken, sum(taken) / (fed / talk.rate)
+    return late, latencies, sum(latencies) / (fed / talk.rate)
 
 
 def placed(run: TrainedRun, talk: Talk) -> dict[str, float | None]:
@@ -151,14 +151,14 @@ def placed(run: TrainedRun, talk: Talk) -> dict[str, float | None]:
     apart: list[float] = []
     for sample in talk.samples:
         recognizer = Recognizer(run.task, run.tokenizer, rate=talk.rate)
-        found: list[TimeSpan] = [*recognizer.feed(sample.value.waveform_S), *recognizer.flush()]
-        known = AudioModality.timeline(sample.value).get("words", [])
-        if found and [word.label for word in found] == [label for *_, label in known]:
-            apart += [word.start - start for word, (start, *_) in zip(found, known, strict=True)]
+        predicted: list[TimeSpan] = [*recognizer.feed(sample.value.waveform_S), *recognizer.flush()]
+        annotated = AudioModality.timeline(sample.value).get("words", [])
+        if predicted and [word.label for word in predicted] == [label for *_, label in annotated]:
+            apart += [word.start - start for word, (start, *_) in zip(predicted, annotated, strict=True)]
     if not apart:
         return {"start_late_s": None, "start_spread_s": None}
     middle = statistics.median(apart)
-    return {"start_late_s": middle, "start_spread_s": statistics.fmean(abs(own - middle) for own in apart)}
+    return {"start_late_s": middle, "start_spread_s": statistics.fmean(abs(offset - middle) for offset in apart)}
 
 
 def run(options: argparse.Namespace) -> Result:
@@ -169,31 +169,31 @@ def run(options: argparse.Namespace) -> Result:
         CheckFailed: chunks give something else than the whole.
     """
     quick = options.quick
-    found = load_task(options.run)
-    task = ctc_task(found.task)
-    talk = Talk.of(found, 5 if quick else 1000)
+    trained = load_task(options.run)
+    task = ctc_task(trained.task)
+    talk = Talk.of(trained, 5 if quick else 1000)
     threads = torch.get_num_threads()
-    checks = check_equal(found, talk, 3.0 if quick else 10.0)
+    checks = check_equal(trained, talk, 3.0 if quick else 10.0)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             _length(options.run, talk, minutes, Path(folder), threads)
             for minutes in ((0.05, 0.1) if quick else options.minutes)
         ]
-    rows += [_chunks(found, talk, 0.05 if quick else 1.0, size) for size in CHUNKS_MS]
+    rows += [_chunks(trained, talk, 0.05 if quick else 1.0, size) for size in CHUNKS_MS]
     return Result(
         name=NAME,
         command=options.command,
         quick=quick,
         settings={
-            "data": found.config.data.type,
+            "data": trained.config.data.type,
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
-            "levels": [level.model_dump(mode="json") for level in found.config.single.model.levels],
-            "late_steps_s": _stated(found.tokenizer, Recognizer(task, found.tokenizer, rate=talk.rate), task),
+            "levels": [level.model_dump(mode="json") for level in trained.config.single.model.levels],
+            "late_steps_s": _stated(trained.tokenizer, Recognizer(task, trained.tokenizer, rate=talk.rate), task),
         },
         checks=checks,
         rows=rows,
         bars=[] if quick else _bars(rows),
-        details=placed(found, talk),
+        details=placed(trained, talk),
         **environment(options.device),
     )
 
@@ -223,15 +223,15 @@ def _length(run: Path, talk: Talk, minutes: float, folder: Path, threads: int) -
 
 
 def _chunks(run: TrainedRun, talk: Talk, minutes: float, size: int) -> Row:
-    late, taken, speed = lateness(run, talk, minutes, size)
-    quartiles = np.percentile(taken, [25, 75])
+    late, latencies, speed = lateness(run, talk, minutes, size)
+    quartiles = np.percentile(latencies, [25, 75])
     measured = Measured(
-        seconds=statistics.median(taken),
+        seconds=statistics.median(latencies),
         quartiles=(float(quartiles[0]), float(quartiles[1])),
         scores={
             "late_median_s": statistics.median(late) if late else None,
             "late_most_s": max(late, default=None),
-            "slowest_chunk_s": max(taken),
+            "slowest_chunk_s": max(latencies),
         },
     )
     print(f"chunks of {size} ms: {speed:.3f} s a second, {measured.scores}", file=sys.stderr)
@@ -247,13 +247,13 @@ def _bars(rows: Sequence[Row]) -> list[Bar]:
     return [
         Bar(
             claim=f"peak memory of the process, from {lengths} of sound",
-            asked=f"at most {GROWTH:g}x",
+            goal=f"at most {GROWTH:g}x",
             measured=f"{growth:.2f}x",
             met=growth <= GROWTH,
         ),
         Bar(
             claim=f"real-time factor, {files[-1].sizes['minutes']:g} minutes",
-            asked=f"at most {SPEED:g}",
+            goal=f"at most {SPEED:g}",
             measured=f"{speed:.3f}",
             met=speed <= SPEED,
         ),
@@ -299,12 +299,12 @@ def tables(result: Result) -> str:
 
 
 def _chunk_row(row: Row) -> list[str]:
-    own = row.contenders["stream"]
-    assert own.seconds is not None
-    late, most, slowest = (own.scores[key] for key in ("late_median_s", "late_most_s", "slowest_chunk_s"))
+    stream = row.contenders["stream"]
+    assert stream.seconds is not None
+    late, most, slowest = (stream.scores[key] for key in ("late_median_s", "late_most_s", "slowest_chunk_s"))
     return [
         str(row.sizes["chunk_ms"]),
-        f"{1000 * own.seconds:.2f}",
+        f"{1000 * stream.seconds:.2f}",
         f"{1000 * (slowest or 0):.0f}",
         f"{row.ratios['seconds a second']:.3f}",
         "" if late is None else f"{late:.2f}",
@@ -318,12 +318,12 @@ def _minutes(text: str) -> tuple[float, ...]:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument(
+    options = parser(NAME, __doc__ or "")
+    options.add_argument(
         "run", type=Path, metavar="RUN", help="run folder of audio/grid_stream, or another causal one of task ctc"
     )
-    found.add_argument("--minutes", type=_minutes, default=MINUTES, help="of the files; 1,10,60 when absent")
-    return found
+    options.add_argument("--minutes", type=_minutes, default=MINUTES, help="of the files; 1,10,60 when absent")
+    return options
 
 
 if __name__ == "__main__":

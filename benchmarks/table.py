@@ -75,22 +75,22 @@ def results(folder: Path, name: str) -> list[tuple[Path, Result]]:
     Raises:
         UserError: one is broken, is of another benchmark, or was a quick try.
     """
-    found = []
+    loaded = []
     for path in sorted(folder.glob(f"{name}-*.json"), key=lambda path: (path.stem != f"{name}-cpu", path.stem)):
         result = read(path)
         if result.name != name:
             raise UserError(f"{path} is a result of {result.name}, not of {name}; rename it")
         if result.quick:
             raise UserError(f"{path} comes from --quick, and its figures say nothing; run the benchmark without it")
-        found.append((path, result))
-    return found
+        loaded.append((path, result))
+    return loaded
 
 
 def section(folder: Path, name: str) -> str:
     """All tables of a benchmark, and which device was not measured."""
-    found = results(folder, name)
+    loaded = results(folder, name)
     parts = []
-    for path, result in found:
+    for path, result in loaded:
         versions = ", ".join(
             f"{key} {result.versions[key]}" for key in ("torch", "python", "cuda") if key in result.versions
         )
@@ -101,7 +101,7 @@ def section(folder: Path, name: str) -> str:
             parts.append(bars_table(result.bars))
         if path.with_suffix(".png").exists():
             parts.append(f"![{name}]({LINK}/{path.with_suffix('.png').name})")
-    measured = {"cpu" if path.stem.startswith(f"{name}-cpu") else "cuda" for path, _ in found}
+    measured = {"cpu" if path.stem.startswith(f"{name}-cpu") else "cuda" for path, _ in loaded}
     for device, title in (("cpu", "CPU"), ("cuda", "CUDA")):
         if device not in measured:
             parts.append(f"**{title}: not measured yet.**")
@@ -124,8 +124,8 @@ def rendered(pages: Mapping[Path, str], folder: Path) -> dict[Path, str]:
                 "add the two lines to the page where its tables belong"
             )
         [(path, match)] = matches
-        before, after = texts[path][: match.end(1)], texts[path][match.start(2) :]
-        texts[path] = f"{before}\n{section(folder, name)}\n\n{after}"
+        head, after = texts[path][: match.end(1)], texts[path][match.start(2) :]
+        texts[path] = f"{head}\n{section(folder, name)}\n\n{after}"
     return texts
 
 
@@ -145,13 +145,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="change nothing; exit with 1 if the tables are out of date"
     )
     options = parser.parse_args(argv)
-    before = read_pages()
+    previous = read_pages()
     try:
-        after = rendered(before, FOLDER)
+        after = rendered(previous, FOLDER)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.check and after != before:
+    if options.check and after != previous:
         print("the tables in docs/benchmarks are out of date; run: python -m benchmarks.table", file=sys.stderr)
         return 1
     if not options.check:

@@ -38,8 +38,8 @@ class Race:
     def ratio(self, slow: str, fast: str) -> float | None:
         """Median over the rounds of one contender's seconds over another's: each round compares neighbours in time."""
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=False)
-        found = [a / b for a, b in pairs]
-        return statistics.median(found) if found else None
+        ratios = [a / b for a, b in pairs]
+        return statistics.median(ratios) if ratios else None
 
 
 def race(

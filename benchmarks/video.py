@@ -72,15 +72,15 @@ def build(contender: str, frames: int, settings: Mapping[str, Any]) -> tuple[nn.
     own_config = flat(config) if contender == "flat" else config
     tokenizer = build_tokenizer(own_config)
     assert isinstance(tokenizer, VideoTokenizer)
-    own = Pooled(config.single.model, tokenizer)
-    target, found = size(own), own
+    hierarchy = Pooled(config.single.model, tokenizer)
+    target, built = size(hierarchy), hierarchy
     if contender == "flat":
-        found = Pooled(own_config.single.model, tokenizer)
+        built = Pooled(own_config.single.model, tokenizer)
     elif contender in video_peers.PEERS:
         depth = sum(level.depth for level in config.single.model.levels)
         peer = video_peers.fitted(contender, tokenizer, depth, target, (frames, SIDE, SIDE))
         return _checked(contender, peer, target, settings), tokenizer
-    return _checked(contender, found, target, settings), tokenizer
+    return _checked(contender, built, target, settings), tokenizer
 
 
 def _checked(contender: str, model: nn.Module, target: int, settings: Mapping[str, Any]) -> nn.Module:
@@ -121,9 +121,9 @@ def tables(result: Result) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--frames", type=numbers, default=FRAMES, help="lengths of videos; 8,32,128,512 when absent")
-    return budgets(found, 3.0)
+    options = parser(NAME, __doc__ or "")
+    options.add_argument("--frames", type=numbers, default=FRAMES, help="lengths of videos; 8,32,128,512 when absent")
+    return budgets(options, 3.0)
 
 
 if __name__ == "__main__":

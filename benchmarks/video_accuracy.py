@@ -44,9 +44,9 @@ def build(name: str, config: RunConfig, data: Data) -> Classifier:
     return Classifier(peer, peer.width, classes, 0.0)
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The curves as Markdown."""
-    return learning.table(found, "what happens in rendered clips of 16 frames")
+    return learning.table(results, "what happens in rendered clips of 16 frames")
 
 
 def _length(value: Video) -> int:

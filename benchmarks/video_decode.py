@@ -129,11 +129,11 @@ def check_equal(source: Source, readers: Sequence[str]) -> dict[str, float]:
     Raises:
         CheckFailed: too far.
     """
-    wanted = sorted({0, source.frames[0] // 2, source.frames[0] - 1})
+    indices = sorted({0, source.frames[0] // 2, source.frames[0] - 1})
     frames = {}
     for reader in readers:
         with VideoFile(source.paths[0], readers=[reader]) as file:
-            frames[reader] = file.frames(wanted).pixels_N3HW.float()
+            frames[reader] = file.frames(indices).pixels_N3HW.float()
     first = readers[0]
     return {
         f"{source.name}, {reader} against {first}": must_equal(
@@ -208,9 +208,9 @@ def run(options: argparse.Namespace) -> Result:
     bars: list[Bar] = []
     if options.steps:
         # Errors name what is missing before minutes are spent.
-        asked = load_config(options.config, options.overrides).train.workers
+        num_workers = load_config(options.config, options.overrides).train.workers
         steps = 4 if quick else options.steps + LOGGED
-        counts = sorted({0, asked})
+        counts = sorted({0, num_workers})
         rows += [waiting(options.config, workers, options, steps) for workers in counts]
         bars = [_bar(rows[-1])]
     return Result(
@@ -230,7 +230,7 @@ def _bar(row: Row) -> Bar:
     assert share is not None
     return Bar(
         claim=f"`{row.sizes['config']}`, {row.sizes['workers']} loader process(es): share of the time spent waiting",
-        asked=f"{WAITING:.0%} or less",
+        goal=f"{WAITING:.0%} or less",
         measured=f"{share:.1%}",
         met=share <= WAITING,
     )
@@ -242,31 +242,37 @@ def tables(result: Result) -> str:
     able = [name for name in READERS if any(row.contenders[name].seconds for row in decoding)]
     head = ["files", "pixels", "access", "frames a round", *(f"{name}, frames a second" for name in able)]
     head += [f"{name} / {able[0]}, time" for name in able[1:]]
-    found = [markdown(head, [_cells(row, able) for row in decoding])]
+    lines = [markdown(head, [_cells(row, able) for row in decoding])]
     notes = {name: decoding[0].contenders[name].note for name in READERS if name not in able}
-    found += [f"{name}: {note}" for name, note in notes.items()]
+    lines += [f"{name}: {note}" for name, note in notes.items()]
     training = [row for row in result.rows if row.sizes["what"] == "training"]
     if training:
         head = ["training", "loader processes", "steps", "seconds a step", "waiting for data"]
-        found.append(markdown(head, [_waited(row) for row in training]))
-    return "\n\n".join(found)
+        lines.append(markdown(head, [_waited(row) for row in training]))
+    return "\n\n".join(lines)
 
 
 def _cells(row: Row, able: Sequence[str]) -> list[str]:
     sizes = row.sizes
     files = f"{sizes['source']}, {sizes['files']} file{'s' if sizes['files'] != 1 else ''}"
-    found = [files, f"{sizes['columns']} x {sizes['rows']}", str(sizes["access"]), f"{sizes['frames']:,}"]
+    cells = [files, f"{sizes['columns']} x {sizes['rows']}", str(sizes["access"]), f"{sizes['frames']:,}"]
     for name in able:
         rate = row.contenders[name].scores.get("frames_per_second")
-        found.append(row.contenders[name].note if rate is None else f"{rate:,.0f}")
-    return found + [times(row.ratios.get(f"{name}/{able[0]} seconds")) or "-" for name in able[1:]]
+        cells.append(row.contenders[name].note if rate is None else f"{rate:,.0f}")
+    return cells + [times(row.ratios.get(f"{name}/{able[0]} seconds")) or "-" for name in able[1:]]
 
 
 def _waited(row: Row) -> list[str]:
-    own: Any = row.contenders["step"]
+    step_row: Any = row.contenders["step"]
     sizes = row.sizes
-    share = own.scores["data_wait"]
-    return [f"`{sizes['config']}`", str(sizes["workers"]), str(sizes["steps"]), f"{own.seconds:.3f}", f"{share:.1%}"]
+    share = step_row.scores["data_wait"]
+    return [
+        f"`{sizes['config']}`",
+        str(sizes["workers"]),
+        str(sizes["steps"]),
+        f"{step_row.seconds:.3f}",
+        f"{share:.1%}",
+    ]
 
 
 def steps(text: str) -> int:
@@ -276,12 +282,14 @@ def steps(text: str) -> int:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    found = parser(NAME, __doc__ or "")
-    found.add_argument("--budget", type=float, default=10.0, help="seconds of timing a row; three rounds at the least")
-    found.add_argument("--config", default="video/grid_lips", help="what is trained; video/grid_lips when absent")
-    found.add_argument("--steps", type=steps, default=40, help="training steps that count; 0 trains nothing")
-    found.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of that configuration")
-    return found
+    options = parser(NAME, __doc__ or "")
+    options.add_argument(
+        "--budget", type=float, default=10.0, help="seconds of timing a row; three rounds at the least"
+    )
+    options.add_argument("--config", default="video/grid_lips", help="what is trained; video/grid_lips when absent")
+    options.add_argument("--steps", type=steps, default=40, help="training steps that count; 0 trains nothing")
+    options.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of that configuration")
+    return options
 
 
 if __name__ == "__main__":

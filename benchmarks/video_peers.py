@@ -39,8 +39,8 @@ class Peer(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """A vector for each video, (B, D)."""
         (tubes_BthwF,) = GridMaps.of(tokens, self.blocks).maps(tokens.x)
-        found_BD: Tensor = self.trunk(untubify(tubes_BthwF, self.tube, self.patch))
-        return found_BD
+        features_BD: Tensor = self.trunk(untubify(tubes_BthwF, self.tube, self.patch))
+        return features_BD
 
 
 def swin3d(width: int, depth: int, clip: Sequence[int]) -> nn.Module:
@@ -67,7 +67,7 @@ def mvit(width: int, depth: int, clip: Sequence[int]) -> nn.Module:
     """
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
-    settings, before = [], width
+    settings, previous_width = [], width
     for stage, blocks in enumerate(_stages(depth)):
         for block in range(blocks):
             shrinks = 2 if stage and not block else 1
@@ -75,7 +75,7 @@ def mvit(width: int, depth: int, clip: Sequence[int]) -> nn.Module:
             settings.append(
                 MSBlockConfig(
                     num_heads=_heads(width) * 2**stage,
-                    input_channels=before,
+                    input_channels=previous_width,
                     output_channels=width * 2**stage,
                     kernel_q=[3, 3, 3],
                     kernel_kv=[3, 3, 3],
@@ -83,7 +83,7 @@ def mvit(width: int, depth: int, clip: Sequence[int]) -> nn.Module:
                     stride_kv=[1, keys, keys],
                 )
             )
-            before = width * 2**stage
+            previous_width = width * 2**stage
     model: Any = MViT(
         spatial_size=(clip[1], clip[2]),
         temporal_size=clip[0],

@@ -42,19 +42,19 @@ def watched(words: Sequence[str], log: Path, threads: int, out: Path | None = No
     Raises:
         UserError: it failed; gives its last words.
     """
-    before, began, peak = _processor_seconds(), time.perf_counter(), 0
+    seconds_before, began, peak = _processor_seconds(), time.perf_counter(), 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with ExitStack() as stack:
-        said = stack.enter_context(log.open("wb"))
+        log_file = stack.enter_context(log.open("wb"))
         file = None if out is None else stack.enter_context(out.open("wb"))
         command = [sys.executable, "-m", "hrt_mm", *words]
-        process = subprocess.Popen(command, stdout=file, stderr=said, env=environment)
+        process = subprocess.Popen(command, stdout=file, stderr=log_file, env=environment)
         while process.poll() is None:
             peak = max(peak, _peak(process.pid))
             time.sleep(0.02)
     if process.returncode:
         raise UserError(f"hrt-mm {words[0]} failed: {log.read_text()[-500:]}")
-    return Watched(time.perf_counter() - began, _processor_seconds() - before, peak)
+    return Watched(time.perf_counter() - began, _processor_seconds() - seconds_before, peak)
 
 
 def _processor_seconds() -> float:
@@ -69,5 +69,5 @@ def _peak(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(match[1]) * 1024 if match else 0

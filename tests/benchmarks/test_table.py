@@ -34,8 +34,8 @@ def result(**changes: Any) -> Result:
         "checks": {},
         "rows": rows,
         "bars": [
-            Bar(claim="fast", asked="1x", measured="2x", met=True),
-            Bar(claim="cheap", asked="1", measured="2", met=False),
+            Bar(claim="fast", goal="1x", measured="2x", met=True),
+            Bar(claim="cheap", goal="1", measured="2", met=False),
         ],
         "details": {
             "profile": [{**rows[0].sizes, "operator": "aten::mm", "packed": 1.0, "dense": 2.0, "over_ideal": 0.2}]
