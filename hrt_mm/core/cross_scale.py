@@ -114,14 +114,14 @@ class CausalDown(CrossAttention):
     ) -> None:
         super().__init__(dim, kv_dim, heads, axes, theta, backend)
         self.null_key = None if inclusive else nn.Parameter(torch.empty(2, heads, self.width))
-        self._begin()
+        self._init_null_key()
 
     def reset_parameters(self) -> None:
         """Reinitializes the parameters that this module owns directly."""
         super().reset_parameters()
-        self._begin()
+        self._init_null_key()
 
-    def _begin(self) -> None:
+    def _init_null_key(self) -> None:
         if self.null_key is not None:
             nn.init.normal_(self.null_key, std=0.02)
 
@@ -157,11 +157,12 @@ class CausalDown(CrossAttention):
         q_THE = self.queries(x_TD, self.rope(coords_TC, unit_C))
         k_GHE, v_GHE = self.keys_values(source, self.rope(source_coords, unit_C))
         if self.null_key is not None:
+            # Shifted keys: row g of a causal mask now ends at the key of group g - 1.
             k_GHE, v_GHE = (
                 shift_right(rows, samples, null) for rows, null in zip((k_GHE, v_GHE), self.null_key, strict=True)
             )
-        seen_THE = self.seen(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
-        return self.gated(seen_THE)
+        attended_THE = self.attend_folded(q_THE, k_GHE, v_GHE, groups, samples, samples, window=window)
+        return self.gated(attended_THE)
 
     def attend_to(
         self,
@@ -173,18 +174,18 @@ class CausalDown(CrossAttention):
         new_keys: NewTokens,
         runs: Runs,
     ) -> Tensor:
-        """:meth:`staircase` for new fine tokens and new coarse ones, after those that a memory holds.
+        """:meth:`staircase` for new fine and coarse tokens, which follow those in a memory.
 
-        The memory holds the null key first, so that groups see the key of their own number with and without it.
+        The memory starts with the null key, if there is one, so group g attends up to key g in either case.
 
         Args:
             x_ND: new fine tokens.
-            coords_NC: their positions, from where the sample begins if there is a null key.
-            source: new coarse tokens and their positions, counted likewise.
-            unit_C: level-0 steps that count as one.
-            memory: keys of the coarse tokens before; those of the new ones are added.
-            new_keys: the samples of the new coarse tokens.
-            runs: the groups of the new fine tokens.
+            coords_NC: their coordinates; relative to the start of the sample if there is a null key.
+            source: new coarse tokens and their coordinates, likewise.
+            unit_C: level-0 units per coordinate unit of the attention.
+            memory: keys and values of earlier coarse tokens, to which those of the new ones are added.
+            new_keys: samples of the new coarse tokens.
+            runs: groups of the new fine tokens.
 
         Returns:
             (N, D), gated.
@@ -194,12 +195,13 @@ class CausalDown(CrossAttention):
         if source is not None:
             k_CHE, v_CHE = self.keys_values(source[0], self.rope(source[1], unit_C))
         if runs.new.single:
+            # One token per sample: its group is the newest, so it attends to all keys and needs no folding.
             memory.append(k_CHE, v_CHE, new_keys)
             return self.gated(memory.attend_newest(q_NHE, runs.new, new_keys.before + new_keys.counts - 1))
         k_SHE, v_SHE, keys = memory.extended(k_CHE, v_CHE, new_keys)
-        return self.gated(self.seen(q_NHE, k_SHE, v_SHE, runs.spans, runs.samples, keys, window=memory.window))
+        return self.gated(self.attend_folded(q_NHE, k_SHE, v_SHE, runs.spans, runs.samples, keys, window=memory.window))
 
-    def seen(
+    def attend_folded(
         self,
         q_THE: Tensor,
         k_SHE: Tensor,

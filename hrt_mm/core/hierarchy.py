@@ -136,6 +136,7 @@ class Hierarchy(nn.Module):
         self.config, self.axes = config, axes
         check_sizes(config, axes)
         self.blocks = blocks(config, axes) if axes > 1 else ()
+        # Grids have few cells along each axis, hence the smaller base.
         theta = config.rope_theta or (10000.0 if axes == 1 else 100.0)
         levels = config.levels
         # Stochastic depth rises linearly over the encoder blocks of all levels.
@@ -186,13 +187,17 @@ class Hierarchy(nn.Module):
         self.check(tokens)
         record = _Record()
         states = self._bottom_up(tokens, record)
+        # Down before up, so that coarse levels also receive what fine levels computed on the way down.
         if self.config.top_down or self.config.cross_scale.down:
             for index in reversed(range(len(states) - 1)):
                 self._descend(index, states, record)
         if self.config.cross_scale.up:
             for index in range(len(states) - 1):
                 self._ascend(index, states, record)
-        self._auxiliary(states, record)
+        if self.config.alignment or self.config.reconstruction:
+            for transition, fine, coarse in zip(self.transitions, states[:-1], states[1:], strict=True):
+                assert fine.groups is not None
+                record.losses |= transition.losses(fine.x_TD, coarse.x_TD, fine.groups)
         return self._pyramid(tokens, states, record)
 
     def check(self, tokens: Tokens) -> None:
@@ -212,6 +217,7 @@ class Hierarchy(nn.Module):
     def _bottom_up(self, tokens: Tokens, record: _Record) -> list[_State]:
         plan = LevelPlan.of(tokens, self.config.levels[0], self.blocks)
         states = [_State(self.stages[0](tokens.x, plan), plan)]
+        # Each stage runs on what the transition made of the finished tokens of the level below.
         for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
             pooled = transition(states[-1].x_TD, states[-1].plan)
             states[-1].groups = pooled.groups
@@ -260,6 +266,7 @@ class Hierarchy(nn.Module):
         """Attention of each coarse token to the tokens of its group."""
         fine, coarse, up = states[index], states[index + 1], self.up[index]
         assert fine.groups is not None
+        # One query per group, against the tokens of the group.
         spans = fine.groups.spans
         attended_TD = up.within(
             coarse.x_TD,
@@ -274,16 +281,10 @@ class Hierarchy(nn.Module):
 
     def _add(self, state: _State, branch_TD: Tensor, name: str, record: _Record) -> None:
         if self.measure_contributions:
+            # Relative size of the branch, for reports: near 0 for a path that stays closed.
             ratio = branch_TD.float().norm() / state.x_TD.float().norm().clamp(min=1e-12)
             record.stats[f"contribution/{name}"] = ratio.detach()
         state.x_TD = state.x_TD + branch_TD
-
-    def _auxiliary(self, states: list[_State], record: _Record) -> None:
-        if not (self.config.alignment or self.config.reconstruction):
-            return
-        for index, fine in enumerate(states[:-1]):
-            assert fine.groups is not None
-            record.losses |= self.transitions[index].losses(fine.x_TD, states[index + 1].x_TD, fine.groups)
 
     def _pyramid(self, tokens: Tokens, states: list[_State], record: _Record) -> Pyramid:
         names = tuple(level.name for level in self.config.levels)
@@ -319,6 +320,7 @@ class Hierarchy(nn.Module):
         reduction = 1.0
         for index, level in enumerate(self.config.levels):
             info.append({"num_chs": level.dim, "reduction": reduction, "module": f"stages.{index}"})
+            # timm has one reduction for both axes; strides of the first axis stand for all.
             if index < len(self.transitions):
                 reduction *= self.transitions[index].stride[0]
         return info

@@ -57,7 +57,9 @@ class GridPlan:
     @on_host
     def coarser(self, stride: Sizes) -> GridPlan:
         """The grids of the groups, in blocks of ``stride``."""
+        # Batches often have few different shapes, so each one is computed once.
         shapes = {shape: nested.coarse_shape(shape, stride) for shape in set(self.shapes)}
+        # Blocks up to the stride become single cells or less, and drop out.
         divided = (tuple(b // s for b, s in zip(block, stride, strict=True)) for block in self.blocks)
         return GridPlan(
             tuple(shapes[shape] for shape in self.shapes), tuple(block for block in divided if math.prod(block) > 1)
@@ -160,6 +162,7 @@ class LevelPlan:
     def attention_spans(self, layer: int) -> Spans:
         """The runs within which the tokens of a layer attend to each other: windows, or samples."""
         window, kind = self.level.window, self.level.window_type
+        # Sliding windows stay whole samples here; the kernel masks them by distance.
         if window is None or kind == "sliding":
             return self.samples
         return self.samples.cached(("attention", kind, window, layer % 2, self.grid), lambda: self._windows(layer))
@@ -169,6 +172,7 @@ class LevelPlan:
             assert self.level.window is not None
             return self.grid.runs(extent(self.level.window, len(self.unit), "window"), self.device)
         size = self._window_size()
+        # As in Swin, every other layer is shifted by half a window: the first window of a sample is half as long.
         shifted = self.level.window_type == "shifted" and layer % 2
         return self.samples.cut(size, size // 2 if shifted else 0)
 
@@ -260,13 +264,14 @@ class LevelPlan:
                 known yet.
         """
         unit = tuple(a * b for a, b in zip(self.unit, stride, strict=True))
+        # Strides of fixed groups are whole numbers; typical sizes of other groups need not be, but form no grid.
         grid = self.grid.coarser(tuple(int(size) for size in stride)) if gridded and self.grid is not None else None
         boundaries = {name: _coarse_starts(mask, groups, inclusive=ahead) for name, mask in self.boundaries.items()}
         return LevelPlan(level, groups.samples, coords_GC, unit, grid, boundaries, self.level_0 or self)
 
 
 def check_boundary(level: Level, config: GivenGroups, boundaries: Mapping[str, Tensor]) -> None:
-    """Checks that the boundary that a level groups by is there.
+    """Checks that tokens have the boundary that a level groups by.
 
     Raises:
         UserError: the tokens carry no such boundary.
@@ -279,27 +284,28 @@ def check_boundary(level: Level, config: GivenGroups, boundaries: Mapping[str, T
 
 
 def reporting_group(group_T: np.ndarray, begins_T: np.ndarray, *, inclusive: bool) -> np.ndarray:
-    """(T,) the first group whose token can tell that a given group starts at a token: that token's group.
+    """(T,) index of the group that takes over a start at each token, when boundaries are coarsened.
 
-    Where a group's token is made from the group's first token alone, it can tell nothing of the later ones, and the
-    next group's token is the first that can.
+    That is the group of the token. If the token of a group depends on the group's first token only, it must not show
+    later starts in the group, which move to the next one.
 
     Args:
-        group_T: the group of each token.
+        group_T: group of each token.
         begins_T: bool, whether each token is the first of its group.
-        inclusive: tokens of groups are made from first tokens alone.
+        inclusive: the token of a group depends on the group's first token only.
     """
+    # ~ on a boolean array is "not": 1 for tokens inside a group, 0 for first ones.
     return group_T + ~begins_T if inclusive else group_T
 
 
 def _coarse_starts(starts_T: Tensor, groups: Groups, *, inclusive: bool) -> Tensor:
-    """(G,) whether a given group starts at each token of the next level."""
+    """Coarsens boundaries: (G,) bool, whether a given group starts at each token of the next level."""
     first_G = groups.spans.host[:-1].numpy()
     rows = np.flatnonzero(starts_T.numpy())
-    # Groups are not empty here, so the last one that begins up to a row holds it.
+    # No group is empty here, so a row belongs to the last group that begins at or before it.
     group = np.searchsorted(first_G, rows, "right") - 1
     reporting = reporting_group(group, first_G[group] == rows, inclusive=inclusive)
-    # In the last group of a sample there may be no group to tell; the following one is another sample's.
+    # A start moved past the last group of its sample is dropped, as the next group belongs to another sample.
     ends = groups.samples.host[1:].numpy()
     within = reporting < ends[np.searchsorted(ends, group, "right")]
     flags_G = np.zeros(len(first_G), dtype=bool)

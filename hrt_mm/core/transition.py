@@ -58,11 +58,12 @@ class Transition(nn.Module):
         assert fine.group is not None
         self.fine, self.coarse = fine, coarse
         self.group = fine.group
+        # Groups are blocks of a grid as long as no finer level has groups of varying length.
         self.gridded = axes > 1 and all(isinstance(level.group, FixedGroups) for level in config.levels[: index + 1])
         self.group_size, self.stride = _group_size_and_stride(fine, axes, self.gridded)
         self.causal = config.causal
-        site = PoolingSpec(fine.dim, fine.heads, self.group_size, axes, theta, config.backend)
-        self.pooling: Pooling = POOLINGS[fine.pool](site)
+        spec = PoolingSpec(fine.dim, fine.heads, self.group_size, axes, theta, config.backend)
+        self.pooling: Pooling = POOLINGS[fine.pool](spec)
         self.router = Router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
         self.merge = nn.Linear(self.pooling.width, coarse.dim, bias=False)
         self.alignment, self.reconstruction = config.alignment, config.reconstruction
@@ -97,13 +98,13 @@ class Transition(nn.Module):
         return x_GE
 
     def _coarser(self, plan: LevelPlan, groups: Groups) -> LevelPlan:
-        """The next level's plan."""
+        """Plan of the next level."""
         coords_GC = self.coordinates(plan.coords_TC, groups.spans)
         ahead = self.causal and self.inclusive
         return plan.coarser(self.coarse, groups, coords_GC, self.stride, gridded=self.gridded, ahead=ahead)
 
     def coordinates(self, coords_TC: Tensor, groups: Spans) -> Tensor:
-        """(G, C) where the tokens of groups lie: in the middle, or if made from the first token alone, at that one."""
+        """(G, C) coordinates of groups: the mean of their tokens, or the first if only that one is pooled."""
         return (segment_first if self.inclusive else segment_mean)(coords_TC, groups)
 
     def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
@@ -118,6 +119,7 @@ class Transition(nn.Module):
         routing = self.router(x_TD, plan.samples)
         groups = plan.routed_groups(routing.starts_T, config)
         x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
+        # The decision at the first token of a group is the one that made the group.
         doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
         before_GE = shift_right(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
         # doubt is 0 in value, so only its gradient, the difference to the group before, takes part.
@@ -154,7 +156,7 @@ class Transition(nn.Module):
             similarity_G = F.cosine_similarity(self.align(normed_GE).float(), mean_GD, dim=-1)
             losses[f"alignment/{name}"] = self.alignment * (1 - similarity_G).sum() / max(1, len(similarity_G))
         if self.rebuild is not None:
-            # One row per position of every group, of which the tokens that exist select theirs.
+            # (G, K * D) to (G * K, D): a row for each position of every group, from which the tokens select theirs.
             rows = self.rebuild(normed_GE).view(-1, target_TD.shape[1]).float()
             rebuilt_TD = rows.index_select(0, groups.spans.ids * self.group_size + groups.position_in_group_T)
             error = (rebuilt_TD - target_TD).square().sum() / max(1, target_TD.numel())
@@ -193,6 +195,7 @@ class TopDown(nn.Module):
         """
         x_GD = self.project_groups(x_GE, groups.samples, prob_G)
         if self.lead is not None:
+            # Without this delay a token would see its own group, and through it later tokens.
             x_GD = shift_right(x_GD, groups.samples, self.lead)
         # Some poolings scale by the length of the group, which is not known yet in causal mode.
         return segment_broadcast(x_GD, groups.spans) if self.causal else pooling.unpool(x_GD, groups.spans)
