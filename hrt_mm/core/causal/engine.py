@@ -1,11 +1,11 @@
-"""New tokens through a causal hierarchy that remembers those before: one pass for prompts, steps and streams.
+"""The incremental forward pass of a causal hierarchy: one engine for prompts, decoding steps and streams.
 
-New tokens of a level run through its blocks, together with the keys that they see of those before. The groups that they
-complete become new tokens of the next level, for which the same holds. What the next level gives comes back to the
-tokens that may see it. The result equals the forward pass, however many tokens come at once.
+New tokens of a level run through its blocks and attend to cached keys. The groups that they complete become new tokens
+of the next level, recursively, whose output is added to the tokens that may see it. The result equals that of the full
+forward pass, for any division of the input into calls.
 
-A prompt is a call with an empty memory, a decoding step one with a token for each sample, a stream one with a chunk of
-one sample.
+A prompt is a call with an empty memory, a decoding step a call with one token per sample, and a stream a call with a
+chunk of one sample.
 
 Shapes: N new tokens of a level, C new tokens of the next one, D width of a level.
 """
@@ -35,7 +35,7 @@ class Made:
 
     Args:
         x_ND: the tokens, before the last pass up (``cross_scale.up``).
-        position_N: float64, their positions in level-0 steps.
+        position_N: float64, their coordinates in level-0 units.
     """
 
     x_ND: Tensor
@@ -43,18 +43,18 @@ class Made:
 
     @classmethod
     def joined(cls, parts: Sequence[Made]) -> Made:
-        """Those of several calls, in order."""
+        """Concatenates the tokens of several calls, in order."""
         if len(parts) == 1:
             return parts[0]
         return cls(torch.cat([part.x_ND for part in parts]), torch.cat([part.position_N for part in parts]))
 
 
 class CausalPass:
-    """One call: new tokens of level 0, and all that follows from them on the levels above.
+    """One call: new tokens of level 0, and the tokens of the levels above that they complete.
 
     Args:
-        hierarchy: a causal one, in evaluation mode.
-        memory: what it remembers; changed in place.
+        hierarchy: a causal hierarchy in evaluation mode.
+        memory: its state, updated in place.
     """
 
     def __init__(self, hierarchy: Hierarchy, memory: Memory) -> None:
@@ -62,14 +62,14 @@ class CausalPass:
         self.made: list[list[Made]] = [[] for _ in memory.levels]
         """New tokens of each level."""
         self.ended: list[list[int]] = [[] for _ in memory.levels]
-        """Sizes of the groups that ended, by level, sample by sample."""
+        """Sizes of the completed groups of each level, sample by sample."""
 
     def feed(self, x_ND: Tensor, counts: np.ndarray, starts: Flags) -> Tensor:
-        """New tokens of level 0, packed sample by sample, to what the level makes of them, (N, D).
+        """Runs new tokens of level 0 through the hierarchy, and returns the output of level 0, (N, D).
 
         Args:
-            x_ND: the tokens.
-            counts: (B,) int64, how many each sample has; there may be none.
+            x_ND: the tokens, packed sample by sample.
+            counts: (B,) int64 number of new tokens of each sample; may be 0.
             starts: given boundaries.
         """
         memory, count_B = self.memory, self.memory.levels[0].count_B
@@ -77,7 +77,7 @@ class CausalPass:
         if not len(samples):
             return x_ND
         new = NewTokens(samples, counts[samples], count_B[samples], len(count_B), memory.device)
-        # In float64, as the forward pass has positions that lie far out.
+        # Float64, as in the forward pass for long samples.
         position_N = torch.from_numpy(memory.first_B[samples][new.ids] + new.numbers).to(memory.device)
         return self._level(0, x_ND, position_N, new, starts)
 
@@ -97,7 +97,7 @@ class CausalPass:
                 self._coarser(index, *group.tokens(samples), sizes, new, above)
 
     def _level(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
-        """New tokens through a level and all above it, (N, D).
+        """Runs new tokens through a level and, recursively, those above, (N, D).
 
         Args:
             index: of the level.
@@ -117,7 +117,7 @@ class CausalPass:
         return x_ND
 
     def _with_above(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
-        """Puts new tokens into their groups, and adds to them what they see of the next level."""
+        """Groups new tokens, runs the next level on completed groups, and adds its output to tokens that may see it."""
         level, transition = self.memory.levels[index], self.hierarchy.transitions[index]
         group = level.open
         assert group is not None
@@ -137,10 +137,10 @@ class CausalPass:
             coarse = self._coarser(index, *complete, made.subset(runs.made > 0), above)
         level.groups_B[new.samples] += runs.begun
         group.update(x_ND, position_N, new, runs)
-        look_ND = self._look_up(index, x_ND, position_N, runs, coarse, made)
-        back_ND = self._come_back(index, runs, coarse, prob_C)
-        for part_ND in (look_ND, back_ND):
-            x_ND = x_ND if part_ND is None else x_ND + part_ND
+        attended_ND = self._attend_down(index, x_ND, position_N, runs, coarse, made)
+        unpooled_ND = self._unpool(index, runs, coarse, prob_C)
+        for branch_ND in (attended_ND, unpooled_ND):
+            x_ND = x_ND if branch_ND is None else x_ND + branch_ND
         return x_ND
 
     def _new_above(self, index: int, samples: np.ndarray, made: np.ndarray) -> NewTokens:
@@ -168,17 +168,17 @@ class CausalPass:
         position_C = transition.coordinates(position_T[:, None], spans)[:, 0]
         return Made(self._level(index + 1, x_CE, position_C, new, starts), position_C)
 
-    def _look_up(
+    def _attend_down(
         self, index: int, x_ND: Tensor, position_N: Tensor, runs: Runs, coarse: Made | None, made: NewTokens
     ) -> Tensor | None:
-        """(N, D) what new tokens see of the next level by attention (``cross_scale.down``)."""
+        """Attention of new tokens to the next level (``cross_scale.down``), (N, D)."""
         keys = self.memory.levels[index].down
         if keys is None:
             return None
         down = self.hierarchy.down[index]
         assert isinstance(down, CausalDown)
         if down.null_key is not None:
-            # Positions count from the null key, which lies where the sample begins and is the first key of all.
+            # Coordinates are relative to the null key, which is at the start of the sample and is the first key.
             position_N = position_N - self._origin(runs.new, position_N)
             made = NewTokens(made.samples, made.counts, made.before + 1, made.batch, made.device)
         source = None
@@ -190,18 +190,19 @@ class CausalPass:
         return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, made, runs)
 
     def _origin(self, new: NewTokens, like: Tensor) -> Tensor:
-        """(N,) position of the first token of each new token's sample."""
+        """(N,) coordinate of the first token of the sample of each new token."""
         return torch.from_numpy(self.memory.first_B[new.samples][new.ids]).to(like.device)
 
-    def _come_back(self, index: int, runs: Runs, coarse: Made | None, prob_C: Tensor | None) -> Tensor | None:
-        """(N, D) what the next level gives to new tokens (``top_down``)."""
+    def _unpool(self, index: int, runs: Runs, coarse: Made | None, prob_C: Tensor | None) -> Tensor | None:
+        """Rows of the next level for new tokens (``top_down``), (N, D)."""
         back_BD = self.memory.levels[index].back_BD
         if back_BD is None:
             return None
         if coarse is None:
             return runs.new.spread(back_BD)
         top_down = self.hierarchy.top_down[index]
-        # Entry 0 of each sample is what came back last; the new ones follow in ``new_CD``.
+        # ``entries`` has the latest row of each sample, its entry 0, then the new rows sample by sample. So entry e of
+        # sample a, counted from 1, is in row ``first[a] + e``.
         last_AD = runs.new.take(back_BD)
         new_CD = top_down.project(coarse.x_ND).to(back_BD.dtype)
         entries = torch.cat([last_AD, new_CD])
@@ -216,10 +217,10 @@ class CausalPass:
 
     @staticmethod
     def _smoothed(runs: Runs, entries: Tensor, prob_C: Tensor) -> Tensor:
-        """Each sample's new entries mixed with those before them; the entries stay in their order."""
+        """Smooths the new entries of each sample with the ones before; their order does not change."""
         ids = np.arange(len(runs.made))
         order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.made))).to(entries.device)
         prob = torch.cat([prob_C.new_ones(len(ids)), prob_C])
         samples = Spans.from_lengths(torch.from_numpy(runs.made + 1), entries.device)
-        mixed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
-        return torch.empty_like(mixed).index_copy_(0, order, mixed)
+        smoothed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
+        return torch.empty_like(smoothed).index_copy_(0, order, smoothed)

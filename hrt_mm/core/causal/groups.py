@@ -1,4 +1,4 @@
-"""Groups of a level while its tokens come in: the one that is still open in each sample, and those that follow.
+"""Incremental grouping: the open group of each sample, and the groups that new tokens continue and begin.
 
 Shapes: B samples, A of them with new tokens, N new tokens, S tokens of an open group, R runs, C complete groups.
 """
@@ -22,41 +22,41 @@ from ..transition import Transition
 from .new_tokens import NewTokens, by_sample, offsets_of, runs_of
 
 OPEN_ROOM = 16
-"""Tokens of an open group that there is room for at first, where nothing bounds it."""
+"""Initial room for tokens of an open group of unlimited length."""
 
 Flags = Mapping[str, np.ndarray]
-"""By name of a given boundary, (N,) bool on the host: whether one of its groups starts at a token."""
+"""Given boundaries by name: (N,) bool on the host, true where a group starts."""
 
 
 class OpenGroup:
-    """The group of a level that is not complete yet, for every sample.
+    """The incomplete group of a level, for every sample.
 
     Args:
-        transition: what makes tokens of groups.
-        names: of given boundaries.
+        transition: the transition that pools the groups.
+        names: names of the given boundaries.
         batch: B.
-        like: gives device and precision.
+        like: a tensor with the device and the dtype.
     """
 
     def __init__(self, transition: Transition, names: list[str], batch: int, like: Tensor) -> None:
         group = transition.group
-        # With `select` a group's token is made when the group begins, and its other tokens are not needed for it.
+        # With pool: select, a group's token is computed when the group begins, and its other tokens are not needed.
         self.keeps_tokens = not transition.inclusive
         room = (group.longest or OPEN_ROOM) if self.keeps_tokens else 0
         self.x_BSD = like.new_zeros(batch, room, transition.fine.dim)
         self.position_BS = torch.zeros(batch, room, dtype=torch.float64, device=like.device)
         self.size_B = np.zeros(batch, dtype=np.int64)
         self.before_BD = like.new_zeros(batch, transition.fine.dim) if isinstance(group, LearnedGroups) else None
-        """The newest token, which a learned boundary compares the next one with."""
+        """The newest token, to which the router compares the next one."""
         self.prob_B: Tensor | None = None
-        """Of groups that are smoothed, the probability of the boundary that the open one starts at."""
+        """For smoothed groups, the probability of the boundary at which the open one starts."""
         if isinstance(group, LearnedGroups) and group.smooth:
             self.prob_B = like.new_ones(batch, dtype=torch.promote_types(like.dtype, torch.float32))
         self.started = {name: np.zeros(batch, dtype=bool) for name in names}
-        """Whether a given group has started since the last token of the next level that could tell of it."""
+        """Whether a given group started that no token of the next level has taken over yet."""
 
     def make_room(self, count: int) -> None:
-        """Makes room for that many tokens."""
+        """Allocates room for ``count`` tokens."""
         room = self.x_BSD.shape[1]
         if not self.keeps_tokens or count <= room:
             return
@@ -78,11 +78,11 @@ class OpenGroup:
         return x_BSD[used], position_BS[used]
 
     def update(self, x_ND: Tensor, position_N: Tensor, new: NewTokens, runs: Runs) -> None:
-        """Adds new tokens; a group that they begin replaces the one before it."""
+        """Adds new tokens. A group that they begin replaces the one before it."""
         if self.before_BD is not None:
             last_A = torch.from_numpy(new.offsets[1:] - 1).to(x_ND.device)
             new.put(self.before_BD, x_ND if new.single else x_ND.index_select(0, last_A))
-        # The new tokens of a sample's last run stay, after those that the run has already.
+        # The new tokens of the last run of a sample stay, behind those that it has if it was open before.
         stays_N = runs.stay_open
         counts = np.bincount(new.ids[stays_N], minlength=len(new.samples))
         staying = NewTokens(new.samples, counts, np.where(runs.begun > 0, 0, runs.open_A), new.batch, new.device)
@@ -98,7 +98,7 @@ class OpenGroup:
         self.position_BS[staying.rows, slots] = position_N
 
     def select(self, rows: Tensor, rows_host: np.ndarray) -> None:
-        """Keeps some samples alone, in this order."""
+        """Keeps only these samples, in this order."""
         self.x_BSD, self.position_BS = self.x_BSD.index_select(0, rows), self.position_BS.index_select(0, rows)
         self.before_BD = None if self.before_BD is None else self.before_BD.index_select(0, rows)
         self.prob_B = None if self.prob_B is None else self.prob_B.index_select(0, rows)
@@ -109,10 +109,10 @@ class OpenGroup:
 def boundaries(
     transition: Transition, group: OpenGroup, x_ND: Tensor, new: NewTokens, starts: Flags
 ) -> tuple[np.ndarray, Tensor | None]:
-    """Where groups begin among new tokens, as the forward pass sets them.
+    """Finds where groups begin among new tokens, as in the forward pass.
 
     Args:
-        transition: says how tokens are grouped.
+        transition: the transition that groups the tokens.
         group: the open groups.
         x_ND: the new tokens.
         new: their samples.
@@ -130,8 +130,8 @@ def boundaries(
     else:
         prob_N = _probabilities(transition, group, x_ND, new)
         chosen_N = (prob_N > 0.5).cpu().numpy()
-    # Caps count from the start of the open group, so boundaries are capped over its tokens and the new ones. Groups of
-    # a fixed size are groups that only their cap ends.
+    # Maximum lengths count from the start of the open group, so they are applied to its tokens and the new ones
+    # together. Fixed groups are groups that end only at their maximum length.
     row_N = np.arange(new.total) + np.cumsum(size_A)[new.ids]
     all_T = np.zeros(new.total + int(size_A.sum()), dtype=bool)
     all_T[row_N] = chosen_N
@@ -142,10 +142,11 @@ def boundaries(
 
 
 def _probabilities(transition: Transition, group: OpenGroup, x_ND: Tensor, new: NewTokens) -> Tensor:
-    """(N,) probability of a boundary at each new token; 1 at the first one of a sample."""
+    """(N,) boundary probabilities of new tokens; 1 at the first token of a sample."""
     assert transition.router is not None and group.before_BD is not None
     before_AD = new.take(group.before_BD)
     first_A = torch.from_numpy(new.offsets[:-1]).to(x_ND.device)
+    # Shift the new tokens by one; the first of each sample is compared to the newest of the previous call.
     before_ND = before_AD if new.single else x_ND.roll(1, 0).index_copy_(0, first_A, before_AD.to(x_ND.dtype))
     prob_N = transition.router.between(rms_norm(before_ND), rms_norm(x_ND))
     return prob_N.index_fill(0, torch.from_numpy(new.offsets[:-1][new.before == 0]).to(x_ND.device), 1.0)
@@ -153,20 +154,19 @@ def _probabilities(transition: Transition, group: OpenGroup, x_ND: Tensor, new: 
 
 @dataclass(eq=False)
 class Runs:
-    """The groups that the open group's tokens and the new ones of each sample make, packed sample by sample.
+    """Groups of the open and the new tokens of each sample, packed sample by sample.
 
-    The last run of each sample stays open. The first one is the open group, with new tokens or without, where the
-    sample has one.
+    The first run of a sample is its open group, if it has one, with or without new tokens. The last one stays open.
 
     Args:
-        new: the samples of the new tokens.
+        new: samples of the new tokens.
         begins: (N,) bool, whether a group begins at each new token.
-        open_A: tokens of each sample's open group before; 0 where it has none.
-        inclusive: a group's token is made when the group begins, of its first token; otherwise when it ends, of all.
+        open_A: tokens of the open group of each sample before this call; 0 without one.
+        inclusive: a group's token is computed when the group begins, from its first token; otherwise when it ends.
 
     Attributes:
         heads: (H,) new tokens at which groups begin.
-        begun: (A,) groups of each sample that begin.
+        begun: (A,) number of groups of each sample that begin.
     """
 
     new: NewTokens
@@ -185,14 +185,14 @@ class Runs:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(A+1,) first run of each sample, and R."""
+        """(A + 1,) first run of each sample, and R."""
         return offsets_of(self.begun + (self.open_A > 0))
 
     @cached_property
     def ids(self) -> np.ndarray:
         """(N,) the run of each new token."""
-        # Each token's run is as many runs on as heads up to it, plus the open groups of the samples up to its own. A
-        # sample without an open group begins one at its first token, so that its first run has number 0 after that.
+        # The runs up to a token are the groups that began up to it and the open groups of the samples up to its own. A
+        # sample without an open group begins one at its first token.
         return np.cumsum(self.begins) + np.cumsum(self.open_A > 0)[self.new.ids] - 1
 
     @cached_property
@@ -207,7 +207,7 @@ class Runs:
 
     @cached_property
     def samples(self) -> Spans:
-        """The samples, counted in runs."""
+        """The samples, in units of runs."""
         return runs_of(np.diff(self.offsets), self.new.device, reused=bool(self.new.before.any()))
 
     @cached_property
@@ -227,33 +227,33 @@ class Runs:
 
     @cached_property
     def ended(self) -> np.ndarray:
-        """(R,) bool, whether each run is followed by another one of its sample."""
+        """(R,) bool, whether each run is complete: followed by another run of its sample."""
         ended = np.ones(int(self.offsets[-1]), dtype=bool)
         ended[self.offsets[1:] - 1] = False
         return ended
 
     @cached_property
     def made(self) -> np.ndarray:
-        """(A,) new tokens that each sample gets on the next level."""
-        # A group that begins ends the one before it, where there is one.
+        """(A,) number of new tokens of each sample on the next level."""
+        # A group that begins completes the one before it, if there is one.
         return self.begun if self.inclusive else np.maximum(self.begun - (self.open_A == 0), 0)
 
     @cached_property
     def entries(self) -> np.ndarray:
-        """(N,) what each new token sees of the next level, counted from what its sample's newest token saw.
+        """(N,) index of the row of the next level that each new token gets, relative to that of the open group.
 
-        What comes back from the next level is a sequence of entries, of which group g sees number g. Where groups are
-        delayed it starts with a learned entry, so that number g is made of group g - 1; otherwise of group g itself.
-        Entry 0 is what the open group sees. A sample without an open group begins with entry 0 where that is the
-        learned one, and else with entry 1, its first.
+        The rows unpooled from the next level are a sequence of entries, of which group g gets entry g. With delayed
+        groups, entry 0 of a sample is learned and entry g comes from group g - 1; otherwise it comes from group g. Here
+        entries are counted from that of the open group, 0. A sample without an open group starts with entry 0 if that
+        is the learned one, otherwise with entry 1.
         """
         entry_N = self.ids - self.offsets[:-1][self.new.ids]
         return entry_N + (self.open_A == 0)[self.new.ids] if self.inclusive else entry_N
 
     def starts_above(self, group: OpenGroup, starts: Flags) -> dict[str, np.ndarray]:
-        """By name, whether a given group starts at each new token of the next level.
+        """Coarsens given boundaries: by name, whether a group starts at each new token of the next level.
 
-        What no token of the next level can tell of yet is noted in the open groups.
+        Starts that only a later token of the next level may show are recorded in the open groups.
         """
         if not group.started:
             return {}
@@ -262,7 +262,7 @@ class Runs:
         pending = offsets[1:] - 1
         run_N = self.ids - self.offsets[:-1][self.new.ids]
         if self.inclusive:
-            # The open group's token was made before.
+            # The token of the open group was computed in an earlier call.
             run_N = run_N - (self.open_A > 0)[self.new.ids]
         flag_N = offsets[:-1][self.new.ids] + reporting_group(run_N, self.begins, inclusive=self.inclusive)
         is_pending = np.zeros(int(offsets[-1]), dtype=bool)
@@ -276,7 +276,7 @@ class Runs:
         return result
 
     def complete(self, group: OpenGroup, x_ND: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
-        """What becomes tokens of the next level: packed tokens, their positions, and the sizes (C,) of the groups."""
+        """Packed tokens of the completed groups, their positions, and the (C,) sizes of the groups."""
         if self.inclusive:
             rows = torch.from_numpy(self.heads).to(x_ND.device)
             return (
@@ -299,12 +299,13 @@ class Runs:
         return x_TD, position_T, sizes
 
     def probabilities(self, group: OpenGroup, prob_N: Tensor) -> Tensor:
-        """(C,) of smoothed groups that become tokens of the next level, the probability of the boundary at their start.
+        """(C,) probability of the boundary at which each completed group starts, for smoothing.
 
-        That of the group that stays open is noted there.
+        That of the group that stays open is recorded in it.
         """
         assert group.prob_B is not None
-        # The source of each run: a new token, or the sample's open group.
+        # Index of the probability of each run: that of the sample's open group, or of the new token where it begins, in
+        # the concatenation of both.
         source_R = np.empty(int(self.offsets[-1]), dtype=np.int64)
         has_open = self.open_A > 0
         batch = len(group.prob_B)

@@ -1,4 +1,4 @@
-"""The keys and values of one attention layer, kept for tokens to come: a ring where there is a window, else growing.
+"""The key-value cache of one attention layer: a ring buffer if the layer has a window, otherwise growing.
 
 Shapes: B samples, A of them with new tokens, N new tokens, H query heads, K key heads, S slots, E head width.
 """
@@ -15,21 +15,21 @@ from ..spans import Spans
 from .new_tokens import NewTokens, by_sample, runs_of
 
 _ROOM = 256
-"""Slots that a growing memory starts with; it doubles when it is full."""
+"""Initial slots of a growing cache, which doubles when it is full."""
 
 
 class KeyValues:
-    """Keys and values of a layer for every sample of a batch, in the precision of the model's parameters.
+    """Keys and values of a layer for every sample of a batch, in the dtype of the model's parameters.
 
-    Key number i of a sample is in slot ``i % slots``. Under autocast keys are computed in half precision and kept in
-    full, so that a memory may be read with autocast or without.
+    Key i of a sample is in slot ``i % slots``. Under autocast, keys are computed in half precision and stored in the
+    parameters' dtype, so that the cache can be used with and without autocast.
 
     Args:
         batch: B.
         heads: key heads K.
-        width: of a head.
-        window: keys before its own that a query sees; all when absent.
-        like: gives device and precision.
+        width: width of a head.
+        window: number of earlier keys that a query sees; all by default.
+        like: a tensor with the device and the dtype.
     """
 
     def __init__(self, batch: int, heads: int, width: int, window: int | None, like: Tensor) -> None:
@@ -40,28 +40,28 @@ class KeyValues:
 
     @property
     def ring(self) -> bool:
-        """Whether old keys are overwritten."""
+        """Whether new keys overwrite old ones."""
         return self.window is not None
 
     @property
     def slots(self) -> int:
-        """Keys that there is room for."""
+        """Allocated keys per sample."""
         return self.k_BKSE.shape[2]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Allocated bytes."""
         return self.k_BKSE.nbytes + self.v_BKSE.nbytes
 
     def attend(self, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens, backend: str) -> Tensor:
-        """Remembers new keys, and lets the queries of the same tokens see them and those before, (N, H, E).
+        """Appends new keys and attends to all keys with the queries of the same tokens, (N, H, E).
 
         Args:
             q_NHE: queries.
             k_NKE: keys of the same tokens.
             v_NKE: their values.
-            new: which samples they belong to.
-            backend: of attention, for more than one token a sample.
+            new: their samples.
+            backend: attention backend, for more than one token per sample.
         """
         if new.single:
             self.append(k_NKE, v_NKE, new)
@@ -70,13 +70,14 @@ class KeyValues:
         return attend(q_NHE, k_SKE, v_SKE, new.spans, keys, window=self.window, causal=True, backend=backend)
 
     def attend_newest(self, q_AHE: Tensor, new: NewTokens, number_A: np.ndarray) -> Tensor:
-        """One query a sample, which stands at the sample's newest key, (A, H, E).
+        """Attention of one query per sample, at the position of the sample's newest key, (A, H, E).
 
         Args:
             q_AHE: queries.
             new: their samples.
-            number_A: the number of each sample's newest key.
+            number_A: index of the newest key of each sample.
         """
+        # All stored keys are visible, in whatever order the ring has them: attention does not depend on it.
         count = min(int(number_A.max()) + 1, self.slots)
         k_AKSE, v_AKSE = (new.take(x[:, :, :count]).to(q_AHE.dtype) for x in (self.k_BKSE, self.v_BKSE))
         mask = None
@@ -89,10 +90,10 @@ class KeyValues:
         return out[:, :, 0]
 
     def extended(self, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens) -> tuple[Tensor, Tensor, Spans]:
-        """Remembers new keys, and returns them packed after the ones that were kept, sample by sample.
+        """Appends new keys, and returns them packed behind the stored ones of their samples.
 
         Returns:
-            (S, K, E) keys and values in order, and the samples as runs of them.
+            (S, K, E) keys and values in order, and the samples as runs of keys.
         """
         if not new.before.any():
             self.append(k_NKE, v_NKE, new)
@@ -101,32 +102,34 @@ class KeyValues:
             self.append(k_NKE, v_NKE, new)
             counts = new.before + new.counts
             return *self._newest(counts, counts, new, k_NKE.dtype), runs_of(counts, new.device, reused=True)
-        kept = np.minimum(new.before, self.slots)
-        old = self._newest(kept, new.before, new, k_NKE.dtype)
+        # A ring may overwrite keys that the first new queries still see, so read the old ones before appending.
+        stored = np.minimum(new.before, self.slots)
+        old = self._newest(stored, new.before, new, k_NKE.dtype)
         k_SKE, v_SKE = (torch.cat(pair) for pair in zip(old, (k_NKE, v_NKE), strict=True))
-        if len(kept) > 1:
-            order = torch.from_numpy(by_sample(np.repeat(np.arange(len(kept)), kept), new.ids)).to(new.device)
+        if len(stored) > 1:
+            order = torch.from_numpy(by_sample(np.repeat(np.arange(len(stored)), stored), new.ids)).to(new.device)
             k_SKE, v_SKE = k_SKE.index_select(0, order), v_SKE.index_select(0, order)
         self.append(k_NKE, v_NKE, new)
-        return k_SKE, v_SKE, runs_of(kept + new.counts, new.device, reused=True)
+        return k_SKE, v_SKE, runs_of(stored + new.counts, new.device, reused=True)
 
     def append(self, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens) -> None:
-        """Remembers new keys and values."""
+        """Stores new keys and values."""
         if not new.total:
             return
         self.make_room(int((new.before + new.counts).max()))
         slot_N = new.numbers % self.slots
         if new.single and new.whole_batch and (slot_N == slot_N[0]).all():
+            # A decoding step of samples of equal length writes one slot, without an index on the device.
             self.k_BKSE[:, :, int(slot_N[0])] = k_NKE
             self.v_BKSE[:, :, int(slot_N[0])] = v_NKE
             return
         rows = new.rows
         if self.ring and new.total > self.slots:
-            # Of more keys than slots only the last ones stay; several writes to one slot would have no order.
-            stays = np.flatnonzero(new.numbers >= (new.before + new.counts - self.slots)[new.ids])
-            kept = torch.from_numpy(stays).to(new.device)
-            k_NKE, v_NKE, rows = (x.index_select(0, kept) for x in (k_NKE, v_NKE, rows))
-            slot_N = slot_N[stays]
+            # Only the last keys of a sample fit. Of several writes to one slot it is undefined which one wins.
+            last = np.flatnonzero(new.numbers >= (new.before + new.counts - self.slots)[new.ids])
+            last_N = torch.from_numpy(last).to(new.device)
+            k_NKE, v_NKE, rows = (x.index_select(0, last_N) for x in (k_NKE, v_NKE, rows))
+            slot_N = slot_N[last]
         slots = torch.from_numpy(slot_N).to(new.device, non_blocking=True)
         self.k_BKSE[rows, :, slots] = k_NKE.to(self.k_BKSE.dtype)
         self.v_BKSE[rows, :, slots] = v_NKE.to(self.v_BKSE.dtype)
@@ -134,22 +137,23 @@ class KeyValues:
     def _newest(
         self, counts: np.ndarray, ends: np.ndarray, new: NewTokens, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """(S, K, E) the last ``counts`` (A,) keys of each sample before number ``ends`` (A,), in order and packed."""
+        """The last ``counts`` (A,) keys of each sample before key ``ends`` (A,), in order and packed, (S, K, E)."""
         if len(counts) == 1 and int(ends[0]) <= self.slots:
+            # One sample whose keys have not wrapped around: a view.
             sample, first, last = int(new.samples[0]), int(ends[0] - counts[0]), int(ends[0])
             k_SKE, v_SKE = (x[sample, :, first:last].transpose(0, 1) for x in (self.k_BKSE, self.v_BKSE))
         else:
-            kept = NewTokens(new.samples, counts, ends - counts, new.batch, new.device)
-            slots = torch.from_numpy(kept.numbers % self.slots).to(new.device)
-            k_SKE, v_SKE = self.k_BKSE[kept.rows, :, slots], self.v_BKSE[kept.rows, :, slots]
+            stored = NewTokens(new.samples, counts, ends - counts, new.batch, new.device)
+            slots = torch.from_numpy(stored.numbers % self.slots).to(new.device)
+            k_SKE, v_SKE = self.k_BKSE[stored.rows, :, slots], self.v_BKSE[stored.rows, :, slots]
         return k_SKE.to(dtype), v_SKE.to(dtype)
 
     def select(self, rows: Tensor) -> None:
-        """Keeps some samples alone, in this order."""
+        """Keeps only these samples, in this order."""
         self.k_BKSE, self.v_BKSE = self.k_BKSE.index_select(0, rows), self.v_BKSE.index_select(0, rows)
 
     def make_room(self, count: int) -> None:
-        """Makes room for that many keys."""
+        """Allocates room for ``count`` keys."""
         if self.ring or count <= self.slots:
             return
         more = max(count, 2 * self.slots) - self.slots

@@ -1,4 +1,4 @@
-"""What a causal hierarchy remembers of the tokens so far, level by level.
+"""The state of a causal hierarchy between calls: key-value caches and open groups of every level.
 
 Shapes: B samples, D width of the level.
 """
@@ -18,14 +18,14 @@ from .keys import KeyValues
 
 
 class LevelMemory:
-    """What one level remembers.
+    """The state of one level.
 
     Args:
         hierarchy: the model.
-        index: of the level.
-        names: of given boundaries.
+        index: index of the level.
+        names: names of the given boundaries.
         batch: B.
-        like: gives device and precision.
+        like: a tensor with the device and the dtype.
     """
 
     def __init__(self, hierarchy: Hierarchy, index: int, names: list[str], batch: int, like: Tensor) -> None:
@@ -33,16 +33,16 @@ class LevelMemory:
         level = stage.level
         window, heads = level.window_tokens, level.kv_heads or level.heads
         self.count_B = np.zeros(batch, dtype=np.int64)
-        """Tokens of each sample."""
+        """Number of tokens of each sample."""
         self.encoder = [KeyValues(batch, heads, level.head_dim, window, like) for _ in stage.encoder]
         self.decoder = [KeyValues(batch, heads, level.head_dim, window, like) for _ in stage.decoder]
         self.groups_B = np.zeros(batch, dtype=np.int64)
-        """Groups of each sample, the open one included."""
+        """Number of groups of each sample, including the open one."""
         self.open: OpenGroup | None = None
         self.down: KeyValues | None = None
-        """For ``cross_scale.down``, the keys of the next level: key number g is the one that group g sees last."""
+        """For ``cross_scale.down``, the keys of the next level; key g is the last one that group g sees."""
         self.back_BD: Tensor | None = None
-        """For ``top_down``, what the next level gives to tokens of the open group."""
+        """For ``top_down``, the row of the next level that is added to tokens of the open group."""
         if index + 1 == len(hierarchy.stages):
             return
         transition = hierarchy.transitions[index]
@@ -52,6 +52,7 @@ class LevelMemory:
             assert isinstance(down, CausalDown)
             self.down = KeyValues(batch, down.heads, down.width, transition.coarse.window_tokens, like)
             if down.null_key is not None:
+                # The null key comes first, which delays all others by one group.
                 self.down.k_BKSE[:, :, 0], self.down.v_BKSE[:, :, 0] = down.null_key.detach()
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
@@ -60,21 +61,21 @@ class LevelMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held on the device."""
-        held = sum(layer.nbytes for layer in self.layers)
-        held += self.back_BD.nbytes if self.back_BD is not None else 0
+        """Allocated bytes on the device."""
+        total = sum(layer.nbytes for layer in self.layers)
+        total += self.back_BD.nbytes if self.back_BD is not None else 0
         if self.open is not None:
-            parts = (self.open.x_BSD, self.open.position_BS, self.open.before_BD, self.open.prob_B)
-            held += sum(part.nbytes for part in parts if part is not None)
-        return held
+            tensors = (self.open.x_BSD, self.open.position_BS, self.open.before_BD, self.open.prob_B)
+            total += sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return total
 
     @property
     def layers(self) -> list[KeyValues]:
-        """The keys and values of all layers."""
+        """The caches of all layers."""
         return [*self.encoder, *self.decoder, *([self.down] if self.down is not None else [])]
 
     def select(self, rows: Tensor, rows_host: np.ndarray) -> None:
-        """Keeps some samples alone, in this order."""
+        """Keeps only these samples, in this order."""
         self.count_B, self.groups_B = self.count_B[rows_host], self.groups_B[rows_host]
         for layer in self.layers:
             layer.select(rows)
@@ -84,9 +85,9 @@ class LevelMemory:
 
 
 class Memory:
-    """What a causal hierarchy remembers of a batch whose samples may be of different lengths.
+    """The state of a causal hierarchy for a batch, whose samples may have different lengths.
 
-    It has the precision of the model's parameters, under autocast too.
+    Its dtype is that of the model's parameters, also under autocast.
 
     Args:
         hierarchy: the model.
@@ -111,19 +112,19 @@ class Memory:
         for transition in hierarchy.transitions:
             unit.append(unit[-1] * transition.stride[0])
         self.unit_1 = [torch.tensor([size], device=like.device) for size in unit]
-        """Level-0 steps of a token of each level."""
+        """Level-0 units per token of each level."""
 
     def __len__(self) -> int:
-        """The samples."""
+        """Number of samples."""
         return len(self.levels[0].count_B)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, room for tokens to come included."""
+        """Allocated bytes, including room for further tokens."""
         return sum(level.nbytes for level in self.levels)
 
     def select(self, samples: list[int]) -> None:
-        """Keeps some samples alone, in this order; the others are forgotten.
+        """Keeps only these samples, in this order.
 
         Raises:
             UserError: there is no such sample.

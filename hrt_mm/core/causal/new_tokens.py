@@ -1,4 +1,4 @@
-"""The new tokens that one call brings to a level: how many each sample of a batch has, and how many came before.
+"""Bookkeeping of new tokens: how many each sample of a batch has, and how many came before.
 
 Shapes: B samples, A of them with new tokens, N new tokens.
 """
@@ -17,14 +17,14 @@ from ..spans import Spans
 
 @dataclass(eq=False)
 class NewTokens:
-    """Which samples the rows of a packed (N, ...) tensor belong to. Rows of one sample are adjacent and in order.
+    """The samples that the rows of a packed (N, ...) tensor belong to. Rows of a sample are adjacent and in order.
 
     Args:
         samples: (A,) int64 on the host, ascending indices into the batch.
-        counts: (A,) int64 on the host, new tokens of each; 0 is allowed for keys, not for what runs through blocks.
-        before: (A,) int64 on the host, tokens of each sample that came before.
+        counts: (A,) int64 on the host, number of new tokens; 0 is allowed for keys, but not for tokens of blocks.
+        before: (A,) int64 on the host, number of earlier tokens.
         batch: B.
-        device: where the tokens live.
+        device: device of the tokens.
 
     Attributes:
         total: N.
@@ -53,12 +53,12 @@ class NewTokens:
 
     @cached_property
     def rows(self) -> Tensor:
-        """(N,) the sample of each token, on the device."""
+        """(N,) index of the sample of each token in the batch, on the device."""
         return self.index if self.single else torch.from_numpy(self.samples[self.ids]).to(self.device)
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(A+1,) row where each sample begins, and N."""
+        """(A + 1,) first row of each sample, and N."""
         return offsets_of(self.counts)
 
     @cached_property
@@ -70,9 +70,10 @@ class NewTokens:
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """(N,) index of each token in its whole sample, counted from the sample's first token."""
+        """(N,) index of each token in its sample, earlier tokens included."""
         if self.single:
             return self.before
+        # Row minus first row of the sample is the index among its new tokens; add the earlier ones.
         return np.arange(self.total) + (self.before - self.offsets[:-1])[self.ids]
 
     @cached_property
@@ -81,7 +82,7 @@ class NewTokens:
         return runs_of(self.counts, self.device, reused=bool(self.before.any()))
 
     def take(self, x: Tensor) -> Tensor:
-        """(B, ...) to (A, ...)."""
+        """Selects the samples: (B, ...) to (A, ...)."""
         return x if self.whole_batch else x.index_select(0, self.index)
 
     def put(self, x: Tensor, rows: Tensor) -> None:
@@ -92,7 +93,7 @@ class NewTokens:
             x.index_copy_(0, self.index, rows.to(x.dtype))
 
     def spread(self, x: Tensor) -> Tensor:
-        """(B, ...) to (N, ...): each sample's row at every one of its new tokens."""
+        """(B, ...) to (N, ...): repeats the row of each sample for its new tokens."""
         if self.single:
             return self.take(x)
         return x.index_select(0, self.rows)
@@ -117,8 +118,8 @@ def runs_of(counts: np.ndarray, device: torch.device, *, reused: bool) -> Spans:
     Args:
         counts: lengths.
         device: of the spans.
-        reused: chunks of a stream have the same few lengths again and again. Planning attention over a pair of spans
-            takes longer than the attention itself, and the plan is kept with the spans, so these are kept as well.
+        reused: cache spans of one run. Chunks of a stream repeat a few lengths, and planning attention over a pair of
+            spans takes longer than the attention itself; the plan is cached with the spans.
     """
     if reused and len(counts) == 1:
         return _one_run(int(counts[0]), device)
@@ -131,9 +132,9 @@ def _one_run(length: int, device: torch.device) -> Spans:
 
 
 def by_sample(*ids: np.ndarray) -> np.ndarray:
-    """The order that brings rows of several packed tensors, concatenated, into one packing.
+    """Order of the concatenated rows of several packed tensors in which they form one packed tensor.
 
     Args:
-        ids: the sample of each row, one array a tensor. Within a sample, rows of the first tensor come first.
+        ids: sample of each row, one array per tensor. Within a sample, rows of earlier tensors come first.
     """
     return np.argsort(np.concatenate(ids), kind="stable")
