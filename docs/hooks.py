@@ -164,7 +164,7 @@ def commands() -> str:
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     yield f"{'#' * (1 + len(name.split()) - 1)} {name}"
-    yield parser.description or ""
+    yield f"{(parser.description or '')[:1].upper()}{(parser.description or '')[1:]}"
     actions = [
         action for action in parser._actions if action not in nested and action.dest not in ("help", "traceback")
     ]
