@@ -39,10 +39,10 @@ def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[TimeS
     if kind not in _READERS:
         raise BadSample(name, f"is no alignment that can be read; it must end in {', '.join(_READERS)}")
     text = _text(path, name)
-    found = _READERS[kind](text, name)
-    for tier, intervals in found.items():
+    tiers = _READERS[kind](text, name)
+    for tier, intervals in tiers.items():
         check_order(intervals, name, tier)
-    return {tier: tuple(intervals) for tier, intervals in found.items()}
+    return {tier: tuple(intervals) for tier, intervals in tiers.items()}
 
 
 def written(kind: str, alignment: Alignment, *, name: str = "sound", end: float | None = None) -> str:

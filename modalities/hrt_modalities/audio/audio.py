@@ -60,8 +60,8 @@ class Pace:
     def heard_at(self, times: Sequence[float]) -> tuple[float, ...]:
         """When times of the waveform are heard; what lies after its end, so long after the end."""
         after = [max(0.0, time - self.source[-1]) for time in times]
-        found = np.interp(times, self.source, self.heard).tolist()
-        return tuple(time + more for time, more in zip(found, after, strict=True))
+        heard_times = np.interp(times, self.source, self.heard).tolist()
+        return tuple(time + more for time, more in zip(heard_times, after, strict=True))
 
     def source_at(self, times: np.ndarray) -> np.ndarray:
         """What is heard at some times, in seconds of the waveform."""
@@ -133,19 +133,21 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
         BadSample: they are no float32 of one channel, none at all, not finite, or far over full scale.
     """
     if not isinstance(waveform_S, Tensor) or waveform_S.ndim != 1 or waveform_S.dtype != torch.float32:
-        found = (
+        description = (
             f"{waveform_S.dtype} of shape {tuple(waveform_S.shape)}"
             if isinstance(waveform_S, Tensor)
             else type(waveform_S).__name__
         )
-        raise BadSample(name, f"has a waveform of {found}; expected a float32 tensor (samples,), channels averaged")
+        raise BadSample(
+            name, f"has a waveform of {description}; expected a float32 tensor (samples,), channels averaged"
+        )
     if not len(waveform_S):
         raise BadSample(name, "has no samples; remove it, or record it again")
     # NaN is the largest of all to max().
     loudest = float(waveform_S.abs().max())
     if not math.isfinite(loudest):
-        place = int((~waveform_S.isfinite()).nonzero()[0])
-        raise BadSample(name, f"has {float(waveform_S[place])} at sample {place}; mend or remove it")
+        index = int((~waveform_S.isfinite()).nonzero()[0])
+        raise BadSample(name, f"has {float(waveform_S[index])} at sample {index}; mend or remove it")
     if loudest > MAX_LEVEL:
         raise BadSample(
             name, f"has samples up to {loudest:g}, but full scale is 1; divide integers by their largest value"
@@ -158,9 +160,9 @@ def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: s
     Raises:
         BadSample: the times are not ascending, negative, or past the end of the sound.
     """
-    for place, start in enumerate(starts):
+    for index, start in enumerate(starts):
         if not start >= 0:
-            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {place}); times are 0 or later")
+            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {index}); times are 0 or later")
     for first, second in pairwise(starts):
         if second < first:
             raise BadSample(

@@ -274,9 +274,9 @@ def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
     """
     if not augmentations:
         return None
-    for place, one in enumerate(augmentations):
-        late = [later.type for later in augmentations[place + 1 :] if isinstance(later, _TIMES)]
-        if isinstance(one, TimeWarp) and late:
+    for index, each in enumerate(augmentations):
+        late = [later.type for later in augmentations[index + 1 :] if isinstance(later, _TIMES)]
+        if isinstance(each, TimeWarp) and late:
             raise ConfigError(
                 f"data.augment has {late[0]} after time_warp, which is the last to change times; swap them"
             )
@@ -358,10 +358,10 @@ def _noisy(config: Noise, make: Callable[[int, int], Tensor], audio: Audio) -> A
         return audio
     ratio = _uniform(config.snr_db)
     noise_S = make(len(audio.waveform_S), audio.rate)
-    power, own = float(audio.waveform_S.square().mean()), float(noise_S.square().mean())
-    if not own:
+    power, noise_power = float(audio.waveform_S.square().mean()), float(noise_S.square().mean())
+    if not noise_power:
         return audio
-    scale = math.sqrt(power / own * 10 ** (-ratio / 10))
+    scale = math.sqrt(power / noise_power * 10 ** (-ratio / 10))
     return replace(audio, waveform_S=audio.waveform_S + scale * noise_S)
 
 
@@ -372,9 +372,9 @@ def _equalized(config: Equalize, audio: Audio) -> Audio:
     # A twentieth of a second of zeros: so long do curves ring that change over 100 Hz and more.
     size = _smooth(samples + audio.rate // 20)
     spectrum = torch.fft.rfft(audio.waveform_S, size)
-    low, place = _octaves(len(spectrum), audio.rate, config.points)
+    low, fraction = _octaves(len(spectrum), audio.rate, config.points)
     curve = config.db * torch.randn(config.points)
-    decibels = torch.lerp(curve[low], curve[low + 1], place)
+    decibels = torch.lerp(curve[low], curve[low + 1], fraction)
     waveform_S = torch.fft.irfft(spectrum * (decibels * (math.log(10) / 20)).exp(), size)[:samples]
     return replace(audio, waveform_S=waveform_S)
 
@@ -384,8 +384,8 @@ def _octaves(bins: int, rate: int, points: int) -> tuple[Tensor, Tensor]:
     """The point below each bin, and how far it is from there to the next one."""
     hertz = torch.linspace(0, rate / 2, bins)
     octaves = (hertz.clamp(min=100.0) / 100.0).log2()
-    place = (octaves / max(float(octaves[-1]), 1e-9) * (points - 1)).clamp(max=points - 1 - 1e-6)
-    return place.long(), place.frac()
+    position = (octaves / max(float(octaves[-1]), 1e-9) * (points - 1)).clamp(max=points - 1 - 1e-6)
+    return position.long(), position.frac()
 
 
 def _in_room(config: Reverb, audio: Audio) -> Audio:
@@ -442,10 +442,10 @@ def _part_of(path: Path, samples: int, rate: int) -> Tensor:
     seconds, length = samples / rate, header.samples / header.rate
     offset = float(torch.rand(())) * max(0.0, length - seconds)
     audio = read_audio(path, str(path), offset, min(seconds, length - offset))
-    found = resampled(audio.waveform_S, audio.rate, rate)
-    if not len(found):
+    resampled_S = resampled(audio.waveform_S, audio.rate, rate)
+    if not len(resampled_S):
         raise BadSample(str(path), "is too short to serve as noise; remove it")
-    return found.repeat(-(-samples // len(found)))[:samples]
+    return resampled_S.repeat(-(-samples // len(resampled_S)))[:samples]
 
 
 def _smooth(size: int) -> int:
@@ -454,9 +454,9 @@ def _smooth(size: int) -> int:
     return -(-size // step) * step
 
 
-def _part(longest: float, whole: float) -> tuple[float, float]:
+def _part(longest: float, total: float) -> tuple[float, float]:
     size = float(torch.rand(())) * longest
-    first = float(torch.rand(())) * (whole - size)
+    first = float(torch.rand(())) * (total - size)
     return first, first + size
 
 

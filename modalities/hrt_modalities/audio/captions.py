@@ -69,32 +69,32 @@ def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list
         BadSample: times cannot be read, a caption ends before it starts, or text stands before the first; names the
             line.
     """
-    found: list[TimeSpan] = []
+    captions: list[TimeSpan] = []
     text: list[str] = []
-    for place, line in enumerate(lines):
-        times = _times(line, f"{name}:{place + 1}", _behind_counter(lines, place, len(found)))
+    for index, line in enumerate(lines):
+        times = _times(line, f"{name}:{index + 1}", _behind_counter(lines, index, len(captions)))
         if times is None:
             text.append(line)
             continue
         if numbered:
-            text = _without_counter(text, len(found) + 1)
-        _end_caption(found, text, f"{name}:{place + 1}" if numbered else None)
-        found.append(TimeSpan(*times, ""))
+            text = _without_counter(text, len(captions) + 1)
+        _end_caption(captions, text, f"{name}:{index + 1}" if numbered else None)
+        captions.append(TimeSpan(*times, ""))
         text = []
     wrong = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
-    if not found and wrong is not None and numbered:
+    if not captions and wrong is not None and numbered:
         raise BadSample(f"{name}:{wrong}", "has no captions; expected times such as 00:01:02,345 --> 00:01:04,000")
-    _check_end(text, name, len(lines), len(found) + 1 if numbered else None)
-    _end_caption(found, text, None)
-    return {TIER: without_overlaps(found, name)}
+    _check_end(text, name, len(lines), len(captions) + 1 if numbered else None)
+    _end_caption(captions, text, None)
+    return {TIER: without_overlaps(captions, name)}
 
 
 def dump(intervals: Sequence[TimeSpan]) -> str:
     """Intervals as SubRip; those without a label are left out."""
-    shown = [interval for interval in intervals if interval.label.strip()]
+    labelled = [interval for interval in intervals if interval.label.strip()]
     parts = [
         f"{number}\n{clock(interval.start)} --> {clock(interval.end)}\n{_escaped(interval.label)}\n"
-        for number, interval in enumerate(shown, 1)
+        for number, interval in enumerate(labelled, 1)
     ]
     return "\n".join(parts)
 
@@ -126,62 +126,64 @@ def _lines(text: str) -> list[str]:
     """
     lines = _LINE_END.split(text.rstrip("\x1a"))
     following = ""
-    for place in reversed(range(len(lines))):
-        bare = _MARKS.sub("", lines[place])
+    for index in reversed(range(len(lines))):
+        bare = _MARKS.sub("", lines[index])
         if _TIMES.fullmatch(bare) or _MEANT.match(bare) or (_TIMES.fullmatch(following) and _COUNTER.fullmatch(bare)):
-            lines[place] = bare
+            lines[index] = bare
         following = bare if bare.strip() else following
     return lines
 
 
 def _without_blocks(lines: Sequence[str]) -> list[str]:
     """The lines of a WebVTT file with its header, notes, styles, regions and names of captions blanked."""
-    found = list(lines)
+    kept_lines = list(lines)
     inside = lines[0].startswith("WEBVTT")
-    for place, line in enumerate(lines):
-        first = place == 0 or not lines[place - 1]
+    for index, line in enumerate(lines):
+        first = index == 0 or not lines[index - 1]
         if not line or "-->" in line:
             inside = False
         elif inside or (first and _BLOCKS.fullmatch(line)):
             inside = True
-            found[place] = ""
-        elif first and place + 1 < len(lines) and _TIMES.fullmatch(lines[place + 1]):
-            found[place] = ""
-    return found
+            kept_lines[index] = ""
+        elif first and index + 1 < len(lines) and _TIMES.fullmatch(lines[index + 1]):
+            kept_lines[index] = ""
+    return kept_lines
 
 
-def _behind_counter(lines: Sequence[str], place: int, count: int) -> bool:
+def _behind_counter(lines: Sequence[str], index: int, count: int) -> bool:
     """Whether the number of the next caption stands on the line before, and nothing on the one before that."""
-    return place > 0 and lines[place - 1].strip() == str(count + 1) and (place == 1 or not lines[place - 2].strip())
+    return index > 0 and lines[index - 1].strip() == str(count + 1) and (index == 1 or not lines[index - 2].strip())
 
 
 def _without_counter(text: Sequence[str], number: int) -> list[str]:
     """What stands between two captions without the counter of the second, which may lack or be wrong."""
-    found = list(text)
-    if found and _COUNTER.fullmatch(found[-1]):
-        return found[:-1]
-    while found and not found[-1].strip():
-        found.pop()
+    remaining = list(text)
+    if remaining and _COUNTER.fullmatch(remaining[-1]):
+        return remaining[:-1]
+    while remaining and not remaining[-1].strip():
+        remaining.pop()
     # A blank line between counter and times.
-    counted = found and found[-1].strip() == str(number) and (number == 1 or not "".join(found[-2:-1]).strip())
-    return found[:-1] if counted and (number == 1 or len(found) > 1) else found
+    has_counter = (
+        remaining and remaining[-1].strip() == str(number) and (number == 1 or not "".join(remaining[-2:-1]).strip())
+    )
+    return remaining[:-1] if has_counter and (number == 1 or len(remaining) > 1) else remaining
 
 
-def _end_caption(found: list[TimeSpan], text: Sequence[str], first: str | None) -> None:
+def _end_caption(captions: list[TimeSpan], text: Sequence[str], first: str | None) -> None:
     """Gives the last caption its text. Before the first none may stand where ``first`` names its line."""
-    if found:
-        found[-1] = TimeSpan(found[-1].start, found[-1].end, _label(text))
+    if captions:
+        captions[-1] = TimeSpan(captions[-1].start, captions[-1].end, _label(text))
     elif first and (wrong := [line for line in text if line.strip()]):
         raise BadSample(first, f"is the first caption, but {wrong[0].strip()[:60]!r} stands before it; drop that")
 
 
 def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -> None:
     """Refuses a file that ends behind the counter of its next caption, or within its times."""
-    kept = "\n".join(text).rstrip().split("\n")
-    last = kept[-1].strip()
-    begun = len(kept) > 1 and not kept[-2].strip()
-    if begun and (last == str(number) or (last and _TIMES_ALONE.fullmatch(last))):
-        line = count - len(text) + len(kept)
+    content = "\n".join(text).rstrip().split("\n")
+    last = content[-1].strip()
+    has_start = len(content) > 1 and not content[-2].strip()
+    if has_start and (last == str(number) or (last and _TIMES_ALONE.fullmatch(last))):
+        line = count - len(text) + len(content)
         raise BadSample(f"{name}:{line}", f"ends within a caption, behind {last[:60]!r}; it is cut off, or drop that")
 
 
@@ -194,24 +196,28 @@ def _label(lines: Sequence[str]) -> str:
     return one_line(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
 
 
-def _times(line: str, place: str, expected: bool) -> tuple[float, float] | None:
+def _times(line: str, location: str, expected: bool) -> tuple[float, float] | None:
     """Start and end on a line; ``None`` where it is text."""
     times = _TIMES.fullmatch(line)
     if times is None:
         if _MEANT.match(line) or (expected and (_ARROWS.search(line) or _TIMES_ALONE.fullmatch(line))):
-            raise BadSample(place, f"expected times such as 00:01:02,345 --> 00:01:04,000, got {line.strip()[:60]!r}")
+            raise BadSample(
+                location, f"expected times such as 00:01:02,345 --> 00:01:04,000, got {line.strip()[:60]!r}"
+            )
         return None
     if strange := [part for part in times["rest"].split() if not _SETTING.fullmatch(part)]:
-        raise BadSample(place, f"expected nothing or settings behind the times, got {strange[0][:60]!r}")
-    start, end = (_seconds(times.groups()[first : first + 4], place) for first in (0, 4))
+        raise BadSample(location, f"expected nothing or settings behind the times, got {strange[0][:60]!r}")
+    start, end = (_seconds(times.groups()[first : first + 4], location) for first in (0, 4))
     if end < start:
-        raise BadSample(place, f"is from {start} to {end} s; times are 0 or more, and the end is not before the start")
+        raise BadSample(
+            location, f"is from {start} to {end} s; times are 0 or more, and the end is not before the start"
+        )
     return start, end
 
 
-def _seconds(parts: Sequence[str | None], place: str) -> float:
+def _seconds(parts: Sequence[str | None], location: str) -> float:
     hours, minutes, seconds = (int(part or 0) for part in parts[:3])
     if seconds > 59 or (minutes > 59 and parts[0] is not None):
-        raise BadSample(place, f"has {minutes} minutes and {seconds} seconds; both must be below 60")
+        raise BadSample(location, f"has {minutes} minutes and {seconds} seconds; both must be below 60")
     # "4,8" is 4.8 seconds.
     return 3600 * hours + 60 * minutes + float(f"{seconds}.{parts[3] or 0}")

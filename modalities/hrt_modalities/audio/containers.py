@@ -46,9 +46,9 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
         try:
             container = stack.enter_context(av.open(source, options=dict(OPTIONS), metadata_errors="replace"))
         except (av.FFmpegError, ValueError) as error:
-            said = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             raise BadSample(
-                name, f"is not a sound file that can be read, or is cut off ({said}); convert it to wav or flac"
+                name, f"is not a sound file that can be read, or is cut off ({reason}); convert it to wav or flac"
             ) from error
         yield container
 
@@ -62,18 +62,18 @@ class _Mended(io.FileIO):
         data: the bytes.
     """
 
-    def __init__(self, path: Path, place: int, data: bytes) -> None:
+    def __init__(self, path: Path, offset: int, data: bytes) -> None:
         super().__init__(path)
-        self._place, self._data = place, data
+        self._place, self._data = offset, data
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next bytes."""
         begin = self.tell()
-        found = super().read(-1 if size is None else size) or b""
-        first, last = max(begin, self._place), min(begin + len(found), self._place + len(self._data))
+        chunk = super().read(-1 if size is None else size) or b""
+        first, last = max(begin, self._place), min(begin + len(chunk), self._place + len(self._data))
         if first >= last:
-            return found
-        return found[: first - begin] + self._data[first - self._place : last - self._place] + found[last - begin :]
+            return chunk
+        return chunk[: first - begin] + self._data[first - self._place : last - self._place] + chunk[last - begin :]
 
 
 def _mended(path: Path) -> _Mended | None:

@@ -71,8 +71,8 @@ def promise(path: Path) -> Promise | None:
     with path.open("rb") as file:
         try:
             promised, packets = _promised(file, size), None
-            if promised is None and (found := _mp3(file)) is not None:
-                promised, packets = found
+            if promised is None and (mp3 := _mp3(file)) is not None:
+                promised, packets = mp3
         except struct.error:
             return None
     return None if promised is None else Promise(size, promised, packets)
@@ -102,20 +102,20 @@ def broken_page(path: Path) -> int | None:
 @lru_cache(maxsize=256)
 def _broken_page(path: Path, size: int, changed: int) -> int | None:
     with path.open("rb") as file:
-        place, ended = max(0, file.read(_SEARCHED).find(_PAGE)), False
-        while place < size:
-            file.seek(place)
+        position, is_last = max(0, file.read(_SEARCHED).find(_PAGE)), False
+        while position < size:
+            file.seek(position)
             head = file.read(27)
             table = file.read(head[26]) if len(head) == 27 else b""
             body = file.read(sum(table))
-            whole = head[:4] == _PAGE and len(head) + len(table) + len(body) == 27 + head[26] + sum(table)
-            if not whole:
-                file.seek(place + 1)
-                lost = _PAGE in file.read() or (head[:4] != _PAGE and not ended)
-                return place if lost else None
+            complete = head[:4] == _PAGE and len(head) + len(table) + len(body) == 27 + head[26] + sum(table)
+            if not complete:
+                file.seek(position + 1)
+                lost = _PAGE in file.read() or (head[:4] != _PAGE and not is_last)
+                return position if lost else None
             if int.from_bytes(head[22:26], "little") != _page_sum(head[:22] + bytes(4) + head[26:] + table + body):
-                return place
-            place, ended = file.tell(), bool(head[5] & _LAST_PAGE)
+                return position
+            position, is_last = file.tell(), bool(head[5] & _LAST_PAGE)
     return None
 
 
@@ -130,8 +130,8 @@ def _promised(file: BinaryIO, size: int) -> int | None:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _riff(file, "<" if head[:4] != b"RIFX" else ">", b"data")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        (whole,) = struct.unpack("<I", head[4:8])
-        return 8 + whole if 0 < whole < STREAMED else None
+        (stated,) = struct.unpack("<I", head[4:8])
+        return 8 + stated if 0 < stated < STREAMED else None
     if head[:8] == b"NIST_1A\n":
         return _nist(head + file.read(_SEARCHED))
     if head[:4] == b"FORM":
@@ -150,33 +150,33 @@ def _promised(file: BinaryIO, size: int) -> int | None:
     return _asf(file) if head == _ASF_HEADER else None
 
 
-def _riff(file: BinaryIO, order: str, wanted: bytes) -> int | None:
+def _riff(file: BinaryIO, order: str, data_chunk: bytes) -> int | None:
     """Both the file's chunk and that of the sound must promise what is not there."""
     file.seek(4)
-    (whole,) = struct.unpack(f"{order}I", file.read(4))
+    (riff_size,) = struct.unpack(f"{order}I", file.read(4))
     file.seek(12)
     length = 0
     for _ in range(_MOST_CHUNKS):
         kind, length = struct.unpack(f"{order}4sI", file.read(8))
         if kind == b"ds64":
-            whole, wide = struct.unpack("<QQ", file.read(16))
-            return 20 + length + wide if 0 < wide < _IMPLAUSIBLE and whole >= wide else None
-        if kind == wanted:
+            riff_size, wide = struct.unpack("<QQ", file.read(16))
+            return 20 + length + wide if 0 < wide < _IMPLAUSIBLE and riff_size >= wide else None
+        if kind == data_chunk:
             break
         file.seek(length + length % 2, os.SEEK_CUR)
     end = file.tell() + length
-    believed = 0 < length < STREAMED and 0 < whole < STREAMED
+    is_plausible = 0 < length < STREAMED and 0 < riff_size < STREAMED
     # A writer that forgets the padding of an odd chunk, or a chunk behind the sound that is lost, is no loss of sound.
-    return min(end, 8 + whole) if believed else None
+    return min(end, 8 + riff_size) if is_plausible else None
 
 
 def _nist(head: bytes) -> int | None:
-    found = {key: int(value) for key, value in re.findall(rb"^(\w+) -i (\d{1,15})\s*$", head, re.MULTILINE)}
-    wanted = [found.get(key) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    fields = {key: int(value) for key, value in re.findall(rb"^(\w+) -i (\d{1,15})\s*$", head, re.MULTILINE)}
+    factors = [fields.get(key) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
     size = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", head)
-    if size is None or None in wanted or b"shorten" in head or b"-compressed" in head:
+    if size is None or None in factors or b"shorten" in head or b"-compressed" in head:
         return None
-    return int(size[1]) + math.prod(number for number in wanted if number is not None)
+    return int(size[1]) + math.prod(number for number in factors if number is not None)
 
 
 def _caf(file: BinaryIO) -> int | None:
@@ -192,13 +192,13 @@ def _caf(file: BinaryIO) -> int | None:
 
 
 def _w64(file: BinaryIO) -> int | None:
-    (whole,) = struct.unpack("<Q", file.read(8))
+    (file_size,) = struct.unpack("<Q", file.read(8))
     file.seek(40)
     for _ in range(_MOST_CHUNKS):
         kind, length = struct.unpack("<16sQ", file.read(24))
         if kind == _W64_DATA:
             end = file.tell() - 24 + length
-            return min(end, whole) if 24 < length < _IMPLAUSIBLE else None
+            return min(end, file_size) if 24 < length < _IMPLAUSIBLE else None
         if length < 24:
             return None
         file.seek(-(-length // 8) * 8 - 24, os.SEEK_CUR)
@@ -232,27 +232,27 @@ def _ogg(file: BinaryIO, size: int) -> int | None:
     """Where the last page should end: pages say their size, and nothing does of the whole."""
     file.seek(max(0, size - _SEARCHED - 65_307))
     tail = file.read()
-    place = tail.rfind(b"OggS")
-    if place < 0 or len(tail) < place + 27:
+    position = tail.rfind(b"OggS")
+    if position < 0 or len(tail) < position + 27:
         return size + 1
-    segments = tail[place + 26]
-    table = tail[place + 27 : place + 27 + segments]
-    return size - len(tail) + place + 27 + segments + sum(table)
+    segments = tail[position + 26]
+    table = tail[position + 27 : position + 27 + segments]
+    return size - len(tail) + position + 27 + segments + sum(table)
 
 
 def _asf(file: BinaryIO) -> int | None:
     """Both the data object and the file's properties must promise what is not there."""
     (length,) = struct.unpack("<Q", file.read(8))
     header = file.read(min(length, 1 << 20))
-    place = header.find(_ASF_PROPERTIES)
-    if place < 0 or len(header) < place + 48:
+    position = header.find(_ASF_PROPERTIES)
+    if position < 0 or len(header) < position + 48:
         return None
-    (whole,) = struct.unpack_from("<Q", header, place + 40)
+    (packets,) = struct.unpack_from("<Q", header, position + 40)
     file.seek(length)
     kind, data = struct.unpack("<16sQ", file.read(24))
-    if kind != _ASF_DATA or not 0 < data < _IMPLAUSIBLE or not whole:
+    if kind != _ASF_DATA or not 0 < data < _IMPLAUSIBLE or not packets:
         return None
-    return int(min(length + data, whole))
+    return int(min(length + data, packets))
 
 
 def _mp3(file: BinaryIO) -> tuple[int, int] | None:
@@ -260,19 +260,19 @@ def _mp3(file: BinaryIO) -> tuple[int, int] | None:
     start = _after_id3(file)
     file.seek(start)
     head = file.read(_SEARCHED)
-    found = re.search(rb"\xff[\xe2-\xff][^\xff].{1,240}?(Xing|Info|VBRI)", head[:8192], re.DOTALL)
-    if found is None:
+    match = re.search(rb"\xff[\xe2-\xff][^\xff].{1,240}?(Xing|Info|VBRI)", head[:8192], re.DOTALL)
+    if match is None:
         return None
-    place = found.start(1)
-    if found[1] == b"VBRI":
-        length, frames = struct.unpack_from(">II", head, place + 10)
+    position = match.start(1)
+    if match[1] == b"VBRI":
+        length, frames = struct.unpack_from(">II", head, position + 10)
     else:
-        flags, frames, length = struct.unpack_from(">III", head, place + 4)
+        flags, frames, length = struct.unpack_from(">III", head, position + 4)
         if flags & 3 != 3:
             return None
     if not frames or not _MP3_FRAME[0] <= length / frames <= _MP3_FRAME[1]:
         return None
-    return start + found.start() + length, frames
+    return start + match.start() + length, frames
 
 
 def _after_id3(file: BinaryIO) -> int:

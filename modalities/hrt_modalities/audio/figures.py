@@ -33,27 +33,27 @@ def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
         tokens: of one sound.
     """
     assert isinstance(tokenizer, AudioTokenizer)
-    shown = min(len(tokens.x), _SHOWN)
-    frames_LF = tokens.x[:shown].float().cpu().numpy().reshape(-1, tokenizer.framer.width)
+    count = min(len(tokens.x), _SHOWN)
+    frames_LF = tokens.x[:count].float().cpu().numpy().reshape(-1, tokenizer.framer.width)
     if tokenizer.config.features == "waveform":
         wave = frames_LF.reshape(-1)
-        axes.plot(np.linspace(0, shown, len(wave)), wave, linewidth=0.4, color="#222222")
+        axes.plot(np.linspace(0, count, len(wave)), wave, linewidth=0.4, color="#222222")
         largest = float(np.abs(wave).max()) or 1.0
         axes.set_ylim(-1.05 * largest, 1.05 * largest)
     else:
-        extent = (0.0, float(shown), 0.0, float(tokenizer.framer.width))
+        extent = (0.0, float(count), 0.0, float(tokenizer.framer.width))
         axes.imshow(frames_LF.T, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
         axes.set_ylim(0, tokenizer.framer.width)
-    axes.set_xlim(0, shown)
+    axes.set_xlim(0, count)
     axes.set_yticks([])
 
 
 def known(audio: Audio) -> dict[str, list[tuple[float, float, str]]]:
     """What is known of a sound in time: by boundary, start, end and label of each group that is no silence."""
-    found = {}
+    segments = {}
     for name, starts in audio.boundaries.items():
         labels = audio.labels.get(name, ())
         if len(labels) == len(starts) and starts:
             parts = zip(pairwise([*starts, audio.seconds]), labels, strict=True)
-            found[name] = [(start, end, label) for (start, end), label in parts if label not in ("", SILENCE)]
-    return found
+            segments[name] = [(start, end, label) for (start, end), label in parts if label not in ("", SILENCE)]
+    return segments

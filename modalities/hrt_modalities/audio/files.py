@@ -127,21 +127,21 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
     check_there(path, name)
     with _opened(path, name) as source:
         size = max(1, round(seconds * source.rate))
-        kept: list[np.ndarray] = []
+        pending: list[np.ndarray] = []
         have, given = 0, False
         for chunk in source.chunks(0, None, size):
-            kept.append(chunk)
+            pending.append(chunk)
             have += len(chunk)
             if have >= size:
-                whole = np.concatenate(kept)
+                joined = np.concatenate(pending)
                 for first in range(0, have - size + 1, size):
                     given = True
-                    yield _block(whole[first : first + size], source.rate, name)
+                    yield _block(joined[first : first + size], source.rate, name)
                 # A copy, so that the rest of the chunk can go.
-                kept = [whole[have - have % size :].copy()]
+                pending = [joined[have - have % size :].copy()]
                 have %= size
         if have or not given:
-            yield _block(np.concatenate(kept) if kept else np.empty(0, np.float32), source.rate, name)
+            yield _block(np.concatenate(pending) if pending else np.empty(0, np.float32), source.rate, name)
 
 
 def wav(audio: Audio, span: tuple[float, float] | None = None) -> bytes:
@@ -261,6 +261,6 @@ def _together(chunks: Iterator[np.ndarray], name: str) -> Tensor:
 
 
 def _block(waveform_S: np.ndarray, rate: int, name: str) -> Audio:
-    found = torch.from_numpy(waveform_S)
-    check_waveform(found, name)
-    return Audio(found, rate)
+    samples_S = torch.from_numpy(waveform_S)
+    check_waveform(samples_S, name)
+    return Audio(samples_S, rate)

@@ -96,37 +96,37 @@ class AudioManifestConfig(UnsplitConfig, JoinableConfig, SpanColumns):
     def _division(self) -> Division[Recording]:
         keys = ("path_column", "label_column", "split_column", *SPAN_KEYS, "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
-        found: dict[str, list[Recording]] = {}
+        recordings: dict[str, list[Recording]] = {}
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
         columns += self.split_columns()
         for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
-            place = f"{self.file}:{number}"
-            offset = seconds_of(row, self.offset_column, place) or 0.0
-            duration, end = (seconds_of(row, column, place) for column in (self.duration_column, self.end_column))
+            location = f"{self.file}:{number}"
+            offset = seconds_of(row, self.offset_column, location) or 0.0
+            duration, end = (seconds_of(row, column, location) for column in (self.duration_column, self.end_column))
             item = Recording(
-                paths.of(row, self.path_column, place),
-                self._target(row, place),
+                paths.of(row, self.path_column, location),
+                self._target(row, location),
                 offset,
                 duration if end is None else end - offset,
-                alignment=paths.of(row, self.alignment_column, place) if self.alignment_column else None,
-                group=self.group_of(row, place),
+                alignment=paths.of(row, self.alignment_column, location) if self.alignment_column else None,
+                group=self.group_of(row, location),
             )
-            found.setdefault(self.side_of(row, place, sides), []).append(item)
+            recordings.setdefault(self.side_of(row, location, sides), []).append(item)
         traits = traits_of(texts=self.label == "text")
-        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
+        return self.divide(recordings, traits, made_by=self.by_column(), where=f"data.file {self.file}")
 
-    def _target(self, row: Row, place: str) -> Target:
+    def _target(self, row: Row, location: str) -> Target:
         if self.label_column is None:
             return None
-        found = row[self.label_column]
+        value = row[self.label_column]
         if self.label == "class":
-            return label_of(row, self.label_column, place)
-        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
-            return tuple(map(printable, found))
-        if not isinstance(found, str):
-            raise ConfigError(f"{place}: {self.label_column} must be a text, got {found!r:.60}")
-        return as_target(printable(found), self.label)
+            return label_of(row, self.label_column, location)
+        if self.label == "words" and isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return tuple(map(printable, value))
+        if not isinstance(value, str):
+            raise ConfigError(f"{location}: {self.label_column} must be a text, got {value!r:.60}")
+        return as_target(printable(value), self.label)
 
 
 def as_target(text: str, label: str) -> Target:

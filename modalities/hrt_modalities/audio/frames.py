@@ -154,13 +154,13 @@ class LogMel(Features):
             return bands_KF
         if warp not in self._warped:
             last = len(bands_KF) - 1
-            place_K = torch.arange(last + 1, dtype=torch.float32)
+            position_K = torch.arange(last + 1, dtype=torch.float32)
             knee = 7 / 8 * last * min(1.0, 1 / warp)
-            high_K = last - (last - knee * warp) / (last - knee) * (last - place_K)
-            from_K = torch.where(place_K <= knee, place_K * warp, high_K).clamp(0, last)
+            high_K = last - (last - knee * warp) / (last - knee) * (last - position_K)
+            from_K = torch.where(position_K <= knee, position_K * warp, high_K).clamp(0, last)
             low_K = from_K.long().clamp(max=last - 1)
-            found_KF = torch.lerp(bands_KF[low_K], bands_KF[low_K + 1], (from_K - low_K)[:, None])
-            self._warped[warp] = found_KF * (bands_KF.sum(0) / found_KF.sum(0).clamp(min=1e-12))
+            warped_KF = torch.lerp(bands_KF[low_K], bands_KF[low_K + 1], (from_K - low_K)[:, None])
+            self._warped[warp] = warped_KF * (bands_KF.sum(0) / warped_KF.sum(0).clamp(min=1e-12))
         return self._warped[warp]
 
 
@@ -173,11 +173,11 @@ class RunningMean:
 
     def __init__(self, frames: float) -> None:
         self.decay = math.exp(-1 / frames)
-        place = torch.arange(_SCAN, dtype=torch.float64)
-        steps = place[:, None] - place
+        index = torch.arange(_SCAN, dtype=torch.float64)
+        steps = index[:, None] - index
         # In float64, so that a chunk gives what the whole gives: models may enlarge differences a hundredfold.
         self._weights = torch.where(steps >= 0, (1 - self.decay) * self.decay ** steps.clamp(min=0), 0.0)
-        self._fading = (self.decay ** (place + 1))[:, None]
+        self._fading = (self.decay ** (index + 1))[:, None]
 
     def __call__(self, x_TF: Tensor, mean_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The frames without the mean, and the mean at the end in float64, for those that follow.

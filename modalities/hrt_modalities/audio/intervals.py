@@ -31,24 +31,24 @@ def check_order(intervals: Sequence[TimeSpan], name: str, tier: str) -> None:
     Raises:
         BadSample: they do not; names the interval.
     """
-    for place, interval in enumerate(intervals):
+    for index, interval in enumerate(intervals):
         if _SURROGATE.search(interval.label):
             raise BadSample(
                 name,
-                f"{tier!r} has {interval.label!r} (number {place}), in which half of a character is missing (a lone "
+                f"{tier!r} has {interval.label!r} (number {index}), in which half of a character is missing (a lone "
                 "surrogate); write it anew",
             )
         if not (math.isfinite(interval.start) and math.isfinite(interval.end) and 0 <= interval.start <= interval.end):
             raise BadSample(
                 name,
-                f"{tier!r} has {interval.label!r} (number {place}) from {interval.start} to {interval.end} s; times "
+                f"{tier!r} has {interval.label!r} (number {index}) from {interval.start} to {interval.end} s; times "
                 "are 0 or more, and the end is not before the start",
             )
-    for place, (first, second) in enumerate(pairwise(intervals), 1):
+    for index, (first, second) in enumerate(pairwise(intervals), 1):
         if second.start < first.end - 10**-DIGITS:
             raise BadSample(
                 name,
-                f"{tier!r} has {second.label!r} (number {place}) at {second.start} s, before {first.label!r} ends at "
+                f"{tier!r} has {second.label!r} (number {index}) at {second.start} s, before {first.label!r} ends at "
                 f"{first.end} s; sort the file, or take overlapping speech apart",
             )
 
@@ -60,22 +60,22 @@ def without_overlaps(intervals: Sequence[TimeSpan], name: str) -> list[TimeSpan]
         intervals: in any order.
         name: of the file, for the warning that counts what was changed.
     """
-    found: list[TimeSpan] = []
+    merged: list[TimeSpan] = []
     changed = 0
-    for own in sorted(intervals, key=lambda interval: interval.start):
-        last = found[-1] if found else None
-        if last is not None and own.start < last.end:
-            changed += own.start < last.end - 10**-DIGITS
-            if own.start == last.start:
+    for current in sorted(intervals, key=lambda interval: interval.start):
+        last = merged[-1] if merged else None
+        if last is not None and current.start < last.end:
+            changed += current.start < last.end - 10**-DIGITS
+            if current.start == last.start:
                 # Captions that are there twice are said once.
-                label = " ".join(filter(None, dict.fromkeys([last.label, own.label])))
-                found[-1] = TimeSpan(last.start, max(last.end, own.end), label)
+                label = " ".join(filter(None, dict.fromkeys([last.label, current.label])))
+                merged[-1] = TimeSpan(last.start, max(last.end, current.end), label)
                 continue
-            found[-1] = replace(last, end=own.start)
-        found.append(own)
+            merged[-1] = replace(last, end=current.start)
+        merged.append(current)
     if changed:
         log.warning("%s: %d of %d intervals overlap; each ends where the next starts", name, changed, len(intervals))
-    return found
+    return merged
 
 
 def segments_of(intervals: Sequence[TimeSpan], seconds: float) -> tuple[TimeSpan, ...]:
@@ -112,13 +112,13 @@ def seconds(text: str, name: str, line: int) -> float:
     """
     try:
         # Python takes 1_0 for 10.
-        found = math.nan if "_" in text else float(text)
+        value = math.nan if "_" in text else float(text)
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        value = math.nan
+    if not math.isfinite(value):
         fix = "; write a point in it, not a comma" if "," in text else ""
         raise BadSample(f"{name}:{line}", f"expected a number of seconds, got {text[:40]!r}{fix}")
-    return found
+    return value
 
 
 def one_line(label: str) -> str:

@@ -80,12 +80,14 @@ class Joined(Dataset):
             BadSample: one cannot be read, or has another rate than the first.
         """
         count = int(torch.randint(1, self.most + 1, ()))
-        places = [index, *torch.randint(len(self), (count - 1,)).tolist()]
-        samples = [self.sounds[place] for place in places]
+        indices = [index, *torch.randint(len(self), (count - 1,)).tolist()]
+        samples = [self.sounds[position] for position in indices]
         audio = _strung(samples)
         if self.transform is not None:
             audio = self.transform(audio)
-        label = [unit for place, sample in enumerate(samples) for unit in (self._between * bool(place) + sample.label)]
+        label = [
+            unit for position, sample in enumerate(samples) for unit in (self._between * bool(position) + sample.label)
+        ]
         return Sample(audio, label, samples[0].name)
 
     def limit(self, tokenizer: Tokenizer) -> None:

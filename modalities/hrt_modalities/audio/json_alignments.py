@@ -39,11 +39,11 @@ def read_json(text: str, name: str) -> dict[str, list[TimeSpan]]:
     if _is_whisper(data):
         return _whisper(data["segments"], name)
     for key, mark, read in (("transcription", "offsets", _cpp_segment), ("chunks", "timestamp", _chunk)):
-        own = data.get(key)
-        if isinstance(own, list) and own and all(isinstance(part, dict) and mark in part for part in own):
-            parts = [read(part) for part in own]
+        entries = data.get(key)
+        if isinstance(entries, list) and entries and all(isinstance(part, dict) and mark in part for part in entries):
+            parts = [read(part) for part in entries]
             return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
-    return {tier: _tier(own, tier, name) for tier, own in data.items()}
+    return {tier: _tier(entries, tier, name) for tier, entries in data.items()}
 
 
 class _Twice(Exception):
@@ -60,38 +60,39 @@ class _Twice(Exception):
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, in which no key may be there twice: the first value would be left out."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
-    return found
+    return mapping
 
 
 def write_json(alignment: Alignment, name: str, end: float) -> str:
     """All tiers as JSON."""
     data = {
         tier: [
-            {"start": round(own.start, DIGITS), "end": round(own.end, DIGITS), "label": own.label} for own in intervals
+            {"start": round(interval.start, DIGITS), "end": round(interval.end, DIGITS), "label": interval.label}
+            for interval in intervals
         ]
         for tier, intervals in alignment.items()
     }
     return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
 
-def _tier(own: object, tier: str, name: str) -> list[TimeSpan]:
-    if not isinstance(own, list):
-        raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(own).__name__}")
-    return list(_timed(own, tier, name))
+def _tier(value: object, tier: str, name: str) -> list[TimeSpan]:
+    if not isinstance(value, list):
+        raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(value).__name__}")
+    return list(_timed(value, tier, name))
 
 
 def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[TimeSpan]:
     """Intervals of objects with start, end and a label."""
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         start, end, label = (part.get(key) if isinstance(part, dict) else None for key in ("start", "end", "label"))
         begin, finish = _number(start), _number(end)
         if begin is None or finish is None or not isinstance(label, str):
             raise BadSample(
                 name,
-                f'tier {tier!r}, number {place}, must be {{"start": seconds, "end": seconds, "label": text}}, got '
+                f'tier {tier!r}, number {index}, must be {{"start": seconds, "end": seconds, "label": text}}, got '
                 f"{part!r:.60}",
             )
         yield TimeSpan(begin, finish, label)
@@ -110,29 +111,29 @@ def _is_whisper(data: Mapping[str, Any]) -> bool:
     segments = data.get("segments")
     return (
         isinstance(segments, list)
-        and all(isinstance(own, dict) and "text" in own for own in segments)
+        and all(isinstance(segment, dict) and "text" in segment for segment in segments)
         and (bool(segments) or "language" in data or "word_segments" in data)
     )
 
 
 def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[TimeSpan]]:
-    plain = [{**own, "label": _stripped(own.get("text"))} for own in segments]
-    found = {SEGMENTS: list(_timed(plain, SEGMENTS, name))}
+    plain = [{**entry, "label": _stripped(entry.get("text"))} for entry in segments]
+    tiers = {SEGMENTS: list(_timed(plain, SEGMENTS, name))}
     words: list[TimeSpan] = []
-    for segment, own in zip(found[SEGMENTS], segments, strict=True):
-        listed = own.get("words") or []
+    for segment, entry in zip(tiers[SEGMENTS], segments, strict=True):
+        listed = entry.get("words") or []
         if not isinstance(listed, list) or not all(isinstance(word, dict) for word in listed):
             raise BadSample(name, f"the words of the segment at {segment.start:g} s must be a list of objects")
         parts = [{**word, "label": _stripped(word.get("word", word.get("text")))} for word in listed]
         words += _timed(_with_times(parts, segment), WORDS, name)
     if words:
-        found[WORDS] = words
-    return {tier: without_overlaps(intervals, name) for tier, intervals in found.items()}
+        tiers[WORDS] = words
+    return {tier: without_overlaps(intervals, name) for tier, intervals in tiers.items()}
 
 
 def _with_times(words: Sequence[Mapping[str, Any]], segment: TimeSpan) -> list[Mapping[str, Any]]:
     """Words where those without times share the time between their neighbours, or the ends of the segment."""
-    found: list[Mapping[str, Any]] = []
+    timed: list[Mapping[str, Any]] = []
     waiting: list[Mapping[str, Any]] = []
     last = segment.start
     for word in (*words, {"start": segment.end, "end": segment.end}):
@@ -141,12 +142,12 @@ def _with_times(words: Sequence[Mapping[str, Any]], segment: TimeSpan) -> list[M
             continue
         start = _number(word.get("start"))
         span = max(0.0, (last if start is None else start) - last) / max(1, len(waiting))
-        for place, own in enumerate(waiting):
-            found.append({**own, "start": last + place * span, "end": last + (place + 1) * span})
+        for index, untimed in enumerate(waiting):
+            timed.append({**untimed, "start": last + index * span, "end": last + (index + 1) * span})
         waiting = []
         last = _number(word.get("end")) or last
-        found.append(word)
-    return found[:-1]
+        timed.append(word)
+    return timed[:-1]
 
 
 def _cpp_segment(part: object) -> object:

@@ -123,18 +123,18 @@ def live(source: BinaryIO, layout: Layout, name: str, seconds: float) -> Iterato
     """
     most = max(1, round(seconds * layout.rate)) * layout.frame
     read = getattr(source, "read1", source.read)
-    kept, done = b"", 0
+    pending, done = b"", 0
     while True:
         left = most if layout.length is None else min(most, layout.length - done)
         data = read(left) if left else b""
         if not data:
             break
         done += len(data)
-        kept += data
-        whole = len(kept) // layout.frame * layout.frame
-        if whole:
-            waveform_S = layout.samples(kept[:whole])
-            kept = kept[whole:]
+        pending += data
+        complete = len(pending) // layout.frame * layout.frame
+        if complete:
+            waveform_S = layout.samples(pending[:complete])
+            pending = pending[complete:]
             check_waveform(waveform_S, name)
             yield waveform_S
     if done < layout.frame:
@@ -149,8 +149,8 @@ def _format(body: bytes, name: str) -> Layout:
     kind, channels, rate, _, frame, bits = struct.unpack("<HHIIHH", body[:16])
     if kind == _EXTENSIBLE and len(body) >= 26:
         (kind,) = struct.unpack("<H", body[24:26])
-    known = (kind == _PCM and bits in (8, 16, 24, 32)) or (kind == _FLOAT and bits in (32, 64))
-    if not known:
+    is_supported = (kind == _PCM and bits in (8, 16, 24, 32)) or (kind == _FLOAT and bits in (32, 64))
+    if not is_supported:
         raise BadSample(name, f"has samples of kind {kind} with {bits} bits; convert it to 16-bit PCM")
     layout = _checked(Layout(rate, channels, kind, bits), name)
     if frame != layout.frame:

@@ -77,11 +77,11 @@ class PacketIndex:
         """Whether the packet of this time has this content; of plain samples, cut anywhere, whether it has a time."""
         if not len(self.prints_N):
             return True
-        place = int(np.searchsorted(self.stamps_N, packet.pts))
+        index = int(np.searchsorted(self.stamps_N, packet.pts))
         return (
-            place < len(self.stamps_N)
-            and int(self.stamps_N[place]) == packet.pts
-            and int(self.prints_N[place]) == zlib.crc32(bytes(packet))
+            index < len(self.stamps_N)
+            and int(self.stamps_N[index]) == packet.pts
+            and int(self.prints_N[index]) == zlib.crc32(bytes(packet))
         )
 
 
@@ -171,8 +171,8 @@ class _Walk:
         self._packets += 1
         if self._first is not before:
             # A header may say that packets hold more than they do.
-            said = float(duration * self._base) * self._first.sample_rate
-            self._doubtful |= said > 2 * self._first.samples + _FRAME
+            stated = float(duration * self._base) * self._first.sample_rate
+            self._doubtful |= stated > 2 * self._first.samples + _FRAME
             self._gathering = self._gathering and not self._doubtful
         # The first packet of Vorbis only prepares the second.
         if not lost and (self._first is not None or self._stream.codec_context.name != "vorbis"):

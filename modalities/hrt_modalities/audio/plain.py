@@ -76,8 +76,8 @@ class Plain:
             count = self.length - position if count is None else min(count, self.length - position)
         last = None if count is None else first + count
         while last is None or position < last:
-            wanted = size if last is None else min(size, last - position)
-            block_SC = self._file.read(wanted, dtype="float32", always_2d=True)
+            block_size = size if last is None else min(size, last - position)
+            block_SC = self._file.read(block_size, dtype="float32", always_2d=True)
             if not len(block_SC):
                 self.length = position
                 return
@@ -100,15 +100,15 @@ def open_wav(path: Path, name: str) -> Plain | None:
     file = _open(path)
     if file is None:
         return None
-    found = _DATA.search(file.extra_info)
+    match = _DATA.search(file.extra_info)
     width = _WIDTHS.get(file.subtype)
     if file.subtype.startswith("NMS_ADPCM"):
         _check_whole(path, name)
         # FFmpeg takes it for something else.
         return Plain(file, name, None)
-    length = int(found[1]) if found else 0
-    if found and width and 0 < length < STREAMED and file.format in ("WAV", "WAVEX"):
-        there = length if found[2] is None else int(found[2])
+    length = int(match[1]) if match else 0
+    if match and width and 0 < length < STREAMED and file.format in ("WAV", "WAVEX"):
+        there = length if match[2] is None else int(match[2])
         if there < length:
             _check_whole(path, name)
         if there >= length and length // (width * file.channels) == file.frames > 0:
@@ -134,9 +134,9 @@ def open_rare(path: Path, name: str) -> Plain | None:
 
 
 def _check_whole(path: Path, name: str) -> None:
-    said = promise(path)
-    if said is not None and said.broken(0):
-        raise BadSample(name, f"is cut off: {said.there:,} of {said.promised:,} bytes are there; fetch it again")
+    stated = promise(path)
+    if stated is not None and stated.broken(0):
+        raise BadSample(name, f"is cut off: {stated.there:,} of {stated.promised:,} bytes are there; fetch it again")
 
 
 def _open(path: Path) -> Any:

@@ -103,8 +103,14 @@ class Recordings(Dataset):
         item = self.items[index]
         audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration, self.longest_s)
         aligned = self._aligned(item, audio.seconds)
-        boundaries = {**item.boundaries, **{tier: tuple(start for start, _ in own) for tier, own in aligned.items()}}
-        labels = {**item.labels, **{tier: tuple(label for _, label in own) for tier, own in aligned.items()}}
+        boundaries = {
+            **item.boundaries,
+            **{tier: tuple(start for start, _ in intervals) for tier, intervals in aligned.items()},
+        }
+        labels = {
+            **item.labels,
+            **{tier: tuple(label for _, label in intervals) for tier, intervals in aligned.items()},
+        }
         for boundary, starts in boundaries.items():
             check_starts(starts, audio.seconds, boundary, item.title)
         audio = replace(audio, boundaries=boundaries, labels=labels)
@@ -153,7 +159,7 @@ class Recordings(Dataset):
             header = read_header(self.home.path(item.name), item.title)
             length, last = header.samples / header.rate, item.offset + seconds
         for tier, intervals in tiers.items():
-            end = max((own.end for own in intervals), default=0.0)
+            end = max((interval.end for interval in intervals), default=0.0)
             if end > length + SLACK:
                 raise BadSample(
                     item.alignment,
@@ -161,7 +167,11 @@ class Recordings(Dataset):
                     "file?",
                 )
         return {
-            tier: [(own.start - item.offset, own.label) for own in intervals if item.offset <= own.start < last]
+            tier: [
+                (interval.start - item.offset, interval.label)
+                for interval in intervals
+                if item.offset <= interval.start < last
+            ]
             for tier, intervals in tiers.items()
         }
 
@@ -181,7 +191,7 @@ class RecordingsConfig(MediaConfig):
         self,
         split: str,
         root: Path,
-        found: Mapping[str, Sequence[Recording]] | Division[Recording],
+        recordings: Mapping[str, Sequence[Recording]] | Division[Recording],
         *,
         texts: bool = False,
     ) -> Recordings:
@@ -190,12 +200,12 @@ class RecordingsConfig(MediaConfig):
         Args:
             split: which one.
             root: the folder that names start at.
-            found: the items of all splits.
+            recordings: the items of all splits.
             texts: whether targets that are strings are texts, not classes.
 
         Raises:
             ConfigError: the split or train is empty, or the split has a class that train has not.
         """
-        items, classes = self.items(split, root, found, texts=texts)
+        items, classes = self.items(split, root, recordings, texts=texts)
         transform = chain(self.augment) if split == "train" else None
         return Recordings(root, items, classes, self.follow_links, transform, self.trim_db)

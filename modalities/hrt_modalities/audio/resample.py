@@ -29,8 +29,8 @@ def periods(rate: int, new_rate: int) -> tuple[int, int]:
     """Samples at both rates after which they come together."""
     large, small = max(rate, new_rate), min(rate, new_rate)
     ratio = Fraction(large, small).limit_denominator(_LARGEST)
-    found = ratio.numerator, ratio.denominator
-    return found if rate >= new_rate else found[::-1]
+    lengths = ratio.numerator, ratio.denominator
+    return lengths if rate >= new_rate else lengths[::-1]
 
 
 def resampled_length(samples: int, rate: int, new_rate: int) -> int:

@@ -98,6 +98,6 @@ class BandMap(nn.Module):
     def forward(self, near_TF: Tensor) -> Tensor:
         """(T, H) of the frames of tokens and their neighbours, laid end to end."""
         image = near_TF.reshape(-1, 1, self.frames, self.bands)
-        found = functional.gelu(self.second(functional.gelu(self.first(image))))
-        mapped: Tensor = self.map(found.flatten(1))
+        features = functional.gelu(self.second(functional.gelu(self.first(image))))
+        mapped: Tensor = self.map(features.flatten(1))
         return mapped

@@ -135,12 +135,12 @@ class Engine:
     def _take(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        place = 0
-        while events[place].type:
-            event = events[place]
+        index = 0
+        while events[index].type:
+            event = events[index]
             name = bytes(event.id.string).decode("utf-8", "replace") if event.type == _PHONEME else ""
             self._events.append((event.type, event.text_position, event.length, event.sample, name))
-            place += 1
+            index += 1
         return 0
 
 
@@ -161,10 +161,10 @@ def intervals(
     words: list[tuple[int, str]] = []
     phonemes: list[tuple[int, str]] = []
     begins: int | None = None
-    for kind, place, length, sample, name in events:
+    for kind, position, length, sample, name in events:
         if kind == _WORD:
             begins = sample
-            words.append((sample, text[place - 1 : place - 1 + length]))
+            words.append((sample, text[position - 1 : position - 1 + length]))
         elif kind == _PHONEME and name.startswith("_"):
             # Silence before a word's first phoneme is its closure.
             if begins is None:
@@ -223,7 +223,10 @@ def speak(lines: Mapping[str, Sequence[Line]], rate: int, folder: Path) -> None:
         ConfigError: the engine is not installed, has no such voice or fails.
     """
     engine_version()
-    plan = {"rate": rate, "splits": {split: [asdict(line) for line in own] for split, own in lines.items()}}
+    plan = {
+        "rate": rate,
+        "splits": {split: [asdict(line) for line in split_lines] for split, split_lines in lines.items()},
+    }
     done = subprocess.run(
         [sys.executable, "-m", __name__, str(folder.resolve())],
         input=json.dumps(plan),

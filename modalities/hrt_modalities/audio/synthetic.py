@@ -97,8 +97,10 @@ class SyntheticConfig(JoinableConfig):
         """
         check_split(split)
         folder = made_speech({name: self.lines(name) for name in SPLITS}, self.cache, "data.cache")
-        found = {name: [recording(name, row, self._target(row)) for row in spoken(folder, name)] for name in SPLITS}
-        sounds = self.dataset(split, folder, found, texts=self.label == "text")
+        recordings = {
+            name: [recording(name, row, self._target(row)) for row in spoken(folder, name)] for name in SPLITS
+        }
+        sounds = self.dataset(split, folder, recordings, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
     def lines(self, split: str) -> list[Line]:

@@ -45,19 +45,19 @@ def parse(text: str, name: str) -> dict[str, list[TimeSpan]]:
     reader.number("the end")
     if reader.take("flag", "whether there are tiers") != "<exists>":
         return {}
-    found: dict[str, list[TimeSpan]] = {}
+    tiers: dict[str, list[TimeSpan]] = {}
     for _ in range(reader.count("how many tiers there are")):
         kind = reader.string("the kind of tier")
         if kind not in ("IntervalTier", "TextTier"):
             raise BadSample(f"{name}:{reader.line}", f"has a tier of kind {kind!r}; expected IntervalTier or TextTier")
         tier = reader.string("the name of a tier")
-        if tier in found:
+        if tier in tiers:
             raise BadSample(f"{name}:{reader.line}", f"has two tiers {tier!r}; rename one")
         reader.number("the start of a tier")
         reader.number("the end of a tier")
-        found[tier] = [reader.interval(kind) for _ in range(reader.count("how many intervals there are"))]
+        tiers[tier] = [reader.interval(kind) for _ in range(reader.count("how many intervals there are"))]
     reader.end()
-    return found
+    return tiers
 
 
 def dump(alignment: Alignment, end: float) -> str:
@@ -69,12 +69,12 @@ def dump(alignment: Alignment, end: float) -> str:
     lines += ["tiers? <exists>", f"size = {len(alignment)}", "item []:"]
     for number, (tier, intervals) in enumerate(alignment.items(), 1):
         points = bool(intervals) and all(interval.start == interval.end for interval in intervals)
-        whole = intervals if points else list(_without_gaps(intervals, end))
+        filled = intervals if points else list(_without_gaps(intervals, end))
         kind, what = ("TextTier", "points") if points else ("IntervalTier", "intervals")
         lines += [f"    item [{number}]:", f'        class = "{kind}"', f"        name = {_quoted(tier)}"]
-        lines += ["        xmin = 0", f"        xmax = {_time(end)}", f"        {what}: size = {len(whole)}"]
-        for place, interval in enumerate(whole, 1):
-            lines += [f"        {what} [{place}]:"]
+        lines += ["        xmin = 0", f"        xmax = {_time(end)}", f"        {what}: size = {len(filled)}"]
+        for index, interval in enumerate(filled, 1):
+            lines += [f"        {what} [{index}]:"]
             if points:
                 lines += [
                     f"            number = {_time(interval.start)}",
@@ -125,10 +125,10 @@ class _Reader:
         return seconds(self.take("number", what), self.name, self.line)
 
     def count(self, what: str) -> int:
-        found = self.number(what)
-        if found < 0 or found != int(found):
-            raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {found:g}")
-        return int(found)
+        value = self.number(what)
+        if value < 0 or value != int(value):
+            raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {value:g}")
+        return int(value)
 
     def interval(self, kind: str) -> TimeSpan:
         start = self.number("the start of an interval")

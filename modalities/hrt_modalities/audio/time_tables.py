@@ -43,9 +43,9 @@ def read_ctm(text: str, name: str) -> dict[str, list[TimeSpan]]:
 
 def write_ctm(alignment: Alignment, name: str, end: float) -> str:
     """CTM of one tier."""
-    own = "_".join(name.split()) or "sound"
+    sound = "_".join(name.split()) or "sound"
     rows = [
-        f"{own} 1 {short(interval.start)} {short(interval.end - interval.start)} {'_'.join(interval.label.split())}"
+        f"{sound} 1 {short(interval.start)} {short(interval.end - interval.start)} {'_'.join(interval.label.split())}"
         for interval in only_tier(alignment, "CTM")
         if interval.label.strip()
     ]
@@ -65,7 +65,7 @@ def read_tsv(text: str, name: str) -> dict[str, list[TimeSpan]]:
         raise BadSample(f"{name}:1", f"has no column {missing[0]!r}; {fix}")
     if twice := [column for column in TSV_COLUMNS if header.count(column) > 1]:
         raise BadSample(f"{name}:1", f"has two columns {twice[0]!r}; rename one")
-    found: dict[str, list[TimeSpan]] = {}
+    tiers: dict[str, list[TimeSpan]] = {}
     for number, line in enumerate(lines[1:], 2):
         if not line:
             continue
@@ -74,8 +74,8 @@ def read_tsv(text: str, name: str) -> dict[str, list[TimeSpan]]:
             raise BadSample(f"{name}:{number}", f"has {len(parts)} columns, the header has {len(header)}")
         row = dict(zip(header, parts, strict=True))
         interval = TimeSpan(seconds(row["start"], name, number), seconds(row["end"], name, number), row["label"])
-        found.setdefault(row.get("tier", "words"), []).append(interval)
-    return found
+        tiers.setdefault(row.get("tier", "words"), []).append(interval)
+    return tiers
 
 
 def write_tsv(alignment: Alignment, name: str, end: float) -> str:
@@ -95,36 +95,36 @@ def read_audacity(text: str, name: str) -> dict[str, list[TimeSpan]]:
     Raises:
         BadSample: a line is no label; names the line.
     """
-    found: list[TimeSpan] = []
+    intervals: list[TimeSpan] = []
     for number, line in enumerate(lines_of(text), 1):
-        if not line.strip() or (found and line.startswith("\\\t")):
+        if not line.strip() or (intervals and line.startswith("\\\t")):
             continue
         parts = line.split("\t", 2)
         if len(parts) < 2:
             raise BadSample(f"{name}:{number}", "is no label of Audacity: start, end and label between tabs")
         start, end = (seconds(part, name, number) for part in parts[:2])
-        found.append(TimeSpan(start, end, "".join(parts[2:])))
-    return {AUDACITY_TIER: found}
+        intervals.append(TimeSpan(start, end, "".join(parts[2:])))
+    return {AUDACITY_TIER: intervals}
 
 
 def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, TimeSpan]:
-    place = f"{name}:{number}"
+    location = f"{name}:{number}"
     if len(parts) >= 5 and parts[4].startswith("<ALT"):
-        raise BadSample(place, f"has alternatives ({parts[4]}); keep one of them and drop the <ALT lines")
+        raise BadSample(location, f"has alternatives ({parts[4]}); keep one of them and drop the <ALT lines")
     if not 5 <= len(parts) <= 8:
         raise BadSample(
-            place,
+            location,
             f"has {len(parts)} fields; CTM has 5 to 8: utterance, channel, start, duration, word, confidence, type, "
             "speaker",
         )
     if len(parts) > 5 and not _CONFIDENCE.fullmatch(parts[5]):
         raise BadSample(
-            place, f"has {parts[5][:40]!r} for a confidence, which is a number or NA; a word has no spaces in it"
+            location, f"has {parts[5][:40]!r} for a confidence, which is a number or NA; a word has no spaces in it"
         )
     start, duration = (seconds(part, name, number) for part in parts[2:4])
     if start < 0 or duration < 0:
         raise BadSample(
-            place,
+            location,
             f"starts at {start:g} s and lasts {duration:g} s; times are 0 or more, and the end is not before the start",
         )
     return parts[0], parts[1], TimeSpan(start, start + duration, parts[4])
@@ -132,7 +132,7 @@ def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, T
 
 def _without_rounding(intervals: list[TimeSpan]) -> list[TimeSpan]:
     """Intervals that end where the next starts, if they reach into it by no more than rounding explains."""
-    for place, (own, after) in enumerate(pairwise(intervals)):
-        if 10**-DIGITS < own.end - after.start <= _ROUNDED_S and after.start >= own.start:
-            intervals[place] = replace(own, end=after.start)
+    for index, (interval, after) in enumerate(pairwise(intervals)):
+        if 10**-DIGITS < interval.end - after.start <= _ROUNDED_S and after.start >= interval.start:
+            intervals[index] = replace(interval, end=after.start)
     return intervals

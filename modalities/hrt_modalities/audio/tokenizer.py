@@ -178,8 +178,8 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
             parts.append(x_TF)
             for boundary, starts in masks.items():
                 if boundary not in audio.boundaries:
-                    known = ", ".join(audio.boundaries) or "none"
-                    raise BadSample(name, f"carries no boundary {boundary!r}; it has {known}")
+                    available = ", ".join(audio.boundaries) or "none"
+                    raise BadSample(name, f"carries no boundary {boundary!r}; it has {available}")
                 starts.append(self.starts_at(audio.heard_at(audio.boundaries[boundary]), len(x_TF)))
         return Tokens.pack(parts, boundaries=masks)
 
@@ -226,8 +226,8 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
     def starts_at(self, times: Sequence[float], tokens: int) -> Tensor:
         """(T,) bool, true at the tokens nearest to some times; the first one always is."""
         starts_T = torch.zeros(tokens, dtype=torch.bool)
-        places = [round(time / self.seconds_per_token) for time in times]
-        starts_T[[0, *(place for place in places if place < tokens)]] = True
+        indices = [round(time / self.seconds_per_token) for time in times]
+        starts_T[[0, *(index for index in indices if index < tokens)]] = True
         return starts_T
 
     def stream(self, *, rate: int | None = None, **source: Any) -> SoundTokenStream:
@@ -320,6 +320,6 @@ class SoundTokenStream:
     def _stacked(self, x_LW: Tensor) -> Tensor:
         frames = torch.cat([self._open, x_LW])
         stack = self._features // frames.shape[1]
-        whole = len(frames) // stack * stack
-        self._open = frames[whole:].clone()
-        return frames[:whole].reshape(-1, self._features)
+        complete = len(frames) // stack * stack
+        self._open = frames[complete:].clone()
+        return frames[:complete].reshape(-1, self._features)

@@ -86,8 +86,8 @@ class Track:
         self._frames = self._decoded()
         first = next(self._frames, None)
         if first is None:
-            said = f" ({self._error or self._broken})" if self._error or self._broken else ""
-            raise BadSample(name, f"has no samples that can be decoded{said}; remove it, or fetch it again")
+            reason = f" ({self._error or self._broken})" if self._error or self._broken else ""
+            raise BadSample(name, f"has no samples that can be decoded{reason}; remove it, or fetch it again")
         self._first = first
         self.rate, self.channels = int(first.sample_rate), int(first.layout.nb_channels)
         check_layout(self.rate, self.channels, name)
@@ -198,16 +198,16 @@ class Track:
         assert self.length is not None
         seconds, kind = self.length / self.rate, self._container.format.name
         after = f"after {seconds:.2f} s of sound"
-        found = promise(self.path)
-        if found is not None and found.broken(self._packets) and self._is_short(kind, seconds):
-            missing = f"{found.there:,} of {found.promised:,} bytes are there"
+        stated = promise(self.path)
+        if stated is not None and stated.broken(self._packets) and self._is_short(kind, seconds):
+            missing = f"{stated.there:,} of {stated.promised:,} bytes are there"
             raise BadSample(self.name, f"is cut off {after}: {missing}; fetch it again")
         if self._broken:
-            what = "cut off or damaged" if found is None else "damaged"
+            what = "cut off or damaged" if stated is None else "damaged"
             raise BadSample(self.name, f"is {what} {after} ({self._broken}); fetch it again")
         if kind not in _SIZED and not self._lenient and (self._error or self._torn):
-            said = self._error or "its last packet is not whole"
-            raise BadSample(self.name, f"is cut off or damaged {after} ({said}); fetch it again")
+            reason = self._error or "its last packet is not whole"
+            raise BadSample(self.name, f"is cut off or damaged {after} ({reason}); fetch it again")
         if self._failed > _FEW + self._packets // 20:
             failed = f"{self._failed} of its {self._packets} packets cannot be decoded"
             raise BadSample(self.name, f"is damaged: {failed}; fetch it again")

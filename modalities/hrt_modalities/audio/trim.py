@@ -32,17 +32,17 @@ def trimmed(audio: Audio, db: float) -> Audio:
     loud = (power_N >= power_N.max() * 10 ** (-db / 10)).nonzero().flatten()
     first, last = max(0, int(loud[0]) - 1), int(loud[-1]) + 2
     before, after = first * size / audio.rate, min(last * size, len(audio.waveform_S)) / audio.rate
-    kept = {name: _kept(starts, before, after) for name, starts in audio.boundaries.items()}
+    inside = {name: _kept(starts, before, after) for name, starts in audio.boundaries.items()}
     return replace(
         audio,
         waveform_S=audio.waveform_S[first * size : last * size],
         boundaries={
-            name: tuple(max(0.0, audio.boundaries[name][place] - before) for place in places)
-            for name, places in kept.items()
+            name: tuple(max(0.0, audio.boundaries[name][index] - before) for index in indices)
+            for name, indices in inside.items()
         },
         labels={
-            name: tuple(own[place] for place in kept[name]) if name in kept else own
-            for name, own in audio.labels.items()
+            name: tuple(unit_labels[index] for index in inside[name]) if name in inside else unit_labels
+            for name, unit_labels in audio.labels.items()
         },
     )
 
@@ -51,5 +51,5 @@ def _kept(starts: tuple[float, ...], before: float, after: float) -> list[int]:
     """Places of the groups that a part of the sound has something of."""
     ends = (*starts[1:], float("inf"))
     return [
-        place for place, (start, end) in enumerate(zip(starts, ends, strict=True)) if end > before and start < after
+        index for index, (start, end) in enumerate(zip(starts, ends, strict=True)) if end > before and start < after
     ]

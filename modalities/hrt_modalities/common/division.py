@@ -84,8 +84,8 @@ class Division(Generic[Item]):
         if None not in labels["train"]:
             classes = sorted(str(label) for label in labels["train"])
             for other in checked:
-                found = (label for label in labels.get(other, ()) if label is not None)
-                check_classes(classes, found, f"{other} of {self.where}")
+                labels_of_split = (label for label in labels.get(other, ()) if label is not None)
+                check_classes(classes, labels_of_split, f"{other} of {self.where}")
         return self.splits[split]
 
     def listed(self, member: Callable[[Item, Traits], Member], root: Path | None) -> Splits:
@@ -103,25 +103,28 @@ def file_member(root: Path, title: str, traits: Traits) -> Member:
     return Member(printable(title), traits.label, traits.group, os.path.join(root, traits.file))
 
 
-def units_of(known: Sequence[Traits]) -> list[str]:
+def units_of(traits: Sequence[Traits]) -> list[str]:
     """What stays together, a key for each item."""
-    return joined_units([own.keys() for own in known])
+    return joined_units([item.keys() for item in traits])
 
 
 def trainable(tested: Sequence[bool], units: Sequence[str], labels: Sequence[str | None]) -> list[bool]:
     """The same test items, without those of classes that would have nothing to train on."""
-    totals, held = Counter(labels), Counter(label for label, own in zip(labels, tested, strict=True) if own)
-    whole = {label for label, count in held.items() if count == totals[label]}
-    kept = {unit for unit, label in zip(units, labels, strict=True) if label in whole}
-    return [own and unit not in kept for own, unit in zip(tested, units, strict=True)]
+    totals, test_counts = (
+        Counter(labels),
+        Counter(label for label, is_test in zip(labels, tested, strict=True) if is_test),
+    )
+    untrained = {label for label, count in test_counts.items() if count == totals[label]}
+    returned = {unit for unit, label in zip(units, labels, strict=True) if label in untrained}
+    return [is_test and unit not in returned for is_test, unit in zip(tested, units, strict=True)]
 
 
 def sorted_out(items: Sequence[Item], sides: Sequence[str], names: Iterable[str]) -> dict[str, list[Item]]:
     """Items by side."""
-    found: dict[str, list[Item]] = {name: [] for name in names}
+    by_side: dict[str, list[Item]] = {name: [] for name in names}
     for item, side in zip(items, sides, strict=True):
-        found[side].append(item)
-    return found
+        by_side[side].append(item)
+    return by_side
 
 
 def without(splits: Mapping[str, list[Item]], others: Mapping[str, object]) -> dict[str, list[Item]]:

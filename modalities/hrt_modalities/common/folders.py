@@ -99,7 +99,9 @@ def _sides(root: Path, top: Sequence[str], listing: Listing, layout: Layout) -> 
     if "train" in sides.values() or layout == "splits":
         # A folder of tables or decoded frames beside the splits is no mistake; an empty one may be a misspelt split.
         used = {name.split("/")[0] for name in listing.files}
-        beside = [name for name in others if name not in used and any(_within(own, name) for own in listing.unread)]
+        beside = [
+            name for name in others if name not in used and any(_within(folder, name) for folder in listing.unread)
+        ]
         if beside:
             names = listed(f"{shown(name)}/" for name in beside)
             say_once(log, f"{where}: {names} beside the splits has nothing that is read; it is left out")
@@ -151,10 +153,10 @@ def _refuse_hidden_splits(where: str, top: Sequence[str], sides: Mapping[str, st
         say_once(log, f"{where}: {named} is read as a class; {fix}")
     inside: dict[str, dict[str, str]] = {}
     for name in listing.folders:
-        parent, _, own = name.rpartition("/")
-        if parent and (split := split_name(own)) is not None:
+        parent, _, leaf = name.rpartition("/")
+        if parent and (split := split_name(leaf)) is not None:
             inside.setdefault(parent, {})[name] = split
-    within = [name for found in inside.values() if len(set(found.values())) > 1 for name in found]
+    within = [name for splits_of in inside.values() if len(set(splits_of.values())) > 1 for name in splits_of]
     if within:
         alone = len(top) == 1 and len({name.rpartition("/")[0] for name in within}) == 1
         fix = (
@@ -198,7 +200,7 @@ def _within(name: str, folder: str) -> bool:
 
 def _contents(listing: Listing, prefix: str) -> str:
     unread = [name for name in listing.unread if name.startswith(prefix)]
-    left_out = [str(own) for own in listing.left_out if own.name.startswith(prefix)]
+    left_out = [str(path) for path in listing.left_out if path.name.startswith(prefix)]
     parts = []
     if unread:
         names = listed(shown(name.removeprefix(prefix)) for name in unread)

@@ -87,7 +87,7 @@ def _whole(folder: Path) -> bool:
         return True
     try:
         sums = SUMS.check(path, SUMS.read(path).get("files"), _KIND)
-        content = sum(own.bytes for own in sums.values()) <= CHECKED_UP_TO
+        content = sum(checksum.bytes for checksum in sums.values()) <= CHECKED_UP_TO
         for name, expected in sums.items():
             expected.check(folder / name, "it is made anew", content=content)
     except UserError as error:

@@ -36,30 +36,35 @@ class MediaConfig(ValSplitConfig):
     """Read links that lead out of the dataset's folder."""
 
     def items(
-        self, split: str, root: Path, found: Mapping[str, Sequence[AnyItem]] | Division[AnyItem], *, texts: bool = False
+        self,
+        split: str,
+        root: Path,
+        division: Mapping[str, Sequence[AnyItem]] | Division[AnyItem],
+        *,
+        texts: bool = False,
     ) -> tuple[list[AnyItem], tuple[str, ...] | None]:
         """The items of a split, and the classes of train; ``val`` is split off ``train`` where it is missing.
 
         Args:
             split: which one.
             root: the folder that names start at, for messages.
-            found: the items of all splits.
+            division: the items of all splits.
             texts: whether targets that are strings are texts, not classes.
 
         Raises:
             ConfigError: the split or train is empty, or a split has a class that train has not.
         """
         checked: tuple[str, ...] = ("val", "test")
-        if not isinstance(found, Division):
+        if not isinstance(division, Division):
             # Of data that is rendered or published as it is, a split that is not asked for stops nothing.
             checked = (split,)
-            if found.get("val"):
+            if division.get("val"):
                 self.needless("split_seed", f"data.type {self.type} has its own val")
-            splits = {name: list(items) for name, items in found.items()}
+            splits = {name: list(items) for name, items in division.items()}
             made_by = f"fixed by data.type {self.type}"
-            found = self.with_val(Division(splits, f"data.root {root}", made_by, traits_of(texts=texts)))
-        items = found.pick(split, self.what, checked)
-        return items, None if texts else classes_of(found.splits["train"])
+            division = self.with_val(Division(splits, f"data.root {root}", made_by, traits_of(texts=texts)))
+        items = division.pick(split, self.what, checked)
+        return items, None if texts else classes_of(division.splits["train"])
 
 
 class UnsplitConfig(SplitConfig, MediaConfig):
@@ -79,10 +84,10 @@ class UnsplitConfig(SplitConfig, MediaConfig):
         Raises:
             ConfigError: the folder is missing or empty, or is laid out in another way.
         """
-        found = labelled_files(root, suffixes, self.what, layout=layout, follow_links=self.follow_links)
-        splits = {name: [make(*own) for own in files] for name, files in found.splits.items()}
-        own = f"by the folders of {root}" if found.own else None
-        return self.divide(splits, traits_of(), own=own, where=f"data.root {root}")
+        labelled = labelled_files(root, suffixes, self.what, layout=layout, follow_links=self.follow_links)
+        splits = {name: [make(*file) for file in files] for name, files in labelled.splits.items()}
+        made_by = f"by the folders of {root}" if labelled.own else None
+        return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {root}")
 
     def listed_from(self, root: Path, division: Division[AnyItem]) -> Splits:
         """What is in each split.
@@ -119,6 +124,6 @@ def classes_of(items: Iterable[MediaItem]) -> tuple[str, ...] | None:
     for item in items:
         if item.target is None:
             return None
-        own = (item.target,) if isinstance(item.target, str) else item.target
-        names.update(name for name in own if name is not None)
+        labels = (item.target,) if isinstance(item.target, str) else item.target
+        names.update(name for name in labels if name is not None)
     return tuple(sorted(names))

@@ -25,8 +25,8 @@ def split_name(name: str) -> str | None:
 
 def resembles_split(name: str) -> str | None:
     """The split that part of a name stands for, as in ``train2017``, ``test_set``, ``01-val``; ``None`` without one."""
-    found = {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
-    return found.pop() if len(found) == 1 else None
+    splits = {_SPLIT_OF[word] for word in _words(name) if word in _SPLIT_OF}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def known_forms() -> str:
@@ -48,30 +48,30 @@ class SplitNames:
         self._seen: dict[str, tuple[str, str]] = {}
         self._warned: set[str] = set()
 
-    def split(self, name: str, place: str) -> str | None:
+    def split(self, name: str, location: str) -> str | None:
         """The split of a name; ``None`` where it stands for none.
 
         Args:
             name: as it is written.
-            place: where it is written, for messages.
+            location: where it is written, for messages.
         """
         split = split_name(name)
         if split is None:
             return None
         form = name.strip().lower()
-        first, before = self._seen.setdefault(split, (form, place))
+        first, before = self._seen.setdefault(split, (form, location))
         if first != form and form not in self._warned:
             self._warned.add(form)
             log.warning(
                 "%s: %r (%s) and %r (%s) are both read as the split %s; rename one of them if it is another split",
-                self.where, first, before, form, place, split,
+                self.where, first, before, form, location, split,
             )  # fmt: skip
         return split
 
 
 def _words(name: str) -> list[str]:
     """The words of a name; ``trainset`` and ``TestData`` have two."""
-    found = _WORDS.findall(name.lower())
+    words = _WORDS.findall(name.lower())
     for ending in _ENDINGS:
-        found += [word.removesuffix(ending) for word in found if word.endswith(ending)]
-    return found
+        words += [word.removesuffix(ending) for word in words if word.endswith(ending)]
+    return words

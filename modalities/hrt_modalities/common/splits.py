@@ -40,12 +40,12 @@ def stratified(labels: Sequence[int] | Tensor, part: float, seed: int) -> tuple[
     """
     classes = torch.as_tensor(labels)
     generator = torch.Generator().manual_seed(seed)
-    held = torch.zeros(len(classes), dtype=torch.bool)
+    held_out = torch.zeros(len(classes), dtype=torch.bool)
     for label in classes.unique():
-        places = (classes == label).nonzero().squeeze(1)
-        order = torch.randperm(len(places), generator=generator)
-        held[places[order[: max(1, round(len(places) * part))]]] = True
-    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+        indices = (classes == label).nonzero().squeeze(1)
+        order = torch.randperm(len(indices), generator=generator)
+        held_out[indices[order[: max(1, round(len(indices) * part))]]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
 
 
 def hash_split(name: str, val: float, test: float, seed: int = 0) -> str:
@@ -57,19 +57,19 @@ def hash_split(name: str, val: float, test: float, seed: int = 0) -> str:
         test: part that goes to ``test``.
         seed: another one gives other splits.
     """
-    place = position(name, seed)
-    if place < test:
+    value = position(name, seed)
+    if value < test:
         return "test"
-    return "val" if place < test + val else "train"
+    return "val" if value < test + val else "train"
 
 
-def check_classes(classes: Sequence[str], found: Iterable[str], where: str) -> None:
+def check_classes(classes: Sequence[str], labels: Iterable[str], where: str) -> None:
     """Checks that a split has no class that training never sees.
 
     Raises:
         ConfigError: it has; names the classes.
     """
-    extra = sorted(set(found) - set(classes))
+    extra = sorted(set(labels) - set(classes))
     if extra:
         raise ConfigError(
             f"{where} has classes that train has not: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; "

@@ -34,7 +34,7 @@ class Folds(Component):
 
     @model_validator(mode="after")
     def _one_way(self) -> Folds:
-        if sum(own is not None for own in (self.of, self.column, self.pattern)) != 1:
+        if sum(value is not None for value in (self.of, self.column, self.pattern)) != 1:
             raise ValueError("give one of of, column and pattern: how many folds to make, or where they stand")
         if self.of is not None and (not isinstance(self.use, int) or self.use >= self.of):
             raise ValueError(f"use {self.use}: the folds of {self.of} are 0 to {self.of - 1}")
@@ -71,14 +71,22 @@ class ValSplitConfig(DatasetConfig):
     def _assigned(
         self, items: Sequence[Item], traits: Callable[[Item], Traits], val: float, test: float
     ) -> dict[str, list[Item]]:
-        known = [traits(item) for item in items]
-        units = units_of(known)
+        traits_of_items = [traits(item) for item in items]
+        units = units_of(traits_of_items)
         if self.split_by == "hash":
             grouped = getattr(self, "group", None) is not None
-            keys = units if grouped else [own.file if own.key is None else own.key for own in known]
+            keys = (
+                units
+                if grouped
+                else [
+                    item_traits.file if item_traits.key is None else item_traits.key for item_traits in traits_of_items
+                ]
+            )
             sides = [hash_split(key, val, test, self.split_seed) for key in keys]
         else:
-            sides = assign_splits(units, [own.label for own in known], val, test, self.split_seed)
+            sides = assign_splits(
+                units, [item_traits.label for item_traits in traits_of_items], val, test, self.split_seed
+            )
         return sorted_out(items, sides, [split for split in SPLITS if test or split != "test"])
 
     def _described(self, items: Sequence[Item], traits: Callable[[Item], Traits], shares: str) -> str:
@@ -146,37 +154,37 @@ class SplitConfig(ValSplitConfig):
         fold = self.folds.column if self.folds is not None else None
         return [column for column in (self.group, fold) if column is not None]
 
-    def side_of(self, row: Row, place: str, sides: SplitColumn) -> str:
+    def side_of(self, row: Row, location: str, sides: SplitColumn) -> str:
         """The fold of a row where a column has folds, else its split; ``train`` where it has neither.
 
         Raises:
             ConfigError: there is no such split, or no name of a fold.
         """
         fold = self.folds.column if self.folds is not None else None
-        return sides.of(row, place) if fold is None else str(label_of(row, fold, place))
+        return sides.of(row, location) if fold is None else str(label_of(row, fold, location))
 
     def by_column(self) -> str | None:
         """What the splits of a table are by, where it has its own."""
         column = getattr(self, "split_column", None)
         return None if column is None else f"by the column {column!r} of {getattr(self, 'file', None)}"
 
-    def group_of(self, row: Row, place: str) -> str | None:
+    def group_of(self, row: Row, location: str) -> str | None:
         """The group of a row.
 
         Raises:
             ConfigError: its value is missing, or is no name.
         """
-        return label_of(row, self.group, place)
+        return label_of(row, self.group, location)
 
     def divide(
-        self, found: Mapping[str, Sequence[Item]], traits: Callable[[Item], Traits], *, own: str | None, where: str
+        self, found: Mapping[str, Sequence[Item]], traits: Callable[[Item], Traits], *, made_by: str | None, where: str
     ) -> Division[Item]:
         """The splits of items.
 
         Args:
             found: the items by the data's own splits, or all as ``train``; with folds of a column by these.
             traits: of an item.
-            own: what the data's own splits are by, for people; nothing where it has none.
+            made_by: what the data's own splits are by, for people; nothing where it has none.
             where: the data, for messages.
 
         Raises:
@@ -185,11 +193,11 @@ class SplitConfig(ValSplitConfig):
         items = [item for own_items in found.values() for item in own_items]
         traits, warnings = self._grouped(items, traits, where)
         # Asked for many times. The items stay, and with them what tells them apart.
-        known = {id(item): traits(item) for item in items}
-        traits = lambda item: known[id(item)]  # noqa: E731
-        if own is not None:
+        traits_by_id = {id(item): traits(item) for item in items}
+        traits = lambda item: traits_by_id[id(item)]  # noqa: E731
+        if made_by is not None:
             self._check_own(found, where)
-            given = Division({name: list(found[name]) for name in found}, where, own, traits, warnings=warnings)
+            given = Division({name: list(found[name]) for name in found}, where, made_by, traits, warnings=warnings)
             return self.with_val(given)
         if self.folds is not None and self.group is None and (of := self.folds.of) and 0 < len(items) < of:
             raise ConfigError(f"data.folds.of {of}: {where} has {len(items)} {self.what}; make fewer folds")
@@ -227,8 +235,8 @@ class SplitConfig(ValSplitConfig):
             warnings = (f"data.group '{self.group}' does not match {count}, such as {lone[0]!r}; each is on its own",)
 
         def grouped(item: Item) -> Traits:
-            known = traits(item)
-            return replace(known, group=_first_group(pattern, known.file))
+            item_traits = traits(item)
+            return replace(item_traits, group=_first_group(pattern, item_traits.file))
 
         return grouped, warnings
 
@@ -247,20 +255,22 @@ class SplitConfig(ValSplitConfig):
         where: str,
         warnings: tuple[str, ...],
     ) -> Division[Item]:
-        items = [item for own in found.values() for item in own]
-        known = [traits(item) for item in items]
+        items = [item for group_items in found.values() for item in group_items]
+        all_traits = [traits(item) for item in items]
         shares: dict[str, float] = {}
         if folds.of is not None:
-            units = units_of(known)
-            numbers = assign_folds(units, [own.label for own in known], folds.of, self.split_seed)
-            tested = trainable([number == folds.use for number in numbers], units, [own.label for own in known])
+            units = units_of(all_traits)
+            numbers = assign_folds(units, [group_items.label for group_items in all_traits], folds.of, self.split_seed)
+            tested = trainable(
+                [number == folds.use for number in numbers], units, [group_items.label for group_items in all_traits]
+            )
             made_by = (
                 f"test is fold {folds.use} of {folds.of}, stratified by class, data.split_seed {self.split_seed}"
                 f"{self._by_group()}"
             )
             shares["test"] = 1 / folds.of
         else:
-            names = list(self._read_folds(found, known, folds))
+            names = list(self._read_folds(found, all_traits, folds))
             if str(folds.use) not in names or len(set(names)) < 2:
                 kind = f"the column {folds.column!r}" if folds.column is not None else "data.folds.pattern"
                 there = ", ".join(sorted(set(names)))
@@ -271,19 +281,21 @@ class SplitConfig(ValSplitConfig):
             made_by = f"test is fold {folds.use} of " + (
                 f"the column {folds.column!r}" if folds.column is not None else f"the pattern '{folds.pattern}'"
             )
-        splits = sorted_out(items, ["test" if own else "train" for own in tested], ["train", "test"])
+        splits = sorted_out(items, ["test" if group_items else "train" for group_items in tested], ["train", "test"])
         return self.with_val(Division(splits, where, made_by, traits, shares, warnings))
 
-    def _read_folds(self, found: Mapping[str, Sequence[Item]], known: Sequence[Traits], folds: Folds) -> Iterable[str]:
+    def _read_folds(
+        self, found: Mapping[str, Sequence[Item]], all_traits: Sequence[Traits], folds: Folds
+    ) -> Iterable[str]:
         """The fold of each item: the names that the rows were found under, or what the pattern finds in paths."""
         if folds.pattern is None:
             return [name for name, items in found.items() for _ in items]
         pattern = compiled(folds.pattern)
         names = []
-        for own in known:
-            name = _first_group(pattern, own.file)
+        for item_traits in all_traits:
+            name = _first_group(pattern, item_traits.file)
             if name is None:
-                raise ConfigError(f"data.folds.pattern '{folds.pattern}' does not match the path {own.file!r}")
+                raise ConfigError(f"data.folds.pattern '{folds.pattern}' does not match the path {item_traits.file!r}")
             names.append(name)
         return names
 
@@ -298,15 +310,15 @@ def compiled(pattern: str) -> re.Pattern[str]:
         ValueError: it is none, or has none or several.
     """
     try:
-        found = re.compile(pattern)
+        expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
-    if found.groups != 1:
+    if expression.groups != 1:
         raise ValueError(
-            f"'{pattern}' has {found.groups} groups; put what names the group into the only pair of parentheses, and "
-            "write (?:...) for others"
+            f"'{pattern}' has {expression.groups} groups; put what names the group into the only pair "
+            "of parentheses, and write (?:...) for others"
         )
-    return found
+    return expression
 
 
 def _first_group(pattern: re.Pattern[str], name: str) -> str | None:

@@ -75,11 +75,11 @@ def joined_units(keys: Iterable[Sequence[str]]) -> list[str]:
         return key
 
     first: list[str] = []
-    for own in keys:
-        first.append(own[0])
-        for key in own[1:]:
-            if (one := root(own[0])) != (other := root(key)):
-                parent[max(one, other)] = min(one, other)
+    for item_keys in keys:
+        first.append(item_keys[0])
+        for key in item_keys[1:]:
+            if (left := root(item_keys[0])) != (right := root(key)):
+                parent[max(left, right)] = min(left, right)
     return [root(key) if key in parent else key for key in first]
 
 
@@ -163,16 +163,16 @@ class _Placement:
 
     def __init__(self, rows: dict[str, Counter[str]], classes: dict[str, _Class], total: _Class) -> None:
         self.rows, self.classes, self.total = rows, classes, total
-        self.sizes = {unit: own.total() for unit, own in rows.items()}
+        self.sizes = {unit: counts.total() for unit, counts in rows.items()}
         self.side: dict[str, int] = {}
 
     def cover(self, priority: bool) -> None:
         """Gives each side a unit of each class, as far as there are enough; rare classes first."""
-        for name, own in sorted(self.classes.items(), key=lambda item: (len(item[1].larger), item[0])):
-            lacking = [side for side in own.wanted(priority) if not own.placed[side]]
+        for name, class_ in sorted(self.classes.items(), key=lambda item: (len(item[1].larger), item[0])):
+            lacking = [side for side in class_.wanted(priority) if not class_.placed[side]]
             # Single samples are dealt out later, to the sides that come last here.
-            for side in lacking[: max(0, len(lacking) - len(own.singles))]:
-                free = [unit for unit in own.larger if unit not in self.side]
+            for side in lacking[: max(0, len(lacking) - len(class_.singles))]:
+                free = [unit for unit in class_.larger if unit not in self.side]
                 if free:
                     self._put(self._covering(free, name, side), side)
 
@@ -195,19 +195,19 @@ class _Placement:
 
     def keep_trainable(self) -> None:
         """Moves a unit to the first side, which is train, for each class that would have nothing there."""
-        for own in self.classes.values():
-            if own.larger and not own.placed[0] and not own.singles:
-                unit = min(own.larger, key=self.sizes.__getitem__)
+        for class_ in self.classes.values():
+            if class_.larger and not class_.placed[0] and not class_.singles:
+                unit = min(class_.larger, key=self.sizes.__getitem__)
                 self._put(unit, self.side[unit], -1)
                 self._put(unit, 0)
 
     def deal(self, priority: bool) -> None:
         """Deals the units of one sample out, so that each class comes as close to its shares as it can."""
         carry = [0.0] * len(self.total.quota)
-        for own in self.classes.values():
-            counts = _apportioned(len(own.singles), own, carry)
-            _give_each_side_one(counts, own, priority, carry)
-            units = iter(own.singles)
+        for class_ in self.classes.values():
+            counts = _apportioned(len(class_.singles), class_, carry)
+            _give_each_side_one(counts, class_, priority, carry)
+            units = iter(class_.singles)
             # The first side, which is train, takes what the others leave.
             for side in [*range(1, len(counts)), 0]:
                 for _ in range(counts[side]):
@@ -225,28 +225,28 @@ class _Placement:
             self.total.placed[side] += sign * count
 
 
-def _growth(own: _Class, side: int, count: int) -> float:
+def _growth(class_: _Class, side: int, count: int) -> float:
     """By how much the squared distance of a side from its quota, relative to the quota, grows with more samples."""
-    return count * (2 * (own.placed[side] - own.quota[side]) + count) / own.quota[side]
+    return count * (2 * (class_.placed[side] - class_.quota[side]) + count) / class_.quota[side]
 
 
-def _apportioned(count: int, own: _Class, carry: Counts) -> list[int]:
+def _apportioned(count: int, class_: _Class, carry: Counts) -> list[int]:
     """How many of a class's single samples go to each side: the largest remainders are rounded up.
 
     Args:
         count: how many there are.
-        own: the class.
+        class_: the class.
         carry: what each side was owed by the classes before; it decides between like remainders, and is updated.
     """
-    wanted = _levelled(count, [quota - placed for quota, placed in zip(own.quota, own.placed, strict=True)])
+    shares = _levelled(count, [quota - placed for quota, placed in zip(class_.quota, class_.placed, strict=True)])
     # A share of 0.1 of 30 samples is not quite 3 in floating point.
-    floors = [int(value + 1e-9) for value in wanted]
-    owed = [value - floor for value, floor in zip(wanted, floors, strict=True)]
+    floors = [int(value + 1e-9) for value in shares]
+    owed = [value - floor for value, floor in zip(shares, floors, strict=True)]
     open_sides = [side for side, part in enumerate(owed) if part > 1e-9]
     open_sides.sort(key=lambda side: (-round(owed[side] + carry[side], 6), -side))
     for side in open_sides[: count - sum(floors)]:
         floors[side] += 1
-    for side, value in enumerate(wanted):
+    for side, value in enumerate(shares):
         carry[side] = max(-1.0, min(1.0, carry[side] + value - floors[side]))
     return floors
 
@@ -263,15 +263,15 @@ def _levelled(count: int, lacking: Counts) -> Counts:
         active -= over
 
 
-def _give_each_side_one(counts: list[int], own: _Class, priority: bool, carry: Counts) -> None:
+def _give_each_side_one(counts: list[int], class_: _Class, priority: bool, carry: Counts) -> None:
     """Moves single samples to sides that must have one of the class and have none, and updates the carry."""
-    for side in own.wanted(priority):
-        if counts[side] or own.placed[side]:
+    for side in class_.wanted(priority):
+        if counts[side] or class_.placed[side]:
             continue
-        donors = [other for other in range(len(counts)) if counts[other] and counts[other] + own.placed[other] > 1]
-        donors += [other for other in range(len(counts)) if counts[other] and other not in own.wanted(priority)]
+        donors = [other for other in range(len(counts)) if counts[other] and counts[other] + class_.placed[other] > 1]
+        donors += [other for other in range(len(counts)) if counts[other] and other not in class_.wanted(priority)]
         if donors:
-            donor = max(donors, key=lambda other: (counts[other] + own.placed[other], -other))
+            donor = max(donors, key=lambda other: (counts[other] + class_.placed[other], -other))
             counts[donor] -= 1
             counts[side] += 1
             carry[donor] = min(1.0, carry[donor] + 1)

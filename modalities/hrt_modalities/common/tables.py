@@ -76,11 +76,11 @@ def _refuse_absent(file: Path, number: int, row: Row, column: str, fix: str, res
         marks = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
         parted = next((word for mark, word in marks.items() if mark in have[0]), None)
         hint = f"; it seems to have {parted} between columns, which files of this name do not" if parted else ""
-    known = ", ".join(have)
-    raise ConfigError(f"{file}:{number} has no column {column!r}; it has {known}{hint}. {fix}")
+    available = ", ".join(have)
+    raise ConfigError(f"{file}:{number} has no column {column!r}; it has {available}{hint}. {fix}")
 
 
-def label_of(row: Row, column: str | None, place: str) -> str | None:
+def label_of(row: Row, column: str | None, location: str) -> str | None:
     """The name of a class; ``None`` without a column.
 
     Raises:
@@ -90,22 +90,24 @@ def label_of(row: Row, column: str | None, place: str) -> str | None:
         return None
     label = row.get(column)
     if is_missing(label):
-        raise ConfigError(f"{place}: the value of {column!r} is {lacking(row, column)}; expected the name of a class")
+        raise ConfigError(
+            f"{location}: the value of {column!r} is {lacking(row, column)}; expected the name of a class"
+        )
     if isinstance(label, float) and label.is_integer():
         # Programs write whole numbers as 3.0 where the column once had a missing value.
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, str | int):
-        raise ConfigError(f"{place}: {column} must be a name or a whole number, got {label!r:.80}")
+        raise ConfigError(f"{location}: {column} must be a name or a whole number, got {label!r:.80}")
     return printable(str(label))
 
 
-def split_of(row: Row, column: str | None, place: str) -> str:
+def split_of(row: Row, column: str | None, location: str) -> str:
     """The split of a row; ``train`` without a column.
 
     Raises:
         ConfigError: there is no such split.
     """
-    return SplitColumn(column, "the table").of(row, place)
+    return SplitColumn(column, "the table").of(row, location)
 
 
 class SpanColumns(Component):
@@ -145,12 +147,12 @@ class SplitColumn:
         self.column = column
         self._names = SplitNames(where)
 
-    def of(self, row: Row, place: str) -> str:
+    def of(self, row: Row, location: str) -> str:
         """The split of a row.
 
         Args:
             row: of the table.
-            place: the table and the line.
+            location: the table and the line.
 
         Raises:
             ConfigError: there is no such split.
@@ -159,16 +161,18 @@ class SplitColumn:
             return "train"
         name = row.get(self.column)
         if is_missing(name):
-            raise ConfigError(f"{place}: the value of {self.column!r} is {lacking(row, self.column)}; expected a split")
-        split = self._names.split(name, place) if isinstance(name, str) else None
+            raise ConfigError(
+                f"{location}: the value of {self.column!r} is {lacking(row, self.column)}; expected a split"
+            )
+        split = self._names.split(name, location) if isinstance(name, str) else None
         if split is None:
             raise ConfigError(
-                f"{place}: {self.column} must be train, val or test, got {name!r:.80}; known are {known_forms()}"
+                f"{location}: {self.column} must be train, val or test, got {name!r:.80}; known are {known_forms()}"
             )
         return split
 
 
-def seconds_of(row: Row, column: str | None, place: str) -> float | None:
+def seconds_of(row: Row, column: str | None, location: str) -> float | None:
     """A time in seconds; ``None`` without a column.
 
     Raises:
@@ -177,19 +181,19 @@ def seconds_of(row: Row, column: str | None, place: str) -> float | None:
     if column is None:
         return None
     if is_missing(row.get(column)):
-        raise ConfigError(f"{place}: the value of {column!r} is {lacking(row, column)}; expected seconds")
-    return number_of(row[column], column, place)
+        raise ConfigError(f"{location}: the value of {column!r} is {lacking(row, column)}; expected seconds")
+    return number_of(row[column], column, location)
 
 
-def number_of(found: Any, column: str, place: str) -> float:
+def number_of(value: Any, column: str, location: str) -> float:
     """A value of a column as seconds.
 
     Raises:
         ConfigError: it is no finite number.
     """
     try:
-        if isinstance(found, bool) or not math.isfinite(number := float(found)):
+        if isinstance(value, bool) or not math.isfinite(number := float(value)):
             raise ValueError
         return number
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{place}: {column} must be a number of seconds, got {found!r:.60}") from error
+        raise ConfigError(f"{location}: {column} must be a number of seconds, got {value!r:.60}") from error

@@ -36,21 +36,21 @@ class ColumnSource(Component, ABC):
     def names(self) -> tuple[str, ...]:
         """The columns that are read, the one that must not be empty first."""
 
-    def item(self, row: Row, place: str, paths: Paths) -> Any | None:
+    def item(self, row: Row, location: str, paths: Paths) -> Any | None:
         """What is to be read for a row; ``None`` where its cell is empty.
 
         Args:
             row: of the table.
-            place: the table and the line.
+            location: the table and the line.
             paths: the paths that the table may name.
 
         Raises:
             ConfigError: a cell holds something else than it should.
         """
-        return None if is_empty(row.get(self.names()[0])) else self.read(row, place, paths)
+        return None if is_empty(row.get(self.names()[0])) else self.read(row, location, paths)
 
     @abstractmethod
-    def read(self, row: Row, place: str, paths: Paths) -> Any:
+    def read(self, row: Row, location: str, paths: Paths) -> Any:
         """As :meth:`item`, of a row whose first cell is not empty."""
 
     def key(self, item: Any) -> str:
@@ -84,9 +84,9 @@ class ImageSource(ColumnSource):
         """The column of the path."""
         return (self.column,)
 
-    def read(self, row: Row, place: str, paths: Paths) -> ImageItem:
+    def read(self, row: Row, location: str, paths: Paths) -> ImageItem:
         """The picture's file."""
-        return ImageItem(paths.of(row, self.column, place), None)
+        return ImageItem(paths.of(row, self.column, location), None)
 
     def dataset(self, root: Path, items: Sequence[ImageItem], *, training: bool, follow_links: bool) -> ImageFiles:
         """The pictures."""
@@ -108,11 +108,11 @@ class SoundSource(ColumnSource, SpanColumns):
         """The columns of the path and of the part."""
         return (self.column, *self.span_columns())
 
-    def read(self, row: Row, place: str, paths: Paths) -> Recording:
+    def read(self, row: Row, location: str, paths: Paths) -> Recording:
         """The sound's file, and the part of it."""
-        offset = _seconds(row, self.offset_column, place) or 0.0
-        duration, end = (_seconds(row, column, place) for column in (self.duration_column, self.end_column))
-        return Recording(paths.of(row, self.column, place), None, offset, duration if end is None else end - offset)
+        offset = _seconds(row, self.offset_column, location) or 0.0
+        duration, end = (_seconds(row, column, location) for column in (self.duration_column, self.end_column))
+        return Recording(paths.of(row, self.column, location), None, offset, duration if end is None else end - offset)
 
     def dataset(self, root: Path, items: Sequence[Recording], *, training: bool, follow_links: bool) -> Recordings:
         """The sounds."""
@@ -150,11 +150,11 @@ class FilmSource(ColumnSource, SpanColumns):
         """The columns of the path and of the part."""
         return (self.column, *self.span_columns())
 
-    def read(self, row: Row, place: str, paths: Paths) -> Clip:
+    def read(self, row: Row, location: str, paths: Paths) -> Clip:
         """The video's file, and the part of it."""
-        begin = _seconds(row, self.offset_column, place) or 0.0
-        duration, end = (_seconds(row, column, place) for column in (self.duration_column, self.end_column))
-        return Clip(paths.of(row, self.column, place), None, begin, end if duration is None else begin + duration)
+        begin = _seconds(row, self.offset_column, location) or 0.0
+        duration, end = (_seconds(row, column, location) for column in (self.duration_column, self.end_column))
+        return Clip(paths.of(row, self.column, location), None, begin, end if duration is None else begin + duration)
 
     def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
         """The videos."""
@@ -184,14 +184,14 @@ class TextSource(ColumnSource):
         """The columns."""
         return (self.column,) if isinstance(self.column, str) else self.column
 
-    def item(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
+    def item(self, row: Row, location: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
         """By column that is not empty, the texts that say the same."""
-        found = tuple(_texts(row[column], column, place) for column in self.names() if not is_empty(row.get(column)))
-        return found or None
+        texts = tuple(_texts(row[column], column, location) for column in self.names() if not is_empty(row.get(column)))
+        return texts or None
 
-    def read(self, row: Row, place: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
+    def read(self, row: Row, location: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
         """The texts."""
-        return self.item(row, place, paths)
+        return self.item(row, location, paths)
 
     def key(self, item: Sequence[Sequence[str]]) -> str:
         """The first of the texts."""
@@ -239,8 +239,8 @@ def without_words(text: str, dropout: float) -> str:
     if not words:
         return text
     drawn = torch.rand(len(words))
-    kept = drawn >= min(dropout, float(drawn.max()))
-    out = [word.span() for word, keep in zip(words, kept.tolist(), strict=True) if not keep]
+    keep_mask = drawn >= min(dropout, float(drawn.max()))
+    out = [word.span() for word, keep in zip(words, keep_mask.tolist(), strict=True) if not keep]
     edges = [0, *(edge for span in out for edge in span), len(text)]
     return "".join(text[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True))
 
@@ -250,12 +250,12 @@ def is_empty(cell: Any) -> bool:
     return is_missing(cell) or (isinstance(cell, str) and not cell.strip()) or cell == []
 
 
-def _seconds(row: Row, column: str | None, place: str) -> float | None:
-    return None if column is None or is_empty(row.get(column)) else seconds_of(row, column, place)
+def _seconds(row: Row, column: str | None, location: str) -> float | None:
+    return None if column is None or is_empty(row.get(column)) else seconds_of(row, column, location)
 
 
-def _texts(cell: Any, column: str, place: str) -> tuple[str, ...]:
+def _texts(cell: Any, column: str, location: str) -> tuple[str, ...]:
     texts = cell if isinstance(cell, list) else [cell]
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ConfigError(f"{place}: {column} must be a text, or a list of texts, got {cell!r:.60}")
+        raise ConfigError(f"{location}: {column} must be a text, or a list of texts, got {cell!r:.60}")
     return tuple(texts)

@@ -88,9 +88,9 @@ class Event(Shot):
 
     def drawn(self, behind: np.ndarray, draw: np.random.Generator) -> Drawn:
         """What happens, over the (H, W, 3) ground of its scene. Symbols stand upright unless they turn."""
-        found = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw, RADIUS)
-        found.angle = draw.uniform(-12, 12)
-        return found
+        drawing = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw, RADIUS)
+        drawing.angle = draw.uniform(-12, 12)
+        return drawing
 
 
 def symbol(thing: str, colour: str, side: int) -> Image.Image:

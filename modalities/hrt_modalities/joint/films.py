@@ -215,16 +215,16 @@ class Films(Dataset):
         if self.sounds is not None:
             sound = self.sounds[index].value
             value["audio"], where["audio"] = sound, _heard(scenes, sound, name)
-        said = [sentence_of(scene) for scene in scenes]
-        shown = [" ".join(event.words) for scene in scenes for event in scene.events]
+        sentences = [sentence_of(scene) for scene in scenes]
+        captions = [" ".join(event.words) for scene in scenes for event in scene.events]
         pieces = {
             tier: tuple(
-                Piece(label, {part: tiers[number][place] for part, tiers in where.items()})
-                for place, label in enumerate(labels)
+                Piece(label, {part: tiers[number][position] for part, tiers in where.items()})
+                for position, label in enumerate(labels)
             )
-            for number, (tier, labels) in enumerate((("scenes", said), ("shots", shown)))
+            for number, (tier, labels) in enumerate((("scenes", sentences), ("shots", captions)))
         }
-        return Sample(value, "; ".join(said), name, pieces)
+        return Sample(value, "; ".join(sentences), name, pieces)
 
     def limit(self, tokenizer: Tokenizer) -> None:
         """Limits the videos, and the sounds where they are used."""
@@ -272,23 +272,23 @@ def sentence_of(scene: FilmScene) -> str:
 def scenes_of(edit: Edit) -> list[FilmScene]:
     """The scenes of a film."""
     ends = (*edit.starts, edit.seconds)
-    found, place = [], 0
+    scenes, first = [], 0
     events = [event for event in edit.shots if isinstance(event, Event)]
-    for _, own in groupby(events, key=lambda event: event.scene):
-        shots = tuple(own)
-        starts = ends[place : place + len(shots) + 1]
-        found.append(FilmScene(shots[0].setting, starts[0], shots, starts))
-        place += len(shots)
-    return found
+    for _, scene_events in groupby(events, key=lambda event: event.scene):
+        shots = tuple(scene_events)
+        starts = ends[first : first + len(shots) + 1]
+        scenes.append(FilmScene(shots[0].setting, starts[0], shots, starts))
+        first += len(shots)
+    return scenes
 
 
 @cache
 def captions() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
     """By split, colours, things and actions that go together there, and in no other split."""
-    found: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
     for caption in product(COLOURS, THINGS, ACTIONS):
-        found[hash_split(" ".join(caption), VAL, TEST)].append(caption)
-    return {split: tuple(own) for split, own in found.items()}
+        by_split[hash_split(" ".join(caption), VAL, TEST)].append(caption)
+    return {split: tuple(split_captions) for split, split_captions in by_split.items()}
 
 
 def _words(scenes: Sequence[FilmScene]) -> list[str]:
@@ -304,13 +304,13 @@ def _heard(scenes: Sequence[FilmScene], sound: Any, name: str) -> tuple[list[Edg
     ]
     if [label for _, label in timed] != _words(scenes):
         raise BadSample(name, "is spoken of in other words than it has; remove the folder of made speech")
-    wholes, parts, place = list[Edges](), list[Edges](), 0
+    wholes, parts, position = list[Edges](), list[Edges](), 0
     for scene in scenes:
-        begin = timed[place][0][0]
-        place += scene.named
+        begin = timed[position][0][0]
+        position += scene.named
         for event in scene.events:
-            last = place + len(" ".join(event.words).split()) - 1
-            parts.append((timed[place][0][0], timed[last][0][1]))
-            place = last + 1
-        wholes.append((begin, timed[place - 1][0][1]))
+            last = position + len(" ".join(event.words).split()) - 1
+            parts.append((timed[position][0][0], timed[last][0][1]))
+            position = last + 1
+        wholes.append((begin, timed[position - 1][0][1]))
     return wholes, parts

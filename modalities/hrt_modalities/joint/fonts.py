@@ -55,12 +55,12 @@ def characters() -> Mapping[int, tuple[str, ...]]:
     with needs_extra("report"):
         from matplotlib.ft2font import FT2Font
 
-    found: dict[int, list[str]] = {}
+    fonts_by_code: dict[int, list[str]] = {}
     for font in FONTS:
         for code in FT2Font(font_path(font)).get_charmap():
             if unicodedata.category(chr(code))[0] in _SHOWN and has_name(code):
-                found.setdefault(code, []).append(font)
-    return {code: tuple(fonts) for code, fonts in sorted(found.items())}
+                fonts_by_code.setdefault(code, []).append(font)
+    return {code: tuple(fonts) for code, fonts in sorted(fonts_by_code.items())}
 
 
 @cache

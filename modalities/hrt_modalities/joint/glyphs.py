@@ -120,9 +120,9 @@ def name_of(code: int) -> str:
 def some_words(name: str) -> str:
     """At least one of the words of a name, in their order."""
     words = name.split()
-    kept = torch.rand(len(words)) < 0.7
-    kept[int(torch.randint(len(words), ()))] = True
-    return " ".join(word for word, keep in zip(words, kept.tolist(), strict=True) if keep)
+    keep_mask = torch.rand(len(words)) < 0.7
+    keep_mask[int(torch.randint(len(words), ()))] = True
+    return " ".join(word for word, keep in zip(words, keep_mask.tolist(), strict=True) if keep)
 
 
 @cache

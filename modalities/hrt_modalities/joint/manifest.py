@@ -113,10 +113,10 @@ class JointManifestConfig(UnsplitConfig):
         return self.root or self.file.parent
 
     def _division(self) -> Division[ManifestEntry]:
-        found: dict[str, list[ManifestEntry]] = {}
+        entries: dict[str, list[ManifestEntry]] = {}
         for entry, side in self._entries():
-            found.setdefault(side, []).append(entry)
-        return self.divide(found, self._traits, own=self.by_column(), where=f"data.file {self.file}")
+            entries.setdefault(side, []).append(entry)
+        return self.divide(entries, self._traits, made_by=self.by_column(), where=f"data.file {self.file}")
 
     def _traits(self, entry: ManifestEntry) -> Traits:
         alike = self.label == "group"
@@ -126,34 +126,34 @@ class JointManifestConfig(UnsplitConfig):
 
     def _entries(self) -> Iterator[tuple[ManifestEntry, str]]:
         """The rows with their splits."""
-        own = [column for column in (self.label_column, self.split_column) if column is not None]
-        wanted = {column: tower for tower, source in self.sources.items() for column in source.names()}
-        unseen, have = dict(wanted), dict[str, None]()
+        columns = [column for column in (self.label_column, self.split_column) if column is not None]
+        tower_of_column = {column: tower for tower, source in self.sources.items() for column in source.names()}
+        unseen, have = dict(tower_of_column), dict[str, None]()
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         named = "data.label_column, data.split_column, data.group and data.folds"
-        wanted_columns = [*own, *self.split_columns()]
+        wanted_columns = [*columns, *self.split_columns()]
         for number, row in read_rows(self.file, wanted_columns, named, split_column=self.split_column):
-            place = f"{self.file}:{number}"
+            location = f"{self.file}:{number}"
             for column in row:
                 unseen.pop(column, None)
                 have[column] = None
-            yield self._entry(row, place, f"{self.file.name}:{number}", paths), self.side_of(row, place, sides)
+            yield self._entry(row, location, f"{self.file.name}:{number}", paths), self.side_of(row, location, sides)
         if unseen and have:
             column, tower = next(iter(unseen.items()))
-            known = ", ".join(have)
-            raise ConfigError(f"{self.file} has no column {column!r}; it has {known}. Mend data.sources.{tower}")
+            available = ", ".join(have)
+            raise ConfigError(f"{self.file} has no column {column!r}; it has {available}. Mend data.sources.{tower}")
 
-    def _entry(self, row: Row, place: str, title: str, paths: Paths) -> ManifestEntry:
-        items = {tower: source.item(row, place, paths) for tower, source in self.sources.items()}
+    def _entry(self, row: Row, location: str, title: str, paths: Paths) -> ManifestEntry:
+        items = {tower: source.item(row, location, paths) for tower, source in self.sources.items()}
         there = {tower: item for tower, item in items.items() if item is not None}
         if not there:
             columns = ", ".join(source.names()[0] for source in self.sources.values())
-            raise ConfigError(f"{place} has nothing in the columns {columns}; fill one, or leave the row out")
+            raise ConfigError(f"{location} has nothing in the columns {columns}; fill one, or leave the row out")
         files = [tower for tower in there if not isinstance(self.sources[tower], TextSource)]
         first = (files or list(there))[0]
-        label = label_of(row, self.label_column, place)
+        label = label_of(row, self.label_column, location)
         paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
-        group = self.group_of(row, place)
+        group = self.group_of(row, location)
         return ManifestEntry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
 
 
@@ -179,12 +179,12 @@ class JointRows(Dataset):
         self.classes: tuple[str, ...] | None = classes
         self._values: dict[str, tuple[Dataset, dict[int, int]]] = {}
         for tower, source in config.sources.items():
-            rows = [place for place, entry in enumerate(entries) if tower in entry.items]
-            items = [entries[place].items[tower] for place in rows]
+            rows = [index for index, entry in enumerate(entries) if tower in entry.items]
+            items = [entries[index].items[tower] for index in rows]
             values = source.dataset(
                 config.root or config.file.parent, items, training=training, follow_links=config.follow_links
             )
-            self._values[tower] = values, {row: place for place, row in enumerate(rows)}
+            self._values[tower] = values, {row: index for index, row in enumerate(rows)}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -197,7 +197,9 @@ class JointRows(Dataset):
         """
         entry = self.entries[index]
         value = {
-            tower: values[places[index]].value for tower, (values, places) in self._values.items() if index in places
+            tower: values[positions[index]].value
+            for tower, (values, positions) in self._values.items()
+            if index in positions
         }
         return Sample(value, entry.target, entry.title)
 
@@ -216,10 +218,10 @@ class JointRows(Dataset):
     def describe(self, index: int) -> Mapping[str, str]:
         """The texts of a row and its label."""
         entry = self.entries[index]
-        found = {
+        description = {
             tower: self.config.sources[tower].key(item)
             for tower, item in entry.items.items()
             if isinstance(self.config.sources[tower], TextSource)
         }
         label = self.config.label_column
-        return found | ({label: entry.target} if label is not None and entry.target is not None else {})
+        return description | ({label: entry.target} if label is not None and entry.target is not None else {})

@@ -44,28 +44,28 @@ class Babble:
             but: the place of a sentence that is left out.
         """
         order = torch.randperm(len(self.sentences), generator=generator).tolist()
-        chosen = [place for place in order if place != but][: self.talkers]
-        total_S = torch.stack([self._voice(place, sound, generator) for place in chosen]).sum(0)
+        chosen = [index for index in order if index != but][: self.talkers]
+        total_S = torch.stack([self._voice(index, sound, generator) for index in chosen]).sum(0)
         return total_S / total_S.square().mean().sqrt().clamp(min=1e-8)
 
-    def _voice(self, place: int, sound: Audio, generator: torch.Generator) -> Tensor:
+    def _voice(self, index: int, sound: Audio, generator: torch.Generator) -> Tensor:
         """One talker: a sentence over and over, from a random moment on, of power 1 while it lasts."""
-        wave_S = self._sentence(place, sound.rate)
+        wave_S = self._sentence(index, sound.rate)
         first = int(torch.randint(len(wave_S), (), generator=generator))
         length = len(sound.waveform_S)
         if first + length <= len(wave_S):
             return wave_S[first : first + length]
         return wave_S.roll(-first).repeat(-(-length // len(wave_S)))[:length]
 
-    def _sentence(self, place: int, rate: int) -> Tensor:
+    def _sentence(self, index: int, rate: int) -> Tensor:
         """(S,) a sentence at a rate, of power 1."""
-        if (place, rate) in self._kept:
-            return self._kept[place, rate]
-        own = self.sentences[place].value
-        wave_S = resampled(own.waveform_S, own.rate, rate)
+        if (index, rate) in self._kept:
+            return self._kept[index, rate]
+        audio = self.sentences[index].value
+        wave_S = resampled(audio.waveform_S, audio.rate, rate)
         wave_S = wave_S / wave_S.square().mean().sqrt().clamp(min=1e-8)
         if len(self._kept) < KEPT:
-            self._kept[place, rate] = wave_S
+            self._kept[index, rate] = wave_S
         return wave_S
 
 

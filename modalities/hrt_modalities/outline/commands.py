@@ -41,16 +41,16 @@ def _run(args: Namespace) -> int:
         if not getattr(args, option) > 0:
             raise ConfigError(f"--{option} must be more than 0 seconds, got {getattr(args, option):g}")
     with VideoFile(args.file, side=args.side) as file:
-        found: list[Scene] = []
+        scenes: list[Scene] = []
         # Whoever reads the lines may have seen enough.
         with suppress(BrokenPipeError):
             for scene in _scenes(args, file):
-                print(json.dumps(asdict(scene)) if args.json else line(scene, len(found) + 1), flush=True)
-                found.append(scene)
+                print(json.dumps(asdict(scene)) if args.json else line(scene, len(scenes) + 1), flush=True)
+                scenes.append(scene)
         if args.picture is not None:
             from .timeline import draw_outline
 
-            draw_outline(file, found, args.picture)
+            draw_outline(file, scenes, args.picture)
     return 0
 
 

@@ -30,14 +30,14 @@ def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
     with needs_extra("report"):
         from matplotlib.figure import Figure
 
-    shown = [scenes[number] for number in _spread(len(scenes), _PICTURES)]
-    rows = max(1, -(-len(shown) // _ROW))
+    selected = [scenes[number] for number in _spread(len(scenes), _PICTURES)]
+    rows = max(1, -(-len(selected) // _ROW))
     figure = Figure(figsize=(12, 1.6 + 1.6 * rows), layout="constrained")
     grid = figure.add_gridspec(rows + 1, _ROW, height_ratios=[0.5, *[1.0] * rows])
     colours = _colours(scenes)
     _draw_bar(figure.add_subplot(grid[0, :]), scenes, colours, file.index.seconds)
-    for place, scene in enumerate(shown):
-        axes = figure.add_subplot(grid[1 + place // _ROW, place % _ROW])
+    for index, scene in enumerate(selected):
+        axes = figure.add_subplot(grid[1 + index // _ROW, index % _ROW])
         pixels = file.steady([file.index.at((scene.start + scene.end) / 2)])[0]
         axes.imshow(rearrange(pixels, "c h w -> h w c").numpy())
         axes.set_title(f"{scene.start:.1f} s {scene.label}", fontsize=7, color=colours[scene.label])
@@ -65,8 +65,8 @@ def _colours(scenes: Sequence[Scene]) -> dict[str, Any]:
 
     names = sorted({scene.label for scene in scenes if scene.label})
     palette = colormaps["tab20"](np.linspace(0, 1, 20))
-    found: dict[str, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
-    return {**found, "": "#555555"}
+    colours: dict[str, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
+    return {**colours, "": "#555555"}
 
 
 def _spread(count: int, most: int) -> list[int]:

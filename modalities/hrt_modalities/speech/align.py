@@ -85,8 +85,8 @@ def _together(run: TrainedRun, samples: list[Sample], lexicon: Lexicon | None) -
 def intervals(tiers: Tiers, seconds: float) -> dict[str, list[TimeSpan]]:
     """The times as an alignment, cut at the end of the sound: the last token may reach beyond it."""
     return {
-        tier: [replace(one, start=min(one.start, seconds), end=min(one.end, seconds)) for one in own]
-        for tier, own in tiers.items()
+        tier: [replace(span, start=min(span.start, seconds), end=min(span.end, seconds)) for span in spans]
+        for tier, spans in tiers.items()
     }
 
 
@@ -127,14 +127,14 @@ def write_alignments(
     """
     count = 0
     for sample, tiers in aligned(run, split, lexicon):
-        found = intervals(tiers, sample.value.seconds)
+        alignment = intervals(tiers, sample.value.seconds)
         if tier is not None:
-            if tier not in found:
-                raise UserError(f"--tier {tier}: there is none; one of {', '.join(found)}")
-            found = {tier: found[tier]}
+            if tier not in alignment:
+                raise UserError(f"--tier {tier}: there is none; one of {', '.join(alignment)}")
+            alignment = {tier: alignment[tier]}
         path = path_of(folder, sample.name, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(written(kind, found, name=sample.name, end=sample.value.seconds), "utf-8")
+        path.write_text(written(kind, alignment, name=sample.name, end=sample.value.seconds), "utf-8")
         count += 1
     return count
 

@@ -50,9 +50,11 @@ def _run(args: Namespace) -> int:
     from hrt_modalities.speech.recognizer import Recognizer
 
     _check(args)
-    found = load_task(args.folder, "best" if args.step is None else args.step, overrides=args.overrides, inputs="files")
+    trained = load_task(
+        args.folder, "best" if args.step is None else args.step, overrides=args.overrides, inputs="files"
+    )
     chunks, rate, seconds = _opened(args)
-    recognizer = Recognizer(found.task, found.tokenizer, window=args.window, growing=args.growing, rate=rate)
+    recognizer = Recognizer(trained.task, trained.tokenizer, window=args.window, growing=args.growing, rate=rate)
     progress = Progress(seconds, silent=args.quiet)
     with _output(args.out) as out:
         transcript = FORMATS[args.format](out, _name(args.file), recognizer.unit)

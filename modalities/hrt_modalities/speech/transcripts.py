@@ -67,8 +67,10 @@ class Srt(Transcript):
         self._count = 0
 
     def add(self, word: TimeSpan) -> None:
-        own = self._open
-        if own and (word.start - own[-1].end > _PAUSE or word.end - own[0].start > _LONGEST or len(own) >= _WORDS):
+        words = self._open
+        if words and (
+            word.start - words[-1].end > _PAUSE or word.end - words[0].start > _LONGEST or len(words) >= _WORDS
+        ):
             self._show()
         self._open.append(word)
 
@@ -78,10 +80,10 @@ class Srt(Transcript):
 
     def _show(self) -> None:
         self._count += 1
-        own, self._open = self._open, []
-        text = " ".join(" ".join(word.label.split()) for word in own)
+        words, self._open = self._open, []
+        text = " ".join(" ".join(word.label.split()) for word in words)
         gap = "\n" if self._count > 1 else ""
-        self._put(f"{gap}{self._count}\n{clock(own[0].start)} --> {clock(own[-1].end)}\n{text}\n")
+        self._put(f"{gap}{self._count}\n{clock(words[0].start)} --> {clock(words[-1].end)}\n{text}\n")
 
 
 class Json(Transcript):
@@ -92,10 +94,10 @@ class Json(Transcript):
         self._before = f"{{{json.dumps(tier)}: [\n "
 
     def add(self, word: TimeSpan) -> None:
-        own = {"start": round(word.start, DIGITS), "end": round(word.end, DIGITS), "label": word.label}
+        entry = {"start": round(word.start, DIGITS), "end": round(word.end, DIGITS), "label": word.label}
         if word.score is not None:
-            own |= {"score": round(word.score, 4)}
-        self._put(self._before + json.dumps(own, ensure_ascii=not is_unicode(self.out)))
+            entry |= {"score": round(word.score, 4)}
+        self._put(self._before + json.dumps(entry, ensure_ascii=not is_unicode(self.out)))
         self._before = ",\n "
 
     def end(self, seconds: float) -> None:

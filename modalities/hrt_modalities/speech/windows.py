@@ -47,23 +47,25 @@ class WindowStream:
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, level: int, tokens: int, **source: Any) -> None:
         config = encoder.hierarchy.config
-        if given := [own for own in config.levels if isinstance(own.group, GivenGroups)]:
-            raise UserError(f"level {given[0].name!r} groups by boundaries that the data gives; a stream has none")
+        if given_levels := [fine for fine in config.levels if isinstance(fine.group, GivenGroups)]:
+            raise UserError(
+                f"level {given_levels[0].name!r} groups by boundaries that the data gives; a stream has none"
+            )
         if tokenizer.axes != 1:
             raise ConfigError(f"only sequences are read in windows, not tokens on {tokenizer.axes} axes")
-        whole = period(config)
+        full_period = period(config)
         self.encoder, self.level = encoder, level
         seen = reach(config)
         if seen is not None:
             seen += receptive_field(tokenizer) + lookahead(tokenizer)
-        needed = whole if seen is None else max(1, -(-seen // whole)) * whole
-        self.exact = seen is not None and 4 * needed <= max(2 * tokens, 4 * whole)
+        needed = full_period if seen is None else max(1, -(-seen // full_period)) * full_period
+        self.exact = seen is not None and 4 * needed <= max(2 * tokens, 4 * full_period)
         """Whether steps are those of the whole sample, but for rounding."""
-        self.edge = max(1, tokens // (2 * _SHARE) // whole) * whole
+        self.edge = max(1, tokens // (2 * _SHARE) // full_period) * full_period
         """Tokens at each end of a window whose steps are left to the window beside it."""
         if self.exact:
             self.edge = max(self.edge, needed)
-        self.window = max(4 * self.edge, tokens // whole * whole)
+        self.window = max(4 * self.edge, tokens // full_period * full_period)
         self.tokens = token_stream(tokenizer, **source)
         self.device = next(encoder.parameters()).device
         self._kept: Tensor | None = None
@@ -76,12 +78,12 @@ class WindowStream:
             BadSample: the chunk cannot be used; says why.
         """
         self._take(self.tokens.feed(chunk))
-        found = [self._none()]
+        chunks = [self._none()]
         while self._kept is not None and len(self._kept) > self.window:
-            found.append(self._read(self._kept[: self.window], self.window - self.edge))
+            chunks.append(self._read(self._kept[: self.window], self.window - self.edge))
             hop = self.window - 2 * self.edge
             self._kept, self._first = self._kept[hop:].clone(), self._first + hop
-        return Finished.joined(found)
+        return Finished.joined(chunks)
 
     def flush(self) -> Finished:
         """The steps that are left, at the end of the sample."""
@@ -113,39 +115,39 @@ class WindowStream:
 
 def period(config: HierarchyConfig) -> int:
     """Level-0 tokens after which groups and blocks of all levels begin together; up to the first learned groups."""
-    found = step = 1
+    result = step = 1
     for level in config.levels:
         window = level.window_tokens
         # What other levels see of a level is cut into blocks, under sliding windows too.
         if window is not None and (level.window_type != "sliding" or config.cross_scale.down):
-            found = math.lcm(found, step * window)
+            result = math.lcm(result, step * window)
         if not isinstance(level.group, FixedGroups):
             break
         step *= level.group.longest
-        found = math.lcm(found, step)
-    return found
+        result = math.lcm(result, step)
+    return result
 
 
 def reach(config: HierarchyConfig) -> int | None:
     """How many level-0 tokens to each side change a token, at most; ``None`` where nothing bounds it."""
-    found, step = 0, 1
-    for place, level in enumerate(config.levels):
+    total, step = 0, 1
+    for index, level in enumerate(config.levels):
         window = level.window_tokens
-        comes_back = config.top_down and place + 1 < len(config.levels)
+        comes_back = config.top_down and index + 1 < len(config.levels)
         layers = [level.depth, level.decoder_depth if comes_back else 0]
-        seen = config.cross_scale.down and place > 0
+        seen = config.cross_scale.down and index > 0
         if window is None:
             if any(layers) or seen:
                 return None
         else:
             # Layers over the same blocks reach no further than one of them.
             times = sum(min(1, count) for count in layers) if level.window_type == "block" else sum(layers)
-            found += step * window * (times + seen)
-        if place + 1 == len(config.levels):
+            total += step * window * (times + seen)
+        if index + 1 == len(config.levels):
             break
         if not isinstance(level.group, FixedGroups):
             return None
         step *= level.group.longest
         # A group is made of tokens up to its ends, and gives them what it is.
-        found += 2 * step
-    return found
+        total += 2 * step
+    return total

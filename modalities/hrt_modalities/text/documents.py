@@ -209,7 +209,7 @@ class DocumentsConfig(SplitConfig):
             file = item.name if item.texts is None else "\0".join(item.texts)
             return Traits(file, item.label, item.group, key=item.name if own is not None else None)
 
-        return self.divide(found, traits, own=own, where=where)
+        return self.divide(found, traits, made_by=own, where=where)
 
     def _rows(self, file: Path) -> dict[str, list[DocumentItem]]:
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)

@@ -75,8 +75,8 @@ class DecodedCache:
                 with suppress(OSError):
                     if time.time() - left.stat().st_mtime > 3_600:
                         left.unlink()
-            kept = sum(entry.stat().st_size for entry in os.scandir(self.config.dir) if entry.name.endswith(".npy"))
-            self._left = self.config.max_gib * 2**30 - kept
+            used = sum(entry.stat().st_size for entry in os.scandir(self.config.dir) if entry.name.endswith(".npy"))
+            self._left = self.config.max_gib * 2**30 - used
         if pixels_N3HW.nbytes > self._left:
             return
         path = self._path(file, numbers)

@@ -189,8 +189,8 @@ class Clips(Dataset):
     def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
         """The frames that were chosen, with what is known of their time."""
         begin, end = item.part(file.index)
-        pixels_N3HW, kept = self._pixels(file, chosen)
-        lost = len(chosen.numbers) - len(kept)
+        pixels_N3HW, decoded = self._pixels(file, chosen)
+        lost = len(chosen.numbers) - len(decoded)
         if lost or file.index.missing:
             log.warning(
                 "%s: %d frames are broken or refer to broken ones, and %d that its header speaks of are missing; "
@@ -199,7 +199,7 @@ class Clips(Dataset):
                 lost,
                 file.index.missing,
             )
-        times_N = torch.tensor(chosen.times, dtype=torch.float64)[kept]
+        times_N = torch.tensor(chosen.times, dtype=torch.float64)[decoded]
         boundaries = {}
         for boundary, starts in self._known(item, file.index, begin, end).items():
             check_starts(starts, end - begin, boundary, item.title)
@@ -213,8 +213,8 @@ class Clips(Dataset):
         """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
         tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
         if item.alignment is not None:
-            found = read_alignment(self.home.path(item.alignment), item.alignment)
-            tiers |= {tier: tuple(own.start for own in intervals) for tier, intervals in found.items()}
+            alignment = read_alignment(self.home.path(item.alignment), item.alignment)
+            tiers |= {tier: tuple(interval.start for interval in intervals) for tier, intervals in alignment.items()}
         return {**{tier: _inside(starts, begin, end - begin) for tier, starts in tiers.items()}, **item.boundaries}
 
     def name(self, index: int) -> str:
@@ -233,25 +233,25 @@ class Clips(Dataset):
             BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
         """
         item = self.items[index]
-        found = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
-        begin, end = item.part(found)
-        frames = len(self.reading.sampling.choose(found, begin, end, random=False).numbers)
-        rows, columns = found.upright(self.reading.side, square_pixels=self.reading.square_pixels)
+        file_index = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
+        begin, end = item.part(file_index)
+        frames = len(self.reading.sampling.choose(file_index, begin, end, random=False).numbers)
+        rows, columns = file_index.upright(self.reading.side, square_pixels=self.reading.square_pixels)
         return frames * self.windows, 3, rows, columns
 
     def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
         """Frames, and which of those that were chosen they are."""
         cache = self.reading.cache
-        if cache is not None and (known := cache.get(file, chosen.numbers)) is not None:
-            return known, list(range(len(known)))
+        if cache is not None and (cached := cache.get(file, chosen.numbers)) is not None:
+            return cached, list(range(len(cached)))
         frames = file.frames(chosen.numbers)
         if not frames.lost:
             if cache is not None:
                 cache.put(file, chosen.numbers, frames.pixels_N3HW)
             return frames.pixels_N3HW, list(range(len(chosen.numbers)))
         there = set(frames.times_N.tolist())
-        own = file.index.times_N[list(chosen.numbers)].tolist()
-        return frames.pixels_N3HW, [place for place, time in enumerate(own) if time in there]
+        times = file.index.times_N[list(chosen.numbers)].tolist()
+        return frames.pixels_N3HW, [position for position, time in enumerate(times) if time in there]
 
 
 class ClipsConfig(MediaConfig):
@@ -292,21 +292,21 @@ class ClipsConfig(MediaConfig):
         return self
 
     def dataset(
-        self, split: str, root: Path, found: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
+        self, split: str, root: Path, clips: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
     ) -> Clips:
         """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
 
         Args:
             split: which one.
             root: the folder that names start at.
-            found: the items of all splits.
+            clips: the items of all splits.
             texts: whether targets that are strings are texts, not classes.
 
         Raises:
             ConfigError: the split or train is empty, the split has a class that train has not, or labels are sequences
                 and frames are taken from a part of the video only.
         """
-        items, classes = self.items(split, root, found, texts=texts)
+        items, classes = self.items(split, root, clips, texts=texts)
         if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in items):
             raise ConfigError(
                 "data.sampling dense takes a window, but labels are sequences over the whole video; take all or uniform"

@@ -82,10 +82,10 @@ class EditsConfig(ClipsConfig):
             ConfigError: the folder cannot be written, or there is nothing to be shown.
         """
         check_split(split)
-        shown = {name: self.edits(name) for name in SPLITS}
-        folder = self._made(shown)
-        found = {name: [self._item(name, *pair) for pair in enumerate(edits)] for name, edits in shown.items()}
-        return self.dataset(split, folder, found)
+        edits_by_split = {name: self.edits(name) for name in SPLITS}
+        folder = self._made(edits_by_split)
+        items = {name: [self._item(name, *pair) for pair in enumerate(edits)] for name, edits in edits_by_split.items()}
+        return self.dataset(split, folder, items)
 
     def edits(self, split: str) -> list[Edit]:
         """What is shown in a split."""
@@ -151,13 +151,13 @@ class EditsConfig(ClipsConfig):
     def _item(self, split: str, number: int, edit: Edit) -> Clip:
         return Clip(_name(split, number), self.target(edit), boundaries=self.boundaries(edit))
 
-    def _made(self, shown: dict[str, list[Edit]]) -> Path:
-        plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {shown}{self.source()}"
-        return generated("video", plan, self.folder, lambda folder: self._render(shown, folder), "data.folder")
+    def _made(self, edits_by_split: dict[str, list[Edit]]) -> Path:
+        plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {edits_by_split}{self.source()}"
+        return generated("video", plan, self.folder, lambda folder: self._render(edits_by_split, folder), "data.folder")
 
-    def _render(self, shown: dict[str, list[Edit]], folder: Path) -> None:
+    def _render(self, edits_by_split: dict[str, list[Edit]], folder: Path) -> None:
         options = {"preset": "veryfast", "crf": str(self.crf)}
-        for split, edits in shown.items():
+        for split, edits in edits_by_split.items():
             (folder / split).mkdir()
             footage = self.material(split)
             for number, edit in enumerate(tracked(edits, len(edits), f"making videos, {split}")):

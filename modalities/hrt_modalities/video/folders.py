@@ -98,44 +98,44 @@ class VideoManifestConfig(UnsplitConfig, ClipsConfig, SpanColumns):
     def _division(self) -> Division[Clip]:
         keys = ("path_column", "label_column", "split_column", *SPAN_KEYS, "alignment_column")
         columns = [column for column in (getattr(self, key) for key in keys) if column is not None]
-        found: dict[str, list[Clip]] = {}
+        clips: dict[str, list[Clip]] = {}
         named = ", ".join(f"data.{key}" for key in (*keys, "boundary_columns", "group", "folds"))
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
         columns += [*self.boundary_columns, *self.split_columns()]
         for number, row in read_rows(self.file, columns, named, split_column=self.split_column):
-            place = f"{self.file}:{number}"
-            item = self._item(row, place, paths)
-            found.setdefault(self.side_of(row, place, sides), []).append(item)
+            location = f"{self.file}:{number}"
+            item = self._item(row, location, paths)
+            clips.setdefault(self.side_of(row, location, sides), []).append(item)
         traits = traits_of(texts=self.label == "text")
-        return self.divide(found, traits, own=self.by_column(), where=f"data.file {self.file}")
+        return self.divide(clips, traits, made_by=self.by_column(), where=f"data.file {self.file}")
 
-    def _item(self, row: Row, place: str, paths: Paths) -> Clip:
-        begin = seconds_of(row, self.offset_column, place) or 0.0
-        duration, end = (seconds_of(row, column, place) for column in (self.duration_column, self.end_column))
+    def _item(self, row: Row, location: str, paths: Paths) -> Clip:
+        begin = seconds_of(row, self.offset_column, location) or 0.0
+        duration, end = (seconds_of(row, column, location) for column in (self.duration_column, self.end_column))
         if duration is not None:
             end = begin + duration
         last = end if end is not None else float("inf")
         boundaries = {
-            column: tuple(start - begin for start in _starts(row, column, place) if begin <= start < last)
+            column: tuple(start - begin for start in _starts(row, column, location) if begin <= start < last)
             for column in self.boundary_columns
         }
-        alignment = paths.of(row, self.alignment_column, place) if self.alignment_column else None
-        path, group = paths.of(row, self.path_column, place), self.group_of(row, place)
-        return Clip(path, self._target(row, place), begin, end, boundaries, alignment, group)
+        alignment = paths.of(row, self.alignment_column, location) if self.alignment_column else None
+        path, group = paths.of(row, self.path_column, location), self.group_of(row, location)
+        return Clip(path, self._target(row, location), begin, end, boundaries, alignment, group)
 
-    def _target(self, row: Row, place: str) -> Target:
+    def _target(self, row: Row, location: str) -> Target:
         if self.label_column is None:
             return None
-        found = row[self.label_column]
-        if self.label == "words" and isinstance(found, list) and all(isinstance(word, str) for word in found):
-            return tuple(map(printable, found))
-        label = label_of(row, self.label_column, place)
+        value = row[self.label_column]
+        if self.label == "words" and isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return tuple(map(printable, value))
+        label = label_of(row, self.label_column, location)
         return tuple(label.split()) if self.label == "words" and label is not None else label
 
 
-def _starts(row: Row, column: str, place: str) -> list[float]:
-    found: Any = row[column]
-    parts = found.split() if isinstance(found, str) else found
+def _starts(row: Row, column: str, location: str) -> list[float]:
+    value: Any = row[column]
+    parts = value.split() if isinstance(value, str) else value
     if not isinstance(parts, list):
-        raise ConfigError(f"{place}: {column} must be seconds with spaces between, or a list, got {found!r:.60}")
-    return [number_of(part, column, place) for part in parts]
+        raise ConfigError(f"{location}: {column} must be seconds with spaces between, or a list, got {value!r:.60}")
+    return [number_of(part, column, location) for part in parts]

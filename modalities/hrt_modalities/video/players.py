@@ -32,14 +32,14 @@ def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = Non
         video: the video; of one in windows the one in the middle is taken.
         span: of the part, in seconds; the whole when absent. It has one frame at least.
     """
-    own = video if isinstance(video, Video) else video[len(video) // 2]
-    times_N = own.times_N
-    first, last = span if span is not None else (0.0, own.seconds)
+    clip = video if isinstance(video, Video) else video[len(video) // 2]
+    times_N = clip.times_N
+    first, last = span if span is not None else (0.0, clip.seconds)
     last = min(last, first + SECONDS)
     begin = max(0, int(torch.searchsorted(times_N, first + 1e-6, right=True)) - 1)
     end = max(begin + 1, int(torch.searchsorted(times_N, last - 1e-6)))
-    pixels_NHW3 = _playable(own.pixels_NCHW[begin:end])
-    file, rate = BytesIO(), _rate(times_N, own.seconds)
+    pixels_NHW3 = _playable(clip.pixels_NCHW[begin:end])
+    file, rate = BytesIO(), _rate(times_N, clip.seconds)
     frames = (np.ascontiguousarray(pixels_HW3.numpy()) for pixels_HW3 in pixels_NHW3)
     rows, columns = pixels_NHW3.shape[1:3]
     write(file, frames, rate, (rows, columns), {"preset": "veryfast", "crf": "23"})

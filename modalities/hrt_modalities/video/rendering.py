@@ -75,16 +75,16 @@ class Edit:
     @property
     def starts(self) -> tuple[float, ...]:
         """Seconds at which shots start, the middles of transitions."""
-        found, at = [], 0.0
+        starts, at = [], 0.0
         for shot in self.shots:
-            found.append(round(at, 6))
+            starts.append(round(at, 6))
             at += shot.seconds
-        return tuple(found)
+        return tuple(starts)
 
     def by_kind(self) -> dict[str, tuple[float, ...]]:
         """Starts of shots by the transition that leads there."""
         pairs = list(zip(self.starts[1:], self.transitions, strict=True))
-        return {kind: tuple(start for start, own in pairs if own == kind) for kind in TRANSITIONS}
+        return {kind: tuple(start for start, start_kind in pairs if start_kind == kind) for kind in TRANSITIONS}
 
 
 class Take(Protocol):
@@ -124,14 +124,14 @@ def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Gener
     starts = edit.starts
     for number in range(round(edit.seconds * rate)):
         time = number / rate
-        place = max(index for index, start in enumerate(starts) if start <= time + 1e-9)
-        picture = takes[place].at(time - starts[place])
-        for border in (place - 1, place):
+        current = max(index for index, start in enumerate(starts) if start <= time + 1e-9)
+        picture = takes[current].at(time - starts[current])
+        for border in (current - 1, current):
             if not 0 <= border < len(edit.transitions):
                 continue
             middle, length = starts[border + 1], edit.lengths[border]
             if length and abs(time - middle) < length / 2:
-                first, second = (takes[border + own].at(time - starts[border + own]) for own in (0, 1))
+                first, second = (takes[border + side].at(time - starts[border + side]) for side in (0, 1))
                 done = (time - middle) / length + 0.5
                 if edit.transitions[border] == "wipes":
                     picture = _wiped(first, second, done, angles[border])

@@ -63,12 +63,12 @@ class DenseSampling(Component):
 
     def spread(self, index: FrameIndex, begin: float, end: float) -> list[Chosen]:
         """All windows of a part of a file; in a part that is shorter than one they are alike."""
-        places = [number / (self.windows - 1) for number in range(self.windows)] if self.windows > 1 else [0.5]
-        return [self._window(index, begin, end, place) for place in places]
+        fractions = [number / (self.windows - 1) for number in range(self.windows)] if self.windows > 1 else [0.5]
+        return [self._window(index, begin, end, fraction) for fraction in fractions]
 
-    def _window(self, index: FrameIndex, begin: float, end: float, place: float) -> Chosen:
+    def _window(self, index: FrameIndex, begin: float, end: float, fraction: float) -> Chosen:
         seconds = min(self.frames / self.rate, end - begin)
-        start = begin + place * (end - begin - seconds)
+        start = begin + fraction * (end - begin - seconds)
         return _at_rate(index, self.rate, start, seconds, max(1, min(self.frames, round(seconds * self.rate))))
 
 
@@ -82,8 +82,8 @@ class Uniform(Component):
     def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         piece = (end - begin) / self.frames
-        places = torch.rand(self.frames).tolist() if random else [0.5] * self.frames
-        times = tuple((number + place) * piece for number, place in enumerate(places))
+        offsets = torch.rand(self.frames).tolist() if random else [0.5] * self.frames
+        times = tuple((number + offset) * piece for number, offset in enumerate(offsets))
         # A draw of exactly the border twice over is all but impossible, and would break the order.
         times = times if len(set(times)) == len(times) else tuple((n + 0.5) * piece for n in range(self.frames))
         return Chosen(tuple(index.at(begin + time) for time in times), times, begin, end - begin)
@@ -121,5 +121,5 @@ def _own(index: FrameIndex, numbers: tuple[int, ...], begin: float, end: float) 
 
 def _last(index: FrameIndex, begin: float, end: float) -> int:
     """The last frame that begins before the end of a part."""
-    place = int(torch.searchsorted(index.times_N, end - 1e-4)) - 1
-    return max(place, index.at(begin))
+    position = int(torch.searchsorted(index.times_N, end - 1e-4)) - 1
+    return max(position, index.at(begin))

@@ -69,8 +69,8 @@ def detected(blocks: Iterable[DecodedFrames], rate: float, detector: Detector, s
 
 
 def _times(cuts: Sequence[Any], times: Iterable[tuple[int, float]]) -> list[float]:
-    known = dict(times)
-    return [known[cut.frame_num] for cut in cuts if known.get(cut.frame_num, 0.0) > 0]
+    time_of_frame = dict(times)
+    return [time_of_frame[cut.frame_num] for cut in cuts if time_of_frame.get(cut.frame_num, 0.0) > 0]
 
 
 def _detector(name: Detector, shortest: int) -> tuple[Any, Any]:

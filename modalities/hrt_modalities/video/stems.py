@@ -132,13 +132,13 @@ class ConvTubeEmbedding(nn.Module):
             x = x.to(torch.get_autocast_dtype(device))
         stacks = [self._stacked(tubes_BthwF) for tubes_BthwF in plan.maps(x)]
         maps: list[Tensor | None] = [None] * len(stacks)
-        for places in buckets(stack.shape[2:] for stack in stacks).values():
-            own = [stacks[place] for place in places]
-            features_MChw = self.dense(torch.cat(own) if len(own) > 1 else own[0])
-            parts = features_MChw.split([len(stacks[place]) for place in places])
-            for place, part in zip(places, parts, strict=True):
-                maps[place] = self._mapped(part, plan.buckets[place].grid)
-        return tokens.with_x(plan.pack([found for found in maps if found is not None]))
+        for indices in buckets(stack.shape[2:] for stack in stacks).values():
+            group = [stacks[index] for index in indices]
+            features_MChw = self.dense(torch.cat(group) if len(group) > 1 else group[0])
+            parts = features_MChw.split([len(stacks[index]) for index in indices])
+            for index, part in zip(indices, parts, strict=True):
+                maps[index] = self._mapped(part, plan.buckets[index].grid)
+        return tokens.with_x(plan.pack([map_ for map_ in maps if map_ is not None]))
 
     def dense(self, stacks_MCHW: Tensor) -> Tensor:
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
@@ -159,8 +159,8 @@ class ConvTubeEmbedding(nn.Module):
         if not self.differences:
             return first.weight
         weight = first.weight.unflatten(1, (self.frames, -1))
-        own = self.frames // 2
-        before, self_weight, after = weight.split([own, 1, own], 1)
+        half = self.frames // 2
+        before, self_weight, after = weight.split([half, 1, half], 1)
         around = _CONTRAST * (before.sum(1, keepdim=True) + after.sum(1, keepdim=True))
         return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
 

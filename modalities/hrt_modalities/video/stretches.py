@@ -51,21 +51,21 @@ def stretches(path: Path, tokenizer: VideoTokenizer, seconds: float) -> Iterator
 def _each(file: VideoFile, tokenizer: VideoTokenizer, times_N: Tensor, length: int, margin: int) -> Iterator[Stretch]:
     index, total = file.index, len(times_N)
     frames_N = frames_at(index.times_N, times_N).tolist()
-    held_N, known = torch.empty(0), 0
+    pending_N, start_index = torch.empty(0), 0
     with file:
         for first in range(0, total, length):
             begin, last, end = max(0, first - margin), first + length, min(total, first + length + margin)
-            kept_N = [held_N[begin - known :]] if len(held_N) else []
-            fresh = range(known + len(held_N), end, BLOCK)
+            carried_N = [pending_N[begin - start_index :]] if len(pending_N) else []
+            fresh = range(start_index + len(pending_N), end, BLOCK)
             blocks = [tokenizer.fitted(file.steady(frames_N[one : min(one + BLOCK, end)])) for one in fresh]
-            held_N, known = torch.cat([*kept_N, *blocks]), begin
+            pending_N, start_index = torch.cat([*carried_N, *blocks]), begin
             seconds = float(times_N[end]) if end < total else max(index.seconds, float(times_N[-1]) + 1e-3)
             inside = tuple(start for start in index.chapters if float(times_N[begin]) <= start < seconds)
-            video = Video(held_N, times_N[begin:end], seconds, {"chapters": inside} if index.chapters else {})
-            own = _step(times_N, first, tokenizer), math.inf
+            video = Video(pending_N, times_N[begin:end], seconds, {"chapters": inside} if index.chapters else {})
+            edges = _step(times_N, first, tokenizer), math.inf
             if last < total:
-                own = own[0], _step(times_N, last, tokenizer)
-            yield Stretch(video, _step(times_N, begin, tokenizer), own)
+                edges = edges[0], _step(times_N, last, tokenizer)
+            yield Stretch(video, _step(times_N, begin, tokenizer), edges)
 
 
 def _step(times_N: Tensor, number: int, tokenizer: VideoTokenizer) -> float:

@@ -193,8 +193,8 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         middles = (begin[1:] + begin[:-1]) / 2
         last = 1.5 * float(begin[-1]) - 0.5 * float(begin[-2]) if len(begin) > 1 else float("inf")
         inside = torch.tensor([start for start in starts if start < last], dtype=torch.float64)
-        places = torch.searchsorted(middles, inside, right=True)
-        return torch.cat([places.new_zeros(1), places]).unique() * unit
+        steps = torch.searchsorted(middles, inside, right=True)
+        return torch.cat([steps.new_zeros(1), steps]).unique() * unit
 
     def steps(self, value: Video, positions: Sequence[float]) -> list[float]:
         """Steps of time of some seconds; the first frame is at 0."""
@@ -217,13 +217,13 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
     def restore(self, tokens: Tokens) -> list[Video]:
         """The videos, float32 in 0..1, from raw tubes; with the border and the frames that were padded."""
         plan = GridMaps.of(tokens, self.blocks)
-        found: dict[int, Video] = {}
+        restored: dict[int, Video] = {}
         for bucket, tubes_BthwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
             videos = untubify(tubes_BthwF.float(), self.config.tube, self.config.patch)
             for index, pixels_CNHW in zip(bucket.samples, videos, strict=True):
                 pixels = pixels_CNHW.transpose(0, 1) * self.config.std + self.config.mean
-                found[index] = Video.of(pixels, self.config.rate)
-        return [found[index] for index in range(len(tokens))]
+                restored[index] = Video.of(pixels, self.config.rate)
+        return [restored[index] for index in range(len(tokens))]
 
     def _cells(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         (height, width), _ = self._resizing(height, width)
@@ -276,8 +276,8 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
                 )
             steps = torch.arange(shape[0])
         elif boundary not in video.boundaries:
-            known = ", ".join(video.boundaries) or "none"
-            raise BadSample(name, f"carries no boundary {boundary!r}; it has {known}")
+            available = ", ".join(video.boundaries) or "none"
+            raise BadSample(name, f"carries no boundary {boundary!r}; it has {available}")
         else:
             steps = self.steps_at(video.boundaries[boundary], video.times_N, unit)
         starts_T = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.bool)

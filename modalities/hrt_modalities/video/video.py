@@ -38,16 +38,16 @@ class Video:
         return len(self.pixels_NCHW)
 
     @classmethod
-    def of(cls, pixels_NCHW: Tensor, rate: float, **known: Any) -> Video:
+    def of(cls, pixels_NCHW: Tensor, rate: float, **fields: Any) -> Video:
         """Frames that follow each other at a rate.
 
         Args:
             pixels_NCHW: the frames.
             rate: how many there are a second.
-            known: boundaries.
+            fields: boundaries.
         """
         times_N = torch.arange(len(pixels_NCHW), dtype=torch.float64) / rate
-        return cls(pixels_NCHW, times_N, len(pixels_NCHW) / rate, **known)
+        return cls(pixels_NCHW, times_N, len(pixels_NCHW) / rate, **fields)
 
 
 def check_video(value: Any, name: str) -> Video:
@@ -97,9 +97,9 @@ def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: s
     Raises:
         BadSample: the times are not ascending, negative, or past the end of the video.
     """
-    for place, start in enumerate(starts):
+    for index, start in enumerate(starts):
         if not start >= 0:
-            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {place}); times are 0 or later")
+            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {index}); times are 0 or later")
     for first, second in pairwise(starts):
         if second < first:
             raise BadSample(name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the times")

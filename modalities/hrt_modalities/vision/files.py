@@ -168,7 +168,7 @@ class ImageFolderConfig(FilesConfig):
         return self.listed_from(self.root, self._division())
 
     def _division(self) -> Division[ImageItem]:
-        found = labelled_files(self.root, SUFFIXES, "images", layout=self.layout, follow_links=self.follow_links)
-        splits = {name: [ImageItem(*own) for own in files] for name, files in found.splits.items()}
-        own = f"by the folders of {self.root}" if found.own else None
-        return self.divide(splits, traits_of, own=own, where=f"data.root {self.root}")
+        labelled = labelled_files(self.root, SUFFIXES, "images", layout=self.layout, follow_links=self.follow_links)
+        splits = {name: [ImageItem(*file) for file in files] for name, files in labelled.splits.items()}
+        made_by = f"by the folders of {self.root}" if labelled.own else None
+        return self.divide(splits, traits_of, made_by=made_by, where=f"data.root {self.root}")

@@ -72,10 +72,10 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
             warnings.simplefilter("ignore")
             with _open(path, name, max_pixels) as image:
                 drawn = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
-                found = to_tensor(ImageOps.exif_transpose(image), name)
-                if isinstance(image, TiffImageFile) and found.dtype == torch.float32:
-                    found = _to_full_scale(found, image)
-                return found if drawn is None else _on_white(found, drawn)
+                pixels = to_tensor(ImageOps.exif_transpose(image), name)
+                if isinstance(image, TiffImageFile) and pixels.dtype == torch.float32:
+                    pixels = _to_full_scale(pixels, image)
+                return pixels if drawn is None else _on_white(pixels, drawn)
     except BadSample:
         raise
     except Exception as error:  # a decoder raises whatever its parser met
@@ -244,9 +244,9 @@ def _on_white(image: Tensor, drawn: tuple[int, int, int, int]) -> Tensor:
     left, top, right, bottom = drawn
     if (left, top) == (0, 0) and right >= image.shape[2] and bottom >= image.shape[1]:
         return image
-    found = torch.full_like(image, 255)
-    found[:, top:bottom, left:right] = image[:, top:bottom, left:right]
-    return found
+    white = torch.full_like(image, 255)
+    white[:, top:bottom, left:right] = image[:, top:bottom, left:right]
+    return white
 
 
 def _sixteen_bits(image: Image.Image, name: str) -> Tensor:

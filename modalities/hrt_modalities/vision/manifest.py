@@ -51,14 +51,14 @@ class ImageManifestConfig(FilesConfig):
 
     def _division(self) -> Division[ImageItem]:
         where = f"manifest {self.file}"
-        found: dict[str, list[ImageItem]] = {}
+        items: dict[str, list[ImageItem]] = {}
         columns = [name for name in (self.path_column, self.label_column, self.split_column) if name is not None]
         paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, where)
         for number, row in read_rows(
             self.file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column
         ):
-            place = f"{self.file}:{number}"
-            label = label_of(row, self.label_column, place)
-            item = ImageItem(paths.of(row, self.path_column, place), label, self.group_of(row, place))
-            found.setdefault(self.side_of(row, place, sides), []).append(item)
-        return self.divide(found, traits_of, own=self.by_column(), where=where)
+            location = f"{self.file}:{number}"
+            label = label_of(row, self.label_column, location)
+            item = ImageItem(paths.of(row, self.path_column, location), label, self.group_of(row, location))
+            items.setdefault(self.side_of(row, location, sides), []).append(item)
+        return self.divide(items, traits_of, made_by=self.by_column(), where=where)

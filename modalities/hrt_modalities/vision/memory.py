@@ -101,13 +101,13 @@ class MemoryConfig(DatasetConfig):
         check_split(split)
         images, labels, classes = self.load(split != "test")
         chosen = self._chosen(split, torch.as_tensor(labels))
-        places = chosen.tolist()
+        indices = chosen.tolist()
         source = "test" if split == "test" else "train"
         return ImagesInMemory(
             images[chosen],
-            [labels[place] for place in places],
+            [labels[index] for index in indices],
             classes,
-            [f"{self.type}/{source}/{place}" for place in places],
+            [f"{self.type}/{source}/{index}" for index in indices],
             chain(self.augment) if split == "train" else None,
         )
 
@@ -133,10 +133,10 @@ class DigitsConfig(MemoryConfig):
         with needs_extra("vision"):
             from sklearn.datasets import load_digits
 
-        found = load_digits()
-        chosen = stratified(found.target, 0.2, seed=0)[not train]
-        images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)
-        labels: list[int] = torch.from_numpy(found.target)[chosen].tolist()
+        digits = load_digits()
+        chosen = stratified(digits.target, 0.2, seed=0)[not train]
+        images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)
+        labels: list[int] = torch.from_numpy(digits.target)[chosen].tolist()
         return images[chosen, None], labels, tuple("0123456789")
 
 
@@ -187,9 +187,9 @@ class TorchvisionConfig(MemoryConfig):
             self.root.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=".fetch-", dir=self.root) as folder:
                 self.fetch(Path(folder))
-                for found in Path(folder).iterdir():
-                    if not (self.root / found.name).exists():
-                        found.replace(self.root / found.name)
+                for path in Path(folder).iterdir():
+                    if not (self.root / path.name).exists():
+                        path.replace(self.root / path.name)
         except MissingLibrary:
             raise
         except Exception as error:
@@ -257,9 +257,9 @@ class Cifar10Config(TorchvisionConfig):
         folder = self.root / CIFAR10.base_folder
         if not folder.is_dir():
             raise FileNotFoundError(2, "no such folder", str(folder))
-        found = CIFAR10(self.root, train)
-        images = torch.from_numpy(np.ascontiguousarray(rearrange(found.data, "n h w c -> n c h w")))
-        return images, found.targets, tuple(found.classes)
+        dataset = CIFAR10(self.root, train)
+        images = torch.from_numpy(np.ascontiguousarray(rearrange(dataset.data, "n h w c -> n c h w")))
+        return images, dataset.targets, tuple(dataset.classes)
 
     def fetch(self, root: Path) -> None:
         """Downloads the files, in torchvision's layout."""

@@ -81,10 +81,10 @@ class GridMaps:
 
 def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
     """The places of equal keys, in order of first sight."""
-    found: dict[_Key, list[int]] = {}
+    indices_by_key: dict[_Key, list[int]] = {}
     for index, key in enumerate(keys):
-        found.setdefault(key, []).append(index)
-    return found
+        indices_by_key.setdefault(key, []).append(index)
+    return indices_by_key
 
 
 def _plan(tokens: Tokens, blocks: Blocks) -> GridMaps:
@@ -92,8 +92,8 @@ def _plan(tokens: Tokens, blocks: Blocks) -> GridMaps:
         raise UserError("a stem over whole images needs tokens of images, which are grids")
     parts = []
     for grid, samples in buckets(tokens.grids).items():
-        place = nested_order(grid, blocks).argsort()
-        rows = (tokens.spans.host[samples, None] + place).flatten()
+        order = nested_order(grid, blocks).argsort()
+        rows = (tokens.spans.host[samples, None] + order).flatten()
         parts.append(GridBucket(grid, tuple(samples), rows))
     back = torch.cat([bucket.rows for bucket in parts]).argsort()
     device = tokens.device

@@ -80,8 +80,8 @@ class TimmStem(Component):
         with needs_extra("vision"):
             import timm
 
-        found = timm.models.get_pretrained_cfg(self.backbone)
-        return (tuple(found.mean), tuple(found.std)) if found else ((0.5,), (0.5,))
+        pretrained = timm.models.get_pretrained_cfg(self.backbone)
+        return (tuple(pretrained.mean), tuple(pretrained.std)) if pretrained else ((0.5,), (0.5,))
 
     def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
         """The stem's module, ``forward(Tokens) -> Tokens``.
@@ -97,8 +97,8 @@ class TimmStem(Component):
             import timm
 
         options: dict[str, Any] = {"features_only": True, "in_chans": channels}
-        found = timm.models.get_pretrained_cfg(self.backbone)
-        if found is not None and found.fixed_input_size:
+        pretrained = timm.models.get_pretrained_cfg(self.backbone)
+        if pretrained is not None and pretrained.fixed_input_size:
             if size is None:
                 raise ConfigError(f"backbone {self.backbone!r} takes images of one size only; set size")
             options["img_size"] = size

@@ -122,8 +122,8 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
             if len(samples) == len(images):
                 x_TF = patches.flatten(0, 1)
                 break
-            for index, own in zip(samples, patches, strict=True):
-                x_TF[spans.host[index] : spans.host[index + 1]] = own
+            for index, patch_rows in zip(samples, patches, strict=True):
+                x_TF[spans.host[index] : spans.host[index + 1]] = patch_rows
         coords = [nested_coords(shape, self.blocks) for shape in shapes]
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes))
 
@@ -182,9 +182,9 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
     def restore(self, tokens: Tokens) -> list[Tensor]:
         """The images (C, H, W), float32 in 0..1, from raw patches; with the border that was padded."""
         plan = GridMaps.of(tokens, self.blocks)
-        found: dict[int, Tensor] = {}
+        restored: dict[int, Tensor] = {}
         for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
             images = unpatchify(patches_NhwF.float(), self.config.patch)
             pixels = (images - self.shift.to(images.device)) / self.scale.to(images.device)
-            found.update(zip(bucket.samples, pixels, strict=True))
-        return [found[index] for index in range(len(tokens))]
+            restored.update(zip(bucket.samples, pixels, strict=True))
+        return [restored[index] for index in range(len(tokens))]

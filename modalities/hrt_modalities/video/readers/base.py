@@ -37,11 +37,11 @@ class Reader(ABC):
     def __init__(self, path: Path, index: FrameIndex, size: tuple[int, int]) -> None: ...
 
     @abstractmethod
-    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames (H, W, 3) uint8 by number; those that cannot be decoded are left out.
 
         Args:
-            wanted: different numbers, ascending.
+            numbers: different numbers, ascending.
 
         Raises:
             ReaderError: the reader gives up on the file.

@@ -49,26 +49,26 @@ class DecordReader(Reader):
             raise ReaderError(f"finds {len(self._reader)} frames where there are {len(index)}")
         self.index, self.size = index, size
 
-    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by number.
 
         Raises:
             ReaderError: one cannot be decoded, or is another than was asked for.
         """
-        if not wanted:
+        if not numbers:
             return {}
         try:
-            times_N = self._reader.get_frame_timestamp(list(wanted))[:, 0]
-            pixels_NHW3 = self._reader.get_batch(list(wanted)).asnumpy()
+            times_N = self._reader.get_frame_timestamp(list(numbers))[:, 0]
+            pixels_NHW3 = self._reader.get_batch(list(numbers)).asnumpy()
         except Exception as error:  # as above
             raise ReaderError(_short(error)) from error
-        expected_N = self.index.times_N[list(wanted)].numpy()
+        expected_N = self.index.times_N[list(numbers)].numpy()
         drift = float(np.abs(times_N - times_N[0] - (expected_N - expected_N[0])).max())
         if drift > 0.5 / self.index.rate:
             raise ReaderError(f"places frames {drift:.3f} s away from their times")
         if pixels_NHW3.shape[1:] != (*self.size, 3):
             raise ReaderError(f"gives frames of shape {pixels_NHW3.shape[1:]} where {(*self.size, 3)} is right")
-        return dict(zip(wanted, pixels_NHW3, strict=True))
+        return dict(zip(numbers, pixels_NHW3, strict=True))
 
 
 def _short(error: Exception) -> str:

@@ -49,8 +49,8 @@ def look_for(codec: str, extradata: bytes, *, intra: bool) -> Look | None:
     if intra:
         return _intra
     if codec in ADVANCED:
-        place = 4 if codec == "h264" else 21
-        length = (extradata[place] & 3) + 1 if len(extradata) > place and extradata[0] == 1 else 0
+        position = 4 if codec == "h264" else 21
+        length = (extradata[position] & 3) + 1 if len(extradata) > position and extradata[0] == 1 else 0
         kind = _h264 if codec == "h264" else _hevc
         return lambda data, key: _advanced(data, length, kind) if key else _PLAIN
     return _KINDS.get(codec)
@@ -74,12 +74,12 @@ def _units(data: bytes, length: int) -> Iterator[bytes]:
     if not length:
         yield from (part for part in data.split(_START)[1:] if part)
         return
-    place = 0
-    while place + length < len(data):
-        size = int.from_bytes(data[place : place + length], "big")
-        if unit := data[place + length : place + length + size]:
+    position = 0
+    while position + length < len(data):
+        size = int.from_bytes(data[position : position + length], "big")
+        if unit := data[position + length : position + length + size]:
             yield unit
-        place += length + size
+        position += length + size
 
 
 def _h264(units: list[bytes]) -> tuple[bool, bytes]:
@@ -98,22 +98,22 @@ def _h264(units: list[bytes]) -> tuple[bool, bytes]:
 def _recovers(unit: bytes) -> bool:
     """Whether an SEI message of H.264 promises that all is exact from this picture on."""
     data = _unescaped(unit[1:])
-    place = 0
-    while place + 2 < len(data):
+    position = 0
+    while position + 2 < len(data):
         numbers = []
         for _ in range(2):
             number = 0
-            while place < len(data) and data[place] == 255:
-                number, place = number + 255, place + 1
-            if place >= len(data):
+            while position < len(data) and data[position] == 255:
+                number, position = number + 255, position + 1
+            if position >= len(data):
                 return False
-            numbers.append(number + data[place])
-            place += 1
+            numbers.append(number + data[position])
+            position += 1
         kind, size = numbers
         if kind == 6:
-            bits = _Bits(data[place : place + size])
+            bits = _Bits(data[position : position + size])
             return bits.golomb() == 0 and bits.read(1) == 1
-        place += size
+        position += size
     return False
 
 
@@ -128,18 +128,18 @@ def _mpeg2(data: memoryview, key: bool) -> Looked:
     if not key:
         return _PLAIN
     raw = bytes(data)
-    place = raw.find(_START + b"\x00")
-    within_itself = 0 <= place < len(raw) - 5 and raw[place + 5] >> 3 & 7 == 1
-    return _ENTRY if within_itself and _START + b"\xb3" in raw[:place] else _PLAIN
+    position = raw.find(_START + b"\x00")
+    within_itself = 0 <= position < len(raw) - 5 and raw[position + 5] >> 3 & 7 == 1
+    return _ENTRY if within_itself and _START + b"\xb3" in raw[:position] else _PLAIN
 
 
 def _mpeg4(data: memoryview, key: bool) -> Looked:
     raw = bytes(data)
-    place = raw.find(_START + b"\xb6")
+    position = raw.find(_START + b"\xb6")
     # Packed streams put two frames into a packet and an empty one, of some bytes, into a later one.
-    if place < 0 or len(raw) - place <= 8 or raw.find(_START + b"\xb6", place + 1) >= 0:
+    if position < 0 or len(raw) - position <= 8 or raw.find(_START + b"\xb6", position + 1) >= 0:
         return _IRREGULAR
-    return _ENTRY if key and raw[place + 4] >> 6 == 0 else _PLAIN
+    return _ENTRY if key and raw[position + 4] >> 6 == 0 else _PLAIN
 
 
 def _vp8(data: memoryview, key: bool) -> Looked:
@@ -156,9 +156,9 @@ def _vp9(data: memoryview, key: bool) -> Looked:
         bits.read(1)
     if bits.read(1):
         return _PLAIN
-    within_itself, shown = bits.read(1) == 0, bits.read(1)
+    within_itself, is_shown = bits.read(1) == 0, bits.read(1)
     # Several frames in one packet end with an index of them; one of them is shown.
-    if not shown and data[-1] & 0xE0 != 0xC0:
+    if not is_shown and data[-1] & 0xE0 != 0xC0:
         return _HIDDEN
     return _ENTRY if within_itself else _PLAIN
 
@@ -166,24 +166,24 @@ def _vp9(data: memoryview, key: bool) -> Looked:
 def _av1(data: memoryview, key: bool) -> Looked:
     if not key:
         return _PLAIN
-    place, sequence = 0, False
-    while place < len(data):
-        kind, extended, sized = data[place] >> 3 & 15, data[place] >> 2 & 1, data[place] >> 1 & 1
-        place += 1 + extended
-        size, shift = len(data) - place, 0
+    position, sequence = 0, False
+    while position < len(data):
+        kind, extended, sized = data[position] >> 3 & 15, data[position] >> 2 & 1, data[position] >> 1 & 1
+        position += 1 + extended
+        size, shift = len(data) - position, 0
         if sized:
             size = 0
-            while place < len(data):
-                byte = data[place]
-                size, shift, place = size | (byte & 127) << shift, shift + 7, place + 1
+            while position < len(data):
+                byte = data[position]
+                size, shift, position = size | (byte & 127) << shift, shift + 7, position + 1
                 if not byte & 128:
                     break
         if kind == 1:
             sequence = True
-        if kind in (3, 6) and place < len(data):
+        if kind in (3, 6) and position < len(data):
             # Not a frame that is shown again, a key frame, shown.
-            return _ENTRY if sequence and data[place] >> 4 == 0b0001 else _PLAIN
-        place += size
+            return _ENTRY if sequence and data[position] >> 4 == 0b0001 else _PLAIN
+        position += size
     return _PLAIN
 
 

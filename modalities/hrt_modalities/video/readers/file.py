@@ -115,20 +115,22 @@ class VideoFile:
             BadSample: a number is out of range, no reader can open the file (lists what each one said), none of the
                 frames can be decoded, or they need too much memory.
         """
-        wanted = sorted(set(numbers))
-        if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self.index):
-            raise BadSample(self.name, f"has frames 0 to {len(self.index) - 1}, not {wanted[0]} to {wanted[-1]}")
+        unique = sorted(set(numbers))
+        if unique and not 0 <= unique[0] <= unique[-1] < len(self.index):
+            raise BadSample(self.name, f"has frames 0 to {len(self.index) - 1}, not {unique[0]} to {unique[-1]}")
         if len(numbers) * math.prod(self._stored) * 3 > _MAX_BYTES:
             raise BadSample(
                 self.name,
                 f"{len(numbers)} frames of {self._stored[1]}x{self._stored[0]} pixels need more than "
                 f"{_MAX_BYTES >> 30} GiB at once; set data.side, or read fewer",
             )
-        found = self._read(wanted)
-        kept = [number for number in numbers if number in found]
-        if numbers and not kept:
-            raise BadSample(self.name, f"none of {len(wanted)} frames can be decoded; fetch it again")
-        return DecodedFrames(self._stack(found, kept), self.index.times_N[kept], len(numbers) - len(kept))
+        decoded = self._read(unique)
+        available = [number for number in numbers if number in decoded]
+        if numbers and not available:
+            raise BadSample(self.name, f"none of {len(unique)} frames can be decoded; fetch it again")
+        return DecodedFrames(
+            self._stack(decoded, available), self.index.times_N[available], len(numbers) - len(available)
+        )
 
     def at(self, times: Sequence[float]) -> DecodedFrames:
         """The frames that are shown at some seconds.
@@ -150,10 +152,12 @@ class VideoFile:
         """
         chosen = range(len(self.index)) if numbers is None else numbers
         for first in range(0, len(chosen), block):
-            wanted = list(chosen[first : first + block])
-            found = self._read(wanted)
-            kept = [number for number in wanted if number in found]
-            yield DecodedFrames(self._stack(found, kept), self.index.times_N[kept], len(wanted) - len(kept))
+            batch = list(chosen[first : first + block])
+            decoded = self._read(batch)
+            available = [number for number in batch if number in decoded]
+            yield DecodedFrames(
+                self._stack(decoded, available), self.index.times_N[available], len(batch) - len(available)
+            )
 
     def steady(self, numbers: Sequence[int]) -> Tensor:
         """(N, 3, H, W) frames, one for each number: a frame that is broken is shown as the last one before it.
@@ -161,13 +165,13 @@ class VideoFile:
         Raises:
             BadSample: as :meth:`frames`, but for broken frames; where there is none before them they are black.
         """
-        wanted = sorted(set(numbers))
-        found = self._read(wanted)
-        for number in wanted:
-            if number not in found:
-                found[number] = np.zeros((*self._stored, 3), np.uint8) if self._shown is None else self._shown
-            self._shown = found[number]
-        return self._stack(found, numbers)
+        unique = sorted(set(numbers))
+        decoded = self._read(unique)
+        for number in unique:
+            if number not in decoded:
+                decoded[number] = np.zeros((*self._stored, 3), np.uint8) if self._shown is None else self._shown
+            self._shown = decoded[number]
+        return self._stack(decoded, numbers)
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -183,11 +187,11 @@ class VideoFile:
     ) -> None:
         self.close()
 
-    def _read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+    def _read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         while True:
             reader = self._reader()
             try:
-                return reader.read(wanted)
+                return reader.read(numbers)
             except ReaderError as error:
                 self._said[reader.name] = str(error)
                 self.close()
@@ -201,12 +205,14 @@ class VideoFile:
             except ReaderError as error:
                 self._said[name] = str(error)
         if self._open is None:
-            said = "; ".join(f"{name}: {reason}" for name, reason in self._said.items())
-            raise BadSample(self.name, f"no reader can decode it ({said})")
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._said.items())
+            raise BadSample(self.name, f"no reader can decode it ({reasons})")
         return self._open
 
-    def _stack(self, found: dict[int, np.ndarray], kept: Sequence[int]) -> Tensor:
-        if not kept:
+    def _stack(self, decoded: dict[int, np.ndarray], numbers: Sequence[int]) -> Tensor:
+        if not numbers:
             return torch.empty(0, 3, *self.size, dtype=torch.uint8)
-        pixels_N3HW = rearrange(torch.from_numpy(np.stack([found[number] for number in kept])), "n h w c -> n c h w")
+        pixels_N3HW = rearrange(
+            torch.from_numpy(np.stack([decoded[number] for number in numbers])), "n h w c -> n c h w"
+        )
         return self.index.orientation.upright(pixels_N3HW)

@@ -121,8 +121,8 @@ class FrameIndex:
     def at(self, seconds: float) -> int:
         """The frame that is shown at a time; the first one before it, the last one after the end."""
         # Times in tables are rounded: a frame that begins within a tenth of a millisecond is on.
-        place = int(torch.searchsorted(self.times_N, seconds + 1e-4, right=True)) - 1
-        return min(max(0, place), len(self) - 1)
+        position = int(torch.searchsorted(self.times_N, seconds + 1e-4, right=True)) - 1
+        return min(max(0, position), len(self) - 1)
 
 
 _INDICES: FileCache[FrameIndex] = FileCache(len, _KEPT_FRAMES)
@@ -226,9 +226,9 @@ def opened(path: Path, name: str) -> Iterator[Any]:
         # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
         container = av.open(str(path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise BadSample(
-            name, f"is no video that can be read, or is cut off ({said}); fetch it again, or convert it to mp4"
+            name, f"is no video that can be read, or is cut off ({reason}); fetch it again, or convert it to mp4"
         ) from error
     with container:
         yield container
@@ -330,8 +330,8 @@ def _missing(packets: Packets, stream: Any, container: str) -> int:
     if promised and stream.duration and length:
         # Edit lists leave frames out: then the length tells, not the number.
         gap = int((stream.duration - end + min(0, int(packets.pts[timed].min()))) / length)
-        whole = abs(promised * length - stream.duration) < 0.2 * stream.duration
-        return max(0, promised - len(packets) if whole else min(promised - len(packets), gap)) if gap > 0 else 0
+        is_complete = abs(promised * length - stream.duration) < 0.2 * stream.duration
+        return max(0, promised - len(packets) if is_complete else min(promised - len(packets), gap)) if gap > 0 else 0
     if promised:
         return max(0, promised - len(packets))
     ends = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))

@@ -74,11 +74,11 @@ class SeekPlan:
 
     def entry(self, frame: int) -> int:
         """The last entry point that leads to a frame exactly; -1 for the beginning of the stream."""
-        place = int(np.searchsorted(self.entries_E, self.order_N[frame], "right")) - 1
+        position = int(np.searchsorted(self.entries_E, self.order_N[frame], "right")) - 1
         # Leading pictures refer to what lies before the entry point that they follow.
-        while place >= 0 and self.firsts_E[place] > frame:
-            place -= 1
-        return place
+        while position >= 0 and self.firsts_E[position] > frame:
+            position -= 1
+        return position
 
 
 class Packets:
@@ -103,28 +103,28 @@ class Packets:
         with needs_extra("video"):
             import av
 
-        found = cls()
+        packets = cls()
         codec = stream.codec_context.codec
         look = look_for(codec.canonical_name, bytes(stream.codec_context.extradata or b""), intra=codec.intra_only)
-        found.regular = look is not None
+        packets.regular = look is not None
         with suppress(av.FFmpegError):
             for packet in container.demux(stream):
                 if not packet.size:
                     continue
                 data = memoryview(packet)
                 looked = look(data, packet.is_keyframe) if look is not None else None
-                found.headless |= not len(found) and looked is not None and not looked.entry
-                found._pts.append(NONE if packet.pts is None else packet.pts)
-                found._dts.append(NONE if packet.dts is None else packet.dts)
-                found._durations.append(packet.duration or 0)
-                found._sums.append(zlib.crc32(data))
-                found._keys.append(packet.is_keyframe)
+                packets.headless |= not len(packets) and looked is not None and not looked.entry
+                packets._pts.append(NONE if packet.pts is None else packet.pts)
+                packets._dts.append(NONE if packet.dts is None else packet.dts)
+                packets._durations.append(packet.duration or 0)
+                packets._sums.append(zlib.crc32(data))
+                packets._keys.append(packet.is_keyframe)
                 discarded = packet.is_discard
-                found._entries.append(looked is not None and looked.entry and not discarded)
-                found._shown.append(not discarded and (looked is None or looked.shown))
-                found._parameters.append(looked.parameters if looked is not None else 0)
-                found.regular &= looked is None or looked.regular
-        return found
+                packets._entries.append(looked is not None and looked.entry and not discarded)
+                packets._shown.append(not discarded and (looked is None or looked.shown))
+                packets._parameters.append(looked.parameters if looked is not None else 0)
+                packets.regular &= looked is None or looked.regular
+        return packets
 
     @cached_property
     def pts(self) -> np.ndarray:
@@ -218,11 +218,11 @@ def decoded(packets: Iterable[tuple[int, Any]], codec: Any) -> Iterator[tuple[in
     for number, packet in packets:
         packet.pts = packet.dts = number
         try:
-            found = packet.decode()
+            frames = packet.decode()
         except av.FFmpegError:
             yield number, None
             continue
-        for frame in found:
+        for frame in frames:
             yield (UNKNOWN if frame.pts is None else frame.pts), frame
     try:
         for frame in codec.decode(None):
@@ -306,9 +306,9 @@ def _confirmed(order_N: np.ndarray, packets: Packets, run: _Run, checked: int) -
         while (not run.came or run.came[-1] != start) and run.go_on():
             pass
         order_N = order_N[~doubtful_N | np.isin(order_N, run.came)]
-    wanted = len(run.came) + checked
+    target = len(run.came) + checked
     going = True
-    while going and len(run.came) < wanted:
+    while going and len(run.came) < target:
         going = run.go_on()
     expected_N = order_N[~np.isin(order_N, [packet for _, packet in run.broken])]
     agrees = run.came == expected_N[: len(run.came)].tolist() and (going or len(run.came) == len(expected_N))
@@ -317,11 +317,15 @@ def _confirmed(order_N: np.ndarray, packets: Packets, run: _Run, checked: int) -
 
 def _as_decoded(run: _Run, packets: Packets) -> SeekPlan:
     """The frames as they came out, and in between the packets that could not be decoded."""
-    came, known = list(run.came), set(run.came)
-    if UNKNOWN in known or len(known) < len(came):
+    came, decoded_packets = list(run.came), set(run.came)
+    if UNKNOWN in decoded_packets or len(decoded_packets) < len(came):
         return packets.plan(np.zeros(len(run.came), np.int64), counted=True)
-    missing = {packet: place for place, packet in run.broken if came and packet not in known and packet > came[0]}
+    missing = {
+        packet: position
+        for position, packet in run.broken
+        if came and packet not in decoded_packets and packet > came[0]
+    }
     # Later ones first: places count the frames before.
-    for packet, place in sorted(missing.items(), reverse=True):
-        came.insert(place, packet)
+    for packet, position in sorted(missing.items(), reverse=True):
+        came.insert(position, packet)
     return packets.plan(np.array(came, np.int64))

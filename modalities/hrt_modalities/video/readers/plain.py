@@ -60,9 +60,9 @@ def _closed(index: FrameIndex) -> bool:
 def _fragmented(path: Path) -> bool:
     """Whether an mp4 file has movie fragments."""
     with path.open("rb") as file:
-        place, end = 0, path.stat().st_size
-        while place + 8 <= end:
-            file.seek(place)
+        position, end = 0, path.stat().st_size
+        while position + 8 <= end:
+            file.seek(position)
             head = file.read(16)
             if head[4:8] == b"moof":
                 return True
@@ -71,5 +71,5 @@ def _fragmented(path: Path) -> bool:
                 size = int.from_bytes(head[8:16], "big")
             if size < 8:
                 break
-            place += size
+            position += size
     return False

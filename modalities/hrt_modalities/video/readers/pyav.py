@@ -59,7 +59,7 @@ class PyavReader(Reader):
         """Entry points that cannot be decoded, or that the container does not lead to."""
         sums_E = self._plan.sums_P[self._plan.entries_E].tolist()
         stamps = (dts if pts == NONE else pts for pts, dts in self._plan.stamps_E2.tolist())
-        self._known = {entry: place for place, entry in enumerate(zip(stamps, sums_E, strict=True))}
+        self._known = {entry: number for number, entry in enumerate(zip(stamps, sums_E, strict=True))}
         self._starts = frozenset(self._plan.firsts_E.tolist())
         self._seeks = len(self._known) == len(self._plan.entries_E) > 0
         """Whether seeks may be tried."""
@@ -67,18 +67,18 @@ class PyavReader(Reader):
         """Whether decoding from the beginning has confirmed that frames are missing."""
         self._open()
 
-    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by number; those that are broken, or may refer to broken ones, are left out.
 
         Raises:
             ReaderError: frames come out in another order than their times are in, or the file has changed.
         """
-        found: dict[int, np.ndarray] = {}
-        for number in wanted:
+        decoded: dict[int, np.ndarray] = {}
+        for number in numbers:
             frame = self._frame(number)
             if frame is not None:
-                found[number] = self._pixels(frame)
-        return found
+                decoded[number] = self._pixels(frame)
+        return decoded
 
     def close(self) -> None:
         """Closes the container."""
@@ -176,10 +176,10 @@ class PyavReader(Reader):
         packets = (packet for _, packet in numbered(self._container, self._stream))
         for packet in packets:
             stamp = packet.dts if packet.pts is None else packet.pts
-            place = self._known.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
-            if place is not None and place >= entry:
+            position = self._known.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
+            if position is not None and position >= entry:
                 number = int(self._plan.entries_E[entry])
-                return enumerate(chain([packet], packets), number) if place == entry else None
+                return enumerate(chain([packet], packets), number) if position == entry else None
             if packet.size and packet.has_sidedata("new_extradata"):
                 return None  # parameters that a decoder must see
         return None

@@ -40,22 +40,22 @@ class TorchcodecReader(Reader):
             raise ReaderError(f"finds {len(self._decoder)} frames where there are {len(index)}")
         self.size = size
 
-    def read(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+    def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by number.
 
         Raises:
             ReaderError: one cannot be decoded.
         """
-        if not wanted:
+        if not numbers:
             return {}
         try:
-            pixels_N3HW = self._decoder.get_frames_at(list(wanted)).data
+            pixels_N3HW = self._decoder.get_frames_at(list(numbers)).data
         except Exception as error:  # as above
             raise ReaderError(_short(error)) from error
         if pixels_N3HW.shape[2:] != self.size:
             scaled = functional.interpolate(pixels_N3HW.float(), self.size, mode="bilinear", antialias=True)
             pixels_N3HW = scaled.round().clamp(0, 255).to(torch.uint8)
-        return dict(zip(wanted, pixels_N3HW.permute(0, 2, 3, 1).numpy(), strict=True))
+        return dict(zip(numbers, pixels_N3HW.permute(0, 2, 3, 1).numpy(), strict=True))
 
 
 def _short(error: Exception) -> str:
