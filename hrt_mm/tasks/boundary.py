@@ -1,4 +1,4 @@
-"""Boundary detection: where the groups of a boundary start, such as words in speech, told token by token.
+"""Boundary detection: where the groups of a boundary start, such as words in speech, predicted per token.
 
 Shapes: T level-0 tokens.
 """
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 SECONDS, TOKENS = (0.02, 0.04), (0.0, 1.0)
-"""Tolerances where tokens stand for time, and elsewhere."""
+"""Default tolerances in seconds where tokens have a duration, else in tokens."""
 
 
 class BoundaryConfig(TaskConfig):
-    """Where groups start, at level 0. Samples need no labels: the data carries the boundary."""
+    """Boundary detection at level 0. Samples need no labels: the data carries the boundary."""
 
     type: Literal["boundary"]
     unit: str
-    """The boundary that is to be found, such as ``words``."""
+    """The boundary to predict, such as ``words``."""
     width: NonNegativeInt = 2
-    """Tokens to each side over which the chance of one boundary may spread: it is summed over them. Two that are nearer
-    than twice that may be taken for one."""
+    """Tokens to each side over which the probability of a boundary is summed. Boundaries that are nearer than twice
+    that may be merged."""
     threshold: Annotated[float, Field(gt=0)] = 0.5
-    """How large that sum must be."""
+    """Least sum at which a boundary is predicted."""
     tolerances: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] | None = None
-    """How far from a true boundary a found one may lie: in seconds where a token stands for time, else in tokens.
-    When absent 0.02 and 0.04 s, or 0 and 1 tokens. The last one's F1 chooses the best checkpoint."""
+    """Distances within which a predicted boundary matches a true one: in seconds where tokens have a duration, else in
+    tokens. When absent 0.02 and 0.04 s, or 0 and 1 tokens. F1 at the last one selects the best checkpoint."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability to drop a value of what the head reads in training."""
+    """Dropout of the head's input."""
 
     @property
     def labelled(self) -> bool:
@@ -58,7 +58,7 @@ class BoundaryConfig(TaskConfig):
 
     @property
     def boundaries(self) -> tuple[str, ...]:
-        """The one that is to be found."""
+        """The boundary to predict."""
         return (self.unit,)
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Boundary:
@@ -77,7 +77,7 @@ class BoundaryConfig(TaskConfig):
 
 
 class Boundary(EncoderTask):
-    """Encoder, a logit a token, and the binary cross-entropy in nats a token.
+    """Encoder, one logit per token, and the binary cross-entropy in nats per token.
 
     Metrics in evaluation: F1, precision and recall at each tolerance, as ``f1_40ms`` or ``f1_1``; the mean distance of
     the pairs at the widest one, ``error_ms`` or ``error``; and F1 of as many cuts that know nothing, ``f1_40ms_even``
@@ -115,10 +115,10 @@ class Boundary(EncoderTask):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        found = self.places(logits_T, tokens.spans)
-        starts_T = _mask(found, tokens.spans)
+        predicted = self.places(logits_T, tokens.spans)
+        starts_T = _mask(predicted, tokens.spans)
         broken = [bool(part.isnan().any()) for part in tokens.spans.split(logits_T.detach().cpu())]
-        return TaskOutput(loss, parts, stats | self._scores(found, tokens, broken), starts_T.to(tokens.device))
+        return TaskOutput(loss, parts, stats | self._scores(predicted, tokens, broken), starts_T.to(tokens.device))
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, D) tokens of level 0 to (T,) logits that a group starts there, in float32."""
@@ -133,21 +133,21 @@ class Boundary(EncoderTask):
             logits_T: of the tokens.
             spans: the samples.
         """
-        chances_T = logits_T.detach().sigmoid().cpu()
-        # Where chances are NaN nothing is found, and the scores below count that as wrong everywhere.
-        chances_T = chances_T.nan_to_num(0.0)
-        return [peaks(part.numpy(), self.width, self.threshold) for part in spans.split(chances_T)]
+        probs_T = logits_T.detach().sigmoid().cpu()
+        # NaN predicts no boundary; the scores below count such a sample as wrong everywhere.
+        probs_T = probs_T.nan_to_num(0.0)
+        return [peaks(part.numpy(), self.width, self.threshold) for part in spans.split(probs_T)]
 
     @on_host
     def _scores(
-        self, found: list[np.ndarray], tokens: Tokens, broken: Sequence[bool]
+        self, predicted: list[np.ndarray], tokens: Tokens, broken: Sequence[bool]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Scores of the samples. One whose logits are NaN scores as if each of its tokens was wrongly found."""
+        """Scores of the samples. One with NaN logits counts as a false positive at every token."""
         unit = self.seconds_per_token or 1.0
         truths = [part.numpy().nonzero()[0] for part in tokens.spans.split(tokens.boundaries[self.unit])]
         totals: dict[tuple[str, float], BoundaryScores] = {}
         lengths = tokens.spans.lengths.tolist()
-        for ours, truth, length, is_broken in zip(found, truths, lengths, broken, strict=True):
+        for ours, truth, length, is_broken in zip(predicted, truths, lengths, broken, strict=True):
             truth = truth[truth > 0]
             generator = np.random.default_rng([length, len(truth)])
             cuts = {
@@ -155,9 +155,9 @@ class Boundary(EncoderTask):
                 "_even": uniform_boundaries(len(truth), length),
                 "_random": random_boundaries(len(truth), length, generator),
             }
-            for who, places in cuts.items():
+            for who, cut_positions in cuts.items():
                 for tolerance in self.tolerances:
-                    scores = boundary_scores(np.asarray(places) * unit, truth * unit, tolerance)
+                    scores = boundary_scores(np.asarray(cut_positions) * unit, truth * unit, tolerance)
                     if is_broken and not who:
                         scores = BoundaryScores(0, max(0, length - 1), len(truth))
                     totals[who, tolerance] = totals.get((who, tolerance), BoundaryScores()) + scores
@@ -185,36 +185,36 @@ class Boundary(EncoderTask):
         return f"{tolerance:g}" if self.seconds_per_token is None else f"{1000 * tolerance:g}ms"
 
 
-def peaks(chance_T: np.ndarray, width: int, threshold: float) -> np.ndarray:
-    """Where boundaries lie: the largest sums of chances over neighbours first, each keeping its own to itself.
+def peaks(prob_T: np.ndarray, width: int, threshold: float) -> np.ndarray:
+    """Positions of boundaries: greedy non-maximum suppression of probabilities summed over neighbours.
 
     Args:
-        chance_T: of one sample's tokens. The first is no boundary.
+        prob_T: of one sample's tokens. The first is no boundary.
         width: neighbours to each side that are summed.
         threshold: the least sum.
 
     Returns:
         Ascending places.
     """
-    left_T = chance_T.astype(np.float64)
+    left_T = prob_T.astype(np.float64)
     left_T[:1] = 0.0
-    found: list[int] = []
+    picked: list[int] = []
     while len(left_T) > 1:
         sums_T = np.convolve(left_T, np.ones(2 * width + 1))[width : width + len(left_T)]
-        # Where sums are alike, the token whose own chance is the largest.
-        place = 1 + int(np.lexsort((-left_T[1:], -sums_T[1:].round(6)))[0])
-        if sums_T[place] < threshold:
+        # Of equal sums, the token with the largest probability.
+        best = 1 + int(np.lexsort((-left_T[1:], -sums_T[1:].round(6)))[0])
+        if sums_T[best] < threshold:
             break
-        found.append(place)
-        left_T[max(0, place - width) : place + width + 1] = 0.0
-    return np.sort(np.array(found, dtype=np.int64))
+        picked.append(best)
+        left_T[max(0, best - width) : best + width + 1] = 0.0
+    return np.sort(np.array(picked, dtype=np.int64))
 
 
 def _mask(places: list[np.ndarray], spans: Spans) -> Tensor:
-    """(T,) bool, true at places of each sample and at its first token."""
+    """(T,) bool, true at the given positions of each sample and at its first token."""
     mask_T = torch.zeros(spans.total, dtype=torch.bool)
-    for first, length, own in zip(spans.host.tolist(), spans.lengths.tolist(), places, strict=False):
+    for first, length, sample_positions in zip(spans.host.tolist(), spans.lengths.tolist(), places, strict=False):
         if length:
             mask_T[first] = True
-            mask_T[first + torch.from_numpy(own)] = True
+            mask_T[first + torch.from_numpy(sample_positions)] = True
     return mask_T

@@ -1,4 +1,4 @@
-"""Classification: one label a sample, from the pooled vectors of one level or of several.
+"""Classification: one label per sample, from the pooled vectors of one or several levels.
 
 A sample may have several views, such as windows of a long video: its probabilities are the mean over them.
 
@@ -22,18 +22,18 @@ from ..core.tokens import Tokens
 from ..data.sample import Sample
 from .base import TaskOutput
 from .batch import Batch
-from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
+from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
 class ClassificationConfig(LabelConfig):
-    """One label a sample."""
+    """One label per sample."""
 
     type: Literal["classification"]
     level: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Level whose pooled vector is classified, or several, laid end to end; the coarsest when absent."""
+    """Level whose pooled vector is classified, or several, concatenated; the coarsest when absent."""
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Classification:
         """The task's module.
@@ -50,20 +50,20 @@ class ClassificationConfig(LabelConfig):
             BadSample: one has more or fewer views than the first.
         """
         views = [sample.value if isinstance(sample.value, tuple) else (sample.value,) for sample in samples]
-        for sample, own in zip(samples, views, strict=True):
-            if len(own) != len(views[0]):
+        for sample, sample_views in zip(samples, views, strict=True):
+            if len(sample_views) != len(views[0]):
                 raise BadSample(
-                    sample.name, f"has {len(own)} views and {samples[0].name} {len(views[0])}; give as many"
+                    sample.name, f"has {len(sample_views)} views and {samples[0].name} {len(views[0])}; give as many"
                 )
-        return [view for own in views for view in own]
+        return [view for sample_views in views for view in sample_views]
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
-        """(B,) int64 places of the labels among the classes. A label is a class's name, or its place.
+        """(B,) int64 class indices. A label is the name of a class, or its index.
 
         Raises:
             BadSample: a label is not one of the training set's.
         """
-        return places_of(samples, classes)
+        return class_indices(samples, classes)
 
 
 class Classification(LabelTask):
@@ -79,15 +79,15 @@ class Classification(LabelTask):
     def __init__(
         self, config: ClassificationConfig, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...]
     ) -> None:
-        self.levels = level_places(model, config.level)
+        self.levels = level_indices(model, config.level)
         super().__init__(config, model, tokenizer, self.levels, classes)
-        self.head = linear_head(sum(model.levels[place].dim for place in self.levels), len(classes))
+        self.head = linear_head(sum(model.levels[index].dim for index in self.levels), len(classes))
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy (top-5 as well above 10 classes), macro-F1 and the predicted classes (B,)."""
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
-        return self.scored(self._logits(pyramid, len(batch.target)), batch.target, pyramid.losses)
+        return self.label_output(self._logits(pyramid, len(batch.target)), batch.target, pyramid.losses)
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) of the samples of a batch, whose targets need not be there."""
@@ -99,7 +99,7 @@ class Classification(LabelTask):
 
 
 def over_views(logits_VK: Tensor, samples: int) -> Tensor:
-    """(B, K) logarithms of the mean probabilities over the views of each sample; with one view the logits as they are.
+    """(B, K) logs of the probabilities averaged over the views of each sample; with one view the logits.
 
     Args:
         logits_VK: (B * V, K), the views of a sample side by side.

@@ -1,4 +1,4 @@
-"""Contrastive learning: samples of two or more modalities that belong together come to lie together.
+"""Contrastive learning: matching samples of two or more modalities get similar vectors.
 
 Each tower is pooled at a level, mapped to a common width and normed. The batch is that of all ranks: every rank scores
 its own rows against the rows of all, and gradients flow back to where they came from, so that two ranks train as one.
@@ -35,26 +35,26 @@ from .ranks import summed, world_size
 
 
 class ContrastiveConfig(JointTaskConfig):
-    """Samples that belong together are told from the others of the batch, in every pair of modalities."""
+    """Contrastive learning between every pair of modalities, with the other samples of the batch as negatives."""
 
     type: Literal["contrastive"]
     dim: PositiveInt = 128
-    """Width of the vectors that are compared."""
+    """Dimension of the joint embedding space."""
     level: dict[str, str] = {}
-    """By tower, the level whose pooled vector stands for the sample; the coarsest where none is named."""
+    """Level whose pooled vector represents the sample, by tower; the coarsest by default."""
     pairs: tuple[tuple[str, str], ...] | None = None
-    """The pairs of towers that are compared; all when absent."""
+    """Pairs of towers to compare; all when absent."""
     also: tuple[LevelPair, ...] = ()
-    """Further levels that are compared, beside whole samples."""
+    """Further levels to compare, besides whole samples."""
     loss: Loss = InfoNCEConfig()
-    """How similarities become a loss."""
+    """The loss over similarities."""
     chunk: PositiveInt | None = None
-    """Samples that are encoded at a time, for batches that do not fit into memory: activations are made again in the
-    backward pass (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
+    """Samples per chunk, for batches that do not fit into memory: activations are recomputed in the backward pass
+    (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
 
     @property
     def labelled(self) -> bool:
-        """Never: samples are told from each other."""
+        """Never: samples are compared with each other."""
         return False
 
     def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
@@ -67,9 +67,9 @@ class ContrastiveConfig(JointTaskConfig):
         assert isinstance(tokenizer, JointTokenizer)
         parts = dict(batch.towers)
         for tower, part in batch.towers.items():
-            own = [samples[place] for place in part.samples.tolist()]
+            tower_samples = [samples[index] for index in part.samples.tolist()]
             tiers = {pair.pieces for pair in self.also if pair.pieces and tower in pair.levels}
-            pieces = {tier: Pieces.of(own, tower, tier, tokenizer.towers[tower]) for tier in sorted(tiers)}
+            pieces = {tier: Pieces.of(tower_samples, tower, tier, tokenizer.towers[tower]) for tier in sorted(tiers)}
             parts[tower] = replace(part, pieces=pieces)
         return replace(batch, towers=parts)
 
@@ -129,36 +129,36 @@ class Contrastive(JointTask):
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
 
     def vectors(self, tower: str, part: TowerTokens) -> Tensor:
-        """(n, D) normed vectors that stand for the samples of a tower."""
+        """(n, D) normalized embeddings of the samples of a tower."""
         pyramid = self.encoder_of(tower)(part.tokens)
         vectors: Tensor = self.heads[0](tower, pyramid, part.pieces).x
         return vectors
 
     def temperature(self) -> Tensor:
-        """What similarities of whole samples are divided by."""
+        """Temperature of whole samples."""
         loss = self.losses[0]
         assert isinstance(loss, ContrastiveLoss)
         return loss.temperature().detach()
 
     def forward(self, batch: Batch) -> TaskOutput:
-        """Loss and in-batch accuracies; in evaluation the vectors, from which the split's metrics are made."""
+        """Loss and in-batch accuracies; in evaluation the vectors, for the metrics of the split."""
         # Towers that share an encoder, and chunks, are of one batch.
         with training_step(self):
-            found, losses = self.encode(batch)
+            vectors, losses = self.encode(batch)
         # Ranks evaluate different numbers of batches, and must not wait for each other there.
         together = self.training and world_size() > 1
         parts: dict[str, Tensor] = {}
         stats: dict[str, tuple[Tensor, Tensor]] = {}
-        for place, view in enumerate(self.views):
-            pairs = self.pairs if place == 0 else view.pairs
+        for index, view in enumerate(self.views):
+            pairs = self.pairs if index == 0 else view.pairs
             for first, second in pairs:
                 both = f"{first}_{second}"
                 name = both if not view.name else view.name if len(pairs) == 1 else f"{view.name}/{both}"
-                sides = found[place][first], found[place][second]
-                loss, hits = self._compare(place, *sides, together=together)
+                sides = vectors[index][first], vectors[index][second]
+                loss, hits = self._compare(index, *sides, together=together)
                 parts[name] = view.weight * loss / len(pairs)
                 for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
-                    stats[f"{one}_to_{other}/accuracy" if place == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
+                    stats[f"{one}_to_{other}/accuracy" if index == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
                         pair
                     )
         parts |= losses
@@ -168,30 +168,30 @@ class Contrastive(JointTask):
         weight = summed(samples) / world_size() if together else samples
         stats["loss"] = (loss.detach() * weight, weight)
         stats["temperature"] = (self.temperature() * weight, weight)
-        rows = {} if self.training else self._rows(batch, found)
+        rows = {} if self.training else self._rows(batch, vectors)
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, rows=rows)
 
     def encode(self, batch: Batch) -> tuple[list[dict[str, Vectors]], dict[str, Tensor]]:
         """By view (whole samples, then ``also``) and tower, the batch's vectors; and the encoders' weighted losses."""
-        found: list[dict[str, Vectors]] = [{} for _ in self.views]
+        vectors: list[dict[str, Vectors]] = [{} for _ in self.views]
         losses: dict[str, Tensor] = {}
         for tower in self.towers:
             part = batch.towers.get(tower)
             if part is None:
-                for view, heads, own in zip(self.views, self.heads, found, strict=True):
+                for view, heads, view_vectors in zip(self.views, self.heads, vectors, strict=True):
                     if tower in view.levels:
                         assert isinstance(heads, ViewHeads)
-                        own[tower] = heads.nothing(tower)
+                        view_vectors[tower] = heads.nothing(tower)
                 continue
             pieces, aside = self._pieces(tower, part)
             assert batch.groups is not None
-            whole = batch.groups[part.samples]
-            for view, own, column in zip(self.views, found, zip(*pieces, strict=True), strict=True):
+            sample_groups = batch.groups[part.samples]
+            for view, view_vectors, column in zip(self.views, vectors, zip(*pieces, strict=True), strict=True):
                 if all(piece is not None for piece in column):
-                    groups = part.pieces[view.pieces].keys_P if view.pieces else whole
-                    own[tower] = Vectors.joined([piece for piece in column if piece is not None], groups)
+                    groups = part.pieces[view.pieces].keys_P if view.pieces else sample_groups
+                    view_vectors[tower] = Vectors.joined([piece for piece in column if piece is not None], groups)
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
-        return found, losses
+        return vectors, losses
 
     def _pieces(self, tower: str, part: TowerTokens) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
         """Each chunk's vectors, one for each view that the tower is in, and the mean auxiliary losses."""
@@ -218,45 +218,45 @@ class Contrastive(JointTask):
         ], pyramid.losses
 
     def _compare(
-        self, place: int, first: Vectors, second: Vectors, *, together: bool
+        self, view_index: int, first: Vectors, second: Vectors, *, together: bool
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The loss of one pair of towers over the global batch, so that its mean over ranks is the loss.
 
         Returns:
             The loss, and of each direction the rows of this rank that found a positive first, and how many there are.
         """
-        loss_of, soft = self.losses[place], self.views[place].soft
+        loss_of, soft = self.losses[view_index], self.views[view_index].soft
         assert isinstance(loss_of, ContrastiveLoss)
         alls = (first.everywhere(), second.everywhere()) if together else (first, second)
         ways = ((first, alls[1]), (second, alls[0]))
         terms, hits = [], []
-        for own, others in ways:
-            similarity_NM = own.similarity(others, soft=soft)
-            right_NM = own.groups[:, None] == others.groups[None]
-            right_NM = right_NM.to(similarity_NM.device)
-            if not right_NM.shape[1]:
-                similarity_NM, right_NM = (
-                    similarity_NM.new_zeros(len(own.groups), 1),
-                    right_NM.new_zeros(len(own.groups), 1),
+        for queries, others in ways:
+            similarity_NM = queries.similarity(others, soft=soft)
+            positive_NM = queries.groups[:, None] == others.groups[None]
+            positive_NM = positive_NM.to(similarity_NM.device)
+            if not positive_NM.shape[1]:
+                similarity_NM, positive_NM = (
+                    similarity_NM.new_zeros(len(queries.groups), 1),
+                    positive_NM.new_zeros(len(queries.groups), 1),
                 )
-            loss_N, counts_N = loss_of(similarity_NM, right_NM)
+            loss_N, counts_N = loss_of(similarity_NM, positive_NM)
             count = counts_N.sum()
             total = summed(count) if together else count
             terms.append((loss_N * counts_N).sum() / total.clamp(min=1))
             best_N = similarity_NM.detach().argmax(1, keepdim=True)
-            found_N = right_NM.gather(1, best_N)[:, 0] & right_NM.any(1) & similarity_NM.detach().isfinite().all(1)
-            hits.append((found_N.sum(), right_NM.any(1).sum()))
+            hit_N = positive_NM.gather(1, best_N)[:, 0] & positive_NM.any(1) & similarity_NM.detach().isfinite().all(1)
+            hits.append((hit_N.sum(), positive_NM.any(1).sum()))
         loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
         return loss * (world_size() if together else 1), hits
 
-    def _rows(self, batch: Batch, found: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
-        """What the metrics of a split are made from: whole samples, and pieces."""
+    def _rows(self, batch: Batch, vectors: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
+        """Vectors and groups for the metrics of a split, of whole samples and pieces."""
         rows = {}
         for tower, part in batch.towers.items():
-            for view, own in zip(self.views, found, strict=True):
+            for view, view_vectors in zip(self.views, vectors, strict=True):
                 if tower in view.levels and (view.pieces or not view.name):
-                    rows[_row(view.name, tower, "vectors")] = own[tower].x.float()
-                    rows[_row(view.name, tower, "groups")] = own[tower].groups
+                    rows[_row(view.name, tower, "vectors")] = view_vectors[tower].x.float()
+                    rows[_row(view.name, tower, "groups")] = view_vectors[tower].groups
             rows[_row("", tower, "contents")] = part.contents
         return rows
 
@@ -267,8 +267,8 @@ class Contrastive(JointTask):
             for tower in self.towers
             if _row("", tower, "vectors") in rows
         }
-        found = _both_ways(self.pairs, towers)
-        firsts = [value for name, value in found.items() if name.endswith("/R@1")]
+        metrics = _both_ways(self.pairs, towers)
+        firsts = [value for name, value in metrics.items() if name.endswith("/R@1")]
         for view in self.views:
             if view.pieces:
                 sides = {
@@ -276,8 +276,8 @@ class Contrastive(JointTask):
                     for tower in view.levels
                     if _row(view.name, tower, "vectors") in rows
                 }
-                found |= {f"{view.name}/{name}": value for name, value in _both_ways(view.pairs, sides).items()}
-        return found | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
+                metrics |= {f"{view.name}/{name}": value for name, value in _both_ways(view.pairs, sides).items()}
+        return metrics | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
 
 
 def _row(view: str, tower: str, what: str) -> str:
@@ -286,10 +286,10 @@ def _row(view: str, tower: str, what: str) -> str:
 
 def _both_ways(pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Metrics of both directions of the pairs, of vectors and groups by tower."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for one, other in [way for pair in pairs for way in (pair, pair[::-1])]:
         if one in sides and other in sides:
             ranking = rank(*sides[one], *sides[other])
             if len(ranking.rank_Q):
-                found |= {f"{one}_to_{other}/{name}": value for name, value in ranking.metrics().items()}
-    return found
+                metrics |= {f"{one}_to_{other}/{name}": value for name, value in ranking.metrics().items()}
+    return metrics

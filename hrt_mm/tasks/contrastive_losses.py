@@ -104,20 +104,20 @@ class ContrastiveLoss(nn.Module):
         """Whether rows and columns are scored apart; the sigmoid loss has every pair in its rows."""
         return self.bias is None
 
-    def forward(self, similarity_NM: Tensor, right_NM: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, similarity_NM: Tensor, positive_NM: Tensor) -> tuple[Tensor, Tensor]:
         """The losses of the rows.
 
         Args:
             similarity_NM: of this rank's rows with all columns.
-            right_NM: which pairs are one.
+            positive_NM: which pairs are one.
 
         Returns:
             (N,) losses, and (N,) bool: which rows count. Of InfoNCE those without a positive do not.
         """
         logits_NM = similarity_NM.float() / self.temperature()
         if self.bias is not None:
-            sign_NM = torch.where(right_NM, 1.0, -1.0)
-            return -F.logsigmoid(sign_NM * (logits_NM + self.bias)).sum(1), torch.ones_like(right_NM[:, 0])
-        positives_N = right_NM.sum(1)
-        share_NM = right_NM / positives_N.clamp(min=1)[:, None]
+            sign_NM = torch.where(positive_NM, 1.0, -1.0)
+            return -F.logsigmoid(sign_NM * (logits_NM + self.bias)).sum(1), torch.ones_like(positive_NM[:, 0])
+        positives_N = positive_NM.sum(1)
+        share_NM = positive_NM / positives_N.clamp(min=1)[:, None]
         return -(share_NM * logits_NM.log_softmax(1)).sum(1), positives_N > 0

@@ -91,8 +91,8 @@ class LevelView:
         for tower in pair.levels:
             if tower not in models:
                 raise ConfigError(f"task.also names a tower {tower!r}; the towers are {', '.join(models)}")
-        places = {tower: _place(tower, models[tower], level) for tower, level in pair.levels.items()}
-        return cls(places, pair.name, pair.align == "soft", pair.weight, pair.pieces or "")
+        level_indices = {tower: _place(tower, models[tower], level) for tower, level in pair.levels.items()}
+        return cls(level_indices, pair.name, pair.align == "soft", pair.weight, pair.pieces or "")
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -169,8 +169,8 @@ class ViewHeads(nn.Module):
         start = nn.init.xavier_uniform_
         self.maps = nn.ModuleDict(
             {
-                tower: InitLinear(models[tower].levels[place].dim, dim, start, bias=True, now=False)
-                for tower, place in view.levels.items()
+                tower: InitLinear(models[tower].levels[level].dim, dim, start, bias=True, now=False)
+                for tower, level in view.levels.items()
                 if self.owners[tower] == tower
             }
         )

@@ -1,4 +1,4 @@
-"""What the tasks over one encoder share: which levels they may read, whose parameters are whose, where a NaN began."""
+"""Shared by the tasks over one encoder: levels that can be read, parameters by level, and the source of a NaN."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EncoderTask(Task):
         self.leaves_unused = any(getattr(part, "leaves_unused", False) for part in self.encoder.modules())
 
     def parameter_levels(self) -> dict[str, int | None]:
-        """By parameter name, the level it belongs to; ``None`` for the embedding and the head."""
+        """The level of each parameter by name; ``None`` for the embedding and the head."""
         levels = self.encoder.parameter_levels()
         return {name: levels.get(name.removeprefix("encoder.")) for name, _ in self.named_parameters()}
 
@@ -52,10 +52,10 @@ class EncoderTask(Task):
         if not finite(x):
             rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
             return f"the input ({batch.name(SINGLE, int(batch.tokens.spans.ids[rows.nonzero()[0, 0]]))})"
-        with first_nonfinite(self) as found:
+        with first_nonfinite(self) as names:
             output = self(batch)
-        if found:
-            return self._place(found[0])
+        if names:
+            return self._place(names[0])
         for name, part in output.parts.items():
             if not finite(part):
                 return f"the loss {name!r}"
@@ -81,7 +81,7 @@ def check_reads(config: HierarchyConfig, reads: Sequence[int]) -> None:
     """
     names = [level.name for level in config.levels]
     lowest, highest, top = min(reads), max(reads), len(names) - 1
-    read = ", ".join(repr(names[place]) for place in sorted(set(reads)))
+    read = ", ".join(repr(names[index]) for index in sorted(set(reads)))
     down = [key for key, on in (("top_down", config.top_down), ("cross_scale.down", config.cross_scale.down)) if on]
     if config.cross_scale.up and highest < top:
         raise ConfigError(

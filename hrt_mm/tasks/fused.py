@@ -1,4 +1,4 @@
-"""Fused classification: one label a sample, from several modalities, of which any may be missing.
+"""Fused classification: one label per sample from several modalities, any of which may be missing.
 
 Shapes: B samples, N towers, D the common width.
 """
@@ -25,36 +25,36 @@ from .encoding import check_reads
 from .fusion import Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
 from .joint import JointTask, JointTaskConfig, JointTokenizer
-from .labels import NO_LABEL, LabelConfig, LabelScores, linear_head, place_of
+from .labels import NO_LABEL, LabelConfig, LabelScores, class_index_of, linear_head
 
 if TYPE_CHECKING:
     from .batch import TowerTokens
 
 
 class FusedConfig(JointTaskConfig, LabelConfig):
-    """One label a sample of several modalities."""
+    """One label per sample of several modalities."""
 
     type: Literal["fused_classification"]
     level: dict[str, str] = {}
-    """By tower, the level whose tokens are fused; the coarsest where none is named."""
+    """Level whose tokens are fused, by tower; the coarsest by default."""
     fusion: Fusion = GatedConfig(type="gated")
     """How they are fused."""
     drop_modality: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Chance that a modality of a training sample is left out, so that the model does without it; one always stays."""
+    """Modality dropout: probability that a modality of a training sample is left out; one always stays."""
     alone: NonNegativeFloat = 0.0
-    """What the loss of each modality alone weighs, by the same fusion and head, beside that of all together. Without it
-    the modality that is learned first leaves little to learn for the others (arXiv 1905.12681)."""
+    """Weight of the loss of each modality alone, with the same fusion and head. Without it the modality that is learned
+    first leaves little gradient to the others (arXiv 1905.12681)."""
     without: tuple[str, ...] = ()
-    """Towers that are left out of every sample, to see what the others do without them."""
+    """Towers to leave out of every sample, for ablations."""
 
     def labels(self, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor:
-        """(B,) int64 places of the labels among the classes.
+        """(B,) int64 class indices.
 
         Raises:
             BadSample: a label is not one of the training set's.
         """
-        places = {name: place for place, name in enumerate(classes or ())}
-        return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
+        class_index = {name: index for index, name in enumerate(classes or ())}
+        return torch.tensor([class_index_of(sample.label, class_index, sample.name) for sample in samples])
 
     def join(
         self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
@@ -117,13 +117,13 @@ class Fused(JointTask):
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
         assert batch.target is not None
-        # Towers that share an encoder are of one batch.
+        # Towers that share an encoder are batched together.
         with training_step(self):
             streams, losses = self._streams(batch)
         if self.training and self.alone:
             losses |= self._alone(streams, batch)
-        found: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
-        return found
+        output: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
+        return output
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K) of the samples of a batch, whose targets need not be there."""
@@ -134,39 +134,41 @@ class Fused(JointTask):
         return logits_BK
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Samples with a label, and of each modality those of them that have it."""
+        """Number of labelled samples, in total and by modality."""
         assert batch.target is not None
         if not self.alone:
             return {}
-        known_B = batch.target != NO_LABEL
-        found = {"fused": known_B.sum()}
+        labelled_B = batch.target != NO_LABEL
+        counts = {"fused": labelled_B.sum()}
         for tower in self.towers:
             part = None if tower in self.without else batch.towers.get(tower)
-            found[tower] = known_B[part.samples.to(known_B.device)].sum() if part is not None else 0 * found["fused"]
-        return found
+            counts[tower] = (
+                labelled_B[part.samples.to(labelled_B.device)].sum() if part is not None else 0 * counts["fused"]
+            )
+        return counts
 
     def _alone(self, streams: Mapping[str, TowerStream], batch: Batch) -> dict[str, Tensor]:
-        """The weighted loss of each modality alone, over the samples that have it and were not left out."""
+        """The weighted loss of each modality alone, over the samples in which it is present."""
         assert batch.target is not None
         target_B, counts = batch.target, self.counts(batch)
         none_B = torch.zeros(len(target_B), dtype=torch.bool)
-        found = {}
+        losses = {}
         for tower in self.towers:
-            kept_B = streams[tower].present_B.to(target_B.device)
-            count = (kept_B & (target_B != NO_LABEL)).sum()
-            own = {name: stream if name == tower else stream.only(none_B) for name, stream in streams.items()}
-            asked_B = torch.where(kept_B, target_B, NO_LABEL)
-            total = F.cross_entropy(self._logits(own).float(), asked_B, ignore_index=NO_LABEL, reduction="sum")
+            present_B = streams[tower].present_B.to(target_B.device)
+            count = (present_B & (target_B != NO_LABEL)).sum()
+            alone = {name: stream if name == tower else stream.only(none_B) for name, stream in streams.items()}
+            labels_B = torch.where(present_B, target_B, NO_LABEL)
+            total = F.cross_entropy(self._logits(alone).float(), labels_B, ignore_index=NO_LABEL, reduction="sum")
             mean = total / count.clamp(min=1)
-            found[f"{tower}/alone"] = self.alone * self.over(tower, mean, counts[tower], counts["fused"])
-        return found
+            losses[f"{tower}/alone"] = self.alone * self.over(tower, mean, counts[tower], counts["fused"])
+        return losses
 
     def _streams(self, batch: Batch) -> tuple[dict[str, TowerStream], dict[str, Tensor]]:
-        """A stream of each tower, after those that are left out, and the encoders' auxiliary losses."""
-        kept_BN = self._kept(batch)
+        """The stream of each tower after modality dropout, and the auxiliary losses of the encoders."""
+        keep_BN = self._modality_mask(batch)
         streams: dict[str, TowerStream] = {}
         losses: dict[str, Tensor] = {}
-        for place, tower in enumerate(self.towers):
+        for index, tower in enumerate(self.towers):
             part = batch.towers.get(tower)
             if part is None or tower in self.without:
                 weight = self.head.weight
@@ -176,7 +178,7 @@ class Fused(JointTask):
                 streams[tower] = nothing
                 continue
             stream, aside = self._stream(tower, part, len(batch))
-            streams[tower] = stream if bool(kept_BN[:, place].all()) else stream.only(kept_BN[:, place])
+            streams[tower] = stream if bool(keep_BN[:, index].all()) else stream.only(keep_BN[:, index])
             losses |= {f"{tower}/{name}": value for name, value in aside.items()}
         return streams, losses
 
@@ -187,20 +189,20 @@ class Fused(JointTask):
         time_T = tokens.coords_TC[:, 0] * step if step is not None else None
         return TowerStream.of(self.maps[tower](tokens.x), tokens.spans, part.samples, batch, time_T), pyramid.losses
 
-    def _kept(self, batch: Batch) -> Tensor:
-        """(B, N) bool on the host: the modalities that stay; in training some are left out at random."""
+    def _modality_mask(self, batch: Batch) -> Tensor:
+        """(B, N) bool on the host: the modalities to keep; in training some are dropped at random."""
         present_BN = torch.zeros(len(batch), len(self.towers), dtype=torch.bool)
-        for place, tower in enumerate(self.towers):
+        for index, tower in enumerate(self.towers):
             if tower in batch.towers and tower not in self.without:
-                present_BN[batch.towers[tower].samples, place] = True
+                present_BN[batch.towers[tower].samples, index] = True
         if not self.training or not self.drop:
             return torch.ones_like(present_BN)
-        chance_BN = torch.rand(present_BN.shape)
-        # The one of those present that would be left out last always stays.
-        last_B = chance_BN.masked_fill(~present_BN, -1).argmax(1)
-        kept_BN = chance_BN >= self.drop
-        kept_BN[torch.arange(len(batch)), last_B] = True
-        return kept_BN
+        draw_BN = torch.rand(present_BN.shape)
+        # The present modality with the largest draw always stays.
+        last_B = draw_BN.masked_fill(~present_BN, -1).argmax(1)
+        keep_BN = draw_BN >= self.drop
+        keep_BN[torch.arange(len(batch)), last_B] = True
+        return keep_BN
 
 
 def _no_runs(like: Tensor) -> Spans:

@@ -1,4 +1,4 @@
-"""What the tasks that predict labels share: places of labels among the classes, the loss, and exact scores.
+"""Shared by the tasks that predict labels: class indices, the loss, and exact scores.
 
 Shapes: P predictions, K classes.
 """
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 NO_LABEL, NO_GUESS = -1, -2
-"""Target where nothing is to be predicted, and the guess of logits that are not finite."""
+"""Target of an unlabelled item, and the prediction where logits are not finite."""
 
 
 class LabelConfig(TaskConfig):
     """A task whose targets are classes."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of the target that is spread over all classes in training."""
+    """Label smoothing in training."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability to drop a value of what the head reads in training."""
+    """Dropout of the head's input."""
     balance: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """How far to aim at the mean accuracy of classes of unequal size: in training, logits are raised by so many times
-    the logarithm of their class's share of the labels (arXiv 2007.07314). 1 weighs all classes alike."""
+    """Logit adjustment for classes of unequal size: in training, logits are shifted by this factor times the log of the
+    class's share of the labels (arXiv 2007.07314). 1 optimizes the mean accuracy of classes."""
     monitor: Literal["accuracy", "macro_f1", "cross_entropy"] = "accuracy"
-    """What chooses the best checkpoint. Macro-F1, the mean of the F1 of each class, is for classes of unequal size."""
+    """Selects the best checkpoint. Macro-F1, the mean F1 over classes, suits classes of unequal size."""
 
     def known(self, classes: tuple[str, ...] | None) -> tuple[str, ...]:
         """The classes, checked.
 
         Raises:
-            ConfigError: the data has no classes, or one alone.
+            ConfigError: the data has fewer than two classes.
         """
         if classes is None:
             raise ConfigError(f"task {self.type} needs labels, and the training data has no classes")
@@ -57,13 +57,13 @@ class LabelConfig(TaskConfig):
 
 
 class LabelTask(EncoderTask):
-    """An encoder task that predicts classes: the loss and the metrics of its logits.
+    """An encoder task that predicts classes: loss and metrics of its logits.
 
     Args:
         config: the task.
         model: the hierarchy.
         tokenizer: gives the axes and the embedding.
-        reads: places of the levels that the head reads.
+        reads: indices of the levels that the head reads.
         classes: names of the labels.
     """
 
@@ -83,27 +83,26 @@ class LabelTask(EncoderTask):
         self.classes = classes
         self.dropout = nn.Dropout(config.dropout)
 
-    def scored(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
-        """Loss, metrics and the predicted classes (P,). What has no label counts nowhere.
+    def label_output(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
+        """Loss, metrics and the predicted classes (P,). Items without a label are ignored.
 
         Args:
             logits_PK: of the predictions.
-            target_P: places of the true classes, -1 for none.
+            target_P: indices of the true classes, -1 for none.
             losses: the pyramid's.
         """
-        found: TaskOutput = self.scores(logits_PK, target_P, losses)
-        return found
+        output: TaskOutput = self.scores(logits_PK, target_P, losses)
+        return output
 
 
 class LabelScores(PerStep):
     """Loss and metrics of logits.
 
-    With ``balance``, the classes' shares are those of all labels of the steps before, on all ranks, and one more
-    of each.
+    With ``balance``, the shares of classes are those of all labels of earlier steps on all ranks, plus one of each.
 
     Args:
         config: the task.
-        classes: how many there are.
+        classes: number of classes.
     """
 
     seen_K: Tensor
@@ -116,40 +115,42 @@ class LabelScores(PerStep):
         self._new: Tensor | None = None
 
     def reset_parameters(self) -> None:
-        """Forgets the labels."""
+        """Resets the label counts."""
         if self.balance:
             self.seen_K.fill_(1)
 
     def forward(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
-        """Loss, metrics and the predicted classes (P,). What has no label counts nowhere.
+        """Loss, metrics and the predicted classes (P,). Items without a label are ignored.
 
         Args:
             logits_PK: of the predictions.
-            target_P: places of the true classes, -1 for none.
+            target_P: indices of the true classes, -1 for none.
             losses: the pyramid's.
         """
         logits_PK = logits_PK.float()
         count = (target_P != NO_LABEL).sum()
-        asked_PK, smoothing = (
+        training_logits_PK, smoothing = (
             (self._shifted(logits_PK, target_P), self.smoothing) if self.training else (logits_PK, 0.0)
         )
-        total = F.cross_entropy(asked_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum")
+        total = F.cross_entropy(
+            training_logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum"
+        )
         parts = {"cross_entropy": total / count.clamp(min=1)} | losses
         loss = torch.stack(list(parts.values())).sum()
         guess_P = logits_PK.detach().argmax(-1)
-        # The largest of logits that are NaN is any class: none counts as guessed.
-        counted_P = torch.where(logits_PK.detach().isfinite().all(-1), guess_P, NO_GUESS)
+        # argmax over NaN is arbitrary, so those predictions count for no class.
+        valid_P = torch.where(logits_PK.detach().isfinite().all(-1), guess_P, NO_GUESS)
         stats = {
             "loss": (loss.detach() * count, count),
             "cross_entropy": (total.detach(), count),
-            "accuracy": ((counted_P == target_P).sum(), count),
+            "accuracy": ((valid_P == target_P).sum(), count),
         }
         classes = logits_PK.shape[1]
         if classes > 10:
             best_P5 = logits_PK.detach().topk(5).indices
-            among_P = (best_P5 == target_P[:, None]).any(-1) & (counted_P != NO_GUESS)
+            among_P = (best_P5 == target_P[:, None]).any(-1) & (valid_P != NO_GUESS)
             stats["top5"] = (among_P.sum(), count)
-        counts = {} if self.training else {"macro_f1": class_counts(counted_P, target_P, classes)}
+        counts = {} if self.training else {"macro_f1": class_counts(valid_P, target_P, classes)}
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
 
     def _shifted(self, logits_PK: Tensor, target_P: Tensor) -> Tensor:
@@ -157,88 +158,88 @@ class LabelScores(PerStep):
             return logits_PK
         shifted_PK = logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
         if self.is_new_batch:
-            own_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
-            own_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))
-            self._new = own_K[1:] if self._new is None else self._new + own_K[1:]
+            counts_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
+            counts_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))
+            self._new = counts_K[1:] if self._new is None else self._new + counts_K[1:]
             if not self.in_training_step:
                 self.on_step_end()
         return shifted_PK
 
     def on_step_end(self) -> None:
-        """Counts the labels of all batches and ranks of a step."""
+        """Adds the labels of all batches and ranks of a step."""
         if self.balance:
             self.seen_K += summed(self._new if self._new is not None else torch.zeros_like(self.seen_K))
             self._new = None
 
 
 def linear_head(width: int, classes: int) -> nn.Linear:
-    """A head that starts without an opinion."""
+    """A linear head with near-zero initial logits."""
     return InitLinear(width, classes, partial(nn.init.trunc_normal_, std=0.02), bias=True)
 
 
 def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:
-    """(3, K) int64: of each class how many were predicted rightly, were predicted, and are true.
+    """(3, K) int64: true positives, predictions and labels of each class.
 
     Args:
-        guess_P: predicted classes, -2 where there is no guess.
+        guess_P: predicted classes, -2 for none.
         target_P: true ones, -1 for none.
-        classes: how many there are.
+        classes: number of classes.
     """
-    right_P = torch.where(guess_P == target_P, target_P, NO_LABEL)
-    asked_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P).clamp(min=NO_LABEL)
-    places_3P = torch.stack([right_P, asked_P, target_P]) + 1
+    correct_P = torch.where(guess_P == target_P, target_P, NO_LABEL)
+    predicted_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P).clamp(min=NO_LABEL)
+    index_3P = torch.stack([correct_P, predicted_P, target_P]) + 1
     counts_3K = torch.zeros(3, classes + 1, dtype=torch.int64, device=guess_P.device)
-    return counts_3K.scatter_add_(1, places_3P, torch.ones_like(places_3P))[:, 1:]
+    return counts_3K.scatter_add_(1, index_3P, torch.ones_like(index_3P))[:, 1:]
 
 
 def macro_f1(counts_3K: Tensor) -> float:
-    """The mean F1 of the classes that have samples; not a number where none has.
+    """Mean F1 over the classes that have samples; NaN where none has.
 
     Args:
         counts_3K: as :func:`class_counts` gives them, summed over batches.
     """
-    right_K, guessed_K, true_K = counts_3K.double()
-    f1_K = 2 * right_K / (guessed_K + true_K).clamp(min=1)
+    correct_K, predicted_K, true_K = counts_3K.double()
+    f1_K = 2 * correct_K / (predicted_K + true_K).clamp(min=1)
     return float(f1_K[true_K > 0].mean())
 
 
-def place_of(label: Any, places: dict[str, int], name: str) -> int:
-    """The place of a label among the classes. A label is a class's name, or its place.
+def class_index_of(label: Any, class_index: dict[str, int], name: str) -> int:
+    """The class index of a label. A label is the name of a class, or its index.
 
     Args:
         label: as the data gives it.
-        places: of the classes by name.
+        class_index: index of each class by name.
         name: of the sample, for messages.
 
     Raises:
-        BadSample: it is not one of the training set's.
+        BadSample: it is not a class of the training set.
     """
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(places):
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(class_index):
         return label
-    if not isinstance(label, str) or label not in places:
-        known = ", ".join(list(places)[:10]) + (", ..." if len(places) > 10 else "")
-        raise BadSample(name, f"label {label!r} is not one of the training set's: {known}")
-    return places[label]
+    if not isinstance(label, str) or label not in class_index:
+        examples = ", ".join(list(class_index)[:10]) + (", ..." if len(class_index) > 10 else "")
+        raise BadSample(name, f"label {label!r} is not one of the training set's: {examples}")
+    return class_index[label]
 
 
-def places_of(samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor:
-    """(B,) int64 places of the samples' labels among the classes.
+def class_indices(samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor:
+    """(B,) int64 class indices of the samples.
 
     Raises:
-        BadSample: a label is not one of the training set's.
+        BadSample: a label is not a class of the training set.
     """
-    places = {name: place for place, name in enumerate(classes or ())}
-    return torch.tensor([place_of(sample.label, places, sample.name) for sample in samples])
+    class_index = {name: index for index, name in enumerate(classes or ())}
+    return torch.tensor([class_index_of(sample.label, class_index, sample.name) for sample in samples])
 
 
-def level_places(model: HierarchyConfig, chosen: str | tuple[str, ...] | None) -> list[int]:
-    """Places of the levels that ``task.level`` names; that of the coarsest where it names none.
+def level_indices(model: HierarchyConfig, chosen: str | tuple[str, ...] | None) -> list[int]:
+    """Indices of the levels in ``task.level``; the coarsest by default.
 
     Raises:
         ConfigError: there is no such level, or one is named twice.
     """
     names: tuple[str | None, ...] = chosen if isinstance(chosen, tuple) else (chosen,)
-    places = [model.index(name) for name in names]
-    if len(set(places)) != len(places):
+    indices = [model.index(name) for name in names]
+    if len(set(indices)) != len(indices):
         raise ConfigError(f"task.level names a level twice: {', '.join(map(str, names))}")
-    return places
+    return indices

@@ -1,4 +1,4 @@
-"""Causal language modelling: each token of a sample predicts the next, from itself and what came before.
+"""Causal language modelling: each token of a sample predicts the next one from itself and those before it.
 
 Shapes: T level-0 tokens, D width of level 0, V vocabulary, P predictions.
 """
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 _LOGITS = 1 << 25
-"""Logits that are held at once; beyond it they are made, and made again for the gradient, in pieces."""
+"""Largest number of logits in memory; beyond it they are computed in chunks, and recomputed for the gradient."""
 _NONE = -1
-"""Target of a token that has no next one in its sample."""
+"""Target of the last token of a sample."""
 
 
 class LanguageConfig(TaskConfig):
@@ -42,8 +42,8 @@ class LanguageConfig(TaskConfig):
 
     type: Literal["language"]
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the tokens that are replaced in training, each by a random one of the batch, where they are read and not
-    where they are predicted (unigram noise, arXiv 1703.02573): for small corpora that are read many times."""
+    """Share of input tokens that are replaced by random ones of the batch in training; targets stay as they are
+    (unigram noise, arXiv 1703.02573). For small corpora that are read many times."""
 
     @property
     def labelled(self) -> bool:
@@ -88,7 +88,7 @@ class LanguageModel(EncoderTask):
         self.head = linear_head(model.levels[0].dim, vocabulary)
 
     def forward(self, batch: Batch) -> TaskOutput:
-        """Loss and metrics; predictions are (T,) ids, that at a token being its guess of the next."""
+        """Loss and metrics; predictions are (T,) ids, at each token that of the next one."""
         tokens = batch.tokens
         read = tokens.with_x(noisy(tokens.x, self.noise)) if self.training and self.noise else tokens
         pyramid = self.encoder(read)
@@ -110,12 +110,12 @@ class LanguageModel(EncoderTask):
         return TaskOutput(loss, {name: p.detach() for name, p in parts.items()}, stats | self._groups(pyramid), guess_T)
 
     def logits(self, x_TD: Tensor) -> Tensor:
-        """(..., D) tokens of level 0 to (..., V) logits of what follows them, in float32."""
+        """(..., D) tokens of level 0 to (..., V) logits of the next tokens, in float32."""
         logits: Tensor = self.head(x_TD).float()
         return logits
 
     def _losses(self, x_TD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
-        """(T,) nats, 0 where there is no target, and (T,) guesses."""
+        """(T,) nats, 0 where there is no target, and (T,) predictions."""
         rows = max(1, _LOGITS // self.head.out_features)
         if len(x_TD) <= rows:
             return self._scored(x_TD, target_T)
@@ -131,14 +131,14 @@ class LanguageModel(EncoderTask):
         return nats_P, logits_PV.detach().argmax(-1)
 
     def _groups(self, pyramid: Pyramid) -> dict[str, tuple[Tensor, Tensor]]:
-        """What learned groups came to, beside their target."""
-        found = {}
+        """Mean size of learned groups, beside its target."""
+        stats = {}
         for level in self.encoder.hierarchy.config.levels:
             if isinstance(level.group, LearnedGroups):
                 spans = pyramid.groups[level.name]
                 sizes = torch.tensor((spans.total, len(spans)), dtype=torch.float32, device=spans.device)
-                found[f"tokens_per_group/{level.name}"] = (sizes[0], sizes[1])
-        return found
+                stats[f"tokens_per_group/{level.name}"] = (sizes[0], sizes[1])
+        return stats
 
 
 @on_host
@@ -148,7 +148,7 @@ def _predictions(samples: Spans) -> int:
 
 
 def noisy(ids_T: Tensor, share: float) -> Tensor:
-    """(T,) ids of which a share is replaced by random ones of the same batch: as often as they are there."""
+    """(T,) ids of which a share is replaced by ids drawn from the same batch."""
     drawn_T = ids_T[torch.randint(len(ids_T), ids_T.shape, device=ids_T.device)]
     return torch.where(torch.rand(ids_T.shape, device=ids_T.device) < share, drawn_T, ids_T)
 

@@ -1,4 +1,4 @@
-"""Masked modelling: parts of the input are hidden, and the finest level gives them back.
+"""Masked modelling: parts of the input are masked, and the finest level reconstructs them.
 
 What is hidden is whole: every level-0 token under a token of the unit's level, as in SimMIM (arXiv 2111.09886) and
 Hiera's masked pre-training (arXiv 2306.00989). Hidden inputs are blanked before the embedding, so that a stem that
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 
 class MaskedConfig(TaskConfig):
-    """Hidden parts of the input are reconstructed from level 0."""
+    """Masked modelling: masked parts of the input are reconstructed from level 0."""
 
     type: Literal["masked"]
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    """Part of each sample's units that is hidden, at least one."""
+    """Share of the units of each sample that is masked, at least one."""
     unit: str | None = None
-    """Level whose tokens are hidden whole, with all that lies under them; the second level when absent."""
+    """Level whose tokens are the units of masking; the second level when absent."""
     normalize: bool = True
-    """Reconstruct features less their mean and over their deviation within each token (arXiv 2111.06377)."""
+    """Normalize the target features of each token to mean 0 and deviation 1 (arXiv 2111.06377)."""
     tubes: bool = False
-    """On grids whose first axis is time: hide the same places at all times (arXiv 2203.12602), so that nothing can be
-    copied from the frame before."""
+    """Tube masking, for grids whose first axis is time: mask the same positions at all times, so that nothing can be
+    copied from other frames (arXiv 2203.12602)."""
 
     @property
     def labelled(self) -> bool:
@@ -91,7 +91,7 @@ class MaskedConfig(TaskConfig):
 
 
 class Masked(EncoderTask):
-    """Encoder, mask vector, linear head, and the loss on hidden tokens.
+    """Encoder, mask vector, linear head, and the loss on masked tokens.
 
     Args:
         config: the task.
@@ -118,20 +118,20 @@ class Masked(EncoderTask):
         self.head.init_weights()
 
     def reset_parameters(self) -> None:
-        """Sets what is its own to where it starts."""
+        """Initializes the mask vector and the head."""
         nn.init.trunc_normal_(self.mask_D, std=0.02)
 
     def forward(self, batch: Batch) -> TaskOutput:
-        """Hides a random part of the batch, drawn from torch's generator of the host, and reconstructs it."""
+        """Masks a random part of the batch, drawn from torch's CPU generator, and reconstructs it."""
         return self.reconstruct(batch.tokens, self.hidden(batch.tokens))
 
     def hidden(self, tokens: Tokens) -> Tensor:
-        """(T,) bool on the host: a random choice of what is hidden, drawn from torch's generator of the host."""
+        """(T,) bool on the host: a random mask, drawn from torch's CPU generator."""
         units, plan = unit_plan(self.encoder.hierarchy, tokens, self.unit)
         return hide_tubes(units, plan, self.ratio) if self.tubes else hide(units, tokens.spans, self.ratio)
 
     def reconstruct(self, tokens: Tokens, hidden_T: Tensor) -> TaskOutput:
-        """The loss of given hidden tokens; predictions are those of all tokens, (T, P) features or (T,) ids.
+        """The loss for a given mask; predictions are those of all tokens, (T, P) features or (T,) ids.
 
         Args:
             tokens: raw tokens.
@@ -155,7 +155,7 @@ class Masked(EncoderTask):
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, predictions.detach())
 
     def _guess(self, tokens: Tokens, hidden_T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What level 0 makes of the tokens that are seen, (T, P), and the pyramid's losses."""
+        """(T, P) predictions from the visible tokens, and the losses of the pyramid."""
         blanked = tokens.with_x(tokens.x.masked_fill(hidden_T.view(-1, *[1] * (tokens.x.ndim - 1)), 0))
         embedded = self.encoder.embedding(blanked)
         mask_D = self.mask_D.to(embedded.x.dtype)
@@ -196,7 +196,7 @@ def unit_plan(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> tuple[Spans, L
 
 
 def hide_tubes(units: Spans, plan: LevelPlan, ratio: float) -> Tensor:
-    """Chooses places at random and hides the units there at all times: the first axis.
+    """A random tube mask: the same positions at all steps of the first axis.
 
     Args:
         units: the units over the tokens.
@@ -209,16 +209,16 @@ def hide_tubes(units: Spans, plan: LevelPlan, ratio: float) -> Tensor:
     assert plan.grid is not None
     chosen = []
     for shape in plan.grid.shapes:
-        places = math.prod(shape[1:])
-        quota = min(max(1, round(places * ratio)), max(1, places - 1))
+        positions = math.prod(shape[1:])
+        quota = min(max(1, round(positions * ratio)), max(1, positions - 1))
         # Raster order has time first, so a place is what is left of a cell's number.
-        hidden = torch.rand(places).argsort().argsort() < quota
-        chosen.append(hidden[nested_order(shape, plan.grid.blocks) % places])
+        hidden = torch.rand(positions).argsort().argsort() < quota
+        chosen.append(hidden[nested_order(shape, plan.grid.blocks) % positions])
     return torch.cat(chosen).repeat_interleave(units.lengths)
 
 
 def hide(units: Spans, samples: Spans, ratio: float) -> Tensor:
-    """Chooses units at random, the same part of every sample and at least one.
+    """A random mask of units: the same share of every sample and at least one.
 
     Args:
         units: the units over the tokens.

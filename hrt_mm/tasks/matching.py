@@ -1,4 +1,4 @@
-"""Matching: one label a pair of samples, which two towers of the same weights read on their own.
+"""Matching: one label per pair of samples, which two towers with shared weights encode separately.
 
 The form of Long Range Arena's Retrieval task (arXiv 2011.04006): the pooled vectors of both, their product and their
 difference go into a small network. Nothing of one sample is seen while the other is encoded, so that vectors can be
@@ -23,20 +23,20 @@ from ..core.tokens import Tokens
 from ..data.sample import Sample
 from .base import TaskOutput
 from .batch import Batch
-from .labels import LabelConfig, LabelTask, level_places, linear_head, places_of
+from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
 class MatchingConfig(LabelConfig):
-    """One label a pair. The values of samples are pairs, of which two towers read one each."""
+    """One label per pair. The values of samples are pairs."""
 
     type: Literal["matching"]
     level: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Level whose pooled vectors are compared, or several, laid end to end; the coarsest when absent."""
+    """Level whose pooled vectors are compared, or several, concatenated; the coarsest when absent."""
     hidden: PositiveInt | None = None
-    """Width of the network that compares; that of the pooled vector when absent."""
+    """Hidden width of the comparing network; that of the pooled vector when absent."""
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Matching:
         """The task's module.
@@ -47,32 +47,32 @@ class MatchingConfig(LabelConfig):
         return Matching(self, model, tokenizer, self.known(classes))
 
     def values(self, samples: Sequence[Sample]) -> list[Any]:
-        """Both sides of the first pair, both of the second, and so on.
+        """Both values of each pair, pair after pair.
 
         Raises:
             BadSample: a value is no pair.
         """
-        found: list[Any] = []
+        values: list[Any] = []
         for sample in samples:
             if not isinstance(sample.value, tuple) or len(sample.value) != 2:
                 kind = f"{len(sample.value)} values" if isinstance(sample.value, tuple) else "one value"
                 raise BadSample(
                     sample.name, f"task matching needs samples of two values, and this one has {kind}; use other data"
                 )
-            found += sample.value
-        return found
+            values += sample.value
+        return values
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
-        """(B,) int64 places of the labels among the classes. A label is a class's name, or its place.
+        """(B,) int64 class indices. A label is the name of a class, or its index.
 
         Raises:
             BadSample: a label is not one of the training set's.
         """
-        return places_of(samples, classes)
+        return class_indices(samples, classes)
 
 
 class Matching(LabelTask):
-    """One encoder for both sides, and a network over what they come to.
+    """One encoder for both sides, and a network that compares their vectors.
 
     Args:
         config: the task.
@@ -84,9 +84,9 @@ class Matching(LabelTask):
     def __init__(
         self, config: MatchingConfig, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...]
     ) -> None:
-        self.levels = level_places(model, config.level)
+        self.levels = level_indices(model, config.level)
         super().__init__(config, model, tokenizer, self.levels, classes)
-        width = sum(model.levels[place].dim for place in self.levels)
+        width = sum(model.levels[index].dim for index in self.levels)
         hidden = config.hidden or width
         self.compare = InitLinear(4 * width, hidden, nn.init.xavier_uniform_, bias=True, now=False)
         self.head = linear_head(hidden, len(classes))
@@ -97,10 +97,10 @@ class Matching(LabelTask):
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
         pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
-        return self.scored(self.logits(pooled_BD[::2], pooled_BD[1::2]), batch.target, pyramid.losses)
+        return self.label_output(self.logits(pooled_BD[::2], pooled_BD[1::2]), batch.target, pyramid.losses)
 
     def logits(self, first_BD: Tensor, second_BD: Tensor) -> Tensor:
-        """(B, D) vectors of either side to (B, K) logits of the pairs."""
+        """(B, D) vectors of both sides to (B, K) logits of the pairs."""
         both = [first_BD, second_BD, first_BD * second_BD, first_BD - second_BD]
         hidden = torch.relu(self.compare(self.dropout(torch.cat(both, -1))))
         logits: Tensor = self.head(hidden)

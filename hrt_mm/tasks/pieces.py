@@ -55,10 +55,10 @@ class Pieces:
         keys: list[int] = []
         counts: list[int] = []
         for sample in samples:
-            own = _with_keys(sample, tier, tower)
-            counts.append(len(own))
-            keys += [key for _, key in own]
-            flat = [place for piece, _ in own for place in _checked(sample, piece, tower)]
+            sample_pieces = _with_keys(sample, tier, tower)
+            counts.append(len(sample_pieces))
+            keys += [key for _, key in sample_pieces]
+            flat = [position for piece, _ in sample_pieces for position in _checked(sample, piece, tower)]
             edges += steps_at(tokenizer, sample.value[tower], flat)
         edges_P2 = torch.tensor(edges, dtype=torch.float32).view(-1, 2)
         return cls(edges_P2, Spans.from_lengths(counts), torch.tensor(keys, dtype=torch.int64))
@@ -79,9 +79,9 @@ class Pieces:
             return tokens.x[:0]
         edges_P2 = self.edges_P2.to(tokens.device)
         middle_T = tokens.coords_TC[:, 0] + MIDDLE
-        own_PT = self.samples.ids.to(tokens.device)[:, None] == tokens.spans.ids[None]
-        inside_PT = own_PT & (edges_P2[:, :1] <= middle_T) & (middle_T < edges_P2[:, 1:])
-        away_PT = (middle_T - edges_P2.mean(1, keepdim=True)).abs().masked_fill(~own_PT, math.inf)
+        same_sample_PT = self.samples.ids.to(tokens.device)[:, None] == tokens.spans.ids[None]
+        inside_PT = same_sample_PT & (edges_P2[:, :1] <= middle_T) & (middle_T < edges_P2[:, 1:])
+        away_PT = (middle_T - edges_P2.mean(1, keepdim=True)).abs().masked_fill(~same_sample_PT, math.inf)
         nearest_PT = away_PT == away_PT.amin(1, keepdim=True)
         weight_PT = torch.where(inside_PT.any(1, keepdim=True), inside_PT, nearest_PT).to(tokens.x.dtype)
         return (weight_PT @ tokens.x) / weight_PT.sum(1, keepdim=True)
@@ -89,8 +89,8 @@ class Pieces:
 
 def _with_keys(sample: Sample, tier: str, tower: str) -> list[tuple[Piece, int]]:
     if tier not in sample.pieces:
-        known = ", ".join(sample.pieces) or "none"
-        raise BadSample(sample.name, f"carries no pieces {tier!r}, which task.also compares; it has {known}")
+        available = ", ".join(sample.pieces) or "none"
+        raise BadSample(sample.name, f"carries no pieces {tier!r}, which task.also compares; it has {available}")
     pieces = enumerate(sample.pieces[tier])
     return [
         (piece, fingerprint("piece", (piece.label or f"{sample.name}\0{number}").encode()))

@@ -32,7 +32,7 @@ from ..metrics.boundaries import BoundaryScores, boundary_scores
 from .base import TaskConfig, TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask
-from .labels import NO_LABEL, level_places, linear_head, place_of
+from .labels import NO_LABEL, class_index_of, level_indices, linear_head
 from .tagging import mean_over, units_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class SegmentationConfig(TaskConfig):
             if len(sample.label) != count:
                 raise BadSample(sample.name, f"has {len(sample.label)} labels and {count} segments")
             label_indices += [
-                NO_LABEL if label is None else place_of(label, class_index, sample.name) for label in sample.label
+                NO_LABEL if label is None else class_index_of(label, class_index, sample.name) for label in sample.label
             ]
         return torch.cat([kinds_U, torch.tensor(label_indices, dtype=torch.int64)])
 
@@ -176,13 +176,13 @@ class Segmentation(EncoderTask):
         tokenizer: Tokenizer,
         classes: tuple[str, ...],
     ) -> None:
-        self.levels = level_places(model, config.level)
+        self.levels = level_indices(model, config.level)
         super().__init__(model, tokenizer, self.levels)
         self.config, self.classes = config, classes
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "loss" else "max"
         self.names = tuple(config.borders)
         self.dropout = nn.Dropout(config.dropout)
-        width = sum(model.levels[place].dim for place in self.levels)
+        width = sum(model.levels[index].dim for index in self.levels)
         self.border_head = linear_head(width, len(self.names) + 1)
         self.label_head = linear_head(width, len(classes)) if config.labels else None
 
@@ -253,7 +253,7 @@ class Segmentation(EncoderTask):
         segments = []
         for probs_TK, steps_TD in zip(samples.split(probs_UK), samples.split(units_UD), strict=True):
             borders = pick_borders(probs_TK.numpy(), self.config.threshold)
-            firsts = [0, *(place for place, _, _ in borders)]
+            firsts = [0, *(step for step, _, _ in borders)]
             ends = [*firsts[1:], len(steps_TD)]
             starts = [(None, 1.0), *((self.names[kind], prob) for _, kind, prob in borders)]
             labels: list[tuple[str | None, float]] = [(None, 0.0)] * len(firsts)

@@ -1,4 +1,4 @@
-"""Tagging: one label a word, a sentence or whatever a boundary of the data starts, or one a token.
+"""Tagging: one label per word, sentence or other unit that a boundary starts, or one per token.
 
 Shapes: T tokens of level 0, N of the level that is read, D its width, U units: what has a label each, K classes.
 """
@@ -22,25 +22,25 @@ from ..core.tokens import Tokens
 from ..data.sample import Sample
 from .base import TaskOutput
 from .batch import Batch
-from .labels import NO_LABEL, LabelConfig, LabelTask, linear_head, place_of
+from .labels import NO_LABEL, LabelConfig, LabelTask, class_index_of, linear_head
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
 class TaggingConfig(LabelConfig):
-    """One label a unit of each sample. Labels are lists; ``None`` in them is no label."""
+    """One label per unit. Labels are lists, in which ``None`` is no label."""
 
     type: Literal["tagging"]
     unit: str | None = None
-    """The boundary that starts a unit, such as ``words``; every level-0 token is one when absent."""
+    """The boundary that starts a unit, such as ``words``; every level-0 token is a unit when absent."""
     level: str | None = None
-    """Level whose tokens are read: a unit reads the mean over where it lies. When absent, the level whose tokens are
-    groups by ``unit``; the finest where there is none, and where the model's last pass is the one down to it."""
+    """Level whose tokens are read: a unit reads their mean over its span. When absent, the level whose tokens are
+    groups by ``unit``; the finest where there is none, and where the last pass of the model is top-down."""
 
     @property
     def boundaries(self) -> tuple[str, ...]:
-        """The one that starts units."""
+        """The boundary of units."""
         return () if self.unit is None else (self.unit,)
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Tagging:
@@ -52,13 +52,13 @@ class TaggingConfig(LabelConfig):
         return Tagging(self, model, tokenizer, self.known(classes), self._level(model))
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
-        """(U,) int64 places of the labels among the classes, -1 for no label.
+        """(U,) int64 class indices, -1 for no label.
 
         Raises:
             BadSample: a label is not one of the training set's, or there are more or fewer labels than units.
         """
-        places = {name: place for place, name in enumerate(classes or ())}
-        found: list[int] = []
+        class_index = {name: index for index, name in enumerate(classes or ())}
+        indices: list[int] = []
         counts = units_of(tokens, self.unit)[1].lengths.tolist()
         for sample, count in zip(samples, counts, strict=True):
             labels = sample.label
@@ -66,17 +66,17 @@ class TaggingConfig(LabelConfig):
                 raise BadSample(sample.name, f"task tagging needs a list of labels, got {labels!r:.40}")
             if len(labels) != count:
                 raise BadSample(sample.name, f"has {len(labels)} labels and {count} {self.unit or 'tokens'}")
-            found += [NO_LABEL if tag is None else place_of(tag, places, sample.name) for tag in labels]
-        return torch.tensor(found, dtype=torch.int64)
+            indices += [NO_LABEL if tag is None else class_index_of(tag, class_index, sample.name) for tag in labels]
+        return torch.tensor(indices, dtype=torch.int64)
 
     def _level(self, model: HierarchyConfig) -> int:
         if self.level is not None:
             return model.index(self.level)
         if (model.top_down or model.cross_scale.down) and not model.cross_scale.up:
             return 0
-        for place, (fine, _) in enumerate(pairwise(model.levels)):
+        for index, (fine, _) in enumerate(pairwise(model.levels)):
             if isinstance(fine.group, GivenGroups) and fine.group.boundary == self.unit:
-                return place + 1
+                return index + 1
         return 0
 
 
@@ -107,10 +107,10 @@ class Tagging(LabelTask):
         """Loss, accuracy, macro-F1 and the predicted classes (U,)."""
         assert batch.target is not None
         pyramid = self.encoder(batch.tokens)
-        return self.scored(self._logits(pyramid, batch.tokens), batch.target, pyramid.losses)
+        return self.label_output(self._logits(pyramid, batch.tokens), batch.target, pyramid.losses)
 
     def logits(self, tokens: Tokens) -> Tensor:
-        """(U, K) of the units of raw tokens, sample after sample."""
+        """(U, K) logits of the units of all samples."""
         return self._logits(self.encoder(tokens), tokens)
 
     def _logits(self, pyramid: Pyramid, tokens: Tokens) -> Tensor:
@@ -120,7 +120,7 @@ class Tagging(LabelTask):
 
 
 def units_of(tokens: Tokens, unit: str | None) -> tuple[Spans, Spans]:
-    """What a boundary makes of raw tokens.
+    """The units that a boundary divides raw tokens into.
 
     Args:
         tokens: of level 0.
@@ -135,7 +135,7 @@ def units_of(tokens: Tokens, unit: str | None) -> tuple[Spans, Spans]:
 
 
 def mean_over(pyramid: Pyramid, level: int, units: Spans) -> Tensor:
-    """(U, D) the mean of a level over runs of level-0 tokens: each of its tokens weighs as much as it shares with them.
+    """(U, D) the mean of a level over runs of level-0 tokens, weighted by overlap.
 
     Args:
         pyramid: the levels.

@@ -194,8 +194,8 @@ class CTC(EncoderTask, SymbolHead):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        own = self.decode_head is self
-        decodable = self.with_merged_silence(frames) if own else self.decode_head.scores(pyramid)
+        is_own_head = self.decode_head is self
+        decodable = self.with_merged_silence(frames) if is_own_head else self.decode_head.scores(pyramid)
         predicted = self._predicted(decodable, unpad_targets(target_BS))
         return TaskOutput(loss, parts, stats | self._errors(predicted, target_BS), _padded(predicted, loss.device))
 

@@ -73,11 +73,11 @@ class Concat(FusionHead):
 
     def forward(self, streams: Mapping[str, TowerStream]) -> Tensor:
         """(B, D) fused vectors."""
-        found = [
+        summaries = [
             torch.where(stream.present_B[:, None], stream.pooled(), missing_D)
             for stream, missing_D in zip(self._in_order(streams), self.missing_ND, strict=True)
         ]
-        fused_BD: Tensor = self.map(torch.cat(found, -1))
+        fused_BD: Tensor = self.map(torch.cat(summaries, -1))
         return fused_BD
 
 
@@ -143,21 +143,21 @@ class Cross(TokenFusion):
         for looks, blocks in zip(self.looks, self.blocks, strict=True):
             assert isinstance(looks, nn.ModuleDict) and isinstance(blocks, nn.ModuleDict)
             seen = []
-            for place, tower in enumerate(self.towers):
-                others = [other for other in range(len(parts)) if other != place]
-                source = sides[place].lay([x[other] for other in others])
-                where = sides[place].lay([coords[other] for other in others])
+            for index, tower in enumerate(self.towers):
+                others = [other for other in range(len(parts)) if other != index]
+                source = sides[index].lay([x[other] for other in others])
+                where = sides[index].lay([coords[other] for other in others])
                 look = looks[tower]
                 assert isinstance(look, CrossAttention)
-                found = look.within(
-                    x[place], coords[place], parts[place].samples, source, where, sides[place].samples, one_1
+                attended = look.within(
+                    x[index], coords[index], parts[index].samples, source, where, sides[index].samples, one_1
                 )
-                seen.append(x[place] + found)
+                seen.append(x[index] + attended)
             x = [
-                blocks[tower](own, stream.samples, self.rope(where), samples=stream.samples)
-                for tower, own, stream, where in zip(self.towers, seen, parts, coords, strict=True)
+                blocks[tower](tower_x, stream.samples, self.rope(where), samples=stream.samples)
+                for tower, tower_x, stream, where in zip(self.towers, seen, parts, coords, strict=True)
             ]
-        pooled = [segment_mean(rms_norm(own), stream.samples) for own, stream in zip(x, parts, strict=True)]
+        pooled = [segment_mean(rms_norm(tower_x), stream.samples) for tower_x, stream in zip(x, parts, strict=True)]
         return mean_of_present(pooled, parts)
 
 
@@ -188,13 +188,13 @@ class Bottleneck(TokenFusion):
         for blocks in self.blocks:
             assert isinstance(blocks, nn.ModuleDict)
             written = []
-            for place, tower in enumerate(self.towers):
-                side = sides[place]
-                mixed = blocks[tower](side.lay([x[place], shared_x]), side.samples, ropes[place], samples=side.samples)
-                x[place], own = side.part(mixed)
-                written.append(rearrange(own, "(b m) d -> b (m d)", b=batch))
+            for index, tower in enumerate(self.towers):
+                side = sides[index]
+                mixed = blocks[tower](side.lay([x[index], shared_x]), side.samples, ropes[index], samples=side.samples)
+                x[index], bottleneck_x = side.part(mixed)
+                written.append(rearrange(bottleneck_x, "(b m) d -> b (m d)", b=batch))
             shared_x = rearrange(mean_of_present(written, parts), "b (m d) -> (b m) d", m=count)
-        pooled = [segment_mean(rms_norm(own), stream.samples) for own, stream in zip(x, parts, strict=True)]
+        pooled = [segment_mean(rms_norm(tower_x), stream.samples) for tower_x, stream in zip(x, parts, strict=True)]
         return mean_of_present(pooled, parts) + segment_mean(rms_norm(shared_x), shared)
 
 
@@ -215,11 +215,15 @@ class Joint(TokenFusion):
         """(B, D) fused vectors."""
         parts = self._in_order(streams)
         side = Side.by_side([stream.samples for stream in parts])
-        x = side.lay([stream.x + own_D.to(stream.x.dtype) for stream, own_D in zip(parts, self.tower_ND, strict=True)])
+        x = side.lay(
+            [stream.x + tower_D.to(stream.x.dtype) for stream, tower_D in zip(parts, self.tower_ND, strict=True)]
+        )
         rope = self.rope(side.lay([stream.coords() for stream in parts]))
         for block in self.blocks:
             x = block(x, side.samples, rope, samples=side.samples)
-        pooled = [segment_mean(rms_norm(own), stream.samples) for own, stream in zip(side.part(x), parts, strict=True)]
+        pooled = [
+            segment_mean(rms_norm(tower_x), stream.samples) for tower_x, stream in zip(side.part(x), parts, strict=True)
+        ]
         return mean_of_present(pooled, parts)
 
 

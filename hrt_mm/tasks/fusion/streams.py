@@ -31,30 +31,32 @@ class TowerStream:
     time_T: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, spans: Spans, places: Tensor, batch: int, time_T: Tensor | None = None) -> TowerStream:
+    def of(
+        cls, x: Tensor, spans: Spans, sample_indices: Tensor, batch: int, time_T: Tensor | None = None
+    ) -> TowerStream:
         """From the tokens of those samples that have the modality.
 
         Args:
             x: (T, D).
             spans: runs of the samples that are there.
-            places: which samples those are, ascending; on the host.
+            sample_indices: which samples those are, ascending; on the host.
             batch: how many samples there are in all.
             time_T: (T,) where tokens lie on the shared axis.
         """
         lengths = torch.zeros(batch, dtype=torch.int64)
-        lengths[places] = spans.lengths
+        lengths[sample_indices] = spans.lengths
         return cls(x, Spans.from_lengths(lengths, x.device), time_T)
 
-    def only(self, kept_B: Tensor) -> TowerStream:
+    def only(self, keep_B: Tensor) -> TowerStream:
         """The same without some samples.
 
         Args:
-            kept_B: (B,) bool, on the host.
+            keep_B: (B,) bool, on the host.
         """
         lengths = self.samples.lengths
-        rows = kept_B.repeat_interleave(lengths).nonzero()[:, 0].to(self.x.device)
+        rows = keep_B.repeat_interleave(lengths).nonzero()[:, 0].to(self.x.device)
         time_T = self.time_T[rows] if self.time_T is not None else None
-        return TowerStream(self.x[rows], Spans.from_lengths(lengths * kept_B, self.x.device), time_T)
+        return TowerStream(self.x[rows], Spans.from_lengths(lengths * keep_B, self.x.device), time_T)
 
     @property
     def present_B(self) -> Tensor:
@@ -93,13 +95,13 @@ class Side:
         device = parts[0].device
         lengths_BN = torch.stack([part.lengths for part in parts], 1)
         starts_BN = (lengths_BN.flatten().cumsum(0) - lengths_BN.flatten()).view_as(lengths_BN)
-        places = [
-            starts_BN[:, place].repeat_interleave(part.lengths)
+        positions = [
+            starts_BN[:, index].repeat_interleave(part.lengths)
             + torch.arange(part.total)
             - part.host[:-1].repeat_interleave(part.lengths)
-            for place, part in enumerate(parts)
+            for index, part in enumerate(parts)
         ]
-        back = torch.cat(places)
+        back = torch.cat(positions)
         order = torch.empty_like(back)
         order[back] = torch.arange(len(back))
         samples = Spans.from_lengths(lengths_BN.sum(1), device)

@@ -38,12 +38,12 @@ class Ucf101Config(ClipsConfig):
         check_split(split)
         need_root(self.root)
         need_root(self.lists)
-        found = {
+        clips_by_split = {
             "train": self._read(self.lists / f"trainlist{self.fold:02}.txt"),
             "test": self._read(self.lists / f"testlist{self.fold:02}.txt"),
         }
         made_by = f"by the lists of {self.lists}, fold {self.fold}"
-        division = self.with_val(Division(found, f"data.root {self.root}", made_by, _traits))
+        division = self.with_val(Division(clips_by_split, f"data.root {self.root}", made_by, _traits))
         return self.dataset(split, self.root, division)
 
     def _read(self, file: Path) -> list[Clip]:
@@ -51,7 +51,7 @@ class Ucf101Config(ClipsConfig):
             lines = read_lines(file)
         except (OSError, NotText) as error:
             raise ConfigError(f"data.lists: {file} cannot be read: {error}") from error
-        found = []
+        clips = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -60,8 +60,8 @@ class Ucf101Config(ClipsConfig):
             path = PurePosixPath(name)
             if len(path.parts) != 2 or path.is_absolute() or ".." in path.parts:
                 raise ConfigError(f"{file}:{number} must be CLASS/VIDEO.avi, got {line!r:.80}")
-            found.append(Clip(name, path.parts[0]))
-        return found
+            clips.append(Clip(name, path.parts[0]))
+        return clips
 
 
 class KineticsConfig(ClipsConfig):
@@ -93,17 +93,17 @@ class KineticsConfig(ClipsConfig):
 
     def _items(self, file: Path, there: dict[str, str]) -> list[Clip]:
         columns = ("label", "youtube_id", "time_start", "time_end")
-        found = []
+        clips = []
         for number, row in read_rows(file, columns, "the columns of Kinetics"):
-            place = f"{file}:{number}"
-            start, end = (seconds_of(row, column, place) or 0.0 for column in columns[2:])
+            location = f"{file}:{number}"
+            start, end = (seconds_of(row, column, location) or 0.0 for column in columns[2:])
             trimmed = there.get(f"{row['youtube_id']}_{int(start):06}_{int(end):06}")
-            whole = there.get(row["youtube_id"])
+            full_name = there.get(row["youtube_id"])
             if trimmed is not None:
-                found.append(Clip(trimmed, row["label"]))
-            elif whole is not None:
-                found.append(Clip(whole, row["label"], start, end))
-        return found
+                clips.append(Clip(trimmed, row["label"]))
+            elif full_name is not None:
+                clips.append(Clip(full_name, row["label"], start, end))
+        return clips
 
 
 def _traits(item: Clip) -> Traits:

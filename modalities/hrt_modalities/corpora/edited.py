@@ -115,6 +115,6 @@ class Cutting:
     def at(self, time: float) -> np.ndarray:
         """(H, W, 3) float: what is shown at a time from the start of the shot."""
         # Times are sums, so a frame that begins within a tenth of a millisecond is on.
-        place = int(np.searchsorted(self.times_N, self.begin + time + 1e-4, side="right")) - 1
-        frame: np.ndarray = self.frames_NHW3[min(max(0, place), len(self.frames_NHW3) - 1)]
+        index = int(np.searchsorted(self.times_N, self.begin + time + 1e-4, side="right")) - 1
+        frame: np.ndarray = self.frames_NHW3[min(max(0, index), len(self.frames_NHW3) - 1)]
         return frame

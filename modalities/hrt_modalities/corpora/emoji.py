@@ -52,11 +52,13 @@ class EmojiConfig(DatasetConfig):
             ConfigError: there is no such split, or the table is missing or broken.
         """
         check_split(split)
-        found = [emoji for emoji, own in self._read() if own == split and (emoji.emojitwo or not self.both)]
-        if not found:
+        selected = [
+            emoji for emoji, emoji_split in self._read() if emoji_split == split and (emoji.emojitwo or not self.both)
+        ]
+        if not selected:
             raise ConfigError(f"data.root {self.root} has no emoji for split {split!r}")
         training = split == "train"
-        return EmojiSet(self, found, chain(self.augment) if training else None, training=training)
+        return EmojiSet(self, selected, chain(self.augment) if training else None, training=training)
 
     def plain(self, split: str) -> EmojiSet:
         """The emoji of a split, their pictures and names as they are."""
@@ -65,18 +67,18 @@ class EmojiConfig(DatasetConfig):
     def _read(self) -> list[tuple[Emoji, str]]:
         table = self.root / "index.tsv"
         columns = ("id", "char", "name", "keywords", "noto", "split")
-        found = []
+        rows = []
         for number, row in read_rows(table, columns, "the columns of the emoji's index"):
-            place = f"{table}:{number}"
+            location = f"{table}:{number}"
             names = {code: row[f"name_{code}"] for code in self.languages if code != "en" and row.get(f"name_{code}")}
-            second = path_of(row, "emojitwo", place) if row.get("emojitwo") else ""
+            second = path_of(row, "emojitwo", location) if row.get("emojitwo") else ""
             alike = row.get("same_image_as") or row["id"]
             emoji = Emoji(
                 alike, row["char"], {"en": row["name"]} | names, tuple(row["keywords"].split("|")),
-                path_of(row, "noto", place), second,
+                path_of(row, "noto", location), second,
             )  # fmt: skip
-            found.append((emoji, split_of(row, "split", place)))
-        return found
+            rows.append((emoji, split_of(row, "split", location)))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,16 @@ class EmojiSet(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """The pictures and a text; ``image`` is Noto's, or in training either."""
-        own = self.emoji[index]
-        pictures = {"noto": self._picture(own.noto), "emojitwo": self._picture(own.emojitwo) if own.emojitwo else None}
+        emoji = self.emoji[index]
+        pictures = {
+            "noto": self._picture(emoji.noto),
+            "emojitwo": self._picture(emoji.emojitwo) if emoji.emojitwo else None,
+        }
         either = [picture for picture in pictures.values() if picture is not None]
         image = either[int(torch.randint(len(either), ()))] if self.training else either[0]
-        return Sample({**pictures, "image": image, "text": self._text(own)}, own.id, f"{own.id} {own.names['en']}")
+        return Sample(
+            {**pictures, "image": image, "text": self._text(emoji)}, emoji.id, f"{emoji.id} {emoji.names['en']}"
+        )
 
     def name(self, index: int) -> str:
         """The number and the English name."""
@@ -133,8 +140,8 @@ class EmojiSet(Dataset):
 
     def describe(self, index: int) -> Mapping[str, str]:
         """What a search shows of an emoji."""
-        own = self.emoji[index]
-        return {"character": own.char, "name": own.names["en"], "keywords": ", ".join(own.keywords)}
+        emoji = self.emoji[index]
+        return {"character": emoji.char, "name": emoji.names["en"], "keywords": ", ".join(emoji.keywords)}
 
     def _picture(self, path: str) -> Tensor:
         image = self._read_small(path, self.config.size) if self.training and self.config.size else self._read(path)
@@ -153,12 +160,12 @@ class EmojiSet(Dataset):
             self._small[path] = to_dtype(small, torch.float32, scale=True)
         return self._small[path]
 
-    def _text(self, own: Emoji) -> str:
+    def _text(self, emoji: Emoji) -> str:
         if not self.training:
-            return own.names.get(self.config.languages[0], own.names["en"])
+            return emoji.names.get(self.config.languages[0], emoji.names["en"])
         if float(torch.rand(())) < self.config.keywords:
-            count = 1 + int(torch.randint(min(4, len(own.keywords)), ()))
-            chosen = torch.randperm(len(own.keywords))[:count].tolist()
-            return " ".join(own.keywords[place] for place in chosen)
-        names = [own.names[code] for code in self.config.languages if code in own.names] or [own.names["en"]]
+            count = 1 + int(torch.randint(min(4, len(emoji.keywords)), ()))
+            chosen = torch.randperm(len(emoji.keywords))[:count].tolist()
+            return " ".join(emoji.keywords[index] for index in chosen)
+        names = [emoji.names[code] for code in self.config.languages if code in emoji.names] or [emoji.names["en"]]
         return names[int(torch.randint(len(names), ()))]

@@ -85,10 +85,10 @@ class FsddConfig(RecordingsConfig):
         """
         check_split(split)
         need_root(self.root, "index.tsv")
-        found, speakers = self._splits()
+        splits, speakers = self._splits()
         if self.label == "speaker" and self.leave_out is not None:
             raise ConfigError("data.label: speaker cannot be told where data.leave_out keeps the speaker out of train")
-        clips = self.dataset(split, self.root, found, texts=self.label == "text")
+        clips = self.dataset(split, self.root, splits, texts=self.label == "text")
         if self.strings is None:
             return clips
         return DigitStrings(self.strings, clips, split, self.label, speakers, chain(self.augment))
@@ -107,8 +107,8 @@ class FsddConfig(RecordingsConfig):
             splits[side].append(Recording(row["path"], _target(row, self.label), boundaries=boundaries))
             speakers[row["path"]] = row["speaker"]
         if self.leave_out is not None and not splits["test"]:
-            known = ", ".join(sorted(set(speakers.values())))
-            raise ConfigError(f"data.leave_out: there is no speaker {self.leave_out!r}; one of {known}")
+            available = ", ".join(sorted(set(speakers.values())))
+            raise ConfigError(f"data.leave_out: there is no speaker {self.leave_out!r}; one of {available}")
         return splits, speakers
 
 
@@ -157,8 +157,8 @@ class DigitStrings(Dataset):
         Raises:
             BadSample: one of its clips cannot be read.
         """
-        speaker, places, gaps = self._drawn(index)
-        samples = [self.clips[place] for place in places]
+        speaker, positions, gaps = self._drawn(index)
+        samples = [self.clips[position] for position in positions]
         rate = samples[0].value.rate
         if any(sample.value.rate != rate for sample in samples):
             raise BadSample(samples[0].name, "has another rate than a clip that it is joined with")
@@ -186,8 +186,8 @@ class DigitStrings(Dataset):
         Raises:
             BadSample: one of its clips cannot be read.
         """
-        _, places, gaps = self._drawn(index)
-        shapes = [self.clips.shape(place) for place in places]
+        _, positions, gaps = self._drawn(index)
+        shapes = [self.clips.shape(position) for position in positions]
         rate = shapes[0][1]
         return sum(samples for samples, _ in shapes) + sum(round(gap * rate) for gap in gaps), rate
 
@@ -198,13 +198,13 @@ class DigitStrings(Dataset):
         order = ("train", "val", "test").index(self.split)
         draw = torch.Generator().manual_seed((self.config.seed * 3 + order) * 1_000_003 + index)
         speaker = self._speakers[int(torch.randint(len(self._speakers), (), generator=draw))]
-        own = self._by_speaker[speaker]
+        clips = self._by_speaker[speaker]
         low, high = self.config.digits
         count = int(torch.randint(low, high + 1, (), generator=draw))
-        places = torch.randint(len(own), (count,), generator=draw).tolist()
+        chosen = torch.randint(len(clips), (count,), generator=draw).tolist()
         shortest, longest = self.config.gap_s
         gaps = (shortest + (longest - shortest) * torch.rand(count + 1, generator=draw)).tolist()
-        return speaker, [own[place] for place in places], gaps
+        return speaker, [clips[choice] for choice in chosen], gaps
 
     def _label(self, speaker: str, samples: Sequence[Sample], segments: list[str]) -> str | list[str]:
         if self.label == "speaker":
@@ -214,7 +214,7 @@ class DigitStrings(Dataset):
         if self.label == "text":
             return " ".join(sample.label for sample in samples)
         between = [" "] if self.label == "characters" else []
-        return [unit for place, sample in enumerate(samples) for unit in (between * bool(place) + sample.label)]
+        return [unit for position, sample in enumerate(samples) for unit in (between * bool(position) + sample.label)]
 
 
 def _target(row: Row, label: str) -> Target:

@@ -66,11 +66,11 @@ class _Tree:
         if depth == self.rules.depth or self.random.random() > _OPERATOR_SHARE:
             return self._digit()
         self._add("", 2)
-        place = len(self.parts) - 1
+        index = len(self.parts) - 1
         count = _FEWEST_ARGUMENTS + self._below(self.rules.arguments - _FEWEST_ARGUMENTS + 1)
         values = [self.grow(depth + 1) for _ in range(count)]
         operator = "<>~+"[self._below(4)]
-        self.parts[place] = operator
+        self.parts[index] = operator
         self.parts.append(END)
         return OPERATORS[operator](values)
 
@@ -138,9 +138,9 @@ def evaluate(expression: str) -> int:
 def starts(expression: str) -> tuple[int, ...]:
     """Where operators stand, and what follows a closing bracket: so a group is one operation's own symbols in a row."""
     return tuple(
-        place
-        for place, symbol in enumerate(expression)
-        if symbol in OPERATORS or (place and expression[place - 1] == END and symbol != END)
+        index
+        for index, symbol in enumerate(expression)
+        if symbol in OPERATORS or (index and expression[index - 1] == END and symbol != END)
     )
 
 
@@ -166,7 +166,7 @@ def read(file: Path) -> Iterator[tuple[str, int]]:
     """
     if not file.is_file():
         raise ConfigError(f"data.root: {file} is missing; write it with hrt-mm data listops --out {file.parent}")
-    known = "".join([*CLASSES, *OPERATORS, END]).encode()
+    alphabet = "".join([*CLASSES, *OPERATORS, END]).encode()
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
@@ -177,6 +177,6 @@ def read(file: Path) -> Iterator[tuple[str, int]]:
             for name, symbol in _SYMBOLS.items():
                 source = source.replace(name, symbol)
             source = source.translate(None, b"() ")
-            if not source or source.translate(None, known) or len(target) != 1 or not target.isdigit():
+            if not source or source.translate(None, alphabet) or len(target) != 1 or not target.isdigit():
                 raise ConfigError(f"{file}:{number} is not an expression, a tab and a digit: {line!r:.60}")
             yield source.decode(), int(target)

@@ -73,19 +73,19 @@ class PepsConfig(DatasetConfig):
         for number, row in read_rows(
             file, ["pep", "title", self.label, "split", "sections"], "data.label, or mend the file"
         ):
-            place = f"{file}:{number}"
-            side = split_of(row, "split", place)
+            location = f"{file}:{number}"
+            side = split_of(row, "split", location)
             try:
                 # Other splits are read for their labels alone.
                 text = _text(row) if side == split else Text("")
                 label = row[self.label].split(",")[0].strip() or _NO_TOPIC
             except (KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(
-                    f"{place} is not laid out as sections, paragraphs and sentences: {error!r}"
+                    f"{location} is not laid out as sections, paragraphs and sentences: {error!r}"
                 ) from error
             rows.setdefault(side, []).append((f"PEP {row['pep']}", label, text))
         if not rows.get(split) or not rows.get("train"):
-            counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
+            counts = ", ".join(f"{name}: {len(documents)}" for name, documents in rows.items()) or "none"
             raise ConfigError(f"{file} has no documents for split {split!r}; it has {counts}")
         classes = tuple(sorted({label for _, label, _ in rows["train"]}))
         check_classes(classes, (label for _, label, _ in rows[split]), f"{split} of {file}")
@@ -106,7 +106,7 @@ def _text(row: Mapping[str, Any]) -> Text:
             starts[kind].append(length)
         parts.append(piece)
         length += len(piece)
-    return Text("".join(parts), boundaries={kind: tuple(places) for kind, places in starts.items()})
+    return Text("".join(parts), boundaries={kind: tuple(offsets) for kind, offsets in starts.items()})
 
 
 def _pieces(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -114,12 +114,12 @@ def _pieces(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     section, paragraph, sentence = _KINDS, _KINDS[1:], _KINDS[2:]
     if row["title"]:
         yield section, row["title"]
-    for found in row["sections"]:
+    for part in row["sections"]:
         kinds = section
-        if found["title"]:
-            yield kinds, found["title"]
+        if part["title"]:
+            yield kinds, part["title"]
             kinds = paragraph
-        for block in found["paragraphs"]:
+        for block in part["paragraphs"]:
             for piece in filter(None, block["sentences"]):
                 yield kinds, piece
                 kinds = sentence

@@ -68,16 +68,16 @@ class SpeechCommandsConfig(RecordingsConfig):
         if not (self.root / _LISTS["test"]).is_file() and self.download:
             fetch(_COMMANDS, self.root)
         names = {side: _names(self.root / file) for side, file in _LISTS.items()}
-        found = [name for name in files_under(self.root, SUFFIXES, self.follow_links) if not name.startswith("_")]
-        known = {name.split("/")[0] for name in found if "/" in name}
-        if missing := [word for word in self.words if word not in known]:
-            raise ConfigError(f"data.words: {self.root} has no {missing[0]!r}; it has {', '.join(sorted(known))}")
+        files = [name for name in files_under(self.root, SUFFIXES, self.follow_links) if not name.startswith("_")]
+        available = {name.split("/")[0] for name in files if "/" in name}
+        if missing := [word for word in self.words if word not in available]:
+            raise ConfigError(f"data.words: {self.root} has no {missing[0]!r}; it has {', '.join(sorted(available))}")
         splits: dict[str, list[Recording]] = {"train": [], "val": [], "test": []}
-        for name in found:
+        for name in files:
             word = name.split("/")[0]
             if "/" not in name or (self.words and word not in self.words):
                 continue
-            side = next((side for side, own in names.items() if name in own), "train")
+            side = next((side for side, listed in names.items() if name in listed), "train")
             splits[side].append(Recording(name, as_target(word, self.label), boundaries={"words": (0.0,)}))
         return self.dataset(split, self.root, splits)
 
@@ -117,11 +117,11 @@ class LibriSpeechConfig(JoinableConfig):
         check_split(split)
         sides = {"train": self.train, "val": self.valid, "test": self.test}
         # The classes are those of train, so it is always read.
-        wanted = {"train", split}
-        found = {side: [item for part in sides[side] for item in self._part(part)] for side in sorted(wanted)}
+        needed = {"train", split}
+        items = {side: [item for part in sides[side] for item in self._part(part)] for side in sorted(needed)}
         # So that nothing is split off train where the validation parts are not read.
-        found.setdefault("val", found[split])
-        sounds = self.dataset(split, self.root, found, texts=self.label == "text")
+        items.setdefault("val", items[split])
+        sounds = self.dataset(split, self.root, items, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
     def _part(self, part: str) -> list[Recording]:

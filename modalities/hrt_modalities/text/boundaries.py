@@ -43,14 +43,14 @@ def space_starts(previous: np.ndarray, here: np.ndarray) -> np.ndarray:
 
     Kana, Han and Hangul start a group with each character.
     """
-    found: np.ndarray = (~_SPACE_LIKE[here] & _SPACE_LIKE[previous]) | _ALONE[here]
-    return found
+    starts: np.ndarray = (~_SPACE_LIKE[here] & _SPACE_LIKE[previous]) | _ALONE[here]
+    return starts
 
 
 def line_starts(previous: np.ndarray, here: np.ndarray) -> np.ndarray:
     """Whether a line starts at a byte: the one before ends a line."""
-    found: np.ndarray = previous == _LINE
-    return found
+    starts: np.ndarray = previous == _LINE
+    return starts
 
 
 CAUSAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"spaces": space_starts, "lines": line_starts}
@@ -91,8 +91,8 @@ class Document:
         if not self._wide_C.any():
             return starts
         # ICU counts in units of UTF-16, two for a character beyond U+FFFF.
-        place = np.repeat(np.arange(len(text)), 1 + self._wide_C)
-        return place[starts]
+        char_index = np.repeat(np.arange(len(text)), 1 + self._wide_C)
+        return char_index[starts]
 
     @cached_property
     def chars(self) -> str:
@@ -132,9 +132,9 @@ def words(document: Document) -> np.ndarray:
     segments = document.segments(WordBreaker, document.chars)
     if not len(segments):
         return _at((), len(document.content))
-    known = [char for char in set(document.chars) if char.isalnum()]
+    alphanumeric = [char for char in set(document.chars) if char.isalnum()]
     in_word = np.zeros(0x110000, dtype=bool)
-    in_word[[ord(char) for char in known]] = True
+    in_word[[ord(char) for char in alphanumeric]] = True
     is_word = np.logical_or.reduceat(in_word[document.codes], segments)
     return _at(document.offsets[segments[is_word]], len(document.content))
 
@@ -191,27 +191,27 @@ def find(name: str, content: bytes) -> np.ndarray:
     return Document(content).starts(name)
 
 
-def _at(places: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+def _at(positions: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
     """(T,) bool, true at the places that lie in the text, and at its first byte."""
     starts_T = np.zeros(length, dtype=bool)
-    found = np.asarray(places, dtype=np.int64)
-    starts_T[found[found < length]] = True
+    offsets = np.asarray(positions, dtype=np.int64)
+    starts_T[offsets[offsets < length]] = True
     starts_T[0] = True
     return starts_T
 
 
 def _headings(content: bytes) -> list[tuple[int, int]]:
-    found = []
+    headings = []
     for match in _HEADING.finditer(content):
         end = content.find(b"\n", match.start())
-        found.append((match.start(), end + 1 if end >= 0 else len(content)))
+        headings.append((match.start(), end + 1 if end >= 0 else len(content)))
     for match in _UNDERLINE.finditer(content):
         title = _line_before(content, match.start())
         text = content[title : match.start()].strip().decode("utf-8", "replace")
         # Other marks than these two stand alone on lines for other reasons: quotes, comments.
         if text and (match[1] in b"=-" or len(match[0].rstrip()) >= len(text)):
-            found.append((_overline(content, title, match[0]), match.end() + 1))
-    return found
+            headings.append((_overline(content, title, match[0]), match.end() + 1))
+    return headings
 
 
 def _overline(content: bytes, title: int, underline: bytes) -> int:

@@ -30,8 +30,10 @@ class TextConfig(TokenizerConfig):
 
     @model_validator(mode="after")
     def _new_names(self) -> TextConfig:
-        if taken := [name for name in self.carried if name in FINDERS]:
-            raise ValueError(f"carried {', '.join(taken)} need no mention; only name those that no text has by itself")
+        if built_in := [name for name in self.carried if name in FINDERS]:
+            raise ValueError(
+                f"carried {', '.join(built_in)} need no mention; only name those that no text has by itself"
+            )
         return self
 
     def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:

@@ -81,15 +81,15 @@ class Corpus(Dataset):
         start = 0 if self.training else index * (self.context - 1)
         return min(self.context, self.total - start), 0
 
-    def _name(self, place: int) -> str:
-        document, offset = self._locate(place)
+    def _name(self, position: int) -> str:
+        document, offset = self._locate(position)
         return f"{self.source.names[document]}@{offset}"
 
-    def _locate(self, place: int) -> tuple[int, int]:
+    def _locate(self, position: int) -> tuple[int, int]:
         """The document of a place in the stream, and the byte there; the separator counts as byte 0."""
-        document = int(np.searchsorted(self.ends, place, side="right"))
+        document = int(np.searchsorted(self.ends, position, side="right"))
         begin = int(self.ends[document] - self.source.sizes[document])
-        return document, max(0, place - begin)
+        return document, max(0, position - begin)
 
     def _window(self, start: int, end: int) -> Text:
         parts: list[bytes] = []
@@ -156,9 +156,9 @@ class CorpusConfig(DatasetConfig):
             raise ValueError(f"suffixes {', '.join(self.suffixes)} have no effect without folders in files; drop them")
         if self.raw_bytes and (lines or not files):
             raise ValueError("raw_bytes has no effect without files and folders of other kinds than .jsonl; drop it")
-        for name, own in (("val", self.val_files), ("test", self.test_files)):
+        for name, own_files in (("val", self.val_files), ("test", self.test_files)):
             part = getattr(self, name)
-            if own and part is not None and name in self.model_fields_set:
+            if own_files and part is not None and name in self.model_fields_set:
                 raise ValueError(
                     f"{name} {part:g} has no effect beside {name}_files; drop one of them. Where a file that this one "
                     f"extends gives {name}, write {name}: null"
@@ -199,12 +199,12 @@ class CorpusConfig(DatasetConfig):
         return Splits(members, made_by)
 
     def _source(self, split: str) -> DocumentSource:
-        own = {"val": self.val_files, "test": self.test_files}.get(split)
-        where = f"data.{split}_files" if own else "data.files"
-        source = documents(own or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
-        if own or split == "train":
+        split_files = {"val": self.val_files, "test": self.test_files}.get(split)
+        where = f"data.{split}_files" if split_files else "data.files"
+        source = documents(split_files or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
+        if split_files or split == "train":
             say_empty(source, where)
-        return source if own else source.taken(self._chosen(split, source.keys))
+        return source if split_files else source.taken(self._chosen(split, source.keys))
 
     def _parts(self) -> tuple[float, float]:
         """What is taken from ``files`` for validation and for testing."""
@@ -213,7 +213,7 @@ class CorpusConfig(DatasetConfig):
     def _chosen(self, split: str, keys: Sequence[str]) -> np.ndarray:
         val, test = self._parts()
         return np.array(
-            [place for place, key in enumerate(keys) if hash_split(key, val, test, self.split_seed) == split],
+            [index for index, key in enumerate(keys) if hash_split(key, val, test, self.split_seed) == split],
             dtype=np.int64,
         )
 
@@ -261,10 +261,10 @@ def documents(
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
         inside = sorted(root / name for name in walk(root, (".py",), skipped=_INSTALLED).files)
-        found = files_source([(root, path) for path in inside], where, root, raw_bytes=True)
+        source = files_source([(root, path) for path in inside], where, root, raw_bytes=True)
         # Python's own empty files are no mistake of anyone's.
-        found.empty = ()
-        return found
+        source.empty = ()
+        return source
     if (lines := list(filter(_is_lines, files))) and len(lines) != len(files):
         raise ConfigError(f"{where} mix {lines[0]} with other kinds; give JSONL alone, or none")
     for file in files:

@@ -197,37 +197,37 @@ class DocumentsConfig(SplitConfig):
 
     def _division(self) -> Division[DocumentItem]:
         if self.file is not None:
-            found, own, where = self._rows(self.file), self.by_column(), f"data.file {self.file}"
+            items, made_by, where = self._rows(self.file), self.by_column(), f"data.file {self.file}"
         else:
             assert self.root is not None
             labelled = labelled_files(self.root, self.suffixes or None, self.what, layout=self.layout)
-            found = {name: [DocumentItem(*one) for one in files] for name, files in labelled.splits.items()}
-            own, where = f"by the folders of {self.root}" if labelled.own else None, f"data.root {self.root}"
+            items = {name: [DocumentItem(*entry) for entry in files] for name, files in labelled.splits.items()}
+            made_by, where = f"by the folders of {self.root}" if labelled.own else None, f"data.root {self.root}"
 
         def traits(item: DocumentItem) -> Traits:
             # The same text is never on two sides, wherever its rows are.
             file = item.name if item.texts is None else "\0".join(item.texts)
-            return Traits(file, item.label, item.group, key=item.name if own is not None else None)
+            return Traits(file, item.label, item.group, key=item.name if made_by is not None else None)
 
-        return self.divide(found, traits, made_by=own, where=where)
+        return self.divide(items, traits, made_by=made_by, where=where)
 
     def _rows(self, file: Path) -> dict[str, list[DocumentItem]]:
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
-        found: dict[str, list[DocumentItem]] = {}
+        items: dict[str, list[DocumentItem]] = {}
         paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
         for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column):
-            place = f"{file}:{number}"
-            label, group = label_of(row, self.label_column, place), self.group_of(row, place)
+            location = f"{file}:{number}"
+            label, group = label_of(row, self.label_column, location), self.group_of(row, location)
             if self.path_column is not None:
-                item = DocumentItem(paths.of(row, self.path_column, place), label, group=group)
+                item = DocumentItem(paths.of(row, self.path_column, location), label, group=group)
             else:
                 item = DocumentItem(
-                    f"{file.name}:{number}", label, tuple(_text(row, name, place) for name in texts), group
+                    f"{file.name}:{number}", label, tuple(_text(row, name, location) for name in texts), group
                 )
-            found.setdefault(self.side_of(row, place, sides), []).append(item)
-        return found
+            items.setdefault(self.side_of(row, location, sides), []).append(item)
+        return items
 
 
 class TagsConfig(DatasetConfig):
@@ -257,9 +257,9 @@ class TagsConfig(DatasetConfig):
         check_split(split)
         rows = self._rows()
         if not rows.get(split):
-            counts = ", ".join(f"{name}: {len(found)}" for name, found in rows.items()) or "none"
+            counts = ", ".join(f"{name}: {len(tagged)}" for name, tagged in rows.items()) or "none"
             raise ConfigError(f"data.file {self.file} has no texts for split {split!r}; it has {counts}")
-        names = {name: {tag for _, _, tags in found for tag in tags} for name, found in rows.items()}
+        names = {name: {tag for _, _, tags in tagged for tag in tags} for name, tagged in rows.items()}
         if extra := sorted(names[split] - names.get("train", set())):
             raise ConfigError(f"{split} of {self.file} has labels that train has not: {', '.join(extra[:5])}")
         return Tagged(rows[split], tuple(sorted(names["train"])), self.unit, self.separator)
@@ -268,10 +268,10 @@ class TagsConfig(DatasetConfig):
         """What is in each split."""
         members = {
             split: [
-                Member(place, content=blake2b("\0".join(words).encode("utf-8", "surrogatepass")).digest())
-                for place, words, _ in own
+                Member(location, content=blake2b("\0".join(words).encode("utf-8", "surrogatepass")).digest())
+                for location, words, _ in tagged
             ]
-            for split, own in self._rows().items()
+            for split, tagged in self._rows().items()
         }
         return Splits(members, f"by the column {self.split_column!r} of {self.file}")
 
@@ -280,14 +280,14 @@ class TagsConfig(DatasetConfig):
         rows: dict[str, list[tuple[str, list[str], list[str]]]] = {}
         sides = SplitColumn(self.split_column, str(self.file))
         for number, row in read_rows(self.file, columns, "data.words_column, data.tags_column and data.split_column"):
-            place = f"{self.file}:{number}"
-            words, tags = (_list(row, column, place) for column in columns[:2])
+            location = f"{self.file}:{number}"
+            words, tags = (_list(row, column, location) for column in columns[:2])
             if len(words) != len(tags) or not all(words):
                 raise ConfigError(
-                    f"{place} has {len(words)} {self.words_column} and {len(tags)} {self.tags_column}; "
+                    f"{location} has {len(words)} {self.words_column} and {len(tags)} {self.tags_column}; "
                     "they must be as many, and no word empty"
                 )
-            rows.setdefault(sides.of(row, place), []).append((place, words, list(map(printable, tags))))
+            rows.setdefault(sides.of(row, location), []).append((location, words, list(map(printable, tags))))
         return rows
 
 
@@ -309,11 +309,11 @@ class Tagged(Dataset):
         Raises:
             BadSample: it is empty.
         """
-        place, words, tags = self.rows[index]
+        location, words, tags = self.rows[index]
         if not words:
-            raise BadSample(place, "is empty")
+            raise BadSample(location, "is empty")
         starts = tuple(accumulate((len(word) + len(self.separator) for word in words[:-1]), initial=0))
-        return Sample(Text(self.separator.join(words), boundaries={self.unit: starts}), tags, place)
+        return Sample(Text(self.separator.join(words), boundaries={self.unit: starts}), tags, location)
 
     def name(self, index: int) -> str:
         """The table and the line."""
@@ -324,15 +324,15 @@ class Tagged(Dataset):
         return len(self.separator.join(self.rows[index][1]).encode("utf-8", "replace")), 0
 
 
-def _text(row: Row, column: str, place: str) -> str:
+def _text(row: Row, column: str, location: str) -> str:
     if not isinstance(row[column], str):
-        raise ConfigError(f"{place}: {column} must be a text, got {type(row[column]).__name__}")
+        raise ConfigError(f"{location}: {column} must be a text, got {type(row[column]).__name__}")
     text: str = row[column]
     return text
 
 
-def _list(row: Row, column: str, place: str) -> list[str]:
-    found = row[column]
-    if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
-        raise ConfigError(f"{place}: {column} must be a list of strings, got {found!r:.60}")
-    return found
+def _list(row: Row, column: str, location: str) -> list[str]:
+    value = row[column]
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise ConfigError(f"{location}: {column} must be a list of strings, got {value!r:.60}")
+    return value

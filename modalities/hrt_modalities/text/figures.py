@@ -39,23 +39,23 @@ def draw_text(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
     raw = [tokenizer.raw(token) for token in tokens.x.tolist()]
     density = max(1.0, sum(map(len, raw)) / max(1, len(raw)))
     width = 72 * axes.bbox.width / axes.figure.dpi
-    shown = max(1, min(len(raw), int(width / _NARROW / density)))
-    room = width / shown
-    for place in [place for place in range(shown) if not raw[place]]:
-        axes.axvspan(place, place + 1, color=_FAINT, alpha=0.6, linewidth=0)
-    for char, middle, share in _characters(raw[:shown]):
+    count = max(1, min(len(raw), int(width / _NARROW / density)))
+    room = width / count
+    for index in [index for index in range(count) if not raw[index]]:
+        axes.axvspan(index, index + 1, color=_FAINT, alpha=0.6, linewidth=0)
+    for char, middle, share in _characters(raw[:count]):
         sign, color = _sign(char)
         size = min(_LARGEST, 1.6 * room * share / len(sign))
         axes.text(middle, 0.5, sign, size=size, color=color, ha="center", va="center", parse_math=False, family=_FONT)
-    axes.set_xlim(0, shown)
+    axes.set_xlim(0, count)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
 
 
 def _characters(raw: list[bytes]) -> list[tuple[str, float, float]]:
     """Each character with the middle of where it stands and its width, in cells."""
-    found = []
-    edges = [-1, *[place for place, own in enumerate(raw) if not own], len(raw)]
+    characters = []
+    edges = [-1, *[index for index, piece in enumerate(raw) if not piece], len(raw)]
     for first, last in zip([edge + 1 for edge in edges], edges[1:], strict=False):
         if first == last:
             continue
@@ -63,8 +63,8 @@ def _characters(raw: list[bytes]) -> list[tuple[str, float, float]]:
         text, _ = decoded(content)
         ends = np.cumsum([0, *map(len, raw[first:last])])
         borders = np.interp(char_offsets(text), ends, np.arange(first, last + 1))
-        found += list(zip(text, (borders[1:] + borders[:-1]) / 2, np.diff(borders), strict=True))
-    return found
+        characters += list(zip(text, (borders[1:] + borders[:-1]) / 2, np.diff(borders), strict=True))
+    return characters
 
 
 def _sign(char: str) -> tuple[str, str]:

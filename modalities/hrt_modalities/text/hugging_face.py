@@ -37,9 +37,9 @@ class HuggingFaceRows(DocumentSource):
         sizes: bytes of each.
     """
 
-    def __init__(self, rows: Any, key: str, places: np.ndarray, sizes: np.ndarray) -> None:
-        super().__init__([f"row {place}" for place in places], sizes.tolist())
-        self.rows, self.key, self.places = rows, key, places
+    def __init__(self, rows: Any, key: str, indices: np.ndarray, sizes: np.ndarray) -> None:
+        super().__init__([f"row {index}" for index in indices], sizes.tolist())
+        self.rows, self.key, self.places = rows, key, indices
 
     def read(self, document: int, start: int, end: int) -> bytes:
         """Part of a row's text."""
@@ -105,8 +105,8 @@ class HuggingFaceConfig(DatasetConfig):
                 0.0 if name in splits else part or _HELD_OUT for name, part in (("val", self.val), ("test", self.test))
             )
             keep = [
-                place
-                for place, name in enumerate(source.names)
+                index
+                for index, name in enumerate(source.names)
                 if hash_split(name, val, test, self.split_seed) == split
             ]
             source = source.taken(np.array(keep, dtype=np.int64))
@@ -125,24 +125,24 @@ class HuggingFaceConfig(DatasetConfig):
         try:
             path = Path(self.path)
             if path.is_file():
-                found = datasets.load_dataset("parquet", data_files={"train": self.path})
+                dataset = datasets.load_dataset("parquet", data_files={"train": self.path})
             elif path.is_dir() and not _saved(path) and next(path.rglob("*.parquet"), None):
                 # Splits follow from the names, such as data/train-00000-of-00001.parquet.
-                found = datasets.load_dataset("parquet", data_dir=self.path)
+                dataset = datasets.load_dataset("parquet", data_dir=self.path)
             elif path.exists():
-                found = datasets.load_from_disk(self.path)
+                dataset = datasets.load_from_disk(self.path)
             else:
-                found = datasets.load_dataset(self.path, self.subset)
+                dataset = datasets.load_dataset(self.path, self.subset)
         except Exception as error:
             # The package raises errors of many kinds, its own and those of the network.
             raise ConfigError(
                 f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
                 f"fetched, nor Parquet: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(found, Mapping):
-            return {"train": found}
+        if not isinstance(dataset, Mapping):
+            return {"train": dataset}
         splits: dict[str, str] = {}
-        for name in found:
+        for name in dataset:
             split = split_name(name)
             if split is None:
                 log.warning("data.path %s: split %s is not read; known are %s", self.path, name, known_forms())
@@ -151,7 +151,7 @@ class HuggingFaceConfig(DatasetConfig):
                     f"data.path {self.path} has two splits {splits[split]!r} and {name!r} that both are {split}; "
                     "rename one of them"
                 )
-        return {split: found[name] for split, name in splits.items()}
+        return {split: dataset[name] for split, name in splits.items()}
 
     def _source(self, rows: Any) -> HuggingFaceRows:
         if self.text_key not in rows.column_names:
@@ -168,10 +168,10 @@ class HuggingFaceConfig(DatasetConfig):
             except NotImplementedError as error:
                 raise ConfigError(f"data.text_key {self.text_key!r} holds {column.type}, not text") from error
         sizes = np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
-        places = np.flatnonzero(sizes)
-        found = HuggingFaceRows(rows, self.text_key, places, sizes[places])
-        found.empty = [f"row {place}" for place in np.flatnonzero(sizes == 0)]
-        return found
+        indices = np.flatnonzero(sizes)
+        source = HuggingFaceRows(rows, self.text_key, indices, sizes[indices])
+        source.empty = [f"row {index}" for index in np.flatnonzero(sizes == 0)]
+        return source
 
 
 def _saved(folder: Path) -> bool:

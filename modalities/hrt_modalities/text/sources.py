@@ -83,16 +83,16 @@ class Files(DocumentSource):
         try:
             with path.open("rb") as file:
                 file.seek(before + start)
-                found = file.read(end - start)
+                data = file.read(end - start)
         except OSError as error:
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
-        if len(found) != end - start:
+        if len(data) != end - start:
             raise BadSample(name, f"is shorter than the {self.sizes[document]} bytes it had when the run began")
-        return found
+        return data
 
     def taken(self, documents: np.ndarray) -> Files:
         """Some of the files."""
-        names, keys = ([of[place] for place in documents] for of in (self.names, self.keys))
+        names, keys = ([of[index] for index in documents] for of in (self.names, self.keys))
         return Files(self.root, names, self.sizes[documents], keys, self.texts)
 
 
@@ -110,13 +110,13 @@ class JsonlLines(DocumentSource):
     def __init__(
         self,
         files: Sequence[Path],
-        places: np.ndarray,
+        locations: np.ndarray,
         key: str,
         sizes: Sequence[int],
         texts: Sequence[Path] | None = None,
     ) -> None:
-        super().__init__([f"{files[file].name}:{start}" for file, start, _ in places], sizes)
-        self.files, self.places, self.key = list(files), places, key
+        super().__init__([f"{files[file].name}:{start}" for file, start, _ in locations], sizes)
+        self.files, self.places, self.key = list(files), locations, key
         self.texts = list(texts or files)
 
     def read(self, document: int, start: int, end: int) -> bytes:
@@ -130,8 +130,8 @@ class JsonlLines(DocumentSource):
             raise BadSample(self.names[document], f"cannot be read any more: {error}") from error
         if len(text) != self.sizes[document]:
             raise BadSample(self.names[document], "is not what it was when the run began")
-        found: bytes = text[start:end]
-        return found
+        data: bytes = text[start:end]
+        return data
 
     def taken(self, documents: np.ndarray) -> JsonlLines:
         """Some of the lines."""
@@ -139,7 +139,7 @@ class JsonlLines(DocumentSource):
 
 
 def files_source(
-    found: Sequence[tuple[Path, Path]],
+    paths: Sequence[tuple[Path, Path]],
     where: str,
     root: Path = Path(),
     *,
@@ -149,7 +149,7 @@ def files_source(
     """A document a file; what is empty or no text is left out.
 
     Args:
-        found: files, each with the folder that its key starts at.
+        paths: files, each with the folder that its key starts at.
         where: what names the files, for messages.
         root: the folder that names start at.
         named: files that must be text.
@@ -160,11 +160,11 @@ def files_source(
     """
     full, empty, no_text, other = [], [], [], []
     texts = {}
-    for home, path in found:
+    for home, path in paths:
         name = path.relative_to(root).as_posix() if root != Path() else path.as_posix()
         try:
-            place = Place(path) if raw_bytes else readable(path)
-            size = place.path.stat().st_size - place.before
+            readable_file = Place(path) if raw_bytes else readable(path)
+            size = readable_file.path.stat().st_size - readable_file.before
         except NotText as error:
             if path in named:
                 raise ConfigError(f"{where} {path} {error.reason}. {_AS_BYTES}") from error
@@ -175,15 +175,15 @@ def files_source(
         if not size:
             empty.append(str(path))
             continue
-        if not place.utf8:
+        if not readable_file.utf8:
             other.append(str(path))
-        if (place.path, place.before) != (path, 0):
-            texts[name] = (place.path, place.before)
+        if (readable_file.path, readable_file.before) != (path, 0):
+            texts[name] = (readable_file.path, readable_file.before)
         full.append((name, path.relative_to(home).as_posix(), size))
     if not full and no_text:
-        raise ConfigError(f"{where}: no file is text ({len(found)} of them); {no_text[0]}. {_AS_BYTES}")
+        raise ConfigError(f"{where}: no file is text ({len(paths)} of them); {no_text[0]}. {_AS_BYTES}")
     if not full:
-        raise ConfigError(f"{where}: every file is empty ({len(found)} of them); the first is {found[0][1]}")
+        raise ConfigError(f"{where}: every file is empty ({len(paths)} of them); the first is {paths[0][1]}")
     names, keys, sizes = zip(*full, strict=True)
     files = Files(root, names, sizes, keys, texts)
     files.empty, files.no_text, files.other = empty, no_text, other
@@ -201,12 +201,12 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
     Raises:
         ConfigError: a file cannot be read, or a line has no text; names the line.
     """
-    places, sizes, empty = [], [], []
+    locations, sizes, empty = [], [], []
     texts = []
     for number, file in enumerate(files):
         try:
-            place = readable(file)
-            text, offset = place.path, place.before
+            readable_file = readable(file)
+            text, offset = readable_file.path, readable_file.before
         except NotText as error:
             raise ConfigError(f"{where} {file} {error.reason}") from error
         except OSError as error:
@@ -218,33 +218,33 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
                 if line.strip():
                     size = _text_bytes(line, key, f"{file}:{count}")
                     if size:
-                        places.append((number, offset, len(line)))
+                        locations.append((number, offset, len(line)))
                         sizes.append(size)
                     else:
                         empty.append(f"{file}:{count}")
                 offset += len(line)
-    if not places:
+    if not locations:
         raise ConfigError(f"{', '.join(map(str, files))}: no line has a text; {len(empty)} have an empty one")
-    found = JsonlLines(files, np.array(places, dtype=np.int64), key, sizes, texts)
-    found.empty = empty
-    return found
+    source = JsonlLines(files, np.array(locations, dtype=np.int64), key, sizes, texts)
+    source.empty = empty
+    return source
 
 
-def _text_bytes(line: bytes, key: str, place: str) -> int:
+def _text_bytes(line: bytes, key: str, location: str) -> int:
     try:
         row = json.loads(line)
     except RecursionError as error:
-        raise ConfigError(f"{place} is JSON nested too deeply") from error
+        raise ConfigError(f"{location} is JSON nested too deeply") from error
     except ValueError as error:
-        raise ConfigError(f"{place} is no JSON: {error}") from error
+        raise ConfigError(f"{location} is no JSON: {error}") from error
     if not isinstance(row, dict) or key not in row:
         have = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is a {type(row).__name__}"
-        raise ConfigError(f"{place} has no text at {key!r}; {have}. Set data.text_key")
+        raise ConfigError(f"{location} has no text at {key!r}; {have}. Set data.text_key")
     if row[key] is None:
-        raise ConfigError(f"{place}: the text at {key!r} is null; fill it in, or drop the line")
+        raise ConfigError(f"{location}: the text at {key!r} is null; fill it in, or drop the line")
     if not isinstance(row[key], str):
-        raise ConfigError(f"{place}: {key!r} must be a text, got {row[key]!r:.60}")
+        raise ConfigError(f"{location}: {key!r} must be a text, got {row[key]!r:.60}")
     try:
         return len(row[key].encode())
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: {key!r} has a lone surrogate, which no UTF-8 can hold: {error}") from error
+        raise ConfigError(f"{location}: {key!r} has a lone surrogate, which no UTF-8 can hold: {error}") from error

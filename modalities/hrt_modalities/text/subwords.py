@@ -91,16 +91,16 @@ class SubwordTokenizer(TextTokenizer):
         """
         text, clean = decoded(content)
         try:
-            found = encode(self._library, clean)
+            tokens = encode(self._library, clean)
         except Refused as error:
             raise ConfigError(f"modality.subwords {self.file} {error}; take another file") from error
-        back = b"".join([self._raw[token] for token in found])
+        back = b"".join([self._raw[token] for token in tokens])
         if back != (content if clean is text else clean.encode()):
             raise ConfigError(
                 f"modality.subwords {self.file} does not give the text back that begins with {clean[:40]!r}, but "
                 f"{back.decode('utf-8', 'replace')[:40]!r}; take another file"
             )
-        ids = np.array(found, dtype=np.int64)
+        ids = np.array(tokens, dtype=np.int64)
         offsets = np.cumsum(self._sizes[ids]) - self._sizes[ids]
         return ids, offsets if clean is text else _in_source(clean, text, offsets)
 
@@ -135,5 +135,5 @@ def _in_source(clean: str, text: str, offsets: np.ndarray) -> np.ndarray:
     """Byte offsets in a text whose invalid bytes were replaced, counted in the text before."""
     new, old = char_offsets(clean), char_offsets(text)
     char = np.searchsorted(new, offsets, side="right") - 1
-    found: np.ndarray = np.minimum(old[char] + offsets - new[char], old[char + 1] - 1)
-    return found
+    offsets_in_source: np.ndarray = np.minimum(old[char] + offsets - new[char], old[char + 1] - 1)
+    return offsets_in_source

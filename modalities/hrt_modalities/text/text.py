@@ -72,8 +72,8 @@ class Marked:
             moved = lead + start - first
         else:
             moved = 0
-        places = {name: own + moved for name, own in self.boundaries.items()}
-        return Marked(raw[start - moved : end], self.documents + moved, places, lead=lead)
+        boundaries = {name: offsets + moved for name, offsets in self.boundaries.items()}
+        return Marked(raw[start - moved : end], self.documents + moved, boundaries, lead=lead)
 
     def parts(self) -> Iterator[tuple[bool, bytes, dict[str, np.ndarray]]]:
         """Each document, or what there is of it: whether it starts here, its bytes, and its carried groups."""
@@ -85,8 +85,8 @@ class Marked:
 
     def _part(self, first: int, last: int) -> tuple[bytes, dict[str, np.ndarray]]:
         inside = {
-            name: places[np.searchsorted(places, first) : np.searchsorted(places, last)] - first
-            for name, places in self.boundaries.items()
+            name: offsets[np.searchsorted(offsets, first) : np.searchsorted(offsets, last)] - first
+            for name, offsets in self.boundaries.items()
         }
         return self.content[first:last], inside
 
@@ -112,32 +112,35 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
     if len(raw) > max_bytes:
         raise BadSample(name, f"has {len(raw):,} bytes, more than modality.max_bytes {max_bytes:,}; raise it or cut it")
     last = len(content) - 1
-    places = {key: _checked(offsets, last, f"boundary {key!r}", name) for key, offsets in text.boundaries.items()}
+    boundaries = {key: _checked(offsets, last, f"boundary {key!r}", name) for key, offsets in text.boundaries.items()}
     documents = _checked(text.documents, last + 1, "documents", name)
     if isinstance(content, str) and len(content) != len(raw):
-        place = char_offsets(content)
-        documents, places = place[documents], {key: place[offsets] for key, offsets in places.items()}
-    return Marked(raw, documents, places, text.around)
+        offset_of_char = char_offsets(content)
+        documents, boundaries = (
+            offset_of_char[documents],
+            {key: offset_of_char[offsets] for key, offsets in boundaries.items()},
+        )
+    return Marked(raw, documents, boundaries, text.around)
 
 
-def char_start(raw: bytes, place: int, first: int = 0) -> int:
+def char_start(raw: bytes, position: int, first: int = 0) -> int:
     """The first place from ``place`` on that lies inside no character of UTF-8.
 
     Whether it does follows from the 3 bytes before it, so that all windows agree. Bytes that are no UTF-8 are apart.
 
     Args:
         raw: the bytes.
-        place: where to begin.
+        position: where to begin.
         first: where the document starts.
     """
-    while place < len(raw) and _inside(raw, place, first):
-        place += 1
-    return place
+    while position < len(raw) and _inside(raw, position, first):
+        position += 1
+    return position
 
 
-def _inside(raw: bytes, place: int, first: int) -> bool:
-    for back in range(min(_LONGEST, place - first + 1)):
-        byte = raw[place - back]
+def _inside(raw: bytes, position: int, first: int) -> bool:
+    for back in range(min(_LONGEST, position - first + 1)):
+        byte = raw[position - back]
         if byte & 0xC0 != 0x80:
             return back < 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) and back > 0
     return False
@@ -170,13 +173,13 @@ def _encoded(content: str, name: str) -> bytes:
 
 
 def _checked(offsets: Sequence[int], last: int, what: str, name: str) -> np.ndarray:
-    found = np.asarray(offsets)
-    if not found.size:
+    array = np.asarray(offsets)
+    if not array.size:
         return np.empty(0, dtype=np.int64)
-    if found.ndim != 1 or found.dtype.kind not in "iu":
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise BadSample(name, f"{what} must start at whole numbers, got {offsets!r:.80}")
-    if (outside := found[(found < 0) | (found > last)]).size:
+    if (outside := array[(array < 0) | (array > last)]).size:
         raise BadSample(name, f"{what} start at {outside[0]}, outside the text; the last place is {last}")
-    if (back := np.flatnonzero(found[1:] <= found[:-1])).size:
-        raise BadSample(name, f"{what} start at {found[back[0] + 1]} after {found[back[0]]}; offsets must rise")
-    return found.astype(np.int64)
+    if (back := np.flatnonzero(array[1:] <= array[:-1])).size:
+        raise BadSample(name, f"{what} start at {array[back[0] + 1]} after {array[back[0]]}; offsets must rise")
+    return array.astype(np.int64)

@@ -89,10 +89,10 @@ class TextTokenizer(Tokenizer, Contextual):
         """
         ids, masks = [], []
         for index, value in enumerate(values):
-            own, starts = self._tokens(value, f"text {index} of the batch")
-            ids.append(own)
+            tokens, starts = self._tokens(value, f"text {index} of the batch")
+            ids.append(tokens)
             masks.append(starts)
-        spans = Spans.from_lengths([len(own) for own in ids])
+        spans = Spans.from_lengths([len(tokens) for tokens in ids])
         coords_TC = spans.positions[:, None].float()
         boundaries = {
             name: torch.from_numpy(np.concatenate([starts[name] for starts in masks]))
@@ -113,8 +113,8 @@ class TextTokenizer(Tokenizer, Contextual):
         for begins, content, carried in text.parts():
             if begins:
                 ids.append(np.array([self.separator]))
-            own, offsets = self._encoded(content, 0 if begins else text.lead)
-            ids.append(own)
+            tokens, offsets = self._encoded(content, 0 if begins else text.lead)
+            ids.append(tokens)
             document = Document(content, carried)
             for boundary, masks in starts.items():
                 if begins:
@@ -128,8 +128,8 @@ class TextTokenizer(Tokenizer, Contextual):
         if not lead:
             return self.encode(content)
         before, _ = self.encode(content[:lead])
-        own, offsets = self.encode(content[lead:])
-        return np.concatenate([before[-1:], own]), np.concatenate([[0], offsets + lead])
+        tokens, offsets = self.encode(content[lead:])
+        return np.concatenate([before[-1:], tokens]), np.concatenate([[0], offsets + lead])
 
     def _check_carried(self, text: Marked, name: str) -> None:
         carried = text.boundaries
@@ -235,8 +235,8 @@ class TextEmbedding(nn.Module):
         x_TD = self.table(tokens.x)
         if self.before is None:
             return tokens.with_x(x_TD)
-        place_T1 = tokens.spans.positions[:, None]
-        back = [x_TD.roll(step, 0).masked_fill(place_T1 < step, 0) for step in range(1, self.recent)]
+        position_T1 = tokens.spans.positions[:, None]
+        back = [x_TD.roll(step, 0).masked_fill(position_T1 < step, 0) for step in range(1, self.recent)]
         return tokens.with_x(x_TD + self.before(torch.cat(back, -1)))
 
 
@@ -244,10 +244,10 @@ def _in_tokens(starts_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Of starts in bytes, the tokens that they lie in: a group that starts inside a token starts with it."""
     if np.array_equal(offsets, np.arange(len(starts_T))):
         return starts_T
-    places = np.flatnonzero(starts_T)
+    positions = np.flatnonzero(starts_T)
     # A byte that was replaced may be several tokens, which all lie where it did; the first of them starts the group.
-    token = np.searchsorted(offsets, places)
-    token -= np.append(offsets, -1)[token] != places
-    found = np.zeros(len(offsets), dtype=bool)
-    found[token] = True
-    return found
+    token = np.searchsorted(offsets, positions)
+    token -= np.append(offsets, -1)[token] != positions
+    starts_in_tokens = np.zeros(len(offsets), dtype=bool)
+    starts_in_tokens[token] = True
+    return starts_in_tokens

@@ -124,7 +124,7 @@ class _Cleaner:
             raise Refused(f"holds {kind!s:.40} over {_types(splits)}")
         self.check_normalizer(plain.get("normalizer"))
         pre_tokenizers = self.pre_tokenizers(splits) if splits is not None else []
-        levels = [own["type"] for own in pre_tokenizers].count("ByteLevel")
+        levels = [pre_tokenizer["type"] for pre_tokenizer in pre_tokenizers].count("ByteLevel")
         if levels != 1:
             raise Refused(
                 "turns text into bytes twice" if levels else f"holds BPE over {_types(splits)}, not ByteLevel"
@@ -174,44 +174,44 @@ class _Cleaner:
             return
         kind = normalizer["type"]
         if kind == "Sequence":
-            for own in normalizer["normalizers"]:
-                self.check_normalizer(own)
+            for part in normalizer["normalizers"]:
+                self.check_normalizer(part)
         elif kind == "NFC":
             self.ignored.append("normalizer NFC")
         else:
             raise Refused(f"has the normalizer {kind!s:.40}, which changes texts")
 
-    def pre_tokenizers(self, own: Json) -> list[Json]:
-        kind = own["type"]
+    def pre_tokenizers(self, config: Json) -> list[Json]:
+        kind = config["type"]
         if kind == "Sequence":
-            return [found for part in own["pretokenizers"] for found in self.pre_tokenizers(part)]
+            return [pre_tokenizer for part in config["pretokenizers"] for pre_tokenizer in self.pre_tokenizers(part)]
         if kind == "ByteLevel":
-            if _flag(own, "add_prefix_space", True):
+            if _flag(config, "add_prefix_space", True):
                 self.ignored.append("add_prefix_space")
-            regex = _flag(own, "use_regex", True)
+            regex = _flag(config, "use_regex", True)
             return [{"type": kind, "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}]
         if kind in ("Split", "Punctuation"):
-            return [self.split(own)]
+            return [self.split(config)]
         if kind in _NEUTRAL:
-            return [{"type": kind, **{key: own[key] for key in _NEUTRAL[kind] if key in own}}]
+            return [{"type": kind, **{key: config[key] for key in _NEUTRAL[kind] if key in config}}]
         raise Refused(f"has the pre-tokenizer {kind!s:.40}, which changes or removes text")
 
-    def split(self, own: Json) -> Json:
-        behavior = own["behavior"]
+    def split(self, config: Json) -> Json:
+        behavior = config["behavior"]
         behavior = behavior[:1].upper() + behavior[1:]
-        if behavior == "Removed" and own["type"] == "Split" and _flag(own, "invert"):
+        if behavior == "Removed" and config["type"] == "Split" and _flag(config, "invert"):
             # Removes what the pattern does not match, which mostly is nothing (GPT-4); if not, it becomes a piece.
             self.ignored.append("removal of what a split does not match")
             behavior = "Isolated"
         if behavior not in _BEHAVIORS:
-            raise Refused(f"has a {own['type']} with behavior {behavior!s:.40}, which removes text")
-        if own["type"] == "Punctuation":
+            raise Refused(f"has a {config['type']} with behavior {behavior!s:.40}, which removes text")
+        if config["type"] == "Punctuation":
             return {"type": "Punctuation", "behavior": behavior}
         return {
             "type": "Split",
-            "pattern": own["pattern"],
+            "pattern": config["pattern"],
             "behavior": behavior,
-            "invert": _flag(own, "invert"),
+            "invert": _flag(config, "invert"),
         }
 
     def added(self, token: Json, vocabulary: Json) -> Json:
@@ -255,14 +255,14 @@ def _bytes_of_tokens(library: Library, clean: Json) -> list[bytes]:
         raise Refused(f"has ids up to {size - 1:,} for {len(ids):,} tokens")
     alphabet = byte_of_char()
     added = {token["content"] for token in clean["added_tokens"]}
-    found = [b""] * size
+    token_bytes = [b""] * size
     for token, number in ids.items():
         try:
-            found[number] = bytes(map(alphabet.__getitem__, token)) if token not in added else token.encode()
+            token_bytes[number] = bytes(map(alphabet.__getitem__, token)) if token not in added else token.encode()
         except KeyError:
             # Never made from text, which is in the characters of bytes when it is merged.
-            found[number] = token.encode("utf-8", "surrogatepass")
-    return found
+            token_bytes[number] = token.encode("utf-8", "surrogatepass")
+    return token_bytes
 
 
 def _self_test(library: Library, tokens: Sequence[bytes]) -> None:
@@ -293,15 +293,15 @@ _PROBES = (
 )
 
 
-def _flag(own: Json, key: str, absent: bool = False) -> bool:
-    found = own.get(key, absent)
-    if not isinstance(found, bool):
-        raise TypeError(f"{key} must be true or false, got {found!r:.40}")
-    return found
+def _flag(config: Json, key: str, absent: bool = False) -> bool:
+    value = config.get(key, absent)
+    if not isinstance(value, bool):
+        raise TypeError(f"{key} must be true or false, got {value!r:.40}")
+    return value
 
 
-def _types(own: Any) -> str:
-    if own is None:
+def _types(config: Any) -> str:
+    if config is None:
         return "no pre-tokenizer"
-    kind = str(own["type"])
-    return ", ".join(map(_types, own["pretokenizers"])) if kind == "Sequence" else kind
+    kind = str(config["type"])
+    return ", ".join(map(_types, config["pretokenizers"])) if kind == "Sequence" else kind

@@ -47,40 +47,40 @@ class GridAudioConfig(JoinableConfig):
         """
         check_split(split)
         splits: dict[str, list[Recording]] = {}
-        for own in sentences(self.root, "audio", spoken=True):
+        for sentence in sentences(self.root, "audio", spoken=True):
             # Others are counted alone, and may have no alignment.
-            words = self._words(own) if own.split in (split, "train") else own.words
+            words = self._words(sentence) if sentence.split in (split, "train") else sentence.words
             item = Recording(
-                own.row["audio"],
-                self._target(own, words),
+                sentence.row["audio"],
+                self._target(sentence, words),
                 boundaries={"words": tuple(interval.start for interval in words)},
                 labels={"words": tuple(interval.label for interval in words)},
             )
-            splits.setdefault(own.split, []).append(item)
+            splits.setdefault(sentence.split, []).append(item)
         if splits.get("val"):
             self.needless("val", f"{self.root} has its own val")
         sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
         return self.strung(split, sounds, spaced=self.label == "characters")
 
-    def _words(self, own: Sentence) -> tuple[TimeSpan, ...]:
+    def _words(self, sentence: Sentence) -> tuple[TimeSpan, ...]:
         """Words and silences."""
-        audio = own.row["audio"]
-        if self.alignments is None or own.split not in self.aligned:
-            return own.words
+        audio = sentence.row["audio"]
+        if self.alignments is None or sentence.split not in self.aligned:
+            return sentence.words
         stem = self.alignments / PurePosixPath(audio).with_suffix("")
-        found = [path for kind in READABLE if (path := stem.with_suffix(kind)).is_file()]
-        if not found:
+        alignments = [path for kind in READABLE if (path := stem.with_suffix(kind)).is_file()]
+        if not alignments:
             raise ConfigError(f"data.alignments has no {stem.name} for {audio}; one of {', '.join(READABLE)}")
-        tiers = read_alignment(found[0])
+        tiers = read_alignment(alignments[0])
         if "words" not in tiers:
-            raise ConfigError(f"{found[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
+            raise ConfigError(f"{alignments[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
         header = read_header(self.root / audio, audio)
         return segments_of(tiers["words"], header.samples / header.rate)
 
-    def _target(self, own: Sentence, words: Sequence[TimeSpan]) -> Target:
+    def _target(self, sentence: Sentence, words: Sequence[TimeSpan]) -> Target:
         if self.label == "segments":
             return tuple(interval.label for interval in words)
-        return own.spoken if self.label == "phonemes" else as_target(own.row["sentence"], self.label)
+        return sentence.spoken if self.label == "phonemes" else as_target(sentence.row["sentence"], self.label)
 
     @model_validator(mode="after")
     def _aligned_by_something(self) -> GridAudioConfig:

@@ -51,11 +51,11 @@ def sentences(root: Path, file: str, *, spoken: bool = False) -> Iterator[Senten
     words, phones = _words(root / "words.tsv", spoken)
     columns = ("id", file, "sentence", "split")
     for number, row in read_rows(root / "index.tsv", columns, "the columns of GRID's index"):
-        place, name = f"{root}/index.tsv:{number}", row["id"]
+        location, name = f"{root}/index.tsv:{number}", row["id"]
         if name not in words:
-            raise ConfigError(f"{place}: {name!r} has no words in words.tsv")
+            raise ConfigError(f"{location}: {name!r} has no words in words.tsv")
         check_order(words[name], f"{root}/words.tsv", name)
-        yield Sentence(row, split_of(row, "split", place), tuple(words[name]), tuple(phones.get(name, ())))
+        yield Sentence(row, split_of(row, "split", location), tuple(words[name]), tuple(phones.get(name, ())))
 
 
 def _words(table: Path, spoken: bool) -> tuple[dict[str, list[TimeSpan]], dict[str, list[str]]]:
@@ -64,8 +64,8 @@ def _words(table: Path, spoken: bool) -> tuple[dict[str, list[TimeSpan]], dict[s
     phones: dict[str, list[str]] = {}
     columns = ("id", "word", "start_s", "end_s", *(("arpabet_canonical",) if spoken else ()))
     for number, row in read_rows(table, columns, "the columns of GRID's words"):
-        place = f"{table}:{number}"
-        start, end = (seconds_of(row, column, place) or 0.0 for column in ("start_s", "end_s"))
+        location = f"{table}:{number}"
+        start, end = (seconds_of(row, column, location) or 0.0 for column in ("start_s", "end_s"))
         silent = row["word"] in (SILENCE, _PAUSE)
         words.setdefault(row["id"], []).append(TimeSpan(start, end, SILENCE if silent else row["word"]))
         if spoken and not silent:

@@ -147,17 +147,17 @@ class GridTriples(Dataset):
         parts = {"audio": self.sound, "video": self.video}
         samples = {name: parts[name][index] for name in use if name != "text"}
         first = next(iter(samples.values()), None) or self.sound[index]
-        said = str(first.label)
+        text = str(first.label)
         value: dict[str, Any] = {name: sample.value for name, sample in samples.items()} | (
-            {"text": said} if "text" in use else {}
+            {"text": text} if "text" in use else {}
         )
         if "audio" in value:
             value["audio"] = self._noisy(value["audio"], index)
         label = self.config.label
         if label == "word":
-            return Sample(value, said, first.name)
-        target = said if label == "sentence" else said.split()[SLOTS.index(label)]
-        return Sample(value, target, first.name, {"words": self._words(index, said, first.name)})
+            return Sample(value, text, first.name)
+        target = text if label == "sentence" else text.split()[SLOTS.index(label)]
+        return Sample(value, target, first.name, {"words": self._words(index, text, first.name)})
 
     def limit(self, tokenizer: Tokenizer) -> None:
         """Limits the sounds and the videos."""
@@ -168,10 +168,10 @@ class GridTriples(Dataset):
         timed, words = _timed(self.sound.items[index]), sentence.split()
         if [label for _, _, label in timed] != words:
             raise BadSample(name, f"is {sentence!r}, but words.tsv has other words; mend it")
-        places = accumulate((len(word) + 1 for word in words), initial=0)
+        start_bytes = accumulate((len(word) + 1 for word in words), initial=0)
         return tuple(
-            Piece(word, {"audio": (start, end), "video": (start, end), "text": (place, place + len(word))})
-            for (start, end, word), place in zip(timed, places, strict=False)
+            Piece(word, {"audio": (start, end), "video": (start, end), "text": (start_byte, start_byte + len(word))})
+            for (start, end, word), start_byte in zip(timed, start_bytes, strict=False)
         )
 
     def _noisy(self, sound: Audio, index: int) -> Audio:
@@ -198,19 +198,19 @@ def _timed(item: Recording) -> list[tuple[float, float, str]]:
     """Start, end and label of each word of a sentence, in seconds; silences are left out."""
     starts = item.boundaries["words"]
     ends = (*starts[1:], starts[-1] + LAST_WORD)
-    return [own for own in zip(starts, ends, item.labels["words"], strict=True) if own[2] != SILENCE]
+    return [word for word in zip(starts, ends, item.labels["words"], strict=True) if word[2] != SILENCE]
 
 
 def _words_of(sound: Recordings, video: Clips, margin: float) -> tuple[Recordings, Clips, list[int]]:
     """The words of sentences as sounds and as videos, and the sentence that each is of."""
     sounds, clips, origin = [], [], []
-    for place, (spoken, seen) in enumerate(zip(sound.items, video.items, strict=True)):
-        samples, rate = sound.shape(place)
+    for index, (spoken, seen) in enumerate(zip(sound.items, video.items, strict=True)):
+        samples, rate = sound.shape(index)
         for start, end, word in _timed(spoken):
             begin, end = max(0.0, start - margin), min(end + margin, samples / rate)
             sounds.append(Recording(spoken.name, word, offset=begin, duration=end - begin))
             clips.append(Clip(seen.name, word, begin, end))
-            origin.append(place)
+            origin.append(index)
     return Recordings(sound.root, sounds, None), Clips(video.root, clips, None, video.reading), origin
 
 

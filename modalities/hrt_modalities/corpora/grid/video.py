@@ -33,24 +33,24 @@ class GridVideoConfig(ClipsConfig):
         """
         check_split(split)
         splits: dict[str, list[Clip]] = {}
-        for own in sentences(self.root, self.view):
-            starts = tuple(interval.start for interval in own.words)
-            item = Clip(own.row[self.view], self._target(own), boundaries={"words": starts})
-            splits.setdefault(own.split, []).append(item)
+        for sentence in sentences(self.root, self.view):
+            starts = tuple(interval.start for interval in sentence.words)
+            item = Clip(sentence.row[self.view], self._target(sentence), boundaries={"words": starts})
+            splits.setdefault(sentence.split, []).append(item)
         if splits.get("val"):
             self.needless("val", f"{self.root} has its own val")
         return self.dataset(split, self.root, splits, texts=self.label == "text")
 
-    def _target(self, own: Sentence) -> Target:
-        sentence = own.row["sentence"]
+    def _target(self, sentence: Sentence) -> Target:
+        text = sentence.row["sentence"]
         if self.label == "text":
-            return sentence
+            return text
         if self.label == "characters":
-            return tuple(sentence)
+            return tuple(text)
         if self.label == "words":
-            return tuple(sentence.split())
+            return tuple(text.split())
         silent = None if self.label == "slots" else SILENCE
-        return tuple(silent if interval.label == SILENCE else interval.label for interval in own.words)
+        return tuple(silent if interval.label == SILENCE else interval.label for interval in sentence.words)
 
 
 GridConfig = GridVideoConfig
