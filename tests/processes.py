@@ -3,7 +3,45 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hrt_mm.train.distributed import ProcessGroup
 
 forkserver = multiprocessing.get_context("forkserver")
 # Preloading is a setting of the one server that all contexts share, so it is made here once.
 forkserver.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "hrt_modalities.text.corpus", "torch._dynamo"])
+
+
+def on_two_ranks(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Calls ``function(ranks, *args)`` in the two processes of a process group; returns what each of them returned.
+
+    Results are sent between processes, so tensors should be lists.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    connections, processes = [], []
+    for rank in range(2):
+        ours, theirs = forkserver.Pipe()
+        process = forkserver.Process(target=_on_rank, args=(rank, port, theirs, function, args), daemon=True)
+        process.start()
+        connections.append(ours)
+        processes.append(process)
+    results = [connection.recv() for connection in connections if connection.poll(120)]
+    for process in processes:
+        process.join(30)
+    assert len(results) == 2, "a rank hangs"
+    return results
+
+
+def _on_rank(rank: int, port: int, answer: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    answer.send(function(ProcessGroup(torch.device("cpu"), rank, 2), *args))
+    dist.destroy_process_group()

@@ -11,7 +11,7 @@ from benchmarks.memory import TimeLimitError
 from benchmarks.models import size
 from benchmarks.results import read
 from hrt_mm import Tokens
-from tests.modalities.audio.test_recordings import fsdd
+from tests.modalities.audio.small_corpora import fsdd
 
 QUICK = ["--quick", "--device", "cpu", "--no-memory", "--threads", "1"]
 

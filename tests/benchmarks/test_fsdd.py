@@ -10,7 +10,7 @@ from benchmarks import fsdd
 from benchmarks.command import main
 from benchmarks.results import Measured, Result, Row, read
 from hrt_mm.core.errors import UserError
-from tests.modalities.audio.test_recordings import table
+from tests.modalities.audio.small_corpora import table
 
 WORDS = ("low", "high")
 QUICK = ["--quick", "--device", "cpu", "--threads", "1"]

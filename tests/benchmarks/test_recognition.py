@@ -10,7 +10,7 @@ from benchmarks import recognition
 from benchmarks.command import main
 from benchmarks.recognition import Cuts
 from benchmarks.results import read
-from tests.modalities.audio.test_recordings import fsdd, grid
+from tests.modalities.audio.small_corpora import fsdd, grid
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.neighbours import STRUCTURE
 from hrt_mm.retrieval.rows import Row
 from tests.damage import contents, full_disk, try_all
-from tests.retrieval.test_index import MODEL, collection, vectors
+from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
 QUERIES = vectors(3, seed=8)
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +18,7 @@ from hrt_mm.retrieval.index import MANIFEST, Index
 from hrt_mm.retrieval.neighbours import Kind
 from hrt_mm.retrieval.rows import Model, Row
 from tests.processes import forkserver
-
-MODEL = Model("a" * 64, 8, "runs/x")
-
-
-def vectors(count: int, seed: int = 0) -> np.ndarray:
-    found = np.random.default_rng(seed).normal(size=(count, MODEL.dim)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def collection(
-    folder: Path, ids: Sequence[str], *, part: str = "image", seed: int = 0, model: Model = MODEL
-) -> Collection:
-    with writing(folder, model) as writer:
-        if ids:
-            writer.add(vectors(len(ids), seed)[:, : model.dim], [Row(name, part, info={"name": name}) for name in ids])
-    return Collection(folder)
+from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.qdrant import QdrantIndex, connect
 from hrt_mm.retrieval.rows import Model, Row
-from tests.retrieval.test_index import MODEL, collection, vectors
+from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
 pytest.importorskip("qdrant_client")
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from hrt_mm.core.per_step import training_step
@@ -18,14 +14,12 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.tasks import Masked, Task
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.meters import Meters, weight_of
+from tests.processes import on_two_ranks
 from tests.tasks.every import CASES
 
 SPLITS = [[[0, 1, 2], [3, 4, 5, 6, 7]], [[0, 1], [3], [2, 4, 5], [6, 7]]]
 ADDITIVE = [name for name in CASES if name != "contrastive"]
 SHARED = ["segmentation", "ctc with silence and spellings", "balanced classification", "fused, each alone", "tagging"]
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
 
 
 def _thirds(tokens: Tokens) -> Tensor:
@@ -83,35 +77,18 @@ def test_batches_of_a_step_add_up_to_one(name: str, split: list[list[int]]) -> N
             assert list(found.sums()[key]) == pytest.approx([value, count], rel=1e-4, abs=1e-5), key
 
 
-def _on_rank(rank: int, port: int, answer: Connection) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    ranks = ProcessGroup(torch.device("cpu"), rank, 2)
+def _states_on_rank(ranks: ProcessGroup) -> dict[str, dict[str, list[Any]]]:
     found = {}
     for name in SHARED:
         task = CASES[name].build().train()
         for _ in range(2):
-            step(name, task, [SPLITS[0][rank], SPLITS[1][2 + rank]], ranks)
+            step(name, task, [SPLITS[0][ranks.rank], SPLITS[1][2 + ranks.rank]], ranks)
         found[name] = state(task)
-    answer.send(found)
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_ranks_are_one() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ends, running = [], []
-    for rank in range(2):
-        ours, theirs = _processes.Pipe()
-        process = _processes.Process(target=_on_rank, args=(rank, port, theirs), daemon=True)
-        process.start()
-        ends.append(ours)
-        running.append(process)
-    answers = [end.recv() for end in ends if end.poll(120)]
-    for process in running:
-        process.join(30)
-    assert len(answers) == 2
+    answers = on_two_ranks(_states_on_rank)
     order = [place for part in (*SPLITS[0], *SPLITS[1][2:]) for place in part]
     for name in SHARED:
         task = CASES[name].build().train()

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from hrt_mm.data.sample import Sample
 from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.meters import weight_of
+from tests.processes import on_two_ranks
 from tests.tasks.conftest import Ids, Rows, hierarchy, unzero
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
 
 
 def _samples() -> list[Sample]:
@@ -51,13 +45,10 @@ def _gradient(options: dict[str, Any], share: list[Sample], ranks: ProcessGroup)
     }
 
 
-def _on_rank(rank: int, port: int, options: dict[str, Any], shares: list[list[int]], answer: Connection) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    chosen = [_samples()[place] for place in shares[rank]]
-    found = _gradient(options, chosen, ProcessGroup(torch.device("cpu"), rank, 2))
-    answer.send({name: gradient.tolist() for name, gradient in found.items()})
-    dist.destroy_process_group()
+def _gradient_on_rank(ranks: ProcessGroup, options: dict[str, Any], shares: list[list[int]]) -> dict[str, list[Any]]:
+    chosen = [_samples()[place] for place in shares[ranks.rank]]
+    found = _gradient(options, chosen, ranks)
+    return {name: gradient.tolist() for name, gradient in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -72,21 +63,7 @@ def _on_rank(rank: int, port: int, options: dict[str, Any], shares: list[list[in
 def test_two_ranks_have_the_gradient_of_one(options: dict[str, Any], shares: list[list[int]]) -> None:
     order = [*shares[0], *shares[1]]
     alone = _gradient(options, [_samples()[place] for place in order], ProcessGroup(torch.device("cpu")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ends, running = [], []
-    for rank in range(2):
-        ours, theirs = _processes.Pipe()
-        process = _processes.Process(target=_on_rank, args=(rank, port, options, shares, theirs))
-        process.start()
-        ends.append(ours)
-        running.append(process)
-    for ours in ends:
-        assert ours.poll(60), "a rank hangs"
-        found = ours.recv()
+    for found in on_two_ranks(_gradient_on_rank, options, shares):
         assert found.keys() == alone.keys()
         for name, gradient in alone.items():
             torch.testing.assert_close(torch.tensor(found[name]), gradient, rtol=1e-4, atol=1e-6)
-    for process in running:
-        process.join(10)

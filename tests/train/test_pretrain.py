@@ -22,7 +22,7 @@ from hrt_mm.train.loop import train
 from hrt_mm.train.pretrain import without_bottom_up
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
-from tests.modalities.audio.test_recordings import sound
+from tests.modalities.audio.small_corpora import sound
 from tests.train.toy_processes import logged
 
 FIXED = ["train.tensorboard=false", "train.num_threads=1", "train.precision=fp32", "optim.warmup_steps=4"]

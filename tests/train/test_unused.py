@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
-from multiprocessing.connection import Connection
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.train.distributed import ProcessGroup
+from tests.processes import on_two_ranks
 from tests.tasks.conftest import RowEmbedding, Rows, hierarchy
 from tests.tasks.every import CASES
 
 JOINT = ("fused", "fused, each alone", "contrastive")
 ONE = [name for name in CASES if name not in JOINT]
-
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "torch._dynamo"])
 
 
 class Partly(RowEmbedding):
@@ -69,10 +62,7 @@ def test_samples_without_tokens_leave_none() -> None:
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
 
-def _on_rank(rank: int, port: int, answer: Connection) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    ranks = ProcessGroup(torch.device("cpu"), rank, 2)
+def _losses_on_rank(ranks: ProcessGroup) -> dict[str, tuple[bool, list[float]]]:
     found: dict[str, tuple[bool, list[float]]] = {}
     for name in ("classification", "language", "ctc", "contrastive"):
         for look in (None, True):
@@ -85,31 +75,16 @@ def _on_rank(rank: int, port: int, answer: Connection) -> None:
             losses = []
             for _ in range(3):
                 optimizer.zero_grad()
-                output = model(CASES[name].batch([0, 2, 4] if rank else [1, 3, 5]))
+                output = model(CASES[name].batch([0, 2, 4] if ranks.rank else [1, 3, 5]))
                 output.loss.backward()
                 optimizer.step()
                 losses.append(float(output.loss.detach()))
             found[f"{name} {look}"] = (model.find_unused_parameters, losses)
-    answer.send(found)
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_ranks_train_the_same_without_looking() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ends, running = [], []
-    for rank in range(2):
-        ours, theirs = _processes.Pipe()
-        process = _processes.Process(target=_on_rank, args=(rank, port, theirs), daemon=True)
-        process.start()
-        ends.append(ours)
-        running.append(process)
-    answers = [end.recv() for end in ends if end.poll(120)]
-    for process in running:
-        process.join(30)
-    assert len(answers) == 2
-    for answer in answers:
+    for answer in on_two_ranks(_losses_on_rank):
         for name in ("classification", "language", "ctc", "contrastive"):
             assert answer[f"{name} None"][0] == (name == "contrastive")
             assert answer[f"{name} True"][0]

@@ -5,27 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from hrt_mm.analysis.report import diagnose, write_report
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import ConfigError, UserError
-
-
-def pictures(folder: Path) -> set[str]:
-    return {path.stem for path in folder.glob("*.png")}
-
-
-def assert_drawn(folder: Path) -> None:
-    """Every picture of the page is there, no other is, and none is blank."""
-    text = (folder / "report.md").read_text()
-    assert set(re.findall(r"\]\(([\w-]+)\.png\)", text)) == pictures(folder)
-    for path in folder.glob("*.png"):
-        pixels = np.asarray(Image.open(path).convert("L"))
-        assert min(pixels.shape) > 100, path
-        assert (pixels < 250).mean() > 0.005, path
+from tests.analysis.report.pictures import assert_drawn, pictures
 
 
 def test_report_of_a_classifier(digits_run: Path) -> None:

@@ -14,7 +14,7 @@ from hrt_mm.analysis.report.subject import Subject
 from hrt_mm.inference.trained import load_task
 from hrt_mm.train.distributed import ProcessGroup
 from tests.analysis.report.conftest import trained
-from tests.analysis.report.test_report import assert_drawn, pictures
+from tests.analysis.report.pictures import assert_drawn, pictures
 
 OF_TOWERS = {f"{tower}-{name}" for tower in ("image", "text") for name in ("attention", "groups", "recovery")}
 

@@ -12,7 +12,7 @@ from hrt_mm.config import load_config
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
-from tests.modalities.audio.test_recordings import fsdd, grid, sound
+from tests.modalities.audio.small_corpora import fsdd, grid, sound
 from tests.modalities.corpora.test_speech import spoken
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"

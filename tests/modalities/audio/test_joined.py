@@ -11,7 +11,7 @@ from hrt_modalities.audio.joined import Joined
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import Dataset
-from tests.modalities.audio.test_recordings import sound
+from tests.modalities.audio.small_corpora import sound
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hrt_modalities.corpora.speech import LibriSpeechConfig, SpeechCommandsConfi
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import BadSample, ConfigError
-from tests.modalities.audio.test_recordings import sound
+from tests.modalities.audio.small_corpora import sound
 
 
 def commands(root: Path, split: str = "train", **values: object) -> Recordings:

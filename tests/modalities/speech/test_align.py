@@ -15,7 +15,7 @@ from hrt_modalities.speech.align import path_of
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.time_span import TimeSpan
-from tests.modalities.audio.test_recordings import grid
+from tests.modalities.audio.small_corpora import grid
 
 CONFIG: dict[str, Any] = {
     "modality": {"type": "audio", "mels": 16},
