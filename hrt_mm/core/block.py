@@ -83,6 +83,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""
+        # One map for both halves, which are then split.
         gate, value = self.up(x_TD).chunk(2, -1)
         out_TD: Tensor = self.down(F.silu(gate) * value)
         return out_TD

@@ -127,6 +127,7 @@ def coarse_blocks(blocks: tuple[Sizes, ...], size: Sizes) -> tuple[Sizes, ...]:
     Raises:
         UserError: a larger block is not a multiple of ``size``.
     """
+    # Smaller blocks lie within single cells of the coarse grid, and no longer matter.
     larger = [block for block in blocks if math.prod(block) > math.prod(size)]
     for block in larger:
         if len(block) != len(size) or any(big % small for big, small in zip(block, size, strict=True)):
@@ -136,6 +137,7 @@ def coarse_blocks(blocks: tuple[Sizes, ...], size: Sizes) -> tuple[Sizes, ...]:
 
 def _unravel(index: Tensor, shape: Sizes) -> tuple[Tensor, ...]:
     """Raster indices as one index along each axis."""
+    # The last axis varies fastest in raster order.
     coords = []
     for cells in reversed(shape):
         coords.append(index % cells)

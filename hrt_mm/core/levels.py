@@ -159,6 +159,7 @@ class Level(Component):
     @property
     def mlp_dim(self) -> int:
         """Hidden width of the SwiGLU, a multiple of 8."""
+        # Multiples of 8 keep matrix products on tensor cores.
         return max(8, round(self.dim * self.mlp_ratio / 8) * 8)
 
 

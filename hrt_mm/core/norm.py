@@ -19,8 +19,10 @@ def rms_norm(x: Tensor) -> Tensor:
 
     Differentiable any number of times, in forward and reverse mode, and under the transforms of ``torch.func``.
     """
+    # The fused kernel of a GPU is fast, and compilers fuse the operations themselves.
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], eps=EPS)
+    # Without gradients, or where torch.func needs plain operations, the custom function is not needed.
     if torch._C._are_functorch_transforms_active() or not (x.requires_grad and torch.is_grad_enabled()):
         return _normalize(x)[0]
     normed: Tensor = _CpuRmsNorm.apply(x)[0]

@@ -77,6 +77,7 @@ class Router(PerStep):
         prob_T = F.pad(self.between(normed_TD[:-1], normed_TD[1:]), (1, 0), value=1.0)
         prob_T = torch.where(self._is_first(samples), 1.0, prob_T)
         predicted_T = prob_T > 0.5
+        # Groups that would grow too long are split. The ratio loss below counts the router's own predictions only.
         starts_T = limit_group_length(predicted_T, self.max_length)
         decision_prob_T = torch.where(starts_T, prob_T, 1 - prob_T)
         return Routing(

@@ -37,8 +37,10 @@ class Spans:
         lengths = offsets.diff()
         self.max_seqlen = int(lengths.max()) if len(lengths) else 0
         shortest = int(lengths.min()) if len(lengths) else 0
+        # Runs of one length fold into a dense batch, which most operations on spans have a fast path for.
         self.uniform: int | None = self.max_seqlen if len(lengths) and shortest == self.max_seqlen else None
         self._cache: dict[Any, Any] = {}
+        # Keyed weakly, so that a value goes with the other spans that it depends on.
         self._pairs: WeakKeyDictionary[Spans, dict[Any, Any]] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[Spans], tuple[Tensor, torch.device]]:
@@ -137,6 +139,7 @@ class Spans:
         """(T,) int64 index of the run of each row, on the device."""
         return self.cached(
             "ids",
+            # output_size is known on the host; without it repeat_interleave would wait for the device.
             lambda: torch.repeat_interleave(
                 torch.arange(len(self), device=self.device), self.counts, output_size=self.total
             ),
@@ -176,6 +179,7 @@ class Spans:
         """
         if size < 1:
             raise UserError(f"a window or stride must be 1 or more, got {size}")
+        # Runs that are multiples of the size are cut evenly throughout, without a look at single runs.
         if not first and self.uniform and self.uniform % size == 0:
             return self.cached(("cut", size, 0), lambda: Spans(torch.arange(0, self.total + 1, size), self.device))
         return self.cached(("cut", size, first), lambda: self._cut(size, first))

@@ -99,6 +99,7 @@ class Tokens:
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
         coords_TC = torch.cat(list(coords)) if coords is not None else spans.positions[:, None]
+        # Coordinates are float32 as long as that is exact; large ones keep float64 (see core.rope).
         wide = coords is not None and coords_TC.dtype in (torch.float64, torch.int64)
         fits_float32 = not wide and spans.max_seqlen <= _FLOAT32_INTEGERS
         coords_TC = coords_TC.float() if fits_float32 else coords_TC.double()
@@ -125,6 +126,7 @@ class Tokens:
 
     def slice_samples(self, first: int, last: int) -> Tokens:
         """The samples ``first`` to ``last - 1``."""
+        # Samples are consecutive rows, so all tensors are sliced as views.
         offsets = self.spans.host[first : last + 1]
         rows = slice(int(offsets[0]), int(offsets[-1]))
         return Tokens(

@@ -58,6 +58,7 @@ def attend(
     k_spans = q_spans if k_spans is None else k_spans
     _check(q_THD, k_SKD, v_SKD, q_spans, k_spans)
     left, right = _window(window)
+    # A causal call is a window without later keys, so backends deal with windows only.
     call = Call(
         q_THD,
         k_SKD,

@@ -27,6 +27,7 @@ class Sdpa(Backend):
 
     def __call__(self, call: Call) -> Tensor:
         queries, keys = call.q_spans.uniform, call.k_spans.uniform
+        # Full or causal attention over runs of one length needs neither a mask nor a gather.
         if queries and keys and (call.is_full or (call.is_causal and queries == keys)):
             bucket = Bucket((len(call.q_spans), queries, keys), None, None, call.is_causal)
             return _dense(call.q_THD, call.k_SKD, call.v_SKD, bucket, call.scale)
@@ -44,6 +45,7 @@ def _bucketed(call: Call) -> Tensor:
         plan.buckets,
         strict=True,
     )
+    # Buckets are in the order of the plan; its last gather brings their rows back into packed order.
     outputs = [_dense(*bucket, call.scale) for bucket in arguments]
     rows = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return _gather(rows, plan.order)

@@ -124,6 +124,7 @@ class FlashAttn(Backend):
         from flash_attn import flash_attn_varlen_func
 
         left, right = call.window
+        # The package takes causality as a flag, and an unlimited left bound of a causal window as no window at all.
         causal = right == 0
         out_THD: Tensor = flash_attn_varlen_func(
             call.q_THD,

@@ -34,7 +34,9 @@ class AttentionPooling(Pooling):
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         mean_GD = segment_mean(x_TD, groups.spans)
         normed_TD = rms_norm(x_TD)
+        # One query per group from the mean of its normalized tokens, at the mean of their coordinates.
         q_GHE = self.query(segment_mean(normed_TD, groups.spans)).unflatten(-1, (self.heads, -1))
+        # (T, 2 * D) to (T, 2 * H, E): the first H heads are keys, the others values.
         k_THE, v_THE = self.key_value(normed_TD).unflatten(-1, (2 * self.heads, -1)).chunk(2, 1)
         coords_GC = segment_mean(groups.coords_TC, groups.spans)
         out_GHE = attend(

@@ -78,6 +78,7 @@ def decompose(x_TD: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
     for merge in _rounds(spans):
         a, b = x_TD.index_select(0, merge.left), x_TD.index_select(0, merge.right)
         cos, sin = merge.cos.to(x_TD.dtype), merge.sin.to(x_TD.dtype)
+        # Rotate each pair into a detail, which is kept, and a low-pass coefficient for the next round.
         details.append(sin * a - cos * b)
         rest = x_TD.index_select(0, merge.unpaired)
         x_TD = x_TD.new_empty(merge.rows, x_TD.shape[1])
@@ -101,6 +102,7 @@ def reconstruct(low_GD: Tensor, details: Tensor, spans: Spans) -> Tensor:
             f"{len(spans)} groups of {spans.total} tokens have {len(spans)} lows and {spans.total - len(spans)} "
             f"details, got {len(low_GD)} and {len(details)}"
         )
+    # Undo the rounds from the last to the first. The rotations are symmetric, so they are their own inverses.
     rounds = _rounds(spans)
     by_round = details.split([len(merge.left) for merge in rounds])
     x_TD = low_GD

@@ -46,6 +46,7 @@ def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, position_T: Tenso
             continue
         coarse_mean, fine_mean = coarse[spans.ids[fit]].mean(0), fine[fit].mean(0)
         inputs = coarse[spans.ids[fit]] - coarse_mean
+        # Solve the normal equations of ridge regression, (X^T X + penalty I) W = X^T Y.
         gram = inputs.T @ inputs
         penalty = ridge * gram.diagonal().mean().clamp(min=1e-12)
         eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

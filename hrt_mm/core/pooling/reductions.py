@@ -49,8 +49,10 @@ class ConvPooling(Pooling):
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         if groups.full:
+            # Tokens are in the order of their positions already, so concatenation is a view.
             return x_TD.unflatten(0, (-1, self.group_size)).flatten(1)
         count, spans = len(groups.spans), groups.spans
+        # Scatter the tokens into (G * K, D), a row for each position of every group, then join the K rows of a group.
         row_T = spans.ids * self.group_size + groups.position_in_group_T()
         concatenated = x_TD.new_zeros(count * self.group_size, x_TD.shape[1]).index_add(0, row_T, x_TD)
         if spans.max_seqlen > self.group_size:
