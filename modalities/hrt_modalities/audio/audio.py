@@ -1,4 +1,4 @@
-"""What the audio tokenizer takes: a waveform with what is known of its structure.
+"""The input of the audio tokenizer: a waveform with its known boundaries and labels.
 
 Shapes: S samples of sound.
 """

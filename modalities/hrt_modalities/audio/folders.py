@@ -49,23 +49,23 @@ class AudioFolderConfig(UnsplitConfig, RecordingsConfig):
 
 
 class AudioManifestConfig(UnsplitConfig, JoinableConfig, SpanColumns):
-    """A table with a row a sound or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+    """A table with one row per sound or part of a sound: CSV or TSV with a header, or JSONL, by its suffix."""
 
     type: Literal["audio_manifest"]
     file: Path
-    """The table. Paths in it start at ``root``, and stay inside."""
+    """The table. Its paths are relative to ``root`` and must stay inside it."""
     root: Path | None = None
-    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
-    lie inside it, and all others are refused: the table is not trusted."""
+    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
+    others are refused: the table is not trusted."""
     path_column: str = "path"
     """Column of the sound's path."""
     label_column: str | None = "label"
-    """Column of what is known of it; null for sounds without labels."""
+    """Column of the label; null for sounds without labels."""
     label: Literal["class", "text", "words", "characters"] = "class"
-    """What stands there: a class, a text, or a text that is given as the list of its words or characters. In JSONL
-    words may also be a list."""
+    """Kind of the label: a class, a text, or a text that is split into words or characters. In JSONL words may also be
+    a list."""
     split_column: str | None = "split"
-    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    """Column of the split: train, val or test, or other common names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
     alignment_column: str | None = None
     """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
@@ -130,7 +130,7 @@ class AudioManifestConfig(UnsplitConfig, JoinableConfig, SpanColumns):
 
 
 def as_target(text: str, label: str) -> Target:
-    """A text as it is asked for: whole, as words or as characters."""
+    """A text as a whole, or split into words or characters."""
     if label == "words":
         return tuple(text.split())
     return tuple(" ".join(text.split())) if label == "characters" else text

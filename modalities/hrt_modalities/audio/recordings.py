@@ -35,7 +35,7 @@ class Recording:
 
     Args:
         name: its path from the dataset's folder, with ``/``.
-        target: what is known of it.
+        target: its label.
         offset: seconds at which the part begins.
         duration: seconds that it lasts; to the end when ``None``.
         boundaries: by name, seconds from the beginning of the part at which groups start.

@@ -48,7 +48,7 @@ class SyntheticConfig(JoinableConfig):
     digits: tuple[PositiveInt, PositiveInt] = (2, 6)
     """Fewest and most digits of a string."""
     label: Literal["word", "voice", "text", "words", "segments", "phonemes", "phoneme_segments", "characters"] = "words"
-    """What is told from the sound: the class of a single digit or of the voice; its text; or its words, phonemes or
+    """The label: the class of a single digit or of the voice; its text; or its words, phonemes or
     characters. ``segments`` and ``phoneme_segments`` have ``sil`` for each silence: one label for each group
     of the boundary ``words`` or ``phonemes``."""
     voices: tuple[str, ...] = ("en-us+m1", "en-us+m3", "en-us+f1", "en-us+f3", "en+m5", "en-gb-x-rp+f2", "en-us+m7")

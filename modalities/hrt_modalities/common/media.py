@@ -17,7 +17,7 @@ Target = str | tuple[str | None, ...] | None
 
 
 class MediaItem(Protocol):
-    """A file or a part of one, and what is known of it."""
+    """A file or a part of one, with its label."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Columns of tables with a row a sample: classes, splits and times."""
+"""Columns of tables with one row per sample: classes, splits and times."""
 
 from __future__ import annotations
 

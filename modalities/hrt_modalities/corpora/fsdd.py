@@ -62,7 +62,7 @@ class FsddConfig(RecordingsConfig):
     root: Path
     """Folder that holds ``index.tsv`` and the recordings that it lists."""
     label: Literal["word", "speaker", "text", "words", "segments", "phonemes", "characters"] = "word"
-    """What is told from the sound: the class of the digit or of the speaker; its text; or its words, phonemes (without
+    """The label: the class of the digit or of the speaker; its text; or its words, phonemes (without
     stress) or characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the
     boundary ``words``."""
     leave_out: str | None = None

@@ -57,7 +57,7 @@ class PepsConfig(DatasetConfig):
     root: Path
     """Folder that holds ``peps.jsonl``: a line a document with labels, split and nested sections."""
     label: Literal["type", "status", "topic"] = "type"
-    """What is told from the text. Of several topics the first counts, and ``none`` where there is no topic."""
+    """The label. Of several topics the first counts, and ``none`` where there is no topic."""
 
     def build(self, split: str) -> Peps:
         """The documents of a split.

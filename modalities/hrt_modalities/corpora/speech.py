@@ -46,7 +46,7 @@ class SpeechCommandsConfig(RecordingsConfig):
     root: Path
     """Folder that holds a folder a word, ``validation_list.txt`` and ``testing_list.txt``."""
     label: Literal["word", "characters"] = "word"
-    """What is told: the word, or its characters."""
+    """The label: the word, or its characters."""
     words: tuple[str, ...] = ()
     """Words that count; all of them when empty."""
     download: bool = False
@@ -89,7 +89,7 @@ class LibriSpeechConfig(JoinableConfig):
     root: Path
     """The folder ``LibriSpeech``, with a folder a part."""
     label: Literal["text", "words", "characters"] = "characters"
-    """What is told: the text, or its words or characters in order, in lower case."""
+    """The label: the text, or its words or characters in order, in lower case."""
     train: tuple[Part, ...] = ("train-clean-100",)
     """Parts to train on."""
     valid: tuple[Part, ...] = ("dev-clean",)

@@ -46,7 +46,7 @@ class ManifestEntry:
 
 
 class JointManifestConfig(UnsplitConfig):
-    """A table with a row a sample of several modalities: CSV, TSV (both with a header) or JSONL, told by its name.
+    """A table with one row per sample of several modalities: CSV or TSV with a header, or JSONL, by its suffix.
 
     A row may lack modalities: their cells are empty then, and the model does without them.
     """
@@ -63,10 +63,10 @@ class JointManifestConfig(UnsplitConfig):
     """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
     label_column: str | None = "label"
-    """Column of what is known of a row; null for rows without."""
+    """Column of the label; null for rows without labels."""
     label: Literal["class", "group"] = "class"
-    """What stands there: a class to be told; or a group, whose rows are alike and find each other, such as the number
-    of a picture that has several rows."""
+    """Kind of the label: a class to predict; or a group, whose rows are positives of each other, such as the id of a
+    picture that has several rows."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
     testing); null to split by class and seed, those of one file together."""

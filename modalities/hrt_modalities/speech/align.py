@@ -1,4 +1,4 @@
-"""``hrt-mm speech align``: the times of what is known to be said, found with a trained CTC task."""
+"""``hrt-mm speech align``: forced alignment of transcripts with a trained CTC task."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENDINGS = {"textgrid": "TextGrid"}
-"""What names end in, where that is not the kind's name."""
+"""Suffixes that differ from the name of the format."""
 _BATCH = 16
-"""Sounds that are aligned at once."""
+"""Sounds per batch."""
 
 
 def aligned(run: TrainedRun, split: str, lexicon: Lexicon | None = None) -> Iterator[tuple[Sample, Tiers]]:
@@ -36,7 +36,7 @@ def aligned(run: TrainedRun, split: str, lexicon: Lexicon | None = None) -> Iter
     Args:
         run: with a CTC task.
         split: of the run's data.
-        lexicon: spells words, where the task tells phonemes or characters and the labels are words.
+        lexicon: spellings of words, where the task recognizes phonemes or characters and the labels are words.
 
     Raises:
         UserError: the run has another task.
@@ -120,7 +120,7 @@ def write_alignments(
         folder: where the files go.
         kind: one of :data:`~hrt_modalities.audio.alignments.WRITERS`.
         tier: the one that is written; all when ``None``.
-        lexicon: spells words, where the task tells phonemes or characters and the labels are words.
+        lexicon: spellings of words, where the task recognizes phonemes or characters and the labels are words.
 
     Raises:
         UserError: the run has another task, or there is no such tier.

@@ -1,4 +1,4 @@
-"""``hrt-mm transcribe``: words with their times, as they are finished, from a file or a pipe of any length."""
+"""``hrt-mm transcribe``: words with times, as they are finished, from a file or pipe of any length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .transcripts import FORMATS
 
 PIPE = "-"
 _FILE_S, _PIPE_S = 10.0, 0.2
-"""Seconds of sound that go in at once: much of a file, little of what is being said."""
+"""Seconds per chunk: large for files, small for live sound."""
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def _arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a sound of any length, or - for a pipe: wav, or raw with --rate")
     parser.add_argument("overrides", metavar="a.b=c", nargs="*", help="override a key of the run's configuration")
-    text = "text: a line a word; ctm, json and textgrid: alignments; srt: captions (text)"
+    text = "text: one word per line; ctm, json and textgrid: alignments; srt: captions (text)"
     parser.add_argument("--format", choices=tuple(FORMATS), default="text", help=text)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes; to the terminal when absent")
     parser.add_argument("--rate", type=int, metavar="HZ", help="the pipe has raw samples, so many a second")
@@ -68,7 +68,7 @@ def _run(args: Namespace) -> int:
         except BadSample as error:
             broken = error
         if samples:
-            # What came before a sound broke off is said; then the mistake is told.
+            # Write the words before the damage; the error follows.
             for word in recognizer.flush():
                 transcript.add(word)
             transcript.end(samples / rate)

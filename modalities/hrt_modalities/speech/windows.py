@@ -75,7 +75,7 @@ class WindowStream:
         """The steps that a raw chunk finishes.
 
         Raises:
-            BadSample: the chunk cannot be used; says why.
+            BadSample: the chunk cannot be used.
         """
         self._take(self.tokens.feed(chunk))
         chunks = [self._none()]

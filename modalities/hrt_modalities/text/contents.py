@@ -154,7 +154,7 @@ class Contents:
         """The text in UTF-8, piece by piece.
 
         Raises:
-            NotText: it cannot be unpacked or decoded, or what is in it is no text; says why.
+            NotText: it cannot be unpacked or decoded, or what is in it is no text.
             OSError: it cannot be read.
         """
         packed = self._packed
@@ -216,7 +216,7 @@ def readable(path: Path) -> Place:
     """Where the text of a file can be read.
 
     Raises:
-        NotText: it is no text, or there is no room for a copy; says why.
+        NotText: it is no text, or there is no room for a copy.
         OSError: it cannot be read.
     """
     contents = Contents(path)

@@ -121,7 +121,7 @@ class Documents(Dataset):
 
 
 class DocumentsConfig(SplitConfig):
-    """Labelled documents: a folder with a folder a class, or a table (CSV, TSV, JSONL) with a row a document."""
+    """Labelled documents: a folder with one subfolder per class, or a table (CSV, TSV, JSONL) of documents."""
 
     what = "documents"
 
@@ -130,7 +130,7 @@ class DocumentsConfig(SplitConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed. Beside
     ``file`` with ``path_column``: the folder that its paths start at and must lie inside; they may be absolute then."""
     file: Path | None = None
-    """A table with a row a document, in place of a folder. Its texts are held in memory; files are not."""
+    """A table with one row per document, in place of a folder. Its texts are kept in memory; files are not."""
     text_column: str | tuple[str, str] = "text"
     """Column of the text in the table, or two columns of texts that are compared."""
     path_column: str | None = None
@@ -231,7 +231,7 @@ class DocumentsConfig(SplitConfig):
 
 
 class TagsConfig(DatasetConfig):
-    """Texts with a label a word or a sentence: JSONL, a line a text with a list of words and one of labels."""
+    """Texts with a label per word or sentence: JSONL, with a list of words and a list of labels in each line."""
 
     type: Literal["tags"]
     file: Path

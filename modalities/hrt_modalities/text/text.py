@@ -19,7 +19,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Text:
-    """A text with what is known of its structure. Offsets count bytes of bytes, and characters of a string.
+    """A text with its known boundaries. Offsets count bytes of bytes, and characters of a string.
 
     Args:
         content: the text.

@@ -39,7 +39,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class Refused(Exception):
-    """A file that does not give texts back; says why."""
+    """A file that does not give texts back."""
 
 
 @cache
@@ -54,7 +54,7 @@ def load(file: Path) -> tuple[Library, list[bytes]]:
     """The tokenizer of a file, and the bytes of each id; none for ids that the file does not use.
 
     Raises:
-        ConfigError: the file cannot be read, is no such file, or cannot give texts back as they were; says why.
+        ConfigError: the file cannot be read, is no such file, or cannot give texts back as they were.
     """
     with needs_extra("text"):
         import tokenizers  # noqa: F401

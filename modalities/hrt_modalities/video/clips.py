@@ -43,7 +43,7 @@ class Clip:
 
     Args:
         name: its path from the dataset's folder, with ``/``.
-        target: what is known of it.
+        target: its label.
         begin: seconds at which the part begins.
         end: seconds at which it ends; the end of the file when ``None``.
         boundaries: by name, seconds from the beginning of the part at which groups start.
@@ -187,7 +187,7 @@ class Clips(Dataset):
         )
 
     def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
-        """The frames that were chosen, with what is known of their time."""
+        """The selected frames, with the boundaries of their time."""
         begin, end = item.part(file.index)
         pixels_N3HW, decoded = self._pixels(file, chosen)
         lost = len(chosen.numbers) - len(decoded)

@@ -130,7 +130,7 @@ class EditsConfig(ClipsConfig):
         raise NotImplementedError(type(self))
 
     def target(self, edit: Edit) -> Target:
-        """What is told of a video."""
+        """The label of a video."""
         return None
 
     def source(self) -> str:

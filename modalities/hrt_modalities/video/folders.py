@@ -48,32 +48,32 @@ class VideoFolderConfig(UnsplitConfig, ClipsConfig):
 
 
 class VideoManifestConfig(UnsplitConfig, ClipsConfig, SpanColumns):
-    """A table with a row a video or a part of one: CSV, TSV (both with a header) or JSONL, told by the file's name."""
+    """A table with one row per video or part of a video: CSV or TSV with a header, or JSONL, by its suffix."""
 
     deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
     is_union_member: ClassVar[bool] = True
 
     type: Literal["video_manifest"]
     file: Path
-    """The table. Paths in it start at ``root``, and stay inside."""
+    """The table. Its paths are relative to ``root`` and must stay inside it."""
     root: Path | None = None
-    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
-    lie inside it, and all others are refused: the table is not trusted."""
+    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
+    others are refused: the table is not trusted."""
     path_column: str = "path"
     """Column of the video's path."""
     label_column: str | None = "label"
-    """Column of what is known of it; null for videos without labels."""
+    """Column of the label; null for videos without labels."""
     label: Literal["class", "text", "words"] = "class"
-    """What stands there: a class, a text, or a text that is given as the list of its words."""
+    """Kind of the label: a class, a text, or a text that is split into words."""
     split_column: str | None = "split"
-    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    """Column of the split: train, val or test, or other common names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
     alignment_column: str | None = None
     """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
     name; times count from the beginning of the file."""
     boundary_columns: tuple[str, ...] = ()
-    """Columns of boundaries by their names, such as ``shots``: seconds from the beginning of the file at which groups
-    start, with spaces between; in JSONL a list of numbers."""
+    """Columns of boundaries, named after them, such as ``shots``: the seconds from the beginning of the file at which
+    groups start, separated by spaces; in JSONL a list of numbers."""
 
     @model_validator(mode="after")
     def _labelled(self) -> VideoManifestConfig:

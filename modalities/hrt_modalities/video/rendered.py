@@ -23,7 +23,7 @@ class RenderedConfig(EditsConfig):
 
     type: Literal["rendered_video"]
     label: Literal["action", "actions"] = "actions"
-    """What is told: the action of a video of one shot, or those of all shots in order."""
+    """The label: the action of a video of one shot, or those of all shots in order."""
 
     @model_validator(mode="after")
     def _one_action(self) -> RenderedConfig:

@@ -1,4 +1,4 @@
-"""What the video tokenizer takes: frames with their times, and what is known of their structure.
+"""The input of the video tokenizer: frames with their times, and their known boundaries and labels.
 
 Shapes: N frames, C channels, H rows, W columns.
 """

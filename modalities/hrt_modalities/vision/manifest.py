@@ -1,4 +1,4 @@
-"""A dataset of image files from a table: CSV, TSV or JSONL with a path, a label and a split a row."""
+"""A dataset of image files from a table: CSV, TSV or JSONL with the path, label and split of each image."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _KEYS = "data.path_column, data.label_column, data.split_column, data.group and 
 
 
 class ImageManifestConfig(FilesConfig):
-    """A table with a row an image: CSV, TSV (both with a header) or JSONL, told apart by the file's name."""
+    """A table with one row per image: CSV or TSV with a header, or JSONL, by the suffix of the file."""
 
     deprecated_types: ClassVar[Mapping[str, str]] = {"manifest": "image_manifest"}
 
     type: Literal["image_manifest"]
     file: Path
-    """The table. Paths in it start at ``root``, and stay inside."""
+    """The table. Its paths are relative to ``root`` and must stay inside it."""
     root: Path | None = None
-    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
-    lie inside it, and all others are refused: the table is not trusted."""
+    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
+    others are refused: the table is not trusted."""
     path_column: str = "path"
     """Column of the image's path."""
     label_column: str | None = "label"
     """Column of the class; null for images without labels."""
     split_column: str | None = "split"
-    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
+    """Column of the split: train, val or test, or other common names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
 
     def build(self, split: str) -> ImageFiles:

@@ -29,7 +29,7 @@ class GridAudioConfig(JoinableConfig):
     root: Path
     """Folder that holds ``index.tsv``, ``words.tsv`` and the recordings."""
     label: Literal["text", "words", "segments", "phonemes", "characters"] = "words"
-    """What is told from the sound: its text; its words, its phonemes of the dictionary (without stress) or its
+    """The label: its text; its words, its phonemes of the dictionary (without stress) or its
     characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
     ``words``."""
 

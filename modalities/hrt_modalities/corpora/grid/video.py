@@ -21,7 +21,7 @@ class GridVideoConfig(ClipsConfig):
     view: Literal["mouth", "face"] = "mouth"
     """What is seen."""
     label: Literal["text", "words", "characters", "segments", "slots"] = "words"
-    """What is told from the picture: the text, its words or its characters in order. ``segments`` are the words with
+    """The label: the text, its words or its characters in order. ``segments`` are the words with
     ``sil`` for each silence: one for each group of the boundary ``words``. ``slots`` are the same without labels for
     the silences: six words, each at its time."""
 

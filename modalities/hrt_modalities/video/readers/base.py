@@ -28,7 +28,7 @@ class Reader(ABC):
         size: rows and columns that frames are scaled to as they are decoded, before they are turned.
 
     Raises:
-        ReaderError: it cannot serve the file; says why.
+        ReaderError: it cannot serve the file.
     """
 
     name: ClassVar[str]

@@ -28,7 +28,7 @@ def check_plain(path: Path, index: FrameIndex, codecs: Collection[str]) -> None:
         codecs: those that tests have shown the reader to decode exactly.
 
     Raises:
-        ReaderError: says why.
+        ReaderError: the file cannot be read.
     """
     if index.codec not in codecs:
         raise ReaderError(f"is not given {index.codec}")
