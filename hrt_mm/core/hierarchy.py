@@ -5,9 +5,8 @@ Shapes: T tokens of a level, D its width, C axes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -24,10 +23,6 @@ from .pyramid import Pyramid
 from .rope import Rotary
 from .tokens import Tokens
 from .transition import TopDown, Transition
-
-if TYPE_CHECKING:
-    from .causal.keys import KeyValues
-    from .causal.new_tokens import NewTokens
 
 
 @dataclass
@@ -87,27 +82,6 @@ class Stage(nn.Module):
         for block, spans in zip(layers, layer_spans, strict=True):
             x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal)
         return x_TD
-
-    def attend_to(
-        self,
-        x_ND: Tensor,
-        rope: Tensor,
-        memories: Sequence[KeyValues],
-        new: NewTokens,
-        stack: Literal["encoder", "decoder"],
-    ) -> Tensor:
-        """Runs the encoder or the decoder blocks over new tokens of a causal model, (N, D).
-
-        Args:
-            x_ND: new tokens.
-            rope: their rotations.
-            memories: keys and values of earlier tokens, for each block.
-            new: samples of the new tokens.
-            stack: which blocks.
-        """
-        for block, memory in zip(self.encoder if stack == "encoder" else self.decoder, memories, strict=True):
-            x_ND = block.attend_to(x_ND, rope, memory, new)
-        return x_ND
 
 
 class Hierarchy(nn.Module):

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..block import Block
 from ..cross_scale import CausalDown
 from ..hierarchy import Hierarchy
 from ..plan import Groups
 from ..smoothing import smooth
 from ..spans import Spans
 from .groups import Flags, Runs, boundaries
+from .keys import KeyValues
 from .memory import Memory
 from .new_tokens import NewTokens, by_sample, offsets_of
 
@@ -108,12 +110,19 @@ class CausalPass:
         """
         level, stage = self.memory.levels[index], self.hierarchy.stages[index]
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
-        x_ND = stage.attend_to(x_ND, rope, level.encoder, new, "encoder")
+        x_ND = self._blocks(stage.encoder, level.encoder, x_ND, rope, new)
         if level.open is not None:
             x_ND = self._with_above(index, x_ND, position_N, new, starts)
-            x_ND = stage.attend_to(x_ND, rope, level.decoder, new, "decoder")
+            x_ND = self._blocks(stage.decoder, level.decoder, x_ND, rope, new)
         level.count_B[new.samples] += new.counts
         self.made[index].append(Made(x_ND, position_N))
+        return x_ND
+
+    @staticmethod
+    def _blocks(blocks: nn.ModuleList, layers: list[KeyValues], x_ND: Tensor, rope: Tensor, new: NewTokens) -> Tensor:
+        for block, layer in zip(blocks, layers, strict=True):
+            assert isinstance(block, Block)
+            x_ND = block.attend_to(x_ND, rope, layer, new)
         return x_ND
 
     def _with_above(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
