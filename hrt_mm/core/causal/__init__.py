@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .engine import CausalPass, Made
+from .engine import CausalPass, LevelTokens
 from .groups import Flags
 from .keys import KeyValues
 from .memory import Memory
 
-__all__ = ["CausalPass", "Flags", "KeyValues", "Made", "Memory"]
+__all__ = ["CausalPass", "Flags", "KeyValues", "LevelTokens", "Memory"]

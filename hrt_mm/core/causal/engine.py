@@ -13,7 +13,7 @@ Shapes: N new tokens of a level, C new tokens of the next one, D width of a leve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from .new_tokens import NewTokens, by_sample, offsets_of
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class LevelTokens:
     """New tokens of a level.
 
     Args:
@@ -44,7 +44,7 @@ class Made:
     position_N: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[Made]) -> Made:
+    def concat(cls, parts: Sequence[LevelTokens]) -> LevelTokens:
         """Concatenates the tokens of several calls, in order."""
         if len(parts) == 1:
             return parts[0]
@@ -61,9 +61,9 @@ class CausalPass:
 
     def __init__(self, hierarchy: Hierarchy, memory: Memory) -> None:
         self.hierarchy, self.memory = hierarchy, memory
-        self.made: list[list[Made]] = [[] for _ in memory.levels]
+        self.tokens: list[list[LevelTokens]] = [[] for _ in memory.levels]
         """New tokens of each level."""
-        self.ended: list[list[int]] = [[] for _ in memory.levels]
+        self.group_sizes: list[list[int]] = [[] for _ in memory.levels]
         """Sizes of the completed groups of each level, sample by sample."""
 
     def feed(self, x_ND: Tensor, counts: np.ndarray, starts: Flags) -> Tensor:
@@ -92,7 +92,7 @@ class CausalPass:
             sizes = group.size_B[samples]
             if not len(samples):
                 continue
-            self.ended[index] += sizes.tolist()
+            self.group_sizes[index] += sizes.tolist()
             if not self.hierarchy.transitions[index].inclusive:
                 above = {name: flags[samples] for name, flags in group.started.items()}
                 new = self._new_above(index, samples, np.ones_like(samples))
@@ -112,10 +112,10 @@ class CausalPass:
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
         x_ND = self._blocks(stage.encoder, level.encoder, x_ND, rope, new)
         if level.open is not None:
-            x_ND = self._with_above(index, x_ND, position_N, new, starts)
+            x_ND = self._exchange(index, x_ND, position_N, new, starts)
             x_ND = self._blocks(stage.decoder, level.decoder, x_ND, rope, new)
         level.count_B[new.samples] += new.counts
-        self.made[index].append(Made(x_ND, position_N))
+        self.tokens[index].append(LevelTokens(x_ND, position_N))
         return x_ND
 
     @staticmethod
@@ -125,7 +125,7 @@ class CausalPass:
             x_ND = block.attend_to(x_ND, rope, layer, new)
         return x_ND
 
-    def _with_above(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
+    def _exchange(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
         """Groups new tokens, runs the next level on completed groups, and adds its output to tokens that may see it."""
         level, transition = self.memory.levels[index], self.hierarchy.transitions[index]
         group = level.open
@@ -138,15 +138,15 @@ class CausalPass:
             assert prob_N is not None
             prob_C = runs.probabilities(group, prob_N)
         coarse = None
-        made = self._new_above(index, new.samples, runs.made)
-        if len(runs.heads):
-            self.ended[index] += runs.sizes[runs.ended].tolist()
-        if made.total:
+        new_coarse = self._new_above(index, new.samples, runs.coarse_counts)
+        if len(runs.begin_rows):
+            self.group_sizes[index] += runs.sizes[runs.ended].tolist()
+        if new_coarse.total:
             complete = runs.complete(group, x_ND, position_N)
-            coarse = self._coarser(index, *complete, made.subset(runs.made > 0), above)
+            coarse = self._coarser(index, *complete, new_coarse.subset(runs.coarse_counts > 0), above)
         level.groups_B[new.samples] += runs.begun
         group.update(x_ND, position_N, new, runs)
-        attended_ND = self._attend_down(index, x_ND, position_N, runs, coarse, made)
+        attended_ND = self._attend_down(index, x_ND, position_N, runs, coarse, new_coarse)
         unpooled_ND = self._unpool(index, runs, coarse, prob_C)
         for branch_ND in (attended_ND, unpooled_ND):
             x_ND = x_ND if branch_ND is None else x_ND + branch_ND
@@ -159,7 +159,7 @@ class CausalPass:
 
     def _coarser(
         self, index: int, x_TD: Tensor, position_T: Tensor, sizes: np.ndarray, new: NewTokens, starts: Flags
-    ) -> Made:
+    ) -> LevelTokens:
         """Complete groups to tokens of the next level, as they come back from there.
 
         Args:
@@ -175,10 +175,16 @@ class CausalPass:
         groups = Groups(spans, spans.singletons, transition.group_size)
         x_CE = transition.pooled(x_TD, groups, position_T[:, None] / self.memory.unit_1[index])
         position_C = transition.coordinates(position_T[:, None], spans)[:, 0]
-        return Made(self._level(index + 1, x_CE, position_C, new, starts), position_C)
+        return LevelTokens(self._level(index + 1, x_CE, position_C, new, starts), position_C)
 
     def _attend_down(
-        self, index: int, x_ND: Tensor, position_N: Tensor, runs: Runs, coarse: Made | None, made: NewTokens
+        self,
+        index: int,
+        x_ND: Tensor,
+        position_N: Tensor,
+        runs: Runs,
+        coarse: LevelTokens | None,
+        new_coarse: NewTokens,
     ) -> Tensor | None:
         """Attention of new tokens to the next level (``cross_scale.down``), (N, D)."""
         keys = self.memory.levels[index].down
@@ -189,20 +195,20 @@ class CausalPass:
         if down.null_key is not None:
             # Coordinates are relative to the null key, which is at the start of the sample and is the first key.
             position_N = position_N - self._origin(runs.new, position_N)
-            made = NewTokens(made.samples, made.counts, made.before + 1, made.batch, made.device)
+            new_coarse = replace(new_coarse, before=new_coarse.before + 1)
         source = None
         if coarse is not None:
             position_C = coarse.position_N
             if down.null_key is not None:
-                position_C = position_C - self._origin(made, position_C)
+                position_C = position_C - self._origin(new_coarse, position_C)
             source = coarse.x_ND, position_C[:, None]
-        return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, made, runs)
+        return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, new_coarse, runs)
 
     def _origin(self, new: NewTokens, like: Tensor) -> Tensor:
         """(N,) coordinate of the first token of the sample of each new token."""
         return torch.from_numpy(self.memory.first_B[new.samples][new.ids]).to(like.device)
 
-    def _unpool(self, index: int, runs: Runs, coarse: Made | None, prob_C: Tensor | None) -> Tensor | None:
+    def _unpool(self, index: int, runs: Runs, coarse: LevelTokens | None, prob_C: Tensor | None) -> Tensor | None:
         """Rows of the next level for new tokens (``top_down``), (N, D)."""
         back_BD = self.memory.levels[index].back_BD
         if back_BD is None:
@@ -217,8 +223,8 @@ class CausalPass:
         entries = torch.cat([last_AD, new_CD])
         if prob_C is not None:
             entries = self._smoothed(runs, entries, prob_C)
-        count, first = len(runs.made), len(runs.made) + offsets_of(runs.made)[:-1] - 1
-        rows_A = np.where(runs.made > 0, first + runs.made, np.arange(count))
+        count, first = len(runs.coarse_counts), len(runs.coarse_counts) + offsets_of(runs.coarse_counts)[:-1] - 1
+        rows_A = np.where(runs.coarse_counts > 0, first + runs.coarse_counts, np.arange(count))
         runs.new.put(back_BD, entries.index_select(0, torch.from_numpy(rows_A).to(entries.device)))
         ids = runs.new.ids
         rows_N = np.where(runs.entries > 0, first[ids] + runs.entries, ids)
@@ -227,9 +233,9 @@ class CausalPass:
     @staticmethod
     def _smoothed(runs: Runs, entries: Tensor, prob_C: Tensor) -> Tensor:
         """Smooths the new entries of each sample with the ones before; their order does not change."""
-        ids = np.arange(len(runs.made))
-        order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.made))).to(entries.device)
+        ids = np.arange(len(runs.coarse_counts))
+        order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.coarse_counts))).to(entries.device)
         prob = torch.cat([prob_C.new_ones(len(ids)), prob_C])
-        samples = Spans.from_lengths(torch.from_numpy(runs.made + 1), entries.device)
+        samples = Spans.from_lengths(torch.from_numpy(runs.coarse_counts + 1), entries.device)
         smoothed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
         return torch.empty_like(smoothed).index_copy_(0, order, smoothed)

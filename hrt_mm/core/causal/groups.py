@@ -165,7 +165,7 @@ class Runs:
         inclusive: a group's token is computed when the group begins, from its first token; otherwise when it ends.
 
     Attributes:
-        heads: (H,) new tokens at which groups begin.
+        begin_rows: (H,) new tokens at which groups begin.
         begun: (A,) number of groups of each sample that begin.
     """
 
@@ -173,15 +173,15 @@ class Runs:
     begins: np.ndarray
     open_A: np.ndarray
     inclusive: bool
-    heads: np.ndarray = field(init=False)
+    begin_rows: np.ndarray = field(init=False)
     begun: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heads = np.flatnonzero(self.begins)
+        self.begin_rows = np.flatnonzero(self.begins)
         if self.new.single:
             self.begun = self.begins.astype(np.int64)
         else:
-            self.begun = np.bincount(self.new.ids[self.heads], minlength=len(self.open_A))
+            self.begun = np.bincount(self.new.ids[self.begin_rows], minlength=len(self.open_A))
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -233,7 +233,7 @@ class Runs:
         return ended
 
     @cached_property
-    def made(self) -> np.ndarray:
+    def coarse_counts(self) -> np.ndarray:
         """(A,) number of new tokens of each sample on the next level."""
         # A group that begins completes the one before it, if there is one.
         return self.begun if self.inclusive else np.maximum(self.begun - (self.open_A == 0), 0)
@@ -258,7 +258,7 @@ class Runs:
         if not group.started:
             return {}
         # Each sample has a flag for every token that it gets on the next level, and one for the token after those.
-        offsets = offsets_of(self.made + 1)
+        offsets = offsets_of(self.coarse_counts + 1)
         pending = offsets[1:] - 1
         run_N = self.ids - self.offsets[:-1][self.new.ids]
         if self.inclusive:
@@ -278,14 +278,14 @@ class Runs:
     def complete(self, group: OpenGroup, x_ND: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor, np.ndarray]:
         """Packed tokens of the completed groups, their positions, and the (C,) sizes of the groups."""
         if self.inclusive:
-            rows = torch.from_numpy(self.heads).to(x_ND.device)
+            rows = torch.from_numpy(self.begin_rows).to(x_ND.device)
             return (
                 x_ND.index_select(0, rows),
                 position_N.index_select(0, rows),
-                np.ones(len(self.heads), dtype=np.int64),
+                np.ones(len(self.begin_rows), dtype=np.int64),
             )
         sizes = self.sizes[self.ended]
-        ending = self.made > 0
+        ending = self.coarse_counts > 0
         x_TD, position_T = group.tokens(self.new.samples[ending])
         rows_N = np.flatnonzero(self.ended[self.ids])
         if len(rows_N):
@@ -310,7 +310,7 @@ class Runs:
         has_open = self.open_A > 0
         batch = len(group.prob_B)
         source_R[self.offsets[:-1][has_open]] = self.new.samples[has_open]
-        source_R[self.ids[self.heads]] = batch + self.heads
+        source_R[self.ids[self.begin_rows]] = batch + self.begin_rows
         prob_R = torch.cat([group.prob_B, prob_N.to(group.prob_B.dtype)]).index_select(
             0, torch.from_numpy(source_R).to(prob_N.device)
         )

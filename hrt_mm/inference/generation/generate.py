@@ -28,7 +28,7 @@ class GeneratedText:
     """What was written just now.
 
     Args:
-        sample: place of the text in the batch.
+        sample: index of the text in the batch.
         text: what goes on its end; may be empty.
         ended: why the text ends here: the model ended it, a stop string came, or it is as long as it may be.
     """
@@ -135,31 +135,30 @@ def continued(
 def _check(count: int, max_tokens: int, seeds: Sequence[int], stop: Sequence[str]) -> None:
     if max_tokens < 1:
         raise UserError(f"max_tokens {max_tokens} must be 1 or more")
-    if any(not own for own in stop):
+    if not all(stop):
         raise UserError("a stop string is empty; every text would end before it begins")
     if len(seeds) != count or not count:
         raise UserError(f"{count} prompts and {len(seeds)} seeds; give one of each for every text, at least one")
 
 
 class _Writer:
-    """Turns one text's ids into what may be shown: what could be the start of a stop string waits."""
+    """Decodes the ids of one text, and holds back what may be the beginning of a stop string."""
 
     def __init__(self, write: Callable[[int], str], stop: tuple[str, ...]) -> None:
         self._write, self._stop = write, stop
         self._waiting = ""
 
     def write(self, token: int, ended: Ending | None) -> tuple[str, Ending | None]:
-        """What can be shown after a token, and why the text ends if it does."""
+        """Returns the text to show after a token, and why the text ends if it does."""
         self._waiting += self._write(token)
-        found = [place for own in self._stop if (place := self._waiting.find(own)) >= 0]
-        if found:
-            text, self._waiting = self._waiting[: min(found)], ""
+        positions = [position for stop in self._stop if (position := self._waiting.find(stop)) >= 0]
+        if positions:
+            text, self._waiting = self._waiting[: min(positions)], ""
             return text, "stop"
         if ended is not None:
             return self.rest(), ended
-        held = max((self._overlap(own) for own in self._stop), default=0)
-        shown = len(self._waiting) - held
-        text, self._waiting = self._waiting[:shown], self._waiting[shown:]
+        end = len(self._waiting) - max((self._overlap(stop) for stop in self._stop), default=0)
+        text, self._waiting = self._waiting[:end], self._waiting[end:]
         return text, None
 
     def rest(self) -> str:

@@ -1,4 +1,4 @@
-"""Choosing the next token from its logits.
+"""Sampling the next token from its logits.
 
 Shapes: B samples, V ids.
 """
@@ -17,13 +17,13 @@ from ...core.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The limits apply in the order in which they stand here.
+    """How tokens are sampled. The filters apply in the order given here.
 
     Args:
-        temperature: what logits are divided by; 0 takes the likeliest token each time.
-        top_k: draw among this many of the likeliest; of those that are alike the ones with the lowest ids.
-        top_p: draw among the fewest that have this probability together (arXiv 1904.09751).
-        min_p: draw among those that have this share of the likeliest one's probability (arXiv 2407.01082).
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: sample from the k most likely tokens; among equals, lower ids come first.
+        top_p: sample from the smallest set of tokens whose probabilities sum to this (arXiv 1904.09751).
+        min_p: sample from tokens with at least this fraction of the highest probability (arXiv 2407.01082).
 
     Raises:
         UserError: a value is out of range.
@@ -48,15 +48,15 @@ class Sampling:
             raise UserError(f"{limits[0]} has no effect at temperature 0; drop it or raise the temperature")
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
-        """(B, V) what tokens are drawn by, in float64.
+        """(B, V) probabilities of the tokens, in float64.
 
         Raises:
-            UserError: logits of a row are NaN or infinite, or none of its tokens has a chance.
+            UserError: the logits of a row are NaN or infinite, or all minus infinity.
         """
         logits_BV = _checked(logits_BV.double())
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
-        # Less the largest before the division, which would overflow at a small temperature.
+        # Subtract the maximum first: dividing by a small temperature could overflow.
         p_BV = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
         if self.top_k is not None and self.top_k < p_BV.shape[-1]:
             p_BV = self._among(p_BV, _largest(logits_BV, self.top_k))
@@ -74,21 +74,21 @@ class Sampling:
         return p_BV / p_BV.sum(-1, keepdim=True)
 
     def draw(self, logits_BV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B,) ids. Each sample draws from a generator of its own, so that the others do not change what it gets.
+        """Samples (B,) ids. Each text has its own generator, so that its ids do not depend on the rest of the batch.
 
         Args:
             logits_BV: of the next token.
-            generators: one a sample, on the host.
+            generators: one per text, on the CPU.
         """
         p_BV = self.probabilities(logits_BV)
         if self.temperature == 0:
             return p_BV.argmax(-1)
-        draw_B1 = torch.stack([torch.rand(1, generator=own, dtype=torch.float64) for own in generators])
+        draw_B1 = torch.stack([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
         sums_BV = p_BV.cumsum(-1)
-        place_B1 = torch.searchsorted(sums_BV, draw_B1.to(p_BV.device) * sums_BV[:, -1:], right=True)
-        # A draw within rounding of the whole sum must not fall past the last token that has a chance.
+        id_B1 = torch.searchsorted(sums_BV, draw_B1.to(p_BV.device) * sums_BV[:, -1:], right=True)
+        # Rounding must not select an id past the last token of nonzero probability.
         last_B = p_BV.shape[-1] - 1 - (p_BV.flip(-1) > 0).int().argmax(-1)
-        return torch.minimum(place_B1[:, 0], last_B)
+        return torch.minimum(id_B1[:, 0], last_B)
 
 
 def _checked(logits_BV: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _checked(logits_BV: Tensor) -> Tensor:
 
 
 def _largest(x_BV: Tensor, count: int) -> Tensor:
-    """(B, V) bool: the largest ``count`` of each row, of those that are alike the first ones."""
+    """(B, V) bool, the ``count`` largest values of each row; among equals the first ones."""
     least_B1 = x_BV.topk(count).values[:, -1:]
     above_BV, alike_BV = x_BV > least_B1, x_BV == least_B1
     room_B1 = count - above_BV.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What is remembered as named tensors, and back: to be written to a file, never pickled.
+"""The memory of a causal model as named tensors and back, for files without pickle.
 
 Shapes: B samples.
 """
@@ -21,13 +21,13 @@ from ...train.weights import refuse
 
 @dataclass(frozen=True)
 class _Growth:
-    """Of a tensor that has room for more than it holds.
+    """How a tensor grows that has room for more than it holds.
 
     Args:
-        axis: the one that grows.
-        used: places of it that hold something.
-        counter: the entry that counts them, sample by sample.
-        make_room: for a number of places.
+        axis: the axis that grows.
+        used: length in use along it.
+        counter: name of the entry that counts the used length of each sample.
+        make_room: makes room for a given length.
     """
 
     axis: int
@@ -38,14 +38,14 @@ class _Growth:
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    """A tensor of a cache, which shares its memory.
+    """A tensor of a cache, without a copy.
 
     Args:
-        name: starts with that of the level.
-        value: with all its room.
-        growth: whether it has room for more.
-        absent: what it holds where an older file has it not.
-        narrow: the precision that older files have it in.
+        name: begins with the name of the level.
+        value: the whole tensor, unused room included.
+        growth: how it grows, if it does.
+        absent: value to fill it with when an older file lacks it.
+        narrow: lower precision in which older files have it.
     """
 
     name: str
@@ -55,11 +55,11 @@ class _Entry:
     narrow: torch.dtype | None = None
 
     def first(self, saved: Tensor) -> Tensor:
-        """As many places as a saved tensor has."""
+        """The part of the tensor that a saved one fills."""
         return self.value if self.growth is None else self.value.narrow(self.growth.axis, 0, _length(self, saved))
 
     def fits(self, saved: Tensor) -> bool:
-        """Whether a saved tensor has this shape, of any length where it grows."""
+        """Whether a saved tensor has this shape; along the axis that grows any length fits."""
         shape = list(self.value.shape)
         if self.growth is not None and saved.ndim == len(shape):
             shape[self.growth.axis] = _length(self, saved)
@@ -67,7 +67,7 @@ class _Entry:
 
 
 def cache_state(cache: Memory) -> dict[str, Tensor]:
-    """What a cache holds, by names that start with the level's, without the room for more. Shares its memory."""
+    """The tensors of a cache by name, without unused room. They share memory with the cache."""
     return {
         entry.name: entry.value if entry.growth is None else entry.value.narrow(entry.growth.axis, 0, entry.growth.used)
         for entry in _entries(cache)
@@ -75,27 +75,29 @@ def cache_state(cache: Memory) -> dict[str, Tensor]:
 
 
 def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "the cache") -> Memory:
-    """A cache from what :func:`cache_state` gave.
+    """Builds a cache from the tensors of :func:`cache_state`.
 
     Args:
-        hierarchy: the model that the cache is of.
-        state: tensors by name, of any device.
-        source: for messages.
+        hierarchy: the model that the cache belongs to.
+        state: tensors by name, on any device.
+        source: name of the cache in error messages.
 
     Raises:
-        UserError: the tensors are of another model, or contradict each other; names those.
+        UserError: the tensors belong to another model, or contradict each other.
     """
     counts = state.get(f"{hierarchy.config.levels[0].name}.count")
     cache = Memory(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
     entries = {entry.name: entry for entry in _entries(cache)}
-    older = {name: torch.full_like(own.value, own.absent) for name, own in entries.items() if own.absent is not None}
+    older = {
+        name: torch.full_like(entry.value, entry.absent) for name, entry in entries.items() if entry.absent is not None
+    }
     state = older | dict(state)
     refuse(_differing(entries, state), source)
     for entry in entries.values():
         if entry.growth is not None:
-            length, said = _length(entry, state[entry.name]), state[entry.growth.counter].max()
-            if length < said:
-                raise UserError(f"{source} is damaged: {entry.name} has {length} of {said} ({entry.growth.counter})")
+            length, counted = _length(entry, state[entry.name]), state[entry.growth.counter].max()
+            if length < counted:
+                raise UserError(f"{source} is damaged: {entry.name} has {length} of {counted} ({entry.growth.counter})")
             entry.growth.make_room(length)
     for entry in _entries(cache):
         entry.first(state[entry.name]).copy_(state[entry.name])
@@ -118,10 +120,10 @@ def _level(name: str, level: LevelMemory) -> Iterator[_Entry]:
     yield _Entry(f"{name}.groups", torch.from_numpy(level.groups_B))
     longest, most = int(level.count_B.max(initial=0)), int(level.groups_B.max(initial=0))
     for part, layers in (("encoder", level.encoder), ("decoder", level.decoder)):
-        for place, kept in enumerate(layers):
-            yield from _keys(f"{name}.{part}.{place}", kept, longest, f"{name}.count")
+        for index, keys in enumerate(layers):
+            yield from _keys(f"{name}.{part}.{index}", keys, longest, f"{name}.count")
     if level.down is not None:
-        # Before the first group there may be a learnt key.
+        # A learned key may precede that of the first group.
         yield from _keys(f"{name}.down", level.down, most + 1, f"{name}.groups")
     if level.back_BD is not None:
         yield _Entry(f"{name}.back", level.back_BD)
@@ -129,10 +131,10 @@ def _level(name: str, level: LevelMemory) -> Iterator[_Entry]:
         yield from _open(f"{name}.open", level.open)
 
 
-def _keys(name: str, kept: KeyValues, count: int, counter: str) -> Iterator[_Entry]:
-    growth = None if kept.ring else _Growth(2, min(count, kept.slots), counter, kept.make_room)
-    yield _Entry(f"{name}.keys", kept.k_BKSE, growth)
-    yield _Entry(f"{name}.values", kept.v_BKSE, growth)
+def _keys(name: str, keys: KeyValues, count: int, counter: str) -> Iterator[_Entry]:
+    growth = None if keys.ring else _Growth(2, min(count, keys.slots), counter, keys.make_room)
+    yield _Entry(f"{name}.keys", keys.k_BKSE, growth)
+    yield _Entry(f"{name}.values", keys.v_BKSE, growth)
 
 
 def _open(name: str, group: OpenGroup) -> Iterator[_Entry]:

@@ -18,7 +18,6 @@ from torch import Tensor
 from ...core.causal import Memory
 from ...core.component import with_current_keys
 from ...core.errors import UserError
-from ...core.levels import GivenGroups
 from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.atomic_files import replace_file
@@ -34,7 +33,7 @@ _KEY, _FORMAT = "hrt_mm.session", 2
 _REMEDY = "save the session anew with Session.save"
 _CACHE = "cache."
 _FREE = ("backend", "activation_checkpointing", "drop_path", "dropout")
-"""Keys of a model's configuration that change nothing in what it remembers."""
+"""Keys of a model's configuration that do not change its memory."""
 
 
 class Session:
@@ -57,8 +56,6 @@ class Session:
 
     def _begin(self, model: LanguageModel, cache: Memory, logits_BV: Tensor, recent: list[Tensor]) -> None:
         self.model, self.tokenizer = model, model.tokenizer
-        levels = model.encoder.hierarchy.config.levels
-        self._names = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]
         self.cache, self.logits_BV, self._recent = cache, logits_BV, recent
 
     def __len__(self) -> int:
@@ -71,15 +68,15 @@ class Session:
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
-        """Takes in the next token of every sequence, and gives the logits of the one after, (B, V)."""
+        """Appends a token to every sequence, and returns the logits of the one after it, (B, V)."""
         if not len(self):
             return self.logits_BV
         previous_B = torch.stack([ids[-1] for ids in self._recent])
         starts = {}
-        if self._names:
+        if names := self.cache.given:
             # Models that group by boundaries which look ahead are refused before training.
             assert isinstance(self.tokenizer, CausalBoundaries)
-            starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in self._names}
+            starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in names}
         count = receptive_field(self.tokenizer)
         self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
         spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
@@ -89,13 +86,13 @@ class Session:
         return self.logits_BV
 
     def select(self, samples: list[int]) -> None:
-        """Goes on with some of the sequences alone, in this order. One may be taken several times."""
+        """Keeps only the given sequences, in this order. An index may occur more than once."""
         self.cache.select(samples)
         self._recent = [self._recent[sample] for sample in samples]
         self.logits_BV = self.logits_BV[samples]
 
     def save(self, path: Path) -> None:
-        """Writes what is remembered, so that a long prompt need be read only once.
+        """Writes the state of the sequences to a file, so that a long prompt needs to be processed only once.
 
         Raises:
             UserError: the file cannot be written.
@@ -103,36 +100,36 @@ class Session:
         tensors = {f"{_CACHE}{name}": value for name, value in cache_state(self.cache).items()}
         lengths = torch.tensor([len(ids) for ids in self._recent])
         tensors |= {"logits": self.logits_BV, "recent.ids": torch.cat(self._recent), "recent.lengths": lengths}
-        said = {"format": _FORMAT, "model": _config(self.model), "weights": _fingerprint(self.model)}
+        metadata = {"format": _FORMAT, "model": _config(self.model), "weights": _fingerprint(self.model)}
         on_host = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        said["sum"] = _sum(said, on_host)
+        metadata["sum"] = _sum(metadata, on_host)
         try:
-            replace_file(Path(path), safetensors.torch.save(on_host, {_KEY: json.dumps(said)}))
+            replace_file(Path(path), safetensors.torch.save(on_host, {_KEY: json.dumps(metadata)}))
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
     @classmethod
     @torch.inference_mode()
     def load(cls, model: LanguageModel, path: Path) -> Session:
-        """Goes on from what :meth:`save` wrote.
+        """Continues from a file of :meth:`save`.
 
         Args:
             model: the one that it was saved with, in evaluation mode.
             path: the file.
 
         Raises:
-            UserError: there is no such file, it is damaged, or of another model; says what differs.
+            UserError: the file is missing, damaged or of another model; the message names what differs.
         """
-        said, tensors = _read(Path(path))
-        if changed := list(_changed(with_current_keys(said["model"], model.encoder.hierarchy.config), _config(model))):
+        saved, tensors = _read(Path(path))
+        if changed := list(_changed(with_current_keys(saved["model"], model.encoder.hierarchy.config), _config(model))):
             more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
             listed = "".join(f"\n  {line}" for line in changed[:5])
             raise UserError(f"{path} was saved with another model:{listed}{more}\nload it with the same one")
-        cached = {name.removeprefix(_CACHE): own for name, own in tensors.items() if name.startswith(_CACHE)}
+        cached = {name.removeprefix(_CACHE): value for name, value in tensors.items() if name.startswith(_CACHE)}
         cache = cache_of(model.encoder.hierarchy, cached, str(path))
-        rest = {name: own for name, own in tensors.items() if not name.startswith(_CACHE)}
+        rest = {name: value for name, value in tensors.items() if not name.startswith(_CACHE)}
         recent = _checked(rest, len(cache), model, str(path))
-        if said.get("weights") != _fingerprint(model):
+        if saved.get("weights") != _fingerprint(model):
             raise UserError(f"{path} was saved with other weights than those of this model; load it with the same ones")
         session = cls.__new__(cls)
         session._begin(model, cache, rest["logits"].to(cache.device), [ids.to(cache.device) for ids in recent])
@@ -149,10 +146,12 @@ def _fingerprint(model: LanguageModel) -> str:
     return _digest(named_weights(model)).hexdigest()
 
 
-def _sum(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """A sum over all that a file holds."""
     digest = _digest(tensors)
-    digest.update(json.dumps({name: value for name, value in said.items() if name != "sum"}, sort_keys=True).encode())
+    digest.update(
+        json.dumps({name: value for name, value in content.items() if name != "sum"}, sort_keys=True).encode()
+    )
     return digest.hexdigest()
 
 
@@ -166,27 +165,29 @@ def _digest(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     metadata, tensors = read_tensors(path, _REMEDY)
-    said = parse_json(metadata[_KEY], str(path)) if _KEY in metadata else None
-    known = isinstance(said, dict) and said.get("format") in (1, _FORMAT) and isinstance(said.get("model"), dict)
-    if not isinstance(said, dict) or not known:
+    content = parse_json(metadata[_KEY], str(path)) if _KEY in metadata else None
+    is_session = (
+        isinstance(content, dict) and content.get("format") in (1, _FORMAT) and isinstance(content.get("model"), dict)
+    )
+    if not isinstance(content, dict) or not is_session:
         raise UserError(f"{path} holds no saved session of this version; {_REMEDY}")
-    if said["format"] != 1 and said.get("sum") != _sum(said, tensors):
+    if content["format"] != 1 and content.get("sum") != _sum(content, tensors):
         raise UserError(f"{path} is damaged: its content does not match its checksum; {_REMEDY}")
-    return said, tensors
+    return content, tensors
 
 
-def _changed(saved: Any, own: Any, key: str = "") -> Iterator[str]:
+def _changed(saved: Any, current: Any, key: str = "") -> Iterator[str]:
     """Where two configurations differ."""
-    if isinstance(saved, dict) and isinstance(own, dict):
-        for name in [*own, *(name for name in saved if name not in own)]:
-            yield from _changed(saved.get(name), own.get(name), f"{key}.{name}" if key else str(name))
-    elif isinstance(saved, list) and isinstance(own, list) and len(saved) == len(own):
-        for place, pair in enumerate(zip(saved, own, strict=True)):
-            yield from _changed(*pair, f"{key}.{place}")
-    elif isinstance(saved, list) and isinstance(own, list):
-        yield f"{key}: saved with {len(saved)}, here {len(own)}"
-    elif saved != own:
-        yield f"{key}: saved with {saved!r}, here {own!r}"
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for name in [*current, *(name for name in saved if name not in current)]:
+            yield from _changed(saved.get(name), current.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
+        for index, pair in enumerate(zip(saved, current, strict=True)):
+            yield from _changed(*pair, f"{key}.{index}")
+    elif isinstance(saved, list) and isinstance(current, list):
+        yield f"{key}: saved with {len(saved)}, here {len(current)}"
+    elif saved != current:
+        yield f"{key}: saved with {saved!r}, here {current!r}"
 
 
 def _checked(tensors: dict[str, Tensor], batch: int, model: LanguageModel, source: str) -> list[Tensor]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.causal import CausalPass, Flags, Made, Memory
+from ...core.causal import CausalPass, Flags, LevelTokens, Memory
 from ...core.errors import UserError
 from ...core.hierarchy import Hierarchy
 from ...core.levels import HierarchyConfig
@@ -43,7 +43,7 @@ class Finished:
 
     @classmethod
     def joined(cls, parts: Sequence[Finished]) -> Finished:
-        """Those of several chunks, in their order."""
+        """The tokens of several chunks, in order."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -54,14 +54,14 @@ class Finished:
 
 
 class HierarchyStream:
-    """A stream over a causal hierarchy, of one sample.
+    """Runs one sample through a causal hierarchy, chunk by chunk.
 
     Args:
         hierarchy: in evaluation mode.
-        growing: let levels that attend to everything remember ever more.
+        growing: allow memory to grow with the length of the sample, for levels that attend to everything.
 
     Raises:
-        UserError: the hierarchy is not causal, has several axes, or would remember ever more.
+        UserError: the hierarchy is not causal, has several axes, or needs memory that grows.
     """
 
     def __init__(self, hierarchy: Hierarchy, *, growing: bool = False) -> None:
@@ -81,15 +81,15 @@ class HierarchyStream:
         return self.memory.nbytes + sum(join.nbytes for join in self._joins)
 
     def none_start(self, count: int) -> dict[str, np.ndarray]:
-        """That no given group starts at so many tokens."""
+        """Boundaries for ``count`` tokens at which no given group starts."""
         return {name: np.zeros(count, dtype=bool) for name in self.memory.given}
 
     @torch.inference_mode()
     def feed(self, x_ND: Tensor, starts: Flags | None = None) -> dict[str, Finished]:
-        """Takes in the next tokens of level 0, embedded, and gives what they finish on each level.
+        """Returns the tokens of each level that the next tokens of level 0 finish.
 
         Args:
-            x_ND: the tokens; there may be none.
+            x_ND: embedded tokens of level 0; may be empty.
             starts: by name, (N,) bool on the host, whether a given group starts at each.
 
         Raises:
@@ -103,7 +103,7 @@ class HierarchyStream:
 
     @torch.inference_mode()
     def flush(self) -> dict[str, Finished]:
-        """What the end of the input finishes: the groups that are open."""
+        """Completes the open groups at the end of the input, and returns the tokens that this finishes."""
         call = self._call()
         call.end()
         self._ended = True
@@ -120,75 +120,79 @@ class HierarchyStream:
             raise UserError(f"level {self.names[0]!r} takes (N, {width}) tokens, not {tuple(x_ND.shape)}")
         for name in self.memory.given:
             if name not in starts or starts[name].shape != (len(x_ND),) or starts[name].dtype != bool:
-                found = f"{starts[name].dtype} {starts[name].shape}" if name in starts else "nothing"
+                given = f"{starts[name].dtype} {starts[name].shape}" if name in starts else "nothing"
                 raise UserError(
-                    f"the stream groups by boundary {name!r}: give a bool array of {len(x_ND)} places, got {found}"
+                    f"the stream groups by boundary {name!r}: give a bool array of {len(x_ND)} values, got {given}"
                 )
 
     def _finished(self, call: CausalPass) -> dict[str, Finished]:
         levels, origin = self.hierarchy.config.levels, self.memory.unit_1[0]
-        made = [_joined(parts, level.dim, origin) for parts, level in zip(call.made, levels, strict=True)]
+        tokens = [_concat(parts, level.dim, origin) for parts, level in zip(call.tokens, levels, strict=True)]
         last = int(self.memory.levels[0].count_B[0])
-        first_N = np.arange(last - len(made[0].x_ND), last)
-        done = _Done(made[0], first_N, first_N + 1)
+        first_N = np.arange(last - len(tokens[0].x_ND), last)
+        done = _Done(tokens[0], first_N, first_N + 1)
         result = {}
         for index, name in enumerate(self.names):
             if index:
-                done = self._joins[index - 1].add(done, made[index], call.ended[index - 1])
-            result[name] = Finished(rms_norm(done.made.x_ND), done.first_N, done.last_N)
+                done = self._joins[index - 1].add(done, tokens[index], call.group_sizes[index - 1])
+            result[name] = Finished(rms_norm(done.tokens.x_ND), done.first_N, done.last_N)
         return result
 
 
-def _joined(parts: Sequence[Made], dim: int, like: Tensor) -> Made:
-    """New tokens of a level from several calls; there may be none."""
-    return Made.joined(parts) if parts else Made(like.new_zeros(0, dim), like.new_zeros(0, dtype=torch.float64))
+def _concat(parts: Sequence[LevelTokens], dim: int, like: Tensor) -> LevelTokens:
+    """The tokens of several calls, or of none."""
+    return (
+        LevelTokens.concat(parts)
+        if parts
+        else LevelTokens(like.new_zeros(0, dim), like.new_zeros(0, dtype=torch.float64))
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Done:
-    """Tokens of a level with the level-0 tokens that they stand for."""
+    """Finished tokens of a level, with the range of level-0 tokens that each covers."""
 
-    made: Made
+    tokens: LevelTokens
     first_N: np.ndarray
     last_N: np.ndarray
 
 
 class _Join:
-    """Lets the tokens of a level look at their groups once more (``cross_scale.up``), where these have ended.
+    """Finishes the tokens of a level once their groups have ended: the last pass up (``cross_scale.up``).
 
     Args:
         hierarchy: the model.
-        place: of the finer level.
-        unit_C: level-0 steps of its tokens.
+        index: of the finer level.
+        unit_C: level-0 steps per token of it.
     """
 
-    def __init__(self, hierarchy: Hierarchy, place: int, unit_C: Tensor) -> None:
-        self.up = hierarchy.up[place] if len(hierarchy.up) else None
+    def __init__(self, hierarchy: Hierarchy, index: int, unit_C: Tensor) -> None:
+        self.up = hierarchy.up[index] if len(hierarchy.up) else None
         self.unit_C = unit_C
         levels = hierarchy.config.levels
-        fine, self.coarse = (_joined([], levels[at].dim, unit_C) for at in (place, place + 1))
+        fine, self.coarse = (_concat([], level.dim, unit_C) for level in levels[index : index + 2])
         self.fine = _Done(fine, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         self.sizes: deque[int] = deque()
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.fine.made.x_ND.nbytes + self.coarse.x_ND.nbytes
+        return self.fine.tokens.x_ND.nbytes + self.coarse.x_ND.nbytes
 
-    def add(self, fine: _Done, coarse: Made, sizes: Sequence[int]) -> _Done:
-        """The coarse tokens that are finished.
+    def add(self, fine: _Done, coarse: LevelTokens, sizes: Sequence[int]) -> _Done:
+        """Returns the coarse tokens that are finished now.
 
         Args:
-            fine: new tokens of the finer level that are finished.
-            coarse: new tokens of the coarser one.
-            sizes: tokens of the groups that ended.
+            fine: finished tokens of the finer level, since the last call.
+            coarse: new tokens of the coarser level.
+            sizes: tokens in each group that ended.
         """
         fine = _Done(
-            Made.joined([self.fine.made, fine.made]),
+            LevelTokens.concat([self.fine.tokens, fine.tokens]),
             np.append(self.fine.first_N, fine.first_N),
             np.append(self.fine.last_N, fine.last_N),
         )
-        coarse = Made.joined([self.coarse, coarse])
+        coarse = LevelTokens.concat([self.coarse, coarse])
         self.sizes.extend(sizes)
         ready: list[int] = []
         while self.sizes and sum(ready) + self.sizes[0] <= len(fine.first_N):
@@ -197,17 +201,19 @@ class _Join:
         assert count <= len(coarse.x_ND)
         sizes_G = np.array(ready, dtype=np.int64)
         ends_G = sizes_G.cumsum()
-        done = _Done(self._looked(fine.made, coarse, ready), fine.first_N[ends_G - sizes_G], fine.last_N[ends_G - 1])
-        self.fine = _Done(_rest(fine.made, used), fine.first_N[used:].copy(), fine.last_N[used:].copy())
+        done = _Done(
+            self._cross_attend(fine.tokens, coarse, ready), fine.first_N[ends_G - sizes_G], fine.last_N[ends_G - 1]
+        )
+        self.fine = _Done(_rest(fine.tokens, used), fine.first_N[used:].copy(), fine.last_N[used:].copy())
         self.coarse = _rest(coarse, count)
         return done
 
-    def _looked(self, fine: Made, coarse: Made, sizes: list[int]) -> Made:
+    def _cross_attend(self, fine: LevelTokens, coarse: LevelTokens, sizes: list[int]) -> LevelTokens:
         x_ND, position_N = coarse.x_ND[: len(sizes)], coarse.position_N[: len(sizes)]
         if not sizes or self.up is None:
-            return Made(x_ND, position_N)
+            return LevelTokens(x_ND, position_N)
         up, spans, used = self.up, Spans.from_lengths(sizes, x_ND.device), sum(sizes)
-        look_ND = up.within(
+        cross_ND = up.within(
             x_ND,
             position_N[:, None],
             spans.singletons,
@@ -216,25 +222,25 @@ class _Join:
             spans,
             self.unit_C,
         )
-        return replace(coarse, x_ND=x_ND + look_ND, position_N=position_N)
+        return replace(coarse, x_ND=x_ND + cross_ND, position_N=position_N)
 
 
-def _rest(made: Made, used: int) -> Made:
-    """What is left, in memory of its own."""
-    return Made(made.x_ND[used:].clone(), made.position_N[used:].clone())
+def _rest(tokens: LevelTokens, used: int) -> LevelTokens:
+    """The rows from ``used`` on, copied so that the memory of the others is freed."""
+    return LevelTokens(tokens.x_ND[used:].clone(), tokens.position_N[used:].clone())
 
 
 def longest_groups(config: HierarchyConfig) -> list[int | None]:
-    """Tokens of the longest group of each level but the last; ``None`` where nothing bounds them."""
+    """Tokens in the longest group of each level but the last; ``None`` where nothing bounds them."""
     return [level.group.longest for level in config.levels[:-1] if level.group is not None]
 
 
 def unbounded(config: HierarchyConfig) -> str | None:
-    """Why a stream would remember ever more; ``None`` where its memory is constant."""
-    for place, (level, longest) in enumerate(zip(config.levels, [*longest_groups(config), 0], strict=True)):
-        comes_back = config.top_down and place + 1 < len(config.levels)
-        seen = config.cross_scale.down and place > 0
-        if level.window is None and (level.depth or (comes_back and level.decoder_depth) or seen):
+    """The reason why a stream's memory would grow with its length, or ``None`` if it is constant."""
+    for index, (level, longest) in enumerate(zip(config.levels, [*longest_groups(config), 0], strict=True)):
+        has_decoder = config.top_down and index + 1 < len(config.levels)
+        seen = config.cross_scale.down and index > 0
+        if level.window is None and (level.depth or (has_decoder and level.decoder_depth) or seen):
             what = "is seen as a whole" if seen and not level.depth else "attends to everything before"
             return (
                 f"level {level.name!r} {what}, so a stream would remember ever more; train with "
@@ -249,16 +255,16 @@ def unbounded(config: HierarchyConfig) -> str | None:
 
 
 def latencies(config: HierarchyConfig) -> dict[str, int | None]:
-    """By level, level-0 tokens after the end of one of its tokens until it is finished, at most.
+    """By level, how many level-0 tokens at most pass from the end of a token until it is finished.
 
     ``None`` where nothing bounds it.
     """
-    found: dict[str, int | None] = {config.levels[0].name: 0}
-    late: int | None = 0
+    latency: dict[str, int | None] = {config.levels[0].name: 0}
+    current: int | None = 0
     length: int | None = 1
     for level, longest in zip(config.levels[1:], longest_groups(config), strict=True):
         # The first token of the next group, one level down, must be finished itself.
-        late = None if late is None or length is None else late + length
+        current = None if current is None or length is None else current + length
         length = None if length is None or longest is None else length * longest
-        found[level.name] = late
-    return found
+        latency[level.name] = current
+    return latency

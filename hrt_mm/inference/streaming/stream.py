@@ -1,4 +1,4 @@
-"""A stream over a trained encoder: raw chunks of any size go in, and the tokens of every level come out.
+"""Streaming through a trained encoder: raw chunks of any size in, finished tokens of every level out.
 
 Shapes: N new tokens.
 """
@@ -20,29 +20,29 @@ from ...tasks.encoder import Encoder
 from .levels import Finished, HierarchyStream
 
 PIECE = 1024
-"""Tokens that go through the model at once, so that a large chunk needs no more memory than a small one."""
+"""Most tokens per call of the model, which bounds the memory that a large chunk takes."""
 
 
 class Stream:
-    """A stream of one sample through a causal encoder, in memory that does not grow with its length.
+    """Runs one sample through a causal encoder, chunk by chunk, in constant memory.
 
-    What it gives, put together, is what the encoder gives for the whole sample, to rounding.
+    The outputs of all chunks together equal those of the encoder for the whole sample, up to rounding.
 
     Args:
         encoder: of a trained task, in evaluation mode.
         tokenizer: of the same run.
-        growing: let levels that attend to everything remember ever more.
-        source: what the tokenizer's ``stream`` takes: ``rate=44100`` for a sound.
+        growing: allow memory to grow with the length of the sample, for levels that attend to everything.
+        source: arguments of the tokenizer's ``stream``, such as ``rate=44100`` for sound.
 
     Raises:
-        UserError: the model is not causal, or would remember ever more.
+        UserError: the model is not causal, or needs memory that grows.
         ConfigError: the modality cannot be read in chunks.
     """
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, *, growing: bool = False, **source: Any) -> None:
         self.levels = HierarchyStream(encoder.hierarchy, growing=growing)
-        if later := lookahead(tokenizer):
-            raise ConfigError(f"an embedding that sees {later} tokens ahead cannot stream; train without")
+        if ahead := lookahead(tokenizer):
+            raise ConfigError(f"an embedding that sees {ahead} tokens ahead cannot stream; train without")
         self.encoder, self.tokens = encoder, token_stream(tokenizer, **source)
         self.device = next(encoder.parameters()).device
         self._context = receptive_field(tokenizer) - 1
@@ -50,44 +50,44 @@ class Stream:
 
     @torch.inference_mode()
     def feed(self, chunk: Any, starts: Flags | None = None) -> dict[str, Finished]:
-        """Takes in a raw chunk, and gives the tokens that it finishes, by level.
+        """Returns the tokens of each level that a raw chunk finishes.
 
         Args:
-            chunk: what the modality's samples are made of, any amount of it.
+            chunk: raw data of the modality, of any length.
             starts: by name, (N,) bool, whether a given group starts at each of the level-0 tokens that it completes.
 
         Raises:
-            BadSample: the chunk cannot be used; says why.
+            BadSample: the chunk cannot be used.
             UserError: the stream has ended.
         """
         return joined(self._pieces(self.tokens.feed(chunk), starts or {}))
 
     @torch.inference_mode()
     def flush(self) -> dict[str, Finished]:
-        """What the end of the sample finishes."""
+        """Returns the tokens that the end of the sample finishes."""
         raw = self.tokens.flush()
         last = self._pieces(raw, self.levels.none_start(len(raw)))
         return joined([*last, self.levels.flush()])
 
     def _pieces(self, raw: Tensor, starts: Flags) -> list[dict[str, Finished]]:
-        """Raw tokens, some at a time."""
-        found = []
+        """Runs raw tokens through the model, at most ``PIECE`` at a time."""
+        parts = []
         for first in range(0, max(1, len(raw)), PIECE):
             piece = slice(first, first + PIECE)
-            found.append(self._embedded(raw[piece], {name: own[piece] for name, own in starts.items()}))
-        return found
+            parts.append(self._embedded(raw[piece], {name: flags[piece] for name, flags in starts.items()}))
+        return parts
 
     def _embedded(self, raw: Tensor, starts: Flags) -> dict[str, Finished]:
-        """Raw tokens through the embedding, after those before that it looks at, and through the levels."""
+        """Embeds raw tokens, after those before them in the receptive field, and runs the levels."""
         raw = raw.to(self.device)
-        known = raw[:0] if self._recent is None else self._recent
-        together = torch.cat([known, raw])
+        context = raw[:0] if self._recent is None else self._recent
+        together = torch.cat([context, raw])
         spans = Spans.from_lengths([len(together)], self.device)
         embedded = self.encoder.embedding(Tokens(together, spans, spans.positions[:, None].float()))
         self._recent = together[max(0, len(together) - self._context) :].clone()
-        return self.levels.feed(embedded.x[len(known) :], starts)
+        return self.levels.feed(embedded.x[len(context) :], starts)
 
 
 def joined(parts: list[dict[str, Finished]]) -> dict[str, Finished]:
-    """What several chunks finished, by level."""
+    """The tokens that several chunks finished, by level."""
     return {name: Finished.joined([part[name] for part in parts]) for name in parts[0]}

@@ -213,7 +213,7 @@ def test_mistakes_are_told() -> None:
     stream = HierarchyStream(build("mean", "given", "all"))
     with pytest.raises(UserError, match=r"takes \(N, 12\) tokens, not \(3, 5\)"):
         stream.feed(torch.zeros(3, 5).double())
-    with pytest.raises(UserError, match="groups by boundary 'words': give a bool array of 3 places, got nothing"):
+    with pytest.raises(UserError, match="groups by boundary 'words': give a bool array of 3 values, got nothing"):
         stream.feed(torch.zeros(3, 12).double())
     stream.flush()
     with pytest.raises(UserError, match="the stream has ended"):
