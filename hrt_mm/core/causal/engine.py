@@ -17,16 +17,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..block import Block
 from ..cross_scale import CausalDown
 from ..hierarchy import Hierarchy
 from ..plan import Groups
 from ..smoothing import smooth
 from ..spans import Spans
 from .groups import Flags, Runs, boundaries
-from .keys import KeyValues
 from .memory import Memory
 from .new_tokens import NewTokens, by_sample, offsets_of
 
@@ -110,19 +108,14 @@ class CausalPass:
         """
         level, stage = self.memory.levels[index], self.hierarchy.stages[index]
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
-        x_ND = self._blocks(stage.encoder, level.encoder, x_ND, rope, new)
+        for block, keys in zip(stage.encoder, level.encoder, strict=True):
+            x_ND = block.attend_to(x_ND, rope, keys, new)
         if level.open is not None:
             x_ND = self._exchange(index, x_ND, position_N, new, starts)
-            x_ND = self._blocks(stage.decoder, level.decoder, x_ND, rope, new)
+            for block, keys in zip(stage.decoder, level.decoder, strict=True):
+                x_ND = block.attend_to(x_ND, rope, keys, new)
         level.count_B[new.samples] += new.counts
         self.tokens[index].append(LevelTokens(x_ND, position_N))
-        return x_ND
-
-    @staticmethod
-    def _blocks(blocks: nn.ModuleList, layers: list[KeyValues], x_ND: Tensor, rope: Tensor, new: NewTokens) -> Tensor:
-        for block, layer in zip(blocks, layers, strict=True):
-            assert isinstance(block, Block)
-            x_ND = block.attend_to(x_ND, rope, layer, new)
         return x_ND
 
     def _exchange(self, index: int, x_ND: Tensor, position_N: Tensor, new: NewTokens, starts: Flags) -> Tensor:
@@ -152,10 +145,10 @@ class CausalPass:
             x_ND = x_ND if branch_ND is None else x_ND + branch_ND
         return x_ND
 
-    def _new_above(self, index: int, samples: np.ndarray, made: np.ndarray) -> NewTokens:
+    def _new_above(self, index: int, samples: np.ndarray, counts: np.ndarray) -> NewTokens:
         """New tokens of the next level."""
         before = self.memory.levels[index + 1].count_B[samples]
-        return NewTokens(samples, made, before, len(self.memory), self.memory.device)
+        return NewTokens(samples, counts, before, len(self.memory), self.memory.device)
 
     def _coarser(
         self, index: int, x_TD: Tensor, position_T: Tensor, sizes: np.ndarray, new: NewTokens, starts: Flags
