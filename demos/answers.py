@@ -38,7 +38,7 @@ def page(hits: Sequence[Hit]) -> str:
     """All answers, best first."""
     if not hits:
         return note("Nothing was found: the index holds nothing of this kind.")
-    return f'<div class="answers">{"".join(card(place, hit) for place, hit in enumerate(hits, 1))}</div>'
+    return f'<div class="answers">{"".join(card(number, hit) for number, hit in enumerate(hits, 1))}</div>'
 
 
 def note(text: str) -> str:
@@ -81,7 +81,7 @@ def media(hit: Hit) -> str:
         return ""
     source = f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
     if kind.startswith("image"):
-        boxes = [own.row.box for own in (hit, *hit.inside) if own.row.box]
+        boxes = [result.row.box for result in (hit, *hit.inside) if result.row.box]
         return framed(path, source, boxes, hit.row.id) if boxes else f'<img src="{source}" alt="{escape(hit.row.id)}">'
     tag = kind.split("/")[0]
     return f'<{tag} controls preload="none" src="{source}"></{tag}>'

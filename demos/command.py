@@ -94,8 +94,8 @@ def prepare(
 def _prepared(folder: Path, config: RunConfig, splits: Sequence[str]) -> Searcher:
     run, index = folder / "run", folder / "index"
     embedder = Embedder.of(trained(run, config))
-    if (found := opened(index, run)) is not None:
-        return found
+    if (searcher := opened(index, run)) is not None:
+        return searcher
     made = Index.create(index, embedder.model)
     for split in splits:
         collection = folder / f"vectors-{split}"
@@ -130,12 +130,12 @@ def figures(run: Path, *, pieces: bool = True) -> str:
     for way in ways:
         if f"test/{way}/answers" not in metrics or ("/" in way and not pieces):
             continue
-        found = {name: metrics[f"test/{way}/{name}"] for name in ("R@1", "R@5", "R@10", "chance_R@1", "answers")}
+        values = {name: metrics[f"test/{way}/{name}"] for name in ("R@1", "R@5", "R@10", "chance_R@1", "answers")}
         view, _, names = way.rpartition("/")
         of = f" ({view.replace('_', ' ')})" if view else ""
         lines.append(
-            f"{names.replace('_', ' ')}{of}, held out: R@1 {found['R@1']:.1%}, R@5 {found['R@5']:.1%}, "
-            f"R@10 {found['R@10']:.1%} of {found['answers']:,.0f} (chance R@1 {found['chance_R@1']:.2%})"
+            f"{names.replace('_', ' ')}{of}, held out: R@1 {values['R@1']:.1%}, R@5 {values['R@5']:.1%}, "
+            f"R@10 {values['R@10']:.1%} of {values['answers']:,.0f} (chance R@1 {values['chance_R@1']:.2%})"
         )
     return "\n".join(lines)
 

@@ -79,17 +79,17 @@ def footage(config: RunConfig, films: int = FILMS, scenes: int = SCENES) -> Foot
 
 def moments(film: FootageConfig) -> list[Moment]:
     """Scenes and shots of long films. Captions that are true of several moments are left out: none is the right one."""
-    found = []
+    result = []
     for number, edit in enumerate(film.edits("test")):
         name = f"film {number + 1}"
         for scene in scenes_of(edit):
             ends = scene.starts[1:]
-            said = ", ".join(" ".join(event.words) for event in scene.events)
-            found.append(Moment(name, f"{scene.setting}: {said}", "scenes", scene.start, ends[-1]))
+            caption = ", ".join(" ".join(event.words) for event in scene.events)
+            result.append(Moment(name, f"{scene.setting}: {caption}", "scenes", scene.start, ends[-1]))
             for event, start, end in zip(scene.events, scene.starts, ends, strict=False):
-                found.append(Moment(name, " ".join(event.words), "clips", start, end))
-    captions = [moment.caption for moment in found]
-    return [moment for moment in found if captions.count(moment.caption) == 1]
+                result.append(Moment(name, " ".join(event.words), "clips", start, end))
+    captions = [moment.caption for moment in result]
+    return [moment for moment in result if captions.count(moment.caption) == 1]
 
 
 def prepare(folder: Path, config: RunConfig, film: FootageConfig) -> tuple[Searcher, dict[str, Path]]:
@@ -107,8 +107,8 @@ def prepare(folder: Path, config: RunConfig, film: FootageConfig) -> tuple[Searc
     embedder = Embedder.of(trained(run, config))
     clips = film.build("test")
     files = {f"film {number + 1}": clips.root / item.name for number, item in enumerate(clips.items)}
-    if (found := opened(index, run)) is not None:
-        return found, files
+    if (searcher := opened(index, run)) is not None:
+        return searcher, files
     made = Index.create(index, embedder.model)
     with TemporaryDirectory(dir=folder) as scratch:
         listed = [Listed(file, name, {"film": name}) for name, file in files.items()]
@@ -125,11 +125,11 @@ def recall(searcher: Searcher, asked: Sequence[tuple[Moment, str | Path]], kind:
         asked: moments with their queries.
         kind: of the queries.
     """
-    found: dict[str, list[bool]] = {}
+    hits_at: dict[str, list[bool]] = {}
     for moment, query in asked:
         (best,) = searcher.search(kind, query, 1, find="video", level=moment.level)
-        found.setdefault(moment.level, []).append(moment.holds(best))
-    return {level: sum(hits) / len(hits) for level, hits in found.items()}
+        hits_at.setdefault(moment.level, []).append(moment.holds(best))
+    return {level: sum(hits) / len(hits) for level, hits in hits_at.items()}
 
 
 def chance(known: Sequence[Moment], seconds: float, level: str) -> float:
@@ -140,8 +140,8 @@ def chance(known: Sequence[Moment], seconds: float, level: str) -> float:
         seconds: of all films.
         level: of the moments.
     """
-    own = [moment.end - moment.start for moment in known if moment.level == level]
-    return sum(own) / len(own) / seconds
+    durations = [moment.end - moment.start for moment in known if moment.level == level]
+    return sum(durations) / len(durations) / seconds
 
 
 def said(known: Sequence[Moment], folder: Path, voice: str) -> Iterator[tuple[Moment, Path]]:
@@ -161,11 +161,11 @@ def said(known: Sequence[Moment], folder: Path, voice: str) -> Iterator[tuple[Mo
 
 def _cut(folder: Path, number: int, row: str) -> Path:
     """Writes one of the captions to a file of its own."""
-    place = json.loads(row)
+    entry = json.loads(row)
     samples, rate = soundfile.read(folder / "captions.wav", dtype="float32")
-    first = round(place["offset"] * rate)
+    first = round(entry["offset"] * rate)
     file = folder / f"{number}.wav"
-    soundfile.write(file, samples[first : first + round(place["duration"] * rate)], rate)
+    soundfile.write(file, samples[first : first + round(entry["duration"] * rate)], rate)
     return file
 
 
@@ -174,7 +174,7 @@ def draw(searcher: Searcher, known: Sequence[Moment], files: dict[str, Path], pa
     from matplotlib.figure import Figure
 
     shots = [moment for moment in known if moment.level == "clips"]
-    chosen = [shots[place * len(shots) // SHOWN] for place in range(min(SHOWN, len(shots)))]
+    chosen = [shots[index * len(shots) // SHOWN] for index in range(min(SHOWN, len(shots)))]
     figure = Figure(figsize=(9, 1.7 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     for line, moment in zip(grid, chosen, strict=True):

@@ -127,7 +127,7 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
             levels = [WHOLE, *levels_of(searcher)]
             level = gradio.Radio(levels, value=WHOLE, label="as", visible=len(levels) > 1)
             count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
-        found = gradio.HTML(label="answers", elem_id="found", render=False)
+        results_panel = gradio.HTML(label="answers", elem_id="found", render=False)
 
         patience = Patience(searcher)
 
@@ -148,19 +148,19 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
                     with gradio.Column():
                         box = make()
                         button = gradio.Button("Search", variant="primary")
-                    button.click(ask(kind, file), [box, find, level, count], found, api_visibility="private")
+                    button.click(ask(kind, file), [box, find, level, count], results_panel, api_visibility="private")
                     if not file:
-                        box.submit(ask(kind, file), [box, find, level, count], found, api_name=kind)
-        found.render()
+                        box.submit(ask(kind, file), [box, find, level, count], results_panel, api_name=kind)
+        results_panel.render()
     blocks.queue(max_size=32, default_concurrency_limit=1)
     return blocks
 
 
 def levels_of(searcher: Searcher) -> list[str]:
     """The levels whose pieces the index holds, coarse to fine, of all parts."""
-    held, embedder = searcher.index.levels, searcher.embedder
-    found = [level for part in embedder.towers for level in embedder.levels(part) if level in held]
-    return list(dict.fromkeys(found))
+    index_levels, embedder = searcher.index.levels, searcher.embedder
+    levels = [level for part in embedder.towers for level in embedder.levels(part) if level in index_levels]
+    return list(dict.fromkeys(levels))
 
 
 def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:

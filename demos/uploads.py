@@ -28,7 +28,7 @@ def upload_folder() -> Iterator[Path]:
     """
     _clear()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    before, directory = os.environ.get(VARIABLE), tempfile.tempdir
+    previous, directory = os.environ.get(VARIABLE), tempfile.tempdir
     try:
         # The lock says that a process is alive that uses the folder.
         with exclusive_lock(folder):
@@ -37,10 +37,10 @@ def upload_folder() -> Iterator[Path]:
     finally:
         with _undisturbed():
             tempfile.tempdir = directory
-            if before is None:
+            if previous is None:
                 os.environ.pop(VARIABLE, None)
             else:
-                os.environ[VARIABLE] = before
+                os.environ[VARIABLE] = previous
             for _ in range(10):
                 # A thread of the server may still add a file.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -72,20 +72,20 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _clear() -> None:
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError, UserError):
-            found = left.lstat()
+            status = left.lstat()
             # Only what is this user's, no link, and locked once by a process that has ended.
-            if left.is_symlink() or found.st_uid != os.getuid() or not (left / LOCK).exists():
+            if left.is_symlink() or status.st_uid != os.getuid() or not (left / LOCK).exists():
                 continue
             with exclusive_lock(left):
                 shutil.rmtree(left, ignore_errors=True)

@@ -125,7 +125,7 @@ def broken_plugins() -> dict[tuple[str, str], Broken]:
 
 
 def clear() -> None:
-    """Forgets what is installed, so that it is looked up again."""
+    """Clears the caches, so that plug-ins are looked up again."""
     for cached in (modalities, joint_datasets, datasets_of, commands):
         cached.cache_clear()
     _broken.clear()
@@ -136,7 +136,7 @@ _broken: dict[tuple[str, str], Broken] = {}
 
 
 def _installed(group: str, what: str, load: Callable[[EntryPoint], Registered]) -> dict[str, Registered]:
-    found: dict[str, Registered] = {}
+    plugins: dict[str, Registered] = {}
     sources: dict[str, str] = {}
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         source = entry.dist.name if entry.dist else entry.value
@@ -145,16 +145,16 @@ def _installed(group: str, what: str, load: Callable[[EntryPoint], Registered]) 
         except (KeyboardInterrupt, Stopped):
             raise
         except BaseException as error:
-            # Whatever its import raises, SystemExit and SyntaxError too.
-            told = str(error) if isinstance(error, ConfigError) else repr(error)
-            _leave_out(group, Broken(what, entry.name, source, told))
+            # An import may raise anything, including SystemExit and SyntaxError.
+            cause = str(error) if isinstance(error, ConfigError) else repr(error)
+            _leave_out(group, Broken(what, entry.name, source, cause))
             continue
-        if found.get(entry.name, loaded) is not loaded:
+        if plugins.get(entry.name, loaded) is not loaded:
             sources[entry.name] += f" and {source}"
             _leave_out(group, Broken(what, entry.name, sources[entry.name], "both packages give it; uninstall one"))
             continue
-        found[entry.name], sources[entry.name] = loaded, source
-    return {name: loaded for name, loaded in found.items() if (group, name) not in _broken}
+        plugins[entry.name], sources[entry.name] = loaded, source
+    return {name: loaded for name, loaded in plugins.items() if (group, name) not in _broken}
 
 
 def _leave_out(group: str, broken: Broken) -> None:

@@ -154,12 +154,12 @@ def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> t
     owners = hierarchy.parameter_levels()
     for parameter_name, parameter in hierarchy.named_parameters():
         parameters[owners[parameter_name]] += parameter.numel()
-    kept = kept_elements(hierarchy, levels)
-    found = []
+    kept_by_level = kept_elements(hierarchy, levels)
+    rows = []
     for index, (level, cost) in enumerate(zip(levels, forward_flops(hierarchy, levels), strict=True)):
         settings = config.levels[index]
         recomputed = cost.blocks if config.activation_checkpointing else 0
-        found.append(
+        rows.append(
             DescriptionRow(
                 name or settings.name,
                 level.tokens,
@@ -170,10 +170,10 @@ def _rows(config: HierarchyConfig, tokens: Tokens, name: str | None = None) -> t
                 parameters[index],
                 cost.total,
                 3 * cost.total + recomputed,
-                BYTES * kept[index],
+                BYTES * kept_by_level[index],
             )
         )
-    return found, cache_elements(hierarchy, levels)
+    return rows, cache_elements(hierarchy, levels)
 
 
 def _kept(cache: Kept) -> str:

@@ -38,20 +38,20 @@ class Flops:
 
 def forward_flops(hierarchy: Hierarchy, levels: list[Laid]) -> list[Flops]:
     """FLOPs of each level. What joins two levels counts where its parameters do: see ``parameter_levels``."""
-    found = [Flops() for _ in levels]
-    for stage, level, flops in zip(hierarchy.stages, levels, found, strict=True):
+    costs = [Flops() for _ in levels]
+    for stage, level, flops in zip(hierarchy.stages, levels, costs, strict=True):
         flops.blocks = stage_flops(stage, level)
     for index, transition in enumerate(hierarchy.transitions):
         fine, coarse = levels[index], levels[index + 1]
-        found[index].joints += transition_flops(transition, fine.tokens, coarse.tokens)
+        costs[index].joints += transition_flops(transition, fine.tokens, coarse.tokens)
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
-            found[index].joints += linear(coarse.tokens, top_down.map)
+            costs[index].joints += linear(coarse.tokens, top_down.map)
         if len(hierarchy.down):
-            found[index].joints += _down(hierarchy.down[index], fine, coarse)
+            costs[index].joints += _down(hierarchy.down[index], fine, coarse)
         if len(hierarchy.up):
-            found[index + 1].joints += _cross(hierarchy.up[index], coarse.tokens, fine.tokens, fine.tokens)
-    return found
+            costs[index + 1].joints += _cross(hierarchy.up[index], coarse.tokens, fine.tokens, fine.tokens)
+    return costs
 
 
 def linear(rows: int, layer: nn.Linear) -> int:
@@ -67,9 +67,9 @@ def attention(pairs: int, dim: int) -> int:
 def visible_pairs(spans: Spans, window: int | None, causal: bool) -> int:
     """Pairs of query and key that see each other, where each run attends to itself."""
     lengths = spans.lengths
-    before = _to_one_side(lengths, window)
-    after = torch.zeros_like(before) if causal else before
-    return int((lengths + before + after).sum())
+    earlier = _to_one_side(lengths, window)
+    after = torch.zeros_like(earlier) if causal else earlier
+    return int((lengths + earlier + after).sum())
 
 
 def _to_one_side(lengths: Tensor, window: int | None) -> Tensor:

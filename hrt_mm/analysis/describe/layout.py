@@ -73,13 +73,13 @@ def lay_out(hierarchy: Hierarchy, tokens: Tokens) -> list[Laid]:
     the tokens carry no such boundary, of their ``typical`` size.
     """
     plan = LevelPlan.of(tokens, hierarchy.config.levels[0], hierarchy.blocks)
-    found = []
+    levels = []
     for transition in hierarchy.transitions:
         groups = _groups(plan, transition)
-        found.append(Laid(plan, groups))
+        levels.append(Laid(plan, groups))
         coords_GC = segment_mean(plan.coords_TC, groups.spans)
         plan = plan.coarser(transition.coarse, groups, coords_GC, transition.stride, gridded=transition.gridded)
-    return [*found, Laid(plan, None)]
+    return [*levels, Laid(plan, None)]
 
 
 def _groups(plan: LevelPlan, transition: Transition) -> Groups:

@@ -22,22 +22,22 @@ from .layout import Laid
 
 def kept_elements(hierarchy: Hierarchy, levels: list[Laid]) -> list[int]:
     """Elements that each level keeps. What joins two levels counts where its parameters do."""
-    found = []
+    elements = []
     for stage, level in zip(hierarchy.stages, levels, strict=True):
-        found.append(stage_elements(stage, level.tokens))
+        elements.append(stage_elements(stage, level.tokens))
     for index, transition in enumerate(hierarchy.transitions):
         fine, coarse = levels[index].tokens, levels[index + 1].tokens
-        found[index] += transition_elements(transition, fine, coarse)
+        elements[index] += transition_elements(transition, fine, coarse)
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
-            found[index] += 2 * coarse * top_down.map.in_features
+            elements[index] += 2 * coarse * top_down.map.in_features
             if isinstance(transition.group, LearnedGroups) and transition.group.smooth:
-                found[index] += 2 * coarse * top_down.map.out_features
+                elements[index] += 2 * coarse * top_down.map.out_features
         if len(hierarchy.down):
-            found[index] += _cross(hierarchy.down[index], fine, coarse)
+            elements[index] += _cross(hierarchy.down[index], fine, coarse)
         if len(hierarchy.up):
-            found[index + 1] += _cross(hierarchy.up[index], coarse, fine)
-    return found
+            elements[index + 1] += _cross(hierarchy.up[index], coarse, fine)
+    return elements
 
 
 def stage_elements(stage: Stage, tokens: int) -> int:

@@ -15,27 +15,29 @@ if TYPE_CHECKING:
     from ...config import RunConfig
 
 TRIED = 16
-"""Samples that are looked at."""
+"""Number of samples to read."""
 
 
 def typical_sample(config: RunConfig, tokenizer: Tokenizer) -> Tokens:
-    """The raw tokens of the training sample of median size, among a few that lie evenly over the set.
+    """The raw tokens of the training sample of median size, among a few evenly spaced ones.
 
     Raises:
-        ConfigError: the data cannot be read; says how to go without.
+        ConfigError: the data cannot be read; names the option to give a size instead.
     """
     try:
         dataset = build_dataset(config, "train")
     except ConfigError as error:
         raise ConfigError(f"{error} (or give the size of a sample: --shape 1024, --shape 32x32)") from error
     length = len(dataset)
-    found = []
+    candidates = []
     with torch.random.fork_rng(devices=[]):
-        for index in sorted({round(place) for place in torch.linspace(0, length - 1, min(TRIED, length)).tolist()}):
+        for index in sorted(
+            {round(position) for position in torch.linspace(0, length - 1, min(TRIED, length)).tolist()}
+        ):
             try:
-                found.append(tokenizer([dataset[index].value]))
+                candidates.append(tokenizer([dataset[index].value]))
             except BadSample:
                 continue
-    if not found:
+    if not candidates:
         raise ConfigError(f"none of {min(TRIED, length)} training samples can be read; see the data, or give --shape")
-    return sorted(found, key=lambda tokens: tokens.spans.total)[len(found) // 2]
+    return sorted(candidates, key=lambda tokens: tokens.spans.total)[len(candidates) // 2]

@@ -47,8 +47,8 @@ def size(number: int) -> str:
 
 
 def _with_unit(number: float, step: int, units: tuple[str, ...]) -> str:
-    place = 0
-    while number >= 999.5 and place + 1 < len(units):
-        number, place = number / step, place + 1
-    digits = 0 if number >= 99.95 or not place else 1 if number >= 9.995 else 2
-    return f"{number:.{digits}f}{units[place]}"
+    unit = 0
+    while number >= 999.5 and unit + 1 < len(units):
+        number, unit = number / step, unit + 1
+    digits = 0 if number >= 99.95 or not unit else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f}{units[unit]}"

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES = 20_000
-"""Samples that are classified at most."""
+"""Maximum number of samples to classify."""
 NUMBERED = 20
-"""Classes up to which the matrix has numbers in it."""
+"""Maximum number of classes for which the matrix shows counts."""
 LISTED = 30
-"""Classes that the table has at most."""
+"""Maximum number of classes in the table."""
 MISTAKES = 12
 
 
@@ -42,11 +42,11 @@ class Scores:
 
     Args:
         classes: names of the labels.
-        target_B: place of the true class.
-        guess_B: place of the predicted one.
-        confidence_B: probability that the model gives its prediction.
+        target_B: index of the true class.
+        guess_B: index of the predicted class.
+        confidence_B: probability of the prediction.
         names: of the samples.
-        kept: raw tokens of the mistakes that are drawn, by place.
+        kept: raw tokens of the mistakes to draw, by index.
     """
 
     classes: tuple[str, ...]
@@ -58,7 +58,7 @@ class Scores:
 
     @property
     def matrix(self) -> np.ndarray:
-        """(K, K) samples of each class (rows) that were taken for each class (columns)."""
+        """(K, K) confusion matrix: true classes are rows, predicted ones columns."""
         count = len(self.classes)
         flat = torch.bincount(self.target_B * count + self.guess_B, minlength=count * count)
         return flat.view(count, count).numpy()
@@ -82,8 +82,8 @@ class Scores:
         return [name for name, count in zip(self.classes, self.matrix.sum(1), strict=True) if not count]
 
     def mistakes(self) -> list[int]:
-        """Samples that can be drawn and were classified wrongly, the surest first; a few at most."""
-        return [place for place in _surest(self.confidence_B, self.guess_B != self.target_B) if place in self.kept]
+        """Indices of drawable mistakes, the most confident first."""
+        return [index for index in _surest(self.confidence_B, self.guess_B != self.target_B) if index in self.kept]
 
 
 def confusion_section(subject: Subject, page: Page) -> None:
@@ -110,38 +110,38 @@ def confusion_section(subject: Subject, page: Page) -> None:
 
 
 def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
-    """Predictions for the subject's split, with what the model gives them, and the tokens of its surest mistakes.
+    """Predictions for the subject's split with their probabilities, and the tokens of the most confident mistakes.
 
-    Parts of samples, as in tagging, are not drawn; of a pair the first side is, and of several modalities the first.
+    Segments of samples, as in tagging, are not drawn. Of a pair the first side is, and of several modalities the first.
     """
-    chances: list[Tensor] = []
+    probs: list[Tensor] = []
     targets: list[Tensor] = []
     names: list[str] = []
-    kept: dict[int, Tokens] = {}
-    handle = task.head.register_forward_hook(lambda module, args, output: chances.append(_chances(output)))
+    kept_tokens: dict[int, Tokens] = {}
+    handle = task.head.register_forward_hook(lambda module, args, output: probs.append(_probs(output)))
     try:
         for batch in subject.batches(SAMPLES):
             task(batch)
             assert batch.target is not None
             labelled = batch.target.cpu() != NO_LABEL
-            chances[-1] = chances[-1][labelled]
+            probs[-1] = probs[-1][labelled]
             targets.append(batch.target.cpu()[labelled])
             if isinstance(task, Tagging):
                 continue
             first = sum(map(len, targets)) - len(batch)
-            confidence_B, guess_B = chances[-1].max(-1)
+            confidence_B, guess_B = probs[-1].max(-1)
             rows = _rows(subject, batch)
-            for place in _surest(confidence_B, guess_B != targets[-1]):
-                if place in rows:
-                    tokens, row = rows[place]
-                    kept[first + place] = one_sample(tokens, row)
+            for index in _surest(confidence_B, guess_B != targets[-1]):
+                if index in rows:
+                    tokens, row = rows[index]
+                    kept_tokens[first + index] = one_sample(tokens, row)
             names += batch.names
     finally:
         handle.remove()
     if not targets:
-        chances, targets = [torch.zeros(0, len(task.classes))], [torch.zeros(0, dtype=torch.int64)]
-    confidence_B, guess_B = torch.cat(chances).max(-1)
-    return Scores(task.classes, torch.cat(targets), guess_B, confidence_B, tuple(names), kept)
+        probs, targets = [torch.zeros(0, len(task.classes))], [torch.zeros(0, dtype=torch.int64)]
+    confidence_B, guess_B = torch.cat(probs).max(-1)
+    return Scores(task.classes, torch.cat(targets), guess_B, confidence_B, tuple(names), kept_tokens)
 
 
 def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
@@ -154,7 +154,7 @@ def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
     return rows
 
 
-def _chances(logits_BK: Tensor) -> Tensor:
+def _probs(logits_BK: Tensor) -> Tensor:
     return logits_BK.detach().float().cpu().softmax(-1)
 
 
@@ -222,7 +222,7 @@ def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
     page.picture("mistakes", draw_mistakes(subject, scores, chosen), caption)
     rows = []
     for index in chosen:
-        true, guess = (scores.classes[int(place[index])] for place in (scores.target_B, scores.guess_B))
+        true, guess = (scores.classes[int(classes_B[index])] for classes_B in (scores.target_B, scores.guess_B))
         name = scores.names[index] if index < len(scores.names) else ""
         rows.append((name or f"number {index}", true, guess, f"{scores.confidence_B[index]:.3f}"))
     page.table(("sample", "true", "predicted", "confidence"), rows)
@@ -238,6 +238,6 @@ def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure
         axes.set_visible(False)
     for axes, index, view in zip(grid.flat, chosen, views, strict=False):
         view.draw(axes)
-        true, guess = (scores.classes[int(place[index])] for place in (scores.target_B, scores.guess_B))
+        true, guess = (scores.classes[int(classes_B[index])] for classes_B in (scores.target_B, scores.guess_B))
         axes.set_title(f"{_short(true)}\nas {_short(guess)}, {scores.confidence_B[index]:.0%}", fontsize=9)
     return figure
