@@ -143,7 +143,8 @@ def by_level(run: TrainedRun, whole: str, *, near: bool) -> dict[str, float]:
     samples = [dataset[index] for index in range(len(dataset))]
     blocks = [samples[first : first + BATCH] for first in range(0, len(samples), BATCH)]
     with autocast(run.config.train.precision, torch.device("cpu"))():
-        batches = [task.encode(run.config.task.pack(block, run.tokenizer, None))[0] for block in blocks]
+        collator = run.config.task.collator({}, run.tokenizers, None)
+        batches = [task.encode(collator(block))[0] for block in blocks]
     near_NN = near_duplicates([str(sample.label) for sample in samples]) if near else None
     scores: dict[str, float] = {}
     sums: dict[str, list[Tensor]] = {}

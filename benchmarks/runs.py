@@ -18,7 +18,7 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks.ctc.task import CTCConfig
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizer, build_tokenizers
 from hrt_mm.train.precision import emulates_bf16
 from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.summary import parameter_count
@@ -154,9 +154,8 @@ def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
 
 
 def _parameters(config: RunConfig) -> int:
-    tokenizer = build_tokenizer(config)
     with torch.device("meta"):
-        return parameter_count(build_task(config, tokenizer, config.task.stand_ins))
+        return parameter_count(build_task(config, build_tokenizers(config), config.task.stand_ins))
 
 
 def scores(run: Finished, metrics: Mapping[str, str]) -> dict[str, float]:

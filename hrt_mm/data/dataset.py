@@ -12,7 +12,7 @@ from ..core.component import Component
 from ..core.errors import ConfigError
 from .sample import Sample
 from .splits import Splits
-from .tokenizer import Tokenizer, TokenizerConfig
+from .tokenizer import SINGLE, Tokenizer, TokenizerConfig
 
 
 class Dataset(TorchDataset[Sample], ABC):
@@ -45,8 +45,13 @@ class Dataset(TorchDataset[Sample], ABC):
         Does nothing by default; called once, before a sample is read.
 
         Args:
-            tokenizer: of the run; of several towers a :class:`~hrt_mm.tasks.joint.JointTokenizer`.
+            tokenizer: of the samples.
         """
+
+    def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
+        """Does the same for the tokenizers of a run, by tower. Datasets of several modalities pass them on."""
+        if SINGLE in tokenizers:
+            self.limit(tokenizers[SINGLE])
 
     def shape(self, index: int) -> Sequence[int]:
         """The raw shape of a sample without decoding it, where batches are made by tokens."""

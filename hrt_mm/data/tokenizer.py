@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
 from ..core.component import Component
+from ..core.errors import ConfigError
 from ..core.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -56,11 +57,22 @@ class Tokenizer(ABC):
         return tokenizer
 
 
-@runtime_checkable
-class Towers(Protocol):
-    """A tokenizer of several towers, each with its own."""
+SINGLE = ""
+"""Name of the only tower of a run over one modality."""
 
-    towers: Mapping[str, Tokenizer]
+
+def only_tokenizer(tokenizers: Mapping[str, Tokenizer]) -> Tokenizer:
+    """The tokenizer of a run over one modality.
+
+    Args:
+        tokenizers: by tower.
+
+    Raises:
+        ConfigError: there are several; names their towers.
+    """
+    if len(tokenizers) != 1:
+        raise ConfigError(f"this needs one modality, and there are several towers: {', '.join(tokenizers)}")
+    return next(iter(tokenizers.values()))
 
 
 class TokenizerConfig(Component):

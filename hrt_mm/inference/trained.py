@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +18,19 @@ from ..data.capabilities import SizeAdapting, read_file
 from ..data.extents import Extents
 from ..data.registry import modalities
 from ..data.sample import Sample
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
 from ..tasks.encoding import EncoderTask
 from ..tasks.fused import Fused
-from ..tasks.joint import JointTokenizer
-from ..train.build import Data, build_dataset, build_task, build_tokenizer, check_classes, given_groups
+from ..tasks.joint import JointTaskConfig
+from ..train.build import Data, build_dataset, build_task, build_tokenizers, check_classes, given_groups
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
 from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from ..train.identity import SPLITS_MAY_DIFFER, check_same_vocabularies
 from ..train.precision import autocast, numerics
-from ..train.run_config import TowerConfig
 from ..train.seeding import forked
 from ..train.store import open_store
 
@@ -64,7 +63,7 @@ class TrainedRun:
         folder: the run folder.
         config: of the run.
         task: with the trained weights, in evaluation mode.
-        tokenizer: packs its samples.
+        tokenizers: by tower.
         classes: names of the training set's labels, where they are classes.
         checkpoint: that the weights were read from.
     """
@@ -72,7 +71,7 @@ class TrainedRun:
     folder: Path
     config: RunConfig
     task: Task
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
     classes: tuple[str, ...] | None
     checkpoint: Checkpoint
 
@@ -84,7 +83,7 @@ class TrainedRun:
         """
         other = "test" if split == "val" else "val"
         try:
-            dataset = build_dataset(self.config, split, self.tokenizer, f"--split {other} evaluates another one")
+            dataset = build_dataset(self.config, split, self.tokenizers, f"--split {other} evaluates another one")
         except ConfigError as error:
             raise ConfigError(f"{error}{self._relative_path_hint()}") from error
         check_classes(dataset, split, self.classes)
@@ -95,7 +94,7 @@ class TrainedRun:
                 "the data changed since the run was trained: %s had %d samples, now %d; %s",
                 split, trained_count, len(dataset), SPLITS_MAY_DIFFER,
             )  # fmt: skip
-        maker = Data(self.tokenizer, {split: dataset}, self.classes).maker(self.config, split)
+        maker = Data(self.tokenizers, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
 
     @torch.inference_mode()
@@ -156,29 +155,35 @@ class TrainedRun:
             yield self._packed(samples).to(device)
 
     def _value(self, value: Any) -> Any:
-        if self.config.towers is None:
-            return self._read("", self.config.single, self.tokenizer, value)
-        assert isinstance(self.tokenizer, JointTokenizer)
+        towers = self.config.by_tower
+        if SINGLE in towers:
+            return self._read(SINGLE, value)
         if not isinstance(value, Mapping):
-            raise UserError(f"inputs are mappings by tower ({', '.join(self.config.towers)}), got {value!r:.40}")
-        return {
-            name: self._read(name, tower, self.tokenizer.towers[name], value[name])
-            for name, tower in self.config.towers.items()
-            if value.get(name) is not None
-        }
+            raise UserError(f"inputs are mappings by tower ({', '.join(towers)}), got {value!r:.40}")
+        return {name: self._read(name, value[name]) for name in towers if value.get(name) is not None}
 
-    def _read(self, name: str, tower: TowerConfig, tokenizer: Tokenizer, value: Any) -> Any:
+    def _read(self, tower: str, value: Any) -> Any:
         if isinstance(value, Path):
-            value = read_file(modalities()[tower.modality.type], value, tokenizer)
-        return self.config.data.prepare(name, value)
+            modality = modalities()[self.config.by_tower[tower].modality.type]
+            value = read_file(modality, value, self.tokenizers[tower])
+        return self.config.data.prepare(tower, value)
 
     def _packed(self, samples: Sequence[Sample]) -> Batch:
         """A batch without targets."""
-        if isinstance(self.tokenizer, JointTokenizer):
-            names = tuple(sample.name for sample in samples)
-            return Batch(self.tokenizer.parts(samples), None, names)
-        tokens = self.tokenizer(self.config.task.values(samples))
-        return Batch.of(tokens, None, tuple(sample.name for sample in samples))
+        names = tuple(sample.name for sample in samples)
+        if SINGLE in self.tokenizers:
+            return Batch.of(self.tokenizer(self.config.task.values(samples)), None, names)
+        assert isinstance(self.config.task, JointTaskConfig)
+        return Batch(self.config.task.collator({}, self.tokenizers, self.classes).towers(samples), None, names)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of a run over one modality.
+
+        Raises:
+            ConfigError: there are several towers.
+        """
+        return only_tokenizer(self.tokenizers)
 
     def _relative_path_hint(self) -> str:
         """Names the folder that the run was started in, if relative paths of the data exist there and not here."""
@@ -237,42 +242,29 @@ def load_task(
     checkpoint = open_store(run_dir).read(which)
     classes = checkpoint.state["classes"]
     names = tuple(classes) if classes is not None else None
-    tokenizer = build_tokenizer(config)
-    check_same_vocabularies(checkpoint, tokenizer, "evaluate with the file that it was trained with")
+    tokenizers = build_tokenizers(config)
+    check_same_vocabularies(checkpoint, tokenizers, "evaluate with the file that it was trained with")
     with forked():
-        task = build_task(config, tokenizer, names)
+        task = build_task(config, tokenizers, names)
     load_trained(task, checkpoint)
     if inputs != "own":
-        tokenizer = _resizing(tokenizer, extents_of(checkpoint.state))
+        extents = extents_of(checkpoint.state)
+        tokenizers = {name: _resizing(tokenizer, extents.get(name)) for name, tokenizer in tokenizers.items()}
     if inputs == "files":
-        tokenizer = _without_labels(config, tokenizer)
-    return TrainedRun(run_dir, config, task.eval(), tokenizer, names, checkpoint)
+        groups = given_groups(config)
+        tokenizers = {name: _without_labels(tokenizer, groups[name]) for name, tokenizer in tokenizers.items()}
+    return TrainedRun(run_dir, config, task.eval(), tokenizers, names, checkpoint)
 
 
-def _each(tokenizer: Tokenizer, change: Callable[[str, Tokenizer], Tokenizer]) -> Tokenizer:
-    """The tokenizer, or those of all towers, after a change that gets the tower's name."""
-    if not isinstance(tokenizer, JointTokenizer):
-        return change("", tokenizer)
-    return JointTokenizer({name: change(name, tower) for name, tower in tokenizer.towers.items()})
-
-
-def _resizing(tokenizer: Tokenizer, extents: Mapping[str, Extents]) -> Tokenizer:
+def _resizing(tokenizer: Tokenizer, extents: Extents | None) -> Tokenizer:
     """Brings inputs to sizes that training saw."""
-    return _each(
-        tokenizer,
-        lambda name, tower: tower.with_extents(extents.get(name)) if isinstance(tower, SizeAdapting) else tower,
-    )
+    return tokenizer.with_extents(extents) if isinstance(tokenizer, SizeAdapting) else tokenizer
 
 
-def _without_labels(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
+def _without_labels(tokenizer: Tokenizer, groups: Sequence[str]) -> Tokenizer:
     """Leaves out boundaries that only the loss reads."""
-    groups = given_groups(config)
-
-    def change(name: str, tower: Tokenizer) -> Tokenizer:
-        labels = frozenset(tower.carried) - frozenset(groups[name])
-        return tower.with_boundaries(tower.requested_boundaries - labels)
-
-    return _each(tokenizer, change)
+    labels = frozenset(tokenizer.carried) - frozenset(groups)
+    return tokenizer.with_boundaries(tokenizer.requested_boundaries - labels)
 
 
 def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Sequence[str] = ()) -> TrainedRun:

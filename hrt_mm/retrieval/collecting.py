@@ -87,7 +87,7 @@ def embed_split(
     """
     check_levels(embedder, parts, levels)
     dataset = embedder.run.config.data.plain(split)
-    dataset.limit(embedder.run.tokenizer)
+    dataset.limit_towers(embedder.run.tokenizers)
     with writing(folder, embedder.model) as writer:
         samples = _samples(dataset)
         while block := list(islice(samples, BATCH)):

@@ -26,7 +26,6 @@ from ..data.tokenizer import Tokenizer
 from ..inference.trained import TrainedRun, load_task
 from ..tasks.contrastive import Contrastive
 from ..tasks.contrastive_views import ViewHeads
-from ..tasks.joint import JointTokenizer
 from ..train.build import carried_groups
 from ..train.precision import numerics
 from .passages import Passages, concatenate, located, within
@@ -106,8 +105,7 @@ class Embedder:
             UserError: there is no such tower.
         """
         self.modality(tower)
-        assert isinstance(self.run.tokenizer, JointTokenizer)
-        return self.run.tokenizer.towers[tower]
+        return self.run.tokenizers[tower]
 
     def levels(self, tower: str) -> dict[str, int]:
         """The levels whose pieces can be embedded, coarse to fine, each with the index of the view that compares it.
@@ -273,7 +271,7 @@ class Embedder:
             UserError: there is no such tower, or its model groups by annotations, which files do not have.
         """
         modality = self.modality(tower)
-        if carried := carried_groups(self.run.config, self.run.tokenizer).get(tower):
+        if carried := carried_groups(self.run.config, self.run.tokenizers).get(tower):
             raise ConfigError(
                 f"the model of {tower} groups by {', '.join(map(repr, carried))}, which come with the data and are in "
                 "no bare file; train one with fixed or learned groups"

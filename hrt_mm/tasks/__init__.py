@@ -6,11 +6,12 @@ from .base import Task, TaskConfig, TaskOutput
 from .batch import Batch, TowerTokens
 from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
+from .collation import Collator
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc.task import CTC, CTCConfig
 from .encoder import Encoder
 from .fused import Fused, FusedConfig
-from .joint import JointTask, JointTaskConfig, JointTokenizer
+from .joint import JointTask, JointTaskConfig
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
@@ -39,6 +40,7 @@ __all__ = [
     "CTCConfig",
     "Classification",
     "ClassificationConfig",
+    "Collator",
     "Contrastive",
     "ContrastiveConfig",
     "Encoder",
@@ -46,7 +48,6 @@ __all__ = [
     "FusedConfig",
     "JointTask",
     "JointTaskConfig",
-    "JointTokenizer",
     "LanguageConfig",
     "LanguageModel",
     "Masked",

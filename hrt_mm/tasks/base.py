@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from ..core.component import Component
 from ..core.tokens import Tokens
 from ..data.sample import Sample
+from ..data.tokenizer import only_tokenizer
 from .batch import Batch
+from .collation import Collator, SingleCollator
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
@@ -139,10 +141,6 @@ class TaskConfig(Component):
         """Classes in place of the data's, which need not be there when a configuration is checked."""
         return ("a", "b")
 
-    def reading(self, model: HierarchyConfig) -> TaskConfig:
-        """The same, knowing the hierarchy, for tasks whose targets depend on it; loaders make targets with it."""
-        return self
-
     def values(self, samples: Sequence[Sample]) -> list[Any]:
         """What is tokenized of the samples: the same number of sequences of each, one after another.
 
@@ -151,14 +149,39 @@ class TaskConfig(Component):
         """
         return [sample.value for sample in samples]
 
-    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
-        """The batch of some samples.
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Collator:
+        """Makes batches of samples.
+
+        Args:
+            models: the hierarchies by tower.
+            tokenizers: by tower.
+            classes: names of the training set's labels, where they are classes.
+        """
+        return SingleCollator(self, models, tokenizers, classes)
+
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Task:
+        """The task's module over the towers of a run; a task over one modality has one.
+
+        Args:
+            models: the hierarchies by tower.
+            tokenizers: by tower; they give the axes and the embeddings.
+            classes: names of the training set's labels, where they are classes.
 
         Raises:
-            BadSample: a sample cannot be used.
+            ConfigError: the models cannot serve this task; names the keys.
         """
-        tokens = tokenizer(self.values(samples))
-        return Batch.of(tokens, self.targets(samples, tokens, classes), tuple(sample.name for sample in samples))
+        (model,) = models.values()
+        return self.build(model, only_tokenizer(tokenizers), classes)
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
         """The task's module: embedding, hierarchy, head and loss.

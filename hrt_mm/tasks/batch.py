@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from ..core.tokens import Tokens
+from ..data.tokenizer import SINGLE
 from .pieces import Pieces
-
-SINGLE = ""
-"""Name of the only tower of a run over one modality."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from .batch import Batch, TowerTokens
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
 from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads
 from .encoding import check_reads
-from .joint import JointTask, JointTaskConfig, JointTokenizer
+from .joint import JointCollator, JointTask, JointTaskConfig
 from .pieces import Pieces
 from .ranks import summed, world_size
 
@@ -57,24 +57,20 @@ class ContrastiveConfig(JointTaskConfig):
         """Never: samples are compared with each other."""
         return False
 
-    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
-        """The batch of some samples, with the pieces that are compared.
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> ContrastiveCollator:
+        """Makes batches of samples, with the pieces that are compared."""
+        return ContrastiveCollator(self, tokenizers, classes)
 
-        Raises:
-            BadSample: a sample does not carry pieces that are compared.
-        """
-        batch = super().pack(samples, tokenizer, classes)
-        assert isinstance(tokenizer, JointTokenizer)
-        parts = dict(batch.towers)
-        for tower, part in batch.towers.items():
-            tower_samples = [samples[index] for index in part.samples.tolist()]
-            tiers = {pair.pieces for pair in self.also if pair.pieces and tower in pair.levels}
-            pieces = {tier: Pieces.of(tower_samples, tower, tier, tokenizer.towers[tower]) for tier in sorted(tiers)}
-            parts[tower] = replace(part, pieces=pieces)
-        return replace(batch, towers=parts)
-
-    def join(
-        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
     ) -> Contrastive:
         """The task's module.
 
@@ -93,7 +89,27 @@ class ContrastiveConfig(JointTaskConfig):
             raise ConfigError(f"task.also has {twice[0]} twice; drop one, or raise its weight")
         if unused := [name for name in models if all(name not in pair for pair in pairs)]:
             raise ConfigError(f"tower {unused[0]!r} is in none of task.pairs; add it or drop the tower")
-        return Contrastive(self, models, tokenizer, pairs)
+        return Contrastive(self, models, tokenizers, pairs)
+
+
+class ContrastiveCollator(JointCollator):
+    """Collation with the pieces that are compared."""
+
+    config: ContrastiveConfig
+
+    def towers(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
+        """The tokens and pieces of each tower.
+
+        Raises:
+            BadSample: a sample cannot be packed, or does not carry pieces that are compared.
+        """
+        towers = super().towers(samples)
+        for name, tower in towers.items():
+            members = [samples[index] for index in tower.samples.tolist()]
+            tiers = {pair.pieces for pair in self.config.also if pair.pieces and name in pair.levels}
+            pieces = {tier: Pieces.of(members, name, tier, self.tokenizers[name]) for tier in sorted(tiers)}
+            towers[name] = replace(tower, pieces=pieces)
+        return towers
 
 
 class Contrastive(JointTask):
@@ -102,7 +118,7 @@ class Contrastive(JointTask):
     Args:
         config: the task.
         models: the hierarchies by tower.
-        tokenizer: gives the axes and the embedding of each.
+        tokenizers: by tower; they give the axes and the embeddings.
         pairs: towers that are compared.
     """
 
@@ -113,7 +129,7 @@ class Contrastive(JointTask):
         self,
         config: ContrastiveConfig,
         models: Mapping[str, HierarchyConfig],
-        tokenizer: JointTokenizer,
+        tokenizers: Mapping[str, Tokenizer],
         pairs: tuple[tuple[str, str], ...],
     ) -> None:
         views = [LevelView.whole(models, config.level), *(LevelView.of(pair, models) for pair in config.also)]
@@ -123,7 +139,7 @@ class Contrastive(JointTask):
                 check_reads(model, reads)
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
-        super().__init__(models, tokenizer, config.shared)
+        super().__init__(models, tokenizers, config.shared)
         self.pairs, self.views, self.chunk, self.dim = pairs, views, config.chunk, config.dim
         self.heads = nn.ModuleList(ViewHeads(view, models, config.dim, config.shared) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)

@@ -9,8 +9,9 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
+from ..data.tokenizer import SINGLE
 from .base import Task
-from .batch import SINGLE, Batch
+from .batch import Batch
 from .encoder import Encoder, finite, first_nonfinite
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ from ..core.norm import rms_norm
 from ..core.per_step import training_step
 from ..core.spans import Spans
 from ..data.sample import Sample
+from ..data.tokenizer import Tokenizer
 from .base import TaskOutput
 from .batch import Batch
 from .encoding import check_reads
 from .fusion import Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
-from .joint import JointTask, JointTaskConfig, JointTokenizer
+from .joint import JointTask, JointTaskConfig
 from .labels import NO_LABEL, LabelConfig, LabelScores, class_index_of, linear_head
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ class FusedConfig(JointTaskConfig, LabelConfig):
         class_index = {name: index for index, name in enumerate(classes or ())}
         return torch.tensor([class_index_of(sample.label, class_index, sample.name) for sample in samples])
 
-    def join(
-        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
     ) -> Fused:
         """The task's module.
 
@@ -71,7 +75,7 @@ class FusedConfig(JointTaskConfig, LabelConfig):
                     raise ConfigError(f"task.{key} names a tower {name!r}; the towers are {', '.join(models)}")
         if len(set(self.without)) == len(models):
             raise ConfigError("task.without names every tower; leave one")
-        return Fused(self, models, tokenizer, self.known(classes))
+        return Fused(self, models, tokenizers, self.known(classes))
 
 
 class Fused(JointTask):
@@ -80,7 +84,7 @@ class Fused(JointTask):
     Args:
         config: the task.
         models: the hierarchies by tower.
-        tokenizer: gives the axes and the embedding of each.
+        tokenizers: by tower; they give the axes and the embeddings.
         classes: names of the labels.
     """
 
@@ -88,7 +92,7 @@ class Fused(JointTask):
         self,
         config: FusedConfig,
         models: Mapping[str, HierarchyConfig],
-        tokenizer: JointTokenizer,
+        tokenizers: Mapping[str, Tokenizer],
         classes: tuple[str, ...],
     ) -> None:
         levels: dict[str, int] = {}
@@ -98,7 +102,7 @@ class Fused(JointTask):
                 check_reads(model, [levels[tower]])
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
-        super().__init__(models, tokenizer, config.shared)
+        super().__init__(models, tokenizers, config.shared)
         self.levels = levels
         self.monitor, self.monitor_mode = config.monitor, "min" if config.monitor == "cross_entropy" else "max"
         self.drop, self.without, self.alone = config.drop_modality, config.without, config.alone

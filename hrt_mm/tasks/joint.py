@@ -5,75 +5,26 @@ Shapes: B samples, n those of them that have a modality.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadSample, ConfigError
+from ..core.errors import BadSample
 from ..core.levels import HierarchyConfig
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
 from .base import Task, TaskConfig
 from .batch import Batch, TowerTokens
+from .collation import Collator
 from .encoder import Encoder, finite, first_nonfinite
 from .fingerprints import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class JointTokenizer(Tokenizer):
-    """The tokenizers of several towers.
-
-    Args:
-        towers: by name.
-    """
-
-    def __init__(self, towers: Mapping[str, Tokenizer]) -> None:
-        self.towers = dict(towers)
-
-    def __call__(self, values: Sequence[Any]) -> Tokens:
-        """Refused: a pack of tokens is of one tower.
-
-        Raises:
-            ConfigError: always; names the towers.
-        """
-        raise ConfigError(f"there are several towers ({', '.join(self.towers)}); use parts(), or one of towers[NAME]")
-
-    def embedding(self, dim: int) -> nn.Module:
-        """Refused, as calling it is."""
-        raise ConfigError(f"there are several towers ({', '.join(self.towers)}); each has an embedding of its own")
-
-    def size(self, shape: Sequence[int]) -> int:
-        """Refused: batches of several towers are made by samples."""
-        raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
-
-    def parts(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
-        """Packs each tower's values of the samples that have one. Modalities without a tower are left out.
-
-        Raises:
-            BadSample: a value is no mapping, has no known tower, or a tokenizer refuses it.
-        """
-        for sample in samples:
-            self._check(sample)
-        found: dict[str, TowerTokens] = {}
-        for name, tokenizer in self.towers.items():
-            places = [place for place, sample in enumerate(samples) if sample.value.get(name) is not None]
-            if places:
-                tokens = tokenizer([samples[place].value[name] for place in places])
-                found[name] = TowerTokens(tokens, torch.tensor(places), contents(tokens))
-        return found
-
-    def _check(self, sample: Sample) -> None:
-        towers = ", ".join(self.towers)
-        if not isinstance(sample.value, Mapping):
-            kind = type(sample.value).__name__
-            raise BadSample(sample.name, f"its value is {kind}; towers need a mapping by name ({towers})")
-        if all(sample.value.get(name) is None for name in self.towers):
-            raise BadSample(sample.name, f"has none of the modalities {towers}")
 
 
 class JointTaskConfig(TaskConfig):
@@ -84,12 +35,14 @@ class JointTaskConfig(TaskConfig):
     shared: dict[str, str] = {}
     """By tower, another one of the same modality and model whose weights it has: one encoder reads both."""
 
-    def pack(self, samples: Sequence[Sample], tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Batch:
-        """The batch of some samples. Samples with one label are one group; those without are each its own."""
-        assert isinstance(tokenizer, JointTokenizer)
-        names = tuple(sample.name for sample in samples)
-        target = self.labels(samples, classes)
-        return Batch(tokenizer.parts(samples), target, names, group_ids(samples))
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> JointCollator:
+        """Makes batches of samples."""
+        return JointCollator(self, tokenizers, classes)
 
     def labels(self, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Tensor | None:
         """What the loss compares with, from the samples' labels; ``None`` where samples are compared with each other.
@@ -99,20 +52,60 @@ class JointTaskConfig(TaskConfig):
         """
         return None
 
-    def join(
-        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, classes: tuple[str, ...] | None
+    @abstractmethod
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
     ) -> Task:
-        """The task's module.
+        """The task's module."""
 
-        Args:
-            models: the hierarchies by tower.
-            tokenizer: gives the axes and the embedding of each.
-            classes: names of the training set's labels, where they are classes.
+
+class JointCollator(Collator):
+    """Collation for a task over several towers, whose samples are mappings by tower.
+
+    Args:
+        config: of the task.
+        tokenizers: by tower.
+        classes: names of the training set's labels, where they are classes.
+    """
+
+    def __init__(
+        self, config: JointTaskConfig, tokenizers: Mapping[str, Tokenizer], classes: tuple[str, ...] | None
+    ) -> None:
+        super().__init__(tokenizers, classes)
+        self.config = config
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of some samples. Samples with one label are one group; those without are each their own."""
+        names = tuple(sample.name for sample in samples)
+        target = self.config.labels(samples, self.classes)
+        return Batch(self.towers(samples), target, names, group_ids(samples))
+
+    def towers(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
+        """Packs each tower's values of the samples that have one. Modalities without a tower are left out.
 
         Raises:
-            ConfigError: the models cannot serve this task; names the keys.
+            BadSample: a value is no mapping, has no known tower, or a tokenizer refuses it.
         """
-        raise NotImplementedError(type(self))
+        for sample in samples:
+            self._check(sample)
+        found: dict[str, TowerTokens] = {}
+        for name, tokenizer in self.tokenizers.items():
+            places = [place for place, sample in enumerate(samples) if sample.value.get(name) is not None]
+            if places:
+                tokens = tokenizer([samples[place].value[name] for place in places])
+                found[name] = TowerTokens(tokens, torch.tensor(places), contents(tokens))
+        return found
+
+    def _check(self, sample: Sample) -> None:
+        towers = ", ".join(self.tokenizers)
+        if not isinstance(sample.value, Mapping):
+            kind = type(sample.value).__name__
+            raise BadSample(sample.name, f"its value is {kind}; towers need a mapping by name ({towers})")
+        if all(sample.value.get(name) is None for name in self.tokenizers):
+            raise BadSample(sample.name, f"has none of the modalities {towers}")
 
 
 class JointTask(Task):
@@ -120,17 +113,20 @@ class JointTask(Task):
 
     Args:
         models: the hierarchies by tower.
-        tokenizer: gives the axes and the embedding of each.
+        tokenizers: by tower; they give the axes and the embeddings.
         shared: by tower, another one whose encoder reads it too.
     """
 
     def __init__(
-        self, models: Mapping[str, HierarchyConfig], tokenizer: JointTokenizer, shared: Mapping[str, str] | None = None
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        shared: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.towers, self.shared = tuple(models), dict(shared or {})
         self.encoders = nn.ModuleDict(
-            {name: Encoder(model, tokenizer.towers[name]) for name, model in models.items() if name not in self.shared}
+            {name: Encoder(model, tokenizers[name]) for name, model in models.items() if name not in self.shared}
         )
 
     def encoder_of(self, tower: str) -> Encoder:

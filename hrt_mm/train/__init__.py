@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from .build import Data, build_data, build_task, build_tokenizer
+    from .build import Data, build_data, build_task, build_tokenizer, build_tokenizers
     from .config import OptimConfig, RunFolder, TrainConfig
     from .loop import train
     from .run_config import RunConfig, TowerConfig
@@ -17,7 +17,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            ".build": ("Data", "build_data", "build_task", "build_tokenizer"),
+            ".build": ("Data", "build_data", "build_task", "build_tokenizer", "build_tokenizers"),
             ".loop": ("train",),
             ".config": ("OptimConfig", "RunFolder", "TrainConfig"),
             ".run_config": ("RunConfig", "TowerConfig"),
@@ -51,5 +51,6 @@ __all__ = [
     "build_data",
     "build_task",
     "build_tokenizer",
+    "build_tokenizers",
     "train",
 ]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
-from ..tasks.joint import JointTaskConfig, JointTokenizer
+from ..tasks.joint import JointTaskConfig
 from .config import TrainConfig
 from .samples import BatchMaker
 
@@ -26,14 +26,19 @@ class Data:
     """What a run reads.
 
     Args:
-        tokenizer: packs samples.
+        tokenizers: by tower.
         splits: datasets by split.
         classes: names of the training set's labels, where they are classes.
     """
 
-    tokenizer: Tokenizer
+    tokenizers: Mapping[str, Tokenizer]
     splits: dict[str, Dataset]
     classes: tuple[str, ...] | None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of a run over one modality."""
+        return only_tokenizer(self.tokenizers)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -42,22 +47,28 @@ class Data:
 
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
-        task = config.task if config.towers is not None else config.task.reading(config.single.model)
-        return BatchMaker(self.splits[split], self.tokenizer, task, self.classes, config.train.seed)
+        models = {name: tower.model for name, tower in config.by_tower.items()}
+        collator = config.task.collator(models, self.tokenizers, self.classes)
+        return BatchMaker(self.splits[split], collator, config.train.seed)
 
 
-def towers_of(config: RunConfig) -> dict[str, TowerConfig]:
-    """The towers by the path of their keys: ``""`` for the only one, or ``towers.NAME.``."""
-    if config.towers is None:
-        return {"": config.single}
-    return {f"towers.{name}.": tower for name, tower in config.towers.items()}
+def path_of(tower: str) -> str:
+    """The path of a tower's keys: ``towers.NAME.``, or nothing for the only one."""
+    return f"towers.{tower}." if tower != SINGLE else ""
+
+
+def build_tokenizers(config: RunConfig) -> dict[str, Tokenizer]:
+    """By tower, the modality's tokenizer, laid out for the model's windows, strides and boundaries."""
+    return {name: _tokenizer(tower, config.task.boundaries) for name, tower in config.by_tower.items()}
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The modality's tokenizer, laid out for the model's windows, strides and boundaries; of towers one for each."""
-    if config.towers is None:
-        return _tokenizer(config.single, config.task.boundaries)
-    return JointTokenizer({name: _tokenizer(tower, ()) for name, tower in config.towers.items()})
+    """The tokenizer of a run over one modality.
+
+    Raises:
+        ConfigError: there are several towers.
+    """
+    return only_tokenizer(build_tokenizers(config))
 
 
 def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
@@ -75,19 +86,16 @@ def splits_of(options: TrainConfig) -> list[str]:
 def given_groups(config: RunConfig) -> dict[str, list[str]]:
     """By tower, ``""`` for the only one, the boundaries that its model groups by."""
     return {
-        prefix.removeprefix("towers.").removesuffix("."): [
-            level.group.boundary for level in tower.model.levels if isinstance(level.group, GivenGroups)
-        ]
-        for prefix, tower in towers_of(config).items()
+        name: [level.group.boundary for level in tower.model.levels if isinstance(level.group, GivenGroups)]
+        for name, tower in config.by_tower.items()
     }
 
 
-def carried_groups(config: RunConfig, tokenizer: Tokenizer) -> dict[str, list[str]]:
+def carried_groups(config: RunConfig, tokenizers: Mapping[str, Tokenizer]) -> dict[str, list[str]]:
     """Of :func:`given_groups`, those that come with the data; towers without any are left out.
 
     A bare file does not have them, unless the data's ``prepare`` supplies them.
     """
-    tokenizers = tokenizer.towers if isinstance(tokenizer, JointTokenizer) else {"": tokenizer}
     lacking = {
         name: [
             boundary
@@ -110,12 +118,12 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
         ConfigError: a split is missing or empty, or has a class that train has not.
     """
     check_parts(config)
-    tokenizer = build_tokenizer(config)
-    datasets = {split: build_dataset(config, split, tokenizer, WITHOUT.get(split, "")) for split in splits}
+    tokenizers = build_tokenizers(config)
+    datasets = {split: build_dataset(config, split, tokenizers, WITHOUT.get(split, "")) for split in splits}
     classes = datasets["train"].classes
     for split, dataset in datasets.items():
         check_classes(dataset, split, classes)
-    return Data(tokenizer, datasets, classes)
+    return Data(tokenizers, datasets, classes)
 
 
 def check_parts(config: RunConfig) -> None:
@@ -147,13 +155,15 @@ def _check_shared(towers: Mapping[str, TowerConfig], shared: Mapping[str, str]) 
                 )
 
 
-def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = None, advice: str = "") -> Dataset:
+def build_dataset(
+    config: RunConfig, split: str, tokenizers: Mapping[str, Tokenizer] | None = None, advice: str = ""
+) -> Dataset:
     """The samples of a split.
 
     Args:
         config: of the run.
         split: which one.
-        tokenizer: that takes the samples; without it files are read whole before it refuses those that are too long.
+        tokenizers: by tower, that take the samples; without them files that are too long are read whole.
         advice: what to do without the split, for messages.
 
     Raises:
@@ -168,8 +178,8 @@ def build_dataset(config: RunConfig, split: str, tokenizer: Tokenizer | None = N
         if not advice:
             raise
         raise ConfigError(f"{error} ({advice})") from error
-    if tokenizer is not None:
-        dataset.limit(tokenizer)
+    if tokenizers is not None:
+        dataset.limit_towers(tokenizers)
     return dataset
 
 
@@ -189,16 +199,13 @@ def check_classes(dataset: Dataset, split: str, classes: tuple[str, ...] | None)
         )
 
 
-def build_task(config: RunConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
+def build_task(config: RunConfig, tokenizers: Mapping[str, Tokenizer], classes: tuple[str, ...] | None) -> Task:
     """The task's module.
 
     Args:
         config: of the run.
-        tokenizer: as :func:`build_tokenizer` gives it.
+        tokenizers: by tower, as :func:`build_tokenizers` gives them.
         classes: names of the training set's labels, where they are classes.
     """
-    if config.towers is None:
-        return config.task.build(config.single.model, tokenizer, classes)
-    assert isinstance(config.task, JointTaskConfig) and isinstance(tokenizer, JointTokenizer)
-    models = {name: tower.model for name, tower in config.towers.items()}
-    return config.task.join(models, tokenizer, classes)
+    models = {name: tower.model for name, tower in config.by_tower.items()}
+    return config.task.build_towers(models, tokenizers, classes)

@@ -8,8 +8,7 @@ from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
-from ..tasks.joint import JointTokenizer
-from .build import build_task, build_tokenizer, check_parts, towers_of
+from .build import build_task, build_tokenizers, check_parts, path_of
 from .pretrain import pretraining
 from .run_config import RunConfig, TowerConfig
 
@@ -21,9 +20,9 @@ def check(config: RunConfig) -> None:
         ConfigError: they cannot be built; names the keys.
     """
     check_parts(config)
-    tokenizer = build_tokenizer(config)
-    for path, tower in towers_of(config).items():
-        reader = tokenizer.towers[path.split(".")[1]] if isinstance(tokenizer, JointTokenizer) else tokenizer
+    tokenizers = build_tokenizers(config)
+    for name_of_tower, tower in config.by_tower.items():
+        path, reader = path_of(name_of_tower), tokenizers[name_of_tower]
         for level in tower.model.levels:
             if isinstance(level.group, GivenGroups):
                 _check_boundary(path, tower, reader, level.name, level.group.boundary)
@@ -34,7 +33,7 @@ def check(config: RunConfig) -> None:
             if name not in reader.boundaries:
                 raise _unknown(tower, reader.boundaries, "task.unit", name, "name another, or none")
     with torch.device("meta"):
-        build_task(config, tokenizer, config.task.stand_ins)
+        build_task(config, tokenizers, config.task.stand_ins)
     if config.train.pretrain is not None:
         _check_pretraining(pretraining(config, config.train.pretrain))
 

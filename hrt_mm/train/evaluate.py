@@ -59,7 +59,7 @@ class EvaluationLoader:
             length,
             batch_size=options.batch_size,
             budget=tokens // world_size if tokens is not None else None,
-            sizes=sample_sizes(self.maker.dataset, self.maker.tokenizer) if tokens is not None else None,
+            sizes=sample_sizes(self.maker.dataset, self.maker.collator.tokenizers) if tokens is not None else None,
             rank=self.ranks.rank,
             world_size=world_size,
             order=order,
@@ -86,7 +86,7 @@ class EvaluationLoader:
         Args:
             absent: classes without samples by metric, as :func:`classes_without_samples` gives them.
         """
-        classes = self.maker.classes or ()
+        classes = self.maker.collator.classes or ()
         for metric, missing in absent.items():
             if missing and self.ranks.is_main and self._absent.get(metric) != missing and max(missing) < len(classes):
                 log.warning(

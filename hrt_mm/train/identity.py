@@ -12,8 +12,7 @@ from ..core.component import with_current_keys
 from ..core.errors import ConfigError
 from ..data.capabilities import VocabularyFiles
 from ..data.tokenizer import Tokenizer
-from ..tasks.joint import JointTokenizer
-from .build import Data
+from .build import Data, path_of
 from .checkpoint import Checkpoint, CheckpointError
 from .distributed import ProcessGroup
 
@@ -124,7 +123,7 @@ def check_same_data(checkpoint: Checkpoint, config: RunConfig, data: Data, ranks
     state = checkpoint.state
     if config.task.labelled:
         check_same_classes(checkpoint, data.classes)
-    check_same_vocabularies(checkpoint, data.tokenizer)
+    check_same_vocabularies(checkpoint, data.tokenizers)
     if state["world_size"] != ranks.world_size and config.train.batch_tokens is not None:
         raise ConfigError(
             f"{checkpoint.folder} was saved by {state['world_size']} ranks, and there are {ranks.world_size}: "
@@ -166,14 +165,12 @@ def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) ->
     )
 
 
-def vocabularies(tokenizer: Tokenizer) -> dict[str, str]:
-    """Digests of the vocabularies that a tokenizer reads from files, by the key that names the file."""
-    if not isinstance(tokenizer, JointTokenizer):
-        return {f"modality.{name}": digest for name, digest in _digests(tokenizer).items()}
+def vocabularies(tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
+    """Digests of the vocabularies that tokenizers read from files, by the key that names the file."""
     return {
-        f"towers.{tower}.modality.{name}": digest
-        for tower, tower_tokenizer in tokenizer.towers.items()
-        for name, digest in _digests(tower_tokenizer).items()
+        f"{path_of(tower)}modality.{name}": digest
+        for tower, tokenizer in tokenizers.items()
+        for name, digest in _digests(tokenizer).items()
     }
 
 
@@ -181,18 +178,18 @@ def _digests(tokenizer: Tokenizer) -> Mapping[str, str]:
     return tokenizer.vocabularies() if isinstance(tokenizer, VocabularyFiles) else {}
 
 
-def check_same_vocabularies(checkpoint: Checkpoint, tokenizer: Tokenizer, fix: str = _FIX) -> None:
+def check_same_vocabularies(checkpoint: Checkpoint, tokenizers: Mapping[str, Tokenizer], fix: str = _FIX) -> None:
     """Refuses weights that were trained with another vocabulary, whose ids have other meanings.
 
     Args:
         checkpoint: of the weights.
-        tokenizer: as it is now.
+        tokenizers: by tower, as they are now.
         fix: what to do about it, for the message.
 
     Raises:
         CheckpointError: names the key, and both digests.
     """
-    saved, current = checkpoint.state.get("vocabularies"), vocabularies(tokenizer)
+    saved, current = checkpoint.state.get("vocabularies"), vocabularies(tokenizers)
     if saved is None:
         return
     for name in sorted(saved.keys() & current.keys()):

@@ -95,7 +95,7 @@ def without_bottom_up(model: HierarchyConfig) -> HierarchyConfig:
     return model.model_copy(update={"cross_scale": cross_scale, "top_down": top_down})
 
 
-def load_encoder(task: Task, source: Path, tokenizer: Tokenizer) -> str:
+def load_encoder(task: Task, source: Path, tokenizers: Mapping[str, Tokenizer]) -> str:
     """Initializes a task's encoder from the best weights of another run, or their moving average if it was kept.
 
     Weights that the source lacks, such as those of a top-down path that only this model has, keep their random
@@ -104,7 +104,7 @@ def load_encoder(task: Task, source: Path, tokenizer: Tokenizer) -> str:
     Args:
         task: whose encoder to initialize.
         source: the run folder.
-        tokenizer: of the task.
+        tokenizers: by tower, of the task.
 
     Returns:
         What was loaded, on one line.
@@ -113,7 +113,7 @@ def load_encoder(task: Task, source: Path, tokenizer: Tokenizer) -> str:
         UserError: the source has no checkpoint, no weights of this encoder, other shapes, or another vocabulary.
     """
     checkpoint = open_store(source).read("best")
-    check_same_vocabularies(checkpoint, tokenizer, "train with the same file, or without train.init_from")
+    check_same_vocabularies(checkpoint, tokenizers, "train with the same file, or without train.init_from")
     pretrained = _encoder(checkpoint.tensors("ema" if "ema" in checkpoint else "model"))
     encoder = _encoder(named_weights(task))
     common = {name: value for name, value in encoder.items() if name in pretrained}

@@ -50,10 +50,10 @@ def rehearse(config: RunConfig) -> str:
         worker_deaths_named(),
     ):
         seed_all(mix(options.seed, "weights"))
-        task = build_task(config, data.tokenizer, data.classes).to(ranks.device)
+        task = build_task(config, data.tokenizers, data.classes).to(ranks.device)
         build_optimizer(task, config.optim)
         if options.init_from is not None and options.pretrain is None:
-            load_encoder(task, options.init_from, data.tokenizer)
+            load_encoder(task, options.init_from, data.tokenizers)
         _check_workers(config, data)
         cast = autocast(options.precision, ranks.device)
         _train_batch(config, data, task, ranks, cast)
@@ -94,7 +94,7 @@ def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup,
     dataset, options = data.splits["train"], config.train
     bad = BadSamples("train", len(dataset), options.max_bad_share)
     maker = data.maker(config, "train")
-    plans = train_sampler(dataset, data.tokenizer, options).plans(Position())
+    plans = train_sampler(dataset, data.tokenizers, options).plans(Position())
     for _ in range(MAX_BATCHES):
         if (batch := checked(maker[next(plans)], bad).batch) is not None:
             with cast():

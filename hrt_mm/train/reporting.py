@@ -132,7 +132,7 @@ def announce(run: Run) -> None:
         reporter.say(f"train.time_limit {span(options.time_limit)} ({clock}), or {options.steps:,} steps")
     for warning in schedule_warnings(config.optim, options.steps):
         reporter.warn("%s", warning)
-    for tower, boundaries in carried_groups(config, run.data.tokenizer).items():
+    for tower, boundaries in carried_groups(config, run.data.tokenizers).items():
         of_tower = f" of {tower}" if tower else ""
         reporter.say(
             f"groups{of_tower} by {', '.join(boundaries)} come with the data: the model reads samples that have them, "

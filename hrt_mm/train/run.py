@@ -78,13 +78,13 @@ class Run:
         # The model and its optimizer.
         self.data = build_data(config, splits_of(options))
         seed_all(mix(options.seed, "weights"))
-        self.task = build_task(config, self.data.tokenizer, self.data.classes).to(ranks.device)
+        self.task = build_task(config, self.data.tokenizers, self.data.classes).to(ranks.device)
         self.cast = autocast(options.precision, ranks.device)
         self.precision = "bf16" if choose_dtype(options.precision, ranks.device) == torch.bfloat16 else "fp32"
         self.optimizer = build_optimizer(self.task, config.optim)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         sampler = train_sampler(
-            self.data.splits["train"], self.data.tokenizer, options, rank=ranks.rank, world_size=ranks.world_size
+            self.data.splits["train"], self.data.tokenizers, options, rank=ranks.rank, world_size=ranks.world_size
         )
 
         # The run folder, and what is continued from it.
@@ -100,7 +100,7 @@ class Run:
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
         self.initialized_from = ""
         if checkpoint is None and init_from is not None:
-            self.initialized_from = load_encoder(self.task, init_from, self.data.tokenizer)
+            self.initialized_from = load_encoder(self.task, init_from, self.data.tokenizers)
         self.ema = EMA(self.task, options.ema) if options.ema is not None else None
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -252,7 +252,7 @@ class Run:
             "world_size": self.ranks.world_size,
             "classes": self.data.classes,
             "started_in": os.getcwd(),
-            "vocabularies": vocabularies(self.data.tokenizer),
+            "vocabularies": vocabularies(self.data.tokenizers),
             "extents": {name: extents.plain() for name, extents in self.stream.extents.items()},
             "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},
             "config": self.config.model_dump(mode="json"),

@@ -10,7 +10,7 @@ from ..core.component import Component
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
 from ..data.dataset import DatasetConfig
-from ..data.tokenizer import TokenizerConfig
+from ..data.tokenizer import SINGLE, TokenizerConfig
 from ..tasks.base import TaskConfig
 from .config import OptimConfig, RunFolder, TrainConfig
 
@@ -75,6 +75,11 @@ class RunConfig(Component):
                 f"this needs one modality and model, but the configuration has towers: {', '.join(self.towers or ())}"
             )
         return TowerConfig(modality=self.modality, model=self.model)
+
+    @property
+    def by_tower(self) -> dict[str, TowerConfig]:
+        """The towers by name; a run with ``modality`` and ``model`` has one, named ``""``."""
+        return {SINGLE: self.single} if self.towers is None else dict(self.towers)
 
     @property
     def models(self) -> dict[str, HierarchyConfig]:

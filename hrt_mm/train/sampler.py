@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 from ..core.errors import BadSample, ConfigError
 from ..data.capabilities import Sized
 from ..data.dataset import Dataset
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import Tokenizer, only_tokenizer
 from .config import TrainConfig
 from .seeding import mix
 from .shuffle import Shuffle
@@ -207,7 +207,7 @@ def evaluation_plans(
 
 
 def train_sampler(
-    dataset: Dataset, tokenizer: Tokenizer, options: TrainConfig, *, rank: int = 0, world_size: int = 1
+    dataset: Dataset, tokenizers: Mapping[str, Tokenizer], options: TrainConfig, *, rank: int = 0, world_size: int = 1
 ) -> Sampler:
     """The batches of the training split."""
     return Sampler(
@@ -215,13 +215,13 @@ def train_sampler(
         seed=options.seed,
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
-        sizes=sample_sizes(dataset, tokenizer) if options.batch_tokens is not None else None,
+        sizes=sample_sizes(dataset, tokenizers) if options.batch_tokens is not None else None,
         rank=rank,
         world_size=world_size,
     )
 
 
-def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
+def sample_sizes(dataset: Dataset, tokenizers: Mapping[str, Tokenizer]) -> list[int]:
     """Tokens of every sample, computed from shapes alone.
 
     A sample whose shape cannot be read counts as 1 token: loading it will report it.
@@ -229,6 +229,9 @@ def sample_sizes(dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
     Raises:
         ConfigError: the dataset or the tokenizer cannot tell sizes in advance.
     """
+    if len(tokenizers) > 1:
+        raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
+    tokenizer = only_tokenizer(tokenizers)
     if not isinstance(tokenizer, Sized):
         raise ConfigError(f"{type(tokenizer).__name__} does not know sizes in advance; use train.batch_size")
     sizes = []

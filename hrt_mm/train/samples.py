@@ -14,9 +14,8 @@ from torch.utils.data import get_worker_info
 from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
-from ..data.tokenizer import Tokenizer
-from ..tasks.base import TaskConfig
 from ..tasks.batch import Batch
+from ..tasks.collation import Collator
 from .sampler import Plan
 from .seeding import forked, mix, seed_host
 
@@ -52,19 +51,13 @@ class BatchMaker(TorchDataset[Loaded]):
 
     Args:
         dataset: the samples.
-        tokenizer: packs them.
-        task: makes the targets.
-        classes: names of the training set's labels, where they are classes.
+        collator: makes the batches.
         seed: with epoch and index, fixes a sample's augmentation.
     """
 
-    def __init__(
-        self, dataset: Dataset, tokenizer: Tokenizer, task: TaskConfig, classes: tuple[str, ...] | None, seed: int
-    ) -> None:
+    def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
         self.dataset = dataset
-        self.tokenizer = tokenizer
-        self.task = task
-        self.classes = classes
+        self.collator = collator
         self.seed = seed
         # For workers that may die: which sample each one reads, and those that must not be read again.
         self.reading: Tensor | None = None
@@ -109,7 +102,7 @@ class BatchMaker(TorchDataset[Loaded]):
 
     def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
         seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))
-        return self.task.pack(samples, self.tokenizer, self.classes)
+        return self.collator(samples)
 
     def _sift(self, plan: Plan, samples: list[Sample]) -> tuple[list[Sample], list[BadSample]]:
         """Packs the samples one by one to find those that cannot be."""

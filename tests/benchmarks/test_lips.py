@@ -18,7 +18,7 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import FixedGroups
 from hrt_mm.tasks.ctc.task import CTCConfig
-from hrt_mm.train.build import build_data, build_task, build_tokenizer
+from hrt_mm.train.build import build_data, build_task, build_tokenizers
 from hrt_mm.train.check import check
 from hrt_mm.train.sampler import Plan, Position
 from tests.modalities.video.films import WORDS, grid
@@ -58,7 +58,7 @@ def test_controls_learn_and_have_the_parameters_of_the_hierarchy(data: Path, tas
     found = build_data(config, ["train"])
     loaded = found.maker(config, "train")[Plan(Position(), (0, 1), Position())]
     assert loaded.batch is not None and not loaded.bad
-    task_of_it = build_task(config, found.tokenizer, found.classes)
+    task_of_it = build_task(config, found.tokenizers, found.classes)
     task_of_it(loaded.batch).loss.backward()
     assert all(parameter.grad is not None for parameter in task_of_it.parameters())
 
@@ -68,7 +68,7 @@ def test_ctc_starts_from_all_that_the_slots_taught(data: Path, name: str) -> Non
     encoders = []
     for task in lips.CONFIGS:
         config = lips.contenders(task)[name]
-        built = build_task(config, build_tokenizer(config), config.task.stand_ins).state_dict()
+        built = build_task(config, build_tokenizers(config), config.task.stand_ins).state_dict()
         encoders.append({key: value.shape for key, value in built.items() if key.startswith("encoder.")})
     slots, ctc = encoders
     assert slots == {key: shape for key, shape in ctc.items() if key in slots}

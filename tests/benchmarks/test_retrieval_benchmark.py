@@ -96,11 +96,11 @@ def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch
 
     from hrt_mm.data.dataset import Dataset
     from hrt_mm.data.sample import Sample
-    from hrt_mm.train.build import build_task, build_tokenizer
+    from hrt_mm.train.build import build_task, build_tokenizers
 
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
     config = retrieval.pair_of(load_config("retrieval/grid_soft"), "audio", "text")
-    tokenizer = build_tokenizer(config)
+    tokenizers = build_tokenizers(config)
     torch.manual_seed(0)
 
     class Sentences(Dataset):
@@ -111,8 +111,8 @@ def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch
             sentence = f"bin blue at {'abcdefghij'[index % 10]} {('one', 'two')[index // 10]} now"
             return Sample({"audio": Audio(torch.randn(8000), 16000), "text": sentence}, sentence, str(index))
 
-    run: Any = type("Run", (), {"config": config, "tokenizer": tokenizer})
-    run.task = build_task(config, tokenizer, None).eval()
+    run: Any = type("Run", (), {"config": config, "tokenizers": tokenizers})
+    run.task = build_task(config, tokenizers, None).eval()
     monkeypatch.setattr(retrieval, "build_dataset", lambda config, split: Sentences())
     found = retrieval.by_level(run, "sentences", near=True)
     ways = {name.rpartition("/")[0] for name in found}

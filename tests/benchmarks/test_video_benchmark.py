@@ -77,6 +77,6 @@ def test_accuracy_contenders_start_alike_each_time() -> None:
     from tests.modalities.video.test_video_tasks import CONFIGS
 
     config = load_config(CONFIGS / "actions.yaml")
-    data = Data(build_tokenizer(config), {}, ("a", "b"))
+    data = Data({"": build_tokenizer(config)}, {}, ("a", "b"))
     first, second = (made(lambda data: video_accuracy.build("flat", config, data), data) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True))

@@ -15,7 +15,7 @@ from hrt_mm.core.per_step import training_step
 from hrt_mm.core.routing import Router
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
-from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
+from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from tests.tasks.conftest import Rows, unzero
 
 LEARNED = {"type": "learned", "target": 6, "max": 8, "warmup": 10, "weight": 0.5}
@@ -100,17 +100,17 @@ def test_chunks_and_towers_count_once_and_have_the_gradient_of_the_whole(shared:
         generator = torch.Generator().manual_seed(place)
         value = {side: torch.randn(7 + place, 4, generator=generator) for side in ("left", "right")}
         samples.append(Sample(value, None, f"s{place}"))
-    towers = JointTokenizer({"left": Rows(), "right": Rows()})
+    towers = {"left": Rows(), "right": Rows()}
     for chunk in (None, 6, 2):
         torch.manual_seed(0)
         given = ContrastiveConfig.model_validate({"type": "contrastive", "dim": 8, "chunk": chunk, "shared": shared})
-        task = given.join({"left": config(), "right": config()}, towers, None)
+        task = given.build_towers({"left": config(), "right": config()}, towers, None)
         assert isinstance(task, Contrastive)
         unzero(task)
         task.train()
         for step in range(1, 4):
             task.zero_grad()
-            output = task(given.pack(samples, towers, None))
+            output = task(given.collator({}, towers, None)(samples))
             output.loss.backward()
             routers = [module for module in task.modules() if isinstance(module, Router)]
             assert [int(router.batches) for router in routers] == [step] * (2 - len(shared))

@@ -18,7 +18,7 @@ from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizers
 
 SMALL = [
     "data.scripts=[braille]", "train.steps=2", "train.batch_size=16", "train.eval_every=2", "train.tensorboard=false",
@@ -49,11 +49,11 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     folder = tmp_path_factory.mktemp("sounds")
     (folder / "small.yaml").write_text(SOUNDS)
     config = load_config(folder / "small.yaml")
-    tokenizer = build_tokenizer(config)
+    tokenizers = build_tokenizers(config)
     torch.manual_seed(0)
     checkpoint: Any = None
-    task = build_task(config, tokenizer, None).eval()
-    embedder = Embedder(TrainedRun(folder, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+    task = build_task(config, tokenizers, None).eval()
+    embedder = Embedder(TrainedRun(folder, config, task, tokenizers, None, checkpoint), Model("0" * 64, 12))
     files = [tone(folder / f"tone-{pitch}.wav", pitch) for pitch in (200, 400, 800, 1600)]
     embed_files(embedder, "audio", files, folder / "vectors", media=True)
     index = Index.create(folder / "index", embedder.model)

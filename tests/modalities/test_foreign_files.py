@@ -30,8 +30,8 @@ from hrt_mm.tasks import Segmentation
 from hrt_mm.tasks.contrastive import Contrastive
 from hrt_mm.tasks.ctc.task import CTC
 from hrt_mm.tasks.encoder import Encoder
-from hrt_mm.tasks.joint import JointTask, JointTokenizer
-from hrt_mm.train.build import carried_groups, towers_of
+from hrt_mm.tasks.joint import JointTask
+from hrt_mm.train.build import carried_groups
 from hrt_mm.train.loop import train
 from tests.modalities.video.films import film
 
@@ -109,9 +109,7 @@ def trained(name: str, folder: Path, overrides: Sequence[str] = ()) -> Path:
 
 def tokenizers(run: TrainedRun) -> dict[str, tuple[str, Any]]:
     """By tower the modality and the tokenizer."""
-    own = run.tokenizer.towers if isinstance(run.tokenizer, JointTokenizer) else {"": run.tokenizer}
-    kinds = [tower.modality.type for tower in towers_of(run.config).values()]
-    return {name: (kind, reader) for (name, reader), kind in zip(own.items(), kinds, strict=True)}
+    return {name: (tower.modality.type, run.tokenizers[name]) for name, tower in run.config.by_tower.items()}
 
 
 @torch.no_grad()
@@ -171,7 +169,7 @@ def test_each_packaged_configuration_reads_files_of_others(
     else:
         folder = trained(name, tmp_path, overrides)
     config = load_task(folder).config
-    if carried := carried_groups(config, load_task(folder).tokenizer).get(""):
+    if carried := carried_groups(config, load_task(folder).tokenizers).get(""):
         assert f"groups by {', '.join(carried)} come with the data" in capsys.readouterr().err
         with pytest.raises(BadSample, match=f"carries no boundary '{carried[0]}'"):
             applied(folder, files)

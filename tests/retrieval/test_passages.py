@@ -25,7 +25,7 @@ from hrt_mm.retrieval.passages import Passages, parents
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.tasks.contrastive_views import Vectors
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizers
 
 TEXT = """\
   text:
@@ -77,14 +77,14 @@ class Film:
 
 def untrained(path: Path) -> Embedder:
     config = load_config(path)
-    tokenizer = build_tokenizer(config)
+    tokenizers = build_tokenizers(config)
     torch.manual_seed(0)
-    task = build_task(config, tokenizer, None).eval()
+    task = build_task(config, tokenizers, None).eval()
     for parameter in task.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     checkpoint: Any = None
-    return Embedder(TrainedRun(path.parent, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+    return Embedder(TrainedRun(path.parent, config, task, tokenizers, None, checkpoint), Model("0" * 64, 12))
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from hrt_mm.data.extents import Extents
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
-from hrt_mm.tasks.joint import JointTokenizer
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizers
 from tests.retrieval.test_stretches import embedder as video_embedder
 
 CONFIG = """\
@@ -42,17 +41,15 @@ def embedder(tmp_path: Path) -> Embedder:
     """A model that was trained on sounds of half a second to a second."""
     (tmp_path / "sound.yaml").write_text(CONFIG)
     config = load_config(tmp_path / "sound.yaml")
-    towers = build_tokenizer(config)
-    assert isinstance(towers, JointTokenizer)
-    audio = towers.towers["audio"]
+    tokenizers = build_tokenizers(config)
+    audio = tokenizers["audio"]
     assert isinstance(audio, AudioTokenizer)
-    extents = Extents((50,), (100,), (1.0, 1.0))
-    tokenizer = JointTokenizer(towers.towers | {"audio": audio.with_extents(extents)})
+    tokenizers["audio"] = audio.with_extents(Extents((50,), (100,), (1.0, 1.0)))
     torch.manual_seed(0)
-    task = build_task(config, tokenizer, None).eval()
+    task = build_task(config, tokenizers, None).eval()
     (tmp_path / "other").mkdir()
     other = video_embedder(tmp_path / "other", "")
-    return replace(other, run=replace(other.run, config=config, task=task, tokenizer=tokenizer))
+    return replace(other, run=replace(other.run, config=config, task=task, tokenizers=tokenizers))
 
 
 def noise(path: Path, seconds: float) -> Path:

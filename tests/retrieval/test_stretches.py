@@ -22,7 +22,7 @@ from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.passages import within
 from hrt_mm.retrieval.rows import Model
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizers
 from tests.modalities.video.films import damaged, film
 
 CONFIG = """\
@@ -56,14 +56,14 @@ LEVELS = ["clips", "frames"]
 def embedder(folder: Path, window: str) -> Embedder:
     (folder / "small.yaml").write_text(CONFIG.replace(" WINDOW", window))
     config = load_config(folder / "small.yaml")
-    tokenizer = build_tokenizer(config)
+    tokenizers = build_tokenizers(config)
     torch.manual_seed(0)
-    task = build_task(config, tokenizer, None).eval()
+    task = build_task(config, tokenizers, None).eval()
     for parameter in task.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     checkpoint: Any = None
-    return Embedder(TrainedRun(folder, config, task, tokenizer, None, checkpoint), Model("0" * 64, 12))
+    return Embedder(TrainedRun(folder, config, task, tokenizers, None, checkpoint), Model("0" * 64, 12))
 
 
 @pytest.fixture

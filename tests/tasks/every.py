@@ -13,8 +13,7 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, JointTokenizer, Task, TaskConfig
-from hrt_mm.tasks.joint import JointTaskConfig
+from hrt_mm.tasks import TASKS, Batch, Task, TaskConfig
 from tests.tasks.conftest import Ids, RowEmbedding, Rows, hierarchy, unzero
 
 CLASSES = ("x", "y", "z")
@@ -60,20 +59,17 @@ class Case:
 
     @property
     def config(self) -> TaskConfig:
-        found = TASKS[self.options["type"]].model_validate(self.options)
-        return found if found.joint else found.reading(self.model())
+        return TASKS[self.options["type"]].model_validate(self.options)
 
-    def tokens(self) -> Tokenizer:
-        return JointTokenizer({"rows": Rows(), "ids": Ids()}) if self.config.joint else self.tokenizer()
+    def models(self) -> dict[str, HierarchyConfig]:
+        return {"rows": hierarchy(2), "ids": hierarchy(2)} if self.config.joint else {"": self.model()}
+
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        return {"rows": Rows(), "ids": Ids()} if self.config.joint else {"": self.tokenizer()}
 
     def build(self, *, awake: bool = True) -> Task:
         torch.manual_seed(0)
-        config, tokenizer = self.config, self.tokens()
-        if isinstance(config, JointTaskConfig):
-            assert isinstance(tokenizer, JointTokenizer)
-            task = config.join({"rows": hierarchy(2), "ids": hierarchy(2)}, tokenizer, CLASSES)
-        else:
-            task = config.build(self.model(), tokenizer, CLASSES)
+        task = self.config.build_towers(self.models(), self.tokenizers(), CLASSES)
         if awake:
             unzero(task)
         return task
@@ -84,7 +80,7 @@ class Case:
             generator = torch.Generator().manual_seed(place)
             rows = torch.randn(LENGTHS[place], 4, generator=generator)
             samples.append(Sample(self.value(rows, place), self.label(rows, place), f"s{place}"))
-        found = self.config.pack(samples, self.tokens(), CLASSES)
+        found = self.config.collator(self.models(), self.tokenizers(), CLASSES)(samples)
         if self.options["type"] in ("classification", "matching", "fused_classification"):
             assert found.target is not None
             # Samples without a label come from data that has none of some; a target says so.

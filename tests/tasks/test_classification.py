@@ -52,7 +52,7 @@ def test_probabilities_are_means_over_views(hierarchy: Make, rows: Tokenizer, sa
     with torch.no_grad():
         task.head.weight.mul_(50)
     pairs = [Sample(tuple(samples[:2]), "bee", "one"), Sample(tuple(samples[2:]), "ant", "two")]
-    found = config().pack(pairs, rows, CLASSES)
+    found = config().collator({}, {"": rows}, CLASSES)(pairs)
     assert len(found) == 2 and [found.name("", sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
     shares = task.head(task.encoder(rows(samples)).pooled("c")).softmax(-1)
     mean = shares.unflatten(0, (2, 2)).mean(1)
@@ -66,7 +66,7 @@ def test_probabilities_are_means_over_views(hierarchy: Make, rows: Tokenizer, sa
 def test_samples_of_a_batch_have_as_many_views(rows: Tokenizer, samples: list[Tensor]) -> None:
     uneven = [Sample(tuple(samples[:2]), "bee", "one"), Sample(samples[2], "ant", "two")]
     with pytest.raises(BadSample, match="two: has 1 views and one 2; give as many"):
-        config().pack(uneven, rows, CLASSES)
+        config().collator({}, {"": rows}, CLASSES)(uneven)
 
 
 def test_several_levels_lie_end_to_end(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:

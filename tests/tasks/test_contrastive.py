@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig, JointTokenizer
+from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig
 from hrt_mm.tasks.contrastive_losses import (
     ContrastiveLoss,
     InfoNCEConfig,
@@ -40,15 +40,17 @@ def samples(count: int, seed: int = 0, *, groups: int | None = None) -> list[Sam
 
 
 @pytest.fixture
-def towers(rows: Tokenizer, ids: Tokenizer) -> JointTokenizer:
-    return JointTokenizer({"rows": rows, "ids": ids})
+def towers(rows: Tokenizer, ids: Tokenizer) -> dict[str, Tokenizer]:
+    return {"rows": rows, "ids": ids}
 
 
 @pytest.fixture
-def build(towers: JointTokenizer, hierarchy: Make, unzero: Callable[[Any], None]) -> Callable[..., Contrastive]:
+def build(
+    towers: Mapping[str, Tokenizer], hierarchy: Make, unzero: Callable[[Any], None]
+) -> Callable[..., Contrastive]:
     def make(**options: Any) -> Contrastive:
         torch.manual_seed(0)
-        task = config(**options).join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
+        task = config(**options).build_towers({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
         unzero(task)
         return task
 
@@ -60,9 +62,9 @@ def test_it_is_registered() -> None:
     assert ContrastiveConfig.joint
 
 
-def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     task = build()
-    batch = config().pack(samples(5), towers, None)
+    batch = config().collator({}, towers, None)(samples(5))
     x, y = (task.vectors(tower, batch.towers[tower]) for tower in ("rows", "ids"))
     logits = x @ y.T / task.temperature()
     own = torch.arange(5)
@@ -108,10 +110,10 @@ def test_a_temperature_outside_its_bounds_is_refused() -> None:
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
-    build: Callable[..., Contrastive], towers: JointTokenizer, chunk: int, loss: str
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], chunk: int, loss: str
 ) -> None:
     also = [{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}]
-    batch = config().pack(samples(7, groups=4), towers, None)
+    batch = config().collator({}, towers, None)(samples(7, groups=4))
     found = []
     for size in (None, chunk):
         task = build(chunk=size, also=also, loss={"type": loss}).double()
@@ -126,10 +128,10 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
 
 
 def test_soft_alignment_takes_the_best_token_of_the_other_side(
-    build: Callable[..., Contrastive], towers: JointTokenizer
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
 ) -> None:
     task = build(also=[{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}])
-    batch = config().pack(samples(3), towers, None)
+    batch = config().collator({}, towers, None)(samples(3))
     found, _ = task.encode(batch)
     rows, ids = found[1]["rows"], found[1]["ids"]
     similarity = rows.similarity(ids, soft=True)
@@ -139,24 +141,26 @@ def test_soft_alignment_takes_the_best_token_of_the_other_side(
 
 
 def test_a_missing_modality_is_no_error_and_changes_nothing_for_others(
-    build: Callable[..., Contrastive], towers: JointTokenizer
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
 ) -> None:
     task = build()
     whole = samples(4)
     alone = Sample({"rows": torch.randn(3, 4), "ids": None}, "other", "alone")
-    batch = config().pack([*whole, alone], towers, None)
+    batch = config().collator({}, towers, None)([*whole, alone])
     assert batch.towers["ids"].samples.tolist() == [0, 1, 2, 3]
     task(batch).loss.backward()
-    kept = config().pack([*whole, alone], towers, None)
+    kept = config().collator({}, towers, None)([*whole, alone])
     x, y = (task.vectors(tower, kept.towers[tower]) for tower in ("rows", "ids"))
     logits = x @ y.T / task.temperature()
     expected = (F.cross_entropy(logits[:4], torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
     assert torch.allclose(task(kept).loss, expected, atol=1e-5)
 
 
-def test_a_batch_without_one_modality_has_no_loss(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_a_batch_without_one_modality_has_no_loss(
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
+) -> None:
     one = [Sample({"rows": torch.randn(3, 4)}, "a", "one"), Sample({"rows": torch.randn(2, 4)}, "b", "two")]
-    output = build()(config().pack(one, towers, None))
+    output = build()(config().collator({}, towers, None)(one))
     output.loss.backward()
     assert output.loss.item() == 0
 
@@ -169,9 +173,9 @@ def test_a_batch_without_one_modality_has_no_loss(build: Callable[..., Contrasti
         ({"rows": None}, "has none of the modalities rows, ids"),
     ],
 )
-def test_bad_samples_are_told(towers: JointTokenizer, value: Any, said: str) -> None:
+def test_bad_samples_are_told(towers: Mapping[str, Tokenizer], value: Any, said: str) -> None:
     with pytest.raises(BadSample, match=said):
-        config().pack([Sample(value, None, "one")], towers, None)
+        config().collator({}, towers, None)([Sample(value, None, "one")])
 
 
 @pytest.mark.parametrize(
@@ -189,10 +193,10 @@ def test_impossible_tasks_are_refused(build: Callable[..., Contrastive], options
         build(**options)
 
 
-def test_a_nan_is_named_by_tower_and_sample(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_a_nan_is_named_by_tower_and_sample(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     bad = samples(3)
     bad[1].value["rows"][0, 0] = torch.nan
-    assert build().nonfinite_source(config().pack(bad, towers, None)) == "the input of rows (s1)"
+    assert build().nonfinite_source(config().collator({}, towers, None)(bad)) == "the input of rows (s1)"
 
 
 def test_every_parameter_has_a_level_of_its_tower(build: Callable[..., Contrastive]) -> None:
@@ -207,12 +211,12 @@ def test_towers_that_share_weights_are_one_encoder(
     rows: Tokenizer, hierarchy: Make, unzero: Callable[[Any], None]
 ) -> None:
     """Batches, gradients and levels are those of separate towers with equal weights; their gradients add up."""
-    towers = JointTokenizer({"left": rows, "right": rows, "other": rows})
+    towers = {"left": rows, "right": rows, "other": rows}
     also = [{"levels": {"left": "a", "right": "a"}, "align": "soft"}, {"levels": {"right": "b", "other": "a"}}]
     made = []
     for shared in ({}, {"right": "left"}):
         torch.manual_seed(0)
-        task = config(also=also, shared=shared).join({name: hierarchy(2) for name in towers.towers}, towers, None)
+        task = config(also=also, shared=shared).build_towers({name: hierarchy(2) for name in towers}, towers, None)
         unzero(task)
         made.append(task)
     apart, one = made
@@ -228,8 +232,8 @@ def test_towers_that_share_weights_are_one_encoder(
         {name: own[name if name in own else name.replace("right", "left")] for name in apart.state_dict()}
     )
     generator = torch.Generator().manual_seed(3)
-    values = [{name: torch.randn(4, 4, generator=generator) for name in towers.towers} for _ in range(5)]
-    batch = config().pack([Sample(value, name=str(place)) for place, value in enumerate(values)], towers, None)
+    values = [{name: torch.randn(4, 4, generator=generator) for name in towers} for _ in range(5)]
+    batch = config().collator({}, towers, None)([Sample(value, name=str(place)) for place, value in enumerate(values)])
     for task in made:
         task(batch).loss.backward()
     assert torch.allclose(apart(batch).loss, one(batch).loss)
@@ -246,14 +250,14 @@ def test_towers_that_share_weights_are_one_encoder(
 def test_a_level_of_three_towers_is_compared_in_pairs_with_one_vector_each(
     rows: Tokenizer, hierarchy: Make, unzero: Callable[[Any], None], align: str
 ) -> None:
-    towers = JointTokenizer({"left": rows, "right": rows, "other": rows})
-    models = {name: hierarchy(2) for name in towers.towers}
+    towers = {"left": rows, "right": rows, "other": rows}
+    models = {name: hierarchy(2) for name in towers}
     torch.manual_seed(0)
-    task = config(also=[{"levels": dict.fromkeys(towers.towers, "a"), "align": align}]).join(models, towers, None)
+    task = config(also=[{"levels": dict.fromkeys(towers, "a"), "align": align}]).build_towers(models, towers, None)
     unzero(task)
     generator = torch.Generator().manual_seed(3)
-    values = [{name: torch.randn(4, 4, generator=generator) for name in towers.towers} for _ in range(5)]
-    batch = config().pack([Sample(value, name=str(place)) for place, value in enumerate(values)], towers, None)
+    values = [{name: torch.randn(4, 4, generator=generator) for name in towers} for _ in range(5)]
+    batch = config().collator({}, towers, None)([Sample(value, name=str(place)) for place, value in enumerate(values)])
     output = task(batch)
     vectors, own = task.encode(batch)[0][1], torch.arange(5)
     expected = []
@@ -269,7 +273,7 @@ def test_a_level_of_three_towers_is_compared_in_pairs_with_one_vector_each(
 
 
 def test_pairs_are_learned_and_a_shuffled_control_is_not(
-    build: Callable[..., Contrastive], towers: JointTokenizer
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
 ) -> None:
     """Rows hide a group in their mean; ids name it. With names drawn anew for each sample nothing is there to learn."""
 
@@ -290,10 +294,10 @@ def test_pairs_are_learned_and_a_shuffled_control_is_not(
         optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
         for step in range(60):
             optimizer.zero_grad()
-            task(config().pack(made(24, step, shuffled=shuffled), towers, None)).loss.backward()
+            task(config().collator({}, towers, None)(made(24, step, shuffled=shuffled))).loss.backward()
             optimizer.step()
         with torch.no_grad():
-            rows = task.eval()(config().pack(made(64, 999, shuffled=False), towers, None)).rows
+            rows = task.eval()(config().collator({}, towers, None)(made(64, 999, shuffled=False))).rows
         scores.append(task.summarize(rows))
     assert scores[0]["rows_to_ids/answers"] == 8
     assert scores[0]["R@1"] > 0.9

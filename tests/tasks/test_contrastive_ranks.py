@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hrt_mm.data.sample import Sample
-from hrt_mm.tasks import Contrastive, ContrastiveConfig, JointTokenizer
+from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.meters import weight_of
 from tests.processes import on_two_ranks
@@ -28,12 +28,12 @@ def _samples() -> list[Sample]:
 def _gradient(options: dict[str, Any], share: list[Sample], ranks: ProcessGroup) -> dict[str, Tensor]:
     torch.manual_seed(0)
     config = ContrastiveConfig.model_validate({"type": "contrastive", "dim": 8, **options})
-    towers = JointTokenizer({"rows": Rows(), "ids": Ids()})
-    task = config.join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
+    towers = {"rows": Rows(), "ids": Ids()}
+    task = config.build_towers({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
     assert isinstance(task, Contrastive)
     unzero(task)
     model = ranks.wrap(task)
-    batch = config.pack(share, towers, None)
+    batch = config.collator({}, towers, None)(share)
     output = model(batch)
     weight = weight_of(output, batch)
     (output.loss * weight.to(output.loss.dtype)).backward()

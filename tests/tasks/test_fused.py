@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Fused, FusedConfig, JointTokenizer
+from hrt_mm.tasks import TASKS, Fused, FusedConfig
 
 Make = Callable[..., HierarchyConfig]
 CLASSES = ("even", "odd")
@@ -28,15 +28,15 @@ def config(**options: Any) -> FusedConfig:
 
 
 @pytest.fixture
-def towers(rows: Tokenizer, ids: Tokenizer) -> JointTokenizer:
-    return JointTokenizer({"rows": rows, "ids": ids})
+def towers(rows: Tokenizer, ids: Tokenizer) -> dict[str, Tokenizer]:
+    return {"rows": rows, "ids": ids}
 
 
 @pytest.fixture
-def build(towers: JointTokenizer, hierarchy: Make) -> Callable[..., Fused]:
+def build(towers: Mapping[str, Tokenizer], hierarchy: Make) -> Callable[..., Fused]:
     def make(**options: Any) -> Fused:
         torch.manual_seed(0)
-        return config(**options).join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, CLASSES)
+        return config(**options).build_towers({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, CLASSES)
 
     return make
 
@@ -52,19 +52,19 @@ def samples(count: int, seed: int, *, noise: float = 0.3) -> list[Sample]:
     return found
 
 
-def trained(task: Fused, towers: JointTokenizer, given: FusedConfig, steps: int) -> None:
+def trained(task: Fused, towers: Mapping[str, Tokenizer], given: FusedConfig, steps: int) -> None:
     optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
     task.train()
     for step in range(steps):
         optimizer.zero_grad()
-        task(given.pack(samples(48, step), towers, CLASSES)).loss.backward()
+        task(given.collator({}, towers, CLASSES)(samples(48, step))).loss.backward()
         optimizer.step()
     task.eval()
 
 
-def accuracy(task: Fused, towers: JointTokenizer, given: FusedConfig, found: list[Sample]) -> float:
+def accuracy(task: Fused, towers: Mapping[str, Tokenizer], given: FusedConfig, found: list[Sample]) -> float:
     with torch.no_grad():
-        right, count = task(given.pack(found, towers, CLASSES)).stats["accuracy"]
+        right, count = task(given.collator({}, towers, CLASSES)(found)).stats["accuracy"]
     return float(right / count)
 
 
@@ -74,7 +74,7 @@ def test_it_is_registered() -> None:
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=[str(fusion["type"]) for fusion in FUSIONS])
 def test_both_modalities_together_tell_what_neither_does(
-    build: Callable[..., Fused], towers: JointTokenizer, fusion: dict[str, Any]
+    build: Callable[..., Fused], towers: Mapping[str, Tokenizer], fusion: dict[str, Any]
 ) -> None:
     given = config(fusion=fusion, drop_modality=0.0)
     task = build(fusion=fusion, drop_modality=0.0)
@@ -86,7 +86,7 @@ def test_both_modalities_together_tell_what_neither_does(
 
 
 def test_a_modality_that_is_left_out_in_training_is_no_loss_in_testing(
-    build: Callable[..., Fused], towers: JointTokenizer
+    build: Callable[..., Fused], towers: Mapping[str, Tokenizer]
 ) -> None:
     """Both modalities tell the class: with dropping, each does alone."""
 
@@ -103,7 +103,7 @@ def test_a_modality_that_is_left_out_in_training_is_no_loss_in_testing(
     optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
     for step in range(40):
         optimizer.zero_grad()
-        task(given.pack(twins(32, step), towers, CLASSES)).loss.backward()
+        task(given.collator({}, towers, CLASSES)(twins(32, step))).loss.backward()
         optimizer.step()
     task.eval()
     for tower in ("rows", "ids"):
@@ -113,7 +113,7 @@ def test_a_modality_that_is_left_out_in_training_is_no_loss_in_testing(
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=[str(fusion["type"]) for fusion in FUSIONS])
 def test_each_modality_alone_has_the_loss_that_it_has_without_the_others(
-    build: Callable[..., Fused], towers: JointTokenizer, fusion: dict[str, Any]
+    build: Callable[..., Fused], towers: Mapping[str, Tokenizer], fusion: dict[str, Any]
 ) -> None:
     """Over the samples that have it, in training; evaluation and what all together come to stay as they are."""
     options = {"fusion": fusion, "drop_modality": 0.0}
@@ -121,25 +121,27 @@ def test_each_modality_alone_has_the_loss_that_it_has_without_the_others(
     found = samples(12, 0)
     for place in (2, 7):
         found[place].value["ids"] = None
-    batch = config().pack(found, towers, CLASSES)
+    batch = config().collator({}, towers, CLASSES)(found)
     output = task.train()(batch)
     assert torch.allclose(output.parts["cross_entropy"], plain.train()(batch).parts["cross_entropy"])
     for tower in ("rows", "ids"):
         own = [Sample({tower: one.value[tower]}, one.label) for one in found if one.value[tower] is not None]
-        expected = plain(config().pack(own, towers, CLASSES)).parts["cross_entropy"]
+        expected = plain(config().collator({}, towers, CLASSES)(own)).parts["cross_entropy"]
         assert torch.allclose(output.parts[f"{tower}/alone"], 0.5 * expected, atol=1e-5)
     assert torch.allclose(output.loss, torch.stack(list(output.parts.values())).sum())
     assert torch.allclose(task.eval()(batch).loss, plain.eval()(batch).loss)
-    without = config(without=["ids"]).pack(samples(3, 0), towers, CLASSES)
+    without = config(without=["ids"]).collator({}, towers, CLASSES)(samples(3, 0))
     missing = build(**options, alone=0.5, without=["ids"]).train()(without)
     assert missing.parts["ids/alone"] == 0 and missing.parts["rows/alone"] > 0
 
 
-def test_some_modality_of_each_sample_always_stays(build: Callable[..., Fused], towers: JointTokenizer) -> None:
+def test_some_modality_of_each_sample_always_stays(
+    build: Callable[..., Fused], towers: Mapping[str, Tokenizer]
+) -> None:
     task = build(drop_modality=0.9)
     found = samples(64, 0)
     found[0].value["ids"] = None
-    batch = config().pack(found, towers, CLASSES)
+    batch = config().collator({}, towers, CLASSES)(found)
     torch.manual_seed(0)
     streams, _ = task._streams(batch)
     present = torch.stack([streams[tower].present_B for tower in ("rows", "ids")], 1)
@@ -151,13 +153,13 @@ def test_some_modality_of_each_sample_always_stays(build: Callable[..., Fused], 
     assert streams["ids"].present_B.sum() == 63
 
 
-def test_a_tower_can_be_left_out_of_an_evaluation(build: Callable[..., Fused], towers: JointTokenizer) -> None:
+def test_a_tower_can_be_left_out_of_an_evaluation(build: Callable[..., Fused], towers: Mapping[str, Tokenizer]) -> None:
     found = samples(8, 0)
     without = build(without=["ids"]).eval()
     whole = build().eval()
     alone = [Sample({"rows": sample.value["rows"]}, sample.label, sample.name) for sample in found]
-    expected = whole(config().pack(alone, towers, CLASSES)).loss
-    assert torch.equal(without(config().pack(found, towers, CLASSES)).loss, expected)
+    expected = whole(config().collator({}, towers, CLASSES)(alone)).loss
+    assert torch.equal(without(config().collator({}, towers, CLASSES)(found)).loss, expected)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,6 @@ def test_impossible_tasks_are_refused(build: Callable[..., Fused], options: dict
         build(**options)
 
 
-def test_labels_are_checked(towers: JointTokenizer) -> None:
+def test_labels_are_checked(towers: Mapping[str, Tokenizer]) -> None:
     with pytest.raises(BadSample, match="label 'neither' is not one of"):
-        config().pack([Sample({"rows": torch.zeros(2, 4)}, "neither", "one")], towers, CLASSES)
+        config().collator({}, towers, CLASSES)([Sample({"rows": torch.zeros(2, 4)}, "neither", "one")])

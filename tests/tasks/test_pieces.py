@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Piece, Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import Batch, Contrastive, ContrastiveConfig, JointTokenizer
+from hrt_mm.tasks import Batch, Contrastive, ContrastiveConfig
 from hrt_mm.tasks.contrastive_views import LevelPair
 from hrt_mm.tasks.pieces import Pieces
 
@@ -47,15 +47,17 @@ def samples() -> list[Sample]:
 
 
 @pytest.fixture
-def towers(rows: Tokenizer, ids: Tokenizer) -> JointTokenizer:
-    return JointTokenizer({"rows": rows, "ids": ids})
+def towers(rows: Tokenizer, ids: Tokenizer) -> dict[str, Tokenizer]:
+    return {"rows": rows, "ids": ids}
 
 
 @pytest.fixture
-def build(towers: JointTokenizer, hierarchy: Make, unzero: Callable[[Any], None]) -> Callable[..., Contrastive]:
+def build(
+    towers: Mapping[str, Tokenizer], hierarchy: Make, unzero: Callable[[Any], None]
+) -> Callable[..., Contrastive]:
     def make(made: ContrastiveConfig) -> Contrastive:
         torch.manual_seed(0)
-        task = made.join({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
+        task = made.build_towers({"rows": hierarchy(2), "ids": hierarchy(2)}, towers, None)
         unzero(task)
         return task
 
@@ -83,9 +85,9 @@ def test_the_gradient_of_a_piece_reaches_its_own_tokens_alone() -> None:
     assert x.grad[:, 0].tolist() == [0, 0.5, 0.5, 0, 0, 0]
 
 
-def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
-    task, batch = build(made), made.pack(samples(), towers, None)
+    task, batch = build(made), made.collator({}, towers, None)(samples())
     found, _ = task.encode(batch)
     x, y = found[1]["rows"], found[1]["ids"]
     assert [len(x.x), len(y.x)] == [6, 5], "what is not in a tower is missing there"
@@ -101,12 +103,12 @@ def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towe
 
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
-    build: Callable[..., Contrastive], towers: JointTokenizer, chunk: int
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], chunk: int
 ) -> None:
     found = []
     for size in (None, chunk):
         made = config(chunk=size)
-        task, batch = build(made), made.pack(samples(), towers, None)
+        task, batch = build(made), made.collator({}, towers, None)(samples())
         task(batch).loss.backward()
         found.append({name: parameter.grad for name, parameter in task.named_parameters()})
     for name, gradient in found[0].items():
@@ -114,21 +116,21 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_missing_modality_has_no_pieces(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_a_missing_modality_has_no_pieces(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
     task, whole = build(made), samples()
     alone = Sample({"rows": torch.randn(3, 4)}, "g9", "s9", {"words": (Piece("z", {"rows": (0, 2), "ids": (0, 1)}),)})
-    found, _ = task.encode(made.pack([*whole, alone], towers, None))
+    found, _ = task.encode(made.collator({}, towers, None)([*whole, alone]))
     assert [len(found[1][tower].x) for tower in ("rows", "ids")] == [7, 5]
     only = [Sample({"rows": sample.value["rows"]}, None, sample.name, sample.pieces) for sample in whole]
-    output = task(made.pack(only, towers, None))
+    output = task(made.collator({}, towers, None)(only))
     output.loss.backward()
     assert output.loss.item() == 0
 
 
-def test_pieces_are_ranked_over_a_split(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_pieces_are_ranked_over_a_split(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
-    task, batch = build(made).eval(), made.pack(samples(), towers, None)
+    task, batch = build(made).eval(), made.collator({}, towers, None)(samples())
     with torch.no_grad():
         rows = task(batch).rows
     metrics = task.summarize(rows)
@@ -139,18 +141,20 @@ def test_pieces_are_ranked_over_a_split(build: Callable[..., Contrastive], tower
     assert metrics["R@1"] == pytest.approx(sum(whole) / 2), "the best weights are chosen by whole samples"
 
 
-def test_every_pair_of_levels_counts_in_the_loss(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_every_pair_of_levels_counts_in_the_loss(
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
+) -> None:
     """Levels of one name in several pairs were once counted as one."""
     made = config(GIVEN, {**GIVEN, "align": "soft", "pieces": None}, {**GIVEN, "align": "pooled", "pieces": None})
-    output = build(made)(made.pack(samples(), towers, None))
+    output = build(made)(made.collator({}, towers, None)(samples()))
     names = ["rows_ids", NAME, "rows_a_ids_a_soft", "rows_a_ids_a_pooled"]
     assert [name for name in output.parts if "/" not in name] == names
     assert output.loss.item() == pytest.approx(sum(output.parts[name].item() for name in names))
 
 
-def test_learning_brings_pieces_together(build: Callable[..., Contrastive], towers: JointTokenizer) -> None:
+def test_learning_brings_pieces_together(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
-    task, batch = build(made), made.pack(samples(), towers, None)
+    task, batch = build(made), made.collator({}, towers, None)(samples())
     optimizer = torch.optim.AdamW(task.parameters(), 1e-2)
     for _ in range(40):
         optimizer.zero_grad()
@@ -171,10 +175,10 @@ def test_learning_brings_pieces_together(build: Callable[..., Contrastive], towe
         ({"words": (Piece("a", {"rows": (0, float("inf"))}),)}, "from 0 to inf"),
     ],
 )
-def test_bad_pieces_are_told(towers: JointTokenizer, pieces: dict[str, tuple[Piece, ...]], said: str) -> None:
+def test_bad_pieces_are_told(towers: Mapping[str, Tokenizer], pieces: dict[str, tuple[Piece, ...]], said: str) -> None:
     sample = samples()[0]
     with pytest.raises(BadSample, match=said):
-        config().pack([Sample(sample.value, "g", "s0", pieces)], towers, None)
+        config().collator({}, towers, None)([Sample(sample.value, "g", "s0", pieces)])
 
 
 def test_impossible_pairs_are_refused(build: Callable[..., Contrastive]) -> None:
@@ -186,8 +190,8 @@ def test_impossible_pairs_are_refused(build: Callable[..., Contrastive]) -> None
         build(config(GIVEN, GIVEN))
 
 
-def test_batches_keep_their_pieces_on_the_way(towers: JointTokenizer) -> None:
-    batch = config().pack(samples(), towers, None)
+def test_batches_keep_their_pieces_on_the_way(towers: Mapping[str, Tokenizer]) -> None:
+    batch = config().collator({}, towers, None)(samples())
     moved = batch.to("cpu")
     assert isinstance(moved, Batch)
     assert moved.towers["rows"].pieces["words"].edges_P2.tolist() == [[0, 2], [2, 3], [1, 4], [0, 1], [1, 2], [2, 5]]

@@ -12,7 +12,7 @@ from torch import nn
 from hrt_mm.config import load_config
 from hrt_mm.core.rope import Rotary
 from hrt_mm.tasks import Task
-from hrt_mm.train.build import build_task, build_tokenizer
+from hrt_mm.train.build import build_task, build_tokenizers
 from hrt_mm.train.meters import Meters
 from tests.tasks.every import CASES, Case
 from tests.tasks.test_batches import _thirds
@@ -101,7 +101,7 @@ def test_every_module_of_a_packaged_model_can_start_and_is_saved_whole(
     monkeypatch.setenv("HRT_MM_DATA", "/nowhere")
     config = load_config(name)
     with torch.device("meta"):
-        task = build_task(config, build_tokenizer(config), config.task.stand_ins)
+        task = build_task(config, build_tokenizers(config), config.task.stand_ins)
     for key, module in task.named_modules():
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         assert not own or callable(getattr(module, "reset_parameters", None)), key

@@ -27,7 +27,7 @@ def metrics(limit: int | None = None, **keywords: Any) -> dict[str, float]:
     torch.manual_seed(0)
     config = toy_config(Path("run"), **keywords)
     data = build_data(config, ["train", "val"])
-    task = build_task(config, data.tokenizer, data.classes)
+    task = build_task(config, data.tokenizers, data.classes)
     loader = EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS, limit)
     found = evaluate(task, loader, contextlib.nullcontext)
     assert found is not None
@@ -54,7 +54,7 @@ def test_generators_and_mode_are_left_as_they_were() -> None:
     expected = torch.rand(3)
     config = toy_config(Path("run"))
     data = build_data(config, ["train", "val"])
-    task = build_task(config, data.tokenizer, data.classes).eval()
+    task = build_task(config, data.tokenizers, data.classes).eval()
     torch.manual_seed(5)
     evaluate(task, EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS), contextlib.nullcontext)
     assert torch.equal(torch.rand(3), expected)
@@ -72,7 +72,7 @@ def test_classes_that_a_mean_over_classes_lacks_are_named_once(
     monkeypatch.setattr(ToyTask, "forward", counting)
     config = toy_config(Path("run"))
     data = build_data(config, ["train", "val"])
-    task = build_task(config, data.tokenizer, data.classes)
+    task = build_task(config, data.tokenizers, data.classes)
     loader = EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS)
     for _ in range(2):
         assert "val/macro_f1" in (evaluate(task, loader, contextlib.nullcontext) or {})
@@ -82,7 +82,7 @@ def test_classes_that_a_mean_over_classes_lacks_are_named_once(
 def test_it_stops_between_batches() -> None:
     config = toy_config(Path("run"))
     data = build_data(config, ["train", "val"])
-    task = build_task(config, data.tokenizer, data.classes)
+    task = build_task(config, data.tokenizers, data.classes)
     loader = EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS)
     assert evaluate(task, loader, contextlib.nullcontext, stopped=lambda: True) is None
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.inference.trained import load_task
-from hrt_mm.tasks.joint import JointTokenizer
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
 from hrt_mm.train.identity import check_same_classes, check_same_vocabularies, vocabularies
 from hrt_mm.train.loop import train
@@ -92,13 +91,13 @@ def test_vocabularies_of_one_size_differ_by_their_subwords(tmp_path: Path) -> No
         train_subwords([text] * 5, 260, tmp_path / f"{name}.json")
     one, two = (SubwordTokenizer(tmp_path / f"{name}.json") for name in ("one", "two"))
     assert one.vocabulary == two.vocabulary
-    state = {"vocabularies": vocabularies(one)}
-    check_same_vocabularies(Checkpoint(tmp_path, state), one)
+    state = {"vocabularies": vocabularies({"": one})}
+    check_same_vocabularies(Checkpoint(tmp_path, state), {"": one})
     with pytest.raises(CheckpointError, match=r"another vocabulary: the file of modality\.subwords held \d+ subwords"):
-        check_same_vocabularies(Checkpoint(tmp_path, state), two)
-    state = {"vocabularies": vocabularies(JointTokenizer({"text": one, "query": two}))}
+        check_same_vocabularies(Checkpoint(tmp_path, state), {"": two})
+    state = {"vocabularies": vocabularies({"text": one, "query": two})}
     with pytest.raises(CheckpointError, match=r"the file of towers\.query\.modality\.subwords held"):
-        check_same_vocabularies(Checkpoint(tmp_path, state), JointTokenizer({"text": one, "query": one}))
+        check_same_vocabularies(Checkpoint(tmp_path, state), {"text": one, "query": one})
 
 
 TEXT = """

@@ -86,13 +86,13 @@ def test_evaluation_meets_each_sample_once_over_ranks(by: dict[str, Any]) -> Non
 
 def test_sizes_come_from_shapes_and_an_unreadable_shape_counts_one() -> None:
     dataset = toy_config(Path("run"), data={"samples": 4}).data.build("train")
-    assert sample_sizes(dataset, ToyTokenizer()) == [2, 3, 4, 5]
+    assert sample_sizes(dataset, {"": ToyTokenizer()}) == [2, 3, 4, 5]
 
     def broken(index: int) -> tuple[int]:
         raise BadSample(f"{index}", "its header is cut short")
 
     dataset.shape = broken  # type: ignore[method-assign]
-    assert sample_sizes(dataset, ToyTokenizer()) == [1, 1, 1, 1]
+    assert sample_sizes(dataset, {"": ToyTokenizer()}) == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("by", [{"batch_size": 4, "budget": None}, {"batch_size": None, "budget": 9}], ids=str)

@@ -117,7 +117,7 @@ def test_a_mistake_that_is_no_samples_own_comes_through_plainly(workers: int) ->
             raise ConfigError("set this to that")
 
     own = maker()
-    strict = Strict(own.dataset, own.tokenizer, own.task, own.classes, 0)
+    strict = Strict(own.dataset, own.collator, 0)
     stream = TrainStream(
         strict, Sampler(20, seed=0, batch_size=6), Position(), BadSamples("train", 20, 0.5), workers=workers
     )
@@ -195,7 +195,7 @@ def test_a_dead_worker_is_named() -> None:
             raise AssertionError
 
     own = maker()
-    deadly = Deadly(own.dataset, own.tokenizer, own.task, own.classes, 0)
+    deadly = Deadly(own.dataset, own.collator, 0)
     with pytest.raises(UserError, match=r"a loader worker died: DataLoader worker \(pid.* \d+\).*train.workers=0"):  # noqa: SIM117
         with worker_deaths_named():
             next(load(deadly, [plan(0)], workers=1))
@@ -225,7 +225,7 @@ class Crashing(Dataset):
 
 def crashing(deadly: set[int], **options: Any) -> BatchMaker:
     own = maker(samples=20)
-    return BatchMaker(Crashing(own.dataset, deadly, **options), own.tokenizer, own.task, own.classes, 0)
+    return BatchMaker(Crashing(own.dataset, deadly, **options), own.collator, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...core.tokens import Tokens
 from ...data.splits import some
+from ...data.tokenizer import SINGLE
 from ...tasks import Tagging
-from ...tasks.batch import SINGLE, Batch
+from ...tasks.batch import Batch
 from ...tasks.fused import Fused
 from ...tasks.labels import NO_LABEL, LabelTask
 from .page import Page

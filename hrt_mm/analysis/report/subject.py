@@ -18,11 +18,11 @@ from ...data.dataset import Dataset
 from ...data.modality import Modality
 from ...data.registry import modalities
 from ...data.sample import Sample
-from ...data.tokenizer import Tokenizer
+from ...data.tokenizer import SINGLE, Tokenizer
 from ...inference.trained import TrainedRun
-from ...tasks.batch import SINGLE, Batch
+from ...tasks.batch import Batch
 from ...tasks.encoder import Encoder
-from ...tasks.joint import JointTask, JointTokenizer
+from ...tasks.joint import JointTask
 from ...train.build import build_dataset
 from ...train.distributed import ProcessGroup
 from ...train.evaluate import EvaluationLoader
@@ -92,7 +92,7 @@ class Subject:
     def dataset(self) -> Dataset:
         """The samples."""
         dataset = self.run.config.data.plain(self.split)
-        dataset.limit(self.run.tokenizer)
+        dataset.limit_towers(self.run.tokenizers)
         return dataset
 
     @cached_property
@@ -119,11 +119,7 @@ class Subject:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the tower."""
-        tokenizer = self.run.tokenizer
-        if self.tower is None:
-            return tokenizer
-        assert isinstance(tokenizer, JointTokenizer)
-        return tokenizer.towers[self.tower]
+        return self.run.tokenizer if self.tower is None else self.run.tokenizers[self.tower]
 
     def sample(self, index: int) -> Sample | None:
         """A sample with the value for this tower; ``None`` if it has none.

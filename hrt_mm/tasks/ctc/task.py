@@ -9,13 +9,13 @@ Shapes: N frames of the level in the batch, B samples, S symbols of the longest 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor, nn
 
 from ...core.errors import BadSample, ConfigError
@@ -26,6 +26,7 @@ from ...data.capabilities import seconds_per_token
 from ...data.sample import Sample
 from ..base import TaskConfig, TaskOutput
 from ..batch import Batch
+from ..collation import SingleCollator
 from ..encoding import EncoderTask
 from ..labels import linear_head
 from . import Frames, Hypothesis, Lexicon, max_frames
@@ -72,18 +73,19 @@ class CTCConfig(TaskConfig):
     monitor: Literal["error_rate", "sentence_accuracy", "ctc"] = "error_rate"
     """Selects the best checkpoint: edits per symbol, sentences without an error, or nats per symbol."""
 
-    _model: HierarchyConfig | None = PrivateAttr(None)
-
     @property
     def stand_ins(self) -> tuple[str, ...]:
         """The symbols with a spelling, where spellings are given."""
         return tuple((self.finer and self.finer.spellings) or super().stand_ins)
 
-    def reading(self, model: HierarchyConfig) -> CTCConfig:
-        """A copy that knows the levels, so that loaders can check whether symbols fit into the frames."""
-        copy = self.model_copy()
-        copy._model = model
-        return copy
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> CTCCollator:
+        """Makes batches of samples, and checks whether symbols fit into the frames."""
+        return CTCCollator(self, models, tokenizers, classes)
 
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> CTC:
         """The task's module.
@@ -99,14 +101,25 @@ class CTCConfig(TaskConfig):
             )
         return CTC(self, model, tokenizer, classes)
 
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
+    def targets(
+        self,
+        samples: Sequence[Sample],
+        tokens: Tokens,
+        classes: tuple[str, ...] | None,
+        model: HierarchyConfig | None = None,
+    ) -> Tensor:
         """(B, S) int64 indices of the symbols, padded with -1; -2 for one that is not in the training set.
+
+        Args:
+            samples: with lists of symbols as labels.
+            tokens: of the samples.
+            classes: the symbols of the training set.
+            model: the hierarchy, which says how many frames a sample has; as many as tokens without it.
 
         Raises:
             BadSample: a label is not a list of strings, or has more symbols than frames.
         """
         symbol_index = {symbol: index for index, symbol in enumerate(classes or ())}
-        model = self._model
         level = model.index(self.level) if model is not None else 0
         frames = max_frames(model, level, tokens) if model is not None else tokens.spans.lengths.tolist()
         rows = []
@@ -128,6 +141,16 @@ class CTCConfig(TaskConfig):
                 f"has {len(row)} {self.unit}{again}{silence}, but {frames} frames of level {level!r}; CTC needs a "
                 "frame per symbol, and one more between two equal ones: read a finer level, or leave the sample out",
             )
+
+
+class CTCCollator(SingleCollator):
+    """Collation that knows the frames of each sample."""
+
+    config: CTCConfig
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens) -> Tensor:
+        """(B, S) indices of the symbols."""
+        return self.config.targets(samples, tokens, self.classes, self.model)
 
 
 class CTC(EncoderTask, SymbolHead):

@@ -94,9 +94,9 @@ class SpokenWritten(Dataset):
         value = {"audio": sound.value, "image": self.pictures[indices[chosen]].value, "text": word}
         return Sample(value, word, sound.name)
 
-    def limit(self, tokenizer: Tokenizer) -> None:
+    def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits the sounds and the pictures."""
-        limit_towers({"audio": self.sounds, "image": self.pictures}, tokenizer)
+        limit_towers({"audio": self.sounds, "image": self.pictures}, tokenizers)
 
     def name(self, index: int) -> str:
         """That of the sound."""

@@ -226,9 +226,9 @@ class Films(Dataset):
         }
         return Sample(value, "; ".join(sentences), name, pieces)
 
-    def limit(self, tokenizer: Tokenizer) -> None:
+    def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits the videos, and the sounds where they are used."""
-        limit_towers({"video": self.videos, **({} if self.sounds is None else {"audio": self.sounds})}, tokenizer)
+        limit_towers({"video": self.videos, **({} if self.sounds is None else {"audio": self.sounds})}, tokenizers)
 
     def name(self, index: int) -> str:
         """The video's."""

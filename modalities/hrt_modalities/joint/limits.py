@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hrt_mm.data.dataset import Dataset
-from hrt_mm.data.tokenizer import Tokenizer, Towers
+from hrt_mm.data.tokenizer import Tokenizer
 
 
-def limit_towers(parts: Mapping[str, Dataset], tokenizer: Tokenizer) -> None:
+def limit_towers(parts: Mapping[str, Dataset], tokenizers: Mapping[str, Tokenizer]) -> None:
     """Limits what is read for each tower by the tokenizer of that tower.
 
     Args:
-        parts: by tower, the dataset that reads it. Those that the tokenizer has no tower for are left alone.
-        tokenizer: of the run, a :class:`~hrt_mm.tasks.joint.JointTokenizer`.
+        parts: by tower, the dataset that reads it. Those that have no tower are left alone.
+        tokenizers: of the run, by tower.
     """
-    assert isinstance(tokenizer, Towers)
     for tower, values in parts.items():
-        if tower in tokenizer.towers:
-            values.limit(tokenizer.towers[tower])
+        if tower in tokenizers:
+            values.limit(tokenizers[tower])

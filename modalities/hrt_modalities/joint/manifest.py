@@ -203,9 +203,9 @@ class JointRows(Dataset):
         }
         return Sample(value, entry.target, entry.title)
 
-    def limit(self, tokenizer: Tokenizer) -> None:
+    def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits what is read for each tower."""
-        limit_towers({tower: values for tower, (values, _) in self._values.items()}, tokenizer)
+        limit_towers({tower: values for tower, (values, _) in self._values.items()}, tokenizers)
 
     def name(self, index: int) -> str:
         """The table's name and the line."""

@@ -46,7 +46,7 @@ def aligned(run: TrainedRun, split: str, lexicon: Lexicon | None = None) -> Iter
 
     if not isinstance(run.task, CTC):
         raise UserError(f"{run.folder} is a run of task {run.config.task.type}; only task ctc aligns")
-    dataset = build_dataset(run.config, split, run.tokenizer)
+    dataset = build_dataset(run.config, split, run.tokenizers)
     for first in range(0, len(dataset), _BATCH):
         samples = []
         for index in range(first, min(first + _BATCH, len(dataset))):

@@ -49,7 +49,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
         pytest.importorskip(NEEDS[name])
     config = load_config(CONFIGS / f"{name}.yaml", OWN.get(name, []))
     found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
-    task = build_task(config, found.tokenizer, found.classes)
+    task = build_task(config, found.tokenizers, found.classes)
     samples = [found.splits["train"][index] for index in range(2)]
     tokens = found.tokenizer([sample.value for sample in samples])
     output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes)))
@@ -67,5 +67,5 @@ def test_the_flat_fsdd_is_the_control_of_the_hierarchy(data: Path) -> None:
     sizes = []
     for config in (fsdd, flat):
         found = build_data(config, ["train"])
-        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizer, found.classes).parameters()))
+        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizers, found.classes).parameters()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"

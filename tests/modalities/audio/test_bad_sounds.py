@@ -115,7 +115,7 @@ def test_bad_sounds_are_skipped_and_named(batch: bool, tmp_path: Path) -> None:
     for name, make in GOOD.items():
         make(tmp_path / "b" / name)
     found = build_data(config, ["train", "val", "test"])
-    task = build_task(config, found.tokenizer, found.classes)
+    task = build_task(config, found.tokenizers, found.classes)
     seen: set[str] = set()
     for split, dataset in found.splits.items():
         maker = found.maker(config, split)
@@ -236,7 +236,7 @@ def test_silence_can_be_hidden_and_given_back(features: str, normalize: bool, tm
         data={"type": "audio_folder", "root": "."},
     )
     tokenizer = config.single.modality.build()
-    task = build_task(config, tokenizer, None)
+    task = build_task(config, {"": tokenizer}, None)
     audio = [Audio(torch.zeros(samples), 16000) for samples in (1, 1600, 16000)]
     output = task(Batch.of(tokenizer(audio), None))
     output.loss.backward()
@@ -253,7 +253,7 @@ def test_sizes_in_tokens_are_those_of_what_is_there(tmp_path: Path) -> None:
     config = load_config(CONFIG, [f"data.root={tmp_path}", "data.augment=[]", "train.batch_tokens=512"])
     found = build_data(config, ["train", "val", "test"])
     dataset = found.splits["train"]
-    sizes = sample_sizes(dataset, found.tokenizer)
+    sizes = sample_sizes(dataset, found.tokenizers)
     counts = [len(found.tokenizer([dataset[index].value]).x) for index in range(len(dataset))]
     # A packet of AAC is two frames of 10 ms, and a token has several.
     assert np.abs(np.subtract(sizes, counts)).max() <= 1

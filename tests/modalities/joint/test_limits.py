@@ -22,7 +22,6 @@ from hrt_mm.core.errors import BadSample
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks.joint import JointTokenizer
 
 
 class Silent(Dataset):
@@ -74,7 +73,7 @@ def test_each_tower_is_limited_by_its_tokenizer(make: Any, tower: str, sounds: R
     seen = Silent()
     dataset = make(sounds, seen)
     assert len(sounds[0].value.waveform_S) == 24000
-    dataset.limit(JointTokenizer({name: TOKENIZERS[name] for name in ("audio", "text", tower)}))
+    dataset.limit_towers({name: TOKENIZERS[name] for name in ("audio", "text", tower)})
     assert seen.limited is TOKENIZERS[tower]
     with pytest.raises(BadSample, match=r"a.wav: is longer than modality.max_seconds 2"):
         dataset[0]
@@ -82,6 +81,6 @@ def test_each_tower_is_limited_by_its_tokenizer(make: Any, tower: str, sounds: R
 
 def test_what_has_no_tokenizer_is_left_alone(sounds: Recordings) -> None:
     dataset = films(sounds, Silent())
-    dataset.limit(JointTokenizer({"text": TOKENIZERS["text"]}))
+    dataset.limit_towers({"text": TOKENIZERS["text"]})
     assert sounds.longest_s is None
-    Films(FilmsConfig(type="captioned_films"), [[]], Silent(), None, training=False).limit(JointTokenizer(TOKENIZERS))
+    Films(FilmsConfig(type="captioned_films"), [[]], Silent(), None, training=False).limit_towers(TOKENIZERS)

@@ -187,7 +187,7 @@ def test_a_stream_tells_words_from_their_spellings(run: Path, talk: tuple[Path, 
     keys += ["task.decoder.type=beam", "task.decoder.spelled=true"]
     config = load_config(run / "config.yaml", keys)
     tokenizer = build_tokenizer(config)
-    task: Any = build_task(config, tokenizer, tuple(TONES)).eval()
+    task: Any = build_task(config, {"": tokenizer}, tuple(TONES)).eval()
     torch.manual_seed(0)
     torch.nn.init.normal_(task.finer.head.weight, std=0.5)
     sound = read_audio(talk[0], "talk").waveform_S[: 2 * RATE]

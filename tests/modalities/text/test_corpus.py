@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_read_in_mid_run_is_skipped_counted_and_named(tmp_
     home = folder(tmp_path / "d", [b"0123456789" * 4, b"abcdefghij" * 4])
     found = CorpusConfig(type="corpus", files=(home,), val=None, test=None, context=10).build("train")
     (home / "001.txt").unlink()
-    maker = BatchMaker(found, ByteTokenizer(), LanguageConfig(type="language"), None, seed=0)
+    maker = BatchMaker(found, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=0)
     plan = Plan(Position(), tuple(range(len(found))), Position())
     loaded = maker[plan]
     assert loaded.batch is not None and loaded.error is None

@@ -22,7 +22,7 @@ def corpus(root: Path) -> Corpus:
 
 def stream(root: Path, start: Position, workers: int) -> TrainStream:
     found = corpus(root)
-    maker = BatchMaker(found, ByteTokenizer(), LanguageConfig(type="language"), None, seed=3)
+    maker = BatchMaker(found, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=3)
     return TrainStream(
         maker, Sampler(len(found), seed=3, batch_size=4), start, BadSamples("train", len(found), 0.1), workers=workers
     )

@@ -41,7 +41,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml", OWN.get(name, []))
     found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
-    task = build_task(config, found.tokenizer, found.classes)
+    task = build_task(config, found.tokenizers, found.classes)
     samples = [found.splits["train"][index] for index in range(2)]
     tokens = found.tokenizer(config.task.values(samples))
     names = tuple(sample.name for sample in samples)

@@ -87,7 +87,7 @@ def test_configurations_build_and_take_a_batch(
     data = build_data(config, ["train"])
     loaded = data.maker(config, "train")[Plan(Position(), (0, 1), Position())]
     assert loaded.batch is not None and not loaded.bad, loaded
-    task = build_task(config, data.tokenizer, data.classes)
+    task = build_task(config, data.tokenizers, data.classes)
     task(loaded.batch).loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
 

@@ -56,7 +56,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml", ["train.batch_size=8"])
     found = build_data(config, ["train", "val", "test"])
-    task = build_task(config, found.tokenizer, found.classes)
+    task = build_task(config, found.tokenizers, found.classes)
     samples = [found.splits["train"][index] for index in range(8)]
     tokens = found.tokenizer([sample.value for sample in samples])
     output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes)))
@@ -71,7 +71,7 @@ def test_the_flat_mnist_is_the_control_of_the_hierarchy(data: Path) -> None:
     sizes = []
     for config in (mnist, flat):
         found = build_data(config, ["train"])
-        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizer, found.classes).parameters()))
+        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizers, found.classes).parameters()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"
 
 

@@ -33,12 +33,18 @@ def config(**options: Any) -> CTCConfig:
     return CTCConfig.model_validate({"type": "ctc", **options})
 
 
-def labelled(rows: Tokenizer, values: Sequence[Tensor], labels: Sequence[Any], task: CTCConfig | None = None) -> Batch:
+def labelled(
+    rows: Tokenizer,
+    values: Sequence[Tensor],
+    labels: Sequence[Any],
+    task: CTCConfig | None = None,
+    model: HierarchyConfig | None = None,
+) -> Batch:
     samples = [
         Sample(value, label, f"s{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = rows(values)
-    return Batch.of(tokens, (task or config()).targets(samples, tokens, SYMBOLS), tuple(s.name for s in samples))
+    return Batch.of(tokens, (task or config()).targets(samples, tokens, SYMBOLS, model), tuple(s.name for s in samples))
 
 
 def test_it_is_registered() -> None:
@@ -277,19 +283,19 @@ def test_what_does_not_fit_is_a_bad_sample(rows: Tokenizer, length: int, label: 
 
 def test_steps_are_counted_at_the_level_that_is_read(hierarchy: Make, rows: Tokenizer) -> None:
     model = hierarchy()
-    labelled(rows, [torch.randn(9, 4)], [list("abc")], config().reading(model))
+    labelled(rows, [torch.randn(9, 4)], [list("abc")], config(), model)
     with pytest.raises(BadSample, match="4 words, but 3 frames"):
-        labelled(rows, [torch.randn(9, 4)], [list("abca")], config().reading(model))
-    labelled(rows, [torch.randn(9, 4)], [list("abca")], config(level="b").reading(model))
+        labelled(rows, [torch.randn(9, 4)], [list("abca")], config(), model)
+    labelled(rows, [torch.randn(9, 4)], [list("abca")], config(level="b"), model)
 
 
 def test_what_does_not_fit_into_learned_groups_is_left_out_and_counted(hierarchy: Make, rows: Tokenizer) -> None:
     """How many groups there are is known in the forward pass alone: no infinity, and the others train as ever."""
     task = config().build(hierarchy(2, LEARNED), rows, SYMBOLS)
     values = [torch.randn(1, 4).expand(7, 4).clone(), torch.randn(7, 4)]
-    given = config().reading(hierarchy(2, LEARNED))
+    model = hierarchy(2, LEARNED)
     task.eval()
-    batch = labelled(rows, values, [list("abcabca"), ["a"]], given)
+    batch = labelled(rows, values, [list("abcabca"), ["a"]], config(), model)
     output = task(batch)
     assert output.loss.isfinite()
     assert output.stats["skipped"] == (1, 2)
@@ -303,9 +309,9 @@ def test_what_does_not_fit_into_learned_groups_is_left_out_and_counted(hierarchy
 def test_groups_that_nothing_fits_into_are_still_taught(hierarchy: Make, rows: Tokenizer) -> None:
     """A batch weighs as many symbols as it has, not as fit: else groups that are too long at first would stay so."""
     task = config().build(hierarchy(2, LEARNED), rows, SYMBOLS)
-    given = config().reading(hierarchy(2, LEARNED))
+    model = hierarchy(2, LEARNED)
     alike = torch.randn(1, 4).expand(7, 4).clone()
-    batch = labelled(rows, [alike, alike], [list("abcabca"), list("abcabc")], given)
+    batch = labelled(rows, [alike, alike], [list("abcabca"), list("abcabc")], config(), model)
     output = task(batch)
     assert output.stats["skipped"] == (2, 2) and output.stats["ctc"] == (0, 0)
     weight = weight_of(output, batch)

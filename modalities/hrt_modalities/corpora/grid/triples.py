@@ -159,9 +159,9 @@ class GridTriples(Dataset):
         target = text if label == "sentence" else text.split()[SLOTS.index(label)]
         return Sample(value, target, first.name, {"words": self._words(index, text, first.name)})
 
-    def limit(self, tokenizer: Tokenizer) -> None:
+    def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits the sounds and the videos."""
-        limit_towers({"audio": self.sound, "video": self.video}, tokenizer)
+        limit_towers({"audio": self.sound, "video": self.video}, tokenizers)
 
     def _words(self, index: int, sentence: str, name: str) -> tuple[Piece, ...]:
         """Where each word lies in sound, video and text; silences are left out."""
