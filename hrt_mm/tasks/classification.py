@@ -41,7 +41,7 @@ class ClassificationConfig(LabelConfig):
         Raises:
             ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
         """
-        return Classification(self, model, tokenizer, self.known(classes))
+        return Classification(self, model, tokenizer, self.checked_classes(classes))
 
     def values(self, samples: Sequence[Sample]) -> list[Any]:
         """The samples' values, or all views of each where they are tuples of views.

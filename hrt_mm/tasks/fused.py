@@ -75,7 +75,7 @@ class FusedConfig(JointTaskConfig, LabelConfig):
                     raise ConfigError(f"task.{key} names a tower {name!r}; the towers are {', '.join(models)}")
         if len(set(self.without)) == len(models):
             raise ConfigError("task.without names every tower; leave one")
-        return Fused(self, models, tokenizers, self.known(classes))
+        return Fused(self, models, tokenizers, self.checked_classes(classes))
 
 
 class Fused(JointTask):

@@ -43,7 +43,7 @@ class LabelConfig(TaskConfig):
     monitor: Literal["accuracy", "macro_f1", "cross_entropy"] = "accuracy"
     """Selects the best checkpoint. Macro-F1, the mean F1 over classes, suits classes of unequal size."""
 
-    def known(self, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    def checked_classes(self, classes: tuple[str, ...] | None) -> tuple[str, ...]:
         """The classes, checked.
 
         Raises:

@@ -44,7 +44,7 @@ class MatchingConfig(LabelConfig):
         Raises:
             ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
         """
-        return Matching(self, model, tokenizer, self.known(classes))
+        return Matching(self, model, tokenizer, self.checked_classes(classes))
 
     def values(self, samples: Sequence[Sample]) -> list[Any]:
         """Both values of each pair, pair after pair.

@@ -49,7 +49,7 @@ class TaggingConfig(LabelConfig):
         Raises:
             ConfigError: the data has no classes, there is no such level, or a part of the model is never read.
         """
-        return Tagging(self, model, tokenizer, self.known(classes), self._level(model))
+        return Tagging(self, model, tokenizer, self.checked_classes(classes), self._level(model))
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
         """(U,) int64 class indices, -1 for no label.

@@ -210,7 +210,7 @@ class FrameStream:
 
     def __init__(self, features: Features, running: RunningMean | None = None, stack: int = 1) -> None:
         self.features, self.running, self.stack = features, running, stack
-        self._kept = torch.zeros(features.framing.before)
+        self._pending = torch.zeros(features.framing.before)
         self._mean: Tensor | None = None
         self._samples = 0
         self._frames = 0
@@ -218,9 +218,9 @@ class FrameStream:
     def feed(self, chunk_S: Tensor) -> Tensor:
         """(T, F) frames that are finished by new samples, at the features' rate."""
         framing = self.features.framing
-        self._kept = torch.cat([self._kept, chunk_S])
+        self._pending = torch.cat([self._pending, chunk_S])
         self._samples += len(chunk_S)
-        ready = max(0, (len(self._kept) - framing.window) // framing.hop + 1)
+        ready = max(0, (len(self._pending) - framing.window) // framing.hop + 1)
         return self._take(ready)
 
     def flush(self) -> Tensor:
@@ -228,18 +228,18 @@ class FrameStream:
         framing = self.features.framing
         token = framing.hop * self.stack
         ready = -(-self._samples // token) * self.stack - self._frames
-        missing = max(0, (ready - 1) * framing.hop + framing.window - len(self._kept)) if ready else 0
-        self._kept = torch.cat([self._kept, torch.zeros(missing)])
+        missing = max(0, (ready - 1) * framing.hop + framing.window - len(self._pending)) if ready else 0
+        self._pending = torch.cat([self._pending, torch.zeros(missing)])
         return self._take(ready)
 
     def _take(self, ready: int) -> Tensor:
         framing = self.features.framing
         if not ready:
             return torch.empty(0, self.features.width)
-        x_TF = self.features(self._kept.unfold(0, framing.window, framing.hop)[:ready])
+        x_TF = self.features(self._pending.unfold(0, framing.window, framing.hop)[:ready])
         if self.running is not None:
             x_TF, self._mean = self.running(x_TF, self._mean)
-        self._kept = self._kept[ready * framing.hop :].clone()
+        self._pending = self._pending[ready * framing.hop :].clone()
         self._frames += ready
         return x_TF
 

@@ -78,7 +78,7 @@ class ResampleStream:
         # In whole periods of both rates, so that a block may start anywhere a period does.
         reach = math.ceil(WIDTH * self.rate / (min(self.rate, self.new_rate) * _ROLLOFF)) + 1
         self._margin = math.ceil(reach / self.rate)
-        self._kept = torch.empty(0)
+        self._pending = torch.empty(0)
         self._before = 0
         """Periods at the beginning of what is kept that are done, and are there for the filter alone."""
 
@@ -86,11 +86,11 @@ class ResampleStream:
         """The new samples that follow from all that has come so far."""
         if self.rate == self.new_rate:
             return chunk_S
-        self._kept = torch.cat([self._kept, chunk_S])
-        ready = len(self._kept) // self.rate - self._margin - self._before
+        self._pending = torch.cat([self._pending, chunk_S])
+        ready = len(self._pending) // self.rate - self._margin - self._before
         if ready <= 0:
             return torch.empty(0)
-        result = resampled(self._kept, self.rate, self.new_rate)
+        result = resampled(self._pending, self.rate, self.new_rate)
         first = self._before * self.new_rate
         result = result[first : first + ready * self.new_rate]
         self._advance(ready)
@@ -98,14 +98,14 @@ class ResampleStream:
 
     def flush(self) -> Tensor:
         """What is left, at the end of the sound."""
-        if self.rate == self.new_rate or not len(self._kept):
+        if self.rate == self.new_rate or not len(self._pending):
             return torch.empty(0)
-        result = resampled(self._kept, self.rate, self.new_rate)[self._before * self.new_rate :]
-        self._kept, self._before = torch.empty(0), 0
+        result = resampled(self._pending, self.rate, self.new_rate)[self._before * self.new_rate :]
+        self._pending, self._before = torch.empty(0), 0
         return result
 
     def _advance(self, periods: int) -> None:
         done = self._before + periods
         drop = max(0, done - self._margin)
-        self._kept = self._kept[drop * self.rate :].clone()
+        self._pending = self._pending[drop * self.rate :].clone()
         self._before = done - drop

@@ -32,7 +32,7 @@ def trimmed(audio: Audio, db: float) -> Audio:
     loud = (power_N >= power_N.max() * 10 ** (-db / 10)).nonzero().flatten()
     first, last = max(0, int(loud[0]) - 1), int(loud[-1]) + 2
     before, after = first * size / audio.rate, min(last * size, len(audio.waveform_S)) / audio.rate
-    inside = {name: _kept(starts, before, after) for name, starts in audio.boundaries.items()}
+    inside = {name: _inside(starts, before, after) for name, starts in audio.boundaries.items()}
     return replace(
         audio,
         waveform_S=audio.waveform_S[first * size : last * size],
@@ -47,7 +47,7 @@ def trimmed(audio: Audio, db: float) -> Audio:
     )
 
 
-def _kept(starts: tuple[float, ...], before: float, after: float) -> list[int]:
+def _inside(starts: tuple[float, ...], before: float, after: float) -> list[int]:
     """Places of the groups that a part of the sound has something of."""
     ends = (*starts[1:], float("inf"))
     return [

@@ -119,7 +119,7 @@ def trainable(tested: Sequence[bool], units: Sequence[str], labels: Sequence[str
     return [is_test and unit not in returned for is_test, unit in zip(tested, units, strict=True)]
 
 
-def sorted_out(items: Sequence[Item], sides: Sequence[str], names: Iterable[str]) -> dict[str, list[Item]]:
+def group_by_side(items: Sequence[Item], sides: Sequence[str], names: Iterable[str]) -> dict[str, list[Item]]:
     """Items by side."""
     by_side: dict[str, list[Item]] = {name: [] for name in names}
     for item, side in zip(items, sides, strict=True):

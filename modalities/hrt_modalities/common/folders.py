@@ -12,7 +12,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.files import shown
 from hrt_mm.data.folders import Listing, by_suffix, listed, say_once, walk
 
-from .split_names import known_forms, resembles_split, split_name
+from .split_names import resembles_split, split_name, split_name_forms
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _sides(root: Path, top: Sequence[str], listing: Listing, layout: Layout) -> 
             fix = "" if layout == "splits" else f". If {first}/ is a class, set data.layout: classes"
             raise ConfigError(
                 f"{where} has {first}/ and also {listed(f'{shown(name)}/' for name in others)}; expected train/, val/ "
-                f"and test/ alone, by these names: {known_forms()}{fix}"
+                f"and test/ alone, by these names: {split_name_forms()}{fix}"
             )
         _refuse_twins(where, sides)
         return sides
@@ -125,7 +125,7 @@ def _refuse_twins(where: str, sides: Mapping[str, str]) -> None:
         if other != name:
             raise ConfigError(
                 f"{where} has two folders of the split {split}: {other}/ and {name}/; merge or rename them, so that "
-                f"there is one each for train, val and test, by these names: {known_forms()}"
+                f"there is one each for train, val and test, by these names: {split_name_forms()}"
             )
 
 

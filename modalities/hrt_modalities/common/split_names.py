@@ -29,7 +29,7 @@ def resembles_split(name: str) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def known_forms() -> str:
+def split_name_forms() -> str:
     """The names that splits may have, for messages."""
     return "; ".join(f"{split} (or {', '.join(forms[1:])})" for split, forms in FORMS.items())
 

@@ -13,7 +13,7 @@ from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import DatasetConfig
 
-from .division import Division, Item, Traits, sorted_out, trainable, units_of, without
+from .division import Division, Item, Traits, group_by_side, trainable, units_of, without
 from .splits import SPLITS, Part, hash_split
 from .stratification import assign_folds, assign_splits
 from .tables import Row, SplitColumn, label_of
@@ -87,7 +87,7 @@ class ValSplitConfig(DatasetConfig):
             sides = assign_splits(
                 units, [item_traits.label for item_traits in traits_of_items], val, test, self.split_seed
             )
-        return sorted_out(items, sides, [split for split in SPLITS if test or split != "test"])
+        return group_by_side(items, sides, [split for split in SPLITS if test or split != "test"])
 
     def _described(self, items: Sequence[Item], traits: Callable[[Item], Traits], shares: str) -> str:
         classes = any(traits(item).label is not None for item in items)
@@ -281,7 +281,7 @@ class SplitConfig(ValSplitConfig):
             made_by = f"test is fold {folds.use} of " + (
                 f"the column {folds.column!r}" if folds.column is not None else f"the pattern '{folds.pattern}'"
             )
-        splits = sorted_out(items, ["test" if group_items else "train" for group_items in tested], ["train", "test"])
+        splits = group_by_side(items, ["test" if group_items else "train" for group_items in tested], ["train", "test"])
         return self.with_val(Division(splits, where, made_by, traits, shares, warnings))
 
     def _read_folds(

@@ -13,7 +13,7 @@ from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError, printable
 from hrt_mm.data.tables import Paths, Row, is_missing, lacking, path_of, rows_of
 
-from .split_names import SplitNames, known_forms
+from .split_names import SplitNames, split_name_forms
 
 __all__ = [
     "Paths",
@@ -167,7 +167,8 @@ class SplitColumn:
         split = self._names.split(name, location) if isinstance(name, str) else None
         if split is None:
             raise ConfigError(
-                f"{location}: {self.column} must be train, val or test, got {name!r:.80}; known are {known_forms()}"
+                f"{location}: {self.column} must be train, val or test, got {name!r:.80}; "
+                f"known are {split_name_forms()}"
             )
         return split
 

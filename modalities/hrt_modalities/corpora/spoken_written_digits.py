@@ -78,8 +78,8 @@ class SpokenWritten(Dataset):
     def __init__(self, sounds: Dataset, pictures: Dataset, words: list[str], *, random: bool) -> None:
         self.sounds, self.pictures, self.random = sounds, pictures, random
         self.classes = WORDS
-        self.places = {word: [index for index, label in enumerate(words) if label == word] for word in WORDS}
-        if empty := [word for word, indices in self.places.items() if not indices]:
+        self.indices = {word: [index for index, label in enumerate(words) if label == word] for word in WORDS}
+        if empty := [word for word, indices in self.indices.items() if not indices]:
             raise ConfigError(f"there is no picture of {empty[0]!r}")
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class SpokenWritten(Dataset):
         """A sound, a picture and the word."""
         sound = self.sounds[index]
         word = str(sound.label)
-        indices = self.places[word]
+        indices = self.indices[word]
         chosen = int(torch.randint(len(indices), ())) if self.random else index % len(indices)
         value = {"audio": sound.value, "image": self.pictures[indices[chosen]].value, "text": word}
         return Sample(value, word, sound.name)

@@ -33,7 +33,7 @@ class Babble:
 
     sentences: Dataset
     talkers: int
-    _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, sound: Audio, generator: torch.Generator, but: int | None) -> Tensor:
         """(S,) babble of mean power 1, as long as a sound.
@@ -59,13 +59,13 @@ class Babble:
 
     def _sentence(self, index: int, rate: int) -> Tensor:
         """(S,) a sentence at a rate, of power 1."""
-        if (index, rate) in self._kept:
-            return self._kept[index, rate]
+        if (index, rate) in self._cache:
+            return self._cache[index, rate]
         audio = self.sentences[index].value
         wave_S = resampled(audio.waveform_S, audio.rate, rate)
         wave_S = wave_S / wave_S.square().mean().sqrt().clamp(min=1e-8)
-        if len(self._kept) < KEPT:
-            self._kept[index, rate] = wave_S
+        if len(self._cache) < KEPT:
+            self._cache[index, rate] = wave_S
         return wave_S
 
 

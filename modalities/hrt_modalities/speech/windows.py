@@ -68,7 +68,7 @@ class WindowStream:
         self.window = max(4 * self.edge, tokens // full_period * full_period)
         self.tokens = token_stream(tokenizer, **source)
         self.device = next(encoder.parameters()).device
-        self._kept: Tensor | None = None
+        self._pending: Tensor | None = None
         self._first = 0
 
     def feed(self, chunk: Any) -> Finished:
@@ -79,21 +79,21 @@ class WindowStream:
         """
         self._take(self.tokens.feed(chunk))
         chunks = [self._none()]
-        while self._kept is not None and len(self._kept) > self.window:
-            chunks.append(self._read(self._kept[: self.window], self.window - self.edge))
+        while self._pending is not None and len(self._pending) > self.window:
+            chunks.append(self._read(self._pending[: self.window], self.window - self.edge))
             hop = self.window - 2 * self.edge
-            self._kept, self._first = self._kept[hop:].clone(), self._first + hop
+            self._pending, self._first = self._pending[hop:].clone(), self._first + hop
         return Finished.joined(chunks)
 
     def flush(self) -> Finished:
         """The steps that are left, at the end of the sample."""
         self._take(self.tokens.flush())
-        if self._kept is None or not len(self._kept):
+        if self._pending is None or not len(self._pending):
             return self._none()
-        return self._read(self._kept, len(self._kept))
+        return self._read(self._pending, len(self._pending))
 
     def _take(self, raw: Tensor) -> None:
-        self._kept = raw if self._kept is None else torch.cat([self._kept, raw])
+        self._pending = raw if self._pending is None else torch.cat([self._pending, raw])
 
     def _none(self) -> Finished:
         dim = self.encoder.hierarchy.config.levels[self.level].dim

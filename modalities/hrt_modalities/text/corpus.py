@@ -204,7 +204,7 @@ class CorpusConfig(DatasetConfig):
         source = documents(split_files or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
         if split_files or split == "train":
             say_empty(source, where)
-        return source if split_files else source.taken(self._chosen(split, source.keys))
+        return source if split_files else source.select(self._chosen(split, source.keys))
 
     def _parts(self) -> tuple[float, float]:
         """What is taken from ``files`` for validation and for testing."""

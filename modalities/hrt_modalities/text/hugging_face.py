@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import DatasetConfig
 
-from ..common.split_names import known_forms, split_name
+from ..common.split_names import split_name, split_name_forms
 from ..common.splits import Part, check_split, hash_split
 from .corpus import Corpus, say_empty
 from .sources import DocumentSource
@@ -39,21 +39,21 @@ class HuggingFaceRows(DocumentSource):
 
     def __init__(self, rows: Any, key: str, indices: np.ndarray, sizes: np.ndarray) -> None:
         super().__init__([f"row {index}" for index in indices], sizes.tolist())
-        self.rows, self.key, self.places = rows, key, indices
+        self.rows, self.key, self.indices = rows, key, indices
 
     def read(self, document: int, start: int, end: int) -> bytes:
         """Part of a row's text."""
         try:
-            text: bytes = self.rows[int(self.places[document])][self.key].encode()
+            text: bytes = self.rows[int(self.indices[document])][self.key].encode()
         except (OSError, ValueError, IndexError, AttributeError) as error:
             raise BadSample(self.names[document], f"cannot be read: {error}") from error
         if len(text) != self.sizes[document]:
             raise BadSample(self.names[document], "is not what it was when the run began")
         return text[start:end]
 
-    def taken(self, documents: np.ndarray) -> HuggingFaceRows:
+    def select(self, documents: np.ndarray) -> HuggingFaceRows:
         """Some of the rows."""
-        return HuggingFaceRows(self.rows, self.key, self.places[documents], self.sizes[documents])
+        return HuggingFaceRows(self.rows, self.key, self.indices[documents], self.sizes[documents])
 
 
 class HuggingFaceConfig(DatasetConfig):
@@ -109,7 +109,7 @@ class HuggingFaceConfig(DatasetConfig):
                 for index, name in enumerate(source.names)
                 if hash_split(name, val, test, self.split_seed) == split
             ]
-            source = source.taken(np.array(keep, dtype=np.int64))
+            source = source.select(np.array(keep, dtype=np.int64))
         if not len(source.sizes):
             raise ConfigError(f"data.path {self.path} has no text for the {split} split")
         return Corpus(source, self.context, training=split == "train")
@@ -145,7 +145,7 @@ class HuggingFaceConfig(DatasetConfig):
         for name in dataset:
             split = split_name(name)
             if split is None:
-                log.warning("data.path %s: split %s is not read; known are %s", self.path, name, known_forms())
+                log.warning("data.path %s: split %s is not read; known are %s", self.path, name, split_name_forms())
             elif splits.setdefault(split, name) != name:
                 raise ConfigError(
                     f"data.path {self.path} has two splits {splits[split]!r} and {name!r} that both are {split}; "

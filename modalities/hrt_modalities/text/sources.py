@@ -50,7 +50,7 @@ class DocumentSource(ABC):
         """
 
     @abstractmethod
-    def taken(self, documents: np.ndarray) -> DocumentSource:
+    def select(self, documents: np.ndarray) -> DocumentSource:
         """Some of the documents, in this order."""
 
 
@@ -90,7 +90,7 @@ class Files(DocumentSource):
             raise BadSample(name, f"is shorter than the {self.sizes[document]} bytes it had when the run began")
         return data
 
-    def taken(self, documents: np.ndarray) -> Files:
+    def select(self, documents: np.ndarray) -> Files:
         """Some of the files."""
         names, keys = ([of[index] for index in documents] for of in (self.names, self.keys))
         return Files(self.root, names, self.sizes[documents], keys, self.texts)
@@ -116,12 +116,12 @@ class JsonlLines(DocumentSource):
         texts: Sequence[Path] | None = None,
     ) -> None:
         super().__init__([f"{files[file].name}:{start}" for file, start, _ in locations], sizes)
-        self.files, self.places, self.key = list(files), locations, key
+        self.files, self.locations, self.key = list(files), locations, key
         self.texts = list(texts or files)
 
     def read(self, document: int, start: int, end: int) -> bytes:
         """Part of a line's text."""
-        number, offset, length = self.places[document]
+        number, offset, length = self.locations[document]
         try:
             with self.texts[number].open("rb") as file:
                 file.seek(offset)
@@ -133,9 +133,9 @@ class JsonlLines(DocumentSource):
         data: bytes = text[start:end]
         return data
 
-    def taken(self, documents: np.ndarray) -> JsonlLines:
+    def select(self, documents: np.ndarray) -> JsonlLines:
         """Some of the lines."""
-        return JsonlLines(self.files, self.places[documents], self.key, self.sizes[documents], self.texts)
+        return JsonlLines(self.files, self.locations[documents], self.key, self.sizes[documents], self.texts)
 
 
 def files_source(

@@ -28,7 +28,7 @@ from ..vision.augment import Augmentation, Transform, chain, sized
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, FrameIndex, ReaderName, VideoFile, read_index
 from .sampling import AllFrames, Chosen, DenseSampling, Sampling
-from .shots import Detector, found_shots
+from .shots import Detector, detect_shots
 from .tokenizer import VideoConfig
 from .video import Video, check_starts
 
@@ -201,15 +201,15 @@ class Clips(Dataset):
             )
         times_N = torch.tensor(chosen.times, dtype=torch.float64)[decoded]
         boundaries = {}
-        for boundary, starts in self._known(item, file.index, begin, end).items():
+        for boundary, starts in self._boundaries_of(item, file.index, begin, end).items():
             check_starts(starts, end - begin, boundary, item.title)
             boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
         video = Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
         if self.reading.find_shots is None:
             return video
-        return replace(video, boundaries={**boundaries, "shots": found_shots(video, self.reading.find_shots)})
+        return replace(video, boundaries={**boundaries, "shots": detect_shots(video, self.reading.find_shots)})
 
-    def _known(self, item: Clip, index: FrameIndex, begin: float, end: float) -> dict[str, tuple[float, ...]]:
+    def _boundaries_of(self, item: Clip, index: FrameIndex, begin: float, end: float) -> dict[str, tuple[float, ...]]:
         """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
         tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
         if item.alignment is not None:

@@ -21,7 +21,7 @@ _REMEMBERED = 256
 """Frames whose times are kept: detectors decide a few frames late."""
 
 
-def found_shots(video: Video, detector: Detector = "adaptive", shortest: float = 0.5) -> tuple[float, ...]:
+def detect_shots(video: Video, detector: Detector = "adaptive", shortest: float = 0.5) -> tuple[float, ...]:
     """Seconds at which shots begin, the first one among them.
 
     Args:

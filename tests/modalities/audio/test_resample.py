@@ -64,7 +64,7 @@ def test_a_stream_keeps_little() -> None:
     stream = ResampleStream(44100, 16000)
     for _ in range(50):
         stream.feed(torch.randn(4410))
-        assert len(stream._kept) < 4410 + 3 * 441
+        assert len(stream._pending) < 4410 + 3 * 441
 
 
 @pytest.mark.parametrize(

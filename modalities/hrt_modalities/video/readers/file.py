@@ -88,7 +88,7 @@ class VideoFile:
                 f"is {self._stored[1]}x{self._stored[0]} with square pixels, more than data.max_pixels={max_pixels}; "
                 "set data.square_pixels: false, or data.side",
             )
-        self._said: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._left = list(readers)
         self._open: Reader | None = None
         self._shown: np.ndarray | None = None
@@ -193,7 +193,7 @@ class VideoFile:
             try:
                 return reader.read(numbers)
             except ReaderError as error:
-                self._said[reader.name] = str(error)
+                self._failures[reader.name] = str(error)
                 self.close()
 
     def _reader(self) -> Reader:
@@ -203,9 +203,9 @@ class VideoFile:
             try:
                 self._open = READERS[name](self.path, self.index, self._stored)
             except ReaderError as error:
-                self._said[name] = str(error)
+                self._failures[name] = str(error)
         if self._open is None:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._said.items())
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._failures.items())
             raise BadSample(self.name, f"no reader can decode it ({reasons})")
         return self._open
 

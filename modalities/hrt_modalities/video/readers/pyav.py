@@ -59,9 +59,9 @@ class PyavReader(Reader):
         """Entry points that cannot be decoded, or that the container does not lead to."""
         sums_E = self._plan.sums_P[self._plan.entries_E].tolist()
         stamps = (dts if pts == NONE else pts for pts, dts in self._plan.stamps_E2.tolist())
-        self._known = {entry: number for number, entry in enumerate(zip(stamps, sums_E, strict=True))}
+        self._entry_numbers = {entry: number for number, entry in enumerate(zip(stamps, sums_E, strict=True))}
         self._starts = frozenset(self._plan.firsts_E.tolist())
-        self._seeks = len(self._known) == len(self._plan.entries_E) > 0
+        self._seeks = len(self._entry_numbers) == len(self._plan.entries_E) > 0
         """Whether seeks may be tried."""
         self._losses = False
         """Whether decoding from the beginning has confirmed that frames are missing."""
@@ -176,7 +176,7 @@ class PyavReader(Reader):
         packets = (packet for _, packet in numbered(self._container, self._stream))
         for packet in packets:
             stamp = packet.dts if packet.pts is None else packet.pts
-            position = self._known.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
+            position = self._entry_numbers.get((NONE if stamp is None else stamp, zlib.crc32(memoryview(packet))))
             if position is not None and position >= entry:
                 number = int(self._plan.entries_E[entry])
                 return enumerate(chain([packet], packets), number) if position == entry else None
