@@ -82,10 +82,10 @@ class Embedder:
         Raises:
             UserError: there is no such tower; names those available.
         """
-        assert self.run.config.towers is not None
-        if tower not in self.run.config.towers:
+        towers = self.run.config.by_tower
+        if tower not in towers:
             raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
-        return modalities()[self.run.config.towers[tower].modality.type]
+        return modalities()[towers[tower].modality.type]
 
     def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
         """Suffixes of the files that a tower reads (``None`` for all), and suffixes to exclude, of other modalities.

@@ -84,13 +84,13 @@ class RunConfig(Component):
     @property
     def models(self) -> dict[str, HierarchyConfig]:
         """The models by the path that leads to them: ``model``, or ``towers.NAME.model``."""
-        if self.towers is None:
-            return {"model": self.single.model}
-        return {f"towers.{name}.model": tower.model for name, tower in self.towers.items()}
+        return {f"towers.{name}.model" if name else "model": tower.model for name, tower in self.by_tower.items()}
 
     @property
     def level_names(self) -> list[str]:
         """Names of the levels of all towers, one after another; behind the tower's name where there are several."""
-        if self.towers is None:
-            return [level.name for level in self.single.model.levels]
-        return [f"{name}.{level.name}" for name, tower in self.towers.items() for level in tower.model.levels]
+        return [
+            f"{name}.{level.name}" if name else level.name
+            for name, tower in self.by_tower.items()
+            for level in tower.model.levels
+        ]
