@@ -136,7 +136,7 @@ def boundaries(
     all_T = np.zeros(new.total + int(size_A.sum()), dtype=bool)
     all_T[row_N] = chosen_N
     all_T[offsets_of(size_A + new.counts)[:-1]] = True
-    if config.longest is not None:
+    if config.longest is not None and int((size_A + new.counts).max()) > config.longest:
         all_T = limit_group_length(torch.from_numpy(all_T), config.longest).numpy()
     return all_T[row_N], prob_N
 
