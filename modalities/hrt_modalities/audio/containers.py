@@ -58,7 +58,7 @@ class _Mended(io.FileIO):
 
     Args:
         path: the file.
-        place: where they are.
+        offset: where they are.
         data: the bytes.
     """
 

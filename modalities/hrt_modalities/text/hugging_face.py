@@ -33,7 +33,7 @@ class HuggingFaceRows(DocumentSource):
     Args:
         rows: a ``datasets.Dataset``.
         key: column of the text.
-        places: rows that count, in order.
+        indices: rows that are used, in order.
         sizes: bytes of each.
     """
 

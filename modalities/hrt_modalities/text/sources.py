@@ -101,7 +101,7 @@ class JsonlLines(DocumentSource):
 
     Args:
         files: the files.
-        places: (N, 3) file, offset and length of each line in bytes.
+        locations: (N, 3) file, offset and length of each line in bytes.
         key: of the text in a line.
         sizes: bytes of each text.
         texts: where the files are read, if they are compressed.
