@@ -21,13 +21,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from hrt_modalities.audio import AudioConfig, AudioTokenizer
 from torch import nn
 
 from hrt_mm import Tokens
 from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
 from hrt_mm.core.levels import HierarchyConfig
+from hrt_modalities.audio import AudioConfig, AudioTokenizer
 
 from . import audio_accuracy, patches
 from .checks import CheckFailed

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hrt_modalities.audio import Audio, AudioTokenizer
-
 from hrt_mm.config import load_config
 from hrt_mm.train.build import Data
+from hrt_modalities.audio import Audio, AudioTokenizer
 
 from . import curves as learning
 from . import patches

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hrt_modalities.text import Text
-from hrt_modalities.text.corpus import Corpus, CorpusConfig
 from torch import Tensor
 
 from hrt_mm.analysis.report.cuts import LevelCuts, marked_text, with_boundaries
@@ -33,6 +31,8 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.tasks import Batch, LanguageModel
+from hrt_modalities.text import Text
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
 
 from .checks import must_equal
 from .command import main, parser, positive

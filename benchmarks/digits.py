@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hrt_modalities.vision.memory import DigitsConfig
-from hrt_modalities.vision.tokenizer import VisionConfig, VisionTokenizer
 from torch import Tensor
 
 from hrt_mm import CrossScale, FixedGroups, HierarchyConfig, Level
@@ -23,6 +21,8 @@ from hrt_mm.tasks.classification import Classification, ClassificationConfig
 from hrt_mm.train.config import OptimConfig
 from hrt_mm.train.optim import build_optimizer, clip_gradients, set_learning_rate
 from hrt_mm.train.schedule import learning_rate
+from hrt_modalities.vision.memory import DigitsConfig
+from hrt_modalities.vision.tokenizer import VisionConfig, VisionTokenizer
 
 CLASSES = tuple("0123456789")
 VISION = VisionConfig(type="vision", channels=1, patch=1, mean=0.3, std=0.38)

@@ -47,8 +47,9 @@ class Outcome(NamedTuple):
 
 def check_image(path: Path) -> str | None:
     """What is wrong with how an image is read; ``None`` where nothing is."""
-    from hrt_modalities.vision.images import image_shape, read_image
     from PIL import Image, ImageOps
+
+    from hrt_modalities.vision.images import image_shape, read_image
 
     decoded = read_image(path, path.name)
     if (shape := image_shape(path, path.name)) != tuple(decoded.shape):
@@ -68,6 +69,7 @@ def check_image(path: Path) -> str | None:
 def check_audio(path: Path) -> str | None:
     """What is wrong with how a sound is read; ``None`` where nothing is."""
     import av
+
     from hrt_modalities.audio.containers import OPTIONS
     from hrt_modalities.audio.files import read_audio
 
@@ -125,6 +127,7 @@ def hash_of(frame_3HW: torch.Tensor) -> int:
 def _in_sequence(path: Path, size: tuple[int, int]) -> Iterator[int]:
     import av
     from av.video.reformatter import VideoReformatter
+
     from hrt_modalities.video.readers.index import OPTIONS, video_stream
 
     scale = VideoReformatter()

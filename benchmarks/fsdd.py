@@ -24,13 +24,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from hrt_modalities.audio import AudioConfig
-from hrt_modalities.audio.recordings import Recordings
-from hrt_modalities.corpora.fsdd import FsddConfig
 from torch import Tensor
 from torch.nn import functional
 
 from hrt_mm.core.errors import UserError
+from hrt_modalities.audio import AudioConfig
+from hrt_modalities.audio.recordings import Recordings
+from hrt_modalities.corpora.fsdd import FsddConfig
 
 from .checks import CheckFailed
 from .command import main, parser

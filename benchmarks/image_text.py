@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hrt_modalities.joint.manifest import JointRows
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
@@ -29,6 +28,7 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.tasks.fused import FusedConfig
+from hrt_modalities.joint.manifest import JointRows
 
 from .command import main, parser
 from .markdown import markdown

@@ -24,12 +24,11 @@ from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from hrt_modalities.corpora.grid.video import GridVideoConfig
-from hrt_modalities.video.clips import Clips
-
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
+from hrt_modalities.corpora.grid.video import GridVideoConfig
+from hrt_modalities.video.clips import Clips
 
 from .checks import CheckFailed
 from .command import main, parser

@@ -18,11 +18,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hrt_modalities.corpora.listops import OPERATORS
-from hrt_modalities.corpora.listops_data import ListOps
-
 from hrt_mm.config import load_config
 from hrt_mm.data.dataset import Dataset
+from hrt_modalities.corpora.listops import OPERATORS
+from hrt_modalities.corpora.listops_data import ListOps
 
 from .command import main, parser, positive
 from .markdown import markdown

@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hrt_modalities.text import ByteTokenizer
-from hrt_modalities.text.corpus import Corpus, CorpusConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +35,8 @@ from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.tasks import LanguageConfig, LanguageModel
 from hrt_mm.train.sampler import Position, Sampler
 from hrt_mm.train.seeding import forked, mix, seed_host
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
 
 from .checks import CheckFailed
 from .command import main, parser, positive

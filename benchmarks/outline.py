@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
 
 from hrt_mm.config import load_config
 from hrt_mm.metrics.boundaries import boundary_scores
+from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
 
 from .command import main, parser, positive
 from .markdown import markdown

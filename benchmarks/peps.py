@@ -19,12 +19,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hrt_mm.config import RunConfig, load_config
+from hrt_mm.core.errors import UserError
 from hrt_modalities.corpora.peps import PepsConfig
 from hrt_modalities.text import Text
 from hrt_modalities.text.subwords import train_subwords
-
-from hrt_mm.config import RunConfig, load_config
-from hrt_mm.core.errors import UserError
 
 from .command import main, parser, positive
 from .markdown import markdown

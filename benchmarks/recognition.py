@@ -23,9 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hrt_modalities.audio.intervals import SILENCE, segments_of
-from hrt_modalities.speech.align import aligned, intervals
-from hrt_modalities.speech.aligning import Tiers, spot_keyword
 
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.capabilities import seconds_per_token
@@ -34,6 +31,9 @@ from hrt_mm.inference.trained import TrainedRun, evaluate_run, load_task
 from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 from hrt_mm.tasks import CTC, Boundary
 from hrt_mm.train.build import build_dataset
+from hrt_modalities.audio.intervals import SILENCE, segments_of
+from hrt_modalities.speech.align import aligned, intervals
+from hrt_modalities.speech.aligning import Tiers, spot_keyword
 
 from .command import main, parser
 from .markdown import markdown

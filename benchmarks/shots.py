@@ -22,6 +22,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.dataset import DatasetConfig
+from hrt_mm.inference.trained import TrainedRun, load_task
+from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores
 from hrt_modalities.corpora.edited import EditedConfig
 from hrt_modalities.outline.outline import FileOutline
 from hrt_modalities.video.clips import Clips, ClipsConfig
@@ -29,11 +34,6 @@ from hrt_modalities.video.edits import EditsConfig
 from hrt_modalities.video.readers import VideoFile
 from hrt_modalities.video.rendered import RenderedConfig
 from hrt_modalities.video.shots import Detector, shots_of
-
-from hrt_mm.core.errors import ConfigError
-from hrt_mm.data.dataset import DatasetConfig
-from hrt_mm.inference.trained import TrainedRun, load_task
-from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores
 
 from .command import main, parser, positive
 from .markdown import markdown

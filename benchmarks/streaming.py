@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from hrt_modalities.audio import Audio, AudioModality, AudioTokenizer
-from hrt_modalities.speech.recognizer import Recognizer, ctc_task
 from torch import Tensor
 
 from hrt_mm.data.sample import Sample
@@ -31,6 +29,8 @@ from hrt_mm.inference.streaming.stream import joined
 from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.tasks import CTC
 from hrt_mm.train.build import build_dataset
+from hrt_modalities.audio import Audio, AudioModality, AudioTokenizer
+from hrt_modalities.speech.recognizer import Recognizer, ctc_task
 
 from .checks import CheckFailed, must_equal
 from .command import main, parser

@@ -17,13 +17,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from hrt_modalities.video import Video, VideoTokenizer
 from torch import nn
 
 from hrt_mm import Tokens
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.spans import Spans
 from hrt_mm.train.build import build_tokenizer
+from hrt_modalities.video import Video, VideoTokenizer
 
 from . import video_accuracy, video_peers
 from .checks import CheckFailed

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hrt_modalities.video import Video, VideoTokenizer
-
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.train.build import Data
+from hrt_modalities.video import Video, VideoTokenizer
 
 from . import curves as learning
 from . import video_peers

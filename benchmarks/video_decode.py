@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from hrt_mm.config import load_config
 from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video.readers import READERS, VideoFile
 from hrt_modalities.video.readers.base import ReaderError
 from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
-
-from hrt_mm.config import load_config
 
 from .checks import must_equal
 from .command import main, parser, positive

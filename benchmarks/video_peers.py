@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from hrt_modalities.video import VideoTokenizer
-from hrt_modalities.video.tubes import untubify
-from hrt_modalities.vision.patches import GridMaps
 from torch import Tensor, nn
 
 from hrt_mm import Tokens
+from hrt_modalities.video import VideoTokenizer
+from hrt_modalities.video.tubes import untubify
+from hrt_modalities.vision.patches import GridMaps
 
 _WIDEST = 256
 """Of a first stage."""

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrt_modalities.common.splits import SPLITS
-
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
@@ -22,6 +20,7 @@ from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.loop import train
 from hrt_mm.train.summary import read_summary
+from hrt_modalities.common.splits import SPLITS
 
 SHOWN = 3
 """Answers to each query that are told."""

@@ -17,9 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import soundfile
-from hrt_modalities.audio.synthesis import Line, speak
-from hrt_modalities.joint.films import FilmsConfig, FootageConfig, scenes_of
-from hrt_modalities.video.readers import VideoFile
 
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
@@ -30,6 +27,9 @@ from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.listing import Listed
 from hrt_mm.retrieval.search import Searcher
+from hrt_modalities.audio.synthesis import Line, speak
+from hrt_modalities.joint.films import FilmsConfig, FootageConfig, scenes_of
+from hrt_modalities.video.readers import VideoFile
 
 from .command import Demo, figures, opened, options, page, trained
 

@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hrt_modalities.vision.images import read_image
-
 from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.capabilities import Lasting
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
+from hrt_modalities.vision.images import read_image
 
 from .answers import STYLE, note, page
 from .uploads import ending_with_the_terminal, upload_folder

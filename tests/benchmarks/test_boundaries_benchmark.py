@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.text.corpus import Corpus
-from hrt_modalities.text.sources import Files
 
 from benchmarks import boundaries
 from benchmarks.command import main
@@ -17,6 +15,8 @@ from benchmarks.results import read
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import FixedGroups, GivenGroups, LearnedGroups
+from hrt_modalities.text.corpus import Corpus
+from hrt_modalities.text.sources import Files
 
 RUNNING = (
     "This is a paragraph of plain running text, which is long enough to be taken for one, as it has two lines\nof it."

@@ -92,11 +92,10 @@ def test_the_data_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On made-up sentences in place of GRID's, with a model that was not trained."""
-    from hrt_modalities.audio import Audio
-
     from hrt_mm.data.dataset import Dataset
     from hrt_mm.data.sample import Sample
     from hrt_mm.train.build import build_task, build_tokenizers
+    from hrt_modalities.audio import Audio
 
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
     config = retrieval.pair_of(load_config("retrieval/grid_soft"), "audio", "text")

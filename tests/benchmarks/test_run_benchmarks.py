@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.corpora.listops import SHORT, evaluate, expressions
-from hrt_modalities.corpora.listops_data import ListOps
 
 from benchmarks import listops, peps, shakespeare
 from benchmarks.command import main
@@ -20,6 +18,8 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.train.check import check
+from hrt_modalities.corpora.listops import SHORT, evaluate, expressions
+from hrt_modalities.corpora.listops_data import ListOps
 from tests.modalities.corpora.test_peps import pep
 
 

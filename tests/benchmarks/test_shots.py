@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hrt_modalities.video.readers import VideoFile
 
 from benchmarks import outline, shots
 from benchmarks.command import main
@@ -14,6 +13,7 @@ from benchmarks.shots import measured, side_of, videos
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.loop import train
+from hrt_modalities.video.readers import VideoFile
 from tests.modalities.video.films import grid
 
 

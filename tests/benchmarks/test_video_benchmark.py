@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.video import Video, VideoTokenizer
 
 from benchmarks import video, video_accuracy, video_peers
 from benchmarks.checks import CheckFailed
@@ -15,6 +14,7 @@ from benchmarks.models import size
 from benchmarks.results import read
 from hrt_mm.config import load_config
 from hrt_mm.train.build import build_tokenizer
+from hrt_modalities.video import Video, VideoTokenizer
 
 QUICK = ["--quick", "--device", "cpu", "--no-memory", "--threads", "1"]
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.video.readers import VideoFile
-from hrt_modalities.video.readers.base import ReaderError
-from hrt_modalities.video.readers.pyav import PyavReader
 
 from benchmarks import video_decode
 from benchmarks.checks import CheckFailed
 from benchmarks.command import main
 from benchmarks.results import Measured, Row, read
 from benchmarks.video_decode import Source, check_equal
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.video.readers.base import ReaderError
+from hrt_modalities.video.readers.pyav import PyavReader
 from tests.modalities.video.films import film, grid
 
 

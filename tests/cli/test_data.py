@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.vision.memory import DigitsConfig
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.data.splits import Member, Splits
 from hrt_mm.train.resolved import resolved_yaml
+from hrt_modalities.vision.memory import DigitsConfig
 
 MEMBERS = {
     "train": [

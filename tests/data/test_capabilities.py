@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio import AudioConfig, AudioModality
-from hrt_modalities.text import TextConfig, TextModality
-from hrt_modalities.video import VideoConfig, VideoModality
-from hrt_modalities.vision import Vision, VisionConfig
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data import capabilities
@@ -16,6 +12,10 @@ from hrt_mm.data.capabilities import SizeAdapting, positions_at, read_file, seco
 from hrt_mm.data.extents import Extents
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
+from hrt_modalities.audio import AudioConfig, AudioModality
+from hrt_modalities.text import TextConfig, TextModality
+from hrt_modalities.video import VideoConfig, VideoModality
+from hrt_modalities.vision import Vision, VisionConfig
 from tests.train.toy_training import ToyTokenizer
 
 TOKENIZERS = {

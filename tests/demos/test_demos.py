@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hrt_modalities.joint.films import FilmsConfig, FootageConfig
 
 from demos import digits, emoji, glyphs, moments, sentences
 from demos.command import Demo, Query, main, told
@@ -17,6 +16,7 @@ from hrt_mm.core.errors import Stopped
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
+from hrt_modalities.joint.films import FilmsConfig, FootageConfig
 
 DEMOS = [glyphs.DEMO, emoji.DEMO, sentences.DEMO, digits.DEMO, moments.DEMO]
 TINY = [

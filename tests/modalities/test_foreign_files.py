@@ -11,11 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.outline.outline import FileOutline
-from hrt_modalities.speech.recognizer import Recognizer
-from hrt_modalities.video import VideoModality, VideoTokenizer
-from hrt_modalities.video.readers import VideoFile
-from hrt_modalities.vision import VisionTokenizer
 from PIL import Image
 
 from hrt_mm.config import load_config, packaged_configs
@@ -33,6 +28,11 @@ from hrt_mm.tasks.encoder import Encoder
 from hrt_mm.tasks.joint import JointTask
 from hrt_mm.train.build import carried_groups
 from hrt_mm.train.loop import train
+from hrt_modalities.outline.outline import FileOutline
+from hrt_modalities.speech.recognizer import Recognizer
+from hrt_modalities.video import VideoModality, VideoTokenizer
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.vision import VisionTokenizer
 from tests.modalities.video.films import film
 
 SHORT = [

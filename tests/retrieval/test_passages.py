@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.text import Text, TextModality
-from hrt_modalities.video import VideoModality
 
 from demos import answers, search_page
 from hrt_mm.config import load_config
@@ -26,6 +24,8 @@ from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.tasks.contrastive_views import Vectors
 from hrt_mm.train.build import build_task, build_tokenizers
+from hrt_modalities.text import Text, TextModality
+from hrt_modalities.video import VideoModality
 
 TEXT = """\
   text:

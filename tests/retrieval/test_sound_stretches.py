@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import AudioModality, AudioTokenizer
 
 from hrt_mm.config import load_config
 from hrt_mm.data.extents import Extents
@@ -17,6 +16,7 @@ from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.train.build import build_task, build_tokenizers
+from hrt_modalities.audio import AudioModality, AudioTokenizer
 from tests.retrieval.test_stretches import embedder as video_embedder
 
 CONFIG = """\

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.video import Video, VideoModality, VideoTokenizer
-from hrt_modalities.video.readers import VideoFile
-from hrt_modalities.video.stretches import BLOCK, stretches
 
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
@@ -23,6 +20,9 @@ from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.passages import within
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.train.build import build_task, build_tokenizers
+from hrt_modalities.video import Video, VideoModality, VideoTokenizer
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.video.stretches import BLOCK, stretches
 from tests.modalities.video.films import damaged, film
 
 CONFIG = """\

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.text import TextConfig
-from hrt_modalities.video import Video, VideoConfig
 from pydantic import ValidationError
 from torch.nn import functional as F
 
@@ -21,6 +19,8 @@ from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Batch, Contrastive, ContrastiveConfig
 from hrt_mm.tasks.contrastive_views import LevelPair
 from hrt_mm.tasks.pieces import Pieces
+from hrt_modalities.text import TextConfig
+from hrt_modalities.video import Video, VideoConfig
 
 Make = Callable[..., HierarchyConfig]
 GIVEN = {"levels": {"rows": "a", "ids": "a"}, "align": "given", "pieces": "words"}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 from PIL import Image
 
 from hrt_mm.config import RunConfig, load_config
@@ -15,6 +14,7 @@ from hrt_mm.inference.trained import load_task
 from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
 from hrt_mm.train.identity import check_same_classes, check_same_vocabularies, vocabularies
 from hrt_mm.train.loop import train
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 
 def pictures(root: Path, labels: Sequence[str]) -> None:

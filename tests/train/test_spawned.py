@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hrt_modalities.audio.augment import Augmentation, chain
-from hrt_modalities.video.rendering import write
 from PIL import Image
 
 from hrt_mm.config import RunConfig, load_config, packaged_configs
@@ -23,6 +21,8 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.build import build_data
 from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
+from hrt_modalities.audio.augment import Augmentation, chain
+from hrt_modalities.video.rendering import write
 
 SMALL = {"train": 3, "valid": 1, "val": 1, "test": 1}
 """Samples of data that is made."""

@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.vision.files import ImageFolderConfig
-from hrt_modalities.vision.memory import DigitsConfig
-from hrt_modalities.vision.tokenizer import VisionConfig
 
 from hrt_mm.analysis import describe as package
 from hrt_mm.analysis.control import flat_control, num_parameters
@@ -21,6 +18,9 @@ from hrt_mm.core.levels import FixedGroups, GivenGroups, HierarchyConfig, Learne
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.tasks import ClassificationConfig
 from hrt_mm.train.config import TrainConfig
+from hrt_modalities.vision.files import ImageFolderConfig
+from hrt_modalities.vision.memory import DigitsConfig
+from hrt_modalities.vision.tokenizer import VisionConfig
 
 
 def hierarchy(window: int | None = 4, top: int | None = None, **options: Any) -> HierarchyConfig:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer, Text
 
 from hrt_mm.analysis.report import diagnose
 from hrt_mm.analysis.report.cuts import DRAWS, Cuts, marked_text, measure_cuts, score_cuts, scores_rows, with_boundaries
@@ -19,6 +18,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.inference.trained import load_task
 from hrt_mm.metrics.boundaries import BoundaryScores
 from hrt_mm.train.distributed import ProcessGroup
+from hrt_modalities.text import ByteTokenizer, Text
 
 
 def places(*values: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 
 from hrt_mm.analysis.report.style import style
 from hrt_mm.analysis.report.timeline import draw_timeline, recognized
@@ -9,6 +8,7 @@ from hrt_mm.analysis.report.view import View
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks import CTCConfig
 from hrt_mm.tasks.encoder import Encoder
+from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 
 LEVELS = (
     {"name": "frames", "dim": 8, "heads": 2, "depth": 1, "group": {"type": "fixed", "stride": 4}},

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer, Text
-from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 from hrt_mm.cli.generate import _context
 from hrt_mm.cli.main import main
@@ -21,6 +19,8 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.inference.generation import GeneratedText, Sampling, Session, generate
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel
 from hrt_mm.train.loop import train
+from hrt_modalities.text import ByteTokenizer, Text
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio.alignments import read_alignment, written
-from hrt_modalities.audio.intervals import Alignment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.data.time_span import TimeSpan
+from hrt_modalities.audio.alignments import read_alignment, written
+from hrt_modalities.audio.intervals import Alignment
 
 TIERS: Alignment = {
     "phonemes": (TimeSpan(0.0, 0.25, "Z"), TimeSpan(0.25, 0.5, "IH"), TimeSpan(0.5, 1.0, "R")),

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import AudioConfig
-from hrt_modalities.audio.audio import Audio, Hidden
-from hrt_modalities.audio.augment import Augmentation, chain
 from pydantic import TypeAdapter, ValidationError
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_modalities.audio import AudioConfig
+from hrt_modalities.audio.audio import Audio, Hidden
+from hrt_modalities.audio.augment import Augmentation, chain
 from tests.modalities.audio.sounds import patched
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Augmentation)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio.alignments import written
 
 from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
+from hrt_modalities.audio.alignments import written
 from tests.modalities.audio.small_corpora import fsdd, grid, sound
 from tests.modalities.corpora.test_speech import spoken
 

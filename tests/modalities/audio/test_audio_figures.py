@@ -3,6 +3,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 import torch
+
 from hrt_modalities.audio import Audio, AudioConfig, AudioModality
 
 

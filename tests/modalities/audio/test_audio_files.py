@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio.audio import Audio, check_audio
-from hrt_modalities.audio.files import blocks, read_audio, read_header
 
 from hrt_mm.core.errors import BadSample
+from hrt_modalities.audio.audio import Audio, check_audio
+from hrt_modalities.audio.files import blocks, read_audio, read_header
 
 KINDS = [
     ("wav", "WAV", "PCM_16", 1e-4),

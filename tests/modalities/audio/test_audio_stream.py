@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.audio import Audio, AudioConfig, AudioTokenizer
-from hrt_modalities.text import ByteTokenizer
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
@@ -16,6 +14,8 @@ from hrt_mm.core.pooling import POOLINGS
 from hrt_mm.inference.streaming import Stream
 from hrt_mm.inference.streaming.stream import joined
 from hrt_mm.tasks.encoder import Encoder
+from hrt_modalities.audio import Audio, AudioConfig, AudioTokenizer
+from hrt_modalities.text import ByteTokenizer
 
 FIXED = {"type": "fixed", "stride": 4}
 LEARNED = {"type": "learned", "target": 4, "max": 12}

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hrt_modalities.audio.audio import Audio, Hidden
-from hrt_modalities.audio.stems import AudioConvStem, BandMap, StemConfig
-from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import BadSample, ConfigError, UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.tasks.encoder import Encoder
+from hrt_modalities.audio.audio import Audio, Hidden
+from hrt_modalities.audio.stems import AudioConvStem, BandMap, StemConfig
+from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 
 
 def tokenizer(*wanted: str, **values: object) -> AudioTokenizer:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import Audio, AudioModality
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import BadSample
@@ -19,6 +18,7 @@ from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position, sample_sizes
+from hrt_modalities.audio import Audio, AudioModality
 from tests.modalities.audio.sounds import after, encode, patched, regranuled
 
 CONFIG = Path(__file__).parents[3] / "configs" / "audio" / "audio_folder.yaml"

@@ -7,12 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio.alignments import read_alignment, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.time_span import TimeSpan
+from hrt_modalities.audio.alignments import read_alignment, written
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+
+from hrt_mm.core.errors import BadSample
 from hrt_modalities.audio.audio import Audio
 from hrt_modalities.audio.files import blocks, read_audio
 from hrt_modalities.audio.frames import Framing, LogMel, RunningMean
 from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
-
-from hrt_mm.core.errors import BadSample
 
 KINDS: dict[str, dict[str, Any]] = {
     "log_mel": {},

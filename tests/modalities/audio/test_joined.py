@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.audio.folders import AudioManifestConfig
-from hrt_modalities.audio.joined import Joined
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import Dataset
+from hrt_modalities.audio.folders import AudioManifestConfig
+from hrt_modalities.audio.joined import Joined
 from tests.modalities.audio.small_corpora import sound
 
 

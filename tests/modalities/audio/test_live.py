@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio.live import live, raw_layout, read_layout
 
 from hrt_mm.core.errors import BadSample, UserError
+from hrt_modalities.audio.live import live, raw_layout, read_layout
 
 
 class Pipe(io.RawIOBase):

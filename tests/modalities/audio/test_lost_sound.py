@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from hrt_modalities.audio.endings import broken_page
-from hrt_modalities.audio.files import blocks, read_audio
 
 from hrt_mm.core.errors import BadSample
+from hrt_modalities.audio.endings import broken_page
+from hrt_modalities.audio.files import blocks, read_audio
 from tests.modalities.audio.sounds import encode, pages, patched, wave
 
 OGG = [("libopus", 48000), ("vorbis", 16000), ("flac", 16000)]

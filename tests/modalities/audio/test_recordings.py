@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import AudioConfig
-from hrt_modalities.audio.recordings import Recordings
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.registry import datasets_of
+from hrt_modalities.audio import AudioConfig
+from hrt_modalities.audio.recordings import Recordings
 from tests.modalities.audio.small_corpora import fsdd, grid, sound, table
 
 SPLITS = ("train", "val", "test")

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hrt_modalities.audio.resample import ResampleStream, periods, resampled, resampled_length
 from torch import Tensor
+
+from hrt_modalities.audio.resample import ResampleStream, periods, resampled, resampled_length
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.5) -> Tensor:

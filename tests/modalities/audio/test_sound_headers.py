@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio import tracks
-from hrt_modalities.audio.files import blocks, read_audio, read_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample
+from hrt_modalities.audio import tracks
+from hrt_modalities.audio.files import blocks, read_audio, read_header
 from tests.modalities.audio.sounds import after, decoded, encode, flac, patched, regranuled, wave
 
 SECONDS = 0.53

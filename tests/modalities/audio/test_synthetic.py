@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.audio import AudioConfig, synthesis
-from hrt_modalities.audio.recordings import Recordings
-from hrt_modalities.audio.synthesis import intervals
-from hrt_modalities.audio.synthetic import SyntheticConfig
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.time_span import TimeSpan
+from hrt_modalities.audio import AudioConfig, synthesis
+from hrt_modalities.audio.recordings import Recordings
+from hrt_modalities.audio.synthesis import intervals
+from hrt_modalities.audio.synthetic import SyntheticConfig
 
 SMALL: dict[str, Any] = {"type": "synthetic_speech", "train": 8, "valid": 2, "test": 3}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
 from hrt_modalities.audio.audio import Audio
 from hrt_modalities.audio.trim import trimmed
 from hrt_modalities.corpora.fsdd import FsddConfig

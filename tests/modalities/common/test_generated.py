@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio.synthetic import spoken
-from hrt_modalities.common.generated import FILE, generated
 
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.audio.synthetic import spoken
+from hrt_modalities.common.generated import FILE, generated
 from tests.damage import cuts, flips, full_disk
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hrt_mm.core.errors import ConfigError
 from hrt_modalities.audio.folders import AudioFolderConfig as Sounds
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.text.documents import DocumentsConfig as Documents
 from hrt_modalities.video.folders import VideoFolderConfig as Videos
 from hrt_modalities.vision.files import ImageFolderConfig as Images
-
-from hrt_mm.core.errors import ConfigError
 
 KINDS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "images": (Images, "image_folder", ".png"),

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.retrieval.listing import listed_in
 from hrt_modalities.audio.folders import AudioManifestConfig as Sounds
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.joint.manifest import JointManifestConfig as Joint
@@ -19,11 +24,6 @@ from hrt_modalities.text.documents import DocumentsConfig as Documents
 from hrt_modalities.text.documents import TagsConfig
 from hrt_modalities.video.folders import VideoManifestConfig as Videos
 from hrt_modalities.vision.manifest import ImageManifestConfig as Images
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from hrt_mm.core.errors import BadSample, ConfigError, UserError
-from hrt_mm.retrieval.listing import listed_in
 
 SOURCES = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "label"}}
 KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.splits import Splits, split_warnings
 from hrt_modalities.audio.folders import AudioFolderConfig as SoundFolder
 from hrt_modalities.audio.folders import AudioManifestConfig as SoundTable
 from hrt_modalities.common.splits import SPLITS
@@ -22,10 +26,6 @@ from hrt_modalities.video.folders import VideoFolderConfig as VideoFolder
 from hrt_modalities.video.folders import VideoManifestConfig as VideoTable
 from hrt_modalities.vision.files import ImageFolderConfig as ImageFolder
 from hrt_modalities.vision.manifest import ImageManifestConfig as ImageTable
-from pydantic import ValidationError
-
-from hrt_mm.core.errors import ConfigError
-from hrt_mm.data.splits import Splits, split_warnings
 
 FOLDERS: dict[str, tuple[type[SplitConfig], str]] = {
     "image_folder": (ImageFolder, ".png"),

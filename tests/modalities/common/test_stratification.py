@@ -5,9 +5,10 @@ import time
 from collections import Counter
 
 import pytest
-from hrt_modalities.common.stratification import assign_folds, assign_splits, joined_units
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hrt_modalities.common.stratification import assign_folds, assign_splits, joined_units
 
 PLACES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=120)
 SHARES = st.tuples(st.floats(0.05, 0.45), st.floats(0.05, 0.45))

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.corpora.edited import Cutting, EditedConfig, FootageShot
-from hrt_modalities.corpora.grid.video import GridVideoConfig
-from hrt_modalities.video import Video
 from pydantic import ValidationError
 
 from hrt_mm.config import load_config
+from hrt_modalities.corpora.edited import Cutting, EditedConfig, FootageShot
+from hrt_modalities.corpora.grid.video import GridVideoConfig
+from hrt_modalities.video import Video
 from tests.modalities.video.films import film
 
 SIZE = (32, 40)

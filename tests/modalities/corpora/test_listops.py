@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrt_modalities.corpora.listops import FULL, SHORT, Rules, evaluate, expressions, read, starts, written
-from hrt_modalities.corpora.listops_data import ListOpsConfig
-from hrt_modalities.text import ByteTokenizer
 
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.corpora.listops import FULL, SHORT, Rules, evaluate, expressions, read, starts, written
+from hrt_modalities.corpora.listops_data import ListOpsConfig
+from hrt_modalities.text import ByteTokenizer
 
 
 def parsed(source: str) -> int:

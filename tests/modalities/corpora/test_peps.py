@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hrt_mm.core.errors import ConfigError
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.corpora.peps import PepsConfig
 from hrt_modalities.text import ByteTokenizer
-
-from hrt_mm.core.errors import ConfigError
 
 
 def pep(number: int, split: str, **values: Any) -> dict[str, Any]:

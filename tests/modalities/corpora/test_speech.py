@@ -6,13 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_modalities.audio.recordings import Recordings
 from hrt_modalities.corpora import speech as corpora
 from hrt_modalities.corpora.download import Archive, fetch
 from hrt_modalities.corpora.speech import LibriSpeechConfig, SpeechCommandsConfig
-from pydantic import ValidationError
-
-from hrt_mm.core.errors import BadSample, ConfigError
 from tests.modalities.audio.small_corpora import sound
 
 

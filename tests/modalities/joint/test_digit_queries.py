@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from hrt_modalities.audio.audio import Audio
 from hrt_modalities.corpora.spoken_written_digits import SpokenWrittenConfig
 

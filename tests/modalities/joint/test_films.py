@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrt_modalities.joint.drawing import COLOURS, DEEDS, SETTINGS, THINGS, ground, symbol
-from hrt_modalities.joint.films import FilmsConfig, FootageConfig, Part, captions, scenes_of
 from pydantic import ValidationError
 
 from hrt_mm.config import load_config
+from hrt_modalities.joint.drawing import COLOURS, DEEDS, SETTINGS, THINGS, ground, symbol
+from hrt_modalities.joint.films import FilmsConfig, FootageConfig, Part, captions, scenes_of
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hrt_modalities.joint.fonts import characters, draw, framed
-from hrt_modalities.joint.glyphs import GlyphsConfig, some_words
 
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.joint.fonts import characters, draw, framed
+from hrt_modalities.joint.glyphs import GlyphsConfig, some_words
 
 CHESS = 0x265E
 

@@ -10,13 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.audio import Audio
-from hrt_modalities.audio.files import wav
-from hrt_modalities.joint.columns import FilmSource, without_words
-from hrt_modalities.joint.manifest import JointManifestConfig, JointRows
-from hrt_modalities.video.clips import Clip
-from hrt_modalities.video.players import mp4
-from hrt_modalities.video.video import Video
 from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
@@ -25,6 +18,13 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.train.build import build_data
 from hrt_mm.train.loop import train
+from hrt_modalities.audio import Audio
+from hrt_modalities.audio.files import wav
+from hrt_modalities.joint.columns import FilmSource, without_words
+from hrt_modalities.joint.manifest import JointManifestConfig, JointRows
+from hrt_modalities.video.clips import Clip
+from hrt_modalities.video.players import mp4
+from hrt_modalities.video.video import Video
 from tests.modalities.video.streams import KINDS, encode
 
 SOURCES: dict[str, Any] = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "title"}}

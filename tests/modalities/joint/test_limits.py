@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+
+from hrt_mm.core.errors import BadSample
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.sample import Sample
+from hrt_mm.data.tokenizer import Tokenizer
 from hrt_modalities.audio import AudioConfig
 from hrt_modalities.audio.recordings import Recording, Recordings
 from hrt_modalities.corpora.grid.triples import GridTriples, GridTriplesConfig
@@ -17,11 +22,6 @@ from hrt_modalities.joint.noise import Babble
 from hrt_modalities.text import TextConfig
 from hrt_modalities.video import VideoConfig
 from hrt_modalities.vision import VisionConfig
-
-from hrt_mm.core.errors import BadSample
-from hrt_mm.data.dataset import Dataset
-from hrt_mm.data.sample import Sample
-from hrt_mm.data.tokenizer import Tokenizer
 
 
 class Silent(Dataset):

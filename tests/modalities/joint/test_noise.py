@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.audio import Audio
-from hrt_modalities.corpora.grid.triples import GridTriplesConfig
-from hrt_modalities.joint.noise import Babble, one_of, under, white
 from pydantic import ValidationError
 
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
+from hrt_modalities.audio import Audio
+from hrt_modalities.corpora.grid.triples import GridTriplesConfig
+from hrt_modalities.joint.noise import Babble, one_of, under, white
 
 
 class Tones(Dataset):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hrt_modalities.audio import Audio
 from hrt_modalities.corpora.emoji import EmojiConfig
 from hrt_modalities.corpora.grid.triples import GridTriplesConfig

@@ -9,11 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.outline.commands import clock, line
-from hrt_modalities.outline.outline import FileOutline, Scene
-from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
-from hrt_modalities.video.readers import VideoFile
-from hrt_modalities.video.rendering import Edit, Shot, render, write
 
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
@@ -22,6 +17,11 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks import Segmentation, SegmentationConfig
+from hrt_modalities.outline.commands import clock, line
+from hrt_modalities.outline.outline import FileOutline, Scene
+from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
+from hrt_modalities.video.readers import VideoFile
+from hrt_modalities.video.rendering import Edit, Shot, render, write
 from tests.modalities.video.films import damaged
 
 ACTIONS = ("left", "grow", "up", "turn_left", "vanish")

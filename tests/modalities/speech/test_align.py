@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hrt_modalities.audio.alignments import read_alignment
-from hrt_modalities.audio.intervals import segments_of
-from hrt_modalities.corpora.grid.audio import GridAudioConfig
-from hrt_modalities.speech.align import path_of
 
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.time_span import TimeSpan
+from hrt_modalities.audio.alignments import read_alignment
+from hrt_modalities.audio.intervals import segments_of
+from hrt_modalities.corpora.grid.audio import GridAudioConfig
+from hrt_modalities.speech.align import path_of
 from tests.modalities.audio.small_corpora import grid
 
 CONFIG: dict[str, Any] = {

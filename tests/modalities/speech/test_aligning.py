@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.speech.aligning import align, close_gaps, spot_keyword
 from torch import nn
 
 from hrt_mm.core.errors import BadSample, UserError
@@ -16,6 +15,7 @@ from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import CTC, CTCConfig
 from hrt_mm.tasks.ctc import Lexicon
+from hrt_modalities.speech.aligning import align, close_gaps, spot_keyword
 
 Make = Callable[..., HierarchyConfig]
 SYMBOLS = ("a", "b", "c")

@@ -14,10 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hrt_modalities.audio.alignments import read_alignment
-from hrt_modalities.audio.audio import Audio
-from hrt_modalities.audio.files import read_audio
-from hrt_modalities.speech.recognizer import Recognizer
 from torch import Tensor
 
 from hrt_mm.cli.main import main
@@ -26,6 +22,10 @@ from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.metrics.edits import edit_distance
 from hrt_mm.train.build import build_task, build_tokenizer
 from hrt_mm.train.loop import train
+from hrt_modalities.audio.alignments import read_alignment
+from hrt_modalities.audio.audio import Audio
+from hrt_modalities.audio.files import read_audio
+from hrt_modalities.speech.recognizer import Recognizer
 
 RATE = 8000
 TONES = {"low": 300, "mid": 900, "high": 2500}

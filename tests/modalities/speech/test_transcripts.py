@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hrt_modalities.audio.alignments import read_alignment
-from hrt_modalities.speech.transcripts import FORMATS
 
 from hrt_mm.data.time_span import TimeSpan
+from hrt_modalities.audio.alignments import read_alignment
+from hrt_modalities.speech.transcripts import FORMATS
 
 WORDS = [
     TimeSpan(0.5, 0.75, "bin", 0.9),

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.speech.utterances import LONGEST_S, UtteranceStream, spelling_lengths
 from torch import Tensor
 
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.tasks.ctc import Hypothesis, greedy
 from hrt_mm.tasks.ctc.beam import beam_search
 from hrt_mm.tasks.ctc.lexicon import Lexicon
+from hrt_modalities.speech.utterances import LONGEST_S, UtteranceStream, spelling_lengths
 
 SYMBOLS = ("a", "b", "n")
 

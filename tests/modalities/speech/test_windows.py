@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.audio import Audio, AudioConfig
-from hrt_modalities.speech.windows import WindowStream, period, reach
 
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.inference.streaming import Finished
 from hrt_mm.tasks.ctc import frames_of
 from hrt_mm.tasks.encoder import Encoder
+from hrt_modalities.audio import Audio, AudioConfig
+from hrt_modalities.speech.windows import WindowStream, period, reach
 
 LOCAL = {"window": 3, "window_type": "sliding", "heads": 2, "depth": 1}
 GROUPS: dict[str, dict[str, Any]] = {

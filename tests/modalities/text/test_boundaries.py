@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+
 from hrt_modalities.text.boundaries import CAUSAL, FINDERS, Document, find
 
 

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.text import TextModality
-from hrt_modalities.text.contents import readable, text_bytes
-from hrt_modalities.text.corpus import Corpus, CorpusConfig
-from hrt_modalities.text.documents import DocumentsConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.plain_text import NotText
+from hrt_modalities.text import TextModality
+from hrt_modalities.text.contents import readable, text_bytes
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
+from hrt_modalities.text.documents import DocumentsConfig
 
 TEXT = "Grüße, 世界!\nThe second line.\r\n\tA third \U0001f680 one. " * 40
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer
-from hrt_modalities.text.corpus import Corpus, CorpusConfig, documents
-from hrt_modalities.text.sources import Files
 from pydantic import ValidationError
 
 from hrt_mm.config import load_config
@@ -21,6 +18,9 @@ from hrt_mm.tasks.language import LanguageConfig
 from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.sampler import Plan, Position
 from hrt_mm.train.samples import BatchMaker
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig, documents
+from hrt_modalities.text.sources import Files
 
 SEPARATOR = 256
 

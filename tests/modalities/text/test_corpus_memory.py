@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hrt_modalities.text import ByteTokenizer
 from hrt_modalities.text.corpus import CorpusConfig
-
 from tests.processes import forkserver
 
 STATM = Path("/proc/self/statm")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer
-from hrt_modalities.text.corpus import Corpus, CorpusConfig
 
 from hrt_mm.tasks.batch import Batch
 from hrt_mm.tasks.language import LanguageConfig
 from hrt_mm.train.data import TrainStream
 from hrt_mm.train.sampler import Position, Sampler
 from hrt_mm.train.samples import BadSamples, BatchMaker
+from hrt_modalities.text import ByteTokenizer
+from hrt_modalities.text.corpus import Corpus, CorpusConfig
 
 
 def corpus(root: Path) -> Corpus:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hrt_modalities.text.subwords import train_subwords
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import Stopped
@@ -16,6 +15,7 @@ from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.loop import train
 from hrt_mm.train.run import Run
 from hrt_mm.train.store import CheckpointStore
+from hrt_modalities.text.subwords import train_subwords
 from tests.train.toy_processes import logged
 
 STEPS = 16

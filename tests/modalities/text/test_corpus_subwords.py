@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from hrt_modalities.text import ByteTokenizer
 from hrt_modalities.text.corpus import Corpus, CorpusConfig
 from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords

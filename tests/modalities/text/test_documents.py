@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.text import ByteTokenizer, Text
 from hrt_modalities.text.documents import Documents, DocumentsConfig, Tagged, TagsConfig
-
-from hrt_mm.core.errors import BadSample, ConfigError
 
 
 def folder(root: Path, names: Sequence[str]) -> Path:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hrt_mm.core.errors import ConfigError
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.text import ByteTokenizer
 from hrt_modalities.text.corpus import Corpus
 from hrt_modalities.text.hugging_face import HuggingFaceConfig
-
-from hrt_mm.core.errors import ConfigError
 
 TEXTS = [f"Text {index}: größer" for index in range(80)]
 

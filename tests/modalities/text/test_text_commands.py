@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+
+from hrt_mm.cli.main import main
 from hrt_modalities.text import TextConfig
 from hrt_modalities.text.commands import _texts
 from hrt_modalities.text.corpus import documents
 from hrt_modalities.text.subwords import SubwordTokenizer
-
-from hrt_mm.cli.main import main
 
 
 def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

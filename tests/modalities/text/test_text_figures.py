@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer, Text, TextModality, TextTokenizer
-from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 from hrt_mm.analysis.report.groups import draw_runs
 from hrt_mm.analysis.report.style import panels
@@ -13,6 +11,8 @@ from hrt_mm.analysis.report.view import View
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.data.sample import Sample
+from hrt_modalities.text import ByteTokenizer, Text, TextModality, TextTokenizer
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 
 def drawn(

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.text import ByteTokenizer, Text, TextConfig, TextTokenizer
-from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
-from hrt_modalities.text.tokenizer import TextEmbedding
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
+from hrt_modalities.text import ByteTokenizer, Text, TextConfig, TextTokenizer
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
+from hrt_modalities.text.tokenizer import TextEmbedding
 
 TEXTS = [
     "Grüße, 世界!\n\nMr. Smith can't come.",

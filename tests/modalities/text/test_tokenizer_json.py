@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.text import Text, TextConfig
-from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Library
 
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.text import Text, TextConfig
+from hrt_modalities.text.subwords import SubwordTokenizer, train_subwords
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

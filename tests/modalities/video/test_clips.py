@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
+
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_modalities.corpora.actions import KineticsConfig, Ucf101Config
 from hrt_modalities.corpora.grid.video import GridVideoConfig
 from hrt_modalities.video.clips import Clips
@@ -18,9 +21,6 @@ from hrt_modalities.video.folders import VideoFolderConfig, VideoManifestConfig
 from hrt_modalities.video.rendering import Edit, Shot, render, write
 from hrt_modalities.video.tokenizer import VideoConfig
 from hrt_modalities.video.video import Video
-from pydantic import ValidationError
-
-from hrt_mm.core.errors import BadSample, ConfigError
 from tests.damage import cuts, flips, full_disk, other_content
 from tests.modalities.video.films import damaged, film, sound_alone
 from tests.modalities.video.streams import KINDS, encode

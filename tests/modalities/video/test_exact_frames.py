@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrt_modalities.video.readers import DecodedFrames, VideoFile
 
 from hrt_mm.core.errors import BadSample
+from hrt_modalities.video.readers import DecodedFrames, VideoFile
 from tests.modalities.video import streams
 from tests.modalities.video.streams import CONTAINERS, FRAMES, KINDS, copied, encode, keys, number_of, shuffled, truth
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from hrt_mm.core.errors import BadSample
 from hrt_modalities.video.readers import VideoFile, read_index
 from hrt_modalities.video.readers.packets import SeekPlan
 from hrt_modalities.video.readers.pyav import PyavReader
-
-from hrt_mm.core.errors import BadSample
 from tests.modalities.video.streams import (
     FRAMES,
     KINDS,

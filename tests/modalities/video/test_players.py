@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hrt_modalities.video import Video, VideoModality
 from hrt_modalities.video.players import SECONDS, SIDE, mp4
 from hrt_modalities.video.readers import VideoFile

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_modalities.common.file_cache import FileCache
 from hrt_modalities.video.readers import VideoFile, index, read_index
 from hrt_modalities.video.readers.base import ReaderError
 from hrt_modalities.video.readers.decord import PADDED
 from hrt_modalities.video.readers.torchcodec import TorchcodecReader
-
-from hrt_mm.core.errors import BadSample, ConfigError
 from tests.modalities.video.films import cut, damaged, film, sound_alone
 
 ALL = ["decord", "pyav"]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.video.rendered import RenderedConfig
-from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.video.rendered import RenderedConfig
+from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
 
 SIZE, RATE = (48, 64), 12.5
 

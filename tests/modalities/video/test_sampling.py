@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from hrt_modalities.video.readers import FrameIndex
 from hrt_modalities.video.readers.orientation import Orientation
 from hrt_modalities.video.readers.packets import SeekPlan

@@ -11,12 +11,12 @@ import pytest
 import torch
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
+
+from hrt_mm.core.errors import BadSample
 from hrt_modalities.audio import AudioConfig
 from hrt_modalities.audio.files import read_audio
 from hrt_modalities.video.readers import read_index
 from hrt_modalities.video.sound import read_sound
-
-from hrt_mm.core.errors import BadSample
 from tests.modalities.video.films import film
 
 RATE = 16000

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
-from hrt_modalities.video.stems import ConvTubeEmbedding, VideoConvStem
-from hrt_modalities.video.tubes import frames_together
 from pydantic import ValidationError
 
 from hrt_mm import Hierarchy, HierarchyConfig
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.grids import Sizes, nested_coords
 from hrt_mm.data.registry import modalities
+from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
+from hrt_modalities.video.stems import ConvTubeEmbedding, VideoConvStem
+from hrt_modalities.video.tubes import frames_together
 
 BLOCKS: tuple[Sizes, ...] = ((1, 2, 2), (2, 4, 4))
 SHAPES = [(6, 8, 8), (1, 1, 1), (5, 13, 6), (6, 8, 8), (9, 4, 20)]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
 
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
@@ -19,6 +18,7 @@ from hrt_mm.tasks import Batch, ClassificationConfig, Masked, MaskedConfig, Segm
 from hrt_mm.train.build import build_data, build_dataset, build_task
 from hrt_mm.train.loop import train
 from hrt_mm.train.sampler import Plan, Position
+from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
 from tests.modalities.video.films import film
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "video"

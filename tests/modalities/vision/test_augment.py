@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.vision.augment import Augmentation, Transform, chain
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from hrt_mm.config import load_config
 from hrt_mm.config.layers import find_config
 from hrt_mm.train.build import build_dataset
+from hrt_modalities.vision.augment import Augmentation, Transform, chain
 
 ADAPTER: TypeAdapter[tuple[Augmentation, ...]] = TypeAdapter(tuple[Augmentation, ...])
 ALL: list[dict[str, Any]] = [

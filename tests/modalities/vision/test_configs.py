@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.vision.memory import Cifar10Config
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.loop import train
 from hrt_mm.train.store import CheckpointStore
+from hrt_modalities.vision.memory import Cifar10Config
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "vision"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.common.splits import SPLITS, hash_split
-from hrt_modalities.vision.files import ImageFiles, ImageFolderConfig
 from PIL import Image
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_modalities.common.splits import SPLITS, hash_split
+from hrt_modalities.vision.files import ImageFiles, ImageFolderConfig
 
 
 def put(path: Path, shade: int = 0, size: tuple[int, int] = (5, 4)) -> None:

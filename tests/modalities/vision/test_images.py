@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, features
+
+from hrt_mm.core.errors import BadSample
 from hrt_modalities.vision.images import (
     FORMATS,
     SUFFIXES,
@@ -19,9 +22,6 @@ from hrt_modalities.vision.images import (
     to_tensor,
     with_channels,
 )
-from PIL import Image, features
-
-from hrt_mm.core.errors import BadSample
 
 
 def saved(folder: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hrt_modalities.common.splits import SPLITS
-from hrt_modalities.vision.files import ImageFiles
-from hrt_modalities.vision.manifest import ImageManifestConfig
 from PIL import Image
 
 from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_modalities.common.splits import SPLITS
+from hrt_modalities.vision.files import ImageFiles
+from hrt_modalities.vision.manifest import ImageManifestConfig
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.common.splits import SPLITS
-from hrt_modalities.vision.memory import Cifar10Config, DigitsConfig, FashionMnistConfig, ImagesInMemory, MnistConfig
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError
+from hrt_modalities.common.splits import SPLITS
+from hrt_modalities.vision.memory import Cifar10Config, DigitsConfig, FashionMnistConfig, ImagesInMemory, MnistConfig
 
 
 def write_idx(folder: Path, prefix: str, count: int, labels: int | None = None) -> None:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hrt_modalities.vision import VisionConfig, VisionTokenizer
-from hrt_modalities.vision.stems import BackboneEmbedding, ConvPatchEmbedding
 from pydantic import ValidationError
 from torch import nn
 
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.core.grids import Sizes, nested_order
 from hrt_mm.core.tokens import Tokens
+from hrt_modalities.vision import VisionConfig, VisionTokenizer
+from hrt_modalities.vision.stems import BackboneEmbedding, ConvPatchEmbedding
 
 BLOCKS: tuple[Sizes, ...] = ((2, 2), (4, 4))
 STEMS = [

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hrt_modalities.vision import Vision, VisionConfig, VisionTokenizer
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.grids import Sizes, nested_coords
 from hrt_mm.data.registry import modalities
+from hrt_modalities.vision import Vision, VisionConfig, VisionTokenizer
 
 BLOCKS: tuple[Sizes, ...] = ((2, 2), (4, 4))
 SIZES = [(8, 8), (1, 1), (5, 13), (8, 8), (1, 17), (9, 1), (16, 12)]

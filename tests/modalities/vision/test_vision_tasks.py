@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from hrt_modalities.vision import VisionConfig, VisionTokenizer
-from hrt_modalities.vision.memory import DigitsConfig
 from torch import Tensor, nn
 
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.tasks import Batch, Classification, ClassificationConfig, Masked, MaskedConfig
 from hrt_mm.tasks.masked import hide, mask_units
+from hrt_modalities.vision import VisionConfig, VisionTokenizer
+from hrt_modalities.vision.memory import DigitsConfig
 
 STEMS: list[dict[str, Any]] = [
     {"type": "linear"},

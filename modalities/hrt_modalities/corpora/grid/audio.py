@@ -87,6 +87,3 @@ class GridAudioConfig(JoinableConfig):
         if self.alignments is None and self.aligned != GridAudioConfig.model_fields["aligned"].default:
             raise ValueError("aligned has no effect without alignments; set it, or drop the key")
         return self
-
-
-GridConfig = GridAudioConfig

@@ -51,6 +51,3 @@ class GridVideoConfig(ClipsConfig):
             return tuple(text.split())
         silent = None if self.label == "slots" else SILENCE
         return tuple(silent if interval.label == SILENCE else interval.label for interval in sentence.words)
-
-
-GridConfig = GridVideoConfig
