@@ -161,15 +161,15 @@ def write(
 
     target, kind = (str(path), None) if isinstance(path, Path) else (path, "mp4")
     with av.open(target, "w", format=kind) as container:
+        # For the same bytes each time: with AVX-512 the macroblock tree of libx264 reads memory that it has not written
+        # where frames are this small, and more threads give other bytes.
+        options = {"x264-params": "mbtree=0"} | options
         stream: Any = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000), options=options)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
-        # With more threads the same frames give other bytes.
         stream.codec_context.thread_count = 1
         for pixels in frames:
-            # Converted here: where PyAV's encoder converts, libx264's output varies with what memory held before.
-            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=stream.pix_fmt)
-            container.mux(stream.encode(frame))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(stream.encode())
 
 
