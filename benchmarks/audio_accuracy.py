@@ -28,15 +28,15 @@ def build(name: str, data: Data) -> Classifier:
     """A contender."""
     config = load_config(CONFIGS[name])
     assert data.classes is not None
-    own = config.single.modality.build()
-    assert isinstance(own, AudioTokenizer)
+    tokenizer = config.single.modality.build()
+    assert isinstance(tokenizer, AudioTokenizer)
     dropout = float(getattr(config.task, "dropout", 0.0))
-    pooled = Pooled(config.single.model, own)
+    pooled = Pooled(config.single.model, tokenizer)
     if name != "AST-like":
         return Classifier(pooled, config.single.model.levels[-1].dim, len(data.classes), dropout)
     target = sum(weight.numel() for weight in pooled.parameters())
     depth = sum(level.depth for level in config.single.model.levels)
-    model = patches.fitted(own.config.mels, own.config.stem.frames, depth, target)
+    model = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, target)
     return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
 
 

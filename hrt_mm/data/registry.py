@@ -91,14 +91,14 @@ def joint_datasets() -> dict[str, type[DatasetConfig]]:
 @cache
 def datasets_of(modality: str) -> dict[str, type[DatasetConfig]]:
     """The datasets of an installed modality by type: its own, and those that packages add to it."""
-    own = {name: dataset for dataset in modalities()[modality].datasets for name in types_of(dataset)}
+    listed = {name: dataset for dataset in modalities()[modality].datasets for name in types_of(dataset)}
 
     def load(entry: EntryPoint) -> type[DatasetConfig]:
-        if entry.name in own:
+        if entry.name in listed:
             raise ConfigError(f"the modality {modality!r} has a dataset of that type itself; rename one")
         return _subclass(entry, DatasetConfig)
 
-    return own | _installed(f"{JOINT_GROUP}.{modality}", "dataset", load)
+    return listed | _installed(f"{JOINT_GROUP}.{modality}", "dataset", load)
 
 
 @cache

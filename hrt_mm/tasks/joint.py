@@ -91,13 +91,13 @@ class JointCollator(Collator):
         """
         for sample in samples:
             self._check(sample)
-        found: dict[str, TowerTokens] = {}
+        towers: dict[str, TowerTokens] = {}
         for name, tokenizer in self.tokenizers.items():
-            places = [place for place, sample in enumerate(samples) if sample.value.get(name) is not None]
-            if places:
-                tokens = tokenizer([samples[place].value[name] for place in places])
-                found[name] = TowerTokens(tokens, torch.tensor(places), contents(tokens))
-        return found
+            indices = [index for index, sample in enumerate(samples) if sample.value.get(name) is not None]
+            if indices:
+                tokens = tokenizer([samples[index].value[name] for index in indices])
+                towers[name] = TowerTokens(tokens, torch.tensor(indices), contents(tokens))
+        return towers
 
     def _check(self, sample: Sample) -> None:
         towers = ", ".join(self.tokenizers)

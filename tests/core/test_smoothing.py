@@ -27,8 +27,8 @@ def looped(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
     rows: list[Tensor] = []
     for first, last in zip(samples.host.tolist(), samples.host[1:].tolist(), strict=False):
         for at in range(first, last):
-            chance = prob_G[at]
-            rows.append(z_GD[at] if at == first else chance * z_GD[at] + (1 - chance) * rows[-1])
+            prob = prob_G[at]
+            rows.append(z_GD[at] if at == first else prob * z_GD[at] + (1 - prob) * rows[-1])
     return torch.stack(rows) if rows else z_GD
 
 
@@ -43,31 +43,31 @@ def drawn(lengths: list[int], dtype: torch.dtype = torch.float64) -> tuple[Tenso
 def test_it_equals_the_loop_with_its_gradients(lengths: list[int]) -> None:
     z_GD, prob_G, samples = drawn(lengths)
     weight_GD = torch.randn(z_GD.shape, dtype=torch.float64)
-    found = []
+    results = []
     for function in (smooth, looped):
-        z, chance = z_GD.clone().requires_grad_(), prob_G.clone().requires_grad_()
-        out = function(z, chance, samples)
+        z, prob = z_GD.clone().requires_grad_(), prob_G.clone().requires_grad_()
+        out = function(z, prob, samples)
         (out * weight_GD).sum().backward()
-        found.append((out.detach(), z.grad, chance.grad if chance.grad is not None else torch.zeros_like(chance)))
-    for own, wanted in zip(*found, strict=True):
-        assert own is not None and wanted is not None
-        torch.testing.assert_close(own, wanted, rtol=0, atol=1e-12)
+        results.append((out.detach(), z.grad, prob.grad if prob.grad is not None else torch.zeros_like(prob)))
+    for actual, expected in zip(*results, strict=True):
+        assert actual is not None and expected is not None
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("lengths", [[4, 0, 1, 6], [1, 1]], ids=str)
 def test_gradients_are_exact(lengths: list[int]) -> None:
     z_GD, prob_G, samples = drawn(lengths)
     inputs = (z_GD.requires_grad_(), prob_G.requires_grad_())
-    assert torch.autograd.gradcheck(lambda z, chance: smooth(z, chance, samples), inputs, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda z, chance: smooth(z, chance, samples), inputs)
+    assert torch.autograd.gradcheck(lambda z, prob: smooth(z, prob, samples), inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda z, prob: smooth(z, prob, samples), inputs)
 
 
-@pytest.mark.parametrize("chance", [0.0, 1.0])
-def test_sure_boundaries_change_nothing_and_denied_ones_hold_the_first(chance: float) -> None:
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_sure_boundaries_change_nothing_and_denied_ones_hold_the_first(prob: float) -> None:
     z_GD, _, samples = drawn([5, 3])
-    out_GD = smooth(z_GD, torch.full((8,), chance, dtype=torch.float64), samples)
+    out_GD = smooth(z_GD, torch.full((8,), prob, dtype=torch.float64), samples)
     firsts = z_GD[[0, 0, 0, 0, 0, 5, 5, 5]]
-    torch.testing.assert_close(out_GD, z_GD if chance else firsts, rtol=0, atol=0)
+    torch.testing.assert_close(out_GD, z_GD if prob else firsts, rtol=0, atol=0)
 
 
 def test_half_precision_is_summed_in_full() -> None:

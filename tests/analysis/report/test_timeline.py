@@ -27,14 +27,14 @@ def test_levels_and_labels_are_drawn_in_seconds() -> None:
     torch.nn.init.normal_(task.head.weight, std=5)
     tokens = tokenizer([Audio(torch.randn(16000), 16000)])
     with torch.no_grad():
-        found = recognized(task.eval(), task.encoder(tokens), 0.01)
+        words = recognized(task.eval(), task.encoder(tokens), 0.01)
         pyramid = Encoder(model, tokenizer)(tokens)
-    assert set(found) == {"words"} and found["words"]
-    assert all(0 <= start < end <= 1.0 and label in "ab" for start, end, label in found["words"])
+    assert set(words) == {"words"} and words["words"]
+    assert all(0 <= start < end <= 1.0 and label in "ab" for start, end, label in words["words"])
     known = {"words": [(0.1, 0.45, "größe"), (0.45, 0.9, "$x$")], "phonemes": [(0.1, 0.2, "g")]}
     view = View(tokenizer, tokens, AudioModality.figures())
     with style():
-        figure = draw_timeline(view, pyramid, 0.01, known, found, "one.wav")
+        figure = draw_timeline(view, pyramid, 0.01, known, words, "one.wav")
         figure.canvas.draw()
     above, below = figure.axes
     rows = [label.get_text() for label in below.get_yticklabels()]
