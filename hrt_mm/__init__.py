@@ -1,23 +1,23 @@
 """Hierarchical Resolution Transformers over text, images, speech and video.
 
-``import hrt_mm`` loads the core alone; training, data and inference are loaded when they are first used.
+``import hrt_mm`` imports nothing heavy: what it exports is loaded when it is first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .core.attention import attend
-from .core.errors import BackendError, BadSample, ConfigError, UserError
-from .core.hierarchy import Hierarchy, Transformer
 from .core.lazy import lazy_exports
-from .core.levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
-from .core.pyramid import Pyramid
-from .core.spans import Spans
-from .core.tokens import Tokens
 
 if TYPE_CHECKING:
     from .config import load_config
+    from .core.attention import attend
+    from .core.errors import BackendError, BadSample, ConfigError, UserError
+    from .core.hierarchy import Hierarchy, Transformer
+    from .core.levels import CrossScale, FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
+    from .core.pyramid import Pyramid
+    from .core.spans import Spans
+    from .core.tokens import Tokens
     from .data import Dataset, Modality, Tokenizer
     from .inference import load_run
     from .train.loop import train
@@ -26,6 +26,13 @@ else:
         __name__,
         {
             ".config": ("load_config",),
+            ".core.attention": ("attend",),
+            ".core.errors": ("BackendError", "BadSample", "ConfigError", "UserError"),
+            ".core.hierarchy": ("Hierarchy", "Transformer"),
+            ".core.levels": ("CrossScale", "FixedGroups", "GivenGroups", "HierarchyConfig", "LearnedGroups", "Level"),
+            ".core.pyramid": ("Pyramid",),
+            ".core.spans": ("Spans",),
+            ".core.tokens": ("Tokens",),
             ".data": ("Dataset", "Modality", "Tokenizer"),
             ".inference": ("load_run",),
             ".train": ("train",),

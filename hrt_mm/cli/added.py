@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..data.registry import Command, commands
 from .arguments import Commands, command
-from .data import SHOW
+
+if TYPE_CHECKING:
+    from ..data.registry import Command
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ def add(parsers: Commands) -> None:
 
 
 def _grouped(builtin: Commands) -> dict[str, dict[str, Command]]:
+    from ..data.registry import commands
+    from .data import SHOW
+
     groups = {"data": {"show": SHOW}}
     for registered, plugin in commands().items():
         group, _, name = plugin.name.partition(" ")

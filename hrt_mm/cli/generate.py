@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
-from ..data.capabilities import ByteCounting, Generative
 from .arguments import Commands, add_overrides, command
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def _context(run: TrainedRun, prompt: str | bytes) -> int | None:
     For tokens of several bytes, it is estimated from the bytes per token of the prompt.
     """
     import torch
+
+    from ..data.capabilities import ByteCounting, Generative
 
     context: int | None = getattr(run.config.data, "context", None)
     tokenizer = run.tokenizer

@@ -15,15 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..core.errors import UserError
 from .files import special
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 Content = bytes
