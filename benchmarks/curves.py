@@ -81,7 +81,7 @@ def curves(
             best = max(trials, key=lambda rate: trials[rate]) if trials else rates[0]
             model = made(build, data)
             curve = trained(model, data, config, best, seconds, evaluation["test"], 2 if quick else POINTS)
-            size = sum(own.numel() for own in model.parameters())
+            size = sum(item.numel() for item in model.parameters())
             results[name] = {"rate": best, "trials": trials, "parameters": size, "curve": curve}
             print(f"{name}: {curve[-1][2]:.1%} after {curve[-1][0]:.0f} s", file=sys.stderr, flush=True)
     return results
@@ -169,11 +169,11 @@ def table(results: dict[str, Any], what: str) -> str:
     body = [
         [
             name,
-            f"{own['parameters']:,}",
-            f"{own['rate']:g}",
-            f"{own['curve'][-1][1]:,.0f}",
-            *(f"{point[2]:.1%}" for point in own["curve"]),
+            f"{item['parameters']:,}",
+            f"{item['rate']:g}",
+            f"{item['curve'][-1][1]:,.0f}",
+            *(f"{point[2]:.1%}" for point in item["curve"]),
         ]
-        for name, own in results.items()
+        for name, item in results.items()
     ]
     return f"Accuracy on {what}, by seconds of computing on one thread:\n\n{markdown(head, body)}"

@@ -41,11 +41,11 @@ class DenseHierarchy(nn.Module):
     @property
     def multiple(self) -> int:
         """What padded lengths are multiples of."""
-        found, step = 1, 1
+        result, step = 1, 1
         for level in self.levels:
-            found = math.lcm(found, step * (level.window if isinstance(level.window, int) else 1))
+            result = math.lcm(result, step * (level.window if isinstance(level.window, int) else 1))
             step *= _stride(level)
-        return math.lcm(found, step)
+        return math.lcm(result, step)
 
     def forward(self, x_BLD: Tensor, real_BL: Tensor | None = None) -> list[Tensor]:
         """The tokens of every level.
@@ -54,18 +54,18 @@ class DenseHierarchy(nn.Module):
             x_BLD: padded samples.
             real_BL: bool, false at padding; absent where there is none.
         """
-        place = torch.arange(x_BLD.shape[1], device=x_BLD.device, dtype=torch.float32)
-        place = place if real_BL is None else place.expand(real_BL.shape)
+        position = torch.arange(x_BLD.shape[1], device=x_BLD.device, dtype=torch.float32)
+        position = position if real_BL is None else position.expand(real_BL.shape)
         levels, step = [], 1
         for index, stage in enumerate(self.stages):
-            x_BLD = _stage(stage, x_BLD, place / step, real_BL)
+            x_BLD = _stage(stage, x_BLD, position / step, real_BL)
             levels.append(rms_norm(x_BLD))
             if index + 1 == len(self.stages):
                 break
             transition = self.transitions[index]
             stride = _stride(stage.level)
             x_BLD = transition.merge(rms_norm(_pool(x_BLD, stride, real_BL)))
-            place = _pool(place[..., None], stride, real_BL)[..., 0]
+            position = _pool(position[..., None], stride, real_BL)[..., 0]
             real_BL = real_BL if real_BL is None else real_BL.unflatten(1, (-1, stride)).any(-1)
             step *= stride
         return levels

@@ -91,11 +91,11 @@ def nearest_accuracy(known: Recordings, tested: Recordings) -> float:
     The log-mel frames of each sound are averaged to ``STRETCHES`` parts of its length, less their mean and over their
     deviation.
     """
-    known_NF, tested_NF = (coarse(own) for own in (known, tested))
+    known_NF, tested_NF = (coarse(element) for element in (known, tested))
     near = torch.cdist(tested_NF, known_NF).argmin(1).tolist()
     labels = [known.items[index].target for index in near]
     pairs = zip(labels, (item.target for item in tested.items), strict=True)
-    return fmean(float(found == true) for found, true in pairs)
+    return fmean(float(result == true) for result, true in pairs)
 
 
 def coarse(sounds: Recordings) -> Tensor:

@@ -36,15 +36,15 @@ def compare(
         rest[name] = max(0.0, wall - sum(spent[name].values()))
     first, second = spent
     operators = sorted(
-        {name for found in spent.values() for name in found},
+        {name for result in spent.values() for name in result},
         key=lambda name: -abs(spent[first].get(name, 0) - spent[second].get(name, 0) / gain),
     )
     pairs = {name: (spent[first].get(name, 0.0), spent[second].get(name, 0.0)) for name in operators[:most]}
     pairs["all operators"] = sum(spent[first].values()), sum(spent[second].values())
     pairs["outside operators"] = rest[first], rest[second]
     return [
-        {"operator": name, first: own, second: other, "over_ideal": own - other / gain}
-        for name, (own, other) in pairs.items()
+        {"operator": name, first: item, second: other, "over_ideal": item - other / gain}
+        for name, (item, other) in pairs.items()
     ]
 
 

@@ -76,9 +76,9 @@ def shallow(train: JointRows, test: JointRows) -> dict[str, Measured]:
     from sklearn.svm import SVC
 
     samples = {split: [data[index] for index in range(len(data))] for split, data in (("train", train), ("test", test))}
-    texts = {split: [re.sub(r"\W+", " ", one.value["text"]) for one in own] for split, own in samples.items()}
-    pixels = {split: np.stack([_pixels(one.value["image"]) for one in own]) for split, own in samples.items()}
-    labels = {split: [one.label for one in own] for split, own in samples.items()}
+    texts = {split: [re.sub(r"\W+", " ", one.value["text"]) for one in item] for split, item in samples.items()}
+    pixels = {split: np.stack([_pixels(one.value["image"]) for one in item]) for split, item in samples.items()}
+    labels = {split: [one.label for one in item] for split, item in samples.items()}
     begun = time.process_time()
     words = TfidfVectorizer()
     reader = LogisticRegression(C=10, max_iter=2000).fit(words.fit_transform(texts["train"]), labels["train"])
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> Result:
     assert isinstance(data["train"], JointRows) and isinstance(data["test"], JointRows)
     peers = shallow(data["train"], data["test"])
     named = (("fused", fused), ("trained alone", single), ("scikit-learn", peers))
-    rows = [Row(sizes={"model": name}, contenders=found, ratios={}) for name, found in named]
+    rows = [Row(sizes={"model": name}, contenders=result, ratios={}) for name, result in named]
     counts = Counter(entry.target for entry in data["test"].entries)
     return Result(
         name=NAME,

@@ -211,8 +211,8 @@ def _exact(collection: Collection, queries_QD: np.ndarray, results: list[list[Hi
         expected.append(exact.search(query_D[None], K)[1][0])
         seconds.append(time.perf_counter() - start)
     hits = [
-        len({hit.row.id for hit in own} & {f"v{position}" for position in true})
-        for own, true in zip(results, expected, strict=True)
+        len({hit.row.id for hit in item} & {f"v{position}" for position in true})
+        for item, true in zip(results, expected, strict=True)
     ]
     return 4 * collection.vectors_ND.size, float(np.median(seconds)), float(np.mean(hits)) / K
 

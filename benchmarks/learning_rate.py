@@ -114,7 +114,7 @@ def _row(lr: float, memory: Mapping[str, Memory | None], settings: Mapping[str, 
                 trainers[name].step(train[0][chosen], train[1][chosen])
         for name, trainer in trainers.items():
             finished[name].append(trainer)
-    contenders = {name: _measured(found, test, memory[name]) for name, found in finished.items()}
+    contenders = {name: _measured(result, test, memory[name]) for name, result in finished.items()}
     seconds = {name: one.seconds for name, one in contenders.items()}
     ratios = {}
     if seconds["flat"] and seconds["hierarchy"]:

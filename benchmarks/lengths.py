@@ -73,7 +73,7 @@ class Contest:
         settings = self.settings(options)
         dtype = "bfloat16" if options.device.type == "cuda" else "float32"
         sizes: list[Sizes] = [{"mode": mode, "dtype": dtype, self.unit: length} for mode in MODES for length in lengths]
-        rows = [self.row(prepare, own, settings) for own in sizes]
+        rows = [self.row(prepare, item, settings) for item in sizes]
         details: dict[str, Any] = {"parameters": dict(parameters)}
         if accuracy is not None:
             details["accuracy"] = accuracy()

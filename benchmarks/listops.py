@@ -139,7 +139,7 @@ def _measured(runs: list[Finished]) -> Measured:
 
 def _bars(results: dict[str, list[Finished]]) -> list[Bar]:
     pairs = zip(results["hierarchy"], results["flat"], strict=True)
-    leads = [own.metric("test/accuracy") - other.metric("test/accuracy") for own, other in pairs]
+    leads = [item.metric("test/accuracy") - other.metric("test/accuracy") for item, other in pairs]
     claim = f"short, test accuracy over flat's at equal time: least lead of {len(leads)} seed(s)"
     bars = [Bar(claim=claim, goal=f"{MARGIN:.0%} or more", measured=f"{min(leads):+.1%}", met=min(leads) >= MARGIN)]
     sizes = [results[name][0].summary["parameters"] for name in ("hierarchy", "flat")]

@@ -339,11 +339,11 @@ def run(options: argparse.Namespace) -> Result:
         quick=options.quick,
         settings={"context": options.context, "batch": options.batch, "seconds": seconds, "probe_seconds": probe}
         | {"packages": {name: version(package) for name, package in PEERS.items() if name in names}},
-        checks={f"{name}, causality": own["causal_error"] for name, own in results.items()},
+        checks={f"{name}, causality": item["causal_error"] for name, item in results.items()},
         rows=rows,
         bars=[] if options.quick else _bars(results),
         details={
-            "curves": {name: own["curve"] for name, own in results.items()},
+            "curves": {name: item["curve"] for name, item in results.items()},
             "probes": {f"{name} at {rate:g}": value for (name, rate), value in probes.items()},
         },
         **environment(options.device),

@@ -99,8 +99,8 @@ def chance(label: str) -> dict[str, float]:
     root = Path(os.environ["HRT_MM_DATA"]) / "peps"
     data = PepsConfig.model_validate({"type": "peps", "root": root, "label": label})
     splits = {split: data.build(split) for split in ("train", "test")}
-    commonest = Counter(own for _, own, _ in splits["train"].rows).most_common(1)[0][0]
-    labels = [own for _, own, _ in splits["test"].rows]
+    commonest = Counter(item for _, item, _ in splits["train"].rows).most_common(1)[0][0]
+    labels = [item for _, item, _ in splits["test"].rows]
     share = labels.count(commonest) / len(labels)
     return {"accuracy": share, "macro_f1": 2 * share / (1 + share) / len(set(labels))}
 

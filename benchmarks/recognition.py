@@ -203,7 +203,7 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
     truth = true_words(run, most)
     dataset = build_dataset(run.config, "test")
     assert isinstance(run.task, CTC)
-    hits = found = true = 0
+    hits = result = true = 0
     errors = Errors()
     for index in range(min(most or len(dataset), len(dataset))):
         sample = dataset[index]
@@ -216,7 +216,7 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
                 spot_keyword(run.task, pyramid, keyword, threshold, finer=run.task.finer is not None)[0],
                 key=lambda one: -(one.score or 0.0),
             ):
-                found += 1
+                result += 1
                 middle = (one.start + one.end) / 2
                 inside = [word for word in left if word[0] <= middle < word[1] and word[2] == keyword]
                 if inside:
@@ -225,8 +225,8 @@ def spotting(run: TrainedRun, most: int | None, threshold: float) -> dict[str, f
                     errors.starts.append(one.start - inside[0][0])
                     errors.ends.append(one.end - inside[0][1])
     shares: dict[str, float | None] = {
-        "spotted f1": 2 * hits / max(1, found + true),
-        "spotted precision": hits / max(1, found),
+        "spotted f1": 2 * hits / max(1, result + true),
+        "spotted precision": hits / max(1, result),
         "spotted recall": hits / max(1, true),
         "true words": true,
     }
@@ -328,7 +328,7 @@ def bars(scores: dict[str, dict[str, float | None]]) -> list[Bar]:
 
 def tables(result: Result) -> str:
     """The result as Markdown."""
-    found = {name: measured for row in result.rows for name, measured in row.contenders.items()}
+    results = {name: measured for row in result.rows for name, measured in row.contenders.items()}
     rates = markdown(
         ["run", "minutes", "parameters", "steps", "words wrong", "phonemes wrong", "sentences right"],
         [
@@ -338,10 +338,10 @@ def tables(result: Result) -> str:
                 *(f"{one.scores[key]:,.0f}" for key in ("parameters", "steps")),
                 *(_percent(one.scores.get(key)) for key in RATES),
             ]
-            for name, one in found.items()
+            for name, one in results.items()
         ],
     )
-    timed = {name: one for name, one in found.items() if "found f1 20 ms" in one.scores}
+    timed = {name: one for name, one in results.items() if "found f1 20 ms" in one.scores}
     times = markdown(
         [
             "boundaries of words, F1",
@@ -368,8 +368,8 @@ def tables(result: Result) -> str:
         ],
     )
     parts = [rates, times] if timed else [rates]
-    if "digits" in found:
-        digits = found["digits"].scores
+    if "digits" in results:
+        digits = results["digits"].scores
         parts.append(
             f"Digits spotted in strings, {digits['true words']:,.0f} of them: F1 {digits['spotted f1']:.3f}, precision "
             f"{digits['spotted precision']:.3f}, recall {digits['spotted recall']:.3f} at a threshold of "

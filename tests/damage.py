@@ -86,7 +86,7 @@ def try_all(
             path.write_bytes(changed)
             message = ""
             try:
-                found = use()
+                result = use()
             except UserError as error:
                 message = str(error)
             except Exception as error:
@@ -94,7 +94,7 @@ def try_all(
             if message:
                 assert (names or path.name) in message, f"{path.name}, {what}: {message}"
             else:
-                assert not same or found == right, f"{path.name}, {what}: it is read as something else"
+                assert not same or result == right, f"{path.name}, {what}: it is read as something else"
     finally:
         path.write_bytes(data)
 

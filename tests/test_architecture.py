@@ -69,37 +69,37 @@ def found() -> list[Import]:
     return list(imports())
 
 
-@pytest.mark.parametrize("layers", [("hrt_mm", *HRT_MM), ("hrt_modalities", *HRT_MODALITIES)], ids=lambda own: own[0])
+@pytest.mark.parametrize("layers", [("hrt_mm", *HRT_MM), ("hrt_modalities", *HRT_MODALITIES)], ids=lambda item: item[0])
 def test_a_layer_imports_only_those_below_it(layers: tuple[str, ...], found: list[Import]) -> None:
     top, *order = layers
-    place = {layer: height for height, layer in enumerate(order)}
-    inner = [own for own in found if own.package[0] == top and own.module[0] == top and len(own.package) > 1]
+    index = {layer: height for height, layer in enumerate(order)}
+    inner = [item for item in found if item.package[0] == top and item.module[0] == top and len(item.package) > 1]
     assert len(inner) > 100
-    for own in inner:
+    for item in inner:
         # `import hrt_mm` alone asks for where it lies, and `from hrt_mm import __version__` for its version.
-        if len(own.module) == 1 or own.module[1].startswith("__"):
+        if len(item.module) == 1 or item.module[1].startswith("__"):
             continue
-        layer, target = own.package[1], own.module[1]
-        assert target in place, f"{own.where} imports {'.'.join(own.module)}, which is in no layer"
-        assert place[target] <= place[layer], f"{own.where}: {layer} imports {target}, which stands above it"
+        layer, target = item.package[1], item.module[1]
+        assert target in index, f"{item.where} imports {'.'.join(item.module)}, which is in no layer"
+        assert index[target] <= index[layer], f"{item.where}: {layer} imports {target}, which stands above it"
 
 
 def test_hrt_mm_imports_no_modality(found: list[Import]) -> None:
-    for own in found:
-        assert own.package[0] != "hrt_mm" or own.module[0] != "hrt_modalities", own.where
+    for item in found:
+        assert item.package[0] != "hrt_mm" or item.module[0] != "hrt_modalities", item.where
 
 
 def test_modalities_import_the_core_and_the_contracts_alone(found: list[Import]) -> None:
-    for own in found:
-        if own.package[0] == "hrt_modalities" and own.module[0] == "hrt_mm" and own.package[-1] not in APPLICATIONS:
-            assert own.module[1] in FOR_ALL, f"{own.where}: {own.package[-1]} imports {'.'.join(own.module)}"
+    for item in found:
+        if item.package[0] == "hrt_modalities" and item.module[0] == "hrt_mm" and item.package[-1] not in APPLICATIONS:
+            assert item.module[1] in FOR_ALL, f"{item.where}: {item.package[-1]} imports {'.'.join(item.module)}"
 
 
 def test_the_core_imports_few_libraries(found: list[Import]) -> None:
     allowed = CORE_LIBRARIES | {"hrt_mm"} | sys.stdlib_module_names
-    for own in found:
-        if own.package == ("hrt_mm", "core"):
-            assert own.module[0] in allowed or own.module[0] == "flash_attn", f"{own.where} imports {own.module[0]}"
+    for item in found:
+        if item.package == ("hrt_mm", "core"):
+            assert item.module[0] in allowed or item.module[0] == "flash_attn", f"{item.where} imports {item.module[0]}"
 
 
 def test_no_file_lies_loose() -> None:
@@ -119,10 +119,10 @@ def test_tests_mirror_the_packages() -> None:
 
 
 def test_public_class_names_are_unique() -> None:
-    places: dict[str, list[str]] = {}
+    positions: dict[str, list[str]] = {}
     for folder in (ROOT / "hrt_mm", ROOT / "modalities" / "hrt_modalities"):
         for path in sorted(folder.rglob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    assert not {name: where for name, where in places.items() if len(where) > 1}
+                    positions.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: where for name, where in positions.items() if len(where) > 1}

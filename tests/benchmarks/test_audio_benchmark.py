@@ -30,12 +30,12 @@ def test_a_quick_run_measures_and_trains_all(tmp_path: Path, monkeypatch: pytest
         assert set(row.contenders) == set(audio.CONTENDERS)
         assert all(one.seconds for one in row.contenders.values())
         assert row.ratios.keys() == {"flat/hierarchy seconds", "AST-like/hierarchy seconds"}
-    found = result.details["accuracy"]
-    assert found.keys() == set(audio.CONTENDERS)
-    sizes = [own["parameters"] for own in found.values()]
+    results = result.details["accuracy"]
+    assert results.keys() == set(audio.CONTENDERS)
+    sizes = [item["parameters"] for item in results.values()]
     assert max(sizes) / min(sizes) < 1.02
-    for own in found.values():
-        (first, steps, _), (last, more, accuracy) = own["curve"]
+    for item in results.values():
+        (first, steps, _), (last, more, accuracy) = item["curve"]
         assert first < last and steps <= more and 0 <= accuracy <= 1
     assert "after" in audio.tables(result)
 
@@ -55,7 +55,7 @@ def test_what_is_too_slow_or_too_large_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(contest, "peak_bytes", stopped)
     settings = {"quick": True, "device": "cpu", "memory": True, "limit_seconds": 7.0, "budget_seconds": 0.0}
     row = audio.CONTEST.row(audio.prepare, {"mode": "inference", "dtype": "float32", "seconds": 0.5}, settings)
-    assert [own.note for own in row.contenders.values()] == ["", "over 7 s", "out of memory"]
+    assert [item.note for item in row.contenders.values()] == ["", "over 7 s", "out of memory"]
     assert row.contenders["flat"].seconds is None and row.contenders["hierarchy"].seconds
     assert audio.CONTEST.cells(row)[2:4] == ["over 7 s", "out of memory"]
 
@@ -74,7 +74,7 @@ def test_patches_take_sounds_of_any_length() -> None:
     tokens = Tokens.pack([torch.randn(length, 80) for length in (1, 7, 90)])
     assert model(tokens).shape == (3, 48)
     fitted = patches.fitted(40, 2, 3, 1_000_000)
-    assert sum(own.numel() for own in fitted.parameters()) == pytest.approx(1_000_000, rel=0.02)
+    assert sum(item.numel() for item in fitted.parameters()) == pytest.approx(1_000_000, rel=0.02)
 
 
 def test_accuracy_counts_what_is_right() -> None:
@@ -82,6 +82,6 @@ def test_accuracy_counts_what_is_right() -> None:
         def forward(self, tokens: Tokens) -> torch.Tensor:
             return torch.stack([x_TF[0] for x_TF in tokens.split()])
 
-    first, second = Tokens.pack([torch.eye(3)[[place]] for place in (0, 1)]), Tokens.pack([torch.eye(3)])
+    first, second = Tokens.pack([torch.eye(3)[[index]] for index in (0, 1)]), Tokens.pack([torch.eye(3)])
     held = [(first, torch.tensor([0, 2])), (second, torch.tensor([0]))]
     assert curves.accuracy(Told(), held) == pytest.approx(2 / 3)  # type: ignore[arg-type]

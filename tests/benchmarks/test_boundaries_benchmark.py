@@ -51,13 +51,13 @@ def test_prose_is_the_running_text_of_docstrings(tmp_path: Path) -> None:
 
 
 def test_windows_hold_whole_paragraphs() -> None:
-    found = list(boundaries.windows(["a" * 30, "b" * 30, "c" * 200, "d"], 70))
-    assert [text.content for text in found] == [
+    result = list(boundaries.windows(["a" * 30, "b" * 30, "c" * 200, "d"], 70))
+    assert [text.content for text in result] == [
         b"a" * 30 + b"\n\n" + b"b" * 30 + b"\n",
         b"c" * 69 + b"\n",
         b"d\n",
     ]
-    assert all(text.documents == (0,) for text in found)
+    assert all(text.documents == (0,) for text in result)
     assert list(boundaries.windows([], 70)) == []
 
 

@@ -17,9 +17,9 @@ TINY = {**models.TINY, "device": "cpu"}
 
 @pytest.mark.parametrize("lengths", ["uniform", "ragged"])
 def test_packed_and_dense_are_the_same_model(lengths: str) -> None:
-    found = overhead.check({"batch": 4, "tokens": 128, "lengths": lengths, "dtype": "float32"}, TINY)
-    assert len(found) == 2
-    assert all(value < 1e-4 for value in found.values())
+    result = overhead.check({"batch": 4, "tokens": 128, "lengths": lengths, "dtype": "float32"}, TINY)
+    assert len(result) == 2
+    assert all(value < 1e-4 for value in result.values())
 
 
 def test_padded_lengths_are_multiples_of_every_window_and_stride() -> None:

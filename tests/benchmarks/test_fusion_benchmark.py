@@ -30,10 +30,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[tuple[str,
         words = dict(word.split("=", 1) for word in overrides)
         noise = -float(words.get("data.noise_db", 0)) / 20
         sound = 0.9 - noise - 0.1 * (words.get("data.noise") == "babble")
-        found = {"[]": 0.95 - 0.2 * noise, "[video]": sound, "[audio]": 0.6}[words["task.without"]]
+        result = {"[]": 0.95 - 0.2 * noise, "[video]": sound, "[audio]": 0.6}[words["task.without"]]
         if folder.name == "gated" and words["task.without"] == "[]" and noise == 0.5 and "babble" in str(words):
-            found = 0.55
-        return {"test/accuracy": found}
+            result = 0.55
+        return {"test/accuracy": result}
 
     monkeypatch.setenv("HRT_MM_DATA", "/data")
     monkeypatch.setattr("benchmarks.runs.trained", train)

@@ -65,9 +65,9 @@ def test_a_failing_test_fails_the_check_and_its_output_is_kept(
     monkeypatch.setattr(gpu_check, "BENCHMARKS", {})
     path = marked / "result.json"
     assert call("--device", "cpu", "--quick", "--json", str(path), "--tests", str(marked)) == 1
-    found = read(path).details["pytest"]
-    assert found["counts"]["failures"] == 1
-    assert "assert 1 == 2" in found["output"]
+    result = read(path).details["pytest"]
+    assert result["counts"]["failures"] == 1
+    assert "assert 1 == 2" in result["output"]
     assert "FAILED: tests marked gpu" in capsys.readouterr().out
 
 
@@ -80,6 +80,6 @@ def test_no_marked_test_at_all_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_part_that_takes_too_long_is_stopped() -> None:
-    found = gpu_check.call(["sleep", "30"], 0.2)
-    assert found["exit_code"] is None
-    assert found["outcome"] == "stopped after 0.2 s"
+    result = gpu_check.call(["sleep", "30"], 0.2)
+    assert result["exit_code"] is None
+    assert result["outcome"] == "stopped after 0.2 s"

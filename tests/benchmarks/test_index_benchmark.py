@@ -24,9 +24,9 @@ def test_a_quick_run_builds_kills_appends_and_compares(tmp_path: Path) -> None:
     flat, graph = (row.contenders["index"] for row in result.rows)
     assert flat.scores["recall@10"] == 1
     assert 0.5 < (graph.scores["recall@10"] or 0) <= 1
-    for own in (flat, graph):
-        assert own.scores["added found first"] is not None and own.scores["added found first"] > 0.9
-        assert own.seconds and own.scores["build seconds"]
+    for item in (flat, graph):
+        assert item.scores["added found first"] is not None and item.scores["added found first"] > 0.9
+        assert item.seconds and item.scores["build seconds"]
     assert (graph.bytes or 0) > 20_500 * 16 * 4 * 2, "the vectors, and the graph with its own copy"
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"], "nothing stays behind"
 

@@ -32,9 +32,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def options(*words: str) -> argparse.Namespace:
-    found = lips.arguments().parse_args([*words])
-    found.device, found.command = torch.device("cpu"), "python -m benchmarks.lips"
-    return found
+    result = lips.arguments().parse_args([*words])
+    result.device, result.command = torch.device("cpu"), "python -m benchmarks.lips"
+    return result
 
 
 def finished(accuracy: float, parameters: int = 1000) -> Finished:
@@ -55,10 +55,10 @@ def test_controls_learn_and_have_the_parameters_of_the_hierarchy(data: Path, tas
     above = [0] if task == "ctc" else []
     assert [level.depth for level in levels] == ([depth, *above] if name == "flat" else [0, depth, *above])
     assert all(level.window is None for level in levels if level.depth == depth)
-    found = build_data(config, ["train"])
-    loaded = found.maker(config, "train")[Plan(Position(), (0, 1), Position())]
+    result = build_data(config, ["train"])
+    loaded = result.maker(config, "train")[Plan(Position(), (0, 1), Position())]
     assert loaded.batch is not None and not loaded.bad
-    task_of_it = build_task(config, found.tokenizers, found.classes)
+    task_of_it = build_task(config, result.tokenizers, result.classes)
     task_of_it(loaded.batch).loss.backward()
     assert all(parameter.grad is not None for parameter in task_of_it.parameters())
 

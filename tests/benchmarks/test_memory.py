@@ -41,12 +41,12 @@ def test_the_peak_is_the_largest_sum_of_live_tensors() -> None:
 def test_a_contender_is_measured_in_a_process_of_its_own() -> None:
     settings = {**models.TINY, "device": "cpu", "threads": 1, "memory": True}
     sizes: memory.Sizes = {"mode": "inference", "dtype": "float32", "lengths": "uniform", "batch": 16, "tokens": 256}
-    found = memory.peak_bytes("overhead", overhead.prepare, "packed", sizes, sizes | {"batch": 1}, settings)
+    result = memory.peak_bytes("overhead", overhead.prepare, "packed", sizes, sizes | {"batch": 1}, settings)
     # At 4096 tokens of width 32 the feed-forward alone holds 2 * 88 values a token.
-    assert found is not None
-    assert 4096 * 2 * 88 * 4 < found.peak < 4096 * 32 * 60 * 4
+    assert result is not None
+    assert 4096 * 2 * 88 * 4 < result.peak < 4096 * 32 * 60 * 4
     weights = sum(parameter.nbytes for parameter in models.hierarchy(settings).parameters())
-    assert found.held == weights + 4096 * 32 * 4
+    assert result.held == weights + 4096 * 32 * 4
 
 
 def test_memory_can_be_left_out() -> None:

@@ -53,10 +53,10 @@ def test_cuts_are_scored_beside_those_that_know_nothing() -> None:
     cuts, generator = Cuts(), np.random.default_rng(0)
     cuts.add([0.0, 0.51, 0.97, 3.0], [0.0, 0.5, 1.0, 2.0], 3.0, generator)
     cuts.add([], [0.0], 1.0, generator)
-    found = cuts.figures()
-    assert found["found f1 20 ms"] == pytest.approx(2 * 1 / (2 + 3))
-    assert found["found f1 40 ms"] == pytest.approx(2 * 2 / (2 + 3))
-    assert found["recall 40 ms"] == pytest.approx(2 / 3)
-    assert found["error 40 ms"] == pytest.approx(20)
-    assert found["even f1 40 ms"] == 0
-    assert 0 < (found["random f1 40 ms"] or 0) < 0.3
+    result = cuts.figures()
+    assert result["found f1 20 ms"] == pytest.approx(2 * 1 / (2 + 3))
+    assert result["found f1 40 ms"] == pytest.approx(2 * 2 / (2 + 3))
+    assert result["recall 40 ms"] == pytest.approx(2 / 3)
+    assert result["error 40 ms"] == pytest.approx(20)
+    assert result["even f1 40 ms"] == 0
+    assert 0 < (result["random f1 40 ms"] or 0) < 0.3

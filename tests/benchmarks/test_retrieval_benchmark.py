@@ -44,14 +44,14 @@ def test_a_quick_run_trains_both_measures_both_ways_and_keeps(tmp_path: Path) ->
 @pytest.mark.parametrize("task", retrieval.TASKS)
 def test_every_contender_is_a_configuration_that_can_be_built(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRT_MM_DATA", "/data")
-    found = retrieval.contenders(task)
-    for config in found.values():
+    result = retrieval.contenders(task)
+    for config in result.values():
         check(config)
     if task == "grid":
-        assert list(found) == ["triples", "audio-video", "audio-text", "video-text"]
-        pair = found["audio-text"]
+        assert list(result) == ["triples", "audio-video", "audio-text", "video-text"]
+        pair = result["audio-text"]
         assert pair.towers is not None and list(pair.towers) == ["audio", "text"]
-        assert [own.levels for own in pair.task.also] == [{"audio": "words", "text": "words"}]  # type: ignore[attr-defined]
+        assert [item.levels for item in pair.task.also] == [{"audio": "words", "text": "words"}]  # type: ignore[attr-defined]
         assert pair.data.use == ("audio", "text")  # type: ignore[attr-defined]
 
 
@@ -60,9 +60,9 @@ def test_near_duplicates_are_left_out_of_the_answers() -> None:
     near = retrieval.near_duplicates(sentences)
     assert near.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
     scores = torch.tensor([[0.5, 0.9, 0.1], [0.2, 0.9, 0.1], [0.9, 0.2, 0.1]])
-    found = retrieval._ways("sentences: a_to_b", scores, torch.eye(3, dtype=torch.bool), near)
-    assert found["sentences: a_to_b/R@1"] == pytest.approx(1 / 3)
-    assert found["sentences: a_to_b, apart/R@1"] == pytest.approx(2 / 3)
+    result = retrieval._ways("sentences: a_to_b", scores, torch.eye(3, dtype=torch.bool), near)
+    assert result["sentences: a_to_b/R@1"] == pytest.approx(1 / 3)
+    assert result["sentences: a_to_b, apart/R@1"] == pytest.approx(2 / 3)
     assert rank_scores(scores, torch.zeros(3, 3).bool()).answers == 3
 
 
@@ -113,8 +113,8 @@ def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch
     run: Any = type("Run", (), {"config": config, "tokenizers": tokenizers})
     run.task = build_task(config, tokenizers, None).eval()
     monkeypatch.setattr(retrieval, "build_dataset", lambda config, split: Sentences())
-    found = retrieval.by_level(run, "sentences", near=True)
-    ways = {name.rpartition("/")[0] for name in found}
+    result = retrieval.by_level(run, "sentences", near=True)
+    ways = {name.rpartition("/")[0] for name in result}
     assert ways == {
         f"{level}: {way}{kind}"
         for level in ("sentences", "words", "together")
@@ -122,5 +122,5 @@ def test_every_level_of_a_grid_model_is_measured(monkeypatch: pytest.MonkeyPatch
         for kind in ("", ", apart")
     }
     # Each shares five words with ten others: these are left out, and ranks can only become better.
-    assert found["words: audio_to_text, apart/median_rank"] < found["words: audio_to_text/median_rank"]
-    json.dumps(found, allow_nan=False)
+    assert result["words: audio_to_text, apart/median_rank"] < result["words: audio_to_text/median_rank"]
+    json.dumps(result, allow_nan=False)

@@ -28,8 +28,8 @@ QUICK = ["--quick", "--device", "cpu", "--no-memory", "--threads", "1"]
 
 @pytest.fixture(params=list(CONTENDERS), ids=lambda module: module.NAME)
 def module(request: pytest.FixtureRequest) -> ModuleType:
-    found: ModuleType = request.param
-    return found
+    result: ModuleType = request.param
+    return result
 
 
 def test_a_quick_run_writes_a_result_of_the_fixed_shape(module: ModuleType, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ run = tones_run
 @pytest.mark.parametrize("length", [0, 1, 40])
 def test_error_rates_are_edits_over_words(length: int) -> None:
     generator = np.random.default_rng(length)
-    found, true = generator.choice(list("abc"), length).tolist(), generator.choice(list("abc"), 30).tolist()
-    assert streaming.error_rate(found, true) == pytest.approx(edit_distance(found, true) / 30)
+    result, true = generator.choice(list("abc"), length).tolist(), generator.choice(list("abc"), 30).tolist()
+    assert streaming.error_rate(result, true) == pytest.approx(edit_distance(result, true) / 30)
 
 
 def test_it_measures_a_run(run: Path, tmp_path: Path, capsys: Any) -> None:

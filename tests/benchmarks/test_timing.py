@@ -25,10 +25,10 @@ def test_the_exponent_is_the_slope_of_least_squares() -> None:
 
 def test_contenders_run_in_turns_and_take_turns_at_going_first() -> None:
     order: list[str] = []
-    found = race({name: partial(order.append, name) for name in "abc"}, CPU, budget=0, rounds=(4, 4))
+    result = race({name: partial(order.append, name) for name in "abc"}, CPU, budget=0, rounds=(4, 4))
     warm_up_that_counts = "abc"
     assert "".join(order) == warm_up_that_counts + "abc" + "bca" + "cab"
-    assert {name: len(times) for name, times in found.seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    assert {name: len(times) for name, times in result.seconds.items()} == {"a": 4, "b": 4, "c": 4}
 
 
 def test_the_budget_sets_the_rounds_within_their_bounds() -> None:
@@ -45,18 +45,18 @@ def test_a_warm_up_within_the_budget_does_not_count() -> None:
 
 def test_a_ratio_compares_within_rounds() -> None:
     # The machine slows down tenfold from round to round; the ratio of neighbours stays 2.
-    found = Race({"slow": [2, 20, 200], "fast": [1, 10, 100]}, {})
-    assert found.ratio("slow", "fast") == 2
-    assert found.median("slow") == 20
-    assert found.quartiles("fast") == (5.5, 55)
+    result = Race({"slow": [2, 20, 200], "fast": [1, 10, 100]}, {})
+    assert result.ratio("slow", "fast") == 2
+    assert result.median("slow") == 20
+    assert result.quartiles("fast") == (5.5, 55)
 
 
 def test_a_contender_without_memory_is_left_out_and_named() -> None:
     def fail() -> None:
         raise torch.OutOfMemoryError("no")
 
-    found = race({"big": fail, "small": lambda: None}, CPU, budget=0)
-    assert found.notes == {"big": "out of memory"}
-    assert found.median("big") is None
-    assert found.ratio("big", "small") is None
-    assert found.median("small") is not None
+    result = race({"big": fail, "small": lambda: None}, CPU, budget=0)
+    assert result.notes == {"big": "out of memory"}
+    assert result.median("big") is None
+    assert result.ratio("big", "small") is None
+    assert result.median("small") is not None

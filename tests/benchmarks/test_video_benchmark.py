@@ -31,12 +31,12 @@ def test_a_quick_run_measures_and_trains_all(tmp_path: Path, monkeypatch: pytest
         assert list(row.contenders) == list(video.CONTENDERS)
         assert all(one.seconds for one in row.contenders.values())
         assert row.ratios.keys() == {f"{name}/hierarchy seconds" for name in video.CONTENDERS[1:]}
-    found = result.details["accuracy"]
-    assert found.keys() == set(video.CONTENDERS)
-    sizes = [own["parameters"] for own in found.values()]
+    results = result.details["accuracy"]
+    assert results.keys() == set(video.CONTENDERS)
+    sizes = [item["parameters"] for item in results.values()]
     assert max(sizes) / min(sizes) < 1 + 2 * video.TOLERANCE
-    for own in found.values():
-        assert own["curve"] and all(steps >= 1 and 0 <= accuracy <= 1 for _, steps, accuracy in own["curve"])
+    for item in results.values():
+        assert item["curve"] and all(steps >= 1 and 0 <= accuracy <= 1 for _, steps, accuracy in item["curve"])
     assert "| 8 |" in video.tables(result) and "after" in video.tables(result)
 
 

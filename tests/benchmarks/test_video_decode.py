@@ -31,9 +31,9 @@ def test_a_quick_run_reads_and_trains(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     assert [row.sizes["frames"] for row in decoding] == [50, 60, 100, 60, 100, 60]
     for row in decoding:
-        for own in (row.contenders["decord"], row.contenders["pyav"]):
+        for item in (row.contenders["decord"], row.contenders["pyav"]):
             frames = float(row.sizes["frames"])
-            assert own.seconds and own.scores["frames_per_second"] == pytest.approx(frames / own.seconds)
+            assert item.seconds and item.scores["frames_per_second"] == pytest.approx(frames / item.seconds)
         other = row.contenders["torchcodec"]
         assert bool(other.seconds) != bool(other.note)
     assert all(value < video_decode.BOUND for value in result.checks.values()) and len(result.checks) >= 3
@@ -60,8 +60,8 @@ def test_readers_that_disagree_are_not_timed(tmp_path: Path, monkeypatch: pytest
     stack = VideoFile._stack
 
     def darker(self: VideoFile, *args: object) -> torch.Tensor:
-        found = stack(self, *args)  # type: ignore[arg-type]
-        return found // 2 if self.reader == "decord" else found
+        result = stack(self, *args)  # type: ignore[arg-type]
+        return result // 2 if self.reader == "decord" else result
 
     monkeypatch.setattr(VideoFile, "_stack", darker)
     with pytest.raises(CheckFailed, match="frames of decord and pyav: outputs differ"):

@@ -58,9 +58,9 @@ def test_counts_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("listed")
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    found: Mapping[str, Any] = json.loads(shown(capsys, "--json"))
-    assert found["made_by"] == "by hand" and len(found["warnings"]) == 3
-    assert found["splits"] == {
+    result: Mapping[str, Any] = json.loads(shown(capsys, "--json"))
+    assert result["made_by"] == "by hand" and len(result["warnings"]) == 3
+    assert result["splits"] == {
         "train": {"samples": 3, "classes": {"Cat": 1, "cat": 2}, "groups": 2},
         "val": {"samples": 1, "classes": {}},
     }

@@ -138,7 +138,7 @@ def test_other_numbers_are_no_whole_number(text: str, tmp_path: Path) -> None:
 
 def test_values_without_aliases_may_be_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrt_mm.config.yaml_reader.MAX_REPEATED", 100)
-    names = ", ".join(f"{place}.txt" for place in range(500))
+    names = ", ".join(f"{index}.txt" for index in range(500))
     assert len(loaded(tmp_path, text=TEXT.replace("a.txt", names)).data.files) == 500  # type: ignore[attr-defined]
     repeated = f"a: &a [{names}]\nb: *a\n"
     with pytest.raises(ConfigError, match="aliases make this file endless or huge"):

@@ -74,8 +74,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     """Installs a module as a plug-in."""
     added: list[EntryPoint] = []
 
-    def found(**wanted: Any) -> list[EntryPoint]:
-        return [*entry_points(**wanted), *(entry for entry in added if entry.group == wanted["group"])]
+    def found(**expected: Any) -> list[EntryPoint]:
+        return [*entry_points(**expected), *(entry for entry in added if entry.group == expected["group"])]
 
     def do(name: str, code: str, group: str = GROUP, module: str = "broken_plugin") -> None:
         (tmp_path / f"{module}.py").write_text(code)
@@ -177,8 +177,8 @@ def test_a_package_adds_commands(install: Install) -> None:
 def test_a_command_that_is_there_already_is_left_out(
     names: list[str], install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for place, name in enumerate(names):
-        install(f"zz{place}", COMMAND.replace("NAME", repr(name)), COMMAND_GROUP, f"broken_plugin_{place}")
+    for index, name in enumerate(names):
+        install(f"zz{index}", COMMAND.replace("NAME", repr(name)), COMMAND_GROUP, f"broken_plugin_{index}")
     assert parse(["text", "subwords", "a.txt", "--out", "b.json"]).run, "what others give goes on"
     assert f"the command {names[-1]!r}, registered as 'zz{len(names) - 1}', is there already" in caplog.text
 

@@ -132,8 +132,8 @@ def test_autocast_trains_near_float32(
         assert parameter.grad is not None, name
         assert parameter.grad.dtype == torch.float32
         assert parameter.grad.isfinite().all(), name
-    for name, found in pyramid.losses.items():
-        assert found.dtype == torch.float32, f"{name} is taken in half precision"
+    for name, result in pyramid.losses.items():
+        assert result.dtype == torch.float32, f"{name} is taken in half precision"
     if group != "learned":  # A boundary may fall the other way.
         off = (pyramid["fine"].x.float() - exact["fine"].x).norm() / exact["fine"].x.norm()
         assert off < 0.05, f"off by {off:.1%}"

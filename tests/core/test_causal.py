@@ -96,13 +96,13 @@ def changed_futures(tokens: Tokens, seed: int = 1) -> tuple[Tokens, list[int]]:
 
 def largest_change(model: Hierarchy, tokens: Tokens) -> tuple[float, float]:
     """How much outputs before the change move, and outputs from it on."""
-    changed, places = changed_futures(tokens)
+    changed, positions = changed_futures(tokens)
     with torch.no_grad():
         base = model(tokens)["fine"].x
         outputs = model(changed)["fine"].split()
-    before = max(float((out[:t] - base[:t]).abs().max()) for out, t in zip(outputs, places, strict=True) if t)
+    before = max(float((out[:t] - base[:t]).abs().max()) for out, t in zip(outputs, positions, strict=True) if t)
     after = min(
-        float((out[t:] - base[t:]).abs().max()) for out, t in zip(outputs, places, strict=True) if t < len(base)
+        float((out[t:] - base[t:]).abs().max()) for out, t in zip(outputs, positions, strict=True) if t < len(base)
     )
     return before, after
 
@@ -247,24 +247,24 @@ def test_the_staircase_is_what_it_says(inclusive: bool, window: int | None, awak
     groups = Spans.from_lengths([2, 3, 1, 4, 2, 2])
     samples = Spans.from_lengths([4, 0, 2])
     x, source = torch.randn(14, 8, dtype=torch.float64), torch.randn(6, 12, dtype=torch.float64)
-    coords, places = torch.rand(14, 1) * 9, torch.rand(6, 1) * 9
+    coords, positions = torch.rand(14, 1) * 9, torch.rand(6, 1) * 9
     step = torch.ones(1)
     origin = torch.tensor([[3.0], [0.0], [-1.0]])
-    got = down.staircase(x, coords, groups, source, places, samples, step, origin, window=window)
+    got = down.staircase(x, coords, groups, source, positions, samples, step, origin, window=window)
     if not inclusive:
         # From where the sample begins, where the null key lies.
-        places, coords = places - origin[[0] * 4 + [2] * 2], coords - origin[[0] * 10 + [2] * 4]
+        positions, coords = positions - origin[[0] * 4 + [2] * 2], coords - origin[[0] * 10 + [2] * 4]
     q = down.queries(x, down.rope(coords, step))
-    keys, values = down.keys_values(source, down.rope(places, step))
+    keys, values = down.keys_values(source, down.rope(positions, step))
     rows = []
-    for token, own in enumerate(groups.ids.tolist()):
-        sample = int(samples.ids[own])
+    for token, item in enumerate(groups.ids.tolist()):
+        sample = int(samples.ids[item])
         first = int(samples.host[sample])
-        last = own if inclusive else own - 1
+        last = item if inclusive else item - 1
         reach = last - window if window is not None else first
         seen = list(range(max(first, reach), last + 1))
         k, v = keys[seen], values[seen]
-        if down.null_key is not None and (window is None or own - first <= window):
+        if down.null_key is not None and (window is None or item - first <= window):
             k, v = torch.cat([down.null_key[:1], k]), torch.cat([down.null_key[1:], v])
         scores = torch.einsum("he,khe->hk", q[token], k) / 2
         rows.append(torch.einsum("hk,khe->he", scores.softmax(-1), v).flatten())

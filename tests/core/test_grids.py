@@ -89,7 +89,7 @@ def test_slots_are_places_inside_the_block(shape: Sizes, blocks: tuple[Sizes, ..
             torch.arange(math.prod(size)).reshape(size)[tuple(c % s for c, s in zip(cell, size, strict=True))]
             for cell in coords.tolist()
         ]
-        assert block_positions(shape, blocks, size).tolist() == [int(place) for place in expected]
+        assert block_positions(shape, blocks, size).tolist() == [int(index) for index in expected]
 
 
 def test_no_blocks_is_raster() -> None:

@@ -69,10 +69,10 @@ def test_both_scales_are_needed_and_learned(causal: bool, steps: int) -> None:
     config = HierarchyConfig.model_validate(
         {"levels": levels, "top_down": True, "cross_scale": {"down": causal}, "causal": causal}
     )
-    found = accuracy(config, steps)
-    assert found > 0.9, f"{found:.1%}"
+    result = accuracy(config, steps)
+    assert result > 0.9, f"{result:.1%}"
 
 
 def test_the_fine_level_alone_guesses_the_far_half() -> None:
-    found = accuracy(HierarchyConfig.model_validate({"levels": (FINE | {"depth": 3},)}), 100)
-    assert 0.4 < found < 0.6, f"{found:.1%}"
+    result = accuracy(HierarchyConfig.model_validate({"levels": (FINE | {"depth": 3},)}), 100)
+    assert 0.4 < result < 0.6, f"{result:.1%}"

@@ -158,12 +158,12 @@ def test_extent() -> None:
 
 
 def test_levels_are_found_by_name_and_place() -> None:
-    found = two()
-    assert [found.index(key) for key in ("fine", "coarse", None, 0, 1, -1, -2)] == [0, 1, 1, 0, 1, 1, 0]
+    result = two()
+    assert [result.index(key) for key in ("fine", "coarse", None, 0, 1, -1, -2)] == [0, 1, 1, 0, 1, 1, 0]
     with pytest.raises(ConfigError, match="unknown level 'words'; one of fine, coarse"):
-        found.index("words")
+        result.index("words")
     with pytest.raises(ConfigError, match="level 2 is out of range; there are 2: fine, coarse"):
-        found.index(2)
+        result.index(2)
 
 
 def test_widths_that_follow() -> None:

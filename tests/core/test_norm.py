@@ -79,22 +79,22 @@ def test_second_and_third_derivatives_are_exact() -> None:
         for _ in range(2):
             (gradient,) = torch.autograd.grad(value, x, create_graph=True)
             value = gradient.square().sum()
-        (found,) = torch.autograd.grad(value, x)
-        return found
+        (result,) = torch.autograd.grad(value, x)
+        return result
 
     torch.testing.assert_close(third(rms_norm), third(torch_norm))
 
 
 def test_a_penalty_on_the_gradient_of_a_linear_score_reaches_the_weights() -> None:
     """The gradient that comes back to the norm is a constant here, which hides that it was not differentiated."""
-    found = []
+    result = []
     for norm in (rms_norm, torch_norm):
         torch.manual_seed(0)
         x, weight = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, 6), (6,)))
         (gradient,) = torch.autograd.grad((norm(x * weight) * torch.arange(6)).sum(), x, create_graph=True)
         gradient.square().sum().backward()
-        found.append(weight.grad)
-    torch.testing.assert_close(*found)
+        result.append(weight.grad)
+    torch.testing.assert_close(*result)
 
 
 Transformed = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]

@@ -94,12 +94,12 @@ def test_a_step_that_fails_leaves_the_next_one_whole() -> None:
 
 @pytest.mark.parametrize("shared", [{}, {"right": "left"}], ids=["own", "shared"])
 def test_chunks_and_towers_count_once_and_have_the_gradient_of_the_whole(shared: dict[str, str]) -> None:
-    found = []
+    result = []
     samples = []
-    for place in range(6):
-        generator = torch.Generator().manual_seed(place)
-        value = {side: torch.randn(7 + place, 4, generator=generator) for side in ("left", "right")}
-        samples.append(Sample(value, None, f"s{place}"))
+    for index in range(6):
+        generator = torch.Generator().manual_seed(index)
+        value = {side: torch.randn(7 + index, 4, generator=generator) for side in ("left", "right")}
+        samples.append(Sample(value, None, f"s{index}"))
     towers = {"left": Rows(), "right": Rows()}
     for chunk in (None, 6, 2):
         torch.manual_seed(0)
@@ -115,6 +115,6 @@ def test_chunks_and_towers_count_once_and_have_the_gradient_of_the_whole(shared:
             routers = [module for module in task.modules() if isinstance(module, Router)]
             assert [int(router.batches) for router in routers] == [step] * (2 - len(shared))
         contrast = output.parts["left_right"]
-        found.append((contrast, [router.current_target() for router in routers]))
-    assert found[0][1] == found[1][1] == found[2][1]
-    torch.testing.assert_close(found[0][0], found[2][0])
+        result.append((contrast, [router.current_target() for router in routers]))
+    assert result[0][1] == result[1][1] == result[2][1]
+    torch.testing.assert_close(result[0][0], result[2][0])

@@ -77,8 +77,8 @@ def next_words(lengths: list[int], starts: list[int], stride: int, *, ahead: boo
     groups = fine.fixed_groups(FixedGroups(stride=stride))
     coords_GC = torch.zeros(len(groups.spans), 1)
     coarse = fine.coarser(level(), groups, coords_GC, (float(stride),), gridded=False, ahead=ahead)
-    found: list[bool] = coarse.boundaries["words"].tolist()
-    return found
+    result: list[bool] = coarse.boundaries["words"].tolist()
+    return result
 
 
 def test_a_group_starts_a_word_if_any_of_its_tokens_does() -> None:

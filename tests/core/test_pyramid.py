@@ -57,15 +57,15 @@ def test_maps_are_in_raster_order(shape: tuple[int, ...], strides: tuple[int, ..
         tokens = Tokens.pack([cells])
     else:
         order = nested_order(shape, model.blocks)
-        place = torch.stack(torch.unravel_index(order, shape), 1).float()
-        tokens = Tokens(cells[order], Spans.from_lengths([len(cells)]), place, (shape,))
+        position = torch.stack(torch.unravel_index(order, shape), 1).float()
+        tokens = Tokens(cells[order], Spans.from_lengths([len(cells)]), position, (shape,))
     pyramid = model(tokens)
     want = raster
     for index, name in enumerate(pyramid.names):
-        found = pyramid.maps(name)[0]
-        assert found.shape == (8, *want.shape[:-1])
+        result = pyramid.maps(name)[0]
+        assert result.shape == (8, *want.shape[:-1])
         norm = torch.nn.functional.rms_norm(want, (8,), eps=1e-6)
-        torch.testing.assert_close(found.movedim(0, -1), norm)
+        torch.testing.assert_close(result.movedim(0, -1), norm)
         if index < len(strides):
             # A token is what the level above is made of before its norm, and the merge stands behind one.
             want = torch.nn.functional.rms_norm(pooled_grid(want, strides[index]), (8,), eps=1e-6)
@@ -76,9 +76,9 @@ def pooled_grid(grid: Tensor, stride: int) -> Tensor:
     coarse = [math.ceil(size / stride) for size in grid.shape[:-1]]
     out = torch.zeros(*coarse, grid.shape[-1], dtype=grid.dtype)
     for flat in range(math.prod(coarse)):
-        place = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), tuple(coarse)))
-        block = grid[tuple(slice(index * stride, (index + 1) * stride) for index in place)]
-        out[place] = block.flatten(0, -2).mean(0)
+        position = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), tuple(coarse)))
+        block = grid[tuple(slice(index * stride, (index + 1) * stride) for index in position)]
+        out[position] = block.flatten(0, -2).mean(0)
     return out
 
 
@@ -113,9 +113,9 @@ def test_forward_intermediates_chooses_levels(configure: Configure, build: Build
     tokens = pack([(5, 7)], model)
 
     def channels(indices: int | list[int] | None) -> list[int]:
-        found = model.forward_intermediates(tokens, indices, intermediates_only=True)
-        assert isinstance(found, list)
-        return [one.shape[1] for one in found]
+        result = model.forward_intermediates(tokens, indices, intermediates_only=True)
+        assert isinstance(result, list)
+        return [one.shape[1] for one in result]
 
     assert channels(None) == [12, 16, 12]
     assert channels(2) == [16, 12]

@@ -61,8 +61,8 @@ def test_every_other_layer_shifts_its_blocks_by_half(build: Build, pack: Pack) -
 def test_a_sliding_window_is_centred_on_its_token(window: int, build: Build, pack: Pack) -> None:
     model = flat(build, window=window, window_type="sliding")
     tokens = pack([(60,), (3,)], model)
-    place = torch.arange(63)
-    near = (place[:, None] - place[None]).abs() <= window
+    index = torch.arange(63)
+    near = (index[:, None] - index[None]).abs() <= window
     assert torch.equal(seen(model, tokens), near & alike(tokens.spans.ids))
 
 
@@ -124,13 +124,13 @@ def test_causal_paths_see_the_groups_before(pool: str, own: bool, build: Build, 
         levels["levels"][0]["pool"] = pool
         model = build(HierarchyConfig.model_validate(levels))
         tokens = pack(LENGTHS, model)
-        groups, place = groups_of(tokens), torch.arange(18)
+        groups, index = groups_of(tokens), torch.arange(18)
         back = groups[:, None] - groups[None]
         before = (back == int(not own)) if "top_down" in paths else (back >= int(not own))
         if pool == "select":
             firsts = tokens.spans.cut(3).positions == 0
             before = before & firsts[None]
-        want = (before & alike(tokens.spans.ids)) | (place[:, None] == place[None])
+        want = (before & alike(tokens.spans.ids)) | (index[:, None] == index[None])
         assert torch.equal(seen(model, tokens), want), paths
 
 

@@ -31,8 +31,8 @@ def blocks(lengths: list[int]) -> Tensor:
 
 
 def decide(x: Tensor, lengths: list[int], **kwargs: int) -> Routing:
-    found: Routing = router(**kwargs)(x, Spans.from_lengths(lengths))
-    return found
+    result: Routing = router(**kwargs)(x, Spans.from_lengths(lengths))
+    return result
 
 
 def test_a_fresh_router_cuts_where_neighbours_differ() -> None:
@@ -212,11 +212,11 @@ def test_the_target_warms_up_while_training_alone() -> None:
     one = Router(DIM, LearnedGroups(type="learned", target=6, max=9, warmup=4))
     x, samples = torch.randn(30, DIM), Spans.from_lengths([30])
     assert float(one.current_target()) == 2
-    found = []
+    result = []
     for _ in range(6):
         one(x, samples)
-        found.append(float(one.current_target()))
-    assert found == [3, 4, 5, 6, 6, 6]
+        result.append(float(one.current_target()))
+    assert result == [3, 4, 5, 6, 6, 6]
     one.eval()(x, samples)
     assert int(one.batches) == 6
     other = Router(DIM, LearnedGroups(type="learned", target=6, max=9, warmup=4))

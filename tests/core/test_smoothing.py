@@ -132,8 +132,8 @@ def test_the_way_back_alone_moves_the_boundaries(monkeypatch: pytest.MonkeyPatch
     x, direction = torch.randn(60, 16), torch.randn(16)
 
     def gradient() -> Tensor:
-        (found,) = torch.autograd.grad((model(Tokens.pack([x]))["fine"].x * direction).sum(), weight)
-        return found
+        (result,) = torch.autograd.grad((model(Tokens.pack([x]))["fine"].x * direction).sum(), weight)
+        return result
 
     def bare(*args: Any) -> Routing:
         routing = decide(*args)

@@ -75,7 +75,7 @@ def test_from_lengths(lengths: list[int]) -> None:
     assert spans.cu_seqlens.tolist() == [*starts_of(lengths), sum(lengths)]
     assert spans.lengths.tolist() == spans.counts.tolist() == lengths
     assert spans.ids.tolist() == [run for run, length in enumerate(lengths) for _ in range(length)]
-    assert spans.positions.tolist() == [place for length in lengths for place in range(length)]
+    assert spans.positions.tolist() == [index for length in lengths for index in range(length)]
     assert [len(part) for part in spans.split(torch.zeros(spans.total, 2))] == lengths
     assert spans.singletons.lengths.tolist() == [1] * len(lengths)
 

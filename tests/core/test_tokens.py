@@ -27,7 +27,7 @@ def test_split_gives_back_what_was_packed(lengths: tuple[int, ...]) -> None:
     for part, back in zip(parts, tokens.split(), strict=True):
         assert torch.equal(part, back)
     assert tokens.coords_TC.dtype == torch.float32
-    assert tokens.coords_TC.flatten().tolist() == [place for length in lengths for place in range(length)]
+    assert tokens.coords_TC.flatten().tolist() == [index for length in lengths for index in range(length)]
 
 
 def test_ids_pack_as_well() -> None:

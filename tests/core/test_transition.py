@@ -48,8 +48,8 @@ def test_the_losses_are_what_they_say(transition: Transition) -> None:
     means = torch.stack([part.mean(0) for part in groups.spans.split(target)])
     alignment = (1 - F.cosine_similarity(transition.align(source), means, dim=-1)).mean()
     torch.testing.assert_close(losses["alignment/fine"].double(), 0.5 * alignment, atol=1e-5, rtol=1e-5)
-    places = transition.rebuild(source).view(3, 3, 12)
-    guess = torch.cat([places[0], places[1][:1], places[2][:2]])
+    positions = transition.rebuild(source).view(3, 3, 12)
+    guess = torch.cat([positions[0], positions[1][:1], positions[2][:2]])
     torch.testing.assert_close(
         losses["reconstruction/fine"].double(), 2 * (guess - target).square().mean(), atol=1e-5, rtol=1e-5
     )
@@ -75,14 +75,14 @@ def test_training_on_the_losses_lowers_them(group: str, axes: int, configure: Co
 
 
 def test_weights_scale_the_losses_and_zero_leaves_them_out(configure: Configure, pack: Pack) -> None:
-    found = []
+    result = []
     for weight in (1.0, 3.0):
         torch.manual_seed(0)
         model = Hierarchy(configure(alignment=weight, reconstruction=weight))
-        found.append(model(pack([(9,)], model)).losses)
-    assert set(found[0]) == {f"{kind}/{name}" for kind in ("alignment", "reconstruction") for name in ("fine", "mid")}
-    for name in found[0]:
-        torch.testing.assert_close(found[1][name], 3 * found[0][name])
+        result.append(model(pack([(9,)], model)).losses)
+    assert set(result[0]) == {f"{kind}/{name}" for kind in ("alignment", "reconstruction") for name in ("fine", "mid")}
+    for name in result[0]:
+        torch.testing.assert_close(result[1][name], 3 * result[0][name])
     plain = Hierarchy(configure())
     assert not plain(pack([(9,)], plain)).losses
 

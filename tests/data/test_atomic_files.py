@@ -129,18 +129,18 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path: Path, monkeyp
 
 def _draft_all(number: int, answers: Any, parent: Path) -> None:
     made = []
-    for place in range(20):
+    for index in range(20):
         fails = 2
         while True:
             try:
-                with drafting(parent / f"folder-{place}") as draft:
+                with drafting(parent / f"folder-{index}") as draft:
                     assert os.listdir(draft) == [LOCK]
                     for name in ("a", "b", "c"):
                         (draft / name).write_text(str(number))
                     if fails:
                         fails -= 1
                         raise KeyError("it does not come to an end")
-                made.append(place)
+                made.append(index)
                 break
             except KeyError:
                 continue
@@ -151,11 +151,11 @@ def _draft_all(number: int, answers: Any, parent: Path) -> None:
 
 
 def test_of_many_that_make_a_folder_one_does_and_it_is_whole(tmp_path: Path) -> None:
-    makers = {place: number for number, made in in_processes(3, _draft_all, tmp_path) for place in made}
+    makers = {index: number for number, made in in_processes(3, _draft_all, tmp_path) for index in made}
     assert sorted(makers) == list(range(20))
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(f"folder-{place}" for place in range(20))
-    for place, number in makers.items():
-        folder = tmp_path / f"folder-{place}"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(f"folder-{index}" for index in range(20))
+    for index, number in makers.items():
+        folder = tmp_path / f"folder-{index}"
         assert {entry.name: entry.read_text() for entry in folder.iterdir()} == dict.fromkeys("abc", str(number))
 
 

@@ -58,13 +58,13 @@ OF_MODALITIES = {
 @pytest.mark.parametrize("capability", OF_TOKENIZERS)
 def test_tokenizers_have_the_capabilities_of_their_modality(capability: str) -> None:
     kind = getattr(capabilities, capability)
-    assert {name for name, own in TOKENIZERS.items() if isinstance(own, kind)} == OF_TOKENIZERS[capability]
+    assert {name for name, item in TOKENIZERS.items() if isinstance(item, kind)} == OF_TOKENIZERS[capability]
 
 
 @pytest.mark.parametrize("capability", OF_MODALITIES)
 def test_modalities_have_theirs(capability: str) -> None:
     kind = getattr(capabilities, capability)
-    assert {name for name, own in MODALITIES.items() if issubclass(own, kind)} == OF_MODALITIES[capability]
+    assert {name for name, item in MODALITIES.items() if issubclass(item, kind)} == OF_MODALITIES[capability]
 
 
 def test_the_contracts_are_short() -> None:

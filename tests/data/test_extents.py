@@ -25,8 +25,8 @@ def test_sequences_and_grids_are_measured_along_each_axis() -> None:
     assert Extents.of(sequences) == Extents((3,), (7,), (1.0, 1.0))
     assert Extents.of(Tokens.pack([torch.zeros(1, 2)])) == Extents((1,), (1,), None)
     assert Extents.of(Tokens.pack([torch.zeros(0, 2)])) is None
-    found = Extents.of(grid((5, 2, 3), (3, 4, 2), spacing=0.5))
-    assert found == Extents((3, 2, 2), (5, 4, 3), (0.5, 0.5))
+    result = Extents.of(grid((5, 2, 3), (3, 4, 2), spacing=0.5))
+    assert result == Extents((3, 2, 2), (5, 4, 3), (0.5, 0.5))
 
 
 def test_joined_holds_both_and_survives_json() -> None:

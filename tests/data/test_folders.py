@@ -21,9 +21,9 @@ def put(root: Path, *names: str) -> Path:
 
 def test_files_come_in_order_by_suffix_in_any_case(tmp_path: Path) -> None:
     put(tmp_path, "b/2.PNG", "b/deep/1.png", "a.png", "b/1.png", "b/3.txt", "c.Jpg", "b/.png")
-    found = walk(tmp_path, {".png", ".jpg"})
-    assert found.files == ["a.png", "c.Jpg", "b/1.png", "b/2.PNG", "b/deep/1.png"]
-    assert (found.folders, found.unread, found.hidden) == (["b", "b/deep"], ["b/3.txt"], 1)
+    result = walk(tmp_path, {".png", ".jpg"})
+    assert result.files == ["a.png", "c.Jpg", "b/1.png", "b/2.PNG", "b/deep/1.png"]
+    assert (result.folders, result.unread, result.hidden) == (["b", "b/deep"], ["b/3.txt"], 1)
     assert walk(tmp_path).files == ["a.png", "c.Jpg", "b/1.png", "b/2.PNG", "b/3.txt", "b/deep/1.png"]
 
 
@@ -37,9 +37,9 @@ def test_files_come_in_order_by_suffix_in_any_case(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_hidden_and_system_files_are_left_out(tmp_path: Path, name: str) -> None:
     put(tmp_path, "a/1.png", name, f"a/{name}")
-    found = walk(tmp_path)
-    assert (found.files, found.folders, found.hidden) == (["a/1.png"], ["a"], 2)
-    assert not found.left_out
+    result = walk(tmp_path)
+    assert (result.files, result.folders, result.hidden) == (["a/1.png"], ["a"], 2)
+    assert not result.left_out
     assert hidden(name.split("/")[0])
 
 
@@ -52,9 +52,9 @@ def test_links_that_lead_upwards_in_circles_or_nowhere_are_named(tmp_path: Path)
     (root / "b" / "other").symlink_to("../a")
     (root / "loop.png").symlink_to("loop.png")
     (root / "gone.png").symlink_to("nowhere.png")
-    found = walk(root, {".png"}, follow_links=True)
-    assert found.files == ["a/1.png", "b/2.png"]
-    reasons = {own.name: own.reason for own in found.left_out}
+    result = walk(root, {".png"}, follow_links=True)
+    assert result.files == ["a/1.png", "b/2.png"]
+    reasons = {item.name: item.reason for item in result.left_out}
     assert sorted(reasons) == ["a/above", "a/other", "a/self", "a/up", "b/other", "gone.png", "loop.png"]
     assert all("leads upwards" in reasons[f"a/{name}"] for name in ("up", "above", "self"))
     assert "read already" in reasons["a/other"] and "broken link" in reasons["gone.png"]
@@ -89,14 +89,14 @@ def test_pipes_sockets_and_devices_are_named_and_never_opened(tmp_path: Path, ca
     here = socket.socket(socket.AF_UNIX)
     try:
         here.bind(os.path.relpath(root / "a" / "4.png"))
-        found = walk(root, {".png"})
+        result = walk(root, {".png"})
     finally:
         here.close()
-    assert found.files == ["a/1.png"]
-    assert [own.reason for own in found.left_out] == ["a FIFO", "a link to a character device", "a socket"]
+    assert result.files == ["a/1.png"]
+    assert [item.reason for item in result.left_out] == ["a FIFO", "a link to a character device", "a socket"]
     with caplog.at_level(logging.WARNING):
-        found.warn(logging.getLogger("x"), "data.root r")
-        found.warn(logging.getLogger("x"), "data.root r")
+        result.warn(logging.getLogger("x"), "data.root r")
+        result.warn(logging.getLogger("x"), "data.root r")
     assert caplog.text.count("data.root r: left out a/2.png (a FIFO), a/3.png") == 1
     for name, kind in (("2.png", "is a FIFO, not a file"), ("3.png", "device"), ("4.png", "socket")):
         with pytest.raises(BadSample, match=kind):

@@ -37,11 +37,11 @@ class Terminal(io.StringIO):
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    found = Terminal()
-    monkeypatch.setattr(sys, "stderr", found)
+    result = Terminal()
+    monkeypatch.setattr(sys, "stderr", result)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    return found
+    return result
 
 
 def test_items_are_tracked_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hrt_mm.data.splits import Member, Splits, look_alikes, split_warnings
 
 def splits(**labels: Iterable[str]) -> Splits:
     members = {
-        split: [Member(f"{split}{index}", name) for index, name in enumerate(own)] for split, own in labels.items()
+        split: [Member(f"{split}{index}", name) for index, name in enumerate(item)] for split, item in labels.items()
     }
     return Splits(members, "by hand")
 
@@ -22,8 +22,8 @@ def test_nothing_to_say_of_whole_splits() -> None:
 
 
 def test_missing_classes_are_named() -> None:
-    found = split_warnings(splits(train="abc", val="abd", test="c"))
-    assert found == [
+    result = split_warnings(splits(train="abc", val="abd", test="c"))
+    assert result == [
         "1 of 4 classes has no sample in train: d; they cannot be learned, and a run refuses them",
         "1 of 4 classes has no sample in val: c; the scores of val say nothing about them",
         "3 of 4 classes have no sample in test: a, b, d; the scores of test say nothing about them",
@@ -34,8 +34,8 @@ def test_missing_classes_are_named() -> None:
 
 def test_shares_that_could_not_be_kept() -> None:
     members = {split: [Member(str(index)) for index in range(count)] for split, count in (("train", 10), ("test", 10))}
-    (found,) = split_warnings(Splits(members, "", {"test": 0.1}))
-    assert found.startswith("test has 50% of the samples in place of 10%")
+    (result,) = split_warnings(Splits(members, "", {"test": 0.1}))
+    assert result.startswith("test has 50% of the samples in place of 10%")
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_shares_that_could_not_be_kept() -> None:
     ],
 )
 def test_labels_that_look_alike(first: str, second: str, shown: str) -> None:
-    (found,) = look_alikes([first, second, "dog"])
-    assert shown in found
+    (result,) = look_alikes([first, second, "dog"])
+    assert shown in result
 
 
 def test_labels_that_stand_for_missing_values() -> None:
@@ -92,7 +92,7 @@ def test_equal_files(tmp_path: Path) -> None:
     path = {name: str(tmp_path / name) for name in contents}
     files = {"train": [path["a"], path["d"], path["f"]], "test": [path["c"], path["b"], path["e"], path["f"]]}
     assert same_content(files) == [(("train", path["a"]), ("test", path["b"]))]
-    members = {split: [Member(Path(one).name, file=one) for one in own] for split, own in files.items()}
+    members = {split: [Member(Path(one).name, file=one) for one in item] for split, item in files.items()}
     assert "1 content is in more than one split: train a, test b" in split_warnings(Splits(members, "", root=tmp_path))
 
 

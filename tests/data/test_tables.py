@@ -45,8 +45,8 @@ def test_packed_tables_and_byte_order_marks(tmp_path: Path, kind: str, packing: 
         "tsv": "path\tlabel\ncafé.png\tü\n",
         "jsonl": '{"path": "café.png", "label": "ü"}\n',
     }[kind]
-    found = read(tmp_path, PACKED[packing](text.encode(encoding)), f"a.b.{kind}{packing}")
-    assert found == [(1 if kind == "jsonl" else 2, {"path": "café.png", "label": "ü"})]
+    result = read(tmp_path, PACKED[packing](text.encode(encoding)), f"a.b.{kind}{packing}")
+    assert result == [(1 if kind == "jsonl" else 2, {"path": "café.png", "label": "ü"})]
 
 
 @pytest.mark.parametrize("size", [140_000, 3_000_000])
@@ -122,7 +122,7 @@ def test_a_pipe_or_a_folder_is_no_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "given", "found"),
+    ("root", "given", "result"),
     [
         ("", "a/1.png", "a/1.png"),
         ("", "./a//1.png", "a/1.png"),
@@ -143,13 +143,13 @@ def test_a_pipe_or_a_folder_is_no_table(tmp_path: Path) -> None:
         ("link", "{root}/sub/1.png", "1.png"),
     ],
 )
-def test_paths_stay_inside_a_root_that_is_trusted(tmp_path: Path, root: str, given: str, found: str | None) -> None:
+def test_paths_stay_inside_a_root_that_is_trusted(tmp_path: Path, root: str, given: str, result: str | None) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to("sub")
     given = given.replace("{root}", str(tmp_path))
     paths = Paths(tmp_path / "a.csv", tmp_path / root if root else None)
-    if found is not None:
-        assert paths.of({"path": given}, "path", "a.csv:2") == found
+    if result is not None:
+        assert paths.of({"path": given}, "path", "a.csv:2") == result
         return
     with pytest.raises(ConfigError, match=r"a.csv:2: path .* leads out of|must be the path of a file"):
         paths.of({"path": given}, "path", "a.csv:2")
@@ -190,8 +190,8 @@ PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n\t"))
 def tables(draw: st.DrawFn, cells: st.SearchStrategy[Any]) -> list[dict[str, Any]]:
     columns = draw(COLUMNS)
     return [
-        dict(zip(columns, own, strict=True))
-        for own in draw(st.lists(st.tuples(*[cells] * len(columns)), min_size=1, max_size=4))
+        dict(zip(columns, item, strict=True))
+        for item in draw(st.lists(st.tuples(*[cells] * len(columns)), min_size=1, max_size=4))
     ]
 
 
@@ -257,8 +257,8 @@ def test_any_bytes_are_rows_or_an_error_that_can_be_printed(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = read(Path(folder), PACKED[packing](content) if packed else content, f"a.{kind}{packing}")
+            result = read(Path(folder), PACKED[packing](content) if packed else content, f"a.{kind}{packing}")
         except ConfigError as error:
             str(error).encode()
         else:
-            assert all(number > 0 and isinstance(row, dict) for number, row in found)
+            assert all(number > 0 and isinstance(row, dict) for number, row in result)

@@ -69,11 +69,11 @@ def test_a_moment_holds_what_lies_in_it() -> None:
 
 def test_captions_of_several_moments_are_no_queries() -> None:
     film = FootageConfig(scenes=(40, 40), train=1, valid=1, test=3)
-    found = moments.moments(film)
-    captions = [moment.caption for moment in found]
+    result = moments.moments(film)
+    captions = [moment.caption for moment in result]
     shots = sum(len(edit.shots) for edit in film.edits("test"))
     assert len(captions) == len(set(captions))
-    assert 0 < sum(moment.level == "clips" for moment in found) < shots
+    assert 0 < sum(moment.level == "clips" for moment in result) < shots
 
 
 def test_moments_of_long_films_are_looked_for_and_drawn(

@@ -59,10 +59,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[o
 
 
 def test_every_command_of_its_guide_runs(results: tuple[Path, list[list[object]]]) -> None:
-    _, found = results
-    assert [code for code, _ in found] == [0] * 7
-    assert "syntax (hrt-mm-syntax-trees 0.1)" in str(found[0][1])
-    assert len(str(found[-1][1]).splitlines()) == 10
+    _, result = results
+    assert [code for code, _ in result] == [0] * 7
+    assert "syntax (hrt-mm-syntax-trees 0.1)" in str(result[0][1])
+    assert len(str(result[-1][1]).splitlines()) == 10
 
 
 def test_code_is_found_by_its_docstring_above_chance(results: tuple[Path, list[list[object]]]) -> None:

@@ -43,8 +43,8 @@ def waited(ready: Callable[[], bool]) -> None:
 
 
 def answers(port: int) -> bool:
-    with socket.socket() as own:
-        return own.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as item:
+        return item.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_a_killed_page_left_is_removed_by_the_next(tmp_path: Path, monkeypa
         (tmp_path / f"{PREFIX}{name}" / "private.png").write_bytes(b"x")
     (tmp_path / f"{PREFIX}killed" / ".lock").touch()
     (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / f"{PREFIX}killed")
-    with exclusive_lock(tmp_path / f"{PREFIX}alive"), upload_folder() as own:
+    with exclusive_lock(tmp_path / f"{PREFIX}alive"), upload_folder() as item:
         left = {path.name.removeprefix(PREFIX) for path in tmp_path.iterdir()}
-        assert left == {"alive", "strange", "link", own.name.removeprefix(PREFIX)}
-    assert not own.exists()
+        assert left == {"alive", "strange", "link", item.name.removeprefix(PREFIX)}
+    assert not item.exists()

@@ -57,13 +57,13 @@ class Example:
 
 
 def examples(*kinds: str, documents: list[str] = DOCUMENTS) -> list[Example]:
-    found = []
+    result = []
     for document in documents:
         text = (ROOT / document).read_text(encoding="utf-8")
         for number, match in enumerate(_FENCE.finditer(text)):
             if match["kind"] in kinds:
-                found.append(Example(document, number, match["kind"], match["title"], match["body"]))
-    return found
+                result.append(Example(document, number, match["kind"], match["title"], match["body"]))
+    return result
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ def test_seconds_are_places_too() -> None:
 def test_no_other_matching_has_more_hits(tolerance: int) -> None:
     generator = np.random.default_rng(tolerance)
     for _ in range(50):
-        found, true = (np.sort(generator.choice(40, generator.integers(1, 15), replace=False)) for _ in range(2))
-        fits = abs(found[:, None] - true[None]) <= tolerance
+        result, true = (np.sort(generator.choice(40, generator.integers(1, 15), replace=False)) for _ in range(2))
+        fits = abs(result[:, None] - true[None]) <= tolerance
         rows, columns = linear_sum_assignment(fits, maximize=True)
-        assert boundary_scores(found, true, tolerance).hits == fits[rows, columns].sum()
+        assert boundary_scores(result, true, tolerance).hits == fits[rows, columns].sum()
 
 
 def test_counts_add_up_over_samples() -> None:
@@ -64,12 +64,12 @@ def test_counts_add_up_over_samples() -> None:
     assert total.f1 == 4 / 7
 
 
-@pytest.mark.parametrize("places", [[3, 1], [2, 2], [[1], [2]]], ids=str)
-def test_places_out_of_order_are_refused(places: list[int]) -> None:
+@pytest.mark.parametrize("positions", [[3, 1], [2, 2], [[1], [2]]], ids=str)
+def test_places_out_of_order_are_refused(positions: list[int]) -> None:
     with pytest.raises(UserError, match="predicted boundaries must be a 1-D list of distinct, ascending positions"):
-        boundary_scores(places, [1])
+        boundary_scores(positions, [1])
     with pytest.raises(UserError, match="reference boundaries must be"):
-        boundary_scores([1], places)
+        boundary_scores([1], positions)
 
 
 @pytest.mark.parametrize("tolerance", [-1, float("nan")])

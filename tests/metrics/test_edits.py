@@ -9,11 +9,11 @@ from hrt_mm.metrics.edits import edit_distance
 
 
 @pytest.mark.parametrize(
-    ("found", "true", "count"),
+    ("result", "true", "count"),
     [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
 )
-def test_known_distances(found: str, true: str, count: int) -> None:
-    assert edit_distance(found, true) == count
+def test_known_distances(result: str, true: str, count: int) -> None:
+    assert edit_distance(result, true) == count
 
 
 def test_it_is_the_recursive_definition() -> None:

@@ -10,27 +10,27 @@ from hrt_mm.metrics.retrieval import distinct, rank, rank_scores
 
 def test_ranks_and_precisions_by_hand() -> None:
     answers = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1.0], [-1.0, 0]])
-    found = rank(torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([7, 7]), answers, torch.tensor([1, 7, 2, 7]))
-    assert found.rank_Q.tolist() == [2, 2]
-    assert found.precision_Q.tolist() == pytest.approx([(1 / 2 + 2 / 4) / 2, (1 / 2 + 2 / 4) / 2])
-    assert found.positives_Q.tolist() == [2, 2]
+    result = rank(torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([7, 7]), answers, torch.tensor([1, 7, 2, 7]))
+    assert result.rank_Q.tolist() == [2, 2]
+    assert result.precision_Q.tolist() == pytest.approx([(1 / 2 + 2 / 4) / 2, (1 / 2 + 2 / 4) / 2])
+    assert result.positives_Q.tolist() == [2, 2]
 
 
 def test_mean_average_precision_is_that_of_scikit_learn() -> None:
     torch.manual_seed(0)
     queries, answers = torch.randn(20, 8), torch.randn(50, 8)
     ours, theirs = torch.randint(4, (20,)), torch.randint(4, (50,))
-    found = rank(queries, ours, answers, theirs)
+    result = rank(queries, ours, answers, theirs)
     expected = [
         average_precision_score(theirs == group, answers @ query) for query, group in zip(queries, ours, strict=True)
     ]
-    assert found.precision_Q.tolist() == pytest.approx(expected)
+    assert result.precision_Q.tolist() == pytest.approx(expected)
 
 
 def test_a_tie_is_never_won() -> None:
-    found = rank(torch.ones(1, 2), torch.tensor([1]), torch.ones(5, 2), torch.tensor([0, 1, 0, 1, 0]))
-    assert found.rank_Q.tolist() == [4]
-    assert found.precision_Q.item() == pytest.approx((1 / 4 + 2 / 5) / 2)
+    result = rank(torch.ones(1, 2), torch.tensor([1]), torch.ones(5, 2), torch.tensor([0, 1, 0, 1, 0]))
+    assert result.rank_Q.tolist() == [4]
+    assert result.precision_Q.item() == pytest.approx((1 / 4 + 2 / 5) / 2)
 
 
 def test_a_model_that_collapsed_finds_nothing_and_a_random_one_what_chance_does() -> None:
@@ -56,8 +56,8 @@ def test_chunks_change_nothing(chunk: int) -> None:
 
 
 def test_queries_without_a_right_answer_are_left_out() -> None:
-    found = rank(torch.eye(2), torch.tensor([0, 9]), torch.eye(2), torch.tensor([0, 1]))
-    assert found.metrics() == {
+    result = rank(torch.eye(2), torch.tensor([0, 9]), torch.eye(2), torch.tensor([0, 1]))
+    assert result.metrics() == {
         "R@1": 1, "R@5": 1, "R@10": 1, "median_rank": 1, "mean_rank": 1, "mAP": 1, "chance_R@1": 0.5, "queries": 1,
         "answers": 2,
     }  # fmt: skip
@@ -74,10 +74,10 @@ def test_what_is_not_finite_finds_nothing_and_is_not_found(bad: float, caplog: p
     groups = torch.arange(6)
     good, broken = torch.eye(6), torch.full((6, 6), bad)
     for queries, answers in ((broken, broken), (broken, good), (good, broken)):
-        found = rank(queries, groups, answers, groups)
-        assert found.rank_Q.tolist() == [6] * 6
-        assert found.metrics()["R@1"] == 0
-        assert found.metrics()["mAP"] == pytest.approx(1 / 6)
+        result = rank(queries, groups, answers, groups)
+        assert result.rank_Q.tolist() == [6] * 6
+        assert result.metrics()["R@1"] == 0
+        assert result.metrics()["mAP"] == pytest.approx(1 / 6)
     assert "12 of 12 vectors are NaN or infinite" in caplog.text
     one = good.clone()
     one[2, 4] = bad

@@ -14,8 +14,8 @@ MODEL = Model("a" * 64, 8, "runs/x")
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray:
-    found = np.random.default_rng(seed).normal(size=(count, MODEL.dim)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    result = np.random.default_rng(seed).normal(size=(count, MODEL.dim)).astype(np.float32)
+    return result / np.linalg.norm(result, axis=1, keepdims=True)
 
 
 def collection(

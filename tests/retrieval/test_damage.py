@@ -37,7 +37,7 @@ def rows_of(folder: Path) -> list[Any]:
     """All that a collection gives."""
     made = Collection(folder)
     made.verify()
-    keys = {which: [own.tolist() for own in made._sorted[which]] for which in ("keys", "parents")}
+    keys = {which: [item.tolist() for item in made._sorted[which]] for which in ("keys", "parents")}
     return [made.model, len(made), list(made.rows()), made.vectors_ND.tobytes(), keys]
 
 
@@ -45,7 +45,7 @@ def answers_of(folder: Path) -> list[Any]:
     """All that searches in an index find."""
     index = Index(folder)
     hits = [index.search(query_D, 12, inside=2) for query_D in QUERIES]
-    return [index.model, len(index), index.parts, [[(hit.row, hit.score, hit.inside) for hit in own] for own in hits]]
+    return [index.model, len(index), index.parts, [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits]]
 
 
 def first_schema(folder: Path) -> None:
@@ -61,7 +61,10 @@ def first_schema(folder: Path) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Collection:
-    rows = [Row("é", "image", info={"name": "x"}), *(Row(f"é/{place}", "image", "parts", "é") for place in range(6))]
+    rows = [
+        Row("é", "image", info={"name": "x"}),
+        *(Row(f"é/{position}", "image", "parts", "é") for position in range(6)),
+    ]
     with writing(tmp_path / "made", MODEL) as writer:
         writer.add(vectors(7), rows)
     return Collection(tmp_path / "made")
@@ -70,11 +73,11 @@ def made(tmp_path: Path) -> Collection:
 @pytest.fixture
 def index(tmp_path: Path, made: Collection) -> Index:
     pytest.importorskip("faiss")
-    found = Index.create(tmp_path / "index", MODEL)
-    found.add(made)
-    found.add(collection(tmp_path / "b", [f"b{place}" for place in range(30)]), "hnsw")
-    found.remove(["b3", "b7", "é/2"])
-    return found
+    result = Index.create(tmp_path / "index", MODEL)
+    result.add(made)
+    result.add(collection(tmp_path / "b", [f"b{position}" for position in range(30)]), "hnsw")
+    result.remove(["b3", "b7", "é/2"])
+    return result
 
 
 @pytest.mark.parametrize("name", [*FILES, "collection.json"])
@@ -168,7 +171,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(tmp_path: Path, index: Index, ki
     name = {"flat": None, "hnsw": "hnsw", "ivf": "ivf"}[kind]
     with writing(tmp_path / "c", MODEL) as writer:
         kept = writer.media(".png", bytes(70_000))
-        rows = [Row(f"c{place}", "image", file=kept if not place else "") for place in range(200)]
+        rows = [Row(f"c{position}", "image", file=kept if not position else "") for position in range(200)]
         writer.add(vectors(200, 5), rows)
     before = before_and_after(index.folder)
     with full_disk(room), pytest.raises(UserError, match=r"cannot (be )?write|cannot be written"):
@@ -191,13 +194,13 @@ def test_a_full_disk_leaves_removals_as_they_were(index: Index) -> None:
 def test_no_collection_is_left_by_a_full_disk(tmp_path: Path) -> None:
     for room in (0, 2_000, 7_000):
         with full_disk(room), pytest.raises(UserError, match="vectors cannot be written: File too large"):
-            collection(tmp_path / "vectors", [f"a{place}" for place in range(400)])
+            collection(tmp_path / "vectors", [f"a{position}" for position in range(400)])
         assert list(tmp_path.iterdir()) == []
     assert len(collection(tmp_path / "vectors", ["a"])) == 1
 
 
 def test_no_index_is_left_by_a_failed_build(tmp_path: Path, made: Collection) -> None:
-    more = collection(tmp_path / "b", [f"b{place}" for place in range(100)])
+    more = collection(tmp_path / "b", [f"b{position}" for position in range(100)])
     with (
         full_disk(2_000),
         pytest.raises(UserError, match=r"index.segment-\d+ cannot be written: File too large; free some space"),
@@ -240,14 +243,14 @@ def test_a_reader_that_opens_while_removals_are_written(index: Index, monkeypatc
     seen: list[Any] = []
 
     def late(self: Index) -> Any:
-        found = manifest(self)
+        result = manifest(self)
         if not seen:
-            seen.append(found)
+            seen.append(result)
             writer = Index.__new__(Index)
             writer.folder, writer.segments = index.folder, []
             writer._open()
             writer.remove(["b20"])
-        return found
+        return result
 
     monkeypatch.setattr(Index, "_manifest", late)
     reader._open()

@@ -23,16 +23,16 @@ from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    found = Index.create(tmp_path / "index", MODEL)
-    found.add(collection(tmp_path / "a", [f"a{place}" for place in range(30)]))
-    return found
+    result = Index.create(tmp_path / "index", MODEL)
+    result.add(collection(tmp_path / "a", [f"a{position}" for position in range(30)]))
+    return result
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
 def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind) -> None:
     if kind != "flat":
         pytest.importorskip("faiss")
-    made = collection(tmp_path / "a", [f"a{place}" for place in range(200)])
+    made = collection(tmp_path / "a", [f"a{position}" for position in range(200)])
     Index.create(tmp_path / "index", MODEL).add(made, kind)
     index = Index(tmp_path / "index")
     index.remove(["a7", "a8"])
@@ -40,7 +40,7 @@ def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind) -> 
     for query in vectors(20, seed=9):
         scores = made.vectors_ND @ query
         scores[[7, 8]] = -np.inf
-        expected = [f"a{place}" for place in np.argsort(-scores)[:5]]
+        expected = [f"a{position}" for position in np.argsort(-scores)[:5]]
         hits = index.search(query, 5)
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert not {"a7", "a8"} & {hit.row.id for hit in hits}
@@ -74,9 +74,9 @@ def test_parts_and_levels_are_searched_apart_and_pieces_within(tmp_path: Path) -
     query = np.array([0.1, 0.2, 0.3, 0.9, 0.5, 0, 0, 0])
     assert [hit.row.id for hit in index.search(query, 9)] == ["t", "v"]
     assert [hit.row.id for hit in index.search(query, 9, part="video", level="scenes")] == ["v/1", "v/0"]
-    (found,) = index.search(query, 9, part="video", inside=1)
-    assert [inner.row.span for inner in found.inside] == [(4, 9)]
-    assert [inner.row.id for inner in found.inside[0].inside] == ["v/1/0"]
+    (result,) = index.search(query, 9, part="video", inside=1)
+    assert [inner.row.span for inner in result.inside] == [(4, 9)]
+    assert [inner.row.id for inner in result.inside[0].inside] == ["v/1/0"]
     assert index.remove(["v"]) == 4
     assert index.parts == {"video": 0, "text": 1}
 
@@ -184,7 +184,7 @@ def _add_and_die(folder: Path, added: Path, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", ["build", "_write_manifest", "replace_file"])
 def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Path, index: Index, moment: str) -> None:
-    added = collection(tmp_path / "b", [f"b{place}" for place in range(10)], seed=1)
+    added = collection(tmp_path / "b", [f"b{position}" for position in range(10)], seed=1)
     process = multiprocessing.get_context("fork").Process(
         target=_add_and_die, args=(index.folder, added.folder, moment)
     )
@@ -203,19 +203,19 @@ def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Pat
 def _add_one_by_one(folder: Path, number: int, count: int) -> None:
     # Where it hangs, the output of the test says where.
     faulthandler.dump_traceback_later(300, exit=True)
-    index, place = Index(folder), 0
+    index, position = Index(folder), 0
     own = [
         collection(folder.parent / f"own-{number}" / str(at), [f"{number}-{at}"], seed=number) for at in range(count)
     ]
-    while place < count:
+    while position < count:
         try:
-            index.add(own[place])
+            index.add(own[position])
         except UserError as error:
             if "is being written by another process" not in str(error):
                 raise
             time.sleep(0.002)
         else:
-            place += 1
+            position += 1
 
 
 def test_what_several_processes_add_at_once_is_all_there(index: Index) -> None:
@@ -225,10 +225,10 @@ def test_what_several_processes_add_at_once_is_all_there(index: Index) -> None:
     for process in writers:
         process.join()
     assert [process.exitcode for process in writers] == [0, 0, 0]
-    found = Index(index.folder)
-    assert len(found) == 30 + 3 * 8
-    ids = {row.id for segment in found.segments for row in segment.collection.rows()}
-    assert {f"{number}-{place}" for number in range(3) for place in range(8)} <= ids
+    result = Index(index.folder)
+    assert len(result) == 30 + 3 * 8
+    ids = {row.id for segment in result.segments for row in segment.collection.rows()}
+    assert {f"{number}-{position}" for number in range(3) for position in range(8)} <= ids
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

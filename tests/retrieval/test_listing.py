@@ -20,7 +20,7 @@ def films(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "result"),
     [
         (["b.mp4", "a.mp4"], ["b.mp4", "a.mp4"]),
         (["deep", "a.mp4", "deep/er"], ["deep/er/c.mp4", "a.mp4"]),
@@ -32,13 +32,13 @@ def films(tmp_path: Path) -> Path:
     ],
     ids=["files", "folders", "pattern", "folders in folders", "a folder matches", "a name like a pattern", "no match"],
 )
-def test_files_folders_and_patterns(films: Path, given: list[str], found: list[str] | None) -> None:
+def test_files_folders_and_patterns(films: Path, given: list[str], result: list[str] | None) -> None:
     paths = [films / name for name in given]
-    if found is None:
+    if result is None:
         with pytest.raises(UserError, match=r"nothing matches .*\?\.txt; \* stands for a part of a name"):
             files_in(paths)
     else:
-        assert files_in(paths) == [films / name for name in found]
+        assert files_in(paths) == [films / name for name in result]
 
 
 def test_files_of_other_suffixes_and_hidden_ones_are_left_out(films: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,7 +75,7 @@ def test_a_root_of_the_paths_of_tables(films: Path, tmp_path: Path) -> None:
     table = tmp_path / "lists" / "a.csv"
     table.write_text(f"path\n{films}/a.mp4\ndeep/er/c.mp4\n")
     paths = [films / "a.mp4", films / "deep/er/c.mp4"]
-    assert [own.path for own in listed([], [table], root=films)] == paths
+    assert [item.path for item in listed([], [table], root=films)] == paths
     with pytest.raises(UserError, match=r"a.csv:2: path .* leads out of the folder of the table.* Set --root"):
         listed_in([table])
     with pytest.raises(UserError, match=r"leads out of --root"):
@@ -122,7 +122,7 @@ def test_tables_name_files_with_what_is_known_of_them(films: Path, name: str, te
         Listed(second, "second", {"file": str(second)}),
     ]
     both = listed([films / "a.mp4", films / "b.mp4"], [films / name])
-    assert [own.name for own in both] == [str(films / "b.mp4"), "first", "second"], "a file is embedded once"
+    assert [item.name for item in both] == [str(films / "b.mp4"), "first", "second"], "a file is embedded once"
 
 
 def test_a_table_may_have_a_column_of_its_own_for_the_file(films: Path) -> None:

@@ -175,8 +175,8 @@ def test_a_query_of_words_is_as_similar_as_training_has_it(embedder: Embedder) -
         sides = [heads(tower, pyramid, {}) for tower, pyramid in (("text", words), ("video", film))]
         clip = Vectors(sides[1].x[2:3], Spans.from_lengths([1]), sides[1].groups)
         expected = sides[0].similarity(clip, soft=True)
-        found = float(heads.query("text", words)[0] @ clip.x[0])
-    assert found == pytest.approx(expected.item(), abs=1e-6)
+        result = float(heads.query("text", words)[0] @ clip.x[0])
+    assert result == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_pieces_lie_in_those_of_the_level_before() -> None:
@@ -219,10 +219,10 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     assert count == 1 + 2 + 6
     index = Index.create(tmp_path / "index", model.model)
     index.add(Collection(tmp_path / "v"))
-    (found,) = Searcher(index, model).search("text", "white queen", 5, inside=9)
-    boxes = {hit.row.id: hit.row.box for hit in found.inside}
+    (result,) = Searcher(index, model).search("text", "white queen", 5, inside=9)
+    boxes = {hit.row.id: hit.row.box for hit in result.inside}
     assert set(boxes.values()) == {(3, 0, 43, 40), (43, 0, 63, 40)}
-    inner = [region.row for area in found.inside for region in area.inside]
+    inner = [region.row for area in result.inside for region in area.inside]
     assert {row.box for row in inner} == {(3 + x, y, 23 + x, y + 20) for x in (0, 20, 40) for y in (0, 20)}
     for row in inner:
         outer = boxes[row.parent]
@@ -238,7 +238,7 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     tokenizer = model.tokenizer("image")
     assert isinstance(tokenizer, BoxLocating)
     assert tokenizer.box(picture, changed.flatten().tolist()) == (3, 20, 23, 40)
-    assert "<rect" in answers.card(1, found) and 'viewBox="0 0 66 40"' in answers.card(1, found)
+    assert "<rect" in answers.card(1, result) and 'viewBox="0 0 66 40"' in answers.card(1, result)
 
 
 def test_texts_say_what_a_passage_is() -> None:

@@ -22,9 +22,9 @@ pytest.importorskip("qdrant_client")
 
 @pytest.fixture
 def client() -> Iterator[Any]:
-    found = connect(":memory:")
-    yield found
-    found.close()
+    result = connect(":memory:")
+    yield result
+    result.close()
 
 
 def films(folder: Path) -> Collection:
@@ -41,7 +41,7 @@ def films(folder: Path) -> Collection:
 
 
 def test_it_answers_as_an_index_in_a_folder_does(tmp_path: Path, client: Any) -> None:
-    many, few = collection(tmp_path / "a", [f"a{place}" for place in range(300)]), films(tmp_path / "b")
+    many, few = collection(tmp_path / "a", [f"a{position}" for position in range(300)]), films(tmp_path / "b")
     here, there = Index.create(tmp_path / "index", MODEL), QdrantIndex.create(client, "x", MODEL)
     for index in (here, there):
         assert index.add(many) == 300
@@ -49,7 +49,7 @@ def test_it_answers_as_an_index_in_a_folder_does(tmp_path: Path, client: Any) ->
     assert len(here) == len(there) == 305
     assert here.parts == there.parts == {"image": 300, "video": 1, "text": 1}
     assert here.remove(["a7", "v/1"]) == there.remove(["a7", "v/1"]) == 3
-    queries = {level: vectors(1, seed=place)[0] for place, level in enumerate(("scenes", "clips"))}
+    queries = {level: vectors(1, seed=position)[0] for position, level in enumerate(("scenes", "clips"))}
     for query in vectors(5, seed=9):
         for options in ({}, {"part": "image"}, {"inside": 2}, {"level": "scenes"}, {"inside": 2, "finer": queries}):
             ours, theirs = here.search(query, 7, **options), there.search(query, 7, **options)
@@ -108,7 +108,7 @@ def test_a_failed_addition_leaves_nothing(tmp_path: Path, client: Any, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(client, "upsert", full)
         with pytest.raises(OSError, match="no space left"):
-            index.add(collection(tmp_path / "b", [f"b{place}" for place in range(50)]))
+            index.add(collection(tmp_path / "b", [f"b{position}" for position in range(50)]))
     assert len(index) == 1
     assert index.add(Collection(tmp_path / "b")) == 50
     client.delete("x-about", [0])

@@ -31,8 +31,8 @@ def around(centre_D: np.ndarray, near: int, far: int) -> np.ndarray:
     """Unit vectors, the first of them all nearer to a centre than the others."""
     draw = np.random.default_rng(0)
     close_ND = centre_D + 0.02 * draw.normal(size=(near, len(centre_D)))
-    found = np.concatenate([close_ND, draw.normal(size=(far, len(centre_D)))]).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    result = np.concatenate([close_ND, draw.normal(size=(far, len(centre_D)))]).astype(np.float32)
+    return result / np.linalg.norm(result, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_as_many_as_asked_for_are_found_among_duplicates(tmp_path: Path, kind: K
     vectors_ND = np.concatenate([np.ones((2_500, 4), np.float32), whole_numbers(500, 4, 1)])
     build(vectors_ND, kind, tmp_path)
     gone = np.arange(0, 2_400)
-    found = Neighbours(vectors_ND, kind, tmp_path, gone)
+    result = Neighbours(vectors_ND, kind, tmp_path, gone)
     for k in (1, 100, 101, 150, 599, 600, 601, 10_000):
-        scores_QK, places_QK = found.search(np.ones((2, 4), np.float32), k)
+        scores_QK, places_QK = result.search(np.ones((2, 4), np.float32), k)
         assert places_QK.shape == (2, min(k, 600))
         assert len(set(places_QK[0].tolist())) == min(k, 600) and places_QK.min() >= 2_400
         exact_N = np.sort(vectors_ND[2_400:] @ np.ones(4, np.float32))[::-1]
@@ -95,7 +95,7 @@ def test_never_fewer_than_there_are(kind: Kind, count: int, gone: set[int], k: i
     if kind != "flat":
         pytest.importorskip("faiss")
     vectors_ND, queries_QD = whole_numbers(count, 3, seed), whole_numbers(4, 3, seed + 100)
-    removed = np.array(sorted(place for place in gone if place < count), np.int64)
+    removed = np.array(sorted(index for index in gone if index < count), np.int64)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ALWAYS_EXACT", 0)
         patch.setattr(module, "SEARCH_CANDIDATES", 4)
@@ -140,7 +140,7 @@ class Plain:
             for row, vector_D in self.rows
             if row.level == level and part in (None, row.part) and parent in (None, row.parent)
         ]
-        return [name for _, name in sorted(kept, key=lambda own: -own[0])[:k]]
+        return [name for _, name in sorted(kept, key=lambda item: -item[0])[:k]]
 
 
 @settings(max_examples=15)
@@ -178,7 +178,7 @@ class Both:
         assert self.index.add(Collection(made), kind) == len(added)
         # Segments are of one part and level, in the order of the first row of each.
         for key in dict.fromkeys((row.part, row.level) for row, _ in added):
-            self.plain.rows += [own for own in added if (own[0].part, own[0].level) == key]
+            self.plain.rows += [item for item in added if (item[0].part, item[0].level) == key]
 
     def again(self, which: int) -> None:
         if self.removed:
@@ -191,11 +191,11 @@ class Both:
             with pytest.raises(UserError, match="has no row"):
                 self.index.remove(["nothing"])
             return
-        gone = [own for own in self.plain.rows if own[0].id in chosen or own[0].parent in chosen]
-        self.plain.rows = [own for own in self.plain.rows if all(own[0] is not row for row, _ in gone)]
+        gone = [item for item in self.plain.rows if item[0].id in chosen or item[0].parent in chosen]
+        self.plain.rows = [item for item in self.plain.rows if all(item[0] is not row for row, _ in gone)]
         index = Index(self.index.folder) if elsewhere else self.index
         assert index.remove(sorted(chosen)) == len(gone)
-        self.removed += [own for own in gone if not own[0].level]
+        self.removed += [item for item in gone if not item[0].level]
         self.reopen() if elsewhere else None
 
     def reopen(self) -> None:
@@ -207,7 +207,7 @@ class Both:
             hits = self.index.search(query_D, k, part=part, level=level)
             assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, part, level)
         for hit in self.index.search(query_D, 3, part=part, inside=2):
-            inner = [own.row.id for own in hit.inside]
+            inner = [item.row.id for item in hit.inside]
             assert inner == self.plain.best(query_D, 2, hit.row.part, "scenes", hit.row.id)
 
     def count(self) -> None:

@@ -64,10 +64,10 @@ def test_training_learned_pairs_and_every_figure_has_its_numbers(run: Path) -> N
     for way in ("image_to_text", "text_to_image"):
         assert metrics[f"test/{way}/queries"] == metrics[f"test/{way}/answers"] >= 30
         assert metrics[f"test/{way}/chance_R@1"] == 1 / metrics[f"test/{way}/answers"]
-    found = evaluate_run(run, "train")
+    result = evaluate_run(run, "train")
     # Dots against names: the characters that were seen are found; 154 of them, so chance for R@10 is 6%.
-    assert found["train/image_to_text/R@10"] > 0.3
-    assert found["train/text_to_image/R@10"] > 0.3
+    assert result["train/image_to_text/R@10"] > 0.3
+    assert result["train/text_to_image/R@10"] > 0.3
 
 
 def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,9 +123,9 @@ def test_a_manifest_gives_names_and_what_is_shown(
     assert "3 of image" in capsys.readouterr().out
     assert "gone.png: no such file" in caplog.text
     assert main(["search", str(tmp_path / "index"), "--text", "dots", "--json"]) == 0
-    found = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)}
+    result = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)}
     one, two = str(tmp_path / "1.png"), str(tmp_path / "2.png")
-    assert found == {
+    assert result == {
         "first": {"title": "<b>A dot</b>", "year": "1824", "tags": '["six", "dots"]', "file": str(tmp_path / "0.png")},
         one: {"title": "two", "file": one},
         two: {"file": two},
@@ -167,7 +167,7 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
     os.mkfifo(tmp_path / "pipe.png")
     lines: list[dict[str, object]] = [
         {"path": "a.png", "id": "long", "title": "x" * 200_000, "year": 1824},
-        {"path": "a.png", "id": "wide", **{f"column {place}": "\x00" * 900 for place in range(100)}},
+        {"path": "a.png", "id": "wide", **{f"column {position}": "\x00" * 900 for position in range(100)}},
         {"path": "a.png", "id": "y" * 100_000},
         {"path": "pipe.png", "id": "pipe"},
         {"path": "\ud800.png", "id": "z\ud800"},

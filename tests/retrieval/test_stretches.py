@@ -141,9 +141,9 @@ def test_no_more_frames_are_held_than_a_window_has(
 def test_frames_wait_for_their_stretch_at_the_size_of_the_model(local: Embedder, tmp_path: Path) -> None:
     tokenizer = local.tokenizer("video")
     assert isinstance(tokenizer, VideoTokenizer)
-    found = stretches(film(tmp_path / "a.mp4", 100, size=(96, 128), chapters=(0.0, 2.5)), tokenizer, 1.0)
-    assert found is not None
-    values = [stretch.value for stretch in found]
+    result = stretches(film(tmp_path / "a.mp4", 100, size=(96, 128), chapters=(0.0, 2.5)), tokenizer, 1.0)
+    assert result is not None
+    values = [stretch.value for stretch in result]
     assert {value.pixels_NCHW.shape[1:] for value in values} == {(1, 16, 16)}
     assert [value.boundaries["chapters"] for value in values] == [(0.0,), (), (2.5,), (), ()]
     assert stretches(tmp_path / "a.mp4", tokenizer, 4.0) is None, "a film that is no longer than a window is read whole"
@@ -155,7 +155,7 @@ def test_attention_over_the_whole_sees_its_window_alone(tmp_path: Path) -> None:
     whole, _ = rows_of(wide, path, tmp_path / "whole", 100.0)
     parts, rows = rows_of(wide, path, tmp_path / "parts", 1.0)
     # The finest pieces look no further than before; the coarsest, and so the film, do.
-    fine = [place for place, row in enumerate(rows) if row.level == "frames"]
+    fine = [index for index, row in enumerate(rows) if row.level == "frames"]
     assert np.allclose(parts.vectors_ND[fine], whole.vectors_ND[fine], atol=1e-5)
     assert not np.allclose(parts.vectors_ND, whole.vectors_ND, atol=1e-4)
     assert float(parts.vectors_ND[0] @ whole.vectors_ND[0]) > 0.9

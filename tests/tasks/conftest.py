@@ -64,13 +64,13 @@ class Rows(Mute):
 
 
 def hierarchy(levels: int = 3, groups: Sequence[dict[str, Any]] | None = None, **options: Any) -> HierarchyConfig:
-    found = []
+    result = []
     for index in range(levels):
         level: dict[str, Any] = {"name": "abc"[index], "dim": 8, "depth": 1, "heads": 2, "mlp_ratio": 1.0}
         if index + 1 < levels:
             level["group"] = groups[index] if groups else {"type": "fixed", "stride": 2}
-        found.append(level)
-    return HierarchyConfig.model_validate({"levels": found, **options})
+        result.append(level)
+    return HierarchyConfig.model_validate({"levels": result, **options})
 
 
 def unzero(module: nn.Module) -> None:

@@ -80,12 +80,12 @@ class Case:
             generator = torch.Generator().manual_seed(place)
             rows = torch.randn(LENGTHS[place], 4, generator=generator)
             samples.append(Sample(self.value(rows, place), self.label(rows, place), f"s{place}"))
-        found = self.config.collator(self.models(), self.tokenizers(), CLASSES)(samples)
+        result = self.config.collator(self.models(), self.tokenizers(), CLASSES)(samples)
         if self.options["type"] in ("classification", "matching", "fused_classification"):
-            assert found.target is not None
+            assert result.target is not None
             # Samples without a label come from data that has none of some; a target says so.
-            found.target[[at for at, place in enumerate(places) if place == 3]] = -1
-        return found
+            result.target[[at for at, place in enumerate(places) if place == 3]] = -1
+        return result
 
 
 def _class(rows: Tensor, place: int) -> str:

@@ -33,9 +33,9 @@ def step(name: str, task: Task, batches: Sequence[Sequence[int]], ranks: Process
         # What is hidden is drawn at random; here it is the same for a sample in any batch.
         task.hidden = _thirds  # type: ignore[method-assign]
     task.zero_grad()
-    packed = [case.batch(places) for places in batches]
+    packed = [case.batch(positions) for positions in batches]
     counts = [task.counts(batch) for batch in packed]
-    totals = {key: ranks.sum(torch.stack([own[key].double() for own in counts]).sum()) for key in counts[0]}
+    totals = {key: ranks.sum(torch.stack([item[key].double() for item in counts]).sum()) for key in counts[0]}
     model = ranks.wrap(task)
     with training_step(task), task.sharing(totals):
         for number, batch in enumerate(packed):
@@ -70,26 +70,26 @@ def test_batches_of_a_step_add_up_to_one(name: str, split: list[list[int]]) -> N
     alone = ProcessGroup(torch.device("cpu"))
     whole, parts = (CASES[name].build().train() for _ in range(2))
     for _ in range(2):
-        wanted = step(name, whole, [[place for part in split for place in part]], alone)
-        found = step(name, parts, split, alone)
+        expected = step(name, whole, [[index for part in split for index in part]], alone)
+        result = step(name, parts, split, alone)
         assert_like(state(parts), state(whole))
-        for key, (value, count) in wanted.sums().items():
-            assert list(found.sums()[key]) == pytest.approx([value, count], rel=1e-4, abs=1e-5), key
+        for key, (value, count) in expected.sums().items():
+            assert list(result.sums()[key]) == pytest.approx([value, count], rel=1e-4, abs=1e-5), key
 
 
 def _states_on_rank(ranks: ProcessGroup) -> dict[str, dict[str, list[Any]]]:
-    found = {}
+    result = {}
     for name in SHARED:
         task = CASES[name].build().train()
         for _ in range(2):
             step(name, task, [SPLITS[0][ranks.rank], SPLITS[1][2 + ranks.rank]], ranks)
-        found[name] = state(task)
-    return found
+        result[name] = state(task)
+    return result
 
 
 def test_two_ranks_are_one() -> None:
     answers = on_two_ranks(_states_on_rank)
-    order = [place for part in (*SPLITS[0], *SPLITS[1][2:]) for place in part]
+    order = [index for part in (*SPLITS[0], *SPLITS[1][2:]) for index in part]
     for name in SHARED:
         task = CASES[name].build().train()
         for _ in range(2):

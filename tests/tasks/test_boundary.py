@@ -47,7 +47,7 @@ def test_it_is_registered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chances", "width", "places"),
+    ("chances", "width", "positions"),
     [
         ([0, 0, 0.9, 0, 0], 0, [2]),
         ([0.9, 0, 0, 0, 0], 0, []),  # where every sample starts
@@ -60,8 +60,8 @@ def test_it_is_registered() -> None:
         ([0.7], 2, []),
     ],
 )
-def test_peaks_of_summed_chances(chances: list[float], width: int, places: list[int]) -> None:
-    assert peaks(np.array(chances), width, 0.5).tolist() == places
+def test_peaks_of_summed_chances(chances: list[float], width: int, positions: list[int]) -> None:
+    assert peaks(np.array(chances), width, 0.5).tolist() == positions
 
 
 def test_the_loss_leaves_out_first_tokens(hierarchy: Make, rows: Tokenizer, unzero: Callable[..., None]) -> None:
@@ -88,13 +88,13 @@ def test_scores_are_exact_over_batches(hierarchy: Make, rows: Tokenizer) -> None
         values.append(value)
         truths.append(truth)
     whole = marked(values, truths)
-    found = metrics(task, [whole])
-    assert found["val/f1_0"] == pytest.approx(2 * 1 / (3 + 3))
-    assert found["val/f1_1"] == pytest.approx(2 * 2 / (3 + 3))
-    assert found["val/precision_1"] == found["val/recall_1"] == pytest.approx(2 / 3)
-    assert found["val/error"] == pytest.approx(1 / 2)
+    result = metrics(task, [whole])
+    assert result["val/f1_0"] == pytest.approx(2 * 1 / (3 + 3))
+    assert result["val/f1_1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert result["val/precision_1"] == result["val/recall_1"] == pytest.approx(2 / 3)
+    assert result["val/error"] == pytest.approx(1 / 2)
     apart = metrics(task, [marked([value], [truth]) for value, truth in zip(values, truths, strict=True)])
-    assert apart == pytest.approx(found)
+    assert apart == pytest.approx(result)
     output = task(whole)
     assert output.predictions is not None
     assert output.predictions.nonzero().flatten().tolist() == [0, 4, 7, 12, 14, 21]
@@ -108,12 +108,12 @@ def test_tolerances_are_seconds_where_tokens_are_time(hierarchy: Make, rows: Tok
     assert task.monitor == "f1_40ms"
     value = torch.full((30, 4), -9.0)
     value[[10, 23], 3] = 9.0
-    found = metrics(task, [marked([value], [[0, 12, 27]])])
-    assert found["val/f1_20ms"] == pytest.approx(1 / 2)
-    assert found["val/f1_40ms"] == 1
-    assert found["val/error_ms"] == pytest.approx(30)
-    assert 0 <= found["val/f1_40ms_random"] <= 1
-    assert found["val/f1_40ms_even"] == 0.5
+    result = metrics(task, [marked([value], [[0, 12, 27]])])
+    assert result["val/f1_20ms"] == pytest.approx(1 / 2)
+    assert result["val/f1_40ms"] == 1
+    assert result["val/error_ms"] == pytest.approx(30)
+    assert 0 <= result["val/f1_40ms_random"] <= 1
+    assert result["val/f1_40ms_even"] == 0.5
 
 
 def test_tokens_on_several_axes_are_refused(hierarchy: Make, rows: Tokenizer) -> None:
@@ -133,10 +133,10 @@ def test_boundaries_are_learned_that_neighbours_alone_do_not_tell(hierarchy: Mak
         task.train()(_delayed(16)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    found = metrics(task.eval(), [_delayed(64)])
-    assert found["val/f1_0"] > 0.8
-    assert found["val/f1_0_even"] < 0.5
-    assert found["val/f1_0_random"] < 0.5
+    result = metrics(task.eval(), [_delayed(64)])
+    assert result["val/f1_0"] > 0.8
+    assert result["val/f1_0_even"] < 0.5
+    assert result["val/f1_0_random"] < 0.5
 
 
 def _delayed(count: int) -> Batch:

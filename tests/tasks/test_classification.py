@@ -35,15 +35,15 @@ def test_it_is_registered() -> None:
 
 def test_loss_and_accuracy_are_those_of_the_logits(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config().build(hierarchy(), rows, CLASSES).eval()
-    found = batch(rows, samples)
-    assert found.target is not None
-    logits = task.head(task.encoder(found.tokens).pooled("c"))
-    output = task(found)
-    assert torch.allclose(output.loss, F.cross_entropy(logits, found.target))
+    result = batch(rows, samples)
+    assert result.target is not None
+    logits = task.head(task.encoder(result.tokens).pooled("c"))
+    output = task(result)
+    assert torch.allclose(output.loss, F.cross_entropy(logits, result.target))
     assert output.predictions is not None
     assert torch.equal(output.predictions, logits.argmax(-1))
     right, count = output.stats["accuracy"]
-    assert (int(right), int(count)) == (int((logits.argmax(-1) == found.target).sum()), 4)
+    assert (int(right), int(count)) == (int((logits.argmax(-1) == result.target).sum()), 4)
     assert "top5" not in output.stats
 
 
@@ -52,11 +52,11 @@ def test_probabilities_are_means_over_views(hierarchy: Make, rows: Tokenizer, sa
     with torch.no_grad():
         task.head.weight.mul_(50)
     pairs = [Sample(tuple(samples[:2]), "bee", "one"), Sample(tuple(samples[2:]), "ant", "two")]
-    found = config().collator({}, {"": rows}, CLASSES)(pairs)
-    assert len(found) == 2 and [found.name("", sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
+    result = config().collator({}, {"": rows}, CLASSES)(pairs)
+    assert len(result) == 2 and [result.name("", sequence) for sequence in range(4)] == ["one", "one", "two", "two"]
     shares = task.head(task.encoder(rows(samples)).pooled("c")).softmax(-1)
     mean = shares.unflatten(0, (2, 2)).mean(1)
-    output = task(found)
+    output = task(result)
     assert torch.allclose(output.loss, F.nll_loss(mean.log(), torch.tensor([1, 0])), atol=1e-5)
     assert output.predictions is not None and torch.equal(output.predictions, mean.argmax(-1))
     assert int(output.stats["accuracy"][1]) == 2
@@ -79,23 +79,23 @@ def test_several_levels_lie_end_to_end(hierarchy: Make, rows: Tokenizer, samples
 
 def test_smoothing_is_for_training_alone(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config(label_smoothing=0.3).build(hierarchy(), rows, CLASSES)
-    found = batch(rows, samples)
-    assert found.target is not None
-    logits = task.head(task.encoder(found.tokens).pooled())
-    assert torch.allclose(task.train()(found).loss, F.cross_entropy(logits, found.target, label_smoothing=0.3))
-    assert torch.allclose(task.eval()(found).loss, F.cross_entropy(logits, found.target))
+    result = batch(rows, samples)
+    assert result.target is not None
+    logits = task.head(task.encoder(result.tokens).pooled())
+    assert torch.allclose(task.train()(result).loss, F.cross_entropy(logits, result.target, label_smoothing=0.3))
+    assert torch.allclose(task.eval()(result).loss, F.cross_entropy(logits, result.target))
 
 
 def test_balance_raises_logits_by_the_shares_so_far(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config(balance=0.7).build(hierarchy(), rows, CLASSES)
-    found = batch(rows, samples)
-    assert found.target is not None
-    logits = task.head(task.encoder(found.tokens).pooled())
+    result = batch(rows, samples)
+    assert result.target is not None
+    logits = task.head(task.encoder(result.tokens).pooled())
     for seen in ([1, 1, 1], [3, 2, 2]):
         shares = torch.tensor(seen) / sum(seen)
-        expected = F.cross_entropy(logits + 0.7 * shares.log(), found.target)
-        assert torch.allclose(task.train()(found).loss, expected)
-    assert torch.allclose(task.eval()(found).loss, F.cross_entropy(logits, found.target))
+        expected = F.cross_entropy(logits + 0.7 * shares.log(), result.target)
+        assert torch.allclose(task.train()(result).loss, expected)
+    assert torch.allclose(task.eval()(result).loss, F.cross_entropy(logits, result.target))
     assert task.state_dict()["scores.seen_K"].tolist() == [5, 3, 3]
 
 
@@ -120,11 +120,11 @@ def test_balance_finds_rare_classes(hierarchy: Make, rows: Tokenizer) -> None:
 
 def test_dropout_is_for_training_alone(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config(dropout=0.5).build(hierarchy(), rows, CLASSES)
-    found = batch(rows, samples)
+    result = batch(rows, samples)
     task.train()
-    assert not torch.equal(task(found).loss, task(found).loss)
+    assert not torch.equal(task(result).loss, task(result).loss)
     task.eval()
-    assert torch.equal(task(found).loss, task(found).loss)
+    assert torch.equal(task(result).loss, task(result).loss)
 
 
 def test_top5_counts_above_ten_classes(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
@@ -150,13 +150,13 @@ def test_auxiliary_losses_are_added(hierarchy: Make, rows: Tokenizer, samples: l
 
 def test_half_precision(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:
     task = config(label_smoothing=0.1).build(hierarchy(), rows, CLASSES)
-    found = batch(rows, samples)
+    result = batch(rows, samples)
     with torch.autocast("cpu", torch.bfloat16):
-        half = task(found)
+        half = task(result)
     assert half.loss.dtype == torch.float32
     half.loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
-    assert abs(float(half.loss.detach()) - float(task(found).loss.detach())) < 0.05
+    assert abs(float(half.loss.detach()) - float(task(result).loss.detach())) < 0.05
 
 
 def test_it_learns(hierarchy: Make, rows: Tokenizer) -> None:
@@ -179,15 +179,15 @@ def test_it_learns(hierarchy: Make, rows: Tokenizer) -> None:
 
 def test_targets_are_places_of_names(rows: Tokenizer, samples: list[Tensor]) -> None:
     labels: list[object] = ["cow", 1, "ant", 2]
-    found = [Sample(value, label, "row") for value, label in zip(samples, labels, strict=True)]
-    assert config().targets(found, rows(samples), CLASSES).tolist() == [2, 1, 0, 2]
+    result = [Sample(value, label, "row") for value, label in zip(samples, labels, strict=True)]
+    assert config().targets(result, rows(samples), CLASSES).tolist() == [2, 1, 0, 2]
 
 
 @pytest.mark.parametrize("label", ["dog", 3, -1, None, True, 1.0, ["ant"]])
 def test_unknown_labels_are_bad_samples(rows: Tokenizer, samples: list[Tensor], label: object) -> None:
-    found = [Sample(samples[0], "ant", "row 1"), Sample(samples[1], label, "row 2")]
+    result = [Sample(samples[0], "ant", "row 1"), Sample(samples[1], label, "row 2")]
     with pytest.raises(BadSample, match=r"^row 2: label .* is not one of the training set's: ant, bee, cow$"):
-        config().targets(found, rows(samples[:2]), CLASSES)
+        config().targets(result, rows(samples[:2]), CLASSES)
 
 
 def test_data_without_classes_is_named(hierarchy: Make, rows: Tokenizer) -> None:

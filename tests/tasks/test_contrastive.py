@@ -30,13 +30,13 @@ def config(**options: Any) -> ContrastiveConfig:
 def samples(count: int, seed: int = 0, *, groups: int | None = None) -> list[Sample]:
     """Rows around a mean, with ids that name it."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for place in range(count):
-        group = place % (groups or count)
-        rows = torch.randn(3 + place % 4, 4, generator=generator)
+    result = []
+    for index in range(count):
+        group = index % (groups or count)
+        rows = torch.randn(3 + index % 4, 4, generator=generator)
         value = {"rows": rows, "ids": torch.tensor([group % 11, group * 7 % 11])}
-        found.append(Sample(value, f"g{group}", f"s{place}"))
-    return found
+        result.append(Sample(value, f"g{group}", f"s{index}"))
+    return result
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_several_positives_share_what_is_right() -> None:
     loss = ContrastiveLoss(InfoNCEConfig())
     similarity = torch.tensor([[0.3, 0.1, -0.2]])
     logp = (similarity / 0.1).log_softmax(1)[0]
-    found, counts = loss(similarity, torch.tensor([[True, True, False]]))
-    assert torch.allclose(found, -(logp[0] + logp[1]) / 2)
+    result, counts = loss(similarity, torch.tensor([[True, True, False]]))
+    assert torch.allclose(result, -(logp[0] + logp[1]) / 2)
     assert not loss(similarity, torch.zeros(1, 3, dtype=torch.bool))[1].any()
     assert counts.all()
 
@@ -93,12 +93,12 @@ def test_the_sigmoid_loss_is_that_of_the_formula() -> None:
     assert torch.allclose(loss(similarity, torch.eye(2) > 0)[0], expected)
 
 
-@pytest.mark.parametrize("place", [-50.0, 0.0, 50.0])
-def test_the_temperature_stays_within_its_bounds(place: float) -> None:
+@pytest.mark.parametrize("index", [-50.0, 0.0, 50.0])
+def test_the_temperature_stays_within_its_bounds(index: float) -> None:
     temperature = Temperature(TemperatureConfig(init=0.07))
     assert temperature().item() == pytest.approx(0.07)
     with torch.no_grad():
-        temperature.place.fill_(place)
+        temperature.place.fill_(index)
     assert 0.01 - 1e-6 <= temperature().item() <= 1 + 1e-6
 
 
@@ -114,17 +114,17 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
 ) -> None:
     also = [{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}]
     batch = config().collator({}, towers, None)(samples(7, groups=4))
-    found = []
+    result = []
     for size in (None, chunk):
         task = build(chunk=size, also=also, loss={"type": loss}).double()
         double = dict(batch.towers)
         rows = double["rows"]
         double["rows"] = type(rows)(rows.tokens.with_x(rows.tokens.x.double()), rows.samples, rows.contents)
         task(Batch(double, None, batch.names, batch.groups)).loss.backward()
-        found.append({name: parameter.grad for name, parameter in task.named_parameters()})
-    for name, gradient in found[0].items():
-        assert gradient is not None and found[1][name] is not None, name
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+        result.append({name: parameter.grad for name, parameter in task.named_parameters()})
+    for name, gradient in result[0].items():
+        assert gradient is not None and result[1][name] is not None, name
+        torch.testing.assert_close(result[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_soft_alignment_takes_the_best_token_of_the_other_side(
@@ -132,8 +132,8 @@ def test_soft_alignment_takes_the_best_token_of_the_other_side(
 ) -> None:
     task = build(also=[{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}])
     batch = config().collator({}, towers, None)(samples(3))
-    found, _ = task.encode(batch)
-    rows, ids = found[1]["rows"], found[1]["ids"]
+    result, _ = task.encode(batch)
+    rows, ids = result[1]["rows"], result[1]["ids"]
     similarity = rows.similarity(ids, soft=True)
     for i, x in enumerate(rows.samples.split(rows.x)):
         for j, y in enumerate(ids.samples.split(ids.x)):
@@ -233,7 +233,7 @@ def test_towers_that_share_weights_are_one_encoder(
     )
     generator = torch.Generator().manual_seed(3)
     values = [{name: torch.randn(4, 4, generator=generator) for name in towers} for _ in range(5)]
-    batch = config().collator({}, towers, None)([Sample(value, name=str(place)) for place, value in enumerate(values)])
+    batch = config().collator({}, towers, None)([Sample(value, name=str(index)) for index, value in enumerate(values)])
     for task in made:
         task(batch).loss.backward()
     assert torch.allclose(apart(batch).loss, one(batch).loss)
@@ -257,7 +257,7 @@ def test_a_level_of_three_towers_is_compared_in_pairs_with_one_vector_each(
     unzero(task)
     generator = torch.Generator().manual_seed(3)
     values = [{name: torch.randn(4, 4, generator=generator) for name in towers} for _ in range(5)]
-    batch = config().collator({}, towers, None)([Sample(value, name=str(place)) for place, value in enumerate(values)])
+    batch = config().collator({}, towers, None)([Sample(value, name=str(index)) for index, value in enumerate(values)])
     output = task(batch)
     vectors, own = task.encode(batch)[0][1], torch.arange(5)
     expected = []
@@ -266,9 +266,9 @@ def test_a_level_of_three_towers_is_compared_in_pairs_with_one_vector_each(
             logits = vectors[first].similarity(vectors[second], soft=align == "soft") / task.temperature()
             expected.append(F.cross_entropy(logits, own))
     view = f"left_a_right_a_other_a_{align}"
-    found = [value for name, value in output.parts.items() if name.startswith(view)]
-    assert len(found) == 3
-    assert torch.allclose(torch.stack(found).sum(), torch.stack(expected).mean(), atol=1e-5)
+    result = [value for name, value in output.parts.items() if name.startswith(view)]
+    assert len(result) == 3
+    assert torch.allclose(torch.stack(result).sum(), torch.stack(expected).mean(), atol=1e-5)
     assert f"{view}/other_to_left/accuracy" in output.stats
 
 
@@ -280,13 +280,13 @@ def test_pairs_are_learned_and_a_shuffled_control_is_not(
     def made(count: int, seed: int, *, shuffled: bool) -> list[Sample]:
         generator = torch.Generator().manual_seed(seed)
         means = 2 * torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-        found = []
-        for place in range(count):
-            group = place % 8
+        result = []
+        for index in range(count):
+            group = index % 8
             other = int(torch.randint(8, (1,), generator=generator)) if shuffled else group
             rows = means[group] + 0.3 * torch.randn(4, 4, generator=generator)
-            found.append(Sample({"rows": rows, "ids": torch.tensor([other, 8])}, f"g{other}", f"{seed}/{place}"))
-        return found
+            result.append(Sample({"rows": rows, "ids": torch.tensor([other, 8])}, f"g{other}", f"{seed}/{index}"))
+        return result
 
     scores = []
     for shuffled in (False, True):

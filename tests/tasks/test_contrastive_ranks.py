@@ -19,10 +19,10 @@ from tests.tasks.conftest import Ids, Rows, hierarchy, unzero
 def _samples() -> list[Sample]:
     torch.manual_seed(3)
     values: list[dict[str, Any]] = [
-        {"rows": torch.randn(2 + place % 3, 4), "ids": torch.tensor([place % 5, 3])} for place in range(9)
+        {"rows": torch.randn(2 + index % 3, 4), "ids": torch.tensor([index % 5, 3])} for index in range(9)
     ]
     values[0]["ids"] = values[2]["rows"] = None
-    return [Sample(value, f"g{place % 5}", f"s{place}") for place, value in enumerate(values)]
+    return [Sample(value, f"g{index % 5}", f"s{index}") for index, value in enumerate(values)]
 
 
 def _gradient(options: dict[str, Any], share: list[Sample], ranks: ProcessGroup) -> dict[str, Tensor]:
@@ -46,9 +46,9 @@ def _gradient(options: dict[str, Any], share: list[Sample], ranks: ProcessGroup)
 
 
 def _gradient_on_rank(ranks: ProcessGroup, options: dict[str, Any], shares: list[list[int]]) -> dict[str, list[Any]]:
-    chosen = [_samples()[place] for place in shares[ranks.rank]]
-    found = _gradient(options, chosen, ranks)
-    return {name: gradient.tolist() for name, gradient in found.items()}
+    chosen = [_samples()[index] for index in shares[ranks.rank]]
+    result = _gradient(options, chosen, ranks)
+    return {name: gradient.tolist() for name, gradient in result.items()}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def _gradient_on_rank(ranks: ProcessGroup, options: dict[str, Any], shares: list
 )
 def test_two_ranks_have_the_gradient_of_one(options: dict[str, Any], shares: list[list[int]]) -> None:
     order = [*shares[0], *shares[1]]
-    alone = _gradient(options, [_samples()[place] for place in order], ProcessGroup(torch.device("cpu")))
-    for found in on_two_ranks(_gradient_on_rank, options, shares):
-        assert found.keys() == alone.keys()
+    alone = _gradient(options, [_samples()[index] for index in order], ProcessGroup(torch.device("cpu")))
+    for result in on_two_ranks(_gradient_on_rank, options, shares):
+        assert result.keys() == alone.keys()
         for name, gradient in alone.items():
-            torch.testing.assert_close(torch.tensor(found[name]), gradient, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(torch.tensor(result[name]), gradient, rtol=1e-4, atol=1e-6)

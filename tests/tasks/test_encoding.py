@@ -85,7 +85,7 @@ def test_parameters_know_their_level(hierarchy: Make, rows: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "place"),
+    ("broken", "index"),
     [
         ("encoder.embedding.project", "the embedding (encoder.embedding.project)"),
         ("encoder.hierarchy.stages.0.encoder.0.mlp.up", "level 'a' (encoder.hierarchy.stages.0.encoder.0.mlp.up)"),
@@ -98,14 +98,14 @@ def test_parameters_know_their_level(hierarchy: Make, rows: Tokenizer) -> None:
     ],
 )
 def test_the_first_place_that_is_not_finite(
-    hierarchy: Make, rows: Tokenizer, samples: list[Tensor], broken: str, place: str
+    hierarchy: Make, rows: Tokenizer, samples: list[Tensor], broken: str, index: str
 ) -> None:
     task = build(rows, hierarchy(cross_scale={"up": True, "down": True}))
     module = task.get_submodule(broken)
     assert isinstance(module, nn.Linear)
     nn.init.constant_(module.weight, float("nan"))
     batch = Batch.of(rows(samples), torch.tensor([0, 1, 0, 1]), ("p", "q", "r", "s"))
-    assert task.nonfinite_source(batch).startswith(place)
+    assert task.nonfinite_source(batch).startswith(index)
 
 
 def test_an_input_that_is_not_finite_is_named(hierarchy: Make, rows: Tokenizer, samples: list[Tensor]) -> None:

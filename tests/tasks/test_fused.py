@@ -44,12 +44,12 @@ def build(towers: Mapping[str, Tokenizer], hierarchy: Make) -> Callable[..., Fus
 def samples(count: int, seed: int, *, noise: float = 0.3) -> list[Sample]:
     """The sign of the rows, once more if the id says so: neither tells the class alone."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for place in range(count):
+    result = []
+    for index in range(count):
         one, two = (int(torch.randint(2, (1,), generator=generator)) for _ in range(2))
-        rows = (2 * one - 1) + noise * torch.randn(3 + place % 3, 4, generator=generator)
-        found.append(Sample({"rows": rows, "ids": torch.tensor([two, 5])}, CLASSES[one ^ two], f"s{place}"))
-    return found
+        rows = (2 * one - 1) + noise * torch.randn(3 + index % 3, 4, generator=generator)
+        result.append(Sample({"rows": rows, "ids": torch.tensor([two, 5])}, CLASSES[one ^ two], f"s{index}"))
+    return result
 
 
 def trained(task: Fused, towers: Mapping[str, Tokenizer], given: FusedConfig, steps: int) -> None:
@@ -91,12 +91,12 @@ def test_a_modality_that_is_left_out_in_training_is_no_loss_in_testing(
     """Both modalities tell the class: with dropping, each does alone."""
 
     def twins(count: int, seed: int) -> list[Sample]:
-        found = samples(count, seed)
-        for sample in found:
+        result = samples(count, seed)
+        for sample in result:
             label = CLASSES.index(sample.label)
             sample.value["ids"] = torch.tensor([label, 5])
             sample.value["rows"] = sample.value["rows"] * 0 + 2.0 * label - 1
-        return found
+        return result
 
     given = config(drop_modality=0.4)
     task = build(drop_modality=0.4)
@@ -118,14 +118,14 @@ def test_each_modality_alone_has_the_loss_that_it_has_without_the_others(
     """Over the samples that have it, in training; evaluation and what all together come to stay as they are."""
     options = {"fusion": fusion, "drop_modality": 0.0}
     plain, task = build(**options), build(**options, alone=0.5)
-    found = samples(12, 0)
-    for place in (2, 7):
-        found[place].value["ids"] = None
-    batch = config().collator({}, towers, CLASSES)(found)
+    result = samples(12, 0)
+    for index in (2, 7):
+        result[index].value["ids"] = None
+    batch = config().collator({}, towers, CLASSES)(result)
     output = task.train()(batch)
     assert torch.allclose(output.parts["cross_entropy"], plain.train()(batch).parts["cross_entropy"])
     for tower in ("rows", "ids"):
-        own = [Sample({tower: one.value[tower]}, one.label) for one in found if one.value[tower] is not None]
+        own = [Sample({tower: one.value[tower]}, one.label) for one in result if one.value[tower] is not None]
         expected = plain(config().collator({}, towers, CLASSES)(own)).parts["cross_entropy"]
         assert torch.allclose(output.parts[f"{tower}/alone"], 0.5 * expected, atol=1e-5)
     assert torch.allclose(output.loss, torch.stack(list(output.parts.values())).sum())
@@ -139,9 +139,9 @@ def test_some_modality_of_each_sample_always_stays(
     build: Callable[..., Fused], towers: Mapping[str, Tokenizer]
 ) -> None:
     task = build(drop_modality=0.9)
-    found = samples(64, 0)
-    found[0].value["ids"] = None
-    batch = config().collator({}, towers, CLASSES)(found)
+    result = samples(64, 0)
+    result[0].value["ids"] = None
+    batch = config().collator({}, towers, CLASSES)(result)
     torch.manual_seed(0)
     streams, _ = task._streams(batch)
     present = torch.stack([streams[tower].present_B for tower in ("rows", "ids")], 1)
@@ -154,12 +154,12 @@ def test_some_modality_of_each_sample_always_stays(
 
 
 def test_a_tower_can_be_left_out_of_an_evaluation(build: Callable[..., Fused], towers: Mapping[str, Tokenizer]) -> None:
-    found = samples(8, 0)
+    result = samples(8, 0)
     without = build(without=["ids"]).eval()
     whole = build().eval()
-    alone = [Sample({"rows": sample.value["rows"]}, sample.label, sample.name) for sample in found]
+    alone = [Sample({"rows": sample.value["rows"]}, sample.label, sample.name) for sample in result]
     expected = whole(config().collator({}, towers, CLASSES)(alone)).loss
-    assert torch.equal(without(config().collator({}, towers, CLASSES)(found)).loss, expected)
+    assert torch.equal(without(config().collator({}, towers, CLASSES)(result)).loss, expected)
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def causal(group: dict[str, Any] | None = None) -> HierarchyConfig:
 @pytest.fixture
 def task(ids: Tokenizer, unzero: Callable[[nn.Module], None]) -> LanguageModel:
     torch.manual_seed(0)
-    found = LanguageConfig(type="language").build(causal(), ids, None).double()
-    unzero(found)
-    return found
+    result = LanguageConfig(type="language").build(causal(), ids, None).double()
+    unzero(result)
+    return result
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_each_token_predicts_the_next_of_its_sample(task: LanguageModel, batch: 
     output = task(batch)
     logits = task.logits(task.encoder(batch.tokens)[0].x).detach()
     nats, right = [], 0
-    for scores, own in zip(batch.tokens.spans.split(logits), batch.tokens.split(), strict=True):
-        nats += [float(F.cross_entropy(scores[t], own[t + 1])) for t in range(len(own) - 1)]
-        right += int((scores[:-1].argmax(-1) == own[1:]).sum())
+    for scores, item in zip(batch.tokens.spans.split(logits), batch.tokens.split(), strict=True):
+        nats += [float(F.cross_entropy(scores[t], item[t + 1])) for t in range(len(item) - 1)]
+        right += int((scores[:-1].argmax(-1) == item[1:]).sum())
     assert len(nats) == sum(LENGTHS) - len(LENGTHS)
     total, count = output.stats["cross_entropy"]
     assert float(total) == pytest.approx(sum(nats), rel=1e-5) and int(count) == len(nats)
@@ -75,10 +75,10 @@ def test_noise_is_read_in_training_and_never_predicted(ids: Tokenizer, batch: Ba
 def test_noise_replaces_its_share_by_what_is_common() -> None:
     torch.manual_seed(0)
     ids = torch.tensor([7] * 90_000 + [3] * 10_000)
-    found = noisy(ids, 0.2)
+    result = noisy(ids, 0.2)
     # A fifth of each is drawn anew, and comes out as it was as often as it is common.
-    assert float((found[:90_000] != 7).float().mean()) == pytest.approx(0.02, abs=0.003)
-    assert float((found[90_000:] != 3).float().mean()) == pytest.approx(0.18, abs=0.015)
+    assert float((result[:90_000] != 7).float().mean()) == pytest.approx(0.02, abs=0.003)
+    assert float((result[90_000:] != 3).float().mean()) == pytest.approx(0.18, abs=0.015)
     assert torch.equal(noisy(ids, 0.0), ids)
 
 
@@ -89,22 +89,22 @@ def test_bits_are_over_the_bytes_that_were_predicted(
     monkeypatch.setattr(task.tokenizer, "num_bytes", lambda ids: ids % 3, raising=False)
     output = task(batch)
     bits, size = output.stats["bits_per_byte"]
-    assert int(size) == sum(int((own[1:] % 3).sum()) for own in batch.tokens.split())
+    assert int(size) == sum(int((item[1:] % 3).sum()) for item in batch.tokens.split())
     assert float(bits) == pytest.approx(float(output.stats["cross_entropy"][0]) / math.log(2))
 
 
 def test_a_large_vocabulary_in_pieces_is_the_same(
     task: LanguageModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    result = []
     for limit in (1 << 25, 5 * 11):
         monkeypatch.setattr(language, "_LOGITS", limit)
         output = task(batch)
         task.zero_grad()
         output.loss.backward()
         grads = [parameter.grad.clone() for parameter in task.parameters() if parameter.grad is not None]
-        found.append([output.loss.detach(), output.predictions, *grads])
-    for whole, pieces in zip(*found, strict=True):
+        result.append([output.loss.detach(), output.predictions, *grads])
+    for whole, pieces in zip(*result, strict=True):
         assert whole is not None and pieces is not None
         torch.testing.assert_close(whole, pieces)
 
@@ -117,11 +117,11 @@ def test_no_prediction_sees_what_it_predicts(task: LanguageModel, ids: Tokenizer
         return task.logits(task.encoder(ids([x]))[0].x)
 
     base = logits(own)
-    for place in range(30):
+    for index in range(30):
         other = own.clone()
-        other[place] = (other[place] + 1) % 11
+        other[index] = (other[index] + 1) % 11
         moved = (logits(other) - base).abs().amax(-1) > 1e-12
-        assert not moved[:place].any() and moved[place]
+        assert not moved[:index].any() and moved[index]
 
 
 def test_samples_of_one_token_have_nothing_to_learn_from(task: LanguageModel, ids: Tokenizer) -> None:

@@ -24,7 +24,7 @@ def config(**options: Any) -> MatchingConfig:
 
 def pairs(task: MatchingConfig, tokenizer: Tokenizer, values: list[tuple[Tensor, Tensor]], labels: list[Any]) -> Batch:
     samples = [
-        Sample(value, label, f"p{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
+        Sample(value, label, f"p{index}") for index, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = tokenizer(task.values(samples))
     return Batch.of(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))

@@ -34,16 +34,16 @@ def config(*also: dict[str, Any], **options: Any) -> ContrastiveConfig:
 def samples() -> list[Sample]:
     """Samples of 3, 4 and 5 rows with 2, 1 and 3 words; the last word of all is not in the ids."""
     torch.manual_seed(1)
-    places = [[("a", (0, 2), (0, 1)), ("b", (2, 3), (1, 2))], [("a", (1, 4), (0, 2))]]
-    places += [[("c", (0, 1), (0, 1)), ("", (1, 2), (1, 2)), ("b", (2, 5), None)]]  # type: ignore[list-item]
-    found = []
-    for number, own in enumerate(places):
+    positions = [[("a", (0, 2), (0, 1)), ("b", (2, 3), (1, 2))], [("a", (1, 4), (0, 2))]]
+    positions += [[("c", (0, 1), (0, 1)), ("", (1, 2), (1, 2)), ("b", (2, 5), None)]]  # type: ignore[list-item]
+    result = []
+    for number, item in enumerate(positions):
         pieces = tuple(
-            Piece(label, {"rows": rows} | ({"ids": ids} if ids is not None else {})) for label, rows, ids in own
+            Piece(label, {"rows": rows} | ({"ids": ids} if ids is not None else {})) for label, rows, ids in item
         )
         value = {"rows": torch.randn(3 + number, 4), "ids": torch.tensor([number, number + 4])}
-        found.append(Sample(value, f"g{number}", f"s{number}", {"words": pieces}))
-    return found
+        result.append(Sample(value, f"g{number}", f"s{number}", {"words": pieces}))
+    return result
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_the_gradient_of_a_piece_reaches_its_own_tokens_alone() -> None:
 def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
     task, batch = build(made), made.collator({}, towers, None)(samples())
-    found, _ = task.encode(batch)
-    x, y = found[1]["rows"], found[1]["ids"]
+    result, _ = task.encode(batch)
+    x, y = result[1]["rows"], result[1]["ids"]
     assert [len(x.x), len(y.x)] == [6, 5], "what is not in a tower is missing there"
     right = x.groups[:, None] == y.groups[None]
     # Both words "a" are positives of each other; the one without a label is like its own alone.
@@ -105,23 +105,23 @@ def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towe
 def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
     build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], chunk: int
 ) -> None:
-    found = []
+    result = []
     for size in (None, chunk):
         made = config(chunk=size)
         task, batch = build(made), made.collator({}, towers, None)(samples())
         task(batch).loss.backward()
-        found.append({name: parameter.grad for name, parameter in task.named_parameters()})
-    for name, gradient in found[0].items():
+        result.append({name: parameter.grad for name, parameter in task.named_parameters()})
+    for name, gradient in result[0].items():
         assert gradient is not None, name
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(result[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_missing_modality_has_no_pieces(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:
     made = config()
     task, whole = build(made), samples()
     alone = Sample({"rows": torch.randn(3, 4)}, "g9", "s9", {"words": (Piece("z", {"rows": (0, 2), "ids": (0, 1)}),)})
-    found, _ = task.encode(made.collator({}, towers, None)([*whole, alone]))
-    assert [len(found[1][tower].x) for tower in ("rows", "ids")] == [7, 5]
+    result, _ = task.encode(made.collator({}, towers, None)([*whole, alone]))
+    assert [len(result[1][tower].x) for tower in ("rows", "ids")] == [7, 5]
     only = [Sample({"rows": sample.value["rows"]}, None, sample.name, sample.pieces) for sample in whole]
     output = task(made.collator({}, towers, None)(only))
     output.loss.backward()

@@ -33,12 +33,12 @@ class Marked(Tokenizer):
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
         masks: dict[str, list[Tensor]] = {name: [] for name in self.boundaries}
-        for rows, places in values:
-            for name, own in masks.items():
+        for rows, positions in values:
+            for name, item in masks.items():
                 mask = torch.zeros(len(rows), dtype=torch.bool)
-                mask[places.get(name, [])] = True
+                mask[positions.get(name, [])] = True
                 mask[0] = True
-                own.append(torch.arange(len(rows)) % 2 == 0 if name == "pairs" else mask)
+                item.append(torch.arange(len(rows)) % 2 == 0 if name == "pairs" else mask)
         return Tokens.pack([rows for rows, _ in values], boundaries=masks)
 
     def embedding(self, dim: int) -> nn.Module:
@@ -135,9 +135,9 @@ def test_steps_in_a_row_are_one_border_at_their_middle() -> None:
     none[[0, 3, 6, 7, 8]] = [0.0, 0.4, 0.3, 0.1, 0.2]
     chances = np.stack([none, np.zeros(12), 1 - none], 1)
     chances[3] = [0.4, 0.5, 0.1]
-    found = pick_borders(chances, 0.5)
-    assert [(place, kind) for place, kind, _ in found] == [(3, 0), (7, 1)]
-    assert [chance for _, _, chance in found] == pytest.approx([0.6, 0.9])
+    result = pick_borders(chances, 0.5)
+    assert [(index, kind) for index, kind, _ in result] == [(3, 0), (7, 1)]
+    assert [chance for _, _, chance in result] == pytest.approx([0.6, 0.9])
     assert pick_borders(np.ones((0, 3)), 0.5) == [] and pick_borders(chances, 0.95) == []
 
 
@@ -146,11 +146,11 @@ def test_scores_are_exact_over_batches() -> None:
     assert isinstance(task, Segmentation)
     one = batch(config())
     # A head that knows the first row alone: it finds the hard border, one of the soft ones, and one that is none.
-    wanted = torch.zeros(21, 3)
-    wanted[:, 0] = 5
-    for place, kind in ((3, 1), (9, 2), (12, 1)):
-        wanted[place, kind] = 20
-    stats = task._scores(one.tokens, wanted)
+    expected = torch.zeros(21, 3)
+    expected[:, 0] = 5
+    for index, kind in ((3, 1), (9, 2), (12, 1)):
+        expected[index, kind] = 20
+    stats = task._scores(one.tokens, expected)
     assert [int(part) for part in stats["f1/hard"]] == [2, 3]
     assert [int(part) for part in stats["f1/soft"]] == [2, 1 + 3]
     assert [int(part) for part in stats["f1"]] == [4, 3 + 4]
@@ -159,7 +159,7 @@ def test_scores_are_exact_over_batches() -> None:
 def learnable(generator: torch.Generator) -> tuple[Any, list[str]]:
     """Rows about 1 or -1; where a row starts a new segment is a jump of its second feature, at once or over 3 rows."""
     parts: list[Tensor] = []
-    places: dict[str, list[int]] = {"hard": [], "soft": []}
+    positions: dict[str, list[int]] = {"hard": [], "soft": []}
     labels: list[str] = []
     at = 0
     for number in range(int(torch.randint(2, 5, (), generator=generator))):
@@ -169,7 +169,7 @@ def learnable(generator: torch.Generator) -> tuple[Any, list[str]]:
         rows[:, 0] += 1 if high else -1
         if number:
             kind = ("hard", "soft")[int(torch.randint(2, (), generator=generator))]
-            places[kind].append(at)
+            positions[kind].append(at)
             rows[0, 1 if kind == "hard" else 2] += 4
             if kind == "soft":
                 rows[1, 2] += 4
@@ -177,7 +177,7 @@ def learnable(generator: torch.Generator) -> tuple[Any, list[str]]:
         labels.append(CLASSES[high])
         parts.append(rows)
         at += length
-    return (torch.cat(parts), places), labels
+    return (torch.cat(parts), positions), labels
 
 
 def test_it_learns_borders_kinds_and_labels_and_chance_does_not() -> None:
@@ -203,8 +203,8 @@ def test_it_learns_borders_kinds_and_labels_and_chance_does_not() -> None:
     after = {name: float(top / total) for name, (top, total) in output.stats.items()}
     assert after["f1/hard"] > 0.9 and after["f1/soft"] > 0.9 and after["f1"] > 0.9 and after["accuracy"] > 0.9
     assert max(before["f1/hard"], before["f1/soft"]) < 0.7 and before["accuracy"] < 0.8
-    found = model.segments(test.tokens)
-    first = found[0]
+    result = model.segments(test.tokens)
+    first = result[0]
     assert [segment.label for segment in first] == samples[36].label
     assert first[0].first == 0 and first[0].border is None and first[-1].end == len(samples[36].value[0])
     assert all(one.end == two.first for one, two in pairwise(first))

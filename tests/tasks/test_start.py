@@ -73,12 +73,12 @@ def test_every_module_starts_again(name: str) -> None:
                 module.reset_parameters()  # type: ignore[operator]
         usual = case.build(awake=False)
         for key, value in usual.state_dict().items():
-            found = empty.state_dict()[key]
-            assert found.isfinite().all(), key
+            result = empty.state_dict()[key]
+            assert result.isfinite().all(), key
             if value.numel() and bool((value == value.flatten()[0]).all()):
-                assert torch.equal(found, value), key
+                assert torch.equal(result, value), key
             elif value.numel() > 30:
-                assert float(found.std()) == pytest.approx(float(value.std()), rel=0.5), key
+                assert float(result.std()) == pytest.approx(float(value.std()), rel=0.5), key
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

@@ -29,7 +29,7 @@ def config(**options: Any) -> TaggingConfig:
 
 def labelled(rows: Tokenizer, values: list[Tensor], task: TaggingConfig, labels: list[list[Any]]) -> Batch:
     samples = [
-        Sample(value, label, f"s{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
+        Sample(value, label, f"s{index}") for index, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = rows(values)
     return Batch.of(tokens, task.targets(samples, tokens, CLASSES), tuple(sample.name for sample in samples))
@@ -55,13 +55,13 @@ def test_what_a_unit_reads_is_the_mean_over_its_tokens(
     tokens = rows(samples)
     units, _ = Spans.from_starts(tokens.boundaries["thirds"], tokens.spans)
     pyramid = Encoder(model, rows)(tokens)
-    place = "abc".index(level)
-    found = mean_over(pyramid, place, units)
+    index = "abc".index(level)
+    result = mean_over(pyramid, index, units)
     owner = torch.arange(tokens.spans.total)
-    if place:
-        owner = level_spans(pyramid, place).ids
-    expected = [pyramid[place].x[owner[start:stop]].mean(0) for start, stop in pairwise(units.host)]
-    assert torch.allclose(found, torch.stack(expected), atol=1e-6)
+    if index:
+        owner = level_spans(pyramid, index).ids
+    expected = [pyramid[index].x[owner[start:stop]].mean(0) for start, stop in pairwise(units.host)]
+    assert torch.allclose(result, torch.stack(expected), atol=1e-6)
 
 
 def test_loss_and_metrics_leave_out_what_has_no_label(hierarchy: Make, rows: Tokenizer) -> None:
@@ -69,16 +69,16 @@ def test_loss_and_metrics_leave_out_what_has_no_label(hierarchy: Make, rows: Tok
     task = given.build(hierarchy(2, THIRDS[:1]), rows, CLASSES).eval()
     torch.nn.init.normal_(task.head.weight)
     values = [torch.randn(7, 4), torch.randn(1, 4)]
-    found = labelled(rows, values, given, [["noun", None, "verb"], [2]])
-    assert found.target is not None
-    assert found.target.tolist() == [0, -1, 1, 2]
-    output = task(found)
+    result = labelled(rows, values, given, [["noun", None, "verb"], [2]])
+    assert result.target is not None
+    assert result.target.tolist() == [0, -1, 1, 2]
+    output = task(result)
     kept = [0, 2, 3]
-    logits = task.head(task.encoder(found.tokens)["b"].x)
-    assert torch.allclose(output.loss, F.cross_entropy(logits[kept], found.target[kept]))
+    logits = task.head(task.encoder(result.tokens)["b"].x)
+    assert torch.allclose(output.loss, F.cross_entropy(logits[kept], result.target[kept]))
     right, count = output.stats["accuracy"]
     assert count == 3
-    assert right == (logits.argmax(-1) == found.target)[kept].sum()
+    assert right == (logits.argmax(-1) == result.target)[kept].sum()
     assert output.class_counts["macro_f1"][2].tolist() == [1, 1, 1]
     assert output.class_counts["macro_f1"][1].sum() == 3
 

@@ -32,14 +32,14 @@ def change_state(folder: Path, **values: Any) -> None:
 
 
 def test_what_is_written_is_read_back(folder: Path) -> None:
-    found = read_checkpoint(folder)
-    assert found.step == 7
-    assert found.state["metrics"] == {"a": 0.1}
-    assert torch.equal(found.tensors("model")["w"], TENSORS["model"]["w"])
-    assert found.tensors("model")["n"].dtype == torch.int64
-    assert "ema" not in found
+    result = read_checkpoint(folder)
+    assert result.step == 7
+    assert result.state["metrics"] == {"a": 0.1}
+    assert torch.equal(result.tensors("model")["w"], TENSORS["model"]["w"])
+    assert result.tensors("model")["n"].dtype == torch.int64
+    assert "ema" not in result
     with pytest.raises(CheckpointError, match=r"holds no ema; it has model.safetensors, optimizer.safetensors"):
-        found.tensors("ema")
+        result.tensors("ema")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -135,10 +135,10 @@ def test_tidying_up_after_a_kill(folder: Path) -> None:
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    found = read_checkpoint(folder)
-    tensors = {part: found.tensors(part) for part in ("model", "optimizer")}
-    return dict(found.state) | {
-        part: {name: (value.dtype, value.tolist()) for name, value in own.items()} for part, own in tensors.items()
+    result = read_checkpoint(folder)
+    tensors = {part: result.tensors(part) for part in ("model", "optimizer")}
+    return dict(result.state) | {
+        part: {name: (value.dtype, value.tolist()) for name, value in item.items()} for part, item in tensors.items()
     }
 
 

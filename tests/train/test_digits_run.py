@@ -63,9 +63,9 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run: Path, tmp_path: Path, mo
 def test_a_run_is_evaluated_from_its_folder(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     options = ["train.num_threads=1"]
-    found = evaluate_run(run, "test", options)
-    assert found == {name: value for name, value in summary["metrics"].items() if name.startswith("test/")}
-    assert evaluate_run(run, "test", [*options, "train.batch_size=500"]) == pytest.approx(found, rel=1e-5)
+    result = evaluate_run(run, "test", options)
+    assert result == {name: value for name, value in summary["metrics"].items() if name.startswith("test/")}
+    assert evaluate_run(run, "test", [*options, "train.batch_size=500"]) == pytest.approx(result, rel=1e-5)
     loaded = load_task(run)
     assert isinstance(loaded.task, Classification)
     assert loaded.classes == tuple("0123456789")
@@ -80,11 +80,11 @@ def test_masked_pretraining_starts_a_classification(tmp_path: Path, caplog: pyte
     train(digits(tmp_path / "tuned", *start, f"train.init_from={tmp_path / 'masked'}"))
     # The way up is new in the second run; all else was trained in the first.
     assert "are missing there and keep their random initialization: encoder.hierarchy" in caplog.text
-    source, found = (CheckpointStore(tmp_path / name).read("latest").tensors("model") for name in ("masked", "tuned"))
-    common = {name for name in found if name.startswith("encoder.") and name in source}
-    assert 0.5 * len(found) < len(common) < len(found)
+    source, result = (CheckpointStore(tmp_path / name).read("latest").tensors("model") for name in ("masked", "tuned"))
+    common = {name for name in result if name.startswith("encoder.") and name in source}
+    assert 0.5 * len(result) < len(common) < len(result)
     for name in common:
-        torch.testing.assert_close(found[name], source[name], rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(result[name], source[name], rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.gpu

@@ -33,9 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "val"):
         for label in ("a", "b"):
             (folder / "pictures" / split / label).mkdir(parents=True)
-            for place in range(2):
-                Image.fromarray(np.full((8, 8, 3), place, np.uint8)).save(
-                    folder / f"pictures/{split}/{label}/{place}.png"
+            for index in range(2):
+                Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(
+                    folder / f"pictures/{split}/{label}/{index}.png"
                 )
     (folder / "small.yaml").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:

@@ -29,10 +29,10 @@ def metrics(limit: int | None = None, **keywords: Any) -> dict[str, float]:
     data = build_data(config, ["train", "val"])
     task = build_task(config, data.tokenizers, data.classes)
     loader = EvaluationLoader("val", data.maker(config, "val"), config.train, RANKS, limit)
-    found = evaluate(task, loader, contextlib.nullcontext)
-    assert found is not None
+    result = evaluate(task, loader, contextlib.nullcontext)
+    assert result is not None
     assert task.training
-    return found
+    return result
 
 
 def test_metrics_are_exact_however_the_batches_are_cut() -> None:

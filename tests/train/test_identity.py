@@ -22,8 +22,8 @@ def pictures(root: Path, labels: Sequence[str]) -> None:
         for number, label in enumerate(labels):
             folder = root / split / label
             folder.mkdir(parents=True)
-            for place in range(4):
-                Image.fromarray(np.full((8, 8, 3), 60 * number + place, np.uint8)).save(folder / f"{place}.png")
+            for index in range(4):
+                Image.fromarray(np.full((8, 8, 3), 60 * number + index, np.uint8)).save(folder / f"{index}.png")
 
 
 def small(tmp_path: Path, task: str = "{type: classification}", name: str = "run", *overrides: str) -> RunConfig:

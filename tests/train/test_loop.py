@@ -369,11 +369,11 @@ def test_weights_start_from_another_run(tmp_path: Path) -> None:
     trained(tmp_path / "first", ema=0.5)
     common: dict[str, Any] = {"steps": 1, "optim": {"lr": 1e-12}, "init_from": tmp_path / "first"}
     trained(tmp_path / "second", **common)
-    source, found = weights(tmp_path / "first", "ema"), weights(tmp_path / "second")
-    for name, value in found.items():
+    source, result = weights(tmp_path / "first", "ema"), weights(tmp_path / "second")
+    for name, value in result.items():
         if name.startswith("encoder."):
             torch.testing.assert_close(value, source[name], rtol=0, atol=1e-9)
-    assert not torch.allclose(found["head.weight"], source["head.weight"])
+    assert not torch.allclose(result["head.weight"], source["head.weight"])
     with pytest.raises(UserError, match=r"the encoder of .*first is not of this model: .*embedding.weight has shape"):
         train(toy_config(tmp_path / "third", dim=4, **common))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):

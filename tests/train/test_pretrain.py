@@ -40,7 +40,7 @@ def texts(folder: Path, causal: bool = False) -> list[str]:
     rows = []
     for number in range(60):
         step = 1 if number % 2 else -1
-        text = "".join("abcdefgh"[(number + step * place) % 8] for place in range(24 + number % 7))
+        text = "".join("abcdefgh"[(number + step * index) % 8] for index in range(24 + number % 7))
         rows.append(
             {"text": text, "label": "up" if step > 0 else "down", "split": ("train", "val", "test")[number % 3]}
         )
@@ -63,8 +63,8 @@ def settings(folder: Path, words: Sequence[str]) -> RunConfig:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return result
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -83,11 +83,11 @@ def test_the_second_run_starts_from_the_encoder_of_the_first(tmp_path: Path, who
     assert isinstance(load_task(whole / "pretrain").task, Masked)
     still = train(digits(tmp_path / "still", "train.steps=1", "optim.lr=1e-9", "train.eval_every=null"))
     # At that rate nothing moves, in the first run neither; the weights that both have are those of the first.
-    source, found = tensors(still / "pretrain"), tensors(still)
-    common = {name for name in found if name.startswith("encoder.") and name in source}
-    assert 0.5 * len(found) < len(common) < len(found)
+    source, result = tensors(still / "pretrain"), tensors(still)
+    common = {name for name in result if name.startswith("encoder.") and name in source}
+    assert 0.5 * len(result) < len(common) < len(result)
     for name in common:
-        torch.testing.assert_close(found[name], source[name], rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(result[name], source[name], rtol=0, atol=1e-6, msg=name)
     moved, fresh = tensors(whole / "pretrain"), tensors(still / "pretrain")
     assert any((moved[name] - fresh[name]).abs().max() > 1e-3 for name in common)
 

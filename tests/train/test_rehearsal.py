@@ -21,8 +21,8 @@ def small(tmp_path: Path) -> Path:
         for label in ("a", "b"):
             folder = tmp_path / "data" / split / label
             folder.mkdir(parents=True)
-            for place in range(4):
-                Image.fromarray(np.full((8, 8, 3), 60 * number + 9 * place, np.uint8)).save(folder / f"{place}.png")
+            for index in range(4):
+                Image.fromarray(np.full((8, 8, 3), 60 * number + 9 * index, np.uint8)).save(folder / f"{index}.png")
     path = tmp_path / "small.yaml"
     path.write_text(f"""
 modality: {{type: vision, patch: 4, size: 8}}

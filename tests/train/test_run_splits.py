@@ -60,7 +60,7 @@ def test_an_old_run_keeps_its_splits(small: Path, capsys: pytest.CaptureFixture[
     assert old.data == hashed.data != config(small).data
     for split in ("train", "val", "test"):
         names = [[data.name(index) for index in range(len(data))] for data in
-                 (build_dataset(own, split) for own in (old, hashed, config(small)))]  # fmt: skip
+                 (build_dataset(item, split) for item in (old, hashed, config(small)))]  # fmt: skip
         assert names[0] == names[1] != names[2]
     assert read_config(folder, ["data.split_by=stratified"]).data == config(small).data
     assert main(["data", "show", str(folder)]) == 0

@@ -105,14 +105,14 @@ def test_a_limit_gives_the_first_batches(by: dict[str, Any]) -> None:
 
 def test_batches_of_samples_are_the_same_on_any_number_of_ranks() -> None:
     def dealt(world_size: int, limit: int | None) -> list[tuple[int, tuple[int, ...]]]:
-        found = [
+        result = [
             (plan.at.batch, plan.indices)
             for rank in range(world_size)
             for plan in evaluation_plans(
                 23, batch_size=4, budget=None, sizes=None, rank=rank, world_size=world_size, limit=limit
             )
         ]
-        return sorted(found)
+        return sorted(result)
 
     for limit in (None, 1, 4):
         assert dealt(1, limit) == dealt(2, limit) == dealt(5, limit) == dealt(9, limit)

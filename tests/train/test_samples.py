@@ -87,10 +87,10 @@ def plan(*indices: int) -> Plan:
 
 
 def test_bad_samples_of_every_kind_are_left_out_and_named() -> None:
-    found = maker(unreadable=(1,), empty=(2,), mislabelled=(3,))[plan(0, 1, 2, 3, 4)]
-    assert found.batch is not None
-    assert found.batch.names == ("train/0", "train/4")
-    assert sorted(str(bad) for bad in found.bad) == [
+    result = maker(unreadable=(1,), empty=(2,), mislabelled=(3,))[plan(0, 1, 2, 3, 4)]
+    assert result.batch is not None
+    assert result.batch.names == ("train/0", "train/4")
+    assert sorted(str(bad) for bad in result.bad) == [
         "train/1: it is cut short",
         "train/2: it is empty",
         "train/3: label 'strange' is unknown",
@@ -105,9 +105,9 @@ def test_dropping_a_sample_leaves_the_others_as_they_were() -> None:
 
 
 def test_a_batch_may_be_left_empty() -> None:
-    found = maker(unreadable=(0, 1))[plan(0, 1)]
-    assert found.batch is None
-    assert len(found.bad) == 2
+    result = maker(unreadable=(0, 1))[plan(0, 1)]
+    assert result.batch is None
+    assert len(result.bad) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -234,11 +234,11 @@ def test_a_sample_that_kills_its_worker_is_named_and_the_run_goes_on(
 ) -> None:
     sampler = Sampler(20, seed=0, batch_size=6)
     expected = list(islice(load(crashing({3, 11}, broken=True), sampler.plans(START), workers=0), 9))
-    found = list(islice(load(crashing({3, 11}), sampler.plans(START), workers=workers), 9))
-    assert_equal_batches(found, expected)
-    for ours, theirs in zip(found, expected, strict=True):
+    result = list(islice(load(crashing({3, 11}), sampler.plans(START), workers=workers), 9))
+    assert_equal_batches(result, expected)
+    for ours, theirs in zip(result, expected, strict=True):
         assert [sample.name for sample in ours.bad] == [sample.name for sample in theirs.bad]
-    assert "reading it killed a loader worker" in next(str(sample) for one in found for sample in one.bad)
+    assert "reading it killed a loader worker" in next(str(sample) for one in result for sample in one.bad)
     assert "reading file 3 killed a loader worker" in caplog.text and "reading file 11 killed" in caplog.text
 
 

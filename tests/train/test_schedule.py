@@ -21,19 +21,19 @@ def test_warmup_is_a_line_that_ends_at_the_full_rate() -> None:
 
 
 def test_cosine_falls_from_the_warmup_to_the_end_and_stays_there() -> None:
-    found = rates({"type": "cosine", "final_lr": 0.1}, [9, 10, 55, 100, 1000])
-    assert found == pytest.approx([2.0, 2.0, 2 * 0.55, 0.2, 0.2])
+    result = rates({"type": "cosine", "final_lr": 0.1}, [9, 10, 55, 100, 1000])
+    assert result == pytest.approx([2.0, 2.0, 2 * 0.55, 0.2, 0.2])
 
 
 def test_cosine_over_its_own_number_of_steps() -> None:
-    found = rates({"type": "cosine", "final_lr": 0, "decay_steps": 20}, [10, 20, 30, 31])
-    assert found == pytest.approx([2.0, 1.0, 0.0, 0.0])
+    result = rates({"type": "cosine", "final_lr": 0, "decay_steps": 20}, [10, 20, 30, 31])
+    assert result == pytest.approx([2.0, 1.0, 0.0, 0.0])
 
 
 def test_wsd_is_stable_and_then_a_line() -> None:
     assert rates({"type": "wsd"}, [10, 80, 90, 100, 200]) == pytest.approx([2, 2, 1, 0, 0])
-    found = rates({"type": "wsd", "decay_steps": 50, "final_lr": 0.5}, [50, 75, 100])
-    assert found == pytest.approx([2, 1.5, 1])
+    result = rates({"type": "wsd", "decay_steps": 50, "final_lr": 0.5}, [50, 75, 100])
+    assert result == pytest.approx([2, 1.5, 1])
 
 
 def test_a_time_limit_ends_the_decay_and_leaves_the_warmup() -> None:

@@ -34,6 +34,6 @@ def test_computed_orders_look_random() -> None:
     assert abs(np.corrcoef(orders[0], np.arange(length))[0, 1]) < 0.05, "place and number"
     assert abs(np.corrcoef(orders)[np.triu_indices(40, 1)]).max() < 0.07, "orders of different seeds"
     assert (np.abs(steps) == 1).mean() < 3 * 2 / length
-    places = orders[:, :100].ravel() * 10 // length
-    assert np.bincount(places).min() > 0.8 * places.size / 10, "numbers that come early"
+    positions = orders[:, :100].ravel() * 10 // length
+    assert np.bincount(positions).min() > 0.8 * positions.size / 10, "numbers that come early"
     assert (orders == np.arange(length)).sum() == pytest.approx(40, abs=25), "one place stays, on average"

@@ -37,13 +37,13 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label in ("a", "b"):
             for kind in ("sounds", "images", "videos"):
                 (root / kind / split / label).mkdir(parents=True)
-            for place in range(2):
-                name = f"{split}/{label}/{place}"
+            for index in range(2):
+                name = f"{split}/{label}/{index}"
                 soundfile.write(root / f"sounds/{name}.wav", draw.normal(0, 0.1, 8000).astype(np.float32), 16_000)
                 Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(root / f"images/{name}.png")
                 pixels = draw.integers(0, 255, (12, 48, 64, 3), np.uint8)
                 write(root / f"videos/{name}.mp4", iter(pixels), 12.5, (48, 64), {})
-    rows = [f"{split}\tone {place}\ttwo\t{place % 2}" for split in ("train", "val", "test") for place in range(4)]
+    rows = [f"{split}\tone {index}\ttwo\t{index % 2}" for split in ("train", "val", "test") for index in range(4)]
     (root / "pairs.tsv").write_text("\n".join(["split\ttext1\ttext2\tlabel", *rows]))
     lines = [{"split": split, "words": ["a", "b"], "tags": ["x", "y"]} for split in ("train", "val", "test")]
     (root / "tags.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -70,9 +70,9 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path: Path, caplog: pyt
         saved(store, step)
     cut(store, 3)
     (store.path(2) / "state.json").write_text("{")
-    found = store.newest()
-    assert found is not None
-    assert found.step == 1
+    result = store.newest()
+    assert result is not None
+    assert result.step == 1
     assert "expected 80 bytes, found 77" in caplog.text
     assert "; the run goes on from the good checkpoint" in caplog.text
     assert "step-00000001" in caplog.text
@@ -123,8 +123,8 @@ def test_a_checkpoint_that_was_copied_over_another_is_refused(tmp_path: Path) ->
     for which in ("best", "latest", 2):
         with pytest.raises(CheckpointError, match=r"step-00000002/state.json is of step 1: another checkpoint"):
             store.read(which)
-    found = store.newest()
-    assert found is not None and found.step == 1
+    result = store.newest()
+    assert result is not None and result.step == 1
 
 
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors"])

@@ -33,12 +33,12 @@ class PartlyRows(Rows):
 
 
 @pytest.mark.parametrize("name", ONE)
-@pytest.mark.parametrize("places", [[3], [0], [1, 3], [2, 5, 7]], ids=str)
-def test_tasks_of_one_encoder_leave_none(name: str, places: list[int]) -> None:
+@pytest.mark.parametrize("positions", [[3], [0], [1, 3], [2, 5, 7]], ids=str)
+def test_tasks_of_one_encoder_leave_none(name: str, positions: list[int]) -> None:
     task = CASES[name].build().train()
     assert not task.leaves_unused
-    task(CASES[name].batch(places)).loss.backward()
-    assert [own for own, parameter in task.named_parameters() if parameter.grad is None] == []
+    task(CASES[name].batch(positions)).loss.backward()
+    assert [item for item, parameter in task.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -63,7 +63,7 @@ def test_samples_without_tokens_leave_none() -> None:
 
 
 def _losses_on_rank(ranks: ProcessGroup) -> dict[str, tuple[bool, list[float]]]:
-    found: dict[str, tuple[bool, list[float]]] = {}
+    result: dict[str, tuple[bool, list[float]]] = {}
     for name in ("classification", "language", "ctc", "contrastive"):
         for look in (None, True):
             task = CASES[name].build().train()
@@ -79,8 +79,8 @@ def _losses_on_rank(ranks: ProcessGroup) -> dict[str, tuple[bool, list[float]]]:
                 output.loss.backward()
                 optimizer.step()
                 losses.append(float(output.loss.detach()))
-            found[f"{name} {look}"] = (model.find_unused_parameters, losses)
-    return found
+            result[f"{name} {look}"] = (model.find_unused_parameters, losses)
+    return result
 
 
 def test_two_ranks_train_the_same_without_looking() -> None:

@@ -134,8 +134,8 @@ class ToyTask(Task):
         return TaskOutput(loss, {"cross_entropy": loss.detach()}, stats, logits_BK.detach().argmax(-1))
 
     def parameter_levels(self) -> dict[str, int | None]:
-        places = {"encoder.numbers": 0, "head": 1}
-        return {name: places.get(name.rpartition(".")[0]) for name, _ in self.named_parameters()}
+        positions = {"encoder.numbers": 0, "head": 1}
+        return {name: positions.get(name.rpartition(".")[0]) for name, _ in self.named_parameters()}
 
     def lr_scales(self) -> Sequence[float]:
         return self.scales

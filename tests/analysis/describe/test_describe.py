@@ -39,17 +39,17 @@ def run(data: Any = None, **options: Any) -> RunConfig:
 
 
 def test_rows_of_a_grid() -> None:
-    found = describe_run(run())
-    assert [(row.name, row.tokens, row.dim, row.depth) for row in found.rows] == [
+    result = describe_run(run())
+    assert [(row.name, row.tokens, row.dim, row.depth) for row in result.rows] == [
         ("patches", 64, 32, 2),
         ("image", 16, 64, 2),
     ]
-    assert [(row.window, row.groups) for row in found.rows] == [("block 4x4", "2x2, conv"), ("global", "-")]
-    assert found.total.parameters == num_parameters(hierarchy(), 2)
-    assert found.flat is not None
-    assert found.flat.parameters == num_parameters(flat_control(hierarchy(), 2), 2)
-    assert found.flat.forward_flops > 2 * found.total.forward_flops
-    assert found.warnings == ()
+    assert [(row.window, row.groups) for row in result.rows] == [("block 4x4", "2x2, conv"), ("global", "-")]
+    assert result.total.parameters == num_parameters(hierarchy(), 2)
+    assert result.flat is not None
+    assert result.flat.parameters == num_parameters(flat_control(hierarchy(), 2), 2)
+    assert result.flat.forward_flops > 2 * result.total.forward_flops
+    assert result.warnings == ()
 
 
 def test_text_has_levels_flat_control_and_ratios() -> None:
@@ -97,9 +97,9 @@ def test_global_finest_level_is_warned_about() -> None:
 
 def test_flat_transformer_is_not_warned_about() -> None:
     one = HierarchyConfig(levels=(Level(name="all", dim=32, heads=2),))
-    found = describe_model(one, sample_of((64,), on_meta(one, 1)))
-    assert found.warnings == ()
-    assert found.flat is None
+    result = describe_model(one, sample_of((64,), on_meta(one, 1)))
+    assert result.warnings == ()
+    assert result.flat is None
 
 
 def test_cost_of_windows_grows_with_the_tokens_and_of_flat_with_their_square() -> None:
@@ -124,9 +124,9 @@ def test_learned_and_given_groups_in_words() -> None:
         Level(name="words", dim=32, heads=2),
     )
     config = HierarchyConfig(levels=levels)
-    found = describe_model(config, sample_of((64,), on_meta(config, 1)))
-    assert [row.tokens for row in found.rows] == [64, 16, 8]
-    assert [row.groups for row in found.rows] == ["learned ~4, mean", "words, mean", "-"]
+    result = describe_model(config, sample_of((64,), on_meta(config, 1)))
+    assert [row.tokens for row in result.rows] == [64, 16, 8]
+    assert [row.groups for row in result.rows] == ["learned ~4, mean", "words, mean", "-"]
 
 
 def test_given_boundaries_of_the_sample_are_used() -> None:

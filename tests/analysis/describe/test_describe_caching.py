@@ -48,12 +48,12 @@ def held(model: HierarchyConfig, length: int) -> int:
 def test_growth_and_the_rest(way: str, pool: str) -> None:
     """At these lengths nothing has more room than it needs: arrays grew to just what the prompt takes."""
     model = config(way, pool)
-    found = describe_model(model, sample_of((4096,), on_meta(model, 1))).cache
-    assert found is not None
+    result = describe_model(model, sample_of((4096,), on_meta(model, 1))).cache
+    assert result is not None
     short, long = held(model, 2048), held(model, 4096)
-    assert long - short == 2048 * found.per_token > 0
+    assert long - short == 2048 * result.per_token > 0
     newest = 0 if pool == "select" else 2 * model.levels[1].dim
-    assert short + newest == found.constant + 2048 * found.per_token
+    assert short + newest == result.constant + 2048 * result.per_token
 
 
 @pytest.mark.parametrize(
@@ -69,28 +69,28 @@ def test_growth_and_the_rest(way: str, pool: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_windows_everywhere_keep_the_same_for_any_length(way: str, group: dict[str, Any]) -> None:
     model = config(way, window=3, group=group)
-    found = describe_model(model, sample_of((64,), on_meta(model, 1))).cache
-    assert found is not None
-    assert found.per_token == 0
-    assert held(model, 11) == held(model, 60) == found.constant
+    result = describe_model(model, sample_of((64,), on_meta(model, 1))).cache
+    assert result is not None
+    assert result.per_token == 0
+    assert held(model, 11) == held(model, 60) == result.constant
 
 
 def test_smoothed_groups_keep_how_sure_the_last_boundary_was() -> None:
     plain, smooth = (
         config("both", window=3, group={"type": "learned", "target": 2, "max": 6, "smooth": on}) for on in (False, True)
     )
-    found = describe_model(smooth, sample_of((64,), on_meta(smooth, 1))).cache
-    assert found is not None
-    assert held(smooth, 30) == found.constant == held(plain, 30) + 1
+    result = describe_model(smooth, sample_of((64,), on_meta(smooth, 1))).cache
+    assert result is not None
+    assert held(smooth, 30) == result.constant == held(plain, 30) + 1
 
 
 def test_it_is_printed_beside_the_flat_transformers() -> None:
     model = config("both", dim=64, heads=4, kv_heads=4)
-    found = describe_model(model, sample_of((64,), on_meta(model, 1)))
-    assert found.cache is not None and found.flat_cache is not None
-    assert found.flat_cache.constant == 0
-    (line,) = [line for line in found.text().splitlines() if line.startswith("Decoding keeps")]
-    assert f"{4 * found.cache.per_token:.0f} B for each token" in line
+    result = describe_model(model, sample_of((64,), on_meta(model, 1)))
+    assert result.cache is not None and result.flat_cache is not None
+    assert result.flat_cache.constant == 0
+    (line,) = [line for line in result.text().splitlines() if line.startswith("Decoding keeps")]
+    assert f"{4 * result.cache.per_token:.0f} B for each token" in line
     assert "the flat transformer" in line
 
 
@@ -99,6 +99,6 @@ def test_models_that_do_not_decode_say_nothing(axes: int) -> None:
     model = HierarchyConfig.model_validate(config("both", heads=2).model_dump() | {"causal": False})
     levels = [level.model_dump() | {"window": 4, "window_type": "block"} for level in model.levels]
     model = HierarchyConfig.model_validate(model.model_dump() | {"levels": levels})
-    found = describe_model(model, sample_of((16,) * axes, on_meta(model, axes)))
-    assert found.cache is None
-    assert "Decoding" not in found.text()
+    result = describe_model(model, sample_of((16,) * axes, on_meta(model, axes)))
+    assert result.cache is None
+    assert "Decoding" not in result.text()

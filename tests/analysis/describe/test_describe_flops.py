@@ -134,7 +134,7 @@ def test_causal_staircase_counts_what_each_token_sees(window: int | None, pool: 
     config = HierarchyConfig(levels=levels, causal=True, cross_scale=CrossScale(down=True))
     without = config.model_copy(update={"cross_scale": CrossScale()})
     tokens = sample_of((30,), on_meta(config, 1))
-    seen = sum(min(place // 4 + 1, place // 4 + 1 if window is None else window + 1) for place in range(30))
+    seen = sum(min(index // 4 + 1, index // 4 + 1 if window is None else window + 1) for index in range(30))
     maps = 2 * 2 * 30 * 32 * 32 + 2 * 8 * 48 * 64
     assert by_formula(config, tokens) - by_formula(without, tokens) == maps + 4 * seen * 32
 

@@ -115,6 +115,6 @@ def texts_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model with two levels of learned groups; its documents carry no verses."""
     folder = tmp_path_factory.mktemp("texts")
     (folder / "poems").mkdir()
-    for place in range(30):
-        (folder / "poems" / f"{place}.txt").write_text(f"The sun of day {place} is up. It shines on us all. " * 4)
+    for index in range(30):
+        (folder / "poems" / f"{index}.txt").write_text(f"The sun of day {index} is up. It shines on us all. " * 4)
     return trained(folder, TEXTS, f"data.files=[{folder / 'poems'}]")

@@ -82,21 +82,21 @@ def cuts_of(run: Path) -> Cuts:
 
 
 def test_every_learned_level_is_measured(texts_run: Path) -> None:
-    found = cuts_of(texts_run)
-    fine, coarse = found.levels
+    result = cuts_of(texts_run)
+    fine, coarse = result.levels
     assert (fine.name, coarse.name, fine.target, coarse.target) == ("bytes", "words", 3, 2)
     assert coarse.tokens == fine.groups
-    assert coarse.groups < coarse.tokens < fine.tokens <= 64 * found.samples
-    assert found.carried == dict.fromkeys(fine.scores, found.samples) | {"verses": 0}
-    for level in found.levels:
+    assert coarse.groups < coarse.tokens < fine.tokens <= 64 * result.samples
+    assert result.carried == dict.fromkeys(fine.scores, result.samples) | {"verses": 0}
+    for level in result.levels:
         for table in level.scores.values():
-            assert table["cuts", 0].predicted == table["even", 1].predicted == level.groups - found.samples
+            assert table["cuts", 0].predicted == table["even", 1].predicted == level.groups - result.samples
             assert table["random", 0].predicted == DRAWS * table["cuts", 0].predicted
             assert table["cuts", 0].hits <= table["cuts", 1].hits
-    assert fine.scores["words"]["cuts", 0].reference == coarse.scores["words"]["cuts", 0].reference > found.samples
-    assert all(level.texts for level in found.levels)
+    assert fine.scores["words"]["cuts", 0].reference == coarse.scores["words"]["cuts", 0].reference > result.samples
+    assert all(level.texts for level in result.levels)
     assert scores_rows(fine.scores)[0][0] == "words, the model's"
-    assert cuts_of(texts_run) == found
+    assert cuts_of(texts_run) == result
 
 
 def test_cuts_are_where_the_model_has_its_groups(texts_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ def subject_of(run: Path) -> Subject:
 
 
 def scores(target: list[int], guess: list[int], confidence: list[float], classes: int = 3) -> Scores:
-    names = tuple(f"class {place}" for place in range(classes))
+    names = tuple(f"class {index}" for index in range(classes))
     confidences = torch.tensor(confidence)
-    kept = {place: Tokens.pack([torch.zeros(1, 1)]) for place in range(len(target))}
+    kept = {index: Tokens.pack([torch.zeros(1, 1)]) for index in range(len(target))}
     return Scores(names, torch.tensor(target), torch.tensor(guess), confidences, ("",) * len(target), kept)
 
 
@@ -46,36 +46,38 @@ def test_scores_equal_those_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(0, 4, (200,), generator=generator)
     guess = torch.where(torch.rand(200, generator=generator) < 0.6, target, target.flip(0))
-    found = scores(target.tolist(), guess.tolist(), [0.5] * 200, classes=4)
+    result = scores(target.tolist(), guess.tolist(), [0.5] * 200, classes=4)
     precision, recall, f1, _ = precision_recall_fscore_support(target, guess)
-    np.testing.assert_allclose(found.per_class(), np.stack([precision, recall, f1], 1))
-    assert found.macro_f1 == pytest.approx(f1.mean())
-    assert found.matrix.sum() == 200
+    np.testing.assert_allclose(result.per_class(), np.stack([precision, recall, f1], 1))
+    assert result.macro_f1 == pytest.approx(f1.mean())
+    assert result.matrix.sum() == 200
 
 
 def test_class_without_samples_is_left_out_of_the_mean() -> None:
-    found = scores([0, 0, 1], [0, 2, 1], [0.9, 0.8, 0.7])
-    table = found.per_class()
+    result = scores([0, 0, 1], [0, 2, 1], [0.9, 0.8, 0.7])
+    table = result.per_class()
     assert np.isnan(table[2, 1:]).all()
-    assert found.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
-    assert found.missing() == ["class 2"]
+    assert result.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
+    assert result.missing() == ["class 2"]
 
 
 def test_mistakes_are_the_surest_first() -> None:
-    found = scores([0, 1, 2, 0, 1], [0, 2, 1, 1, 1], [0.99, 0.5, 0.9, 0.7, 0.8])
-    assert found.mistakes() == [2, 3, 1]
+    result = scores([0, 1, 2, 0, 1], [0, 2, 1, 1, 1], [0.99, 0.5, 0.9, 0.7, 0.8])
+    assert result.mistakes() == [2, 3, 1]
 
 
 def test_mistakes_without_a_picture_are_left_out() -> None:
-    found = scores([0, 1], [1, 0], [0.9, 0.8])
-    drawn = Scores(found.classes, found.target_B, found.guess_B, found.confidence_B, found.names, {1: found.kept[1]})
+    result = scores([0, 1], [1, 0], [0.9, 0.8])
+    drawn = Scores(
+        result.classes, result.target_B, result.guess_B, result.confidence_B, result.names, {1: result.kept[1]}
+    )
     assert drawn.mistakes() == [1]
 
 
 @pytest.mark.parametrize("classes", [2, NUMBERED + 5, 60])
 def test_matrix_of_any_size_is_drawn(classes: int, tmp_path: Path) -> None:
-    places = list(range(classes))
-    draw_matrix(scores(places, places[::-1], [0.5] * classes, classes)).savefig(tmp_path / "matrix.png")
+    positions = list(range(classes))
+    draw_matrix(scores(positions, positions[::-1], [0.5] * classes, classes)).savefig(tmp_path / "matrix.png")
 
 
 def test_curves_have_gaps_and_survive_a_torn_line(tmp_path: Path) -> None:

@@ -144,8 +144,8 @@ def by_hand(one: Inputs, case: Case) -> Tensor:
     share = case.heads // case.kv_heads
     rows = []
     for q, k, v in zip(one.q_spans.split(one.q), one.k_spans.split(one.k), one.k_spans.split(one.v), strict=True):
-        for place, query in enumerate(q):
-            here = place + len(k) - len(q)
+        for position, query in enumerate(q):
+            here = position + len(k) - len(q)
             seen = [
                 key
                 for key in range(len(k))

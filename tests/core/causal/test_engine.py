@@ -31,8 +31,8 @@ def largest_difference(model: Hierarchy, tokens: Tokens, most: int, seed: int) -
             parts = [slice(first, first + count) for first, count in zip(done, counts, strict=True)]
             x_ND = torch.cat([sample[part] for sample, part in zip(samples, parts, strict=True)])
             starts = {
-                name: torch.cat([mask[part] for mask, part in zip(own, parts, strict=True)]).numpy()
-                for name, own in masks.items()
+                name: torch.cat([mask[part] for mask, part in zip(item, parts, strict=True)]).numpy()
+                for name, item in masks.items()
             }
             out_ND = rms_norm(CausalPass(model, memory).feed(x_ND, counts, starts))
             expected_ND = torch.cat([sample[part] for sample, part in zip(whole, parts, strict=True)])

@@ -30,8 +30,8 @@ IDS = ["-".join(map(str, lengths)) for lengths in LENGTHS]
 
 @pytest.fixture(params=sorted(POOLINGS))
 def name(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    result: str = request.param
+    return result
 
 
 def make(name: str, group_size: int = 4, dtype: torch.dtype = torch.float64, axes: int = 1) -> Pooling:
@@ -167,8 +167,8 @@ def by_hand_conv(x: Tensor, lengths: list[int], group_size: int) -> Tensor:
     rows = []
     for part in Spans.from_lengths(lengths).split(x):
         shared: list[list[Tensor]] = [[] for _ in range(group_size)]
-        for place, token in enumerate(part):
-            shared[place * group_size // len(part) if len(part) > group_size else place].append(token)
+        for index, token in enumerate(part):
+            shared[index * group_size // len(part) if len(part) > group_size else index].append(token)
         rows.append(torch.cat([torch.stack(s).mean(0) if s else torch.zeros(DIM, dtype=x.dtype) for s in shared]))
     return torch.stack(rows)
 
@@ -227,8 +227,8 @@ def test_conv_on_grids_leaves_the_place_of_a_missing_cell_empty(
             if math.prod(block) > group_size
         )
         for cell in nested_order(coarse, divided).tolist():
-            place = torch.unravel_index(torch.tensor(cell), coarse)
-            corner = [int(index) * step for index, step in zip(place, stride, strict=True)]
+            position = torch.unravel_index(torch.tensor(cell), coarse)
+            corner = [int(index) * step for index, step in zip(position, stride, strict=True)]
             block = padded[tuple(slice(low, low + step) for low, step in zip(corner, stride, strict=True))]
             want = block.flatten(0, -2)[nested_order(stride, inner)].flatten()
             torch.testing.assert_close(pooled[at], want)

@@ -35,16 +35,16 @@ def compared(model: Hierarchy, prompt: Sequence[int], dtype: torch.dtype) -> flo
     with torch.no_grad(), torch.autocast("cpu", dtype):
         whole = model(tokens)[0].split()
         pyramid, cache = prefill(model, beginning(tokens, prompt))
-        for own, ours, count in zip(whole, pyramid[0].split(), prompt, strict=True):
-            worst = max(worst, float((own[:count] - ours).abs().max()))
-        places = list(prompt)
+        for item, ours, count in zip(whole, pyramid[0].split(), prompt, strict=True):
+            worst = max(worst, float((item[:count] - ours).abs().max()))
+        positions = list(prompt)
         alive = list(range(len(LENGTHS)))
-        while alive := _going_on(cache, alive, places):
-            rows = torch.tensor([int(tokens.spans.host[sample]) + places[sample] for sample in alive])
-            found: Tensor = step(model, tokens.x[rows], cache, {"words": tokens.boundaries["words"][rows].numpy()})
-            for sample, x_D in zip(alive, found, strict=True):
-                worst = max(worst, float((whole[sample][places[sample]] - x_D).abs().max()))
-                places[sample] += 1
+        while alive := _going_on(cache, alive, positions):
+            rows = torch.tensor([int(tokens.spans.host[sample]) + positions[sample] for sample in alive])
+            result: Tensor = step(model, tokens.x[rows], cache, {"words": tokens.boundaries["words"][rows].numpy()})
+            for sample, x_D in zip(alive, result, strict=True):
+                worst = max(worst, float((whole[sample][positions[sample]] - x_D).abs().max()))
+                positions[sample] += 1
     return worst
 
 
@@ -76,9 +76,11 @@ def test_a_session_is_saved_with_autocast_and_goes_on_without(group: dict[str, A
         session = Session(model, prompts)
         session.step(torch.tensor([3, 5]))
         session.save(tmp_path / "s.safetensors")
-        wanted = session.step(torch.tensor([4, 4]))
+        expected = session.step(torch.tensor([4, 4]))
     again = Session.load(model, tmp_path / "s.safetensors")
-    torch.testing.assert_close(again.step(torch.tensor([4, 4])), wanted.to(again.logits_BV.dtype), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        again.step(torch.tensor([4, 4])), expected.to(again.logits_BV.dtype), atol=0.05, rtol=0.05
+    )
 
 
 def test_texts_are_written() -> None:

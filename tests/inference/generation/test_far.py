@@ -38,11 +38,11 @@ def continued(model: Hierarchy, tokens: Tokens, prompt: int, by: float) -> Tenso
     """A text whose first token lies at ``by``: its prompt, then steps."""
     start = beginning(tokens, [prompt])
     pyramid, cache = prefill(model, moved(replace(start, x=start.x), by))
-    found = [pyramid[0].x]
-    for place in range(prompt, len(tokens.x)):
-        starts = {"words": tokens.boundaries["words"][place : place + 1].numpy()}
-        found.append(step(model, tokens.x[place : place + 1], cache, starts))
-    return torch.cat(found)
+    result = [pyramid[0].x]
+    for index in range(prompt, len(tokens.x)):
+        starts = {"words": tokens.boundaries["words"][index : index + 1].numpy()}
+        result.append(step(model, tokens.x[index : index + 1], cache, starts))
+    return torch.cat(result)
 
 
 @pytest.mark.parametrize("options", MODELS, ids=lambda options: f"{options['pool']}-{options['group']}")
@@ -71,32 +71,32 @@ def test_steps_after_many_steps() -> None:
     model = awake(Hierarchy(HierarchyConfig.model_validate({"causal": True, "levels": levels, **ways}))).float()
     tokens = batch([120], 8)
     far = 60 * 200_000
-    found = []
+    result = []
     for count in (0, far):
         cache = Cache(model, 1)
         for index, level in enumerate(cache.levels):
             level.count_B[:] = count // 3**index
             level.groups_B[:] = count // 3 * (index == 0)
-        found.append(torch.cat([step(model, x_D[None].float(), cache) for x_D in tokens.x]))
-    near, out = found
+        result.append(torch.cat([step(model, x_D[None].float(), cache) for x_D in tokens.x]))
+    near, out = result
     assert (near[-15:] - out[-15:]).abs().max() < 2e-3
 
 
 def test_angles_are_exact_at_any_distance() -> None:
     rotary = Rotary(16, 1, 10000.0)
-    places = torch.tensor(
+    positions = torch.tensor(
         [[0.0], [FLOAT32_RANGE - 1], [FLOAT32_RANGE], [1e6], [16_000_001.0], [1e12]], dtype=torch.float64
     )
-    turns = rotary.tables(places)[0]
-    wanted = torch.polar(torch.ones(1, dtype=torch.float64), places * turns)[:, None]
+    turns = rotary.tables(positions)[0]
+    expected = torch.polar(torch.ones(1, dtype=torch.float64), positions * turns)[:, None]
     step_1 = torch.ones(1)
-    found = rotary.rotations(places, step_1, torch.zeros(1))
-    assert found.dtype == torch.complex64
-    assert (found - wanted).abs().max() < 3e-4
-    assert (rotary.rotations(places, step_1, places) - wanted).abs().max() < 1e-9
-    near = rotary.rotations(places[:2].float(), step_1, torch.zeros(1))
-    assert torch.equal(found[:2], near), "positions near the start do not depend on the others"
-    assert torch.equal(rotary.rotations(places[:5].float(), step_1, torch.zeros(1)), found[:5]), (
+    result = rotary.rotations(positions, step_1, torch.zeros(1))
+    assert result.dtype == torch.complex64
+    assert (result - expected).abs().max() < 3e-4
+    assert (rotary.rotations(positions, step_1, positions) - expected).abs().max() < 1e-9
+    near = rotary.rotations(positions[:2].float(), step_1, torch.zeros(1))
+    assert torch.equal(result[:2], near), "positions near the start do not depend on the others"
+    assert torch.equal(rotary.rotations(positions[:5].float(), step_1, torch.zeros(1)), result[:5]), (
         "whole numbers in float32"
     )
 
@@ -134,8 +134,8 @@ def test_a_model_without_parameters_steps_and_streams() -> None:
     cache.select([0])
     assert torch.equal(step(model, tokens.x[3:4], cache), whole[3:4])
     stream = HierarchyStream(model)
-    found = [stream.feed(part)["bytes"].x_ND for part in tokens.x[:5].split([2, 0, 3])]
-    assert torch.equal(torch.cat(found), whole[:5])
+    result = [stream.feed(part)["bytes"].x_ND for part in tokens.x[:5].split([2, 0, 3])]
+    assert torch.equal(torch.cat(result), whole[:5])
     assert model.half().like.dtype == torch.float16
     assert list(model.state_dict()) == []
 

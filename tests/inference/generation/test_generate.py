@@ -52,14 +52,14 @@ def built(group: dict[str, Any], **options: Any) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    found = built({"type": "fixed", "stride": 3})
-    optimizer = torch.optim.AdamW(found.parameters(), lr=4e-3)
+    result = built({"type": "fixed", "stride": 3})
+    optimizer = torch.optim.AdamW(result.parameters(), lr=4e-3)
     text = f"{ALPHABET} {ALPHABET}"
     for _ in range(60):
-        found(Batch.of(found.tokenizer([Text(text, (0, len(text)))] * 4))).loss.backward()
+        result(Batch.of(result.tokenizer([Text(text, (0, len(text)))] * 4))).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return found.eval()
+    return result.eval()
 
 
 def texts(pieces: list[GeneratedText], count: int) -> list[str]:
@@ -111,36 +111,36 @@ def test_texts_come_as_they_are_written(model: LanguageModel) -> None:
     ids=lambda group: group["type"],
 )
 def test_a_seed_gives_the_same_text_alone_and_in_a_batch(group: dict[str, Any]) -> None:
-    found = built(group).double().eval()
+    result = built(group).double().eval()
     prompts, seeds = ["ab cd", "", "the end of it. "], [5, 6, 7]
-    together = texts(list(generate(found, prompts, max_tokens=25, seeds=seeds)), 3)
+    together = texts(list(generate(result, prompts, max_tokens=25, seeds=seeds)), 3)
     alone = [
-        texts(list(generate(found, [p], max_tokens=25, seeds=[s])), 1)[0] for p, s in zip(prompts, seeds, strict=True)
+        texts(list(generate(result, [p], max_tokens=25, seeds=[s])), 1)[0] for p, s in zip(prompts, seeds, strict=True)
     ]
     assert together == alone
-    assert texts(list(generate(found, prompts, max_tokens=25, seeds=[1, 2, 3])), 3) != together
+    assert texts(list(generate(result, prompts, max_tokens=25, seeds=[1, 2, 3])), 3) != together
 
 
 @pytest.mark.parametrize("group", [{"type": "given", "boundary": "spaces"}, {"type": "learned", "target": 3, "max": 6}])
 def test_a_session_equals_the_forward_pass(group: dict[str, Any]) -> None:
     """Embedding, hierarchy and head, with the boundaries that the tokenizer finds while it decodes."""
-    found = built(group, pool="conv").double().eval()
+    result = built(group, pool="conv").double().eval()
     values: list[Any] = [Text("one two  three_four\n中文 five", (0,)), Text("a b", (0,))]
-    whole = found.tokenizer(values)
+    whole = result.tokenizer(values)
     with torch.no_grad():
-        expected = [found.logits(rows) for rows in whole.spans.split(found.encoder(whole)[0].x)]
+        expected = [result.logits(rows) for rows in whole.spans.split(result.encoder(whole)[0].x)]
     ids = whole.split()
-    session = Session(found, found.tokenizer([Text("", (0,)), Text("", (0,))]))
+    session = Session(result, result.tokenizer([Text("", (0,)), Text("", (0,))]))
     alive = [0, 1]
-    for place in range(len(ids[0])):
+    for index in range(len(ids[0])):
         for row, sample in enumerate(alive):
-            torch.testing.assert_close(session.logits_BV[row], expected[sample][place].float(), atol=1e-5, rtol=1e-5)
-        staying = [row for row, sample in enumerate(alive) if place + 1 < len(ids[sample])]
+            torch.testing.assert_close(session.logits_BV[row], expected[sample][index].float(), atol=1e-5, rtol=1e-5)
+        staying = [row for row, sample in enumerate(alive) if index + 1 < len(ids[sample])]
         if len(staying) < len(alive):
             session.select(staying)
             alive = [alive[row] for row in staying]
         if alive:
-            session.step(torch.stack([ids[sample][place + 1] for sample in alive]))
+            session.step(torch.stack([ids[sample][index + 1] for sample in alive]))
 
 
 def test_a_prompt_longer_than_the_training_texts_works(model: LanguageModel) -> None:

@@ -47,8 +47,8 @@ def test_every_position_of_a_ragged_batch(
         first = ahead(model, tokens, [0] * len(LENGTHS), cache, SAVED_AT).transpose(0, 1)
         loaded = through_a_file(cache, model, tmp_path)
         rest = stepped(model, tokens, [SAVED_AT] * len(LENGTHS), cache=cache)
-        for sample, own in enumerate(whole):
-            assert (own - torch.cat([first[sample], rest[sample]])).abs().max() < 1e-7
+        for sample, item in enumerate(whole):
+            assert (item - torch.cat([first[sample], rest[sample]])).abs().max() < 1e-7
         more = ahead(model, tokens, [SAVED_AT] * len(LENGTHS), loaded, min(LENGTHS) - SAVED_AT)
         for sample, part in enumerate(more.transpose(0, 1)):
             assert torch.equal(part, rest[sample][: len(part)])

@@ -53,12 +53,12 @@ def through_a_file(cache: Cache, model: Hierarchy, folder: Path) -> Cache:
 
 def ahead(model: Hierarchy, tokens: Tokens, at: Sequence[int], cache: Cache, count: int) -> Tensor:
     """(count, B, D) what the next tokens of every sample give."""
-    found = []
+    result = []
     for number in range(count):
-        places = [int(first) + own + number for first, own in zip(tokens.spans.host, at, strict=False)]
-        starts = {name: mask[places].numpy() for name, mask in tokens.boundaries.items()}
-        found.append(step(model, tokens.x[places], cache, starts))
-    return torch.stack(found)
+        positions = [int(first) + item + number for first, item in zip(tokens.spans.host, at, strict=False)]
+        starts = {name: mask[positions].numpy() for name, mask in tokens.boundaries.items()}
+        result.append(step(model, tokens.x[positions], cache, starts))
+    return torch.stack(result)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,12 +68,12 @@ def test_a_ragged_batch_goes_on(pool: str, group: str, way: str, tmp_path: Path)
     model, tokens, prompt = build(pool, group, way), batch([60, 41, 48, 43]), [20, 1, 8, 3]
     with torch.no_grad():
         cache = prefill(model, beginning(tokens, prompt))[1]
-        for place in (0, 7, 15):
-            at = [own + place for own in prompt]
+        for index in (0, 7, 15):
+            at = [item + index for item in prompt]
             loaded = through_a_file(cache, model, tmp_path)
             assert torch.equal(ahead(model, tokens, at, loaded, 24), ahead(model, tokens, at, cache, 24))
             cache = prefill(model, beginning(tokens, prompt))[1]
-            ahead(model, tokens, prompt, cache, place + 8)
+            ahead(model, tokens, prompt, cache, index + 8)
             cache = through_a_file(cache, model, tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_smoothed_groups_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for prompt in ([9, 2], [10, 3], [11, 4], [12, 5]):
             cache = prefill(model, beginning(tokens, prompt))[1]
             loaded = through_a_file(cache, model, tmp_path)
-            assert torch.equal(*(ahead(model, tokens, prompt, own, 25) for own in (cache, loaded)))
+            assert torch.equal(*(ahead(model, tokens, prompt, item, 25) for item in (cache, loaded)))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -102,7 +102,7 @@ def test_what_grew_past_the_room_it_starts_with(tmp_path: Path) -> None:
         for count in (250, 256, 257, 300):
             cache = prefill(model, beginning(tokens, [count, 7]))[1]
             loaded = through_a_file(cache, model, tmp_path)
-            assert torch.equal(*(ahead(model, tokens, [count, 7], own, 20) for own in (cache, loaded)))
+            assert torch.equal(*(ahead(model, tokens, [count, 7], item, 20) for item in (cache, loaded)))
 
 
 def test_only_what_is_held_is_saved() -> None:
@@ -178,10 +178,10 @@ def test_a_session_goes_on_within_a_text(group: dict[str, Any], tmp_path: Path) 
     whole = Session(model, writing(model.tokenizer).prompts(PROMPTS[:2]))
     logits = [whole.step(ids_B).clone() for ids_B in torch.stack(ids, 1)]
     broken = Session(model, writing(model.tokenizer).prompts(PROMPTS[:2]))
-    for place, ids_B in enumerate(torch.stack(ids, 1)):
+    for index, ids_B in enumerate(torch.stack(ids, 1)):
         broken.save(file)
         broken = Session.load(model, file)
-        assert torch.equal(broken.step(ids_B), logits[place])
+        assert torch.equal(broken.step(ids_B), logits[index])
 
 
 def test_one_prompt_starts_several_texts(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_one_prompt_starts_several_texts(tmp_path: Path) -> None:
     Session(model, writing(model.tokenizer).prompts(["a long prompt "])).save(tmp_path / "s.safetensors")
     session = Session.load(model, tmp_path / "s.safetensors")
     session.select([0, 0, 0])
-    found = texts(list(continued(session, max_tokens=20, seeds=[4, 5, 6], sampling=Sampling(1.5))))
+    result = texts(list(continued(session, max_tokens=20, seeds=[4, 5, 6], sampling=Sampling(1.5))))
     expected = list(generate(model, ["a long prompt "] * 3, max_tokens=20, seeds=[4, 5, 6], sampling=Sampling(1.5)))
-    assert found == texts(expected) and len(set(found)) == 3
+    assert result == texts(expected) and len(set(result)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +284,8 @@ def test_a_session_that_is_damaged_anywhere_is_refused(saved: tuple[LanguageMode
     right = Session.load(model, file)
 
     def read() -> list[Any]:
-        found = Session.load(model, path)
-        return [cache_state(found.cache).keys(), found.logits_BV.tolist(), [ids.tolist() for ids in found._recent]]
+        result = Session.load(model, path)
+        return [cache_state(result.cache).keys(), result.logits_BV.tolist(), [ids.tolist() for ids in result._recent]]
 
     path = tmp_path / "s.safetensors"
     path.write_bytes(file.read_bytes())

@@ -81,18 +81,18 @@ def stepped(model: Hierarchy, tokens: Tokens, prompt: Sequence[int], *, cache: C
     lengths, first = tokens.spans.lengths.tolist(), tokens.spans.host.tolist()
     alive = list(range(len(tokens)))
     at = list(prompt)
-    found: list[list[Tensor]] = [[] for _ in alive]
+    result: list[list[Tensor]] = [[] for _ in alive]
     while True:
         staying = [row for row, sample in enumerate(alive) if at[sample] < lengths[sample]]
         if not staying:
-            return [torch.stack(rows) if rows else tokens.x[:0] for rows in found]
+            return [torch.stack(rows) if rows else tokens.x[:0] for rows in result]
         if len(staying) < len(alive):
             cache.select(staying)
             alive = [alive[row] for row in staying]
-        places = [first[sample] + at[sample] for sample in alive]
-        starts = {name: mask[places].numpy() for name, mask in tokens.boundaries.items()}
-        for sample, row in zip(alive, step(model, tokens.x[places], cache, starts), strict=True):
-            found[sample].append(row)
+        positions = [first[sample] + at[sample] for sample in alive]
+        starts = {name: mask[positions].numpy() for name, mask in tokens.boundaries.items()}
+        for sample, row in zip(alive, step(model, tokens.x[positions], cache, starts), strict=True):
+            result[sample].append(row)
             at[sample] += 1
 
 
@@ -101,8 +101,8 @@ def check(model: Hierarchy, tokens: Tokens, prompt: Sequence[int]) -> float:
     whole = model(tokens)[0].split()
     parts = stepped(model, tokens, prompt)
     return max(
-        float((own[count:] - part).abs().max())
-        for own, part, count in zip(whole, parts, prompt, strict=True)
+        float((item[count:] - part).abs().max())
+        for item, part, count in zip(whole, parts, prompt, strict=True)
         if len(part)
     )
 
@@ -182,8 +182,8 @@ def test_after_saving_and_loading(tmp_path: Path) -> None:
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
         whole = model(tokens)[0].split()
-        for own, part in zip(whole, stepped(other, tokens, [4, 4]), strict=True):
-            assert (own[4:] - part).abs().max() < 1e-7
+        for item, part in zip(whole, stepped(other, tokens, [4, 4]), strict=True):
+            assert (item[4:] - part).abs().max() < 1e-7
 
 
 def test_samples_may_change_places() -> None:
@@ -192,9 +192,9 @@ def test_samples_may_change_places() -> None:
         whole = model(tokens)[0].split()
         _, cache = prefill(model, beginning(tokens, [9, 12, 5]))
         cache.select([2, 0])
-        places = [int(tokens.spans.host[2]) + 5, 9]
-        starts = {"words": tokens.boundaries["words"][places].numpy()}
-        out = step(model, tokens.x[places], cache, starts)
+        positions = [int(tokens.spans.host[2]) + 5, 9]
+        starts = {"words": tokens.boundaries["words"][positions].numpy()}
+        out = step(model, tokens.x[positions], cache, starts)
         assert (out - torch.stack([whole[2][5], whole[0][9]])).abs().max() < 1e-7
 
 
@@ -216,8 +216,8 @@ def test_smoothed_samples_may_change_places(monkeypatch: pytest.MonkeyPatch) -> 
         _, cache = prefill(model, beginning(tokens, [9, 12, 5]))
         cache.select([2, 0])
         for ahead in range(11):
-            places = [int(tokens.spans.host[2]) + 5 + ahead, 9 + ahead]
-            out = step(model, tokens.x[places], cache, {"words": tokens.boundaries["words"][places].numpy()})
+            positions = [int(tokens.spans.host[2]) + 5 + ahead, 9 + ahead]
+            out = step(model, tokens.x[positions], cache, {"words": tokens.boundaries["words"][positions].numpy()})
             assert (out - torch.stack([whole[2][5 + ahead], whole[0][9 + ahead]])).abs().max() < 1e-7
 
 

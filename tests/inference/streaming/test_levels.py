@@ -74,14 +74,14 @@ def check(model: Hierarchy, tokens: Tokens, size: int) -> None:
     """Tokens of all levels are those of the forward pass, and stand for the same level-0 tokens."""
     with torch.no_grad():
         whole = model(tokens)
-    found = streamed(model, tokens, size)
+    result = streamed(model, tokens, size)
     borders = np.arange(len(tokens.x) + 1)
     for name in whole.names:
-        assert found[name].x_ND.shape == whole[name].x.shape
+        assert result[name].x_ND.shape == whole[name].x.shape
         # The forward pass has its coordinates in float32.
-        assert (found[name].x_ND - whole[name].x).abs().max() < 1e-5, name
-        assert found[name].first_N.tolist() == borders[:-1].tolist()
-        assert found[name].last_N.tolist() == borders[1:].tolist()
+        assert (result[name].x_ND - whole[name].x).abs().max() < 1e-5, name
+        assert result[name].first_N.tolist() == borders[:-1].tolist()
+        assert result[name].last_N.tolist() == borders[1:].tolist()
         if name in whole.groups:
             borders = borders[whole.groups[name].host.numpy()]
 
@@ -119,9 +119,9 @@ def test_any_length(pool: str, count: int) -> None:
 
 def test_nothing_in_gives_nothing_out() -> None:
     stream = HierarchyStream(build("mean", "fixed", "all"))
-    found = [stream.feed(torch.zeros(0, 12).double()), stream.flush()]
-    assert all(len(part[name]) == 0 for part in found for name in stream.names)
-    assert found[0]["mid"].x_ND.shape == (0, 16)
+    result = [stream.feed(torch.zeros(0, 12).double()), stream.flush()]
+    assert all(len(part[name]) == 0 for part in result for name in stream.names)
+    assert result[0]["mid"].x_ND.shape == (0, 16)
 
 
 @pytest.mark.parametrize("pool", ["conv", "select"])
@@ -151,12 +151,12 @@ def test_a_wrong_memory_is_seen(wrong: str, monkeypatch: pytest.MonkeyPatch) -> 
         level.open.started["words"] = ~level.open.started["words"]
     elif wrong == "open":
         level.open.x_BSD = torch.zeros_like(level.open.x_BSD)
-    found = [stream.feed(tokens.x[at:], {"words": starts[at:]}), stream.flush()]
+    result = [stream.feed(tokens.x[at:], {"words": starts[at:]}), stream.flush()]
     with torch.no_grad():
         whole = model(tokens)
     different = []
     for name in stream.names:
-        own = torch.cat([part[name].x_ND for part in found])
+        own = torch.cat([part[name].x_ND for part in result])
         other = whole[name].x[-len(own) :]
         different.append(own.shape != other.shape or float((own - other).abs().max()) > 1e-3)
     assert any(different)
@@ -169,10 +169,10 @@ def test_memory_is_constant_and_tokens_come_as_late_as_stated() -> None:
     generator = torch.Generator().manual_seed(0)
     held = []
     for fed in range(1, 121):
-        found = stream.feed(torch.randn(1, 12, generator=generator, dtype=torch.float64))
-        for name, own in found.items():
+        result = stream.feed(torch.randn(1, 12, generator=generator, dtype=torch.float64))
+        for name, item in result.items():
             limit = late[name]
-            assert limit is not None and all(fed - own.last_N <= limit)
+            assert limit is not None and all(fed - item.last_N <= limit)
         held.append(stream.nbytes)
     assert max(held[60:]) < 1.2 * max(held[:60])
 
@@ -183,8 +183,8 @@ def test_positions_stay_exact_far_out() -> None:
     x, far = tokens.x.float(), HierarchyStream(model)
     near = HierarchyStream(model).feed(x)
     far.memory.first_B[:] = 36 * 10**6
-    for name, own in far.feed(x).items():
-        assert (own.x_ND - near[name].x_ND).abs().max() < 1e-4
+    for name, item in far.feed(x).items():
+        assert (item.x_ND - near[name].x_ND).abs().max() < 1e-4
 
 
 def test_a_level_that_sees_everything_is_refused() -> None:

@@ -63,12 +63,12 @@ def decoded(path: Path) -> tuple[int, int]:
     return count, rate
 
 
-def patched(data: bytes, *places: tuple[int, bytes]) -> bytes:
+def patched(data: bytes, *positions: tuple[int, bytes]) -> bytes:
     """Bytes with others at some places."""
-    found = bytearray(data)
-    for place, new in places:
-        found[place : place + len(new)] = new
-    return bytes(found)
+    result = bytearray(data)
+    for index, new in positions:
+        result[index : index + len(new)] = new
+    return bytes(result)
 
 
 def after(data: bytes, key: bytes, skip: int = 0) -> int:
@@ -88,26 +88,26 @@ def crc(data: bytes, width: int, polynomial: int) -> int:
 
 def pages(data: bytes) -> Iterator[tuple[int, int]]:
     """Begin and length of the pages of an Ogg."""
-    place = 0
-    while place < len(data):
-        segments = data[place + 26]
-        length = 27 + segments + sum(data[place + 27 : place + 27 + segments])
-        yield place, length
-        place += length
+    index = 0
+    while index < len(data):
+        segments = data[index + 26]
+        length = 27 + segments + sum(data[index + 27 : index + 27 + segments])
+        yield index, length
+        index += length
 
 
 def regranuled(data: bytes, change: Callable[[int, int, int], int]) -> bytes:
     """An Ogg with other granule positions: ``change(granule, number of the page, number of pages)``."""
-    found, places = bytearray(data), list(pages(data))
-    for number, (place, length) in enumerate(places):
-        (granule,) = struct.unpack_from("<q", found, place + 6)
-        new = change(granule, number, len(places))
+    result, positions = bytearray(data), list(pages(data))
+    for number, (index, length) in enumerate(positions):
+        (granule,) = struct.unpack_from("<q", result, index + 6)
+        new = change(granule, number, len(positions))
         if new == granule:
             continue
-        struct.pack_into("<q", found, place + 6, new)
-        struct.pack_into("<I", found, place + 22, 0)
-        struct.pack_into("<I", found, place + 22, crc(bytes(found[place : place + length]), 32, 0x04C11DB7))
-    return bytes(found)
+        struct.pack_into("<q", result, index + 6, new)
+        struct.pack_into("<I", result, index + 22, 0)
+        struct.pack_into("<I", result, index + 22, crc(bytes(result[index : index + length]), 32, 0x04C11DB7))
+    return bytes(result)
 
 
 def flac(*blocks: tuple[np.ndarray, int, int], total: int = 0, md5: bytes = bytes(16)) -> bytes:
@@ -128,7 +128,7 @@ def _frame(number: int, block_CS: np.ndarray, rate: int, bits: int) -> bytes:
     header += bytes([crc(header, 8, 0x07)])
     channels = [format(sample & (1 << bits) - 1, f"0{bits}b") for channel in block_CS.tolist() for sample in channel]
     size = block_CS.shape[1]
-    text = "".join("00000010" + "".join(channels[place : place + size]) for place in range(0, len(channels), size))
+    text = "".join("00000010" + "".join(channels[index : index + size]) for index in range(0, len(channels), size))
     text += "0" * (-len(text) % 8)
     body = header + int(text, 2).to_bytes(len(text) // 8, "big")
     return body + struct.pack(">H", crc(body, 16, 0x8005))

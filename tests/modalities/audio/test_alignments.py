@@ -86,30 +86,30 @@ def save(tmp_path: Path, name: str, content: str | bytes) -> Path:
 
 
 def spoken(tiers: Alignment) -> dict[str, list[TimeSpan]]:
-    return {name: [interval for interval in own if interval.label] for name, own in tiers.items()}
+    return {name: [interval for interval in item if interval.label] for name, item in tiers.items()}
 
 
 @pytest.mark.parametrize("kind", ["textgrid", "tsv", "json"])
 def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
     path = save(tmp_path, f"a.{'TextGrid' if kind == 'textgrid' else kind}", written(kind, TIERS, end=2.0))
-    assert spoken(read_alignment(path)) == {name: list(own) for name, own in TIERS.items()}
+    assert spoken(read_alignment(path)) == {name: list(item) for name, item in TIERS.items()}
 
 
 def test_ctm_round_trip(tmp_path: Path) -> None:
     words = {"words": (TimeSpan(0.5, 0.75, "two"), TimeSpan(0.8, 1.0, "three"))}
     text = written("ctm", words, name="a file")
     assert text.splitlines()[0] == "a_file 1 0.5 0.25 two"
-    found = read_alignment(save(tmp_path, "a.ctm", ";; a comment\n" + text + "b 1 0 0.5 one 0.99\n"))
-    times = [(own.start, round(own.end, 9), own.label) for own in found["a_file"]]
+    result = read_alignment(save(tmp_path, "a.ctm", ";; a comment\n" + text + "b 1 0 0.5 one 0.99\n"))
+    times = [(item.start, round(item.end, 9), item.label) for item in result["a_file"]]
     assert times == [(0.5, 0.75, "two"), (0.8, 1, "three")]
-    assert found["b"] == (TimeSpan(0, 0.5, "one"),)
+    assert result["b"] == (TimeSpan(0, 0.5, "one"),)
 
 
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_both_forms_of_textgrid(text: str, encoding: str, tmp_path: Path) -> None:
-    found = read_alignment(save(tmp_path, "a.TextGrid", text.encode(encoding)))
-    assert found == {
+    result = read_alignment(save(tmp_path, "a.TextGrid", text.encode(encoding)))
+    assert result == {
         "words": (TimeSpan(0, 1.25, 'say "hi"'), TimeSpan(1.25, 2.5, "")),
         "clicks": (TimeSpan(0.75, 0.75, "click"),),
     }
@@ -221,8 +221,8 @@ call 1 1.75 0.25 seven 1.0e-1 non-lex
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_ctm_of_five_to_eight_fields(end: str, tmp_path: Path) -> None:
-    found = read_alignment(save(tmp_path, "a.ctm", "\ufeff" + CTM.replace("\n", end)))
-    assert found == {
+    result = read_alignment(save(tmp_path, "a.ctm", "\ufeff" + CTM.replace("\n", end)))
+    assert result == {
         "talk:A": (TimeSpan(0.0, 0.39, "yes"), TimeSpan(0.39, 0.39 + 0.20, "%HESITATION")),
         "talk:B": (TimeSpan(0.1, 0.1 + 0.3, "no"),),
         "call": (TimeSpan(1.0, 1.5, "word"), TimeSpan(1.5, 1.75, "five"), TimeSpan(1.75, 2.0, "seven")),
@@ -233,8 +233,8 @@ def test_only_line_ends_end_lines(tmp_path: Path) -> None:
     label = "a\u0085b\u2028c\u2029d\x0be\x0cf\x1cg\rh"
     for end in ("\n", "\r\n"):
         text = end.join(["start\tend\tlabel", f"0\t1\t{label}", "", "1\t2\tz"])
-        found = read_alignment(save(tmp_path, "a.tsv", text))
-        assert found == {"words": (TimeSpan(0, 1, label), TimeSpan(1, 2, "z"))}
+        result = read_alignment(save(tmp_path, "a.tsv", text))
+        assert result == {"words": (TimeSpan(0, 1, label), TimeSpan(1, 2, "z"))}
         assert read_alignment(save(tmp_path, "a.txt", f"0\t1\t{label}{end}"))["labels"] == (TimeSpan(0, 1, label),)
 
 
@@ -263,9 +263,9 @@ def test_results_of_whisper(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     ]
     data = {"text": "...", "language": "en", "segments": segments, "word_segments": timed}
     with caplog.at_level(logging.WARNING):
-        found = read_alignment(save(tmp_path, "a.json", json.dumps(data)), "a.json")
-    assert found["segments"] == (TimeSpan(0.0, 1.9, "Hello 2014 15 there."), TimeSpan(1.9, 3.0, "Bye"))
-    assert [(round(own.start, 6), round(own.end, 6), own.label) for own in found["words"]] == [
+        result = read_alignment(save(tmp_path, "a.json", json.dumps(data)), "a.json")
+    assert result["segments"] == (TimeSpan(0.0, 1.9, "Hello 2014 15 there."), TimeSpan(1.9, 3.0, "Bye"))
+    assert [(round(own.start, 6), round(own.end, 6), own.label) for own in result["words"]] == [
         (0.0, 0.5, "Hello"),
         (0.5, 0.7, "2014"),
         (0.7, 0.9, "15"),
@@ -281,8 +281,8 @@ def test_results_of_whisper(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 def test_results_of_whisper_cpp(tmp_path: Path) -> None:
     part = {"timestamps": {"from": "00:00:00,500", "to": "00:00:01,250"}, "offsets": {"from": 500, "to": 1250}}
     data = {"systeminfo": "x", "transcription": [part | {"text": " Hello"}]}
-    found = read_alignment(save(tmp_path, "a.json", json.dumps(data)))
-    assert found == {"segments": (TimeSpan(0.5, 1.25, "Hello"),)}
+    result = read_alignment(save(tmp_path, "a.json", json.dumps(data)))
+    assert result == {"segments": (TimeSpan(0.5, 1.25, "Hello"),)}
 
 
 def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
         "text": " a b",
         "chunks": [{"timestamp": [0.0, 1.5], "text": " a"}, {"timestamp": [1.5, 2.0], "text": " b"}],
     }
-    found = read_alignment(save(tmp_path, "a.json", json.dumps(chunks)))
-    assert found == {"segments": (TimeSpan(0.0, 1.5, "a"), TimeSpan(1.5, 2.0, "b"))}
+    result = read_alignment(save(tmp_path, "a.json", json.dumps(chunks)))
+    assert result == {"segments": (TimeSpan(0.0, 1.5, "a"), TimeSpan(1.5, 2.0, "b"))}
     timed = [{"text": "a", "start": 0.0, "end": 0.5, "confidence": 0.9}]
     stamped = {"language": "en", "segments": [{"text": "a", "start": 0.0, "end": 1.0, "words": timed}]}
     assert read_alignment(save(tmp_path, "a.json", json.dumps(stamped)))["words"] == (TimeSpan(0.0, 0.5, "a"),)
@@ -323,10 +323,10 @@ TEXT = st.text(
 def alignments(draw: st.DrawFn) -> dict[str, tuple[TimeSpan, ...]]:
     def tier() -> tuple[TimeSpan, ...]:
         steps = draw(st.lists(st.integers(1, 100_000), max_size=6))
-        times = [sum(steps[:place]) / 1000 for place in range(len(steps) + 1)]
+        times = [sum(steps[:index]) / 1000 for index in range(len(steps) + 1)]
         return tuple(TimeSpan(start, end, draw(TEXT)) for start, end in pairwise(times))
 
-    return {name: tier() for name in draw(st.lists(TEXT, max_size=3, unique_by=lambda own: " ".join(own.split())))}
+    return {name: tier() for name in draw(st.lists(TEXT, max_size=3, unique_by=lambda item: " ".join(item.split())))}
 
 
 @settings(max_examples=60)
@@ -335,20 +335,20 @@ def test_any_alignment_that_is_written_is_read_back(tmp_path: Path, tiers: dict[
     def plain(label: str) -> str:
         return " ".join(label.split())
 
-    exact = {name: [own for own in intervals if own.label] for name, intervals in tiers.items()}
+    exact = {name: [item for item in intervals if item.label] for name, intervals in tiers.items()}
     lines = {
-        plain(name): [TimeSpan(own.start, own.end, plain(own.label)) for own in intervals]
+        plain(name): [TimeSpan(item.start, item.end, plain(item.label)) for item in intervals]
         for name, intervals in tiers.items()
         if intervals
     }
     assert spoken(read_alignment(save(tmp_path, "a.json", written("json", tiers)))) == exact
     assert spoken(read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers)))) == exact
-    found = read_alignment(save(tmp_path, "a.tsv", written("tsv", tiers)))
-    assert {name: list(own) for name, own in found.items()} == lines
+    result = read_alignment(save(tmp_path, "a.tsv", written("tsv", tiers)))
+    assert {name: list(item) for name, item in result.items()} == lines
     for intervals in lines.values():
         read_back = read_alignment(save(tmp_path, "a.ctm", written("ctm", {"w": intervals}))).get("sound", ())
-        assert [(round(own.start, 6), round(own.end, 6), own.label) for own in read_back] == [
-            (own.start, own.end, "_".join(own.label.split())) for own in intervals if own.label
+        assert [(round(item.start, 6), round(item.end, 6), item.label) for item in read_back] == [
+            (item.start, item.end, "_".join(item.label.split())) for item in intervals if item.label
         ]
 
 
@@ -378,7 +378,7 @@ def test_any_text_gives_intervals_or_a_reason(tmp_path: Path, data: st.DataObjec
     parts = st.one_of(st.sampled_from(SCRAPS[name]), st.text(max_size=4))
     content = "".join(data.draw(st.lists(parts, max_size=8))).encode("utf-8", "surrogatepass")
     try:
-        found = read_alignment(save(tmp_path, name, content))
+        result = read_alignment(save(tmp_path, name, content))
     except BadSample:
         return
-    assert all(0 <= own.start <= own.end < float("inf") for intervals in found.values() for own in intervals)
+    assert all(0 <= item.start <= item.end < float("inf") for intervals in result.values() for item in intervals)

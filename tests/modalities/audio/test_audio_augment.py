@@ -43,9 +43,11 @@ def test_speed_moves_pitch_length_and_boundaries() -> None:
 
 def test_another_vocal_tract_moves_the_bands_alone() -> None:
     audio = tone(words=(0.0, 0.5))
-    found = [transformed(audio, type="vocal_tract", factor=(0.8, 1.3)) for _ in range(200)]
-    assert all(torch.equal(own.waveform_S, audio.waveform_S) and own.boundaries == audio.boundaries for own in found)
-    warps = {own.warp for own in found}
+    result = [transformed(audio, type="vocal_tract", factor=(0.8, 1.3)) for _ in range(200)]
+    assert all(
+        torch.equal(item.waveform_S, audio.waveform_S) and item.boundaries == audio.boundaries for item in result
+    )
+    warps = {item.warp for item in result}
     assert min(warps) >= 0.8 and max(warps) <= 1.3 and len(warps) > 30
 
 
@@ -84,7 +86,7 @@ def test_each_piece_has_a_pace_of_its_own() -> None:
             (second - first) / (last - start)
             for (first, second), (start, last) in zip(pairwise(pace.source), pairwise(pace.heard), strict=True)
         ]
-        assert all(0.5 - 1e-6 <= own <= 2 + 1e-6 for own in paces) and paces[0] != paces[1]
+        assert all(0.5 - 1e-6 <= item <= 2 + 1e-6 for item in paces) and paces[0] != paces[1]
         middle = pace.heard_at([pace.source[1]])
         assert middle == (pace.heard[1],) and float(pace.source_at(np.array(middle))[0]) == pace.source[1]
     assert transformed(tone(), type="time_warp", p=0).pace is None
@@ -108,11 +110,11 @@ def test_silence_moves_boundaries() -> None:
     audio = tone(words=(0.0, 0.5))
     padded = transformed(audio, type="pad", p=1, seconds=(0.1, 0.2))
     first, second = padded.boundaries["words"]
-    place = round(first * 16000)
-    assert 1600 <= place <= 3200 and abs(second - first - 0.5) < 1e-9
-    assert torch.equal(padded.waveform_S[place : place + 16000], audio.waveform_S)
-    assert not padded.waveform_S[:place].any() and not padded.waveform_S[place + 16000 :].any()
-    assert 1600 <= len(padded.waveform_S) - place - 16000 <= 3200
+    index = round(first * 16000)
+    assert 1600 <= index <= 3200 and abs(second - first - 0.5) < 1e-9
+    assert torch.equal(padded.waveform_S[index : index + 16000], audio.waveform_S)
+    assert not padded.waveform_S[:index].any() and not padded.waveform_S[index + 16000 :].any()
+    assert 1600 <= len(padded.waveform_S) - index - 16000 <= 3200
 
 
 def test_gain() -> None:
@@ -127,8 +129,8 @@ def test_noise_has_the_ratio_and_the_colour(colour: str, ratio: float) -> None:
     audio = tone(seconds=2)
     noisy = transformed(audio, type="noise", p=1, snr_db=(ratio, ratio), colour=colour)
     noise = noisy.waveform_S - audio.waveform_S
-    found = 10 * math.log10(float(audio.waveform_S.square().mean() / noise.square().mean()))
-    assert abs(found - ratio) < 0.1
+    result = 10 * math.log10(float(audio.waveform_S.square().mean() / noise.square().mean()))
+    assert abs(result - ratio) < 0.1
     power = torch.fft.rfft(noise).abs().square()
     low, high = power[200:400].mean(), power[6400:12800].mean()
     fall = 10 * math.log10(float(low / high))

@@ -48,11 +48,11 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     config = load_config(CONFIGS / f"{name}.yaml", OWN.get(name, []))
-    found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
-    task = build_task(config, found.tokenizers, found.classes)
-    samples = [found.splits["train"][index] for index in range(2)]
-    tokens = found.tokenizer([sample.value for sample in samples])
-    output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes)))
+    result = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
+    task = build_task(config, result.tokenizers, result.classes)
+    samples = [result.splits["train"][index] for index in range(2)]
+    tokens = result.tokenizer([sample.value for sample in samples])
+    output = task(Batch.of(tokens, config.task.targets(samples, tokens, result.classes)))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())
@@ -60,12 +60,14 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
 
 def test_the_flat_fsdd_is_the_control_of_the_hierarchy(data: Path) -> None:
     fsdd, flat = (load_config(CONFIGS / f"{name}.yaml") for name in ("fsdd", "fsdd_flat"))
-    level, wanted = flat.single.model.levels[0], flat_control(fsdd.single.model).levels[0]
+    level, expected = flat.single.model.levels[0], flat_control(fsdd.single.model).levels[0]
     # Its feed-forward makes up for what the hierarchy has between its levels.
-    assert level.model_copy(update={"mlp_ratio": wanted.mlp_ratio}) == wanted and len(flat.single.model.levels) == 1
+    assert level.model_copy(update={"mlp_ratio": expected.mlp_ratio}) == expected and len(flat.single.model.levels) == 1
     assert (flat.data, flat.optim, flat.train) == (fsdd.data, fsdd.optim, fsdd.train)
     sizes = []
     for config in (fsdd, flat):
-        found = build_data(config, ["train"])
-        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizers, found.classes).parameters()))
+        result = build_data(config, ["train"])
+        sizes.append(
+            sum(weight.numel() for weight in build_task(config, result.tokenizers, result.classes).parameters())
+        )
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"

@@ -25,5 +25,5 @@ def test_each_token_is_a_unit_cell(features: str, frames: int) -> None:
 def test_what_is_known_in_time_leaves_silence_out() -> None:
     starts = {"words": (0.0, 0.2, 0.5), "phonemes": (0.0,), "beats": (0.0, 0.1)}
     labels = {"words": ("sil", "bin", "blue"), "phonemes": ("b",), "beats": ("one",)}
-    found = AudioModality.timeline(Audio(torch.zeros(8000), 8000, starts, labels))
-    assert found == {"words": [(0.2, 0.5, "bin"), (0.5, 1.0, "blue")], "phonemes": [(0.0, 1.0, "b")]}
+    result = AudioModality.timeline(Audio(torch.zeros(8000), 8000, starts, labels))
+    assert result == {"words": [(0.2, 0.5, "bin"), (0.5, 1.0, "blue")], "phonemes": [(0.0, 1.0, "b")]}

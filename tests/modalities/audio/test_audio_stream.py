@@ -47,12 +47,12 @@ def difference(made: Encoder, own: AudioTokenizer, sound: Audio, chunk_ms: int) 
     """The largest, over all levels."""
     stream = Stream(made, own, rate=sound.rate)
     chunks = sound.waveform_S.split(max(1, round(sound.rate * chunk_ms / 1000)))
-    found = joined([*(stream.feed(chunk) for chunk in chunks), stream.flush()])
+    result = joined([*(stream.feed(chunk) for chunk in chunks), stream.flush()])
     with torch.no_grad():
         whole = made(own([sound]))
     for name in whole.names:
-        assert len(found[name]) == len(whole[name].x)
-    return max(float((found[name].x_ND - whole[name].x).abs().max()) for name in whole.names)
+        assert len(result[name]) == len(whole[name].x)
+    return max(float((result[name].x_ND - whole[name].x).abs().max()) for name in whole.names)
 
 
 def noise(seconds: float, rate: int) -> Audio:

@@ -13,9 +13,9 @@ from hrt_modalities.audio.stems import AudioConvStem, BandMap, StemConfig
 from hrt_modalities.audio.tokenizer import AudioConfig, AudioTokenizer
 
 
-def tokenizer(*wanted: str, **values: object) -> AudioTokenizer:
-    found = AudioConfig.model_validate({"type": "audio"} | values).build().with_boundaries(wanted)
-    return found
+def tokenizer(*expected: str, **values: object) -> AudioTokenizer:
+    result = AudioConfig.model_validate({"type": "audio"} | values).build().with_boundaries(expected)
+    return result
 
 
 def sound(seconds: float, rate: int = 16000, **starts: tuple[float, ...]) -> Audio:
@@ -107,10 +107,10 @@ def test_warped_bands_are_those_of_moved_tones(warp: float) -> None:
     times = torch.arange(4000) / 8000
     for hertz in (300, 900, 2400):
         tone, moved = (0.5 * torch.sin(2 * torch.pi * pitch * times) for pitch in (hertz, hertz * warp))
-        found = own.encode(Audio(tone, 8000, warp=warp))[20:30].mean(0)
-        wanted = own.encode(Audio(moved, 8000))[20:30].mean(0)
-        assert abs(int(found.argmax()) - int(wanted.argmax())) <= 1
-        assert abs(float(found.max() - wanted.max())) < 0.3
+        result = own.encode(Audio(tone, 8000, warp=warp))[20:30].mean(0)
+        expected = own.encode(Audio(moved, 8000))[20:30].mean(0)
+        assert abs(int(result.argmax()) - int(expected.argmax())) <= 1
+        assert abs(float(result.max() - expected.max())) < 0.3
     noise = own.encode(Audio(torch.randn(8000), 8000, warp=warp))
     assert abs(float(noise.mean()) - 12 / 4) < 0.3 and noise.isfinite().all()
     with pytest.raises(ConfigError, match="no bands to move"):
@@ -168,8 +168,8 @@ def test_convolutions_go_over_time_in_order_and_bands() -> None:
     out = stem(Tokens.pack([frames.reshape(3, 24)])).x[1]
     gelu = torch.nn.functional.gelu
     assert isinstance(stem.wide, BandMap)
-    found = gelu(stem.wide.second(gelu(stem.wide.first(frames[None, None]))))
-    expected = stem.own(frames[2:4].flatten()) + stem.out(gelu(stem.wide.map(found.flatten())))
+    result = gelu(stem.wide.second(gelu(stem.wide.first(frames[None, None]))))
+    expected = stem.own(frames[2:4].flatten()) + stem.out(gelu(stem.wide.map(result.flatten())))
     assert torch.allclose(out, expected, atol=1e-6)
 
 

@@ -114,17 +114,17 @@ def test_bad_sounds_are_skipped_and_named(batch: bool, tmp_path: Path) -> None:
         make(tmp_path / "a" / name)
     for name, make in GOOD.items():
         make(tmp_path / "b" / name)
-    found = build_data(config, ["train", "val", "test"])
-    task = build_task(config, found.tokenizers, found.classes)
+    result = build_data(config, ["train", "val", "test"])
+    task = build_task(config, result.tokenizers, result.classes)
     seen: set[str] = set()
-    for split, dataset in found.splits.items():
-        maker = found.maker(config, split)
+    for split, dataset in result.splits.items():
+        maker = result.maker(config, split)
         items = dataset.items  # type: ignore[attr-defined]
-        wanted = [place for place, item in enumerate(items) if not item.name.split("/")[1][0].isdigit()]
-        for places in [wanted] if batch else [[place] for place in wanted]:
-            if not places:
+        expected = [index for index, item in enumerate(items) if not item.name.split("/")[1][0].isdigit()]
+        for positions in [expected] if batch else [[index] for index in expected]:
+            if not positions:
                 continue
-            loaded = maker[Plan(Position(), tuple(places), Position(0, 1))]
+            loaded = maker[Plan(Position(), tuple(positions), Position(0, 1))]
             assert loaded.error is None
             for bad in loaded.bad:
                 seen.add(bad.name)
@@ -188,8 +188,8 @@ def test_training_goes_on_past_them_and_counts_them(tmp_path: Path) -> None:
         assert reasons.keys() == BAD.keys()
         assert all(BAD[name][1] in reason for name, reason in reasons.items())
     assert bad["val"]["bad"] == bad["test"]["bad"] == len(BAD) and bad["train"]["bad"] >= len(BAD)
-    found = losses(tmp_path / "run")
-    assert len(found) == 8 and np.isfinite(found).all()
+    result = losses(tmp_path / "run")
+    assert len(result) == 8 and np.isfinite(result).all()
 
 
 ALIGNMENTS = {
@@ -241,7 +241,7 @@ def test_silence_can_be_hidden_and_given_back(features: str, normalize: bool, tm
     output = task(Batch.of(tokenizer(audio), None))
     output.loss.backward()
     assert output.loss.isfinite()
-    assert all(bool(own.grad.isfinite().all()) for own in task.parameters() if own.grad is not None)
+    assert all(bool(item.grad.isfinite().all()) for item in task.parameters() if item.grad is not None)
 
 
 def test_sizes_in_tokens_are_those_of_what_is_there(tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ def test_sizes_in_tokens_are_those_of_what_is_there(tmp_path: Path) -> None:
             make(tmp_path / split / "a" / name)
         write(tmp_path / split / "b" / "0.wav", noise(0.2))
     config = load_config(CONFIG, [f"data.root={tmp_path}", "data.augment=[]", "train.batch_tokens=512"])
-    found = build_data(config, ["train", "val", "test"])
-    dataset = found.splits["train"]
-    sizes = sample_sizes(dataset, found.tokenizers)
-    counts = [len(found.tokenizer([dataset[index].value]).x) for index in range(len(dataset))]
+    result = build_data(config, ["train", "val", "test"])
+    dataset = result.splits["train"]
+    sizes = sample_sizes(dataset, result.tokenizers)
+    counts = [len(result.tokenizer([dataset[index].value]).x) for index in range(len(dataset))]
     # A packet of AAC is two frames of 10 ms, and a token has several.
     assert np.abs(np.subtract(sizes, counts)).max() <= 1
 
@@ -266,7 +266,7 @@ def test_no_more_of_a_long_sound_is_read_for_a_run(tmp_path: Path, monkeypatch: 
         for _ in range(6 * 60):
             file.write(np.zeros(60 * 8000, np.int16))
     config = load_config(CONFIG, [f"data.root={tmp_path}", "modality.max_seconds=2", "data.augment=[]"])
-    found = build_data(config, ["train", "val"])
+    results = build_data(config, ["train", "val"])
     read: list[int] = []
     original = soundfile.SoundFile.read
 
@@ -277,7 +277,7 @@ def test_no_more_of_a_long_sound_is_read_for_a_run(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     refused: list[str] = []
-    for dataset in found.splits.values():
+    for dataset in results.splits.values():
         for index in range(len(dataset)):
             try:
                 dataset[index]
@@ -286,4 +286,4 @@ def test_no_more_of_a_long_sound_is_read_for_a_run(tmp_path: Path, monkeypatch: 
     assert len(refused) == 1 and "is longer than modality.max_seconds 2" in refused[0]
     assert max(read) <= 16_001
     with pytest.raises(BadSample, match=r"0.wav: is longer than modality.max_seconds 2"):
-        AudioModality.read_for(tmp_path / "a" / "0.wav", found.tokenizer)
+        AudioModality.read_for(tmp_path / "a" / "0.wav", results.tokenizer)

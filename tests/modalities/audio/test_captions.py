@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def read(tmp_path: Path, content: str | bytes, name: str = "a.srt") -> list[tuple[float, float, str]]:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return [(own.start, own.end, own.label) for own in read_alignment(tmp_path / name, name)["subtitles"]]
+    return [(item.start, item.end, item.label) for item in read_alignment(tmp_path / name, name)["subtitles"]]
 
 
 def one(text: str) -> str:
@@ -159,7 +159,7 @@ def test_invisible_marks_around_times_and_counters_do_not_count(tmp_path: Path, 
 
 def test_marks_of_direction_in_captions_stay(tmp_path: Path) -> None:
     label = "\u202b\u200e12\u202c"
-    assert [own[2] for own in read(tmp_path, one(label) + "\n2\n0:30 --> 0:31\n0:1 --\u200e&gt; 0:2\n")] == [
+    assert [item[2] for item in read(tmp_path, one(label) + "\n2\n0:30 --> 0:31\n0:1 --\u200e&gt; 0:2\n")] == [
         label,
         "0:1 --\u200e> 0:2",
     ]
@@ -294,9 +294,9 @@ def test_any_caption_that_is_written_is_read_back(tmp_path: Path, parts: list[tu
         for start, label in zip(starts, labels, strict=False)
         if label.strip()
     ]
-    found = read(tmp_path, written("srt", {"words": intervals}))
-    assert [(round(start * 1000), label) for start, _, label in found] == [
-        (round(own.start * 1000), " ".join(own.label.split())) for own in intervals
+    result = read(tmp_path, written("srt", {"words": intervals}))
+    assert [(round(start * 1000), label) for start, _, label in result] == [
+        (round(item.start * 1000), " ".join(item.label.split())) for item in intervals
     ]
 
 
@@ -332,8 +332,8 @@ PARTS = st.sampled_from(
 @given(st.lists(st.one_of(PARTS, st.text(max_size=4)), max_size=25).map("".join), st.sampled_from(["a.srt", "a.vtt"]))
 def test_any_text_gives_captions_or_a_reason(tmp_path: Path, text: str, name: str) -> None:
     try:
-        found = read(tmp_path, text.encode("utf-8", "surrogatepass"), name)
+        result = read(tmp_path, text.encode("utf-8", "surrogatepass"), name)
     except BadSample:
         return
-    assert all(0 <= start <= end for start, end, _ in found)
-    assert all(first[1] <= second[0] for first, second in pairwise(found))
+    assert all(0 <= start <= end for start, end, _ in result)
+    assert all(first[1] <= second[0] for first, second in pairwise(result))

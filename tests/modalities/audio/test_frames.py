@@ -94,9 +94,9 @@ def test_the_running_mean_is_the_sum_that_it_says() -> None:
     running = RunningMean(20.0)
     result, last_F = running(x_TF)
     mean_F = torch.zeros(3)
-    for place, frame_F in enumerate(x_TF):
+    for index, frame_F in enumerate(x_TF):
         mean_F = running.decay * mean_F + (1 - running.decay) * frame_F
-        assert torch.allclose(result[place], frame_F - mean_F, atol=1e-5)
+        assert torch.allclose(result[index], frame_F - mean_F, atol=1e-5)
     assert torch.allclose(last_F.float(), mean_F, atol=1e-5)
 
 

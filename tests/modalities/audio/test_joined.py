@@ -30,13 +30,13 @@ def read(table: Path, split: str = "train", **values: object) -> Dataset:
 
 
 def test_labels_and_sounds_are_strung_together(table: Path) -> None:
-    found = read(table)
-    assert isinstance(found, Joined) and len(found) == 2
+    result = read(table)
+    assert isinstance(result, Joined) and len(result) == 2
     lengths = {("a", "b"): 800, ("c",): 900}
     seen = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        sample = found[seed % 2]
+        sample = result[seed % 2]
         seen.add(tuple(sample.label))
         label, samples = list(sample.label), 0
         while label:
@@ -46,9 +46,9 @@ def test_labels_and_sounds_are_strung_together(table: Path) -> None:
         assert len(sample.value.waveform_S) == samples
     assert ("a", "b") in seen and max(map(len, seen)) > 3
     torch.manual_seed(1)
-    again = found[0]
+    again = result[0]
     torch.manual_seed(1)
-    assert torch.equal(again.value.waveform_S, found[0].value.waveform_S)
+    assert torch.equal(again.value.waveform_S, result[0].value.waveform_S)
 
 
 def test_other_splits_stay_as_they_are(table: Path) -> None:
@@ -58,19 +58,19 @@ def test_other_splits_stay_as_they_are(table: Path) -> None:
 
 
 def test_characters_get_a_space_between(table: Path) -> None:
-    found = read(table, label="characters")
+    result = read(table, label="characters")
     torch.manual_seed(3)
-    labels = ["".join(found[1].label) for _ in range(10)]
+    labels = ["".join(result[1].label) for _ in range(10)]
     assert any(" " in label for label in labels) and all(set(label.split()) <= {"a", "b", "c"} for label in labels)
-    assert found.classes is not None and " " in found.classes
-    assert read(table, "test", label="characters").classes == found.classes
+    assert result.classes is not None and " " in result.classes
+    assert read(table, "test", label="characters").classes == result.classes
 
 
 def test_what_cannot_be_strung_is_refused(table: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.join strings labels together that are lists"):
         read(table, label="text")
     sound(table.parent / "1.wav", rate=16000)
-    found = read(table)
+    result = read(table)
     torch.manual_seed(0)
     with pytest.raises(BadSample, match=r"has \d+ samples a second, the sound that it is joined with \d+"):
-        [found[0] for _ in range(20)]
+        [result[0] for _ in range(20)]

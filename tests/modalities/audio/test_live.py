@@ -71,8 +71,8 @@ def test_what_follows_the_sound_is_no_sound(tmp_path: Path) -> None:
 def test_raw_samples() -> None:
     x = np.arange(-50, 50, dtype="<i2") * 300
     layout = raw_layout(8000, 2, "s16")
-    found = torch.cat(list(live(pipe(x.tobytes() + b"\x01"), layout, "pipe", 1.0)))
-    assert torch.allclose(found, torch.from_numpy(x.reshape(-1, 2).mean(1) / 32768).float())
+    result = torch.cat(list(live(pipe(x.tobytes() + b"\x01"), layout, "pipe", 1.0)))
+    assert torch.allclose(result, torch.from_numpy(x.reshape(-1, 2).mean(1) / 32768).float())
     with pytest.raises(UserError, match="unknown encoding 'mp3'; one of u8, s16"):
         raw_layout(8000, 1, "mp3")
     with pytest.raises(UserError, match="has 10 samples a second; rates go from 1000"):

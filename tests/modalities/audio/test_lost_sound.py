@@ -37,8 +37,8 @@ def test_whole_ogg_is_read(tmp_path: Path, codec: str, rate: int) -> None:
 @pytest.mark.parametrize("page", [-2, -1])
 def test_ogg_page_with_a_wrong_checksum(tmp_path: Path, codec: str, rate: int, page: int) -> None:
     path = tmp_path / "sound.ogg"
-    data, found = ogg(path, codec, rate)
-    begin, length = found[page]
+    data, result = ogg(path, codec, rate)
+    begin, length = result[page]
     middle = begin + length // 2
     path.write_bytes(patched(data, (middle, bytes([data[middle] ^ 1]))))
     assert broken_page(path) == begin
@@ -50,8 +50,8 @@ def test_ogg_page_with_a_wrong_checksum(tmp_path: Path, codec: str, rate: int, p
 @pytest.mark.parametrize("page", [-2, -1])
 def test_ogg_page_whose_head_is_lost(tmp_path: Path, page: int) -> None:
     path = tmp_path / "sound.ogg"
-    data, found = ogg(path, "libopus", 48000)
-    path.write_bytes(patched(data, (found[page][0], bytes(30))))
+    data, result = ogg(path, "libopus", 48000)
+    path.write_bytes(patched(data, (result[page][0], bytes(30))))
     with pytest.raises(BadSample, match="clip: is damaged: its page"):
         read_audio(path, "clip")
 

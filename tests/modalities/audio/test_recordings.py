@@ -26,10 +26,10 @@ def test_folders(tmp_path: Path) -> None:
         for label in "ab":
             sound(tmp_path / "a" / split / label / "x.wav")
     (tmp_path / "a" / "train" / "notes.txt").write_text("no sound")
-    found = dataset(type="audio_folder", root=tmp_path / "a")
-    assert found.classes == ("a", "b") and len(found) == 2 and found[1].label == "b"
-    assert found[0].name == "train/a/x.wav" and found[0].value.seconds == 0.2
-    assert found.shape(0) == (1600, 8000)
+    result = dataset(type="audio_folder", root=tmp_path / "a")
+    assert result.classes == ("a", "b") and len(result) == 2 and result[1].label == "b"
+    assert result[0].name == "train/a/x.wav" and result[0].value.seconds == 0.2
+    assert result.shape(0) == (1600, 8000)
     for index in range(60):
         sound(tmp_path / "b" / "ab"[index % 2] / f"{index}.wav", 0.01)
     parts = [dataset(split, type="audio_folder", root=tmp_path / "b", val=0.2, test=0.2) for split in SPLITS]
@@ -154,19 +154,19 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
     inside = tmp_path / "in" / "a"
     sound(inside / "0.wav")
     (inside / "1.wav").symlink_to(tmp_path / "out.wav")
-    found = dataset(type="audio_folder", root=tmp_path / "in", val=0.01, test=0.01)
-    names = [item.name for item in found.items]
+    result = dataset(type="audio_folder", root=tmp_path / "in", val=0.01, test=0.01)
+    names = [item.name for item in result.items]
     with pytest.raises(BadSample, match="leads out"):
-        found[names.index("a/1.wav")]
+        result[names.index("a/1.wav")]
     follow = dataset(type="audio_folder", root=tmp_path / "in", val=0.01, test=0.01, follow_links=True)
     assert follow[names.index("a/1.wav")].value.seconds == 0.2
 
 
 def test_fsdd_official_split_and_labels(tmp_path: Path) -> None:
     root = fsdd(tmp_path)
-    found = {split: dataset(split, type="fsdd", root=root, val=0.3) for split in SPLITS}
-    assert len(found["test"]) == 6 and len(found["train"]) + len(found["val"]) == 18 and len(found["val"])
-    assert found["test"].classes == ("one", "zero")
+    result = {split: dataset(split, type="fsdd", root=root, val=0.3) for split in SPLITS}
+    assert len(result["test"]) == 6 and len(result["train"]) + len(result["val"]) == 18 and len(result["val"])
+    assert result["test"].classes == ("one", "zero")
     labels = {
         "word": "zero",
         "speaker": "ann",
@@ -183,8 +183,8 @@ def test_fsdd_official_split_and_labels(tmp_path: Path) -> None:
 
 def test_fsdd_leaves_a_speaker_out(tmp_path: Path) -> None:
     root = fsdd(tmp_path)
-    found = {split: dataset(split, type="fsdd", root=root, val=0.3, leave_out="bob") for split in SPLITS}
-    names = {split: {item.name for item in own.items} for split, own in found.items()}
+    result = {split: dataset(split, type="fsdd", root=root, val=0.3, leave_out="bob") for split in SPLITS}
+    names = {split: {item.name for item in element.items} for split, element in result.items()}
     assert len(names["test"]) == 8 and all("bob" in name for name in names["test"])
     assert len(names["train"] | names["val"]) == 16 and not names["train"] & names["val"]
     assert not any("bob" in name for name in names["train"] | names["val"])
@@ -197,13 +197,13 @@ def test_digit_strings_have_exact_edges(gap: float, tmp_path: Path) -> None:
     root = fsdd(tmp_path)
     strings = {"digits": [2, 4], "gap_s": [gap, 2 * gap], "train": 12, "val": 3, "test": 5}
     values: dict[str, Any] = {"type": "fsdd", "root": root, "val": 0.3, "strings": strings}
-    found = dataset(**values, label="segments")
-    assert len(found) == 12 and len(dataset("test", **values, label="words")) == 5
+    result = dataset(**values, label="segments")
+    assert len(result) == 12 and len(dataset("test", **values, label="words")) == 5
     for index in range(12):
-        sample = found[index]
+        sample = result[index]
         starts = sample.value.boundaries["words"]
-        assert len(starts) == len(sample.label) and found.shape(index) == (len(sample.value.waveform_S), 8000)
-        assert torch.equal(found[index].value.waveform_S, sample.value.waveform_S)
+        assert len(starts) == len(sample.label) and result.shape(index) == (len(sample.value.waveform_S), 8000)
+        assert torch.equal(result[index].value.waveform_S, sample.value.waveform_S)
         edges = [round(start * 8000) for start in starts] + [len(sample.value.waveform_S)]
         for label, first, last in zip(sample.label, edges, edges[1:], strict=False):
             silent = not sample.value.waveform_S[first:last].any()
@@ -212,8 +212,8 @@ def test_digit_strings_have_exact_edges(gap: float, tmp_path: Path) -> None:
         assert words == [label for label in sample.label if label != "sil"] and 2 <= len(words) <= 4
         assert dataset(**values, label="text")[index].label == " ".join(words)
         assert dataset(**values, label="characters")[index].label == list(" ".join(words))
-    assert set(found.classes) == {"one", "zero"} | ({"sil"} if gap else set())
-    speakers = {found[index].name.split()[3] for index in range(12)}
+    assert set(result.classes) == {"one", "zero"} | ({"sil"} if gap else set())
+    speakers = {result[index].name.split()[3] for index in range(12)}
     assert speakers == {"ann,", "bob,", "cid,"}
 
 
@@ -226,10 +226,10 @@ def test_grid(tmp_path: Path) -> None:
         "phonemes": ["B", "IH", "N", "B", "L", "UW"],
         "characters": list("bin blue"),
     }
-    for label, own in expected.items():
-        found = dataset("test", type="grid", root=root, label=label)
-        assert len(found) == 1 and found[0].label == own
-        assert found[0].value.boundaries["words"] == (0.0, 0.25, 0.5, 0.75)
+    for label, item in expected.items():
+        result = dataset("test", type="grid", root=root, label=label)
+        assert len(result) == 1 and result[0].label == item
+        assert result[0].value.boundaries["words"] == (0.0, 0.25, 0.5, 0.75)
     assert dataset(type="grid", root=root).classes == ("bin", "blue")
     with pytest.raises(ConfigError, match=r"data.val has no effect"):
         dataset(type="grid", root=root, val=0.2)
@@ -240,9 +240,9 @@ def test_grid(tmp_path: Path) -> None:
 def test_a_pause_in_grid_is_silence(tmp_path: Path) -> None:
     root = grid(tmp_path)
     (root / "words.tsv").write_text((root / "words.tsv").read_text().replace("\tsil\t0.75", "\tsp\t0.75"))
-    found = {label: dataset(type="grid", root=root, label=label) for label in ("segments", "phonemes")}
-    assert found["segments"][0].label == ["sil", "bin", "blue", "sil"]
-    assert "SIL" not in (found["phonemes"].classes or ())
+    result = {label: dataset(type="grid", root=root, label=label) for label in ("segments", "phonemes")}
+    assert result["segments"][0].label == ["sil", "bin", "blue", "sil"]
+    assert "SIL" not in (result["phonemes"].classes or ())
 
 
 def test_augmentation_is_for_training(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_augmentation_is_for_training(tmp_path: Path) -> None:
 
 
 def test_sizes_are_known_before_reading(tmp_path: Path) -> None:
-    found = dataset(type="fsdd", root=fsdd(tmp_path))
+    result = dataset(type="fsdd", root=fsdd(tmp_path))
     tokenizer = AudioConfig(type="audio", rate=16000, hop_ms=7).build()
-    for index in range(len(found)):
-        assert tokenizer.size(found.shape(index)) == tokenizer([found[index].value]).spans.total
+    for index in range(len(result)):
+        assert tokenizer.size(result.shape(index)) == tokenizer([result[index].value]).spans.total
 
 
 def test_real_fsdd_and_grid(data_root: Path) -> None:

@@ -52,10 +52,10 @@ def test_odd_rates_need_no_huge_filter() -> None:
         assert max(old, fresh) < 2100 * max(rate, new) / min(rate, new)
         assert abs(old / fresh / (rate / new) - 1) < 2.5e-4
         wave = tone(100.0, rate, 0.1)
-        found = resampled(wave, rate, new)
-        assert len(found) == resampled_length(len(wave), rate, new)
-        quarter = len(found) // 4
-        assert (found - tone(100.0, new, 1.0)[: len(found)])[quarter:-quarter].abs().max() < 2e-2
+        result = resampled(wave, rate, new)
+        assert len(result) == resampled_length(len(wave), rate, new)
+        quarter = len(result) // 4
+        assert (result - tone(100.0, new, 1.0)[: len(result)])[quarter:-quarter].abs().max() < 2e-2
     for rate in (8000, 11025, 22050, 44056, 47952, 32000, 44100, 48000, 96000, 192000):
         old, fresh = periods(rate, 16000)
         assert old * 16000 == fresh * rate
@@ -83,6 +83,6 @@ def test_it_is_as_good_as_the_exact_resampling_of_a_periodic_sound(rate: int, ne
     wave /= wave.std()
     exact = torch.from_numpy(signal.resample(wave.numpy(), round(new * seconds)))
     # Three periods: the middle one does not meet the ends.
-    found = resampled(wave.repeat(3).float(), rate, new).double()[len(exact) : 2 * len(exact)]
-    error = 10 * math.log10(float((found - exact).square().mean() / exact.square().mean()))
+    result = resampled(wave.repeat(3).float(), rate, new).double()[len(exact) : 2 * len(exact)]
+    error = 10 * math.log10(float((result - exact).square().mean() / exact.square().mean()))
     assert error < -95, f"{error:.1f} dB"

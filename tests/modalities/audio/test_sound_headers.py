@@ -159,10 +159,10 @@ WAV_SIZES = {
 @pytest.mark.parametrize("name", ["a.wav", "law.wav", "ms.wav", "mp3.wav", "gsm.wav"])
 def test_wav_of_any_size(name: str, size: str, made: Path, tmp_path: Path) -> None:
     data = (made / name).read_bytes()
-    place = after(data, b"data")
+    index = after(data, b"data")
     whole, sound = WAV_SIZES[size]
-    value = 2 * struct.unpack_from("<I", data, place)[0] if sound == "double" else sound
-    changes = [(place, struct.pack("<I", value))]
+    value = 2 * struct.unpack_from("<I", data, index)[0] if sound == "double" else sound
+    changes = [(index, struct.pack("<I", value))]
     if whole is not None:
         changes.append((4, struct.pack("<I", whole)))
     path = tmp_path / name
@@ -191,36 +191,36 @@ def vbri(data: bytes, frames: int, length: int) -> bytes:
 
 def defects(folder: Path) -> dict[str, bytes]:
     """Files of which no byte of sound is missing, by name."""
-    found: dict[str, bytes] = {}
+    result: dict[str, bytes] = {}
     for name in ("a.mp3", "low.mp3", "variable.mp3"):
         data = (folder / name).read_bytes()
-        place = mp3_head(data)
+        index = mp3_head(data)
         for defect, (frames, length) in XING.items():
-            numbers = [(place, frames), (place + 4, length)]
-            found[f"xing {defect} {name}"] = patched(
+            numbers = [(index, frames), (index + 4, length)]
+            result[f"xing {defect} {name}"] = patched(
                 data, *((at, struct.pack(">I", number)) for at, number in numbers if number is not None)
             )
-        found[f"junk {name}"] = bytes(500) + data + b"trailing" * 300
-        found[f"tag {name}"] = data + b"TAG" + bytes(125)
-        found[f"id3 {name}"] = b"ID3\x04\0\0\0\0\x0f\x76" + bytes(15 * 128 + 0x76) + data
-        found[f"twice {name}"] = data * 2
+        result[f"junk {name}"] = bytes(500) + data + b"trailing" * 300
+        result[f"tag {name}"] = data + b"TAG" + bytes(125)
+        result[f"id3 {name}"] = b"ID3\x04\0\0\0\0\x0f\x76" + bytes(15 * 128 + 0x76) + data
+        result[f"twice {name}"] = data * 2
     data = (folder / "plain.mp3").read_bytes()
     data = data[data.index(b"\xff\xfb") :]
     for frames, length in ((0, 0), (1 << 31, 1 << 31), (1 << 31, len(data)), (100, 100 * len(data))):
-        found[f"vbri {frames} {length} .mp3"] = vbri(data, frames, length)
+        result[f"vbri {frames} {length} .mp3"] = vbri(data, frames, length)
     for name in ("plain.mp3", "a.aac", "a.ac3", "a.mp2"):
         data = (folder / name).read_bytes()
-        found[f"from the middle {name}"] = data[1000:]
-        found[f"tag {name}"] = data + b"TAG" + bytes(125)
+        result[f"from the middle {name}"] = data[1000:]
+        result[f"tag {name}"] = data + b"TAG" + bytes(125)
     for name in ("a.flac", "wide.flac"):
         data = (folder / name).read_bytes()
         packed = int.from_bytes(data[18:26], "big")
         real = packed & (1 << 36) - 1
         for total in (0, 1, real // 2, real - 1, real + 1, 2 * real, 1 << 35, (1 << 36) - 1):
             new = packed >> 36 << 36 | total
-            found[f"total {total} {name}"] = patched(data, (18, new.to_bytes(8, "big")))
-            found[f"total {total} without a checksum {name}"] = patched(data, (18, new.to_bytes(8, "big") + bytes(16)))
-        found[f"no sizes of frames {name}"] = patched(data, (12, bytes(6)))
+            result[f"total {total} {name}"] = patched(data, (18, new.to_bytes(8, "big")))
+            result[f"total {total} without a checksum {name}"] = patched(data, (18, new.to_bytes(8, "big") + bytes(16)))
+        result[f"no sizes of frames {name}"] = patched(data, (12, bytes(6)))
     for name in ("a.ogg", "vorbis.ogg", "flac.ogg", "a.opus", "opus.ogg"):
         data = (folder / name).read_bytes()
         changes: dict[str, Callable[[int, int, int], int]] = {
@@ -233,43 +233,43 @@ def defects(folder: Path) -> dict[str, bytes]:
             changes["last 0"] = lambda old, page, count: 0 if page == count - 1 else old
             changes["a -1"] = lambda old, page, count: -1 if page == 2 and page < count - 1 else old
         for defect, change in changes.items():
-            found[f"granule {defect} {name}"] = regranuled(data, change)
-        found[f"twice {name}"] = data * 2
-        found[f"junk {name}"] = data + b"junk" * 100
+            result[f"granule {defect} {name}"] = regranuled(data, change)
+        result[f"twice {name}"] = data * 2
+        result[f"junk {name}"] = data + b"junk" * 100
     for name in ("a.aiff", "float.aiff", "ima.aifc", "gsm.aiff"):
         data = (folder / name).read_bytes()
         sound, frames = after(data, b"SSND"), after(data, b"COMM", 6)
         end = b"\xff" * 4
-        found[f"endless {name}"] = patched(data, (sound, end))
-        found[f"all endless {name}"] = patched(data, (sound, end), (4, end))
-        found[f"no frames {name}"] = patched(data, (frames, bytes(4)))
+        result[f"endless {name}"] = patched(data, (sound, end))
+        result[f"all endless {name}"] = patched(data, (sound, end), (4, end))
+        result[f"no frames {name}"] = patched(data, (frames, bytes(4)))
     for name in ("a.caf", "wide.caf"):
         data = (folder / name).read_bytes()
         for length in (-1, 1 << 50):
-            found[f"size {length} {name}"] = patched(data, (after(data, b"data"), struct.pack(">q", length)))
+            result[f"size {length} {name}"] = patched(data, (after(data, b"data"), struct.pack(">q", length)))
     data = (folder / "a.caf").read_bytes()
     # What a packet is said to hold.
-    found["frames in a packet a.caf"] = patched(data, (after(data, b"lpcm", 8), struct.pack(">I", 60_000)))
+    result["frames in a packet a.caf"] = patched(data, (after(data, b"lpcm", 8), struct.pack(">I", 60_000)))
     data = (folder / "a.au").read_bytes()
     for length in (0xFFFFFFFF, 20_000):
-        found[f"size {length} a.au"] = patched(data, (8, struct.pack(">I", length)))
+        result[f"size {length} a.au"] = patched(data, (8, struct.pack(">I", length)))
     for name in ("a.mka", "vorbis.mka", "a.webm"):
         data = (folder / name).read_bytes()
         for seconds in (0.0, 1e9):
-            found[f"duration {seconds} {name}"] = patched(
+            result[f"duration {seconds} {name}"] = patched(
                 data, (after(data, b"\x44\x89", 1), struct.pack(">d", 1e3 * seconds))
             )
         segment = after(data, b"\x18\x53\x80\x67")
-        found[f"size unknown {name}"] = patched(data, (segment, b"\x01" + b"\xff" * 7))
-        found[f"size 1 GB {name}"] = patched(data, (segment, b"\x01" + (1 << 30).to_bytes(7, "big")))
+        result[f"size unknown {name}"] = patched(data, (segment, b"\x01" + b"\xff" * 7))
+        result[f"size 1 GB {name}"] = patched(data, (segment, b"\x01" + (1 << 30).to_bytes(7, "big")))
     for name in ("a.m4a", "lossless.m4a", "a.3gp"):
         data = (folder / name).read_bytes()
         for box, skip in ((b"mvhd", 16), (b"mdhd", 16), (b"tkhd", 20)):
             for length in (0, 1 << 30, 0xFFFFFFFF):
-                found[f"{box.decode()} {length} {name}"] = patched(
+                result[f"{box.decode()} {length} {name}"] = patched(
                     data, (after(data, box, skip), struct.pack(">I", length))
                 )
-    return found
+    return result
 
 
 def test_headers_with_false_lengths(made: Path, tmp_path: Path) -> None:
@@ -493,11 +493,11 @@ FUZZED = ["a.wav", "ms.wav", "a.mp3", "a.flac", "a.ogg", "a.opus", "a.m4a", "a.m
 @settings(max_examples=100)
 @given(
     name=st.sampled_from(FUZZED),
-    places=st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
+    positions=st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
     share=st.sampled_from([1.0, 1.0, 0.7, 0.01]),
 )
-def test_any_header_is_read_or_refused(name: str, places: list[tuple[int, bytes]], share: float, made: Path) -> None:
-    data = patched((made / name).read_bytes(), *places)
+def test_any_header_is_read_or_refused(name: str, positions: list[tuple[int, bytes]], share: float, made: Path) -> None:
+    data = patched((made / name).read_bytes(), *positions)
     path = made / f"fuzzed{Path(name).suffix}"
     path.write_bytes(data[: max(1, int(share * len(data)))])
     errors: list[BadSample] = []

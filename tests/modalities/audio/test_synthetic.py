@@ -24,20 +24,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def speech(cache: Path, split: str = "train", **values: Any) -> Recordings:
-    found = SyntheticConfig.model_validate(SMALL | {"cache": cache} | values).build(split)
-    assert isinstance(found, Recordings)
-    return found
+    result = SyntheticConfig.model_validate(SMALL | {"cache": cache} | values).build(split)
+    assert isinstance(result, Recordings)
+    return result
 
 
 def test_words_and_phonemes_are_where_sound_is(cache: Path) -> None:
-    found = speech(cache, label="segments")
+    result = speech(cache, label="segments")
     phonemes = speech(cache, label="phoneme_segments")
     tokenizer = AudioConfig(type="audio").build().with_boundaries({"words", "phonemes"})
-    assert len(found) == 8
+    assert len(result) == 8
     for index in range(8):
-        sample = found[index]
+        sample = result[index]
         audio = sample.value
-        assert audio.rate == 16000 and abs(int(found.shape(index)[0]) - len(audio.waveform_S)) == 0
+        assert audio.rate == 16000 and abs(int(result.shape(index)[0]) - len(audio.waveform_S)) == 0
         starts = audio.boundaries["words"]
         assert len(starts) == len(sample.label) and starts[0] == 0
         assert set(starts) <= set(audio.boundaries["phonemes"])
@@ -72,9 +72,9 @@ def test_the_same_settings_give_the_same_speech(cache: Path, tmp_path: Path) -> 
 
 
 def test_commands(cache: Path) -> None:
-    found = speech(cache, content="commands", label="words")
+    result = speech(cache, content="commands", label="words")
     for index in range(8):
-        assert len(found[index].label) == 5
+        assert len(result[index].label) == 5
 
 
 def test_mistakes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_events_become_intervals() -> None:
         TimeSpan(0.6, 0.85, "nine"),
         TimeSpan(0.85, 1.0, "a"),
     )
-    assert [(own.start, own.label) for own in phonemes] == [
+    assert [(item.start, item.label) for item in phonemes] == [
         (0, "t"),
         (0.2, "u:"),
         (0.4, "sil"),

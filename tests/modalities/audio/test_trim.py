@@ -23,20 +23,20 @@ def word(before: float, during: float, after: float, noise: float = 0.001) -> to
 @pytest.mark.parametrize(("before", "after"), [(0.2, 0.3), (0.0, 0.5), (0.4, 0.0), (0.0, 0.0)])
 @pytest.mark.parametrize("gain", [1.0, 0.02])
 def test_quiet_ends_are_cut_off_whatever_the_level(before: float, after: float, gain: float) -> None:
-    found = trimmed(Audio(gain * word(before, 0.25, after), RATE), 30)
+    result = trimmed(Audio(gain * word(before, 0.25, after), RATE), 30)
     margin = 0.01 * ((before > 0) + (after > 0))
-    assert found.seconds == pytest.approx(0.25 + margin, abs=0.0011)
+    assert result.seconds == pytest.approx(0.25 + margin, abs=0.0011)
 
 
 def test_groups_move_along_and_those_cut_off_are_gone() -> None:
     boundaries = {"words": (0.0, 0.2, 0.45), "phonemes": (0.0, 0.05, 0.2, 0.3, 0.45), "bare": (0.0,)}
     labels = {"words": ("sil", "one", "sil"), "phonemes": ("a", "b", "W", "AH", "c")}
-    found = trimmed(Audio(word(0.2, 0.25, 0.3), RATE, boundaries, labels), 30)
-    assert found.boundaries["words"] == pytest.approx((0.0, 0.01, 0.26))
-    assert found.labels["words"] == ("sil", "one", "sil")
-    assert found.boundaries["phonemes"] == pytest.approx((0.0, 0.01, 0.11, 0.26))
-    assert found.labels["phonemes"] == ("b", "W", "AH", "c")
-    assert found.boundaries["bare"] == (0.0,)
+    result = trimmed(Audio(word(0.2, 0.25, 0.3), RATE, boundaries, labels), 30)
+    assert result.boundaries["words"] == pytest.approx((0.0, 0.01, 0.26))
+    assert result.labels["words"] == ("sil", "one", "sil")
+    assert result.boundaries["phonemes"] == pytest.approx((0.0, 0.01, 0.11, 0.26))
+    assert result.labels["phonemes"] == ("b", "W", "AH", "c")
+    assert result.boundaries["bare"] == (0.0,)
 
 
 @pytest.mark.parametrize("samples", [1, 79, 80, 8000])
@@ -54,5 +54,5 @@ def test_all_splits_of_a_dataset_are_trimmed(tmp_path: Path) -> None:
     settings = {"type": "fsdd", "root": tmp_path}
     for split in ("train", "test"):
         plain = FsddConfig.model_validate(settings).build(split)
-        found = FsddConfig.model_validate({**settings, "trim_db": 30}).build(split)
-        assert [plain[0].value.seconds, found[0].value.seconds] == pytest.approx([0.8, 0.22], abs=0.002)
+        result = FsddConfig.model_validate({**settings, "trim_db": 30}).build(split)
+        assert [plain[0].value.seconds, result[0].value.seconds] == pytest.approx([0.8, 0.22], abs=0.002)

@@ -60,9 +60,9 @@ def names(dataset: Any) -> list[str]:
 def test_splits_are_known_in_any_case_and_form(tmp_path: Path, kind: str, splits: Sequence[str]) -> None:
     put(tmp_path, kind, *(f"{split}/{label}" for split in splits for label in "ab"))
     for split, folder in zip(SPLITS, splits, strict=True):
-        found = built(kind, tmp_path, split)
-        assert found.classes == ("a", "b")
-        assert {name.split("/")[0] for name in names(found)} == {folder}
+        result = built(kind, tmp_path, split)
+        assert result.classes == ("a", "b")
+        assert {name.split("/")[0] for name in names(result)} == {folder}
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path: Path, kind: str) -> None:
@@ -114,9 +114,9 @@ def test_hidden_folders_and_files_are_neither_classes_nor_samples(tmp_path: Path
     (tmp_path / ".empty").mkdir()
     for name in (f"cat/._0{suffix}", "cat/Thumbs.db", "dog/.DS_Store", "dog/desktop.ini", ".DS_Store"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
-    found = [name for split in SPLITS for name in names(built(kind, tmp_path, split))]
-    assert len(found) == 80 and built(kind, tmp_path).classes == ("cat", "dog")
-    assert not any("/." in name for name in found)
+    result = [name for split in SPLITS for name in names(built(kind, tmp_path, split))]
+    assert len(result) == 80 and built(kind, tmp_path).classes == ("cat", "dog")
+    assert not any("/." in name for name in result)
 
 
 def test_a_class_of_files_that_are_not_read_is_refused(tmp_path: Path, kind: str) -> None:
@@ -147,8 +147,8 @@ def test_pipes_and_circles_are_named_and_left_out(tmp_path: Path, kind: str, cap
     (tmp_path / "loop").symlink_to(".")
     (tmp_path / "dog" / f"gone{suffix}").symlink_to("nowhere")
     with caplog.at_level(logging.WARNING):
-        found = [name for split in SPLITS for name in names(built(kind, tmp_path, split))]
-    assert len(found) == 80
+        result = [name for split in SPLITS for name in names(built(kind, tmp_path, split))]
+    assert len(result) == 80
     for name in (f"cat/x{suffix} (a FIFO)", "cat/up (a link", "loop (a link", f"dog/gone{suffix} (a broken link"):
         assert name in caplog.text
 

@@ -90,8 +90,8 @@ def test_a_root_is_trusted_and_the_table_is_not(tmp_path: Path, kind: str) -> No
     rows = put(tmp_path / "files", kind)
     (tmp_path / "lists").mkdir()
     inside = [row | {"path": str(tmp_path / "files" / row["path"])} for row in rows]
-    for own in (rows, inside):
-        file = table(tmp_path / "lists", own)
+    for item in (rows, inside):
+        file = table(tmp_path / "lists", item)
         dataset = built(kind, file, root=tmp_path / "files")
         assert len(dataset) == 1
         if kind != "joint":
@@ -221,7 +221,7 @@ def test_any_rows_are_samples_or_named_mistakes(rows: list[dict[str, Any]]) -> N
             except UserError as error:
                 str(error).encode()
         try:
-            for own in listed_in([file]):
-                (own.name + str(own.info)).encode()
+            for item in listed_in([file]):
+                (item.name + str(item.info)).encode()
         except UserError as error:
             str(error).encode()

@@ -92,97 +92,100 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def listed(config: SplitConfig) -> Splits:
     """What the splits have, held against what the data sets of the splits have."""
-    found = config.splits()
-    assert found is not None
+    result = config.splits()
+    assert result is not None
     for split in SPLITS:
         dataset = config.build(split)
-        members = found.members[split]
-        assert [dataset.name(index) for index in range(len(dataset))] == [own.name for own in members]
-    return found
+        members = result.members[split]
+        assert [dataset.name(index) for index in range(len(dataset))] == [item.name for item in members]
+    return result
 
 
 def names(found: Splits) -> dict[str, set[str]]:
-    return {split: {own.name for own in members} for split, members in found.members.items()}
+    return {split: {item.name for item in members} for split, members in found.members.items()}
 
 
 def sides(found: Splits, part: Callable[[Any], object]) -> dict[object, set[str]]:
     result: dict[object, set[str]] = {}
     for split, members in found.members.items():
-        for own in members:
-            result.setdefault(part(own), set()).add(split)
+        for item in members:
+            result.setdefault(part(item), set()).add(split)
     return result
 
 
 def test_folders_are_stratified(folder: Callable[..., SplitConfig]) -> None:
-    found = listed(folder())
-    assert found.counts() == {
+    result = listed(folder())
+    assert result.counts() == {
         "train": dict.fromkeys(CLASSES, 16),
         "val": dict.fromkeys(CLASSES, 2),
         "test": dict.fromkeys(CLASSES, 2),
     }
-    assert found.made_by == "stratified by class, data.split_seed 0, 80% train, 10% val, 10% test"
-    assert split_warnings(found) == []
-    assert names(listed(folder())) == names(found) != names(listed(folder(split_seed=1)))
+    assert result.made_by == "stratified by class, data.split_seed 0, 80% train, 10% val, 10% test"
+    assert split_warnings(result) == []
+    assert names(listed(folder())) == names(result) != names(listed(folder(split_seed=1)))
 
 
 def test_tables_are_stratified_in_any_order(table: Callable[..., SplitConfig], tmp_path: Path) -> None:
-    found = listed(table(val=0.2))
-    assert {split: set(own.values()) for split, own in found.counts().items()} == {
+    result = listed(table(val=0.2))
+    assert {split: set(item.values()) for split, item in result.counts().items()} == {
         "train": {14},
         "val": {4},
         "test": {2},
     }
-    before = {split: {own.file or own.content for own in members} for split, members in found.members.items()}
+    before = {split: {item.file or item.content for item in members} for split, members in result.members.items()}
     write(tmp_path / "rows.csv", random.Random(0).sample(ROWS, len(ROWS)))
-    after = {split: {own.file or own.content for own in own_} for split, own_ in listed(table(val=0.2)).members.items()}
+    after = {
+        split: {item.file or item.content for item in members}
+        for split, members in listed(table(val=0.2)).members.items()
+    }
     assert before == after
 
 
 def test_groups_of_folders_by_a_pattern(folder: Callable[..., SplitConfig]) -> None:
-    found = listed(folder(group=r"/(s\d+)_\d\.\w+$"))
-    assert all(len(own) == 1 for own in sides(found, lambda own: own.group).values())
-    assert set(sides(found, lambda own: own.group)) == {f"s{index}" for index in range(10)}
-    assert {split: own.total() for split, own in found.counts().items()} == {"train": 48, "val": 6, "test": 6}
-    assert "groups by data.group" in found.made_by
+    result = listed(folder(group=r"/(s\d+)_\d\.\w+$"))
+    assert all(len(item) == 1 for item in sides(result, lambda item: item.group).values())
+    assert set(sides(result, lambda item: item.group)) == {f"s{index}" for index in range(10)}
+    assert {split: item.total() for split, item in result.counts().items()} == {"train": 48, "val": 6, "test": 6}
+    assert "groups by data.group" in result.made_by
 
 
 def test_groups_of_tables_by_a_column(table: Callable[..., SplitConfig]) -> None:
-    found = listed(table(group="who"))
-    groups = sides(found, lambda own: own.group)
-    assert len(groups) == 7 and all(len(own) == 1 for own in groups.values())
-    assert all(set(own) == set(CLASSES) for own in found.counts().values())
+    result = listed(table(group="who"))
+    groups = sides(result, lambda item: item.group)
+    assert len(groups) == 7 and all(len(item) == 1 for item in groups.values())
+    assert all(set(item) == set(CLASSES) for item in result.counts().values())
 
 
 def test_folds_cover_all_samples_once(folder: Callable[..., SplitConfig]) -> None:
     tests = []
     for use in range(4):
-        found = listed(folder(folds={"of": 4, "use": use}, val=0.2))
-        assert {split: set(own.values()) for split, own in found.counts().items()} == {
+        result = listed(folder(folds={"of": 4, "use": use}, val=0.2))
+        assert {split: set(item.values()) for split, item in result.counts().items()} == {
             "train": {12}, "val": {3}, "test": {5},
         }  # fmt: skip
-        tests.append(names(found)["test"])
+        tests.append(names(result)["test"])
     assert len(set().union(*tests)) == sum(map(len, tests)) == 60
-    assert found.made_by.startswith("test is fold 3 of 4, stratified by class, data.split_seed 0; val is split off")
+    assert result.made_by.startswith("test is fold 3 of 4, stratified by class, data.split_seed 0; val is split off")
 
 
 def test_folds_keep_groups(folder: Callable[..., SplitConfig]) -> None:
-    found = listed(folder(folds={"of": 5}, group=r"(s\d+)_"))
-    assert all(len(own) == 1 for own in sides(found, lambda own: own.group).values())
-    assert found.counts()["test"].total() == 12
+    result = listed(folder(folds={"of": 5}, group=r"(s\d+)_"))
+    assert all(len(item) == 1 for item in sides(result, lambda item: item.group).values())
+    assert result.counts()["test"].total() == 12
 
 
 def test_folds_of_a_column(table: Callable[..., SplitConfig]) -> None:
-    found = listed(table(folds={"column": "fold", "use": 2}, group="who"))
-    wanted = {own["text"] for own in ROWS if own["fold"] == 2}
-    assert len(found.members["test"]) == len(wanted) == 15
-    assert "test is fold 2 of the column 'fold'" in found.made_by
+    result = listed(table(folds={"column": "fold", "use": 2}, group="who"))
+    expected = {item["text"] for item in ROWS if item["fold"] == 2}
+    assert len(result.members["test"]) == len(expected) == 15
+    assert "test is fold 2 of the column 'fold'" in result.made_by
     with pytest.raises(ConfigError, match=r"data.folds.use 7: the column 'fold' of .* gives the folds 0, 1, 2, 3"):
         table(folds={"column": "fold", "use": 7}).build("train")
 
 
 def test_folds_of_a_pattern(folder: Callable[..., SplitConfig]) -> None:
-    found = listed(folder(folds={"pattern": r"_(\d)\.", "use": 1}))
-    assert all("_1." in name for name in names(found)["test"]) and len(names(found)["test"]) == 30
+    result = listed(folder(folds={"pattern": r"_(\d)\.", "use": 1}))
+    assert all("_1." in name for name in names(result)["test"]) and len(names(result)["test"]) == 30
     with pytest.raises(ConfigError, match=r"data.folds.pattern 's\(0\)_' does not match the path"):
         folder(folds={"pattern": "s(0)_", "use": 0}).build("train")
 
@@ -222,50 +225,50 @@ def test_parts_of_a_file_stay_together(tmp_path: Path) -> None:
         {"folds": {"of": 4}},
         {"group": "who", "split_seed": 3},
     ):
-        found = listed(SoundTable.model_validate({**config, **options}))
-        assert all(len(own) == 1 for own in sides(found, lambda own: own.file).values())
-        assert sum(len(members) for members in found.members.values()) == 120
+        result = listed(SoundTable.model_validate({**config, **options}))
+        assert all(len(item) == 1 for item in sides(result, lambda item: item.file).values())
+        assert sum(len(members) for members in result.members.values()) == 120
 
 
 def test_equal_texts_and_rows_that_share_files_stay_together(tmp_path: Path) -> None:
     write(tmp_path / "texts.csv", [{"text": f"t{index % 20}", "label": index % 2} for index in range(100)])
     config = DocumentsConfig.model_validate({"type": "documents", "file": tmp_path / "texts.csv", "split_column": None})
-    assert all(len(own) == 1 for own in sides(listed(config), lambda own: own.content).values())
+    assert all(len(item) == 1 for item in sides(listed(config), lambda item: item.content).values())
     rows = [{"a": f"a{index}.png", "b": f"b{index // 2}.png", "label": f"g{index // 4}"} for index in range(80)]
     write(tmp_path / "pairs.csv", rows)
     sources = {name: {"type": "image", "column": name} for name in "ab"}
     options = {"type": "joint_manifest", "file": tmp_path / "pairs.csv", "split_column": None, "sources": sources}
-    found = listed(JointManifestConfig.model_validate({**options, "label_column": None}))
+    result = listed(JointManifestConfig.model_validate({**options, "label_column": None}))
     line = {f"pairs.csv:{index + 2}": index for index in range(80)}
-    assert all(len(own) == 1 for own in sides(found, lambda own: line[own.name] // 2).values())
-    found = listed(JointManifestConfig.model_validate({**options, "label": "group"}))
-    assert all(len(own) == 1 for own in sides(found, lambda own: line[own.name] // 4).values())
+    assert all(len(item) == 1 for item in sides(result, lambda item: line[item.name] // 2).values())
+    result = listed(JointManifestConfig.model_validate({**options, "label": "group"}))
+    assert all(len(item) == 1 for item in sides(result, lambda item: line[item.name] // 4).values())
 
 
 def hashed(name: str) -> str:
-    place = int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) / 2**64
-    return "test" if place < 0.1 else "val" if place < 0.2 else "train"
+    position = int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    return "test" if position < 0.1 else "val" if position < 0.2 else "train"
 
 
 def test_hashed_splits_are_what_they_were(
     folder: Callable[..., SplitConfig], table: Callable[..., SplitConfig]
 ) -> None:
     """Runs from before splits were stratified keep theirs."""
-    found = config_splits(folder(split_by="hash"))
-    assert all(hashed(name) == split for split, own in names(found).items() for name in own)
-    found = config_splits(table(split_by="hash"))
+    result = config_splits(folder(split_by="hash"))
+    assert all(hashed(name) == split for split, item in names(result).items() for name in item)
+    result = config_splits(table(split_by="hash"))
     texts = {f"rows.csv:{line}": row["text"] for line, row in enumerate(ROWS, 2)}
-    for split, members in found.members.items():
-        for own in members:
-            name = Path(own.file).name if own.file is not None else texts[own.name]
+    for split, members in result.members.items():
+        for item in members:
+            name = Path(item.file).name if item.file is not None else texts[item.name]
             assert hashed(str(name)) == split
     assert names(config_splits(folder(split_by="hash", split_seed=1))) != names(config_splits(folder(split_by="hash")))
 
 
 def config_splits(config: SplitConfig) -> Splits:
-    found = config.splits()
-    assert found is not None
-    return found
+    result = config.splits()
+    assert result is not None
+    return result
 
 
 def test_val_is_split_off_by_class(folder: Callable[..., SplitConfig], tmp_path: Path) -> None:
@@ -275,14 +278,14 @@ def test_val_is_split_off_by_class(folder: Callable[..., SplitConfig], tmp_path:
     suffix = next((tmp_path / "data/train/cat").iterdir()).suffix
     for label in CLASSES:
         put(tmp_path / f"data/test/{label}/0{suffix}")
-    found = listed(folder(val=0.2, group=r"(s\d+)_"))
-    assert {split: set(own.values()) for split, own in found.counts().items()} == {
+    result = listed(folder(val=0.2, group=r"(s\d+)_"))
+    assert {split: set(item.values()) for split, item in result.counts().items()} == {
         "train": {16},
         "val": {4},
         "test": {1},
     }
-    assert all(len(own) == 1 for own in sides(found, lambda own: own.group).values() if own != {"test"})
-    assert "by the folders of" in found.made_by and "val is split off train: stratified" in found.made_by
+    assert all(len(item) == 1 for item in sides(result, lambda item: item.group).values() if item != {"test"})
+    assert "by the folders of" in result.made_by and "val is split off train: stratified" in result.made_by
 
 
 def test_what_has_no_effect_is_refused(folder: Callable[..., SplitConfig], tmp_path: Path) -> None:
@@ -369,4 +372,4 @@ def test_json_tables_with_numbers(tmp_path: Path) -> None:
             "folds": {"column": "fold", "use": 3},
         }
     )
-    assert Counter(own.label for own in listed(config).members["test"]) == {"0": 5, "1": 5}
+    assert Counter(item.label for item in listed(config).members["test"]) == {"0": 5, "1": 5}

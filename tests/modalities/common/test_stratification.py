@@ -16,10 +16,10 @@ SEEDS = st.integers(-3, 100)
 
 
 def table(sides: list[str], labels: list[str]) -> dict[str, Counter[str]]:
-    found: dict[str, Counter[str]] = {label: Counter() for label in labels}
+    result: dict[str, Counter[str]] = {label: Counter() for label in labels}
     for side, label in zip(sides, labels, strict=True):
-        found[label][side] += 1
-    return found
+        result[label][side] += 1
+    return result
 
 
 @settings(max_examples=80)
@@ -31,33 +31,33 @@ def test_each_class_has_its_shares_to_less_than_a_sample(
     val, test = shares
     sides = assign_splits([f"{label}/{index}" for index, label in enumerate(labels)], labels, val, test, seed)
     assert len(sides) == len(labels) and set(sides) <= {"train", "val", "test"}
-    for own in table(sides, labels).values():
-        count = own.total()
-        assert own["train"] > 0
+    for item in table(sides, labels).values():
+        count = item.total()
+        assert item["train"] > 0
         for split, share in (("val", val), ("test", test)):
             if count >= 3 and share * count >= 0.5:
-                assert own[split]
-            assert abs(own[split] - share * count) < 1 or count < 3
-        assert abs(own["train"] - (1 - val - test) * count) < 2
+                assert item[split]
+            assert abs(item[split] - share * count) < 1 or count < 3
+        assert abs(item["train"] - (1 - val - test) * count) < 2
 
 
 @settings(max_examples=80)
 @given(PLACES, SHARES, SEEDS, st.randoms(use_true_random=False))
 def test_groups_stay_whole_and_the_order_does_not_matter(
-    places: list[tuple[int, int]], shares: tuple[float, float], seed: int, order: random.Random
+    positions: list[tuple[int, int]], shares: tuple[float, float], seed: int, order: random.Random
 ) -> None:
-    labels = [None if label == 5 else f"c{label}" for label, _ in places]
-    files = [f"f{index // 2}" for index in range(len(places))]
-    groups = [None if group > 25 else f"g{group}" for _, group in places]
+    labels = [None if label == 5 else f"c{label}" for label, _ in positions]
+    files = [f"f{index // 2}" for index in range(len(positions))]
+    groups = [None if group > 25 else f"g{group}" for _, group in positions]
     keys_of = [(file, *([group] if group is not None else [])) for file, group in zip(files, groups, strict=True)]
     units = joined_units(keys_of)
     sides = assign_splits(units, labels, *shares, seed)
     for keys in (files, groups):
         for key in set(keys) - {None}:
-            assert len({side for side, own in zip(sides, keys, strict=True) if own == key}) == 1
-    if places:
+            assert len({side for side, item in zip(sides, keys, strict=True) if item == key}) == 1
+    if positions:
         assert "train" in sides
-    shuffled = list(range(len(places)))
+    shuffled = list(range(len(positions)))
     order.shuffle(shuffled)
     again = joined_units([keys_of[at] for at in shuffled])
     assert again == [units[at] for at in shuffled]
@@ -66,34 +66,34 @@ def test_groups_stay_whole_and_the_order_does_not_matter(
 
 @settings(max_examples=60)
 @given(PLACES, st.integers(2, 6), SEEDS)
-def test_folds_partition_the_samples(places: list[tuple[int, int]], count: int, seed: int) -> None:
-    labels = [f"c{label}" for label, _ in places]
-    single = [f"s{index}" for index in range(len(places))]
+def test_folds_partition_the_samples(positions: list[tuple[int, int]], count: int, seed: int) -> None:
+    labels = [f"c{label}" for label, _ in positions]
+    single = [f"s{index}" for index in range(len(positions))]
     folds = assign_folds(single, labels, count, seed)
-    assert len(folds) == len(places) and set(folds) <= set(range(count))
-    for own in table([str(fold) for fold in folds], labels).values():
-        sizes = [own[str(fold)] for fold in range(count)]
+    assert len(folds) == len(positions) and set(folds) <= set(range(count))
+    for item in table([str(fold) for fold in folds], labels).values():
+        sizes = [item[str(fold)] for fold in range(count)]
         assert max(sizes) - min(sizes) <= 1
-    groups = [f"g{group}" for _, group in places]
+    groups = [f"g{group}" for _, group in positions]
     grouped = assign_folds(groups, labels, count, seed)
-    assert all(len({fold for fold, own in zip(grouped, groups, strict=True) if own == key}) == 1 for key in groups)
+    assert all(len({fold for fold, item in zip(grouped, groups, strict=True) if item == key}) == 1 for key in groups)
 
 
 def test_each_class_of_three_groups_is_in_every_split() -> None:
     labels = [f"c{index // 40}" for index in range(400)]
     groups = [f"r{index // 9}" for index in range(400)]
     for seed in range(5):
-        found = table(assign_splits(groups, labels, 0.1, 0.1, seed), labels)
-        assert all(own["train"] and own["val"] and own["test"] for own in found.values())
-        assert all(own["train"] >= 20 for own in found.values())
+        result = table(assign_splits(groups, labels, 0.1, 0.1, seed), labels)
+        assert all(item["train"] and item["val"] and item["test"] for item in result.values())
+        assert all(item["train"] >= 20 for item in result.values())
 
 
 def test_groups_of_all_classes_share_them_out_evenly() -> None:
     """As speakers do, who say every word."""
     labels = [f"word{index % 10}" for index in range(4000)]
     speakers = [f"speaker{index // 100}" for index in range(4000)]
-    found = table(assign_splits(speakers, labels, 0.1, 0.1, 0), labels)
-    assert all(own == {"train": 320, "val": 40, "test": 40} for own in found.values())
+    result = table(assign_splits(speakers, labels, 0.1, 0.1, 0), labels)
+    assert all(item == {"train": 320, "val": 40, "test": 40} for item in result.values())
 
 
 def test_a_group_that_dwarfs_the_others_is_trained_on() -> None:
@@ -113,7 +113,7 @@ def test_classes_too_small_for_a_share_take_turns() -> None:
     names = [str(index) for index in range(300)]
     sides = assign_splits(names, labels, 0.1, 0.1, 0)
     assert Counter(sides) == {"train": 240, "val": 30, "test": 30}
-    assert all(own["train"] for own in table(sides, labels).values())
+    assert all(item["train"] for item in table(sides, labels).values())
     assert Counter(assign_splits(names[:9], ["x"] * 9, 0.1, 0.1, 0)) == {"train": 7, "val": 1, "test": 1}
     assert Counter(assign_splits(names[:4], ["x"] * 4, 0.01, 0.01, 0)) == {"train": 4}
 
@@ -123,8 +123,8 @@ def test_rounding_does_not_end_folds_of_groups() -> None:
     for folds in range(2, 12):
         for groups in range(folds, 30):
             labels = [f"c{index % 3}" for index in range(3 * groups)]
-            found = assign_folds([f"g{index // 3}" for index in range(3 * groups)], labels, folds, 0)
-            assert set(found) == set(range(folds))
+            result = assign_folds([f"g{index // 3}" for index in range(3 * groups)], labels, folds, 0)
+            assert set(result) == set(range(folds))
 
 
 def test_a_class_that_takes_more_than_its_share_leaves_less_to_others() -> None:

@@ -59,7 +59,7 @@ def test_edits_show_footage_of_their_split_alone(root: Path) -> None:
 def test_two_shots_of_footage_can_be_kept_apart(root: Path) -> None:
     near, far = (config(root, apart=apart, shots=[5, 5], train=8).edits("train") for apart in (False, True))
     kinds = [[isinstance(shot, FootageShot) for shot in edit.shots] for edit in far]
-    assert all(not (one and two) for own in kinds for one, two in pairwise(own))
+    assert all(not (one and two) for item in kinds for one, two in pairwise(item))
     assert sum(map(sum, kinds)) > 8
     assert all(isinstance(shot, FootageShot) for edit in near for shot in edit.shots)
 
@@ -111,7 +111,7 @@ def test_labels_are_not_carried_over() -> None:
 
 def test_the_configuration_learns_borders_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HRT_MM_DATA", str(tmp_path))
-    found = load_config("video/shots")
-    assert isinstance(found.data, EditedConfig) and isinstance(found.data.footage, GridVideoConfig)
-    assert found.data.footage.root == tmp_path / "grid_s1"
-    assert found.data.side == 32 and not getattr(found.task, "labels", True)
+    result = load_config("video/shots")
+    assert isinstance(result.data, EditedConfig) and isinstance(result.data.footage, GridVideoConfig)
+    assert result.data.footage.root == tmp_path / "grid_s1"
+    assert result.data.side == 32 and not getattr(result.task, "labels", True)

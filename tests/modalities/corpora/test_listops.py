@@ -47,10 +47,10 @@ def test_values_are_those_of_the_expressions(rules: Rules, count: int) -> None:
 
 
 def test_expressions_follow_the_rules() -> None:
-    found = [expression for expression, _ in expressions(3000, 1, SHORT)]
-    assert len(set(found)) == 3000
+    result = [expression for expression, _ in expressions(3000, 1, SHORT)]
+    assert len(set(result)) == 3000
     depths, arguments, operators = set(), set(), dict.fromkeys("<>~+", 0)
-    for expression in found:
+    for expression in result:
         counts: list[int] = [0]
         for symbol in expression:
             if symbol in operators:

@@ -31,9 +31,9 @@ def write(root: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_texts_carry_their_structure(tmp_path: Path) -> None:
     root = write(tmp_path, [pep(1, "train"), pep(2, "train"), pep(3, "val", topic="Typing, Release")])
-    found = PepsConfig(type="peps", root=root).build("train")
-    sample = found[1]
-    assert (sample.name, sample.label, found.classes) == ("PEP 2", "Process", ("Informational", "Process"))
+    result = PepsConfig(type="peps", root=root).build("train")
+    sample = result[1]
+    assert (sample.name, sample.label, result.classes) == ("PEP 2", "Process", ("Informational", "Process"))
     text = sample.value
     assert text.content == "PEP 2\n\nWhy\n\nGröße zählt. Wirklich.\n\na = 1\nb = 2\n\nGröße zählt. Wirklich."
     pieces = {
@@ -57,14 +57,14 @@ def test_texts_carry_their_structure(tmp_path: Path) -> None:
     assert {name: int(mask.sum()) for name, mask in tokens.boundaries.items()} == {
         "sections": 3, "paragraphs": 5, "sentences": 7,
     }  # fmt: skip
-    assert tokenizer.size(found.shape(1)) == len(tokens.x)
+    assert tokenizer.size(result.shape(1)) == len(tokens.x)
 
 
 def test_topics(tmp_path: Path) -> None:
     rows = [pep(1, "train"), pep(2, "train", topic="Typing, Release"), pep(3, "test", topic="Typing")]
-    found = PepsConfig(type="peps", root=write(tmp_path, rows), label="topic")
-    assert found.build("train").classes == ("Typing", "none")
-    assert found.build("test")[0].label == "Typing"
+    result = PepsConfig(type="peps", root=write(tmp_path, rows), label="topic")
+    assert result.build("train").classes == ("Typing", "none")
+    assert result.build("test")[0].label == "Typing"
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ def commands(root: Path, split: str = "train", **values: object) -> Recordings:
 
 
 def libri(root: Path, split: str = "train", **values: object) -> Recordings:
-    found = LibriSpeechConfig.model_validate({"type": "librispeech", "root": root} | values).build(split)
-    assert isinstance(found, Recordings)
-    return found
+    result = LibriSpeechConfig.model_validate({"type": "librispeech", "root": root} | values).build(split)
+    assert isinstance(result, Recordings)
+    return result
 
 
 def spoken(root: Path) -> Path:
@@ -57,11 +57,11 @@ def books(tmp_path: Path) -> Path:
 
 def test_speech_commands(words: Path) -> None:
     assert [len(commands(words, split)) for split in ("train", "val", "test")] == [6, 3, 3]
-    found = commands(words, "test")
-    assert found.classes == ("no", "up", "yes") and {item.name for item in found.items} == {
+    result = commands(words, "test")
+    assert result.classes == ("no", "up", "yes") and {item.name for item in result.items} == {
         f"{word}/2_nohash_0.wav" for word in ("no", "up", "yes")
     }
-    assert found[0].label == "no" and found[0].value.boundaries["words"] == (0.0,)
+    assert result[0].label == "no" and result[0].value.boundaries["words"] == (0.0,)
     with pytest.raises(ConfigError, match=r"data.split_seed has no effect: data.type speech_commands has its own val"):
         commands(words, split_seed=1)
     assert commands(words, words=("yes", "no")).classes == ("no", "yes")
@@ -77,8 +77,8 @@ def test_librispeech(books: Path) -> None:
     assert [len(libri(books, split)) for split in ("train", "val", "test")] == [3, 1, 2]
     assert libri(books, "test", label="words")[1].label == ["hello", "world", "again"]
     assert libri(books, "test", label="text")[0].label == "hello world"
-    found = libri(books, "val")
-    assert found.classes == tuple(sorted(set("hello world again"))) and found[0].value.seconds == 0.2
+    result = libri(books, "val")
+    assert result.classes == tuple(sorted(set("hello world again"))) and result[0].value.seconds == 0.2
     with pytest.raises(ConfigError, match="no folder train-other-500"):
         libri(books, train=("train-other-500",))
     with pytest.raises(ValidationError, match="two splits"):

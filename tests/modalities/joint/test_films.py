@@ -24,9 +24,9 @@ def small(folder: Path, *use: Part, some_words: float = 0.3) -> FilmsConfig:
 
 
 def test_no_caption_of_one_split_is_in_another() -> None:
-    found = captions()
-    assert {split: len(own) for split, own in found.items()} == {"train": 736, "val": 80, "test": 144}
-    assert len({caption for own in found.values() for caption in own}) == 960
+    result = captions()
+    assert {split: len(item) for split, item in result.items()} == {"train": 736, "val": 80, "test": 144}
+    assert len({caption for item in result.values() for caption in item}) == 960
     shown = {
         split: {
             (event.colour, event.thing, event.action)
@@ -34,19 +34,19 @@ def test_no_caption_of_one_split_is_in_another() -> None:
             for scene in scenes_of(edit)
             for event in scene.events
         }
-        for split in found
+        for split in result
     }
-    assert all(own <= set(found[split]) for split, own in shown.items())
+    assert all(item <= set(result[split]) for split, item in shown.items())
 
 
 def test_films_say_what_they_show_and_when(folder: Path) -> None:
     config = small(folder, "video", "text")
     films = config.plain("test")
     assert len(films) == 4
-    for place, edit in enumerate(config.film.edits("test")):
-        sample, scenes = films[place], scenes_of(edit)
+    for index, edit in enumerate(config.film.edits("test")):
+        sample, scenes = films[index], scenes_of(edit)
         video, text = sample.value["video"], sample.value["text"]
-        assert text == sample.label == films.describe(place)["caption"]
+        assert text == sample.label == films.describe(index)["caption"]
         assert video.boundaries["scenes"] == pytest.approx([scene.start for scene in scenes])
         assert video.boundaries["shots"] == pytest.approx(edit.starts)
         assert len(video.pixels_NCHW) == round(edit.seconds * 8)
@@ -77,8 +77,8 @@ def test_training_captions_lose_words_and_keep_their_labels(folder: Path) -> Non
 def test_speech_says_the_same_at_known_times(folder: Path) -> None:
     pytest.importorskip("espeakng_loader", reason="eSpeak NG is not installed: the extra speech")
     films = small(folder, "text", "audio").build("test")
-    for place in range(4):
-        sample = films[place]
+    for index in range(4):
+        sample = films[index]
         sound = sample.value["audio"]
         for tier in ("scenes", "shots"):
             times = [piece.where["audio"] for piece in sample.pieces[tier]]
@@ -112,8 +112,8 @@ def test_symbols_differ_and_have_their_colours() -> None:
     names = list(THINGS)
     overlaps = {
         (one, other): (masks[one] & masks[other]).sum() / (masks[one] | masks[other]).sum()
-        for place, one in enumerate(names)
-        for other in names[:place]
+        for index, one in enumerate(names)
+        for other in names[:index]
     }
     assert max(overlaps.values()) < 0.85, max(overlaps, key=lambda pair: overlaps[pair])
     for colour, shade in COLOURS.items():

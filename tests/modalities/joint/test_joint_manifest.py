@@ -65,15 +65,15 @@ def own_splits(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_a_row_is_a_picture_its_words_and_a_class(tmp_path: Path, form: str) -> None:
     file = table(tmp_path, own_splits(tmp_path), form)
-    found = {split: manifest(file, split, split_column="split") for split in ("train", "val", "test")}
-    assert [len(own) for own in found.values()] == [4, 2, 2]
-    assert found["test"].classes == ("cat", "dog")
-    sample = found["test"][1]
+    result = {split: manifest(file, split, split_column="split") for split in ("train", "val", "test")}
+    assert [len(item) for item in result.values()] == [4, 2, 2]
+    assert result["test"].classes == ("cat", "dog")
+    sample = result["test"][1]
     assert sample.value["image"].flatten().tolist() == [7] * 6
     assert sample.value["text"] == "title 7"
     assert sample.label == "dog"
-    assert sample.name == found["test"].name(1) == f"rows.{form}:{9 if form != 'jsonl' else 8}"
-    assert found["test"].describe(1) == {"text": "title 7", "label": "dog"}
+    assert sample.name == result["test"].name(1) == f"rows.{form}:{9 if form != 'jsonl' else 8}"
+    assert result["test"].describe(1) == {"text": "title 7", "label": "dog"}
 
 
 def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
         {"path": None, "title": ["null", "nothing"], "label": "y", "split": "train"},
         {"path": "a.png", "title": [], "label": "y", "split": "val"},
     ]
-    found = manifest(table(tmp_path, rows), split_column="split")
-    assert [sorted(found[row].value) for row in range(4)] == [["image", "text"], ["image"], ["text"], ["text"]]
-    assert found[3].value["text"] in {"null", "nothing"}
-    assert found.describe(1) == {"label": "x"}
+    result = manifest(table(tmp_path, rows), split_column="split")
+    assert [sorted(result[row].value) for row in range(4)] == [["image", "text"], ["image"], ["text"], ["text"]]
+    assert result[3].value["text"] in {"null", "nothing"}
+    assert result.describe(1) == {"label": "x"}
 
 
 def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> 
     joined: dict[str, Any] = {"text": {"type": "text", "column": ["title", "body"]}, "image": SOURCES["image"]}
     rows = [row | {"split": "train"} for row in rows] + [{"split": "val", "title": "z", "path": ""}]
     file = table(tmp_path, rows)
-    found = manifest(file, sources=joined, label_column=None, split_column="split")
+    result = manifest(file, sources=joined, label_column=None, split_column="split")
     torch.manual_seed(0)
-    assert {found[0].value["text"] for _ in range(40)} == {f"{caption}\ntext" for caption in captions}
-    assert found[1].value["text"] == "a cat"
-    assert found[0].label is None and found.classes is None
+    assert {result[0].value["text"] for _ in range(40)} == {f"{caption}\ntext" for caption in captions}
+    assert result[1].value["text"] == "a cat"
+    assert result[0].label is None and result.classes is None
     config = JointManifestConfig.model_validate(
         {"type": "joint_manifest", "file": file, "sources": joined, "label_column": None}
     )
@@ -115,9 +115,9 @@ def test_words_are_left_out_of_training_texts_alone(tmp_path: Path) -> None:
     rows = [{"title": "one two|three", "path": "", "split": split} for split in ("train", "val")]
     dropping: dict[str, Any] = SOURCES | {"text": {"type": "text", "column": "title", "word_dropout": 0.5}}
     options: dict[str, Any] = {"sources": dropping, "label_column": None, "split_column": "split"}
-    found = manifest(table(tmp_path, rows), **options)
+    result = manifest(table(tmp_path, rows), **options)
     torch.manual_seed(0)
-    texts = [found[0].value["text"] for _ in range(400)]
+    texts = [result[0].value["text"] for _ in range(400)]
     assert len(set(texts)) == 7, "every choice but none"
     assert "one two|three" in texts
     # Of three words 3 / 2 stay on average, and one more in the eighth of all cases in which none would.
@@ -131,13 +131,13 @@ def test_rows_of_one_picture_stay_together_without_splits(tmp_path: Path) -> Non
     rows = [{"path": name, "title": f"{way} {name}", "group": name} for way in ("of", "with") for name in names]
     file = table(tmp_path, rows, "tsv")
     options = {"val": 0.3, "test": 0.3, "label_column": "group", "label": "group"}
-    found = {split: manifest(file, split, **options) for split in ("train", "val", "test")}
-    own = [{entry.name for entry in dataset.entries} for dataset in found.values()]
+    result = {split: manifest(file, split, **options) for split in ("train", "val", "test")}
+    own = [{entry.name for entry in dataset.entries} for dataset in result.values()]
     assert sum(map(len, own)) == 60 == len(set.union(*own))
-    assert all(len(dataset) == 2 * len(names) > 8 for dataset, names in zip(found.values(), own, strict=True))
+    assert all(len(dataset) == 2 * len(names) > 8 for dataset, names in zip(result.values(), own, strict=True))
     # Groups are no classes: those of a test set are new.
-    assert found["test"].classes is None
-    assert found["test"][0].label == found["test"].entries[0].name
+    assert result["test"].classes is None
+    assert result["test"][0].label == result["test"].entries[0].name
 
 
 def test_sounds_and_videos_are_parts_of_files(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_broken_files_and_links_that_lead_out_are_bad_samples(tmp_path: Path) ->
     (inside / "link.png").symlink_to(outside)
     (inside / "broken.png").write_bytes(b"no picture")
     rows = [{"path": name, "title": "x", "label": "y", "split": "train"} for name in ("link.png", "broken.png")]
-    found = manifest(table(inside, [*rows, rows[0] | {"split": "val"}]), split_column="split")
+    result = manifest(table(inside, [*rows, rows[0] | {"split": "val"}]), split_column="split")
     with pytest.raises(BadSample, match="link leads out"):
-        found[0]
+        result[0]
     with pytest.raises(BadSample, match=r"broken\.png"):
-        found[1]
+        result[1]
     trusting = manifest(inside / "rows.jsonl", split_column="split", follow_links=True)
     assert trusting[0].value["image"].shape == (1, 2, 3)
 
@@ -291,8 +291,8 @@ def test_both_modalities_tell_what_neither_does_alone(tmp_path: Path) -> None:
     assert summary["metrics"]["test/accuracy"] > 0.85
     assert "7.png" in json.dumps(summary)
     for left_out in ("image", "text"):
-        found = evaluate_run(run, "test", [f"task.without=[{left_out}]"])
-        assert 0.3 < found["test/accuracy"] < 0.7
+        result = evaluate_run(run, "test", [f"task.without=[{left_out}]"])
+        assert 0.3 < result["test/accuracy"] < 0.7
 
 
 def test_captions_of_one_picture_are_answers_to_it(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def test_babble_is_a_mix_of_others_of_equal_strength() -> None:
     assert noise.square().mean() == pytest.approx(1, abs=1e-4)
     assert len(set(tones.read)) == 3 and 4 not in tones.read
     power = torch.fft.rfft(noise[:8000]).abs().square()
-    heard = {place: float(power[100 * (place + 1) - 2 : 100 * (place + 1) + 3].sum()) for place in range(9)}
-    loud = sorted(heard, key=lambda place: -heard[place])[:3]
+    heard = {index: float(power[100 * (index + 1) - 2 : 100 * (index + 1) + 3].sum()) for index in range(9)}
+    loud = sorted(heard, key=lambda index: -heard[index])[:3]
     assert set(loud) == set(tones.read)
-    assert max(heard[place] for place in loud) < 1.5 * min(heard[place] for place in loud)
+    assert max(heard[index] for index in loud) < 1.5 * min(heard[index] for index in loud)
 
 
 def test_noise_is_drawn_by_its_seed_alone() -> None:
@@ -55,8 +55,8 @@ def test_noise_is_drawn_by_its_seed_alone() -> None:
 def test_the_ratio_of_powers_is_as_asked(decibels: float) -> None:
     sound = Audio(0.1 * torch.randn(16_000), 16_000)
     for noise in (white(sound, draw()), Babble(Tones(), 4)(sound, draw(), None)):
-        found = under(sound, noise, decibels).waveform_S - sound.waveform_S
-        ratio = 10 * torch.log10(sound.waveform_S.square().mean() / found.square().mean())
+        result = under(sound, noise, decibels).waveform_S - sound.waveform_S
+        ratio = 10 * torch.log10(sound.waveform_S.square().mean() / result.square().mean())
         assert ratio == pytest.approx(decibels, abs=0.1)
 
 

@@ -26,7 +26,7 @@ def needs(folder: str) -> pytest.MarkDecorator:
 def test_emoji_have_two_drawings_a_name_and_their_own_split() -> None:
     config = EmojiConfig(type="emoji", root=DATA / "emoji", languages=("en", "de"))
     splits = {split: config.build(split) for split in ("train", "val", "test")}
-    assert {split: len(found) for split, found in splits.items()} == {"train": 1452, "val": 233, "test": 185}
+    assert {split: len(result) for split, result in splits.items()} == {"train": 1452, "val": 233, "test": 185}
     test = splits["test"]
     sample = test[0]
     assert sample.value["noto"].shape == (3, 128, 128)
@@ -47,14 +47,14 @@ def test_emoji_have_two_drawings_a_name_and_their_own_split() -> None:
 @needs("grid_s1")
 def test_grid_has_the_same_sentence_three_times() -> None:
     pytest.importorskip("decord")
-    found = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test")
-    assert len(found) == 100
-    sample = found[0]
+    result = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test")
+    assert len(result) == 100
+    sample = result[0]
     assert isinstance(sample.value["audio"], Audio)
     assert isinstance(sample.value["video"], Video)
-    assert sample.value["text"] == sample.label == found.describe(0)["sentence"]
-    assert Path(found.sound[0].name).stem == Path(found.video[0].name).stem
-    for said in (found[0], found[50]):
+    assert sample.value["text"] == sample.label == result.describe(0)["sentence"]
+    assert Path(result.sound[0].name).stem == Path(result.video[0].name).stem
+    for said in (result[0], result[50]):
         words = said.pieces["words"]
         assert [piece.label for piece in words] == said.label.split()
         assert [said.label[slice(*map(int, piece.where["text"]))] for piece in words] == said.label.split()
@@ -85,11 +85,11 @@ def test_words_are_cut_out_of_sentences(tmp_path: Path) -> None:
     config = GridTriplesConfig(
         type="grid_triples", root=DATA / "grid_s1", unit="word", label="word", cache=CacheConfig(dir=tmp_path)
     )
-    whole, found = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test"), config.build("test")
-    assert len(found) == 600 and found.classes is not None and len(found.classes) == 51
-    sentence, words = whole[0], [found[place] for place in range(6)]
+    whole, result = GridTriplesConfig(type="grid_triples", root=DATA / "grid_s1").build("test"), config.build("test")
+    assert len(result) == 600 and result.classes is not None and len(result.classes) == 51
+    sentence, words = whole[0], [result[index] for index in range(6)]
     assert [word.label for word in words] == sentence.label.split() == [word.value["text"] for word in words]
-    assert found.describe(3) == {"word": words[3].label}
+    assert result.describe(3) == {"word": words[3].label}
     for word, piece in zip(words, sentence.pieces["words"], strict=True):
         start, end = piece.where["audio"]
         sound, video, rate = word.value["audio"], word.value["video"], sentence.value["audio"].rate
@@ -103,7 +103,7 @@ def test_words_are_cut_out_of_sentences(tmp_path: Path) -> None:
         frames = sentence.value["video"].pixels_NCHW
         assert any(torch.equal(frame, video.pixels_NCHW[0]) for frame in frames)
     # Frames that are kept are those that were decoded.
-    assert torch.equal(found[2].value["video"].pixels_NCHW, words[2].value["video"].pixels_NCHW)
+    assert torch.equal(result[2].value["video"].pixels_NCHW, words[2].value["video"].pixels_NCHW)
     assert any(tmp_path.glob("*.npy"))
 
 

@@ -66,19 +66,19 @@ def tokens_of(path: Path, tokenizer: VideoTokenizer) -> Tokens:
 
 
 def whole(path: Path, task: Segmentation, tokenizer: VideoTokenizer) -> list[tuple[Any, ...]]:
-    found = task.segments(tokens_of(path, tokenizer))[0]
-    return [(round(part.first / 12.5, 3), round(part.end / 12.5, 3), part.border, part.label) for part in found]
+    result = task.segments(tokens_of(path, tokenizer))[0]
+    return [(round(part.first / 12.5, 3), round(part.end / 12.5, 3), part.border, part.label) for part in result]
 
 
 @pytest.mark.parametrize("window", [0.4, 1.0, 3.0, 100.0])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: int) -> None:
     task, tokenizer = built(film)
-    wanted = whole(film, task, tokenizer)
-    assert 3 <= len(wanted) < 100
+    expected = whole(film, task, tokenizer)
+    assert 3 <= len(expected) < 100
     with VideoFile(film) as file:
         scenes = list(FileOutline(task, tokenizer, window=window, margin=0.4, batch=batch).scenes(file))
-    assert [(round(one.start, 3), round(one.end, 3), one.border, one.label) for one in scenes] == wanted
+    assert [(round(one.start, 3), round(one.end, 3), one.border, one.label) for one in scenes] == expected
     assert all(first.end == second.start for first, second in pairwise(scenes))
     for scene in scenes:
         assert scene.clips[0].start == scene.start and scene.clips[-1].end == pytest.approx(scene.end)
@@ -87,11 +87,11 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
 
 def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> None:
     task, tokenizer = built(film)
-    wanted = whole(film, task, tokenizer)
+    expected = whole(film, task, tokenizer)
     tokenizer = tokenizer.with_boundaries({"frames", "cuts", "fades"})
     with VideoFile(film) as file:
         scenes = list(FileOutline(task, tokenizer).scenes(file))
-    assert len(scenes) == len(wanted)
+    assert len(scenes) == len(expected)
     assert tokenizer.requested_boundaries == {"frames", "cuts", "fades"}
 
 

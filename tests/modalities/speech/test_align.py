@@ -51,14 +51,14 @@ def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> Non
     assert main(["speech", "align", str(run / "run"), "--out", str(run / "words"), *words]) == 0
     tiers = read_alignment(run / "words" / "audio" / "s2.tsv")
     assert [interval.label for interval in tiers["words"]] == ["bin", "blue"]
-    found = {
+    result = {
         split: GridAudioConfig(type="grid", root=run / "grid", alignments=run / "words").build(split)[0].value
         for split in ("train", "test")
     }
-    parts = segments_of(tiers["words"], found["train"].seconds)
-    assert found["train"].boundaries["words"] == pytest.approx([part.start for part in parts])
-    assert found["train"].labels["words"] == tuple(part.label for part in parts)
-    assert found["test"].boundaries["words"] == (0, 0.25, 0.5, 0.75)
+    parts = segments_of(tiers["words"], result["train"].seconds)
+    assert result["train"].boundaries["words"] == pytest.approx([part.start for part in parts])
+    assert result["train"].labels["words"] == tuple(part.label for part in parts)
+    assert result["test"].boundaries["words"] == (0, 0.25, 0.5, 0.75)
     both = GridAudioConfig(
         type="grid", root=run / "grid", alignments=run / "words", aligned=("train", "val"), label="segments"
     )

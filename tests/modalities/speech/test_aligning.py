@@ -120,8 +120,8 @@ def test_keywords_are_spotted_with_times(hierarchy: Make, rows: Tokenizer) -> No
 def test_keywords_are_spotted_by_what_they_are_spelled_with(hierarchy: Make, rows: Tokenizer) -> None:
     spellings = {"a": "X Y", "b": "Y", "c": "Z X"}
     task = reader(hierarchy, rows, finer={"level": "a", "unit": "phonemes", "spellings": spellings})
-    (found,) = spot_keyword(task, spoken("-aab-bcca"), "c", finer=True)
-    assert stretches(found) == [("c", 6, 9)]
+    (result,) = spot_keyword(task, spoken("-aab-bcca"), "c", finer=True)
+    assert stretches(result) == [("c", 6, 9)]
     with pytest.raises(UserError, match="the task has none"):
         spot_keyword(reader(hierarchy, rows), spoken("a"), "a", finer=True)
 

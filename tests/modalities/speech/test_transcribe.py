@@ -98,10 +98,10 @@ def test_it_hears_what_is_said_and_when(run: Path, talk: tuple[Path, list[str], 
     out, err = capsys.readouterr()
     assert "s of sound" in err and "times as fast" in err
     rows = [line.split() for line in out.splitlines()]
-    found = [row[4] for row in rows]
+    result = [row[4] for row in rows]
     # Always saying the commonest word, or nothing, is wrong in two thirds and more.
-    assert edit_distance(found, words) / len(words) < 0.1
-    if len(found) == len(words):
+    assert edit_distance(result, words) / len(words) < 0.1
+    if len(result) == len(words):
         late = [float(row[2]) - start for row, start in zip(rows, starts, strict=True)]
         assert np.abs(late).max() < 0.3
 
@@ -115,7 +115,7 @@ def test_chunks_change_nothing(run: Path, talk: tuple[Path, list[str], list[floa
         (whole,) = task.decode(task.scores(pyramid))
     for chunk_ms in (37, 1000):
         assert heard(trained, sound.waveform_S, RATE * chunk_ms // 1000) == [
-            task.symbols[place] for place in whole.symbols
+            task.symbols[index] for index in whole.symbols
         ]
 
 
@@ -139,14 +139,14 @@ def test_pipes_and_files_give_the_same(
     path = talk[0]
     command = ["transcribe", str(run), "--quiet"]
     process = [sys.executable, "-m", "hrt_mm", *command, "-"]
-    found = [subprocess.run(process, input=path.read_bytes(), capture_output=True, check=True).stdout.decode()]
+    result = [subprocess.run(process, input=path.read_bytes(), capture_output=True, check=True).stdout.decode()]
     assert main([*command, str(path)]) == 0
-    found.append(capsys.readouterr().out)
+    result.append(capsys.readouterr().out)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes()[44:])))
     assert main([*command, "-", "--rate", "8000", "--chunk-ms", "37"]) == 0
-    found.append(capsys.readouterr().out)
-    assert found[0].count("\n") > 20
-    assert found[0] == found[1] == found[2]
+    result.append(capsys.readouterr().out)
+    assert result[0].count("\n") > 20
+    assert result[0] == result[1] == result[2]
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("json", ".json"), ("textgrid", ".TextGrid"), ("ctm", ".ctm")])
@@ -164,9 +164,9 @@ def test_models_that_are_not_causal_read_windows(
 ) -> None:
     """What is far outside a window they would not see anyway, so that windows give what the whole gives."""
     assert main(["transcribe", str(run), str(talk[0]), "model.causal=false", "--window", "5", "--quiet"]) == 0
-    found = capsys.readouterr().out
+    result = capsys.readouterr().out
     assert main(["transcribe", str(run), str(talk[0]), "model.causal=false", "--window", "600", "--quiet"]) == 0
-    assert found == capsys.readouterr().out and found.count("\n") > 10
+    assert result == capsys.readouterr().out and result.count("\n") > 10
 
 
 def test_a_beam_writes_words_of_a_list(
@@ -176,9 +176,9 @@ def test_a_beam_writes_words_of_a_list(
     (tmp_path / "words.txt").write_text("low\nhigh\n")
     beam = ["task.decoder.type=beam", f"task.decoder.lexicon={tmp_path}/words.txt"]
     assert main(["transcribe", str(run), str(path), *beam, "--quiet"]) == 0
-    found = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
-    assert set(found) == {"low", "high"}
-    assert edit_distance(found, [word for word in words if word != "mid"]) < 0.5 * len(words)
+    result = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert set(result) == {"low", "high"}
+    assert edit_distance(result, [word for word in words if word != "mid"]) < 0.5 * len(words)
 
 
 def test_a_stream_tells_words_from_their_spellings(run: Path, talk: tuple[Path, list[str], list[float]]) -> None:
@@ -197,9 +197,9 @@ def test_a_stream_tells_words_from_their_spellings(run: Path, talk: tuple[Path, 
     for size in (RATE // 27, RATE):
         recognizer = Recognizer(task, tokenizer, rate=RATE)
         assert recognizer.unit == "words"
-        found = [word for chunk in sound.split(size) for word in recognizer.feed(chunk)] + recognizer.flush()
-        assert tuple(word.label for word in found) == whole.words
-        assert all(0 <= one.start < one.end <= 2.1 for one in found)
+        result = [word for chunk in sound.split(size) for word in recognizer.feed(chunk)] + recognizer.flush()
+        assert tuple(word.label for word in result) == whole.words
+        assert all(0 <= one.start < one.end <= 2.1 for one in result)
 
 
 def failure(capsys: Any, *argv: object) -> str:

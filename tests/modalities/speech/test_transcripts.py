@@ -34,10 +34,10 @@ def shown(kind: str, words: list[TimeSpan]) -> tuple[list[str], str]:
 def test_they_are_alignments_that_can_be_read(tmp_path: Path, kind: str, ending: str) -> None:
     path = tmp_path / f"x{ending}"
     path.write_text(shown(kind, WORDS)[1], encoding="utf-8")
-    (found,) = read_alignment(path).values()
+    (result,) = read_alignment(path).values()
     expected = [TimeSpan(word.start, word.end, word.label) for word in WORDS]
-    assert [interval for interval in found if interval.label] == expected
-    assert kind != "textgrid" or found[-1] == TimeSpan(3.5, 4.0, "")
+    assert [interval for interval in result if interval.label] == expected
+    assert kind != "textgrid" or result[-1] == TimeSpan(3.5, 4.0, "")
 
 
 @pytest.mark.parametrize("kind", ["text", "ctm", "json"])
@@ -67,6 +67,6 @@ def test_no_word_at_all(tmp_path: Path, kind: str) -> None:
     if kind in ("json", "textgrid"):
         path = tmp_path / ("x.json" if kind == "json" else "x.TextGrid")
         path.write_text(end)
-        assert not [own for own in read_alignment(path)["words"] if own.label]
+        assert not [item for item in read_alignment(path)["words"] if item.label]
     else:
         assert end == ""

@@ -39,15 +39,15 @@ def plain(log_probs: Tensor) -> Hypothesis:
 def test_utterances_are_decoded_when_a_pause_has_ended_them(size: int) -> None:
     steps = said("-----ab-n------bb--nn-a----")
     parts = streamed(UtteranceStream(plain, SYMBOLS, 0.1), steps, size)
-    found = [one for part in parts for one in part]
-    assert [one.label for one in found] == list("abnbna")
-    assert [(round(one.start, 1), round(one.end, 1)) for one in found[:4]] == [
+    result = [one for part in parts for one in part]
+    assert [one.label for one in result] == list("abnbna")
+    assert [(round(one.start, 1), round(one.end, 1)) for one in result[:4]] == [
         (0.5, 0.6),
         (0.6, 0.7),
         (0.8, 0.9),
         (1.5, 1.7),
     ]
-    assert all(one.score is not None and 0.9 < one.score <= 1 for one in found)
+    assert all(one.score is not None and 0.9 < one.score <= 1 for one in result)
     if size == 1:
         # Three blanks after the first utterance, long before the second one.
         assert [len(part) for part in parts[:13]] == [0] * 11 + [3, 0]
@@ -72,8 +72,8 @@ def test_speech_without_pauses_is_cut_where_a_blank_is_likeliest() -> None:
 def test_words_of_a_lexicon() -> None:
     lexicon = Lexicon([("ban", (1, 0, 2)), ("an", (0, 2)), ("an", (0, 0, 2)), ("b", (1,))])
     stream = UtteranceStream(lambda steps: beam_search(steps, 8, lexicon), SYMBOLS, 0.1, lexicon)
-    found = [one for part in streamed(stream, said("b-aan----a-an-b---"), 4) for one in part]
-    assert [(one.label, round(one.start, 1), round(one.end, 1)) for one in found] == [
+    result = [one for part in streamed(stream, said("b-aan----a-an-b---"), 4) for one in part]
+    assert [(one.label, round(one.start, 1), round(one.end, 1)) for one in result] == [
         ("ban", 0.0, 0.5),
         ("an", 0.9, 1.3),
         ("b", 1.4, 1.5),

@@ -48,9 +48,9 @@ def test_steps_are_those_of_the_whole(group: str, window: int, chunk: int, secon
     sound = Audio(0.1 * torch.randn(round(16000 * seconds), generator=torch.Generator().manual_seed(0)), 16000)
     with torch.no_grad():
         whole = frames_of(made(TOKENIZER([sound])), made.hierarchy.config, 1)
-    found = streamed(made, sound, window, chunk)
-    assert np.array_equal(np.stack([found.first_N, found.last_N], 1), whole.edges_N2.numpy())
-    assert (found.x_ND - whole.x_ND).abs().max() < 1e-4
+    result = streamed(made, sound, window, chunk)
+    assert np.array_equal(np.stack([result.first_N, result.last_N], 1), whole.edges_N2.numpy())
+    assert (result.x_ND - whole.x_ND).abs().max() < 1e-4
 
 
 def test_a_window_that_is_too_small_is_seen() -> None:
@@ -68,9 +68,9 @@ def test_given_boundaries_are_refused() -> None:
 
 
 def level(name: str, window: int | None, reach: str, stride: int | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name, "dim": 8, "heads": 2, "depth": 2}
-    found |= {} if window is None else {"window": window, "window_type": reach}
-    return found | ({} if stride is None else {"group": {"type": "fixed", "stride": stride}})
+    result: dict[str, Any] = {"name": name, "dim": 8, "heads": 2, "depth": 2}
+    result |= {} if window is None else {"window": window, "window_type": reach}
+    return result | ({} if stride is None else {"group": {"type": "fixed", "stride": stride}})
 
 
 BLOCKS: dict[str, tuple[list[dict[str, Any]], int, dict[str, Any]]] = {
@@ -111,11 +111,11 @@ def test_every_local_model_gives_what_it_gives_for_the_whole(name: str, tokens: 
     sound = 0.1 * torch.randn(16000 * 11 + 777, generator=torch.Generator().manual_seed(0))
     whole = frames_of(made(PLAIN([Audio(sound, 16000)])), made.hierarchy.config, read)
     stream = WindowStream(made, PLAIN, read, tokens, rate=16000)
-    found = Finished.joined([*map(stream.feed, sound.split(5000)), stream.flush()])
-    assert np.array_equal(np.stack([found.first_N, found.last_N], 1), whole.edges_N2.numpy())
+    result = Finished.joined([*map(stream.feed, sound.split(5000)), stream.flush()])
+    assert np.array_equal(np.stack([result.first_N, result.last_N], 1), whole.edges_N2.numpy())
     assert stream.exact
     assert stream.window <= max(2 * tokens, 4 * period(made.hierarchy.config))
-    assert (found.x_ND - whole.x_ND).abs().max() < 1e-4
+    assert (result.x_ND - whole.x_ND).abs().max() < 1e-4
 
 
 def test_what_is_not_local_is_known() -> None:

@@ -51,8 +51,8 @@ def raw(name: str) -> str:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((folder / "run" / "summary.json").read_text())
+    return result
 
 
 @pytest.mark.parametrize("group", ["{type: given, boundary: spaces, max: 8}", "{type: learned, target: 4, max: 8}"])
@@ -79,7 +79,7 @@ def test_documents_are_classified(name: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_skipped_counted_and_named(tmp_path: Path) -> None:
-    rows = [{"text": f"text {place}", "label": "ab"[place % 2], "split": "train"} for place in range(12)]
+    rows = [{"text": f"text {index}", "label": "ab"[index % 2], "split": "train"} for index in range(12)]
     rows[3]["text"], rows[4]["text"], rows[5]["text"] = "", "a lone \ud800 surrogate", "long " * 2_000_000
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = f"{{type: documents, file: {tmp_path}/rows.jsonl, split_by: hash, val: 0.01}}"

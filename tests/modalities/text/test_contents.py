@@ -37,8 +37,8 @@ TEXT = "Grüße, 世界!\nThe second line.\r\n\tA third \U0001f680 one. " * 40
 
 def zstd(raw: bytes) -> bytes:
     arrow = pytest.importorskip("pyarrow", reason="zstd needs pyarrow or zstandard before Python 3.14")
-    found: bytes = arrow.compress(raw, codec="zstd", asbytes=True)
-    return found
+    result: bytes = arrow.compress(raw, codec="zstd", asbytes=True)
+    return result
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
@@ -57,8 +57,8 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def corpus(*files: Path, split: str = "train", **own: Any) -> Corpus:
-    return CorpusConfig(type="corpus", files=files, **({"val": None, "test": None} | own)).build(split)
+def corpus(*files: Path, split: str = "train", **item: Any) -> Corpus:
+    return CorpusConfig(type="corpus", files=files, **({"val": None, "test": None} | item)).build(split)
 
 
 def whole(found: Corpus) -> list[bytes]:
@@ -70,11 +70,11 @@ def test_text_in_other_forms_is_read_as_text(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(PACKED[name](TEXT.encode()))
     assert text_bytes(file) == TEXT.encode() == TextModality.read(file)
-    found = corpus(file, context=100)
-    assert whole(found) == [TEXT.encode()]
-    assert found.source.names == [file.as_posix()] and found.source.keys == [name]
-    assert found.source.read(0, 30, 60) == TEXT.encode()[30:60]
-    assert whole(pickle.loads(pickle.dumps(found))) == [TEXT.encode()]
+    result = corpus(file, context=100)
+    assert whole(result) == [TEXT.encode()]
+    assert result.source.names == [file.as_posix()] and result.source.keys == [name]
+    assert result.source.read(0, 30, 60) == TEXT.encode()[30:60]
+    assert whole(pickle.loads(pickle.dumps(result))) == [TEXT.encode()]
     raw = corpus(file, raw_bytes=True)
     assert whole(raw) == [file.read_bytes()]
 
@@ -225,14 +225,14 @@ def test_documents_in_other_forms_are_read_and_others_are_bad_samples(tmp_path: 
     ):
         (tmp_path / "train" / "k").mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / "k" / name).write_bytes(content)
-    found = DocumentsConfig(type="documents", root=tmp_path, val=1e-9).build("train")
-    by_name = {item.name.split("/")[-1]: index for index, item in enumerate(found.items)}
+    result = DocumentsConfig(type="documents", root=tmp_path, val=1e-9).build("train")
+    by_name = {item.name.split("/")[-1]: index for index, item in enumerate(result.items)}
     for name in ("a.txt.gz", "b.txt"):
-        assert found[by_name[name]].value == TEXT.encode()
-    assert found.shape(by_name["a.txt.gz"]) == (len(TEXT.encode()), 0)
-    assert found[by_name["d.txt"]].value == b"caf\xe9"
+        assert result[by_name[name]].value == TEXT.encode()
+    assert result.shape(by_name["a.txt.gz"]) == (len(TEXT.encode()), 0)
+    assert result[by_name["d.txt"]].value == b"caf\xe9"
     with pytest.raises(BadSample, match=r"c.png: is a picture \(PNG\); .* data.raw_bytes: true"):
-        found[by_name["c.png"]]
+        result[by_name["c.png"]]
     raw = DocumentsConfig(type="documents", root=tmp_path, val=1e-9, raw_bytes=True).build("train")
     assert raw[by_name["c.png"]].value == saved("PNG")
 

@@ -47,50 +47,50 @@ DOCUMENTS = [b"first document", b"x", "zweites Dokument: größer".encode(), b"\
 
 @pytest.mark.parametrize("context", [2, 3, 7, 16, 100])
 def test_every_token_but_the_first_is_predicted_once(context: int, tmp_path: Path) -> None:
-    found = corpus(folder(tmp_path / "d", DOCUMENTS), context)
+    result = corpus(folder(tmp_path / "d", DOCUMENTS), context)
     tokenizer, expected = ByteTokenizer(), stream(DOCUMENTS)
-    windows = [tokenizer([found[index].value]).x.tolist() for index in range(len(found))]
+    windows = [tokenizer([result[index].value]).x.tolist() for index in range(len(result))]
     assert windows[0] + [token for window in windows[1:] for token in window[1:]] == expected
     assert all(len(window) == context for window in windows[:-1])
     assert all(a[-1] == b[0] for a, b in pairwise(windows))
-    assert [tokenizer.size(found.shape(index)) for index in range(len(found))] == [len(window) for window in windows]
+    assert [tokenizer.size(result.shape(index)) for index in range(len(result))] == [len(window) for window in windows]
 
 
 def test_training_windows_are_full_and_move(tmp_path: Path) -> None:
-    found = corpus(folder(tmp_path / "d", DOCUMENTS), 9, training=True)
+    result = corpus(folder(tmp_path / "d", DOCUMENTS), 9, training=True)
     expected = stream(DOCUMENTS)
     seen = set()
     for draw in range(30):
         torch.manual_seed(draw)
-        for index in range(len(found)):
-            ids = ByteTokenizer()([found[index].value]).x.tolist()
+        for index in range(len(result)):
+            ids = ByteTokenizer()([result[index].value]).x.tolist()
             assert len(ids) == 9
-            starts = [place for place in range(len(expected)) if expected[place : place + 9] == ids]
+            starts = [position for position in range(len(expected)) if expected[position : position + 9] == ids]
             assert (starts and starts[0] in range(index * 9, index * 9 + 9)) or starts[-1] == len(expected) - 9
             seen.update(starts)
     assert len(seen) > 0.8 * (len(expected) - 9)
     torch.manual_seed(3)
-    first = found[1].value
+    first = result[1].value
     torch.manual_seed(3)
-    assert found[1].value == first, "the loader's seed decides"
+    assert result[1].value == first, "the loader's seed decides"
 
 
 def test_a_short_corpus_is_one_window(tmp_path: Path) -> None:
     for training in (False, True):
-        found = corpus(folder(tmp_path / f"d{training}", [b"abc"]), 50, training=training)
-        assert len(found) == 1
-        assert ByteTokenizer()([found[0].value]).x.tolist() == stream([b"abc"])
+        result = corpus(folder(tmp_path / f"d{training}", [b"abc"]), 50, training=training)
+        assert len(result) == 1
+        assert ByteTokenizer()([result[0].value]).x.tolist() == stream([b"abc"])
 
 
 def test_the_standard_library_is_there(tmp_path: Path) -> None:
     sizes = {}
     names: list[set[str]] = []
     for split in ("train", "val", "test"):
-        found = CorpusConfig(type="corpus").build(split)
-        sizes[split] = found.total
-        names.append(set(found.source.names))
+        result = CorpusConfig(type="corpus").build(split)
+        sizes[split] = result.total
+        names.append(set(result.source.names))
         assert all(name.endswith(".py") for name in names[-1])
-        assert len(found[len(found) // 2].value.content) > 1000
+        assert len(result[len(result) // 2].value.content) > 1000
     assert sizes["train"] > 5_000_000 and min(sizes.values()) > 100_000
     assert not names[0] & names[1] and not names[0] & names[2] and not names[1] & names[2]
     assert not any("site-packages" in name for name in names[0])
@@ -123,13 +123,13 @@ def test_lines_of_json_are_documents(tmp_path: Path) -> None:
     file, texts = tmp_path / "a.jsonl", [f"Text {index}: größer" for index in range(30)]
     file.write_text("\n".join(json.dumps({"body": text, "id": 1}) for text in [*texts, ""]) + "\n\n")
     config = CorpusConfig(type="corpus", files=(file,), text_key="body", val=0.2, test=0.2, context=1000)
-    found = []
+    result = []
     for split in ("train", "val", "test"):
         part = config.build(split)
         (raw,) = ByteTokenizer().restore(ByteTokenizer()([part[0].value]))
-        found += [text for text in texts if text.encode() in raw]
+        result += [text for text in texts if text.encode() in raw]
         assert len(raw) == part.source.sizes.sum()
-    assert sorted(found) == sorted(texts)
+    assert sorted(result) == sorted(texts)
 
 
 def test_a_link_out_of_the_folder_is_left_out(tmp_path: Path) -> None:
@@ -197,13 +197,13 @@ def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_is_a_bad_sample(tmp_path: Path) -> None:
     home = folder(tmp_path / "d", DOCUMENTS)
-    found = corpus(home, 100)
+    result = corpus(home, 100)
     (home / "002.txt").write_bytes(b"cut")
     with pytest.raises(BadSample, match=r"002.txt: is shorter than the \d+ bytes it had"):
-        found[0]
+        result[0]
     (home / "002.txt").unlink()
     with pytest.raises(BadSample, match=r"002.txt: cannot be read"):
-        found[0]
+        result[0]
 
 
 @pytest.mark.parametrize("name", ["val", "test"])
@@ -213,8 +213,8 @@ def test_a_part_beside_files_of_the_same_split_is_refused(name: str, tmp_path: P
     with pytest.raises(ValidationError, match=rf"{name} 0.05 has no effect beside {name}_files; .* {name}: null"):
         CorpusConfig.model_validate({**plain, name: 0.05})
     for settings in (plain, {**plain, name: None}):
-        found = CorpusConfig.model_validate(settings).build(name)
-        assert [Path(item).name for item in found.source.names] == ["001.txt"]
+        result = CorpusConfig.model_validate(settings).build(name)
+        assert [Path(item).name for item in result.source.names] == ["001.txt"]
 
 
 def test_a_file_that_extends_one_with_a_part_drops_it_with_null(tmp_path: Path) -> None:
@@ -276,21 +276,21 @@ def test_a_corpus_of_empty_documents_is_refused(tmp_path: Path) -> None:
 def test_a_line_that_changed_is_a_bad_sample(line: str, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "some text"}\n')
-    found = CorpusConfig(type="corpus", files=(file,), val=None, test=None).build("train")
+    result = CorpusConfig(type="corpus", files=(file,), val=None, test=None).build("train")
     file.write_text(line)
     with pytest.raises(BadSample, match=r"a.jsonl:0: (cannot be read any more|is not what it was)"):
-        found[0]
+        result[0]
 
 
 def test_a_file_that_cannot_be_read_in_mid_run_is_skipped_counted_and_named(tmp_path: Path) -> None:
     home = folder(tmp_path / "d", [b"0123456789" * 4, b"abcdefghij" * 4])
-    found = CorpusConfig(type="corpus", files=(home,), val=None, test=None, context=10).build("train")
+    result = CorpusConfig(type="corpus", files=(home,), val=None, test=None, context=10).build("train")
     (home / "001.txt").unlink()
-    maker = BatchMaker(found, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=0)
-    plan = Plan(Position(), tuple(range(len(found))), Position())
+    maker = BatchMaker(result, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=0)
+    plan = Plan(Position(), tuple(range(len(result))), Position())
     loaded = maker[plan]
     assert loaded.batch is not None and loaded.error is None
-    assert loaded.bad and len(loaded.bad) + len(loaded.batch) == len(found)
+    assert loaded.bad and len(loaded.bad) + len(loaded.batch) == len(result)
     assert all("001.txt: cannot be read: No such file" in str(bad) for bad in loaded.bad)
 
 
@@ -299,11 +299,11 @@ def test_splits_list_documents_and_follow_the_seed(tmp_path: Path) -> None:
     held = folder(tmp_path / "held", [b"text 1", b"other"])
     options = {"type": "corpus", "files": [root], "val": 0.2, "test": None, "test_files": [held]}
     seeds = [CorpusConfig.model_validate({**options, "split_seed": seed}) for seed in (0, 1)]
-    names = [{split: [own.name for own in members] for split, members in config.splits().members.items()}
+    names = [{split: [item.name for item in members] for split, members in config.splits().members.items()}
              for config in seeds]  # fmt: skip
     for config, listed in zip(seeds, names, strict=True):
-        for split, own in listed.items():
-            assert list(config.build(split).source.names) == own
+        for split, item in listed.items():
+            assert list(config.build(split).source.names) == item
     assert names[0]["val"] != names[1]["val"] and 20 < len(names[0]["val"]) < 60
     assert seeds[0].splits().made_by.endswith("data.split_seed 0; test by data.test_files")
     with pytest.raises(ValidationError, match="split_seed 1 has no effect, as no documents are split off"):

@@ -60,8 +60,8 @@ def test_a_file_of_200_mb(tmp_path: Path) -> None:
     """It takes no room on the disk, but for a text here and there."""
     with (tmp_path / "large.txt").open("wb") as file:
         file.truncate(200 * MB)
-        for place in range(0, 200, 20):
-            file.seek(place * MB)
+        for index in range(0, 200, 20):
+            file.seek(index * MB)
             file.write(b"some text " * 1000)
     config = CorpusConfig(type="corpus", files=(tmp_path / "large.txt",), val=None, test=None, raw_bytes=True)
     assert fresh(sampled, config, 200 * MB) < 24 * MB

@@ -21,10 +21,10 @@ def corpus(root: Path) -> Corpus:
 
 
 def stream(root: Path, start: Position, workers: int) -> TrainStream:
-    found = corpus(root)
-    maker = BatchMaker(found, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=3)
+    result = corpus(root)
+    maker = BatchMaker(result, LanguageConfig(type="language").collator({}, {"": ByteTokenizer()}, None), seed=3)
     return TrainStream(
-        maker, Sampler(len(found), seed=3, batch_size=4), start, BadSamples("train", len(found), 0.1), workers=workers
+        maker, Sampler(len(result), seed=3, batch_size=4), start, BadSamples("train", len(result), 0.1), workers=workers
     )
 
 

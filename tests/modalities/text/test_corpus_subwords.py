@@ -45,7 +45,7 @@ def corpus(root: Path, documents: list[bytes], context: int, *, training: bool =
 def predicted(tokenizer: SubwordTokenizer, found: Corpus) -> list[list[bytes | None]]:
     """What each window predicts: the bytes of its tokens after the first, with none for a separator."""
     ids = [tokenizer([found[index].value]).x.tolist() for index in range(len(found))]
-    return [[None if token == tokenizer.separator else tokenizer.raw(token) for token in own[1:]] for own in ids]
+    return [[None if token == tokenizer.separator else tokenizer.raw(token) for token in item[1:]] for item in ids]
 
 
 def glued(pieces: list[bytes | None]) -> list[bytes]:
@@ -67,9 +67,9 @@ def test_every_character_is_predicted_once(
 def test_no_window_cuts_a_character(tokenizer: SubwordTokenizer, context: int, tmp_path: Path) -> None:
     for training in (False, True):
         torch.manual_seed(0)
-        found = corpus(tmp_path / "d", DOCUMENTS, context, training=training)
-        for index in range(len(found)):
-            ids = tokenizer([found[index].value]).x.tolist()
+        result = corpus(tmp_path / "d", DOCUMENTS, context, training=training)
+        for index in range(len(result)):
+            ids = tokenizer([result[index].value]).x.tolist()
             for part in glued([None if token == tokenizer.separator else tokenizer.raw(token) for token in ids[1:]]):
                 part.decode()
             assert ids[0] == tokenizer.separator or b"\xef\xbf\xbd".find(tokenizer.raw(ids[0])) < 0
@@ -77,19 +77,19 @@ def test_no_window_cuts_a_character(tokenizer: SubwordTokenizer, context: int, t
 
 
 def test_the_first_token_is_the_end_of_the_character_before(tokenizer: SubwordTokenizer, tmp_path: Path) -> None:
-    found = corpus(tmp_path / "d", [CHINESE.encode()], 16)
+    result = corpus(tmp_path / "d", [CHINESE.encode()], 16)
     text = CHINESE.encode()
-    for index in range(1, len(found)):
-        first = tokenizer([found[index].value]).x[0]
+    for index in range(1, len(result)):
+        first = tokenizer([result[index].value]).x[0]
         end = char_start(text, index * 15)
         last = text[:end].decode()[-1].encode()
         assert int(first) == tokenizer.encode(last)[0][-1]
 
 
 def test_windows_of_bytes_stay_as_they_are(tmp_path: Path) -> None:
-    found, text = corpus(tmp_path / "d", [CHINESE.encode()], 16), CHINESE.encode()
-    for index in range(1, len(found)):
-        assert bytes(ByteTokenizer()([found[index].value]).x.tolist()) == text[index * 15 - 1 :][:16]
+    result, text = corpus(tmp_path / "d", [CHINESE.encode()], 16), CHINESE.encode()
+    for index in range(1, len(result)):
+        assert bytes(ByteTokenizer()([result[index].value]).x.tolist()) == text[index * 15 - 1 :][:16]
 
 
 @pytest.mark.parametrize("boundary", ["spaces", "lines", "words"])
@@ -100,9 +100,9 @@ def test_boundaries_lie_where_they_do_in_the_document(
     text = HINDI.encode()
     wanting = SubwordTokenizer(tokenizer.file)
     wanting = wanting.with_boundaries({boundary})
-    found = corpus(tmp_path / "d", [text], 61)
-    for index in range(1, len(found)):
-        tokens = wanting([found[index].value])
+    result = corpus(tmp_path / "d", [text], 61)
+    for index in range(1, len(result)):
+        tokens = wanting([result[index].value])
         starts = tokens.boundaries[boundary]
         assert starts.shape == tokens.x.shape and starts[0] and not starts.all()
         if boundary != "words":

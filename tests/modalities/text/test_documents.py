@@ -48,12 +48,12 @@ ROWS = [
 def test_a_folder_with_splits_and_one_without(tmp_path: Path) -> None:
     names = [f"{split}/{label}/deep/{n}.txt" for split in SPLITS for label in "ab" for n in range(2)]
     root = folder(tmp_path / "a", [*names, "train/a/.hidden", "train/a/notes.md"])
-    found = documents(root=root, suffixes=(".txt",))
-    assert found.classes == ("a", "b") and len(found) == 4
+    result = documents(root=root, suffixes=(".txt",))
+    assert result.classes == ("a", "b") and len(result) == 4
     assert (
-        found[3].label == "b"
-        and found[3].name == "train/b/deep/1.txt"
-        and found[3].value == b"text of " + names[3].encode()
+        result[3].label == "b"
+        and result[3].name == "train/b/deep/1.txt"
+        and result[3].value == b"text of " + names[3].encode()
     )
     assert [len(documents(split, root=root, suffixes=(".txt",))) for split in SPLITS] == [4, 4, 4]
     flat = folder(tmp_path / "b", [f"{label}/{index}.txt" for label in "abc" for index in range(100)])
@@ -74,9 +74,9 @@ def test_all_tables_give_the_same(kind: str, tmp_path: Path) -> None:
 def test_paths_in_a_table(tmp_path: Path) -> None:
     folder(tmp_path, ["x/1.txt", "x/2.txt"])
     rows = [{"file": f"x/{index}.txt", "label": "k", "split": "train"} for index in (1, 2, 3)]
-    found = documents(file=table(tmp_path / "t.csv", rows), path_column="file", val=0.01)
-    assert found[0].value == b"text of x/1.txt" and found.shape(1) == (15, 0)
-    for read in (found.__getitem__, found.shape):
+    result = documents(file=table(tmp_path / "t.csv", rows), path_column="file", val=0.01)
+    assert result[0].value == b"text of x/1.txt" and result.shape(1) == (15, 0)
+    for read in (result.__getitem__, result.shape):
         with pytest.raises(BadSample, match=r"x/3.txt: cannot be read: No such file"):
             read(2)
     rows[0]["file"] = "../secret"
@@ -86,12 +86,12 @@ def test_paths_in_a_table(tmp_path: Path) -> None:
 
 def test_pairs(tmp_path: Path) -> None:
     rows = [{"a": f"one {index}", "b": f"zwei ü{index}", "label": index % 2, "split": "train"} for index in range(20)]
-    found = documents(file=table(tmp_path / "t.jsonl", rows), text_column=("a", "b"), val=0.1)
-    first, second = found[0].value
+    result = documents(file=table(tmp_path / "t.jsonl", rows), text_column=("a", "b"), val=0.1)
+    first, second = result[0].value
     assert isinstance(first, Text) and isinstance(first.content, str) and first.content.startswith("one")
     assert isinstance(second, Text) and isinstance(second.content, str) and second.content.startswith("zwei")
-    assert found.classes == ("0", "1")
-    assert found.shape(0)[0] == len(first.content) + len(second.content) + 1
+    assert result.classes == ("0", "1")
+    assert result.shape(0)[0] == len(first.content) + len(second.content) + 1
 
 
 def test_splits_by_hash_follow_the_text_alone(tmp_path: Path) -> None:
@@ -114,18 +114,18 @@ def test_bad_documents_are_named_and_odd_ones_kept(tmp_path: Path) -> None:
     (root / "k/link").unlink()
     (root / "k/link").symlink_to(tmp_path / "secret")
     dataset = documents(root=root, val=0.01, test=0.01)
-    places = {item.name: place for place, item in enumerate(dataset.items)}
-    assert set(places) == {"k/empty", "k/raw", "k/large", "k/link"}
+    positions = {item.name: position for position, item in enumerate(dataset.items)}
+    assert set(positions) == {"k/empty", "k/raw", "k/large", "k/link"}
     with pytest.raises(BadSample, match="k/empty: is empty"):
-        dataset[places["k/empty"]]
+        dataset[positions["k/empty"]]
     with pytest.raises(BadSample, match="k/link: a link leads out of"):
-        dataset[places["k/link"]]
+        dataset[positions["k/link"]]
     with pytest.raises(BadSample, match=r"k/raw: has NUL bytes, as no text has; bytes .* data.raw_bytes: true"):
-        dataset[places["k/raw"]]
-    raw = documents(root=root, val=0.01, test=0.01, raw_bytes=True)[places["k/raw"]].value
+        dataset[positions["k/raw"]]
+    raw = documents(root=root, val=0.01, test=0.01, raw_bytes=True)[positions["k/raw"]].value
     assert ByteTokenizer()([raw]).x.tolist() == [255, 0, 254]
-    assert dataset.shape(places["k/large"]) == (10_000_000, 0)
-    assert len(ByteTokenizer()([dataset[places["k/large"]].value]).x) == 10_000_000
+    assert dataset.shape(positions["k/large"]) == (10_000_000, 0)
+    assert len(ByteTokenizer()([dataset[positions["k/large"]].value]).x) == 10_000_000
     rows = [{"text": "", "label": "k", "split": "train"}]
     with pytest.raises(BadSample, match=r"t.jsonl:1: is empty"):
         Documents(tmp_path, documents(file=table(tmp_path / "t.jsonl", rows * 30), val=0.01).items[:1], None)[0]
@@ -189,17 +189,17 @@ def test_a_label_a_word(tmp_path: Path) -> None:
         {"words": [], "tags": [], "split": "train"},
     ]
     file = table(tmp_path / "t.jsonl", rows)
-    found = tags(file)
-    assert found.classes == ("N", "P", "V")
-    sample = found[0]
+    result = tags(file)
+    assert result.classes == ("N", "P", "V")
+    sample = result[0]
     assert (sample.value.content, sample.label) == ("Größe zählt .", ["N", "V", "P"])
-    assert sample.value.boundaries == {"words": (0, 6, 12)} and found.shape(0) == (16, 0)
+    assert sample.value.boundaries == {"words": (0, 6, 12)} and result.shape(0) == (16, 0)
     assert tags(file, unit="sentences", separator="")[0].value.boundaries == {"sentences": (0, 5, 10)}
     tokenizer = ByteTokenizer().with_boundaries({"words"})
     starts = tokenizer([sample.value]).boundaries["words"]
     assert starts.nonzero().flatten().tolist() == [0, 8, 15]
     with pytest.raises(BadSample, match=r"t.jsonl:3: is empty"):
-        found[1]
+        result[1]
     with pytest.raises(ConfigError, match="no texts for split 'val'; it has train: 2, test: 1"):
         tags(file, "val")
 

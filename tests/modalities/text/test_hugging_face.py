@@ -36,7 +36,7 @@ def test_rows_are_documents(datasets: Any, tmp_path: Path, caplog: pytest.LogCap
     rows = datasets.Dataset.from_dict({"body": [*TEXTS, "", None], "id": list(range(82))})
     mixed = rows.shuffle(seed=0)
     mixed.save_to_disk(str(tmp_path / "one"))
-    first = f"row {next(place for place, text in enumerate(mixed['body']) if not text)}"
+    first = f"row {next(position for position, text in enumerate(mixed['body']) if not text)}"
     parts = {split: raw(corpus(tmp_path / "one", split, text_key="body", val=0.2, test=0.2)) for split in SPLITS}
     assert caplog.messages == [f"data.path {tmp_path}/one: 2 documents are empty and left out; {first} is the first"]
     assert sum(map(len, parts.values())) == sum(len(text.encode()) for text in TEXTS)

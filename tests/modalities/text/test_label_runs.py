@@ -28,8 +28,8 @@ NOUNS = ("cat", "dog", "tree", "house", "river")
 
 def small(*levels: tuple[str, int]) -> list[str]:
     """Levels narrow enough for seconds."""
-    found = [f"model.levels.{name}.dim={dim}" for name, dim in levels]
-    return [*found, *(f"model.levels.{name}.heads=2" for name, _ in levels)]
+    result = [f"model.levels.{name}.dim={dim}" for name, dim in levels]
+    return [*result, *(f"model.levels.{name}.heads=2" for name, _ in levels)]
 
 
 def metrics_of(name: str, folder: Path, rows: list[dict[str, Any]], *overrides: str) -> dict[str, float]:
@@ -55,9 +55,9 @@ def test_words_are_tagged_by_what_stands_before_them(tmp_path: Path) -> None:
     for number in range(400):
         words, labels = zip(*negated(draw, draw.randint(2, 5)), strict=True)
         rows.append({"words": words, "tags": labels, "split": SPLITS[number % 5]})
-    found = metrics_of("tagging", tmp_path, rows, *small(("bytes", 32), ("words", 32)), "model.levels.words.depth=1")
+    result = metrics_of("tagging", tmp_path, rows, *small(("bytes", 32), ("words", 32)), "model.levels.words.depth=1")
     # Of three labels the word itself tells one; between the other two it guesses, which comes to 0.67.
-    assert found["test/macro_f1"] > 0.9
+    assert result["test/macro_f1"] > 0.9
 
 
 def test_sentences_are_tagged_by_what_was_said_before(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_sentences_are_tagged_by_what_was_said_before(tmp_path: Path) -> None:
         rows.append({"words": [f"A {noun}." for noun in said], "tags": labels, "split": SPLITS[number % 5]})
     group = "{type: given, boundary: sentences, max: 32, typical: 8}"
     sentences = ["data.unit=sentences", "task.unit=sentences", f"model.levels.bytes.group={group}", "train.steps=250"]
-    found = metrics_of("tagging", tmp_path, rows, *small(("bytes", 32), ("words", 32)), *sentences)
+    result = metrics_of("tagging", tmp_path, rows, *small(("bytes", 32), ("words", 32)), *sentences)
     tags = [tag for row in rows for tag in row["tags"]]
     assert 0.4 < tags.count("new") / len(tags) < 0.7
-    assert found["test/macro_f1"] > 0.85
+    assert result["test/macro_f1"] > 0.85
 
 
 def test_texts_are_matched(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_texts_are_matched(tmp_path: Path) -> None:
         rows.append({"text1": pair[0], "text2": pair[1], "label": label, "split": SPLITS[number % 5]})
     levels = small(("bytes", 32), ("words", 32), ("phrases", 32))
     calm = ["model.levels.phrases.depth=1", "train.steps=400", "optim.lr=2e-3"]
-    found = metrics_of("matching", tmp_path, rows, *levels, *calm)
+    result = metrics_of("matching", tmp_path, rows, *levels, *calm)
     # Either text alone says nothing, and the commoner label is right in 0.6 of the pairs.
-    assert found["test/accuracy"] > 0.85
+    assert result["test/accuracy"] > 0.85
 
 
 def test_what_a_configuration_needs_is_said(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_subwords_are_learnt_from_files_folders_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "d").mkdir()
-    for place in range(3):
-        (tmp_path / "d" / f"{place}.txt").write_bytes("größer und größer\n".encode() * 50 + b"\xff")
+    for index in range(3):
+        (tmp_path / "d" / f"{index}.txt").write_bytes("größer und größer\n".encode() * 50 + b"\xff")
     (tmp_path / "d" / "other.md").write_text("zzzz " * 500)
     (tmp_path / "lines.jsonl").write_text(json.dumps({"body": "größer und größer " * 50}) + "\n")
     out = tmp_path / "t.json"
@@ -39,7 +39,7 @@ def test_subwords_are_learnt_from_files_folders_and_lines(tmp_path: Path, capsys
 def test_a_large_file_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hrt_modalities.text.commands._PIECE", 64)
     file = tmp_path / "a.txt"
-    file.write_text("".join(f"line {place} of größe\n" for place in range(200)) + "y" * 500)
+    file.write_text("".join(f"line {index} of größe\n" for index in range(200)) + "y" * 500)
     assert main(["text", "subwords", str(file), "--out", str(tmp_path / "t.json"), "--vocabulary", "290"]) == 0
     tokenizer = SubwordTokenizer(tmp_path / "t.json")
     assert " größe".encode() in {tokenizer.raw(token) for token in range(tokenizer.vocabulary)}

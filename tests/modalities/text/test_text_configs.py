@@ -40,12 +40,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml", OWN.get(name, []))
-    found = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
-    task = build_task(config, found.tokenizers, found.classes)
-    samples = [found.splits["train"][index] for index in range(2)]
-    tokens = found.tokenizer(config.task.values(samples))
+    result = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
+    task = build_task(config, result.tokenizers, result.classes)
+    samples = [result.splits["train"][index] for index in range(2)]
+    tokens = result.tokenizer(config.task.values(samples))
     names = tuple(sample.name for sample in samples)
-    output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes), names))
+    output = task(Batch.of(tokens, config.task.targets(samples, tokens, result.classes), names))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())

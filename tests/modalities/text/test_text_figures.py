@@ -40,7 +40,7 @@ def test_characters_of_a_subword_share_its_cell(tmp_path: Path) -> None:
     signs, shown = drawn(tokenizer, "the the")
     assert shown == 2
     assert [sign for sign, _ in signs] == list("the the")
-    assert [int(place) for _, place in signs] == [0, 0, 0, 1, 1, 1, 1]
+    assert [int(index) for _, index in signs] == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_what_the_font_lacks_and_what_is_no_text_is_drawn_too() -> None:

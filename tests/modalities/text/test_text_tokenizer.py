@@ -24,10 +24,10 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("subwords") / "tokenizer.json"
-    count = train_subwords(["the cat sat on the mat, the rat ran. " * 20, *TEXTS], 300, found)
+    result = tmp_path_factory.mktemp("subwords") / "tokenizer.json"
+    count = train_subwords(["the cat sat on the mat, the rat ran. " * 20, *TEXTS], 300, result)
     assert 257 < count <= 300
-    return found
+    return result
 
 
 @pytest.fixture(params=["bytes", "subwords"])
@@ -38,7 +38,7 @@ def tokenizer(request: pytest.FixtureRequest, file: Path) -> TextTokenizer:
 def test_texts_come_back_as_they_were(tokenizer: TextTokenizer) -> None:
     tokens = tokenizer(TEXTS)
     assert tokenizer.restore(tokens) == [text.encode() for text in TEXTS]
-    assert [int(own.sum()) for own in tokens.spans.split(tokenizer.num_bytes(tokens.x))] == [
+    assert [int(item.sum()) for item in tokens.spans.split(tokenizer.num_bytes(tokens.x))] == [
         len(text.encode()) for text in TEXTS
     ]
     assert int(tokens.x.max()) < tokenizer.separator < tokenizer.vocabulary
@@ -98,7 +98,7 @@ def test_a_group_that_starts_inside_a_subword_starts_with_it(file: Path) -> None
     tokens = tokenizer(["the cat"])
     pieces = [tokenizer.raw(token) for token in tokens.x.tolist()]
     assert b" cat" in pieces, pieces
-    assert tokens.boundaries["words"].tolist() == [place in (0, pieces.index(b" cat")) for place in range(len(pieces))]
+    assert tokens.boundaries["words"].tolist() == [index in (0, pieces.index(b" cat")) for index in range(len(pieces))]
 
 
 @pytest.mark.parametrize("boundary", ["spaces", "lines"])
@@ -108,8 +108,8 @@ def test_decoding_finds_the_same_starts(boundary: str, tokenizer: TextTokenizer)
         tokens = tokenizer([text])
         ids = tokens.x
         before = torch.cat([torch.tensor([-1]), ids[:-1]])
-        found = tokenizer.starts(boundary, before, ids)
-        assert found.tolist() == tokens.boundaries[boundary].tolist(), text
+        result = tokenizer.starts(boundary, before, ids)
+        assert result.tolist() == tokens.boundaries[boundary].tolist(), text
 
 
 def test_an_embedding_sees_itself_and_the_few_before_it() -> None:
@@ -122,12 +122,12 @@ def test_an_embedding_sees_itself_and_the_few_before_it() -> None:
         return embedding(Tokens(x, spans, spans.positions[:, None].float())).x
 
     base = embedded(ids)
-    for place in range(9):
+    for index in range(9):
         other = ids.clone()
-        other[place] = (other[place] + 1) % 257
+        other[index] = (other[index] + 1) % 257
         changed = (embedded(other) != base).any(-1).nonzero().flatten().tolist()
-        end = 5 if place < 5 else 9
-        assert changed == list(range(place, min(place + 3, end)))
+        end = 5 if index < 5 else 9
+        assert changed == list(range(index, min(index + 3, end)))
 
 
 @pytest.mark.parametrize(

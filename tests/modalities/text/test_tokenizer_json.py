@@ -46,8 +46,8 @@ def trained(change: Callable[[Any], object] | None = None) -> dict[str, Any]:
     )
     if change is not None:
         change(library)
-    found: dict[str, Any] = json.loads(library.to_str())
-    return found
+    result: dict[str, Any] = json.loads(library.to_str())
+    return result
 
 
 def split(pattern: str, behavior: str = "isolated", invert: bool = False) -> Callable[[Any], None]:

@@ -63,8 +63,8 @@ def film(
         marks = [round(1000 * start) for start in chapters]
         container.set_chapters(
             [
-                {"id": place, "start": start, "end": start + 1, "time_base": Fraction(1, 1000), "metadata": {}}
-                for place, start in enumerate(marks, 1)
+                {"id": index, "start": start, "end": start + 1, "time_base": Fraction(1, 1000), "metadata": {}}
+                for index, start in enumerate(marks, 1)
             ]
         )
         if rotation:
@@ -106,9 +106,9 @@ def packets(path: Path) -> list[tuple[int, int]]:
 def damaged(path: Path, number: int, **kind: object) -> Path:
     """Writes a file with one packet overwritten."""
     film(path, **kind)  # type: ignore[arg-type]
-    place, size = packets(path)[number]
+    index, size = packets(path)[number]
     raw = bytearray(path.read_bytes())
-    raw[place + 4 : place + size] = b"\xff" * (size - 4)
+    raw[index + 4 : index + size] = b"\xff" * (size - 4)
     path.write_bytes(raw)
     return path
 
@@ -148,7 +148,7 @@ def grid(root: Path, counts: Mapping[str, int], frames: int = 50) -> Path:
         said = [slot[number % len(slot)] for slot in WORDS]
         split = name.rstrip("0123456789")
         index += f"{name}\tmouth/{name}.mp4\tface/{name}.mp4\t{' '.join(said)}\t{split}\n"
-        edges = [0.0, *(0.2 + 0.28 * place for place in range(len(said) + 1)), frames / RATE]
+        edges = [0.0, *(0.2 + 0.28 * position for position in range(len(said) + 1)), frames / RATE]
         for word, start, end in zip(["sil", *said, "sil"], edges, edges[1:], strict=False):
             words += f"{name}\t{word}\t{start:.2f}\t{end:.2f}\n"
     (root / "index.tsv").write_text(index)

@@ -174,11 +174,11 @@ def copied(
     with av.open(str(source)) as read, av.open(str(path), "w", container_options=options or {}) as written:
         stream = read.streams.video[0]
         copy = written.add_stream_from_template(stream)
-        for place, packet in enumerate(read.demux(stream)):
-            if not packet.size or place < first:
+        for index, packet in enumerate(read.demux(stream)):
+            if not packet.size or index < first:
                 continue
             packet.stream = copy
-            if change is None or change(place, packet) is not False:
+            if change is None or change(index, packet) is not False:
                 written.mux(packet)
     return path
 
@@ -186,20 +186,20 @@ def copied(
 def keys(path: Path) -> list[int]:
     """Places of the packets that the container flags as key frames."""
     with av.open(str(path)) as container:
-        return [place for place, packet in enumerate(container.demux(video=0)) if packet.size and packet.is_keyframe]
+        return [index for index, packet in enumerate(container.demux(video=0)) if packet.size and packet.is_keyframe]
 
 
 def truth(path: Path) -> list[np.ndarray]:
     """All frames (H, W, 3) by PyAV's own decoding from the beginning; it goes on after errors."""
-    found: list[np.ndarray] = []
+    result: list[np.ndarray] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         for packet in container.demux(stream):
             try:
-                found += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
+                result += [frame.to_ndarray(format="rgb24") for frame in packet.decode()]
             except av.FFmpegError:
                 continue
-    return found
+    return result
 
 
 def overwritten(path: Path, at: int, data: bytes) -> Path:

@@ -114,10 +114,10 @@ def test_several_windows_are_tested_and_one_is_trained_on(clips: Path) -> None:
     config = folder(clips, sampling=dense)
     tested = config.build("test")
     windows = tested[0].value
-    assert isinstance(windows, tuple) and [len(own) for own in windows] == [4, 4, 4]
+    assert isinstance(windows, tuple) and [len(item) for item in windows] == [4, 4, 4]
     whole = folder(clips).build("test")[0].value.pixels_NCHW
-    for own, first in zip(windows, (0, 4, 8), strict=True):
-        assert torch.equal(own.pixels_NCHW, whole[first : first + 4])
+    for item, first in zip(windows, (0, 4, 8), strict=True):
+        assert torch.equal(item.pixels_NCHW, whole[first : first + 4])
     assert tuple(tested.shape(0)) == (12, 3, 48, 64)
     for one in (config.build("train"), config.plain("test")):
         assert isinstance(one[0].value, Video) and len(one[0].value) == 4 == one.shape(0)[0]
@@ -331,5 +331,5 @@ def test_files_without_pictures_are_bad_samples(clips: Path) -> None:
 def test_shape_of_pixels_is_a_setting(tmp_path: Path, square: bool, columns: int) -> None:
     (tmp_path / "train" / "one").mkdir(parents=True)
     encode(tmp_path / "train" / "one" / "a.mp4", KINDS["h264"], frames=4, aspect=Fraction(2))
-    found = folder(tmp_path, square_pixels=square).build("train")
-    assert found.shape(0) == (4, 3, 48, columns) == tuple(found[0].value.pixels_NCHW.shape)
+    result = folder(tmp_path, square_pixels=square).build("train")
+    assert result.shape(0) == (4, 3, 48, columns) == tuple(result[0].value.pixels_NCHW.shape)

@@ -59,19 +59,19 @@ def check_exact(path: Path, *, expected: int | None = None, refused: int = 0) ->
     def check(numbers: list[int], frames: DecodedFrames) -> None:
         given = [number for number in numbers if number >= refused]
         assert frames.lost == len(numbers) - len(given)
-        wrong = [number for number, own in zip(given, pictures(frames), strict=True) if (own != right[number]).any()]
+        wrong = [number for number, item in zip(given, pictures(frames), strict=True) if (item != right[number]).any()]
         assert not wrong, f"{path.name}: {wrong} of {numbers} differ"
 
     with VideoFile(path) as file:
         assert file.reader == "pyav" and len(file.index) == count
         times = file.index.times_N
         assert bool((times.diff() > 0).all()) and float(times[0]) == 0 and file.index.seconds > float(times[-1])
-        place = 0
+        index = 0
         for block in file.stream(block=13):
             size = len(block.times_N) + block.lost
-            check([*range(place, place + size)], block)
-            place += size
-        assert place == count
+            check([*range(index, index + size)], block)
+            index += size
+        assert index == count
     singles = [number for number in shuffled(count) if number >= refused]
     with VideoFile(path) as file:
         for number in singles:
@@ -111,7 +111,7 @@ def _refusal(path: Path, reader: str) -> str | None:
     try:
         with VideoFile(path, readers=[reader]) as file:
             for numbers in ([0, 1, 2], [FRAMES - 1], *([number] for number in shuffled(FRAMES)[:12]), [3, 30, 58]):
-                assert [number_of(own) for own in pictures(file.frames(numbers))] == numbers
+                assert [number_of(item) for item in pictures(file.frames(numbers))] == numbers
     except BadSample as error:
         return str(error)
     return None

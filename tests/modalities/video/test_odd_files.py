@@ -40,11 +40,11 @@ def box(path: Path, name: bytes) -> int:
 @pytest.mark.parametrize(("skipped", "kept"), [(17, None), (17, 20), (0, 20)])
 def test_edit_lists_hide_frames_at_both_ends(tmp_path: Path, kind: str, skipped: int, kept: int | None) -> None:
     path = encode(tmp_path / "a.mp4", KINDS[kind])
-    place = box(path, b"elst") + 4
-    _, begin = struct.unpack(">ii", path.read_bytes()[place : place + 8])
+    index = box(path, b"elst") + 4
+    _, begin = struct.unpack(">ii", path.read_bytes()[index : index + 8])
     # The length of a segment counts by the movie's clock, of milliseconds; its begin by the stream's.
     edit = struct.pack(">ii", 40 * (kept or FRAMES - skipped), begin + 512 * skipped)
-    check_exact(overwritten(path, place, edit), expected=kept or FRAMES - skipped)
+    check_exact(overwritten(path, index, edit), expected=kept or FRAMES - skipped)
     with VideoFile(path) as file:
         assert number_of(pictures(file.frames([0]))[0]) == skipped and file.index.missing == 0
 
@@ -52,7 +52,7 @@ def test_edit_lists_hide_frames_at_both_ends(tmp_path: Path, kind: str, skipped:
 @pytest.mark.parametrize("delay", [-5, 40])
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mov"])
 def test_streams_that_begin_before_or_after_zero(tmp_path: Path, container: str, delay: int) -> None:
-    def change(place: int, packet: Any) -> None:
+    def change(index: int, packet: Any) -> None:
         packet.pts += 512 * delay
         packet.dts += 512 * delay
 
@@ -63,7 +63,7 @@ def test_streams_that_begin_before_or_after_zero(tmp_path: Path, container: str,
 @pytest.mark.parametrize("kind", ["h264, open GOP", "mpeg4", "mpeg2, open GOP", "vp9"])
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
 def test_key_flags_of_a_container_are_not_trusted(tmp_path: Path, kind: str, container: str) -> None:
-    def flag(place: int, packet: Any) -> None:
+    def flag(index: int, packet: Any) -> None:
         packet.is_keyframe = True
 
     path = copied(encode(tmp_path / "source.mkv", KINDS[kind]), tmp_path / f"a.{container}", flag)
@@ -73,7 +73,7 @@ def test_key_flags_of_a_container_are_not_trusted(tmp_path: Path, kind: str, con
 @pytest.mark.parametrize("kind", ["h264", "hevc, open GOP", "mpeg4", "mpeg2, open GOP"])
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
 def test_timestamps_of_decoding_in_place_of_presentation(tmp_path: Path, kind: str, container: str) -> None:
-    def wrong(place: int, packet: Any) -> None:
+    def wrong(index: int, packet: Any) -> None:
         packet.dts += 2048
         packet.pts = packet.dts
 
@@ -85,8 +85,8 @@ def test_timestamps_of_decoding_in_place_of_presentation(tmp_path: Path, kind: s
 
 @pytest.mark.parametrize("kind", ["h264", "mpeg4", "vp9"])
 def test_repeated_timestamps_keep_all_frames(tmp_path: Path, kind: str) -> None:
-    def repeat(place: int, packet: Any) -> None:
-        if place % 7 == 3:
+    def repeat(index: int, packet: Any) -> None:
+        if index % 7 == 3:
             packet.pts += 40
 
     path = copied(encode(tmp_path / "source.mkv", KINDS[kind]), tmp_path / "a.mkv", repeat)
@@ -98,7 +98,7 @@ def test_frames_without_timestamps_of_presentation_in_avi_follow_those_of_decodi
     check_exact(path, expected=FRAMES)
     with VideoFile(path) as file:
         assert file.index.times_N.tolist() == pytest.approx([0.04 * number for number in range(FRAMES)])
-        assert [number_of(own) for own in pictures(file.at([0.0, 0.5, 2.0, 9.0]))] == [0, 12, 50, FRAMES - 1]
+        assert [number_of(item) for item in pictures(file.at([0.0, 0.5, 2.0, 9.0]))] == [0, 12, 50, FRAMES - 1]
 
 
 STREAMS = [("h264", "h264", None), ("hevc, open GOP", "hevc", None), ("mpeg2, open GOP", "m2v", "mpeg2video")]
@@ -130,7 +130,7 @@ def test_packed_frames_of_old_avi_files(tmp_path: Path) -> None:
     """DivX puts a frame and the one that is shown before it into one packet, and an empty one into the next."""
     source = encode(tmp_path / "source.avi", Kind("mpeg4", (), {}, 1), every=60)
     raw: list[bytes] = []
-    copied(source, tmp_path / "list.avi", lambda place, packet: raw.append(bytes(packet)))
+    copied(source, tmp_path / "list.avi", lambda index, packet: raw.append(bytes(packet)))
     head, first = raw[0].split(b"\x00\x00\x01\xb6", 1)
     data = [head + b"\x00\x00\x01\xb2DivX503b1393p\x00\x00\x01\xb6" + first]
     for anchor, between in zip(raw[1::2], raw[2::2], strict=False):
@@ -148,10 +148,10 @@ def _write_packets(source: Path, path: Path, data: list[bytes]) -> None:
     with av.open(str(source)) as read, av.open(str(path), "w") as written:
         stream = read.streams.video[0]
         copy = written.add_stream_from_template(stream)
-        for place, content in enumerate(data):
+        for index, content in enumerate(data):
             packet = av.Packet(content)
-            packet.stream, packet.dts, packet.pts = copy, place, place
-            packet.time_base, packet.is_keyframe = Fraction(1, 25), place == 0
+            packet.stream, packet.dts, packet.pts = copy, index, index
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), index == 0
             written.mux(packet)
 
 
@@ -162,20 +162,20 @@ def _write_packets(source: Path, path: Path, data: list[bytes]) -> None:
 def test_damaged_packets_do_not_show(tmp_path: Path, kind: str, seed: int) -> None:
     """What is given is what it was before the damage: nothing that refers to a broken frame is."""
     whole = encode(tmp_path / "whole.mkv", KINDS[kind])
-    right = {own.tobytes() for own in truth(whole)}
-    raw, generator, places = bytearray(whole.read_bytes()), np.random.default_rng(seed), []
-    copied(whole, tmp_path / "same.mkv", lambda place, packet: places.append((packet.pos, packet.size)))
-    for number in (generator.permutation(range(5, len(places)))[:2]).tolist():
+    right = {item.tobytes() for item in truth(whole)}
+    raw, generator, positions = bytearray(whole.read_bytes()), np.random.default_rng(seed), []
+    copied(whole, tmp_path / "same.mkv", lambda index, packet: positions.append((packet.pos, packet.size)))
+    for number in (generator.permutation(range(5, len(positions)))[:2]).tolist():
         # A block of Matroska begins with six bytes or more of its own.
-        pos, size = places[number]
+        pos, size = positions[number]
         raw[pos + 12 : pos + size] = bytes(len(raw[pos + 12 : pos + size]))
     path = tmp_path / "damaged.mkv"
     path.write_bytes(raw)
     with VideoFile(path) as file:
         blocks = file.stream(block=1)
         given = [pictures(block)[0].tobytes() if len(block.times_N) else None for block in blocks]
-    assert 10 < sum(own is not None for own in given) < FRAMES
-    assert all(own in right for own in given if own is not None)
+    assert 10 < sum(item is not None for item in given) < FRAMES
+    assert all(item in right for item in given if item is not None)
     with VideoFile(path) as file:
         for number in shuffled(len(given)):
             if given[number] is None:
@@ -190,12 +190,12 @@ def test_what_is_left_of_a_file_is_exact(tmp_path: Path, container: str) -> None
     path = encode(tmp_path / f"a.{container}", KINDS["mpeg2, open GOP"])
     raw = path.read_bytes()
     path.write_bytes(raw[: int(0.6 * len(raw))])
-    right = [own.tobytes() for own in truth(path)]
+    right = [item.tobytes() for item in truth(path)]
     with VideoFile(path) as file:
-        found = file.frames(range(len(file.index)))
+        result = file.frames(range(len(file.index)))
     # The frame that is cut off, and those that refer to it, are not given.
-    assert len(right) - 4 <= len(found.times_N) <= len(right)
-    assert {own.tobytes() for own in pictures(found)} <= set(right)
+    assert len(right) - 4 <= len(result.times_N) <= len(right)
+    assert {item.tobytes() for item in pictures(result)} <= set(right)
 
 
 MATRICES = {
@@ -227,8 +227,8 @@ def test_display_matrices(tmp_path: Path, name: str) -> None:
     a, b, c, d = MATRICES[name]
     matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     with VideoFile(overwritten(path, box(path, b"tkhd") + 36, matrix)) as file:
-        for own, raw in zip(pictures(file.frames([0, 1, 2])), stored, strict=True):
-            assert np.array_equal(own, UPRIGHT[name](raw))
+        for item, raw in zip(pictures(file.frames([0, 1, 2])), stored, strict=True):
+            assert np.array_equal(item, UPRIGHT[name](raw))
         assert file.size == UPRIGHT[name](stored[0]).shape[:2] == file.index.upright()
 
 
@@ -240,14 +240,14 @@ def test_pixels_become_square(tmp_path: Path, container: str, aspect: Fraction, 
     path = encode(tmp_path / f"a.{container}", KINDS["h264"], frames=4, aspect=aspect)
     with VideoFile(path) as file:
         assert file.size == file.index.upright() == (SIZE[0], columns)
-        found = pictures(file.frames([3]))[0]
+        result = pictures(file.frames([3]))[0]
     with VideoFile(path, square_pixels=False) as file:
         assert file.size == file.index.upright(square_pixels=False) == SIZE
         stored = pictures(file.frames([3]))[0]
     assert np.array_equal(stored, truth(path)[3])
     picture = torch.from_numpy(stored.copy()).permute(2, 0, 1)[None].float()
     wide = torch.nn.functional.interpolate(picture, (SIZE[0], columns), mode="bilinear", antialias=True)
-    assert (wide[0].permute(1, 2, 0) - torch.from_numpy(found.copy())).abs().mean() < 6
+    assert (wide[0].permute(1, 2, 0) - torch.from_numpy(result.copy())).abs().mean() < 6
     with VideoFile(path, side=24) as file:
         assert file.size == ((24, columns // 2) if columns >= 48 else (36, 24))
 

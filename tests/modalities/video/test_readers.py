@@ -25,14 +25,14 @@ def numbers(pixels_N3HW: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("reader", ALL)
-@pytest.mark.parametrize("wanted", [list(range(40)), [39, 0, 17, 17, 3], [12]], ids=["all", "random", "one"])
-def test_frames_by_number(tmp_path: Path, reader: str, wanted: list[int]) -> None:
+@pytest.mark.parametrize("expected", [list(range(40)), [39, 0, 17, 17, 3], [12]], ids=["all", "random", "one"])
+def test_frames_by_number(tmp_path: Path, reader: str, expected: list[int]) -> None:
     with VideoFile(film(tmp_path / "a.mp4"), readers=[reader]) as video:
-        found = video.frames(wanted)
+        result = video.frames(expected)
         assert video.reader == reader
-    assert numbers(found.pixels_N3HW) == wanted
-    assert found.times_N.tolist() == pytest.approx([number / 25 for number in wanted])
-    assert found.lost == 0
+    assert numbers(result.pixels_N3HW) == expected
+    assert result.times_N.tolist() == pytest.approx([number / 25 for number in expected])
+    assert result.lost == 0
 
 
 def test_readers_give_the_same_pixels(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_readers_give_the_same_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reader", ALL)
 def test_calls_in_any_order_agree(tmp_path: Path, reader: str) -> None:
     with VideoFile(film(tmp_path / "a.mp4", every=7), readers=[reader]) as video:
-        for wanted in ([30, 31], [2], [3, 4, 20], [39], [0]):
-            assert numbers(video.frames(wanted).pixels_N3HW) == wanted
+        for expected in ([30, 31], [2], [3, 4, 20], [39], [0]):
+            assert numbers(video.frames(expected).pixels_N3HW) == expected
 
 
 @pytest.mark.parametrize("reader", ALL)
@@ -53,8 +53,8 @@ def test_variable_rates_go_by_time(tmp_path: Path, reader: str) -> None:
     times = [0.04 * number if number < 20 else 0.8 + 0.1 * (number - 20) for number in range(40)]
     with VideoFile(film(tmp_path / "a.mp4", times=times), readers=[reader]) as video:
         assert video.index.seconds == pytest.approx(2.8, abs=0.07)
-        found = video.at([0.0, 0.05, 0.41, 0.79, 0.8, 0.95, 2.75, 99.0])
-    assert numbers(found.pixels_N3HW) == [0, 1, 10, 19, 20, 21, 39, 39]
+        result = video.at([0.0, 0.05, 0.41, 0.79, 0.8, 0.95, 2.75, 99.0])
+    assert numbers(result.pixels_N3HW) == [0, 1, 10, 19, 20, 21, 39, 39]
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -64,9 +64,9 @@ def test_turned_frames_come_upright(tmp_path: Path, degrees: int) -> None:
         assert video.reader == "pyav" and video.size == tuple(pixels.shape[1:])
     assert pixels.shape == ((3, 64, 48) if degrees != 180 else (3, 48, 64))
     # The mark at the top left moves against the clock.
-    place = {90: (-3, 3), 180: (-3, -3), 270: (3, -3)}[degrees]
+    position = {90: (-3, 3), 180: (-3, -3), 270: (3, -3)}[degrees]
     red = pixels[0] - pixels[1]
-    assert red[place] > 200 and int((red > 200).sum()) < 12 * 16 + 40
+    assert red[position] > 200 and int((red > 200).sum()) < 12 * 16 + 40
 
 
 @pytest.mark.parametrize("reader", ALL)
@@ -96,19 +96,19 @@ def test_frames_are_scaled_as_they_are_decoded(tmp_path: Path, reader: str) -> N
 )
 def test_containers_codecs_and_sizes(tmp_path: Path, name: str, kind: dict[str, Any], reader: str) -> None:
     with VideoFile(film(tmp_path / name, **kind), readers=["decord", "pyav"]) as video:
-        found = video.frames(range(len(video.index)))
+        result = video.frames(range(len(video.index)))
         assert video.reader == reader
         assert video.index.sound == kind.get("sound", False)
         assert video.index.rate == pytest.approx(kind.get("rate", 25), rel=0.05)
-    assert len(found.pixels_N3HW) == kind.get("frames", 40)
+    assert len(result.pixels_N3HW) == kind.get("frames", 40)
 
 
 def test_frames_without_times_are_counted(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mkv", 10, times=[0.0] * 10, codec="ffv1", pixels="bgr0")
     with VideoFile(path) as video:
-        found = video.frames([7, 2])
+        result = video.frames([7, 2])
         assert video.reader == "pyav"
-    assert numbers(found.pixels_N3HW) == [7, 2] and found.times_N.tolist() == pytest.approx([7 / 25, 2 / 25])
+    assert numbers(result.pixels_N3HW) == [7, 2] and result.times_N.tolist() == pytest.approx([7 / 25, 2 / 25])
 
 
 def test_broken_frames_and_those_that_refer_to_them_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_broken_frames_and_those_that_refer_to_them_are_left_out_and_counted(tmp
     # Frame 14 is stored before packet 12; frame 20 is the next key frame.
     whole = [*range(11), 14, *range(20, 40)]
     with VideoFile(path) as video:
-        found = video.frames(range(40))
+        result = video.frames(range(40))
         assert video.reader == "pyav"
-    assert found.lost == 8 and numbers(found.pixels_N3HW) == whole
+    assert result.lost == 8 and numbers(result.pixels_N3HW) == whole
     with VideoFile(path) as video:
         for number in (15, 39, 19, 11, 12, 3):
             if number in whole:
@@ -131,9 +131,9 @@ def test_broken_frames_and_those_that_refer_to_them_are_left_out_and_counted(tmp
 def test_what_is_left_of_a_cut_file_is_used(tmp_path: Path) -> None:
     path = cut(tmp_path / "a.mp4", 0.7, every=5, options={"movflags": "faststart"})
     with VideoFile(path) as video:
-        found = video.frames(range(len(video.index)))
+        result = video.frames(range(len(video.index)))
         assert video.index.promised == 40 and video.index.missing == 40 - len(video.index) > 0
-    assert 0 < len(found.times_N) < 40
+    assert 0 < len(result.times_N) < 40
 
 
 def test_streams_equal_the_whole_and_need_no_more_than_a_block(tmp_path: Path) -> None:

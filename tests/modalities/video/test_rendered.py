@@ -50,12 +50,12 @@ def test_slow_transitions_are_slow_and_centred(kind: str) -> None:
 def test_things_move_where_the_action_says(action: str, axis: int, sign: int) -> None:
     picture = frames(Edit((Shot(action, 2.0),), (), (), 11))
     still = np.median(picture, 0)
-    places = []
+    positions = []
     for frame in (picture[2], picture[-3]):
         weight = np.abs(frame - still).sum(-1)
         weight[weight < 30] = 0
-        places.append((weight.sum(1 - axis) * np.arange(SIZE[axis])).sum() / weight.sum())
-    assert sign * (places[1] - places[0]) > 4
+        positions.append((weight.sum(1 - axis) * np.arange(SIZE[axis])).sum() / weight.sum())
+    assert sign * (positions[1] - positions[0]) > 4
 
 
 def test_things_turn_against_the_clock_to_the_left() -> None:

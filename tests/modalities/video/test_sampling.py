@@ -16,10 +16,10 @@ from hrt_modalities.video.sampling import AllFrames, DenseSampling, KeyFrames, U
 
 
 def index(times: list[float], seconds: float, keys: tuple[int, ...] = (0,)) -> FrameIndex:
-    found = torch.tensor(times, dtype=torch.float64)
+    result = torch.tensor(times, dtype=torch.float64)
     none = np.zeros(0, np.int32)
-    plan = SeekPlan(np.arange(len(found)), none, none, none, np.zeros((0, 2), np.int64), predicted=True)
-    return FrameIndex(64, 48, Orientation(), 1.0, False, "h264", "mov", found, keys, seconds, plan, None, 0, False)
+    plan = SeekPlan(np.arange(len(result)), none, none, none, np.zeros((0, 2), np.int64), predicted=True)
+    return FrameIndex(64, 48, Orientation(), 1.0, False, "h264", "mov", result, keys, seconds, plan, None, 0, False)
 
 
 STEADY = index([0.04 * number for number in range(50)], 2.0, (0, 12, 24, 36, 48))
@@ -52,10 +52,10 @@ def test_dense_windows_lie_anywhere_in_training_and_in_the_middle_elsewhere() ->
 def test_windows_lie_from_beginning_to_end() -> None:
     three = DenseSampling(type="dense", frames=8, rate=25, windows=3)
     windows = three.spread(STEADY, 0.0, 2.0)
-    assert [own.numbers[0] for own in windows] == [0, 21, 42] and {len(own.numbers) for own in windows} == {8}
+    assert [item.numbers[0] for item in windows] == [0, 21, 42] and {len(item.numbers) for item in windows} == {8}
     assert windows[1] == three.choose(STEADY, 0.0, 2.0, random=False)
     short = three.spread(STEADY, 0.4, 0.6)
-    assert {own.numbers for own in short} == {(10, 11, 12, 13, 14)}
+    assert {item.numbers for item in short} == {(10, 11, 12, 13, 14)}
     one = DenseSampling(type="dense", frames=8, rate=25)
     assert one.spread(STEADY, 0.0, 2.0) == [one.choose(STEADY, 0.0, 2.0, random=False)]
 
@@ -65,7 +65,7 @@ def test_uniform_takes_one_of_each_piece() -> None:
     assert uniform.choose(STEADY, 0.0, 2.0, random=False).numbers == (5, 15, 25, 35, 45)
     for _ in range(20):
         numbers = uniform.choose(STEADY, 0.0, 2.0, random=True).numbers
-        assert all(10 * place <= number < 10 * place + 10 for place, number in enumerate(numbers))
+        assert all(10 * position <= number < 10 * position + 10 for position, number in enumerate(numbers))
     assert len(uniform.choose(index([0.0], 0.04), 0.0, 0.04, random=True).numbers) == 5
 
 

@@ -94,8 +94,8 @@ def test_positions_go_by_time_and_not_by_count() -> None:
     slow, fast = Video.of(pixels, 12.5), Video.of(pixels, 50.0)
     uneven = Video(pixels, torch.tensor([0.0, 0.04, 0.2, 1.0], dtype=torch.float64), 1.04)
     tokens = tokenizer(tube=1)([slow, fast, uneven])
-    places = [part[:, 0].tolist() for part in tokens.spans.split(tokens.coords_TC)]
-    assert places == [pytest.approx([0, 2, 4, 6]), pytest.approx([0, 0.5, 1, 1.5]), pytest.approx([0, 1, 5, 25])]
+    positions = [part[:, 0].tolist() for part in tokens.spans.split(tokens.coords_TC)]
+    assert positions == [pytest.approx([0, 2, 4, 6]), pytest.approx([0, 0.5, 1, 1.5]), pytest.approx([0, 1, 5, 25])]
 
 
 def test_positions_across_the_picture_can_be_the_same_at_every_resolution() -> None:
@@ -137,8 +137,8 @@ def test_frames_together(blocks: tuple[Sizes, ...], grid: Sizes, unit: int) -> N
 
     def whole(size: int) -> bool:
         runs = [steps[first : first + size * area].unique() for first in range(0, len(steps), size * area)]
-        wanted = [torch.arange(first, min(first + size, grid[0])) for first in range(0, grid[0], size)]
-        return all(torch.equal(run, own) for run, own in zip(runs, wanted, strict=True))
+        expected = [torch.arange(first, min(first + size, grid[0])) for first in range(0, grid[0], size)]
+        return all(torch.equal(run, item) for run, item in zip(runs, expected, strict=True))
 
     assert whole(unit) and not any(whole(size) for size in range(1, unit))
 
@@ -169,8 +169,8 @@ def test_stems_treat_each_video_as_if_it_were_alone(stem: dict[str, Any]) -> Non
     embedding = video.embedding(16)
     values = videos()
     together = embedding(video(values)).split()
-    for value, own in zip(values, together, strict=True):
-        assert torch.allclose(embedding(video([value])).x, own, atol=1e-5)
+    for value, item in zip(values, together, strict=True):
+        assert torch.allclose(embedding(video([value])).x, item, atol=1e-5)
 
 
 def test_half_of_the_channels_gate_the_others() -> None:
@@ -202,10 +202,10 @@ def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool, distan
     features = embedding.convolutions(torch.cat(around, 1))
     expected = embedding.project(features.permute(0, 2, 3, 1).flatten(0, 2))
     weights = list(embedding.parameters())
-    found = embedding(tokens).x
-    assert torch.allclose(found, expected, atol=1e-4)
+    result = embedding(tokens).x
+    assert torch.allclose(result, expected, atol=1e-4)
     probe = torch.randn_like(expected)
-    ours = torch.autograd.grad((found * probe).sum(), weights)
+    ours = torch.autograd.grad((result * probe).sum(), weights)
     theirs = torch.autograd.grad((expected * probe).sum(), weights)
     assert all(torch.allclose(own, other, rtol=1e-3, atol=1e-3) for own, other in zip(ours, theirs, strict=True))
 
@@ -284,9 +284,9 @@ def test_intermediates_are_maps_in_space_and_time() -> None:
     assert isinstance(maps, list)
     assert [tuple(one.shape) for one in maps] == [(2, 24, 4, 4, 6), (2, 32, 2, 2, 3)]
     # A cell of the map is the token at its coordinates.
-    place = 17
-    step, row, column = tokens.coords_TC[place].long().tolist()
-    assert torch.equal(maps[0][0, :, step, row, column], model(embedded)["tubes"].x[place])
+    index = 17
+    step, row, column = tokens.coords_TC[index].long().tolist()
+    assert torch.equal(maps[0][0, :, step, row, column], model(embedded)["tubes"].x[index])
 
 
 BAD: list[tuple[Any, str]] = [

@@ -50,14 +50,14 @@ def test_tubes_are_hidden_at_all_times(unit: str, ratio: float) -> None:
     assert tokens.grids is not None
     seen = set()
     parts = zip(tokens.spans.split(hidden), tokens.spans.split(tokens.coords_TC), tokens.grids, strict=True)
-    for own, coords, (_, rows, columns) in parts:
+    for item, coords, (_, rows, columns) in parts:
         size = 2 if unit == "areas" else 1
-        places = {(int(row) // size, int(column) // size) for _, row, column in coords[own].tolist()}
-        same = [(int(row) // size, int(column) // size) in places for _, row, column in coords.tolist()]
-        assert own.tolist() == same
+        positions = {(int(row) // size, int(column) // size) for _, row, column in coords[item].tolist()}
+        same = [(int(row) // size, int(column) // size) in positions for _, row, column in coords.tolist()]
+        assert item.tolist() == same
         every = -(-rows // size) * -(-columns // size)
-        assert len(places) == min(max(1, round(every * ratio)), max(1, every - 1))
-        seen.add(frozenset(places))
+        assert len(positions) == min(max(1, round(every * ratio)), max(1, every - 1))
+        seen.add(frozenset(positions))
     assert not torch.equal(task.hidden(tokens), hidden)
     assert task(Batch.of(tokens)).loss.isfinite()
 

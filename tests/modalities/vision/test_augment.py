@@ -60,16 +60,16 @@ def test_transforms_follow_the_seed_and_stay_bytes(options: dict[str, Any], chan
 def test_transforms_change_the_image(options: dict[str, Any]) -> None:
     transform = build(options)
     value = image()
-    found = [transform(value) for _ in range(10)]
-    assert any(one.shape != value.shape or not torch.equal(one, value) for one in found)
+    result = [transform(value) for _ in range(10)]
+    assert any(one.shape != value.shape or not torch.equal(one, value) for one in result)
 
 
 @pytest.mark.parametrize("options", ALL, ids=lambda options: options["type"])
 def test_transforms_take_sixteen_bit_images(options: dict[str, Any]) -> None:
-    found = build(options)(torch.rand(1, 8, 12))
-    assert found.dtype == torch.float32
-    assert float(found.min()) >= 0
-    assert float(found.max()) <= 1.001
+    result = build(options)(torch.rand(1, 8, 12))
+    assert result.dtype == torch.float32
+    assert float(result.min()) >= 0
+    assert float(result.max()) <= 1.001
 
 
 def test_crop_keeps_the_size_of_each_image() -> None:
@@ -82,8 +82,8 @@ def test_crop_moves_the_image_within_its_padding() -> None:
     transform = build({"type": "crop", "padding": 1, "fill": 0.1})
     value = torch.zeros(1, 3, 3, dtype=torch.uint8)
     value[0, 1, 1] = 255
-    places = {tuple((transform(value)[0] == 255).nonzero()[0].tolist()) for _ in range(300)}
-    assert places == {(row, column) for row in range(3) for column in range(3)}
+    positions = {tuple((transform(value)[0] == 255).nonzero()[0].tolist()) for _ in range(300)}
+    assert positions == {(row, column) for row in range(3) for column in range(3)}
 
 
 @pytest.mark.parametrize(

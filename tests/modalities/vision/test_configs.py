@@ -55,11 +55,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml", ["train.batch_size=8"])
-    found = build_data(config, ["train", "val", "test"])
-    task = build_task(config, found.tokenizers, found.classes)
-    samples = [found.splits["train"][index] for index in range(8)]
-    tokens = found.tokenizer([sample.value for sample in samples])
-    output = task(Batch.of(tokens, config.task.targets(samples, tokens, found.classes)))
+    result = build_data(config, ["train", "val", "test"])
+    task = build_task(config, result.tokenizers, result.classes)
+    samples = [result.splits["train"][index] for index in range(8)]
+    tokens = result.tokenizer([sample.value for sample in samples])
+    output = task(Batch.of(tokens, config.task.targets(samples, tokens, result.classes)))
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
 
@@ -70,8 +70,10 @@ def test_the_flat_mnist_is_the_control_of_the_hierarchy(data: Path) -> None:
     assert (flat.data, flat.optim, flat.train) == (mnist.data, mnist.optim, mnist.train)
     sizes = []
     for config in (mnist, flat):
-        found = build_data(config, ["train"])
-        sizes.append(sum(weight.numel() for weight in build_task(config, found.tokenizers, found.classes).parameters()))
+        result = build_data(config, ["train"])
+        sizes.append(
+            sum(weight.numel() for weight in build_task(config, result.tokenizers, result.classes).parameters())
+        )
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01), "stem and head included"
 
 

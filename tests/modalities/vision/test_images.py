@@ -36,15 +36,15 @@ def noise(height: int, width: int, channels: int) -> np.ndarray:
 
 def test_rgb_keeps_every_pixel(tmp_path: Path) -> None:
     pixels = noise(5, 7, 3)
-    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
-    assert found.dtype == torch.uint8
-    assert torch.equal(found, torch.from_numpy(pixels).permute(2, 0, 1))
+    result = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_grey_has_one_channel(tmp_path: Path) -> None:
     pixels = noise(4, 3, 1)[..., 0]
-    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
-    assert torch.equal(found, torch.from_numpy(pixels)[None])
+    result = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert torch.equal(result, torch.from_numpy(pixels)[None])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
@@ -57,31 +57,31 @@ def test_palette_is_looked_up(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 150, 100])
     image.putpixel((1, 0), 1)
-    found = read_image(saved(tmp_path, image), "image")
-    assert found[:, 0].T.tolist() == [[10, 20, 30], [200, 150, 100]]
+    result = read_image(saved(tmp_path, image), "image")
+    assert result[:, 0].T.tolist() == [[10, 20, 30], [200, 150, 100]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_lies_over_white(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (2, 1), (0,) * len(mode))
     image.putpixel((1, 0), (0,) * (len(mode) - 1) + (255,))
-    found = read_image(saved(tmp_path, image), "image")
-    assert found.shape == (3 if mode == "RGBA" else 1, 1, 2)
-    assert found[:, 0].T.tolist() == [[255] * len(found), [0] * len(found)]
+    result = read_image(saved(tmp_path, image), "image")
+    assert result.shape == (3 if mode == "RGBA" else 1, 1, 2)
+    assert result[:, 0].T.tolist() == [[255] * len(result), [0] * len(result)]
 
 
 def test_transparent_palette_lies_over_white(tmp_path: Path) -> None:
     image = Image.new("P", (1, 1))
     image.putpalette([10, 20, 30])
-    found = read_image(saved(tmp_path, image, transparency=0), "image")
-    assert found.flatten().tolist() == [255, 255, 255]
+    result = read_image(saved(tmp_path, image, transparency=0), "image")
+    assert result.flatten().tolist() == [255, 255, 255]
 
 
 def test_sixteen_bits_keep_their_precision(tmp_path: Path) -> None:
     pixels = np.array([[0, 1, 257, 65535]], dtype=np.uint16)
-    found = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
-    assert found.dtype == torch.float32
-    assert torch.allclose(found * 65535, torch.tensor([[[0.0, 1.0, 257.0, 65535.0]]]))
+    result = read_image(saved(tmp_path, Image.fromarray(pixels)), "image")
+    assert result.dtype == torch.float32
+    assert torch.allclose(result * 65535, torch.tensor([[[0.0, 1.0, 257.0, 65535.0]]]))
 
 
 def test_sixteen_bits_where_zero_is_white(tmp_path: Path) -> None:
@@ -94,15 +94,15 @@ def test_twelve_bits_are_scaled_to_white(tmp_path: Path) -> None:
     path = tmp_path / "image.tiff"
     # Two pixels, 4095 and 1365, in three bytes.
     path.write_bytes(tiff(b"\xff\xf5\x55", {256: 2, 257: 1, 258: 12}))
-    found = read_image(path, "image")
-    assert image_shape(path, "image") == found.shape == (1, 1, 2)
-    assert found.flatten().tolist() == pytest.approx([1.0, 1 / 3])
+    result = read_image(path, "image")
+    assert image_shape(path, "image") == result.shape == (1, 1, 2)
+    assert result.flatten().tolist() == pytest.approx([1.0, 1 / 3])
 
 
 def test_transparent_grey_of_sixteen_bits_lies_over_white(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[513, 13107]], dtype=np.uint16))
-    found = read_image(saved(tmp_path, image, transparency=513), "image")
-    assert found.flatten().tolist() == pytest.approx([1.0, 0.2])
+    result = read_image(saved(tmp_path, image, transparency=513), "image")
+    assert result.flatten().tolist() == pytest.approx([1.0, 0.2])
 
 
 @pytest.mark.parametrize(("bits", "kind", "why"), [(8, 2, "signed"), (16, 2, "signed"), (32, 1, "32 bits")])
@@ -194,8 +194,8 @@ def test_flipped_bytes_are_bad_samples_or_images(tmp_path: Path) -> None:
     rejected = 0
     for _ in range(200):
         broken = bytearray(content)
-        for place in generator.integers(0, len(content), 4):
-            broken[place] = generator.integers(0, 256)
+        for index in generator.integers(0, len(content), 4):
+            broken[index] = generator.integers(0, 256)
         path.write_bytes(broken)
         try:
             read_image(path, "broken")
@@ -297,11 +297,11 @@ def test_the_shape_of_turned_images_is_that_of_their_pixels(tmp_path: Path, name
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, :12] = 255  # the left half, as it is stored
     path = saved(tmp_path, Image.fromarray(pixels), name, exif=exif, quality=95)
-    found = read_image(path, name)
-    assert image_shape(path, name) == tuple(found.shape) == ((3, 8, 24) if orientation < 5 else (3, 24, 8))
+    result = read_image(path, name)
+    assert image_shape(path, name) == tuple(result.shape) == ((3, 8, 24) if orientation < 5 else (3, 24, 8))
     first = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
     halves = {
-        "left": found[:, :, :4], "right": found[:, :, -4:], "top": found[:, :4], "bottom": found[:, -4:],
+        "left": result[:, :, :4], "right": result[:, :, -4:], "top": result[:, :4], "bottom": result[:, -4:],
     }  # fmt: skip
     assert halves[first].float().mean() > 230
 
@@ -329,7 +329,7 @@ def test_around_the_first_frame_of_a_gif_is_white(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[6:10] = (12).to_bytes(2, "little") + (9).to_bytes(2, "little")  # the canvas; the frame stays as it is
     path.write_bytes(raw)
-    found = read_image(path, "x.gif")
-    assert found.shape == (3, 9, 12) == image_shape(path, "x.gif")
-    assert found[:, :6, :8].permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [[200, 0, 0]]
-    assert (found[:, 6:] == 255).all() and (found[:, :, 8:] == 255).all()
+    result = read_image(path, "x.gif")
+    assert result.shape == (3, 9, 12) == image_shape(path, "x.gif")
+    assert result[:, :6, :8].permute(1, 2, 0).reshape(-1, 3).unique(dim=0).tolist() == [[200, 0, 0]]
+    assert (result[:, 6:] == 255).all() and (result[:, :, 8:] == 255).all()

@@ -32,13 +32,13 @@ def write(folder: Path, rows: Rows, form: str = "csv") -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    found = []
+    result = []
     for index, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
         path = folder / "pixels" / f"{index}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (3, 2), index).save(path)
-        found.append({"path": f"pixels/{index}.png", "label": ("cat", "dog")[index % 2], "split": split})
-    return found
+        result.append({"path": f"pixels/{index}.png", "label": ("cat", "dog")[index % 2], "split": split})
+    return result
 
 
 def manifest(file: Path, split: str = "train", **options: Any) -> ImageFiles:

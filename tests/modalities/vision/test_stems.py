@@ -38,8 +38,8 @@ def test_a_packed_batch_equals_its_images_one_by_one(stem: dict[str, object]) ->
     images, tokens = mixed(vision)
     packed = embed(tokens)
     assert packed.x.shape == (tokens.spans.total, 16)
-    for image, own in zip(images, packed.split(), strict=True):
-        assert torch.allclose(own, embed(vision([image])).x, atol=1e-5)
+    for image, item in zip(images, packed.split(), strict=True):
+        assert torch.allclose(item, embed(vision([image])).x, atol=1e-5)
 
 
 @pytest.mark.parametrize("stem", STEMS, ids=IDS)

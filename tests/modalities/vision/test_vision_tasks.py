@@ -33,8 +33,8 @@ def model(pool: str = "mean", **options: Any) -> HierarchyConfig:
 
 
 def vision(config: HierarchyConfig, **options: Any) -> VisionTokenizer:
-    found = VisionConfig.model_validate({"type": "vision", "patch": 2, **options})
-    return found.build(config)
+    result = VisionConfig.model_validate({"type": "vision", "patch": 2, **options})
+    return result.build(config)
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:
@@ -126,8 +126,8 @@ def test_digits_are_reconstructed_and_the_encoder_handed_on() -> None:
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     up = model("conv")
     fine = ClassificationConfig(type="classification").build(up, tokenizer, tuple("0123456789"))
-    wanted = {name for name in fine.state_dict() if name.startswith("encoder.")}
-    found = {name: value for name, value in masked.state_dict().items() if name in wanted}
-    assert found.keys() == wanted
-    fine.load_state_dict(found, strict=False)
+    expected = {name for name in fine.state_dict() if name.startswith("encoder.")}
+    result = {name: value for name, value in masked.state_dict().items() if name in expected}
+    assert result.keys() == expected
+    fine.load_state_dict(result, strict=False)
     assert sum(train(fine, tokenizer, 30, 5e-3)[-5:]) / 5 < 2

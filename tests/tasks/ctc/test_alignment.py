@@ -21,9 +21,9 @@ def test_it_is_the_best_of_all_paths(symbols: list[int]) -> None:
     log_probs = steps(6, 2)
     paths = [path for path in product(range(3), repeat=6) if collapsed(path, 2) == symbols]
     best = max(paths, key=lambda path: sum(float(log_probs[n, k]) for n, k in enumerate(path)))
-    found = forced_alignment(log_probs, symbols)
+    result = forced_alignment(log_probs, symbols)
     said = [2] * 6
-    for placed in found:
+    for placed in result:
         said[placed.first : placed.last + 1] = [placed.symbol] * (placed.last - placed.first + 1)
         own = log_probs[placed.first : placed.last + 1, placed.symbol]
         assert placed.log_prob == pytest.approx(float(own.mean()), rel=1e-5)
@@ -57,8 +57,8 @@ def test_what_is_no_number_is_told() -> None:
 
 
 def test_hundreds_of_symbols() -> None:
-    symbols = [place % 3 for place in range(200)]
+    symbols = [index % 3 for index in range(200)]
     scores = torch.full((400, 4), -9.0)
     scores[torch.arange(400), torch.tensor(symbols).repeat_interleave(2)] = 0.0
     placed = forced_alignment(scores, symbols)
-    assert [(one.first, one.last) for one in placed] == [(2 * place, 2 * place + 1) for place in range(200)]
+    assert [(one.first, one.last) for one in placed] == [(2 * index, 2 * index + 1) for index in range(200)]

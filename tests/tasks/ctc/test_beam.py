@@ -24,20 +24,20 @@ def steps(count: int, symbols: int, sharp: float = 2.0) -> Tensor:
 def all_labellings(log_probs_NK: Tensor) -> dict[tuple[int, ...], float]:
     """The log-probability of whatever can be said, by adding up every path."""
     count, width = log_probs_NK.shape
-    found: dict[tuple[int, ...], float] = {}
+    result: dict[tuple[int, ...], float] = {}
     for path in product(range(width), repeat=count):
         score = math.exp(sum(float(log_probs_NK[n, k]) for n, k in enumerate(path)))
         said = tuple(collapsed(path, width - 1))
-        found[said] = found.get(said, 0.0) + score
-    return {said: math.log(score) for said, score in found.items()}
+        result[said] = result.get(said, 0.0) + score
+    return {said: math.log(score) for said, score in result.items()}
 
 
 @pytest.mark.parametrize(("path", "said"), [("", ""), ("---", ""), ("aab", "ab"), ("a-ab", "aab"), ("-a--bb-", "ab")])
 def test_runs_are_one_symbol_and_blanks_part_them(path: str, said: str) -> None:
-    places = ["ab-".index(sign) for sign in path]
-    assert collapsed(places, 2) == ["ab".index(sign) for sign in said]
-    log_probs = 9 * torch.nn.functional.one_hot(torch.tensor(places, dtype=torch.int64), 3).float().log_softmax(-1)
-    assert greedy(log_probs) == collapsed(places, 2)
+    positions = ["ab-".index(sign) for sign in path]
+    assert collapsed(positions, 2) == ["ab".index(sign) for sign in said]
+    log_probs = 9 * torch.nn.functional.one_hot(torch.tensor(positions, dtype=torch.int64), 3).float().log_softmax(-1)
+    assert greedy(log_probs) == collapsed(positions, 2)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -46,18 +46,18 @@ def test_a_wide_beam_finds_the_likeliest_of_all(seed: int) -> None:
     log_probs = steps(6, 2)
     scores = all_labellings(log_probs)
     best = max(scores, key=lambda said: scores[said])
-    found = beam_search(log_probs, EVERYTHING)
-    assert found.symbols == best
-    assert found.log_prob == pytest.approx(scores[best])
+    result = beam_search(log_probs, EVERYTHING)
+    assert result.symbols == best
+    assert result.log_prob == pytest.approx(scores[best])
 
 
 def test_it_sees_what_greedy_decoding_does_not() -> None:
     """Graves' example: each step's likeliest is the blank, but all ways to say the symbol are likelier together."""
     log_probs = torch.tensor([[0.4, 0.6], [0.4, 0.6]]).log()
     assert greedy(log_probs) == []
-    found = beam_search(log_probs, 4)
-    assert found.symbols == (0,)
-    assert found.log_prob == pytest.approx(math.log(0.64))
+    result = beam_search(log_probs, 4)
+    assert result.symbols == (0,)
+    assert result.log_prob == pytest.approx(math.log(0.64))
 
 
 def test_a_narrow_beam_is_never_better_than_a_wide_one() -> None:
@@ -83,13 +83,13 @@ def test_a_lexicon_finds_the_likeliest_of_its_texts(words: list[tuple[str, tuple
     torch.manual_seed(seed)
     log_probs = steps(6, 2)
     scores = all_labellings(log_probs)
-    texts = {tuple(symbol for _, own in text for symbol in own) for text in texts_of(words, 6)}
+    texts = {tuple(symbol for _, item in text for symbol in item) for text in texts_of(words, 6)}
     best = max(texts & set(scores), key=lambda said: scores[said])
-    found = beam_search(log_probs, EVERYTHING, Lexicon(words))
-    assert found.symbols == best
-    assert found.log_prob == pytest.approx(scores[best])
+    result = beam_search(log_probs, EVERYTHING, Lexicon(words))
+    assert result.symbols == best
+    assert result.log_prob == pytest.approx(scores[best])
     spelled = {tuple(word for word, _ in text) for text in texts_of(words, 6) if _joined(text) == best}
-    assert found.words in spelled
+    assert result.words in spelled
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -99,13 +99,13 @@ def test_a_space_parts_words(seed: int) -> None:
     log_probs = steps(6, 3)
     scores = all_labellings(log_probs)
     texts = {
-        tuple(symbol for place, (_, own) in enumerate(text) for symbol in (*((2,) if place else ()), *own))
+        tuple(symbol for index, (_, item) in enumerate(text) for symbol in (*((2,) if index else ()), *item))
         for text in texts_of(words, 6)
     }
     best = max(texts & set(scores), key=lambda said: scores[said])
-    found = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2))
-    assert found.symbols == best
-    assert " ".join(found.words) == "".join("ab "[symbol] for symbol in best)
+    result = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2))
+    assert result.symbols == best
+    assert " ".join(result.words) == "".join("ab "[symbol] for symbol in best)
 
 
 def texts_of(words: list[tuple[str, tuple[int, ...]]], most: int) -> Iterable[tuple[tuple[str, tuple[int, ...]], ...]]:
@@ -116,7 +116,7 @@ def texts_of(words: list[tuple[str, tuple[int, ...]]], most: int) -> Iterable[tu
 
 
 def _joined(text: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int, ...]:
-    return tuple(symbol for _, own in text for symbol in own)
+    return tuple(symbol for _, item in text for symbol in item)
 
 
 def test_a_word_score_chooses_fewer_words() -> None:
@@ -124,9 +124,9 @@ def test_a_word_score_chooses_fewer_words() -> None:
     words = [("ab", (0, 1)), ("a", (0,)), ("c", (2,))]
     log_probs = torch.tensor([[0.9, 0.05, 0.04, 0.01], [0.01, 0.4, 0.58, 0.01]]).log()
     assert beam_search(log_probs, 8, Lexicon(words)).words == ("a", "c")
-    found = beam_search(log_probs, 8, Lexicon(words), word_score=-1.0)
-    assert found.words == ("ab",)
-    assert found.log_prob == pytest.approx(math.log(0.36))
+    result = beam_search(log_probs, 8, Lexicon(words), word_score=-1.0)
+    assert result.words == ("ab",)
+    assert result.log_prob == pytest.approx(math.log(0.36))
     with pytest.raises(ValueError, match="there is none"):
         BeamConfig(type="beam", word_score=-1)
 
@@ -141,13 +141,13 @@ def test_a_language_model_finds_the_best_of_all_texts(seed: int) -> None:
     heard = all_labellings(log_probs)
     scores = {}
     for text in texts_of(words, 6):
-        symbols = tuple(symbol for place, (_, own) in enumerate(text) for symbol in (*((2,) if place else ()), *own))
+        symbols = tuple(symbol for index, (_, item) in enumerate(text) for symbol in (*((2,) if index else ()), *item))
         names = tuple(word for word, _ in text)
         if symbols in heard:
-            follows = sum(language.log_prob(word, names[:place]) for place, word in enumerate((*names, "</s>")))
+            follows = sum(language.log_prob(word, names[:index]) for index, word in enumerate((*names, "</s>")))
             scores[names] = heard[symbols] - 0.5 * len(names) + 0.8 * follows
-    found = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2), -0.5, language, 0.8)
-    assert found.words == max(scores, key=lambda names: scores[names])
+    result = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2), -0.5, language, 0.8)
+    assert result.words == max(scores, key=lambda names: scores[names])
 
 
 def test_a_language_model_tells_words_that_sound_alike() -> None:
@@ -163,8 +163,8 @@ def test_an_open_word_at_the_end_is_left_out() -> None:
     """All is certain, and what is said ends in the middle of a word."""
     said = [0, 1, 0]
     log_probs = torch.full((3, 3), -math.inf).scatter(1, torch.tensor(said)[:, None], 0.0)
-    found = beam_search(log_probs, 4, Lexicon([("ab", (0, 1))]))
-    assert (found.symbols, found.words) == ((0, 1), ("ab",))
+    result = beam_search(log_probs, 4, Lexicon([("ab", (0, 1))]))
+    assert (result.symbols, result.words) == ((0, 1), ("ab",))
 
 
 def test_steps_may_come_in_chunks() -> None:

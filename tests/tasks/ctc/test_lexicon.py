@@ -20,7 +20,7 @@ def read(tmp_path: Path, content: str | bytes, symbols: list[str], unit: str = "
     path = tmp_path / "words.txt"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     lexicon = Lexicon.read(path, symbols, unit)
-    return {word: [" ".join(symbols[own] for own in way) for way in ways] for word, ways in lexicon.spellings.items()}
+    return {word: [" ".join(symbols[item] for item in way) for way in ways] for word, ways in lexicon.spellings.items()}
 
 
 CMU = ";;; # CMUdict\n;;;\n'BIN  B IH1 N\nBIN  B IH1 N\nBIN(1)  B IH0 N\nbot B AA1 T # foreign, spelled\nF(X)  T\n"
@@ -92,7 +92,7 @@ PARTS = st.sampled_from(
 @given(st.lists(st.one_of(PARTS, st.text(max_size=3)), max_size=12).map("".join))
 def test_any_text_is_a_lexicon_or_refused(tmp_path: Path, text: str) -> None:
     try:
-        found = read(tmp_path, text.encode("utf-8", "surrogatepass"), PHONEMES)
+        result = read(tmp_path, text.encode("utf-8", "surrogatepass"), PHONEMES)
     except UserError:
         return
-    assert found and all(way.split() for ways in found.values() for way in ways)
+    assert result and all(way.split() for ways in result.values() for way in ways)

@@ -21,9 +21,9 @@ def places(found: list[KeywordMatch]) -> list[tuple[int, int]]:
 
 
 def test_a_symbol_is_found_wherever_it_is_said() -> None:
-    found = spot(said("--aab-a-c"), [0])
-    assert places(found) == [(2, 3), (6, 6)]
-    assert all(spotted.score == pytest.approx(1) for spotted in found)
+    result = spot(said("--aab-a-c"), [0])
+    assert places(result) == [(2, 3), (6, 6)]
+    assert all(spotted.score == pytest.approx(1) for spotted in result)
 
 
 def test_symbols_are_found_in_their_order() -> None:
@@ -38,8 +38,8 @@ def test_two_alike_need_a_blank_between() -> None:
 
 def test_doubt_lowers_the_score() -> None:
     log_probs = torch.tensor([[0.3, 0.1, 0.6], [0.1, 0.8, 0.1]]).log()
-    (found,) = spot(log_probs, [0], 0.2)
-    assert found.score == pytest.approx(0.5)
+    (result,) = spot(log_probs, [0], 0.2)
+    assert result.score == pytest.approx(0.5)
     (both,) = spot(log_probs, [0, 1], 0.2)
     assert both.score == pytest.approx(math.sqrt(0.5))
     assert spot(log_probs, [0]) == []
@@ -56,8 +56,8 @@ def test_the_best_is_that_of_all_ways(keyword: list[int]) -> None:
             for path in product(range(3), repeat=length):
                 if path[0] != 2 and path[-1] != 2 and [k for k, _ in groupby(path) if k != 2] == keyword:
                     best = max(best, sum(float(ratios[first + n, k]) for n, k in enumerate(path)))
-    found = spot(log_probs, keyword, 1e-9)
-    assert max(spotted.score for spotted in found) == pytest.approx(math.exp(best / len(keyword)), rel=1e-4)
+    result = spot(log_probs, keyword, 1e-9)
+    assert max(spotted.score for spotted in result) == pytest.approx(math.exp(best / len(keyword)), rel=1e-4)
 
 
 def test_nothing_is_found_in_no_steps() -> None:

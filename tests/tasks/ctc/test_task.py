@@ -41,7 +41,7 @@ def labelled(
     model: HierarchyConfig | None = None,
 ) -> Batch:
     samples = [
-        Sample(value, label, f"s{place}") for place, (value, label) in enumerate(zip(values, labels, strict=True))
+        Sample(value, label, f"s{index}") for index, (value, label) in enumerate(zip(values, labels, strict=True))
     ]
     tokens = rows(values)
     return Batch.of(tokens, (task or config()).targets(samples, tokens, SYMBOLS, model), tuple(s.name for s in samples))
@@ -62,18 +62,18 @@ def test_loss_and_gradient_are_those_of_all_paths(hierarchy: Make, rows: Tokeniz
     ]
     batch = labelled(rows, values, [["a", "b"], ["c"], ["a", "a", "b"], []])
     output = task(batch)
-    (found,) = torch.autograd.grad(output.loss, task.head.weight)
+    (result,) = torch.autograd.grad(output.loss, task.head.weight)
     steps = task.scores(task.encoder(batch.tokens))
     assert batch.target is not None
     nats = [
-        _over_all_paths(log_probs, [place for place in row if place >= 0])
+        _over_all_paths(log_probs, [index for index in row if index >= 0])
         for log_probs, row in zip(steps.spans.split(steps.x_ND), batch.target.tolist(), strict=True)
     ]
     loss = torch.stack(nats).sum() / (2 + 1 + 3 + 1)
     (expected,) = torch.autograd.grad(loss, task.head.weight)
     assert torch.allclose(output.loss, loss, rtol=1e-6)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert found.abs().max() > 1e-3
+    assert torch.allclose(result, expected, atol=1e-6)
+    assert result.abs().max() > 1e-3
 
 
 def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> None:
@@ -90,7 +90,7 @@ def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> Non
     assert not torch.allclose(task.prior.usual_K.float(), usual_K), "it counts from the next step on"
     with torch.no_grad():
         task.prior.usual_K.copy_(usual_K)
-    (found,) = torch.autograd.grad(output.loss, task.head.weight)
+    (result,) = torch.autograd.grad(output.loss, task.head.weight)
     steps = task.scores(task.encoder(batch.tokens))
     scores = task.without_prior(steps.x_ND)
     assert torch.allclose(scores, steps.x_ND - 0.4 * usual_K.log(), atol=1e-6)
@@ -98,7 +98,7 @@ def test_a_prior_is_taken_off_all_paths(hierarchy: Make, rows: Tokenizer) -> Non
     loss = (_over_all_paths(parts[0], [0, 1]) + _over_all_paths(parts[1], [])) / 3
     (expected,) = torch.autograd.grad(loss, task.head.weight)
     assert torch.allclose(output.loss, loss, rtol=1e-5)
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(result, expected, atol=1e-5)
 
 
 def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, rows: Tokenizer) -> None:
@@ -385,8 +385,8 @@ class Clips(Tokenizer):
     def __call__(self, values: Sequence[Any]) -> Tokens:
         orders = [nested_order(tuple(value.shape[:3]), self.blocks) for value in values]
         x = [value.flatten(0, 2)[order] for value, order in zip(values, orders, strict=True)]
-        places = [torch.cartesian_prod(*map(torch.arange, value.shape[:3])).float() for value in values]
-        coords = torch.cat([place[order] for place, order in zip(places, orders, strict=True)])
+        positions = [torch.cartesian_prod(*map(torch.arange, value.shape[:3])).float() for value in values]
+        coords = torch.cat([index[order] for index, order in zip(positions, orders, strict=True)])
         grids = tuple(tuple(value.shape[:3]) for value in values)
         return Tokens(torch.cat(x), Spans.from_lengths([len(part) for part in x]), coords, grids)
 
@@ -448,9 +448,9 @@ def test_it_learns_what_is_said_without_times(hierarchy: Make, rows: Tokenizer) 
 def _sentences(rows: Tokenizer, count: int, heard: bool) -> Batch:
     values, labels = [], []
     for length in torch.randint(1, 5, (count,)).tolist():
-        places = torch.randint(0, 3, (length,)).tolist()
-        labels.append([SYMBOLS[place] for place in places])
-        said = "".join("--" + SYMBOLS[place] * int(torch.randint(3, 7, ())) for place in places) + "--"
+        positions = torch.randint(0, 3, (length,)).tolist()
+        labels.append([SYMBOLS[index] for index in positions])
+        said = "".join("--" + SYMBOLS[index] * int(torch.randint(3, 7, ())) for index in positions) + "--"
         values.append(_spoken(said) + 0.1 * torch.randn(len(said), 4))
         if not heard:
             values[-1] = torch.randn_like(values[-1])

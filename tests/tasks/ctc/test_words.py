@@ -15,14 +15,14 @@ def test_runs_are_those_of_greedy_decoding(size: int) -> None:
     scores = (3 * torch.randn(50, 4, generator=generator)).log_softmax(-1)
     first = np.arange(50) * 2
     stream = GreedyStream("abc", 0.5)
-    found: list[TimeSpan] = []
+    result: list[TimeSpan] = []
     for at in range(0, 50, size):
         chunk = slice(at, at + size)
-        found += stream.feed(scores[chunk], first[chunk], first[chunk] + 2)
-    found += stream.flush()
-    assert [one.label for one in found] == ["abc"[place] for place in greedy(scores)]
+        result += stream.feed(scores[chunk], first[chunk], first[chunk] + 2)
+    result += stream.flush()
+    assert [one.label for one in result] == ["abc"[index] for index in greedy(scores)]
     path = scores.argmax(-1).tolist()
-    for one in found:
+    for one in result:
         steps = range(int(one.start), int(one.end))
         assert {path[step] for step in steps} == {"abc".index(one.label)}
         assert one.score == pytest.approx(float(scores[list(steps)].amax(-1).mean().exp()))
@@ -42,7 +42,7 @@ def test_a_symbol_is_given_once_another_step_has_ended_it() -> None:
 def test_characters_spell_words() -> None:
     spelled = WordJoiner()
     letters = [TimeSpan(at, at + 0.5, letter, 0.5 + at / 8) for at, letter in enumerate("no  so")]
-    found = [word for letter in letters for word in spelled.feed([letter])]
-    assert found == [TimeSpan(0, 1.5, "no", 0.5625)]
+    result = [word for letter in letters for word in spelled.feed([letter])]
+    assert result == [TimeSpan(0, 1.5, "no", 0.5625)]
     assert spelled.flush() == [TimeSpan(4, 5.5, "so", 1.0625)]
     assert spelled.flush() == []

@@ -36,15 +36,15 @@ def head(kind: dict[str, Any]) -> FusionHead:
 
 def streams(lengths: dict[str, list[int]], seed: int = 0) -> dict[str, TowerStream]:
     """Tokens of each tower and sample; the same for a sample whatever else is in the batch."""
-    found = {}
-    for place, (tower, own) in enumerate(lengths.items()):
+    result = {}
+    for index, (tower, item) in enumerate(lengths.items()):
         rows = []
-        for sample, length in enumerate(own):
-            generator = torch.Generator().manual_seed(100 * seed + 10 * sample + place)
+        for sample, length in enumerate(item):
+            generator = torch.Generator().manual_seed(100 * seed + 10 * sample + index)
             rows.append(torch.randn(length, DIM, generator=generator, dtype=torch.float64))
-        spans = Spans.from_lengths(own)
-        found[tower] = TowerStream(torch.cat(rows), spans, spans.positions.double() if tower != "text" else None)
-    return found
+        spans = Spans.from_lengths(item)
+        result[tower] = TowerStream(torch.cat(rows), spans, spans.positions.double() if tower != "text" else None)
+    return result
 
 
 WHOLE = {"sound": [5, 0, 3, 2], "video": [2, 4, 0, 1], "text": [3, 1, 2, 0]}
@@ -57,7 +57,7 @@ def test_partitions_lie_side_by_side_and_come_apart_again() -> None:
     assert side.samples.lengths.tolist() == [10, 5, 5, 3]
     split = [stream.samples.split(stream.x) for stream in parts.values()]
     for sample, rows in enumerate(side.samples.split(laid)):
-        assert torch.equal(rows, torch.cat([own[sample] for own in split]))
+        assert torch.equal(rows, torch.cat([item[sample] for item in split]))
     for stream, back in zip(parts.values(), side.part(laid), strict=True):
         assert torch.equal(stream.x, back)
 
@@ -116,7 +116,7 @@ def test_the_joint_sequence_is_the_blocks_over_each_sample_s_tokens() -> None:
     fusion = head(KINDS[4])
     assert isinstance(fusion, Joint)
     parts = streams({"sound": [5], "video": [2], "text": [3]})
-    x = torch.cat([stream.x + own for stream, own in zip(parts.values(), fusion.tower_ND, strict=True)])
+    x = torch.cat([stream.x + item for stream, item in zip(parts.values(), fusion.tower_ND, strict=True)])
     rope = fusion.rope(torch.cat([stream.coords() for stream in parts.values()]))
     one = Spans.from_lengths([10])
     for block in fusion.blocks:
