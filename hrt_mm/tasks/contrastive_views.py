@@ -22,6 +22,7 @@ from ..core.linear import InitLinear
 from ..core.pyramid import Pyramid
 from ..core.segments import segment_mean
 from ..core.spans import Spans
+from .max_sim import max_sim
 from .pieces import Pieces
 from .ranks import gathered
 
@@ -32,9 +33,10 @@ class LevelPair(Component):
     levels: Annotated[dict[str, str], Field(min_length=2)]
     """By tower, the level. Towers that are named together find one another's pieces: each has one vector for all."""
     align: Literal["pooled", "soft", "given"] = "pooled"
-    """``pooled`` compares the levels' means. ``soft`` compares tokens: each of one side with the most similar one of
-    the other, and the mean of those (arXiv 2111.07783). ``given`` compares pieces, such as words, whose places in both
-    the data knows: the mean of the tokens in each with those of all others."""
+    """``pooled`` compares the levels' means. ``soft`` is MaxSim, the score of late interaction: for each token of one
+    side the best product with a token of the other, and the mean of those (arXiv 2004.12832, 2111.07783). ``given``
+    compares pieces, such as words, whose positions in both the data knows: the mean of the tokens in each with those of
+    all others."""
     pieces: str | None = None
     """Of ``given``, which of the data's pieces: ``words``."""
     weight: PositiveFloat = 1.0
@@ -138,13 +140,9 @@ class Vectors:
 
     def similarity(self, others: Vectors, *, soft: bool) -> Tensor:
         """(N, M) similarities of samples: of their vectors, or the mean over tokens of the best on the other side."""
-        similarity_TU = self.x.float() @ others.x.float().T
         if not soft:
-            return similarity_TU
-        index_TU = others.samples.ids.expand_as(similarity_TU)
-        best_TM = similarity_TU.new_full((len(similarity_TU), len(others.samples)), -1.0)
-        best_TM = best_TM.scatter_reduce(1, index_TU, similarity_TU, "amax", include_self=False)
-        return segment_mean(best_TM, self.samples)
+            return self.x.float() @ others.x.float().T
+        return max_sim(self.x, self.samples, others.x, others.samples)
 
 
 class ViewHeads(nn.Module):
