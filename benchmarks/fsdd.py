@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.data.files import Home
 from hrt_modalities.audio import AudioConfig
 from hrt_modalities.audio.recordings import Recordings
 from hrt_modalities.corpora.fsdd import FsddConfig
@@ -114,7 +115,7 @@ def neighbours(root: Path, fold: str) -> float:
     config = FsddConfig(type="fsdd", root=root, leave_out=None if fold == OFFICIAL else fold)
     train, val, test = (config.build(split) for split in ("train", "val", "test"))
     assert isinstance(train, Recordings) and isinstance(val, Recordings) and isinstance(test, Recordings)
-    return nearest_accuracy(Recordings(root, [*train.items, *val.items], train.classes), test)
+    return nearest_accuracy(Recordings(Home(root), [*train.items, *val.items], train.classes), test)
 
 
 def run(options: argparse.Namespace) -> Result:

@@ -26,23 +26,20 @@ class Component(BaseModel):
     """New names of renamed keys, by their old names. Entries are kept for one release."""
     deprecated_types: ClassVar[Mapping[str, str]] = {}
     """New values of ``type``, by their old values; likewise."""
-    is_union_member: ClassVar[bool] = False
-    """Whether the component is in a discriminated union, whose members cannot be wrapped: former names are then read in
-    YAML, overrides and saved configurations, but not in Python."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
-        if (cls.deprecated_keys or cls.deprecated_types) and not cls.is_union_member:
+        if cls.deprecated_keys or cls.deprecated_types:
             model: Any = handler.resolve_ref_schema(schema)
             while model["type"] != "model":  # under its validators
                 model = model["schema"]
-            # Python input alone: a function would turn JSON into Python objects, and strict validation takes lists for
-            # tuples in JSON but not in Python. What is read as JSON has its keys renamed already.
+            # Python input is validated in lax mode, and renamed here. YAML is renamed before, and validated as strict
+            # JSON; behind a function it would count as Python input, where a list is no tuple in strict mode.
             fields = model["schema"]
             rename = {"type": "no-info", "function": cls._rename_deprecated_keys}
             renamed = {"type": "function-before", "function": rename, "schema": fields}
-            model["schema"] = {"type": "json-or-python", "json_schema": fields, "python_schema": renamed}
+            model["schema"] = {"type": "lax-or-strict", "lax_schema": renamed, "strict_schema": fields}
         return schema
 
     @classmethod

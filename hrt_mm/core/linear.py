@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,26 @@ Init = Callable[[Tensor], Any]
 """An initializer that fills a tensor in place, such as those of ``torch.nn.init``."""
 
 
-class InitLinear(nn.Linear):
+class _Initialized(nn.Module):
+    """A module that fills its weight with ``init`` and, if it has a bias, zeroes it."""
+
+    weight: Tensor
+    init: Init | None = None
+
+    def reset_parameters(self) -> None:
+        """Reinitializes the parameters."""
+        super().reset_parameters()  # type: ignore[misc]  # of the layer of torch.nn that the subclass also inherits
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initializes the parameters."""
+        if self.init is not None:  # the layers of torch.nn call reset_parameters before it is set
+            self.init(self.weight)
+            if (bias := getattr(self, "bias", None)) is not None:
+                nn.init.zeros_(bias)
+
+
+class InitLinear(_Initialized, nn.Linear):
     """A linear map with a given weight initializer and, if it has a bias, a zero bias.
 
     Args:
@@ -23,28 +43,14 @@ class InitLinear(nn.Linear):
             order of random draws matters.
     """
 
-    init: Init | None = None
-
     def __init__(self, width: int, outputs: int, init: Init, *, bias: bool = False, now: bool = True) -> None:
         super().__init__(width, outputs, bias=bias)
         self.init = init
         if now:
             self.init_weights()
 
-    def reset_parameters(self) -> None:
-        """Reinitializes the weight and the bias."""
-        super().reset_parameters()
-        self.init_weights()
 
-    def init_weights(self) -> None:
-        """Initializes the weight and the bias."""
-        if self.init is not None:  # nn.Linear calls reset_parameters before it is set
-            self.init(self.weight)
-            if self.bias is not None:
-                nn.init.zeros_(self.bias)
-
-
-class InitEmbedding(nn.Embedding):
+class InitEmbedding(_Initialized, nn.Embedding):
     """An embedding table with normally distributed vectors of a given standard deviation.
 
     Args:
@@ -54,20 +60,8 @@ class InitEmbedding(nn.Embedding):
         now: as in :class:`InitLinear`.
     """
 
-    std: float | None = None
-
     def __init__(self, count: int, width: int, std: float, *, now: bool = True) -> None:
         super().__init__(count, width)
-        self.std = std
+        self.init = partial(nn.init.normal_, std=std)
         if now:
             self.init_weights()
-
-    def reset_parameters(self) -> None:
-        """Reinitializes the vectors."""
-        super().reset_parameters()
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Initializes the vectors."""
-        if self.std is not None:  # nn.Embedding calls reset_parameters before it is set
-            nn.init.normal_(self.weight, std=self.std)

@@ -16,6 +16,8 @@ from hrt_mm.train.checkpoint import Checkpoint, CheckpointError
 from hrt_mm.train.identity import check_same_run
 from hrt_mm.train.resolved import resolved_yaml
 from hrt_mm.train.run_config import RunConfig
+from hrt_modalities.corpora.edited import EditedConfig
+from hrt_modalities.video.folders import VideoManifestConfig
 
 RUN = """
 modality: {{type: text}}
@@ -183,3 +185,10 @@ train: {steps: 1, batch_size: 1}
     data = config.data.model_dump()
     assert data["offset_column"] == "from" and data["end_column"] == "to" and data["duration_column"] is None
     assert len(warnings_of(caplog)) == 1 and "use offset_column" in warnings_of(caplog)[0]
+    with pytest.warns(FutureWarning, match="VideoManifestConfig.begin_column is deprecated; use offset_column"):
+        table = VideoManifestConfig(type="video_manifest", file="list.csv", begin_column="from")  # type: ignore[arg-type, call-arg]
+    assert table.offset_column == "from"
+    footage = {"type": "video_manifest", "file": "list.csv", "begin_column": "from"}
+    with pytest.warns(FutureWarning, match="use offset_column"):
+        edited = EditedConfig.model_validate({"type": "edited_video", "footage": footage})
+    assert isinstance(edited.footage, VideoManifestConfig) and edited.footage.offset_column == "from"

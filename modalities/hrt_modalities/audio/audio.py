@@ -154,23 +154,31 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
         )
 
 
-def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: str) -> None:
-    """Checks where groups start.
+def check_starts(
+    starts: Sequence[float], seconds: float, boundary: str, name: str, *, what: str = "sound", slack: float = SLACK
+) -> None:
+    """Checks the start times of groups.
+
+    Args:
+        starts: in seconds.
+        seconds: duration of the sample.
+        boundary: the name of the groups, for messages.
+        name: of the sample, for messages.
+        what: what the sample is, for messages.
+        slack: seconds by which the last time may exceed the duration.
 
     Raises:
-        BadSample: the times are not ascending, negative, or past the end of the sound.
+        BadSample: the times are not ascending, negative, or past the end of the sample.
     """
     for index, start in enumerate(starts):
         if not start >= 0:
             raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {index}); times are 0 or later")
     for first, second in pairwise(starts):
         if second < first:
-            raise BadSample(
-                name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the alignment"
-            )
-    if len(starts) and starts[-1] > seconds + SLACK:
+            raise BadSample(name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the times")
+    if len(starts) and starts[-1] > seconds + slack:
         raise BadSample(
             name,
-            f"boundary {boundary!r} starts at {starts[-1]:.4f} s, but the sound lasts {seconds:.4f} s; is this the "
-            "alignment of another file?",
+            f"boundary {boundary!r} starts at {starts[-1]:.4f} s, but the {what} lasts {seconds:.4f} s; are these the "
+            "times of another file?",
         )

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
-from hrt_mm.core.errors import BadSample, printable
-from hrt_mm.data.dataset import Dataset
+from hrt_mm.core.errors import BadSample
 from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division
-from ..common.media import MediaConfig
+from ..common.media import FileDataset, MediaConfig
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain
@@ -59,39 +58,29 @@ class Recording:
         return f"{self.name}@{self.offset:g}s" if self.offset or self.duration is not None else self.name
 
 
-class Recordings(Dataset):
+class Recordings(FileDataset[Recording]):
     """Sounds that are read when they are asked for, each no further than its part.
 
-    A label that is a sequence (words, phonemes, characters) is a list of strings; ``classes`` are then what stands in
-    those of the training split.
-
     Args:
-        root: the folder that names start at.
+        home: the folder that names start at.
         items: the sounds.
         classes: names of the classes, or ``None`` where labels are texts or absent.
-        follow_links: read links that lead out of ``root``.
         transform: augmentation.
         trim_db: cut off the ends that are so much quieter than the loudest part.
     """
 
     def __init__(
         self,
-        root: Path,
+        home: Home,
         items: Sequence[Recording],
         classes: tuple[str, ...] | None,
-        follow_links: bool = False,
         transform: Transform | None = None,
         trim_db: float | None = None,
     ) -> None:
-        self.root, self.items, self.follow_links = root, items, follow_links
+        super().__init__(home, items, classes)
         self.transform, self.trim_db = transform, trim_db
-        self.classes: tuple[str, ...] | None = classes
-        self.home = Home(root, follow_links)
         self.longest_s: float | None = None
         """Seconds of the longest sound that is read; see :meth:`limit`."""
-
-    def __len__(self) -> int:
-        return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
         """A sound with its label.
@@ -118,16 +107,7 @@ class Recordings(Dataset):
             audio = trimmed(audio, self.trim_db)
         if self.transform is not None:
             audio = self.transform(audio)
-        return Sample(audio, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
-
-    def name(self, index: int) -> str:
-        """The file, and where the part begins if it is one."""
-        return printable(self.items[index].title)
-
-    def class_of(self, index: int) -> str | None:
-        """The sound's class, where its label is one."""
-        target = self.items[index].target
-        return target if isinstance(target, str) and self.classes is not None else None
+        return self.sample(index, audio)
 
     def limit(self, tokenizer: Tokenizer) -> None:
         """Reads no more of a sound than shows that it is longer than ``modality.max_seconds``."""
@@ -191,21 +171,11 @@ class RecordingsConfig(MediaConfig):
         self,
         split: str,
         root: Path,
-        recordings: Mapping[str, Sequence[Recording]] | Division[Recording],
+        items: Mapping[str, Sequence[Recording]] | Division[Recording],
         *,
         texts: bool = False,
     ) -> Recordings:
-        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
-
-        Args:
-            split: which one.
-            root: the folder that names start at.
-            recordings: the items of all splits.
-            texts: whether targets that are strings are texts, not classes.
-
-        Raises:
-            ConfigError: the split or train is empty, or the split has a class that train has not.
-        """
-        items, classes = self.items(split, root, recordings, texts=texts)
+        """The sounds of a split."""
+        chosen, classes = self.items(split, root, items, texts=texts)
         transform = chain(self.augment) if split == "train" else None
-        return Recordings(root, items, classes, self.follow_links, transform, self.trim_db)
+        return Recordings(Home(root, self.follow_links), chosen, classes, transform, self.trim_db)

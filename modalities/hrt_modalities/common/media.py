@@ -1,16 +1,26 @@
-"""What datasets of sound and video files share: splits of items, their classes, and folders with a folder a class."""
+"""What datasets of files share: items and their splits, reading on demand, folders with a folder a class, tables."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+from pydantic import model_validator
+
+from hrt_mm.core.errors import printable
+from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.files import Home
+from hrt_mm.data.sample import Sample
 from hrt_mm.data.splits import Member, Splits
 
 from .division import Division, Traits, file_member
 from .folders import Layout, labelled_files
+from .splits import check_split
 from .splitting import SplitConfig, ValSplitConfig
+from .tables import SPAN_KEYS, Paths, Row, SpanColumns
 
 Target = str | tuple[str | None, ...] | None
 """A class or a text, or a sequence of words, symbols or classes of parts; ``None`` in it is a part without a label."""
@@ -23,10 +33,70 @@ class MediaItem(Protocol):
     def name(self) -> str: ...
 
     @property
+    def title(self) -> str: ...
+
+    @property
     def target(self) -> Target: ...
+
+    @property
+    def group(self) -> str | None: ...
 
 
 AnyItem = TypeVar("AnyItem", bound=MediaItem)
+
+
+@dataclass(frozen=True)
+class FileItem:
+    """A whole file.
+
+    Args:
+        name: its path from the dataset's folder, with ``/``.
+        target: its class, where it has one.
+        group: items of a group stay in one split.
+    """
+
+    name: str
+    target: str | None = None
+    group: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name of the file."""
+        return self.name
+
+
+class FileDataset(Dataset, Generic[AnyItem]):
+    """Samples that are read from files when they are asked for.
+
+    A label that is a sequence (words, phonemes, characters) is a list of strings; ``classes`` are then the elements of
+    those of the training split.
+
+    Args:
+        home: the folder that names start at.
+        items: the files, or parts of them.
+        classes: names of the classes, or ``None`` where labels are texts or absent.
+    """
+
+    def __init__(self, home: Home, items: Sequence[AnyItem], classes: tuple[str, ...] | None) -> None:
+        self.home, self.root, self.items = home, home.root, items
+        self.classes: tuple[str, ...] | None = classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        """The file, and where the part begins if it is one."""
+        return printable(self.items[index].title)
+
+    def class_of(self, index: int) -> str | None:
+        """The sample's class, where its label is one."""
+        target = self.items[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
+    def sample(self, index: int, value: Any) -> Sample:
+        """A value with the label and the name of its item."""
+        item = self.items[index]
+        return Sample(value, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
 
 
 class MediaConfig(ValSplitConfig):
@@ -66,28 +136,26 @@ class MediaConfig(ValSplitConfig):
         items = division.pick(split, self.what, checked)
         return items, None if texts else classes_of(division.splits["train"])
 
+    def dataset(
+        self, split: str, root: Path, items: Mapping[str, Sequence[Any]] | Division[Any], *, texts: bool = False
+    ) -> Dataset:
+        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
+
+        Args:
+            split: which one.
+            root: the folder that names start at.
+            items: the items of all splits.
+            texts: whether targets that are strings are texts, not classes.
+
+        Raises:
+            ConfigError: the split or train is empty, the split has a class that train has not, or the labels do not
+                fit how files are read.
+        """
+        raise NotImplementedError(type(self))
+
 
 class UnsplitConfig(SplitConfig, MediaConfig):
     """Datasets whose data may have no splits at all."""
-
-    def by_folders(
-        self, root: Path, suffixes: Collection[str], make: Callable[[str, str], AnyItem], layout: Layout = "auto"
-    ) -> Division[AnyItem]:
-        """The splits of a folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/*.
-
-        Args:
-            root: the folder.
-            suffixes: how files end.
-            make: an item of its name and class.
-            layout: whether the first folders are splits or classes.
-
-        Raises:
-            ConfigError: the folder is missing or empty, or is laid out in another way.
-        """
-        labelled = labelled_files(root, suffixes, self.what, layout=layout, follow_links=self.follow_links)
-        splits = {name: [make(*file) for file in files] for name, files in labelled.splits.items()}
-        made_by = f"by the folders of {root}" if labelled.own else None
-        return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {root}")
 
     def listed_from(self, root: Path, division: Division[AnyItem]) -> Splits:
         """What is in each split.
@@ -98,9 +166,138 @@ class UnsplitConfig(SplitConfig, MediaConfig):
         """
 
         def member(item: AnyItem, traits: Traits) -> Member:
-            return file_member(root, getattr(item, "title", item.name), traits)
+            return file_member(root, item.title, traits)
 
         return division.listed(member, None if self.follow_links else root)
+
+
+class FolderConfig(UnsplitConfig):
+    """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed."""
+
+    file_suffixes: ClassVar[Collection[str]]
+    """Suffixes of the files that are read."""
+    item: ClassVar[type[Any]]
+    """The class of items, made from a name and a class."""
+
+    root: Path
+    """The folder."""
+    layout: Layout = "auto"
+    """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
+    by their names, and refuses what could be both."""
+
+    def build(self, split: str) -> Dataset:
+        """The files of a split.
+
+        Raises:
+            ConfigError: the folder is missing or empty, a class has no file, a class is not in train, or folders could
+                be splits as well as classes.
+        """
+        check_split(split)
+        return self.dataset(split, self.root, self._division())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.root, self._division())
+
+    def _division(self) -> Division[Any]:
+        labelled = labelled_files(
+            self.root, self.file_suffixes, self.what, layout=self.layout, follow_links=self.follow_links
+        )
+        splits = {name: [self.item(*file) for file in files] for name, files in labelled.splits.items()}
+        made_by = f"by the folders of {self.root}" if labelled.own else None
+        return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {self.root}")
+
+
+class TableConfig(UnsplitConfig):
+    """A table with one row per sample: CSV or TSV with a header, or JSONL, by its suffix."""
+
+    file: Path
+    """The table. Its paths are relative to ``root`` and must stay inside it."""
+    root: Path | None = None
+    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
+    others are refused: the table is not trusted."""
+    label_column: str | None = "label"
+    """Column of the label; null for samples without labels."""
+    split_column: str | None = "split"
+    """Column of the split: train, val or test, or other common names of these in any case (training, validation, dev,
+    testing); null to split by class and seed."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        label = getattr(self, "label", "class")
+        if self.label_column is None and label != "class":
+            raise ValueError(f"label: {label} has no effect without label_column; set it")
+        return self
+
+    @property
+    def home(self) -> Path:
+        """The folder that paths in the table start at."""
+        return self.root or self.file.parent
+
+
+class ManifestConfig(TableConfig):
+    """A table with one row per file or part of a file."""
+
+    column_keys: ClassVar[tuple[str, ...]] = ("path_column", "label_column", "split_column")
+    """The keys that name a column."""
+
+    path_column: str = "path"
+    """Column of the file's path."""
+
+    def build(self, split: str) -> Dataset:
+        """The files of a split.
+
+        Raises:
+            ConfigError: the file is missing or no table, a column or value is missing or is not what it should be, a
+                path leads out of the folder, or a class is not in train; names the row.
+        """
+        check_split(split)
+        return self.dataset(split, self.home, self._division(), texts=self._has_texts())
+
+    def splits(self) -> Splits:
+        """What is in each split."""
+        return self.listed_from(self.home, self._division())
+
+    def _has_texts(self) -> bool:
+        return getattr(self, "label", "class") == "text"
+
+    def _division(self) -> Division[Any]:
+        columns: list[str] = []
+        for value in (getattr(self, key) for key in self.column_keys):
+            columns += value if isinstance(value, tuple) else [value] if value is not None else []
+        items = self.items_of_rows(self.file, self.root, columns, self.column_keys, self.item_of_row)
+        traits = traits_of(texts=self._has_texts())
+        return self.divide(items, traits, made_by=self.by_column(), where=f"data.file {self.file}")
+
+    @abstractmethod
+    def item_of_row(self, row: Row, location: str, paths: Paths) -> Any:
+        """The item of a row.
+
+        Args:
+            row: of the table.
+            location: the table and the line.
+            paths: the paths that the table may name.
+
+        Raises:
+            ConfigError: a value is not what it should be; names the row.
+        """
+        raise NotImplementedError(type(self))
+
+
+class TimedManifestConfig(ManifestConfig, SpanColumns):
+    """A table of files that have a duration, or of parts of them."""
+
+    column_keys = (*ManifestConfig.column_keys, *SPAN_KEYS, "alignment_column")
+
+    label: str = "class"
+    """Kind of the label."""
+    alignment_column: str | None = None
+    """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
+    name; times count from the beginning of the file."""
+
+    def alignment_of(self, row: Row, location: str, paths: Paths) -> str | None:
+        """The path of a row's alignment, if it has one."""
+        return paths.of(row, self.alignment_column, location) if self.alignment_column else None
 
 
 def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
@@ -113,7 +310,7 @@ def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
     def traits(item: MediaItem) -> Traits:
         target = item.target
         label = target if isinstance(target, str) and not texts else None
-        return Traits(item.name, label, getattr(item, "group", None))
+        return Traits(item.name, label, item.group)
 
     return traits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from hrt_mm.data.dataset import DatasetConfig
 from .division import Division, Item, Traits, group_by_side, trainable, units_of, without
 from .splits import SPLITS, Part, hash_split
 from .stratification import assign_folds, assign_splits
-from .tables import Row, SplitColumn, label_of
+from .tables import Paths, Row, SplitColumn, label_of, read_rows
 
 
 class Folds(Component):
@@ -162,6 +163,36 @@ class SplitConfig(ValSplitConfig):
         """
         fold = self.folds.column if self.folds is not None else None
         return sides.of(row, location) if fold is None else str(label_of(row, fold, location))
+
+    def items_of_rows(
+        self,
+        file: Path,
+        root: Path | None,
+        columns: Sequence[str],
+        keys: Sequence[str],
+        item: Callable[[Row, str, Paths], Item],
+    ) -> dict[str, list[Item]]:
+        """The items of a table's rows by split.
+
+        Args:
+            file: the table.
+            root: the folder that its paths start at; the folder of the table when ``None``.
+            columns: what each row must have a value in, beside the columns of groups and folds.
+            keys: the settings that name columns, for messages.
+            item: makes an item of a row, of the table with the line for messages, and of the paths that may be named.
+
+        Raises:
+            ConfigError: the table is missing or broken, or a value is missing or is not what it should be.
+        """
+        split_column = getattr(self, "split_column", None)
+        items: dict[str, list[Item]] = {}
+        paths, sides = Paths(file, root), SplitColumn(split_column, str(file))
+        named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
+        for number, row in read_rows(file, [*columns, *self.split_columns()], named, split_column=split_column):
+            location = f"{file}:{number}"
+            made = item(row, location, paths)
+            items.setdefault(self.side_of(row, location, sides), []).append(made)
+        return items
 
     def by_column(self) -> str | None:
         """What the splits of a table are by, where it has its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,6 +125,28 @@ class SpanColumns(Component):
         if self.duration_column is not None and self.end_column is not None:
             raise ValueError("duration_column and end_column both tell where a part ends; give one of them")
         return self
+
+    def span(
+        self, row: Row, location: str, seconds: Callable[[Row, str | None, str], float | None] | None = None
+    ) -> tuple[float, float | None, float | None]:
+        """Offset, duration and end of the part that a row stands for, in seconds; ``None`` for the end of the file.
+
+        Args:
+            row: of the table.
+            location: the table and the line.
+            seconds: reads a cell; :func:`seconds_of` when absent.
+
+        Raises:
+            ConfigError: a cell is no number.
+        """
+        offset, duration, end = (
+            (seconds or seconds_of)(row, column, location)
+            for column in (self.offset_column, self.duration_column, self.end_column)
+        )
+        offset = offset or 0.0
+        if end is not None:
+            return offset, end - offset, end
+        return offset, duration, None if duration is None else offset + duration
 
     def span_columns(self) -> tuple[str, ...]:
         """The columns that are set."""

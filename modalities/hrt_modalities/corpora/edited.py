@@ -58,7 +58,9 @@ class EditedConfig(EditsConfig):
 
     def material(self, split: str) -> Clips:
         """The footage of a split."""
-        return self.footage.build(split)
+        footage = self.footage.build(split)
+        assert isinstance(footage, Clips)
+        return footage
 
     def source(self) -> str:
         """The footage's settings."""

@@ -136,7 +136,7 @@ class DigitStrings(Dataset):
         self.config, self.split, self.label = config, split, label
         self.transform = transform if split == "train" else None
         # Strings are augmented whole: a speaker keeps one speed.
-        self.clips = Recordings(clips.root, clips.items, clips.classes, clips.follow_links, trim_db=clips.trim_db)
+        self.clips = Recordings(clips.home, clips.items, clips.classes, trim_db=clips.trim_db)
         silent = label == "segments" and config.gap_s[1] > 0
         self.classes = (
             tuple(sorted({*clips.classes, *((SILENCE,) if silent else ()), *((" ",) if label == "characters" else ())}))

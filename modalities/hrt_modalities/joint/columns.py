@@ -14,18 +14,20 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tables import is_missing
 
 from ..audio.augment import Augmentation as SoundAugmentation
 from ..audio.augment import chain as sound_chain
 from ..audio.recordings import Recording, Recordings
+from ..common.media import FileItem
 from ..common.tables import Paths, Row, SpanColumns, seconds_of
 from ..video.clips import Clip, Clips, Reading
 from ..video.readers import MAX_PIXELS as MAX_FRAME
 from ..video.sampling import AllFrames, DenseSampling, Sampling
 from ..vision.augment import Augmentation, chain
-from ..vision.files import ImageFiles, ImageItem
+from ..vision.files import ImageFiles
 from ..vision.images import MAX_PIXELS
 
 
@@ -84,13 +86,14 @@ class ImageSource(ColumnSource):
         """The column of the path."""
         return (self.column,)
 
-    def read(self, row: Row, location: str, paths: Paths) -> ImageItem:
+    def read(self, row: Row, location: str, paths: Paths) -> FileItem:
         """The picture's file."""
-        return ImageItem(paths.of(row, self.column, location), None)
+        return FileItem(paths.of(row, self.column, location))
 
-    def dataset(self, root: Path, items: Sequence[ImageItem], *, training: bool, follow_links: bool) -> ImageFiles:
+    def dataset(self, root: Path, items: Sequence[FileItem], *, training: bool, follow_links: bool) -> ImageFiles:
         """The pictures."""
-        return ImageFiles(root, items, None, self.max_pixels, follow_links, chain(self.augment) if training else None)
+        transform = chain(self.augment) if training else None
+        return ImageFiles(Home(root, follow_links), items, None, self.max_pixels, transform)
 
 
 class SoundSource(ColumnSource, SpanColumns):
@@ -110,21 +113,19 @@ class SoundSource(ColumnSource, SpanColumns):
 
     def read(self, row: Row, location: str, paths: Paths) -> Recording:
         """The sound's file, and the part of it."""
-        offset = _seconds(row, self.offset_column, location) or 0.0
-        duration, end = (_seconds(row, column, location) for column in (self.duration_column, self.end_column))
-        return Recording(paths.of(row, self.column, location), None, offset, duration if end is None else end - offset)
+        offset, duration, _ = self.span(row, location, _seconds)
+        return Recording(paths.of(row, self.column, location), None, offset, duration)
 
     def dataset(self, root: Path, items: Sequence[Recording], *, training: bool, follow_links: bool) -> Recordings:
         """The sounds."""
         transform = sound_chain(self.augment) if training else None
-        return Recordings(root, items, None, follow_links, transform, self.trim_db)
+        return Recordings(Home(root, follow_links), items, None, transform, self.trim_db)
 
 
 class FilmSource(ColumnSource, SpanColumns):
     """Videos, or parts of them, for towers of ``video``."""
 
     deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
-    is_union_member: ClassVar[bool] = True
 
     type: Literal["video"]
     column: str
@@ -152,9 +153,8 @@ class FilmSource(ColumnSource, SpanColumns):
 
     def read(self, row: Row, location: str, paths: Paths) -> Clip:
         """The video's file, and the part of it."""
-        begin = _seconds(row, self.offset_column, location) or 0.0
-        duration, end = (_seconds(row, column, location) for column in (self.duration_column, self.end_column))
-        return Clip(paths.of(row, self.column, location), None, begin, end if duration is None else begin + duration)
+        begin, _, end = self.span(row, location, _seconds)
+        return Clip(paths.of(row, self.column, location), None, begin, end)
 
     def dataset(self, root: Path, items: Sequence[Clip], *, training: bool, follow_links: bool) -> Clips:
         """The videos."""
@@ -163,10 +163,9 @@ class FilmSource(ColumnSource, SpanColumns):
             side=self.side,
             max_pixels=self.max_pixels,
             square_pixels=self.square_pixels,
-            follow_links=follow_links,
         )
         transform = chain(self.augment) if training else None
-        return Clips(root, items, None, reading, random=training, transform=transform)
+        return Clips(Home(root, follow_links), items, None, reading, random=training, transform=transform)
 
 
 class TextSource(ColumnSource):

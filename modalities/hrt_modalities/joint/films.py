@@ -18,6 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.dataset import Dataset, DatasetConfig
+from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Piece, Sample
 from hrt_mm.data.tokenizer import Tokenizer
 
@@ -140,7 +141,7 @@ class FilmsConfig(DatasetConfig):
     def _sounds(self, split: str) -> Recordings:
         lines = {name: self._lines(name) for name in SPLITS}
         folder = made_speech(lines, self.film.folder, "data.film.folder")
-        return Recordings(folder, [recording(split, row, row["text"]) for row in spoken(folder, split)], None)
+        return Recordings(Home(folder), [recording(split, row, row["text"]) for row in spoken(folder, split)], None)
 
     def _lines(self, split: str) -> list[Line]:
         draw = random.Random(f"{self.film.seed} speech {split}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
@@ -17,9 +16,9 @@ from hrt_mm.data.splits import Member, Splits
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division, Traits
-from ..common.media import UnsplitConfig
+from ..common.media import TableConfig
 from ..common.splits import check_split
-from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows
+from ..common.tables import Paths, Row, label_of
 from .columns import AnySource, TextSource
 from .limits import limit_towers
 
@@ -45,7 +44,7 @@ class ManifestEntry:
     group: str | None = None
 
 
-class JointManifestConfig(UnsplitConfig):
+class JointManifestConfig(TableConfig):
     """A table with one row per sample of several modalities: CSV or TSV with a header, or JSONL, by its suffix.
 
     A row may lack modalities: their cells are empty then, and the model does without them.
@@ -54,28 +53,12 @@ class JointManifestConfig(UnsplitConfig):
     what = "rows"
 
     type: Literal["joint_manifest"]
-    file: Path
-    """The table. Paths in it start at ``root``, and stay inside."""
-    root: Path | None = None
-    """The folder that paths in the table start at; the table's own folder when null. Paths may be absolute where they
-    lie inside it, and all others are refused: the table is not trusted."""
     sources: Annotated[dict[str, AnySource], Field(min_length=2)]
     """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
-    label_column: str | None = "label"
-    """Column of the label; null for rows without labels."""
     label: Literal["class", "group"] = "class"
     """Kind of the label: a class to predict; or a group, whose rows are positives of each other, such as the id of a
     picture that has several rows."""
-    split_column: str | None = "split"
-    """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
-    testing); null to split by class and seed, those of one file together."""
-
-    @model_validator(mode="after")
-    def _labelled(self) -> JointManifestConfig:
-        if self.label_column is None and self.label != "class":
-            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
-        return self
 
     def towers(self) -> tuple[str, ...]:
         """The names of the sources."""
@@ -96,12 +79,12 @@ class JointManifestConfig(UnsplitConfig):
 
     def _build(self, split: str, *, training: bool) -> JointRows:
         check_split(split)
-        entries, classes = self.items(split, self._home(), self._division(), texts=self.label == "group")
+        entries, classes = self.items(split, self.home, self._division(), texts=self.label == "group")
         return JointRows(self, entries, classes, training=training)
 
     def splits(self) -> Splits:
         """What is in each split."""
-        home = self._home()
+        home = self.home
 
         def member(entry: ManifestEntry, traits: Traits) -> Member:
             file = os.path.join(home, entry.files[0]) if entry.files else None
@@ -109,41 +92,31 @@ class JointManifestConfig(UnsplitConfig):
 
         return self._division().listed(member, None if self.follow_links else home)
 
-    def _home(self) -> Path:
-        return self.root or self.file.parent
-
     def _division(self) -> Division[ManifestEntry]:
-        entries: dict[str, list[ManifestEntry]] = {}
-        for entry, side in self._entries():
-            entries.setdefault(side, []).append(entry)
-        return self.divide(entries, self._traits, made_by=self.by_column(), where=f"data.file {self.file}")
-
-    def _traits(self, entry: ManifestEntry) -> Traits:
-        alike = self.label == "group"
-        # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
-        others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
-        return Traits(entry.name, None if alike else entry.target, entry.group, others)
-
-    def _entries(self) -> Iterator[tuple[ManifestEntry, str]]:
-        """The rows with their splits."""
-        columns = [column for column in (self.label_column, self.split_column) if column is not None]
         tower_of_column = {column: tower for tower, source in self.sources.items() for column in source.names()}
         unseen, have = dict(tower_of_column), dict[str, None]()
-        paths, sides = Paths(self.file, self.root), SplitColumn(self.split_column, str(self.file))
-        named = "data.label_column, data.split_column, data.group and data.folds"
-        wanted_columns = [*columns, *self.split_columns()]
-        for number, row in read_rows(self.file, wanted_columns, named, split_column=self.split_column):
-            location = f"{self.file}:{number}"
+
+        def entry(row: Row, location: str, paths: Paths) -> ManifestEntry:
             for column in row:
                 unseen.pop(column, None)
                 have[column] = None
-            yield self._entry(row, location, f"{self.file.name}:{number}", paths), self.side_of(row, location, sides)
+            return self._entry(row, location, paths)
+
+        def traits(entry: ManifestEntry) -> Traits:
+            alike = self.label == "group"
+            # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
+            others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
+            return Traits(entry.name, None if alike else entry.target, entry.group, others)
+
+        columns = [column for column in (self.label_column, self.split_column) if column is not None]
+        entries = self.items_of_rows(self.file, self.root, columns, ("label_column", "split_column"), entry)
         if unseen and have:
             column, tower = next(iter(unseen.items()))
             available = ", ".join(have)
             raise ConfigError(f"{self.file} has no column {column!r}; it has {available}. Mend data.sources.{tower}")
+        return self.divide(entries, traits, made_by=self.by_column(), where=f"data.file {self.file}")
 
-    def _entry(self, row: Row, location: str, title: str, paths: Paths) -> ManifestEntry:
+    def _entry(self, row: Row, location: str, paths: Paths) -> ManifestEntry:
         items = {tower: source.item(row, location, paths) for tower, source in self.sources.items()}
         there = {tower: item for tower, item in items.items() if item is not None}
         if not there:
@@ -153,7 +126,7 @@ class JointManifestConfig(UnsplitConfig):
         first = (files or list(there))[0]
         label = label_of(row, self.label_column, location)
         paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
-        group = self.group_of(row, location)
+        title, group = f"{self.file.name}:{location.rpartition(':')[2]}", self.group_of(row, location)
         return ManifestEntry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
 
 
@@ -181,9 +154,7 @@ class JointRows(Dataset):
         for tower, source in config.sources.items():
             rows = [index for index, entry in enumerate(entries) if tower in entry.items]
             items = [entries[index].items[tower] for index in rows]
-            values = source.dataset(
-                config.root or config.file.parent, items, training=training, follow_links=config.follow_links
-            )
+            values = source.dataset(config.home, items, training=training, follow_links=config.follow_links)
             self._values[tower] = values, {row: index for index, row in enumerate(rows)}
 
     def __len__(self) -> int:

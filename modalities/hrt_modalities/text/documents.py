@@ -23,33 +23,26 @@ from hrt_mm.data.splits import Member, Splits
 
 from ..common.division import Division, Traits, file_member
 from ..common.folders import Layout, labelled_files
+from ..common.media import FileDataset, FileItem, classes_of
 from ..common.splits import check_split
 from ..common.splitting import SplitConfig
 from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows
 from .contents import PACKED_SUFFIXES, text_bytes
 from .text import Text
 
-_KEYS = "data.text_column, data.path_column, data.label_column, data.split_column, data.group and data.folds"
-
 
 @dataclass(frozen=True)
-class DocumentItem:
-    """A labelled document.
+class DocumentItem(FileItem):
+    """A document: a file, or a row of a table, whose name is the table and the line.
 
     Args:
-        name: a path from the folder of the data, or the file and line of a row.
-        label: its class, where it has one.
-        texts: one text, or two that are compared; ``None`` where the name is that of a file.
-        group: what it must not be separated from by splits.
+        texts: of a row, one text, or two that are compared; ``None`` for a file.
     """
 
-    name: str
-    label: str | None
     texts: tuple[str, ...] | None = None
-    group: str | None = None
 
 
-class Documents(Dataset):
+class Documents(FileDataset[DocumentItem]):
     """Documents that are read when they are asked for. A value is bytes, a string, or two of them.
 
     Args:
@@ -62,12 +55,8 @@ class Documents(Dataset):
     def __init__(
         self, root: Path, items: Sequence[DocumentItem], classes: tuple[str, ...] | None, raw_bytes: bool = False
     ) -> None:
-        self.root, self.items, self.raw_bytes = root, items, raw_bytes
-        self.classes: tuple[str, ...] | None = classes
-        self.home = Home(root, advice="")
-
-    def __len__(self) -> int:
-        return len(self.items)
+        super().__init__(Home(root, advice=""), items, classes)
+        self.raw_bytes = raw_bytes
 
     def __getitem__(self, index: int) -> Sample:
         """A document with the name of its class.
@@ -84,15 +73,7 @@ class Documents(Dataset):
             value, empty = texts[0] if len(texts) == 1 else texts, not all(item.texts)
         if empty:
             raise BadSample(item.name, "is empty")
-        return Sample(value, item.label, item.name)
-
-    def name(self, index: int) -> str:
-        """A path from the folder of the data, or the file and line of a row."""
-        return printable(self.items[index].name)
-
-    def class_of(self, index: int) -> str | None:
-        """The document's class."""
-        return self.items[index].label
+        return self.sample(index, value)
 
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0), of both where there are two.
@@ -174,9 +155,7 @@ class DocumentsConfig(SplitConfig):
         check_split(split)
         division = self._division()
         items = division.pick(split, self.what)
-        labels = {item.label for item in division.splits["train"]}
-        classes = tuple(sorted(label for label in labels if label is not None)) if None not in labels else None
-        return Documents(self._home(), items, classes, self.raw_bytes)
+        return Documents(self._home(), items, classes_of(division.splits["train"]), self.raw_bytes)
 
     def splits(self) -> Splits:
         """What is in each split."""
@@ -207,7 +186,7 @@ class DocumentsConfig(SplitConfig):
         def traits(item: DocumentItem) -> Traits:
             # The same text is never on two sides, wherever its rows are.
             file = item.name if item.texts is None else "\0".join(item.texts)
-            return Traits(file, item.label, item.group, key=item.name if made_by is not None else None)
+            return Traits(file, item.target, item.group, key=item.name if made_by is not None else None)
 
         return self.divide(items, traits, made_by=made_by, where=where)
 
@@ -215,19 +194,16 @@ class DocumentsConfig(SplitConfig):
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
-        items: dict[str, list[DocumentItem]] = {}
-        paths, sides = Paths(file, self.root), SplitColumn(self.split_column, str(file))
-        for number, row in read_rows(file, [*columns, *self.split_columns()], _KEYS, split_column=self.split_column):
-            location = f"{file}:{number}"
+
+        def item(row: Row, location: str, paths: Paths) -> DocumentItem:
             label, group = label_of(row, self.label_column, location), self.group_of(row, location)
             if self.path_column is not None:
-                item = DocumentItem(paths.of(row, self.path_column, location), label, group=group)
-            else:
-                item = DocumentItem(
-                    f"{file.name}:{number}", label, tuple(_text(row, name, location) for name in texts), group
-                )
-            items.setdefault(self.side_of(row, location, sides), []).append(item)
-        return items
+                return DocumentItem(paths.of(row, self.path_column, location), label, group)
+            name = f"{file.name}:{location.rpartition(':')[2]}"
+            return DocumentItem(name, label, group, tuple(_text(row, column, location) for column in texts))
+
+        keys = ("text_column", "path_column", "label_column", "split_column")
+        return self.items_of_rows(file, self.root, columns, keys, item)
 
 
 class TagsConfig(DatasetConfig):

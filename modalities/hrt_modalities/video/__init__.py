@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrt_mm.data.capabilities import Stretch
+from hrt_mm.data.files import Home
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ class VideoModality(Modality):
         """
         from .clips import Clip, Clips, Reading
 
-        return Clips(path.parent, [Clip(path.name)], None, Reading(follow_links=True)).read(Clip(path.name))
+        return Clips(Home(path.parent, follow_links=True), [Clip(path.name)], None, Reading()).read(Clip(path.name))
 
     @classmethod
     def seconds(cls, path: Path) -> float:

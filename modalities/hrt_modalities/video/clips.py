@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from pydantic import PositiveInt, model_validator
 
-from hrt_mm.core.errors import BadSample, ConfigError, printable
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
@@ -23,14 +23,14 @@ from hrt_mm.data.tokenizer import TokenizerConfig
 
 from ..audio.alignments import read_alignment
 from ..common.division import Division
-from ..common.media import MediaConfig, Target
+from ..common.media import FileDataset, MediaConfig, Target
 from ..vision.augment import Augmentation, Transform, chain, sized
 from .cache import CacheConfig, DecodedCache
 from .readers import MAX_PIXELS, ORDER, FrameIndex, ReaderName, VideoFile, read_index
 from .sampling import AllFrames, Chosen, DenseSampling, Sampling
 from .shots import Detector, detect_shots
 from .tokenizer import VideoConfig
-from .video import Video, check_starts
+from .video import Video, check_video_starts
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,6 @@ class Reading:
         side: pixels of the shorter side that larger frames are scaled down to.
         max_pixels: of a frame; larger ones are refused.
         square_pixels: resample frames whose pixels are not square.
-        follow_links: read links that lead out of the dataset's folder.
         cache: of decoded frames.
         find_shots: what finds shot changes in the frames that are read.
     """
@@ -102,19 +101,15 @@ class Reading:
     side: int | None = None
     max_pixels: int = MAX_PIXELS
     square_pixels: bool = True
-    follow_links: bool = False
     cache: DecodedCache | None = None
     find_shots: Detector | None = None
 
 
-class Clips(Dataset):
+class Clips(FileDataset[Clip]):
     """Videos that are read when they are asked for.
 
-    A label that is a sequence is a list of strings, with ``None`` for parts without a label; ``classes`` are then what
-    stands in those of the training split.
-
     Args:
-        root: the folder that names start at.
+        home: the folder that names start at.
         items: the videos.
         classes: names of the classes, or ``None`` where labels are texts or absent.
         reading: how files are read.
@@ -124,7 +119,7 @@ class Clips(Dataset):
 
     def __init__(
         self,
-        root: Path,
+        home: Home,
         items: Sequence[Clip],
         classes: tuple[str, ...] | None,
         reading: Reading,
@@ -132,12 +127,8 @@ class Clips(Dataset):
         random: bool = False,
         transform: Transform | None = None,
     ) -> None:
-        self.root, self.items, self.reading, self.random, self.transform = root, items, reading, random, transform
-        self.classes: tuple[str, ...] | None = classes
-        self.home = Home(root, reading.follow_links)
-
-    def __len__(self) -> int:
-        return len(self.items)
+        super().__init__(home, items, classes)
+        self.reading, self.random, self.transform = reading, random, transform
 
     def __getitem__(self, index: int) -> Sample:
         """A video with its label.
@@ -154,7 +145,7 @@ class Clips(Dataset):
             value = self.read(item)
             if self.transform is not None:
                 value = replace(value, pixels_NCHW=self.transform(value.pixels_NCHW))
-        return Sample(value, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+        return self.sample(index, value)
 
     @property
     def windows(self) -> int:
@@ -202,7 +193,7 @@ class Clips(Dataset):
         times_N = torch.tensor(chosen.times, dtype=torch.float64)[decoded]
         boundaries = {}
         for boundary, starts in self._boundaries_of(item, file.index, begin, end).items():
-            check_starts(starts, end - begin, boundary, item.title)
+            check_video_starts(starts, end - begin, boundary, item.title)
             boundaries[boundary] = _inside(starts, chosen.begin - begin, chosen.seconds)
         video = Video(pixels_N3HW, times_N, chosen.seconds, boundaries, lost)
         if self.reading.find_shots is None:
@@ -216,15 +207,6 @@ class Clips(Dataset):
             alignment = read_alignment(self.home.path(item.alignment), item.alignment)
             tiers |= {tier: tuple(interval.start for interval in intervals) for tier, intervals in alignment.items()}
         return {**{tier: _inside(starts, begin, end - begin) for tier, starts in tiers.items()}, **item.boundaries}
-
-    def name(self, index: int) -> str:
-        """The file, and where the part begins if it is one."""
-        return printable(self.items[index].title)
-
-    def class_of(self, index: int) -> str | None:
-        """The video's class, where its label is one."""
-        target = self.items[index].target
-        return target if isinstance(target, str) and self.classes is not None else None
 
     def shape(self, index: int) -> Sequence[int]:
         """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
@@ -292,28 +274,17 @@ class ClipsConfig(MediaConfig):
         return self
 
     def dataset(
-        self, split: str, root: Path, clips: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
+        self, split: str, root: Path, items: Mapping[str, Sequence[Clip]] | Division[Clip], *, texts: bool = False
     ) -> Clips:
-        """The dataset of a split, from the items of all splits; ``val`` is split off ``train`` where it is missing.
-
-        Args:
-            split: which one.
-            root: the folder that names start at.
-            clips: the items of all splits.
-            texts: whether targets that are strings are texts, not classes.
-
-        Raises:
-            ConfigError: the split or train is empty, the split has a class that train has not, or labels are sequences
-                and frames are taken from a part of the video only.
-        """
-        items, classes = self.items(split, root, clips, texts=texts)
-        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in items):
+        """The videos of a split."""
+        chosen, classes = self.items(split, root, items, texts=texts)
+        if self.sampling.type == "dense" and any(isinstance(item.target, tuple) for item in chosen):
             raise ConfigError(
                 "data.sampling dense takes a window, but labels are sequences over the whole video; take all or uniform"
             )
         train = split == "train"
         transform = chain(self.augment) if train else None
-        return Clips(root, items, classes, self.reading(), random=train, transform=transform)
+        return Clips(Home(root, self.follow_links), chosen, classes, self.reading(), random=train, transform=transform)
 
     def plain(self, split: str) -> Dataset:
         """The videos of a split, one window of each."""
@@ -330,7 +301,6 @@ class ClipsConfig(MediaConfig):
             side=self.side,
             max_pixels=self.max_pixels,
             square_pixels=self.square_pixels,
-            follow_links=self.follow_links,
             cache=cache,
             find_shots=self.find_shots,
         )

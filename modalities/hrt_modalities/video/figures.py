@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from einops import rearrange
-
 from hrt_mm.core.tokens import Tokens
 
+from ..vision.figures import draw_picture
 from .tokenizer import VideoTokenizer
 
 if TYPE_CHECKING:
@@ -27,9 +25,4 @@ def draw_video(axes: Axes, tokenizer: VideoTokenizer, tokens: Tokens) -> None:
     assert tokens.grids is not None
     steps, rows, columns = tokens.grids[0]
     frame = len(video) * (steps // 2) // steps
-    picture = np.clip(rearrange(video.pixels_NCHW[frame], "c h w -> h w c").cpu().numpy(), 0, 1)
-    extent = (0, columns, rows, 0)
-    if picture.shape[2] == 1:
-        axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=extent)
-    else:
-        axes.imshow(picture, extent=extent)
+    draw_picture(axes, video.pixels_NCHW[frame], rows, columns)

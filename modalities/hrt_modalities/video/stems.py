@@ -18,7 +18,7 @@ from hrt_mm.core.component import Component
 from hrt_mm.core.tokens import Tokens
 
 from ..vision.patches import GridMaps, buckets
-from ..vision.stems import ChannelNorm, PatchEmbedding
+from ..vision.stems import ChannelNorm, PatchEmbedding, prime_factors
 from .tubes import Blocks
 
 _CONTRAST = 4.0
@@ -111,7 +111,7 @@ class ConvTubeEmbedding(nn.Module):
         self.offsets, self.reach = config.offsets, config.reach
         self.frames, self.tube, self.patch, self.blocks = config.frames, tube, patch, blocks
         self.differences = config.differences
-        strides = _prime_factors(patch) or [1]
+        strides = prime_factors(patch) or [1]
         wide = config.width or max(8, dim // 2 ** (len(strides) - 1))
         layers: list[nn.Module] = []
         width = channels * config.frames
@@ -197,13 +197,3 @@ class Gate(nn.Module):
         """(N, 2 C, H, W) to (N, C, H, W)."""
         value, gate = x_NCHW.chunk(2, 1)
         return value * functional.silu(gate)
-
-
-def _prime_factors(number: int) -> list[int]:
-    factors, divisor = [], 2
-    while number > 1:
-        while number % divisor == 0:
-            factors.append(divisor)
-            number //= divisor
-        divisor += 1
-    return factors

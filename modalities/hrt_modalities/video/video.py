@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrt_mm.core.errors import BadSample
+
+from ..audio.audio import check_starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def check_video(value: Any, name: str) -> Video:
     if not value.seconds > float(times_N[-1]):
         raise BadSample(name, f"lasts {value.seconds:g} s, but its last frame begins at {float(times_N[-1]):g} s")
     for boundary, starts in value.boundaries.items():
-        check_starts(starts, value.seconds, boundary, name)
+        check_video_starts(starts, value.seconds, boundary, name)
     return value
 
 
@@ -91,22 +92,7 @@ def _check_pixels(pixels: Any, name: str) -> None:
         raise BadSample(name, f"floats must lie in 0..1, got {low:g} to {high:g}; divide by the largest value")
 
 
-def check_starts(starts: Sequence[float], seconds: float, boundary: str, name: str) -> None:
-    """Checks where groups start.
-
-    Raises:
-        BadSample: the times are not ascending, negative, or past the end of the video.
-    """
-    for index, start in enumerate(starts):
-        if not start >= 0:
-            raise BadSample(name, f"boundary {boundary!r} starts at {start} s (number {index}); times are 0 or later")
-    for first, second in pairwise(starts):
-        if second < first:
-            raise BadSample(name, f"boundary {boundary!r} starts at {second:.4f} s after {first:.4f} s; sort the times")
+def check_video_starts(starts: Sequence[float], seconds: float, boundary: str, name: str) -> None:
+    """Checks the start times of groups; see :func:`..audio.audio.check_starts`."""
     # Times in tables are rounded, and sound is often a little longer than the picture.
-    if len(starts) and starts[-1] > seconds + 0.25:
-        raise BadSample(
-            name,
-            f"boundary {boundary!r} starts at {starts[-1]:.4f} s, but the video lasts {seconds:.4f} s; are these the "
-            "times of another file?",
-        )
+    check_starts(starts, seconds, boundary, name, what="video", slack=0.25)

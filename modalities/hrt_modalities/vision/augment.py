@@ -6,23 +6,31 @@ torch's global generator.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from hrt_mm.core.component import Component
 from hrt_mm.core.extras import needs_extra
 
+from ..common.augment import Probability, RangedComponent
+
 Transform = Callable[[Tensor], Tensor]
-Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
 Shade = Annotated[float, Field(ge=0, le=1)]
 
 
-class Crop(Component):
+class _ImageAugmentation(RangedComponent):
+    @abstractmethod
+    def build(self, white: float) -> Transform:
+        """The transform of images in which white is ``white``."""
+        raise NotImplementedError(type(self))
+
+
+class Crop(_ImageAugmentation):
     """A random crop of the padded image."""
 
     type: Literal["crop"]
@@ -44,8 +52,10 @@ class Crop(Component):
         return _RandomCrop(self.padding, _pair(self.size) if self.size is not None else None, self.fill * white)
 
 
-class ResizedCrop(Component):
+class ResizedCrop(_ImageAugmentation):
     """A random part of the image, resized."""
+
+    ranges = ("scale", "ratio")
 
     type: Literal["resized_crop"]
     size: Side | None = None
@@ -56,25 +66,18 @@ class ResizedCrop(Component):
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     """Least and largest width over height."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> ResizedCrop:
-        _ascending("scale", self.scale)
-        _ascending("ratio", self.ratio)
-        return self
-
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import v2
-
         if self.size is None:
             return _RandomPart(self.scale, self.ratio)
-        transform: Transform = v2.RandomResizedCrop(_pair(self.size), self.scale, self.ratio, antialias=True)
-        return transform
+        size = _pair(self.size)
+        return _torchvision(lambda v2: v2.RandomResizedCrop(size, self.scale, self.ratio, antialias=True))
 
 
-class Affine(Component):
+class Affine(_ImageAugmentation):
     """A random rotation, shift, scaling and shear, with bilinear interpolation."""
+
+    ranges = ("scale",)
 
     type: Literal["affine"]
     degrees: NonNegativeFloat = 0.0
@@ -88,28 +91,21 @@ class Affine(Component):
     fill: Shade = 0.0
     """Shade of pixels that come from outside the image, from 0 for black to 1 for white."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Affine:
-        _ascending("scale", self.scale)
-        return self
-
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import InterpolationMode, v2
-
-        transform: Transform = v2.RandomAffine(
-            self.degrees,
-            self.translate,
-            self.scale,
-            self.shear or None,
-            interpolation=InterpolationMode.BILINEAR,
-            fill=self.fill * white,
+        return _torchvision(
+            lambda v2: v2.RandomAffine(
+                self.degrees,
+                self.translate,
+                self.scale,
+                self.shear or None,
+                interpolation=v2.InterpolationMode.BILINEAR,
+                fill=self.fill * white,
+            )
         )
-        return transform
 
 
-class Flip(Component):
+class Flip(_ImageAugmentation):
     """A mirror image, sometimes."""
 
     type: Literal["flip"]
@@ -120,15 +116,12 @@ class Flip(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import v2
-
-        flip = v2.RandomHorizontalFlip if self.axis == "horizontal" else v2.RandomVerticalFlip
-        transform: Transform = flip(self.p)
-        return transform
+        if self.axis == "horizontal":
+            return _torchvision(lambda v2: v2.RandomHorizontalFlip(self.p))
+        return _torchvision(lambda v2: v2.RandomVerticalFlip(self.p))
 
 
-class Jitter(Component):
+class Jitter(_ImageAugmentation):
     """Random changes of brightness, contrast, saturation and hue."""
 
     type: Literal["jitter"]
@@ -143,15 +136,13 @@ class Jitter(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import v2
-
-        transform: Transform = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
-        return transform
+        return _torchvision(lambda v2: v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue))
 
 
-class Erasing(Component):
+class Erasing(_ImageAugmentation):
     """A random rectangle is overwritten, sometimes (arXiv 1708.04896)."""
+
+    ranges = ("scale", "ratio")
 
     type: Literal["erasing"]
     p: Probability = 0.5
@@ -163,22 +154,12 @@ class Erasing(Component):
     fill: Shade = 0.0
     """Shade that is written, from 0 for black to 1 for white."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Erasing:
-        _ascending("scale", self.scale)
-        _ascending("ratio", self.ratio)
-        return self
-
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import v2
-
-        transform: Transform = v2.RandomErasing(self.p, self.scale, self.ratio, self.fill * white)
-        return transform
+        return _torchvision(lambda v2: v2.RandomErasing(self.p, self.scale, self.ratio, self.fill * white))
 
 
-class RandAugment(Component):
+class RandAugment(_ImageAugmentation):
     """A few random operations of one strength (arXiv 1909.13719)."""
 
     type: Literal["randaugment"]
@@ -189,11 +170,9 @@ class RandAugment(Component):
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
-        with needs_extra("vision"):
-            from torchvision.transforms import InterpolationMode, v2
-
-        transform: Transform = v2.RandAugment(self.ops, self.magnitude, interpolation=InterpolationMode.BILINEAR)
-        return transform
+        return _torchvision(
+            lambda v2: v2.RandAugment(self.ops, self.magnitude, interpolation=v2.InterpolationMode.BILINEAR)
+        )
 
 
 Augmentation = Annotated[
@@ -237,15 +216,11 @@ class _RandomCrop:
     def __call__(self, image: Tensor) -> Tensor:
         size = self.size or (image.shape[-2], image.shape[-1])
         if self._last is None or self._last[0] != size:
-            self._last = size, self._transform(size)
+            self._last = (
+                size,
+                _torchvision(lambda v2: v2.RandomCrop(size, self.padding or None, pad_if_needed=True, fill=self.fill)),
+            )
         return self._last[1](image)
-
-    def _transform(self, size: tuple[int, int]) -> Transform:
-        with needs_extra("vision"):
-            from torchvision.transforms import v2
-
-        transform: Transform = v2.RandomCrop(size, self.padding or None, pad_if_needed=True, fill=self.fill)
-        return transform
 
 
 class _RandomPart:
@@ -266,6 +241,8 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def _ascending(key: str, pair: tuple[float, float]) -> None:
-    if pair[0] > pair[1]:
-        raise ValueError(f"{key} goes from least to largest, got {pair[0]:g} to {pair[1]:g}; swap them")
+def _torchvision(make: Callable[[Any], Transform]) -> Transform:
+    """A transform made from ``torchvision.transforms.v2``, which is imported only here."""
+    with needs_extra("vision"):
+        from torchvision.transforms import v2
+    return make(v2)

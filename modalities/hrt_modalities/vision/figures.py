@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
+from torch import Tensor
 
 from hrt_mm.core.tokens import Tokens
 
@@ -25,9 +26,14 @@ def draw_image(axes: Axes, tokenizer: VisionTokenizer, tokens: Tokens) -> None:
     """
     (pixels_CHW,) = tokenizer.restore(tokens)
     assert tokens.grids is not None
-    rows, columns = tokens.grids[0]
+    draw_picture(axes, pixels_CHW, *tokens.grids[0])
+
+
+def draw_picture(axes: Axes, pixels_CHW: Tensor, rows: int, columns: int) -> None:
+    """Draws pixels in 0..1 over ``rows`` times ``columns`` unit cells."""
+    extent = (0, columns, rows, 0)
     picture = np.clip(rearrange(pixels_CHW, "c h w -> h w c").cpu().numpy(), 0, 1)
     if picture.shape[2] == 1:
-        axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0))
+        axes.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1, extent=extent)
     else:
-        axes.imshow(picture, extent=(0, columns, rows, 0))
+        axes.imshow(picture, extent=extent)

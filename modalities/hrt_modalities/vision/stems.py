@@ -45,7 +45,7 @@ class ImageConvStem(Component):
 
     def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
         """The stem's module, ``forward(Tokens) -> Tokens``."""
-        strides = _prime_factors(patch) or [1]
+        strides = prime_factors(patch) or [1]
         first = self.width or max(8, dim // 2 ** (len(strides) - 1))
         return ConvPatchEmbedding(channels, patch, strides, first, self.depth, dim, blocks)
 
@@ -221,7 +221,8 @@ def _through_images(tokens: Tokens, patch: int, blocks: Blocks, dense: object) -
     return tokens.with_x(plan.pack(maps))
 
 
-def _prime_factors(number: int) -> list[int]:
+def prime_factors(number: int) -> list[int]:
+    """The prime factors of a number, ascending."""
     factors, divisor = [], 2
     while number > 1:
         while number % divisor == 0:

@@ -167,8 +167,8 @@ def test_values_are_checked() -> None:
         (Audio(wave.view(2, -1), 16000), "channels averaged"),
         (Audio(torch.empty(0), 16000), "no samples"),
         (Audio(wave, 10), "rates go from"),
-        (Audio(wave, 16000, {"words": (0.05, 0.01)}), "sort the alignment"),
-        (Audio(wave, 16000, {"words": (0.0, 3.0)}), "alignment of another file"),
+        (Audio(wave, 16000, {"words": (0.05, 0.01)}), "sort the times"),
+        (Audio(wave, 16000, {"words": (0.0, 3.0)}), "times of another file"),
         (Audio(wave, 16000, {"words": (-1.0,)}), "0 or later"),
         (Audio(wave, 16000, {"words": (float("nan"),)}), "0 or later"),
     ]:

@@ -11,6 +11,7 @@ import torch
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_modalities.audio import AudioConfig
@@ -43,7 +44,7 @@ class Silent(Dataset):
 @pytest.fixture
 def sounds(tmp_path: Path) -> Recordings:
     soundfile.write(tmp_path / "a.wav", torch.zeros(3 * 8000).numpy(), 8000)
-    return Recordings(tmp_path, [Recording("a.wav", "zero")], None)
+    return Recordings(Home(tmp_path), [Recording("a.wav", "zero")], None)
 
 
 def digits(sounds: Recordings, seen: Dataset) -> Dataset:

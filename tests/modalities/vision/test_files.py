@@ -20,7 +20,9 @@ def put(path: Path, shade: int = 0, size: tuple[int, int] = (5, 4)) -> None:
 
 
 def folder(root: Path, split: str, **options: Any) -> ImageFiles:
-    return ImageFolderConfig.model_validate({"type": "image_folder", "root": root, **options}).build(split)
+    dataset = ImageFolderConfig.model_validate({"type": "image_folder", "root": root, **options}).build(split)
+    assert isinstance(dataset, ImageFiles)
+    return dataset
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def manifest(file: Path, split: str = "train", **options: Any) -> ImageFiles:
-    return ImageManifestConfig.model_validate({"type": "image_manifest", "file": file, **options}).build(split)
+    dataset = ImageManifestConfig.model_validate({"type": "image_manifest", "file": file, **options}).build(split)
+    assert isinstance(dataset, ImageFiles)
+    return dataset
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
@@ -94,7 +96,7 @@ def test_quotes_and_a_byte_order_mark(tmp_path: Path) -> None:
     file.write_text('path,label,split\n"a,b.png","x ""y""",train\nc.png,z,train\nd.png,z,val\n', encoding="utf-8-sig")
     dataset = manifest(file)
     assert dataset.items[0].name == "a,b.png"
-    assert dataset.items[0].label == 'x "y"'
+    assert dataset.items[0].target == 'x "y"'
 
 
 def test_a_missing_file_is_a_bad_sample(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def _words_of(sound: Recordings, video: Clips, margin: float) -> tuple[Recording
             sounds.append(Recording(spoken.name, word, offset=begin, duration=end - begin))
             clips.append(Clip(seen.name, word, begin, end))
             origin.append(index)
-    return Recordings(sound.root, sounds, None), Clips(video.root, clips, None, video.reading), origin
+    return Recordings(sound.home, sounds, None), Clips(video.home, clips, None, video.reading), origin
 
 
 _WORDS: dict[str, tuple[str, ...]] = {
