@@ -11,17 +11,20 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class HelpParser(argparse.ArgumentParser):
-    """The parser of ``hrt-mm`` or a command. The help of ``hrt-mm`` ends with a list of installed plug-ins."""
+    """The parser of ``hrt-mm`` or a command.
 
-    def __init__(self, *, lists_installed: bool = False, **options: Any) -> None:
+    Args:
+        closing: the text after the help. It is called only when help is printed, as it may import plug-ins.
+        options: of :class:`argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, closing: Callable[[], str] | None = None, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self.lists_installed = lists_installed
+        self.closing = closing
 
     def format_help(self) -> str:
-        if self.lists_installed:
-            from .modalities import listing
-
-            self.epilog = listing()
+        if self.closing:
+            self.epilog = self.closing()
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:

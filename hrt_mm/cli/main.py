@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses a command line. Overrides may also follow options."""
     about = "Hierarchical transformers for text, images, audio and video."
-    parser = HelpParser(prog="hrt-mm", description=about, lists_installed=True)
+    parser = HelpParser(prog="hrt-mm", description=about, closing=modalities.listing)
     parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
     parser.set_defaults(traceback=False)
     commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
