@@ -33,7 +33,7 @@ class Query:
     Args:
         kind: what it is: ``text``, ``image``.
         source: a text, or a file.
-        find: the part that answers.
+        find: the tower to search.
     """
 
     kind: str

@@ -46,7 +46,7 @@ def answer(
         searcher: index and model.
         kind: of the query.
         query: a text, or an uploaded file.
-        find: the part to find.
+        find: the tower to search.
         count: answers at most.
         level: of the answers; whole samples when empty.
     """
@@ -117,12 +117,12 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
     with needs_extra("demo", "the search page"):
         import gradio
 
-    parts = list(searcher.index.parts) or list(searcher.embedder.towers)
+    towers = list(searcher.index.towers) or list(searcher.embedder.towers)
     with gradio.Blocks(title=title, analytics_enabled=False) as blocks:
         gradio.HTML(f"<style>{STYLE}</style>")
         gradio.Markdown(f"# {title}\n{_about(searcher)}")
         with gradio.Row():
-            find = gradio.Radio(parts, value=searcher.answering(searcher.embedder.towers[-1]), label="find")
+            find = gradio.Radio(towers, value=searcher.answering(searcher.embedder.towers[-1]), label="find")
             levels = [WHOLE, *levels_of(searcher)]
             level = gradio.Radio(levels, value=WHOLE, label="as", visible=len(levels) > 1)
             count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
@@ -156,9 +156,9 @@ def build(searcher: Searcher, title: str = "Search") -> Any:
 
 
 def levels_of(searcher: Searcher) -> list[str]:
-    """The levels whose pieces the index holds, coarse to fine, of all parts."""
+    """The levels whose pieces the index holds, coarse to fine, of all towers."""
     index_levels, embedder = searcher.index.levels, searcher.embedder
-    levels = [level for part in embedder.towers for level in embedder.levels(part) if level in index_levels]
+    levels = [level for tower in embedder.towers for level in embedder.levels(tower) if level in index_levels]
     return list(dict.fromkeys(levels))
 
 
@@ -204,8 +204,8 @@ def drawn(canvas: Mapping[str, Any]) -> Path | None:
 
 
 def _about(searcher: Searcher) -> str:
-    parts = ", ".join(f"{count:,} of {part}" for part, count in searcher.index.parts.items())
-    return f"{parts}. Search by {' or '.join(searcher.embedder.towers)}."
+    towers = ", ".join(f"{count:,} of {tower}" for tower, count in searcher.index.towers.items())
+    return f"{towers}. Search by {' or '.join(searcher.embedder.towers)}."
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--tower",
         "--part",
-        dest="part",
+        dest="tower",
         action="append",
         help="tower that reads the files; by default, all of the data's",
     )
@@ -63,17 +63,17 @@ def run(args: argparse.Namespace) -> int:
 
     embedder = Embedder.of(args.folder)
     if args.files or args.manifest:
-        if not args.part or len(args.part) != 1:
+        if not args.tower or len(args.tower) != 1:
             raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
         if args.root is not None and not args.manifest:
             raise UserError("--root has no effect without --manifest; drop it")
-        (part,) = args.part
-        suffixes, others = embedder.suffixes(part)
+        (tower,) = args.tower
+        suffixes, others = embedder.suffixes(tower)
         files = listed(args.files, args.manifest, suffixes, args.root, others)
         options = {"media": args.media, "levels": args.level, "window": WINDOW if args.window is None else args.window}
-        counts = {part: embed_files(embedder, part, files, args.out, **options)}
+        counts = {tower: embed_files(embedder, tower, files, args.out, **options)}
     else:
-        parts = list(dict.fromkeys(args.part or embedder.towers))
-        counts = embed_split(embedder, args.split, parts, args.out, media=args.media, levels=args.level)
-    print(f"{args.out}: {', '.join(f'{count:,} of {part}' for part, count in counts.items())}")
+        towers = list(dict.fromkeys(args.tower or embedder.towers))
+        counts = embed_split(embedder, args.split, towers, args.out, media=args.media, levels=args.level)
+    print(f"{args.out}: {', '.join(f'{count:,} of {tower}' for tower, count in counts.items())}")
     return 0

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     removing = command(actions, "remove", "remove samples with all of their pieces from an index", remove)
     removing.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
     removing.add_argument("ids", metavar="ID", nargs="+", help="ids of samples")
-    removing.add_argument("--tower", "--part", dest="part", help="tower of the samples; by default, all")
+    removing.add_argument("--tower", "--part", dest="tower", help="tower of the samples; by default, all")
     for name, help, act in (
         ("show", "print the content of an index", show),
         ("verify", "verify the checksums of all files of an index", verify),
@@ -58,7 +58,7 @@ def remove(args: argparse.Namespace) -> int:
     """Removes the rows."""
     from ..retrieval.index import Index
 
-    count = Index(args.index).remove(args.ids, args.part)
+    count = Index(args.index).remove(args.ids, args.tower)
     print(f"removed {count:,} vectors")
     return show(args)
 
@@ -68,8 +68,8 @@ def show(args: argparse.Namespace) -> int:
     from ..retrieval.index import Index
 
     index = Index(args.index)
-    parts = ", ".join(f"{count:,} of {part}" for part, count in index.parts.items()) or "nothing"
-    print(f"{args.index}: {parts}; vectors of {index.model.dim} numbers, of {index.model.run}")
+    towers = ", ".join(f"{count:,} of {tower}" for tower, count in index.towers.items()) or "nothing"
+    print(f"{args.index}: {towers}; vectors of {index.model.dim} numbers, of {index.model.run}")
     return 0
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plain(hit: Any) -> dict[str, Any]:
-    result = {"score": round(hit.score, 6), "id": hit.row.id, "part": hit.row.part, "info": dict(hit.row.info)}
+    result = {"score": round(hit.score, 6), "id": hit.row.id, "tower": hit.row.tower, "info": dict(hit.row.info)}
     if hit.row.level:
         result |= {"level": hit.row.level, "span": hit.row.span, "box": hit.row.box}
     if hit.media is not None:

@@ -44,16 +44,16 @@ MAX_NAMED = 20
 """Maximum number of skipped files to name in warnings."""
 
 
-def check_levels(embedder: Embedder, parts: Sequence[str], levels: Sequence[str]) -> None:
-    """Checks that at least one part has pieces of each level.
+def check_levels(embedder: Embedder, towers: Sequence[str], levels: Sequence[str]) -> None:
+    """Checks that at least one tower has pieces of each level.
 
     Raises:
         UserError: names the level, and those available.
     """
-    available = {part: list(embedder.levels(part)) for part in parts}
+    available = {tower: list(embedder.levels(tower)) for tower in towers}
     for level in levels:
         if all(level not in names for names in available.values()):
-            listed = "; ".join(f"{part}: {', '.join(names) or 'none'}" for part, names in available.items())
+            listed = "; ".join(f"{tower}: {', '.join(names) or 'none'}" for tower, names in available.items())
             raise UserError(
                 f"there are no pieces of level {level!r} ({listed}); training compares the levels of task.level and "
                 "task.also alone"
@@ -63,7 +63,7 @@ def check_levels(embedder: Embedder, parts: Sequence[str], levels: Sequence[str]
 def embed_split(
     embedder: Embedder,
     split: str,
-    parts: Sequence[str],
+    towers: Sequence[str],
     folder: Path,
     *,
     media: bool = False,
@@ -74,26 +74,26 @@ def embed_split(
     Args:
         embedder: the model.
         split: of the run's data.
-        parts: towers whose values to embed.
+        towers: towers whose values to embed.
         folder: of the collection; must not exist.
         media: save images and sounds of the samples, to display them in search results.
-        levels: to embed the pieces of too, for parts that have them.
+        levels: to embed the pieces of too, for towers that have them.
 
     Returns:
-        The number of vectors of each part.
+        The number of vectors of each tower.
 
     Raises:
-        UserError: a part is unknown, or no sample can be read.
+        UserError: a tower is unknown, or no sample can be read.
     """
-    check_levels(embedder, parts, levels)
+    check_levels(embedder, towers, levels)
     dataset = embedder.run.config.data.plain(split)
     dataset.limit_towers(embedder.run.tokenizers)
     with writing(folder, embedder.model) as writer:
         samples = _samples(dataset)
         while block := list(islice(samples, BATCH)):
-            for part in parts:
-                items = [item for item in block if item[1].value.get(part) is not None]
-                _write(embedder, writer, part, items, media, levels)
+            for tower in towers:
+                items = [item for item in block if item[1].value.get(tower) is not None]
+                _write(embedder, writer, tower, items, media, levels)
         counts = dict(writer.counts)
     if not counts:
         raise UserError(f"none of the {len(dataset)} samples of the {split} split can be embedded")
@@ -102,7 +102,7 @@ def embed_split(
 
 def embed_files(
     embedder: Embedder,
-    part: str,
+    tower: str,
     files: Sequence[Path] | Sequence[Listed],
     folder: Path,
     *,
@@ -114,55 +114,55 @@ def embed_files(
 
     Args:
         embedder: the model.
-        part: the tower that reads the files.
+        tower: the tower that reads the files.
         files: to embed.
         folder: of the collection; must not exist.
         media: save images and sounds, to display them in search results.
-        levels: to embed the pieces of too, if the part has them.
+        levels: to embed the pieces of too, if the tower has them.
         window: seconds of a long video that are encoded at once.
 
     Returns:
         The number of vectors.
 
     Raises:
-        UserError: no file can be read, the part or a level is unknown, or the window is not positive.
+        UserError: no file can be read, the tower or a level is unknown, or the window is not positive.
     """
     if not 0 < window < math.inf:
         raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
-    check_levels(embedder, [part], levels)
+    check_levels(embedder, [tower], levels)
     left_out: list[str] = []
     with writing(folder, embedder.model) as writer:
         for file in files:
             entry = Listed.of(file) if isinstance(file, Path) else file
             try:
-                sample = _embed_file(embedder, part, entry, levels, window, media)
-                _add(embedder, writer, part, sample, media)
+                sample = _embed_file(embedder, tower, entry, levels, window, media)
+                _add(embedder, writer, tower, sample, media)
             except BadSample as error:
                 left_out.append(str(entry.path))
                 if len(left_out) <= MAX_NAMED:
                     log.warning("left out: %s: %s", shown(str(entry.path)), error.reason)
-        count = writer.counts[part]
+        count = writer.counts[tower]
     if len(left_out) > MAX_NAMED:
         log.warning("left out %d of %d files: %s", len(left_out), len(files), by_suffix(left_out))
     if not count:
-        raise UserError(f"none of {len(files)} files can be embedded as {part}")
+        raise UserError(f"none of {len(files)} files can be embedded as {tower}")
     return count
 
 
 def _embed_file(
-    embedder: Embedder, part: str, file: Listed, levels: Sequence[str], window: float, media: bool
+    embedder: Embedder, tower: str, file: Listed, levels: Sequence[str], window: float, media: bool
 ) -> EmbeddedSample:
     with suppress(OSError):  # a missing file is reported by its reader
         check_regular(file.path, str(file.path))
-    modality = embedder.modality(part)
+    modality = embedder.modality(tower)
     stretches = None
     if issubclass(modality, Divisible):
-        stretches = modality.stretches(file.path, embedder.tokenizer(part), window)
+        stretches = modality.stretches(file.path, embedder.tokenizer(tower), window)
     if stretches is not None:
-        first_value, vector_D, passages = embedder.embed_stretches(part, stretches, levels, media=media)
+        first_value, vector_D, passages = embedder.embed_stretches(tower, stretches, levels, media=media)
         return EmbeddedSample(file.name, first_value, file.info, vector_D, passages)
-    value = embedder.read(part, file.path)
-    vectors, (passages,) = embedder.embed(part, [value], levels)
+    value = embedder.read(tower, file.path)
+    vectors, (passages,) = embedder.embed(tower, [value], levels)
     return EmbeddedSample(file.name, value, file.info, vectors[0], passages)
 
 
@@ -180,24 +180,24 @@ def _samples(dataset: Dataset) -> Iterator[Item]:
 
 
 def _write(
-    embedder: Embedder, writer: Writer, part: str, items: list[Item], media: bool, levels: Sequence[str]
+    embedder: Embedder, writer: Writer, tower: str, items: list[Item], media: bool, levels: Sequence[str]
 ) -> None:
     """Embeds a block of samples, or one by one if any of them is unusable."""
     if not items:
         return
     try:
-        vectors, passages = embedder.embed(part, [sample.value[part] for _, sample, _ in items], levels)
+        vectors, passages = embedder.embed(tower, [sample.value[tower] for _, sample, _ in items], levels)
     except BadSample as error:
         if len(items) == 1:
             log.warning("left out: %s: %s", items[0][1].name, error.reason)
             return
         for item in items:
-            _write(embedder, writer, part, [item], media, levels)
+            _write(embedder, writer, tower, [item], media, levels)
         return
     for (index, sample, info), vector_D, pieces in zip(items, vectors, passages, strict=True):
         try:
             name = sample.name or f"sample {index}"
-            _add(embedder, writer, part, EmbeddedSample(name, sample.value[part], info, vector_D, pieces), media)
+            _add(embedder, writer, tower, EmbeddedSample(name, sample.value[tower], info, vector_D, pieces), media)
         except BadSample as error:
             log.warning("left out: %s", error)
 
@@ -229,7 +229,7 @@ class EmbeddedSample:
         return [self.vector_D[None], *(level.vectors_ND for level in self.passages)]
 
 
-def _add(embedder: Embedder, writer: Writer, part: str, embedded: EmbeddedSample, media: bool) -> None:
+def _add(embedder: Embedder, writer: Writer, tower: str, embedded: EmbeddedSample, media: bool) -> None:
     """Writes the rows of a sample and its pieces; none of them after an error.
 
     Raises:
@@ -237,18 +237,18 @@ def _add(embedder: Embedder, writer: Writer, part: str, embedded: EmbeddedSample
     """
     if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in embedded.vectors())), ""):
         raise BadSample(f"{embedded.name:.80}", f"a vector of it {reason}")
-    modality, tokenizer = embedder.modality(part), embedder.tokenizer(part)
+    modality, tokenizer = embedder.modality(tower), embedder.tokenizer(tower)
     media_file = modality.shown(embedded.value) if media and issubclass(modality, Showable) else None
     file = writer.media(*media_file) if media_file else ""
     info = _truncate(_text(modality, embedded.value) | dict(embedded.info), embedded.name)
-    all_rows, names = [Row(embedded.name, part, file=file, info=info)], [embedded.name]
+    all_rows, names = [Row(embedded.name, tower, file=file, info=info)], [embedded.name]
     for pieces, parent_indices in zip(embedded.passages, parents(embedded.passages), strict=True):
         rows, timed = [], pieces.edges_N2A.shape[2] == 1
-        files = pieces.media or (embedder.media(part, embedded.value, pieces.edges_N2A) if media and timed else ())
+        files = pieces.media or (embedder.media(tower, embedded.value, pieces.edges_N2A) if media and timed else ())
         for number, (edges_2A, parent) in enumerate(zip(pieces.edges_N2A, parent_indices, strict=True)):
             row = Row(
                 f"{embedded.name}/{pieces.level}/{number}",
-                part,
+                tower,
                 level=pieces.level,
                 parent=names[0] if parent is None else names[parent],
             )

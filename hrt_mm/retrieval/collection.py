@@ -23,7 +23,7 @@ from ..data.storage import Format, Sum, array_bytes, read_array
 from .rows import MAX_ROW_BYTES, Model, Row, key_of, not_comparable
 
 REMEDY = "restore it from a copy, or embed it again with `hrt-mm embed`"
-METADATA = Format("a collection of vectors, as `hrt-mm embed` writes one", REMEDY)
+METADATA = Format("a collection of vectors, as `hrt-mm embed` writes one", REMEDY, schema=3)
 VECTORS = "vectors.f32"
 """The vectors in row-major order, without a header."""
 MEDIA = "media"
@@ -40,7 +40,7 @@ BLOCK = 65_536
 
 @dataclass(frozen=True)
 class _Metadata:
-    """The content of ``collection.json``. It has checksums since schema 2."""
+    """The content of ``collection.json``. It has checksums since schema 2. Rows call their tower ``part`` before schema 3."""
 
     model: Model
     count: NonNegativeInt
@@ -211,8 +211,8 @@ class Writer:
             self._lines.write(line)
             self._offsets.append(self._offsets[-1] + len(line))
             self.keys.append(row.key)
-            self.counts[row.part] += 1
-            self.parents.append(key_of(row.part, row.parent) if row.parent else -1)
+            self.counts[row.tower] += 1
+            self.parents.append(key_of(row.tower, row.parent) if row.parent else -1)
 
     def media(self, suffix: str, data: bytes) -> str:
         """Saves a media file, and returns its name for :attr:`Row.file`."""

@@ -247,8 +247,8 @@ class Embedder:
         """
         return self.vectors(tower, [self.read(tower, source)])[0]
 
-    def queries(self, tower: str, source: str | Path, part: str) -> dict[str, np.ndarray]:
-        """(D,) vectors of a query by level of ``part``, to compare with its pieces; ``""`` for samples.
+    def queries(self, tower: str, source: str | Path, target: str) -> dict[str, np.ndarray]:
+        """(D,) vectors of a query by level of the tower ``target``, to compare with its pieces; ``""`` for samples.
 
         Levels that training did not compare with the query's tower are left out.
 
@@ -258,7 +258,7 @@ class Embedder:
         """
         (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
         queries = {"": self._query(0, tower, pyramid)[0]}
-        for level, view in self.levels(part).items():
+        for level, view in self.levels(target).items():
             if tower in self.task.views[view].levels:
                 queries[level] = self._query(view, tower, pyramid)[0]
         return queries

@@ -1,6 +1,6 @@
 """An index: collections that are searched together, in a folder that is updated atomically.
 
-Vectors are stored in segments, each a folder with those of one part and level. Adding writes new segments and then
+Vectors are stored in segments, each a folder with those of one tower and level. Adding writes new segments and then
 replaces ``manifest.json``, so that readers, also after a crash, see the index either before or after the change.
 
 Shapes: Q queries, D width.
@@ -27,7 +27,7 @@ from .segment import Entry, Hit, Segment
 
 __all__ = ["Hit", "Index"]
 
-MANIFEST = Format("an index, as `hrt-mm index build` makes one", REMEDY)
+MANIFEST = Format("an index, as `hrt-mm index build` makes one", REMEDY, schema=3)
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,13 @@ class Index:
         return sum(len(segment.collection) - len(segment.removed) for segment in self.segments)
 
     @property
-    def parts(self) -> dict[str, int]:
-        """Number of samples of each part."""
+    def towers(self) -> dict[str, int]:
+        """Number of samples of each tower."""
         counts: dict[str, int] = {}
         for segment in self.segments:
             if not segment.entry.level:
                 count = len(segment.collection) - len(segment.removed)
-                counts[segment.entry.part] = counts.get(segment.entry.part, 0) + count
+                counts[segment.entry.tower] = counts.get(segment.entry.tower, 0) + count
         return counts
 
     @property
@@ -180,16 +180,16 @@ class Index:
         return sum(map(len, collections))
 
     def _written(self, collection: Collection, kind: Kind | None) -> Iterator[Entry]:
-        """Writes a segment for each part and level of a collection."""
-        by_part_and_level: dict[tuple[str, str], list[int]] = {}
+        """Writes a segment for each tower and level of a collection."""
+        by_tower_and_level: dict[tuple[str, str], list[int]] = {}
         for position, row in enumerate(collection.rows()):
-            by_part_and_level.setdefault((row.part, row.level), []).append(position)
-        for (part, level), positions in by_part_and_level.items():
+            by_tower_and_level.setdefault((row.tower, row.level), []).append(position)
+        for (tower, level), positions in by_tower_and_level.items():
             name = f"segment-{self._next:06d}"
             self._next += 1
             segment_kind = kind or kind_for(len(positions))
             sums = self._write_segment(self.folder / name, collection, positions, segment_kind)
-            yield Entry(name, part, level, len(positions), segment_kind, sums=sums)
+            yield Entry(name, tower, level, len(positions), segment_kind, sums=sums)
 
     def _write_segment(
         self, folder: Path, collection: Collection, positions: Sequence[int], kind: Kind
@@ -215,7 +215,7 @@ class Index:
             if (duplicates := np.flatnonzero(keys[1:] == keys[:-1])).size:
                 row = collection.row(int(positions[duplicates[0]]))
                 raise UserError(
-                    f"{collection.folder} has two rows of part {row.part!r} with id {row.id!r}; ids are unique"
+                    f"{collection.folder} has two rows of tower {row.tower!r} with id {row.id!r}; ids are unique"
                 )
             existing = seen.intersection(keys.tolist())
             for segment in self.segments:
@@ -228,12 +228,12 @@ class Index:
                 raise UserError(f"ids {where}: {names}{more}; remove them first, or give others")
             seen.update(keys.tolist())
 
-    def remove(self, ids: Sequence[str], part: str | None = None) -> int:
+    def remove(self, ids: Sequence[str], tower: str | None = None) -> int:
         """Removes samples with all of their pieces.
 
         Args:
             ids: of the samples.
-            part: of the samples; every part if absent.
+            tower: of the samples; every tower if absent.
 
         Returns:
             The number of vectors removed.
@@ -242,10 +242,10 @@ class Index:
             UserError: there is no such row; names the first.
         """
         with self._writing():
-            parts = {segment.entry.part for segment in self.segments} if part is None else {part}
+            towers = {segment.entry.tower for segment in self.segments} if tower is None else {tower}
             missing = set(ids)
             removed: dict[str, set[int]] = {}
-            pending = [(part_name, name) for part_name in sorted(parts) for name in ids]
+            pending = [(tower_name, name) for tower_name in sorted(towers) for name in ids]
             while pending:
                 keys = {key_of(*pair): pair for pair in pending}
                 pending = []
@@ -261,7 +261,7 @@ class Index:
                                     (keys[key][0], segment.collection.row(position).id) for position in new_positions
                                 ]
             if missing:
-                raise UserError(f"the index has no row {sorted(missing)[0]!r}{f' of part {part!r}' if part else ''}")
+                raise UserError(f"the index has no row {sorted(missing)[0]!r}{f' of tower {tower!r}' if tower else ''}")
             self._commit([self._without(segment, removed.get(segment.entry.name, set())) for segment in self.segments])
         return sum(len(positions) for positions in removed.values())
 
@@ -273,7 +273,7 @@ class Index:
         query_D: np.ndarray,
         k: int,
         *,
-        part: str | None = None,
+        tower: str | None = None,
         level: str = "",
         inside: int = 0,
         finer: Mapping[str, np.ndarray] | None = None,
@@ -283,7 +283,7 @@ class Index:
         Args:
             query_D: a vector of the index's model.
             k: maximum number of results.
-            part: of the results; any if absent.
+            tower: of the results; any if absent.
             level: of the results; samples if empty.
             inside: number of finer rows to return within each result.
             finer: query vectors by level, for the finer rows. Levels without one are left out. If absent, ``query_D``
@@ -297,7 +297,7 @@ class Index:
             finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
         candidates: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
-            if segment.entry.level == level and part in (None, segment.entry.part):
+            if segment.entry.level == level and tower in (None, segment.entry.tower):
                 scores_1K, positions_1K = segment.neighbours.search(query_D[None], k)
                 candidates += [
                     (float(score), segment, int(position))
@@ -310,10 +310,10 @@ class Index:
 
     def _inside(self, row: Row, queries: Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
         """The best rows whose parent is this one, each with the best rows inside it."""
-        key = key_of(row.part, row.id)
+        key = key_of(row.tower, row.id)
         candidates: list[tuple[float, Segment, int]] = []
         for segment in self.segments:
-            if segment.entry.part == row.part and segment.entry.level in queries:
+            if segment.entry.tower == row.tower and segment.entry.level in queries:
                 positions = segment.living("parents", [key]).get(key, [])
                 scores = segment.collection.vectors_ND[positions] @ queries[segment.entry.level]
                 candidates += [

@@ -27,8 +27,10 @@ from .rows import Model, Row, check_query
 
 BLOCK = 1_000
 """Points per request."""
-FIELDS = ("part", "level", "parent", "id")
+FIELDS = ("tower", "level", "parent", "id")
 """Payload fields that queries filter by. The server indexes them."""
+SCHEMA = 2
+"""Version of the payloads. Those of version 1, which is not recorded, call the tower ``part``."""
 
 
 class QdrantIndex:
@@ -39,7 +41,7 @@ class QdrantIndex:
         name: of the collection in the database.
 
     Raises:
-        UserError: the database has no such index.
+        UserError: the database has no such index, or an earlier version of the package wrote it.
     """
 
     def __init__(self, client: Any, name: str) -> None:
@@ -55,6 +57,11 @@ class QdrantIndex:
                 f"the database does not say which model {name!r} is of, as its collection {_about(name)!r} is damaged; "
                 "delete both and add the collections again"
             ) from error
+        if (schema := about.payload.get("schema", 1)) != SCHEMA:
+            raise UserError(
+                f"the index {name!r} has rows of schema {schema}, this version reads {SCHEMA}; delete {name!r} and "
+                f"{_about(name)!r} from the database and add the collections again, or use the version that wrote it"
+            )
 
     @classmethod
     def create(cls, client: Any, name: str, model: Model) -> QdrantIndex:
@@ -72,18 +79,19 @@ class QdrantIndex:
             for field in FIELDS:
                 client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
         client.create_collection(_about(name), models.VectorParams(size=1, distance=distance))
-        client.upsert(_about(name), [models.PointStruct(id=0, vector=[0.0], payload=model.plain())])
+        about = model.plain() | {"schema": SCHEMA}
+        client.upsert(_about(name), [models.PointStruct(id=0, vector=[0.0], payload=about)])
         return cls(client, name)
 
     def __len__(self) -> int:
         return int(self.client.count(self.name).count)
 
     @property
-    def parts(self) -> dict[str, int]:
-        """Number of samples of each part."""
+    def towers(self) -> dict[str, int]:
+        """Number of samples of each tower."""
         counts: dict[str, int] = {}
         for row in self._rows(self._filter(level="")):
-            counts[row.part] = counts.get(row.part, 0) + 1
+            counts[row.tower] = counts.get(row.tower, 0) + 1
         return counts
 
     @property
@@ -104,7 +112,7 @@ class QdrantIndex:
         self.model.check(collection.model, str(collection.folder))
         keys, _ = collection.fingerprints()
         if (keys[1:] == keys[:-1]).any():
-            raise UserError(f"{collection.folder} has an id of a part twice; ids are unique")
+            raise UserError(f"{collection.folder} has an id of a tower twice; ids are unique")
         for block in _blocks(iter(keys.tolist())):
             if existing := self.client.retrieve(self.name, [_point(key) for key in block]):
                 names = ", ".join(repr(point.payload["id"]) for point in existing[:3])
@@ -128,7 +136,7 @@ class QdrantIndex:
             raise
         return added
 
-    def remove(self, ids: Sequence[str], part: str | None = None) -> int:
+    def remove(self, ids: Sequence[str], tower: str | None = None) -> int:
         """Removes samples with all of their pieces.
 
         Returns:
@@ -137,14 +145,14 @@ class QdrantIndex:
         Raises:
             UserError: there is no such row; names the first.
         """
-        removed = {row.key: row for row in self._rows(self._filter(part=part, id=list(ids)))}
+        removed = {row.key: row for row in self._rows(self._filter(tower=tower, id=list(ids)))}
         if missing := sorted(set(ids) - {row.id for row in removed.values()}):
-            raise UserError(f"the index has no row {missing[0]!r}{f' of part {part!r}' if part else ''}")
+            raise UserError(f"the index has no row {missing[0]!r}{f' of tower {tower!r}' if tower else ''}")
         pending = list(removed.values())
         while pending:
             row = pending.pop()
             new_rows = [
-                inner for inner in self._rows(self._filter(part=row.part, parent=row.id)) if inner.key not in removed
+                inner for inner in self._rows(self._filter(tower=row.tower, parent=row.id)) if inner.key not in removed
             ]
             removed |= {inner.key: inner for inner in new_rows}
             pending += new_rows
@@ -156,7 +164,7 @@ class QdrantIndex:
         query_D: np.ndarray,
         k: int,
         *,
-        part: str | None = None,
+        tower: str | None = None,
         level: str = "",
         inside: int = 0,
         finer: Mapping[str, np.ndarray] | None = None,
@@ -169,7 +177,7 @@ class QdrantIndex:
         query_D = check_query(query_D, k, self.model.dim)
         if finer is not None:
             finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
-        hits = self._nearest(query_D, k, self._filter(part=part, level=level))
+        hits = self._nearest(query_D, k, self._filter(tower=tower, level=level))
         return [replace(hit, inside=self._inside(hit.row, query_D, finer, inside)) for hit in hits] if inside else hits
 
     def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any) -> list[Hit]:
@@ -182,13 +190,13 @@ class QdrantIndex:
         """The best rows whose parent is this one, each with the best rows inside it."""
         queries = finer
         if queries is None:
-            levels = {inner.level for inner in self._rows(self._filter(part=row.part, parent=row.id))}
+            levels = {inner.level for inner in self._rows(self._filter(tower=row.tower, parent=row.id))}
             queries = dict.fromkeys(levels, query_D)
         hits = [
             hit
             for level, level_query_D in queries.items()
             if level
-            for hit in self._nearest(level_query_D, count, self._filter(part=row.part, parent=row.id, level=level))
+            for hit in self._nearest(level_query_D, count, self._filter(tower=row.tower, parent=row.id, level=level))
         ]
         best = sorted(hits, key=lambda hit: -hit.score)[:count]
         return tuple(replace(hit, inside=self._inside(hit.row, query_D, finer, count)) for hit in best)

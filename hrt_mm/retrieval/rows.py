@@ -25,8 +25,8 @@ class Row:
     """What a vector represents: a sample, or a piece of one.
 
     Args:
-        id: unique among the rows of its part.
-        part: the tower that encoded it.
+        id: unique among the rows of its tower.
+        tower: the tower that encoded it.
         level: of a piece, such as ``scenes``; empty for samples.
         parent: id of the coarser row that contains a piece; empty for samples.
         span: start and end within the sample, in the modality's units: seconds of sound, bytes of text.
@@ -36,7 +36,7 @@ class Row:
     """
 
     id: str
-    part: str
+    tower: str
     level: str = ""
     parent: str = ""
     span: tuple[float, float] | None = None
@@ -48,10 +48,10 @@ class Row:
         """Encodes the row as a line of JSON.
 
         Raises:
-            UserError: the row has no id or part, or is too long.
+            UserError: the row has no id or tower, or is too long.
         """
-        if not self.id or not self.part:
-            raise UserError(f"a row needs an id and a part, got id {self.id!r} and part {self.part!r}")
+        if not self.id or not self.tower:
+            raise UserError(f"a row needs an id and a tower, got id {self.id!r} and tower {self.tower!r}")
         line = self._line()
         if len(line) > MAX_ROW_BYTES:
             raise UserError(
@@ -76,7 +76,9 @@ class Row:
         """
         try:
             value = parse_json(line, where)
-            texts = {name: value[name] for name in ("id", "part", "level", "parent", "file")}
+            # Rows of earlier versions call the tower "part".
+            tower = value["tower"] if "tower" in value else value["part"]
+            texts = {"tower": tower} | {name: value[name] for name in ("id", "level", "parent", "file")}
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
                 raise TypeError("texts are expected")
@@ -92,13 +94,13 @@ class Row:
 
     @property
     def key(self) -> int:
-        """Fingerprint of part and id."""
-        return key_of(self.part, self.id)
+        """Fingerprint of tower and id."""
+        return key_of(self.tower, self.id)
 
 
-def key_of(part: str, name: str) -> int:
-    """63-bit fingerprint of the row with a part and an id."""
-    digest = blake2b(json.dumps([part, name]).encode(), digest_size=8).digest()
+def key_of(tower: str, name: str) -> int:
+    """63-bit fingerprint of the row with a tower and an id."""
+    digest = blake2b(json.dumps([tower, name]).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

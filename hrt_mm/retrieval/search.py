@@ -57,31 +57,31 @@ class Searcher:
             kind: of the query, a tower of the model: ``text``, ``image``.
             source: a text, or a file.
             k: maximum number of results.
-            find: part to search; by default another part than ``kind``, if the index has one.
+            find: tower to search; by default another tower than ``kind``, if the index has one.
             level: of the results; samples if empty.
             inside: number of finer pieces to return within each result.
 
         Raises:
             BadSample: the query cannot be read.
-            UserError: the model has no such tower, the index has no such part, or pieces of the level cannot be
+            UserError: the model has no such tower, the index has no such tower, or pieces of the level cannot be
                 compared with the query.
         """
         if kind not in self.embedder.towers:
             raise UserError(f"the model cannot read --{kind}; it reads {', '.join(self.embedder.towers)}")
-        part = find or self.answering(kind)
-        if find is not None and len(self.index) and find not in self.index.parts:
-            raise UserError(f"the index has no {find!r} to find; it has {', '.join(self.index.parts)}")
-        if not (level or inside) or part not in self.embedder.towers:
-            return self.index.search(self.embedder.query(kind, source), k, part=part, level=level, inside=inside)
-        queries = self.embedder.queries(kind, source, part)
+        tower = find or self.answering(kind)
+        if find is not None and len(self.index) and find not in self.index.towers:
+            raise UserError(f"the index has no {find!r} to find; it has {', '.join(self.index.towers)}")
+        if not (level or inside) or tower not in self.embedder.towers:
+            return self.index.search(self.embedder.query(kind, source), k, tower=tower, level=level, inside=inside)
+        queries = self.embedder.queries(kind, source, tower)
         if level not in queries:
             comparable = ", ".join(name for name in queries if name) or "none"
             raise UserError(
-                f"pieces of level {level!r} of {part} were not compared with {kind} in training; {comparable} were"
+                f"pieces of level {level!r} of {tower} were not compared with {kind} in training; {comparable} were"
             )
-        return self.index.search(queries[level], k, part=part, level=level, inside=inside, finer=queries)
+        return self.index.search(queries[level], k, tower=tower, level=level, inside=inside, finer=queries)
 
     def answering(self, kind: str) -> str | None:
-        """The part to search by default: the first that is not the query's, if any."""
-        others = [part for part in self.index.parts if part != kind]
+        """The tower to search by default: the first that is not the query's, if any."""
+        others = [tower for tower in self.index.towers if tower != kind]
         return others[0] if others else kind

@@ -1,13 +1,14 @@
-"""A segment of an index: the vectors of one part and level with their rows, a search structure, and removals."""
+"""A segment of an index: the vectors of one tower and level with their rows, a search structure, and removals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import NonNegativeInt
+from pydantic import AliasChoices, Field, NonNegativeInt
 
 from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
@@ -23,7 +24,7 @@ class Entry:
 
     Args:
         name: of its folder.
-        part: of all its rows.
+        tower: of all its rows; called ``part`` before schema 3.
         level: of all its rows; empty for samples.
         count: number of vectors.
         kind: of the search structure.
@@ -32,7 +33,7 @@ class Entry:
     """
 
     name: str
-    part: str
+    tower: Annotated[str, Field(validation_alias=AliasChoices("tower", "part"))]
     level: str
     count: NonNegativeInt
     kind: Kind

@@ -19,9 +19,9 @@ def vectors(count: int, seed: int = 0) -> np.ndarray:
 
 
 def collection(
-    folder: Path, ids: Sequence[str], *, part: str = "image", seed: int = 0, model: Model = MODEL
+    folder: Path, ids: Sequence[str], *, tower: str = "image", seed: int = 0, model: Model = MODEL
 ) -> Collection:
     with writing(folder, model) as writer:
         if ids:
-            writer.add(vectors(len(ids), seed)[:, : model.dim], [Row(name, part, info={"name": name}) for name in ids])
+            writer.add(vectors(len(ids), seed)[:, : model.dim], [Row(name, tower, info={"name": name}) for name in ids])
     return Collection(folder)

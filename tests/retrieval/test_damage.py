@@ -45,18 +45,22 @@ def answers_of(folder: Path) -> list[Any]:
     """All that searches in an index find."""
     index = Index(folder)
     hits = [index.search(query_D, 12, inside=2) for query_D in QUERIES]
-    return [index.model, len(index), index.parts, [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits]]
+    return [index.model, len(index), index.towers, [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits]]
 
 
 def first_schema(folder: Path) -> None:
-    """Makes files what the first schema has: without checksums."""
+    """Turns files into those of the first schema: without checksums, and with parts instead of towers."""
     for path in [*folder.rglob("collection.json"), *folder.rglob("manifest.json")]:
         value = json.loads(path.read_text()) | {"schema": 1}
         for key in ("checksum", "files"):
             value.pop(key, None)
         for entry in value.get("segments", []):
             del entry["sums"]
+            entry["part"] = entry.pop("tower")
         path.write_text(json.dumps(value))
+    for path in folder.rglob("rows.jsonl"):
+        # Of the same length, as rows.npy has the offsets.
+        path.write_bytes(path.read_bytes().replace(b'"tower": ', b'"part":  '))
 
 
 @pytest.fixture
@@ -124,8 +128,8 @@ def test_what_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path, index: 
 
 def test_a_newer_version_is_told_from_damage(index: Index, made: Collection) -> None:
     for path in (index.folder / "manifest.json", made.folder / "collection.json"):
-        path.write_text('{"schema": 3}')
-        with pytest.raises(UserError, match=r"has schema 3, this version reads up to 2; use the version that wrote it"):
+        path.write_text('{"schema": 4}')
+        with pytest.raises(UserError, match=r"has schema 4, this version reads up to 3; use the version that wrote it"):
             (Index if path.name == "manifest.json" else Collection)(path.parent)
 
 

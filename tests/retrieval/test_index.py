@@ -70,21 +70,21 @@ def test_parts_and_levels_are_searched_apart_and_pieces_within(tmp_path: Path) -
         writer.add(np.eye(5, 8, dtype=np.float32), rows)
     index = Index.create(tmp_path / "index", MODEL)
     index.add(Collection(tmp_path / "a"))
-    assert index.parts == {"video": 1, "text": 1}
+    assert index.towers == {"video": 1, "text": 1}
     query = np.array([0.1, 0.2, 0.3, 0.9, 0.5, 0, 0, 0])
     assert [hit.row.id for hit in index.search(query, 9)] == ["t", "v"]
-    assert [hit.row.id for hit in index.search(query, 9, part="video", level="scenes")] == ["v/1", "v/0"]
-    (result,) = index.search(query, 9, part="video", inside=1)
+    assert [hit.row.id for hit in index.search(query, 9, tower="video", level="scenes")] == ["v/1", "v/0"]
+    (result,) = index.search(query, 9, tower="video", inside=1)
     assert [inner.row.span for inner in result.inside] == [(4, 9)]
     assert [inner.row.id for inner in result.inside[0].inside] == ["v/1/0"]
     assert index.remove(["v"]) == 4
-    assert index.parts == {"video": 0, "text": 1}
+    assert index.towers == {"video": 0, "text": 1}
 
 
 def test_bad_input_is_told(tmp_path: Path, index: Index) -> None:
     with pytest.raises(UserError, match=r"ids that the index has already: 'a3', 'a4'; remove them first"):
         index.add(collection(tmp_path / "b", ["a3", "a4", "new"]))
-    with pytest.raises(UserError, match="two rows of part 'image' with id 'c'"):
+    with pytest.raises(UserError, match="two rows of tower 'image' with id 'c'"):
         index.add(collection(tmp_path / "c", ["c", "c"]))
     with pytest.raises(
         UserError, match=r"is of another model \(bbbbbbbbbbbb\) than the index \(aaaaaaaaaaaa in runs/x"

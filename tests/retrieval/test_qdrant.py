@@ -47,11 +47,11 @@ def test_it_answers_as_an_index_in_a_folder_does(tmp_path: Path, client: Any) ->
         assert index.add(many) == 300
         assert index.add(few) == 5
     assert len(here) == len(there) == 305
-    assert here.parts == there.parts == {"image": 300, "video": 1, "text": 1}
+    assert here.towers == there.towers == {"image": 300, "video": 1, "text": 1}
     assert here.remove(["a7", "v/1"]) == there.remove(["a7", "v/1"]) == 3
     queries = {level: vectors(1, seed=position)[0] for position, level in enumerate(("scenes", "clips"))}
     for query in vectors(5, seed=9):
-        for options in ({}, {"part": "image"}, {"inside": 2}, {"level": "scenes"}, {"inside": 2, "finer": queries}):
+        for options in ({}, {"tower": "image"}, {"inside": 2}, {"level": "scenes"}, {"inside": 2, "finer": queries}):
             ours, theirs = here.search(query, 7, **options), there.search(query, 7, **options)
             assert [hit.row for hit in ours] == [hit.row for hit in theirs]
             assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-5)
@@ -77,7 +77,7 @@ def test_bad_input_is_told(tmp_path: Path, client: Any) -> None:
     index.add(collection(tmp_path / "a", ["a1", "a2"]))
     with pytest.raises(UserError, match=r"ids that the index has already: 'a2'; remove them first"):
         index.add(collection(tmp_path / "b", ["a2", "new"]))
-    with pytest.raises(UserError, match="has an id of a part twice"):
+    with pytest.raises(UserError, match="has an id of a tower twice"):
         index.add(collection(tmp_path / "c", ["c", "c"]))
     with pytest.raises(UserError, match="is of another model"):
         index.add(collection(tmp_path / "d", ["d"], model=Model("b" * 64, 8)))
@@ -111,6 +111,9 @@ def test_a_failed_addition_leaves_nothing(tmp_path: Path, client: Any, monkeypat
             index.add(collection(tmp_path / "b", [f"b{position}" for position in range(50)]))
     assert len(index) == 1
     assert index.add(Collection(tmp_path / "b")) == 50
+    client.delete_payload("x-about", ["schema"], [0])
+    with pytest.raises(UserError, match=r"rows of schema 1, this version reads 2; delete 'x' and 'x-about' from"):
+        QdrantIndex(client, "x")
     client.delete("x-about", [0])
     with pytest.raises(UserError, match="does not say which model 'x' is of"):
         QdrantIndex(client, "x")

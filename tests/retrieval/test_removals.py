@@ -113,14 +113,14 @@ def test_never_fewer_than_there_are(kind: Kind, count: int, gone: set[int], k: i
 
 
 MODEL = Model("m" * 64, 3)
-PARTS, LEVELS = ("image", "text"), ("", "scenes")
+TOWERS, LEVELS = ("image", "text"), ("", "scenes")
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.integers(1, 12), st.sampled_from(PARTS), st.sampled_from(["flat", "hnsw", "ivf"])),
+        st.tuples(st.just("add"), st.integers(1, 12), st.sampled_from(TOWERS), st.sampled_from(["flat", "hnsw", "ivf"])),
         st.tuples(st.just("remove"), st.integers(0, 10**6), st.integers(1, 8), st.booleans()),
         st.tuples(st.just("again"), st.integers(0, 10**6)),
         st.tuples(st.just("reopen")),
-        st.tuples(st.just("search"), st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([None, *PARTS])),
+        st.tuples(st.just("search"), st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([None, *TOWERS])),
     ),
     min_size=3,
     max_size=12,
@@ -133,12 +133,12 @@ class Plain:
     def __init__(self) -> None:
         self.rows: list[tuple[Row, np.ndarray]] = []
 
-    def best(self, query_D: np.ndarray, k: int, part: str | None, level: str, parent: str | None = None) -> list[str]:
+    def best(self, query_D: np.ndarray, k: int, tower: str | None, level: str, parent: str | None = None) -> list[str]:
         """The ids of the nearest; of equal ones those that were added earlier come first."""
         kept = [
             (float(vector_D @ query_D), row.id)
             for row, vector_D in self.rows
-            if row.level == level and part in (None, row.part) and parent in (None, row.parent)
+            if row.level == level and tower in (None, row.tower) and parent in (None, row.parent)
         ]
         return [name for _, name in sorted(kept, key=lambda item: -item[0])[:k]]
 
@@ -164,10 +164,10 @@ class Both:
         self.removed: list[tuple[Row, np.ndarray]] = []
         self.number = 0
 
-    def add(self, count: int, part: str, kind: Kind) -> None:
+    def add(self, count: int, tower: str, kind: Kind) -> None:
         rows = []
         for _ in range(count):
-            rows += [Row(str(self.number), part), Row(f"{self.number}/0", part, "scenes", str(self.number))]
+            rows += [Row(str(self.number), tower), Row(f"{self.number}/0", tower, "scenes", str(self.number))]
             self.number += 1
         self._add(list(zip(rows, whole_numbers(len(rows), 3, self.number, 1), strict=True)), kind)
 
@@ -176,9 +176,9 @@ class Both:
         with writing(made, MODEL) as writer:
             writer.add(np.stack([vector_D for _, vector_D in added]), [row for row, _ in added])
         assert self.index.add(Collection(made), kind) == len(added)
-        # Segments are of one part and level, in the order of the first row of each.
-        for key in dict.fromkeys((row.part, row.level) for row, _ in added):
-            self.plain.rows += [item for item in added if (item[0].part, item[0].level) == key]
+        # Segments are of one tower and level, in the order of the first row of each.
+        for key in dict.fromkeys((row.tower, row.level) for row, _ in added):
+            self.plain.rows += [item for item in added if (item[0].tower, item[0].level) == key]
 
     def again(self, which: int) -> None:
         if self.removed:
@@ -201,20 +201,20 @@ class Both:
     def reopen(self) -> None:
         self.index = Index(self.index.folder)
 
-    def search(self, seed: int, k: int, part: str | None) -> None:
+    def search(self, seed: int, k: int, tower: str | None) -> None:
         query_D = whole_numbers(1, 3, seed)[0]
         for level in LEVELS:
-            hits = self.index.search(query_D, k, part=part, level=level)
-            assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, part, level)
-        for hit in self.index.search(query_D, 3, part=part, inside=2):
+            hits = self.index.search(query_D, k, tower=tower, level=level)
+            assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, tower, level)
+        for hit in self.index.search(query_D, 3, tower=tower, inside=2):
             inner = [item.row.id for item in hit.inside]
-            assert inner == self.plain.best(query_D, 2, hit.row.part, "scenes", hit.row.id)
+            assert inner == self.plain.best(query_D, 2, hit.row.tower, "scenes", hit.row.id)
 
     def count(self) -> None:
         rows = [row for row, _ in self.plain.rows]
         assert len(self.index) == len(rows)
-        for part in PARTS:
-            assert self.index.parts.get(part, 0) == sum(row.part == part and not row.level for row in rows)
+        for tower in TOWERS:
+            assert self.index.towers.get(tower, 0) == sum(row.tower == tower and not row.level for row in rows)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])

@@ -72,12 +72,12 @@ def test_training_learned_pairs_and_every_figure_has_its_numbers(run: Path) -> N
 
 def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = Index(index)
-    assert held.parts == {"image": held.parts["text"], "text": held.parts["text"]}
+    assert held.towers == {"image": held.towers["text"], "text": held.towers["text"]}
     row = held.segments[0].collection.row(5)
     assert main(["search", str(index), "--text", row.info["name"].upper(), "-k", "10", "--json"]) == 0
     hits = json.loads(capsys.readouterr().out)
     assert len(hits) == 10
-    assert {hit["part"] for hit in hits} == {"image"}
+    assert {hit["tower"] for hit in hits} == {"image"}
     assert Path(hits[0]["media"]).is_file()
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
@@ -85,7 +85,7 @@ def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureF
 def test_its_own_picture_finds_itself_and_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     searcher = Searcher.of(Index(index))
     held = Index(index).segments[0].collection
-    own = searcher.index.search(held.vectors_ND[7], 1, part="image")[0]
+    own = searcher.index.search(held.vectors_ND[7], 1, tower="image")[0]
     assert own.row == held.row(7)
     assert own.score == pytest.approx(1, abs=1e-4)
     assert own.media is not None
@@ -97,7 +97,7 @@ def test_adding_and_removing_by_the_shell(run: Path, index: Path, capsys: pytest
     before = len(Index(index))
     extra = run.parent / "extra.png"
     Image.new("L", (40, 40), 255).save(extra)
-    assert main(["embed", str(run), str(extra), "--part", "image", "--out", str(run.parent / "more")]) == 0
+    assert main(["embed", str(run), str(extra), "--tower", "image", "--out", str(run.parent / "more")]) == 0
     assert main(["index", "add", str(index), str(run.parent / "more")]) == 0
     assert len(Index(index)) == before + 1
     assert main(["index", "remove", str(index), str(extra)]) == 0
@@ -118,7 +118,7 @@ def test_a_manifest_gives_names_and_what_is_shown(
     ]
     (tmp_path / "files.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     argv = ["embed", str(run), str(tmp_path / "[12].png"), "--manifest", str(tmp_path / "files.jsonl")]
-    assert main([*argv, "--part", "image", "--out", str(tmp_path / "v")]) == 0
+    assert main([*argv, "--tower", "image", "--out", str(tmp_path / "v")]) == 0
     assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "v")]) == 0
     assert "3 of image" in capsys.readouterr().out
     assert "gone.png: no such file" in caplog.text
@@ -131,7 +131,7 @@ def test_a_manifest_gives_names_and_what_is_shown(
         two: {"file": two},
     }
     assert main(["index", "remove", str(tmp_path / "index"), "first"]) == 0
-    assert main([*argv[:2], str(tmp_path / "*.wav"), "--part", "image", "--out", str(tmp_path / "w")]) == 2
+    assert main([*argv[:2], str(tmp_path / "*.wav"), "--tower", "image", "--out", str(tmp_path / "w")]) == 2
     assert "nothing matches" in capsys.readouterr().err
 
 
@@ -149,13 +149,13 @@ def test_a_folder_of_many_kinds_of_files(
     (tmp_path / "up").symlink_to(".")
     with open(os.fsencode(tmp_path) + b"/b/\xff.png", "wb") as file:
         file.write((tmp_path / "b" / "3.png").read_bytes())
-    assert main(["embed", str(run), str(tmp_path), "--part", "image", "--out", str(run.parent / "folder")]) == 0
+    assert main(["embed", str(run), str(tmp_path), "--tower", "image", "--out", str(run.parent / "folder")]) == 0
     assert "4 of image" in capsys.readouterr().out
     assert caplog.text.count("left out 20 files of .txt, which are not read") == 1
     assert f"left out: {tmp_path}/b/broken.png: not an image" in caplog.text and "._3.png" not in caplog.text
     assert "b/pipe.png (a FIFO)" in caplog.text
     assert "up (a link that leads upwards" in caplog.text
-    assert main(["embed", str(run), str(tmp_path), "--part", "text", "--out", str(run.parent / "texts")]) == 0
+    assert main(["embed", str(run), str(tmp_path), "--tower", "text", "--out", str(run.parent / "texts")]) == 0
     assert "20 of text" in capsys.readouterr().out
     assert "left out 4 files of .png, 1 file of .jfif, which are not read" in caplog.text
 
@@ -175,7 +175,7 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
     ]
     (tmp_path / "files.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     out = run.parent / "long"
-    argv = ["embed", str(run), "--manifest", str(tmp_path / "files.jsonl"), "--part", "image", "--out", str(out)]
+    argv = ["embed", str(run), "--manifest", str(tmp_path / "files.jsonl"), "--tower", "image", "--out", str(out)]
     assert main(argv) == 0
     assert "3 of image" in capsys.readouterr().out
     rows = {row.id: row.info for row in Collection(out).rows()}
@@ -264,7 +264,7 @@ def test_an_empty_index_finds_nothing(
 def test_a_picture_finds_the_word_within_a_name(
     run: Path, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["embed", str(run), "--part", "text", "--split", "test", "--level", "words", "--out", str(tmp_path / "v")]
+    argv = ["embed", str(run), "--tower", "text", "--split", "test", "--level", "words", "--out", str(tmp_path / "v")]
     assert main(argv) == 0
     assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "v")]) == 0
     searcher = Searcher.of(Index(tmp_path / "index"))
