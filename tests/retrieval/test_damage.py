@@ -45,7 +45,12 @@ def answers_of(folder: Path) -> list[Any]:
     """All that searches in an index find."""
     index = Index(folder)
     hits = [index.search(query_D, 12, inside=2) for query_D in QUERIES]
-    return [index.model, len(index), index.towers, [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits]]
+    return [
+        index.model,
+        len(index),
+        index.towers,
+        [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits],
+    ]
 
 
 def first_schema(folder: Path) -> None:

@@ -116,7 +116,9 @@ MODEL = Model("m" * 64, 3)
 TOWERS, LEVELS = ("image", "text"), ("", "scenes")
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.integers(1, 12), st.sampled_from(TOWERS), st.sampled_from(["flat", "hnsw", "ivf"])),
+        st.tuples(
+            st.just("add"), st.integers(1, 12), st.sampled_from(TOWERS), st.sampled_from(["flat", "hnsw", "ivf"])
+        ),
         st.tuples(st.just("remove"), st.integers(0, 10**6), st.integers(1, 8), st.booleans()),
         st.tuples(st.just("again"), st.integers(0, 10**6)),
         st.tuples(st.just("reopen")),
