@@ -40,7 +40,7 @@ BLOCK = 65_536
 
 @dataclass(frozen=True)
 class _Metadata:
-    """The content of ``collection.json``. It has checksums since schema 2. Rows call their tower ``part`` before schema 3."""
+    """The content of ``collection.json``: checksums since schema 2, rows with ``tower`` (was ``part``) since 3."""
 
     model: Model
     count: NonNegativeInt
