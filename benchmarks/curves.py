@@ -140,16 +140,15 @@ def trained(
 
 def whole(data: Data, config: RunConfig, split: str, length: Callable[[Any], int]) -> Held:
     """A split's samples as raw tokens, with the places of their classes, in batches of samples of like length."""
-    dataset = data.splits[split]
+    dataset, collator = data.splits[split], data.maker(config, split).collator
     samples = [dataset[index] for index in range(len(dataset))]
     samples.sort(key=lambda sample: length(sample.value))
     batches = []
     for first in range(0, len(samples), 32):
         part = samples[first : first + 32]
-        tokens = data.tokenizer([sample.value for sample in part])
-        target = config.task.targets(part, tokens, data.classes)
-        assert isinstance(target, Tensor)
-        batches.append((tokens, target))
+        batch = collator(part)
+        assert batch.target is not None
+        batches.append((batch.tokens, batch.target))
     return batches
 
 

@@ -78,7 +78,6 @@ def contenders(task: str) -> dict[str, RunConfig]:
         return {"multi-level": config, "single-level": single_level(config)}
     if task == "digits":
         return {"hierarchy": config}
-    assert config.towers is not None
     pairs = {f"{one}-{other}": pair_of(config, one, other) for one, other in PAIRS}
     return {"triples": config, **pairs}
 
@@ -93,7 +92,7 @@ def single_level(config: RunConfig) -> RunConfig:
 
 def pair_of(config: RunConfig, one: str, other: str) -> RunConfig:
     """The same with two of its towers."""
-    assert config.towers is not None and isinstance(config.task, ContrastiveConfig)
+    assert isinstance(config.task, ContrastiveConfig)
     towers = {name: tower for name, tower in config.towers.items() if name in (one, other)}
     also = tuple(
         pair.model_copy(update={"levels": {tower: level for tower, level in pair.levels.items() if tower in towers}})

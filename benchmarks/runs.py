@@ -140,7 +140,7 @@ def reading(config: RunConfig, model: HierarchyConfig, level: str) -> RunConfig:
     task = config.task.model_copy(update={"level": level})
     if isinstance(task, CTCConfig) and task.finer is not None:
         task = task.model_copy(update={"finer": task.finer.model_copy(update={"level": level})})
-    return config.model_copy(update={"model": model, "task": task})
+    return config.with_model(model).model_copy(update={"task": task})
 
 
 def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
@@ -150,7 +150,7 @@ def fitted(config: RunConfig, other: RunConfig) -> RunConfig:
     hidden = deepest.mlp_dim - (_parameters(config) - _parameters(other)) / (3 * deepest.dim * deepest.depth)
     changed = deepest.model_copy(update={"mlp_ratio": hidden / deepest.dim})
     levels = tuple(changed if level is deepest else level for level in model.levels)
-    return config.model_copy(update={"model": model.model_copy(update={"levels": levels})})
+    return config.with_model(model.model_copy(update={"levels": levels}))
 
 
 def _parameters(config: RunConfig) -> int:

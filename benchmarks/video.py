@@ -59,7 +59,7 @@ def configured(quick: bool) -> RunConfig:
     if not quick:
         return config
     levels = [level.model_copy(update={"dim": 32, "heads": 2}) for level in config.single.model.levels]
-    return config.model_copy(update={"model": config.single.model.model_copy(update={"levels": tuple(levels)})})
+    return config.with_model(config.single.model.model_copy(update={"levels": tuple(levels)}))
 
 
 def build(contender: str, frames: int, settings: Mapping[str, Any]) -> tuple[nn.Module, VideoTokenizer]:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.component import Component
-from ..core.levels import HierarchyConfig
 from ..data.dataset import DatasetConfig
 from ..data.registry import broken_plugins, modalities
-from ..data.tokenizer import TokenizerConfig
 from ..tasks.base import TaskConfig
-from ..train.run_config import FORMS, RunConfig, TowerConfig
+from ..tasks.joint import JointTaskConfig
+from ..train.run_config import SHORT_FORM, RunConfig, TowerConfig
 from .allowed import Allowed
 from .deprecated import DeprecatedKeys
 from .fitting import fit
@@ -75,29 +74,24 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
     for path in (("train",), ("train", "pretrain")):
         _check_alternatives(root, path, problems)
     validator = Validator(root, allowed, problems)
-    options: dict[str, Mapping[str, type[Component]]] = {
-        "modality": tokenizers(installed),
-        "task": tasks(),
-        "data": joint() if several else datasets(chosen) if chosen else {},
-    }
     for name in root.value:
-        if name not in RunConfig.model_fields:
-            validator.add((name,), validator.allowed.unknown_key((name,), validator.data))
-        elif several and name in FORMS[:2]:
+        if several and name in SHORT_FORM:
             validator.add((name,), "stands beside towers, which have their own; give one or the other")
+        elif name not in SHORT_FORM and name not in RunConfig.model_fields:
+            validator.add((name,), validator.allowed.unknown_key((name,), validator.data))
+    data_types = joint() if several else datasets(chosen) if chosen is not None else None
     validated: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
         if name == "towers":
-            validated[name] = _towers(root, validator, options["modality"]) if several else None
-        elif several and name in FORMS:
-            continue
-        elif name not in root.value and (field.is_required() or name in FORMS):
+            validated = {name: _towers(root, validator)} if several else _tower((), root, validator)
+        elif name not in root.value and field.is_required():
             validator.add((name,), f"the section is missing; expected {field.description}")
-        elif name not in options:
+        elif name == "task":
+            validated[name] = _typed_section((name,), root, tasks(), validator)
+        elif name != "data":
             validated[name] = validator.section((name,), section_component(name))
-        elif name != "data" or chosen or several:
-            component = _component((name,), root, options[name], validator)
-            validated[name] = validator.section((name,), component) if component else None
+        elif data_types is not None:
+            validated[name] = _typed_section((name,), root, data_types, validator)
     _check_form(validated.get("task"), validator, several=several)
     return validated
 
@@ -112,9 +106,7 @@ def _check_alternatives(root: Node, path: Keys, problems: list[Problem]) -> None
         problems.append(Problem(node.mark, path, f"{names} are alternatives; keep one of them"))
 
 
-def _towers(
-    root: Node, validator: Validator, tokenizers: Mapping[str, type[Component]]
-) -> dict[str, TowerConfig] | None:
+def _towers(root: Node, validator: Validator) -> dict[str, TowerConfig] | None:
     """The validated towers by name; nothing where one has mistakes."""
     section = root.child("towers")
     assert section is not None
@@ -132,25 +124,34 @@ def _towers(
         for key in node.value:
             if key not in TowerConfig.model_fields:
                 validator.add((*path, key), validator.allowed.unknown_key((*path, key), validator.data))
-        missing = [key for key in TowerConfig.model_fields if key not in node.value]
-        for key in missing:
-            validator.add((*path, key), f"the section is missing; expected {TowerConfig.model_fields[key].description}")
-        if missing:
-            continue
-        component = _component((*path, "modality"), root, tokenizers, validator)
-        modality = validator.section((*path, "modality"), component) if component else None
-        model = validator.section((*path, "model"), HierarchyConfig)
-        if isinstance(modality, TokenizerConfig) and model is not None:
-            towers[name] = TowerConfig(modality=modality, model=model)
+        tower = _tower(path, root, validator)
+        if None not in tower.values():
+            towers[name] = TowerConfig(**tower)
     return towers if len(towers) == len(section.value) else None
+
+
+def _tower(path: Keys, root: Node, validator: Validator) -> dict[str, Any]:
+    """The validated modality and model at a path; ``None`` in place of one that has mistakes."""
+    tower: dict[str, Any] = {}
+    for name, field in TowerConfig.model_fields.items():
+        section = (*path, name)
+        if root.find(section)[1] < len(section):
+            validator.add(section, f"the section is missing; expected {field.description}")
+            tower[name] = None
+        elif name == "modality":
+            tower[name] = _typed_section(section, root, tokenizers(modalities()), validator)
+        else:
+            tower[name] = validator.section(section, section_component(name))
+    return tower
 
 
 def _check_form(task: Component | None, validator: Validator, *, several: bool) -> None:
     """A task over several modalities has towers, and one over one modality has none."""
-    if not isinstance(task, TaskConfig) or task.joint == several:
+    if not isinstance(task, TaskConfig) or isinstance(task, JointTaskConfig) == several:
         return
-    fix = "give towers in place of modality and model" if task.joint else "give modality and model in place of towers"
-    reads = "several towers" if task.joint else "one model"
+    forms = ("one model", "modality and model"), ("several towers", "towers")
+    (_, given), (reads, wanted) = forms if not several else reversed(forms)
+    fix = f"give {wanted} in place of {given}"
     validator.add(("task", "type"), f"task {task.type} is over {reads}; {fix}")
 
 
@@ -159,15 +160,15 @@ def _type(root: Node, *section: str | int) -> str | None:
     return node.value if isinstance(node.value, str) else None
 
 
-def _component(
+def _typed_section(
     section: Keys, root: Node, options: Mapping[str, type[Component]], validator: Validator
-) -> type[Component] | None:
-    """The component that a section's ``type`` names; None, with a problem, if it names none."""
+) -> Component | None:
+    """The validated component of a section whose ``type`` names one; None if it has mistakes."""
     node, _ = root.find(section)
     name = _type(root, *section)
     what = str(section[-1])
     if isinstance(node.value, dict) and name is not None and name in options:
-        return options[name]
+        return validator.section(section, options[name])
     choices = ", ".join(options)
     if not isinstance(node.value, dict):
         hint = f"; write {{type: {name}}}" if name in options else ""

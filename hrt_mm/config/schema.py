@@ -52,8 +52,9 @@ def compose(
         "task": list(dict.fromkeys(tasks().values())),
         "data": list(dict.fromkeys([*(config for name in selected for config in data[name]), *together])),
     }
-    names = [name for name in RunConfig.model_fields if name != "towers"]
-    sections = {name: unions.get(name) or [section_component(name)] for name in names}
+    fields = {**TowerConfig.model_fields, **RunConfig.model_fields}
+    towers = fields.pop("towers")
+    sections = {name: unions.get(name) or [section_component(name)] for name in fields}
     components = [component for options in sections.values() for component in options]
     refs, definitions = models_json_schema(
         [(component, "validation") for component in dict.fromkeys(components)], ref_template="#/$defs/{model}"
@@ -63,13 +64,13 @@ def compose(
         return dict(refs[component, "validation"])
 
     properties: Schema = {}
-    for name in names:
+    for name, field in fields.items():
         options = [ref(component) for component in sections[name]]
         body = options[0] if len(options) == 1 else {"anyOf": options}
-        properties[name] = {"description": RunConfig.model_fields[name].description, **body}
+        properties[name] = {"description": field.description, **body}
     if several is not False:
         tower = {name: properties[name] for name in TowerConfig.model_fields}
-        properties["towers"] = {"description": RunConfig.model_fields["towers"].description, **_by_name(tower)}
+        properties["towers"] = {"description": towers.description, **_by_name(tower)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hrt-mm run",
@@ -79,8 +80,8 @@ def compose(
         # A file that extends another one may omit any section.
         "if": {"not": {"required": ["extends"]}},
         "then": {
-            "required": [name for name, field in RunConfig.model_fields.items() if field.is_required()],
-            "oneOf": [{"required": ["modality", "model"]}, {"required": ["towers"]}],
+            "required": [n for n, field in RunConfig.model_fields.items() if field.is_required() and n != "towers"],
+            "oneOf": [{"required": list(TowerConfig.model_fields)}, {"required": ["towers"]}],
         },
         "allOf": [
             *(_own_data(name, [ref(config) for config in data[name]]) for name in selected),

@@ -6,18 +6,15 @@ from importlib.metadata import entry_points
 
 from ..core.component import Component
 from ..core.errors import ConfigError
-from ..core.levels import HierarchyConfig
 from ..data.modality import Modality
 from ..data.registry import GROUP, JOINT_GROUP, datasets_of, joint_datasets, modalities, names_of_ours, types_of
 from ..tasks import TASKS
-from ..train.run_config import RunConfig
+from ..train.run_config import RunConfig, TowerConfig
 
 
 def section_component(name: str) -> type[Component]:
     """The component of a section that has one for all runs."""
-    if name == "model":
-        return HierarchyConfig
-    component = RunConfig.model_fields[name].annotation
+    component = (TowerConfig.model_fields | RunConfig.model_fields)[name].annotation
     assert isinstance(component, type) and issubclass(component, Component)
     return component
 

@@ -72,7 +72,7 @@ class DatasetConfig(Component):
     before: ClassVar[Mapping[str, Any]] = {}
     """What the absence of a key stands for in the configuration that a run wrote before the key existed, where that is
     not the key's default: such a run keeps its data."""
-    parts: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = (SINGLE,)
     """Of a dataset of several modalities, what the values of its samples may have; see :meth:`towers`."""
 
     def towers(self) -> tuple[str, ...]:
@@ -102,6 +102,10 @@ class DatasetConfig(Component):
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
         """The configuration with what it leaves to the modality filled in, such as the size of crops."""
         return self
+
+    def suited_towers(self, modalities: Mapping[str, TokenizerConfig]) -> DatasetConfig:
+        """The same for the modalities of a run, by tower. Datasets of several modalities leave nothing to them."""
+        return self.suited(modalities[SINGLE]) if SINGLE in modalities else self
 
     def plain(self, split: str) -> Dataset:
         """The samples of a split without random augmentation, for collections to be searched."""

@@ -22,9 +22,9 @@ from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
+from ..tasks.collation import Collator
 from ..tasks.encoding import EncoderTask
 from ..tasks.fused import Fused
-from ..tasks.joint import JointTaskConfig
 from ..train.build import Data, build_dataset, build_task, build_tokenizers, check_classes, given_groups
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
@@ -155,7 +155,7 @@ class TrainedRun:
             yield self._packed(samples).to(device)
 
     def _value(self, value: Any) -> Any:
-        towers = self.config.by_tower
+        towers = self.config.towers
         if SINGLE in towers:
             return self._read(SINGLE, value)
         if not isinstance(value, Mapping):
@@ -164,17 +164,18 @@ class TrainedRun:
 
     def _read(self, tower: str, value: Any) -> Any:
         if isinstance(value, Path):
-            modality = modalities()[self.config.by_tower[tower].modality.type]
+            modality = modalities()[self.config.towers[tower].modality.type]
             value = read_file(modality, value, self.tokenizers[tower])
         return self.config.data.prepare(tower, value)
 
     def _packed(self, samples: Sequence[Sample]) -> Batch:
         """A batch without targets."""
-        names = tuple(sample.name for sample in samples)
-        if SINGLE in self.tokenizers:
-            return Batch.of(self.tokenizer(self.config.task.values(samples)), None, names)
-        assert isinstance(self.config.task, JointTaskConfig)
-        return Batch(self.config.task.collator({}, self.tokenizers, self.classes).towers(samples), None, names)
+        return Batch(self.collator.towers(samples), None, tuple(sample.name for sample in samples))
+
+    @property
+    def collator(self) -> Collator:
+        """Makes batches of the task's samples."""
+        return self.config.task.collator(self.config.models, self.tokenizers, self.classes)
 
     @property
     def tokenizer(self) -> Tokenizer:

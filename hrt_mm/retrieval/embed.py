@@ -82,7 +82,7 @@ class Embedder:
         Raises:
             UserError: there is no such tower; names those available.
         """
-        towers = self.run.config.by_tower
+        towers = self.run.config.towers
         if tower not in towers:
             raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
         return modalities()[towers[tower].modality.type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Task, TaskConfig, TaskOutput
+from .base import EncoderTaskConfig, Task, TaskConfig, TaskOutput
 from .batch import Batch, TowerTokens
 from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
@@ -44,6 +44,7 @@ __all__ = [
     "Contrastive",
     "ContrastiveConfig",
     "Encoder",
+    "EncoderTaskConfig",
     "Fused",
     "FusedConfig",
     "JointTask",

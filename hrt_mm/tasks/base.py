@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from .collation import Collator, SingleCollator
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
-    from ..data.tokenizer import Tokenizer
+    from ..data.tokenizer import Tokenizer, TokenizerConfig
 
 
 @dataclass
@@ -120,11 +120,12 @@ class Task(nn.Module, ABC):
 
 
 class TaskConfig(Component):
-    """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers."""
+    """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers.
+
+    Tasks are over one modality (:class:`EncoderTaskConfig`) or several (:class:`JointTaskConfig`).
+    """
 
     type: str
-    joint: ClassVar[bool] = False
-    """Whether it is over several towers (:class:`hrt_mm.tasks.joint.JointTaskConfig`)."""
 
     @property
     def boundaries(self) -> tuple[str, ...]:
@@ -141,14 +142,18 @@ class TaskConfig(Component):
         """Classes in place of the data's, which need not be there when a configuration is checked."""
         return ("a", "b")
 
-    def values(self, samples: Sequence[Sample]) -> list[Any]:
-        """What is tokenized of the samples: the same number of sequences of each, one after another.
+    def check_towers(self, modalities: Mapping[str, TokenizerConfig], models: Mapping[str, HierarchyConfig]) -> None:
+        """Checks what the task sets about towers.
+
+        Args:
+            modalities: by tower.
+            models: by tower.
 
         Raises:
-            BadSample: a value is not what the task needs.
+            ConfigError: it names an unknown tower, or one that cannot do what is asked of it.
         """
-        return [sample.value for sample in samples]
 
+    @abstractmethod
     def collator(
         self,
         models: Mapping[str, HierarchyConfig],
@@ -162,8 +167,8 @@ class TaskConfig(Component):
             tokenizers: by tower.
             classes: names of the training set's labels, where they are classes.
         """
-        return SingleCollator(self, models, tokenizers, classes)
 
+    @abstractmethod
     def build_towers(
         self,
         models: Mapping[str, HierarchyConfig],
@@ -180,9 +185,39 @@ class TaskConfig(Component):
         Raises:
             ConfigError: the models cannot serve this task; names the keys.
         """
+
+
+class EncoderTaskConfig(TaskConfig):
+    """A task over one modality."""
+
+    def values(self, samples: Sequence[Sample]) -> list[Any]:
+        """What is tokenized of the samples: the same number of sequences of each, one after another.
+
+        Raises:
+            BadSample: a value is not what the task needs.
+        """
+        return [sample.value for sample in samples]
+
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Collator:
+        """Makes batches of samples."""
+        return SingleCollator(self, models, tokenizers, classes)
+
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Task:
+        """The task's module over the only tower."""
         (model,) = models.values()
         return self.build(model, only_tokenizer(tokenizers), classes)
 
+    @abstractmethod
     def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
         """The task's module: embedding, hierarchy, head and loss.
 
@@ -194,12 +229,11 @@ class TaskConfig(Component):
         Raises:
             ConfigError: the model cannot serve this task; names the keys.
         """
-        raise NotImplementedError(type(self))
 
+    @abstractmethod
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
         """What the loss compares with, from the samples' labels; ``None`` where the tokens are their own target.
 
         Raises:
             BadSample: a label that is not one of the training set's.
         """
-        raise NotImplementedError(type(self))

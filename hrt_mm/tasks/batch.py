@@ -33,6 +33,11 @@ class TowerTokens:
     contents: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     pieces: Mapping[str, Pieces] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, tokens: Tokens, samples: int) -> TowerTokens:
+        """The tokens of some samples with the same number of sequences each, one sample after another."""
+        return cls(tokens, torch.arange(len(tokens)) * samples // max(1, len(tokens)))
+
     def some(self, first: int, last: int) -> TowerTokens:
         """The sequences from ``first`` up to and excluding ``last``."""
         pieces = {tier: own.some(first, last) for tier, own in self.pieces.items()}
@@ -66,9 +71,7 @@ class Batch:
             target: what the loss compares with.
             names: of the samples; each sequence is a sample without them.
         """
-        sequences = torch.arange(len(tokens))
-        samples = sequences * len(names) // max(1, len(tokens)) if names else sequences
-        return cls({SINGLE: TowerTokens(tokens, samples)}, target, names)
+        return cls({SINGLE: TowerTokens.of(tokens, len(names) or len(tokens))}, target, names)
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -22,7 +22,7 @@ from ..core.tokens import Tokens
 from ..data.capabilities import seconds_per_token
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
-from .base import TaskConfig, TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask
 from .labels import linear_head
@@ -34,7 +34,7 @@ SECONDS, TOKENS = (0.02, 0.04), (0.0, 1.0)
 """Default tolerances in seconds where tokens have a duration, else in tokens."""
 
 
-class BoundaryConfig(TaskConfig):
+class BoundaryConfig(EncoderTaskConfig):
     """Boundary detection at level 0. Samples need no labels: the data carries the boundary."""
 
     type: Literal["boundary"]

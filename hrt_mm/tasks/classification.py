@@ -20,7 +20,7 @@ from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
-class ClassificationConfig(LabelConfig):
+class ClassificationConfig(LabelConfig, EncoderTaskConfig):
     """One label per sample."""
 
     type: Literal["classification"]

@@ -1,7 +1,8 @@
-"""Shared by the tasks over one encoder: levels that can be read, parameters by level, and the source of a NaN."""
+"""Shared by the tasks over encoders: levels that can be read, parameters by level, and the source of a NaN."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,64 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
-class EncoderTask(Task):
+class TowerTask(Task):
+    """A task over the pyramids of one or several towers."""
+
+    towers: tuple[str, ...]
+    """Their names."""
+
+    @abstractmethod
+    def encoder_of(self, tower: str) -> Encoder:
+        """The encoder of a tower."""
+
+    @abstractmethod
+    def encoder_name(self, tower: str) -> str | None:
+        """The module name of a tower's encoder; ``None`` if it is that of another tower."""
+
+    def parameter_levels(self) -> dict[str, int | None]:
+        """By parameter name, the level it belongs to, counted through all towers; ``None`` for embeddings and heads."""
+        levels: dict[str, int | None] = {name: None for name, _ in self.named_parameters()}
+        first = 0
+        for tower in self.towers:
+            encoder, prefix = self.encoder_of(tower), self.encoder_name(tower)
+            if prefix is not None:
+                for name, level in encoder.parameter_levels().items():
+                    levels[f"{prefix}.{name}"] = level if level is None else first + level
+            first += len(encoder.hierarchy.config.levels)
+        return levels
+
+    def lr_scales(self) -> Sequence[float]:
+        """The learning-rate multiplier of each level, through all towers."""
+        return [level.lr_scale for tower in self.towers for level in self.encoder_of(tower).hierarchy.config.levels]
+
+    @torch.no_grad()
+    def nonfinite_source(self, batch: Batch) -> str:
+        """Where a non-finite value first appears: the input, an embedding, a level, a head or a part of the loss."""
+        for tower, part in batch.towers.items():
+            x = part.tokens.x
+            if not finite(x):
+                rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
+                name = batch.name(tower, int(part.tokens.spans.ids[rows.nonzero()[0, 0]]))
+                return f"the input{_of(tower)} ({name})"
+        with first_nonfinite(self) as modules:
+            output = self(batch)
+        if modules:
+            return f"{self._part_of(modules[0])} ({modules[0]})"
+        return next((f"the loss {name!r}" for name, part in output.parts.items() if not finite(part)), "the loss")
+
+    def _part_of(self, module: str) -> str:
+        for tower in self.towers:
+            prefix = self.encoder_name(tower)
+            if prefix is not None and module.startswith(f"{prefix}."):
+                return f"{self.encoder_of(tower).level_of(module.removeprefix(f'{prefix}.'))}{_of(tower)}"
+        return "the head"
+
+
+def _of(tower: str) -> str:
+    return f" of {tower}" if tower != SINGLE else ""
+
+
+class EncoderTask(TowerTask):
     """A task over the pyramid of one encoder.
 
     Args:
@@ -30,6 +88,8 @@ class EncoderTask(Task):
         ConfigError: a part of the hierarchy would change nothing in the levels that are read.
     """
 
+    towers = (SINGLE,)
+
     def __init__(self, config: HierarchyConfig, tokenizer: Tokenizer, reads: Sequence[int]) -> None:
         super().__init__()
         check_reads(config, reads)
@@ -37,34 +97,13 @@ class EncoderTask(Task):
         # Every part of the hierarchy reaches a level that is read, in every batch.
         self.leaves_unused = any(getattr(part, "leaves_unused", False) for part in self.encoder.modules())
 
-    def parameter_levels(self) -> dict[str, int | None]:
-        """The level of each parameter by name; ``None`` for the embedding and the head."""
-        levels = self.encoder.parameter_levels()
-        return {name: levels.get(name.removeprefix("encoder.")) for name, _ in self.named_parameters()}
+    def encoder_of(self, tower: str) -> Encoder:
+        """The only encoder."""
+        return self.encoder
 
-    def lr_scales(self) -> Sequence[float]:
-        """The learning-rate multiplier of each level."""
-        return [level.lr_scale for level in self.encoder.hierarchy.config.levels]
-
-    @torch.no_grad()
-    def nonfinite_source(self, batch: Batch) -> str:
-        """Where a non-finite value first appears: the input, the embedding, a level, the head or a part of the loss."""
-        x = batch.tokens.x
-        if not finite(x):
-            rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
-            return f"the input ({batch.name(SINGLE, int(batch.tokens.spans.ids[rows.nonzero()[0, 0]]))})"
-        with first_nonfinite(self) as names:
-            output = self(batch)
-        if names:
-            return self._place(names[0])
-        for name, part in output.parts.items():
-            if not finite(part):
-                return f"the loss {name!r}"
-        return "the loss"
-
-    def _place(self, module: str) -> str:
-        inside = module.removeprefix("encoder.")
-        return f"{self.encoder.level_of(inside) if inside != module else 'the head'} ({module})"
+    def encoder_name(self, tower: str) -> str:
+        """Its module name."""
+        return "encoder"
 
 
 def check_reads(config: HierarchyConfig, reads: Sequence[int]) -> None:

@@ -5,32 +5,27 @@ Shapes: B samples, n those of them that have a modality.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import BadSample
+from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from ..data.tokenizer import Tokenizer
-from .base import Task, TaskConfig
+from ..data.tokenizer import Tokenizer, TokenizerConfig
+from .base import TaskConfig
 from .batch import Batch, TowerTokens
 from .collation import Collator
-from .encoder import Encoder, finite, first_nonfinite
+from .encoder import Encoder
+from .encoding import TowerTask
 from .fingerprints import fingerprint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class JointTaskConfig(TaskConfig):
     """A task over several towers."""
-
-    joint: ClassVar[bool] = True
 
     shared: dict[str, str] = {}
     """By tower, another one of the same modality and model whose weights it has: one encoder reads both."""
@@ -52,14 +47,18 @@ class JointTaskConfig(TaskConfig):
         """
         return None
 
-    @abstractmethod
-    def build_towers(
-        self,
-        models: Mapping[str, HierarchyConfig],
-        tokenizers: Mapping[str, Tokenizer],
-        classes: tuple[str, ...] | None,
-    ) -> Task:
-        """The task's module."""
+    def check_towers(self, modalities: Mapping[str, TokenizerConfig], models: Mapping[str, HierarchyConfig]) -> None:
+        """Checks that towers that share an encoder have the same modality and model."""
+        for tower, other in self.shared.items():
+            if unknown := [name for name in (tower, other) if name not in models]:
+                raise ConfigError(f"task.shared names a tower {unknown[0]!r}; the towers are {', '.join(models)}")
+            if other in self.shared:
+                raise ConfigError(f"task.shared: {tower} cannot have the weights of {other}, which has none of its own")
+            for key, configs in (("modality", modalities), ("model", models)):
+                if configs[tower] != configs[other]:
+                    raise ConfigError(
+                        f"task.shared: {tower} cannot have {other}'s weights: their {key} differs; make it the same"
+                    )
 
 
 class JointCollator(Collator):
@@ -76,6 +75,11 @@ class JointCollator(Collator):
     ) -> None:
         super().__init__(tokenizers, classes)
         self.config = config
+
+    def values(self, sample: Sample, tower: str) -> list[Any]:
+        """The value of a sample for a tower, if it has one."""
+        value = sample.value.get(tower)
+        return [] if value is None else [value]
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """The batch of some samples. Samples with one label are one group; those without are each their own."""
@@ -108,7 +112,7 @@ class JointCollator(Collator):
             raise BadSample(sample.name, f"has none of the modalities {towers}")
 
 
-class JointTask(Task):
+class JointTask(TowerTask):
     """A task over one encoder for each tower, in ``encoders``.
 
     Args:
@@ -135,59 +139,22 @@ class JointTask(Task):
         assert isinstance(encoder, Encoder)
         return encoder
 
-    def parameter_levels(self) -> dict[str, int | None]:
-        """By parameter name, the level it belongs to, counted through all towers; ``None`` for embeddings and heads."""
-        levels: dict[str, int | None] = {name: None for name, _ in self.named_parameters()}
-        first = 0
-        for tower in self.towers:
-            encoder = self.encoder_of(tower)
-            if tower not in self.shared:
-                for name, level in encoder.parameter_levels().items():
-                    levels[f"encoders.{tower}.{name}"] = level if level is None else first + level
-            first += len(encoder.hierarchy.config.levels)
-        return levels
-
-    def lr_scales(self) -> Sequence[float]:
-        """The learning-rate multiplier of each level, through all towers."""
-        return [level.lr_scale for tower in self.towers for level in self.encoder_of(tower).hierarchy.config.levels]
-
-    @torch.no_grad()
-    def nonfinite_source(self, batch: Batch) -> str:
-        """Where a non-finite value first appears: the input, a tower's level, a head or a part of the loss."""
-        for tower, part in batch.towers.items():
-            if not finite(part.tokens):
-                x = part.tokens.x
-                rows = (~torch.isfinite(x)).flatten(1).any(1) if x.ndim > 1 else ~torch.isfinite(x)
-                name = batch.name(tower, int(part.tokens.spans.ids[rows.nonzero()[0, 0]]))
-                return f"the input of {tower} ({name})"
-        with first_nonfinite(self) as found:
-            output = self(batch)
-        if found:
-            return self._place(found[0])
-        return next((f"the loss {name!r}" for name, part in output.parts.items() if not finite(part)), "the loss")
-
-    def _place(self, module: str) -> str:
-        for tower in self.encoders:
-            prefix = f"encoders.{tower}."
-            if module.startswith(prefix):
-                return f"{self.encoder_of(tower).level_of(module.removeprefix(prefix))} of {tower} ({module})"
-        return f"the head ({module})"
+    def encoder_name(self, tower: str) -> str | None:
+        """The module name of a tower's encoder; ``None`` if it is that of another tower."""
+        return f"encoders.{tower}" if tower not in self.shared else None
 
 
 def group_ids(samples: Sequence[Sample]) -> Tensor:
     """(B,) int64: equal where the labels are, on every rank and in every batch; of a sample without one, its name's."""
-    return torch.tensor([fingerprint(*_group(sample)) for sample in samples], dtype=torch.int64)
-
-
-def _group(sample: Sample) -> tuple[str, bytes]:
-    return ("name", sample.name.encode()) if sample.label is None else ("label", str(sample.label).encode())
+    keys = (("name", sample.name) if sample.label is None else ("label", str(sample.label)) for sample in samples)
+    return torch.tensor([fingerprint(kind, text.encode()) for kind, text in keys], dtype=torch.int64)
 
 
 def contents(tokens: Tokens) -> Tensor:
     """(n,) int64 fingerprints of each sample's raw tokens."""
-    return torch.tensor([fingerprint(str(tuple(x.shape)), raw) for x, raw in _raw(tokens)], dtype=torch.int64)
-
-
-def _raw(tokens: Tokens) -> Iterator[tuple[Tensor, bytes]]:
+    fingerprints = []
     for x in tokens.split():
-        yield x, x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b""
+        # A view of an empty tensor as bytes is an error.
+        raw = x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if x.numel() else b""
+        fingerprints.append(fingerprint(str(tuple(x.shape)), raw))
+    return torch.tensor(fingerprints, dtype=torch.int64)

@@ -23,7 +23,7 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import ByteCounting, Discrete
 from ..data.sample import Sample
-from .base import TaskConfig, TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask
 from .labels import linear_head
@@ -37,7 +37,7 @@ _NONE = -1
 """Target of the last token of a sample."""
 
 
-class LanguageConfig(TaskConfig):
+class LanguageConfig(EncoderTaskConfig):
     """The next token is predicted at level 0 of a causal hierarchy."""
 
     type: Literal["language"]

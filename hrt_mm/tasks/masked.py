@@ -30,7 +30,7 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import Continuous, Discrete, reconstruction_targets
 from ..data.sample import Sample
-from .base import TaskConfig, TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
-class MaskedConfig(TaskConfig):
+class MaskedConfig(EncoderTaskConfig):
     """Masked modelling: masked parts of the input are reconstructed from level 0."""
 
     type: Literal["masked"]

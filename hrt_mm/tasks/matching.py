@@ -21,7 +21,7 @@ from ..core.levels import HierarchyConfig
 from ..core.linear import InitLinear
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
-class MatchingConfig(LabelConfig):
+class MatchingConfig(LabelConfig, EncoderTaskConfig):
     """One label per pair. The values of samples are pairs."""
 
     type: Literal["matching"]

@@ -29,7 +29,7 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores
-from .base import TaskConfig, TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask
 from .labels import NO_LABEL, class_index_of, level_indices, linear_head
@@ -48,7 +48,7 @@ class Border(Component):
     """Steps on each side that belong to the border: those of a slow transition."""
 
 
-class SegmentationConfig(TaskConfig):
+class SegmentationConfig(EncoderTaskConfig):
     """Borders of one or several kinds, and a label for each segment between them."""
 
     type: Literal["segmentation"]

@@ -20,7 +20,7 @@ from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import TaskOutput
+from .base import EncoderTaskConfig, TaskOutput
 from .batch import Batch
 from .labels import NO_LABEL, LabelConfig, LabelTask, class_index_of, linear_head
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 
-class TaggingConfig(LabelConfig):
+class TaggingConfig(LabelConfig, EncoderTaskConfig):
     """One label per unit. Labels are lists, in which ``None`` is no label."""
 
     type: Literal["tagging"]

@@ -11,7 +11,6 @@ from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
-from ..tasks.joint import JointTaskConfig
 from .config import TrainConfig
 from .samples import BatchMaker
 
@@ -47,8 +46,7 @@ class Data:
 
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
-        models = {name: tower.model for name, tower in config.by_tower.items()}
-        collator = config.task.collator(models, self.tokenizers, self.classes)
+        collator = config.task.collator(config.models, self.tokenizers, self.classes)
         return BatchMaker(self.splits[split], collator, config.train.seed)
 
 
@@ -59,7 +57,7 @@ def path_of(tower: str) -> str:
 
 def build_tokenizers(config: RunConfig) -> dict[str, Tokenizer]:
     """By tower, the modality's tokenizer, laid out for the model's windows, strides and boundaries."""
-    return {name: _tokenizer(tower, config.task.boundaries) for name, tower in config.by_tower.items()}
+    return {name: _tokenizer(tower, config.task.boundaries) for name, tower in config.towers.items()}
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
@@ -87,7 +85,7 @@ def given_groups(config: RunConfig) -> dict[str, list[str]]:
     """By tower, ``""`` for the only one, the boundaries that its model groups by."""
     return {
         name: [level.group.boundary for level in tower.model.levels if isinstance(level.group, GivenGroups)]
-        for name, tower in config.by_tower.items()
+        for name, tower in config.towers.items()
     }
 
 
@@ -117,7 +115,7 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
     Raises:
         ConfigError: a split is missing or empty, or has a class that train has not.
     """
-    check_parts(config)
+    check_towers(config)
     tokenizers = build_tokenizers(config)
     datasets = {split: build_dataset(config, split, tokenizers, WITHOUT.get(split, "")) for split in splits}
     classes = datasets["train"].classes
@@ -126,33 +124,19 @@ def build_data(config: RunConfig, splits: Sequence[str]) -> Data:
     return Data(tokenizers, datasets, classes)
 
 
-def check_parts(config: RunConfig) -> None:
-    """Refuses a tower that the data has no values for, and one that shares weights with another that differs.
+def check_towers(config: RunConfig) -> None:
+    """Refuses a tower that the data has no values for, and what the task cannot do with the towers.
 
     Raises:
         ConfigError: names it, and what there is.
     """
-    parts = config.data.towers()
-    for name in config.towers or ():
-        if name not in parts:
-            raise ConfigError(
-                f"towers.{name}: data.type {config.data.type} has no {name!r}; name the towers {', '.join(parts)}"
-            )
-    if config.towers is not None and isinstance(config.task, JointTaskConfig):
-        _check_shared(config.towers, config.task.shared)
-
-
-def _check_shared(towers: Mapping[str, TowerConfig], shared: Mapping[str, str]) -> None:
-    for tower, other in shared.items():
-        if unknown := [name for name in (tower, other) if name not in towers]:
-            raise ConfigError(f"task.shared names a tower {unknown[0]!r}; the towers are {', '.join(towers)}")
-        if other in shared:
-            raise ConfigError(f"task.shared: {tower} cannot have the weights of {other}, which has none of its own")
-        for part in ("modality", "model"):
-            if getattr(towers[tower], part) != getattr(towers[other], part):
-                raise ConfigError(
-                    f"task.shared: {tower} cannot have {other}'s weights: their {part} differs; make it the same"
-                )
+    available = config.data.towers()
+    for name in config.towers:
+        if name not in available:
+            key = f"towers.{name}" if name != SINGLE else "modality"
+            form = "modality and model" if SINGLE in available else f"towers named {', '.join(available)}"
+            raise ConfigError(f"{key}: data.type {config.data.type} has no such values; give {form}")
+    config.task.check_towers(config.modalities, config.models)
 
 
 def build_dataset(
@@ -170,8 +154,8 @@ def build_dataset(
         ConfigError: it is missing or empty.
     """
     try:
-        data = config.data if config.towers is not None else config.data.suited(config.single.modality)
-        dataset = data.build(split)
+        suited = config.data.suited_towers(config.modalities)
+        dataset = suited.build(split)
         if not len(dataset):
             raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
     except ConfigError as error:
@@ -207,5 +191,4 @@ def build_task(config: RunConfig, tokenizers: Mapping[str, Tokenizer], classes: 
         tokenizers: by tower, as :func:`build_tokenizers` gives them.
         classes: names of the training set's labels, where they are classes.
     """
-    models = {name: tower.model for name, tower in config.by_tower.items()}
-    return config.task.build_towers(models, tokenizers, classes)
+    return config.task.build_towers(config.models, tokenizers, classes)

@@ -8,7 +8,7 @@ from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
-from .build import build_task, build_tokenizers, check_parts, path_of
+from .build import build_task, build_tokenizers, check_towers, path_of
 from .pretrain import pretraining
 from .run_config import RunConfig, TowerConfig
 
@@ -19,9 +19,9 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: they cannot be built; names the keys.
     """
-    check_parts(config)
+    check_towers(config)
     tokenizers = build_tokenizers(config)
-    for name_of_tower, tower in config.by_tower.items():
+    for name_of_tower, tower in config.towers.items():
         path, reader = path_of(name_of_tower), tokenizers[name_of_tower]
         for level in tower.model.levels:
             if isinstance(level.group, GivenGroups):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.component import with_current_keys
 from ..core.errors import ConfigError
 from ..data.capabilities import VocabularyFiles
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import SINGLE, Tokenizer
 from .build import Data, path_of
 from .checkpoint import Checkpoint, CheckpointError
 from .distributed import ProcessGroup
@@ -64,7 +64,7 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
         for key in sorted(saved.keys() | current.keys())
         if saved.get(key) != current.get(key) and not _may_change(key)
     ]
-    towers, saved_towers = list(config.towers or ()), list(checkpoint.state["config"].get("towers") or ())
+    towers, saved_towers = list(config.towers), list(checkpoint.state["config"].get("towers", (SINGLE,)))
     if towers != saved_towers and set(towers) == set(saved_towers):
         # Fused tasks concatenate the towers in this order.
         lines.append(f"  towers: saved in the order {', '.join(saved_towers)}, now {', '.join(towers)}")
@@ -78,7 +78,7 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 def _with_new_data_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:
     """The saved configuration, with the former behavior of ``data`` keys that were added since."""
-    saved: dict[str, Any] = with_current_keys(checkpoint.state["config"], config)
+    saved: dict[str, Any] = with_current_keys(checkpoint.state["config"], config.sections)
     if saved.get("data", {}).get("type") != config.data.type:
         return saved
     kind = type(config.data)

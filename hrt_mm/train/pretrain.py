@@ -77,9 +77,8 @@ def pretraining(config: RunConfig, options: PretrainConfig) -> RunConfig:
     changes: dict[str, object] = {"pretrain": None, "steps": options.steps, "time_limit": options.time_limit}
     if options.batch_size is not None or options.batch_tokens is not None:
         changes |= {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
-    return config.model_copy(
+    return config.with_model(without_bottom_up(config.single.model)).model_copy(
         update={
-            "model": without_bottom_up(config.single.model),
             "task": options.task,
             "optim": options.optim or config.optim,
             "train": config.train.model_copy(update={"test": False, **changes}),

@@ -19,7 +19,9 @@ def resolved_yaml(config: RunConfig, *, ascii_only: bool = False) -> str:
         config: of a run.
         ascii_only: escape other characters.
     """
-    return yaml.dump(_written(config), Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only)
+    plain = config.model_dump(mode="json")
+    written = {name: _plain(section, plain[name]) for name, section in config.sections.items()}
+    return yaml.dump(written, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only)
 
 
 @core_resolvers

@@ -14,12 +14,12 @@ from ..data.tokenizer import SINGLE, TokenizerConfig
 from ..tasks.base import TaskConfig
 from .config import OptimConfig, RunFolder, TrainConfig
 
-FORMS = ("modality", "model", "towers")
-"""Sections of which a run has the first two, or the last."""
+SHORT_FORM = ("modality", "model")
+"""Sections that a run over one modality may have in place of ``towers``."""
 
 
 class TowerConfig(Component):
-    """One of the towers of a task over several modalities."""
+    """A modality and the hierarchy that reads it."""
 
     modality: SerializeAsAny[TokenizerConfig]
     """How raw samples become tokens."""
@@ -27,17 +27,16 @@ class TowerConfig(Component):
     """The hierarchy."""
 
 
-TowerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+TowerName = Annotated[str, Field(pattern="^([a-z][a-z0-9_]*)?$")]
 
 
 class RunConfig(Component):
-    """Everything a run needs, nested as the modules are: one ``modality`` and ``model``, or several ``towers``."""
+    """Everything a run needs, nested as the modules are.
 
-    modality: SerializeAsAny[TokenizerConfig] | None = None
-    """How raw samples become tokens."""
-    model: HierarchyConfig | None = None
-    """The hierarchy."""
-    towers: Annotated[dict[TowerName, TowerConfig], Field(min_length=2)] | None = None
+    A run over one modality may give ``modality`` and ``model`` in place of ``towers``, and is written in this form.
+    """
+
+    towers: dict[TowerName, TowerConfig]
     """A modality and a model by name, in place of ``modality`` and ``model``, for tasks over several modalities."""
     task: SerializeAsAny[TaskConfig]
     """What the model learns."""
@@ -50,18 +49,33 @@ class RunConfig(Component):
     run: RunFolder = RunFolder()
     """Where the results go."""
 
-    @model_validator(mode="after")
-    def _one_form(self) -> RunConfig:
-        if self.towers is not None and (self.modality is not None or self.model is not None):
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.keys().isdisjoint(SHORT_FORM):
+            return data
+        if "towers" in data:
             raise ValueError("give towers, or modality and model, not both")
-        if self.towers is None and (self.modality is None or self.model is None):
-            raise ValueError("give modality and model, or towers")
-        return self
+        sections = dict(data)
+        tower = {name: sections.pop(name) for name in SHORT_FORM if name in data}
+        return {"towers": {SINGLE: tower}, **sections}
 
     @model_serializer(mode="wrap")
-    def _one_form_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _to_short_form(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        return {name: value for name, value in written.items() if name not in FORMS or value is not None}
+        return {**written.pop("towers")[SINGLE], **written} if SINGLE in self.towers else written
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> RunConfig:
+        if (len(self.towers) == 1) != (SINGLE in self.towers):
+            raise ValueError("give towers by name, two or more, or one modality and model")
+        return self
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sections by name, in the form in which they are written."""
+        sections = dict(self)
+        return {**dict(sections.pop("towers")[SINGLE]), **sections} if SINGLE in self.towers else sections
 
     @property
     def single(self) -> TowerConfig:
@@ -70,27 +84,35 @@ class RunConfig(Component):
         Raises:
             ConfigError: there are several towers.
         """
-        if self.modality is None or self.model is None:
+        if SINGLE not in self.towers:
             raise ConfigError(
-                f"this needs one modality and model, but the configuration has towers: {', '.join(self.towers or ())}"
+                f"this needs one modality and model, but the configuration has towers: {', '.join(self.towers)}"
             )
-        return TowerConfig(modality=self.modality, model=self.model)
+        return self.towers[SINGLE]
+
+    def with_model(self, model: HierarchyConfig) -> RunConfig:
+        """A copy of a run over one modality, with another model.
+
+        Raises:
+            ConfigError: there are several towers.
+        """
+        return self.model_copy(update={"towers": {SINGLE: self.single.model_copy(update={"model": model})}})
 
     @property
-    def by_tower(self) -> dict[str, TowerConfig]:
-        """The towers by name; a run with ``modality`` and ``model`` has one, named ``""``."""
-        return {SINGLE: self.single} if self.towers is None else dict(self.towers)
+    def modalities(self) -> dict[str, TokenizerConfig]:
+        """The modalities by tower."""
+        return {name: tower.modality for name, tower in self.towers.items()}
 
     @property
     def models(self) -> dict[str, HierarchyConfig]:
-        """The models by the path that leads to them: ``model``, or ``towers.NAME.model``."""
-        return {f"towers.{name}.model" if name else "model": tower.model for name, tower in self.by_tower.items()}
+        """The models by tower."""
+        return {name: tower.model for name, tower in self.towers.items()}
 
     @property
     def level_names(self) -> list[str]:
         """Names of the levels of all towers, one after another; behind the tower's name where there are several."""
         return [
             f"{name}.{level.name}" if name else level.name
-            for name, tower in self.by_tower.items()
+            for name, tower in self.towers.items()
             for level in tower.model.levels
         ]

@@ -44,8 +44,7 @@ def test_the_flat_control_is_a_configuration_of_its_own() -> None:
     config = flat(hierarchy)
     check(config)
     assert _parameters(config) == pytest.approx(_parameters(hierarchy), rel=0.01)
-    assert config.model is not None
-    assert [level.window for level in config.model.levels] == [None]
+    assert [level.window for level in config.single.model.levels] == [None]
 
 
 def test_guesses_of_listops_are_those_of_a_count() -> None:

@@ -44,8 +44,7 @@ def write(path: Path, key: str, extends: str = "") -> Path:
 
 
 def window_types(config: RunConfig) -> list[str]:
-    assert config.model is not None
-    return [level.window_type for level in config.model.levels]
+    return [level.window_type for level in config.single.model.levels]
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

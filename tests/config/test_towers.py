@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from hrt_mm.config import json_schema, load_config
+from hrt_mm.config import RunConfig, json_schema, load_config
 from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.levels import HierarchyConfig, Level
+from hrt_mm.data.tokenizer import SINGLE
 from hrt_mm.train.check import check
 from hrt_mm.train.resolved import resolved_yaml
 
@@ -38,11 +41,44 @@ def test_a_good_one_loads_and_is_written_so_that_it_loads_again(tmp_path: Path) 
     config = load_config(_written(tmp_path, GOOD))
     check(config)
     assert config.level_names == ["image.glyph", "text.bytes"]
-    assert list(config.models) == ["towers.image.model", "towers.text.model"]
     text = resolved_yaml(config)
     assert not text.startswith("modality")
     assert load_config(_written(tmp_path, text)) == config
     assert "modality" not in config.model_dump()
+
+
+def test_a_run_over_one_modality_has_one_tower_and_is_written_without_its_name() -> None:
+    config = load_config("vision/digits")
+    assert list(config.towers) == [SINGLE]
+    assert config.towers[SINGLE] == config.single
+    assert config.level_names == [level.name for level in config.single.model.levels]
+    plain = config.model_dump()
+    assert list(plain)[:3] == ["modality", "model", "task"]
+    assert list(plain) == list(config.sections)
+    narrow = config.with_model(HierarchyConfig(levels=(Level(name="all", dim=8, heads=1),)))
+    assert narrow.level_names == ["all"]
+    assert narrow.single.modality == config.single.modality
+
+
+def test_python_takes_both_forms_and_not_a_mix(tmp_path: Path) -> None:
+    one, several = load_config("vision/digits"), load_config(_written(tmp_path, GOOD))
+    parts = {name: getattr(one, name) for name in ("task", "data", "train", "optim", "run")}
+    assert RunConfig.model_validate({"modality": one.single.modality, "model": one.single.model, **parts}) == one
+    assert RunConfig(towers={SINGLE: one.single}, **parts) == one
+    with pytest.raises(ValidationError, match="give towers, or modality and model, not both"):
+        RunConfig.model_validate({"modality": one.single.modality, "towers": several.towers, **parts})
+    with pytest.raises(ValidationError, match="give towers by name, two or more, or one modality and model"):
+        RunConfig(towers={"image": one.single}, **parts)
+    with pytest.raises(ValidationError, match="give towers by name, two or more, or one modality and model"):
+        RunConfig(towers={SINGLE: one.single, **several.towers}, **parts)
+
+
+def test_data_without_values_for_a_tower(tmp_path: Path) -> None:
+    one, several = load_config("vision/digits"), load_config(_written(tmp_path, GOOD))
+    with pytest.raises(ConfigError, match="modality: data.type glyphs has no such values; give towers named image, te"):
+        check(one.model_copy(update={"data": several.data}))
+    with pytest.raises(ConfigError, match="towers.image: data.type digits has no such values; give modality and model"):
+        check(several.model_copy(update={"data": one.data}))
 
 
 def _written(folder: Path, text: str) -> Path:
@@ -53,7 +89,6 @@ def _written(folder: Path, text: str) -> Path:
 
 def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
     config = load_config(_written(tmp_path, GOOD), ["towers.text.model.levels.bytes.dim=32"])
-    assert config.towers is not None
     assert config.towers["text"].model.levels[0].dim == 32
 
 
@@ -68,7 +103,7 @@ def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
         ("    modality: {type: text}", "    modalty: {type: text}", "towers.text.modalty: unknown key; did you mean"),
         ("type: contrastive, dim: 8", "type: classification", "task classification is over one model"),
         ("type: glyphs", "type: digits", "'digits' is a dataset of the modality vision, but towers read"),
-        ("  text:", "  words:", "towers.words: data.type glyphs has no 'words'; name the towers image, text"),
+        ("  text:", "  words:", "towers.words: data.type glyphs has no such values; give towers named image, text"),
         ("  image:", "  Image:", "the name of a tower is small letters"),
         ("dim: 8", "dim: 8, shared: {text: image}", "text cannot have image's weights: their modality differs"),
         ("dim: 8", "dim: 8, shared: {sound: image}", "task.shared names a tower 'sound'; the towers are image, text"),

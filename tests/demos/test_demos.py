@@ -29,7 +29,7 @@ TINY = [
 def test_queries_are_of_towers_that_the_configuration_has(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HRT_MM_DATA", "/data")
     config = load_config(demo.config)
-    assert config.towers is not None and config.task.type == "contrastive"
+    assert config.task.type == "contrastive"
     for query in demo.queries:
         assert {query.kind, query.find} <= set(config.towers)
 

@@ -24,8 +24,7 @@ from hrt_mm.retrieval.rows import Model
 from hrt_mm.tasks import Segmentation
 from hrt_mm.tasks.contrastive import Contrastive
 from hrt_mm.tasks.ctc.task import CTC
-from hrt_mm.tasks.encoder import Encoder
-from hrt_mm.tasks.joint import JointTask
+from hrt_mm.tasks.encoding import TowerTask
 from hrt_mm.train.build import carried_groups
 from hrt_mm.train.loop import train
 from hrt_modalities.outline.outline import FileOutline
@@ -109,7 +108,7 @@ def trained(name: str, folder: Path, overrides: Sequence[str] = ()) -> Path:
 
 def tokenizers(run: TrainedRun) -> dict[str, tuple[str, Any]]:
     """By tower the modality and the tokenizer."""
-    return {name: (tower.modality.type, run.tokenizers[name]) for name, tower in run.config.by_tower.items()}
+    return {name: (tower.modality.type, run.tokenizers[name]) for name, tower in run.config.towers.items()}
 
 
 @torch.no_grad()
@@ -131,9 +130,8 @@ def applied(folder: Path, files: dict[str, list[Path]]) -> int:
                 assert np.isfinite(embedder.query(name, path)).all()
             else:
                 tokens = reader([read_file(modalities()[kind], path, reader)])
-                encoder = run.task.encoder_of(name) if isinstance(run.task, JointTask) else run.task.encoder
-                assert isinstance(encoder, Encoder)
-                assert encoder(tokens)[-1].x.isfinite().all()
+                assert isinstance(run.task, TowerTask)
+                assert run.task.encoder_of(name)(tokens)[-1].x.isfinite().all()
             answers += 1
     return answers
 

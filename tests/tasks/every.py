@@ -13,7 +13,7 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, Task, TaskConfig
+from hrt_mm.tasks import TASKS, Batch, JointTaskConfig, Task, TaskConfig
 from tests.tasks.conftest import Ids, RowEmbedding, Rows, hierarchy, unzero
 
 CLASSES = ("x", "y", "z")
@@ -61,11 +61,19 @@ class Case:
     def config(self) -> TaskConfig:
         return TASKS[self.options["type"]].model_validate(self.options)
 
+    @property
+    def joint(self) -> bool:
+        return isinstance(self.config, JointTaskConfig)
+
     def models(self) -> dict[str, HierarchyConfig]:
-        return {"rows": hierarchy(2), "ids": hierarchy(2)} if self.config.joint else {"": self.model()}
+        return (
+            {"rows": hierarchy(2), "ids": hierarchy(2)}
+            if isinstance(self.config, JointTaskConfig)
+            else {"": self.model()}
+        )
 
     def tokenizers(self) -> dict[str, Tokenizer]:
-        return {"rows": Rows(), "ids": Ids()} if self.config.joint else {"": self.tokenizer()}
+        return {"rows": Rows(), "ids": Ids()} if self.joint else {"": self.tokenizer()}
 
     def build(self, *, awake: bool = True) -> Task:
         torch.manual_seed(0)

@@ -11,7 +11,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig
+from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig, JointTaskConfig
 from hrt_mm.tasks.contrastive_losses import (
     ContrastiveLoss,
     InfoNCEConfig,
@@ -59,7 +59,7 @@ def build(
 
 def test_it_is_registered() -> None:
     assert TASKS["contrastive"] is ContrastiveConfig
-    assert ContrastiveConfig.joint
+    assert issubclass(ContrastiveConfig, JointTaskConfig)
 
 
 def test_the_loss_is_that_of_the_formula(build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]) -> None:

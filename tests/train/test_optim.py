@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.train.build import build_task, build_tokenizers
 from hrt_mm.train.optim import (
     build_optimizer,
     load_optimizer_state,
@@ -21,7 +22,7 @@ from tests.train.toy_training import ToyTask, toy_config
 
 def toy_task(dim: int = 8) -> ToyTask:
     config = toy_config(Path("run"), dim=dim)
-    task = config.task.build(config.single.model, config.single.modality.build(), ("low", "high"))
+    task = build_task(config, build_tokenizers(config), ("low", "high"))
     assert isinstance(task, ToyTask)
     return task
 

@@ -48,12 +48,12 @@ def test_tasks_of_several_towers_may(name: str) -> None:
 
 def test_a_module_may_say_it() -> None:
     case = CASES["tagging"]
-    assert case.config.build(hierarchy(2, top_down=True), PartlyRows(), ("x", "y")).leaves_unused
+    assert case.config.build_towers({"": hierarchy(2, top_down=True)}, {"": PartlyRows()}, ("x", "y")).leaves_unused
 
 
 def test_samples_without_tokens_leave_none() -> None:
     model = hierarchy(2, top_down=True, cross_scale={"down": True})
-    task = CASES["tagging"].config.build(model, Rows(), ("x", "y", "z")).train()
+    task = CASES["tagging"].config.build_towers({"": model}, {"": Rows()}, ("x", "y", "z")).train()
     tokens = Rows()([torch.zeros(0, 4), torch.zeros(0, 4)])
     pyramid = task.get_submodule("encoder")(tokens)
     assert isinstance(tokens, Tokens)

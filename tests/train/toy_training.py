@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrt_mm.config import RunConfig
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.levels import FixedGroups, HierarchyConfig, Level
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.sample import Sample
-from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
-from hrt_mm.tasks.base import Task, TaskConfig, TaskOutput
+from hrt_mm.data.tokenizer import SINGLE, Tokenizer, TokenizerConfig
+from hrt_mm.tasks.base import EncoderTaskConfig, Task, TaskOutput
 from hrt_mm.tasks.batch import Batch
 from hrt_mm.train.config import OptimConfig, RunFolder, TrainConfig
+from hrt_mm.train.run_config import RunConfig, TowerConfig
 
 CLASSES = ("low", "high")
 
@@ -154,7 +154,7 @@ def wait_at_gate(call: int) -> None:
         time.sleep(0.005)
 
 
-class ToyTaskConfig(TaskConfig):
+class ToyTaskConfig(EncoderTaskConfig):
     type: Literal["toy"] = "toy"
     dropout: float = 0.1
     explode: bool = False
@@ -188,8 +188,7 @@ def toy_config(
         Level(name="sums", dim=6, heads=1, lr_scale=0.5),
     )
     return RunConfig(
-        modality=ToyTokenizerConfig(),
-        model=HierarchyConfig(levels=levels),
+        towers={SINGLE: TowerConfig(modality=ToyTokenizerConfig(), model=HierarchyConfig(levels=levels))},
         task=ToyTaskConfig(**(task or {})),
         data=ToyData(**(data or {})),
         optim=OptimConfig(**({"lr": 0.02, "warmup_steps": 2} | (optim or {}))),

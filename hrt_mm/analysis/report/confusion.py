@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ...core.tokens import Tokens
 from ...data.splits import some
-from ...data.tokenizer import SINGLE
 from ...tasks import Tagging
 from ...tasks.batch import Batch
 from ...tasks.fused import Fused
@@ -147,7 +146,7 @@ def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
 
 def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
     """By sample, the tokens that it is drawn from and its row in them; a sample without that modality is left out."""
-    tower = batch.towers.get(subject.towers[0].tower or SINGLE)
+    tower = batch.towers.get(subject.tower)
     rows: dict[int, tuple[Tokens, int]] = {}
     if tower is not None:
         for row, sample in enumerate(tower.samples.tolist()):
@@ -231,7 +230,7 @@ def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
 
 def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure:
     """The samples of some mistakes."""
-    views = [subject.towers[0].view(scores.kept[index]) for index in chosen]
+    views = [subject.view(scores.kept[index]) for index in chosen]
     most, width, height = (6, 1.7, 2.05) if views[0].gridded else (2, 3.6, 1.6)
     columns = min(most, len(chosen))
     figure, grid = panels(-(-len(chosen) // columns), columns, width=width, height=height)

@@ -232,7 +232,7 @@ def _samples(subject: Subject) -> Iterator[tuple[Tokens, list[str]]]:
             sample = subject.sample(index)
             if sample is None:
                 continue
-            tokens, names = with_boundaries(subject.tokenizer, subject.values(sample))
+            tokens, names = with_boundaries(subject.tokenizer, [sample.value])
         except BadSample as error:
             log.warning("left out of the comparison of cuts: %s", error)
             continue

@@ -23,19 +23,19 @@ class Page:
         self.title = title
         self.summary: list[str] = []
         self._parts: list[str] = []
-        self._tower: str | None = None
+        self._tower = ""
 
-    def set_tower(self, tower: str | None) -> None:
-        """Sets the tower that what follows is about."""
+    def set_tower(self, tower: str) -> None:
+        """Sets the tower that what follows is about; ``""`` for the only one."""
         self._tower = tower
 
     def say(self, line: str) -> None:
         """Adds a line to the summary, which is printed and comes first on the page."""
-        self.summary.append(line if self._tower is None else f"{self._tower}: {line}")
+        self.summary.append(line if not self._tower else f"{self._tower}: {line}")
 
     def heading(self, text: str) -> None:
         """Starts a section."""
-        self._parts.append(f"## {text}" if self._tower is None else f"## {text} of {self._tower}")
+        self._parts.append(f"## {text}" if not self._tower else f"## {text} of {self._tower}")
 
     def text(self, text: str) -> None:
         """Adds a paragraph."""
@@ -48,7 +48,7 @@ class Page:
 
     def picture(self, name: str, figure: Figure, caption: str) -> None:
         """Saves a figure and shows it with its caption."""
-        file = f"{name}.png" if self._tower is None else f"{self._tower}-{name}.png"
+        file = f"{name}.png" if not self._tower else f"{self._tower}-{name}.png"
         figure.savefig(self.folder / file)
         self._parts.append(f"![{caption}]({file})\n\n*{caption}*")
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -18,11 +17,11 @@ from ...data.dataset import Dataset
 from ...data.modality import Modality
 from ...data.registry import modalities
 from ...data.sample import Sample
-from ...data.tokenizer import SINGLE, Tokenizer
+from ...data.tokenizer import Tokenizer
 from ...inference.trained import TrainedRun
 from ...tasks.batch import Batch
 from ...tasks.encoder import Encoder
-from ...tasks.joint import JointTask
+from ...tasks.encoding import TowerTask
 from ...train.build import build_dataset
 from ...train.distributed import ProcessGroup
 from ...train.evaluate import EvaluationLoader
@@ -42,17 +41,17 @@ class Subject:
         run: the trained run, on the device of ``ranks``.
         ranks: a group of this process alone.
         split: that samples are taken from: ``test`` if there is one.
-        tower: of several towers, the one to report on; ``None`` for the run itself.
+        tower: the one to report on. Sections on the whole run draw samples of the first.
     """
 
     run: TrainedRun
     ranks: ProcessGroup
     split: str
-    tower: str | None = None
+    tower: str
 
     @classmethod
     def of(cls, run: TrainedRun, ranks: ProcessGroup) -> Subject:
-        """A subject with the first available split.
+        """A subject with the first available split and the first tower.
 
         Raises:
             ConfigError: there is none.
@@ -65,7 +64,7 @@ class Subject:
                 reasons.append(f"{split}: {error}")
                 continue
             run.task.to(ranks.device)
-            return cls(run, ranks, split)
+            return cls(run, ranks, split, next(iter(run.config.towers)))
         raise ConfigError("a report needs samples, and the data of the run gives none:\n" + "\n".join(reasons))
 
     @property
@@ -75,18 +74,14 @@ class Subject:
 
     @cached_property
     def towers(self) -> tuple[Subject, ...]:
-        """The subjects with an encoder: the run itself, or each of its towers."""
-        names = self.run.config.towers
-        return (self,) if names is None else tuple(replace(self, tower=name) for name in names)
+        """A subject for each tower of the run."""
+        return tuple(replace(self, tower=name) for name in self.run.config.towers)
 
     @cached_property
     def encoder(self) -> Encoder | None:
-        """The tower's encoder, or the first one of the task, if any."""
-        if self.tower is not None:
-            task = self.run.task
-            assert isinstance(task, JointTask)
-            return task.encoder_of(self.tower)
-        return next((module for module in self.run.task.modules() if isinstance(module, Encoder)), None)
+        """The tower's encoder; ``None`` for a task without encoders."""
+        task = self.run.task
+        return task.encoder_of(self.tower) if isinstance(task, TowerTask) else None
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -107,43 +102,34 @@ class Subject:
 
     @property
     def modality(self) -> type[Modality]:
-        """The modality of the samples.
-
-        Raises:
-            ConfigError: there are several towers, and none is selected.
-        """
-        config = self.run.config
-        tower = config.single if config.towers is None or self.tower is None else config.towers[self.tower]
-        return modalities()[tower.modality.type]
+        """The modality of the tower."""
+        return modalities()[self.run.config.towers[self.tower].modality.type]
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the tower."""
-        return self.run.tokenizer if self.tower is None else self.run.tokenizers[self.tower]
+        return self.run.tokenizers[self.tower]
 
     def sample(self, index: int) -> Sample | None:
-        """A sample with the value for this tower; ``None`` if it has none.
+        """A sample with the value that this tower reads, the first of several; ``None`` if it has none.
 
         Raises:
             BadSample: the sample cannot be read.
         """
         sample = self.dataset[index]
-        if self.tower is None:
-            return sample
-        value = sample.value.get(self.tower)
-        return None if value is None else replace(sample, value=value)
-
-    def values(self, sample: Sample) -> list[Any]:
-        """The values of a sample to tokenize: its only one, or the first of several."""
-        return [sample.value] if self.tower is not None else self.run.config.task.values([sample])[:1]
+        values = self.run.collator.values(sample, self.tower)
+        return replace(sample, value=values[0]) if values else None
 
     def missing(self) -> bool:
-        """Whether no sample of the split has a value for this tower."""
-        return self.tower is not None and next(self._readable(), None) is None
+        """Whether no sample of the split has a value for this tower. One that cannot be read may have one."""
+        try:
+            return all(self.sample(index) is None for index in range(len(self.dataset)))
+        except BadSample:
+            return False
 
     def tokens(self, batch: Batch) -> Tokens | None:
         """The raw tokens of a batch for this tower, if any."""
-        tower = batch.towers.get(self.tower or SINGLE)
+        tower = batch.towers.get(self.tower)
         return None if tower is None else tower.tokens
 
     def batches(self, limit: int) -> Iterator[Batch]:
@@ -189,7 +175,7 @@ class Subject:
                 sample = self.sample(index)
                 if sample is None:
                     continue
-                tokens = self.tokenizer(self.values(sample))
+                tokens = self.tokenizer([sample.value])
             except BadSample as error:
                 log.warning("left out of the pictures: %s", error)
                 continue

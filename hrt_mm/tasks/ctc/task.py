@@ -24,7 +24,7 @@ from ...core.levels import HierarchyConfig
 from ...core.tokens import Tokens
 from ...data.capabilities import seconds_per_token
 from ...data.sample import Sample
-from ..base import TaskConfig, TaskOutput
+from ..base import EncoderTaskConfig, TaskOutput
 from ..batch import Batch
 from ..collation import SingleCollator
 from ..encoding import EncoderTask
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ...data.tokenizer import Tokenizer
 
 
-class CTCConfig(TaskConfig):
+class CTCConfig(EncoderTaskConfig):
     """The symbols of each sample, in order. Labels are lists of strings, the symbols those of the training set.
 
     A sample whose symbols do not fit into its frames is a bad sample. A symbol outside the training set cannot be

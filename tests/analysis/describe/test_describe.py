@@ -16,8 +16,10 @@ from hrt_mm.config import RunConfig
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Level
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.tokenizer import SINGLE
 from hrt_mm.tasks import ClassificationConfig
 from hrt_mm.train.config import TrainConfig
+from hrt_mm.train.run_config import TowerConfig
 from hrt_modalities.vision.files import ImageFolderConfig
 from hrt_modalities.vision.memory import DigitsConfig
 from hrt_modalities.vision.tokenizer import VisionConfig
@@ -30,8 +32,9 @@ def hierarchy(window: int | None = 4, top: int | None = None, **options: Any) ->
 
 def run(data: Any = None, **options: Any) -> RunConfig:
     return RunConfig(
-        modality=VisionConfig(type="vision", channels=1, patch=1),
-        model=hierarchy(**options),
+        towers={
+            SINGLE: TowerConfig(modality=VisionConfig(type="vision", channels=1, patch=1), model=hierarchy(**options))
+        },
         task=ClassificationConfig(type="classification"),
         data=data or DigitsConfig(type="digits"),
         train=TrainConfig(steps=1, batch_size=4),

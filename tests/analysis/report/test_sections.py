@@ -238,4 +238,4 @@ def test_split_that_is_not_there_is_replaced(digits_run: Path, monkeypatch: pyte
 def test_task_without_an_encoder(digits_run: Path) -> None:
     run = load_task(digits_run)
     bare: Any = nn.Linear(2, 2)
-    assert Subject(replace(run, task=bare), ProcessGroup(torch.device("cpu")), "test").encoder is None
+    assert Subject(replace(run, task=bare), ProcessGroup(torch.device("cpu")), "test", "").encoder is None

@@ -109,7 +109,7 @@ def test_a_modality_that_the_split_lacks_is_said_to_be_missing(tmp_path: Path) -
 def test_a_tower_is_shown_by_the_samples_that_have_its_modality(fused_run: Path) -> None:
     whole = Subject.of(load_task(fused_run), ProcessGroup(torch.device("cpu")))
     image, text = whole.towers
-    assert whole.tower is None and (image.tower, text.tower) == ("image", "text")
+    assert whole.tower == "image" and (image.tower, text.tower) == ("image", "text")
     assert image.encoder is not text.encoder and None not in (image.encoder, text.encoder)
     count = len(whole.dataset)
     lacking = [index for index in range(count) if image.sample(index) is None]

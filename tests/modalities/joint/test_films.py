@@ -143,7 +143,7 @@ def test_scenes_out_of_order_are_refused() -> None:
 )
 def test_the_configurations_read_what_they_compare(name: str, parts: set[str]) -> None:
     config = load_config(f"retrieval/{name}")
-    assert config.towers is not None and set(config.towers) == parts
+    assert set(config.towers) == parts
     data, task = config.data, config.task
     assert isinstance(data, FilmsConfig) and set(data.use) == parts
     also: list[Mapping[str, str]] = [pair.levels for pair in task.also]  # type: ignore[attr-defined]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.config import load_config
-from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from tests.modalities.corpora.test_peps import pep
 
@@ -43,9 +42,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     result = build_data(config, ["train", "val", *(["test"] if config.train.test else [])])
     task = build_task(config, result.tokenizers, result.classes)
     samples = [result.splits["train"][index] for index in range(2)]
-    tokens = result.tokenizer(config.task.values(samples))
-    names = tuple(sample.name for sample in samples)
-    output = task(Batch.of(tokens, config.task.targets(samples, tokens, result.classes), names))
+    output = task(result.maker(config, "train").collator(samples))
     output.loss.backward()
     assert output.loss.isfinite()
     assert all(parameter.grad is not None for parameter in task.parameters())

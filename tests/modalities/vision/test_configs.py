@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
-from hrt_mm.tasks import Batch
 from hrt_mm.train.build import build_data, build_task
 from hrt_mm.train.loop import train
 from hrt_mm.train.store import CheckpointStore
@@ -58,8 +57,7 @@ def test_every_configuration_takes_a_step(name: str, data: Path) -> None:
     result = build_data(config, ["train", "val", "test"])
     task = build_task(config, result.tokenizers, result.classes)
     samples = [result.splits["train"][index] for index in range(8)]
-    tokens = result.tokenizer([sample.value for sample in samples])
-    output = task(Batch.of(tokens, config.task.targets(samples, tokens, result.classes)))
+    output = task(result.maker(config, "train").collator(samples))
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in task.parameters())
 
