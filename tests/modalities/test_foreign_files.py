@@ -50,6 +50,7 @@ SMALL = {
     "retrieval/moments_spoken": ["data.film.train=8", "data.film.valid=2", "data.film.test=2"],
     "retrieval/glyphs": ["data.scripts=[braille]"],
     "retrieval/glyphs_flat": ["data.scripts=[braille]"],
+    "retrieval/symbols": ["data.scripts=[braille]"],
     "audio/synthetic": ["data.train=8", "data.valid=2", "data.test=2"],
     "audio/synthetic_stream": ["data.train=8", "data.valid=2", "data.test=2"],
 }
@@ -139,7 +140,7 @@ def applied(folder: Path, files: dict[str, list[Path]]) -> int:
 NAMES = [name for name in packaged_configs() if not name.startswith("text/")]
 GENERATED = {
     "audio/synthetic", "audio/synthetic_stream", "retrieval/glyphs", "retrieval/glyphs_flat",
-    "retrieval/moments", "retrieval/moments_spoken", "video/actions", "video/masked", "video/quickstart",
+    "retrieval/moments", "retrieval/moments_spoken", "retrieval/symbols", "video/actions", "video/masked", "video/quickstart",
     "vision/digits", "vision/digits_finetune", "vision/digits_masked",
 }  # fmt: skip
 FOLDERS = {"audio/audio_folder": "audio", "video/video_folder": "video", "vision/image_folder": "vision"}
@@ -157,6 +158,8 @@ def test_each_packaged_configuration_reads_files_of_others(
     monkeypatch.setenv("XDG_CACHE_HOME", str(request.getfixturevalue("cache")))
     if name.startswith("audio/synthetic") or name == "retrieval/moments_spoken":
         pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
+    if name == "retrieval/symbols":
+        pytest.importorskip("emoji", reason="the extra `demo` is not installed")
     overrides = [f"data.root={class_folder(tmp_path / 'own', FOLDERS[name])}"] if name in FOLDERS else []
     if name not in GENERATED and name not in FOLDERS:
         data = request.getfixturevalue("data_root")

@@ -5,13 +5,12 @@ The sets are split by character, and characters that look alike are in one of th
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
@@ -20,6 +19,7 @@ from hrt_mm.data.sample import Sample
 
 from ..common.splits import Part, check_split, hash_split
 from .fonts import characters, draw, framed
+from .symbol_names import key_words, kind_of, mistyped, name_of, other_names, some_words, without_accents
 
 Chance = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,6 +45,22 @@ class GlyphsConfig(DatasetConfig):
     """Chance that a training picture is shown with its ink in the middle, as pictures and drawings of others are."""
     some_words: Chance = 0.3
     """Chance that of a training name some words alone are given, as people do who search."""
+    languages: tuple[str, ...] = ()
+    """Languages whose names of emoji are texts as well, such as ``en`` and ``de``; needs the package ``emoji``."""
+    other_names: Chance = 0.0
+    """Chance that a training text is one of those names, for characters that have any."""
+    key_words: Chance = 0.0
+    """Chance that of a training name the one or two words alone are given that few characters share."""
+    typos: Chance = 0.0
+    """Chance that a word of a training text is mistyped."""
+    repeat_emoji: PositiveInt = 1
+    """How often characters that have other names come in an epoch of training, since those are many names."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> GlyphsConfig:
+        if not self.languages and (self.other_names or self.repeat_emoji > 1):
+            raise ValueError("other_names and repeat_emoji need languages, such as [en, de]")
+        return self
 
     def build(self, split: str) -> Glyphs:
         """The characters of a split.
@@ -59,11 +75,14 @@ class GlyphsConfig(DatasetConfig):
                 f"data.scripts {list(self.scripts)}: no character's name starts so; try latin, greek, black"
             )
         chosen = [code for code in codes if hash_split(_look(code), self.val, self.test) == split]
-        return Glyphs(self, chosen, training=split == "train")
+        training = split == "train"
+        if training and self.repeat_emoji > 1:
+            chosen += [code for code in chosen if other_names(code, self.languages)] * (self.repeat_emoji - 1)
+        return Glyphs(self, chosen, training=training)
 
     def plain(self, split: str) -> Glyphs:
         """The characters of a split, in their first font and with their whole names."""
-        return Glyphs(self, self.build(split).codes, training=False)
+        return Glyphs(self, list(dict.fromkeys(self.build(split).codes)), training=False)
 
     def prepare(self, part: str, value: Any) -> Any:
         """A query's picture as characters are drawn, and its text in small letters."""
@@ -90,7 +109,7 @@ class Glyphs(Dataset):
         code = self.codes[index]
         name, label = name_of(code), f"U+{code:04X}"
         picture = self._picture(code) if self.training else draw(code, characters()[code][0], self.config.side)
-        words = some_words(name) if self.training and _happens(self.config.some_words) else name
+        words = self._text(code) if self.training else name
         return Sample({"image": picture, "text": words}, label, f"{label} {name}")
 
     def name(self, index: int) -> str:
@@ -100,7 +119,21 @@ class Glyphs(Dataset):
     def describe(self, index: int) -> Mapping[str, str]:
         """What a search shows of a character."""
         code = self.codes[index]
-        return {"character": chr(code), "name": name_of(code), "code": f"U+{code:04X}"}
+        names = other_names(code, self.config.languages) if self.config.languages else ()
+        info = {"character": chr(code), "name": name_of(code), "code": f"U+{code:04X}", "kind": kind_of(code)}
+        return info | ({"also": "; ".join(names)} if names else {})
+
+    def _text(self, code: int) -> str:
+        """A training text, drawn at random."""
+        config, text = self.config, name_of(code)
+        if _happens(config.other_names) and (names := other_names(code, config.languages)):
+            name = names[int(torch.randint(len(names), ()))]
+            text = without_accents(name) if _happens(0.5) else name
+        if _happens(config.key_words):
+            text = key_words(text)
+        elif _happens(config.some_words):
+            text = some_words(text)
+        return mistyped(text) if _happens(config.typos) else text
 
     def _picture(self, code: int) -> Tensor:
         fonts, move = characters()[code], self.config.move
@@ -112,20 +145,6 @@ class Glyphs(Dataset):
 
 
 @cache
-def name_of(code: int) -> str:
-    """The Unicode name in small letters."""
-    return unicodedata.name(chr(code)).lower()
-
-
-def some_words(name: str) -> str:
-    """At least one of the words of a name, in their order."""
-    words = name.split()
-    keep_mask = torch.rand(len(words)) < 0.7
-    keep_mask[int(torch.randint(len(words), ()))] = True
-    return " ".join(word for word, keep in zip(words, keep_mask.tolist(), strict=True) if keep)
-
-
-@cache
 def _look(code: int) -> str:
     """What a character looks like, so that those that look alike can be kept together."""
     picture = framed(draw(code, characters()[code][0], 24), 12)
@@ -133,4 +152,5 @@ def _look(code: int) -> str:
 
 
 def _happens(chance: float) -> bool:
-    return bool(torch.rand(()) < chance)
+    # A chance of zero draws nothing, so that options that are off leave the order of random numbers as it is.
+    return chance > 0 and bool(torch.rand(()) < chance)

@@ -5,7 +5,8 @@ import torch
 
 from hrt_mm.core.errors import ConfigError
 from hrt_modalities.joint.fonts import characters, draw, framed
-from hrt_modalities.joint.glyphs import GlyphsConfig, some_words
+from hrt_modalities.joint.glyphs import GlyphsConfig
+from hrt_modalities.joint.symbol_names import some_words
 
 CHESS = 0x265E
 
