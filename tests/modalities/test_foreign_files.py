@@ -140,8 +140,8 @@ def applied(folder: Path, files: dict[str, list[Path]]) -> int:
 NAMES = [name for name in packaged_configs() if not name.startswith("text/")]
 GENERATED = {
     "audio/synthetic", "audio/synthetic_stream", "retrieval/glyphs", "retrieval/glyphs_flat",
-    "retrieval/moments", "retrieval/moments_spoken", "retrieval/symbols", "video/actions", "video/masked", "video/quickstart",
-    "vision/digits", "vision/digits_finetune", "vision/digits_masked",
+    "retrieval/moments", "retrieval/moments_spoken", "retrieval/symbols", "video/actions", "video/masked",
+    "video/quickstart", "vision/digits", "vision/digits_finetune", "vision/digits_masked",
 }  # fmt: skip
 FOLDERS = {"audio/audio_folder": "audio", "video/video_folder": "video", "vision/image_folder": "vision"}
 

@@ -32,7 +32,7 @@ def test_emoji_have_names_in_several_languages() -> None:
 
 
 def test_unknown_languages_are_errors() -> None:
-    with pytest.raises(ConfigError, match="data.languages: no names in 'tlh'; there are en, es"):
+    with pytest.raises(ConfigError, match="no names in 'tlh'"):
         other_names(HEART, ("en", "tlh"))
     with pytest.raises(ValidationError, match="other_names and repeat_emoji need languages"):
         GlyphsConfig(type="glyphs", other_names=0.5)
