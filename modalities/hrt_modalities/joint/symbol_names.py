@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ def other_names(code: int, languages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @cache
-def _emoji(languages: tuple[str, ...]) -> Mapping[str, Mapping[str, str | Sequence[str]]]:
+def _emoji(languages: tuple[str, ...]) -> Mapping[str, Mapping[str, Any]]:
     with needs_extra("demo", "names of emoji"):
         import emoji
 
