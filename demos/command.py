@@ -17,6 +17,7 @@ from hrt_mm.retrieval.collecting import embed_split
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.query import Query as SearchQuery
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.loop import train
 from hrt_mm.train.summary import read_summary
@@ -176,7 +177,7 @@ def main(demo: Demo, about: str | None) -> int:
         searcher = prepare(args.folder, args.overrides, demo.config, demo.splits)
         print(figures(args.folder / "run"))
         for query in demo.queries:
-            print(told(query, searcher.search(query.kind, query.source, SHOWN, find=query.find)))
+            print(told(query, searcher.search(SearchQuery.of(query.kind, query.source), SHOWN, find=query.find)))
         page(searcher, demo.title, args)
         return 0
 

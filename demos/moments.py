@@ -26,6 +26,7 @@ from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.listing import Listed
+from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_modalities.audio.synthesis import Line, speak
 from hrt_modalities.joint.films import FilmsConfig, FootageConfig, scenes_of
@@ -127,7 +128,7 @@ def recall(searcher: Searcher, asked: Sequence[tuple[Moment, str | Path]], kind:
     """
     hits_at: dict[str, list[bool]] = {}
     for moment, query in asked:
-        (best,) = searcher.search(kind, query, 1, find="video", level=moment.level)
+        (best,) = searcher.search(Query.of(kind, query), 1, find="video", level=moment.level)
         hits_at.setdefault(moment.level, []).append(moment.holds(best))
     return {level: sum(hits) / len(hits) for level, hits in hits_at.items()}
 
@@ -178,7 +179,7 @@ def draw(searcher: Searcher, known: Sequence[Moment], files: dict[str, Path], pa
     figure = Figure(figsize=(9, 1.7 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     for line, moment in zip(grid, chosen, strict=True):
-        hits = searcher.search("text", moment.caption, len(line), find="video", level="clips")
+        hits = searcher.search(moment.caption, len(line), find="video", level="clips")
         for axes, hit in zip(line, hits, strict=False):
             first, last = hit.row.span or (0.0, 0.0)
             with VideoFile(files[hit.row.id.split("/")[0]], hit.row.id) as file:

@@ -17,6 +17,7 @@ from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.capabilities import Lasting
 from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_modalities.vision.images import read_image
 
@@ -59,7 +60,8 @@ def answer(
     try:
         if isinstance(query, Path) and (long := _too_long(searcher, kind, query)):
             return note(long)
-        return page(searcher.search(kind, query, max(1, min(int(count), MOST)), find=find, level=level, inside=3))
+        inside = 3 if searcher.index.levels else 0
+        return page(searcher.search(Query.of(kind, query), max(1, min(int(count), MOST)), find=find, level=level, inside=inside))
     except UserError as error:
         return note(_without_folder(f"This query cannot be read: {error}", query))
 

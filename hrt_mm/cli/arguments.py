@@ -34,7 +34,7 @@ class HelpParser(argparse.ArgumentParser):
         super().error(message)
 
 
-TEXTS = ("--text", "--prompt", "--stop")
+TEXTS = ("--text", "--minus", "--prompt", "--stop")
 """Options whose value may be any text, including one that starts with a dash."""
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import reduce
+from operator import add as plus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .arguments import Commands, command
 from .process import is_unicode
+
+if TYPE_CHECKING:
+    from ..retrieval.query import Query
 
 KINDS = ("text", "image", "audio", "video")
 
@@ -18,12 +23,18 @@ def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "search", "search an index by text, image, sound or video", run)
     parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
-    query = parser.add_mutually_exclusive_group(required=True)
-    query.add_argument("--text", metavar="WORDS", help="query text")
+    query = parser.add_argument_group("query", "one or more, which are combined; all may be repeated")
+    query.add_argument("--text", metavar="WORDS", action="append", default=[], help="query text")
     for kind in KINDS[1:]:
-        query.add_argument(f"--{kind}", metavar="FILE", type=Path, help=f"{kind} file as the query")
+        query.add_argument(f"--{kind}", metavar="FILE", action="append", default=[], help=f"{kind} file as the query")
+    query.add_argument(
+        "--query", metavar="TOWER=VALUE", action="append", default=[], help="text or file for the tower of that name"
+    )
+    query.add_argument("--minus", metavar="WORDS", action="append", default=[], help="text to move away from")
     parser.add_argument("--find", metavar="TOWER", help="tower to search; by default, another than the query's")
     parser.add_argument("-k", type=int, default=10, help="maximum number of results (10)")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="skip the N best results (0)")
+    parser.add_argument("--min-score", type=float, metavar="S", help="leave out results with a lower score")
     parser.add_argument("--level", default="", help="search pieces of this level instead of samples")
     parser.add_argument(
         "--inside", type=int, default=0, metavar="N", help="also print the best N pieces within each result"
@@ -36,36 +47,38 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the results."""
-    from ..retrieval.index import Index
+    query = _query(args)
+
     from ..retrieval.search import Searcher
 
-    kind = next(kind for kind in KINDS if getattr(args, kind) is not None)
-    searcher = Searcher.of(Index(args.index), args.folder)
-    hits = searcher.search(kind, getattr(args, kind), args.k, find=args.find, level=args.level, inside=args.inside)
+    results = Searcher.of(args.index, args.folder).search(
+        query,
+        args.k,
+        find=args.find,
+        level=args.level,
+        inside=args.inside,
+        min_score=args.min_score,
+        offset=args.offset,
+    )
     if args.json:
-        print(json.dumps([_plain(hit) for hit in hits], indent=2, ensure_ascii=not is_unicode(sys.stdout)))
+        print(json.dumps(results.plain(), indent=2, ensure_ascii=not is_unicode(sys.stdout)))
     else:
-        print("\n".join(line for hit in hits for line in _lines(hit)) or "nothing was found: the index holds none")
+        print(results)
     return 0
 
 
-def _plain(hit: Any) -> dict[str, Any]:
-    result = {"score": round(hit.score, 6), "id": hit.row.id, "tower": hit.row.tower, "info": dict(hit.row.info)}
-    if hit.row.level:
-        result |= {"level": hit.row.level, "span": hit.row.span, "box": hit.row.box}
-    if hit.media is not None:
-        result["media"] = str(hit.media)
-    return result | ({"inside": [_plain(inner) for inner in hit.inside]} if hit.inside else {})
+def _query(args: argparse.Namespace) -> Query:
+    from ..core.errors import UserError
+    from ..retrieval.query import Query
 
-
-def _lines(hit: Any, depth: int = 0) -> list[str]:
-    edges = hit.row.span or hit.row.box
-    position = f"[{hit.row.level} {'-'.join(f'{edge:g}' for edge in edges)}]" if edges else ""
-    words = " · ".join(dict.fromkeys(hit.row.info.values())) or ("" if position and depth else hit.row.id)
-    line = f"{'  ' * depth}{hit.score:.3f}  {_printable(' '.join(filter(None, (words, position))))}"
-    return [line, *(line for inner in hit.inside for line in _lines(inner, depth + 1))]
-
-
-def _printable(text: str) -> str:
-    """Replaces unprintable characters, which could affect a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    terms = [Query.of(kind, source) for kind in KINDS for source in getattr(args, kind)]
+    for text in args.query:
+        tower, equals, source = text.partition("=")
+        if not (tower and equals):
+            raise UserError(f"--query {text}: write a tower, an equals sign, and a text or a file: image=a.png")
+        terms.append(Query.of(tower, source))
+    terms += [-Query.text(words) for words in args.minus]
+    if not terms:
+        options = ", ".join(f"--{name}" for name in (*KINDS, "query"))
+        raise UserError(f"there is nothing to search for; give a query by {options}")
+    return reduce(plus, terms)

@@ -337,6 +337,23 @@ def read_file(modality: type[Modality], path: Path, tokenizer: Tokenizer) -> Any
 
 
 @runtime_checkable
+class ValueReading(Protocol):
+    """The modality reads values in memory, such as Pillow images and arrays, as queries."""
+
+    @classmethod
+    def reads_value(cls, value: object) -> bool:
+        """Whether the type and shape of a value may be those of a sample."""
+
+    @classmethod
+    def from_value(cls, value: Any) -> Any:
+        """The raw sample of a value.
+
+        Raises:
+            BadSample: the value cannot be used; says why.
+        """
+
+
+@runtime_checkable
 class Lasting(Protocol):
     """Files of the modality have a duration."""
 

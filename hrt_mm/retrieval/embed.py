@@ -247,21 +247,28 @@ class Embedder:
         """
         return self.vectors(tower, [self.read(tower, source)])[0]
 
-    def queries(self, tower: str, source: str | Path, target: str) -> dict[str, np.ndarray]:
-        """(D,) vectors of a query by level of the tower ``target``, to compare with its pieces; ``""`` for samples.
+    def query_vectors(self, tower: str, target: str | None, *, values: Sequence[Any]) -> dict[str, np.ndarray]:
+        """(N, D) vectors of queries by level of the tower to search; ``""`` for samples.
 
-        Levels that training did not compare with the query's tower are left out.
+        Levels that training did not compare with the queries' tower are left out.
+
+        Args:
+            tower: of the queries.
+            target: the tower to search, for its levels; none if absent.
+            values: raw values of the queries.
 
         Raises:
-            BadSample: the query cannot be read.
+            BadSample: a value is unusable.
             UserError: there is no such tower.
         """
-        (pyramid,) = self._pyramids(tower, [self.read(tower, source)])
-        queries = {"": self._query(0, tower, pyramid)[0]}
-        for level, view in self.levels(target).items():
-            if tower in self.task.views[view].levels:
-                queries[level] = self._query(view, tower, pyramid)[0]
-        return queries
+        views = {"": 0}
+        if target is not None:
+            views |= {
+                level: view for level, view in self.levels(target).items() if tower in self.task.views[view].levels
+            }
+        pyramids = self._pyramids(tower, values)
+        blocks = [{level: self._query(view, tower, pyramid) for level, view in views.items()} for pyramid in pyramids]
+        return {level: np.concatenate([block[level] for block in blocks]) for level in views}
 
     def read(self, tower: str, source: str | Path) -> Any:
         """Reads a text or a file as the run's data prepares it.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from ..core.errors import UserError
 from .embed import Embedder
-from .index import Hit, Index
+from .index import Index
 from .qdrant import QdrantIndex
+from .query import Query, ReadTerm, Source, read, vectors
+from .results import Results
 
 
 @dataclass(frozen=True)
@@ -24,64 +29,131 @@ class Searcher:
     embedder: Embedder
 
     @classmethod
-    def of(cls, index: Index | QdrantIndex, run: Path | None = None) -> Searcher:
-        """Loads the model of an index.
+    def of(cls, index: Index | QdrantIndex | str | Path, run: str | Path | None = None) -> Searcher:
+        """Opens an index and loads its model.
 
         Args:
-            index: to search.
+            index: to search, or its folder.
             run: the run folder; the one that the index names if absent.
 
         Raises:
-            UserError: the run is missing, or has other weights than the index was built with.
+            UserError: the folder is not an index, the run is missing, or it has other weights than the index was built
+                with.
         """
-        folder = run or Path(index.model.run)
+        opened = Index(Path(index)) if isinstance(index, str | Path) else index
+        folder = Path(run or opened.model.run)
         if not (folder / "config.yaml").is_file():
+            if run is not None:
+                raise UserError(f"{folder} is not a run folder: it has no config.yaml")
             raise UserError(f"the index names the run {folder}, which does not exist; give it with --run")
         embedder = Embedder.of(folder)
-        index.model.check(embedder.model, f"the run {folder}")
-        return cls(index, embedder)
+        opened.model.check(embedder.model, f"the run {folder}")
+        return cls(opened, embedder)
+
+    @overload
+    def search(
+        self,
+        query: list[Query | Source],
+        k: int = ...,
+        *,
+        find: str | None = ...,
+        level: str = ...,
+        inside: int = ...,
+        min_score: float | None = ...,
+        offset: int = ...,
+    ) -> list[Results]: ...
+
+    @overload
+    def search(
+        self,
+        query: Query | Source,
+        k: int = ...,
+        *,
+        find: str | None = ...,
+        level: str = ...,
+        inside: int = ...,
+        min_score: float | None = ...,
+        offset: int = ...,
+    ) -> Results: ...
 
     def search(
         self,
-        kind: str,
-        source: str | Path,
+        query: Query | Source | list[Query | Source],
         k: int = 10,
         *,
         find: str | None = None,
         level: str = "",
         inside: int = 0,
-    ) -> list[Hit]:
-        """The results of a query, best first.
+        min_score: float | None = None,
+        offset: int = 0,
+    ) -> Results | list[Results]:
+        """The results of a query, best first, or of each query of a list.
 
         Args:
-            kind: of the query, a tower of the model: ``text``, ``image``.
-            source: a text, or a file.
+            query: a text, a path, a Pillow image, an array, a tensor, or a :class:`Query`, which combines several and
+                names their towers. Queries of a list are embedded together.
             k: maximum number of results.
-            find: tower to search; by default another tower than ``kind``, if the index has one.
+            find: tower to search; by default another one than the query's, if the index has one.
             level: of the results; samples if empty.
             inside: number of finer pieces to return within each result.
+            min_score: leaves out results with a lower score.
+            offset: number of best results to skip.
 
         Raises:
             BadSample: the query cannot be read.
-            UserError: the model has no such tower, the index has no such tower, or pieces of the level cannot be
-                compared with the query.
+            UserError: no tower reads the query, the index has no such tower or no pieces, an option is out of range,
+                or pieces of the level cannot be compared with the query.
         """
-        if kind not in self.embedder.towers:
-            raise UserError(f"the model cannot read --{kind}; it reads {', '.join(self.embedder.towers)}")
-        tower = find or self.answering(kind)
-        if find is not None and len(self.index) and find not in self.index.towers:
-            raise UserError(f"the index has no {find!r} to find; it has {', '.join(self.index.towers)}")
-        if not (level or inside) or tower not in self.embedder.towers:
-            return self.index.search(self.embedder.query(kind, source), k, tower=tower, level=level, inside=inside)
-        queries = self.embedder.queries(kind, source, tower)
-        if level not in queries:
-            comparable = ", ".join(name for name in queries if name) or "none"
-            raise UserError(
-                f"pieces of level {level!r} of {tower} were not compared with {kind} in training; {comparable} were"
-            )
-        return self.index.search(queries[level], k, tower=tower, level=level, inside=inside, finer=queries)
+        if isinstance(query, list):
+            queries = [Query.guess(each) for each in query]
+            return self._searched(queries, k, find, level, inside, min_score, offset)
+        return self._searched([Query.guess(query)], k, find, level, inside, min_score, offset)[0]
 
-    def answering(self, kind: str) -> str | None:
-        """The tower to search by default: the first that is not the query's, if any."""
-        others = [tower for tower in self.index.towers if tower != kind]
-        return others[0] if others else kind
+    def _searched(
+        self,
+        queries: Sequence[Query],
+        k: int,
+        find: str | None,
+        level: str,
+        inside: int,
+        min_score: float | None,
+        offset: int,
+    ) -> list[Results]:
+        if min(offset, inside) < 0 or k < 1:
+            raise UserError(f"k={k}, offset={offset}, inside={inside}: k is at least 1, the others at least 0")
+        if min_score is not None and not math.isfinite(min_score):
+            raise UserError(f"min_score is {min_score}; it is a finite number")
+        towers = self.index.towers
+        if find is not None and towers and find not in towers:
+            raise UserError(f"the index has no tower {find!r}; it has {', '.join(towers)}")
+        if inside and towers and not self.index.levels:
+            raise UserError(f"inside={inside} has no effect: the index has no pieces; embed them with --level")
+        read_queries = [read(query, self.embedder) for query in queries]
+        searched = [find or self._answering(terms) for terms in read_queries]
+        results = []
+        vectors_by_level = vectors(read_queries, self.embedder, searched)
+        for query, by_level, tower in zip(queries, vectors_by_level, searched, strict=True):
+            if level not in by_level and tower in self.embedder.towers:
+                comparable = ", ".join(name for name in by_level if name) or "none"
+                raise UserError(
+                    f"pieces of level {level!r} of {tower} were not compared with {query} in training; {comparable} "
+                    "were"
+                )
+            finer = by_level if tower in self.embedder.towers else None
+            query_D = by_level[level] if finer is not None else by_level[""]
+            hits = self.index.search(query_D, offset + k, tower=tower, level=level, inside=inside, finer=finer)
+            hits = [hit for hit in hits[offset:] if min_score is None or hit.score >= min_score]
+            results.append(Results(tuple(hits), query, tower, level, offset, towers.get(tower, 0)))
+        return results
+
+    def answering(self, tower: str) -> str:
+        """The tower to search by default for queries of a tower: the first other one in the index, if any."""
+        others = [other for other in self.index.towers if other != tower]
+        return others[0] if others else tower
+
+    def _answering(self, terms: Sequence[ReadTerm]) -> str:
+        """The tower to search by default: the first that no term is of, or that of the first term."""
+        own = {term.tower for term in terms}
+        others = [tower for tower in self.index.towers if tower not in own]
+        in_index = [term.tower for term in terms if term.tower in self.index.towers]
+        return others[0] if others else [*in_index, terms[0].tower][0]

@@ -102,7 +102,7 @@ def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, t
     index = Index.create(tmp_path / "index", embedder.model)
     index.add(Collection(tmp_path / "v"))
     searcher = Searcher(index, embedder)
-    (film,) = searcher.search("text", "bin blue", 5, inside=9)
+    (film,) = searcher.search("bin blue", 5, inside=9)
     scenes = sorted(film.inside, key=lambda hit: hit.row.span or (0, 0))
     assert [hit.row.span for hit in scenes] == [(0, 0.32), (0.32, 0.64)]
     for scene in scenes:
@@ -112,12 +112,12 @@ def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, t
             spans = sorted(frame.row.span or (0, 0) for frame in clip.inside)
             assert len(spans) == 4 and spans[0][0] == clip.row.span[0] and spans[-1][1] == clip.row.span[1]
     # Scores are those that training compares: of clips, the mean over the words of how near each is.
-    queries = embedder.queries("text", "bin blue", "video")
-    clips = searcher.search("text", "bin blue", 9, level="clips")
+    queries = embedder.query_vectors("text", "video", values=["bin blue"])
+    clips = searcher.search("bin blue", 9, level="clips")
     assert len(clips) == 4
     _, (levels,) = embedder.embed("video", [Film.read(None, "video", "")], ["clips"])
-    assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"]).max()))
-    assert np.linalg.norm(queries["clips"]) < 1 - 1e-4 and np.linalg.norm(queries["frames"]) == pytest.approx(1)
+    assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"][0]).max()))
+    assert np.linalg.norm(queries["clips"][0]) < 1 - 1e-4 and np.linalg.norm(queries["frames"][0]) == pytest.approx(1)
 
 
 def test_pieces_are_kept_to_be_played(embedder: Embedder, tmp_path: Path) -> None:
@@ -141,16 +141,16 @@ def test_pieces_are_kept_to_be_played(embedder: Embedder, tmp_path: Path) -> Non
     shown = search_page.answer(searcher, "text", "bin blue", "video", 5, "scenes")
     assert shown.count("<video controls") == 2 and "scenes 0-0.32" in shown and "clips 0.16-0.32" in shown
     assert search_page.answer(searcher, "text", "bin blue", "video", 5).count("<video controls") == 3
-    assert "were not compared with text" in search_page.answer(searcher, "text", "bin", "video", 5, "tubes")
+    assert "were not compared with" in search_page.answer(searcher, "text", "bin", "video", 5, "tubes")
 
 
 def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Path) -> None:
     embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["clips"])
     index = Index.create(tmp_path / "index", embedder.model)
     index.add(Collection(tmp_path / "v"))
-    said = "level 'tubes' of video were not compared with text in training; scenes, clips, frames were"
+    said = "level 'tubes' of video were not compared with \"bin\" in training; scenes, clips, frames were"
     with pytest.raises(UserError, match=said):
-        Searcher(index, embedder).search("text", "bin", level="tubes")
+        Searcher(index, embedder).search("bin", level="tubes")
     query = np.ones(12, np.float32)
     assert len(index.search(query, 1, inside=9)[0].inside) == 4
     assert index.search(query, 1, inside=9, finer={"scenes": query})[0].inside == ()
@@ -219,7 +219,7 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     assert count == 1 + 2 + 6
     index = Index.create(tmp_path / "index", model.model)
     index.add(Collection(tmp_path / "v"))
-    (result,) = Searcher(index, model).search("text", "white queen", 5, inside=9)
+    (result,) = Searcher(index, model).search("white queen", 5, inside=9)
     boxes = {hit.row.id: hit.row.box for hit in result.inside}
     assert set(boxes.values()) == {(3, 0, 43, 40), (43, 0, 63, 40)}
     inner = [region.row for area in result.inside for region in area.inside]
@@ -228,7 +228,7 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
         outer = boxes[row.parent]
         assert row.box and outer and outer[0] <= row.box[0] and row.box[2] <= outer[2]
     # Each is the vector of the tokens that lie there: what is seen in one region alone changes it the most.
-    assert len(Searcher(index, model).search("text", "a", 9, level="regions")) == 6
+    assert len(Searcher(index, model).search("a", 9, level="regions")) == 6
     other = picture.clone()
     other[:, 20:, 3:23] = 1 - other[:, 20:, 3:23]
     _, ((_, before),) = model.embed("image", [picture], ["areas", "regions"])

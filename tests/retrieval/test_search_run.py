@@ -19,6 +19,7 @@ from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.loop import train
 
@@ -75,7 +76,7 @@ def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureF
     assert held.towers == {"image": held.towers["text"], "text": held.towers["text"]}
     row = held.segments[0].collection.row(5)
     assert main(["search", str(index), "--text", row.info["name"].upper(), "-k", "10", "--json"]) == 0
-    hits = json.loads(capsys.readouterr().out)
+    hits = json.loads(capsys.readouterr().out)["results"]
     assert len(hits) == 10
     assert {hit["tower"] for hit in hits} == {"image"}
     assert Path(hits[0]["media"]).is_file()
@@ -123,7 +124,7 @@ def test_a_manifest_gives_names_and_what_is_shown(
     assert "3 of image" in capsys.readouterr().out
     assert "gone.png: no such file" in caplog.text
     assert main(["search", str(tmp_path / "index"), "--text", "dots", "--json"]) == 0
-    result = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)}
+    result = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)["results"]}
     one, two = str(tmp_path / "1.png"), str(tmp_path / "2.png")
     assert result == {
         "first": {"title": "<b>A dot</b>", "year": "1824", "tags": '["six", "dots"]', "file": str(tmp_path / "0.png")},
@@ -188,14 +189,14 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        (["--audio", "x.wav"], "the model cannot read --audio; it reads image, text"),
+        (["--audio", "x.wav"], "the model has no tower 'audio'; its towers are image (vision), text (text)"),
         (["--image", "run/config.yaml"], "not an image that can be read"),
         (["--image", "missing.png"], "no such file"),
         (["--image", "pipe.png"], "is a FIFO, not a file"),
         (["--image", "run"], "is a folder, not a file"),
         (["--text", "  "], "is empty"),
-        (["--text", "dots", "--find", "sound"], "the index has no 'sound' to find; it has image, text"),
-        (["--text", "dots", "-k", "0"], "k is 0"),
+        (["--text", "dots", "--find", "sound"], "the index has no tower 'sound'; it has image, text"),
+        (["--text", "dots", "-k", "0"], "k=0"),
     ],
 )
 def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,8 +225,8 @@ def test_a_file_of_any_size_is_searched_by(index: Path, tmp_path: Path) -> None:
     with large.open("r+b") as file:
         file.truncate(65 << 20)
     searcher = Searcher.of(Index(index))
-    hits = searcher.search("image", large)
-    assert hits and hits == searcher.search("image", small)
+    hits = list(searcher.search(large, find="text"))
+    assert hits and hits == list(searcher.search(Query.image(str(small)), find="text"))
 
 
 def test_a_file_of_any_size_is_embedded(run: Path, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_an_empty_index_finds_nothing(
 ) -> None:
     Index.create(tmp_path / "empty", Index(index).model)
     assert main(["search", str(tmp_path / "empty"), "--text", "dots"]) == 0
-    assert "nothing was found" in capsys.readouterr().out
+    assert 'no results for "dots"' in capsys.readouterr().out
 
 
 def test_a_picture_finds_the_word_within_a_name(
@@ -269,7 +270,7 @@ def test_a_picture_finds_the_word_within_a_name(
     assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "v")]) == 0
     searcher = Searcher.of(Index(tmp_path / "index"))
     picture = index / "segment-000001" / "media" / "0000" / "0000000.png"
-    hits = searcher.search("image", picture, 3, inside=2)
+    hits = searcher.search(picture, 3, inside=2)
     for hit in hits:
         name = hit.row.info["text"]
         for inner in hit.inside:
@@ -279,7 +280,7 @@ def test_a_picture_finds_the_word_within_a_name(
         assert [inner.score for inner in hit.inside] == sorted((inner.score for inner in hit.inside), reverse=True)
         # The whole is the mean of its words before it is normed, so some word is at least as near.
         assert hit.inside[0].score >= hit.score - 1e-5
-    (best,) = searcher.search("image", picture, 1, level="words")
+    (best,) = searcher.search(picture, 1, level="words")
     assert best.score >= max(inner.score for hit in hits for inner in hit.inside) - 1e-6
     capsys.readouterr()
     argv = ["search", str(tmp_path / "index"), "--image", str(picture), "-k", "1", "--inside", "1"]

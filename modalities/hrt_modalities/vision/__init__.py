@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from hrt_mm.data.modality import Modality
 
 from .files import ImageFolderConfig
@@ -34,6 +37,24 @@ class Vision(Modality):
         from .images import read_image
 
         return read_image(path, path.name)
+
+    @classmethod
+    def reads_value(cls, value: object) -> bool:
+        """Whether a value is a Pillow image, or an array or a tensor of two or three axes."""
+        from .images import is_pillow
+
+        return is_pillow(value) or (isinstance(value, np.ndarray | Tensor) and value.ndim in (2, 3))
+
+    @classmethod
+    def from_value(cls, value: Any) -> Tensor:
+        """The image of a Pillow image, a tensor (C, H, W), or an array (H, W) or (H, W, C).
+
+        Raises:
+            BadSample: the value is none of them, or its shape, type or range cannot be used.
+        """
+        from .images import check_image, from_array
+
+        return check_image(from_array(value) if isinstance(value, np.ndarray) else value, "the image")
 
     @classmethod
     def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:

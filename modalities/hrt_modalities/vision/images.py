@@ -11,7 +11,7 @@ import sys
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
@@ -162,9 +162,7 @@ def check_image(image: object, name: str) -> Tensor:
         BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values cannot be used.
     """
     if not isinstance(image, Tensor):
-        # Without that module there is no Pillow image either.
-        pillow = sys.modules.get("PIL.Image")
-        if pillow is not None and isinstance(image, pillow.Image):
+        if is_pillow(image):
             return to_tensor(image, name)
         raise BadSample(name, f"an image must be a (C, H, W) tensor or a Pillow image, got {type(image).__name__}")
     if image.ndim == 2:
@@ -181,6 +179,36 @@ def check_image(image: object, name: str) -> Tensor:
     if low < -0.01 or high > 1.01:
         raise BadSample(name, f"floats must lie in 0..1, got {low:g} to {high:g}; divide by the largest value")
     return image.float()
+
+
+def is_pillow(value: object) -> TypeGuard[Image.Image]:
+    """Whether the value is a Pillow image."""
+    # Without that module there is no Pillow image either.
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def from_array(image: np.ndarray, name: str = "the image") -> Tensor:
+    """An array (H, W) or (H, W, C) as a tensor (C, H, W). Transparency lies over white.
+
+    Raises:
+        BadSample: there are not 1, 3 or 4 channels, or transparency is not of 8 bits.
+    """
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise BadSample(name, f"an array must be (H, W) or (H, W, C) with 1, 3 or 4 channels, got {image.shape}")
+    if channels == 4:
+        if image.dtype != np.uint8:
+            raise BadSample(name, f"an array with transparency must be uint8, got {image.dtype}")
+        with needs_extra("vision"):
+            from PIL import Image
+
+        return to_tensor(Image.fromarray(image), name)
+    try:
+        tensor = torch.from_numpy(np.ascontiguousarray(image))
+    except TypeError as error:
+        raise BadSample(name, f"an array must be uint8, or floats in 0..1, got {image.dtype}") from error
+    return tensor.reshape(*image.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
 def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
