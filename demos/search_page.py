@@ -61,7 +61,9 @@ def answer(
         if isinstance(query, Path) and (long := _too_long(searcher, kind, query)):
             return note(long)
         inside = 3 if searcher.index.levels else 0
-        return page(searcher.search(Query.of(kind, query), max(1, min(int(count), MOST)), find=find, level=level, inside=inside))
+        return page(
+            searcher.search(Query.of(kind, query), max(1, min(int(count), MOST)), find=find, level=level, inside=inside)
+        )
     except UserError as error:
         return note(_without_folder(f"This query cannot be read: {error}", query))
 

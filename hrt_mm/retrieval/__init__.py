@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from .embed import Embedder
     from .index import Index
     from .qdrant import QdrantIndex, connect
+    from .query import Query
+    from .results import Results
     from .rows import Model, Row
     from .search import Searcher
+    from .segment import Hit
+    from .where import Where
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -21,19 +25,27 @@ else:
             ".embed": ("Embedder",),
             ".index": ("Index",),
             ".qdrant": ("QdrantIndex", "connect"),
+            ".query": ("Query",),
+            ".results": ("Results",),
             ".rows": ("Model", "Row"),
             ".search": ("Searcher",),
+            ".segment": ("Hit",),
+            ".where": ("Where",),
         },
     )
 
 __all__ = [
     "Collection",
     "Embedder",
+    "Hit",
     "Index",
     "Model",
     "QdrantIndex",
+    "Query",
+    "Results",
     "Row",
     "Searcher",
+    "Where",
     "Writer",
     "connect",
     "writing",

@@ -261,4 +261,3 @@ def _combined(
             raise UserError("the terms of the query cancel out; change a weight")
         combined[level] = (sum_D / norm).astype(np.float32)
     return combined
-

@@ -71,9 +71,7 @@ class Results(Sequence[Hit]):
         }
 
     def __str__(self) -> str:
-        lines = [
-            line for rank, hit in enumerate(self.hits, self.offset + 1) for line in _lines(hit, f"{rank:>3}  ")
-        ]
+        lines = [line for rank, hit in enumerate(self.hits, self.offset + 1) for line in _lines(hit, f"{rank:>3}  ")]
         return "\n".join(lines) or f"no results for {printable_line(str(self.query))}"
 
     def _repr_html_(self) -> str:

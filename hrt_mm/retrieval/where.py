@@ -407,5 +407,5 @@ def _error(text: str, position: int, reason: str) -> UserError:
     first, last = max(0, position - 40), position + 40
     shown = "".join(character if character.isprintable() else " " for character in text[first:last])
     return UserError(
-        f"the filter cannot be used: {reason} (character {position + 1})\n  {shown}\n  {' ' * (position - first)}^"
+        f"the filter is wrong at character {position + 1}: {reason}\n  {shown}\n  {' ' * (position - first)}^"
     )
