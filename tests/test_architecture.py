@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,22 @@ def test_a_layer_imports_only_those_below_it(layers: tuple[str, ...], found: lis
         layer, target = item.package[1], item.module[1]
         assert target in index, f"{item.where} imports {'.'.join(item.module)}, which is in no layer"
         assert index[target] <= index[layer], f"{item.where}: {layer} imports {target}, which stands above it"
+
+
+def test_modules_import_each_other_in_no_circle_not_even_for_types() -> None:
+    modules = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / "hrt_mm").rglob("*.py")}
+    graph: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for module, path in modules.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        named = {
+            (*module[: -node.level or 0], *(node.module.split(".") if node.module else ()), alias.name)
+            for node in nodes
+            for alias in node.names
+        }
+        # A package that is imported as a whole stands for its __init__.py, which may lead to any of its modules.
+        graph[module] = {name for full in named for name in (full, full[:-1]) if name in modules} - {module}
+    assert sum(map(len, graph.values())) > 500
+    TopologicalSorter(graph).prepare()
 
 
 def test_hrt_mm_imports_no_modality(found: list[Import]) -> None:

@@ -19,10 +19,9 @@ from ..data.extents import Extents
 from ..data.registry import modalities
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
-from ..tasks.base import Task
+from ..tasks.base import Collator, Task
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
-from ..tasks.collation import Collator
 from ..tasks.encoding import EncoderTask
 from ..tasks.fused import Fused
 from ..train.build import Data, build_dataset, build_task, build_tokenizers, check_classes, given_groups

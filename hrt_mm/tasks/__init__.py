@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .base import EncoderTaskConfig, Task, TaskConfig, TaskOutput
+from .base import Collator, Task, TaskConfig, TaskOutput
 from .batch import Batch, TowerTokens
 from .boundary import Boundary, BoundaryConfig
 from .classification import Classification, ClassificationConfig
-from .collation import Collator
 from .contrastive import Contrastive, ContrastiveConfig
 from .ctc.task import CTC, CTCConfig
 from .encoder import Encoder
+from .encoding import EncoderTaskConfig
 from .fused import Fused, FusedConfig
 from .joint import JointTask, JointTaskConfig
 from .language import LanguageConfig, LanguageModel

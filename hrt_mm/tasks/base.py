@@ -1,4 +1,4 @@
-"""What a task is: one module that holds model and loss, takes a batch, and is all that the trainer sees."""
+"""The contract of tasks: a module of model and loss, which is all that the trainer sees, and collation for it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ..core.component import Component
-from ..core.tokens import Tokens
-from ..data.sample import Sample
-from ..data.tokenizer import only_tokenizer
-from .batch import Batch
-from .collation import Collator, SingleCollator
+from .batch import Batch, TowerTokens
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
+    from ..data.sample import Sample
     from ..data.tokenizer import Tokenizer, TokenizerConfig
 
 
@@ -119,10 +116,47 @@ class Task(nn.Module, ABC):
         return "the loss"
 
 
+class Collator(ABC):
+    """Tokenizes samples and makes the targets of a task. It is pickled for workers that are not forked.
+
+    Args:
+        tokenizers: by tower.
+        classes: names of the training set's labels, where they are classes.
+    """
+
+    def __init__(self, tokenizers: Mapping[str, Tokenizer], classes: tuple[str, ...] | None) -> None:
+        self.tokenizers, self.classes = dict(tokenizers), classes
+
+    @abstractmethod
+    def values(self, sample: Sample, tower: str) -> list[Any]:
+        """The raw values of a sample that a tower reads; none if the sample lacks this modality.
+
+        Raises:
+            BadSample: the value is not what the task needs.
+        """
+
+    @abstractmethod
+    def towers(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
+        """The tokens of some samples for each tower, without targets. Towers that no sample has are left out.
+
+        Raises:
+            BadSample: a sample cannot be tokenized.
+        """
+
+    @abstractmethod
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of some samples.
+
+        Raises:
+            BadSample: a sample cannot be used.
+        """
+
+
 class TaskConfig(Component):
     """Configuration of a task; a subclass fixes ``type``. It also makes the targets, in loader workers.
 
-    Tasks are over one modality (:class:`EncoderTaskConfig`) or several (:class:`JointTaskConfig`).
+    Tasks are over one modality (:class:`hrt_mm.tasks.encoding.EncoderTaskConfig`) or over several
+    (:class:`hrt_mm.tasks.joint.JointTaskConfig`).
     """
 
     type: str
@@ -184,56 +218,4 @@ class TaskConfig(Component):
 
         Raises:
             ConfigError: the models cannot serve this task; names the keys.
-        """
-
-
-class EncoderTaskConfig(TaskConfig):
-    """A task over one modality."""
-
-    def values(self, samples: Sequence[Sample]) -> list[Any]:
-        """What is tokenized of the samples: the same number of sequences of each, one after another.
-
-        Raises:
-            BadSample: a value is not what the task needs.
-        """
-        return [sample.value for sample in samples]
-
-    def collator(
-        self,
-        models: Mapping[str, HierarchyConfig],
-        tokenizers: Mapping[str, Tokenizer],
-        classes: tuple[str, ...] | None,
-    ) -> Collator:
-        """Makes batches of samples."""
-        return SingleCollator(self, models, tokenizers, classes)
-
-    def build_towers(
-        self,
-        models: Mapping[str, HierarchyConfig],
-        tokenizers: Mapping[str, Tokenizer],
-        classes: tuple[str, ...] | None,
-    ) -> Task:
-        """The task's module over the only tower."""
-        (model,) = models.values()
-        return self.build(model, only_tokenizer(tokenizers), classes)
-
-    @abstractmethod
-    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
-        """The task's module: embedding, hierarchy, head and loss.
-
-        Args:
-            model: the hierarchy's configuration.
-            tokenizer: gives the axes and the embedding.
-            classes: names of the training set's labels, where they are classes.
-
-        Raises:
-            ConfigError: the model cannot serve this task; names the keys.
-        """
-
-    @abstractmethod
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
-        """What the loss compares with, from the samples' labels; ``None`` where the tokens are their own target.
-
-        Raises:
-            BadSample: a label that is not one of the training set's.
         """

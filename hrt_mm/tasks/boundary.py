@@ -22,9 +22,9 @@ from ..core.tokens import Tokens
 from ..data.capabilities import seconds_per_token
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
-from .encoding import EncoderTask
+from .encoding import EncoderTask, EncoderTaskConfig
 from .labels import linear_head
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
+from .encoding import EncoderTaskConfig
 from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
 
 if TYPE_CHECKING:

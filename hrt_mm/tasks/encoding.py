@@ -1,22 +1,114 @@
-"""Shared by the tasks over encoders: levels that can be read, parameters by level, and the source of a NaN."""
+"""Shared by the tasks over encoders, with what is special to one encoder: its configuration and its collation."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
-from ..data.tokenizer import SINGLE
-from .base import Task
-from .batch import Batch
+from ..core.tokens import Tokens
+from ..data.sample import Sample
+from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
+from .base import Collator, Task, TaskConfig
+from .batch import Batch, TowerTokens
 from .encoder import Encoder, finite, first_nonfinite
 
-if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+
+class EncoderTaskConfig(TaskConfig):
+    """A task over one modality."""
+
+    def values(self, samples: Sequence[Sample]) -> list[Any]:
+        """What is tokenized of the samples: the same number of sequences of each, one after another.
+
+        Raises:
+            BadSample: a value is not what the task needs.
+        """
+        return [sample.value for sample in samples]
+
+    def collator(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Collator:
+        """Makes batches of samples."""
+        return SingleCollator(self, models, tokenizers, classes)
+
+    def build_towers(
+        self,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> Task:
+        """The task's module over the only tower."""
+        (model,) = models.values()
+        return self.build(model, only_tokenizer(tokenizers), classes)
+
+    @abstractmethod
+    def build(self, model: HierarchyConfig, tokenizer: Tokenizer, classes: tuple[str, ...] | None) -> Task:
+        """The task's module: embedding, hierarchy, head and loss.
+
+        Args:
+            model: the hierarchy's configuration.
+            tokenizer: gives the axes and the embedding.
+            classes: names of the training set's labels, where they are classes.
+
+        Raises:
+            ConfigError: the model cannot serve this task; names the keys.
+        """
+
+    @abstractmethod
+    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
+        """What the loss compares with, from the samples' labels; ``None`` where the tokens are their own target.
+
+        Raises:
+            BadSample: a label that is not one of the training set's.
+        """
+
+
+class SingleCollator(Collator):
+    """Collation for a task over one tower.
+
+    Args:
+        config: of the task.
+        models: the hierarchy by tower.
+        tokenizers: by tower.
+        classes: names of the training set's labels, where they are classes.
+    """
+
+    def __init__(
+        self,
+        config: EncoderTaskConfig,
+        models: Mapping[str, HierarchyConfig],
+        tokenizers: Mapping[str, Tokenizer],
+        classes: tuple[str, ...] | None,
+    ) -> None:
+        super().__init__(tokenizers, classes)
+        self.config, self.tokenizer = config, only_tokenizer(tokenizers)
+        self.model = next(iter(models.values()), None)
+
+    def values(self, sample: Sample, tower: str) -> list[Any]:
+        """The values of a sample: one, or several that are one sample together."""
+        return self.config.values([sample])
+
+    def towers(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
+        """The tokens of the only tower: the same number of sequences of each sample."""
+        tokens = self.tokenizer(self.config.values(samples))
+        return {SINGLE: TowerTokens.of(tokens, len(samples))}
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The batch of some samples."""
+        towers = self.towers(samples)
+        return Batch(towers, self.targets(samples, towers[SINGLE].tokens), tuple(sample.name for sample in samples))
+
+    def targets(self, samples: Sequence[Sample], tokens: Tokens) -> Tensor | None:
+        """What the loss compares with; ``None`` where the tokens are their own target."""
+        return self.config.targets(samples, tokens, self.classes)
 
 
 class TowerTask(Task):

@@ -16,9 +16,8 @@ from ..core.levels import HierarchyConfig
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer, TokenizerConfig
-from .base import TaskConfig
+from .base import Collator, TaskConfig
 from .batch import Batch, TowerTokens
-from .collation import Collator
 from .encoder import Encoder
 from .encoding import TowerTask
 from .fingerprints import fingerprint

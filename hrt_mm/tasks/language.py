@@ -23,9 +23,9 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import ByteCounting, Discrete
 from ..data.sample import Sample
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
-from .encoding import EncoderTask
+from .encoding import EncoderTask, EncoderTaskConfig
 from .labels import linear_head
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import Continuous, Discrete, reconstruction_targets
 from ..data.sample import Sample
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
-from .encoding import EncoderTask
+from .encoding import EncoderTask, EncoderTaskConfig
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer

@@ -29,9 +29,9 @@ from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
-from .encoding import EncoderTask
+from .encoding import EncoderTask, EncoderTaskConfig
 from .labels import NO_LABEL, class_index_of, level_indices, linear_head
 from .tagging import mean_over, units_of
 

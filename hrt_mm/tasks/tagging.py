@@ -20,8 +20,9 @@ from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.sample import Sample
-from .base import EncoderTaskConfig, TaskOutput
+from .base import TaskOutput
 from .batch import Batch
+from .encoding import EncoderTaskConfig
 from .labels import NO_LABEL, LabelConfig, LabelTask, class_index_of, linear_head
 
 if TYPE_CHECKING:

@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from ..core.per_step import training_step
+from ..data.progress import span
 from ..tasks.batch import Batch
+from .build import carried_groups
 from .data import worker_deaths_named
 from .distributed import ProcessGroup
 from .folder import run_dir
 from .meters import weight_of
 from .nonfinite import NonFiniteError, nonfinite_error
 from .optim import clip_gradients, scale_gradients, set_learning_rate
-from .precision import numerics
+from .precision import emulates_bf16, numerics
 from .pretrain import stages
-from .reporting import announce, report_time_limit
 from .run import Run, open_run
-from .schedule import learning_rate
+from .schedule import learning_rate, schedule_warnings
 from .seeding import mix, seed_all
 from .signals import StopSignals
+from .splits import start_warnings
+from .summary import parameter_count
 
 if TYPE_CHECKING:
     from .run_config import RunConfig
@@ -94,6 +97,50 @@ def fit(run: Run) -> None:
         optimizer_step(run, spent)
         if run.log_due():
             run.log_metrics()
+
+
+def announce(run: Run) -> None:
+    """Reports at the start of training what is trained, on what, and what looks wrong."""
+    config, options, ranks, reporter = run.config, run.options, run.ranks, run.reporter
+    samples = ", ".join(f"{len(dataset):,} {split}" for split, dataset in run.data.splits.items())
+    rank_count = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
+    size = f"{parameter_count(run.task):,} parameters"
+    reporter.say(f"{run.folder}: {size}, {ranks.device.type} in {run.precision}{rank_count}, {samples} samples")
+    if run.initialized_from:
+        reporter.say(f"train.init_from: {run.initialized_from}")
+    if run.state.step:
+        reporter.say(f"resumes from step {run.state.step}")
+    for warning in start_warnings(config.data) if ranks.is_main else ():
+        reporter.warn("%s", warning)
+    if options.time_limit is not None:
+        clock = "processor time of this process" if options.clock == "cpu" else "wall clock"
+        reporter.say(f"train.time_limit {span(options.time_limit)} ({clock}), or {options.steps:,} steps")
+    for warning in schedule_warnings(config.optim, options.steps):
+        reporter.warn("%s", warning)
+    for tower, boundaries in carried_groups(config, run.data.tokenizers).items():
+        of_tower = f" of {tower}" if tower else ""
+        reporter.say(
+            f"groups{of_tower} by {', '.join(boundaries)} come with the data: the model reads samples that have them, "
+            "and no bare files"
+        )
+    if run.precision == "bf16" and emulates_bf16(ranks.device):
+        reporter.warn(
+            "train.precision bf16: this processor has no AVX512-BF16 and computes it slowly; use auto or fp32"
+        )
+
+
+def report_time_limit(run: Run) -> None:
+    """Reports that the time limit ended the run before its last step, and warns where that was within the warm-up."""
+    step, steps, warmup_steps = run.state.step, run.options.steps, run.config.optim.warmup_steps
+    if step >= steps:
+        return
+    run.reporter.say(f"train.time_limit reached at step {step} of {steps}")
+    if step < warmup_steps:
+        run.reporter.warn(
+            "the time limit ended the run at step %d, within the %d steps of optim.warmup_steps: lr was never "
+            "reached; set fewer, or a longer train.time_limit",
+            step, warmup_steps,
+        )  # fmt: skip
 
 
 def optimizer_step(run: Run, spent: float) -> None:

@@ -14,8 +14,8 @@ from torch.utils.data import get_worker_info
 from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
+from ..tasks.base import Collator
 from ..tasks.batch import Batch
-from ..tasks.collation import Collator
 from .sampler import Plan
 from .seeding import forked, mix, seed_host
 

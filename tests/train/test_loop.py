@@ -324,7 +324,7 @@ def test_an_empty_split_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
 def test_slow_bf16_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, emulated: bool
 ) -> None:
-    monkeypatch.setattr("hrt_mm.train.reporting.emulates_bf16", lambda device: emulated)
+    monkeypatch.setattr("hrt_mm.train.loop.emulates_bf16", lambda device: emulated)
     train(toy_config(tmp_path / "run", precision="bf16"))
     assert ("this processor has no AVX512-BF16" in caplog.text) == emulated
 

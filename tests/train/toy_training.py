@@ -20,8 +20,9 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import SINGLE, Tokenizer, TokenizerConfig
-from hrt_mm.tasks.base import EncoderTaskConfig, Task, TaskOutput
+from hrt_mm.tasks.base import Task, TaskOutput
 from hrt_mm.tasks.batch import Batch
+from hrt_mm.tasks.encoding import EncoderTaskConfig
 from hrt_mm.train.config import OptimConfig, RunFolder, TrainConfig
 from hrt_mm.train.run_config import RunConfig, TowerConfig
 

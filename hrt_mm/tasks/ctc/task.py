@@ -24,10 +24,9 @@ from ...core.levels import HierarchyConfig
 from ...core.tokens import Tokens
 from ...data.capabilities import seconds_per_token
 from ...data.sample import Sample
-from ..base import EncoderTaskConfig, TaskOutput
+from ..base import TaskOutput
 from ..batch import Batch
-from ..collation import SingleCollator
-from ..encoding import EncoderTask
+from ..encoding import EncoderTask, EncoderTaskConfig, SingleCollator
 from ..labels import linear_head
 from . import Frames, Hypothesis, Lexicon, max_frames
 from .decoders import Decode, Decoder, GreedyConfig
