@@ -5,7 +5,8 @@ Each head of ``retrieval/grid_fused`` trains by ``hrt-mm train`` for some minute
 modality alone as well. Its best weights by the validation split then tell the 600 words of the 100 test sentences:
 clean, and at 0, -5 and -10 dB of either noise; from both, from sound alone and from video alone (``task.without``). The
 ratio is that of a word's own sound. Test babble is mixed of training sentences. Two more runs train without the other
-modality (``--no-alone`` leaves them out). Chance is 1 in 51. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
+modality (``--no-alone`` leaves them out). ``experts`` divides its minutes: sound alone, video alone, then the weights
+of the two, with all else frozen. Chance is 1 in 51. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TOKENS = {"dim": 128, "depth": 2, "heads": 4, "time": {"audio": 1.0, "video": 1.
 HEADS: dict[str, dict[str, Any]] = {
     "concat": {"type": "concat", "dim": 128},
     "gated": {"type": "gated", "dim": 128},
+    "experts": {"type": "experts", "dim": 128},
     "cross_attention": {"type": "cross_attention", **TOKENS},
     "bottleneck": {"type": "bottleneck", "tokens": 4, **TOKENS},
     "joint": {"type": "joint", **TOKENS},
@@ -44,6 +46,9 @@ SENSES: dict[str, tuple[str, ...]] = {"fused": (), "audio": ("video",), "video":
 """What is read, and what is left out for it."""
 LEAST, MINUTES = 12.0, {"bottleneck": 18.0, "joint": 18.0}
 """Of each run when ``--minutes`` is absent: heads of tokens that learn more slowly have longer."""
+SHARES = {"audio": 0.2, "video": 0.7}
+"""Of the minutes of ``experts``, for each modality alone; the rest is for the weights."""
+FROZEN = "optim.freeze=[encoders, maps, fusion.heads]"
 NOISES, DECIBELS = ("white", "babble"), (0, -5, -10)
 CLEAN = "clean"
 WORDS = 51
@@ -65,13 +70,40 @@ def contender(head: str, without: Sequence[str] = ()) -> RunConfig:
     return config.model_copy(update={"task": task})
 
 
-def train(name: str, config: RunConfig, home: Path, options: argparse.Namespace) -> Finished:
+def train(
+    name: str,
+    config: RunConfig,
+    home: Path,
+    options: argparse.Namespace,
+    overrides: Sequence[str] = (),
+    share: float = 1,
+) -> Finished:
     """A contender's run, or the finished one that is there already."""
-    minutes = 0.01 if options.quick else minutes_of(name, options)
+    minutes = 0.01 if options.quick else share * minutes_of(name, options)
     words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", f"data.cache.dir={home / 'frames'}"]
+    words += overrides
     words += [f"train.precision={precisions({CONFIG: 'bf16'}, options.device)[CONFIG]}"]
     words += QUICK if options.quick else []
     return kept_or_trained(config, home / name, words)
+
+
+def train_head(head: str, home: Path, options: argparse.Namespace) -> Finished:
+    """The run of a head, which counts the steps of all of its stages."""
+    if head != "experts":
+        return train(head, contender(head), home, options)
+    without = {"audio": "video", "video": "audio"}
+    alone = {
+        tower: train(f"{head}-{tower}", contender(head, [without[tower]]), home, options, ["task.alone=0"], share)
+        for tower, share in SHARES.items()
+    }
+    sources = ", ".join(f"{tower}: {home / f'{head}-{tower}'}" for tower in SHARES)
+    words = [f"train.init_from={{{sources}}}", FROZEN, "task.alone=0", "train.eval_every=50"]
+    weights = train(head, contender(head), home, options, words, 1 - sum(SHARES.values()))
+    totals = {
+        key: weights.summary[key] + sum(run.summary[key] for run in alone.values())
+        for key in ("steps", "samples", "seconds")
+    }
+    return Finished(weights.summary | totals, weights.lines)
 
 
 def minutes_of(name: str, options: argparse.Namespace) -> float:
@@ -126,7 +158,7 @@ def run(options: argparse.Namespace) -> Result:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
         for head in heads:
-            fused = train(head, contender(head), home, options)
+            fused = train_head(head, home, options)
             results = {
                 # Noise does not change a video.
                 sense: measured(
@@ -137,6 +169,7 @@ def run(options: argparse.Namespace) -> Result:
             rows.append(Row(sizes={"head": head}, contenders=results, ratios={}))
         if options.alone and not options.quick:
             rows.append(Row(sizes={"head": ALONE}, contenders=_alone(home, device, options), ratios={}))
+    fused_rows = [row for row in rows if row.sizes["head"] != ALONE]
     return Result(
         name=NAME,
         command=options.command,
@@ -148,7 +181,7 @@ def run(options: argparse.Namespace) -> Result:
         },
         checks={},
         rows=rows,
-        bars=[] if options.quick else [bar for row in rows if row.sizes["head"] != ALONE for bar in bars(row)],
+        bars=[] if options.quick else [bar for row in fused_rows for bar in bars(row, rows[-1])],
         **environment(options.device),
     )
 
@@ -173,8 +206,13 @@ def _at(row: Row, sense: str, condition: str) -> float:
     return value
 
 
-def bars(row: Row) -> list[Bar]:
-    """Whether fusing brings something: over sound wherever there is noise, over video everywhere."""
+def bars(row: Row, last: Row) -> list[Bar]:
+    """Whether fusing pays: over sound wherever there is noise, over video everywhere, and over models trained alone.
+
+    Args:
+        row: of a head.
+        last: the last row, of the models trained alone, if there are any.
+    """
     noisy = [name for name in conditions() if name != CLEAN]
     goals = []
     for sense, noises in (("audio", noisy), ("video", [CLEAN, *noisy])):
@@ -186,6 +224,19 @@ def bars(row: Row) -> list[Bar]:
                 goal="above 0",
                 measured=f"{leads[worst]:+.1%} ({worst})",
                 met=leads[worst] > 0,
+            )
+        )
+    if last.sizes["head"] == ALONE:
+        singles = {name: max(_at(last, sense, name) for sense in last.contenders) for name in conditions()}
+        leads = {name: _at(row, "fused", name) - best for name, best in singles.items()}
+        worst = min(leads, key=lambda noise: leads[noise])
+        goals.append(
+            Bar(
+                claim=f"{row.sizes['head']}: fused over the better model trained alone, at its least of "
+                f"{len(leads)} points",
+                goal="0 or more",
+                measured=f"{leads[worst]:+.1%} ({worst})",
+                met=leads[worst] >= 0,
             )
         )
     return goals

@@ -23,7 +23,7 @@ from ..data.tokenizer import Tokenizer
 from .base import TaskOutput
 from .batch import Batch
 from .encoding import check_reads
-from .fusion import Fusion, TowerStream, build_head
+from .fusion import Experts, Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
 from .joint import JointTask, JointTaskConfig
 from .labels import NO_LABEL, LabelConfig, LabelScores, class_index_of, linear_head
@@ -79,7 +79,7 @@ class FusedConfig(JointTaskConfig, LabelConfig):
 
 
 class Fused(JointTask):
-    """Encoders, a map for each to the common width, the fusion, and a linear head.
+    """Encoders, a map for each to the common width, the fusion, and a linear head where the fusion gives vectors.
 
     Args:
         config: the task.
@@ -113,10 +113,16 @@ class Fused(JointTask):
         self.maps = nn.ModuleDict(
             {tower: nn.Linear(model.levels[levels[tower]].dim, dim) for tower, model in models.items()}
         )
-        self.fusion = build_head(self.towers, config.fusion)
+        self.fusion = build_head(self.towers, config.fusion, len(classes))
         self.dropout = nn.Dropout(config.dropout)
-        self.head = linear_head(dim, len(classes))
+        # Experts classify by themselves.
+        self.head = linear_head(dim, len(classes)) if not isinstance(self.fusion, Experts) else None
         self.dim = dim
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The module whose output is the logits."""
+        return self.head if self.head is not None else self.fusion
 
     def forward(self, batch: Batch) -> TaskOutput:
         """Loss, accuracy, macro-F1 and the predicted classes (B,)."""
@@ -134,7 +140,10 @@ class Fused(JointTask):
         return self._logits(self._streams(batch)[0])
 
     def _logits(self, streams: Mapping[str, TowerStream]) -> Tensor:
-        logits_BK: Tensor = self.head(self.dropout(rms_norm(self.fusion(streams))))
+        if self.head is None:
+            logits_BK: Tensor = self.fusion(streams, self.dropout)
+        else:
+            logits_BK = self.head(self.dropout(rms_norm(self.fusion(streams))))
         return logits_BK
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -175,7 +184,7 @@ class Fused(JointTask):
         for index, tower in enumerate(self.towers):
             part = batch.towers.get(tower)
             if part is None or tower in self.without:
-                weight = self.head.weight
+                weight = next(self.maps.parameters())
                 nothing = TowerStream.of(
                     weight.new_zeros(0, self.dim), _no_runs(weight), torch.zeros(0, dtype=torch.int64), len(batch)
                 )

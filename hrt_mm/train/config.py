@@ -91,6 +91,8 @@ class OptimConfig(Component):
     """How the learning rate goes on after the warm-up."""
     clip_grad_norm: PositiveFloat | None = 1.0
     """The longest gradient, over all parameters; longer ones are scaled down. No clipping when null."""
+    freeze: tuple[str, ...] = ()
+    """Modules or parameters that are not trained, by name: ``encoder.embedding``, ``encoders.audio``."""
 
 
 class PretrainConfig(Component):
@@ -161,8 +163,9 @@ class TrainConfig(Component):
     """Processes that load samples; 0 loads them in the training process. The batches are the same."""
     max_bad_share: Share = 0.01
     """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad."""
-    init_from: Path | None = None
-    """A run folder whose encoder weights start this run, or its pre-training where it has one."""
+    init_from: Path | dict[str, Path] | None = None
+    """A run folder whose encoder weights start this run, or its pre-training where it has one. With several towers, a
+    run folder by tower is allowed as well: all weights of the tower start from there."""
     pretrain: PretrainConfig | None = None
     """A run without labels that comes first, in the folder ``pretrain`` of the run; its encoder then starts the run."""
     num_threads: PositiveInt | None = None

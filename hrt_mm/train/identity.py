@@ -94,7 +94,7 @@ def config_digest(config: RunConfig) -> str:
 
 
 def _may_change(key: str) -> bool:
-    return key in MAY_CHANGE or key.startswith("run.")
+    return key in MAY_CHANGE or key.startswith(("run.", "train.init_from."))
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:
@@ -139,12 +139,13 @@ def check_same_data(checkpoint: Checkpoint, config: RunConfig, data: Data, ranks
         )
 
 
-def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) -> None:
+def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None, fix: str = _FIX) -> None:
     """Refuses other classes, or the same in another order, which would change the meaning of the head's outputs.
 
     Args:
         checkpoint: to resume from.
         classes: names of the training set's labels as they are now.
+        fix: what to do about it, for the message.
 
     Raises:
         CheckpointError: names both.
@@ -161,7 +162,7 @@ def check_same_classes(checkpoint: Checkpoint, classes: Sequence[str] | None) ->
     ]
     raise CheckpointError(
         f"{checkpoint.folder} was trained on other classes ({'; '.join(changes) or 'the same in another order'}): "
-        f"saved {_listed(saved)}, now {_listed(current)}; {_FIX}"
+        f"saved {_listed(saved)}, now {_listed(current)}; {fix}"
     )
 
 

@@ -106,8 +106,8 @@ def announce(run: Run) -> None:
     rank_count = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
     size = f"{parameter_count(run.task):,} parameters"
     reporter.say(f"{run.folder}: {size}, {ranks.device.type} in {run.precision}{rank_count}, {samples} samples")
-    if run.initialized_from:
-        reporter.say(f"train.init_from: {run.initialized_from}")
+    for line in run.initialized_from:
+        reporter.say(f"train.init_from: {line}")
     if run.state.step:
         reporter.say(f"resumes from step {run.state.step}")
     for warning in start_warnings(config.data) if ranks.is_main else ():

@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import ConfigError
 from ..tasks.base import Task
 from .config import OptimConfig
 from .weights import refuse
 
 
 def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over :func:`param_groups`."""
+    """AdamW over :func:`param_groups`, without the parameters that ``freeze`` names, which stop requiring gradients.
+
+    Raises:
+        ConfigError: a name in ``freeze`` is not one of a module or parameter, or nothing is left to train.
+    """
+    freeze(task, config.freeze)
     return torch.optim.AdamW(param_groups(task, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def freeze(task: nn.Module, names: Sequence[str]) -> None:
+    """Makes parameters not require gradients.
+
+    Args:
+        task: whose parameters they are.
+        names: of modules or parameters.
+
+    Raises:
+        ConfigError: a name is not one of a module or parameter, or nothing is left to train.
+    """
+    parameters = dict(task.named_parameters())
+    for name in names:
+        frozen = [full for full in parameters if full == name or full.startswith(f"{name}.")]
+        if not frozen:
+            modules = [module for module, _ in task.named_modules() if module]
+            nearest = get_close_matches(name, [*modules, *parameters], 3) or modules[:5]
+            raise ConfigError(f"optim.freeze: the model has no {name!r}; it has {', '.join(nearest)}, ...")
+        for full in frozen:
+            parameters[full].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError(f"optim.freeze: {', '.join(names)} leaves nothing to train")
 
 
 def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:

@@ -10,25 +10,30 @@ import logging
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..core.errors import UserError
 from ..core.levels import HierarchyConfig
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizer import SINGLE, Tokenizer
 from ..tasks.base import Task
 from .checkpoint import CheckpointError
 from .config import PretrainConfig
 from .folder import PRETRAIN, check_unused, run_dir
-from .identity import check_same_vocabularies
+from .identity import check_same_classes, check_same_vocabularies
 from .store import CheckpointStore, open_store
 from .weights import mismatches, named_weights, refuse
 
 if TYPE_CHECKING:
+    from .build import Data
     from .run_config import RunConfig
 
 log = logging.getLogger(__name__)
+
+InitFrom: TypeAlias = "Path | dict[str, Path] | None"
+"""The value of ``train.init_from``: a run folder, or one for each of some towers."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,11 @@ class TrainingStage:
 
     Args:
         config: of the run.
-        init_from: run folder whose encoder weights initialize it.
+        init_from: run folder whose encoder weights initialize it, or run folders by tower.
     """
 
     config: RunConfig
-    init_from: Path | None
+    init_from: InitFrom
 
 
 def stages(config: RunConfig, *, resume: bool) -> list[TrainingStage]:
@@ -94,45 +99,83 @@ def without_bottom_up(model: HierarchyConfig) -> HierarchyConfig:
     return model.model_copy(update={"cross_scale": cross_scale, "top_down": top_down})
 
 
-def load_encoder(task: Task, source: Path, tokenizers: Mapping[str, Tokenizer]) -> str:
-    """Initializes a task's encoder from the best weights of another run, or their moving average if it was kept.
+def initialize(task: Task, source: Path | Mapping[str, Path], data: Data) -> list[str]:
+    """Initializes a task from the best weights of other runs, or their moving average if it was kept.
 
-    Weights that the source lacks, such as those of a top-down path that only this model has, keep their random
+    Weights that a source lacks, such as those of a top-down path that only this model has, keep their random
     initialization, with a warning.
 
     Args:
-        task: whose encoder to initialize.
-        source: the run folder.
-        tokenizers: by tower, of the task.
+        task: to initialize.
+        source: a run folder, whose encoder weights are taken; or run folders by tower. From a run over several towers,
+            everything that belongs to the tower is taken; from a run over one tower, its encoder.
+        data: of the task: tokenizers and classes.
 
     Returns:
-        What was loaded, on one line.
+        What was loaded, one line for each run.
 
     Raises:
-        UserError: the source has no checkpoint, no weights of this encoder, other shapes, or another vocabulary.
+        UserError: there is no such tower, or a source has no checkpoint, no weights of this encoder, other shapes,
+            another vocabulary, or a head for other classes.
+    """
+    if isinstance(source, Path):
+        return [_load(source, data, data.tokenizers, "encoder", _encoder(named_weights(task)))]
+    lines = []
+    for tower, folder in source.items():
+        weights = {name: value for name, value in named_weights(task).items() if tower in name.split(".")[:-1]}
+        if tower not in data.tokenizers or not weights:
+            raise UserError(
+                f"train.init_from names a tower {tower!r} that has no weights of its own; the towers are "
+                f"{', '.join(data.tokenizers)}"
+            )
+        lines.append(_load(folder, data, {tower: data.tokenizers[tower]}, tower, weights))
+    return lines
+
+
+def _load(
+    source: Path, data: Data, tokenizers: Mapping[str, Tokenizer], what: str, weights: Mapping[str, Tensor]
+) -> str:
+    """Copies weights of a run.
+
+    Args:
+        source: the run folder.
+        data: of the task.
+        tokenizers: by tower, of the weights.
+        what: they are, for messages: ``encoder``, or the name of a tower.
+        weights: of the task, which are set in place.
     """
     checkpoint = open_store(source).read("best")
+    saved = checkpoint.tensors("ema" if "ema" in checkpoint else "model")
+    if what == "encoder":
+        saved = _encoder(saved)
+    elif any(name.startswith("encoder.") for name in saved):
+        # A run over one tower does not name it.
+        saved = {f"encoders.{what}{name.removeprefix('encoder')}": value for name, value in _encoder(saved).items()}
+        tokenizers = {SINGLE: tokenizers[what]}
+    else:
+        saved = {name: value for name, value in saved.items() if what in name.split(".")[:-1]}
     check_same_vocabularies(checkpoint, tokenizers, "train with the same file, or without train.init_from")
-    pretrained = _encoder(checkpoint.tensors("ema" if "ema" in checkpoint else "model"))
-    encoder = _encoder(named_weights(task))
-    common = {name: value for name, value in encoder.items() if name in pretrained}
+    common = {name: value for name, value in weights.items() if name in saved}
     if not common:
         raise CheckpointError(
-            f"train.init_from {source}: none of its {len(pretrained)} encoder weights are among the {len(encoder)} of "
+            f"train.init_from {source}: none of its {len(saved)} {what} weights are among the {len(weights)} of "
             "this model"
         )
-    refuse(mismatches(common, {name: pretrained[name] for name in common}), f"the encoder of {source}")
-    for names, what in (
-        (encoder.keys() - common.keys(), "weights are missing there and keep their random initialization"),
-        (pretrained.keys() - common.keys(), "of its weights are not used by this model"),
+    if _encoder(common).keys() != common.keys():
+        # A head's outputs stand for classes in their order.
+        check_same_classes(checkpoint, data.classes, "train on the same classes, or without train.init_from")
+    refuse(mismatches(common, {name: saved[name] for name in common}), f"the {what} of {source}")
+    for names, problem in (
+        (weights.keys() - common.keys(), "weights are missing there and keep their random initialization"),
+        (saved.keys() - common.keys(), "of its weights are not used by this model"),
     ):
         if names:
-            log.warning("train.init_from %s: %d %s: %s", source, len(names), what, _first_names(names))
+            log.warning("train.init_from %s: %d %s: %s", source, len(names), problem, _first_names(names))
     with torch.no_grad():
         for name, value in common.items():
-            value.copy_(pretrained[name])
+            value.copy_(saved[name])
     average = ", its moving average" if "ema" in checkpoint else ""
-    return f"{len(common)} of {len(encoder)} encoder weights from step {checkpoint.step} of {source}{average}"
+    return f"{len(common)} of {len(weights)} {what} weights from step {checkpoint.step} of {source}{average}"
 
 
 def _encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate
 from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
-from .pretrain import load_encoder, pretraining
+from .pretrain import initialize, pretraining
 from .run_config import RunConfig
 from .sampler import Position, train_sampler
 from .samples import BadSamples
@@ -53,7 +53,7 @@ def rehearse(config: RunConfig) -> str:
         task = build_task(config, data.tokenizers, data.classes).to(ranks.device)
         build_optimizer(task, config.optim)
         if options.init_from is not None and options.pretrain is None:
-            load_encoder(task, options.init_from, data.tokenizers)
+            initialize(task, options.init_from, data)
         _check_workers(config, data)
         cast = autocast(options.precision, ranks.device)
         _train_batch(config, data, task, ranks, cast)

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +23,7 @@ from .identity import check_same_data, config_digest, vocabularies
 from .meters import Meters, Sums, added, means
 from .optim import build_optimizer
 from .precision import autocast, choose_dtype
-from .pretrain import load_encoder
+from .pretrain import InitFrom, initialize
 from .regions import compile_regions
 from .reporting import Reporter, metrics_line
 from .sampler import train_sampler
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_run(
-    config: RunConfig, ranks: ProcessGroup, stop: StopSignals, *, init_from: Path | None, resume: bool
+    config: RunConfig, ranks: ProcessGroup, stop: StopSignals, *, init_from: InitFrom, resume: bool
 ) -> Iterator[Run]:
     """Builds a run and locks its folder until the block ends.
 
@@ -69,7 +68,7 @@ class Run:
         stop: StopSignals,
         resources: ExitStack,
         *,
-        init_from: Path | None,
+        init_from: InitFrom,
         resume: bool,
     ) -> None:
         self.config, self.options, self.ranks, self.stop = config, config.train, ranks, stop
@@ -98,9 +97,9 @@ class Run:
         self.evaluated_bad: dict[str, BadCounts] = {}
         self.unsaved = False
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
-        self.initialized_from = ""
+        self.initialized_from: list[str] = []
         if checkpoint is None and init_from is not None:
-            self.initialized_from = load_encoder(self.task, init_from, self.data.tokenizers)
+            self.initialized_from = initialize(self.task, init_from, self.data)
         self.ema = EMA(self.task, options.ema) if options.ema is not None else None
         if checkpoint is not None:
             self._restore(checkpoint)

@@ -48,15 +48,20 @@ def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytes
     code = main(fusion.arguments(), fusion.run, fusion.tables, argv, picture=fusion.picture)
     assert code == 0 and path.with_suffix(".png").stat().st_size > 10_000
     result = read(path)
-    assert trained == [*fusion.HEADS, "audio-alone", "video-alone"]
+    stages = ["experts-audio", "experts-video", "experts"]
+    heads = [stage for head in fusion.HEADS for stage in (stages if head == "experts" else [head])]
+    assert trained == [*heads, "audio-alone", "video-alone"]
     # Seven conditions from both and from sound, and one from video, which noise does not change.
     assert len([name for name, _ in asked if name == "joint"]) == 15
     assert ("joint", ["train.device=cpu", "task.without=[]", "data.noise=babble", "data.noise_db=-10"]) in asked
     met = {bar.claim: (bar.measured, bar.met) for bar in result.bars}
-    assert len(met) == 10
+    assert len(met) == 18
     assert met["joint: fused over video alone, at its least of 7 points"] == ("+25.0% (white -10 dB)", True)
     assert met["gated: fused over video alone, at its least of 7 points"] == ("-5.0% (babble -10 dB)", False)
     assert met["gated: fused over audio alone, at its least of 6 points"] == ("+5.0% (white 0 dB)", True)
+    over_singles = "fused over the better model trained alone, at its least of 7 points"
+    assert met[f"joint: {over_singles}"] == ("+5.0% (clean)", True)
+    assert met[f"gated: {over_singles}"] == ("-5.0% (babble -10 dB)", False)
     assert "| trained alone | 12 | audio | 90% |" in fusion.tables(result)
 
 

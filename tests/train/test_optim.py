@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrt_mm.core.errors import UserError
+from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.train.build import build_task, build_tokenizers
 from hrt_mm.train.optim import (
     build_optimizer,
@@ -63,6 +63,28 @@ def test_frozen_parameters_are_left_out() -> None:
         parameter for group in param_groups(task, toy_config(Path("run")).optim) for parameter in group["params"]
     ]
     assert len(trained) == 6
+
+
+def test_what_freeze_names_is_not_trained() -> None:
+    task = toy_task()
+    optimizer = build_optimizer(task, toy_config(Path("run"), optim={"freeze": ("encoder.norm", "head.bias")}).optim)
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    frozen = {name for name, parameter in task.named_parameters() if id(parameter) not in trained}
+    assert frozen == {"encoder.norm.weight", "encoder.norm.bias", "head.bias"}
+    assert not any(task.get_parameter(name).requires_grad for name in frozen)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("encoder.nrom",), r"the model has no 'encoder.nrom'; it has encoder.norm"),
+        (("enc",), r"the model has no 'enc'"),
+        (("encoder", "head"), "encoder, head leaves nothing to train"),
+    ],
+)
+def test_freezing_nothing_or_everything_is_refused(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(toy_task(), toy_config(Path("run"), optim={"freeze": names}).optim)
 
 
 def test_modules_name_what_must_not_decay() -> None:

@@ -118,7 +118,8 @@ def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
     targets: list[Tensor] = []
     names: list[str] = []
     kept_tokens: dict[int, Tokens] = {}
-    handle = task.head.register_forward_hook(lambda module, args, output: probs.append(_probs(output)))
+    classifier = task.classifier if isinstance(task, Fused) else task.head
+    handle = classifier.register_forward_hook(lambda module, args, output: probs.append(_probs(output)))
     try:
         for batch in subject.batches(SAMPLES):
             task(batch)

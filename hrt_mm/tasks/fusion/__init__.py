@@ -1,9 +1,9 @@
-"""Fusion: what is known of a sample through several modalities, brought into one vector; any of them may be missing."""
+"""Fusion: several modalities of a sample, any of which may be missing, to one vector or one prediction."""
 
 from __future__ import annotations
 
 from .config import Fusion
-from .heads import FusionHead, build_head
+from .heads import Experts, FusionHead, build_head
 from .streams import TowerStream
 
-__all__ = ["Fusion", "FusionHead", "TowerStream", "build_head"]
+__all__ = ["Experts", "Fusion", "FusionHead", "TowerStream", "build_head"]

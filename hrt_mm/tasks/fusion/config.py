@@ -28,6 +28,20 @@ class GatedConfig(FusionConfig):
     type: Literal["gated"]
 
 
+class ExpertsConfig(FusionConfig):
+    """A classifier for each modality; their log-probabilities are added, each with a weight that depends on the sample.
+
+    A product of experts (Hinton 2002, doi 10.1162/089976602760128018) with learned weights. A modality alone has weight
+    1, so towers that were trained alone (``task.without``) keep their predictions in a model that starts from them
+    (``train.init_from: {audio: runs/audio, video: runs/video}``). It cannot represent classes that show only in how
+    modalities combine; the other fusions can.
+    """
+
+    type: Literal["experts"]
+    hidden: PositiveInt = 64
+    """Width of the hidden layer that computes the weights."""
+
+
 class TokensConfig(FusionConfig):
     """A fusion of tokens."""
 
@@ -67,5 +81,6 @@ class JointConfig(TokensConfig):
 
 
 Fusion = Annotated[
-    ConcatConfig | GatedConfig | CrossConfig | BottleneckConfig | JointConfig, Field(discriminator="type")
+    ConcatConfig | GatedConfig | ExpertsConfig | CrossConfig | BottleneckConfig | JointConfig,
+    Field(discriminator="type"),
 ]

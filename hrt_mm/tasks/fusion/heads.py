@@ -5,12 +5,14 @@ Shapes: T tokens, D width, B samples, N towers, M bottleneck tokens.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...core.block import Block
 from ...core.cross_scale import CrossAttention
@@ -20,10 +22,13 @@ from ...core.norm import rms_norm
 from ...core.rope import Rotary
 from ...core.segments import segment_mean
 from ...core.spans import Spans
-from .config import BottleneckConfig, ConcatConfig, CrossConfig, GatedConfig, JointConfig, TokensConfig
+from ..labels import linear_head
+from .config import BottleneckConfig, ConcatConfig, CrossConfig, ExpertsConfig, GatedConfig, JointConfig, TokensConfig
 from .streams import Side, TowerStream
 
 THETA = 10_000.0
+SOFTPLUS_ONE = math.log(math.e - 1)
+"""The number whose softplus is 1."""
 
 
 class FusionHead(nn.Module, ABC):
@@ -98,6 +103,45 @@ class Gated(FusionHead):
         # A finite number in place of minus infinity: a sample without any tower then gets a mean of zeros, not NaN.
         weights_BND = logits_BND.masked_fill(~present_BN1, -1e4).softmax(1)
         return (weights_BND * pooled_BND).sum(1)
+
+
+class Experts(nn.Module):
+    """A classifier for each tower, whose log-probabilities are added with weights that depend on the sample.
+
+    The weights are computed from the pooled vectors of all towers and the entropy of their predictions. They start at
+    1. No gradient flows through them into the towers. The weight of the only tower of a sample is 1.
+
+    Args:
+        towers: names, in order.
+        config: widths.
+        classes: number of classes.
+    """
+
+    def __init__(self, towers: Sequence[str], config: ExpertsConfig, classes: int) -> None:
+        super().__init__()
+        self.towers = tuple(towers)
+        self.heads = nn.ModuleDict({tower: linear_head(config.dim, classes) for tower in towers})
+        self.hidden = nn.Linear(len(towers) * (config.dim + 1), config.hidden)
+        self.gate = InitLinear(config.hidden, len(towers), nn.init.zeros_, bias=True)
+
+    def forward(self, streams: Mapping[str, TowerStream], dropout: nn.Module) -> Tensor:
+        """(B, K) logits.
+
+        Args:
+            streams: of every tower, with B runs each, some of them empty.
+            dropout: of the classifiers' inputs.
+        """
+        present_BN = torch.stack([streams[tower].present_B for tower in self.towers], 1)
+        pooled_BND = torch.stack([rms_norm(streams[tower].pooled()) for tower in self.towers], 1)
+        # Weighted in float32: differences of log-probabilities decide.
+        log_probs_BNK = torch.stack(
+            [head(dropout(pooled_BND[:, index])).float() for index, head in enumerate(self.heads.values())], 1
+        ).log_softmax(-1)
+        entropy_BN = -(log_probs_BNK.exp() * log_probs_BNK).sum(-1).masked_fill(~present_BN, 0.0)
+        evidence = torch.cat([pooled_BND.flatten(1), entropy_BN.to(pooled_BND.dtype)], 1).detach()
+        weights_BN = F.softplus(self.gate(F.silu(self.hidden(evidence))).float() + SOFTPLUS_ONE)
+        weights_BN = torch.where(present_BN.sum(1, keepdim=True) > 1, weights_BN, 1.0) * present_BN
+        return (weights_BN[..., None] * log_probs_BNK).sum(1)
 
 
 class TokenFusion(FusionHead):
@@ -227,11 +271,19 @@ class Joint(TokenFusion):
         return mean_of_present(pooled, parts)
 
 
-AnyConfig = ConcatConfig | GatedConfig | CrossConfig | BottleneckConfig | JointConfig
+AnyConfig = ConcatConfig | GatedConfig | ExpertsConfig | CrossConfig | BottleneckConfig | JointConfig
 
 
-def build_head(towers: Sequence[str], config: AnyConfig) -> FusionHead:
-    """The head of a configuration."""
+def build_head(towers: Sequence[str], config: AnyConfig, classes: int) -> FusionHead | Experts:
+    """The head of a configuration.
+
+    Args:
+        towers: names, in order.
+        config: of the fusion.
+        classes: number of classes.
+    """
+    if isinstance(config, ExpertsConfig):
+        return Experts(towers, config, classes)
     if isinstance(config, ConcatConfig):
         return Concat(towers, config)
     if isinstance(config, GatedConfig):

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageDraw
 from pydantic import ValidationError
+from torch import Tensor
 
 from hrt_mm.config import load_config
-from hrt_mm.core.errors import BadSample, ConfigError
-from hrt_mm.inference.trained import evaluate_run
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
+from hrt_mm.inference.trained import evaluate_run, load_task
 from hrt_mm.train.build import build_data
 from hrt_mm.train.loop import train
 from hrt_modalities.audio import Audio
@@ -225,7 +227,7 @@ def test_a_tower_must_be_a_source(tmp_path: Path) -> None:
     file = table(tmp_path, own_splits(tmp_path))
     path = _yaml(tmp_path, file)
     path.write_text(path.read_text().replace("sources: {image:", "sources: {photo:"))
-    with pytest.raises(ConfigError, match=r"towers.image: .* name the towers photo, text"):
+    with pytest.raises(ConfigError, match=r"towers.image: .* give towers named photo, text"):
         build_data(load_config(path), ["train"])
 
 
@@ -325,3 +327,59 @@ def test_videos_of_a_table_have_a_setting_for_the_shape_of_pixels(tmp_path: Path
     source = FilmSource(type="video", column="film", square_pixels=square)
     films = source.dataset(tmp_path, [Clip("a.mp4")], training=False, follow_links=False)
     assert films[0].value.pixels_NCHW.shape == (4, 3, 48, columns)
+
+
+def test_towers_start_from_runs_of_each_alone(tmp_path: Path) -> None:
+    file = table(tmp_path, own_splits(tmp_path))
+    fusion = "task.fusion={type: experts, dim: 16}"
+    short = [fusion, "train.batch_size=4", "train.steps=2", "train.eval_every=2", "optim.warmup_steps=0"]
+
+    def run(name: str, *words: str) -> tuple[Path, dict[str, Tensor]]:
+        folder = tmp_path / name
+        train(load_config(_yaml(tmp_path, file), [f"run.dir={folder}", *short, *words]))
+        return folder, dict(load_task(folder).task.state_dict())
+
+    image, images = run("image", "task.without=[text]")
+    text, texts = run("text", "task.without=[image]")
+    init = f"train.init_from={{image: {image}, text: {text}}}"
+    _, fused = run("fused", init, "optim.freeze=[encoders, maps, fusion.heads]")
+    for name, value in fused.items():
+        if ".image." in name:
+            assert torch.equal(value, images[name]), name
+        elif ".text." in name:
+            assert torch.equal(value, texts[name]), name
+    assert not torch.equal(fused["fusion.gate.weight"], images["fusion.gate.weight"])
+    with pytest.raises(UserError, match=r"names a tower 'sound' .* image, text"):
+        run("other", f"train.init_from={{sound: {image}}}")
+    with pytest.raises(UserError, match="has shape"):
+        run("wider", init, "task.fusion.dim=24")
+
+
+def test_a_tower_starts_from_the_encoder_of_a_run_over_one_modality(tmp_path: Path) -> None:
+    rows = own_splits(tmp_path)
+    file = _yaml(tmp_path, table(tmp_path, rows))
+    towers = yaml.safe_load(file.read_text())["towers"]
+    documents = [{"text": row["title"], "label": row["label"], "split": row["split"]} for row in rows]
+    documents_file = tmp_path / "documents.jsonl"
+    documents_file.write_text("".join(json.dumps(row) + "\n" for row in documents))
+    single = {
+        **towers["text"],
+        "task": {"type": "classification"},
+        "data": {"type": "documents", "file": str(documents_file)},
+        "train": {"steps": 1, "batch_size": 4, "tensorboard": False, "num_threads": 1},
+        "run": {"dir": str(tmp_path / "texts")},
+    }
+    (tmp_path / "single.yaml").write_text(yaml.safe_dump(single))
+    train(load_config(tmp_path / "single.yaml"))
+    words = [
+        f"run.dir={tmp_path / 'joint'}",
+        "train.steps=1",
+        "train.batch_size=4",
+        f"train.init_from={{text: {tmp_path / 'texts'}}}",
+    ]
+    train(load_config(file, [*words, "optim.freeze=[encoders.text]"]))
+    source, joint = (load_task(tmp_path / name).task.state_dict() for name in ("texts", "joint"))
+    encoder = {name: value for name, value in source.items() if name.startswith("encoder.")}
+    assert encoder
+    for name, value in encoder.items():
+        assert torch.equal(joint[name.replace("encoder.", "encoders.text.", 1)], value), name

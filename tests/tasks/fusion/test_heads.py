@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hrt_mm.core.norm import rms_norm
 from hrt_mm.core.spans import Spans
-from hrt_mm.tasks.fusion import Fusion, FusionHead, TowerStream, build_head
+from hrt_mm.tasks.fusion import Experts, Fusion, FusionHead, TowerStream, build_head
 from hrt_mm.tasks.fusion.heads import Joint
 from hrt_mm.tasks.fusion.streams import Side
 
@@ -27,7 +27,8 @@ TOWERS = ("sound", "video", "text")
 
 def head(kind: dict[str, Any]) -> FusionHead:
     torch.manual_seed(0)
-    made = build_head(TOWERS, TypeAdapter(Fusion).validate_python({"dim": DIM, **kind}))
+    made = build_head(TOWERS, TypeAdapter(Fusion).validate_python({"dim": DIM, **kind}), 3)
+    assert isinstance(made, FusionHead)
     for parameter in made.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
@@ -141,3 +142,42 @@ def test_time_matters_where_it_is_shared_and_nowhere_else() -> None:
     shifted, plain = fusion(both | no_text), fusion({name: parts[name] for name in both} | no_text)
     # Rotary positions are relative: what moves together stays the same.
     torch.testing.assert_close(shifted, plain, rtol=1e-5, atol=1e-6)
+
+
+def experts() -> Experts:
+    torch.manual_seed(0)
+    made = build_head(TOWERS, TypeAdapter(Fusion).validate_python({"type": "experts", "dim": DIM, "hidden": 8}), 3)
+    assert isinstance(made, Experts)
+    for head in made.heads.values():
+        nn.init.normal_(head.weight)
+    return made.double()
+
+
+def test_experts_start_as_the_product_of_their_classifiers() -> None:
+    fusion, inputs = experts(), streams({tower: [2, 3] for tower in TOWERS})
+    logits = fusion(inputs, nn.Identity())
+    parts = [fusion.heads[tower](rms_norm(stream.pooled())).log_softmax(-1).float() for tower, stream in inputs.items()]
+    assert torch.allclose(logits, torch.stack(parts).sum(0), atol=1e-5)
+
+
+def test_an_expert_alone_keeps_its_prediction_whatever_the_weights() -> None:
+    fusion = experts()
+    nn.init.normal_(fusion.gate.weight)
+    inputs = streams(WHOLE | {"sound": [5, 0, 0, 2], "video": [0, 0, 0, 1], "text": [0, 0, 2, 0]})
+    logits = fusion(inputs, nn.Identity())
+    for sample, tower in ((0, "sound"), (2, "text")):
+        alone = fusion.heads[tower](rms_norm(inputs[tower].pooled()))[sample].log_softmax(-1)
+        assert torch.allclose(logits[sample], alone.float(), atol=1e-5)
+    assert not logits[1].any(), "a sample without any modality has equal logits"
+    both = sum(fusion.heads[tower](rms_norm(inputs[tower].pooled()))[3].log_softmax(-1) for tower in TOWERS[:2])
+    assert not torch.allclose(logits[3], both.float(), atol=1e-2), "the weights depend on the sample"
+
+
+def test_no_gradient_flows_through_the_weights_into_the_towers() -> None:
+    fusion, inputs = experts(), streams({tower: [2, 3] for tower in TOWERS})
+    nn.init.normal_(fusion.gate.weight)
+    for head in fusion.heads.values():
+        nn.init.zeros_(head.weight)
+    xs = [stream.x.requires_grad_() for stream in inputs.values()]
+    fusion(inputs, nn.Identity())[:, 0].sum().backward()
+    assert all(x.grad is None or not x.grad.any() for x in xs)
