@@ -149,7 +149,7 @@ def experts() -> Experts:
     made = build_head(TOWERS, TypeAdapter(Fusion).validate_python({"type": "experts", "dim": DIM, "hidden": 8}), 3)
     assert isinstance(made, Experts)
     for head in made.heads.values():
-        nn.init.normal_(head.weight)
+        nn.init.normal_(head.get_parameter("weight"))
     return made.double()
 
 
@@ -177,7 +177,7 @@ def test_no_gradient_flows_through_the_weights_into_the_towers() -> None:
     fusion, inputs = experts(), streams({tower: [2, 3] for tower in TOWERS})
     nn.init.normal_(fusion.gate.weight)
     for head in fusion.heads.values():
-        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.get_parameter("weight"))
     xs = [stream.x.requires_grad_() for stream in inputs.values()]
     fusion(inputs, nn.Identity())[:, 0].sum().backward()
     assert all(x.grad is None or not x.grad.any() for x in xs)
