@@ -1,106 +1,114 @@
-"""Answers as HTML: all that an index says is shown as text, and pictures and sounds travel within the page.
-
-Nothing is served from the disk, so no name in an index can lead to a file outside it.
-"""
+"""Results of a search as the page shows them: JSON of texts and links, without names of files on the disk."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-from hrt_mm.retrieval.index import Hit
+from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.qdrant import QdrantIndex
+from hrt_mm.retrieval.rows import Row, key_of
 
-KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".wav": "audio/wav", ".mp4": "video/mp4"}
-"""What is shown; other files are not."""
-MAX_MEDIA_BYTES = 8 << 20
-STYLE = """
-.answers {display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px}
-.answer {border: 1px solid #8884; border-radius: 8px; padding: 10px; overflow-wrap: anywhere}
-.answer img, .answer video {width: 100%; height: 120px; object-fit: contain; background: white}
-.answer img {image-rendering: pixelated}
-.answer svg {width: 100%; height: 120px; background: white}
-.answer svg image {image-rendering: pixelated}
-.answer svg rect {fill: none; stroke: #d9480f; stroke-width: 2; vector-effect: non-scaling-stroke}
-.answer audio {width: 100%}
-.answer .score {float: right; opacity: .7; font-variant-numeric: tabular-nums}
-.answer .first {font-weight: 600}
-.answer .bar {height: 4px; background: #4a7fd4; border-radius: 2px; margin: 4px 0}
-.answer .inside video, .answer .inside img, .answer .inside svg {height: 70px}
-.answer .inside {margin: 6px 0 0 10px; padding-left: 6px; border-left: 2px solid #4a7fd4; font-size: 90%}
-"""
+from .media import Media
+
+SYMBOL = "character"
+"""Name of the text that is shown large, with a button to copy it."""
+
+AnyIndex = Index | QdrantIndex
 
 
-def page(hits: Sequence[Hit]) -> str:
-    """All answers, best first."""
-    if not hits:
-        return note("Nothing was found: the index holds nothing of this kind.")
-    return f'<div class="answers">{"".join(card(number, hit) for number, hit in enumerate(hits, 1))}</div>'
-
-
-def note(text: str) -> str:
-    """A message."""
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def card(place: int, hit: Hit) -> str:
-    """One answer."""
-    words = list(dict.fromkeys(hit.row.info.values())) or [hit.row.parent or hit.row.id]
-    if hit.row.level:
-        words.append(f"{hit.row.level} {span(hit)}")
-    lines = [
-        f'<div class="{"first" if number == 0 else "more"}">{escape(word)}</div>' for number, word in enumerate(words)
-    ]
-    score = f'<span class="score">{place} · {hit.score:.3f}</span>'
-    bar = f'<div class="bar" style="width: {100 * min(max(hit.score, 0), 1):.0f}%"></div>'
-    return f'<div class="answer">{media(hit)}{score}{bar}{"".join(lines)}{inside(hit)}</div>'
-
-
-def inside(hit: Hit) -> str:
-    """The pieces within an answer, a step to the right for each level."""
-    return "".join(
-        f'<div class="inside">{escape(inner.row.level)} {span(inner)} · {inner.score:.3f}<br>'
-        f"{escape(next(iter(inner.row.info.values()), ''))}{media(inner)}{inside(inner)}</div>"
-        for inner in hit.inside
-    )
-
-
-def span(hit: Hit) -> str:
-    """Where a piece lies."""
-    return "-".join(f"{edge:g}" for edge in hit.row.span or hit.row.box or ())
-
-
-def media(hit: Hit) -> str:
-    """The picture or the player of an answer, where it has one that a page can show."""
-    path = hit.media
-    kind = KINDS.get(path.suffix.lower()) if path is not None else None
-    if path is None or kind is None or path.stat().st_size > MAX_MEDIA_BYTES:
-        return ""
-    source = f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
-    if kind.startswith("image"):
-        boxes = [result.row.box for result in (hit, *hit.inside) if result.row.box]
-        return framed(path, source, boxes, hit.row.id) if boxes else f'<img src="{source}" alt="{escape(hit.row.id)}">'
-    tag = kind.split("/")[0]
-    return f'<{tag} controls preload="none" src="{source}"></{tag}>'
-
-
-def framed(path: Path, source: str, boxes: Sequence[tuple[float, float, float, float]], name: str) -> str:
-    """A picture with frames around regions of it.
+def answers(hits: Sequence[Hit], index: AnyIndex, media: Media, first_rank: int = 1) -> list[dict[str, Any]]:
+    """JSON-serializable answers.
 
     Args:
-        path: the picture, for its size.
-        source: the same as a URL.
-        boxes: left, top, right and bottom in pixels.
-        name: what it is called.
+        hits: of a search, best first.
+        index: that was searched.
+        media: takes the files that the page may load.
+        first_rank: rank of the first hit.
     """
-    with Image.open(path) as picture:
-        width, height = picture.size
-    frames = "".join(
-        f'<rect x="{left:g}" y="{top:g}" width="{right - left:g}" height="{bottom - top:g}"/>'
-        for left, top, right, bottom in boxes
-    )
-    image = f'<image href="{source}" width="{width}" height="{height}"/>'
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{image}{frames}</svg>'
+    return [answer(hit, index, media, rank) for rank, hit in enumerate(hits, first_rank)]
+
+
+def answer(hit: Hit, index: AnyIndex, media: Media, rank: int) -> dict[str, Any]:
+    """One answer: its texts, the file to load and the moments to mark on its time line."""
+    row, whole = hit.row, whole_of(index, hit)
+    info = {**whole.row.info, **row.info}
+    symbol = info.pop(SYMBOL, "")
+    title = next(iter(info.values()), "") or whole.row.id
+    source = shown(hit, whole, media)
+    timed = source is not None and source["kind"] in ("audio", "video")
+    return {
+        "rank": rank,
+        "id": row.id,
+        "tower": row.tower,
+        "level": row.level,
+        "title": title,
+        "symbol": symbol,
+        "fields": [[name, value] for name, value in info.items() if value != title],
+        "media": source,
+        "moments": moments(hit) if timed else [],
+    }
+
+
+def whole_of(index: AnyIndex, hit: Hit) -> Hit:
+    """The sample that a piece is of, or the hit itself."""
+    while hit.row.level and (parent := found(index, hit.row.tower, hit.row.parent)) is not None:
+        hit = parent
+    return hit
+
+
+def found(index: AnyIndex, tower: str, name: str) -> Hit | None:
+    """The row of a tower with an id, if the index has it; of databases, none."""
+    if not isinstance(index, Index):
+        return None
+    key = key_of(tower, name)
+    for segment in index.segments:
+        if segment.entry.tower == tower and (positions := segment.living("keys", [key]).get(key)):
+            return segment.hit(positions[0], 0.0)
+    return None
+
+
+def vector_of(index: Index, row: Row) -> np.ndarray:
+    """The (D,) vector of a row of an index."""
+    for segment in index.segments:
+        if segment.entry.tower == row.tower and (positions := segment.living("keys", [row.key]).get(row.key)):
+            return segment.collection.vectors_ND[positions[0]]
+    raise KeyError(row.id)
+
+
+def shown(hit: Hit, whole: Hit, media: Media) -> dict[str, Any] | None:
+    """The file to load: for a moment, the whole film or recording if it is kept, and else the moment's own."""
+    for source in (whole, hit):
+        path = source.media
+        if path is None or not (kind := media.kind(path)):
+            continue
+        entry = {"kind": kind, "url": media.link(path), "whole": source is whole}
+        if kind == "image":
+            size = size_of(path)
+            boxes = [inner.row.box for inner in (hit, *hit.inside) if inner.row.box is not None]
+            entry |= {"width": size[0], "height": size[1], "boxes": boxes}
+        return entry
+    return None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture; 0 if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def moments(hit: Hit) -> list[dict[str, Any]]:
+    """What is marked on a time line: the hit itself if it is a piece, and the pieces within it, coarse to fine."""
+    inner = [moment for piece in hit.inside for moment in moments(piece)]
+    if not hit.row.level or hit.row.span is None:
+        return inner
+    start, end = hit.row.span
+    own = {"level": hit.row.level, "start": start, "end": end, "text": next(iter(hit.row.info.values()), "")}
+    return [own, *inner]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.core.errors import UserError
+from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.collecting import embed_split
 from hrt_mm.retrieval.collection import Collection
@@ -19,6 +20,7 @@ from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import Query as SearchQuery
 from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.identity import config_digest
 from hrt_mm.train.loop import train
 from hrt_mm.train.summary import read_summary
 from hrt_modalities.common.splits import SPLITS
@@ -62,10 +64,32 @@ class Demo:
 
 
 def trained(folder: Path, config: RunConfig) -> Path:
-    """The run folder, with a run that is over: trains it, or goes on with it, where it is not."""
-    if not (folder / "summary.json").is_file():
-        train(config, resume=True)
-    return folder
+    """Trains a run, or goes on where it was stopped; a finished one is left as it is.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder has a finished run of another configuration, or what ``train`` raises.
+        Stopped: a signal ended the training. It goes on when the demo is started again.
+    """
+    if (folder / "summary.json").is_file():
+        if config_digest(load_config(folder / "config.yaml")) != config_digest(config):
+            raise UserError(
+                f"{folder} is of another configuration; remove {folder.parent} to train anew, or choose another folder "
+                "with --folder"
+            )
+        print(f"{folder}: trained, step {read_summary(folder / 'summary.json')['steps']:,}; remove it to train anew")
+        return folder
+    try:
+        return train(config, resume=True)
+    except Stopped:
+        print("start the demo again to go on from there", file=sys.stderr)
+        raise
 
 
 def prepare(
@@ -88,33 +112,42 @@ def prepare(
     """
     loaded = load_config(config, [f"run.dir={folder / 'run'}", *overrides])
     with exclusive_lock(folder, create=True):
-        return _prepared(folder, loaded, splits)
+        embedder = Embedder.of(trained(folder / "run", loaded))
+
+        def collections(scratch: Path) -> Iterator[Collection]:
+            for split in splits:
+                embed_split(embedder, split, embedder.towers, scratch / split, media=True)
+                yield Collection(scratch / split)
+                shutil.rmtree(scratch / split)
+
+        return indexed(folder, embedder, collections)
 
 
-def _prepared(folder: Path, config: RunConfig, splits: Sequence[str]) -> Searcher:
-    run, index = folder / "run", folder / "index"
-    embedder = Embedder.of(trained(run, config))
-    if (searcher := opened(index, run)) is not None:
-        return searcher
-    made = Index.create(index, embedder.model)
-    for split in splits:
-        collection = folder / f"vectors-{split}"
-        shutil.rmtree(collection, ignore_errors=True)
-        embed_split(embedder, split, embedder.towers, collection, media=True)
-        made.add(Collection(collection))
-        shutil.rmtree(collection)
-    return Searcher(made, embedder)
+def indexed(folder: Path, embedder: Embedder, collections: Callable[[Path], Iterator[Collection]]) -> Searcher:
+    """Opens the index of a demo, or builds it. One that was not finished, or is of other weights, is built anew.
 
-
-def opened(index: Path, run: Path) -> Searcher | None:
-    """The index that is there, if it is of the run; removes it where it is not, for it is built anew."""
+    Args:
+        folder: of the demo.
+        embedder: of the run.
+        collections: writes what is indexed into a folder, one after another.
+    """
+    index, unfinished = folder / "index", folder / "index-unfinished"
     if (index / "manifest.json").is_file():
         try:
-            return Searcher.of(Index(index), run)
+            opened = Index(index)
+            opened.model.check(embedder.model, f"the run {folder / 'run'}")
+            return Searcher(opened, embedder)
         except UserError as error:
             print(f"{error}; it is built anew", file=sys.stderr)
-    shutil.rmtree(index, ignore_errors=True)
-    return None
+    for old in (index, unfinished):
+        shutil.rmtree(old, ignore_errors=True)
+    made = Index.create(unfinished, embedder.model)
+    with TemporaryDirectory(dir=folder, prefix="vectors-") as scratch:
+        for collection in collections(Path(scratch)):
+            made.add(collection)
+    # Only an index with all of its samples gets this name.
+    unfinished.rename(index)
+    return Searcher(Index(index), embedder)
 
 
 def figures(run: Path, *, pieces: bool = True) -> str:
@@ -161,12 +194,19 @@ def options(demo: Demo, about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def page(searcher: Searcher, title: str, args: argparse.Namespace) -> None:
-    """Opens the search page, unless it is not wanted."""
+def page(searcher: Searcher, title: str, args: argparse.Namespace, examples: Sequence[str] = ()) -> None:
+    """Opens the search page, unless ``--no-page`` is given.
+
+    Args:
+        searcher: index and model.
+        title: of the page.
+        args: of the command line.
+        examples: questions to click; chosen from the index if there are none.
+    """
     if not args.no_page:
         from .search_page import stay
 
-        stay(searcher, title, port=args.port)
+        stay(searcher, title, port=args.port, examples=examples)
 
 
 def main(demo: Demo, about: str | None) -> int:

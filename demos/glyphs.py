@@ -11,7 +11,7 @@ from .command import Demo, Query, main
 DEMO = Demo(
     name="glyphs",
     title="Glyph search",
-    config="retrieval/glyphs",
+    config="retrieval/symbols",
     queries=(Query("text", "white chess queen", "image"), Query("text", "black heart suit", "image")),
 )
 

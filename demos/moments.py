@@ -24,7 +24,7 @@ from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
-from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.listing import Listed
 from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
@@ -32,7 +32,7 @@ from hrt_modalities.audio.synthesis import Line, speak
 from hrt_modalities.joint.films import FilmsConfig, FootageConfig, scenes_of
 from hrt_modalities.video.readers import VideoFile
 
-from .command import Demo, figures, opened, options, page, trained
+from .command import Demo, figures, indexed, options, page, trained
 
 DEMO = Demo(name="moments", title="Moment search", config="retrieval/moments")
 LEVELS = ("scenes", "clips", "frames")
@@ -43,6 +43,8 @@ SPOKEN = 60
 """Captions that are said as well."""
 SHOWN = 6
 """Captions whose answers are drawn."""
+EXAMPLES = 6
+"""Captions that the page offers to click."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,16 @@ def prepare(folder: Path, config: RunConfig, film: FootageConfig) -> tuple[Searc
     Returns:
         The search, and the films' files by their ids.
     """
-    run, index = folder / "run", folder / "index"
-    embedder = Embedder.of(trained(run, config))
+    embedder = Embedder.of(trained(folder / "run", config))
     clips = film.build("test")
     files = {f"film {number + 1}": clips.root / item.name for number, item in enumerate(clips.items)}
-    if (searcher := opened(index, run)) is not None:
-        return searcher, files
-    made = Index.create(index, embedder.model)
-    with TemporaryDirectory(dir=folder) as scratch:
+
+    def collections(scratch: Path) -> Iterator[Collection]:
         listed = [Listed(file, name, {"film": name}) for name, file in files.items()]
-        embed_files(embedder, "video", listed, Path(scratch) / "vectors", media=True, levels=LEVELS)
-        made.add(Collection(Path(scratch) / "vectors"))
-    return Searcher(made, embedder), files
+        embed_files(embedder, "video", listed, scratch / "vectors", media=True, levels=LEVELS)
+        yield Collection(scratch / "vectors")
+
+    return indexed(folder, embedder, collections), files
 
 
 def recall(searcher: Searcher, asked: Sequence[tuple[Moment, str | Path]], kind: str) -> dict[str, float]:
@@ -217,7 +217,7 @@ def _run(args: argparse.Namespace) -> int:
     tell(searcher, known, seconds, args.folder, speech)
     draw(searcher, known, files, args.folder / "moments.png")
     print(f"{args.folder / 'moments.png'} shows the best clips to some captions")
-    page(searcher, DEMO.title, args)
+    page(searcher, DEMO.title, args, [moment.caption for moment in known if moment.level == "clips"][:EXAMPLES])
     return 0
 
 

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import os
+import re
+import socket
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+import webbrowser
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
-from hrt_mm.data.capabilities import Lasting
+from hrt_mm.data.capabilities import Lasting, Textual
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.query import Query
+from hrt_mm.retrieval.query import MAX_TEXT, MODALITIES, Query
 from hrt_mm.retrieval.search import Searcher
-from hrt_modalities.vision.images import read_image
+from hrt_modalities.joint.fonts import FONTS, font_path
 
-from .answers import STYLE, note, page
+from .answers import answers, found, vector_of
+from .examples import Sampled
+from .media import Media
 from .uploads import ending_with_the_terminal, upload_folder
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+
+Application = Callable[[Any, Any, Callable[[Any], Awaitable[None]]], Awaitable[None]]
+"""See the ASGI specification."""
 
 MAX_UPLOAD = 16 << 20
 """Bytes of an upload; larger ones are refused before they are kept."""
@@ -30,227 +44,425 @@ MAX_SECONDS = 60.0
 """Of a sound or a video."""
 MAX_WAIT = 30.0
 """Seconds that an answer may take."""
-MAX_WORDS = 2_000
-"""Characters of a query."""
-WHOLE = "whole"
-"""What whole samples are called, beside the levels of pieces."""
-MOST = 60
-"""Answers that a page shows."""
+PAGE = 24
+"""Answers at a time."""
+MOST = 2_000
+"""Answers to one question that can be paged through."""
+INSIDE = 3
+"""Pieces that are marked within an answer."""
+FIRST_PORT = 7860
+"""The first free port from here on is used if none is given."""
+STATIC = Path(__file__).with_name("page")
+KEEP = {"Cache-Control": "private, max-age=3600"}
+NUMBER = re.compile(r"\d{1,7}(\.\d{1,6})?", re.ASCII)
+SUFFIX = re.compile(r"\.\w{1,8}", re.ASCII)
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
+        "img-src 'self' blob:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
-def answer(
-    searcher: Searcher, kind: str, query: str | Path | None, find: str | None, count: int, level: str = ""
-) -> str:
-    """The answers to a query as HTML; a message where it cannot be read.
+@dataclass(frozen=True)
+class Question:
+    """What a page asks.
+
+    Args:
+        tower: that reads the query, or of the row that others are to be similar to.
+        source: a text, or an uploaded file.
+        like: id of a row of the index to find similar ones to, instead.
+        find: the tower to search; another one than the query's if absent.
+        level: of the answers; whole samples if empty.
+        where: a filter over the rows' texts.
+        offset: answers that are on the page already.
+        count: answers at most.
+        name: what the file is called.
+    """
+
+    tower: str
+    source: str | Path | None = None
+    like: str = ""
+    find: str | None = None
+    level: str = ""
+    where: str = ""
+    offset: int = 0
+    count: int = PAGE
+    name: str = ""
+
+
+def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, Any]:
+    """The answers to a question, JSON-serializable.
 
     Args:
         searcher: index and model.
-        kind: of the query.
-        query: a text, or an uploaded file.
-        find: the tower to search.
-        count: answers at most.
-        level: of the answers; whole samples when empty.
+        media: takes the files that the page may load.
+        question: to answer.
+
+    Raises:
+        UserError: the question cannot be read, is too large, or asks for what the index does not have.
     """
-    if query is None:
-        return note(f"Give {kind} to search by.")
-    if isinstance(query, Path) and query.is_file() and query.stat().st_size > MAX_UPLOAD:
-        return note(f"The file has {query.stat().st_size >> 20} MB; a query may have {MAX_UPLOAD >> 20} MB.")
-    if isinstance(query, str) and len(query) > MAX_WORDS:
-        return note(f"The query has {len(query):,} characters; it may have {MAX_WORDS:,}.")
+    count = max(1, min(question.count, PAGE))
+    offset = max(0, min(question.offset, MOST - count))
+    if question.like:
+        return _similar(searcher, media, question, count, offset)
+    source = _checked(searcher, question)
     try:
-        if isinstance(query, Path) and (long := _too_long(searcher, kind, query)):
-            return note(long)
-        inside = 3 if searcher.index.levels else 0
-        return page(
-            searcher.search(Query.of(kind, query), max(1, min(int(count), MOST)), find=find, level=level, inside=inside)
+        results = searcher.search(
+            Query.of(question.tower, source),
+            count + 1,
+            find=question.find,
+            level=question.level,
+            inside=INSIDE if searcher.index.levels else 0,
+            offset=offset,
         )
     except UserError as error:
-        return note(_without_folder(f"This query cannot be read: {error}", query))
+        raise UserError(_with_name(str(error), question)) from error
+    return {
+        "answers": answers(results[:count], searcher.index, media, offset + 1),
+        "offset": offset,
+        "more": len(results) > count and offset + count < MOST,
+        "find": results.tower,
+    }
 
 
-def _too_long(searcher: Searcher, kind: str, query: Path) -> str:
-    """What is said of a file that lasts too long; its length is found before it is decoded."""
-    if kind not in searcher.embedder.towers:
-        return ""
-    modality = searcher.embedder.modality(kind)
-    seconds = modality.seconds(query) if issubclass(modality, Lasting) else 0.0
-    if seconds <= MAX_SECONDS:
-        return ""
-    return f"The {kind} lasts {seconds:,.0f} s; a query may last {MAX_SECONDS:g} s: cut out the part that you look for."
+def _similar(searcher: Searcher, media: Media, question: Question, count: int, offset: int) -> dict[str, Any]:
+    index = searcher.index
+    row = found(index, question.tower, question.like)
+    if row is None or not isinstance(index, Index):
+        raise UserError(f"The index has no {question.tower} {question.like!r:.80} to find similar ones to.")
+    vector_D = vector_of(index, row.row)
+    tower = question.find or question.tower
+    hits = index.search(vector_D, offset + count + 2, tower=tower, level=question.level, inside=0)
+    others = [hit for hit in hits if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id)][offset:]
+    return {
+        "answers": answers(others[:count], index, media, offset + 1),
+        "offset": offset,
+        "more": len(others) > count and offset + count < MOST,
+        "find": tower,
+    }
+
+
+def _checked(searcher: Searcher, question: Question) -> str | Path:
+    """The source of a question, if it may be searched for.
+
+    Raises:
+        UserError: there is none, or it is too large or too long.
+    """
+    source = question.source
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise UserError("There is no question yet: type, draw or choose something to search by.")
+    if isinstance(source, str) and len(source) > MAX_TEXT:
+        raise UserError(f"The question has {len(source):,} characters; it may have {MAX_TEXT:,}: shorten it.")
+    if isinstance(source, Path) and source.is_file():
+        if source.stat().st_size == 0:
+            raise UserError(f"{question.name or 'The file'} is empty.")
+        if (seconds := _seconds(searcher, question.tower, source)) > MAX_SECONDS:
+            raise UserError(
+                f"The {question.tower} lasts {seconds:,.0f} s; a question may last {MAX_SECONDS:g} s: cut out the part "
+                "that you look for."
+            )
+    return source
+
+
+def _seconds(searcher: Searcher, tower: str, source: Path) -> float:
+    """How long a file lasts, which is read before it is decoded."""
+    modality = searcher.embedder.modality(tower)
+    return modality.seconds(source) if issubclass(modality, Lasting) else 0.0
+
+
+def _with_name(message: str, question: Question) -> str:
+    """A message that calls an upload by its own name, not by that of its copy."""
+    if not isinstance(question.source, Path):
+        return message
+    name = question.name or "the file"
+    return message.replace(str(question.source), name).replace(question.source.name, name)
 
 
 class Patience:
-    """Answers queries one after another, and tells those who would wait too long.
+    """Answers questions one after another, and tells those who would wait too long.
 
     A search that has begun cannot be stopped: it ends in its own time, and its answer is dropped.
 
     Args:
         searcher: index and model.
-        seconds: that a query may wait.
+        media: takes the files that the page may load.
+        seconds: that a question may wait.
     """
 
-    def __init__(self, searcher: Searcher, seconds: float = MAX_WAIT) -> None:
-        self.searcher, self.seconds = searcher, seconds
-        self._worker = ThreadPoolExecutor(1)
+    def __init__(self, searcher: Searcher, media: Media, seconds: float = MAX_WAIT) -> None:
+        self.searcher, self.media, self.seconds = searcher, media, seconds
+        self._worker = ThreadPoolExecutor(1, "search")
 
-    def answer(self, kind: str, query: str | Path | None, find: str | None, count: int, level: str = "") -> str:
-        """The answers as :func:`answer` gives them, or a message that they take too long."""
-        asked = self._worker.submit(answer, self.searcher, kind, query, find, count, level)
-        if wait([asked], self.seconds).done:
-            return asked.result()
-        if asked.cancel():
-            return note(f"Another query has been answered for more than {self.seconds:g} s; try again in a moment.")
-        return note(f"The answer takes more than {self.seconds:g} s; try a shorter or a smaller query.")
+    def answer(self, question: Question) -> dict[str, Any]:
+        """The answers as :func:`answer` gives them. An upload is removed once it was read.
+
+        Raises:
+            UserError: as :func:`answer`.
+            TimeoutError: the answer takes too long; says what helps.
+        """
+        future = self._worker.submit(answer, self.searcher, self.media, question)
+        if isinstance(question.source, Path):
+            upload = question.source
+            future.add_done_callback(lambda done: upload.unlink(missing_ok=True))
+        if wait([future], self.seconds).done:
+            return future.result()
+        if future.cancel():
+            raise TimeoutError(f"Another question has taken more than {self.seconds:g} s; try again in a moment.")
+        raise TimeoutError(f"The answer takes more than {self.seconds:g} s; try a shorter or a smaller question.")
 
 
-def _without_folder(text: str, query: str | Path) -> str:
-    """A message that does not say where uploads lie."""
-    return text.replace(str(query.parent) + os.sep, "") if isinstance(query, Path) else text
+def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str]) -> dict[str, Any]:
+    """What the page shows before the first question, JSON-serializable.
+
+    Args:
+        searcher: index and model.
+        media: takes the files of examples.
+        title: of the page.
+        examples: questions to click; chosen from the index if there are none.
+    """
+    embedder, sampled = searcher.embedder, Sampled.of(searcher)
+    kinds = {modality: kind for kind, modality in MODALITIES.items()}
+    towers = []
+    for tower in sorted(embedder.towers, key=lambda name: not issubclass(embedder.modality(name), Textual)):
+        suffixes = embedder.suffixes(tower)[0]
+        kind = kinds.get(embedder.modality(tower).name, "file")
+        find = searcher.answering(tower)
+        towers.append({"name": tower, "kind": kind, "suffixes": sorted(suffixes or ()), "find": find})
+    levels = [level for tower in embedder.towers for level in embedder.levels(tower) if level in searcher.index.levels]
+    return {
+        "title": title,
+        "towers": towers,
+        "rows": searcher.index.towers,
+        "levels": list(dict.fromkeys(levels)),
+        "columns": sampled.columns(),
+        "examples": list(examples) or sampled.questions(searcher),
+        "pictures": sampled.pictures(media),
+        "limits": {"bytes": MAX_UPLOAD, "characters": MAX_TEXT},
+    }
 
 
-def build(searcher: Searcher, title: str = "Search") -> Any:
-    """The page, a ``gradio.Blocks``.
+def build(searcher: Searcher, title: str, folder: Path, examples: Sequence[str] = ()) -> Starlette:
+    """The page with what it asks for, as an application.
 
     Args:
         searcher: index and model.
         title: of the page.
+        folder: takes uploads until they are answered.
+        examples: questions to click; chosen from the index if there are none.
 
     Raises:
-        UserError: gradio is not installed.
+        UserError: Starlette is not installed.
     """
     with needs_extra("demo", "the search page"):
-        import gradio
+        from starlette.applications import Starlette
+        from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.responses import FileResponse, JSONResponse, Response
+        from starlette.routing import Mount, Route
+        from starlette.staticfiles import StaticFiles
 
-    towers = list(searcher.index.towers) or list(searcher.embedder.towers)
-    with gradio.Blocks(title=title, analytics_enabled=False) as blocks:
-        gradio.HTML(f"<style>{STYLE}</style>")
-        gradio.Markdown(f"# {title}\n{_about(searcher)}")
-        with gradio.Row():
-            find = gradio.Radio(towers, value=searcher.answering(searcher.embedder.towers[-1]), label="find")
-            levels = [WHOLE, *levels_of(searcher)]
-            level = gradio.Radio(levels, value=WHOLE, label="as", visible=len(levels) > 1)
-            count = gradio.Slider(1, MOST, value=12, step=1, label="answers")
-        results_panel = gradio.HTML(label="answers", elem_id="found", render=False)
+    media = Media()
+    patience = Patience(searcher, media)
+    facts = about(searcher, media, title, examples)
 
-        patience = Patience(searcher)
+    async def search(request: Request) -> Response:
+        try:
+            question = await _question(request, searcher, folder)
+            return JSONResponse(await to_thread(patience.answer, question))
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        except TimeoutError as error:
+            return JSONResponse({"error": str(error)}, 503)
 
-        def ask(kind: str, file: bool) -> Callable[[Any, str, str, float], str]:
-            def run(query: Any, find: str, level: str, count: float) -> str:
-                try:
-                    given = drawn(query) if isinstance(query, dict) else query
-                except UserError as error:
-                    return note(str(error))
-                asked = Path(given) if file and given else given
-                return patience.answer(kind, asked, find, int(count), "" if level == WHOLE else level)
+    def load(request: Request) -> Response:
+        if (entry := media.file(request.path_params["token"])) is None:
+            raise HTTPException(404)
+        return FileResponse(entry[0], media_type=entry[1], headers=KEEP)
 
-            return run
+    def poster(request: Request) -> Response:
+        at = request.query_params.get("at", "0")
+        data = media.poster(request.path_params["token"], float(at)) if NUMBER.fullmatch(at) else None
+        if data is None:
+            raise HTTPException(404)
+        return Response(data, media_type="image/jpeg", headers=KEEP)
 
-        for kind in searcher.embedder.towers[::-1]:
-            with gradio.Tab(kind), gradio.Row():
-                for make, file in _boxes(gradio, kind):
-                    with gradio.Column():
-                        box = make()
-                        button = gradio.Button("Search", variant="primary")
-                    button.click(ask(kind, file), [box, find, level, count], results_panel, api_visibility="private")
-                    if not file:
-                        box.submit(ask(kind, file), [box, find, level, count], results_panel, api_name=kind)
-        results_panel.render()
-    blocks.queue(max_size=32, default_concurrency_limit=1)
-    return blocks
+    def font(request: Request) -> Response:
+        if (name := request.path_params["name"]) not in FONTS:
+            raise HTTPException(404)
+        return FileResponse(font_path(name), media_type="font/ttf", headers=KEEP)
 
-
-def levels_of(searcher: Searcher) -> list[str]:
-    """The levels whose pieces the index holds, coarse to fine, of all towers."""
-    index_levels, embedder = searcher.index.levels, searcher.embedder
-    levels = [level for tower in embedder.towers for level in embedder.levels(tower) if level in index_levels]
-    return list(dict.fromkeys(levels))
-
-
-def _boxes(gradio: Any, kind: str) -> list[tuple[Callable[[], Any], bool]]:
-    """What makes the boxes that take queries of a kind, and whether those give files."""
-    if kind == "text":
-        words = {"placeholder": "black chess knight", "max_length": MAX_WORDS, "autofocus": True}
-        return [(partial(gradio.Textbox, label="words", **words), False)]
-    if kind == "image":
-        upload = {"sources": ["upload", "clipboard"], "height": 300}
-        # With its transparency: what is clear is put over white where it is read, in every version of gradio alike.
-        canvas = {"canvas_size": (240, 240), "height": 300, "image_mode": "RGBA", "format": "png", "layers": False}
-        return [
-            (partial(gradio.Image, label="a picture", type="filepath", **upload), True),
-            (partial(gradio.Sketchpad, label="or a drawing", type="filepath", **canvas), True),
-        ]
-    if kind == "audio":
-        return [(partial(gradio.Audio, label="a sound", type="filepath", sources=["upload", "microphone"]), True)]
-    return [(partial(gradio.File, label=f"a file of {kind}", type="filepath"), True)]
+    app = Starlette(
+        routes=[
+            Route("/", lambda request: FileResponse(STATIC / "index.html", media_type="text/html")),
+            Route("/api/about", lambda request: JSONResponse(facts)),
+            Route("/api/search", search, methods=["POST"]),
+            Route("/media/{token}", load),
+            Route("/media/{token}/poster", poster),
+            Route("/fonts/{name}.ttf", font),
+            Mount("/page", StaticFiles(directory=STATIC)),
+        ],
+        # A page of another site cannot reach this one under a name of its own (DNS rebinding).
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]), Middleware(Secure)],
+    )
+    return app
 
 
-def drawn(canvas: Mapping[str, Any]) -> Path | None:
-    """The picture that was drawn, as a file.
+class Secure:
+    """Adds :data:`HEADERS` to every response.
 
     Args:
-        canvas: what a ``gradio.Sketchpad`` gives: files by ``background`` and ``composite``, and ``layers``, which the
-            composite shows together.
+        app: the application.
+    """
 
-    Returns:
-        Nothing where there is no picture.
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        """Answers a request; see the ASGI specification."""
+
+        async def with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+async def _question(request: Request, searcher: Searcher, folder: Path) -> Question:
+    """Reads a question: its options are in the query string, and its text or file is the body.
 
     Raises:
-        BadSample: the file is no picture.
-        UserError: nothing is drawn on it.
+        UserError: an option is no number, there is no such tower, or the file is too large.
     """
-    file = canvas.get("composite") or canvas.get("background")
-    if not file:
-        return None
-    picture_CHW = read_image(Path(file), "the drawing")
-    if picture_CHW.min() == picture_CHW.max():
-        raise UserError("The drawing is empty: draw something, then search.")
-    return Path(file)
+    options = request.query_params
+    tower, name, like = options.get("tower", ""), options.get("name", ""), options.get("like", "")
+    textual = issubclass(searcher.embedder.modality(tower), Textual)
+    source: str | Path | None = None
+    if not like and textual:
+        source = (b"".join([part async for part in _bounded(request)])).decode(errors="replace")
+    elif not like:
+        suffix = Path(name).suffix.lower()
+        suffix = suffix if SUFFIX.fullmatch(suffix) else ""
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=suffix, delete=False) as file:
+            try:
+                async for part in _bounded(request):
+                    file.write(part)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        source = Path(file.name)
+    return Question(
+        tower,
+        source,
+        like,
+        options.get("find") or None,
+        options.get("level", ""),
+        options.get("where", ""),
+        _integer(options.get("offset", "0")),
+        _integer(options.get("count", str(PAGE))),
+        name,
+    )
 
 
-def _about(searcher: Searcher) -> str:
-    towers = ", ".join(f"{count:,} of {tower}" for tower, count in searcher.index.towers.items())
-    return f"{towers}. Search by {' or '.join(searcher.embedder.towers)}."
+async def _bounded(request: Request) -> AsyncIterator[bytes]:
+    """The body of a request.
+
+    Raises:
+        UserError: it is too large; raised before the rest is read.
+    """
+    size = 0
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MAX_UPLOAD:
+        raise _too_large(int(announced))
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_UPLOAD:
+            raise _too_large(size)
+        yield part
+
+
+def _too_large(size: int) -> UserError:
+    return UserError(f"The file has {size >> 20} MB; it may have {MAX_UPLOAD >> 20} MB.")
+
+
+def _integer(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise UserError(f"{text!r:.40} is not a number of answers.")
+    return int(text)
 
 
 @contextmanager
-def serving(searcher: Searcher, title: str, *, port: int | None = None, browser: bool = False) -> Iterator[str]:
-    """The page, on this machine alone, inside the ``with``. Uploads stay in a folder of their own, which goes with it.
+def serving(
+    searcher: Searcher, title: str, *, port: int | None = None, examples: Sequence[str] = ()
+) -> Iterator[str]:
+    """Serves the page on this machine alone, inside the ``with``.
+
+    Uploads stay in a folder of their own, which goes with the page.
 
     Args:
         searcher: index and model.
         title: of the page.
-        port: where; the first free one from 7860 on when absent.
-        browser: open a browser window.
+        port: to serve at; the first free one from 7860 on if absent.
+        examples: questions to click; chosen from the index if there are none.
 
     Yields:
         The address.
+
+    Raises:
+        UserError: the port is in use, or Starlette or uvicorn is not installed.
     """
-    with upload_folder():
-        blocks = build(searcher, title)
+    with needs_extra("demo", "the search page"):
+        import uvicorn
+
+    with upload_folder() as folder, _listening(port) as listener:
+        app = build(searcher, title, folder, examples)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), name="page", daemon=True)
+        thread.start()
         try:
-            _, address, _ = blocks.launch(
-                server_name="127.0.0.1",
-                server_port=port,
-                max_file_size=MAX_UPLOAD,
-                inbrowser=browser,
-                prevent_thread_lock=True,
-                show_error=False,
-                footer_links=[],
-            )
-            yield str(address)
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield "http://{}:{}".format(*listener.getsockname())
         finally:
-            blocks.close()
+            server.should_exit = True
+            thread.join(10)
 
 
-def stay(searcher: Searcher, title: str, *, port: int | None = None) -> None:
+@contextmanager
+def _listening(port: int | None) -> Iterator[socket.socket]:
+    candidates = range(FIRST_PORT, FIRST_PORT + 100) if port is None else [port]
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for candidate in candidates:
+            try:
+                listener.bind(("127.0.0.1", candidate))
+                break
+            except (OSError, OverflowError) as error:
+                reason = error
+        else:
+            raise UserError(f"port {candidates[0]} cannot be used ({reason}); choose another with --port")
+        yield listener
+
+
+def stay(searcher: Searcher, title: str, *, port: int | None = None, examples: Sequence[str] = ()) -> None:
     """Opens the page in a browser, and stays until Ctrl-C or SIGTERM, its normal end; uploads are gone then."""
     with (
         ending_on_sigterm(),
         ending_with_the_terminal(),
         suppress(KeyboardInterrupt, Stopped),
-        serving(searcher, title, port=port, browser=True) as address,
+        serving(searcher, title, port=port, examples=examples) as address,
     ):
-        print(f"{address} (Ctrl-C ends it)")
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+        webbrowser.open(address)
         threading.Event().wait()
 
 
@@ -258,8 +470,8 @@ def main() -> int:
     """Serves an index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("index", type=Path, help="an index that hrt-mm index build made")
-    parser.add_argument("--run", type=Path, help="the run folder; the one that the index names when absent")
-    parser.add_argument("--port", type=int)
+    parser.add_argument("--run", type=Path, help="the run folder; the one that the index names if absent")
+    parser.add_argument("--port", type=int, help="the first free one from 7860 on if absent")
     args = parser.parse_args()
 
     def run() -> int:

@@ -16,8 +16,6 @@ from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.data.atomic_files import LOCK, exclusive_lock
 
 PREFIX = "hrt-mm-uploads-"
-VARIABLE = "GRADIO_TEMP_DIR"
-"""Gradio keeps uploads where it points at the time when a page is built."""
 
 
 @contextmanager
@@ -28,19 +26,15 @@ def upload_folder() -> Iterator[Path]:
     """
     _clear()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    previous, directory = os.environ.get(VARIABLE), tempfile.tempdir
+    directory = tempfile.tempdir
     try:
         # The lock says that a process is alive that uses the folder.
         with exclusive_lock(folder):
-            os.environ[VARIABLE], tempfile.tempdir = str(folder), str(folder)
+            tempfile.tempdir = str(folder)
             yield folder
     finally:
         with _undisturbed():
             tempfile.tempdir = directory
-            if previous is None:
-                os.environ.pop(VARIABLE, None)
-            else:
-                os.environ[VARIABLE] = previous
             for _ in range(10):
                 # A thread of the server may still add a file.
                 shutil.rmtree(folder, ignore_errors=True)

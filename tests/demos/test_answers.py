@@ -1,146 +1,228 @@
+"""Answers to questions, without a browser."""
+
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from demos import search_page
-from demos.answers import card, page
+from demos.answers import answers, size_of
 from demos.command import figures, prepare
-from demos.search_page import MAX_SECONDS, MAX_UPLOAD, MAX_WORDS, Patience, answer, drawn, main
-from hrt_mm.core.errors import BadSample, UserError
+from demos.examples import Sampled
+from demos.media import Media
+from demos.search_page import MAX_SECONDS, MAX_UPLOAD, Patience, Question, about, answer, main
+from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.query import MAX_TEXT
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
 from tests.demos.conftest import SMALL, tone
 from tests.modalities.video.films import film
 
 
-def test_metadata_is_shown_as_text() -> None:
-    hit = Hit(
-        0.5, Row("<i>", "image", info={"<b>": "<script>alert(1)</script>", "n": '"><img src=x onerror=alert(1)>'})
-    )
-    shown = card(1, hit)
-    assert "<script>" not in shown and "<img" not in shown
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+def asked(searcher: Searcher, tower: str, source: str | Path | None, **options: Any) -> dict[str, Any]:
+    return answer(searcher, Media(), Question(tower, source, **options))
 
 
-def test_only_known_media_of_the_index_are_shown(tmp_path: Path) -> None:
-    hit = Hit(0.5, Row('"><b>', "image"))
-    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+def test_texts_and_media_of_answers(searcher: Searcher, tmp_path: Path) -> None:
+    Image.new("L", (4, 6)).save(tmp_path / "a.png")
     (tmp_path / "a.html").write_text("<script>")
-    shown = card(1, replace(hit, media=tmp_path / "a.png"))
-    assert 'src="data:image/png;base64,' in shown
-    assert "<b>" not in shown
-    assert "script" not in card(1, replace(hit, media=tmp_path / "a.html"))
+    hit = Hit(0.5, Row("U+2665", "image", info={"character": "♥", "name": "heart", "code": "U+2665"}))
+    media = Media()
+    (shown,) = answers([replace(hit, media=tmp_path / "a.png")], searcher.index, media, 7)
+    assert (shown["rank"], shown["title"], shown["symbol"]) == (7, "heart", "♥")
+    assert shown["fields"] == [["code", "U+2665"]]
+    assert shown["media"] | {"url": ""} == {
+        "kind": "image", "url": "", "whole": True, "width": 4, "height": 6, "boxes": [],
+    }  # fmt: skip
+    assert str(tmp_path) not in json.dumps(shown)
+    token = shown["media"]["url"].removeprefix("media/")
+    assert media.file(token) == (tmp_path / "a.png", "image/png")
+    assert media.file("0" * 32) is None
+    (other,) = answers([replace(hit, media=tmp_path / "a.html")], searcher.index, media)
+    assert other["media"] is None
 
 
-def test_levels_are_drawn_within_their_answer() -> None:
-    clip = Hit(0.4, Row("v/1/0", "video", "clips", "v/1", (4, 6), info={"text": "a <dog>"}))
+def test_moments_are_listed_from_coarse_to_fine(searcher: Searcher, tmp_path: Path) -> None:
+    clip = Hit(0.4, Row("v/1/0", "video", "clips", "v/1", (4, 6), info={"text": "a dog"}))
     scene = Hit(0.3, Row("v/1", "video", "scenes", "v", (4, 9)), inside=(clip,))
-    shown = card(1, Hit(0.2, Row("v", "video"), inside=(scene,)))
-    assert shown.index("scenes 4-9 · 0.300") < shown.index("clips 4-6 · 0.400")
-    assert "a &lt;dog&gt;" in shown
+    path = film(tmp_path / "v.mp4", 9)
+    (shown,) = answers([Hit(0.2, Row("v", "video"), path, inside=(scene,))], searcher.index, Media())
+    assert shown["title"] == "v"
+    assert shown["moments"] == [
+        {"level": "scenes", "start": 4, "end": 9, "text": ""},
+        {"level": "clips", "start": 4, "end": 6, "text": "a dog"},
+    ]
+
+
+def test_boxes_are_given_with_the_size_of_the_picture(searcher: Searcher, tmp_path: Path) -> None:
+    Image.new("L", (40, 30)).save(tmp_path / "a.png")
+    region = Hit(0.4, Row("a/1", "image", "parts", "a", box=(0, 4, 10, 20)))
+    (shown,) = answers([Hit(0.5, Row("a", "image"), tmp_path / "a.png", (region,))], searcher.index, Media())
+    assert shown["media"]["boxes"] == [(0, 4, 10, 20)]
+    (tmp_path / "broken.png").write_text("no picture")
+    assert size_of(tmp_path / "broken.png") == (0, 0)
+
+
+def test_frames_of_videos_are_posters(tmp_path: Path) -> None:
+    media = Media()
+    token = media.link(film(tmp_path / "v.mp4", 9)).removeprefix("media/")
+    data = media.poster(token, 1.0)
+    assert data is not None and data.startswith(b"\xff\xd8")
+    assert media.poster(token, 1e6) is not None
+    (tmp_path / "notes.mp4").write_text("no video")
+    assert media.poster(media.link(tmp_path / "notes.mp4").removeprefix("media/"), 0.0) is None
+    assert media.poster("0" * 32, 0.0) is None
 
 
 def test_words_find_pictures_and_pictures_words(searcher: Searcher, tmp_path: Path) -> None:
-    assert answer(searcher, "text", "braille pattern dots-12", "image", 5).count("<img src=") == 5
+    reply = asked(searcher, "text", "braille pattern dots-12", find="image", count=5)
+    assert [shown["media"]["kind"] for shown in reply["answers"]] == ["image"] * 5
+    assert reply["find"] == "image" and reply["more"]
     Image.new("RGB", (60, 40), "white").save(tmp_path / "white.png")
-    shown = answer(searcher, "image", tmp_path / "white.png", "text", 4)
-    assert shown.count('class="answer"') == 4
-    assert "braille pattern" in shown
+    reply = asked(searcher, "image", tmp_path / "white.png", find="text", count=4)
+    assert all("braille pattern" in shown["title"] for shown in reply["answers"])
+    assert len(reply["answers"]) == 4
 
 
-def test_queries_that_cannot_be_read_get_a_message(searcher: Searcher, tmp_path: Path) -> None:
-    text = tmp_path / "notes.png"
+def test_answers_come_in_pages(searcher: Searcher) -> None:
+    whole = [shown["id"] for shown in asked(searcher, "text", "dots", count=8)["answers"]]
+    second = asked(searcher, "text", "dots", offset=4, count=4)
+    assert [shown["id"] for shown in second["answers"]] == whole[4:]
+    assert [shown["rank"] for shown in second["answers"]] == [5, 6, 7, 8]
+    last = asked(searcher, "text", "dots", offset=250, count=24)
+    assert len(last["answers"]) == 6 and not last["more"]
+
+
+def test_similar_rows_are_found_without_the_row_itself(searcher: Searcher) -> None:
+    first = asked(searcher, "text", "dots")["answers"][0]
+    reply = asked(searcher, "image", None, like=first["id"], count=6)
+    names = [shown["id"] for shown in reply["answers"]]
+    assert len(names) == 6 and first["id"] not in names
+    following = asked(searcher, "image", None, like=first["id"], count=2, offset=2)
+    assert [shown["id"] for shown in following["answers"]] == names[2:4]
+    with pytest.raises(UserError, match="no image 'U\\+0000' to find similar ones to"):
+        asked(searcher, "image", None, like="U+0000")
+
+
+def test_questions_that_cannot_be_read_get_a_message(searcher: Searcher, tmp_path: Path) -> None:
+    text = tmp_path / "upload-1.png"
     text.write_text("no picture")
-    large = tmp_path / "large.png"
-    with large.open("wb") as file:
-        file.truncate(80 << 20)
+    empty = tmp_path / "empty.png"
+    empty.touch()
     cases: list[tuple[str, str | Path | None, str]] = [
-        ("text", "  ", "is empty"),
-        ("text", "x" * (MAX_WORDS + 1), "it may have 2,000"),
-        ("image", None, "Give image to search by"),
-        ("image", text, "not an image that can be read"),
-        ("image", large, f"may have {MAX_UPLOAD >> 20} MB"),
+        ("text", "  ", "There is no question yet"),
+        ("text", "x" * 10_500, f"has 10,500 characters; it may have {MAX_TEXT:,}"),
+        ("image", None, "There is no question yet"),
+        ("image", text, "holiday.png: not an image that can be read"),
+        ("image", empty, "holiday.png is empty"),
         ("image", tmp_path / "gone.png", "no such file"),
-        ("audio", text, "the model cannot read --audio"),
+        ("audio", text, "'audio'"),
     ]
-    for kind, query, said in cases:
-        shown = answer(searcher, kind, query, None, 5)
-        assert said in shown, shown
-        assert str(tmp_path) not in shown
+    for tower, source, message in cases:
+        with pytest.raises(UserError) as error:
+            asked(searcher, tower, source, name="holiday.png" if isinstance(source, Path) else "")
+        assert message in str(error.value)
+        assert str(tmp_path) not in str(error.value)
 
 
 def test_a_drawing_is_read_as_ink_on_white(searcher: Searcher, tmp_path: Path) -> None:
-    # A canvas is clear where nothing is drawn, and what is clear is black.
-    layer, plain = Image.new("RGBA", (240, 240), (0, 0, 0, 0)), Image.new("L", (240, 240), "white")
-    for picture, ink in ((layer, (0, 0, 0, 255)), (plain, 0)):
+    clear, plain = Image.new("RGBA", (240, 240), (0, 0, 0, 0)), Image.new("L", (240, 240), "white")
+    for picture, ink in ((clear, (0, 0, 0, 255)), (plain, 0)):
         ImageDraw.Draw(picture).ellipse((60, 80, 120, 200), fill=ink)
-    layer.save(tmp_path / "composite.png")
+    clear.save(tmp_path / "clear.png")
     plain.save(tmp_path / "plain.png")
-    canvas = {"background": None, "layers": [str(tmp_path / "layer.png")], "composite": str(tmp_path / "composite.png")}
-    file = drawn(canvas)
-    assert file == tmp_path / "composite.png"
-    shown = answer(searcher, "image", file, "text", 4)
-    assert shown == answer(searcher, "image", tmp_path / "plain.png", "text", 4)
-    assert shown.count('class="answer"') == 4
-
-
-@pytest.mark.parametrize("colour", [(0, 0, 0, 0), (255, 255, 255, 255)], ids=["clear", "white"])
-def test_a_drawing_with_nothing_on_it_is_told(tmp_path: Path, colour: tuple[int, ...]) -> None:
-    Image.new("RGBA", (24, 24), colour).save(tmp_path / "empty.png")
-    with pytest.raises(UserError, match="drawing is empty: draw something"):
-        drawn({"background": None, "layers": [], "composite": str(tmp_path / "empty.png")})
-    assert drawn({"background": None, "layers": [], "composite": None}) is None
-    (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(BadSample, match="the drawing: not an image"):
-        drawn({"background": str(tmp_path / "notes.png"), "layers": [], "composite": None})
+    first, second = (asked(searcher, "image", tmp_path / f"{name}.png", find="text") for name in ("clear", "plain"))
+    assert first == second
+    assert first["answers"]
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_recording_finds_sounds(sounds: Searcher, tmp_path: Path, channels: int) -> None:
     recorded = tone(tmp_path / "audio.wav", 400, 1.0, rate=48_000, channels=channels)
-    shown = answer(sounds, "audio", recorded, "audio", 4)
-    assert shown.count("<audio controls") == 4
-    assert "tone-400.wav" in shown[: shown.index("tone-1600.wav")]
+    shown = asked(sounds, "audio", recorded, find="audio")["answers"]
+    assert [one["media"]["kind"] for one in shown] == ["audio"] * 4
+    names = [one["id"].rpartition("/")[2] for one in shown]
+    assert names.index("tone-400.wav") < names.index("tone-1600.wav")
 
 
 def test_sounds_and_videos_are_bounded_in_time(sounds: Searcher, tmp_path: Path) -> None:
     assert MAX_SECONDS == 60
     long = tone(tmp_path / "long.wav", 400, 61, rate=8_000)
-    said = "lasts 61 s; a query may last 60 s: cut out the part that you look for"
-    assert f"The audio {said}" in answer(sounds, "audio", long, "audio", 4)
     slow = film(tmp_path / "long.mp4", 61, size=(16, 16), rate=1)
-    assert f"The video {said}" in answer(sounds, "video", slow, "audio", 4)
-    assert answer(sounds, "video", film(tmp_path / "a.mp4", 12), "audio", 4).count("<audio controls") == 4
+    for tower, path in (("audio", long), ("video", slow)):
+        with pytest.raises(UserError, match=f"The {tower} lasts 61 s; a question may last 60 s: cut out the part"):
+            asked(sounds, tower, path, find="audio")
+    assert len(asked(sounds, "video", film(tmp_path / "a.mp4", 12), find="audio")["answers"]) == 4
     (tmp_path / "notes.wav").write_text("no sound")
-    assert "This query cannot be read: notes.wav" in answer(sounds, "audio", tmp_path / "notes.wav", "audio", 4)
+    with pytest.raises(UserError, match=r"notes\.wav"):
+        asked(sounds, "audio", tmp_path / "notes.wav", find="audio", name="notes.wav")
 
 
-def test_an_answer_that_takes_too_long_is_told(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_takes_too_long_is_an_error(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def slow(*asked: object) -> str:
+    def slow(searcher: Searcher, media: Media, question: Question) -> dict[str, Any]:
         go_on.wait(60)
-        return f"answered {asked[2]}"
+        return {"answered": question.source}
 
     monkeypatch.setattr(search_page, "answer", slow)
-    patience = Patience(searcher, 0.2)
+    patience = Patience(searcher, Media(), 0.2)
     try:
-        assert "takes more than 0.2 s; try a shorter or a smaller query" in patience.answer("text", "first", None, 1)
-        assert "Another query has been answered for more than 0.2 s" in patience.answer("text", "second", None, 1)
+        with pytest.raises(TimeoutError, match=r"takes more than 0\.2 s; try a shorter or a smaller question"):
+            patience.answer(Question("text", "first"))
+        with pytest.raises(TimeoutError, match=r"Another question has taken more than 0\.2 s"):
+            patience.answer(Question("text", "second"))
     finally:
         go_on.set()
     patience.seconds = 60
-    assert patience.answer("text", "third", None, 1) == "answered third"
+    assert patience.answer(Question("text", "third")) == {"answered": "third"}
 
 
-def test_an_index_without_answers_says_so() -> None:
-    assert "Nothing was found" in page([])
+def test_uploads_are_removed_once_they_are_read(searcher: Searcher, tmp_path: Path) -> None:
+    Image.new("L", (50, 50), 255).save(tmp_path / "white.png")
+    (tmp_path / "notes.png").write_text("no picture")
+    patience = Patience(searcher, Media())
+    assert patience.answer(Question("image", tmp_path / "white.png"))["answers"]
+    with pytest.raises(UserError):
+        patience.answer(Question("image", tmp_path / "notes.png"))
+    patience.answer(Question("text", "dots"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_is_told_what_the_index_holds(searcher: Searcher) -> None:
+    facts = about(searcher, Media(), "Braille", ["dots-1"])
+    assert [(tower["name"], tower["kind"], tower["find"]) for tower in facts["towers"]] == [
+        ("text", "text", "image"), ("image", "image", "text"),
+    ]  # fmt: skip
+    assert facts["rows"] == {"image": 256, "text": 256}
+    assert facts["columns"]["kind"] == []
+    assert {"character", "name", "code"} <= facts["columns"].keys()
+    assert facts["examples"] == ["dots-1"]
+    assert len(facts["pictures"]) == 6
+    json.dumps(facts)
+
+
+def test_examples_find_the_row_that_they_are_of(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampled = Sampled.of(searcher)
+    assert len(sampled.hits) == 2 * 256
+    monkeypatch.setattr("demos.examples.RIGHT", 256)
+    questions = sampled.questions(searcher)
+    # All names begin with one word.
+    assert len(questions) == 1 and questions[0].startswith("braille pattern")
+    assert Sampled(()).questions(searcher) == []
+
+
+def test_values_of_a_column_are_listed_where_they_are_few() -> None:
+    rows = [Row(str(number), "image", info={"year": str(2000 + number % 3), "name": str(number)}) for number in range(60)]
+    columns = Sampled(tuple(Hit(0.0, row) for row in rows)).columns()
+    assert columns == {"year": ["2000", "2001", "2002"], "name": []}
 
 
 def test_the_demo_goes_on_with_what_is_there(searcher: Searcher) -> None:
@@ -150,13 +232,20 @@ def test_the_demo_goes_on_with_what_is_there(searcher: Searcher) -> None:
     again = prepare(folder, SMALL)
     assert len(again.index) == len(searcher.index) == 2 * 256
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
-    told = figures(folder / "run")
-    assert "text to image, held out" in told and "chance" in told
+    text = figures(folder / "run")
+    assert "text to image, held out" in text and "chance" in text
 
 
-def test_a_folder_that_is_no_index_is_told(
+def test_a_finished_run_of_another_configuration_is_not_used(searcher: Searcher) -> None:
+    assert isinstance(searcher.index, Index)
+    with pytest.raises(UserError, match="is of another configuration; remove"):
+        prepare(searcher.index.folder.parent, [*SMALL, "data.side=24"])
+
+
+def test_a_folder_that_is_no_index_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["search_page", str(tmp_path)])
     assert main() == 2
     assert "is not an index" in capsys.readouterr().err
+    assert MAX_UPLOAD == 16 << 20

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from demos.uploads import PREFIX, ending_with_the_terminal, upload_folder
 from hrt_mm.core.errors import Stopped
@@ -23,15 +22,12 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
 
 
-def uploaded(address: str, folder: Path) -> str:
-    """Uploads a picture through the page's HTTP interface; gives where the server keeps it."""
-    httpx = pytest.importorskip("httpx", reason="the extra demo is not installed")
-    Image.new("L", (50, 50), 255).save(folder / "private.png")
-    with (folder / "private.png").open("rb") as file:
-        answer = httpx.post(f"{address}/gradio_api/upload", files={"files": ("private.png", file)}, timeout=60)
-    answer.raise_for_status()
-    (path,) = answer.json()
-    return str(path)
+def uploading(port: int) -> socket.socket:
+    """Begins to upload a picture, and sends a part of it alone."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    head = f"POST /api/search?tower=image&name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 100000\r\n\r\n"
+    connection.sendall(head.encode() + b"private" * 1000)
+    return connection
 
 
 def waited(ready: Callable[[], bool]) -> None:
@@ -48,7 +44,7 @@ def answers(port: int) -> bool:
 
 
 def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    pytest.importorskip("starlette", reason="the extra demo is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -57,16 +53,14 @@ def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path
     temporary.mkdir()
     command = [sys.executable, "-m", "demos.search_page", str(searcher.index.folder), "--port", str(port)]
     environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
-    environment.pop("GRADIO_TEMP_DIR", None)
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         waited(lambda: server.poll() is not None or answers(port))
-        path = uploaded(f"http://127.0.0.1:{port}", tmp_path)
-        assert path.startswith(f"{temporary}/{PREFIX}") and Path(path).is_file()
-        assert not (temporary / "gradio").exists()
-        server.terminate()
-        server.terminate()
-        server.wait(120)
+        with uploading(port):
+            waited(lambda: bool(list(temporary.glob(f"{PREFIX}*/*.png"))))
+            server.terminate()
+            server.terminate()
+            server.wait(120)
         assert list(temporary.rglob("*")) == []
     finally:
         server.kill()
@@ -75,7 +69,7 @@ def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path
 
 def _upload_until_the_end() -> None:
     with ending_with_the_terminal(), upload_folder() as folder:
-        assert os.environ["GRADIO_TEMP_DIR"] == tempfile.gettempdir() == str(folder)
+        assert tempfile.gettempdir() == str(folder)
         (folder / "private.png").write_bytes(b"x")
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(60)
@@ -84,13 +78,12 @@ def _upload_until_the_end() -> None:
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
 def test_the_folder_goes_when_the_terminal_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "before")
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         with pytest.raises(Stopped):
             _upload_until_the_end()
         assert list(tmp_path.iterdir()) == []
-        assert os.environ["GRADIO_TEMP_DIR"] == "before" and tempfile.tempdir == str(tmp_path)
+        assert tempfile.tempdir == str(tmp_path)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
