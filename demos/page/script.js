@@ -26,8 +26,8 @@ async function start() {
   }
   document.title = facts.title;
   byId("title").textContent = facts.title;
-  const rows = Object.entries(facts.rows).map(([tower, count]) => `${count.toLocaleString("en")} ${tower}`);
-  byId("about").textContent = rows.length ? `The index holds ${rows.join(", ")}.` : "The index is empty.";
+  const rows = Object.entries(facts.rows).map(([tower, count]) => `${tower} ${count.toLocaleString("en")}`);
+  byId("about").textContent = rows.length ? `In the index: ${rows.join(", ")}` : "The index is empty.";
   buildWays();
   buildOptions();
   buildExamples();
@@ -235,7 +235,7 @@ const summary = () => Object.entries(options()).map(([name, value]) => ` · ${na
 // Examples
 
 function buildExamples() {
-  const words = ways.find((one) => one.fill), chips = byId("chips");
+  const words = ways.find((one) => one.fill);
   for (const text of words ? facts.examples : []) {
     const chip = element("button", {type: "button", class: "chip"}, text);
     chip.addEventListener("click", () => {
@@ -243,16 +243,20 @@ function buildExamples() {
       words.fill(text);
       submit();
     });
-    chips.append(chip);
+    byId("texts").append(chip);
   }
   for (const picture of facts.pictures) {
     const face = picture.symbol ? element("span", {class: "symbol"}, picture.symbol) : element("img", {src: picture.url, alt: ""});
-    const chip = element("button", {type: "button", class: "chip picture", title: `Similar to ${picture.title}`, "aria-label": `Similar to ${picture.title}`}, face);
+    const name = `Similar to ${picture.title}`;
+    const chip = element("button", {type: "button", class: "chip picture", title: name, "aria-label": name}, face);
     chip.addEventListener("click", () => similar(picture));
-    chips.append(chip);
+    byId("pictures").append(chip);
   }
-  byId("examples").hidden = !chips.children.length;
+  for (const list of document.querySelectorAll(".chips")) list.parentElement.hidden = !list.children.length;
+  showExamples();
 }
+
+const showExamples = () => { byId("examples").hidden = !document.querySelector(".chip"); };
 
 // Questions and answers
 
@@ -277,7 +281,7 @@ function ask(question) {
   const face = question.symbol ? element("span", {class: "symbol"}, question.symbol)
     : question.url && question.kind === "image" ? element("img", {src: question.url, alt: ""}) : "";
   heading.replaceChildren(face, element("span", {}, `${question.like ? "Similar to" : "Answers to"} ${question.label}${summary()}`));
-  byId("results").hidden = false;
+  heading.hidden = false;
   byId("examples").hidden = true;
   load(0);
 }
@@ -314,6 +318,7 @@ function show(reply) {
   const list = byId("answers");
   const cards = reply.answers.map((answer) => new Card(answer, {similar, say}).node);
   list.append(...cards);
+  byId("results").hidden = !list.children.length;
   shown = reply.offset + reply.answers.length;
   const kinds = new Set(reply.answers.map((answer) => answer.symbol ? "symbols" : answer.media?.kind ?? "plain"));
   list.classList.toggle("films", kinds.has("video"));
@@ -325,8 +330,9 @@ function show(reply) {
     say("Nothing was found. Change the question or the filter.");
     return;
   }
-  const names = reply.answers.slice(0, 3).map((answer) => answer.title).join(", ");
-  say(reply.offset ? `${plural(shown, "answer")} now.` : `${plural(shown, "answer")}${reply.more ? ", and more" : ""}. First: ${names}.`);
+  // The names of the first ones are for those who hear the page.
+  const names = reply.offset ? "" : ` First: ${reply.answers.slice(0, 3).map((answer) => answer.title).join(", ")}.`;
+  say(`${plural(shown, "answer")}${reply.more ? ", and more" : ""}.`, names);
   if (reply.offset) cards[0].querySelector("button, video, audio")?.focus();
 }
 
@@ -338,15 +344,16 @@ function clear() {
   byId("results").removeAttribute("aria-busy");
   byId("answers").replaceChildren();
   byId("question").replaceChildren();
+  byId("question").hidden = true;
   byId("more").hidden = true;
   byId("error").hidden = true;
   byId("notice").hidden = true;
-  byId("examples").hidden = !byId("chips").children.length;
+  showExamples();
   say("");
 }
 
-function say(text) {
-  byId("status").textContent = text;
+function say(text, aloud = "") {
+  byId("status").replaceChildren(text, element("span", {class: "hidden-label"}, aloud));
 }
 
 function fail(text) {
