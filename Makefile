@@ -23,7 +23,7 @@ quickstart: $(READY) ## train on handwritten digits, print the result and draw i
 	$(BIN)/hrt-mm diagnose $(RUN)
 
 demo: $(READY) ## train a model of symbols and their names in under 10 minutes, then search them on a page
-	$(BIN)/python -c 'import gradio' 2>/dev/null || $(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[demo]'
+	$(BIN)/python -c 'import emoji, starlette, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -e '.[demo]'
 	$(BIN)/python -m demos.glyphs
 
 test: $(READY) ## run the tests; TESTS="-k word" chooses some, HRT_MM_DATA=... adds those on real data

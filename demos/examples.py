@@ -104,9 +104,7 @@ class Sampled:
                 symbol = info.pop(SYMBOL, "")
                 title = next(iter(info.values()), hit.row.id)
                 url = media.link(hit.media)
-                chosen.append(
-                    {"id": hit.row.id, "tower": hit.row.tower, "title": title, "symbol": symbol, "url": url}
-                )
+                chosen.append({"id": hit.row.id, "tower": hit.row.tower, "title": title, "symbol": symbol, "url": url})
             if len(chosen) == OFFERED:
                 break
         return chosen

@@ -24,6 +24,7 @@ from hrt_mm.data.capabilities import Lasting, Textual
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.query import MAX_TEXT, MODALITIES, Query
 from hrt_mm.retrieval.search import Searcher
+from hrt_mm.retrieval.where import Where
 from hrt_modalities.joint.fonts import FONTS, font_path
 
 from .answers import answers, found, vector_of
@@ -110,23 +111,37 @@ def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, An
     if question.like:
         return _similar(searcher, media, question, count, offset)
     source = _checked(searcher, question)
+    where = _filter(searcher, question)
     try:
         results = searcher.search(
             Query.of(question.tower, source),
-            count + 1,
+            offset + count + 1 if where is None else len(searcher.index),
             find=question.find,
             level=question.level,
             inside=INSIDE if searcher.index.levels else 0,
-            offset=offset,
         )
     except UserError as error:
         raise UserError(_with_name(str(error), question)) from error
+    hits = [hit for hit in results if where is None or where.matches(hit.row)][offset:]
     return {
-        "answers": answers(results[:count], searcher.index, media, offset + 1),
+        "answers": answers(hits[:count], searcher.index, media, offset + 1),
         "offset": offset,
-        "more": len(results) > count and offset + count < MOST,
+        "more": len(hits) > count and offset + count < MOST,
         "find": results.tower,
     }
+
+
+def _filter(searcher: Searcher, question: Question) -> Where | None:
+    """The filter of a question.
+
+    Raises:
+        UserError: it cannot be parsed, or names a column that no sampled row has.
+    """
+    if not question.where.strip():
+        return None
+    where = Where.parse(question.where)
+    where.check(Sampled.of(searcher).columns())
+    return where
 
 
 def _similar(searcher: Searcher, media: Media, question: Question, count: int, offset: int) -> dict[str, Any]:
@@ -136,8 +151,14 @@ def _similar(searcher: Searcher, media: Media, question: Question, count: int, o
         raise UserError(f"The index has no {question.tower} {question.like!r:.80} to find similar ones to.")
     vector_D = vector_of(index, row.row)
     tower = question.find or question.tower
-    hits = index.search(vector_D, offset + count + 2, tower=tower, level=question.level, inside=0)
-    others = [hit for hit in hits if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id)][offset:]
+    where = _filter(searcher, question)
+    k = offset + count + 2 if where is None else len(index)
+    hits = index.search(vector_D, k, tower=tower, level=question.level)
+    others = [
+        hit
+        for hit in hits
+        if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id) and (where is None or where.matches(hit.row))
+    ][offset:]
     return {
         "answers": answers(others[:count], index, media, offset + 1),
         "offset": offset,
@@ -398,9 +419,7 @@ def _integer(text: str) -> int:
 
 
 @contextmanager
-def serving(
-    searcher: Searcher, title: str, *, port: int | None = None, examples: Sequence[str] = ()
-) -> Iterator[str]:
+def serving(searcher: Searcher, title: str, *, port: int | None = None, examples: Sequence[str] = ()) -> Iterator[str]:
     """Serves the page on this machine alone, inside the ``with``.
 
     Uploads stay in a folder of their own, which goes with the page.

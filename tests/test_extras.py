@@ -53,7 +53,7 @@ index = load_faiss("graph").IndexHNSWFlat(4, 8)
 
 
 def test_demo(light: Light, tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="the extra `demo` is not installed")
+    pytest.importorskip("starlette", reason="the extra `demo` is not installed")
     overrides = ["train.steps=2", "train.eval_every=null", "train.save_every=null", "train.test=false"]
     light.run(COMMANDS, [["train", "retrieval/glyphs", "run.dir=run", *overrides]], ["demo"], tmp_path)
 

@@ -220,7 +220,9 @@ def test_examples_find_the_row_that_they_are_of(searcher: Searcher, monkeypatch:
 
 
 def test_values_of_a_column_are_listed_where_they_are_few() -> None:
-    rows = [Row(str(number), "image", info={"year": str(2000 + number % 3), "name": str(number)}) for number in range(60)]
+    rows = [
+        Row(str(number), "image", info={"year": str(2000 + number % 3), "name": str(number)}) for number in range(60)
+    ]
     columns = Sampled(tuple(Hit(0.0, row) for row in rows)).columns()
     assert columns == {"year": ["2000", "2001", "2002"], "name": []}
 

@@ -140,7 +140,10 @@ def test_similar_answers_and_more_of_them(page: Any) -> None:
     titles = page.locator("#answers h3").all_inner_texts()
     assert len(set(titles)) == 48
     # The keyboard goes on at the first of the new answers.
-    assert page.evaluate("[...document.querySelectorAll('#answers > li')].indexOf(document.activeElement.closest('li'))") == 24
+    assert (
+        page.evaluate("[...document.querySelectorAll('#answers > li')].indexOf(document.activeElement.closest('li'))")
+        == 24
+    )
 
 
 def test_examples_of_the_index_are_asked_by_a_click(page: Any) -> None:

@@ -25,7 +25,9 @@ from hrt_mm.retrieval.search import Searcher
 def uploading(port: int) -> socket.socket:
     """Begins to upload a picture, and sends a part of it alone."""
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /api/search?tower=image&name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 100000\r\n\r\n"
+    head = (
+        f"POST /api/search?tower=image&name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 100000\r\n\r\n"
+    )
     connection.sendall(head.encode() + b"private" * 1000)
     return connection
 
