@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from demos import answers, search_page
+from demos.media import Media
+from demos.search_page import Question
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.spans import Spans
@@ -137,11 +139,17 @@ def test_pieces_are_kept_to_be_played(embedder: Embedder, tmp_path: Path) -> Non
     index.add(collection)
     assert index.levels == {"scenes", "clips"}
     searcher = Searcher(index, embedder)
-    assert search_page.levels_of(searcher) == ["scenes", "clips"]
-    shown = search_page.answer(searcher, "text", "bin blue", "video", 5, "scenes")
-    assert shown.count("<video controls") == 2 and "scenes 0-0.32" in shown and "clips 0.16-0.32" in shown
-    assert search_page.answer(searcher, "text", "bin blue", "video", 5).count("<video controls") == 3
-    assert "were not compared with" in search_page.answer(searcher, "text", "bin", "video", 5, "tubes")
+    store = Media()
+    assert search_page.about(searcher, store, "Films", ["bin"])["levels"] == ["scenes", "clips"]
+    reply = search_page.answer(searcher, store, Question("text", "bin blue", find="video", level="scenes"))
+    # Both scenes are marked on the time line of their film, with the clips within them.
+    assert len(reply["answers"]) == 2 and all(shown["media"]["whole"] for shown in reply["answers"])
+    assert len({shown["media"]["url"] for shown in reply["answers"]}) == 1
+    moments = sorted(reply["answers"], key=lambda shown: shown["moments"][0]["start"])[0]["moments"]
+    assert (moments[0]["level"], moments[0]["start"], moments[0]["end"]) == ("scenes", 0, 0.32)
+    assert {(moment["level"], moment["start"]) for moment in moments[1:]} == {("clips", 0), ("clips", 0.16)}
+    with pytest.raises(UserError, match="were not compared with"):
+        search_page.answer(searcher, store, Question("text", "bin", find="video", level="tubes"))
 
 
 def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Path) -> None:
@@ -238,7 +246,9 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     tokenizer = model.tokenizer("image")
     assert isinstance(tokenizer, BoxLocating)
     assert tokenizer.box(picture, changed.flatten().tolist()) == (3, 20, 23, 40)
-    assert "<rect" in answers.card(1, result) and 'viewBox="0 0 66 40"' in answers.card(1, result)
+    (shown,) = answers.answers([result], index, Media())
+    assert (shown["media"]["width"], shown["media"]["height"]) == (66, 40)
+    assert set(shown["media"]["boxes"]) == {area.row.box for area in result.inside}
 
 
 def test_texts_say_what_a_passage_is() -> None:
