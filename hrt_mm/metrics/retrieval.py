@@ -17,6 +17,10 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 CUTS = (1, 5, 10)
+DEPTH = 10
+"""Answers that nDCG and the share of the wrong modality count."""
+CONSTANT = ("chance_R@1", "queries", "answers")
+"""Figures of the data alone, which training does not change."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +30,24 @@ class Ranking:
     Args:
         rank_Q: (Q,) int64 rank of the best correct answer, from 1; only wrong answers come before it.
         precision_Q: (Q,) float64 average precision.
+        ndcg_Q: (Q,) float64 nDCG@10 with binary relevance (Järvelin and Kekäläinen, 2002).
         positives_Q: (Q,) int64 number of correct answers, 1 or more.
         answers: number of answers.
     """
 
     rank_Q: Tensor
     precision_Q: Tensor
+    ndcg_Q: Tensor
     positives_Q: Tensor
     answers: int
 
     def metrics(self) -> dict[str, float]:
-        """R@1, R@5 and R@10, median and mean rank, mAP, R@1 at chance level, and the numbers of queries and answers."""
+        """R@1, R@5, R@10, MRR, nDCG@10, mAP, median and mean rank, chance of R@1, number of queries and answers."""
         rank_Q = self.rank_Q.double()
         recalls = {f"R@{cut}": float((self.rank_Q <= cut).double().mean()) for cut in CUTS}
         return recalls | {
+            "MRR": float((1 / rank_Q).mean()),
+            f"nDCG@{DEPTH}": float(self.ndcg_Q.mean()),
             "median_rank": float(rank_Q.quantile(0.5)),
             "mean_rank": float(rank_Q.mean()),
             "mAP": float(self.precision_Q.mean()),
@@ -81,8 +89,8 @@ def rank(
             )
             usable_QN = finite_Q[rows][has_answer_Q][:, None] & finite_N
             chunks.append(_ranked(scores_QN.masked_fill(~usable_QN, torch.nan), correct_QN[has_answer_Q]))
-    rank_Q, precision_Q, positives_Q = (torch.cat(column) for column in zip(*chunks, strict=True))
-    return Ranking(rank_Q, precision_Q, positives_Q, len(answers_ND))
+    rank_Q, precision_Q, ndcg_Q, positives_Q = (torch.cat(column) for column in zip(*chunks, strict=True))
+    return Ranking(rank_Q, precision_Q, ndcg_Q, positives_Q, len(answers_ND))
 
 
 def rank_scores(scores_QN: Tensor, correct_QN: Tensor) -> Ranking:
@@ -96,12 +104,40 @@ def rank_scores(scores_QN: Tensor, correct_QN: Tensor) -> Ranking:
     return Ranking(*_ranked(scores_QN[has_answer_Q], correct_QN[has_answer_Q]), scores_QN.shape[1])
 
 
-def _ranked(scores_QN: Tensor, correct_QN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank of the best correct answer, average precision, and number of correct answers of each query."""
-    ranks, precisions = [], []
+def wrong_modality(
+    queries_QD: Tensor, query_groups_Q: Tensor, answers_ND: Tensor, own_MD: Tensor, own_groups_M: Tensor
+) -> float:
+    """Share of the ten nearest vectors that are of the query's own modality, where all modalities are searched at once.
+
+    Own vectors of the query's group are left out: they are the query, or what shares its label. Ties, and vectors that
+    are not finite, count as of the wrong modality.
+
+    Args:
+        queries_QD: (Q, D) vectors, at least one.
+        query_groups_Q: (Q,) int64.
+        answers_ND: (N, D) vectors of the other modalities, at least one.
+        own_MD: (M, D) vectors of the query's modality.
+        own_groups_M: (M,) int64.
+    """
+    shares = []
+    for query_D, group in zip(queries_QD, query_groups_Q, strict=True):
+        # Not a matrix product, which may round equal rows differently and so break ties.
+        answers_N = (answers_ND * query_D).sum(1)
+        own_M = (own_MD * query_D).sum(1)[own_groups_M != group]
+        answers_N = answers_N.masked_fill(~answers_N.isfinite(), -torch.inf)
+        own_M = own_M.masked_fill(~own_M.isfinite(), torch.inf)
+        nearest = torch.cat([own_M, answers_N]).sort(descending=True, stable=True).indices[:DEPTH]
+        shares.append((nearest < len(own_M)).double().mean())
+    return float(torch.stack(shares).mean())
+
+
+def _ranked(scores_QN: Tensor, correct_QN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank of the best correct answer, average precision, nDCG@10, and number of correct answers of each query."""
+    ranks, precisions, gains = [], [], []
     if not len(scores_QN):
         empty = torch.zeros(0, dtype=torch.int64)
-        return empty, empty.double(), empty
+        return empty, empty.double(), empty.double(), empty
+    discount_K = 1 / torch.arange(2, DEPTH + 2, dtype=torch.float64).log2()
     invalid_QN = scores_QN.isnan() | (scores_QN == torch.inf)
     scores_QN = torch.where(invalid_QN, torch.where(correct_QN, -torch.inf, torch.inf).to(scores_QN.dtype), scores_QN)
     for scores_N, correct_N in zip(scores_QN, correct_QN, strict=True):
@@ -110,9 +146,11 @@ def _ranked(scores_QN: Tensor, correct_QN: Tensor) -> tuple[Tensor, Tensor, Tens
         # Number of wrong answers that score at least as high as each correct one.
         ahead_P = len(wrong) - torch.searchsorted(wrong, correct_P, right=False)
         retrieved_P = torch.arange(1, len(correct_P) + 1, device=ahead_P.device)
+        rank_P = (retrieved_P + ahead_P).cpu()
         ranks.append(ahead_P[0] + 1)
         precisions.append((retrieved_P.double() / (retrieved_P + ahead_P)).mean())
-    return torch.stack(ranks).cpu(), torch.stack(precisions).cpu(), correct_QN.sum(1).cpu()
+        gains.append(discount_K[rank_P[rank_P <= DEPTH] - 1].sum() / discount_K[: len(rank_P)].sum())
+    return torch.stack(ranks).cpu(), torch.stack(precisions).cpu(), torch.stack(gains), correct_QN.sum(1).cpu()
 
 
 def distinct(vectors_ND: Tensor, groups_N: Tensor, contents_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,8 +164,13 @@ def distinct(vectors_ND: Tensor, groups_N: Tensor, contents_N: Tensor) -> tuple[
     Returns:
         Vectors and groups of the first occurrence of each, in order.
     """
+    first = distinct_indices(groups_N, contents_N)
+    return vectors_ND[first], groups_N[first]
+
+
+def distinct_indices(groups_N: Tensor, contents_N: Tensor) -> Tensor:
+    """Indices of the first occurrence of each pair of group and content, ascending."""
     first_index: dict[tuple[int, int], int] = {}
     for index, key in enumerate(zip(groups_N.tolist(), contents_N.tolist(), strict=True)):
         first_index.setdefault(key, index)
-    first = torch.tensor(list(first_index.values()), dtype=torch.int64)
-    return vectors_ND[first], groups_N[first]
+    return torch.tensor(list(first_index.values()), dtype=torch.int64)

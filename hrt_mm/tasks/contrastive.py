@@ -23,7 +23,7 @@ from ..core.levels import HierarchyConfig
 from ..core.per_step import training_step
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
-from ..metrics.retrieval import distinct, rank
+from ..metrics.retrieval import DEPTH, distinct, rank, wrong_modality
 from .base import TaskOutput
 from .batch import Batch, TowerTokens
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
@@ -277,13 +277,13 @@ class Contrastive(JointTask):
         return rows
 
     def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        """Retrieval over the whole split: each direction of each pair, and the mean R@1 of all; and that of pieces."""
+        """Retrieval over the whole split: each direction of each pair, over all towers, of pieces, and mean R@1."""
         towers = {
             tower: distinct(*(rows[_row("", tower, what)] for what in ("vectors", "groups", "contents")))
             for tower in self.towers
             if _row("", tower, "vectors") in rows
         }
-        metrics = _both_ways(self.pairs, towers)
+        metrics = _both_ways(self.pairs, towers) | _over_all(self.pairs, towers)
         firsts = [value for name, value in metrics.items() if name.endswith("/R@1")]
         for view in self.views:
             if view.pieces:
@@ -308,4 +308,17 @@ def _both_ways(pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[Tenso
             ranking = rank(*sides[one], *sides[other])
             if len(ranking.rank_Q):
                 metrics |= {f"{one}_to_{other}/{name}": value for name, value in ranking.metrics().items()}
+    return metrics
+
+
+def _over_all(pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """The share of answers of a query's own modality, of a search over its tower and all that it is compared with."""
+    metrics: dict[str, float] = {}
+    for tower, (vectors_QD, groups_Q) in sides.items():
+        others = [name for pair in pairs if tower in pair for name in pair if name != tower and name in sides]
+        if others and len(vectors_QD):
+            answers_ND = torch.cat([sides[name][0] for name in others])
+            metrics[f"{tower}_to_all/wrong_modality@{DEPTH}"] = wrong_modality(
+                vectors_QD, groups_Q, answers_ND, vectors_QD, groups_Q
+            )
     return metrics

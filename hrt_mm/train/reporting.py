@@ -33,6 +33,7 @@ class Reporter:
         self, folder: Path, options: TrainConfig, monitor: str, state: TrainState, *, log_lines: int, is_main: bool
     ) -> None:
         self.steps = options.steps
+        self.monitor = monitor
         self.state = state
         self.is_main = is_main
         self.throughput = Throughput()
@@ -91,7 +92,9 @@ class Reporter:
         """Reports the metrics of an evaluation on ``val``."""
         if self.is_main:
             self._write({"step": self.state.step, "epoch": self.state.position.epoch, **metrics})
-        self.say(f"step {self.state.step}/{self.steps}  {metrics_line(metrics)}{'  (best)' if best else ''}")
+        self.say(
+            f"step {self.state.step}/{self.steps}  {metrics_line(metrics, self.monitor)}{'  (best)' if best else ''}"
+        )
 
     def _write(self, values: Mapping[str, Any]) -> None:
         assert self.metrics_log is not None
@@ -101,6 +104,34 @@ class Reporter:
             self.board.write(self.state.step, scalars)
 
 
-def metrics_line(metrics: Mapping[str, float]) -> str:
-    """Metrics on one line: ``val/loss 0.5123  val/accuracy 0.875``."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+SHOWN = 8
+"""Maximum number of metrics on a line of the terminal."""
+HIDDEN = 4
+"""Rank of metrics that are not shown there."""
+
+
+def metrics_line(metrics: Mapping[str, float], monitor: str) -> str:
+    """The main metrics on one line: ``val/loss 0.5123  val/accuracy 0.875``.
+
+    The loss and the monitored metric come first, then those of the whole split, then the monitored metric of its parts,
+    such as R@1 of each direction. Parts of the loss and other details are in ``metrics.jsonl``.
+
+    Args:
+        metrics: of one split, by names like ``val/accuracy``.
+        monitor: the metric that decides which weights are best, without the split.
+    """
+    ranks = {name: _rank_on_line(name.partition("/")[2], monitor) for name in metrics}
+    names = sorted((name for name, rank in ranks.items() if rank < HIDDEN), key=ranks.__getitem__)[:SHOWN]
+    rest = len(metrics) - len(names)
+    line = "  ".join(f"{name} {metrics[name]:.4g}" for name in names)
+    return f"{line}  (and {rest} more)" if rest else line
+
+
+def _rank_on_line(name: str, monitor: str) -> int:
+    if name == "loss":
+        return 0
+    if name == monitor:
+        return 1
+    if "/" not in name:
+        return 2
+    return 3 if name.endswith(f"/{monitor}") and name.count("/") == 1 else HIDDEN

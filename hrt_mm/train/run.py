@@ -321,4 +321,5 @@ class Run:
         }
         path = self.folder / "summary.json"
         write_summary(path, summary)
-        self.reporter.say(f"done: {metrics_line(metrics)}  (step {checkpoint.step} of {self.state.step}, {path})")
+        line = metrics_line(metrics, self.task.monitor)
+        self.reporter.say(f"done: {line}  (step {checkpoint.step} of {self.state.step}, {path})")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, ndcg_score
 from torch.nn.functional import normalize
 
-from hrt_mm.metrics.retrieval import distinct, rank, rank_scores
+from hrt_mm.metrics.retrieval import distinct, rank, rank_scores, wrong_modality
 
 
 def test_ranks_and_precisions_by_hand() -> None:
@@ -25,6 +25,51 @@ def test_mean_average_precision_is_that_of_scikit_learn() -> None:
         average_precision_score(theirs == group, answers @ query) for query, group in zip(queries, ours, strict=True)
     ]
     assert result.precision_Q.tolist() == pytest.approx(expected)
+
+
+def test_ndcg_is_that_of_scikit_learn() -> None:
+    torch.manual_seed(0)
+    scores, correct = torch.randn(30, 40), torch.rand(30, 40) < torch.rand(30, 1) * 0.6
+    correct[:, 0] = True
+    ranking = rank_scores(scores, correct)
+    assert int(ranking.positives_Q.max()) > 10 > int(ranking.positives_Q.min())
+    expected = [
+        ndcg_score(own[None], row[None], k=10) for own, row in zip(correct.numpy(), scores.numpy(), strict=True)
+    ]
+    assert ranking.ndcg_Q.tolist() == pytest.approx(expected)
+    assert ranking.metrics()["nDCG@10"] == pytest.approx(sum(expected) / 30)
+
+
+def test_mrr_by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.9, 0.5, 0.1]])
+    ranking = rank_scores(scores, torch.tensor([[True, True, False], [False, True, True], [False, False, True]]))
+    assert ranking.metrics()["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_wrong_answers_with_the_score_of_a_right_one_lower_ndcg_and_mrr() -> None:
+    scores, correct = torch.zeros(1, 5), torch.tensor([[False, True, False, True, False]])
+    metrics = rank_scores(scores, correct).metrics()
+    worst = torch.tensor([[3.0, 2.0, 3.0, 1.0, 3.0]])
+    assert metrics == rank_scores(worst, correct).metrics()
+    assert metrics["MRR"] == 1 / 4
+
+
+def test_the_share_of_the_wrong_modality_is_counted_by_hand() -> None:
+    queries, own_groups = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    answers = torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.0, 2.0]])
+    own = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.1]])
+    # Of five vectors but its own, both queries have fewer than ten: all own ones of other groups are among them.
+    assert wrong_modality(queries, own_groups, answers, own, torch.tensor([0, 1, 2])) == pytest.approx(2 / 5)
+    # Ten answers ahead of all own vectors, then behind them.
+    ahead = torch.full((10, 2), 0.95)
+    assert wrong_modality(queries, own_groups, ahead, own, torch.tensor([0, 1, 2])) == pytest.approx(0.0)
+    assert wrong_modality(queries, own_groups, -ahead, own, torch.tensor([0, 1, 2])) == pytest.approx(0.2)
+
+
+def test_equal_and_broken_vectors_count_as_of_the_wrong_modality() -> None:
+    same, groups = torch.ones(20, 4), torch.arange(20)
+    assert wrong_modality(same, groups, same, same, groups) == 1
+    assert wrong_modality(same, groups, torch.full((20, 4), torch.nan), same, groups) == 1
 
 
 def test_a_tie_is_never_won() -> None:
@@ -58,8 +103,8 @@ def test_chunks_change_nothing(chunk: int) -> None:
 def test_queries_without_a_right_answer_are_left_out() -> None:
     result = rank(torch.eye(2), torch.tensor([0, 9]), torch.eye(2), torch.tensor([0, 1]))
     assert result.metrics() == {
-        "R@1": 1, "R@5": 1, "R@10": 1, "median_rank": 1, "mean_rank": 1, "mAP": 1, "chance_R@1": 0.5, "queries": 1,
-        "answers": 2,
+        "R@1": 1, "R@5": 1, "R@10": 1, "MRR": 1, "nDCG@10": 1, "median_rank": 1, "mean_rank": 1, "mAP": 1,
+        "chance_R@1": 0.5, "queries": 1, "answers": 2,
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from .overview import overview_section
 from .page import Page
 from .reconstruction import reconstruction_section
 from .recovery import recovery_section
+from .retrieval import retrieval_section
 from .style import style
 from .subject import Subject
 
@@ -28,7 +29,13 @@ __all__ = ["Report", "diagnose", "write_report"]
 
 Section = Callable[[Subject, Page], None]
 
-SECTIONS: tuple[Section, ...] = (overview_section, curves_section, confusion_section, reconstruction_section)
+SECTIONS: tuple[Section, ...] = (
+    overview_section,
+    curves_section,
+    confusion_section,
+    retrieval_section,
+    reconstruction_section,
+)
 """Sections of every run."""
 ENCODER_SECTIONS: tuple[Section, ...] = (
     groups_section,

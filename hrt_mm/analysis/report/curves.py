@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...data.storage import parse_json
+from ...metrics.retrieval import CONSTANT
 from .page import Page
 from .style import BLUE, COLORS, GREY, ORANGE, panels
 from .subject import Subject
@@ -48,7 +49,7 @@ def curves_section(subject: Subject, page: Page) -> None:
     best = subject.run.checkpoint.step
     drawn = metrics_of(curves)
     rest = len(drawn) - MAX_METRICS
-    shown = f"The first {MAX_METRICS} of {len(drawn)} metrics" if rest > 0 else "Every number that was logged"
+    shown = f"The first {MAX_METRICS} of {len(drawn)} metrics" if rest > 0 else "Every metric that training changes"
     caption = f"{shown}, by step. The dashed line is step {best}, whose weights this report shows."
     page.picture("curves", draw_curves(curves, best), caption)
     if rest > 0:
@@ -105,10 +106,13 @@ def draw_curves(curves: Curves, best: int) -> Figure:
 
 
 def metrics_of(curves: Curves) -> list[str]:
-    """Names of the metrics: the loss, those of the whole, then those of parts, such as one retrieval direction."""
+    """Names of the metrics: the loss, those of the whole, then those of parts, such as one retrieval direction.
+
+    Figures that depend on the data alone are left out.
+    """
     parts = [name.partition("/") for name in curves]
     metrics = dict.fromkeys(metric for split, _, metric in parts if split in _CURVE_OF_SPLIT)
-    distinct = [name for name in metrics if not _same_as_loss(curves, name)]
+    distinct = [name for name in metrics if not _same_as_loss(curves, name) and name.rpartition("/")[2] not in CONSTANT]
     return sorted(distinct, key=lambda name: (name != "loss", name.count("/")))
 
 

@@ -108,6 +108,15 @@ def test_metrics_of_the_whole_come_first_and_a_page_has_room_for_the_rest() -> N
     assert titles == ["loss", "R@1", *names[: MAX_METRICS - 2], "learning rate"]
 
 
+def test_figures_of_the_data_alone_are_not_drawn() -> None:
+    steps = np.array([1.0, 2.0])
+    figures = ("R@1", "MRR", "queries", "answers", "chance_R@1")
+    assert metrics_of({f"val/image_to_text/{name}": (steps, steps) for name in figures}) == [
+        "image_to_text/R@1",
+        "image_to_text/MRR",
+    ]
+
+
 def test_labels_are_written_beside_pictures_however_long_they_are() -> None:
     assert _label(Sample(0, ["bin", "blue"])) == "label bin blue"
     assert _label(Sample(0, 0)) == "label 0" and _label(Sample(0)) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,20 @@ def test_report_of_a_classifier_of_several_modalities(fused_run: Path) -> None:
 
 def test_report_of_a_run_that_compares_modalities(contrastive_run: Path) -> None:
     report = diagnose(contrastive_run)
-    assert pictures(report.folder) >= OF_TOWERS | {"curves"}
+    assert pictures(report.folder) >= OF_TOWERS | {"curves", "retrieval-image_to_text", "retrieval-text_to_image"}
     assert not pictures(report.folder) & {"confusion", "mistakes"}
     assert_drawn(report.folder)
+    with (report.folder / "retrieval.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    metrics = json.loads((contrastive_run / "summary.json").read_text())["metrics"]
+    for direction in ("image_to_text", "text_to_image"):
+        ranks = [int(row["rank"]) for row in rows if row["direction"] == direction]
+        assert len(ranks) == metrics[f"test/{direction}/queries"]
+        assert ranks == sorted(ranks, reverse=True)
+        assert sum(rank == 1 for rank in ranks) / len(ranks) == pytest.approx(metrics[f"test/{direction}/R@1"])
+        assert sum(1 / rank for rank in ranks) / len(ranks) == pytest.approx(metrics[f"test/{direction}/MRR"])
+    # A wrong answer is first exactly where the best right one is not.
+    assert all((row["first"] == row["right"]) == (row["rank"] == "1") for row in rows)
 
 
 def test_a_modality_that_the_split_lacks_is_said_to_be_missing(tmp_path: Path) -> None:
