@@ -40,6 +40,15 @@ def add(commands: Commands) -> None:
         "--inside", type=int, default=0, metavar="N", help="also print the best N pieces within each result"
     )
     parser.add_argument(
+        "--rerank", default="", metavar="LEVEL", help="order the best samples by MaxSim with their pieces of this level"
+    )
+    parser.add_argument("--candidates", type=int, default=100, metavar="N", help="samples to rerank (100)")
+    parser.add_argument(
+        "--by-pieces",
+        action="store_true",
+        help="rerank the samples of the N nearest pieces of each token, instead of the N nearest samples",
+    )
+    parser.add_argument(
         "--run", dest="folder", type=Path, help="run folder of the model; by default, the one that the index names"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -59,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
         inside=args.inside,
         min_score=args.min_score,
         offset=args.offset,
+        rerank=args.rerank,
+        candidates=args.candidates,
+        by_pieces=args.by_pieces,
     )
     if args.json:
         print(json.dumps(results.plain(), indent=2, ensure_ascii=not is_unicode(sys.stdout)))

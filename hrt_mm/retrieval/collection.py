@@ -129,6 +129,16 @@ class Collection:
         """(N,) fingerprints of all ids, ascending, and (N,) their positions."""
         return self._sorted["keys"]
 
+    def fingerprints_by_position(self, which: str) -> np.ndarray:
+        """(N,) fingerprints of the ids of all rows (``keys``), or of their parents' ids (``parents``), in order.
+
+        Samples have no parent, and -1 in its place.
+        """
+        fingerprints, positions = self._sorted[which]
+        by_position = np.empty(len(self), np.int64)
+        by_position[positions] = fingerprints
+        return by_position
+
     def positions_of(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
         """Positions of rows by the fingerprint of their id (``keys``) or of their parent's id (``parents``)."""
         fingerprints, positions = self._sorted[which]

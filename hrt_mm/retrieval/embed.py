@@ -270,6 +270,38 @@ class Embedder:
         blocks = [{level: self._query(view, tower, pyramid) for level, view in views.items()} for pyramid in pyramids]
         return {level: np.concatenate([block[level] for block in blocks]) for level in views}
 
+    def query_tokens(self, tower: str, target: str, level: str, values: Sequence[Any]) -> list[np.ndarray]:
+        """(T, D) vectors of each query to compare with the pieces of a level by MaxSim.
+
+        These are the query's tokens where training compared tokens (``align: soft``), or else one vector.
+
+        Args:
+            tower: of the queries.
+            target: the tower to search.
+            level: of the pieces.
+            values: raw values of the queries.
+
+        Raises:
+            BadSample: a value is unusable.
+            UserError: training did not compare the level with the queries' tower.
+        """
+        views = {name: view for name, view in self.levels(target).items() if tower in self.task.views[view].levels}
+        if level not in views:
+            raise UserError(
+                f"pieces of level {level!r} of {target} were not compared with {tower} in training; "
+                f"{', '.join(views) or 'none'} were"
+            )
+        heads = self._heads(views[level])
+        tokens: list[np.ndarray] = []
+        for pyramid in self._pyramids(tower, values):
+            with torch.no_grad():
+                if heads.soft:
+                    own = pyramid[heads.levels[tower]]
+                    tokens += [x_TD.numpy() for x_TD in own.spans.split(heads.mapped(tower, own.x))]
+                else:
+                    tokens += [vector_1D.numpy() for vector_1D in heads.query(tower, pyramid).split(1)]
+        return tokens
+
     def read(self, tower: str, source: str | Path) -> Any:
         """Reads a text or a file as the run's data prepares it.
 

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
 from ..core.errors import UserError
 from .embed import Embedder
 from .index import Index
+from .late_interaction import MultiVectors, terms_of
 from .qdrant import QdrantIndex
 from .query import Query, ReadTerm, Source, read, vectors
 from .results import Results
+from .segment import Hit
+
+
+@dataclass(frozen=True)
+class LateInteraction:
+    """How candidates are compared with the tokens of a query; see :meth:`Searcher.search`."""
+
+    level: str = ""
+    candidates: int = 100
+    by_pieces: bool = False
+
+    def check(self, index: Index | QdrantIndex, level: str, inside: int) -> None:
+        """Refuses options that have no effect.
+
+        Raises:
+            UserError: names the option.
+        """
+        if not self.level:
+            if self.by_pieces:
+                raise UserError("by_pieces has no effect without rerank: name the level of the pieces")
+            return
+        if self.candidates < 1:
+            raise UserError(f"candidates is {self.candidates}; it is at least 1")
+        if level:
+            raise UserError(f"rerank={self.level!r} orders samples, not pieces of level {level!r}; drop one of both")
+        if self.by_pieces and inside:
+            raise UserError(f"inside={inside} has no effect with by_pieces; drop one of both")
+        if not isinstance(index, Index):
+            raise UserError("rerank needs an index in a folder; a Qdrant collection does not give its pieces by sample")
+
+    def count(self, k: int) -> int:
+        """Number of samples to search for by single vectors."""
+        return max(k, self.candidates) if self.level and not self.by_pieces else k
 
 
 @dataclass(frozen=True)
@@ -27,6 +61,9 @@ class Searcher:
 
     index: Index | QdrantIndex
     embedder: Embedder
+    _multi_vectors: dict[tuple[object, ...], MultiVectors] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, index: Index | QdrantIndex | str | Path, run: str | Path | None = None) -> Searcher:
@@ -61,6 +98,9 @@ class Searcher:
         inside: int = ...,
         min_score: float | None = ...,
         offset: int = ...,
+        rerank: str = ...,
+        candidates: int = ...,
+        by_pieces: bool = ...,
     ) -> list[Results]: ...
 
     @overload
@@ -74,6 +114,9 @@ class Searcher:
         inside: int = ...,
         min_score: float | None = ...,
         offset: int = ...,
+        rerank: str = ...,
+        candidates: int = ...,
+        by_pieces: bool = ...,
     ) -> Results: ...
 
     def search(
@@ -86,6 +129,9 @@ class Searcher:
         inside: int = 0,
         min_score: float | None = None,
         offset: int = 0,
+        rerank: str = "",
+        candidates: int = 100,
+        by_pieces: bool = False,
     ) -> Results | list[Results]:
         """The results of a query, best first, or of each query of a list.
 
@@ -98,16 +144,22 @@ class Searcher:
             inside: number of finer pieces to return within each result.
             min_score: leaves out results with a lower score.
             offset: number of best results to skip.
+            rerank: level whose pieces are compared with the query's tokens by MaxSim, to order the candidates; none if
+                empty.
+            candidates: number of best samples to rerank, at least ``offset + k``.
+            by_pieces: the candidates are the samples of the ``candidates`` nearest pieces of each token of the query.
 
         Raises:
             BadSample: the query cannot be read.
             UserError: no tower reads the query, the index has no such tower or no pieces, an option is out of range,
                 or pieces of the level cannot be compared with the query.
         """
+        late = LateInteraction(rerank, candidates, by_pieces)
+        late.check(self.index, level, inside)
         if isinstance(query, list):
             queries = [Query.guess(each) for each in query]
-            return self._searched(queries, k, find, level, inside, min_score, offset)
-        return self._searched([Query.guess(query)], k, find, level, inside, min_score, offset)[0]
+            return self._searched(queries, k, find, level, inside, min_score, offset, late)
+        return self._searched([Query.guess(query)], k, find, level, inside, min_score, offset, late)[0]
 
     def _searched(
         self,
@@ -118,6 +170,7 @@ class Searcher:
         inside: int,
         min_score: float | None,
         offset: int,
+        late: LateInteraction,
     ) -> list[Results]:
         if min(offset, inside) < 0 or k < 1:
             raise UserError(f"k={k}, offset={offset}, inside={inside}: k is at least 1, the others at least 0")
@@ -132,7 +185,7 @@ class Searcher:
         searched = [find or self._answering(terms) for terms in read_queries]
         results = []
         vectors_by_level = vectors(read_queries, self.embedder, searched)
-        for query, by_level, tower in zip(queries, vectors_by_level, searched, strict=True):
+        for query, terms, by_level, tower in zip(queries, read_queries, vectors_by_level, searched, strict=True):
             if level not in by_level and tower in self.embedder.towers:
                 comparable = ", ".join(name for name in by_level if name) or "none"
                 raise UserError(
@@ -141,10 +194,26 @@ class Searcher:
                 )
             finer = by_level if tower in self.embedder.towers else None
             query_D = by_level[level] if finer is not None else by_level[""]
-            hits = self.index.search(query_D, offset + k, tower=tower, level=level, inside=inside, finer=finer)
+            count = late.count(offset + k)
+            hits = self.index.search(query_D, count, tower=tower, level=level, inside=inside, finer=finer)
+            if late.level:
+                hits = self._late(terms, hits, tower, offset + k, late)
             hits = [hit for hit in hits[offset:] if min_score is None or hit.score >= min_score]
             results.append(Results(tuple(hits), query, tower, level, offset, towers.get(tower, 0)))
         return results
+
+    def _late(
+        self, terms: Sequence[ReadTerm], hits: Sequence[Hit], tower: str, k: int, late: LateInteraction
+    ) -> list[Hit]:
+        assert isinstance(self.index, Index)
+        entries = tuple((segment.entry.name, segment.entry.removed) for segment in self.index.segments)
+        key = (tower, late.level, *entries)
+        if key not in self._multi_vectors:
+            self._multi_vectors.clear()
+            self._multi_vectors[key] = MultiVectors.of(self.index, tower, late.level)
+        pieces = self._multi_vectors[key]
+        tokens = terms_of(terms, self.embedder, tower, late.level)
+        return pieces.search(tokens, k, late.candidates) if late.by_pieces else pieces.rerank(hits, tokens)[:k]
 
     def answering(self, tower: str) -> str:
         """The tower to search by default for queries of a tower: the first other one in the index, if any."""

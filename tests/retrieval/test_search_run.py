@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hrt_mm.cli.main import main
@@ -21,6 +22,7 @@ from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
+from hrt_mm.train.build import build_dataset
 from hrt_mm.train.loop import train
 
 SMALL = """\
@@ -297,3 +299,60 @@ def test_levels_that_nothing_was_compared_at_are_told(
     assert main(["embed", str(run), "--level", "bytes", "--out", str(tmp_path / "v")]) == 2
     assert "no pieces of level 'bytes' (image: glyph; text: words)" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
+
+
+@pytest.fixture(scope="module")
+def soft(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    """An index with pieces of a run that compared the tokens of two levels, hardly trained."""
+    folder = tmp_path_factory.mktemp("soft")
+    also = "[{levels: {image: parts, text: words}, align: soft}, {levels: {image: glyph, text: words}}]"
+    (folder / "soft.yaml").write_text(SMALL.replace("dim: 32}\ndata", f"dim: 32, also: {also}}}\ndata"))
+    overrides = [f"run.dir={folder / 'run'}", "train.steps=2", "optim.warmup_steps=1", "train.test=false"]
+    run = train(load_config(folder / "soft.yaml", overrides))
+    arguments = ["embed", str(run), "--split", "test", "--level", "parts", "--level", "glyph"]
+    assert main([*arguments, "--out", str(folder / "vectors")]) == 0
+    assert main(["index", "build", str(folder / "index"), str(folder / "vectors")]) == 0
+    return Searcher.of(folder / "index")
+
+
+def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
+    """All samples as candidates have the scores of the task, whichever way the candidates are found."""
+    config, task = soft.embedder.run.config, soft.embedder.task
+    dataset = build_dataset(config, "test")
+    batch = config.task.collator({}, soft.embedder.run.tokenizers, None)([dataset[i] for i in range(len(dataset))])
+    assert isinstance(soft.index, Index)
+    with torch.no_grad():
+        vectors = task.encode(batch)[0][1]
+    similarity = vectors["text"].similarity(vectors["image"], soft=True)
+    text = dataset[3].value["text"]
+    expected = dict(zip(batch.names, similarity[3].tolist(), strict=True))
+    everything = len(dataset)
+    for options in ({"candidates": everything}, {"candidates": 100 * everything, "by_pieces": True}):
+        hits = soft.search(text, everything, find="image", rerank="parts", **options)
+        assert len(hits) == everything
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+        for hit in hits:
+            assert hit.score == pytest.approx(expected[hit.row.id], abs=1e-5)
+    plain = soft.search(text, 5, find="image")
+    reranked = soft.search(text, 5, find="image", rerank="parts", candidates=5)
+    assert {hit.row.id for hit in plain} == {hit.row.id for hit in reranked}
+    # A level that was compared by its mean has one vector for the query.
+    best = soft.search(text, 1, find="image", rerank="glyph", candidates=everything)[0]
+    assert best.score == pytest.approx(soft.search(text, 1, find="image", level="glyph")[0].score, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by_pieces": True}, "by_pieces has no effect without rerank"),
+        ({"rerank": "parts", "candidates": 0}, "candidates is 0; it is at least 1"),
+        ({"rerank": "parts", "level": "parts"}, "rerank='parts' orders samples, not pieces of level 'parts'"),
+        ({"rerank": "parts", "by_pieces": True, "inside": 2}, "inside=2 has no effect with by_pieces"),
+        ({"rerank": "strokes"}, "the index has no pieces of level 'strokes' of image; it has those of glyph, parts"),
+    ],
+)
+def test_options_of_reranking_that_do_not_fit_are_refused(
+    soft: Searcher, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        soft.search("dots", find="image", **options)

@@ -52,7 +52,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Query:
+class RankedQuery:
     """What a query found.
 
     Args:
@@ -124,7 +124,7 @@ def embedded(subject: Subject, task: Contrastive) -> dict[str, Embedded]:
     return towers
 
 
-def queries_of(queries: Embedded, answers: Embedded) -> list[Query]:
+def queries_of(queries: Embedded, answers: Embedded) -> list[RankedQuery]:
     """The queries that have a right answer, worst first."""
     found = []
     for name, query_D, group in zip(queries.names, queries.vectors_ND, queries.groups_N, strict=True):
@@ -138,11 +138,11 @@ def queries_of(queries: Embedded, answers: Embedded) -> list[Query]:
         # A wrong answer comes before a right one with an equal score.
         order = sorted(range(len(scores_N)), key=lambda i: (-float(scores_N[i]), bool(right_N[i])))[:ANSWERS]
         shown = tuple((answers.names[i], float(scores_N[i]), bool(right_N[i])) for i in order)
-        found.append(Query(name, rank, (answers.names[best], float(scores_N[best])), shown))
+        found.append(RankedQuery(name, rank, (answers.names[best], float(scores_N[best])), shown))
     return sorted(found, key=lambda query: -query.rank)
 
 
-def select(queries: Sequence[Query]) -> list[Query]:
+def select(queries: Sequence[RankedQuery]) -> list[RankedQuery]:
     """The worst queries, and some with a right answer first."""
     wrong = [query for query in queries if query.rank > 1]
     right = [query for query in queries if query.rank == 1]
@@ -151,7 +151,7 @@ def select(queries: Sequence[Query]) -> list[Query]:
     return worst + right[: QUERIES - len(worst)]
 
 
-def write_table(page: Page, found: Mapping[tuple[str, str], Sequence[Query]]) -> None:
+def write_table(page: Page, found: Mapping[tuple[str, str], Sequence[RankedQuery]]) -> None:
     """Writes all queries to a CSV file, and lists the worst ones on the page."""
     rows = [
         (f"{one}_to_{other}", query.name, query.rank, *query.right, *query.answers[0][:2])
@@ -170,7 +170,7 @@ def write_table(page: Page, found: Mapping[tuple[str, str], Sequence[Query]]) ->
         page.table(COLUMNS, table)
 
 
-def _tokens(subject: Subject, chosen: Mapping[tuple[str, str], Sequence[Query]]) -> dict[tuple[str, str], Tokens]:
+def _tokens(subject: Subject, chosen: Mapping[tuple[str, str], Sequence[RankedQuery]]) -> dict[tuple[str, str], Tokens]:
     """The raw tokens of what is drawn, by tower and name of the sample."""
     needed = {(one, query.name) for (one, _), queries in chosen.items() for query in queries}
     needed |= {
@@ -190,7 +190,7 @@ def draw_queries(
     subject: Subject,
     tokens: Mapping[tuple[str, str], Tokens],
     direction: tuple[str, str],
-    queries: Sequence[Query],
+    queries: Sequence[RankedQuery],
 ) -> Figure:
     """A row for each query: the query, then its answers."""
     one, other = direction

@@ -1,0 +1,196 @@
+"""Late interaction: exact MaxSim between the tokens of a query and the pieces of samples in an index.
+
+The pieces of a level are rows of the index already, so a sample has as many vectors as the level has tokens. They are
+compared for the candidates of a search by single vectors (reranking), or for the samples of the nearest pieces, as in
+ColBERT (arXiv 2004.12832).
+
+Shapes: T tokens of a query, P pieces, S samples, C candidates, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from ..core.errors import UserError
+from .embed import Embedder
+from .index import Index
+from .query import ReadTerm
+from .segment import Hit, Segment
+
+CHUNK = 65_536
+"""Pieces that are compared at a time."""
+NOTHING = -1.0
+"""Score of a sample without pieces: the lowest cosine."""
+
+Terms: TypeAlias = "Sequence[tuple[np.ndarray, float]]"
+"""(T, D) tokens of each term of a query, with its weight."""
+
+
+def terms_of(terms: Sequence[ReadTerm], embedder: Embedder, target: str, level: str) -> Terms:
+    """The tokens of a query, to compare with pieces of a level.
+
+    Raises:
+        BadSample: a value is unusable.
+        UserError: training did not compare the level with the tower of a term.
+    """
+    return [(embedder.query_tokens(term.tower, target, level, [term.value])[0], term.weight) for term in terms]
+
+
+@dataclass(frozen=True, eq=False)
+class MultiVectors:
+    """The pieces of a level of an index, by sample.
+
+    Args:
+        index: that has them.
+        tower: of the samples.
+        level: of the pieces.
+        samples_S: int64 fingerprints of the samples that have pieces, ascending.
+        offsets_S1: (S + 1,) int64 first piece of each sample, then P.
+        segment_P: int64 index into ``segments`` of each piece, in the order of the samples.
+        position_P: int64 position in that segment.
+        segments: that have the pieces.
+    """
+
+    index: Index
+    tower: str
+    level: str
+    samples_S: np.ndarray
+    offsets_S1: np.ndarray
+    segment_P: np.ndarray
+    position_P: np.ndarray
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(cls, index: Index, tower: str, level: str) -> MultiVectors:
+        """Reads which sample each piece is of. Pieces of removed samples are left out.
+
+        Raises:
+            UserError: the index has no pieces of the level; names those that it has.
+        """
+        pieces = [segment for segment in index.segments if segment.entry.tower == tower and segment.entry.level]
+        segments = tuple(segment for segment in pieces if segment.entry.level == level)
+        if not segments:
+            levels = ", ".join(sorted({segment.entry.level for segment in pieces})) or "no level"
+            raise UserError(
+                f"the index has no pieces of level {level!r} of {tower}; it has those of {levels}: embed them with "
+                f"`hrt-mm embed --level {level}`"
+            )
+        keys_P, parents_P = (
+            np.concatenate([segment.collection.fingerprints_by_position(which) for segment in pieces])
+            for which in ("keys", "parents")
+        )
+        order = np.argsort(keys_P, kind="stable")
+        keys_P, parents_P = keys_P[order], parents_P[order]
+        owners, segment_numbers, positions = [], [], []
+        for number, segment in enumerate(segments):
+            alive = np.flatnonzero(segment.neighbours.alive_N)
+            owners.append(segment.collection.fingerprints_by_position("parents")[alive])
+            segment_numbers.append(np.full(len(alive), number))
+            positions.append(alive)
+        owner_P = np.concatenate(owners)
+        # Pieces of fine levels lie in pieces of coarser ones.
+        for _ in {segment.entry.level for segment in pieces}:
+            place_P = np.searchsorted(keys_P, owner_P).clip(max=len(keys_P) - 1)
+            owner_P = np.where(keys_P[place_P] == owner_P, parents_P[place_P], owner_P)
+        order = np.argsort(owner_P, kind="stable")
+        samples_S, first_S = np.unique(owner_P[order], return_index=True)
+        return cls(
+            index,
+            tower,
+            level,
+            samples_S,
+            np.append(first_S, len(owner_P)),
+            np.concatenate(segment_numbers)[order],
+            np.concatenate(positions)[order],
+            segments,
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples_S)
+
+    def scores(self, terms: Terms, samples_C: np.ndarray) -> np.ndarray:
+        """(C,) exact scores of some samples: over a query's tokens, the mean of the best product with a piece.
+
+        Args:
+            terms: of the query; their scores are added up by weight.
+            samples_C: fingerprints of the samples.
+        """
+        place_C = np.searchsorted(self.samples_S, samples_C)
+        place_C = np.minimum(place_C, len(self) - 1)
+        present = np.flatnonzero(self.samples_S[place_C] == samples_C) if len(self) else np.zeros(0, np.int64)
+        scores_C = np.full(len(samples_C), NOTHING * sum(abs(weight) for _, weight in terms))
+        for chosen in self._chunks(present, place_C):
+            first_C, last_C = self.offsets_S1[place_C[chosen]], self.offsets_S1[place_C[chosen] + 1]
+            rows_P = np.concatenate([np.arange(first, last) for first, last in zip(first_C, last_C, strict=True)])
+            starts_C = np.append(0, np.cumsum(last_C - first_C)[:-1])
+            vectors_PD = self._vectors(rows_P)
+            scores_C[chosen] = sum(
+                weight * np.maximum.reduceat(vectors_PD @ tokens_TD.T, starts_C, axis=0).mean(1)
+                for tokens_TD, weight in terms
+            )
+        return scores_C
+
+    def _chunks(self, present: np.ndarray, place_C: np.ndarray) -> Iterator[np.ndarray]:
+        """The indices in ``present``, so many at a time that they have at most about :data:`CHUNK` pieces."""
+        if not len(present):
+            return
+        counts = np.diff(self.offsets_S1)[place_C[present]]
+        yield from np.split(present, np.flatnonzero(np.diff(np.cumsum(counts) // CHUNK)) + 1)
+
+    def _vectors(self, rows_P: np.ndarray) -> np.ndarray:
+        vectors_PD = np.empty((len(rows_P), self.index.model.dim), np.float32)
+        segment_P, position_P = self.segment_P[rows_P], self.position_P[rows_P]
+        for number in np.unique(segment_P):
+            inside = segment_P == number
+            vectors_PD[inside] = self.segments[number].collection.vectors_ND[position_P[inside]]
+        return vectors_PD
+
+    def nearest(self, terms: Terms, per_token: int) -> np.ndarray:
+        """(C,) fingerprints of the samples of the nearest pieces of each token, ascending.
+
+        Args:
+            terms: of the query; those with a negative weight name no candidates.
+            per_token: number of pieces for each token.
+        """
+        tokens_TD = np.concatenate([tokens_TD for tokens_TD, weight in terms if weight > 0])
+        rows: list[np.ndarray] = []
+        for number, segment in enumerate(self.segments):
+            _, positions_TK = segment.neighbours.search(tokens_TD, per_token)
+            rows.append(self._samples_of(number, np.unique(positions_TK)))
+        return np.unique(np.concatenate(rows))
+
+    def _samples_of(self, segment: int, positions: np.ndarray) -> np.ndarray:
+        """Fingerprints of the samples that the pieces at some positions of a segment are of."""
+        inside = np.flatnonzero(self.segment_P == segment)
+        chosen = inside[np.isin(self.position_P[inside], positions)]
+        sample: np.ndarray = self.samples_S[np.searchsorted(self.offsets_S1, chosen, side="right") - 1]
+        return sample
+
+    def rerank(self, hits: Sequence[Hit], terms: Terms) -> list[Hit]:
+        """Hits by their exact scores, best first; hits with equal scores stay in their order."""
+        scores_C = self.scores(terms, np.array([hit.row.key for hit in hits], np.int64))
+        order = np.argsort(-scores_C, kind="stable")
+        return [replace(hits[place], score=float(scores_C[place])) for place in order]
+
+    def search(self, terms: Terms, k: int, per_token: int) -> list[Hit]:
+        """The best samples by exact score, among those of the nearest pieces of each token.
+
+        Args:
+            terms: of the query.
+            k: maximum number of results.
+            per_token: number of nearest pieces for each token.
+        """
+        samples_C = self.nearest(terms, per_token)
+        scores_C = self.scores(terms, samples_C)
+        best = np.argsort(-scores_C, kind="stable")[:k]
+        score_of = dict(zip(samples_C[best].tolist(), scores_C[best].tolist(), strict=True))
+        hits: list[Hit] = []
+        for segment in self.index.segments:
+            if segment.entry.tower == self.tower and not segment.entry.level:
+                for key, positions in segment.living("keys", score_of).items():
+                    hits += [segment.hit(position, score_of[key]) for position in positions]
+        return sorted(hits, key=lambda hit: -hit.score)
