@@ -327,7 +327,8 @@ def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
     text = dataset[3].value["text"]
     expected = dict(zip(batch.names, similarity[3].tolist(), strict=True))
     everything = len(dataset)
-    for options in ({"candidates": everything}, {"candidates": 100 * everything, "by_pieces": True}):
+    ways: list[dict[str, Any]] = [{"candidates": everything}, {"candidates": 100 * everything, "by_pieces": True}]
+    for options in ways:
         hits = soft.search(text, everything, find="image", rerank="parts", **options)
         assert len(hits) == everything
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
