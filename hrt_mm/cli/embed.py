@@ -51,6 +51,7 @@ def add(commands: Commands) -> None:
         metavar="SECONDS",
         help="encode longer videos in windows of this length, in constant memory (8)",
     )
+    parser.add_argument("--dim", type=int, help="cut vectors to this width, one of the run's task.matryoshka")
     parser.add_argument("--media", action="store_true", help="save images, sounds and videos to show in search results")
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ..retrieval.embed import Embedder
     from ..retrieval.listing import listed
 
-    embedder = Embedder.of(args.folder)
+    embedder = Embedder.of(args.folder, dim=args.dim)
     if args.files or args.manifest:
         if not args.tower or len(args.tower) != 1:
             raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")

@@ -51,19 +51,29 @@ class Embedder:
     model: Model
 
     @classmethod
-    def of(cls, folder: Path, which: str | int = "best", overrides: Sequence[str] = ()) -> Embedder:
+    def of(
+        cls, folder: Path, which: str | int = "best", overrides: Sequence[str] = (), *, dim: int | None = None
+    ) -> Embedder:
         """Loads a run.
 
+        Args:
+            folder: the run folder.
+            which: the checkpoint.
+            overrides: changes to the run's configuration.
+            dim: width of the vectors, one of ``task.matryoshka``; the whole width if absent.
+
         Raises:
-            ConfigError: its task does not train comparable vectors.
+            ConfigError: its task does not train comparable vectors, or did not train vectors of this width.
             CheckpointError: the checkpoint is missing or damaged.
         """
         run = load_task(Path(folder), which, overrides=overrides, inputs="files")
         if not isinstance(run.task, Contrastive):
             raise ConfigError(f"{folder} was trained on task {run.config.task.type}; embedding needs task contrastive")
+        if dim is not None:
+            run.task.narrow(dim)
         files = run.checkpoint.state["files"]
         weights = files.get("ema.safetensors") or files["model.safetensors"]
-        return cls(run, Model(weights["sha256"], run.task.dim, str(Path(folder).resolve())))
+        return cls(run, Model(weights["sha256"], run.task.width, str(Path(folder).resolve())))
 
     @property
     def task(self) -> Contrastive:
@@ -111,12 +121,13 @@ class Embedder:
         """The levels whose pieces can be embedded, coarse to fine, each with the index of the view that compares it.
 
         These are the levels that training compared with another tower. If several views compare a level, the first one
-        of annotated pieces takes precedence, then that of whole samples, then those of ``task.also`` in order.
+        of annotated pieces takes precedence, then that of whole samples, then those of ``task.also`` in order. Levels
+        of ``task.also`` have vectors of the whole width only.
         """
         names = self.config(tower).levels
         view_of: dict[int, int] = {}
         for index, view in sorted(enumerate(self.task.views), key=lambda indexed: not indexed[1].pieces):
-            if tower in view.levels:
+            if tower in view.levels and self.task.width_of(index) == self.model.dim:
                 view_of.setdefault(view.levels[tower], index)
         return {names[level].name: view_of[level] for level in sorted(view_of, reverse=True)}
 

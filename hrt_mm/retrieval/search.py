@@ -83,7 +83,7 @@ class Searcher:
             if run is not None:
                 raise UserError(f"{folder} is not a run folder: it has no config.yaml")
             raise UserError(f"the index names the run {folder}, which does not exist; give it with --run")
-        embedder = Embedder.of(folder)
+        embedder = Embedder.of(folder, dim=opened.model.dim)
         opened.model.check(embedder.model, f"the run {folder}")
         return cls(opened, embedder)
 

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,7 +27,7 @@ from ..metrics.retrieval import DEPTH, distinct, rank, wrong_modality
 from .base import TaskOutput
 from .batch import Batch, TowerTokens
 from .contrastive_losses import ContrastiveLoss, InfoNCEConfig, Loss
-from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads
+from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads, prefix
 from .encoding import check_reads
 from .joint import JointCollator, JointTask, JointTaskConfig
 from .pieces import Pieces
@@ -40,6 +40,10 @@ class ContrastiveConfig(JointTaskConfig):
     type: Literal["contrastive"]
     dim: PositiveInt = 128
     """Dimension of the joint embedding space."""
+    matryoshka: tuple[PositiveInt, ...] = ()
+    """Widths of prefixes of the vectors that are trained to be vectors themselves: the loss of whole samples is the sum
+    over these and ``dim`` (Matryoshka representations, arXiv 2205.13147). ``hrt-mm embed --dim`` then cuts vectors to
+    one of them."""
     level: dict[str, str] = {}
     """Level whose pooled vector represents the sample, by tower; the coarsest by default."""
     pairs: tuple[tuple[str, str], ...] | None = None
@@ -51,6 +55,14 @@ class ContrastiveConfig(JointTaskConfig):
     chunk: PositiveInt | None = None
     """Samples per chunk, for batches that do not fit into memory: activations are recomputed in the backward pass
     (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
+
+    @model_validator(mode="after")
+    def _widths(self) -> ContrastiveConfig:
+        if wrong := [width for width in self.matryoshka if width >= self.dim]:
+            raise ValueError(f"matryoshka has {wrong[0]}; its widths are below dim, which is {self.dim}")
+        if len(set(self.matryoshka)) < len(self.matryoshka):
+            raise ValueError(f"matryoshka has a width twice: {', '.join(map(str, self.matryoshka))}; drop one")
+        return self
 
     @property
     def labelled(self) -> bool:
@@ -141,8 +153,35 @@ class Contrastive(JointTask):
                 raise ConfigError(f"towers.{tower}: {error}") from error
         super().__init__(models, tokenizers, config.shared)
         self.pairs, self.views, self.chunk, self.dim = pairs, views, config.chunk, config.dim
+        self.widths = (*sorted(config.matryoshka), config.dim)
         self.heads = nn.ModuleList(ViewHeads(view, models, config.dim, config.shared) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
+
+    def width_of(self, view: int) -> int:
+        """Width of the vectors of a view."""
+        heads = self.heads[view]
+        assert isinstance(heads, ViewHeads)
+        return heads.width
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors of whole samples."""
+        return self.width_of(0)
+
+    def narrow(self, width: int) -> None:
+        """Cuts vectors of whole samples to a width that was trained.
+
+        Raises:
+            ConfigError: it was not; names those that were.
+        """
+        if width not in self.widths:
+            trained = ", ".join(map(str, self.widths))
+            raise ConfigError(
+                f"vectors of {width} numbers were not trained, those of {trained} were; see task.matryoshka"
+            )
+        heads = self.heads[0]
+        assert isinstance(heads, ViewHeads)
+        heads.width = width
 
     def vectors(self, tower: str, part: TowerTokens) -> Tensor:
         """(n, D) normalized embeddings of the samples of a tower."""
@@ -173,6 +212,9 @@ class Contrastive(JointTask):
                 sides = vectors[index][first], vectors[index][second]
                 loss, hits = self._compare(index, *sides, together=together)
                 parts[name] = view.weight * loss / len(pairs)
+                for width in self.widths[:-1] if index == 0 else ():
+                    narrow = [side.prefix(width) for side in sides]
+                    parts[f"{name}@{width}"] = self._compare(index, *narrow, together=together)[0] / len(pairs)
                 for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
                     stats[f"{one}_to_{other}/accuracy" if index == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
                         pair
@@ -285,6 +327,9 @@ class Contrastive(JointTask):
         }
         metrics = _both_ways(self.pairs, towers) | _over_all(self.pairs, towers)
         firsts = [value for name, value in metrics.items() if name.endswith("/R@1")]
+        for width in self.widths[:-1]:
+            narrow = {tower: (prefix(vectors_ND, width), groups) for tower, (vectors_ND, groups) in towers.items()}
+            metrics |= {f"dim{width}/{name}": value for name, value in _both_ways(self.pairs, narrow).items()}
         for view in self.views:
             if view.pieces:
                 sides = {

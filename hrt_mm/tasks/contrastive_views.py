@@ -138,11 +138,20 @@ class Vectors:
         lengths = gathered(self.samples.lengths.to(device)).cpu()
         return Vectors(gathered(self.x), Spans.from_lengths(lengths, device), groups)
 
+    def prefix(self, width: int) -> Vectors:
+        """The first components alone, normalized."""
+        return Vectors(prefix(self.x, width), self.samples, self.groups)
+
     def similarity(self, others: Vectors, *, soft: bool) -> Tensor:
         """(N, M) similarities of samples: of their vectors, or the mean over tokens of the best on the other side."""
         if not soft:
             return self.x.float() @ others.x.float().T
         return max_sim(self.x, self.samples, others.x, others.samples)
+
+
+def prefix(x_ND: Tensor, width: int) -> Tensor:
+    """(N, width) the first components of vectors, normalized."""
+    return F.normalize(x_ND[:, :width], dim=-1)
 
 
 class ViewHeads(nn.Module):
@@ -160,6 +169,7 @@ class ViewHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.levels, self.soft, self.pieces = dict(view.levels), view.soft, view.pieces
+        self.width = dim
         same = {
             tower: other for tower, other in (shared or {}).items() if self.levels.get(other) == self.levels.get(tower)
         }
@@ -189,8 +199,8 @@ class ViewHeads(nn.Module):
         return Vectors(self.mapped(tower, x), samples, torch.zeros(0, dtype=torch.int64))
 
     def mapped(self, tower: str, x: Tensor) -> Tensor:
-        """(N, D) vectors of length 1 from rows of the tower's level."""
-        return F.normalize(self._map(tower)(x).float(), dim=-1)
+        """(N, D) vectors of length 1 from rows of the tower's level, of the first :attr:`width` components."""
+        return prefix(self._map(tower)(x).float(), self.width)
 
     def query(self, tower: str, pyramid: Pyramid) -> Tensor:
         """(n, D) a vector a sample; its product with that of one token of the other side is their similarity here."""

@@ -306,7 +306,8 @@ def soft(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     """An index with pieces of a run that compared the tokens of two levels, hardly trained."""
     folder = tmp_path_factory.mktemp("soft")
     also = "[{levels: {image: parts, text: words}, align: soft}, {levels: {image: glyph, text: words}}]"
-    (folder / "soft.yaml").write_text(SMALL.replace("dim: 32}\ndata", f"dim: 32, also: {also}}}\ndata"))
+    task = f"dim: 32, matryoshka: [8], also: {also}}}"
+    (folder / "soft.yaml").write_text(SMALL.replace("dim: 32}\ndata", f"{task}\ndata"))
     overrides = [f"run.dir={folder / 'run'}", "train.steps=2", "optim.warmup_steps=1", "train.test=false"]
     run = train(load_config(folder / "soft.yaml", overrides))
     arguments = ["embed", str(run), "--split", "test", "--level", "parts", "--level", "glyph"]
@@ -357,3 +358,28 @@ def test_options_of_reranking_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         soft.search("dots", find="image", **options)
+
+
+def test_vectors_are_cut_to_a_trained_width(soft: Searcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(soft.embedder.run.folder)
+    embed = ["embed", run, "--split", "test", "--out"]
+    assert main([*embed, str(tmp_path / "narrow"), "--dim", "8", "--level", "glyph"]) == 0
+    narrow, whole = Collection(tmp_path / "narrow"), Collection(soft.index.folder.parent / "vectors")
+    assert narrow.model.dim == 8
+    rows = {row.id: number for number, row in enumerate(whole.rows()) if not row.level and row.tower == "image"}
+    for number, row in enumerate(narrow.rows()):
+        if not row.level and row.tower == "image":
+            expected = whole.vectors_ND[rows[row.id]][:8]
+            expected = expected / np.linalg.norm(expected)
+            np.testing.assert_allclose(narrow.vectors_ND[number], expected, atol=1e-5)
+    Index.build(tmp_path / "index", [narrow])
+    searcher = Searcher.of(tmp_path / "index")
+    assert len(searcher.search("dots", 3, find="image", inside=1)) == 3
+    capsys.readouterr()
+    assert main([*embed, str(tmp_path / "other"), "--dim", "9"]) == 2
+    assert "vectors of 9 numbers were not trained, those of 8, 32 were" in capsys.readouterr().err
+    # Tokens are compared at the whole width.
+    assert main([*embed, str(tmp_path / "other"), "--dim", "8", "--level", "parts"]) == 2
+    assert "no pieces of level 'parts'" in capsys.readouterr().err
+    assert main(["index", "add", str(soft.index.folder), str(tmp_path / "narrow")]) == 2
+    assert "has vectors of 8 numbers, the index of 32" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
+from hrt_mm.metrics.retrieval import rank
 from hrt_mm.tasks import TASKS, Batch, Contrastive, ContrastiveConfig, JointTaskConfig
 from hrt_mm.tasks.contrastive_losses import (
     ContrastiveLoss,
@@ -303,3 +304,34 @@ def test_pairs_are_learned_and_a_shuffled_control_is_not(
     assert scores[0]["R@1"] > 0.9
     assert scores[1]["R@1"] < 0.4
     assert scores[0]["rows_to_ids/chance_R@1"] == 1 / 8
+
+
+def test_nested_vectors_have_the_sum_of_the_losses_of_their_prefixes(
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
+) -> None:
+    task = build(matryoshka=[4, 2])
+    batch = config().collator({}, towers, None)(samples(5))
+    x, y = (task.vectors(tower, batch.towers[tower]) for tower in ("rows", "ids"))
+    own, expected = torch.arange(5), []
+    for width in (2, 4, 8):
+        logits = F.normalize(x[:, :width], dim=1) @ F.normalize(y[:, :width], dim=1).T / task.temperature()
+        expected.append((F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2)
+    output = task(batch)
+    assert torch.allclose(output.loss, torch.stack(expected).sum(), atol=1e-5)
+    assert torch.allclose(output.parts["rows_ids@2"], expected[0], atol=1e-5)
+    metrics = task.summarize(task.eval()(batch).rows)
+    ranking = rank(F.normalize(x[:, :2], dim=1), batch.groups, F.normalize(y[:, :2], dim=1), batch.groups)  # type: ignore[arg-type]
+    assert metrics["dim2/rows_to_ids/MRR"] == pytest.approx(ranking.metrics()["MRR"])
+    task.narrow(4)
+    assert torch.allclose(task.vectors("rows", batch.towers["rows"]), F.normalize(x[:, :4], dim=1), atol=1e-6)
+    with pytest.raises(ConfigError, match="vectors of 3 numbers were not trained, those of 2, 4, 8 were"):
+        task.narrow(3)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [([8], "matryoshka has 8; its widths are below dim, which is 8"), ([2, 2], "a width twice: 2, 2")],
+)
+def test_impossible_widths_are_refused(widths: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(matryoshka=widths)
