@@ -361,6 +361,7 @@ def test_options_of_reranking_that_do_not_fit_are_refused(
 
 
 def test_vectors_are_cut_to_a_trained_width(soft: Searcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(soft.index, Index)
     run = str(soft.embedder.run.folder)
     embed = ["embed", run, "--split", "test", "--out"]
     assert main([*embed, str(tmp_path / "narrow"), "--dim", "8", "--level", "glyph"]) == 0
