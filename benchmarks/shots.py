@@ -30,9 +30,8 @@ from hrt_mm.metrics.boundaries import BoundaryScores, boundary_scores
 from hrt_modalities.corpora.edited import EditedConfig
 from hrt_modalities.outline.outline import FileOutline
 from hrt_modalities.video.clips import Clips, ClipsConfig
-from hrt_modalities.video.edits import EditsConfig
+from hrt_modalities.video.edits import EditsConfig, RenderedConfig
 from hrt_modalities.video.readers import VideoFile
-from hrt_modalities.video.rendered import RenderedConfig
 from hrt_modalities.video.shots import Detector, shots_of
 
 from .command import main, parser, positive

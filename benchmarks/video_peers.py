@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hrt_mm import Tokens
 from hrt_modalities.video import VideoTokenizer
-from hrt_modalities.video.tubes import untubify
+from hrt_modalities.video.tokenizer import untubify
 from hrt_modalities.vision.patches import GridMaps
 
 _WIDEST = 256

@@ -274,17 +274,17 @@ def positions_at(tokenizer: Tokenizer, value: Any, steps: Sequence[float]) -> Se
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """A stretch of a long sample that is encoded alone, with margins that its neighbours stand for.
+    """A stretch of a long sample that is encoded alone, with margins that overlap its neighbours.
 
     Args:
-        value: what the tokenizer takes.
+        value: the input of the tokenizer.
         first: start of the value, in level-0 steps of the whole.
-        own: start and end of what it stands for in the whole, in the same steps.
+        core: start and end without the margins, in the same steps. The cores of all stretches cover the whole.
     """
 
     value: Any
     first: float
-    own: tuple[float, float]
+    core: tuple[float, float]
 
 
 @runtime_checkable
@@ -405,12 +405,12 @@ class Textual(Protocol):
 
 
 @runtime_checkable
-class Showable(Protocol):
-    """Samples of the modality can be shown on a page."""
+class Renderable(Protocol):
+    """Samples of the modality can be rendered as files for web pages."""
 
     @classmethod
-    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
-        """The suffix and the bytes of a file that a page can show, of a raw sample or a part of it.
+    def render(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+        """The suffix and the bytes of a file that browsers display, of a raw sample or a part of it.
 
         Args:
             value: of the sample.

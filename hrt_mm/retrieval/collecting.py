@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import BadSample, ConfigError, UserError, printable
-from ..data.capabilities import BoxLocating, Divisible, Showable, Textual, positions_at
+from ..data.capabilities import BoxLocating, Divisible, Renderable, Textual, positions_at
 from ..data.dataset import Dataset
 from ..data.files import check_regular, shown
 from ..data.folders import by_suffix
@@ -238,7 +238,7 @@ def _add(embedder: Embedder, writer: Writer, tower: str, embedded: EmbeddedSampl
     if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in embedded.vectors())), ""):
         raise BadSample(f"{embedded.name:.80}", f"a vector of it {reason}")
     modality, tokenizer = embedder.modality(tower), embedder.tokenizer(tower)
-    media_file = modality.shown(embedded.value) if media and issubclass(modality, Showable) else None
+    media_file = modality.render(embedded.value) if media and issubclass(modality, Renderable) else None
     file = writer.media(*media_file) if media_file else ""
     info = _truncate(_text(modality, embedded.value) | dict(embedded.info), embedded.name)
     all_rows, names = [Row(embedded.name, tower, file=file, info=info)], [embedded.name]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.errors import BadSample, ConfigError, UserError
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..data.capabilities import Showable, Stretch, positions_at, read_file
+from ..data.capabilities import Renderable, Stretch, positions_at, read_file
 from ..data.files import check_regular
 from ..data.modality import Modality
 from ..data.registry import modalities
@@ -202,13 +202,13 @@ class Embedder:
             (pyramid,) = self._pyramids(tower, [value])
             # Each stretch counts only for its own interval. The rest of it is context.
             ((x_ND, edges_N2A),) = located(pyramid, config, sample_level)
-            inside = within(edges_N2A + stretch.first, stretch.own)
+            inside = within(edges_N2A + stretch.first, stretch.core)
             sum_1D, count = sum_1D + x_ND[inside].sum(0).float(), count + len(inside)
             for level, view in views.items():
                 (pieces,) = self._passages(tower, pyramid, level, view)
                 edges_N2A = pieces.edges_N2A + stretch.first
-                inside = within(edges_N2A, stretch.own)
-                edges_N2A = edges_N2A[inside].clamp(*stretch.own)
+                inside = within(edges_N2A, stretch.core)
+                edges_N2A = edges_N2A[inside].clamp(*stretch.core)
                 files = self.media(tower, value, edges_N2A - stretch.first) if media else ()
                 passages[level].append(Passages(level, pieces.vectors_ND[inside.numpy()], edges_N2A, files))
         vector_D = self._heads(0).mapped(tower, sum_1D / count)[0].numpy()
@@ -230,11 +230,12 @@ class Embedder:
     def media(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
         """Suffix and bytes of a media file for each piece; None for very short ones."""
         modality, tokenizer = self.modality(tower), self.tokenizer(tower)
-        if not issubclass(modality, Showable):
+        if not issubclass(modality, Renderable):
             return (None,) * len(edges_N2A)
         spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
         return tuple(
-            modality.shown(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None for first, last in spans
+            modality.render(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None
+            for first, last in spans
         )
 
     def _heads(self, view: int) -> ViewHeads:

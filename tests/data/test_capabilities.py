@@ -49,7 +49,7 @@ OF_MODALITIES = {
     "Lasting": {"audio", "video"},
     "Divisible": {"audio", "video"},
     "Textual": {"text"},
-    "Showable": {"audio", "vision", "video"},
+    "Renderable": {"audio", "vision", "video"},
     "Drawing": {"text", "audio", "vision", "video"},
     "Timelined": {"audio"},
 }

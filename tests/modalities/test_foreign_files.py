@@ -214,8 +214,8 @@ def test_long_videos_are_read_in_stretches_of_that_rate(tmp_path: Path) -> None:
     path = film(tmp_path / "long.mp4", 300, size=(90, 160), rate=30)
     parts = list(VideoModality.stretches(path, reader, 4.0) or ())
     assert len(parts) == 3
-    assert parts[0].own[0] == 0
-    covered = [part.own for part in parts]
+    assert parts[0].core[0] == 0
+    covered = [part.core for part in parts]
     assert all(first[1] == second[0] for first, second in pairwise(covered))
     for part in parts:
         assert part.value.pixels_NCHW.shape[1:] == (3, 32, 48)

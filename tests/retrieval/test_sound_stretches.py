@@ -64,7 +64,7 @@ def test_stretches_are_as_long_as_training_saw_and_cover_the_sound(embedder: Emb
     path = noise(tmp_path / "long.wav", 3.3)
     parts = list(AudioModality.stretches(path, reader, 8.0) or ())
     assert [len(part.value.waveform_S) for part in parts] == [8000, 8000, 8000, 2400]
-    assert [part.own for part in parts] == [(0, 100), (100, 200), (200, 300), (300, float("inf"))]
+    assert [part.core for part in parts] == [(0, 100), (100, 200), (200, 300), (300, float("inf"))]
     whole = AudioModality.read(path).waveform_S
     assert torch.equal(torch.cat([part.value.waveform_S for part in parts]), whole)
 

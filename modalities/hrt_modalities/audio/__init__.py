@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 from .audio import Audio
 from .files import SUFFIXES
 from .folders import AudioFolderConfig, AudioManifestConfig
+from .intervals import SILENCE
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
 
@@ -32,10 +34,15 @@ class AudioModality(Modality):
 
     @classmethod
     def timeline(cls, value: Any) -> Mapping[str, Sequence[tuple[float, float, str]]]:
-        """The words and phonemes of a sound whose times are known; silences are left out."""
-        from .figures import known
-
-        return known(value)
+        """The labelled groups of a sound, such as words and phonemes, without silences."""
+        assert isinstance(value, Audio)
+        segments = {}
+        for name, starts in value.boundaries.items():
+            labels = value.labels.get(name, ())
+            if len(labels) == len(starts) and starts:
+                parts = zip(pairwise([*starts, value.seconds]), labels, strict=True)
+                segments[name] = [(start, end, label) for (start, end), label in parts if label not in ("", SILENCE)]
+        return segments
 
     @classmethod
     def read(cls, path: Path) -> Audio:
@@ -50,7 +57,7 @@ class AudioModality(Modality):
 
     @classmethod
     def read_for(cls, path: Path, tokenizer: Tokenizer) -> Audio:
-        """The sound of a file; of one that is too long for the tokenizer no more is read than shows it.
+        """The sound of a file. Reading stops at the tokenizer's limit.
 
         Raises:
             BadSample: the file is missing, no sound, broken, or longer than ``modality.max_seconds``.
@@ -62,7 +69,7 @@ class AudioModality(Modality):
 
     @classmethod
     def seconds(cls, path: Path) -> float:
-        """How long the sound of a file lasts, by its packets.
+        """Duration of a file, from its packets.
 
         Raises:
             BadSample: the file is missing, no sound, or broken.
@@ -74,7 +81,7 @@ class AudioModality(Modality):
 
     @classmethod
     def stretches(cls, path: Path, tokenizer: Tokenizer, seconds: float) -> Iterator[Stretch] | None:
-        """The stretches of a file that is longer than what training saw; they are as long as that, whatever is asked.
+        """Stretches of a file that is longer than any in training. They have this length, whatever ``seconds`` is.
 
         Raises:
             BadSample: the file is missing, no sound, or broken.
@@ -85,7 +92,7 @@ class AudioModality(Modality):
         return stretches(path, tokenizer)
 
     @classmethod
-    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+    def render(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
         """The sound, or a part of it in seconds, as a wav file of 16 bits."""
         from .files import wav
 

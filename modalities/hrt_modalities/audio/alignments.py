@@ -1,7 +1,7 @@
-"""Alignments: labelled stretches of time on named tiers. TextGrid, CTM, TSV, JSON and SRT are read and written.
+"""Alignments: labelled time spans on named tiers. TextGrid, CTM, TSV, JSON and SRT are read and written.
 
-WebVTT, labels of Audacity (``.txt``) and the JSON of Whisper are read. Files are data from others: all of what they say
-is checked, and what is wrong is named with its line.
+WebVTT, labels of Audacity (``.txt``) and the JSON of Whisper are only read. Files are untrusted: everything is checked,
+and errors name the line.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from . import captions, json_alignments, textgrid, time_tables
 from .intervals import Alignment, check_order, only_tier
 
 MAX_BYTES = 1 << 26
-"""The largest file that is read."""
+"""Limit of the size of a file."""
 
 
 def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[TimeSpan, ...]]:
-    """The tiers of a file; the ending of its name says of what kind it is.
+    """The tiers of a file, whose suffix gives its format.
 
-    In CTM, which has no tiers, each utterance is one; captions (SRT, WebVTT) are the tier ``subtitles``, labels of
-    Audacity ``labels``, results of Whisper ``segments`` and ``words``.
+    Each utterance of a CTM file is a tier. Captions (SRT, WebVTT) have the tier ``subtitles``, labels of Audacity
+    ``labels``, results of Whisper ``segments`` and ``words``.
 
     Args:
         path: the file.
-        name: what it is called in messages; its path when ``None``.
+        name: of the file in messages; its path when ``None``.
 
     Raises:
-        BadSample: it is missing, too large, not of that kind, or has times that are no numbers, negative or out of
+        BadSample: it is missing, too large, not of that format, or has times that are no numbers, negative or out of
             order; names the line.
     """
     name = name or str(path)
@@ -45,21 +45,21 @@ def read_alignment(path: Path, name: str | None = None) -> dict[str, tuple[TimeS
     return {tier: tuple(intervals) for tier, intervals in tiers.items()}
 
 
-def written(kind: str, alignment: Alignment, *, name: str = "sound", end: float | None = None) -> str:
+def format_alignment(kind: str, alignment: Alignment, *, name: str = "sound", end: float | None = None) -> str:
     """An alignment as text.
 
     Args:
         kind: ``textgrid``, ``ctm``, ``tsv``, ``json`` or ``srt``.
-        alignment: the tiers. CTM and SRT hold one.
+        alignment: the tiers; only one for CTM and SRT.
         name: of the sound, for CTM.
-        end: seconds that the sound lasts, for TextGrid; the end of the last interval when ``None``.
+        end: duration of the sound in seconds, for TextGrid; the end of the last interval when ``None``.
 
     Raises:
-        UserError: there is no such kind, or it holds one tier and there are more.
+        UserError: there is no such format, or it has one tier and there are more.
     """
     if kind not in WRITERS:
         raise UserError(f"unknown kind of alignment {kind!r}; one of {', '.join(WRITERS)}")
-    last = max((interval.end for own in alignment.values() for interval in own), default=0.0)
+    last = max((interval.end for tier in alignment.values() for interval in tier), default=0.0)
     return WRITERS[kind](alignment, name, max(last, end or 0.0))
 
 
@@ -75,18 +75,10 @@ def _text(path: Path, name: str) -> str:
     if raw.startswith(b"ooBinaryFile"):
         raise BadSample(name, "is a binary TextGrid; save it as a text file in Praat")
     try:
-        # Praat writes UTF-16 where a label needs more than ASCII.
+        # Praat writes UTF-16 if a label is not ASCII.
         return decode(raw)
     except NotText as error:
         raise BadSample(f"{name}:{error.line}", error.reason) from error
-
-
-def _write_textgrid(alignment: Alignment, name: str, end: float) -> str:
-    return textgrid.dump(alignment, end)
-
-
-def _write_srt(alignment: Alignment, name: str, end: float) -> str:
-    return captions.dump(only_tier(alignment, "SRT"))
 
 
 _READERS: dict[str, Callable[[str, str], dict[str, list[TimeSpan]]]] = {
@@ -99,11 +91,11 @@ _READERS: dict[str, Callable[[str, str], dict[str, list[TimeSpan]]]] = {
     ".txt": time_tables.read_audacity,
 }
 READABLE = (".TextGrid", ".textgrid", ".tsv", ".json", ".ctm")
-"""What the names of files that can be read end in."""
+"""Suffixes of alignments beside sounds, in the order in which they are looked for."""
 WRITERS: dict[str, Callable[[Alignment, str, float], str]] = {
-    "textgrid": _write_textgrid,
+    "textgrid": lambda alignment, name, end: textgrid.dump(alignment, end),
     "ctm": time_tables.write_ctm,
     "tsv": time_tables.write_tsv,
     "json": json_alignments.write_json,
-    "srt": _write_srt,
+    "srt": lambda alignment, name, end: captions.dump(only_tier(alignment, "SRT")),
 }

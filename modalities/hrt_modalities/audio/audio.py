@@ -1,4 +1,4 @@
-"""The input of the audio tokenizer: a waveform with its known boundaries and labels.
+"""The input of the audio tokenizer: a waveform with boundaries and labels.
 
 Shapes: S samples of sound.
 """
@@ -18,22 +18,22 @@ from torch import Tensor
 from hrt_mm.core.errors import BadSample
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
-"""Samples a second that a recording may have."""
+"""Range of sampling rates."""
 
 SLACK = 0.1
-"""Seconds by which an alignment may lead past the end of its sound: many are rounded up to whole hundredths."""
+"""Seconds by which an alignment may exceed its sound, because many are rounded up."""
 
 MAX_LEVEL = 1000.0
-"""The largest sample: 60 dB over full scale. Beyond it are integers that were written as floats."""
+"""Limit of sample values, 60 dB above full scale. Larger ones are integers stored as floats."""
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """A part of the features that is hidden (SpecAugment): a stretch of time, a range of the bands, or where both meet.
+    """A masked part of the features (SpecAugment): the intersection of an interval of time and a range of bands.
 
     Args:
         seconds: start and end.
-        bands: first and last, as parts of all bands from 0 to 1.
+        bands: first and last, as fractions of all bands.
     """
 
     seconds: tuple[float, float] = (0.0, float("inf"))
@@ -42,11 +42,11 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a sound goes by from place to place: pieces at a pace of their own, whose pitch stays.
+    """A piecewise linear map from times of the waveform to times of playback, without change of pitch.
 
     Args:
-        source: seconds of the waveform at which pieces meet, ascending, with those where it begins and ends.
-        heard: seconds at which these are heard.
+        source: edges of the pieces in seconds of the waveform, ascending, from its beginning to its end.
+        heard: playback times of these edges.
     """
 
     source: tuple[float, ...]
@@ -54,32 +54,32 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """How long the sound lasts as it is heard."""
+        """Duration of the playback."""
         return self.heard[-1]
 
     def heard_at(self, times: Sequence[float]) -> tuple[float, ...]:
-        """When times of the waveform are heard; what lies after its end, so long after the end."""
+        """Playback times of times of the waveform; after its end, with the same distance to the end."""
         after = [max(0.0, time - self.source[-1]) for time in times]
         heard_times = np.interp(times, self.source, self.heard).tolist()
         return tuple(time + more for time, more in zip(heard_times, after, strict=True))
 
     def source_at(self, times: np.ndarray) -> np.ndarray:
-        """What is heard at some times, in seconds of the waveform."""
+        """Times of the waveform at playback times."""
         return np.interp(times, self.heard, self.source)
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """A sound of one channel.
+    """A sound with one channel.
 
     Args:
         waveform_S: float32, full scale at -1 and 1.
-        rate: samples a second.
-        boundaries: by name, the seconds at which groups start, such as words and phonemes, ascending.
-        labels: by name, what these groups are, where that is known; for pictures.
-        hidden: parts of the features that augmentation hides.
-        warp: factor by which augmentation moves the bands of the features up, as a shorter vocal tract does.
-        pace: how augmentation lets it go by; all other times are those of the waveform.
+        rate: samples per second.
+        boundaries: by name, start times of groups such as words and phonemes in seconds, ascending.
+        labels: by name, the labels of these groups, if known; for reports.
+        hidden: parts of the features that augmentation masks.
+        warp: factor by which augmentation raises all frequencies of the features, as a shorter vocal tract does.
+        pace: time warping by augmentation; all other times are those of the waveform.
     """
 
     waveform_S: Tensor
@@ -92,16 +92,16 @@ class Audio:
 
     @property
     def seconds(self) -> float:
-        """How long its waveform lasts."""
+        """Duration of the waveform."""
         return len(self.waveform_S) / self.rate
 
     @property
     def seconds_heard(self) -> float:
-        """How long it lasts at its pace."""
+        """Duration of the playback at its pace."""
         return self.seconds if self.pace is None else self.pace.seconds
 
     def heard_at(self, times: Sequence[float]) -> Sequence[float]:
-        """When times of the waveform are heard."""
+        """Playback times of times of the waveform."""
         return times if self.pace is None else self.pace.heard_at(times)
 
 
@@ -113,8 +113,8 @@ def check_audio(value: Any, name: str) -> Audio:
         name: of the sample, for messages.
 
     Raises:
-        BadSample: it is none, has no samples, other than one channel, values that are not finite, or boundaries that
-            are out of order or lie outside.
+        BadSample: it is none, has no samples, several channels, values that are not finite, or boundaries that are out
+            of order or out of range.
     """
     if not isinstance(value, Audio):
         raise BadSample(name, f"is {type(value).__name__}, not sound; give Audio(waveform, rate)")
@@ -130,7 +130,7 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
     """Checks samples.
 
     Raises:
-        BadSample: they are no float32 of one channel, none at all, not finite, or far over full scale.
+        BadSample: they are not float32 with one channel, empty, not finite, or far above full scale.
     """
     if not isinstance(waveform_S, Tensor) or waveform_S.ndim != 1 or waveform_S.dtype != torch.float32:
         description = (
@@ -143,7 +143,7 @@ def check_waveform(waveform_S: Tensor, name: str) -> None:
         )
     if not len(waveform_S):
         raise BadSample(name, "has no samples; remove it, or record it again")
-    # NaN is the largest of all to max().
+    # max() returns NaN if there is one.
     loudest = float(waveform_S.abs().max())
     if not math.isfinite(loudest):
         index = int((~waveform_S.isfinite()).nonzero()[0])

@@ -2,7 +2,7 @@
 
 Random numbers come from torch's global generator.
 
-Shapes: S samples.
+Shapes: S samples, N intervals.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.folders import walk
@@ -27,11 +28,12 @@ from ..common.augment import Probability, RangedComponent
 from .audio import Audio, Hidden, Pace
 from .files import SUFFIXES, read_audio, read_header
 from .resample import resampled
-from .trim import trimmed
 
 log = logging.getLogger(__name__)
 
 Transform = Callable[[Audio], Audio]
+_STRETCH_S = 0.01
+"""Seconds over which power is measured for trimming."""
 
 
 class _SoundAugmentation(RangedComponent):
@@ -128,7 +130,7 @@ class Pad(_SoundAugmentation):
         shift = before / audio.rate
         return replace(
             audio,
-            waveform_S=torch.nn.functional.pad(audio.waveform_S, (before, after)),
+            waveform_S=functional.pad(audio.waveform_S, (before, after)),
             boundaries={name: tuple(start + shift for start in starts) for name, starts in audio.boundaries.items()},
             hidden=tuple(
                 replace(part, seconds=(part.seconds[0] + shift, part.seconds[1] + shift)) for part in audio.hidden
@@ -341,6 +343,43 @@ def chain(augmentations: Sequence[Augmentation]) -> Transform | None:
                 f"data.augment has {late[0]} after time_warp, which is the last to change times; swap them"
             )
     return partial(_apply_all, [augmentation.build() for augmentation in augmentations])
+
+
+def trimmed(audio: Audio, db: float) -> Audio:
+    """A sound without its quiet ends: intervals of 10 ms whose power is far below that of the loudest one.
+
+    One more interval stays at each end, because stops and fricatives begin and end quietly. Boundaries move
+    accordingly; groups in what is cut off are dropped. Uniform silence stays as it is.
+
+    Args:
+        audio: the sound, before augmentation.
+        db: threshold in decibels below the loudest interval.
+    """
+    assert not audio.hidden, "masks would have to move too"
+    size = max(1, round(_STRETCH_S * audio.rate))
+    padded_S = functional.pad(audio.waveform_S, (0, -len(audio.waveform_S) % size))
+    power_N = padded_S.reshape(-1, size).square().mean(1)
+    loud = (power_N >= power_N.max() * 10 ** (-db / 10)).nonzero().flatten()
+    first, last = max(0, int(loud[0]) - 1), int(loud[-1]) + 2
+    before, after = first * size / audio.rate, min(last * size, len(audio.waveform_S)) / audio.rate
+    inside = {}
+    for name, starts in audio.boundaries.items():
+        # A group ends where the next one starts; groups that overlap what is left stay.
+        ends = (*starts[1:], float("inf"))
+        groups = enumerate(zip(starts, ends, strict=True))
+        inside[name] = [index for index, (start, end) in groups if end > before and start < after]
+    return replace(
+        audio,
+        waveform_S=audio.waveform_S[first * size : last * size],
+        boundaries={
+            name: tuple(max(0.0, audio.boundaries[name][index] - before) for index in indices)
+            for name, indices in inside.items()
+        },
+        labels={
+            name: tuple(unit_labels[index] for index in inside[name]) if name in inside else unit_labels
+            for name, unit_labels in audio.labels.items()
+        },
+    )
 
 
 def _apply_all(transforms: Sequence[Transform], audio: Audio) -> Audio:

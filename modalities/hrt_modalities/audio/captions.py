@@ -1,7 +1,7 @@
-"""Captions, as players show them: SubRip (SRT) and WebVTT files become one tier, ``subtitles``.
+"""Captions: SubRip (SRT) and WebVTT files become one tier, ``subtitles``.
 
-Files are read as players read them, as people's files are rarely exact: counters may lack or repeat, times may be short
-(``0:0:4,8``), blank lines may stand within a caption, and captions may overlap or lie in another order.
+Files are read leniently, as by players: counters may be missing or repeated, times may be short (``0:0:4,8``), captions
+may contain blank lines, overlap, or be out of order.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ TIER = "subtitles"
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _TIME = r"(?:([0-9]{1,6})\s*:\s*)?([0-9]{1,6})\s*:\s*([0-9]{1,2})(?:\s*[.,]\s*([0-9]{1,9}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?P<rest>(?:\s.*)?)")
-_MEANT = re.compile(r"\s*-?[0-9]+\s*:[0-9:.,\s]*(?:--?\s?>|[\u2013\u2014]\s?>|[→⟶])|.*-->\s*-?[0-9]+:[0-9]+:[0-9]")
-"""Lines that are meant as times, though they cannot be read."""
+_LIKE_TIMES = re.compile(r"\s*-?[0-9]+\s*:[0-9:.,\s]*(?:--?\s?>|[\u2013\u2014]\s?>|[→⟶])|.*-->\s*-?[0-9]+:[0-9]+:[0-9]")
+"""Lines that look like times but cannot be read."""
 _TIMES_ALONE = re.compile(r"[-0-9:.,;\s]*:[-0-9:.,;\s]*")
 _ARROWS = re.compile("[>→⟶]")
 _SETTING = re.compile(r"[A-Za-z][\w-]*:\S+")
 _COUNTER = re.compile(r"\s*[0-9]+\s*")
 _MARKS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-"""Marks of direction, which editors of right-to-left languages put around times, and of byte order, which stay within
-files that were joined."""
+"""Direction marks, which editors put around times in right-to-left languages, and byte order marks, which remain inside
+concatenated files."""
 _BLOCKS = re.compile(r"(NOTE|STYLE|REGION)(\s.*)?")
-"""First lines of what WebVTT files hold beside captions."""
+"""First lines of WebVTT blocks that are not captions."""
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _SPACES = re.compile(r"\\[Nnh]")
 _NAMES = "b|i|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|small|big|center|strike|del|a"
@@ -55,24 +55,26 @@ def parse_vtt(text: str, name: str) -> dict[str, list[TimeSpan]]:
 
 
 def _parse(lines: Sequence[str], name: str, *, numbered: bool) -> dict[str, list[TimeSpan]]:
-    """The captions of a file in order of time, without tags, entities decoded.
+    """The captions of a file in order of time, without tags, and with decoded entities.
 
-    A caption that overlaps the next ends where that one starts; captions that start together become one. A warning
-    counts both.
+    A caption that overlaps the next one is shortened; captions that start together are merged. A warning counts both.
 
     Args:
         lines: of the file.
-        name: what it is called in messages.
-        numbered: whether captions have counters, and nothing stands before the first.
+        name: of the file in messages.
+        numbered: whether captions have counters, and no text precedes the first.
 
     Raises:
-        BadSample: times cannot be read, a caption ends before it starts, or text stands before the first; names the
+        BadSample: times cannot be read, a caption ends before it starts, or there is text before the first; names the
             line.
     """
     captions: list[TimeSpan] = []
     text: list[str] = []
     for index, line in enumerate(lines):
-        times = _times(line, f"{name}:{index + 1}", _behind_counter(lines, index, len(captions)))
+        # Times are expected after the number of the next caption, with an empty line before that.
+        after_counter = index > 0 and lines[index - 1].strip() == str(len(captions) + 1)
+        after_counter = after_counter and (index == 1 or not lines[index - 2].strip())
+        times = _times(line, f"{name}:{index + 1}", after_counter)
         if times is None:
             text.append(line)
             continue
@@ -109,26 +111,30 @@ def clock(time: float) -> str:
 
 
 def _escaped(label: str) -> str:
-    """A label on one line that is read as it is: what would be taken for a tag, an entity or times is escaped."""
+    """A label on one line, in which everything that looks like a tag, an entity or times is escaped."""
     label = _ENTITY.sub(lambda match: "&amp;" + match[0][1:], one_line(label))
     label = re.sub(r"<(?=[/A-Za-z0-9])", "&lt;", label)
     label = re.sub(r"\{(?=[\\/biusBIUS])", "&#123;", label)
     bare = _MARKS.sub("", label)
-    if "-->" in bare or _MEANT.match(bare):
+    if "-->" in bare or _LIKE_TIMES.match(bare):
         label = _ARROWS.sub(lambda match: f"&#{ord(match[0])};", label)
     return label
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a file. Times, and counters before them, have no marks of direction; a DOS end of file is dropped.
+    """The lines of a file, without direction marks in times and counters and without a DOS end of file.
 
-    Other lines keep their marks, which are part of what is shown.
+    Other lines keep their marks, which are part of the text.
     """
     lines = _LINE_END.split(text.rstrip("\x1a"))
     following = ""
     for index in reversed(range(len(lines))):
         bare = _MARKS.sub("", lines[index])
-        if _TIMES.fullmatch(bare) or _MEANT.match(bare) or (_TIMES.fullmatch(following) and _COUNTER.fullmatch(bare)):
+        if (
+            _TIMES.fullmatch(bare)
+            or _LIKE_TIMES.match(bare)
+            or (_TIMES.fullmatch(following) and _COUNTER.fullmatch(bare))
+        ):
             lines[index] = bare
         following = bare if bare.strip() else following
     return lines
@@ -136,7 +142,7 @@ def _lines(text: str) -> list[str]:
 
 def _without_blocks(lines: Sequence[str]) -> list[str]:
     """The lines of a WebVTT file with its header, notes, styles, regions and names of captions blanked."""
-    kept_lines = list(lines)
+    remaining = list(lines)
     inside = lines[0].startswith("WEBVTT")
     for index, line in enumerate(lines):
         first = index == 0 or not lines[index - 1]
@@ -144,25 +150,20 @@ def _without_blocks(lines: Sequence[str]) -> list[str]:
             inside = False
         elif inside or (first and _BLOCKS.fullmatch(line)):
             inside = True
-            kept_lines[index] = ""
+            remaining[index] = ""
         elif first and index + 1 < len(lines) and _TIMES.fullmatch(lines[index + 1]):
-            kept_lines[index] = ""
-    return kept_lines
-
-
-def _behind_counter(lines: Sequence[str], index: int, count: int) -> bool:
-    """Whether the number of the next caption stands on the line before, and nothing on the one before that."""
-    return index > 0 and lines[index - 1].strip() == str(count + 1) and (index == 1 or not lines[index - 2].strip())
+            remaining[index] = ""
+    return remaining
 
 
 def _without_counter(text: Sequence[str], number: int) -> list[str]:
-    """What stands between two captions without the counter of the second, which may lack or be wrong."""
+    """The text between two captions without the counter of the second, which may be missing or wrong."""
     remaining = list(text)
     if remaining and _COUNTER.fullmatch(remaining[-1]):
         return remaining[:-1]
     while remaining and not remaining[-1].strip():
         remaining.pop()
-    # A blank line between counter and times.
+    # Blank lines between the counter and the times.
     has_counter = (
         remaining and remaining[-1].strip() == str(number) and (number == 1 or not "".join(remaining[-2:-1]).strip())
     )
@@ -170,7 +171,7 @@ def _without_counter(text: Sequence[str], number: int) -> list[str]:
 
 
 def _end_caption(captions: list[TimeSpan], text: Sequence[str], first: str | None) -> None:
-    """Gives the last caption its text. Before the first none may stand where ``first`` names its line."""
+    """Sets the text of the last caption. If ``first`` is the location of the first one, no text may precede it."""
     if captions:
         captions[-1] = TimeSpan(captions[-1].start, captions[-1].end, _label(text))
     elif first and (wrong := [line for line in text if line.strip()]):
@@ -178,7 +179,7 @@ def _end_caption(captions: list[TimeSpan], text: Sequence[str], first: str | Non
 
 
 def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -> None:
-    """Refuses a file that ends behind the counter of its next caption, or within its times."""
+    """Refuses a file that ends after the counter of a caption, or within its times."""
     content = "\n".join(text).rstrip().split("\n")
     last = content[-1].strip()
     has_start = len(content) > 1 and not content[-2].strip()
@@ -190,17 +191,17 @@ def _check_end(text: Sequence[str], name: str, count: int, number: int | None) -
 def _label(lines: Sequence[str]) -> str:
     text = " ".join(lines)
     if "{\\" in text:
-        # From SubStation Alpha, where these are a line break and a space.
+        # Line breaks and spaces of SubStation Alpha.
         text = _SPACES.sub(" ", text)
     text = _TAG.sub("", _BREAK.sub(" ", text))
     return one_line(_ENTITY.sub(lambda match: html.unescape(match[0]), text))
 
 
 def _times(line: str, location: str, expected: bool) -> tuple[float, float] | None:
-    """Start and end on a line; ``None`` where it is text."""
+    """Start and end on a line; ``None`` if it is text."""
     times = _TIMES.fullmatch(line)
     if times is None:
-        if _MEANT.match(line) or (expected and (_ARROWS.search(line) or _TIMES_ALONE.fullmatch(line))):
+        if _LIKE_TIMES.match(line) or (expected and (_ARROWS.search(line) or _TIMES_ALONE.fullmatch(line))):
             raise BadSample(
                 location, f"expected times such as 00:01:02,345 --> 00:01:04,000, got {line.strip()[:60]!r}"
             )

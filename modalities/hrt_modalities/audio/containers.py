@@ -31,7 +31,7 @@ MAX_CHANNELS = 64
 
 @contextmanager
 def container_of(path: Path, name: str) -> Iterator[Any]:
-    """An open container, of a kind that leads to no other file.
+    """An open container, of a format that does not refer to other files.
 
     Raises:
         BadSample: the file is none.
@@ -40,8 +40,8 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
         import av
 
     with ExitStack() as stack:
-        file = _mended(path)
-        # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
+        file = _patched_file(path)
+        # An absolute path, because FFmpeg takes names such as "concat:a|b" for commands.
         source = str(path.resolve()) if file is None else stack.enter_context(file)
         try:
             container = stack.enter_context(av.open(source, options=dict(OPTIONS), metadata_errors="replace"))
@@ -53,45 +53,44 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
         yield container
 
 
-class _Mended(io.FileIO):
-    """A file with a few other bytes in its header.
+class _PatchedFile(io.FileIO):
+    """A file in which some bytes are replaced.
 
     Args:
         path: the file.
-        offset: where they are.
-        data: the bytes.
+        offset: of the replaced bytes.
+        data: what replaces them.
     """
 
     def __init__(self, path: Path, offset: int, data: bytes) -> None:
         super().__init__(path)
-        self._place, self._data = offset, data
+        self._offset, self._data = offset, data
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next bytes."""
         begin = self.tell()
         chunk = super().read(-1 if size is None else size) or b""
-        first, last = max(begin, self._place), min(begin + len(chunk), self._place + len(self._data))
+        first, last = max(begin, self._offset), min(begin + len(chunk), self._offset + len(self._data))
         if first >= last:
             return chunk
-        return chunk[: first - begin] + self._data[first - self._place : last - self._place] + chunk[last - begin :]
+        return chunk[: first - begin] + self._data[first - self._offset : last - self._offset] + chunk[last - begin :]
 
 
-def _mended(path: Path) -> _Mended | None:
-    """A file that FFmpeg has to be given by its bytes; ``None`` where its path will do.
+def _patched_file(path: Path) -> _PatchedFile | None:
+    """A file object for files that FFmpeg cannot read by their path; ``None`` for others.
 
-    Of AU and RF64 it believes a header that gives the sound 0 bytes, as streams do. And it takes no path that is not
-    UTF-8.
+    It takes the size 0 in AU and RF64 literally, which streams have, and it refuses paths that are not UTF-8.
     """
     with path.open("rb") as file:
         head = file.read(36)
     if head[:4] == b".snd" and head[8:12] == bytes(4):
-        return _Mended(path, 8, b"\xff" * 4)
+        return _PatchedFile(path, 8, b"\xff" * 4)
     if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64" and head[28:36] == bytes(8):
-        return _Mended(path, 28, struct.pack("<Q", 1 << 62))
+        return _PatchedFile(path, 28, struct.pack("<Q", 1 << 62))
     try:
         str(path.resolve()).encode()
     except UnicodeEncodeError:
-        return _Mended(path, 0, b"")
+        return _PatchedFile(path, 0, b"")
     return None
 
 
@@ -109,7 +108,7 @@ def audio_stream(container: Any, name: str) -> Any:
     context = stream.codec_context
     context.thread_count = 1
     if context.name == "flac":
-        # Without it a damaged frame comes out as noise.
+        # Otherwise damaged frames are decoded to noise.
         context.options = {"err_detect": "crccheck"}
     return stream
 
@@ -117,7 +116,7 @@ def audio_stream(container: Any, name: str) -> Any:
 def mono(frame: Any) -> np.ndarray:
     """(S,) float32 of a frame, full scale at 1, its channels averaged."""
     if frame.format.name.startswith("s64"):
-        # PyAV has no array of these.
+        # PyAV does not convert 64-bit samples.
         samples: np.ndarray = np.stack([np.frombuffer(plane, np.int64) for plane in frame.planes])
         samples = samples[:, : frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)]
     else:

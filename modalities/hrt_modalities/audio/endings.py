@@ -1,7 +1,7 @@
-"""Whether a sound file ends before its header says: the sizes that containers promise, weighed against the file.
+"""Detects truncated sound files: the sizes that containers declare, compared with the sizes of the files.
 
-A size is believed only where nothing contradicts it. Programs that write to a pipe put 0 or a huge number, and a header
-that was edited disagrees with the one around it; neither says that data is missing.
+A declared size counts only if nothing contradicts it. Programs that write to a pipe put 0 or a huge number, and an
+edited header may disagree with the one around it; neither means that data is missing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 STREAMED = 0x7FFF0000
-"""Sizes of 32 bits from here on are written by programs that cannot know the length."""
+"""32-bit sizes from here on are written by programs that do not know the length."""
 _IMPLAUSIBLE = 1 << 42
-"""The same for sizes of 64 bits: 4 TB."""
+"""The same for 64-bit sizes: 4 TB."""
 _MOST_CHUNKS = 10_000
 _SEARCHED = 1 << 16
-"""Bytes in which the first frame of an mp3, or the last page of an Ogg, is searched."""
+"""Bytes that are searched for the first frame of an mp3, or for the last page of an Ogg file."""
 _MP3_FRAME = (24, 2881)
 """Bytes of the smallest and the largest frame."""
 _PAGE, _LAST_PAGE = b"OggS", 4
-_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -33,22 +33,26 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
-class Promise(NamedTuple):
+class DeclaredSize(NamedTuple):
     """The size that a container declares, beside the size of the file.
 
     Attributes:
-        there: bytes of the file.
-        promised: bytes that the container declares.
+        actual: bytes of the file.
+        declared: bytes that the container declares.
         packets: audio packets that the container declares, if it does.
     """
 
-    there: int
-    promised: int
+    actual: int
+    declared: int
     packets: int | None = None
 
-    def broken(self, packets: int) -> bool:
-        """Whether the file is shorter, and had fewer packets of sound than it says."""
-        return self.there < self.promised and (self.packets is None or packets < self.packets)
+    def is_truncated(self, packets: int) -> bool:
+        """Whether the file is shorter than declared, and has fewer than the declared packets, if any are declared.
+
+        Args:
+            packets: of sound in the file.
+        """
+        return self.actual < self.declared and (self.packets is None or packets < self.packets)
 
 
 class StreamInfo(NamedTuple):
@@ -65,35 +69,36 @@ class StreamInfo(NamedTuple):
     md5: bytes
 
 
-def promise(path: Path) -> Promise | None:
-    """What a file's container says of its size; ``None`` where it says nothing that can be believed."""
+def declared_size(path: Path) -> DeclaredSize | None:
+    """The size that a file's container declares; ``None`` if there is none, or none that can be true."""
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
-            promised, packets = _promised(file, size), None
-            if promised is None and (mp3 := _mp3(file)) is not None:
-                promised, packets = mp3
+            declared, packets = _declared_end(file, size), None
+            if declared is None and (mp3 := _mp3(file)) is not None:
+                declared, packets = mp3
         except struct.error:
             return None
-    return None if promised is None else Promise(size, promised, packets)
+    return None if declared is None else DeclaredSize(size, declared, packets)
 
 
 def read_stream_info(path: Path) -> StreamInfo | None:
-    """The STREAMINFO of a FLAC file; ``None`` where it is not there."""
+    """The STREAMINFO block of a FLAC file; ``None`` if it has none."""
     with path.open("rb") as file:
         file.seek(_after_id3(file))
         head = file.read(42)
     if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F:
         return None
+    # 20 bits of the rate, 3 of the channels less 1, 5 of the bits per sample less 1, and 36 of the number of samples.
     packed = int.from_bytes(head[18:26], "big")
     return StreamInfo(packed & (1 << 36) - 1, (packed >> 36 & 31) + 1, head[26:42])
 
 
 def broken_page(path: Path) -> int | None:
-    """The byte of an Ogg file from which on pages are damaged or missing; ``None`` where all are whole.
+    """The byte offset in an Ogg file of the first damaged or missing page; ``None`` if all pages are complete.
 
-    FFmpeg leaves out pages with a wrong checksum, so that what follows would come too early. Bytes behind the last page
-    do no harm where that page says that it is the last one; a page that is cut off is for :func:`promise` to judge.
+    FFmpeg drops pages with a wrong checksum, so that the sound after them would come too early. Bytes after a page that
+    is marked as the last are harmless. A truncated last page is left to :func:`declared_size`.
     """
     status = path.stat()
     return _broken_page(path, status.st_size, status.st_mtime_ns)
@@ -120,18 +125,19 @@ def _broken_page(path: Path, size: int, changed: int) -> int | None:
 
 
 def _page_sum(page: bytes) -> int:
-    """The CRC of Ogg: that of zlib with the order of bits turned round, and without its inversions."""
-    turned = zlib.crc32(page.translate(_TURNED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{turned:032b}"[::-1], 2)
+    """The CRC of Ogg: that of zlib with its bits in reverse order, and without its inversions."""
+    reversed_crc = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reversed_crc:032b}"[::-1], 2)
 
 
-def _promised(file: BinaryIO, size: int) -> int | None:
+def _declared_end(file: BinaryIO, size: int) -> int | None:
+    """The byte at which a file should end."""
     head = file.read(16)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         return _riff(file, "<" if head[:4] != b"RIFX" else ">", b"data")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        (stated,) = struct.unpack("<I", head[4:8])
-        return 8 + stated if 0 < stated < STREAMED else None
+        (length,) = struct.unpack("<I", head[4:8])
+        return 8 + length if 0 < length < STREAMED else None
     if head[:8] == b"NIST_1A\n":
         return _nist(head + file.read(_SEARCHED))
     if head[:4] == b"FORM":
@@ -151,7 +157,7 @@ def _promised(file: BinaryIO, size: int) -> int | None:
 
 
 def _riff(file: BinaryIO, order: str, data_chunk: bytes) -> int | None:
-    """Both the file's chunk and that of the sound must promise what is not there."""
+    """The smaller of the ends of the chunk around the file and of the chunk of samples."""
     file.seek(4)
     (riff_size,) = struct.unpack(f"{order}I", file.read(4))
     file.seek(12)
@@ -166,7 +172,7 @@ def _riff(file: BinaryIO, order: str, data_chunk: bytes) -> int | None:
         file.seek(length + length % 2, os.SEEK_CUR)
     end = file.tell() + length
     is_plausible = 0 < length < STREAMED and 0 < riff_size < STREAMED
-    # A writer that forgets the padding of an odd chunk, or a chunk behind the sound that is lost, is no loss of sound.
+    # The smaller one, because neither a missing pad byte nor a missing chunk after the samples is a loss of sound.
     return min(end, 8 + riff_size) if is_plausible else None
 
 
@@ -185,7 +191,7 @@ def _caf(file: BinaryIO) -> int | None:
         kind, length = struct.unpack(">4sq", file.read(12))
         if kind == b"data":
             return file.tell() + length if 0 < length < _IMPLAUSIBLE else None
-        if length < 0:
+        if not 0 <= length < _IMPLAUSIBLE:
             return None
         file.seek(length, os.SEEK_CUR)
     return None
@@ -199,8 +205,9 @@ def _w64(file: BinaryIO) -> int | None:
         if kind == _W64_DATA:
             end = file.tell() - 24 + length
             return min(end, file_size) if 24 < length < _IMPLAUSIBLE else None
-        if length < 24:
+        if not 24 <= length < _IMPLAUSIBLE:
             return None
+        # Chunks are padded to 8 bytes, and their lengths include their headers.
         file.seek(-(-length // 8) * 8 - 24, os.SEEK_CUR)
     return None
 
@@ -208,7 +215,7 @@ def _w64(file: BinaryIO) -> int | None:
 def _matroska(file: BinaryIO) -> int | None:
     file.seek(4)
     length = _vint(file)
-    if length is None:
+    if length is None or length >= _IMPLAUSIBLE:
         return None
     file.seek(length, os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
@@ -218,10 +225,11 @@ def _matroska(file: BinaryIO) -> int | None:
 
 
 def _vint(file: BinaryIO) -> int | None:
-    """A size of EBML; ``None`` where it is unknown."""
+    """A variable-length size of EBML; ``None`` if it is unknown, which all ones stand for."""
     first = file.read(1)
     if not first or not first[0]:
         return None
+    # The leading zeros of the first byte count the bytes that follow.
     width = 9 - first[0].bit_length()
     value = first[0] & ((1 << 8 - width) - 1)
     value = value << 8 * (width - 1) | int.from_bytes(file.read(width - 1), "big")
@@ -229,7 +237,8 @@ def _vint(file: BinaryIO) -> int | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> int | None:
-    """Where the last page should end: pages say their size, and nothing does of the whole."""
+    """The end of the last page: pages declare their sizes, but no header declares that of the file."""
+    # 65,307 bytes are the largest page: 27 of its header, 255 of its table, and 255 segments of 255.
     file.seek(max(0, size - _SEARCHED - 65_307))
     tail = file.read()
     position = tail.rfind(b"OggS")
@@ -241,22 +250,24 @@ def _ogg(file: BinaryIO, size: int) -> int | None:
 
 
 def _asf(file: BinaryIO) -> int | None:
-    """Both the data object and the file's properties must promise what is not there."""
+    """The smaller of the ends by the data object and by the file's properties."""
     (length,) = struct.unpack("<Q", file.read(8))
     header = file.read(min(length, 1 << 20))
+    if length >= _IMPLAUSIBLE:
+        return None
     position = header.find(_ASF_PROPERTIES)
     if position < 0 or len(header) < position + 48:
         return None
-    (packets,) = struct.unpack_from("<Q", header, position + 40)
+    (file_size,) = struct.unpack_from("<Q", header, position + 40)
     file.seek(length)
-    kind, data = struct.unpack("<16sQ", file.read(24))
-    if kind != _ASF_DATA or not 0 < data < _IMPLAUSIBLE or not packets:
+    kind, data_size = struct.unpack("<16sQ", file.read(24))
+    if kind != _ASF_DATA or not 0 < data_size < _IMPLAUSIBLE or not file_size:
         return None
-    return int(min(length + data, packets))
+    return int(min(length + data_size, file_size))
 
 
 def _mp3(file: BinaryIO) -> tuple[int, int] | None:
-    """Where an mp3 ends and how many frames it has by its Xing or VBRI header, where both numbers can be true."""
+    """The end and the number of frames that a Xing or VBRI header declares, if both are plausible."""
     start = _after_id3(file)
     file.seek(start)
     head = file.read(_SEARCHED)
@@ -267,6 +278,7 @@ def _mp3(file: BinaryIO) -> tuple[int, int] | None:
     if match[1] == b"VBRI":
         length, frames = struct.unpack_from(">II", head, position + 10)
     else:
+        # The first two flags say that the number of frames and the length are given.
         flags, frames, length = struct.unpack_from(">III", head, position + 4)
         if flags & 3 != 3:
             return None
@@ -276,10 +288,11 @@ def _mp3(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _after_id3(file: BinaryIO) -> int:
-    """Where a file begins behind its ID3v2 tag."""
+    """The byte after a file's ID3v2 tag; 0 without one."""
     file.seek(0)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
+    # Four bytes with 7 bits each, so that a size never looks like the start of a frame.
     a, b, c, d = (byte & 0x7F for byte in head[6:])
     return 10 + (a << 21 | b << 14 | c << 7 | d)

@@ -5,7 +5,6 @@ Shapes: T tokens, F features of a frame, L frames.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +12,13 @@ import numpy as np
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
 
-from .audio import Audio
-from .intervals import SILENCE
 from .tokenizer import AudioTokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SHOWN = 2000
-"""Tokens that are drawn at most: more cannot be told apart."""
+_MAX_TOKENS = 2000
+"""Limit of the tokens that are drawn; more could not be distinguished."""
 
 
 def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
@@ -33,7 +30,7 @@ def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
         tokens: of one sound.
     """
     assert isinstance(tokenizer, AudioTokenizer)
-    count = min(len(tokens.x), _SHOWN)
+    count = min(len(tokens.x), _MAX_TOKENS)
     frames_LF = tokens.x[:count].float().cpu().numpy().reshape(-1, tokenizer.framer.width)
     if tokenizer.config.features == "waveform":
         wave = frames_LF.reshape(-1)
@@ -46,14 +43,3 @@ def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
         axes.set_ylim(0, tokenizer.framer.width)
     axes.set_xlim(0, count)
     axes.set_yticks([])
-
-
-def known(audio: Audio) -> dict[str, list[tuple[float, float, str]]]:
-    """What is known of a sound in time: by boundary, start, end and label of each group that is no silence."""
-    segments = {}
-    for name, starts in audio.boundaries.items():
-        labels = audio.labels.get(name, ())
-        if len(labels) == len(starts) and starts:
-            parts = zip(pairwise([*starts, audio.seconds]), labels, strict=True)
-            segments[name] = [(start, end, label) for (start, end), label in parts if label not in ("", SILENCE)]
-    return segments

@@ -1,7 +1,7 @@
-"""Reads sound files of any kind, whole or a part of them: wav through libsndfile, all others through FFmpeg.
+"""Reads sound files or parts of them: wav through libsndfile, all others through FFmpeg.
 
-What a header says of a file's length is not relied on: files are read to their end, in blocks, and memory is taken for
-what is there. Where samples are missing at the end, that is an error.
+Lengths in headers are not relied on: files are read to their end in blocks, and memory grows with what is read. Missing
+samples at the end are an error.
 
 Shapes: S samples.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.extras import needs_extra
@@ -33,22 +32,22 @@ SUFFIXES = frozenset(
         ".sph", ".spx", ".tta", ".w64", ".wav", ".wave", ".webm", ".weba", ".wma", ".wv",
     }
 )  # fmt: skip
-"""How the names of sound files end. Other files are read too where a table or a command names them."""
+"""Suffixes of sound files in folders. Files with other suffixes are read if a table or a command names them."""
 LONGEST_S = 86_400.0
-"""Seconds of sound that are read at once at most, where nothing else is set: a few bytes can stand for days."""
+"""Default limit in seconds of a sound that is read at once: a few bytes can decode to days."""
 _SLACK_S = 0.1
-"""Seconds by which a part may lead past the end: times in tables are rounded, and codecs fill up the last packet."""
+"""Seconds by which a part may exceed the file: times in tables are rounded, and codecs pad the last packet."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before it is decoded.
+    """Properties of a file, without decoding it.
 
     Args:
-        rate: samples a second.
-        channels: how many.
-        samples: of each channel; of packed formats (AAC, WMA, ...) known to within a packet, since decoding alone shows
-            what is trimmed at the ends.
+        rate: samples per second.
+        channels: their number.
+        samples: per channel; for compressed formats (AAC, WMA, ...) exact to a packet, since only decoding shows what
+            is trimmed at the ends.
     """
 
     rate: int
@@ -57,7 +56,7 @@ class Header:
 
 
 def read_header(path: Path, name: str) -> Header:
-    """Rate, channels and length of a file, found without decoding it: see :mod:`.packets`.
+    """Rate, channels and length of a file, without decoding it: see :mod:`.packets`.
 
     Args:
         path: the file.
@@ -66,7 +65,7 @@ def read_header(path: Path, name: str) -> Header:
     Raises:
         BadSample: the file is missing, empty, no sound or without samples.
     """
-    check_there(path, name)
+    check_file(path, name)
     try:
         plain = open_wav(path, name)
         if plain is None:
@@ -91,28 +90,33 @@ def read_audio(
         path: the file.
         name: of the sample, for messages.
         offset: seconds at which the part begins.
-        duration: seconds that it lasts; to the end when ``None``.
-        longest: seconds at most; of a longer sound no more than that is read. :data:`LONGEST_S` when ``None``.
+        duration: of the part in seconds; to the end when ``None``.
+        longest: limit in seconds, beyond which nothing is read; :data:`LONGEST_S` when ``None``.
 
     Raises:
         BadSample: the file is missing, empty, no sound, damaged or cut off, its samples are not finite, it ends before
             the part does, or the part is too long.
     """
     check_part(offset, duration, name)
-    check_there(path, name)
-    most = LONGEST_S if longest is None else longest
-    if duration is not None and duration > most:
-        raise too_long(name, duration, most)
+    check_file(path, name)
+    longest = LONGEST_S if longest is None else longest
+    if duration is not None and duration > longest:
+        raise too_long(name, duration, longest)
     with _opened(path, name) as source:
         first = round(offset * source.rate)
-        limit = int(most * source.rate)
-        # One sample more tells a sound that is too long.
+        limit = int(longest * source.rate)
+        # One sample more shows that a sound is too long.
         count = limit + 1 if duration is None else max(1, round(duration * source.rate))
-        waveform_S = _together(source.chunks(first, count), name)
+        try:
+            chunks = list(source.chunks(first, count))
+            waveform_S = torch.from_numpy(np.concatenate(chunks) if chunks else np.empty(0, np.float32))
+        except MemoryError:
+            raise BadSample(name, "does not fit into memory; read it in parts") from None
         if duration is None and len(waveform_S) > limit:
-            raise too_long(name, None, most)
+            raise too_long(name, None, longest)
         if not len(waveform_S) or (duration is not None and len(waveform_S) < count):
-            _check_reach(source, first, len(waveform_S), offset, duration, name)
+            length = first + len(waveform_S) if source.length is None else source.length
+            _check_within(length, source.rate, len(waveform_S), offset, duration, name)
         rate = source.rate
     check_waveform(waveform_S, name)
     return Audio(waveform_S, rate)
@@ -124,23 +128,23 @@ def blocks(path: Path, name: str, seconds: float) -> Iterator[Audio]:
     Raises:
         BadSample: as :func:`read_audio`.
     """
-    check_there(path, name)
+    check_file(path, name)
     with _opened(path, name) as source:
         size = max(1, round(seconds * source.rate))
         pending: list[np.ndarray] = []
-        have, given = 0, False
+        count, is_empty = 0, True
         for chunk in source.chunks(0, None, size):
             pending.append(chunk)
-            have += len(chunk)
-            if have >= size:
+            count += len(chunk)
+            if count >= size:
                 joined = np.concatenate(pending)
-                for first in range(0, have - size + 1, size):
-                    given = True
+                for first in range(0, count - size + 1, size):
+                    is_empty = False
                     yield _block(joined[first : first + size], source.rate, name)
-                # A copy, so that the rest of the chunk can go.
-                pending = [joined[have - have % size :].copy()]
-                have %= size
-        if have or not given:
+                # A copy, which does not keep the rest of the chunk in memory.
+                pending = [joined[count - count % size :].copy()]
+                count %= size
+        if count or is_empty:
             yield _block(np.concatenate(pending) if pending else np.empty(0, np.float32), source.rate, name)
 
 
@@ -158,7 +162,7 @@ def wav(audio: Audio, span: tuple[float, float] | None = None) -> bytes:
 
 
 def check_part(offset: float, duration: float | None, name: str) -> None:
-    """Checks what part is asked for.
+    """Checks the times of a part.
 
     Raises:
         BadSample: the offset is negative or the duration not above 0.
@@ -182,7 +186,7 @@ def part_of(header: Header, offset: float, duration: float | None, name: str) ->
     return first, count
 
 
-def check_there(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
     """Checks that a file can be opened and is not empty.
 
     Raises:
@@ -190,7 +194,7 @@ def check_there(path: Path, name: str) -> None:
     """
     try:
         if not path.is_file():
-            # Opening a pipe or a device may wait for ever.
+            # Opening a pipe or a device could block.
             path.stat()
             raise BadSample(name, "cannot be read: it is not a file")
         if not path.stat().st_size:
@@ -202,23 +206,15 @@ def check_there(path: Path, name: str) -> None:
 
 
 def too_long(name: str, seconds: float | None, longest: float) -> BadSample:
-    """The error of a sound that is longer than is read.
+    """The error for a sound beyond the limit.
 
     Args:
         name: of the sample.
-        seconds: how long it is, where that is known.
-        longest: seconds that are read at most.
+        seconds: its duration, if known.
+        longest: the limit in seconds.
     """
     lasts = "is" if seconds is None else f"lasts {seconds:.1f} s,"
     return BadSample(name, f"{lasts} longer than modality.max_seconds {longest:g}; raise it or read the sound in parts")
-
-
-def _check_reach(
-    source: Plain | Track, first: int, count: int, offset: float, duration: float | None, name: str
-) -> None:
-    """Checks that a part that came short is so by no more than rounding."""
-    length = first + count if source.length is None else source.length
-    _check_within(length, source.rate, count, offset, duration, name)
 
 
 def _check_within(length: int, rate: int, count: int, offset: float, duration: float | None, name: str) -> None:
@@ -249,15 +245,6 @@ def _opened(path: Path, name: str) -> Iterator[Plain | Track]:
         if isinstance(source, Plain):
             stack.enter_context(source)
         yield source
-
-
-def _together(chunks: Iterator[np.ndarray], name: str) -> Tensor:
-    """(S,) of pieces; memory grows with what comes."""
-    try:
-        parts = list(chunks)
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.float32))
-    except MemoryError:
-        raise BadSample(name, "does not fit into memory; read it in parts") from None
 
 
 def _block(waveform_S: np.ndarray, rate: int, name: str) -> Audio:

@@ -35,7 +35,7 @@ class AudioManifestConfig(TimedManifestConfig, JoinableConfig):
         """The sounds of a split."""
         sounds = super().build(split)
         assert isinstance(sounds, Recordings)
-        return self.strung(split, sounds, spaced=self.label == "characters")
+        return self.concatenated(split, sounds, spaced=self.label == "characters")
 
     def item_of_row(self, row: Row, location: str, paths: Paths) -> Recording:
         """The sound of a row, or the part of it."""

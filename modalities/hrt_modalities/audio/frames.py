@@ -1,7 +1,7 @@
 """Frames of sound: log-mel bands or raw samples, of whole waveforms or of chunks of any size with the same result.
 
-Frame t stands for the samples of its own hop. Its window is centred on them, so it sees (window - hop) / 2 samples
-after its end and no more. That is all the look-ahead there is. The sound is followed by zeros up to a whole token.
+Frame t covers the samples of its hop. Its window is centred on them, so its lookahead is (window - hop) / 2 samples.
+The end of a sound is padded with zeros to a whole token.
 
 Shapes: S samples, T frames, F features of a frame, W samples of a window, N samples of the transform, K its bins.
 """
@@ -20,21 +20,21 @@ from torch.nn import functional
 from hrt_mm.core.extras import needs_extra
 
 FLOOR = 1e-8
-"""Power that is added before the logarithm: 80 dB under full scale. Quieter sound is silence."""
+"""Power that is added before the logarithm, 80 dB below full scale. Quieter sound is silence."""
 _BLOCK = 4096
-"""Frames that are transformed at once, so that long sounds need little memory beside their features."""
+"""Frames that are transformed at once, which bounds the memory of long sounds."""
 _SCAN = 128
 """Frames of the running mean that are computed in one matrix product."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How samples become frames.
+    """The division of samples into frames.
 
     Args:
-        rate: samples a second.
-        hop: samples that a frame stands for.
-        window: samples that it sees, ``hop`` or more.
+        rate: samples per second.
+        hop: distance of frames in samples.
+        window: samples of a window, at least ``hop``.
     """
 
     rate: int
@@ -43,33 +43,33 @@ class Framing:
 
     @property
     def before(self) -> int:
-        """Samples that a frame sees before those that it stands for."""
+        """Samples of a window before its hop."""
         return (self.window - self.hop) // 2
 
     @property
     def ahead(self) -> int:
-        """Samples that a frame sees after those that it stands for."""
+        """Samples of a window after its hop."""
         return self.window - self.hop - self.before
 
     def count(self, samples: int) -> int:
-        """Frames of a sound, the last one maybe in part of zeros."""
+        """Number of frames of a sound, including a padded one."""
         return -(-samples // self.hop)
 
     def windows(self, waveform_S: Tensor, frames: int) -> Tensor:
-        """(T, W) samples that the frames of a whole sound see."""
+        """(T, W) windows of the frames of a whole sound."""
         padded = torch.zeros((frames - 1) * self.hop + self.window)
         length = min(len(waveform_S), len(padded) - self.before)
         padded[self.before : self.before + length] = waveform_S[:length]
         return padded.unfold(0, self.window, self.hop)
 
     def windows_at(self, waveform_S: Tensor, starts_T: Tensor) -> Tensor:
-        """(T, W) samples that frames see whose own samples start anywhere from 0 to S."""
+        """(T, W) windows of frames whose hops start at given samples from 0 to S."""
         padded = functional.pad(waveform_S, (self.before, self.window))
         return padded.unfold(0, self.window, 1)[starts_T]
 
 
 class Features(ABC):
-    """Features of frames, each from its window alone."""
+    """Features of frames, each computed from its window alone."""
 
     framing: Framing
     width: int
@@ -77,11 +77,11 @@ class Features(ABC):
 
     @abstractmethod
     def __call__(self, windows_TW: Tensor, warp: float = 1.0) -> Tensor:
-        """(T, W) to (T, F), with frequencies moved up by a factor."""
+        """(T, W) to (T, F), with all frequencies multiplied by ``warp``."""
 
 
 class Waveform(Features):
-    """The samples themselves, as parts of ``scale``."""
+    """The samples themselves, divided by ``scale``."""
 
     def __init__(self, framing: Framing, scale: float) -> None:
         assert framing.window == framing.hop
@@ -93,18 +93,18 @@ class Waveform(Features):
 
 
 class LogMel(Features):
-    """Logarithm of the mean power in bands of the mel scale.
+    """Logarithm of the mean power in mel bands.
 
-    White noise has its variance in every band, whatever the window, the rate and the number of bands are, so one
-    mean and one deviation normalise them all.
+    The power of white noise in each band is its variance, whatever the window, the rate and the number of bands.
+    Therefore one mean and one deviation normalize all settings.
 
     Args:
         framing: of the sound.
-        mels: how many bands.
-        lowest: hertz at which they begin.
-        highest: hertz at which they end.
-        mean: is taken off.
-        deviation: divides.
+        mels: number of bands.
+        lowest: lower edge of the bands in hertz.
+        highest: upper edge of the bands in hertz.
+        mean: is subtracted.
+        deviation: divides the result.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class LogMel(Features):
 
     @cached_property
     def _filters(self) -> tuple[int, Tensor, Tensor]:
-        """Samples of the transform, its window, and (K, F) weights that sum to 1 in each band."""
+        """Size of the transform, its window, and (K, F) weights that sum to 1 in each band."""
         with needs_extra("audio"):
             from torchaudio.functional import melscale_fbanks
 
         size = 1 << (self.framing.window - 1).bit_length()
-        # Slaney's scale is linear up to 1 kHz: that is where bands are the narrowest.
+        # Slaney's scale is linear up to 1 kHz, where bands are narrowest. Each must contain a bin.
         scale = _slaney(self.highest) - _slaney(self.lowest)
         narrowest = scale / (self.width + 1) * (200 / 3)
         while self.framing.rate / size > narrowest:
@@ -145,9 +145,9 @@ class LogMel(Features):
         return x_TF.add_(FLOOR).log_().sub_(self.mean).div_(self.deviation)
 
     def _bands(self, warp: float) -> Tensor:
-        """(K, F) weights that take a frequency for one ``warp`` times as high.
+        """(K, F) weights for a vocal tract by which all frequencies are multiplied by ``warp``.
 
-        The last eighth of the bins is stretched to end where it did.
+        The map is piecewise linear: the last eighth of the bins is stretched to reach the highest frequency.
         """
         bands_KF = self._filters[2]
         if warp == 1:
@@ -165,26 +165,27 @@ class LogMel(Features):
 
 
 class RunningMean:
-    """Takes off the mean of the past, which forgets exponentially; it begins at 0.
+    """Subtracts an exponential moving average of the past, which starts at 0.
 
     Args:
-        frames: after which a frame's weight has fallen to 1/e.
+        frames: time constant, after which the weight of a frame is 1/e.
     """
 
     def __init__(self, frames: float) -> None:
         self.decay = math.exp(-1 / frames)
         index = torch.arange(_SCAN, dtype=torch.float64)
         steps = index[:, None] - index
-        # In float64, so that a chunk gives what the whole gives: models may enlarge differences a hundredfold.
+        # Weights of a block of frames: row t is (1 - d) d^(t - s) for s <= t. In float64, so that chunks equal the
+        # whole: models may amplify differences a hundredfold.
         self._weights = torch.where(steps >= 0, (1 - self.decay) * self.decay ** steps.clamp(min=0), 0.0)
         self._fading = (self.decay ** (index + 1))[:, None]
 
     def __call__(self, x_TF: Tensor, mean_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The frames without the mean, and the mean at the end in float64, for those that follow.
+        """The features minus the mean, and the last mean in float64, for the frames that follow.
 
         Args:
             x_TF: features.
-            mean_F: the mean before them; 0 at the beginning.
+            mean_F: the mean before them; 0 when ``None``.
         """
         mean_F = torch.zeros(x_TF.shape[1], dtype=torch.float64) if mean_F is None else mean_F
         result = torch.empty_like(x_TF)
@@ -198,14 +199,14 @@ class RunningMean:
 
 
 class FrameStream:
-    """Frames of a sound that comes in chunks of any size; put together they are those of the whole.
+    """Frames of a sound that arrives in chunks of any size; together they equal those of the whole.
 
-    It remembers less than a window and a token, whatever the length of the sound.
+    Its memory is less than a window and a token, whatever the length of the sound.
 
     Args:
         features: of windows.
-        running: what takes off the running mean, where that is done.
-        stack: frames of a token; the sound is followed by zeros up to a whole one.
+        running: subtracts the running mean, if any.
+        stack: frames of a token; the end of the sound is padded to a whole one.
     """
 
     def __init__(self, features: Features, running: RunningMean | None = None, stack: int = 1) -> None:
@@ -216,7 +217,7 @@ class FrameStream:
         self._frames = 0
 
     def feed(self, chunk_S: Tensor) -> Tensor:
-        """(T, F) frames that are finished by new samples, at the features' rate."""
+        """(T, F) frames that new samples complete, at the rate of the features."""
         framing = self.features.framing
         self._pending = torch.cat([self._pending, chunk_S])
         self._samples += len(chunk_S)
@@ -224,7 +225,7 @@ class FrameStream:
         return self._take(ready)
 
     def flush(self) -> Tensor:
-        """The frames that are left, at the end of the sound."""
+        """The remaining frames, at the end of the sound."""
         framing = self.features.framing
         token = framing.hop * self.stack
         ready = -(-self._samples // token) * self.stack - self._frames

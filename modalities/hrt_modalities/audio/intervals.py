@@ -1,4 +1,4 @@
-"""Labelled stretches of time: what alignments, captions and transcripts are made of."""
+"""Operations on labelled time spans, of which alignments, captions and transcripts consist."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hrt_mm.data.time_span import TimeSpan
 log = logging.getLogger(__name__)
 
 SILENCE = "sil"
-"""What silence is called among labels."""
+"""The label of silence."""
 DIGITS = 6
-"""Decimals of written seconds, and what overlaps by less is taken for rounding."""
+"""Decimals of seconds in files. Smaller overlaps count as rounding."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -26,10 +26,10 @@ Alignment = Mapping[str, Sequence[TimeSpan]]
 
 
 def check_order(intervals: Sequence[TimeSpan], name: str, tier: str) -> None:
-    """Checks that times are numbers and rise, and that labels are text that can be written.
+    """Checks that times are finite and ascending, and that labels are valid Unicode.
 
     Raises:
-        BadSample: they do not; names the interval.
+        BadSample: they are not; names the interval.
     """
     for index, interval in enumerate(intervals):
         if _SURROGATE.search(interval.label):
@@ -58,7 +58,7 @@ def without_overlaps(intervals: Sequence[TimeSpan], name: str) -> list[TimeSpan]
 
     Args:
         intervals: in any order.
-        name: of the file, for the warning that counts what was changed.
+        name: of the file, for the warning that counts the changes.
     """
     merged: list[TimeSpan] = []
     changed = 0
@@ -67,7 +67,7 @@ def without_overlaps(intervals: Sequence[TimeSpan], name: str) -> list[TimeSpan]
         if last is not None and current.start < last.end:
             changed += current.start < last.end - 10**-DIGITS
             if current.start == last.start:
-                # Captions that are there twice are said once.
+                # Repeated captions become one.
                 label = " ".join(filter(None, dict.fromkeys([last.label, current.label])))
                 merged[-1] = TimeSpan(last.start, max(last.end, current.end), label)
                 continue
@@ -111,7 +111,7 @@ def seconds(text: str, name: str, line: int) -> float:
         BadSample: it is no finite number; names the line.
     """
     try:
-        # Python takes 1_0 for 10.
+        # Python accepts 1_0 for 10.
         value = math.nan if "_" in text else float(text)
     except ValueError:
         value = math.nan
@@ -122,15 +122,15 @@ def seconds(text: str, name: str, line: int) -> float:
 
 
 def one_line(label: str) -> str:
-    """A label without the line breaks, tabs and repeated spaces that files of lines cannot hold."""
+    """A label without line breaks, tabs and repeated spaces, for formats with one interval per line."""
     return " ".join(label.split())
 
 
 def only_tier(alignment: Alignment, kind: str) -> Sequence[TimeSpan]:
-    """The tier of an alignment that has no other.
+    """The only tier of an alignment.
 
     Raises:
-        UserError: it has.
+        UserError: it has several.
     """
     if len(alignment) > 1:
         raise UserError(
@@ -140,5 +140,5 @@ def only_tier(alignment: Alignment, kind: str) -> Sequence[TimeSpan]:
 
 
 def short(time: float) -> str:
-    """Seconds without needless zeros."""
+    """Seconds without trailing zeros."""
     return f"{time:.{DIGITS}f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""Sounds strung together: what a model of streams is trained on, so that it does not expect an end.
+"""Concatenated sounds, on which models of streams are trained so that they do not expect an end.
 
 Shapes: S samples.
 """
@@ -22,14 +22,14 @@ from .recordings import Recordings, RecordingsConfig
 
 
 class JoinableConfig(RecordingsConfig):
-    """What datasets share whose sounds have transcripts."""
+    """Settings of all datasets of sounds with transcripts."""
 
     join: PositiveInt = 1
-    """Sounds of the training split that are strung together, from 1 to so many, with their labels, which are lists: a
-    model that reads streams must not expect each sentence to be the last."""
+    """Limit of the sounds that are concatenated at random in training, with their labels, which must be lists. Models
+    of streams must not expect each sentence to be the last."""
 
-    def strung(self, split: str, sounds: Recordings, *, spaced: bool = False) -> Dataset:
-        """The sounds of a split, strung together where they are trained on.
+    def concatenated(self, split: str, sounds: Recordings, *, spaced: bool = False) -> Dataset:
+        """The sounds of a split, concatenated in training.
 
         Args:
             split: which one.
@@ -37,12 +37,12 @@ class JoinableConfig(RecordingsConfig):
             spaced: labels are characters.
 
         Raises:
-            ConfigError: labels are no lists.
+            ConfigError: labels are not lists.
         """
         if self.join == 1:
             return sounds
         if split != "train":
-            # The space between characters is a class that single words have not.
+            # The space between words is a class that single words lack.
             sounds.classes = Joined(sounds, self.join, None, spaced=spaced).classes
             return sounds
         sounds.transform = None
@@ -50,13 +50,13 @@ class JoinableConfig(RecordingsConfig):
 
 
 class Joined(Dataset):
-    """Each sound with a few others behind it, drawn anew each time. Their labels are lists, and are joined too.
+    """Each sound followed by a random number of random others. Their labels are lists, which are concatenated too.
 
     Args:
-        sounds: what is joined; not augmented.
-        most: sounds that are strung together at most.
+        sounds: without augmentation.
+        most: limit of the number of sounds.
         transform: augmentation of the whole.
-        spaced: labels are characters, with a space between those of two sounds.
+        spaced: labels are characters, with a space between two sounds.
     """
 
     def __init__(self, sounds: Recordings, most: int, transform: Transform | None, *, spaced: bool = False) -> None:
@@ -74,15 +74,15 @@ class Joined(Dataset):
         return len(self.sounds)
 
     def __getitem__(self, index: int) -> Sample:
-        """A string of sounds that begins with one.
+        """Concatenated sounds that begin with the given one.
 
         Raises:
-            BadSample: one cannot be read, or has another rate than the first.
+            BadSample: one cannot be read, or its rate differs from the first.
         """
         count = int(torch.randint(1, self.most + 1, ()))
         indices = [index, *torch.randint(len(self), (count - 1,)).tolist()]
         samples = [self.sounds[position] for position in indices]
-        audio = _strung(samples)
+        audio = _concatenated(samples)
         if self.transform is not None:
             audio = self.transform(audio)
         label = [
@@ -95,13 +95,13 @@ class Joined(Dataset):
         self.sounds.limit(tokenizer)
 
     def shape(self, index: int) -> Sequence[int]:
-        """(samples, rate) of a string of middling length."""
+        """(samples, rate) of the average length."""
         samples, rate = self.sounds.shape(index)
         return samples * (1 + self.most) // 2, rate
 
 
-def _strung(samples: Sequence[Sample]) -> Audio:
-    """The sounds back to back, with the boundaries that all of them have."""
+def _concatenated(samples: Sequence[Sample]) -> Audio:
+    """The concatenated sounds, with the boundaries that all of them have."""
     parts: list[Audio] = [sample.value for sample in samples]
     rate = parts[0].rate
     for sample in samples:

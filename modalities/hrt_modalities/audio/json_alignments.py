@@ -1,4 +1,4 @@
-"""Alignments in JSON: tiers of intervals, and what Whisper, WhisperX, whisper.cpp and Hugging Face's pipeline write."""
+"""Alignments in JSON: tiers of intervals, and the formats of Whisper, WhisperX, whisper.cpp and Hugging Face."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SEGMENTS, WORDS = "segments", "words"
 def read_json(text: str, name: str) -> dict[str, list[TimeSpan]]:
     """The tiers of a file.
 
-    Whisper's results become the tiers ``segments`` and, where they have times of words, ``words``. A word without
-    times, as WhisperX leaves numbers, takes the time between its neighbours.
+    Whisper's results become the tiers ``segments`` and, if they have times of words, ``words``. A word without times,
+    such as numbers in WhisperX, gets the time between its neighbours.
 
     Raises:
-        BadSample: it is no JSON, or not what is expected; names the interval.
+        BadSample: it is not JSON, or not in an expected form; names the interval.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_once)
-    except _Twice as error:
+        data = json.loads(text, object_pairs_hook=_unique_keys)
+    except _DuplicateKey as error:
         raise BadSample(name, f"has two values at {error.key[:40]!r} in one object; rename one") from error
     except ValueError as error:
         line = getattr(error, "lineno", 1)
@@ -43,14 +43,19 @@ def read_json(text: str, name: str) -> dict[str, list[TimeSpan]]:
         if isinstance(entries, list) and entries and all(isinstance(part, dict) and mark in part for part in entries):
             parts = [read(part) for part in entries]
             return {SEGMENTS: without_overlaps(list(_timed(parts, SEGMENTS, name)), name)}
-    return {tier: _tier(entries, tier, name) for tier, entries in data.items()}
+    tiers = {}
+    for tier, entries in data.items():
+        if not isinstance(entries, list):
+            raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(entries).__name__}")
+        tiers[tier] = list(_timed(entries, tier, name))
+    return tiers
 
 
-class _Twice(Exception):
-    """A key that is there twice in an object.
+class _DuplicateKey(Exception):
+    """An object has a key twice.
 
     Args:
-        key: which.
+        key: the key.
     """
 
     def __init__(self, key: str) -> None:
@@ -58,11 +63,11 @@ class _Twice(Exception):
         self.key = key
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no key may be there twice: the first value would be left out."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON without duplicate keys, whose first values would be lost."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
+        raise _DuplicateKey(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return mapping
 
 
@@ -78,14 +83,8 @@ def write_json(alignment: Alignment, name: str, end: float) -> str:
     return json.dumps(data, ensure_ascii=False, indent=1) + "\n"
 
 
-def _tier(value: object, tier: str, name: str) -> list[TimeSpan]:
-    if not isinstance(value, list):
-        raise BadSample(name, f"tier {tier!r} must be a list of intervals, got {type(value).__name__}")
-    return list(_timed(value, tier, name))
-
-
 def _timed(parts: Sequence[object], tier: str, name: str) -> Iterator[TimeSpan]:
-    """Intervals of objects with start, end and a label."""
+    """Intervals from objects with start, end and label."""
     for index, part in enumerate(parts):
         start, end, label = (part.get(key) if isinstance(part, dict) else None for key in ("start", "end", "label"))
         begin, finish = _number(start), _number(end)
@@ -132,7 +131,7 @@ def _whisper(segments: Sequence[Mapping[str, Any]], name: str) -> dict[str, list
 
 
 def _with_times(words: Sequence[Mapping[str, Any]], segment: TimeSpan) -> list[Mapping[str, Any]]:
-    """Words where those without times share the time between their neighbours, or the ends of the segment."""
+    """Words, in which those without times divide the time between their neighbours or the ends of the segment."""
     timed: list[Mapping[str, Any]] = []
     waiting: list[Mapping[str, Any]] = []
     last = segment.start
@@ -151,7 +150,7 @@ def _with_times(words: Sequence[Mapping[str, Any]], segment: TimeSpan) -> list[M
 
 
 def _cpp_segment(part: object) -> object:
-    """A segment of whisper.cpp, which counts milliseconds."""
+    """A segment of whisper.cpp, with times in milliseconds."""
     offsets = part.get("offsets") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(offsets, dict):
         return part

@@ -1,8 +1,7 @@
-"""Sound as it comes through a pipe: a wav stream of any length, or raw samples.
+"""Reads sound from a pipe: a wav stream of any length, or raw samples.
 
-libsndfile must be able to go back in what it reads, which a pipe cannot. So the header of wav is read here: chunks of
-RIFF, RF64 or none but raw samples. Programs that write to a pipe do not know the length, so what the header says of it
-counts only where more was promised than came.
+libsndfile needs to seek, which a pipe cannot. Therefore the header of wav (RIFF or RF64) is parsed here. Programs that
+write to a pipe do not know the length, so a declared length only serves to detect truncation.
 
 Shapes: S samples, C channels.
 """
@@ -26,21 +25,21 @@ from .endings import STREAMED
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _HEADER = 1 << 20
-"""Bytes of other chunks before the sound at most."""
+"""Limit of the bytes of other chunks before the samples."""
 ENCODINGS = {"u8": (_PCM, 8), "s16": (_PCM, 16), "s24": (_PCM, 24), "s32": (_PCM, 32), "f32": (_FLOAT, 32)}
 """Raw samples, little-endian."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How samples lie in bytes.
+    """The layout of samples in bytes.
 
     Args:
-        rate: samples a second.
-        channels: that lie side by side.
-        kind: whole numbers (1) or floats (3).
-        bits: of one.
-        length: bytes of sound, where that is known.
+        rate: samples per second.
+        channels: interleaved.
+        kind: integers (1) or floats (3).
+        bits: per sample.
+        length: bytes of sound, if known.
     """
 
     rate: int
@@ -65,6 +64,7 @@ class Layout:
         if self.bits == 8:
             return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
         if self.bits == 24:
+            # The three bytes become the upper ones of a 32-bit integer.
             bytes_N3 = np.frombuffer(data, np.uint8).reshape(-1, 3)
             wide_N4 = np.zeros((len(bytes_N3), 4), np.uint8)
             wide_N4[:, 1:] = bytes_N3
@@ -73,7 +73,7 @@ class Layout:
 
 
 def raw_layout(rate: int, channels: int = 1, encoding: str = "s16") -> Layout:
-    """How raw samples lie.
+    """The layout of raw samples.
 
     Raises:
         UserError: there is no such encoding, or the numbers are out of range.
@@ -87,10 +87,10 @@ def raw_layout(rate: int, channels: int = 1, encoding: str = "s16") -> Layout:
 
 
 def read_layout(source: BinaryIO, name: str) -> Layout:
-    """The header of a wav stream; what follows is sound.
+    """Reads the header of a wav stream, up to the samples.
 
     Raises:
-        BadSample: it is no wav, or of a kind that is not read; says what to do.
+        BadSample: it is no wav, or of an unsupported kind; names the fix.
     """
     head = source.read(12)
     if not head:
@@ -116,16 +116,16 @@ def read_layout(source: BinaryIO, name: str) -> Layout:
 
 
 def live(source: BinaryIO, layout: Layout, name: str, seconds: float) -> Iterator[Tensor]:
-    """Waveforms (S,) as they come, each of ``seconds`` at most.
+    """Waveforms (S,) as they arrive, each of at most ``seconds``.
 
     Raises:
-        BadSample: samples are not finite, none came, or fewer than the header promised; after all of them were given.
+        BadSample: samples are not finite, there are none, or fewer than declared. The last two are raised at the end.
     """
-    most = max(1, round(seconds * layout.rate)) * layout.frame
+    limit = max(1, round(seconds * layout.rate)) * layout.frame
     read = getattr(source, "read1", source.read)
     pending, done = b"", 0
     while True:
-        left = most if layout.length is None else min(most, layout.length - done)
+        left = limit if layout.length is None else min(limit, layout.length - done)
         data = read(left) if left else b""
         if not data:
             break

@@ -1,7 +1,7 @@
-"""How long a sound lasts, found by walking over its packets without decoding them, and where each packet lies.
+"""The length of a sound and the times of its packets, from a walk over the packets without decoding them.
 
-Headers that say how long a file is are not asked: the number may be absent, an estimate, or false. The walk costs a
-thousandth of the sound's duration at most, and what it found is kept as long as the file stays the same.
+Lengths in headers are not used: they may be absent, estimated or wrong. The walk takes a thousandth of the sound's
+duration at most, and its result is cached as long as the file stays the same.
 
 Shapes: N packets.
 """
@@ -27,14 +27,14 @@ from .containers import audio_stream, check_layout, container_of
 
 _SEEKABLE_FORMATS = frozenset({"aiff", "au", "caf", "flac", "mp3", "nistsphere", "ogg", "w64", "wav"})
 _SEEKABLE_CODECS = frozenset({"flac", "mp3", "mp3float", "opus", "vorbis"})
-"""Decoders that, some packets after a seek, give what they give when they have read all."""
-_KEPT_PACKETS = 4_000_000
-"""Packets of all indices that are kept in memory, 16 bytes each."""
+"""Decoders that, some packets after a seek, give the same samples as when they decode from the start."""
+_CACHED_PACKETS = 4_000_000
+"""Packets of all indices in the cache, of 16 bytes each."""
 _FRAME = 8192
-"""Samples that a decoder may leave out of its first frame, or give in the next."""
+"""Samples that a decoder may omit from its first frame, or return with the next."""
 _LONGEST_PACKET_S = 60.0
 _LONGEST_PACKETS_S = {"opus": 0.12, "vorbis": 1.024}
-"""By codec, seconds of the longest packet; one that is said to last longer has a broken time."""
+"""By codec, the longest packet in seconds; a longer duration is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class PacketIndex:
     """The packets of a file.
 
     Args:
-        rate: samples a second of its first frame.
-        channels: of the same.
-        samples: of each channel that its packets stand for. Decoding may give up to a packet more or fewer at the ends,
-            where codecs fill up or trim what the container does not say.
+        rate: samples per second of the first frame.
+        channels: of the first frame.
+        samples: per channel, by the durations of the packets. Decoding may give up to a packet more or fewer at the
+            ends, which codecs pad or trim without the container declaring it.
         origin: time of the first sample that is decoded, in samples.
         time_base: unit of the packets' times, in seconds.
-        stamps_N: times of packets, int64; empty where a seek could not be trusted.
+        stamps_N: times of packets, int64; empty if seeks are not exact.
         prints_N: checksums of packets, uint32; empty for plain samples.
     """
 
@@ -62,7 +62,7 @@ class PacketIndex:
 
     @property
     def seekable(self) -> bool:
-        """Whether parts may be read without what is before them."""
+        """Whether a part may be read by a seek."""
         return len(self.stamps_N) > 0
 
     def stamp_at(self, sample: int) -> int:
@@ -70,11 +70,11 @@ class PacketIndex:
         return int((sample + self.origin) / (self.rate * self.time_base))
 
     def sample_at(self, stamp: int, time_base: Fraction) -> int:
-        """The sample that has a time; the time base may be that of packets or of frames."""
+        """The sample at a time; the time base may be that of packets or of frames."""
         return round(stamp * time_base * self.rate) - self.origin
 
     def holds(self, packet: Any) -> bool:
-        """Whether the packet of this time has this content; of plain samples, cut anywhere, whether it has a time."""
+        """Whether the packet at this time has this content. PCM is cut into packets anywhere, so any packet matches."""
         if not len(self.prints_N):
             return True
         index = int(np.searchsorted(self.stamps_N, packet.pts))
@@ -86,19 +86,15 @@ class PacketIndex:
 
 
 def read_index(path: Path, name: str) -> PacketIndex:
-    """The packets of a file. It is not read again as long as its size and its time of change stay.
+    """The packets of a file, cached as long as its size and modification time stay the same.
 
     Raises:
-        BadSample: the file is missing, or none of it is sound that can be decoded.
+        BadSample: the file is missing, or no sound in it can be decoded.
     """
     return _INDICES.get(path, name, lambda: _read(path, name))
 
 
-def _weight(index: PacketIndex) -> int:
-    return 32 + len(index.stamps_N)
-
-
-_INDICES = FileCache(_weight, _KEPT_PACKETS)
+_INDICES: FileCache[PacketIndex] = FileCache(lambda index: 32 + len(index.stamps_N), _CACHED_PACKETS)
 
 
 def _read(path: Path, name: str) -> PacketIndex:
@@ -112,14 +108,14 @@ def _read(path: Path, name: str) -> PacketIndex:
             for packet in container.demux(stream):
                 walk.add(packet)
         except av.FFmpegError:
-            # What is missing is for the reader to judge.
+            # The reader reports what is missing.
             walk.flush()
         index = walk.index(name)
     return index if walk.sure else replace(index, samples=_counted(path, name))
 
 
 def _counted(path: Path, name: str) -> int:
-    """Samples that decoding gives, as far as it goes."""
+    """Number of samples that can be decoded."""
     with needs_extra("audio"):
         import av
 
@@ -134,11 +130,11 @@ def _counted(path: Path, name: str) -> int:
 
 
 class _Walk:
-    """What is gathered from packet to packet.
+    """Collects the times of packets.
 
     Args:
         kind: FFmpeg's name of the container.
-        stream: whose packets they are.
+        stream: of the packets.
     """
 
     def __init__(self, kind: str, stream: Any) -> None:
@@ -155,11 +151,11 @@ class _Walk:
 
     @property
     def sure(self) -> bool:
-        """Whether packets have the times of what they hold. In a long file one without may stand at each end."""
+        """Whether the times of packets are consistent. In a long file, one at each end may have none."""
         return not self._doubtful and (not self._timeless or 2 >= self._timeless < self._packets // 20)
 
     def add(self, packet: Any) -> None:
-        """A packet; the last one is empty."""
+        """Adds a packet; the last one is empty."""
         before = self._first
         lost = not self._decode(packet)
         if not packet.size:
@@ -170,22 +166,27 @@ class _Walk:
             duration = 0
         self._packets += 1
         if self._first is not before:
-            # A header may say that packets hold more than they do.
-            stated = float(duration * self._base) * self._first.sample_rate
-            self._doubtful |= stated > 2 * self._first.samples + _FRAME
+            # A header may declare longer packets than there are.
+            declared = float(duration * self._base) * self._first.sample_rate
+            self._doubtful |= declared > 2 * self._first.samples + _FRAME
             self._gathering = self._gathering and not self._doubtful
-        # The first packet of Vorbis only prepares the second.
+        # The first packet of Vorbis gives no samples: each block overlaps with the one before.
         if not lost and (self._first is not None or self._stream.codec_context.name != "vorbis"):
             self._sum += duration
         if packet.has_sidedata("skip_samples"):
-            self._skipped += self._trimmed(bytes(packet.get_sidedata("skip_samples")), duration)
+            begin, end = struct.unpack_from("<II", bytes(packet.get_sidedata("skip_samples")))
+            # In Opus, and where more than the packet is to be dropped, the duration excludes the end already.
+            excluded = (
+                self._stream.codec_context.name.endswith("opus") or end > duration * self._base * self._stream.rate
+            )
+            self._skipped += begin if excluded else begin + end
         if packet.pts is None:
             self._gathering = False
             return
         if self._begin is None:
             self._begin = self._end = packet.pts
         self._doubtful |= packet.pts < self._end - 1
-        # A gap, or a time that goes back: then samples are not where times say.
+        # After a gap, or a time that goes back, times no longer give the positions of samples.
         self._gathering = self._gathering and packet.pts == self._end
         if self._gathering:
             self._stamps.append(packet.pts)
@@ -194,21 +195,21 @@ class _Walk:
         self._end = packet.pts + duration
 
     def flush(self) -> None:
-        """The end of a stream that broke off."""
+        """Decodes what is left of a truncated stream."""
         self._decode(None)
 
     def index(self, name: str) -> PacketIndex:
-        """What was found.
+        """The index of the packets so far.
 
         Raises:
-            BadSample: no packet could be decoded, or the rate or the number of channels is not read.
+            BadSample: no packet could be decoded, or the rate or number of channels is not supported.
         """
         first, base = self._first, self._base
         if first is None:
             raise BadSample(name, "has no samples that can be decoded; remove it, or fetch it again")
         rate, channels = int(first.sample_rate), int(first.layout.nb_channels)
         check_layout(rate, channels, name)
-        # Where the unit of times is coarser than a sample (a millisecond, in Matroska), durations are rounded.
+        # If the unit of times is coarser than a sample (a millisecond in Matroska), durations are rounded.
         exact = (1 / (rate * base)).denominator == 1
         length, span = self._sum * base, (self._end - (self._begin or 0)) * base
         if not exact and abs(span - length) <= length / 10 + 1:
@@ -224,15 +225,8 @@ class _Walk:
             np.array(self._prints if seekable else [], np.uint32),
         )
 
-    def _trimmed(self, data: bytes, duration: int) -> int:
-        """Samples that the decoder drops at the beginning and at the end of a packet."""
-        begin, end = struct.unpack_from("<II", data)
-        # The durations of Opus are those that are left at the end; and no more than the packet can be dropped there.
-        left = self._stream.codec_context.name.endswith("opus") or end > duration * self._base * self._stream.rate
-        return int(begin if left else begin + end)
-
     def _decode(self, packet: Any) -> bool:
-        """Decodes until there is a frame; whether that worked."""
+        """Decodes until there is a first frame; false if a packet cannot be decoded."""
         with needs_extra("audio"):
             import av
 

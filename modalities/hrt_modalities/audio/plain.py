@@ -17,7 +17,7 @@ from hrt_mm.core.errors import BadSample
 from hrt_mm.core.extras import needs_extra
 
 from .containers import check_layout
-from .endings import STREAMED, promise
+from .endings import STREAMED, declared_size
 
 BLOCK = 1 << 20
 """Samples of all channels that are read at once, before channels are averaged."""
@@ -134,9 +134,11 @@ def open_rare(path: Path, name: str) -> Plain | None:
 
 
 def _check_whole(path: Path, name: str) -> None:
-    stated = promise(path)
-    if stated is not None and stated.broken(0):
-        raise BadSample(name, f"is cut off: {stated.there:,} of {stated.promised:,} bytes are there; fetch it again")
+    declared = declared_size(path)
+    if declared is not None and declared.is_truncated(0):
+        raise BadSample(
+            name, f"is cut off: {declared.actual:,} of {declared.declared:,} bytes are there; fetch it again"
+        )
 
 
 def _open(path: Path) -> Any:

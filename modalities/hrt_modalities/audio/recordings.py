@@ -1,6 +1,6 @@
-"""What all datasets of sound files share: items, reading by parts, labels and splits.
+"""Datasets of sound files: items, and reading them or parts of them.
 
-Files are data: nothing that a name or a row says leads out of the dataset's folder.
+No name in a table or folder leads out of the dataset's folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from ..common.division import Division
 from ..common.media import FileDataset, MediaConfig
 from .alignments import read_alignment
 from .audio import SLACK, check_starts
-from .augment import Augmentation, Transform, chain
+from .augment import Augmentation, Transform, chain, trimmed
 from .files import check_part, part_of, read_audio, read_header
-from .trim import trimmed
 
 Target = str | tuple[str, ...] | None
 """A class or a text, or a sequence of words, phonemes or characters."""
@@ -35,12 +34,12 @@ class Recording:
     Args:
         name: its path from the dataset's folder, with ``/``.
         target: its label.
-        offset: seconds at which the part begins.
-        duration: seconds that it lasts; to the end when ``None``.
-        boundaries: by name, seconds from the beginning of the part at which groups start.
-        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
-        labels: by name, what the groups of these boundaries are.
-        group: what it must not be separated from by splits.
+        offset: start of the part in seconds.
+        duration: of the part in seconds; to the end when ``None``.
+        boundaries: by name, start times of groups in seconds from the beginning of the part.
+        alignment: path of a file whose tiers are more boundaries; its times count from the beginning of the file.
+        labels: by boundary, the labels of its groups.
+        group: items of a group stay in one split.
     """
 
     name: str
@@ -59,14 +58,14 @@ class Recording:
 
 
 class Recordings(FileDataset[Recording]):
-    """Sounds that are read when they are asked for, each no further than its part.
+    """Sounds that are read on demand, each no further than its part.
 
     Args:
         home: the folder that names start at.
         items: the sounds.
         classes: names of the classes, or ``None`` where labels are texts or absent.
         transform: augmentation.
-        trim_db: cut off the ends that are so much quieter than the loudest part.
+        trim_db: threshold of trimming in decibels below the loudest part.
     """
 
     def __init__(
@@ -80,14 +79,14 @@ class Recordings(FileDataset[Recording]):
         super().__init__(home, items, classes)
         self.transform, self.trim_db = transform, trim_db
         self.longest_s: float | None = None
-        """Seconds of the longest sound that is read; see :meth:`limit`."""
+        """Limit of the duration in seconds; see :meth:`limit`."""
 
     def __getitem__(self, index: int) -> Sample:
         """A sound with its label.
 
         Raises:
-            BadSample: the file is missing, broken, cut off or too short for the part, or lies outside the folder; or
-                the item's boundaries do not fit it.
+            BadSample: the file is missing, broken, truncated, too short for the part, or outside the folder; or the
+                item's boundaries do not fit it.
         """
         item = self.items[index]
         audio = read_audio(self.home.path(item.name), item.title, item.offset, item.duration, self.longest_s)
@@ -110,17 +109,17 @@ class Recordings(FileDataset[Recording]):
         return self.sample(index, audio)
 
     def limit(self, tokenizer: Tokenizer) -> None:
-        """Reads no more of a sound than shows that it is longer than ``modality.max_seconds``."""
+        """Stops reading at ``modality.max_seconds``."""
         from .tokenizer import AudioTokenizer
 
         if isinstance(tokenizer, AudioTokenizer):
             self.longest_s = tokenizer.config.max_seconds
 
     def shape(self, index: int) -> Sequence[int]:
-        """(samples, rate) before trimming and augmentation, found without decoding: see :func:`.files.read_header`.
+        """(samples, rate) before trimming and augmentation, without decoding: see :func:`.files.read_header`.
 
         Raises:
-            BadSample: the file is missing, no sound or too short for the part, or lies outside the folder.
+            BadSample: the file is missing, no sound, too short for the part, or outside the folder.
         """
         item = self.items[index]
         header = read_header(self.home.path(item.name), item.title)
@@ -128,12 +127,12 @@ class Recordings(FileDataset[Recording]):
         return part_of(header, item.offset, item.duration, item.title)[1], header.rate
 
     def _aligned(self, item: Recording, seconds: float) -> dict[str, list[tuple[float, str]]]:
-        """Starts and labels on each tier of the item's alignment, counted from its part, as far as they lie in it."""
+        """Starts, relative to the part, and labels of the intervals within the part, for each tier of its alignment."""
         if item.alignment is None:
             return {}
         tiers = read_alignment(self.home.path(item.alignment), item.alignment)
         if item.duration is None:
-            # What starts in the last instant is for check_starts to judge.
+            # check_starts decides about intervals that start at the very end.
             length, last = item.offset + seconds, float("inf")
         else:
             header = read_header(self.home.path(item.name), item.title)
@@ -157,13 +156,13 @@ class Recordings(FileDataset[Recording]):
 
 
 class RecordingsConfig(MediaConfig):
-    """What the datasets of sound files share."""
+    """Settings of all datasets of sound files."""
 
     what = "sounds"
 
     trim_db: PositiveFloat | None = None
-    """Cut off both ends of a sound as far as they are so many decibels quieter than its loudest 10 ms, in all splits:
-    speakers and microphones differ in the silence around a word. Times count from what is left."""
+    """Trim both ends of a sound that are so many decibels quieter than its loudest 10 ms, in all splits: speakers and
+    microphones differ in the silence around a word. Times count from the trimmed sound."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
 

@@ -1,4 +1,4 @@
-"""How raw frames become tokens: a convolution over neighbours.
+"""The stem of sounds: a convolution over neighbouring frames.
 
 Shapes: T tokens, F raw features of a token, D width.
 """
@@ -20,16 +20,16 @@ class StemConfig(Component):
     """A convolution over frames, before the first block."""
 
     frames: PositiveInt = 1
-    """Frames that are stacked to one token: the stride of the stem. With 4 and a hop of 10 ms, a token is 40 ms."""
+    """Frames that are stacked to one token, the stride of the stem. With 4 and a hop of 10 ms, a token is 40 ms."""
     recent: PositiveInt = 5
-    """Tokens that one is made of: its own and those before it."""
+    """Receptive field in tokens: the token itself and those before it."""
     ahead: Annotated[int, Field(ge=0, le=64)] = 0
-    """Tokens after its own that one is made of as well. A causal model takes 0."""
+    """Lookahead in tokens; 0 in causal models."""
     hidden: Annotated[float, Field(gt=0, le=8)] = 1.0
-    """Width between the convolution's two maps, as a multiple of the level's width."""
+    """Hidden width of the convolution, as a multiple of the level's width."""
     channels: NonNegativeInt = 0
-    """Channels of a convolution over time and bands, and half of those of the next, in place of the first map: a
-    resonance is then known wherever a voice has it, as with unknown speakers. None when 0."""
+    """Channels of the first of two convolutions over time and bands, instead of a linear map; the second has twice as
+    many. They recognize a resonance at any frequency, which helps with unknown speakers. None when 0."""
 
 
 class AudioConvStem(nn.Module):
@@ -60,31 +60,32 @@ class AudioConvStem(nn.Module):
         """(T, F) to (T, D). Neighbours beyond the ends of a sample are zeros."""
         x_TF = tokens.x
         steps = range(-self.ahead, self.recent)
-        # What goes over time needs the order of time; the linear map had the other one first, and weights are kept.
+        # Convolutions need the order of time. The linear map has the reverse order, which existing weights rely on.
         steps = steps[::-1] if isinstance(self.wide, BandMap) else steps
-        near = torch.cat([self._shifted(x_TF, tokens, step) for step in steps], -1)
+        near = torch.cat([_shifted(x_TF, tokens, step) for step in steps], -1)
         return tokens.with_x(self.own(x_TF) + self.out(functional.gelu(self.wide(near))))
 
-    def _shifted(self, x_TF: Tensor, tokens: Tokens, step: int) -> Tensor:
-        """What stands ``step`` tokens before each one."""
-        if not step:
-            return x_TF
-        spans = tokens.spans
-        outside = spans.positions < step if step > 0 else spans.positions - step >= spans.counts[spans.ids]
-        return x_TF.roll(step, 0).masked_fill(outside[:, None], 0)
+
+def _shifted(x_TF: Tensor, tokens: Tokens, step: int) -> Tensor:
+    """The features ``step`` tokens before each token; zeros outside of its sample."""
+    if not step:
+        return x_TF
+    spans = tokens.spans
+    outside = spans.positions < step if step > 0 else spans.positions - step >= spans.counts[spans.ids]
+    return x_TF.roll(step, 0).masked_fill(outside[:, None], 0)
 
 
 class BandMap(nn.Module):
-    """Two convolutions over time and bands, each of which halves both, and a linear map of what they found.
+    """Two convolutions with stride 2 over time and bands, and a linear map.
 
-    The subsampling of Deep Speech 2 (arXiv 1512.02595), of each token's own frames and neighbours alone: the same in a
-    stream, and in a batch.
+    The subsampling of Deep Speech 2 (arXiv 1512.02595), applied to each token's frames and neighbours separately, so
+    that streams and batches give the same.
 
     Args:
-        frames: in order of time.
-        bands: of each frame.
+        frames: per token and its neighbours, in order of time.
+        bands: per frame.
         channels: of the first convolution; the second has twice as many.
-        hidden: width of what comes out.
+        hidden: output width.
     """
 
     def __init__(self, frames: int, bands: int, channels: int, hidden: int) -> None:
@@ -96,7 +97,7 @@ class BandMap(nn.Module):
         self.map = nn.Linear(2 * channels * quarter, hidden)
 
     def forward(self, near_TF: Tensor) -> Tensor:
-        """(T, H) of the frames of tokens and their neighbours, laid end to end."""
+        """(T, H) from the concatenated frames of tokens and their neighbours."""
         image = near_TF.reshape(-1, 1, self.frames, self.bands)
         features = functional.gelu(self.second(functional.gelu(self.first(image))))
         mapped: Tensor = self.map(features.flatten(1))

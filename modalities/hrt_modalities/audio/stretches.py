@@ -1,27 +1,26 @@
-"""A sound that is longer than any that training saw, in stretches of the longest one, encoded one by one."""
+"""Divides a sound that is longer than any in training into stretches of the longest training length."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 from hrt_mm.data.capabilities import Stretch
 
-from .audio import Audio
 from .files import blocks
 from .tokenizer import AudioTokenizer
 
 
 def stretches(path: Path, tokenizer: AudioTokenizer) -> Iterator[Stretch] | None:
-    """The stretches of a file; nothing where a model was trained on sounds as long, or on lengths that are not known.
+    """Stretches of whole tokens; ``None`` if training had sounds as long, or its lengths are unknown.
 
-    A stretch holds whole tokens. No more than one is in memory at once.
+    One stretch is in memory at a time, and one more ahead.
 
     Args:
         path: the file.
-        tokenizer: whose tokens are counted; its ``extents`` says how long a stretch is.
+        tokenizer: of the model; its ``extents`` give the length of a stretch.
 
     Raises:
         BadSample: the file is missing, no sound, or broken.
@@ -33,14 +32,11 @@ def stretches(path: Path, tokenizer: AudioTokenizer) -> Iterator[Stretch] | None
     first, second = next(parts, None), next(parts, None)
     if first is None or second is None:
         return None
-    return _each(chain((first, second), parts), longest)
 
+    def cores() -> Iterator[Stretch]:
+        # Each part waits for the next one, without which it is the last.
+        for number, (part, following) in enumerate(pairwise(chain((first, second), parts, (None,)))):
+            begin = number * longest
+            yield Stretch(part, begin, (begin, math.inf if following is None else begin + longest))
 
-def _each(parts: Iterator[Audio], longest: int) -> Iterator[Stretch]:
-    # The end of the sound is known once there is no part after this one.
-    waiting: Audio | None = None
-    for number, part in enumerate(chain(parts, (None,))):
-        if waiting is not None:
-            begin = (number - 1) * longest
-            yield Stretch(waiting, begin, (begin, math.inf if part is None else begin + longest))
-        waiting = part
+    return cores()

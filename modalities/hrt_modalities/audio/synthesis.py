@@ -1,8 +1,8 @@
 """Speech from text by eSpeak NG, with the times of words and phonemes.
 
-The engine comes from the package espeakng-loader, which is an extra: it is under the GPL. Nothing of it is part of this
-package, and it runs in a process of its own (``python -m hrt_modalities.audio.synthesis FOLDER``, with a plan on its
-input): it keeps one state for the whole process, and what it says depends a little on what it said before.
+The engine is in the package espeakng-loader, an extra under the GPL, and no part of this package. It runs in a separate
+process (``python -m hrt_modalities.audio.synthesis FOLDER``, with a plan on standard input), because it has global
+state: its output depends slightly on what it said before.
 
 Shapes: S samples.
 """
@@ -33,16 +33,16 @@ _SYNCHRONOUS, _WITH_PHONEMES, _UTF8 = 2, 0x8001, 1
 _RATE, _PITCH = 1, 3
 _STRESS = "',%="
 _SHORTEST = 0.02
-"""Seconds under which a silence at the end is none."""
+"""Shortest silence in seconds at the end."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is said, and how.
+    """A line to be spoken.
 
     Args:
-        text: words with spaces between them.
-        voice: a voice of eSpeak with a variant: ``en-us+f2``.
+        text: words separated by spaces.
+        voice: of eSpeak, with a variant: ``en-us+f2``.
         words_per_minute: 80 to 450.
         pitch: 0 to 99.
     """
@@ -54,14 +54,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What was said.
+class Utterance:
+    """A spoken line.
 
     Args:
         samples_S: int16.
-        rate: samples a second.
-        words: in time, with a silence wherever there is one.
-        phonemes: the same of phonemes, without stress.
+        rate: samples per second.
+        words: with their times, including silences.
+        phonemes: likewise, without stress.
     """
 
     samples_S: np.ndarray
@@ -88,7 +88,7 @@ class _Event(ctypes.Structure):
 
 
 class Engine:
-    """eSpeak NG in this process. There can be one.
+    """eSpeak NG in this process, of which there can be one.
 
     Raises:
         ConfigError: it is not installed, or does not start.
@@ -101,7 +101,7 @@ class Engine:
 
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-        self._callback = callback(self._take)
+        self._callback = callback(self._receive)
         home = str(Path(espeakng_loader.get_data_path()).parent)
         self.rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, home.encode(), _WITH_PHONEMES))
         if self.rate <= 0:
@@ -110,11 +110,11 @@ class Engine:
         self._blocks: list[np.ndarray] = []
         self._events: list[tuple[int, int, int, int, str]] = []
 
-    def say(self, line: Line) -> Spoken:
+    def say(self, line: Line) -> Utterance:
         """Speaks a line.
 
         Raises:
-            ConfigError: there is no such voice, or nothing is said.
+            ConfigError: there is no such voice, or it says nothing.
         """
         self._blocks, self._events = [], []
         if self._library.espeak_SetVoiceByName(line.voice.encode()):
@@ -130,9 +130,9 @@ class Engine:
             raise ConfigError(f"eSpeak NG says nothing for {line.text!r}")
         samples_S = np.concatenate(self._blocks)
         words, phonemes = intervals(self._events, line.text, len(samples_S), self.rate)
-        return Spoken(samples_S, self.rate, words, phonemes)
+        return Utterance(samples_S, self.rate, words, phonemes)
 
-    def _take(self, samples: Any, count: int, events: Any) -> int:
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
@@ -147,16 +147,16 @@ class Engine:
 def intervals(
     events: Sequence[tuple[int, int, int, int, str]], text: str, samples: int, rate: int
 ) -> tuple[tuple[TimeSpan, ...], tuple[TimeSpan, ...]]:
-    """Words and phonemes in time.
+    """Times of words and phonemes.
 
-    The first phoneme of a word starts where the word does: eSpeak counts the closure before a stop to the word, and
-    names the phoneme at its burst.
+    The first phoneme of a word starts with the word: eSpeak counts the closure before a stop to the word, but reports
+    the phoneme at its burst.
 
     Args:
-        events: kind, place in the text from 1, its length, sample, and the phoneme.
-        text: what is said.
-        samples: of the sound.
-        rate: samples a second.
+        events: kind, position in the text from 1, length in the text, sample, and phoneme.
+        text: the spoken text.
+        samples: number of samples.
+        rate: samples per second.
     """
     words: list[tuple[int, str]] = []
     phonemes: list[tuple[int, str]] = []
@@ -166,13 +166,13 @@ def intervals(
             begins = sample
             words.append((sample, text[position - 1 : position - 1 + length]))
         elif kind == _PHONEME and name.startswith("_"):
-            # Silence before a word's first phoneme is its closure.
+            # Silence between the start of a word and its first phoneme is a closure.
             if begins is None:
                 words.append((sample, SILENCE))
                 phonemes.append((sample, SILENCE))
         elif kind == _PHONEME and name.strip(_STRESS):
             if begins is not None and phonemes and phonemes[-1][0] >= begins:
-                # Said in one with the word before, whose last sound is still going on where eSpeak puts the word.
+                # The word is linked to the one before, whose last phoneme is reported after the start of this word.
                 begins = None
                 words[-1] = sample, words[-1][1]
             phonemes.append((sample if begins is None else begins, name.strip(_STRESS)))
@@ -181,7 +181,7 @@ def intervals(
 
 
 def _closed(starts: Sequence[tuple[int, str]], samples: int, rate: int) -> Iterator[TimeSpan]:
-    """Stretches from where each begins to the next; silences in a row are one."""
+    """Spans from each start to the next, with merged silences."""
     merged: list[tuple[int, str]] = [] if starts and starts[0][0] == 0 else [(0, SILENCE)]
     for start, label in starts:
         if merged and label == SILENCE == merged[-1][1]:
@@ -212,12 +212,12 @@ def engine_version() -> str:
 
 
 def speak(lines: Mapping[str, Sequence[Line]], rate: int, folder: Path) -> None:
-    """Speaks lines in a process of its own: ``SPLIT.wav`` with one after another, and ``SPLIT.jsonl`` with their times.
+    """Speaks lines in a separate process: ``SPLIT.wav`` with all lines, and ``SPLIT.jsonl`` with their times.
 
     Args:
         lines: by split.
-        rate: samples a second of what is written.
-        folder: to write to; it is there.
+        rate: of the files, in samples per second.
+        folder: an existing folder for the files.
 
     Raises:
         ConfigError: the engine is not installed, has no such voice or fails.

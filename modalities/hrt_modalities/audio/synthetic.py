@@ -23,7 +23,7 @@ from .recordings import Recording, Target
 from .synthesis import Line, engine_version, speak
 
 _VERSION = 1
-"""Rises when the same settings give other speech, so that no stale cache is read."""
+"""Must be raised when the same settings give other speech, so that no stale cache is read."""
 _RATE = 16_000
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COMMANDS = (
@@ -33,13 +33,14 @@ COMMANDS = (
     DIGITS,
     ("now", "later", "again", "please"),
 )
-"""Sentences are a word of each, in this order."""
+"""Sentences have one word of each group, in this order."""
 
 
 class SyntheticConfig(JoinableConfig):
-    """Speech that eSpeak NG makes (the extra ``speech``): several voices at several rates and pitches.
+    """Synthetic speech by eSpeak NG (the extra ``speech``), in several voices, rates and pitches.
 
-    Sounds carry ``words`` and ``phonemes``, silences among them. The voices of the test split are not trained on.
+    Sounds have the boundaries ``words`` and ``phonemes``, including silences. The voices of the test split are not in
+    train.
     """
 
     type: Literal["synthetic_speech"]
@@ -90,7 +91,7 @@ class SyntheticConfig(JoinableConfig):
         return self
 
     def build(self, split: str) -> Dataset:
-        """The lines of a split. Makes the speech of all splits on the first call.
+        """The lines of a split. The first call generates the speech of all splits.
 
         Raises:
             ConfigError: the engine is not installed or has no such voice, or the cache cannot be written.
@@ -101,28 +102,29 @@ class SyntheticConfig(JoinableConfig):
             name: [recording(name, row, self._target(row)) for row in spoken(folder, name)] for name in SPLITS
         }
         sounds = self.dataset(split, folder, recordings, texts=self.label == "text")
-        return self.strung(split, sounds, spaced=self.label == "characters")
+        return self.concatenated(split, sounds, spaced=self.label == "characters")
 
     def lines(self, split: str) -> list[Line]:
-        """What is said in a split."""
+        """The lines of a split."""
+
+        def sentence() -> str:
+            if self.content == "commands":
+                return " ".join(draw.choice(words) for words in COMMANDS)
+            count = 1 if self.content == "digit" else draw.randint(*self.digits)
+            return " ".join(draw.choice(DIGITS) for _ in range(count))
+
         draw = random.Random(f"{self.seed} {split}")
         voices = self.test_voices if split == "test" else self.voices
         count = {"train": self.train, "val": self.valid, "test": self.test}[split]
         return [
             Line(
-                self._sentence(draw),
+                sentence(),
                 voices[number % len(voices)],
                 draw.randint(*self.words_per_minute),
                 draw.randint(*self.pitch),
             )
             for number in range(count)
         ]
-
-    def _sentence(self, draw: random.Random) -> str:
-        if self.content == "commands":
-            return " ".join(draw.choice(words) for words in COMMANDS)
-        count = 1 if self.content == "digit" else draw.randint(*self.digits)
-        return " ".join(draw.choice(DIGITS) for _ in range(count))
 
     def _target(self, row: dict[str, Any]) -> Target:
         if self.label in ("text", "word"):
@@ -137,12 +139,12 @@ class SyntheticConfig(JoinableConfig):
 
 
 def made_speech(lines: Mapping[str, Sequence[Line]], home: Path | None, key: str) -> Path:
-    """The folder of some speech, which is made where there is none: a sound and a table for each split.
+    """The folder of generated speech, with a sound and a table for each split.
 
     Args:
-        lines: what is said, by split.
-        home: where folders lie; the user's cache when absent.
-        key: of the configuration, that ``home`` is set by; for messages.
+        lines: by split.
+        home: parent of the folder; the user's cache when absent.
+        key: the setting of ``home``, for messages.
 
     Raises:
         ConfigError: the engine is not installed or has no such voice, or the folder cannot be written.
@@ -152,14 +154,14 @@ def made_speech(lines: Mapping[str, Sequence[Line]], home: Path | None, key: str
 
 
 def recording(split: str, row: Mapping[str, Any], target: Target) -> Recording:
-    """A line of a split as an item of a dataset, which carries ``words`` and ``phonemes``."""
+    """The item of a line, with the boundaries ``words`` and ``phonemes``."""
     boundaries = {kind: tuple(start for start, _ in row[kind]) for kind in ("words", "phonemes")}
     labels = {kind: tuple(label for _, label in row[kind]) for kind in ("words", "phonemes")}
     return Recording(f"{split}.wav", target, row["offset"], row["duration"], boundaries, labels=labels)
 
 
 def spoken(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The table of a split: text, voice, place in the sound, and when words and phonemes start.
+    """The table of a split: text, voice, position in the sound, and start times of words and phonemes.
 
     Raises:
         ConfigError: it is broken.
@@ -167,18 +169,18 @@ def spoken(folder: Path, split: str) -> list[dict[str, Any]]:
     file = folder / f"{split}.jsonl"
     try:
         lines = file.read_bytes().splitlines()
-        rows = [_row(parse_json(line, str(file))) for line in lines]
+        rows = [asdict(_ROW.validate_python(parse_json(line, str(file)))) for line in lines]
     except (OSError, ValueError) as error:
         reason = first_mistake(error) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"{file} is broken: {reason}; remove its folder, and it is made anew") from error
+        raise ConfigError(f"{file} is broken: {reason}; remove its folder, and it is generated again") from error
     if any(first["offset"] >= second["offset"] for first, second in pairwise(rows)):
-        raise ConfigError(f"{file} is broken: its lines are not in order; remove its folder, and it is made anew")
+        raise ConfigError(f"{file} is broken: its lines are not in order; remove its folder, and it is generated again")
     return rows
 
 
 @dataclass(frozen=True)
-class _Spoken:
-    """A row of a table, as far as it is read."""
+class _Row:
+    """The fields of a row that are read."""
 
     text: str
     voice: str
@@ -188,8 +190,4 @@ class _Spoken:
     phonemes: list[tuple[float, str]]
 
 
-_KIND = TypeAdapter(_Spoken)
-
-
-def _row(value: Any) -> dict[str, Any]:
-    return asdict(_KIND.validate_python(value))
+_ROW = TypeAdapter(_Row)

@@ -1,7 +1,7 @@
-"""Praat's TextGrid, long and short.
+"""Praat's TextGrid, in its long and short form.
 
-Praat itself reads both alike: what counts are quoted strings, numbers that stand free, and flags such as ``<exists>``;
-all else is for the eye, as are comments behind ``!``.
+Both are read as Praat reads them: tokens are quoted strings, separate numbers and flags such as ``<exists>``.
+Everything else is decoration, as are comments after ``!``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _TOKEN = re.compile(
 
 
 def parse(text: str, name: str) -> dict[str, list[TimeSpan]]:
-    """The tiers of a TextGrid. Points of a point tier have no length.
+    """The tiers of a TextGrid. Points of point tiers have duration 0.
 
     Raises:
-        BadSample: it is none, ends early, or holds more than it counts; names the line.
+        BadSample: it is none, is truncated, or has more content than its sizes; names the line.
     """
     reader = _Reader(text, name)
     if (
@@ -61,9 +61,9 @@ def parse(text: str, name: str) -> dict[str, list[TimeSpan]]:
 
 
 def dump(alignment: Alignment, end: float) -> str:
-    """A TextGrid in the long form. Gaps between intervals become empty ones, as Praat wants it.
+    """A TextGrid in the long form. Gaps become empty intervals, which Praat requires.
 
-    A tier of points becomes a tier of points; points beside intervals are left out.
+    A tier with only points becomes a point tier; points among intervals are dropped.
     """
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {_time(end)}"]
     lines += ["tiers? <exists>", f"size = {len(alignment)}", "item []:"]
@@ -87,29 +87,29 @@ def dump(alignment: Alignment, end: float) -> str:
 
 
 class _Reader:
-    """What counts in a file, one by one."""
+    """Reads the tokens of a file."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
         self.line = 1
-        self._at = 0
+        self._position = 0
         self._tokens = _TOKEN.finditer(text)
 
     def take(self, kind: str, what: str) -> str:
-        """The next thing that counts, which is to be of a kind."""
+        """The next token, which must be of a kind; ``what`` describes it in messages."""
         for match in self._tokens:
             group = match.lastgroup
             if group in (None, "comment"):
                 continue
-            self.line += self.text.count("\n", self._at, match.start())
-            self._at = match.start()
+            self.line += self.text.count("\n", self._position, match.start())
+            self._position = match.start()
             if group != kind:
                 raise BadSample(f"{self.name}:{self.line}", f"expected {what}, got {match[0][:40]!r}")
             return match[0]
         raise BadSample(f"{self.name}:{self.text.count(chr(10)) + 1}", f"ends where {what} is expected; it is cut off")
 
     def end(self) -> None:
-        """Refuses what stands behind the last tier, which would be left out otherwise."""
+        """Refuses tokens after the last tier, which would be lost."""
         for match in self._tokens:
             if match.lastgroup not in (None, "comment"):
                 line = self.text.count("\n", 0, match.start()) + 1

@@ -1,4 +1,4 @@
-"""Alignments with an interval a line: NIST's CTM, tables (TSV), and labels of Audacity."""
+"""Alignments with one interval per line: NIST's CTM, tables (TSV), and labels of Audacity."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TSV_COLUMNS = ("tier", "start", "end", "label")
 AUDACITY_TIER = "labels"
 _CONFIDENCE = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|<?[nN][aA]>?|-|\?|null", re.ASCII)
 _ROUNDED_S = 0.011
-"""Overlap that comes of start and duration in hundredths of a second."""
+"""Overlap that rounding start and duration to hundredths of a second can cause."""
 
 
 def read_ctm(text: str, name: str) -> dict[str, list[TimeSpan]]:
-    """The words of each utterance, or of each of its channels where it has several (``talk:A`` and ``talk:B``).
+    """The words of each utterance, or of each of its channels if it has several (``talk:A`` and ``talk:B``).
 
-    Fields are those of NIST's formats: utterance, channel, start, duration, word, and maybe confidence, type, speaker.
+    Fields are those of NIST: utterance, channel, start, duration, word, and optionally confidence, type and speaker.
 
     Raises:
         BadSample: a line has other fields, or is one of several alternatives; names the line.
@@ -53,7 +53,7 @@ def write_ctm(alignment: Alignment, name: str, end: float) -> str:
 
 
 def read_tsv(text: str, name: str) -> dict[str, list[TimeSpan]]:
-    """The tiers of a table with the columns start, end, label and maybe tier.
+    """The tiers of a table with the columns start, end, label and optionally tier.
 
     Raises:
         BadSample: a column or a value is missing, or a time is no number; names the line.
@@ -90,7 +90,7 @@ def write_tsv(alignment: Alignment, name: str, end: float) -> str:
 
 
 def read_audacity(text: str, name: str) -> dict[str, list[TimeSpan]]:
-    """The labels that Audacity exports: start, end and label between tabs; frequencies of a selection are left out.
+    """The labels that Audacity exports: start, end and label, separated by tabs. Frequency ranges are ignored.
 
     Raises:
         BadSample: a line is no label; names the line.
@@ -131,7 +131,7 @@ def _ctm_interval(parts: list[str], name: str, number: int) -> tuple[str, str, T
 
 
 def _without_rounding(intervals: list[TimeSpan]) -> list[TimeSpan]:
-    """Intervals that end where the next starts, if they reach into it by no more than rounding explains."""
+    """Intervals that are cut where the next starts, if the overlap is within rounding."""
     for index, (interval, after) in enumerate(pairwise(intervals)):
         if 10**-DIGITS < interval.end - after.start <= _ROUNDED_S and after.start >= interval.start:
             intervals[index] = replace(interval, end=after.start)

@@ -1,4 +1,4 @@
-"""The audio tokenizer: sounds of any rate and length to packed frames, with their boundaries by time.
+"""The audio tokenizer: sounds of any rate and length to packed frames, with boundaries from times.
 
 Shapes: T tokens, F raw features of a token, S samples, L frames, W features of a frame.
 """
@@ -27,25 +27,25 @@ from .resample import ResampleStream, resampled, resampled_length
 from .stems import AudioConvStem, StemConfig
 
 _LEAST_STD = 0.05
-"""Deviation that a sound is taken to have at least, of those of :class:`NormConfig`: digital silence has none."""
+"""Lower bound of the standard deviation of a sound, because digital silence has none."""
 Rate = Annotated[int, Field(ge=1_000, le=768_000)]
 
 
 class NormConfig(Component):
-    """How log-mel bands are normalised: by fixed numbers, so that streams give what files give, or by a whole sound."""
+    """Normalization of log-mel bands: by constants, so that streams equal files, or over the whole sound."""
 
     mean: float = -12.0
-    """Of the logarithm of the power in a band, where full scale is 1; speech lies near it, whatever the rate."""
+    """Mean of the logarithm of the power in a band, with full scale at 1; the default suits speech at any rate."""
     std: PositiveFloat = 4.0
-    """Deviation of the same."""
+    """Its standard deviation."""
     running_s: PositiveFloat | None = None
-    """Seconds of the past whose mean is taken off each band: it forgets exponentially, and takes away what a microphone
-    and a room do to all of a recording. None is taken off when absent."""
+    """Time constant in seconds of an exponential moving average that is subtracted from each band, which removes the
+    effect of the microphone and the room. None when absent."""
     whole: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Take a sound's own mean off and divide by its deviation, both over all its frames and bands, so that it does not
-    count how loud it is and how far its silence lies below. The share, from 0 to 1, says how much of each band's own
-    mean is taken off in place of that of all: 1 takes a microphone's colour away, and a steady sound's too. For sounds
-    that are there as a whole; streams cannot know it. None of it when absent."""
+    """Subtract the sound's mean and divide by its standard deviation, both over all frames and bands, which makes the
+    model independent of loudness and background level. The number, from 0 to 1, interpolates between the mean of all
+    bands and the mean of each band: 1 also removes the colour of a microphone, and steady sounds. Not for streams. None
+    when absent."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> NormConfig:
@@ -59,30 +59,31 @@ class AudioConfig(TokenizerConfig):
 
     type: Literal["audio"]
     rate: Rate = 16_000
-    """Samples a second; sounds of other rates are resampled."""
+    """Samples per second; sounds of other rates are resampled."""
     features: Literal["log_mel", "waveform"] = "log_mel"
-    """What a frame holds: the power in bands of the mel scale, or its samples."""
+    """Features of a frame: the power in mel bands, or its samples."""
     hop_ms: PositiveFloat = 10.0
-    """Milliseconds that a frame stands for, rounded to whole samples."""
+    """Distance of frames in milliseconds, rounded to whole samples."""
     window_ms: PositiveFloat = 25.0
-    """Milliseconds that a frame of bands sees, centred on its own."""
+    """Length of a window of mel bands in milliseconds, centred on the hop."""
     mels: PositiveInt = 80
-    """Bands of a frame."""
+    """Number of bands."""
     lowest_hz: Annotated[float, Field(ge=0)] = 20.0
-    """Where the bands begin."""
+    """Lower edge of the bands."""
     highest_hz: PositiveFloat | None = None
-    """Where the bands end; at half the rate when absent."""
+    """Upper edge of the bands; half the rate when absent."""
     norm: NormConfig = NormConfig()
-    """How bands are normalised."""
+    """Normalization of the bands."""
     scale: PositiveFloat = 0.1
-    """What samples are divided by where features are the waveform."""
+    """Divides the samples if features are the waveform."""
     stem: StemConfig = StemConfig()
     """How frames become tokens."""
     carried: tuple[str, ...] = ("phonemes", "words")
-    """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
-    need be there."""
+    """Boundaries that the data provides, as start times of groups. Only those that the model or the task requests are
+    required."""
     max_seconds: PositiveFloat = 600.0
-    """The longest sound, as it is read and after augmentation. No more is read of longer ones: they are bad samples."""
+    """Limit of the duration, on reading and after augmentation. Longer sounds are bad samples, and not read to the
+    end."""
 
     @model_validator(mode="after")
     def _agree(self) -> AudioConfig:
@@ -108,7 +109,7 @@ class AudioConfig(TokenizerConfig):
 
     @property
     def hop(self) -> int:
-        """Samples that a frame stands for."""
+        """Distance of frames in samples."""
         return round(self.hop_ms * self.rate / 1000)
 
     def build(self, model: HierarchyConfig | None = None) -> AudioTokenizer:
@@ -119,12 +120,12 @@ class AudioConfig(TokenizerConfig):
 class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
     """Cuts sounds into frames, and stacks ``stem.frames`` of them to a token.
 
-    Takes :class:`~hrt_modalities.audio.audio.Audio` of any rate. Gives raw features (T, F) and coordinates in tokens:
-    token t stands for the time from ``t * seconds_per_token`` to ``(t + 1) * seconds_per_token``, and has seen
-    ``lookahead_seconds`` of sound after that. Zeros fill the last one.
+    Takes :class:`~hrt_modalities.audio.audio.Audio` of any rate. Returns raw features (T, F) and coordinates in tokens:
+    token t covers the time from ``t * seconds_per_token`` to ``(t + 1) * seconds_per_token``, with a lookahead of
+    ``lookahead_seconds``. The last one is padded with zeros.
 
-    A group whose time is given starts with the token whose start is nearest to it. Two that fall on one token become
-    one, and one that falls on the end is left out.
+    A group starts with the token whose start is nearest to its time. Two groups that start on one token become one, and
+    a group that starts at the end is dropped.
     """
 
     axes = 1
@@ -150,12 +151,12 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     @property
     def seconds_per_token(self) -> float:
-        """Time that a token stands for."""
+        """Duration of a token."""
         return self._samples_per_token / self.config.rate
 
     @property
     def lookahead_seconds(self) -> float:
-        """Sound after its own time that a raw token has seen."""
+        """Duration of the sound after a raw token's time that it depends on."""
         return self.framer.framing.ahead / self.config.rate
 
     @property
@@ -163,11 +164,11 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         return self.config.hop * self.config.stem.frames
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
-        """Packs sounds, with the boundaries that are wanted.
+        """Packs sounds, with the requested boundaries.
 
         Raises:
             BadSample: a value is no sound, has no samples, is too long or has values that are not finite, or its
-                boundaries are missing, out of order or past its end; names its place.
+                boundaries are missing, out of order or past its end; names its index in the batch.
         """
         parts: list[Tensor] = []
         masks: dict[str, list[Tensor]] = {boundary: [] for boundary in sorted(self.requested_boundaries)}
@@ -188,7 +189,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
 
         Raises:
             BadSample: it is too long.
-            ConfigError: it was augmented in bands, and features have none.
+            ConfigError: an augmentation of bands was applied, and the features have no bands.
         """
         if audio.seconds_heard > self.config.max_seconds:
             raise BadSample(
@@ -203,42 +204,46 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         if self.running is not None:
             x_TF, _ = self.running(x_TF)
         if self.config.norm.whole is not None:
-            x_TF = _normalised(x_TF, self.config.norm.whole)
+            all_bands = x_TF.mean()
+            mean_F = all_bands.lerp(x_TF.mean(0), self.config.norm.whole)
+            std = (x_TF - all_bands).square().mean().sqrt().clamp(min=_LEAST_STD)
+            x_TF = (x_TF - mean_F) / std
         for hidden in audio.hidden:
             start, end = audio.heard_at(hidden.seconds)
-            self._hide(x_TF, replace(hidden, seconds=(start, end)))
+            self._mask(x_TF, replace(hidden, seconds=(start, end)))
         return x_TF.reshape(-1, self.features)
 
     def _windows(self, waveform_S: Tensor, pace: Pace | None) -> Tensor:
-        """(L, W) samples that the frames of a sound see, of whole tokens."""
+        """(L, W) windows of the frames of a sound, for whole tokens."""
         framing = self.framer.framing
         if pace is None:
             return framing.windows(waveform_S, self.count(len(waveform_S)) * self.config.stem.frames)
+        # Frames are evenly spaced in the time that is heard, and taken where the pace puts them in the waveform.
         frames = self.count(max(1, round(pace.seconds * self.config.rate))) * self.config.stem.frames
         seconds = pace.source_at(np.arange(frames) * (framing.hop / self.config.rate))
         starts = np.minimum(np.round(seconds * self.config.rate), len(waveform_S))
         return framing.windows_at(waveform_S, torch.from_numpy(starts).long())
 
     def count(self, samples: int) -> int:
-        """Tokens of so many samples at the tokenizer's rate."""
+        """Number of tokens of a number of samples at the tokenizer's rate."""
         return -(-samples // self._samples_per_token)
 
     def starts_at(self, times: Sequence[float], tokens: int) -> Tensor:
-        """(T,) bool, true at the tokens nearest to some times; the first one always is."""
+        """(T,) bool, true at the tokens nearest to the given times, and at the first one."""
         starts_T = torch.zeros(tokens, dtype=torch.bool)
         indices = [round(time / self.seconds_per_token) for time in times]
         starts_T[[0, *(index for index in indices if index < tokens)]] = True
         return starts_T
 
     def stream(self, *, rate: int | None = None, **source: Any) -> SoundTokenStream:
-        """Tokens of a sound that comes in chunks of any size, equal to those of the whole.
+        """Tokens of a sound that arrives in chunks of any size, equal to those of the whole.
 
         Args:
-            rate: samples a second of what comes; the tokenizer's when ``None``.
-            source: nothing else.
+            rate: of the chunks, in samples per second; the tokenizer's when ``None``.
+            source: no other arguments.
 
         Raises:
-            UserError: sounds are normalised as a whole.
+            UserError: sounds are normalized as a whole.
         """
         assert not source, source
         if self.config.norm.whole is not None:
@@ -253,22 +258,22 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         return AudioConvStem(self.features, dim, self.config.stem)
 
     def size(self, shape: Sequence[int]) -> int:
-        """Tokens of a sound of shape (samples, rate)."""
+        """Number of tokens of a sound of shape (samples, rate)."""
         samples, rate = shape
         return self.count(resampled_length(samples, rate, self.config.rate))
 
     def restore(self, tokens: Tokens) -> list[Audio]:
-        """The sounds, where features are the waveform; with the zeros at their ends.
+        """The sounds, if features are the waveform; with the zeros at their ends.
 
         Raises:
-            ConfigError: features are bands, which do not hold the sound.
+            ConfigError: features are bands, from which the sound cannot be restored.
         """
         if self.config.features != "waveform":
             raise ConfigError("log-mel bands do not hold the sound; modality.features: waveform does")
         return [Audio((x_TF.float() * self.config.scale).reshape(-1), self.config.rate) for x_TF in tokens.split()]
 
-    def _hide(self, x_TF: Tensor, hidden: Hidden) -> None:
-        """Puts 0, about the mean, into a part of the frames."""
+    def _mask(self, x_TF: Tensor, hidden: Hidden) -> None:
+        """Sets a part of the frames to 0, approximately the mean."""
         if self.config.features == "waveform" and hidden.bands != (0.0, 1.0):
             raise ConfigError(
                 "frames of a waveform have no bands to hide; set bands: 0 in spec_augment of data.augment"
@@ -279,21 +284,14 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         x_TF[first:last, low:high] = 0
 
 
-def _normalised(x_TF: Tensor, share: float) -> Tensor:
-    """A sound less its mean, of which a share is that of each band, over its deviation from the mean of all."""
-    all_bands = x_TF.mean()
-    mean_F = all_bands.lerp(x_TF.mean(0), share)
-    return (x_TF - mean_F) / (x_TF - all_bands).square().mean().sqrt().clamp(min=_LEAST_STD)
-
-
 class SoundTokenStream:
-    """Tokens of a sound that comes in chunks of any size; put together they are those of the whole.
+    """Tokens of a sound that arrives in chunks of any size; together they equal those of the whole.
 
-    What it remembers is less than a token, a window and the reach of the resampling filter.
+    Its memory is less than a token, a window and the length of the resampling filter.
 
     Args:
         frames: cuts frames.
-        resample: brings samples to the rate of the frames.
+        resample: resamples to the rate of the frames.
         features: of a token.
     """
 
@@ -302,7 +300,7 @@ class SoundTokenStream:
         self._open = torch.empty(0, frames.features.width)
 
     def feed(self, chunk_S: Tensor) -> Tensor:
-        """(T, F) raw features of the tokens that new samples finish.
+        """(T, F) raw features of the tokens that new samples complete.
 
         Raises:
             BadSample: a sample is not finite, or they are not float32 of one channel.
@@ -313,7 +311,7 @@ class SoundTokenStream:
         return self._stacked(self._frames.feed(self._resample.feed(chunk_S)))
 
     def flush(self) -> Tensor:
-        """(T, F) of the tokens that are left, at the end of the sound."""
+        """(T, F) raw features of the remaining tokens, at the end of the sound."""
         last = [self._frames.feed(self._resample.flush()), self._frames.flush()]
         return self._stacked(torch.cat(last))
 

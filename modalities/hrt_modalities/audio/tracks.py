@@ -1,7 +1,7 @@
-"""Decodes the sound of any file that FFmpeg reads, through PyAV, from beginning to end and in memory of a packet.
+"""Decodes the sound of any file that FFmpeg reads, through PyAV, from beginning to end and one packet at a time.
 
-Where a sample lies is counted from what the decoder gives, never taken from a header. Lengths that headers give are not
-used at all; whether something is missing at the end is judged there (:mod:`.endings`).
+Positions are counted in decoded samples and never taken from a header. Declared lengths serve only to detect truncated
+files, once the end was reached (:mod:`.endings`).
 
 Shapes: S samples, C channels.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,34 @@ from hrt_mm.core.errors import BadSample
 from hrt_mm.core.extras import needs_extra
 
 from .containers import audio_stream, check_layout, container_of, mono
-from .endings import broken_page, promise, read_stream_info
+from .endings import broken_page, declared_size, read_stream_info
 from .packets import PacketIndex, read_index
 from .resample import ResampleStream
 
 SEEK_FROM_S = 30.0
 """A part that begins before this is decoded from the start of the file."""
 SETTLE_S = 3.0
-"""Seconds that are decoded and dropped after a seek: mp3 borrows bits from frames before, and Opus predicts from
-them."""
+"""Seconds that are decoded and dropped after a seek: mp3 uses bits of earlier frames, and Opus predicts from them."""
 _LENIENT = frozenset({"aac", "ac3", "asf", "dts", "eac3", "loas", "mp3", "mpeg", "mpegts", "flv", "avi"})
-"""Streams that a decoder may join anywhere, and that often begin or end with what is no sound, such as tags."""
+"""Streams that a decoder may join anywhere, and that often begin or end with other data, such as tags."""
 _SIZED = frozenset({"aiff", "au", "caf", "nistsphere", "w64", "wav"})
-"""Containers whose size says whether they are whole: the last packet may be cut short in one that is."""
+"""Containers whose declared size tells whether they are complete. In a complete one the last packet may be short."""
 _COUNTED = frozenset({"ape", "mpc", "tak", "tta", "wv"})
-"""Containers whose header counts samples."""
+"""Containers that declare the number of samples."""
 _SHORT_ASF = 0.05
-"""Share of its length that ASF may lack, whose header may be an estimate."""
+"""Fraction by which an ASF file may be shorter than declared, because the header may be an estimate."""
 _SHORT_S = 0.03
-"""Seconds by which a container may be longer than its sound: times are rounded, and the first samples left out."""
+"""Seconds by which a container may be longer than its sound: times are rounded, and the first samples dropped."""
 _FEW = 2
-"""Packets of such a stream that may fail, and beside them one in twenty."""
+"""Packets of a lenient stream that may fail, in addition to one in twenty."""
 
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[Track]:
-    """The sound of a file; of several tracks the one that FFmpeg takes for the best.
+    """The sound of a file; of several tracks the one that FFmpeg considers the best.
 
     Raises:
-        BadSample: it holds no sound that can be decoded, or ends within its header.
+        BadSample: it has no sound that can be decoded, or ends within its header.
     """
     with container_of(path, name) as container:
         yield Track(container, path, name)
@@ -64,7 +64,7 @@ class Track:
         name: of the sample, for messages.
 
     Raises:
-        BadSample: none of it can be decoded, or it has a rate or a number of channels that is not read.
+        BadSample: none of it can be decoded, or its rate or number of channels is not supported.
     """
 
     def __init__(self, container: Any, path: Path, name: str) -> None:
@@ -73,16 +73,16 @@ class Track:
         self._lenient = container.format.name in _LENIENT
         self._packets = self._failed = 0
         self._error = ""
-        """Of the last packet, where it could not be decoded."""
+        """The decoder's error on the last packet, if any."""
         self._broken = ""
-        """Why there are no more packets, where that is not the end of the file."""
+        """The error that ended the packets, unless it was the end of the file."""
         self._torn = False
-        """Whether the last packet ended too early."""
+        """Whether the last packet is incomplete."""
         self._broken_page = broken_page(path) if container.format.name == "ogg" else None
         self._one_to_one = container.format.name.startswith("mov") and self._stream.codec_context.name == "aac"
-        """Whether each packet holds a frame."""
+        """Whether each packet has one frame."""
         self.length: int | None = None
-        """Samples of the file, once its end was reached."""
+        """Number of samples, once the end of the file was reached."""
         self._frames = self._decoded()
         first = next(self._frames, None)
         if first is None:
@@ -93,17 +93,17 @@ class Track:
         check_layout(self.rate, self.channels, name)
 
     def chunks(self, first: int, count: int | None, size: int = 0) -> Iterator[np.ndarray]:
-        """Samples (S,) float32 from ``first`` on, in pieces; fewer than asked for where the file ends before.
+        """Samples (S,) float32 from ``first`` on, in pieces; fewer than ``count`` if the file ends earlier.
 
         It can be called once.
 
         Args:
             first: sample.
             count: samples; to the end when ``None``.
-            size: not used: pieces are packets.
+            size: not used, since pieces are packets.
 
         Raises:
-            BadSample: the file is damaged, or it is cut off and the part reaches its end.
+            BadSample: the file is damaged, or is truncated and the part reaches its end.
         """
         last = None if count is None else first + count
         if first > SEEK_FROM_S * self.rate and (index := read_index(self.path, self.name)).seekable:
@@ -112,7 +112,7 @@ class Track:
                 first = start + len(piece)
                 if last is not None and first >= last:
                     return
-            # What is left, if anything, comes from decoding all: the end is judged there, and so is a wrong seek.
+            # Whatever the seek did not give is decoded from the start, which also checks the end of the file.
         position = 0
         for piece in self._pieces():
             end = position + len(piece)
@@ -125,10 +125,10 @@ class Track:
         self._check_end()
 
     def _pieces(self) -> Iterator[np.ndarray]:
-        """All of it at the rate of its first frame: a stream may change its rate on the way."""
+        """All samples at the rate of the first frame: a stream may change its rate."""
         converter: ResampleStream | None = None
         rate = self.rate
-        for frame in self._all_frames():
+        for frame in chain([self._first], self._frames):
             if frame.sample_rate != rate:
                 if converter is not None:
                     yield converter.flush().numpy()
@@ -140,15 +140,12 @@ class Track:
         if converter is not None:
             yield converter.flush().numpy()
 
-    def _all_frames(self) -> Iterator[Any]:
-        yield self._first
-        yield from self._frames
-
     def _decoded(self) -> Iterator[Any]:
         with needs_extra("audio"):
             import av
 
-        given = hollow = 0
+        # Frames so far, and packets without a frame that no later packet has followed with one yet.
+        given = empty = 0
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size:
@@ -156,7 +153,7 @@ class Track:
                     self._torn = packet.is_corrupt
                 if self._broken_page is not None and (packet.pos or 0) > self._broken_page and given:
                     raise self._page_error()
-                # Looked at before, since decoding takes it away.
+                # Read before decoding, which removes the side data.
                 trimmed = packet.is_discard or packet.has_sidedata("skip_samples")
                 try:
                     frames = packet.decode()
@@ -164,10 +161,10 @@ class Track:
                     self._failed += 1
                     self._error = error.strerror or str(error)
                     continue
-                if frames and hollow:
-                    self._failed, self._error, hollow = self._failed + hollow, "packets without sound", 0
+                if frames and empty:
+                    self._failed, self._error, empty = self._failed + empty, "packets without sound", 0
                 elif packet.size and given and self._one_to_one and not frames and not trimmed:
-                    hollow += 1
+                    empty += 1
                 if frames and self._error and given:
                     self._check_damage(frames[0])
                 if frames:
@@ -179,10 +176,10 @@ class Track:
             yield from self._stream.codec_context.decode(None)
 
     def _check_damage(self, frame: Any) -> None:
-        """Refuses a file that is damaged in its midst, but for a few packets of streams that have such places.
+        """Refuses a file with damage before its end, except a few packets of lenient streams.
 
         Raises:
-            BadSample: it is; says where.
+            BadSample: it is damaged; names the time.
         """
         if self._lenient and self._failed <= _FEW + self._packets // 20:
             return
@@ -190,20 +187,24 @@ class Track:
         raise BadSample(self.name, f"is damaged{where} ({self._error}); fetch it again")
 
     def _check_end(self) -> None:
-        """Refuses a file that ended too early.
+        """Refuses a truncated file.
 
         Raises:
-            BadSample: it is cut off.
+            BadSample: it is truncated.
         """
         assert self.length is not None
         seconds, kind = self.length / self.rate, self._container.format.name
         after = f"after {seconds:.2f} s of sound"
-        stated = promise(self.path)
-        if stated is not None and stated.broken(self._packets) and self._is_short(kind, seconds):
-            missing = f"{stated.there:,} of {stated.promised:,} bytes are there"
+        declared, duration = declared_size(self.path), self._container.duration
+        # Sizes of Matroska and AVI may be wrong by themselves; there, the duration must be short as well.
+        is_short = not kind.startswith(("matroska", "avi")) or (
+            duration is not None and seconds < duration / 1e6 - _SHORT_S
+        )
+        if declared is not None and declared.is_truncated(self._packets) and is_short:
+            missing = f"{declared.actual:,} of {declared.declared:,} bytes are there"
             raise BadSample(self.name, f"is cut off {after}: {missing}; fetch it again")
         if self._broken:
-            what = "cut off or damaged" if stated is None else "damaged"
+            what = "cut off or damaged" if declared is None else "damaged"
             raise BadSample(self.name, f"is {what} {after} ({self._broken}); fetch it again")
         if kind not in _SIZED and not self._lenient and (self._error or self._torn):
             reason = self._error or "its last packet is not whole"
@@ -217,29 +218,22 @@ class Track:
         if kind == "flac":
             self._check_total(self.length)
 
-    def _is_short(self, kind: str, seconds: float) -> bool:
-        """Whether a file is shorter than it says, of kinds whose size may be wrong by itself."""
-        promised = self._container.duration
-        return not kind.startswith(("matroska", "avi")) or (
-            promised is not None and seconds < promised / 1e6 - _SHORT_S
-        )
-
     def _page_error(self) -> BadSample:
         return BadSample(self.name, f"is damaged: its page at byte {self._broken_page:,} is broken; fetch it again")
 
     def _check_duration(self, kind: str) -> None:
-        """Refuses a file whose sound is shorter than its header says, of kinds that lose damaged parts silently."""
-        promised = self._stream.duration
-        if promised is None or not (kind in _COUNTED or kind == "asf"):
+        """Refuses a file that is shorter than declared, for formats whose decoders drop damaged parts silently."""
+        declared = self._stream.duration
+        if declared is None or not (kind in _COUNTED or kind == "asf"):
             return
-        samples = int(promised * self._stream.time_base * self.rate)
+        samples = int(declared * self._stream.time_base * self.rate)
         slack = 1 if kind in _COUNTED else round(_SHORT_ASF * samples + 0.2 * self.rate)
         if self.length is not None and self.length < samples - slack:
             there = f"{self.length:,} of {samples:,} samples are there"
             raise BadSample(self.name, f"is cut off or damaged: {there}; fetch it again")
 
     def _check_total(self, samples: int) -> None:
-        """Refuses a FLAC file with fewer samples than it says, unless their checksum says that they are all."""
+        """Refuses a FLAC file with fewer samples than declared, unless their checksum is that of the whole."""
         info = read_stream_info(self.path)
         if info is None or not any(info.md5) or samples >= info.samples:
             return
@@ -249,10 +243,10 @@ class Track:
 
 
 def _sought(path: Path, name: str, index: PacketIndex, first: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces from shortly before a sample on with where they begin, as long as they are sure to be in their place.
+    """Pieces from shortly before a sample on, each with its first sample, until a position is uncertain.
 
-    The first packet after the seek must be the one that has its time in the index, and all frames must follow each
-    other without a gap.
+    The first packet after the seek must be the one that the index has at its time, and frames must follow each other
+    without a gap.
     """
     with needs_extra("audio"):
         import av
@@ -281,7 +275,7 @@ def _sought(path: Path, name: str, index: PacketIndex, first: int) -> Iterator[t
 
 
 def _md5(path: Path, name: str, bits: int) -> bytes:
-    """The checksum that FLAC keeps of samples: little-endian, channels side by side."""
+    """The MD5 of samples as FLAC defines it: little-endian, channels interleaved."""
     with needs_extra("audio"):
         import av
 
@@ -291,6 +285,7 @@ def _md5(path: Path, name: str, bits: int) -> bytes:
             samples = frame.to_ndarray()
             if frame.format.is_planar:
                 samples = samples.T.reshape(1, -1)
+            # FFmpeg has the bits at the top of a wider integer; the checksum is over as few bytes as hold them.
             values = samples[0].astype("<i4") >> (8 * samples.itemsize - bits)
             digest.update(values.view(np.uint8).reshape(-1, 4)[:, :width].tobytes())
     return digest.digest()

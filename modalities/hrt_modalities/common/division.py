@@ -1,4 +1,4 @@
-"""Items divided into splits, and what decides on which side each one goes."""
+"""Items divided into splits, and the properties that decide their splits."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Traits:
-    """What decides on which side an item goes.
+    """The properties of an item that decide its split.
 
     Args:
-        file: items that share it stay together: the path of a file with several parts, or a text.
-        label: its class, where it has one.
-        group: items that share it stay together.
-        others: other files that the item has, which stay together likewise.
-        key: what is hashed with ``split_by: hash``; ``file`` when absent.
+        file: the path of a file, or a text; items with the same one stay together.
+        label: its class, if it has one.
+        group: items of a group stay together.
+        others: other files of the item; items that share one stay together.
+        key: is hashed with ``split_by: hash``; ``file`` when absent.
     """
 
     file: str
@@ -37,22 +37,22 @@ class Traits:
     key: str | None = None
 
     def keys(self) -> tuple[str, ...]:
-        """What it shares with items that it stays together with."""
+        """Keys that it shares with the items that it stays together with."""
         group = () if self.group is None else (f"group:{self.group}",)
         return (f"file:{self.file}", *(f"file:{file}" for file in self.others), *group)
 
 
 @dataclass(frozen=True)
 class Division(Generic[Item]):
-    """The items of each split, and how the splits came about.
+    """The items of each split, and how the splits were made.
 
     Args:
         splits: items by split.
         where: the data, for messages.
-        made_by: how they were made, for people.
+        made_by: how the splits were made, for reports.
         traits: of an item.
-        shares: that were asked for, of splits that were made.
-        warnings: what was noticed.
+        shares: requested shares of splits that were made.
+        warnings: for reports.
     """
 
     splits: dict[str, list[Item]]
@@ -67,7 +67,7 @@ class Division(Generic[Item]):
 
         Args:
             split: which one.
-            what: what items are, for messages.
+            what: the kind of items, for messages.
             checked: splits whose classes must be among those of train.
 
         Raises:
@@ -89,7 +89,7 @@ class Division(Generic[Item]):
         return self.splits[split]
 
     def listed(self, member: Callable[[Item, Traits], Member], root: Path | None) -> Splits:
-        """What is in each split, for those who look into it."""
+        """The content of each split, for reports and checks."""
         members = {
             split: [member(item, self.traits(item)) for item in self.splits[split]]
             for split in SPLITS
@@ -99,17 +99,17 @@ class Division(Generic[Item]):
 
 
 def file_member(root: Path, title: str, traits: Traits) -> Member:
-    """A file, or a part of one, as lists of splits have it."""
+    """The entry of a file, or of a part of one, in a list of splits."""
     return Member(printable(title), traits.label, traits.group, os.path.join(root, traits.file))
 
 
 def units_of(traits: Sequence[Traits]) -> list[str]:
-    """What stays together, a key for each item."""
+    """The unit of each item: items of a unit stay together."""
     return joined_units([item.keys() for item in traits])
 
 
 def trainable(tested: Sequence[bool], units: Sequence[str], labels: Sequence[str | None]) -> list[bool]:
-    """The same test items, without those of classes that would have nothing to train on."""
+    """The test items, without those of classes that would be missing from train."""
     totals, test_counts = (
         Counter(labels),
         Counter(label for label, is_test in zip(labels, tested, strict=True) if is_test),
@@ -128,5 +128,5 @@ def group_by_side(items: Sequence[Item], sides: Sequence[str], names: Iterable[s
 
 
 def without(splits: Mapping[str, list[Item]], others: Mapping[str, object]) -> dict[str, list[Item]]:
-    """The splits but those of some names."""
+    """The splits except those of some names."""
     return {name: items for name, items in splits.items() if name not in others}

@@ -1,4 +1,4 @@
-"""What was read from files last, such as their indices, kept for as long as the files do not change."""
+"""A cache of values that are read from files, such as their indices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Value = TypeVar("Value")
 
 
 class FileCache(Generic[Value]):
-    """Values by file; those that were asked for last stay.
+    """A least recently used cache of values by file, valid until the file changes.
 
     Args:
-        weight: of a value, such as its entries.
-        limit: the weight of all values together.
+        weight: of a value, such as its number of entries.
+        limit: total weight.
     """
 
     def __init__(self, weight: Callable[[Value], int], limit: int) -> None:
@@ -26,13 +26,13 @@ class FileCache(Generic[Value]):
         self._total = 0
 
     def get(self, path: Path, name: str, read: Callable[[], Value], *options: object) -> Value:
-        """The value of a file, read again where its size or its time of change is another.
+        """The value of a file, read again if its size or modification time changed.
 
         Args:
             path: the file.
             name: of the sample, for messages.
             read: reads it.
-            options: what else the value depends on.
+            options: other arguments that the value depends on.
 
         Raises:
             BadSample: the file cannot be read.

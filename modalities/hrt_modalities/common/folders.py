@@ -1,4 +1,4 @@
-"""Files in folders: classes by the names of folders, and splits where the folders above them have such names."""
+"""Labelled files in folders: classes by the names of folders, and splits by the names of the folders above them."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ Layout = Literal["auto", "splits", "classes"]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFiles:
     """The files of a folder with their classes.
 
     Args:
-        splits: by split, paths from the root with the class of each; all are in ``train`` where there are no splits.
-        own: whether the splits are the folder's own.
+        splits: by split, paths from the root with the class of each; all are in ``train`` if the folder has no splits.
+        has_splits: whether the folder has splits.
     """
 
     splits: Mapping[str, Sequence[tuple[str, str]]]
-    own: bool
+    has_splits: bool
 
 
 def labelled_files(
     root: Path, suffixes: Collection[str] | None, what: str, *, layout: Layout = "auto", follow_links: bool = False
-) -> Labelled:
+) -> LabelledFiles:
     """The files of a folder in the layout ROOT/SPLIT/CLASS/* or ROOT/CLASS/*, at any depth below the class.
 
     Args:
         root: the folder.
-        suffixes: how files end; all count when ``None``.
-        what: what files are, for messages: "images".
+        suffixes: of the files that are read; all when ``None``.
+        what: the kind of files, for messages: "images".
         layout: whether the first folders are splits or classes.
-        follow_links: go into links to folders outside of the root.
+        follow_links: follow links to folders outside of the root.
 
     Raises:
-        ConfigError: the folder is missing or empty, has a class without a file that is read, or its layout is neither
-            or could be both; names the folders.
+        ConfigError: the folder is missing or empty, has a class without files, or its layout is neither or could be
+            both; names the folders.
     """
     need_root(root)
     listing = walk(root, suffixes, follow_links=follow_links)
@@ -74,14 +74,18 @@ def labelled_files(
         verb = "lies" if len(loose_files) == 1 else "lie"
         names, layout_of = listed(map(shown, loose_files)), "SPLIT/CLASS/*" if sides else "CLASS/*"
         say_once(log, f"data.root {root}: {names} {verb} in no folder of a class ({layout_of}), left out")
-    return Labelled(splits, bool(sides))
+    return LabelledFiles(splits, bool(sides))
 
 
 def need_root(root: Path, holds: str = "") -> None:
-    """Checks that a folder of data is there.
+    """Checks that a folder of data exists.
+
+    Args:
+        root: the folder.
+        holds: the name of a file or folder that it must contain.
 
     Raises:
-        ConfigError: it is not, or lacks what it must hold.
+        ConfigError: the folder or its required content is missing.
     """
     if not root.is_dir():
         raise ConfigError(f"data.root {root} is not a folder")
@@ -90,17 +94,17 @@ def need_root(root: Path, holds: str = "") -> None:
 
 
 def _sides(root: Path, top: Sequence[str], listing: Listing, layout: Layout) -> dict[str, str]:
-    """By folder, its split; nothing where the folders are classes."""
+    """The split of each folder; empty if the folders are classes."""
     if layout == "classes":
         return {}
     where = f"data.root {root}"
     sides = {name: split for name in top if (split := split_name(name)) is not None}
     others = [name for name in top if name not in sides]
     if "train" in sides.values() or layout == "splits":
-        # A folder of tables or decoded frames beside the splits is no mistake; an empty one may be a misspelt split.
+        # A folder of tables or decoded frames beside the splits is allowed; an empty one may be a misspelt split.
         used = {name.split("/")[0] for name in listing.files}
         beside = [
-            name for name in others if name not in used and any(_within(folder, name) for folder in listing.unread)
+            name for name in others if name not in used and any(path.startswith(f"{name}/") for path in listing.unread)
         ]
         if beside:
             names = listed(f"{shown(name)}/" for name in beside)
@@ -133,7 +137,7 @@ def _refuse_hidden_splits(where: str, top: Sequence[str], sides: Mapping[str, st
     """Refuses classes that are probably splits.
 
     Raises:
-        ConfigError: names the folders and what to do.
+        ConfigError: there are such folders; names them and the fix.
     """
     remedy = "or set data.layout: classes if these are classes"
     if sides:
@@ -171,10 +175,10 @@ def _refuse_hidden_splits(where: str, top: Sequence[str], sides: Mapping[str, st
 
 
 def _check_classes(listing: Listing, sides: Mapping[str, str], what: str, ending: str) -> None:
-    """Refuses folders of classes without files that are read, and splits without classes.
+    """Refuses classes without files, and splits without classes.
 
     Raises:
-        ConfigError: names the folder, and what is in it.
+        ConfigError: there are such folders; names one and its content.
     """
     depth = 1 if sides else 0
     classes = [name for name in listing.folders if name.count("/") == depth]
@@ -194,10 +198,6 @@ def _check_classes(listing: Listing, sides: Mapping[str, str], what: str, ending
         )
 
 
-def _within(name: str, folder: str) -> bool:
-    return name.startswith(f"{folder}/")
-
-
 def _contents(listing: Listing, prefix: str) -> str:
     unread = [name for name in listing.unread if name.startswith(prefix)]
     left_out = [str(path) for path in listing.left_out if path.name.startswith(prefix)]
@@ -211,12 +211,12 @@ def _contents(listing: Listing, prefix: str) -> str:
 
 
 def files_under(root: Path, suffixes: Collection[str], follow_links: bool = False) -> Iterator[str]:
-    """Paths of the files of a corpus from its folder, in order; what is left out is warned of.
+    """Paths of the files of a corpus relative to its folder, in order, with a warning about what is left out.
 
     Args:
         root: the folder.
-        suffixes: how the names of files end, in lower case.
-        follow_links: go into links to folders outside of the root.
+        suffixes: of the files, in lower case.
+        follow_links: follow links to folders outside of the root.
     """
     listing = walk(root, suffixes, follow_links=follow_links)
     listing.warn(log, f"data.root {root}", unread=False)

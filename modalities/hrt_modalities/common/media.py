@@ -15,6 +15,7 @@ from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.splits import Member, Splits
+from hrt_mm.data.tokenizer import Tokenizer
 
 from .division import Division, Traits, file_member
 from .folders import Layout, labelled_files
@@ -66,13 +67,13 @@ class FileItem:
 
 
 class FileDataset(Dataset, Generic[AnyItem]):
-    """Samples that are read from files when they are asked for.
+    """Samples that are read from files on demand.
 
     A label that is a sequence (words, phonemes, characters) is a list of strings; ``classes`` are then the elements of
     those of the training split.
 
     Args:
-        home: the folder that names start at.
+        home: the folder that names are relative to.
         items: the files, or parts of them.
         classes: names of the classes, or ``None`` where labels are texts or absent.
     """
@@ -117,7 +118,7 @@ class MediaConfig(ValSplitConfig):
 
         Args:
             split: which one.
-            root: the folder that names start at, for messages.
+            root: the folder that names are relative to, for messages.
             division: the items of all splits.
             texts: whether targets that are strings are texts, not classes.
 
@@ -126,7 +127,7 @@ class MediaConfig(ValSplitConfig):
         """
         checked: tuple[str, ...] = ("val", "test")
         if not isinstance(division, Division):
-            # Of data that is rendered or published as it is, a split that is not asked for stops nothing.
+            # In generated and published data, errors in other splits do not matter.
             checked = (split,)
             if division.get("val"):
                 self.needless("split_seed", f"data.type {self.type} has its own val")
@@ -143,7 +144,7 @@ class MediaConfig(ValSplitConfig):
 
         Args:
             split: which one.
-            root: the folder that names start at.
+            root: the folder that names are relative to.
             items: the items of all splits.
             texts: whether targets that are strings are texts, not classes.
 
@@ -158,10 +159,10 @@ class UnsplitConfig(SplitConfig, MediaConfig):
     """Datasets whose data may have no splits at all."""
 
     def listed_from(self, root: Path, division: Division[AnyItem]) -> Splits:
-        """What is in each split.
+        """The content of each split.
 
         Args:
-            root: the folder that names start at.
+            root: the folder that names are relative to.
             division: the items of the splits.
         """
 
@@ -196,7 +197,7 @@ class FolderConfig(UnsplitConfig):
         return self.dataset(split, self.root, self._division())
 
     def splits(self) -> Splits:
-        """What is in each split."""
+        """The content of each split."""
         return self.listed_from(self.root, self._division())
 
     def _division(self) -> Division[Any]:
@@ -204,7 +205,7 @@ class FolderConfig(UnsplitConfig):
             self.root, self.file_suffixes, self.what, layout=self.layout, follow_links=self.follow_links
         )
         splits = {name: [self.item(*file) for file in files] for name, files in labelled.splits.items()}
-        made_by = f"by the folders of {self.root}" if labelled.own else None
+        made_by = f"by the folders of {self.root}" if labelled.has_splits else None
         return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {self.root}")
 
 
@@ -255,7 +256,7 @@ class ManifestConfig(TableConfig):
         return self.dataset(split, self.home, self._division(), texts=self._has_texts())
 
     def splits(self) -> Splits:
-        """What is in each split."""
+        """The content of each split."""
         return self.listed_from(self.home, self._division())
 
     def _has_texts(self) -> bool:
@@ -301,7 +302,7 @@ class TimedManifestConfig(ManifestConfig, SpanColumns):
 
 
 def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
-    """What decides on which side an item goes.
+    """A function that returns the traits of an item.
 
     Args:
         texts: whether targets that are strings are texts, not classes.
@@ -316,7 +317,7 @@ def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
 
 
 def classes_of(items: Iterable[MediaItem]) -> tuple[str, ...] | None:
-    """All labels of items, those in sequences too; ``None`` where an item has none."""
+    """All labels of items, including those in sequences; ``None`` if an item has no label."""
     names: set[str] = set()
     for item in items:
         if item.target is None:
@@ -324,3 +325,15 @@ def classes_of(items: Iterable[MediaItem]) -> tuple[str, ...] | None:
         labels = (item.target,) if isinstance(item.target, str) else item.target
         names.update(name for name in labels if name is not None)
     return tuple(sorted(names))
+
+
+def limit_towers(parts: Mapping[str, Dataset], tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Passes the limits of each tower's tokenizer to the dataset that reads for this tower.
+
+    Args:
+        parts: datasets by tower. Those without a tower in the run stay unlimited.
+        tokenizers: of the run, by tower.
+    """
+    for tower, values in parts.items():
+        if tower in tokenizers:
+            values.limit(tokenizers[tower])

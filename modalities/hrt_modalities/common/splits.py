@@ -32,11 +32,11 @@ def stratified(labels: Sequence[int] | Tensor, part: float, seed: int) -> tuple[
 
     Args:
         labels: class of each sample.
-        part: what is held out, at least one sample a class.
-        seed: chooses which.
+        part: fraction that is held out; at least one sample per class.
+        seed: of the choice.
 
     Returns:
-        Places that stay and places that are held out, both ascending.
+        Indices that stay and indices that are held out, both ascending.
     """
     classes = torch.as_tensor(labels)
     generator = torch.Generator().manual_seed(seed)
@@ -49,13 +49,13 @@ def stratified(labels: Sequence[int] | Tensor, part: float, seed: int) -> tuple[
 
 
 def hash_split(name: str, val: float, test: float, seed: int = 0) -> str:
-    """The split of a name, whatever other names there are.
+    """The split of a name, independent of other names.
 
     Args:
         name: of the sample.
-        val: part that goes to ``val``.
-        test: part that goes to ``test``.
-        seed: another one gives other splits.
+        val: fraction of ``val``.
+        test: fraction of ``test``.
+        seed: of the hash.
     """
     value = position(name, seed)
     if value < test:
@@ -64,10 +64,10 @@ def hash_split(name: str, val: float, test: float, seed: int = 0) -> str:
 
 
 def check_classes(classes: Sequence[str], labels: Iterable[str], where: str) -> None:
-    """Checks that a split has no class that training never sees.
+    """Checks that all classes of a split are in train.
 
     Raises:
-        ConfigError: it has; names the classes.
+        ConfigError: some are not; names them.
     """
     extra = sorted(set(labels) - set(classes))
     if extra:

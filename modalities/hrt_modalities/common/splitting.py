@@ -1,4 +1,4 @@
-"""How data that has no splits of its own gets them: the settings that datasets share, and what comes of them."""
+"""Splits of data that has none: the settings that datasets share, and the splits that follow from them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Folds(Component):
     of: Annotated[int, Field(ge=2)] | None = None
     """How many folds to make, stratified by class and with groups kept whole."""
     column: str | None = None
-    """Column of a table that says the fold of each row, in place of ``of``."""
+    """Column of a table with the fold of each row, instead of ``of``."""
     pattern: str | None = None
-    """Of files in folders, a regular expression with one group that finds the fold in the path, in place of ``of``:
+    """For files in folders, a regular expression whose only group is the fold in the path, instead of ``of``:
     ``/fold(\\d+)/``."""
     use: Annotated[int, Field(ge=0)] | str = 0
     """The fold that is ``test``: from 0 to ``of`` - 1, or as the column or path has it."""
@@ -49,7 +49,7 @@ class ValSplitConfig(DatasetConfig):
 
     before: ClassVar[Mapping[str, Any]] = {"split_by": "hash"}
     what: ClassVar[str] = "files"
-    """What items are, for messages."""
+    """The kind of items, for messages."""
 
     val: Part = 0.1
     """Share of the training samples that becomes ``val`` where the data has none."""
@@ -60,7 +60,7 @@ class ValSplitConfig(DatasetConfig):
     """Chooses which samples go into which split, where splits are made."""
 
     def with_val(self, division: Division[Item]) -> Division[Item]:
-        """The same with ``val`` split off ``train``, where there is none."""
+        """The division, with ``val`` split off ``train`` if there is none."""
         if division.splits.get("val") or not division.splits.get("train"):
             return division
         parts = self._assigned(division.splits["train"], division.traits, self.val, 0.0)
@@ -97,10 +97,10 @@ class ValSplitConfig(DatasetConfig):
         return f"{how}, data.split_seed {self.split_seed}, {shares}"
 
     def needless(self, key: str, reason: str) -> None:
-        """Rejects a key that changes nothing. Its default is let pass: the resolved configuration of a run holds it.
+        """Rejects a key without effect. Its default passes, because resolved configurations contain it.
 
         Raises:
-            ConfigError: it was set to something else.
+            ConfigError: it has another value.
         """
         if getattr(self, key) != type(self).model_fields[key].default:
             raise ConfigError(f"data.{key} has no effect: {reason}; drop it")
@@ -147,19 +147,19 @@ class SplitConfig(ValSplitConfig):
             )
 
     def of_table(self) -> bool:
-        """Whether samples are rows of a table; they are files in folders otherwise."""
+        """Whether samples are rows of a table, and not files in folders."""
         return getattr(self, "file", None) is not None
 
     def split_columns(self) -> list[str]:
-        """Columns of a table that the splits need, beside the one of splits."""
+        """Columns of a table that the splits need, in addition to the one of splits."""
         fold = self.folds.column if self.folds is not None else None
         return [column for column in (self.group, fold) if column is not None]
 
     def side_of(self, row: Row, location: str, sides: SplitColumn) -> str:
-        """The fold of a row where a column has folds, else its split; ``train`` where it has neither.
+        """The fold of a row if a column has folds, else its split; ``train`` without either.
 
         Raises:
-            ConfigError: there is no such split, or no name of a fold.
+            ConfigError: there is no such split, or the fold is no name.
         """
         fold = self.folds.column if self.folds is not None else None
         return sides.of(row, location) if fold is None else str(label_of(row, fold, location))
@@ -195,7 +195,7 @@ class SplitConfig(ValSplitConfig):
         return items
 
     def by_column(self) -> str | None:
-        """What the splits of a table are by, where it has its own."""
+        """How the splits of a table are made, if it has a column of them."""
         column = getattr(self, "split_column", None)
         return None if column is None else f"by the column {column!r} of {getattr(self, 'file', None)}"
 
@@ -208,27 +208,37 @@ class SplitConfig(ValSplitConfig):
         return label_of(row, self.group, location)
 
     def divide(
-        self, found: Mapping[str, Sequence[Item]], traits: Callable[[Item], Traits], *, made_by: str | None, where: str
+        self,
+        items_by_split: Mapping[str, Sequence[Item]],
+        traits: Callable[[Item], Traits],
+        *,
+        made_by: str | None,
+        where: str,
     ) -> Division[Item]:
         """The splits of items.
 
         Args:
-            found: the items by the data's own splits, or all as ``train``; with folds of a column by these.
+            items_by_split: the items by the splits of the data, or all as ``train``; by fold if a column has folds.
             traits: of an item.
-            made_by: what the data's own splits are by, for people; nothing where it has none.
+            made_by: how the splits of the data are made, for reports; ``None`` if it has none.
             where: the data, for messages.
 
         Raises:
             ConfigError: a setting has no effect, or cannot be met.
         """
-        items = [item for own_items in found.values() for item in own_items]
+        items = [item for split_items in items_by_split.values() for item in split_items]
         traits, warnings = self._grouped(items, traits, where)
-        # Asked for many times. The items stay, and with them what tells them apart.
+        # Traits are needed many times. Ids are unique, because the items stay alive.
         traits_by_id = {id(item): traits(item) for item in items}
         traits = lambda item: traits_by_id[id(item)]  # noqa: E731
         if made_by is not None:
-            self._check_own(found, where)
-            given = Division({name: list(found[name]) for name in found}, where, made_by, traits, warnings=warnings)
+            self.needless("test", f"{where} has its own splits")
+            self.needless("folds", f"{where} has its own splits")
+            if items_by_split.get("val"):
+                self.needless("val", f"{where} has its own val")
+                self.needless("split_seed", f"{where} has its own splits")
+            splits = {name: list(split_items) for name, split_items in items_by_split.items()}
+            given = Division(splits, where, made_by, traits, warnings=warnings)
             return self.with_val(given)
         if self.folds is not None and self.group is None and (of := self.folds.of) and 0 < len(items) < of:
             raise ConfigError(f"data.folds.of {of}: {where} has {len(items)} {self.what}; make fewer folds")
@@ -241,7 +251,7 @@ class SplitConfig(ValSplitConfig):
                     f"{needed} are needed; choose a finer one"
                 )
         if self.folds is not None:
-            return self._by_fold(found, traits, self.folds, where, warnings)
+            return self._by_fold(items_by_split, traits, self.folds, where, warnings)
         splits = self._assigned(items, traits, self.val, self.test)
         shares = {"train": 1 - self.val - self.test, "val": self.val, "test": self.test}
         listed = ", ".join(f"{share:.0%} {split}" for split, share in shares.items())
@@ -252,18 +262,20 @@ class SplitConfig(ValSplitConfig):
     def _grouped(
         self, items: Sequence[Item], traits: Callable[[Item], Traits], where: str
     ) -> tuple[Callable[[Item], Traits], tuple[str, ...]]:
-        """Traits with the groups that a pattern finds in paths."""
+        """Traits with the groups that the pattern finds in paths."""
         if self.group is None or self.of_table():
             return traits, ()
         pattern = compiled(self.group)
         names = [traits(item).file for item in items]
-        lone = [name for name in names if _first_group(pattern, name) is None]
-        if names and len(lone) == len(names):
-            raise ConfigError(f"data.group '{self.group}' matches no path of {where}, such as {lone[0]!r}")
+        unmatched = [name for name in names if _first_group(pattern, name) is None]
+        if names and len(unmatched) == len(names):
+            raise ConfigError(f"data.group '{self.group}' matches no path of {where}, such as {unmatched[0]!r}")
         warnings: tuple[str, ...] = ()
-        if lone:
-            count = f"{len(lone)} of {len(names)} paths"
-            warnings = (f"data.group '{self.group}' does not match {count}, such as {lone[0]!r}; each is on its own",)
+        if unmatched:
+            count = f"{len(unmatched)} of {len(names)} paths"
+            warnings = (
+                f"data.group '{self.group}' does not match {count}, such as {unmatched[0]!r}; each is on its own",
+            )
 
         def grouped(item: Item) -> Traits:
             item_traits = traits(item)
@@ -271,29 +283,22 @@ class SplitConfig(ValSplitConfig):
 
         return grouped, warnings
 
-    def _check_own(self, found: Mapping[str, Sequence[Item]], where: str) -> None:
-        self.needless("test", f"{where} has its own splits")
-        self.needless("folds", f"{where} has its own splits")
-        if found.get("val"):
-            self.needless("val", f"{where} has its own val")
-            self.needless("split_seed", f"{where} has its own splits")
-
     def _by_fold(
         self,
-        found: Mapping[str, Sequence[Item]],
+        items_by_split: Mapping[str, Sequence[Item]],
         traits: Callable[[Item], Traits],
         folds: Folds,
         where: str,
         warnings: tuple[str, ...],
     ) -> Division[Item]:
-        items = [item for group_items in found.values() for item in group_items]
+        items = [item for split_items in items_by_split.values() for item in split_items]
         all_traits = [traits(item) for item in items]
         shares: dict[str, float] = {}
         if folds.of is not None:
             units = units_of(all_traits)
-            numbers = assign_folds(units, [group_items.label for group_items in all_traits], folds.of, self.split_seed)
+            numbers = assign_folds(units, [item_traits.label for item_traits in all_traits], folds.of, self.split_seed)
             tested = trainable(
-                [number == folds.use for number in numbers], units, [group_items.label for group_items in all_traits]
+                [number == folds.use for number in numbers], units, [item_traits.label for item_traits in all_traits]
             )
             made_by = (
                 f"test is fold {folds.use} of {folds.of}, stratified by class, data.split_seed {self.split_seed}"
@@ -301,7 +306,7 @@ class SplitConfig(ValSplitConfig):
             )
             shares["test"] = 1 / folds.of
         else:
-            names = list(self._read_folds(found, all_traits, folds))
+            names = list(self._read_folds(items_by_split, all_traits, folds))
             if str(folds.use) not in names or len(set(names)) < 2:
                 kind = f"the column {folds.column!r}" if folds.column is not None else "data.folds.pattern"
                 there = ", ".join(sorted(set(names)))
@@ -312,15 +317,15 @@ class SplitConfig(ValSplitConfig):
             made_by = f"test is fold {folds.use} of " + (
                 f"the column {folds.column!r}" if folds.column is not None else f"the pattern '{folds.pattern}'"
             )
-        splits = group_by_side(items, ["test" if group_items else "train" for group_items in tested], ["train", "test"])
+        splits = group_by_side(items, ["test" if is_test else "train" for is_test in tested], ["train", "test"])
         return self.with_val(Division(splits, where, made_by, traits, shares, warnings))
 
     def _read_folds(
-        self, found: Mapping[str, Sequence[Item]], all_traits: Sequence[Traits], folds: Folds
+        self, items_by_split: Mapping[str, Sequence[Item]], all_traits: Sequence[Traits], folds: Folds
     ) -> Iterable[str]:
-        """The fold of each item: the names that the rows were found under, or what the pattern finds in paths."""
+        """The fold of each item: the column's, or the one that the pattern finds in its path."""
         if folds.pattern is None:
-            return [name for name, items in found.items() for _ in items]
+            return [name for name, items in items_by_split.items() for _ in items]
         pattern = compiled(folds.pattern)
         names = []
         for item_traits in all_traits:
@@ -335,10 +340,10 @@ class SplitConfig(ValSplitConfig):
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression with one group.
+    """A compiled regular expression with one group.
 
     Raises:
-        ValueError: it is none, or has none or several.
+        ValueError: it is invalid, or has no group or several.
     """
     try:
         expression = re.compile(pattern)

@@ -34,17 +34,17 @@ _SPLIT_KEY = "Set data.split_column to a column of splits, or to null for splits
 def read_rows(
     file: Path, columns: Sequence[str], keys: str, *, split_column: str | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """The rows of a table with the lines that they stand on.
+    """The rows of a table with their line numbers.
 
     Args:
-        file: the table; the ending of its name says which kind.
-        columns: what each row must have a value in; an empty cell of CSV counts as one.
+        file: the table, whose suffix gives its format.
+        columns: that must have a value in each row; an empty cell of CSV is one.
         keys: the settings that name columns, for messages.
-        split_column: one of ``columns`` that the setting of this name gives, where it may be null.
+        split_column: one of ``columns``, which the setting of this name gives and which may be null.
 
     Raises:
-        ConfigError: the file is missing or is no such table, has no rows, has no such column, or a row has no value
-            there; names the line.
+        ConfigError: the file is missing or not such a table, has no rows or lacks a column, or a row has no value in
+            it; names the line.
     """
     rows = rows_of(file, "data.file")
     seen: dict[str, None] = {}
@@ -66,7 +66,7 @@ def read_rows(
 
 
 def _refuse_absent(file: Path, number: int, row: Row, column: str, fix: str, rest: Iterable[tuple[int, Row]]) -> None:
-    """Refuses a table without a column; returns where rows of JSONL further down have it."""
+    """Refuses a table without a column; returns if later rows of JSONL have it."""
     if any(column in other for _, other in rest):
         return
     have = list(row)
@@ -84,7 +84,7 @@ def label_of(row: Row, column: str | None, location: str) -> str | None:
     """The name of a class; ``None`` without a column.
 
     Raises:
-        ConfigError: it is missing, or neither a name nor a whole number.
+        ConfigError: it is missing, or neither a name nor an integer.
     """
     if column is None:
         return None
@@ -94,7 +94,7 @@ def label_of(row: Row, column: str | None, location: str) -> str | None:
             f"{location}: the value of {column!r} is {lacking(row, column)}; expected the name of a class"
         )
     if isinstance(label, float) and label.is_integer():
-        # Programs write whole numbers as 3.0 where the column once had a missing value.
+        # Programs such as pandas write integers as 3.0 if the column had a missing value.
         label = int(label)
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise ConfigError(f"{location}: {column} must be a name or a whole number, got {label!r:.80}")
@@ -111,7 +111,7 @@ def split_of(row: Row, column: str | None, location: str) -> str:
 
 
 class SpanColumns(Component):
-    """Columns of the part of a file that a row stands for; the whole file without them."""
+    """Columns of the part of a file that a row describes; without them, rows describe whole files."""
 
     offset_column: str | None = None
     """Column of the seconds at which a part of the file begins."""
@@ -129,7 +129,7 @@ class SpanColumns(Component):
     def span(
         self, row: Row, location: str, seconds: Callable[[Row, str | None, str], float | None] | None = None
     ) -> tuple[float, float | None, float | None]:
-        """Offset, duration and end of the part that a row stands for, in seconds; ``None`` for the end of the file.
+        """Offset, duration and end of a row's part in seconds; the last two are ``None`` for the end of the file.
 
         Args:
             row: of the table.
@@ -158,7 +158,7 @@ SPAN_KEYS = ("offset_column", "duration_column", "end_column")
 
 
 class SplitColumn:
-    """The column of splits of a table; it warns of two names for one split.
+    """The column of splits of a table; warns about two names for one split.
 
     Args:
         column: its name; all rows are ``train`` when ``None``.

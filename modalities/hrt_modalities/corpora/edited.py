@@ -19,7 +19,7 @@ from ..video.edits import EditsConfig
 from ..video.folders import VideoFolderConfig, VideoManifestConfig
 from ..video.rendering import ACTIONS, Drawn, Edit, Shot, Take, joined
 from ..video.video import Video
-from ..vision.resizing import resized
+from ..vision.images import resized
 from .actions import KineticsConfig, Ucf101Config
 from .grid.video import GridVideoConfig
 

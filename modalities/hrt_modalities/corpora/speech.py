@@ -122,7 +122,7 @@ class LibriSpeechConfig(JoinableConfig):
         # So that nothing is split off train where the validation parts are not read.
         items.setdefault("val", items[split])
         sounds = self.dataset(split, self.root, items, texts=self.label == "text")
-        return self.strung(split, sounds, spaced=self.label == "characters")
+        return self.concatenated(split, sounds, spaced=self.label == "characters")
 
     def _part(self, part: str) -> list[Recording]:
         folder = self.root / part

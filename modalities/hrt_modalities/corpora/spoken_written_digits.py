@@ -16,10 +16,9 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..audio.audio import Audio
-from ..audio.augment import Augmentation
-from ..audio.trim import trimmed
+from ..audio.augment import Augmentation, trimmed
+from ..common.media import limit_towers
 from ..common.splits import check_split
-from ..joint.limits import limit_towers
 from ..vision.memory import MnistConfig
 from .fsdd import FsddConfig
 

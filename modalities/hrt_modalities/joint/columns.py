@@ -1,4 +1,4 @@
-"""The modalities of a table's rows: which columns hold them, and how what stands there is read."""
+"""Columns of a table with samples of several modalities, and how each modality is read from its cells."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ..vision.images import MAX_PIXELS
 
 
 class ColumnSource(Component, ABC):
-    """Where a table holds a modality. An empty cell is a row without it."""
+    """The columns of a modality. A row with an empty cell lacks the modality."""
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The columns that are read, the one that must not be empty first."""
+        """The columns that are read; the first one must not be empty."""
 
     def item(self, row: Row, location: str, paths: Paths) -> Any | None:
-        """What is to be read for a row; ``None`` where its cell is empty.
+        """The item of a row; ``None`` if its cell is empty.
 
         Args:
             row: of the table.
@@ -47,26 +47,26 @@ class ColumnSource(Component, ABC):
             paths: the paths that the table may name.
 
         Raises:
-            ConfigError: a cell holds something else than it should.
+            ConfigError: a cell is invalid.
         """
         return None if is_empty(row.get(self.names()[0])) else self.read(row, location, paths)
 
     @abstractmethod
     def read(self, row: Row, location: str, paths: Paths) -> Any:
-        """As :meth:`item`, of a row whose first cell is not empty."""
+        """As :meth:`item`, for a row whose first cell is not empty."""
 
     def key(self, item: Any) -> str:
-        """What keeps rows together: the path of a file, or a text."""
+        """The path of a file, or a text; rows with the same key stay in one split."""
         return str(item.name)
 
     @abstractmethod
     def dataset(self, root: Path, items: Sequence[Any], *, training: bool, follow_links: bool) -> Dataset:
-        """The values of some rows.
+        """The dataset of some rows.
 
         Args:
-            root: the folder that paths start at.
-            items: as :meth:`item` gave them.
-            training: whether they are augmented.
+            root: the folder that paths are relative to.
+            items: from :meth:`item`.
+            training: whether to augment.
             follow_links: read links that lead out of the folder.
         """
 
@@ -173,20 +173,28 @@ class TextSource(ColumnSource):
 
     type: Literal["text"]
     column: str | Annotated[tuple[str, ...], Field(min_length=1)]
-    """Column of the text, or several, joined line by line; of these some may be empty. In JSONL a text may also be a
-    list of texts that say the same: training takes one at random, the other splits take the first."""
+    """Column of the text, or several, joined by line breaks; some of them may be empty. In JSONL a text may also be a
+    list of equivalent texts: training takes one at random, the other splits the first."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance that a word of a training text is left out, so that no few words are relied on; one always stays (Iyyer et
-    al., 2015, "Deep unordered composition rivals syntactic methods for text classification")."""
+    """Probability that a word of a training text is dropped; one always stays (Iyyer et al., 2015, "Deep unordered
+    composition rivals syntactic methods for text classification")."""
 
     def names(self) -> tuple[str, ...]:
         """The columns."""
         return (self.column,) if isinstance(self.column, str) else self.column
 
     def item(self, row: Row, location: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
-        """By column that is not empty, the texts that say the same."""
-        texts = tuple(_texts(row[column], column, location) for column in self.names() if not is_empty(row.get(column)))
-        return texts or None
+        """The equivalent texts of each column that is not empty."""
+        items = []
+        for column in self.names():
+            cell = row.get(column)
+            if is_empty(cell):
+                continue
+            texts = cell if isinstance(cell, list) else [cell]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ConfigError(f"{location}: {column} must be a text, or a list of texts, got {cell!r:.60}")
+            items.append(tuple(texts))
+        return tuple(items) or None
 
     def read(self, row: Row, location: str, paths: Paths) -> tuple[tuple[str, ...], ...] | None:
         """The texts."""
@@ -204,12 +212,12 @@ class TextSource(ColumnSource):
 
 
 class Texts(Dataset):
-    """Texts that are held in memory.
+    """Texts in memory.
 
     Args:
-        items: of each the parts, and of each part the texts that say the same.
-        word_dropout: chance that a word is left out in training.
-        training: whether one of the texts is taken at random, and not the first.
+        items: for each text its parts, and for each part the equivalent texts.
+        word_dropout: probability that a word is dropped in training.
+        training: whether to take one of the equivalent texts at random instead of the first.
     """
 
     def __init__(self, items: Sequence[Sequence[Sequence[str]]], word_dropout: float = 0.0, *, training: bool) -> None:
@@ -220,11 +228,11 @@ class Texts(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """A text, its parts on lines of their own."""
-        text = "\n".join(self._one(choices) for choices in self.items[index])
+        text = "\n".join(
+            choices[int(torch.randint(len(choices), ()))] if self.training and len(choices) > 1 else choices[0]
+            for choices in self.items[index]
+        )
         return Sample(without_words(text, self.word_dropout) if self.training and self.word_dropout else text)
-
-    def _one(self, choices: Sequence[str]) -> str:
-        return choices[int(torch.randint(len(choices), ()))] if self.training and len(choices) > 1 else choices[0]
 
 
 _WORD = re.compile(r"\w+")
@@ -233,28 +241,22 @@ AnySource = Annotated[ImageSource | SoundSource | FilmSource | TextSource, Field
 
 
 def without_words(text: str, dropout: float) -> str:
-    """A text without some of its words, by torch's generator; one word stays at least."""
+    """A text with random words dropped, by torch's generator; at least one word stays."""
     words = list(_WORD.finditer(text))
     if not words:
         return text
     drawn = torch.rand(len(words))
     keep_mask = drawn >= min(dropout, float(drawn.max()))
-    out = [word.span() for word, keep in zip(words, keep_mask.tolist(), strict=True) if not keep]
-    edges = [0, *(edge for span in out for edge in span), len(text)]
+    dropped = [word.span() for word, keep in zip(words, keep_mask.tolist(), strict=True) if not keep]
+    # The text between the dropped words lies between every second pair of edges.
+    edges = [0, *(edge for span in dropped for edge in span), len(text)]
     return "".join(text[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True))
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell holds nothing: it is absent, null, NaN, spaces alone, or a list of none."""
+    """Whether a cell is absent, null, NaN, blank or an empty list."""
     return is_missing(cell) or (isinstance(cell, str) and not cell.strip()) or cell == []
 
 
 def _seconds(row: Row, column: str | None, location: str) -> float | None:
     return None if column is None or is_empty(row.get(column)) else seconds_of(row, column, location)
-
-
-def _texts(cell: Any, column: str, location: str) -> tuple[str, ...]:
-    texts = cell if isinstance(cell, list) else [cell]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ConfigError(f"{location}: {column} must be a text, or a list of texts, got {cell!r:.60}")
-    return tuple(texts)

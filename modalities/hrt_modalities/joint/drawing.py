@@ -1,4 +1,4 @@
-"""What films with words show: symbols in colours that do things over simple grounds, and how that is said.
+"""The content of captioned films: coloured symbols that move over simple backgrounds, with their captions.
 
 Shapes: H rows, W columns.
 """
@@ -45,7 +45,7 @@ THINGS: Mapping[str, str] = {
 }
 """Characters of a font that matplotlib ships."""
 SETTINGS = ("night", "desert", "sea", "snow", "meadow", "city")
-DEEDS: Mapping[str, str] = {
+ACTION_WORDS: Mapping[str, str] = {
     "left": "moves left",
     "right": "moves right",
     "up": "rises",
@@ -57,22 +57,22 @@ DEEDS: Mapping[str, str] = {
     "appear": "appears",
     "vanish": "vanishes",
 }
-assert set(DEEDS) == set(ACTIONS)
+assert set(ACTION_WORDS) == set(ACTIONS)
 RADIUS = (0.3, 0.42)
-"""Of symbols, as a part of the shorter side."""
+"""Least and largest radius of symbols, as fractions of the shorter side."""
 _FONT = "DejaVuSans-Bold"
 
 
 @dataclass(frozen=True)
 class Event(Shot):
-    """A shot of a symbol that does something.
+    """A shot of a moving symbol.
 
     Args:
-        colour: of ``COLOURS``.
-        thing: of ``THINGS``.
-        setting: of ``SETTINGS``.
-        scene: number of the scene that it belongs to; scenes are in one place.
-        named: whether the words of the scene name its setting.
+        colour: a key of ``COLOURS``.
+        thing: a key of ``THINGS``.
+        setting: one of ``SETTINGS``.
+        scene: number of its scene.
+        named: whether the caption of the scene names its setting.
     """
 
     colour: str
@@ -83,18 +83,18 @@ class Event(Shot):
 
     @property
     def words(self) -> tuple[str, str, str]:
-        """Colour, thing and deed: what the shot is called by."""
-        return self.colour, self.thing, DEEDS[self.action]
+        """Colour, thing and action, as in the caption."""
+        return self.colour, self.thing, ACTION_WORDS[self.action]
 
     def drawn(self, behind: np.ndarray, draw: np.random.Generator) -> Drawn:
-        """What happens, over the (H, W, 3) ground of its scene. Symbols stand upright unless they turn."""
+        """The shot over the (H, W, 3) background of its scene. Symbols are nearly upright unless they turn."""
         drawing = Drawn(self, behind, lambda side: symbol(self.thing, self.colour, side), draw, RADIUS)
         drawing.angle = draw.uniform(-12, 12)
         return drawing
 
 
 def symbol(thing: str, colour: str, side: int) -> Image.Image:
-    """A symbol that fills a square, in a colour, with a dark or light line around it."""
+    """A symbol that fills a square, in a colour, with a dark or light outline."""
     with needs_extra("vision"):
         from PIL import Image, ImageDraw, ImageFont
 
@@ -114,7 +114,7 @@ def symbol(thing: str, colour: str, side: int) -> Image.Image:
 
 
 def ground(setting: str, size: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32: a setting, another view of it each time."""
+    """(H, W, 3) float32: a random background of a setting."""
     top, bottom = _RAMPS[setting]
     share_H11 = np.linspace(0, 1, size[0])[:, None, None] ** draw.uniform(0.6, 1.6)
     ground_HW3 = np.array(top) * (1 - share_H11) + np.array(bottom) * share_H11

@@ -1,6 +1,6 @@
-"""Films with words: scenes in which symbols do things, and what is seen said as text and as speech, with its times.
+"""Captioned films: rendered scenes of moving symbols, with aligned captions as text and as speech.
 
-All is made on the first use and kept; nothing is downloaded. Speech needs eSpeak NG (the extra ``speech``).
+They are generated on first use and cached; nothing is downloaded. Speech needs eSpeak NG (the extra ``speech``).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from ..audio.intervals import SILENCE
 from ..audio.recordings import Recordings
 from ..audio.synthesis import Line
 from ..audio.synthetic import made_speech, recording, spoken
+from ..common.media import limit_towers
 from ..common.splits import SPLITS, check_split, hash_split
 from ..video.clips import Clips
 from ..video.edits import EditsConfig, Even
 from ..video.rendering import ACTIONS, Drawn, Edit, Shot, joined
 from .drawing import COLOURS, SETTINGS, THINGS, Event, ground
-from .limits import limit_towers
 
 TEST, VAL = 0.15, 0.1
-"""Parts of all captions that are shown in the test, and in validation, alone."""
+"""Fractions of all captions that occur only in the test, and only in the validation split."""
 SINGLE = 0.8
-"""Part of the training films that are a single shot."""
+"""Fraction of the training films that are a single shot."""
 Part = Literal["video", "text", "audio"]
-Chance = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class FootageConfig(EditsConfig):
     """The videos of films: scenes of one or more shots, each scene in one setting.
 
-    They carry the boundary ``scenes`` beside those of all edited videos. Captions of one split are in no other. Most of
-    the films to train on are a single shot, and the words of half of the scenes do not name the setting: what is to be
-    found by its own words must be learned without those around it.
+    They have the boundary ``scenes`` in addition to those of all edited videos. No caption is in two splits. Most
+    training films are a single shot, and half of the training captions do not name the setting, so that shots are
+    learned by their own words rather than by their context.
     """
 
     type: Literal["films"] = "films"
@@ -73,7 +73,7 @@ class FootageConfig(EditsConfig):
         return self
 
     def script(self, draw: random.Random, footage: Clips | None, split: str) -> Sequence[Shot]:
-        """Scenes, none in the setting of the one before it, and in each some captions, none twice."""
+        """Scenes in changing settings, each with some captions, without repetition."""
         shots: list[Shot] = []
         setting, training = "", split == "train"
         single = training and draw.random() < SINGLE
@@ -85,7 +85,7 @@ class FootageConfig(EditsConfig):
         return shots
 
     def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
-        """Those of all edits, and where scenes start."""
+        """Those of all edited videos, and the starts of scenes."""
         return {**super().boundaries(edit), "scenes": tuple(scene.start for scene in scenes_of(edit))}
 
     def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
@@ -98,50 +98,50 @@ class FootageConfig(EditsConfig):
         return joined(takes, edit, self.rate, draw)
 
     def source(self) -> str:
-        """What tells films from other videos."""
+        """Distinguishes films from other videos in the cache."""
         return " films 4"
 
 
 class FilmsConfig(DatasetConfig):
-    """Films as ``video``, and what happens in them as ``text`` and as speech (``audio``).
+    """Films as ``video``, with their captions as ``text`` and as speech (``audio``).
 
-    Samples carry two tiers of pieces: ``scenes``, and ``shots`` within them. A text says the setting of each scene and
-    its shots, as in "night: red star rises, blue heart grows; sea: white plane moves left".
+    Samples have two tiers of pieces: ``scenes``, and ``shots`` within them. A caption gives the setting of each scene
+    and its shots: "night: red star rises, blue heart grows; sea: white plane moves left".
     """
 
     type: Literal["captioned_films"]
     parts: ClassVar[tuple[str, ...]] = ("video", "text", "audio")
     film: FootageConfig = FootageConfig()
-    """What is shown."""
+    """The videos."""
     use: Annotated[tuple[Part, ...], Field(min_length=1)] = ("video", "text")
-    """What is read; speech that is not used is not made."""
-    some_words: Chance = 0.3
-    """Chance that of a training caption some words alone are given, as people do who search."""
+    """Modalities of the samples; speech is generated only if it is used."""
+    some_words: Probability = 0.3
+    """Probability that a training caption is reduced to some of its words, as queries often are."""
     voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m1", "en-us+f1", "en-us+m3", "en-gb-x-rp+f2")
     """Voices of eSpeak to train and validate on."""
     test_voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m2", "en-us+f3")
     """Voices to test on."""
 
     def build(self, split: str) -> Films:
-        """The films of a split. Makes those of all splits on the first call.
+        """The films of a split. The first call generates those of all splits.
 
         Raises:
-            ConfigError: the folder cannot be written, or speech is used and cannot be made.
+            ConfigError: the folder cannot be written, or speech is used and cannot be generated.
         """
         check_split(split)
         edits = self.film.edits(split)
         videos = self.film.build(split)
-        sounds = self._sounds(split) if "audio" in self.use else None
+        sounds: Recordings | None = None
+        if "audio" in self.use:
+            folder = made_speech({name: self._lines(name) for name in SPLITS}, self.film.folder, "data.film.folder")
+            sounds = Recordings(
+                Home(folder), [recording(split, row, row["text"]) for row in spoken(folder, split)], None
+            )
         return Films(self, [scenes_of(edit) for edit in edits], videos, sounds, training=split == "train")
 
     def plain(self, split: str) -> Films:
-        """The films of a split with all their words."""
+        """The films of a split with complete captions."""
         return self.model_copy(update={"some_words": 0.0}).build(split)
-
-    def _sounds(self, split: str) -> Recordings:
-        lines = {name: self._lines(name) for name in SPLITS}
-        folder = made_speech(lines, self.film.folder, "data.film.folder")
-        return Recordings(Home(folder), [recording(split, row, row["text"]) for row in spoken(folder, split)], None)
 
     def _lines(self, split: str) -> list[Line]:
         draw = random.Random(f"{self.film.seed} speech {split}")
@@ -157,10 +157,10 @@ class FilmScene:
     """A scene of a film.
 
     Args:
-        setting: where it is.
-        start: second at which it starts.
+        setting: of the scene.
+        start: in seconds.
         events: its shots.
-        starts: seconds at which these start, and at which the last one ends.
+        starts: start times of the shots, and the end of the last one, in seconds.
     """
 
     setting: str
@@ -170,19 +170,19 @@ class FilmScene:
 
     @property
     def named(self) -> bool:
-        """Whether its words name the setting."""
+        """Whether the caption names the setting."""
         return self.events[0].named
 
 
 class Films(Dataset):
-    """Films with their words.
+    """Films with their captions.
 
     Args:
-        config: what is read of them.
+        config: of the dataset.
         scenes: of each film.
         videos: the films.
-        sounds: what is said of them, where it is used.
-        training: whether captions lose words at random.
+        sounds: spoken captions, if they are used.
+        training: whether captions are reduced to some of their words at random.
     """
 
     classes = None
@@ -202,7 +202,7 @@ class Films(Dataset):
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> Sample:
-        """What is used of a film, with the places of its scenes and shots in each part."""
+        """The used modalities of a film, with the positions of its scenes and shots in each of them."""
         scenes, use, name = self.scenes[index], self.config.use, self.videos.name(index)
         where: dict[str, tuple[list[Edges], list[Edges]]] = {}
         value: dict[str, Any] = {}
@@ -215,7 +215,7 @@ class Films(Dataset):
             where["text"] = wholes, parts
         if self.sounds is not None:
             sound = self.sounds[index].value
-            value["audio"], where["audio"] = sound, _heard(scenes, sound, name)
+            value["audio"], where["audio"] = sound, _spoken_times(scenes, sound, name)
         sentences = [sentence_of(scene) for scene in scenes]
         captions = [" ".join(event.words) for scene in scenes for event in scene.events]
         pieces = {
@@ -228,19 +228,19 @@ class Films(Dataset):
         return Sample(value, "; ".join(sentences), name, pieces)
 
     def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
-        """Limits the videos, and the sounds where they are used."""
+        """Limits the videos, and the sounds if they are used."""
         limit_towers({"video": self.videos, **({} if self.sounds is None else {"audio": self.sounds})}, tokenizers)
 
     def name(self, index: int) -> str:
-        """The video's."""
+        """The name of the video."""
         return self.videos.name(index)
 
     def describe(self, index: int) -> Mapping[str, str]:
-        """All that is said of a film."""
+        """The complete caption of a film."""
         return {"caption": "; ".join(map(sentence_of, self.scenes[index]))}
 
     def _text(self, scenes: Sequence[FilmScene]) -> tuple[str, list[Edges], list[Edges]]:
-        """A film's text, and where scenes and shots lie in it."""
+        """A film's caption, and the positions of scenes and shots in it."""
         text, wholes, parts = "", list[Edges](), list[Edges]()
         for scene in scenes:
             text += "; " if text else ""
@@ -248,26 +248,25 @@ class Films(Dataset):
             text += f"{scene.setting}: " if scene.named else ""
             for number, event in enumerate(scene.events):
                 text += ", " if number else ""
-                caption = " ".join(self._some(event.words))
+                words: tuple[str, ...] = event.words
+                if self.training and float(torch.rand(())) < self.config.some_words:
+                    colour, thing, action = words
+                    subsets = ((colour, thing), (thing, action), (thing,), (colour, thing))
+                    words = subsets[int(torch.randint(4, ()))]
+                caption = " ".join(words)
                 parts.append((len(text), len(text) + len(caption)))
                 text += caption
             wholes.append((begin, len(text)))
         return text, wholes, parts
-
-    def _some(self, words: Sequence[str]) -> Sequence[str]:
-        if not self.training or float(torch.rand(())) >= self.config.some_words:
-            return words
-        colour, thing, deed = words
-        return ((colour, thing), (thing, deed), (thing,), (colour, thing))[int(torch.randint(4, ()))]
 
 
 Edges = tuple[float, float]
 
 
 def sentence_of(scene: FilmScene) -> str:
-    """What happens in a scene."""
-    happens = ", ".join(" ".join(event.words) for event in scene.events)
-    return f"{scene.setting}: {happens}" if scene.named else happens
+    """The caption of a scene."""
+    shots = ", ".join(" ".join(event.words) for event in scene.events)
+    return f"{scene.setting}: {shots}" if scene.named else shots
 
 
 def scenes_of(edit: Edit) -> list[FilmScene]:
@@ -285,7 +284,7 @@ def scenes_of(edit: Edit) -> list[FilmScene]:
 
 @cache
 def captions() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
-    """By split, colours, things and actions that go together there, and in no other split."""
+    """By split, combinations of colour, thing and action that no other split has."""
     by_split: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
     for caption in product(COLOURS, THINGS, ACTIONS):
         by_split[hash_split(" ".join(caption), VAL, TEST)].append(caption)
@@ -293,12 +292,12 @@ def captions() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
 
 
 def _words(scenes: Sequence[FilmScene]) -> list[str]:
-    """What is said of a film, word by word."""
+    """The spoken words of a film."""
     return [word for scene in scenes for word in sentence_of(scene).replace(":", "").replace(",", "").split()]
 
 
-def _heard(scenes: Sequence[FilmScene], sound: Any, name: str) -> tuple[list[Edges], list[Edges]]:
-    """When scenes and shots are spoken of."""
+def _spoken_times(scenes: Sequence[FilmScene], sound: Any, name: str) -> tuple[list[Edges], list[Edges]]:
+    """The times at which scenes and shots are spoken of."""
     starts = (*sound.boundaries["words"], sound.seconds)
     timed = [
         (edges, label) for edges, label in zip(pairwise(starts), sound.labels["words"], strict=True) if label != SILENCE
@@ -308,6 +307,7 @@ def _heard(scenes: Sequence[FilmScene], sound: Any, name: str) -> tuple[list[Edg
     wholes, parts, position = list[Edges](), list[Edges](), 0
     for scene in scenes:
         begin = timed[position][0][0]
+        # The setting is one word, before the shots.
         position += scene.named
         for event in scene.events:
             last = position + len(" ".join(event.words).split()) - 1

@@ -26,11 +26,11 @@ FONTS = (
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )
-"""The first font that has a character is the one it is shown in. Fonts that do not go by Unicode are left out."""
+"""A character is drawn in the first font that has it. Fonts without Unicode code points are not among them."""
 EM = 0.72
-"""Height of the font over the side of the picture."""
-_SHOWN = ("L", "N", "P", "S")
-"""Categories of characters that have a shape of their own."""
+"""Font size as a fraction of the side of the picture."""
+_VISIBLE = ("L", "N", "P", "S")
+"""Unicode categories of visible characters: letters, numbers, punctuation, symbols."""
 
 
 def font_path(name: str) -> Path:
@@ -51,14 +51,14 @@ def has_name(code: int) -> bool:
 
 @cache
 def characters() -> Mapping[int, tuple[str, ...]]:
-    """By code point, the fonts that have it: all characters with a name and a shape."""
+    """By code point, the fonts that have it, for all visible characters with a name."""
     with needs_extra("report"):
         from matplotlib.ft2font import FT2Font
 
     fonts_by_code: dict[int, list[str]] = {}
     for font in FONTS:
         for code in FT2Font(font_path(font)).get_charmap():
-            if unicodedata.category(chr(code))[0] in _SHOWN and has_name(code):
+            if unicodedata.category(chr(code))[0] in _VISIBLE and has_name(code):
                 fonts_by_code.setdefault(code, []).append(font)
     return {code: tuple(fonts) for code, fonts in sorted(fonts_by_code.items())}
 
@@ -72,14 +72,14 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw(code: int, font: str, side: int, *, scale: float = 1.0, shift: tuple[float, float] = (0, 0)) -> Tensor:
-    """A character, dark on white, where its line has it. One that is too large for the picture is made smaller.
+    """Draws a character, dark on white, at its position on the line. Large ones are reduced to fit the picture.
 
     Args:
         code: its code point.
-        font: which font.
+        font: its font.
         side: of the picture in pixels.
         scale: of the font.
-        shift: right and down, over the side.
+        shift: right and down, as fractions of the side.
 
     Returns:
         (1, S, S) uint8.
@@ -89,10 +89,10 @@ def draw(code: int, font: str, side: int, *, scale: float = 1.0, shift: tuple[fl
 
     size = max(4, round(EM * scale * side))
     left, top, right, bottom = _font(font, size).getbbox(chr(code), anchor="ls")
-    if (most := max(right - left, bottom - top)) > side:
-        size = max(4, int(size * side / most))
+    if (longest := max(right - left, bottom - top)) > side:
+        size = max(4, int(size * side / longest))
         left, top, right, bottom = _font(font, size).getbbox(chr(code), anchor="ls")
-    # The middle of the line lies in the middle of the picture; what would stick out is moved back inside.
+    # Centred on the line: 0.35 of the font size is about half the height of capitals. Kept inside the picture.
     x = (side - right - left) / 2 + shift[0] * side
     y = side / 2 + 0.35 * size + shift[1] * side
     x = min(max(x, -left), side - right)
@@ -103,12 +103,12 @@ def draw(code: int, font: str, side: int, *, scale: float = 1.0, shift: tuple[fl
 
 
 def framed(image: Tensor, side: int, *, part: float = 0.75) -> Tensor:
-    """A picture of anything, brought to how characters are drawn: dark on white, its ink in the middle.
+    """Brings any image into the form of drawn characters: dark on white, with the ink centred.
 
     Args:
         image: (C, H, W) uint8, or float in 0..1.
         side: of the result in pixels.
-        part: of the side that the longer side of the ink takes.
+        part: fraction of the side that the longer side of the ink takes.
 
     Returns:
         (1, S, S) uint8.
@@ -119,6 +119,7 @@ def framed(image: Tensor, side: int, *, part: float = 0.75) -> Tensor:
     grey = image.float() * (1.0 if image.dtype == torch.uint8 else 255.0)
     grey = grey.mean(0)
     border = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    # A dark border means light on dark.
     if border.median() < 128:
         grey = 255 - grey
     low, high = float(grey.min()), float(grey.max())

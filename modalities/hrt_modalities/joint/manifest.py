@@ -1,4 +1,4 @@
-"""Samples of several modalities from a table: pictures with their words, films with their sound, in any combination."""
+"""Samples of several modalities from a table: images with captions, videos with sound, in any combination."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from hrt_mm.data.splits import Member, Splits
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division, Traits
-from ..common.media import TableConfig
+from ..common.media import TableConfig, limit_towers
 from ..common.splits import check_split
 from ..common.tables import Paths, Row, label_of
 from .columns import AnySource, TextSource
-from .limits import limit_towers
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class ManifestEntry:
     """A row.
 
     Args:
-        name: what it is split by where the table has no splits: the path of its first file, or its text.
+        name: the path of its first file, or its text, by which splits are made if the table has none.
         title: the table's name and the line.
-        target: its class, or what makes it one with other rows.
-        items: by tower, what is read; a modality that the row lacks is absent.
-        files: the paths that it has.
-        group: what it must not be separated from by splits.
+        target: its class, or the group whose rows are positives of each other.
+        items: by tower, what is read; without the modalities that the row lacks.
+        files: its paths.
+        group: rows of a group stay in one split.
     """
 
     name: str
@@ -54,11 +53,11 @@ class JointManifestConfig(TableConfig):
 
     type: Literal["joint_manifest"]
     sources: Annotated[dict[str, AnySource], Field(min_length=2)]
-    """By tower, the column that holds it, and how it is read: ``{image: {type: image, column: path}, text: {type: text,
+    """By tower, its column and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
     label: Literal["class", "group"] = "class"
-    """Kind of the label: a class to predict; or a group, whose rows are positives of each other, such as the id of a
-    picture that has several rows."""
+    """Kind of the label: a class to predict; or a group, whose rows are positives of each other, such as the id of an
+    image with several rows."""
 
     def towers(self) -> tuple[str, ...]:
         """The names of the sources."""
@@ -68,13 +67,13 @@ class JointManifestConfig(TableConfig):
         """The rows of a split.
 
         Raises:
-            ConfigError: the file is missing or no table, a column is in no row, a row has no modality, a value is not
-                what it should be, a path leads out of the folder, or a class is not in train; names the row.
+            ConfigError: the file is missing or no table, a column is in no row, a row has no modality, a value is
+                invalid, a path leads out of the folder, or a class is not in train; names the row.
         """
         return self._build(split, training=split == "train")
 
     def plain(self, split: str) -> JointRows:
-        """The rows of a split without augmentation; of texts that say the same the first."""
+        """The rows of a split without augmentation, with the first of several equivalent texts."""
         return self._build(split, training=False)
 
     def _build(self, split: str, *, training: bool) -> JointRows:
@@ -94,50 +93,50 @@ class JointManifestConfig(TableConfig):
 
     def _division(self) -> Division[ManifestEntry]:
         tower_of_column = {column: tower for tower, source in self.sources.items() for column in source.names()}
-        unseen, have = dict(tower_of_column), dict[str, None]()
+        missing, present = dict(tower_of_column), dict[str, None]()
 
         def entry(row: Row, location: str, paths: Paths) -> ManifestEntry:
             for column in row:
-                unseen.pop(column, None)
-                have[column] = None
+                missing.pop(column, None)
+                present[column] = None
             return self._entry(row, location, paths)
 
         def traits(entry: ManifestEntry) -> Traits:
-            alike = self.label == "group"
-            # Rows of one label: group are alike, so they belong on one side, as those of a group of the user's do.
-            others = (*entry.files, *([f"alike:{entry.target}"] if alike and entry.target is not None else []))
-            return Traits(entry.name, None if alike else entry.target, entry.group, others)
+            grouped = self.label == "group"
+            # Rows of a label that is a group are positives of each other, so they stay in one split.
+            others = (*entry.files, *([f"alike:{entry.target}"] if grouped and entry.target is not None else []))
+            return Traits(entry.name, None if grouped else entry.target, entry.group, others)
 
         columns = [column for column in (self.label_column, self.split_column) if column is not None]
         entries = self.items_of_rows(self.file, self.root, columns, ("label_column", "split_column"), entry)
-        if unseen and have:
-            column, tower = next(iter(unseen.items()))
-            available = ", ".join(have)
+        if missing and present:
+            column, tower = next(iter(missing.items()))
+            available = ", ".join(present)
             raise ConfigError(f"{self.file} has no column {column!r}; it has {available}. Mend data.sources.{tower}")
         return self.divide(entries, traits, made_by=self.by_column(), where=f"data.file {self.file}")
 
     def _entry(self, row: Row, location: str, paths: Paths) -> ManifestEntry:
         items = {tower: source.item(row, location, paths) for tower, source in self.sources.items()}
-        there = {tower: item for tower, item in items.items() if item is not None}
-        if not there:
+        present = {tower: item for tower, item in items.items() if item is not None}
+        if not present:
             columns = ", ".join(source.names()[0] for source in self.sources.values())
             raise ConfigError(f"{location} has nothing in the columns {columns}; fill one, or leave the row out")
-        files = [tower for tower in there if not isinstance(self.sources[tower], TextSource)]
-        first = (files or list(there))[0]
+        files = [tower for tower in present if not isinstance(self.sources[tower], TextSource)]
+        first = (files or list(present))[0]
         label = label_of(row, self.label_column, location)
-        paths_of_row = tuple(self.sources[tower].key(there[tower]) for tower in files)
+        paths_of_row = tuple(self.sources[tower].key(present[tower]) for tower in files)
         title, group = f"{self.file.name}:{location.rpartition(':')[2]}", self.group_of(row, location)
-        return ManifestEntry(self.sources[first].key(there[first]), title, label, there, paths_of_row, group)
+        return ManifestEntry(self.sources[first].key(present[first]), title, label, present, paths_of_row, group)
 
 
 class JointRows(Dataset):
     """Rows of a table.
 
     Args:
-        config: how they are read.
-        entries: which.
+        config: of the dataset.
+        entries: the rows.
         classes: names of the classes, or ``None``.
-        training: whether what is read is augmented.
+        training: whether to augment.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class JointRows(Dataset):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """The modalities that a row has, with its label.
+        """The modalities of a row, with its label.
 
         Raises:
             BadSample: a file is missing or broken, or lies outside the folder; names it.

@@ -13,7 +13,7 @@ from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.data.registry import Command
 from hrt_mm.data.time_span import TimeSpan
 
-from ..audio.alignments import WRITERS, written
+from ..audio.alignments import WRITERS, format_alignment
 from ..audio.files import SUFFIXES
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def write_alignments(
         split: of the run's data.
         folder: where the files go.
         kind: one of :data:`~hrt_modalities.audio.alignments.WRITERS`.
-        tier: the one that is written; all when ``None``.
+        tier: the one that is format_alignment; all when ``None``.
         lexicon: spellings of words, where the task recognizes phonemes or characters and the labels are words.
 
     Raises:
@@ -134,7 +134,7 @@ def write_alignments(
             alignment = {tier: alignment[tier]}
         path = path_of(folder, sample.name, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(written(kind, alignment, name=sample.name, end=sample.value.seconds), "utf-8")
+        path.write_text(format_alignment(kind, alignment, name=sample.name, end=sample.value.seconds), "utf-8")
         count += 1
     return count
 

@@ -9,7 +9,7 @@ from typing import TextIO
 from hrt_mm.cli.process import is_unicode
 from hrt_mm.data.time_span import TimeSpan
 
-from ..audio.alignments import written
+from ..audio.alignments import format_alignment
 from ..audio.captions import clock
 from ..audio.intervals import DIGITS
 
@@ -53,13 +53,13 @@ class Ctm(Transcript):
     """A line a word: sound, channel, start, duration, word, confidence."""
 
     def add(self, word: TimeSpan) -> None:
-        line = written("ctm", {self.tier: [word]}, name=self.name)
+        line = format_alignment("ctm", {self.tier: [word]}, name=self.name)
         confidence = "" if word.score is None else f" {word.score:.2f}"
         self._put(f"{line.rstrip()}{confidence}\n")
 
 
 class Srt(Transcript):
-    """Captions of several words, each written once the next one has begun."""
+    """Captions of several words, each format_alignment once the next one has begun."""
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)
@@ -115,7 +115,7 @@ class TextGrid(Transcript):
         self._words.append(word)
 
     def end(self, seconds: float) -> None:
-        self._put(written("textgrid", {self.tier: self._words}, end=seconds))
+        self._put(format_alignment("textgrid", {self.tier: self._words}, end=seconds))
 
 
 FORMATS: dict[str, type[Transcript]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.registry import Command
 
-from .corpus import CorpusConfig, documents, say_empty
+from .corpus import CorpusConfig, documents, warn_of_left_out
 from .sources import DocumentSource
 from .text import char_start
 
@@ -35,7 +35,7 @@ def _run(args: Namespace) -> int:
         raise ConfigError(f"{args.out} is there already; choose another --out, or replace it with --force")
     if args.files:
         source = documents(args.files, args.suffix, args.text_key)
-        say_empty(source, ", ".join(map(str, args.files)))
+        warn_of_left_out(source, ", ".join(map(str, args.files)))
     else:
         source = CorpusConfig(type="corpus").build("train").source
     count = train_subwords(_texts(source), args.vocabulary, args.out)

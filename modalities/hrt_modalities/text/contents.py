@@ -1,9 +1,9 @@
-"""What a file of text holds: plain text, compressed text, text in another encoding, or something that is no text.
+"""Reads text files: plain, compressed, or in another encoding.
 
-Compressed text (gzip, bzip2, xz, zstd) and text with a byte order mark (UTF-8, UTF-16, UTF-32) are read as the text
-that they hold. What is no text is refused with the reason: archives, pictures, tables such as Parquet, and all with NUL
-bytes. Bytes that are no UTF-8 stay as they are. The beginning, middle and end of a file decide, so that corpora of any
-size open at once.
+Compressed text (gzip, bzip2, xz, zstd) is decompressed, and text with a byte order mark (UTF-8, UTF-16, UTF-32) is
+converted to UTF-8. Other files are refused with the reason: archives, pictures, tables such as Parquet, and anything
+with NUL bytes. Invalid UTF-8 is kept. Only the beginning, middle and end of a file are inspected, so that large corpora
+open at once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import IO, Any, cast
 from hrt_mm.data.plain_text import NotText, encoding_of
 
 _HEAD, _PROBE = 1 << 13, 1 << 10
-"""Bytes of the beginning, and of the middle and the end, that are looked at."""
+"""Bytes that are inspected at the beginning, and in the middle and at the end."""
 _CHUNK = 1 << 22
-"""Bytes that are unpacked at once."""
+"""Bytes that are decompressed at once."""
 _ROOM = 1 << 28
-"""Bytes of the disk that stay free."""
+"""Bytes of disk space that stay free."""
 MAX_UNPACKED = 1 << 30
-"""The longest compressed document that is unpacked in memory."""
+"""Limit in bytes of a compressed document that is decompressed in memory."""
 
-_KINDS: tuple[tuple[bytes, str], ...] = (
+_FILE_TYPES: tuple[tuple[bytes, str], ...] = (
     (rb"PAR1[\0-\x1f]", "a Parquet table; read it by data.type hugging_face, or export its texts as JSONL"),
     (rb"ARROW1\0", "an Arrow table; read it by data.type hugging_face, or export its texts as JSONL"),
     (rb"Obj\x01", "an Avro table; export its texts as JSONL"),
@@ -63,29 +63,17 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (rb"\x89HDF", "arrays (HDF5)"),
     (rb"version https://git-lfs\.github\.com/spec/", "a pointer of Git LFS, not the file; fetch it with git lfs pull"),
 )
-"""What files are, by how they begin. Each beginning has a byte that text has not, or is long."""
+"""Descriptions of file types, by their magic bytes. Each has a byte that text lacks, or is long."""
 _CONTROL = bytes([*range(1, 8), *range(14, 27), *range(28, 32), 127])
-"""Characters that text does not have; it may have those of terminals (bell, escape)."""
-_CUT = 3
-"""Bytes of a character that was cut, at most."""
-_MANY = 0.02
-"""Part of bytes that are control characters in what is no UTF-8, above which it is no text."""
-
-
-def _gzip(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb"))
-
-
-def _bzip2(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], bz2.open(path, "rb"))
-
-
-def _xz(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], lzma.open(path, "rb"))
+"""Control characters that text lacks; those of terminals (bell, escape) are allowed."""
+_INCOMPLETE = 3
+"""Longest incomplete character of UTF-8 in bytes."""
+_MAX_CONTROL = 0.02
+"""Fraction of control characters above which invalid UTF-8 is not text."""
 
 
 def _zstd(path: Path) -> IO[bytes]:
-    """Python 3.14 reads zstd; before, one of two packages does."""
+    """Opens zstd with Python 3.14, or with one of two packages."""
     for name in ("compression.zstd", "zstandard", "pyarrow"):
         try:
             package: Any = import_module(name)
@@ -97,29 +85,29 @@ def _zstd(path: Path) -> IO[bytes]:
     raise NotText(0, "is compressed by zstd, which needs a package: pip install zstandard; or unpack it")
 
 
-_PACKED: tuple[tuple[bytes, str, Callable[[Path], IO[bytes]]], ...] = (
-    (rb"\x1f\x8b\x08", "gzip", _gzip),
-    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "bzip2", _bzip2),
-    (rb"\xfd7zXZ\0", "xz", _xz),
+_COMPRESSIONS: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
+    (rb"\x1f\x8b\x08", "gzip", gzip.GzipFile),
+    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "bzip2", bz2.BZ2File),
+    (rb"\xfd7zXZ\0", "xz", lzma.LZMAFile),
     (rb"\x28\xb5\x2f\xfd", "zstd", _zstd),
 )
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
-"""How the names of compressed files end."""
+"""Suffixes of compressed files."""
 
 
-def _packing(head: bytes) -> tuple[str, Callable[[Path], IO[bytes]]] | None:
-    """The name of the compression that a file begins with, and what opens it."""
-    return next(((name, opened) for begin, name, opened in _PACKED if re.match(begin, head)), None)
+def _compression(head: bytes) -> tuple[str, Callable[[Path], Any]] | None:
+    """The name and the opener of a file's compression."""
+    return next(((name, open_file) for magic, name, open_file in _COMPRESSIONS if re.match(magic, head)), None)
 
 
 class Contents:
-    """What a file holds, by its first bytes and some others.
+    """A text file, with its encoding and compression.
 
     Args:
         path: the file.
 
     Raises:
-        NotText: it is no text; says what it is.
+        NotText: it is not text; names what it is.
         OSError: it cannot be read.
     """
 
@@ -128,11 +116,11 @@ class Contents:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(_HEAD)
-            self._packed = _packing(head)
+            self._compressed = _compression(head)
             self.encoding = encoding_of(head)
             self.utf8 = True
-            """Whether what was looked at is UTF-8, where the file is plain."""
-            if self._packed is None:
+            """Whether the inspected parts are UTF-8, if the file is plain."""
+            if self._compressed is None:
                 probes = [head]
                 for start in (size // 2, size - _PROBE) if size > _HEAD + 2 * _PROBE else ():
                     file.seek(start)
@@ -142,47 +130,47 @@ class Contents:
 
     @property
     def plain(self) -> bool:
-        """Whether the bytes of the file are the text, apart from a mark of UTF-8."""
-        return self._packed is None and self.encoding in ("utf-8", "utf-8-sig")
+        """Whether the file is uncompressed and in UTF-8, with or without a byte order mark."""
+        return self._compressed is None and self.encoding in ("utf-8", "utf-8-sig")
 
     @property
     def mark(self) -> int:
-        """Bytes of the mark of UTF-8 at the beginning."""
+        """Length of the byte order mark of UTF-8."""
         return len(codecs.BOM_UTF8) if self.plain and self.encoding == "utf-8-sig" else 0
 
     def chunks(self) -> Iterator[bytes]:
-        """The text in UTF-8, piece by piece.
+        """The text in UTF-8, in chunks.
 
         Raises:
-            NotText: it cannot be unpacked or decoded, or what is in it is no text.
+            NotText: it cannot be decompressed or decoded, or its content is not text.
             OSError: it cannot be read.
         """
-        packed = self._packed
+        compressed = self._compressed
         try:
-            with self.path.open("rb") if packed is None else packed[1](self.path) as file:
+            with self.path.open("rb") if compressed is None else compressed[1](self.path) as file:
                 head = file.read(_HEAD)
-                if packed is not None and _packing(head) is not None:
+                if compressed is not None and _compression(head) is not None:
                     raise NotText(0, "is compressed too; unpack it")
                 _check(head, [head], encoding_of(head))
-                yield from _recoded(head, file, encoding_of(head))
+                yield from _utf8_chunks(head, file, encoding_of(head))
         except NotText as error:
-            if packed is None:
+            if compressed is None:
                 raise
-            raise NotText(0, f"is compressed by {packed[0]}, and what is in it {error.reason}") from error
+            raise NotText(0, f"is compressed by {compressed[0]}, and what is in it {error.reason}") from error
         except UnicodeDecodeError as error:
             raise NotText(0, f"is not {error.encoding}, as its mark says ({error.reason}); save it as UTF-8") from error
         except Exception as error:
-            # The packages for zstd have errors of their own; a number is that of the system's.
-            if packed is None or getattr(error, "errno", None) is not None:
+            # The packages for zstd have their own exceptions. Those with an errno come from the system.
+            if compressed is None or getattr(error, "errno", None) is not None:
                 raise
-            raise NotText(0, f"is compressed by {packed[0]}, and damaged or cut off: {error}") from error
+            raise NotText(0, f"is compressed by {compressed[0]}, and damaged or cut off: {error}") from error
 
 
 def text_bytes(path: Path) -> bytes:
-    """The text of a file in UTF-8; bytes that are no UTF-8 stay as they are.
+    """The text of a file in UTF-8; invalid UTF-8 is kept.
 
     Raises:
-        NotText: it is no text; says what it is.
+        NotText: it is not text; names what it is.
         OSError: it cannot be read.
     """
     contents = Contents(path)
@@ -198,29 +186,29 @@ def text_bytes(path: Path) -> bytes:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the text of a file can be read at any place.
+class SeekableText:
+    """A file whose text can be read from any offset.
 
     Args:
-        path: the file itself, or a copy in the folder for temporary files, which is there until the process ends.
-        before: bytes of the file before the text.
-        utf8: whether what was looked at of a plain file is UTF-8.
+        path: the file itself, or a decompressed copy in a temporary folder, which exists until the process ends.
+        offset: of the text in the file, in bytes.
+        utf8: whether the inspected parts of a plain file are UTF-8.
     """
 
     path: Path
-    before: int = 0
+    offset: int = 0
     utf8: bool = True
 
 
-def readable(path: Path) -> Place:
-    """Where the text of a file can be read.
+def seekable_text(path: Path) -> SeekableText:
+    """The file, or a copy of its text where it is compressed or in another encoding.
 
     Raises:
-        NotText: it is no text, or there is no room for a copy.
+        NotText: it is not text, or there is no disk space for a copy.
         OSError: it cannot be read.
     """
     contents = Contents(path)
-    return Place(path, contents.mark, contents.utf8) if contents.plain else Place(_copied(contents))
+    return SeekableText(path, contents.mark, contents.utf8) if contents.plain else SeekableText(_copied(contents))
 
 
 _copies: dict[tuple[str, int, int], Path] = {}
@@ -249,21 +237,22 @@ _folders: dict[int, Path] = {}
 
 
 def _copy_folder() -> Path:
-    """The folder of this process, which goes when the process ends; workers that were forked off leave it alone."""
+    """The temporary folder of this process, which removes it at its end. Forked workers have one of their own."""
     process = os.getpid()
     if process not in _folders:
         folder = Path(tempfile.mkdtemp(prefix="hrt-mm-text-"))
         _folders[process] = folder
-        atexit.register(_remove, process)
+
+        def remove() -> None:
+            # Forked workers inherit the exit handlers of their parent.
+            if os.getpid() == process:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        atexit.register(remove)
     return _folders[process]
 
 
-def _remove(process: int) -> None:
-    if os.getpid() == process:
-        shutil.rmtree(_folders[process], ignore_errors=True)
-
-
-def _recoded(head: bytes, file: IO[bytes], encoding: str) -> Iterator[bytes]:
+def _utf8_chunks(head: bytes, file: IO[bytes], encoding: str) -> Iterator[bytes]:
     if encoding in ("utf-8", "utf-8-sig"):
         yield head.removeprefix(codecs.BOM_UTF8)
         while chunk := file.read(_CHUNK):
@@ -277,22 +266,24 @@ def _recoded(head: bytes, file: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def _check(head: bytes, probes: list[bytes], encoding: str) -> None:
-    if kind := next((kind for begin, kind in _KINDS if re.match(begin, head, re.DOTALL)), None):
+    if kind := next((kind for magic, kind in _FILE_TYPES if re.match(magic, head, re.DOTALL)), None):
         raise NotText(0, f"is {kind}")
     if encoding not in ("utf-8", "utf-8-sig"):
         return
     for probe in probes:
         if b"\0" in probe:
+            # Latin text in UTF-16 has a NUL in every other byte.
             even, odd = probe[::2].count(0), probe[1::2].count(0)
             utf16 = max(even, odd) > len(probe) // 3 and min(even, odd) < len(probe) // 10
             what = "is UTF-16 without a byte order mark; save it as UTF-8" if utf16 else "has NUL bytes, as no text has"
             raise NotText(0, what)
         controls = len(probe) - len(probe.translate(None, _CONTROL))
-        if controls > _MANY * len(probe) and not _is_utf8(probe):
+        if controls > _MAX_CONTROL * len(probe) and not _is_utf8(probe):
             raise NotText(0, "has control characters and bytes that are no UTF-8, as no text has")
 
 
 def _is_utf8(probe: bytes) -> bool:
-    """Whether bytes are UTF-8, apart from characters that are cut at both ends."""
+    """Whether bytes are UTF-8, apart from an incomplete character at each end."""
+    # surrogateescape maps each invalid byte to a lone surrogate.
     invalid = sum(0xDC80 <= ord(char) <= 0xDCFF for char in probe.decode("utf-8", "surrogateescape"))
-    return invalid <= 2 * _CUT
+    return invalid <= 2 * _INCOMPLETE

@@ -1,7 +1,7 @@
-"""Corpora for language models: documents laid end to end, and windows of them.
+"""Corpora for language models: windows over concatenated documents.
 
-Nothing is copied and nothing is held: a window reads its bytes from the files when it is asked for, so a corpus may be
-larger than memory. A line of JSONL is a document too; its place in the file is all that is kept of it.
+A window reads its bytes from the files when it is requested, so a corpus may be larger than memory. Documents are files
+or lines of JSONL, of which only the offsets are in memory.
 
 Shapes: N documents.
 """
@@ -33,27 +33,27 @@ from .text import Text
 
 log = logging.getLogger(__name__)
 
-_AROUND = 3
-"""Bytes on both sides of a window that are read as well, to complete characters there."""
+_CONTEXT_BYTES = 3
+"""Bytes that are read on both sides of a window to complete characters, as the longest has 4 bytes."""
 _INSTALLED = ("site-packages", "dist-packages")
 
 
 class Corpus(Dataset):
-    """Windows over the documents of a source, each document behind a separator.
+    """Windows over documents, each of which begins with a separator.
 
-    Training windows start anywhere: each has its share of the corpus, moved by up to a window at random. Others lie
-    edge to edge and share one token, so that every token but the first is predicted exactly once. Under a tokenizer of
-    subwords they share a character, of which the last subword alone is in the later window, and the same holds.
+    In training, windows are evenly spaced and shifted by up to a window at random. Otherwise they are consecutive and
+    overlap by one token, so that every token but the first is predicted exactly once. With subwords they overlap by one
+    character, of which the later window predicts only the last subword, so the same holds.
 
     Args:
         source: the documents.
-        context: tokens of a window, with bytes for tokens.
-        training: move windows at random.
+        context: tokens of a window, where tokens are bytes.
+        training: shift windows at random.
     """
 
     def __init__(self, source: DocumentSource, context: int, *, training: bool) -> None:
         self.source, self.context, self.training = source, context, training
-        # In the stream of tokens a document is its separator and its bytes.
+        # In the stream of tokens, a document is its separator followed by its bytes.
         self.ends = np.cumsum(source.sizes + 1)
         self.total = int(self.ends[-1]) if len(self.ends) else 0
 
@@ -66,7 +66,7 @@ class Corpus(Dataset):
         """A window.
 
         Raises:
-            BadSample: a file of it cannot be read.
+            BadSample: one of its files cannot be read.
         """
         if self.training:
             shift = int(torch.randint(self.context, ()))
@@ -74,28 +74,27 @@ class Corpus(Dataset):
         else:
             start = index * (self.context - 1)
         end = min(start + self.context, self.total)
-        return Sample(self._window(start, end), None, f"{self._name(start)}")
+        document = self._document_at(start)
+        # The separator counts as offset 0.
+        offset = max(0, start - int(self.ends[document] - self.source.sizes[document]))
+        return Sample(self._window(start, end), None, f"{self.source.names[document]}@{offset}")
 
     def shape(self, index: int) -> Sequence[int]:
         """(tokens, 0)."""
         start = 0 if self.training else index * (self.context - 1)
         return min(self.context, self.total - start), 0
 
-    def _name(self, position: int) -> str:
-        document, offset = self._locate(position)
-        return f"{self.source.names[document]}@{offset}"
-
-    def _locate(self, position: int) -> tuple[int, int]:
-        """The document of a place in the stream, and the byte there; the separator counts as byte 0."""
-        document = int(np.searchsorted(self.ends, position, side="right"))
-        begin = int(self.ends[document] - self.source.sizes[document])
-        return document, max(0, position - begin)
+    def _document_at(self, position: int) -> int:
+        """The document at a position of the stream."""
+        return int(np.searchsorted(self.ends, position, side="right"))
 
     def _window(self, start: int, end: int) -> Text:
+        """The text between two positions of the stream."""
         parts: list[bytes] = []
         documents: list[int] = []
         length, around = 0, (b"", b"")
-        for document in range(int(np.searchsorted(self.ends, start, side="right")), len(self.ends)):
+        for document in range(self._document_at(start), len(self.ends)):
+            # The document's bytes are begin to its end in the stream; its separator is at begin - 1.
             begin = int(self.ends[document] - self.source.sizes[document])
             if begin - 1 >= end:
                 break
@@ -103,7 +102,7 @@ class Corpus(Dataset):
                 documents.append(length)
             first, last = max(start, begin), min(end, int(self.ends[document]))
             if last > first:
-                low, high = max(begin, first - _AROUND), min(int(self.ends[document]), last + _AROUND)
+                low, high = max(begin, first - _CONTEXT_BYTES), min(int(self.ends[document]), last + _CONTEXT_BYTES)
                 raw = self.source.read(document, low - begin, high - begin)
                 parts.append(raw[first - low : last - low])
                 around = around[0] or raw[: first - low], raw[last - low :]
@@ -114,7 +113,7 @@ class Corpus(Dataset):
 class CorpusConfig(DatasetConfig):
     """Documents for language models; the sources of Python's standard library when no files are named."""
 
-    # A large file of JSONL is read for its lines.
+    # A large JSONL file must be read to count its lines.
     lists_quickly = False
 
     type: Literal["corpus"]
@@ -126,19 +125,19 @@ class CorpusConfig(DatasetConfig):
     text_key: str = "text"
     """Key of the text in a line of JSONL."""
     raw_bytes: bool = False
-    """Take all files as the bytes that they have, to model what is no text. Otherwise compressed text is unpacked and
-    UTF-16 decoded, and what is no text is an error where it is named, and left out where it is in a folder."""
+    """Read all files as bytes, to model data other than text. Otherwise compressed text is decompressed and UTF-16
+    decoded; files that are not text are an error if named, and left out in folders."""
     val_files: tuple[Path, ...] = ()
     """Files and folders of the validation split."""
     test_files: tuple[Path, ...] = ()
     """Files and folders of the test split."""
     val: Part | None = 0.05
-    """Part of the documents for validation, chosen by a hash of their paths in ``files``; null for none. With
-    ``val_files`` none are taken from ``files``, and a part is refused."""
+    """Fraction of the documents for validation, chosen by a hash of their paths in ``files``; null for none. Has no
+    effect with ``val_files``, and is refused there."""
     test: Part | None = 0.05
-    """Part of the documents for testing, likewise."""
+    """Fraction of the documents for testing, likewise."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Chooses, with the hash, which documents these are."""
+    """Seed of the hash."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
 
@@ -156,9 +155,9 @@ class CorpusConfig(DatasetConfig):
             raise ValueError(f"suffixes {', '.join(self.suffixes)} have no effect without folders in files; drop them")
         if self.raw_bytes and (lines or not files):
             raise ValueError("raw_bytes has no effect without files and folders of other kinds than .jsonl; drop it")
-        for name, own_files in (("val", self.val_files), ("test", self.test_files)):
+        for name, split_files in (("val", self.val_files), ("test", self.test_files)):
             part = getattr(self, name)
-            if own_files and part is not None and name in self.model_fields_set:
+            if split_files and part is not None and name in self.model_fields_set:
                 raise ValueError(
                     f"{name} {part:g} has no effect beside {name}_files; drop one of them. Where a file that this one "
                     f"extends gives {name}, write {name}: null"
@@ -174,7 +173,7 @@ class CorpusConfig(DatasetConfig):
         """The windows of a split.
 
         Raises:
-            ConfigError: a file or folder is missing or has nothing to read, or the split is empty.
+            ConfigError: a file or folder is missing or empty, or the split is empty.
         """
         check_split(split)
         source = self._source(split)
@@ -203,32 +202,29 @@ class CorpusConfig(DatasetConfig):
         where = f"data.{split}_files" if split_files else "data.files"
         source = documents(split_files or self.files, self.suffixes, self.text_key, where, self.raw_bytes)
         if split_files or split == "train":
-            say_empty(source, where)
-        return source if split_files else source.select(self._chosen(split, source.keys))
+            warn_of_left_out(source, where)
+        if split_files:
+            return source
+        val, test = self._parts()
+        chosen = [n for n, key in enumerate(source.keys) if hash_split(key, val, test, self.split_seed) == split]
+        return source.select(np.array(chosen, dtype=np.int64))
 
     def _parts(self) -> tuple[float, float]:
-        """What is taken from ``files`` for validation and for testing."""
+        """The fractions of ``files`` for validation and for testing."""
         return 0.0 if self.val_files else self.val or 0.0, 0.0 if self.test_files else self.test or 0.0
 
-    def _chosen(self, split: str, keys: Sequence[str]) -> np.ndarray:
-        val, test = self._parts()
-        return np.array(
-            [index for index, key in enumerate(keys) if hash_split(key, val, test, self.split_seed) == split],
-            dtype=np.int64,
-        )
 
-
-def say_empty(source: DocumentSource, where: str) -> None:
+def warn_of_left_out(source: DocumentSource, where: str) -> None:
     """Warns of documents that were left out because they are empty or no text, and of those that are not UTF-8."""
     if source.no_text:
         count = len(source.no_text)
         what = "1 file is" if count == 1 else f"{count} files are"
         first = source.no_text[0] if count == 1 else f"the first is {source.no_text[0]}"
         log.warning("%s: %s no text and left out; %s", where, what, first)
-    if source.other:
-        count = len(source.other)
+    if source.not_utf8:
+        count = len(source.not_utf8)
         what = "1 file is" if count == 1 else f"{count} files are"
-        first = source.other[0] if count == 1 else f"the first is {source.other[0]}"
+        first = source.not_utf8[0] if count == 1 else f"the first is {source.not_utf8[0]}"
         log.warning(
             "%s: %s not UTF-8; the bytes stay as they are, and subwords take them for U+FFFD; %s", where, what, first
         )
@@ -250,19 +246,19 @@ def documents(
 
     Args:
         files: those of Python's standard library when none.
-        suffixes: endings of the files that count in folders; all when none.
+        suffixes: of the files that are read in folders; all when none.
         key: of the text in a line of JSONL.
-        where: what names the files, for messages.
-        raw_bytes: take files as they are, whatever they hold.
+        where: the setting that names the files, for messages.
+        raw_bytes: read files as bytes, whatever they are.
 
     Raises:
-        ConfigError: one is missing, has nothing to read or is no text.
+        ConfigError: one is missing, empty or not text.
     """
     if not files:
         root = Path(sysconfig.get_paths()["stdlib"])
         inside = sorted(root / name for name in walk(root, (".py",), skipped=_INSTALLED).files)
         source = files_source([(root, path) for path in inside], where, root, raw_bytes=True)
-        # Python's own empty files are no mistake of anyone's.
+        # The standard library has empty files.
         source.empty = ()
         return source
     if (lines := list(filter(_is_lines, files))) and len(lines) != len(files):
@@ -275,7 +271,11 @@ def documents(
     paths: list[tuple[Path, Path]] = []
     for file in files:
         home = file if file.is_dir() else file.parent
-        inside = sorted(_inside(file, suffixes, where)) if file.is_dir() else [file]
+        inside = [file]
+        if file.is_dir():
+            listing = walk(file, suffixes or None, files_outside=False, advice="name that folder in files")
+            listing.warn(log, f"{where} {file}", unread=False)
+            inside = sorted(file / name for name in listing.files)
         if not inside:
             kind = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
             raise ConfigError(f"{where} {file} has no file{kind}")
@@ -295,10 +295,3 @@ def _is_lines(file: Path) -> bool:
     if suffixes[-1:] and suffixes[-1] in PACKED_SUFFIXES:
         suffixes = suffixes[:-1]
     return suffixes[-1:] in ([".jsonl"], [".ndjson"])
-
-
-def _inside(folder: Path, suffixes: Sequence[str], where: str) -> list[Path]:
-    """Files of a folder and those within, hidden ones and links that lead out of it left out."""
-    listing = walk(folder, suffixes or None, files_outside=False, advice="name that folder in files")
-    listing.warn(log, f"{where} {folder}", unread=False)
-    return [folder / name for name in listing.files]

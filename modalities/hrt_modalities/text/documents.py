@@ -43,13 +43,13 @@ class DocumentItem(FileItem):
 
 
 class Documents(FileDataset[DocumentItem]):
-    """Documents that are read when they are asked for. A value is bytes, a string, or two of them.
+    """Documents that are read on demand. A value is bytes, a text, or two texts.
 
     Args:
         root: the folder that names start at.
         items: the documents.
         classes: names of the classes, or ``None``.
-        raw_bytes: take files as they are, whatever they hold.
+        raw_bytes: read files as bytes, whatever they are.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Documents(FileDataset[DocumentItem]):
         """A document with the name of its class.
 
         Raises:
-            BadSample: it is empty, or its file is missing, is no text or lies outside the folder.
+            BadSample: it is empty, or its file is missing, not text or outside the folder.
         """
         item = self.items[index]
         if item.texts is None:
@@ -111,7 +111,7 @@ class DocumentsConfig(SplitConfig):
     """A folder in the layout ROOT/SPLIT/CLASS/*, or ROOT/CLASS/* that is split by class and seed. Beside
     ``file`` with ``path_column``: the folder that its paths start at and must lie inside; they may be absolute then."""
     file: Path | None = None
-    """A table with one row per document, in place of a folder. Its texts are kept in memory; files are not."""
+    """A table with one row per document, instead of a folder. Its texts stay in memory; files do not."""
     text_column: str | tuple[str, str] = "text"
     """Column of the text in the table, or two columns of texts that are compared."""
     path_column: str | None = None
@@ -123,13 +123,13 @@ class DocumentsConfig(SplitConfig):
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
     suffixes: tuple[str, ...] = ()
-    """Endings of the files that count in folders, such as ``.txt``, in any case; all when empty."""
+    """Suffixes of the files that are read in folders, such as ``.txt``, in any case; all when empty."""
     layout: Layout = "auto"
     """What the folders in ``root`` are: ``splits`` (ROOT/SPLIT/CLASS/*), or ``classes`` (ROOT/CLASS/*); ``auto`` goes
     by their names, and refuses what could be both."""
     raw_bytes: bool = False
-    """Take files as the bytes that they have. Otherwise compressed text is unpacked and UTF-16 decoded, and what is no
-    text is a bad sample."""
+    """Read files as bytes. Otherwise compressed text is decompressed and UTF-16 decoded, and files that are not text
+    are bad samples."""
 
     @model_validator(mode="after")
     def _possible(self) -> DocumentsConfig:
@@ -181,10 +181,10 @@ class DocumentsConfig(SplitConfig):
             assert self.root is not None
             labelled = labelled_files(self.root, self.suffixes or None, self.what, layout=self.layout)
             items = {name: [DocumentItem(*entry) for entry in files] for name, files in labelled.splits.items()}
-            made_by, where = f"by the folders of {self.root}" if labelled.own else None, f"data.root {self.root}"
+            made_by, where = f"by the folders of {self.root}" if labelled.has_splits else None, f"data.root {self.root}"
 
         def traits(item: DocumentItem) -> Traits:
-            # The same text is never on two sides, wherever its rows are.
+            # Rows with the same text stay in one split.
             file = item.name if item.texts is None else "\0".join(item.texts)
             return Traits(file, item.target, item.group, key=item.name if made_by is not None else None)
 
@@ -195,12 +195,18 @@ class DocumentsConfig(SplitConfig):
         columns = [*texts] if self.path_column is None else [self.path_column]
         columns += [name for name in (self.label_column, self.split_column) if name is not None]
 
+        def text(row: Row, column: str, location: str) -> str:
+            value = row[column]
+            if not isinstance(value, str):
+                raise ConfigError(f"{location}: {column} must be a text, got {type(value).__name__}")
+            return value
+
         def item(row: Row, location: str, paths: Paths) -> DocumentItem:
             label, group = label_of(row, self.label_column, location), self.group_of(row, location)
             if self.path_column is not None:
                 return DocumentItem(paths.of(row, self.path_column, location), label, group)
             name = f"{file.name}:{location.rpartition(':')[2]}"
-            return DocumentItem(name, label, group, tuple(_text(row, column, location) for column in texts))
+            return DocumentItem(name, label, group, tuple(text(row, column, location) for column in texts))
 
         keys = ("text_column", "path_column", "label_column", "split_column")
         return self.items_of_rows(file, self.root, columns, keys, item)
@@ -298,13 +304,6 @@ class Tagged(Dataset):
     def shape(self, index: int) -> Sequence[int]:
         """(bytes, 0)."""
         return len(self.separator.join(self.rows[index][1]).encode("utf-8", "replace")), 0
-
-
-def _text(row: Row, column: str, location: str) -> str:
-    if not isinstance(row[column], str):
-        raise ConfigError(f"{location}: {column} must be a text, got {type(row[column]).__name__}")
-    text: str = row[column]
-    return text
 
 
 def _list(row: Row, column: str, location: str) -> list[str]:

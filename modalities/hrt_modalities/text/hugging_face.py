@@ -16,7 +16,7 @@ from hrt_mm.data.dataset import DatasetConfig
 
 from ..common.split_names import split_name, split_name_forms
 from ..common.splits import Part, check_split, hash_split
-from .corpus import Corpus, say_empty
+from .corpus import Corpus, warn_of_left_out
 from .sources import DocumentSource
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class HuggingFaceConfig(DatasetConfig):
             raise ConfigError(f"data.path {self.path} has no training split; it has {', '.join(splits)}")
         source = self._source(rows)
         if split == "train":
-            say_empty(source, f"data.path {self.path}")
+            warn_of_left_out(source, f"data.path {self.path}")
         if split == "train" or split not in splits:
             val, test = (
                 0.0 if name in splits else part or _HELD_OUT for name, part in (("val", self.val), ("test", self.test))

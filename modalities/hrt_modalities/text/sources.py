@@ -1,4 +1,4 @@
-"""Where the documents of a corpus lie: a file a document, or a line of JSONL a document.
+"""Documents of a corpus: files, or lines of JSONL.
 
 Shapes: N documents.
 """
@@ -15,25 +15,25 @@ import numpy as np
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.plain_text import NotText
 
-from .contents import Place, readable
+from .contents import SeekableText, seekable_text
 
-_AS_BYTES = "Bytes of any kind are taken with data.raw_bytes: true"
+_RAW_BYTES_HINT = "Bytes of any kind are taken with data.raw_bytes: true"
 
 
 class DocumentSource(ABC):
-    """Documents that lie somewhere, with the bytes that each one has.
+    """Documents with their sizes, read in parts.
 
     Args:
         names: for messages.
-        sizes: bytes of each.
-        keys: what decides their splits, wherever the data lies; the names when absent.
+        sizes: of the documents in bytes.
+        keys: whose hashes decide the splits, independent of where the data lies; the names when absent.
     """
 
     empty: Sequence[str] = ()
-    """Names of documents that were left out, as there is nothing in them."""
+    """Names of documents that were left out because they are empty."""
     no_text: Sequence[str] = ()
-    """Names of files that were left out, as they are no text, with the reasons."""
-    other: Sequence[str] = ()
+    """Names of files that were left out because they are not text, with the reasons."""
+    not_utf8: Sequence[str] = ()
     """Names of files that are not in UTF-8."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[int], keys: Sequence[str] | None = None) -> None:
@@ -46,7 +46,7 @@ class DocumentSource(ABC):
         """Bytes ``start`` to ``end`` of a document.
 
         Raises:
-            BadSample: it cannot be read, or is not what it was.
+            BadSample: it cannot be read, or has changed.
         """
 
     @abstractmethod
@@ -55,14 +55,14 @@ class DocumentSource(ABC):
 
 
 class Files(DocumentSource):
-    """A document a file.
+    """Documents that are files.
 
     Args:
-        root: where names start.
-        names: paths from there.
-        sizes: bytes of each.
-        keys: what decides their splits; the names when absent.
-        texts: by name, where the text is read in place of the file, and the bytes before it.
+        root: folder of the names.
+        names: paths from the root.
+        sizes: in bytes.
+        keys: whose hashes decide the splits; the names when absent.
+        texts: by name, the file that is read instead, and the offset of the text in it.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Files(DocumentSource):
     def read(self, document: int, start: int, end: int) -> bytes:
         """Part of a file."""
         name = self.names[document]
-        path, before = self.texts.get(name) or (self.root / name, 0)
+        path, offset = self.texts.get(name) or (self.root / name, 0)
         try:
             with path.open("rb") as file:
-                file.seek(before + start)
+                file.seek(offset + start)
                 data = file.read(end - start)
         except OSError as error:
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
@@ -92,19 +92,19 @@ class Files(DocumentSource):
 
     def select(self, documents: np.ndarray) -> Files:
         """Some of the files."""
-        names, keys = ([of[index] for index in documents] for of in (self.names, self.keys))
+        names, keys = ([values[index] for index in documents] for values in (self.names, self.keys))
         return Files(self.root, names, self.sizes[documents], keys, self.texts)
 
 
 class JsonlLines(DocumentSource):
-    """A document a line of JSONL.
+    """Documents that are lines of JSONL.
 
     Args:
         files: the files.
         locations: (N, 3) file, offset and length of each line in bytes.
         key: of the text in a line.
-        sizes: bytes of each text.
-        texts: where the files are read, if they are compressed.
+        sizes: of the texts in bytes.
+        texts: the files that are read instead, if the files are compressed.
     """
 
     def __init__(
@@ -146,28 +146,28 @@ def files_source(
     named: Collection[Path] = (),
     raw_bytes: bool = False,
 ) -> Files:
-    """A document a file; what is empty or no text is left out.
+    """Documents that are files; empty files and files that are not text are left out.
 
     Args:
-        paths: files, each with the folder that its key starts at.
-        where: what names the files, for messages.
-        root: the folder that names start at.
+        paths: each with the folder that its key is relative to.
+        where: the setting that names the files, for messages.
+        root: the folder that names are relative to.
         named: files that must be text.
-        raw_bytes: take files as they are, whatever they hold.
+        raw_bytes: read files as bytes, whatever they are.
 
     Raises:
-        ConfigError: a file cannot be read, one that was named is no text, or all are empty or no text.
+        ConfigError: a file cannot be read, a named one is not text, or all are empty or not text.
     """
-    full, empty, no_text, other = [], [], [], []
+    full, empty, no_text, not_utf8 = [], [], [], []
     texts = {}
     for home, path in paths:
         name = path.relative_to(root).as_posix() if root != Path() else path.as_posix()
         try:
-            readable_file = Place(path) if raw_bytes else readable(path)
-            size = readable_file.path.stat().st_size - readable_file.before
+            text = SeekableText(path) if raw_bytes else seekable_text(path)
+            size = text.path.stat().st_size - text.offset
         except NotText as error:
             if path in named:
-                raise ConfigError(f"{where} {path} {error.reason}. {_AS_BYTES}") from error
+                raise ConfigError(f"{where} {path} {error.reason}. {_RAW_BYTES_HINT}") from error
             no_text.append(f"{path}, which {error.reason}")
             continue
         except OSError as error:
@@ -175,28 +175,28 @@ def files_source(
         if not size:
             empty.append(str(path))
             continue
-        if not readable_file.utf8:
-            other.append(str(path))
-        if (readable_file.path, readable_file.before) != (path, 0):
-            texts[name] = (readable_file.path, readable_file.before)
+        if not text.utf8:
+            not_utf8.append(str(path))
+        if (text.path, text.offset) != (path, 0):
+            texts[name] = (text.path, text.offset)
         full.append((name, path.relative_to(home).as_posix(), size))
     if not full and no_text:
-        raise ConfigError(f"{where}: no file is text ({len(paths)} of them); {no_text[0]}. {_AS_BYTES}")
+        raise ConfigError(f"{where}: no file is text ({len(paths)} of them); {no_text[0]}. {_RAW_BYTES_HINT}")
     if not full:
         raise ConfigError(f"{where}: every file is empty ({len(paths)} of them); the first is {paths[0][1]}")
     names, keys, sizes = zip(*full, strict=True)
     files = Files(root, names, sizes, keys, texts)
-    files.empty, files.no_text, files.other = empty, no_text, other
+    files.empty, files.no_text, files.not_utf8 = empty, no_text, not_utf8
     return files
 
 
 def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
-    """A document a line of JSONL, whose files may be compressed.
+    """Documents that are lines of JSONL files, which may be compressed.
 
     Args:
         files: the files.
         key: of the text in a line.
-        where: what names the files, for messages.
+        where: the setting that names the files, for messages.
 
     Raises:
         ConfigError: a file cannot be read, or a line has no text; names the line.
@@ -205,18 +205,18 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
     texts = []
     for number, file in enumerate(files):
         try:
-            readable_file = readable(file)
-            text, offset = readable_file.path, readable_file.before
+            text = seekable_text(file)
         except NotText as error:
             raise ConfigError(f"{where} {file} {error.reason}") from error
         except OSError as error:
             raise ConfigError(f"{where} {file} cannot be read: {error.strerror}") from error
-        texts.append(text)
-        with text.open("rb") as lines:
+        texts.append(text.path)
+        offset = text.offset
+        with text.path.open("rb") as lines:
             lines.seek(offset)
             for count, line in enumerate(lines, 1):
                 if line.strip():
-                    size = _text_bytes(line, key, f"{file}:{count}")
+                    size = _text_size(line, key, f"{file}:{count}")
                     if size:
                         locations.append((number, offset, len(line)))
                         sizes.append(size)
@@ -230,7 +230,8 @@ def lines_source(files: Sequence[Path], key: str, where: str) -> JsonlLines:
     return source
 
 
-def _text_bytes(line: bytes, key: str, location: str) -> int:
+def _text_size(line: bytes, key: str, location: str) -> int:
+    """Bytes of the text in a line."""
     try:
         row = json.loads(line)
     except RecursionError as error:

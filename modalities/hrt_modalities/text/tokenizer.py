@@ -9,18 +9,21 @@ import codecs
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hrt_mm.core.errors import BadSample
+from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.linear import InitEmbedding, InitLinear
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import Contextual
-from hrt_mm.data.tokenizer import Tokenizer
+from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .boundaries import CAUSAL, FINDERS, Document
 from .text import Marked, Text, marked
@@ -30,6 +33,41 @@ _NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
 """Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
 models with 0.3 or 1 learn alike, with 0.02 far slower (docs/notebook/language.md)."""
+
+
+class TextConfig(TokenizerConfig):
+    """Text as bytes or subwords."""
+
+    type: Literal["text"]
+    subwords: Path | None = None
+    """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
+    max_bytes: PositiveInt = MAX_BYTES
+    """The longest text; longer ones are bad samples."""
+    recent: PositiveInt | None = None
+    """Tokens that a token's embedding is made of: its own and those before it, each through a map of its own (a causal
+    convolution). 4 for bytes and 1 for subwords when absent."""
+    carried: tuple[str, ...] = ()
+    """Names of boundaries that the data's texts carry, beside those that are found in any text."""
+
+    @model_validator(mode="after")
+    def _new_names(self) -> TextConfig:
+        if built_in := [name for name in self.carried if name in FINDERS]:
+            raise ValueError(
+                f"carried {', '.join(built_in)} need no mention; only name those that no text has by itself"
+            )
+        return self
+
+    def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
+        """The tokenizer.
+
+        Raises:
+            ConfigError: the file of subwords is missing or is no such file.
+        """
+        if self.subwords is None:
+            return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried)
+        from .subwords import SubwordTokenizer
+
+        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1, self.carried)
 
 
 class TextTokenizer(Tokenizer, Contextual):

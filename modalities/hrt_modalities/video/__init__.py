@@ -11,9 +11,9 @@ from hrt_mm.data.files import Home
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
+from .edits import RenderedConfig
 from .folders import VideoFolderConfig, VideoManifestConfig
 from .readers import SUFFIXES
-from .rendered import RenderedConfig
 from .tokenizer import VideoConfig, VideoTokenizer
 from .video import Video
 
@@ -66,7 +66,7 @@ class VideoModality(Modality):
         return stretches(path, tokenizer, seconds)
 
     @classmethod
-    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+    def render(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
         """The video, or a part of it in seconds, as a small mp4 file without sound."""
         from .players import mp4
 

@@ -1,4 +1,4 @@
-"""Decoded frames kept on disk, so that later epochs read them back without a decoder.
+"""A disk cache of decoded frames, so that later epochs need no decoder.
 
 Shapes: N frames, H rows, W columns.
 """
@@ -26,24 +26,24 @@ from hrt_mm.core.component import Component
 from .readers import VideoFile
 
 _VERSION = 2
-"""Of what is kept: earlier versions read some files wrongly, so their frames are not used."""
+"""Version of the cached frames: earlier versions decoded some files wrongly, so their frames are not used."""
 _CRC = 4
 """Bytes of the checksum."""
 
 
 class CacheConfig(Component):
-    """Where decoded frames are kept, and how many."""
+    """The folder and the size of the cache of decoded frames."""
 
     dir: Path
-    """The folder. Its files go with the video's path, size and time of change; what does not fit is never read."""
+    """The folder. Its files depend on the video's path, size and modification time, so stale ones are never read."""
     max_gib: PositiveFloat = 8.0
-    """Once so much lies in the folder, nothing is added."""
+    """Size limit of the folder, beyond which nothing is added."""
 
 
 class DecodedCache:
-    """Frames by file and numbers, in NumPy's format without pickle, with a CRC-32 behind them.
+    """Decoded frames by file and numbers, in NumPy's format without pickle, followed by a CRC-32.
 
-    What cannot be written or is damaged is decoded again.
+    Entries that cannot be written, or are damaged, are decoded again.
     """
 
     def __init__(self, config: CacheConfig) -> None:
@@ -51,7 +51,7 @@ class DecodedCache:
         self._left: float | None = None
 
     def get(self, file: VideoFile, numbers: Sequence[int]) -> Tensor | None:
-        """(N, 3, H, W) uint8; ``None`` where they are not kept."""
+        """(N, 3, H, W) uint8; ``None`` if they are not in the cache."""
         path = self._path(file, numbers)
         shape = (len(numbers), *file.size, 3)
         header, size = _header(shape), math.prod(shape)
@@ -68,7 +68,7 @@ class DecodedCache:
         return torch.frombuffer(pixels, dtype=torch.uint8).reshape(shape).permute(0, 3, 1, 2)
 
     def put(self, file: VideoFile, numbers: Sequence[int], pixels_N3HW: Tensor) -> None:
-        """Keeps frames, where there is room."""
+        """Adds frames, if there is space."""
         if self._left is None:
             self.config.dir.mkdir(parents=True, exist_ok=True)
             for left in self.config.dir.glob("*.part"):
@@ -97,13 +97,13 @@ class DecodedCache:
         self._left -= pixels_N3HW.nbytes
 
     def _path(self, file: VideoFile, numbers: Sequence[int]) -> Path:
-        about = file.path.stat()
-        key = f"{_VERSION} {file.path.resolve()} {about.st_size} {about.st_mtime_ns} {file.size} {list(numbers)}"
+        status = file.path.stat()
+        key = f"{_VERSION} {file.path.resolve()} {status.st_size} {status.st_mtime_ns} {file.size} {list(numbers)}"
         return self.config.dir / f"{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.npy"
 
 
 def _header(shape: Sequence[int]) -> bytes:
-    """What NumPy's format puts before frames."""
+    """The header of NumPy's format."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)})
     return file.getvalue()

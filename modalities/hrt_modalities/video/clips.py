@@ -1,6 +1,6 @@
 """What all datasets of video files share: items, reading by parts, labels and splits.
 
-Files are data: nothing that a name or a row says leads out of the dataset's folder.
+No name in a table or folder leads out of the dataset's folder.
 
 Shapes: N frames, H rows, W columns.
 """
@@ -44,11 +44,11 @@ class Clip:
     Args:
         name: its path from the dataset's folder, with ``/``.
         target: its label.
-        begin: seconds at which the part begins.
-        end: seconds at which it ends; the end of the file when ``None``.
-        boundaries: by name, seconds from the beginning of the part at which groups start.
-        alignment: path of a file with more boundaries, each tier one; its times count from the beginning of the file.
-        group: what it must not be separated from by splits.
+        begin: start of the part in seconds.
+        end: end of the part in seconds; the end of the file when ``None``.
+        boundaries: by name, start times of groups in seconds from the beginning of the part.
+        alignment: path of a file whose tiers are more boundaries; its times count from the beginning of the file.
+        group: items of a group stay in one split.
     """
 
     name: str
@@ -65,15 +65,15 @@ class Clip:
         return f"{self.name}@{self.begin:g}s" if self.begin or self.end is not None else self.name
 
     def part(self, index: FrameIndex) -> tuple[float, float]:
-        """Begin and end within a file.
+        """Start and end within a file.
 
         Raises:
-            BadSample: the part is none, or leads out of the file.
+            BadSample: the part is empty, or exceeds the file.
         """
         end = index.seconds if self.end is None else self.end
         if not 0 <= self.begin < end < float("inf"):
             raise BadSample(self.title, f"a part from {self.begin:g} s to {end:g} s has no length; mend its times")
-        # Times in tables are rounded; a quarter of a second past the end is no other file.
+        # Times in tables are rounded, so a quarter of a second past the end is tolerated.
         if self.begin >= index.seconds or end > index.seconds + 0.25:
             raise BadSample(
                 self.title,
@@ -84,16 +84,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read.
+    """Options of reading files.
 
     Args:
         readers: in the order in which they are tried.
-        sampling: which frames.
-        side: pixels of the shorter side that larger frames are scaled down to.
+        sampling: selects frames.
+        side: pixels of the shorter side to which larger frames are scaled down.
         max_pixels: of a frame; larger ones are refused.
         square_pixels: resample frames whose pixels are not square.
         cache: of decoded frames.
-        find_shots: what finds shot changes in the frames that are read.
+        find_shots: detector of shot changes in the frames that are read.
     """
 
     readers: tuple[str, ...] = ORDER
@@ -106,15 +106,15 @@ class Reading:
 
 
 class Clips(FileDataset[Clip]):
-    """Videos that are read when they are asked for.
+    """Videos that are read on demand.
 
     Args:
         home: the folder that names start at.
         items: the videos.
         classes: names of the classes, or ``None`` where labels are texts or absent.
-        reading: how files are read.
-        random: whether frames are taken at random places, for training.
-        transform: augmentation, of all frames alike.
+        reading: options of reading files.
+        random: whether to sample frames at random positions, for training.
+        transform: augmentation, the same for all frames of a video.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class Clips(FileDataset[Clip]):
         """A video with its label.
 
         Raises:
-            BadSample: the file is missing, no video, broken or too short for the part, or lies outside the folder; or
-                the item's boundaries do not fit it.
+            BadSample: the file is missing, no video, broken, too short for the part, or outside the folder; or the
+                item's boundaries do not fit it.
         """
         item = self.items[index]
         value: Video | tuple[Video, ...]
@@ -149,12 +149,12 @@ class Clips(FileDataset[Clip]):
 
     @property
     def windows(self) -> int:
-        """Windows that a sample is of; its value is a tuple of them where there are several."""
+        """Number of windows of a sample; with several, its value is a tuple of them."""
         sampling = self.reading.sampling
         return sampling.windows if isinstance(sampling, DenseSampling) and not self.random else 1
 
     def read(self, item: Clip) -> Video:
-        """The video of an item, before augmentation; of windows the one in the middle."""
+        """The video of an item before augmentation, or its middle window."""
         with self._opened(item) as file:
             chosen = self.reading.sampling.choose(file.index, *item.part(file.index), random=self.random)
             return self._video(item, file, chosen)
@@ -178,7 +178,7 @@ class Clips(FileDataset[Clip]):
         )
 
     def _video(self, item: Clip, file: VideoFile, chosen: Chosen) -> Video:
-        """The selected frames, with the boundaries of their time."""
+        """The selected frames, with the boundaries within their time."""
         begin, end = item.part(file.index)
         pixels_N3HW, decoded = self._pixels(file, chosen)
         lost = len(chosen.numbers) - len(decoded)
@@ -201,7 +201,7 @@ class Clips(FileDataset[Clip]):
         return replace(video, boundaries={**boundaries, "shots": detect_shots(video, self.reading.find_shots)})
 
     def _boundaries_of(self, item: Clip, index: FrameIndex, begin: float, end: float) -> dict[str, tuple[float, ...]]:
-        """Starts by boundary, in seconds from the beginning of the part: the item's own, its alignment's, chapters."""
+        """Start times by boundary from the beginning of the part: of the item, its alignment, and chapters."""
         tiers: dict[str, tuple[float, ...]] = {"chapters": index.chapters} if index.chapters else {}
         if item.alignment is not None:
             alignment = read_alignment(self.home.path(item.alignment), item.alignment)
@@ -212,7 +212,7 @@ class Clips(FileDataset[Clip]):
         """(N, 3, H, W) from the packets, before augmentation; the frames of all windows together.
 
         Raises:
-            BadSample: the file is missing, no video or too short for the part, or lies outside the folder.
+            BadSample: the file is missing, no video, too short for the part, or outside the folder.
         """
         item = self.items[index]
         file_index = read_index(self.home.path(item.name), item.title, self.reading.max_pixels)
@@ -222,7 +222,7 @@ class Clips(FileDataset[Clip]):
         return frames * self.windows, 3, rows, columns
 
     def _pixels(self, file: VideoFile, chosen: Chosen) -> tuple[torch.Tensor, list[int]]:
-        """Frames, and which of those that were chosen they are."""
+        """The frames that can be decoded, and their indices among the chosen ones."""
         cache = self.reading.cache
         if cache is not None and (cached := cache.get(file, chosen.numbers)) is not None:
             return cached, list(range(len(cached)))
@@ -231,39 +231,38 @@ class Clips(FileDataset[Clip]):
             if cache is not None:
                 cache.put(file, chosen.numbers, frames.pixels_N3HW)
             return frames.pixels_N3HW, list(range(len(chosen.numbers)))
-        there = set(frames.times_N.tolist())
+        decoded_times = set(frames.times_N.tolist())
         times = file.index.times_N[list(chosen.numbers)].tolist()
-        return frames.pixels_N3HW, [position for position, time in enumerate(times) if time in there]
+        return frames.pixels_N3HW, [position for position, time in enumerate(times) if time in decoded_times]
 
 
 class ClipsConfig(MediaConfig):
-    """What the datasets of video files share."""
+    """Settings of all datasets of video files."""
 
     what = "videos"
 
     sampling: Sampling = AllFrames()
-    """Which frames are read: all at a rate, uniform, dense or keyframes."""
+    """Frames that are read: all at a rate, uniform, dense or keyframes."""
     readers: tuple[ReaderName, ...] = ORDER
-    """What decodes, in the order in which it is tried on each file. decord and torchcodec refuse files on which they
-    are not exact: name pyav after them, which serves all."""
+    """Decoders, in the order in which they are tried on each file. decord and torchcodec refuse files on which they are
+    not exact; name pyav after them, which reads all."""
     side: PositiveInt | None = None
     """Frames whose shorter side has more pixels are scaled down to it as they are decoded."""
     max_pixels: PositiveInt = MAX_PIXELS
     """Files of larger frames are bad samples."""
     square_pixels: bool = True
-    """Resample the columns of frames whose pixels are not square (anamorphic video, as on DVDs), as players do; frames
-    stay as they are stored when false."""
+    """Resample the columns of frames whose pixels are not square (anamorphic video, as on DVDs), as players do; when
+    false, frames stay as they are stored."""
     cache: CacheConfig | None = None
-    """Keep decoded frames; worth it where the same frames are read in every epoch and decoding is what training waits
-    for."""
+    """Cache decoded frames; useful if the same frames are read in every epoch and decoding is the bottleneck."""
     find_shots: Detector | None = None
-    """Find shot changes in the frames that are read, by this detector of PySceneDetect (the extra ``shots``): they are
-    the boundary ``shots``."""
+    """Detect shot changes in the frames that are read, by this detector of PySceneDetect (the extra ``shots``). They
+    become the boundary ``shots``."""
     augment: tuple[Augmentation, ...] = ()
-    """Transforms of training videos, in order; those of images, of all frames alike."""
+    """Transforms of training videos, in order; those of images, the same for all frames of a video."""
 
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
-        """The configuration with crops of the modality's size, where theirs is left open."""
+        """The configuration, with the modality's size for crops without one."""
         size = modality.size if isinstance(modality, VideoConfig) else None
         return self.model_copy(update={"augment": sized(self.augment, size)})
 

@@ -20,18 +20,18 @@ from ..common.generated import generated
 from ..common.media import Target
 from ..common.splits import SPLITS, check_split
 from .clips import Clip, Clips, ClipsConfig
-from .rendering import Edit, Shot, write
+from .rendering import ACTIONS, Edit, Shot, render, write
 
 _VERSION = 3
-"""Rises when the same settings give other videos, so that no stale cache is read."""
+"""Must be raised when the same settings give other videos, so that no stale cache is read."""
 Even = Annotated[int, Field(ge=16, multiple_of=2)]
 Slow = Literal["fades", "wipes"]
 
 
 class EditsConfig(ClipsConfig):
-    """What the datasets of edited videos share.
+    """Settings of all datasets of edited videos.
 
-    Videos carry the boundaries ``shots``, and by how a shot begins ``cuts``, ``fades`` and ``wipes``.
+    Videos have the boundary ``shots``, and by the transition before a shot ``cuts``, ``fades`` and ``wipes``.
     """
 
     size: tuple[Even, Even] = (48, 64)
@@ -83,8 +83,17 @@ class EditsConfig(ClipsConfig):
         """
         check_split(split)
         edits_by_split = {name: self.edits(name) for name in SPLITS}
-        folder = self._made(edits_by_split)
-        items = {name: [self._item(name, *pair) for pair in enumerate(edits)] for name, edits in edits_by_split.items()}
+        plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {edits_by_split}{self.source()}"
+        folder = generated(
+            "video", plan, self.folder, lambda folder: self._render(edits_by_split, folder), "data.folder"
+        )
+        items = {
+            name: [
+                Clip(_name(name, number), self.target(edit), boundaries=self.boundaries(edit))
+                for number, edit in enumerate(edits)
+            ]
+            for name, edits in edits_by_split.items()
+        }
         return self.dataset(split, folder, items)
 
     def edits(self, split: str) -> list[Edit]:
@@ -148,13 +157,6 @@ class EditsConfig(ClipsConfig):
         lengths = tuple(0.0 if kind == "cuts" else draw.uniform(*self.transition_s) for kind in kinds)
         return Edit(tuple(shots), kinds, lengths, draw.getrandbits(63), held_out)
 
-    def _item(self, split: str, number: int, edit: Edit) -> Clip:
-        return Clip(_name(split, number), self.target(edit), boundaries=self.boundaries(edit))
-
-    def _made(self, edits_by_split: dict[str, list[Edit]]) -> Path:
-        plan = f"{_VERSION} {self.size} {self.rate} {self.crf} {edits_by_split}{self.source()}"
-        return generated("video", plan, self.folder, lambda folder: self._render(edits_by_split, folder), "data.folder")
-
     def _render(self, edits_by_split: dict[str, list[Edit]], folder: Path) -> None:
         options = {"preset": "veryfast", "crf": str(self.crf)}
         for split, edits in edits_by_split.items():
@@ -168,6 +170,36 @@ class EditsConfig(ClipsConfig):
             ]
             lines = "".join(json.dumps(row) + "\n" for row in about)
             (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+
+
+class RenderedConfig(EditsConfig):
+    """Rendered videos of objects that move, rotate, grow or appear, with cuts, fades and wipes.
+
+    The test split shows parts of the photographs that train does not.
+    """
+
+    type: Literal["rendered_video"]
+    label: Literal["action", "actions"] = "actions"
+    """The label: the action of a video of one shot, or those of all shots in order."""
+
+    @model_validator(mode="after")
+    def _one_action(self) -> RenderedConfig:
+        if self.label == "action" and self.shots != (1, 1):
+            raise ValueError(f"label: action is one action, but shots goes to {self.shots[1]}; set shots: [1, 1]")
+        return self
+
+    def shot(self, draw: random.Random, footage: Clips | None, before: Sequence[Shot]) -> Shot:
+        """A random action."""
+        return Shot(draw.choice(ACTIONS), self.length(draw))
+
+    def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
+        """Rendered objects over pieces of photographs."""
+        return render(edit, self.rate, self.size)
+
+    def target(self, edit: Edit) -> Target:
+        """One action, or all in order."""
+        actions = tuple(shot.action for shot in edit.shots)
+        return actions[0] if self.label == "action" else actions
 
 
 def _name(split: str, number: int) -> str:

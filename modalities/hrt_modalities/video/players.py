@@ -1,4 +1,4 @@
-"""Videos as small files that any page plays.
+"""Encodes videos as small files for web pages.
 
 Shapes: N frames, C channels, H rows, W columns.
 """
@@ -18,19 +18,19 @@ from .rendering import write
 from .video import Video
 
 SIDE = 240
-"""Pixels of the shorter side that larger frames are scaled down to."""
+"""Pixels of the shorter side to which larger frames are scaled down."""
 SECONDS = 20.0
-"""Of a longer one the beginning is shown."""
+"""Limit of the duration; the rest is dropped."""
 RATES = (1.0, 60.0)
-"""Frames a second, least and most."""
+"""Least and largest frame rate."""
 
 
 def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = None) -> bytes:
     """A video, or a part of it, as H.264 in mp4, without sound.
 
     Args:
-        video: the video; of one in windows the one in the middle is taken.
-        span: of the part, in seconds; the whole when absent. It has one frame at least.
+        video: the video, or its windows, of which the middle one is taken.
+        span: of the part in seconds; the whole when absent. At least one frame is written.
     """
     clip = video if isinstance(video, Video) else video[len(video) // 2]
     times_N = clip.times_N
@@ -39,22 +39,18 @@ def mp4(video: Video | tuple[Video, ...], span: tuple[float, float] | None = Non
     begin = max(0, int(torch.searchsorted(times_N, first + 1e-6, right=True)) - 1)
     end = max(begin + 1, int(torch.searchsorted(times_N, last - 1e-6)))
     pixels_NHW3 = _playable(clip.pixels_NCHW[begin:end])
-    file, rate = BytesIO(), _rate(times_N, clip.seconds)
+    # The rate of evenly spaced frames; a single frame lasts as long as the video.
+    step = float(times_N.diff().median()) if len(times_N) > 1 else clip.seconds
+    rate = Fraction(min(RATES[1], max(RATES[0], 1 / step))).limit_denominator(1000)
+    file = BytesIO()
     frames = (np.ascontiguousarray(pixels_HW3.numpy()) for pixels_HW3 in pixels_NHW3)
     rows, columns = pixels_NHW3.shape[1:3]
     write(file, frames, rate, (rows, columns), {"preset": "veryfast", "crf": "23"})
     return file.getvalue()
 
 
-def _rate(times_N: Tensor, seconds: float) -> Fraction:
-    """Frames a second, as if they were even; of a single frame, such that it lasts as long as the video."""
-    low, high = RATES
-    step = float(times_N.diff().median()) if len(times_N) > 1 else seconds
-    return Fraction(min(high, max(low, 1 / step))).limit_denominator(1000)
-
-
 def _playable(pixels_NCHW: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8, of even sides that are not larger than they need to be."""
+    """(N, H, W, 3) uint8 with even sides, as H.264 requires, scaled down to ``SIDE``."""
     pixels_NCHW = pixels_NCHW.expand(-1, 3, -1, -1)
     if pixels_NCHW.is_floating_point():
         pixels_NCHW = (pixels_NCHW.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Renders edited videos: shots in which a thing does something, joined by cuts, fades and wipes at known times.
+"""Renders edited videos: shots of moving objects, joined by cuts, fades and wipes at known times.
 
-Pictures are scikit-learn's two sample photographs, china and flower: what moves is a piece of one or a drawn shape, and
-what it moves over is a piece of one or a blend of colours. Written as H.264, in mp4 files that any player shows.
+Objects are pieces of scikit-learn's two sample photographs (china and flower), or drawn shapes; backgrounds are pieces
+of a photograph, or colour gradients. Videos are written as H.264 in mp4.
 
 Shapes: H rows, W columns.
 """
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "turn_left", "turn_right", "appear", "vanish")
-"""What a thing does in a shot."""
+"""Actions of the object of a shot."""
 TRANSITIONS = ("cuts", "fades", "wipes")
-"""How one shot becomes the next: at once, mixed or through black, or behind a border that moves over the picture."""
-_HELD_OUT = 0.3
-"""Part of the photographs, at their right, that is for the test alone."""
+"""Transitions between shots: immediate, a cross-fade or a fade through black, or behind a moving edge."""
+_TEST_SHARE = 0.3
+"""Fraction of the photographs, at their right, that only the test split shows."""
 _RIM, _PALE = 1, (240, 240, 240)
-"""Width of a thing's rim in pixels, and its colour."""
-_FINE = 2
-"""Things are drawn this many times as large, and scaled down, so that they move by less than a pixel."""
+"""Width of an object's outline in pixels, and its colour."""
+_SUPERSAMPLING = 2
+"""Factor by which objects are drawn larger and scaled down, for motion by fractions of a pixel."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One take.
+    """A shot.
 
     Args:
-        action: one of ``ACTIONS``, or the name of what else is shown.
-        seconds: from the middle of the transition before it to the middle of the one after.
+        action: one of ``ACTIONS``, or another name of the content.
+        seconds: duration, from the middle of the transition before it to the middle of the one after.
     """
 
     action: str
@@ -54,11 +54,11 @@ class Edit:
     """A video to be rendered.
 
     Args:
-        shots: one after another.
-        transitions: between them, one of ``TRANSITIONS`` each.
-        lengths: seconds of the transitions; 0 for cuts.
-        seed: draws all else: pictures, places, sizes, colours.
-        held_out: whether pictures are those of the test.
+        shots: in order.
+        transitions: between the shots, each one of ``TRANSITIONS``.
+        lengths: of the transitions in seconds; 0 for cuts.
+        seed: of everything else: pictures, positions, sizes, colours.
+        held_out: whether to use the pictures of the test split.
     """
 
     shots: tuple[Shot, ...]
@@ -69,31 +69,31 @@ class Edit:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration of the video."""
         return sum(shot.seconds for shot in self.shots)
 
     @property
     def starts(self) -> tuple[float, ...]:
-        """Seconds at which shots start, the middles of transitions."""
-        starts, at = [], 0.0
+        """Start times of shots in seconds, at the middles of transitions."""
+        starts, start = [], 0.0
         for shot in self.shots:
-            starts.append(round(at, 6))
-            at += shot.seconds
+            starts.append(round(start, 6))
+            start += shot.seconds
         return tuple(starts)
 
     def by_kind(self) -> dict[str, tuple[float, ...]]:
-        """Starts of shots by the transition that leads there."""
+        """Start times of shots by the transition before them."""
         pairs = list(zip(self.starts[1:], self.transitions, strict=True))
         return {kind: tuple(start for start, start_kind in pairs if start_kind == kind) for kind in TRANSITIONS}
 
 
 class Take(Protocol):
-    """What a shot shows."""
+    """The content of a shot."""
 
     def at(self, time: float) -> np.ndarray:
         """(H, W, 3) float: the picture at a time from the start of the shot.
 
-        Transitions show what lies before the start and after the end as well.
+        In transitions, the time may be before the start or after the end.
         """
         ...
 
@@ -102,8 +102,8 @@ def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarra
     """The frames of a video, (H, W, 3) uint8.
 
     Args:
-        edit: what it shows.
-        rate: frames a second.
+        edit: its shots and transitions.
+        rate: frames per second.
         size: rows and columns.
     """
     draw = np.random.default_rng(edit.seed)
@@ -111,13 +111,13 @@ def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarra
 
 
 def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Generator) -> Iterator[np.ndarray]:
-    """Takes with their transitions, frame by frame, (H, W, 3) uint8.
+    """The frames of takes with their transitions, (H, W, 3) uint8.
 
     Args:
-        takes: what each shot shows.
-        edit: how they are joined.
-        rate: frames a second.
-        draw: draws which fades go through black, and where wipes come from.
+        takes: of the shots.
+        edit: the shots and transitions.
+        rate: frames per second.
+        draw: draws which fades go through black, and the directions of wipes.
     """
     through_black = draw.random(len(edit.transitions)) < 0.3
     angles = draw.uniform(0, 2 * math.pi, len(edit.transitions))
@@ -134,9 +134,15 @@ def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Gener
                 first, second = (takes[border + side].at(time - starts[border + side]) for side in (0, 1))
                 done = (time - middle) / length + 0.5
                 if edit.transitions[border] == "wipes":
-                    picture = _wiped(first, second, done, angles[border])
+                    # The edge is perpendicular to the angle, and moves across the whole picture.
+                    rows, columns = (np.arange(length) for length in first.shape[:2])
+                    across = columns[None] * math.cos(angles[border]) + rows[:, None] * math.sin(angles[border])
+                    edge = across.min() + done * (across.max() - across.min())
+                    picture = np.where((across < edge)[..., None], second, first)
+                elif through_black[border]:
+                    picture = first * max(0.0, 1 - 2 * done) + second * max(0.0, 2 * done - 1)
                 else:
-                    picture = _mixed(first, second, done, bool(through_black[border]))
+                    picture = first * (1 - done) + second * done
         yield np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
@@ -147,12 +153,12 @@ def write(
     size: tuple[int, int],
     options: dict[str, str],
 ) -> None:
-    """Writes frames as H.264 in a container that the file's name tells; in mp4 where it is in memory.
+    """Writes frames as H.264, in the container of the file's suffix, or in mp4 to memory.
 
     Args:
         path: the file.
         frames: (H, W, 3) uint8.
-        rate: frames a second.
+        rate: frames per second.
         size: rows and columns.
         options: of the encoder.
     """
@@ -174,14 +180,14 @@ def write(
 
 
 class Drawn:
-    """A shot with all that is drawn for it.
+    """A shot of an object over a background.
 
     Args:
-        shot: what happens.
-        ground: (H, W, 3) what the thing moves over.
-        thing: draws it, an RGBA picture of a side in pixels.
-        draw: draws how large it is, where it begins and how far it goes.
-        radius: of the thing, least and most, as a part of the shorter side.
+        shot: the action and its duration.
+        ground: (H, W, 3) background.
+        thing: draws the object as an RGBA picture with a given side in pixels.
+        draw: draws its size, position and motion.
+        radius: least and largest radius of the object, as fractions of the shorter side.
     """
 
     def __init__(
@@ -196,8 +202,8 @@ class Drawn:
         self.shot, self.ground, self.size = shot, ground, (rows, columns)
         size, side = self.size, min(self.size)
         self.radius = side * draw.uniform(*radius)
-        self.thing = thing(round(self.radius * 2 * _FINE))
-        # The middle of the way that it goes, and how far: it stays in the picture as long as its shot lasts.
+        self.thing = thing(round(self.radius * 2 * _SUPERSAMPLING))
+        # The middle and the length of its path, which stays inside the picture during the shot.
         self.middle = np.array([length * draw.uniform(0.42, 0.58) for length in size])
         self.way = side * draw.uniform(0.35, 0.6)
         self.angle = draw.uniform(0, 360)
@@ -206,13 +212,13 @@ class Drawn:
 
     @classmethod
     def at_random(cls, shot: Shot, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> Drawn:
-        """A shot of any thing over any ground.
+        """A shot of a random object over a random background.
 
         Args:
-            shot: what happens.
+            shot: the action and its duration.
             size: rows and columns.
-            held_out: whether pictures are those of the test.
-            draw: draws all else.
+            held_out: whether to use the pictures of the test split.
+            draw: draws everything else.
         """
         return cls(shot, _ground(size, held_out, draw), lambda side: _thing(side, held_out, draw), draw)
 
@@ -239,9 +245,9 @@ class Drawn:
         from PIL import Image
 
         side = self.thing.width
-        shrink = _FINE / scale
+        shrink = _SUPERSAMPLING / scale
         cos, sin = math.cos(math.radians(angle)) * shrink, math.sin(math.radians(angle)) * shrink
-        # From a place in the picture back to the place in the thing that is seen there, turned about its middle.
+        # The inverse map, from positions in the picture to positions in the object, rotated about its centre.
         matrix = (
             cos, -sin, side / 2 - cos * column + sin * row,
             sin, cos, side / 2 - sin * column - cos * row,
@@ -254,21 +260,8 @@ class Drawn:
         return self.ground * (1 - share) + layer[..., :3] * share
 
 
-def _mixed(first: np.ndarray, second: np.ndarray, done: float, through_black: bool) -> np.ndarray:
-    if through_black:
-        return first * max(0.0, 1 - 2 * done) + second * max(0.0, 2 * done - 1)
-    return first * (1 - done) + second * done
-
-
-def _wiped(first: np.ndarray, second: np.ndarray, done: float, angle: float) -> np.ndarray:
-    rows, columns = first.shape[:2]
-    across = np.arange(columns)[None] * math.cos(angle) + np.arange(rows)[:, None] * math.sin(angle)
-    border = across.min() + done * (across.max() - across.min())
-    return np.where((across < border)[..., None], second, first)
-
-
 def _ground(size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32: what a thing moves over."""
+    """(H, W, 3) float32 background."""
     if draw.random() < 0.6:
         return _piece(size, draw.uniform(0.3, 0.9), held_out, draw) * draw.uniform(0.5, 1.0)
     colours = draw.uniform(20, 235, (2, 3))
@@ -280,9 +273,9 @@ def _ground(size: tuple[int, int], held_out: bool, draw: np.random.Generator) ->
 
 
 def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
-    """What moves: an RGBA picture, transparent around its shape, with a pale rim as a sticker has.
+    """An object: an RGBA picture, transparent around its shape, with a pale outline like a sticker.
 
-    Without the rim nothing says which of two textures is the thing where one becomes the other.
+    Without the outline, object and background could not be distinguished where both are textures.
     """
     with needs_extra("video"):
         from PIL import Image, ImageDraw, ImageFilter
@@ -290,7 +283,7 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
     if draw.random() < 0.5:
         pixels = _piece((side, side), draw.uniform(0.2, 0.5), held_out, draw)
     else:
-        # Halves of different colours, so that one sees it turn.
+        # Halves in different colours make its rotation visible.
         pixels = np.empty((side, side, 3), np.float32)
         pixels[:, : side // 2], pixels[:, side // 2 :] = draw.uniform(0, 255, (2, 3))
     mask = Image.new("L", (side, side), 0)
@@ -302,10 +295,10 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
         pen.polygon([(side * 0.5, 0), (side * 0.9, side * 0.95), (side * 0.1, side * 0.75)], fill=255)
     else:
         pen.ellipse([side * 0.02, side * 0.2, side * 0.98, side * 0.8], fill=255)
-    rimmed = mask.filter(ImageFilter.MaxFilter(2 * _RIM * _FINE + 1))
+    outlined = mask.filter(ImageFilter.MaxFilter(2 * _RIM * _SUPERSAMPLING + 1))
     picture = Image.new("RGBA", (side, side), _PALE)
     picture.paste(Image.fromarray(pixels.astype(np.uint8), "RGB"), mask=mask)
-    picture.putalpha(rimmed)
+    picture.putalpha(outlined)
     return picture
 
 
@@ -314,7 +307,7 @@ def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Ge
     from PIL import Image
 
     photograph = _photographs()[draw.integers(2)]
-    border = round(photograph.width * (1 - _HELD_OUT))
+    border = round(photograph.width * (1 - _TEST_SHARE))
     left, right = (border, photograph.width) if held_out else (0, border)
     high = photograph.height * share
     wide = high * size[1] / size[0]
@@ -322,7 +315,7 @@ def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Ge
         wide, high = float(right - left), (right - left) * size[0] / size[1]
     x, y = draw.uniform(left, right - wide), draw.uniform(0, photograph.height - high)
     piece = photograph.resize((size[1], size[0]), Image.Resampling.BOX, (x, y, x + wide, y + high))
-    # Two photographs are few: mirrored and in other colours they are many.
+    # Random flips and permuted colours, because there are only two photographs.
     rows, columns = (int(step) for step in draw.choice([-1, 1], 2))
     return np.asarray(piece, dtype=np.float32)[::rows, ::columns, draw.permutation(3)]
 

@@ -1,4 +1,4 @@
-"""Which frames of a video are read: all at a rate, some spread evenly, a dense window, or the key frames."""
+"""Selection of the frames of a video: all at a rate, uniform, a dense window, or the key frames."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .readers import FrameIndex
 
 @dataclass(frozen=True)
 class Chosen:
-    """Frames to be read.
+    """Selected frames.
 
     Args:
-        numbers: which, in time.
-        times: seconds from ``begin`` that each stands for, ascending.
-        begin: seconds of the file at which the window begins.
-        seconds: how long it is.
+        numbers: of the frames, in order of time.
+        times: of the frames in seconds from ``begin``, ascending.
+        begin: start of the window in seconds of the file.
+        seconds: duration of the window.
     """
 
     numbers: tuple[int, ...]
@@ -31,38 +31,38 @@ class Chosen:
 
 
 class AllFrames(Component):
-    """All of a video."""
+    """All frames, or all at a rate."""
 
     type: Literal["all"] = "all"
     rate: PositiveFloat | None = None
-    """Frames a second that are taken, by their times: what is shown then. Each frame that there is when absent."""
+    """Frames per second, sampled by time; every frame of the file when absent."""
 
     def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         if self.rate is not None:
             return _at_rate(index, self.rate, begin, end - begin, max(1, round((end - begin) * self.rate)))
         first, last = index.at(begin), _last(index, begin, end)
-        return _own(index, tuple(range(first, last + 1)), begin, end)
+        return _at_own_times(index, tuple(range(first, last + 1)), begin, end)
 
 
 class DenseSampling(Component):
-    """A window of neighbouring frames: at a random place in training, in the middle elsewhere, or several there."""
+    """A window of consecutive frames: at a random position in training, otherwise in the middle, or several."""
 
     type: Literal["dense"]
     frames: PositiveInt
-    """How many; a shorter part gives what it has."""
+    """Number of frames; fewer if the part is shorter."""
     rate: PositiveFloat
-    """Frames a second, taken by their times."""
+    """Frames per second, sampled by time."""
     windows: PositiveInt = 1
-    """Windows of each video outside of training: one in the middle, or several from its beginning to its end. A
-    classifier takes the mean of what it finds in them; other tasks take one."""
+    """Number of windows outside of training: one in the middle, or several from the beginning to the end. A classifier
+    averages over them; other tasks take one."""
 
     def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         return self._window(index, begin, end, float(torch.rand(())) if random else 0.5)
 
     def spread(self, index: FrameIndex, begin: float, end: float) -> list[Chosen]:
-        """All windows of a part of a file; in a part that is shorter than one they are alike."""
+        """All windows of a part of a file, which are equal if the part is shorter than one."""
         fractions = [number / (self.windows - 1) for number in range(self.windows)] if self.windows > 1 else [0.5]
         return [self._window(index, begin, end, fraction) for fraction in fractions]
 
@@ -73,36 +73,36 @@ class DenseSampling(Component):
 
 
 class Uniform(Component):
-    """Frames spread over all of a video: one of each piece of equal length, at a random place in it in training."""
+    """Frames evenly spaced over a video: one in each segment of equal length, at a random position in training."""
 
     type: Literal["uniform"]
     frames: PositiveInt
-    """How many."""
+    """Number of frames."""
 
     def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
         """The frames of a part of a file."""
         piece = (end - begin) / self.frames
         offsets = torch.rand(self.frames).tolist() if random else [0.5] * self.frames
         times = tuple((number + offset) * piece for number, offset in enumerate(offsets))
-        # A draw of exactly the border twice over is all but impossible, and would break the order.
+        # Two equal times, at a border between segments, are very unlikely but would break the order.
         times = times if len(set(times)) == len(times) else tuple((n + 0.5) * piece for n in range(self.frames))
         return Chosen(tuple(index.at(begin + time) for time in times), times, begin, end - begin)
 
 
 class KeyFrames(Component):
-    """Frames that the file holds whole: fast, and where encoders put cuts, but nothing moves from one to the next."""
+    """Key frames: fast to decode and often at cuts, but without motion between them."""
 
     type: Literal["keyframes"]
     most: PositiveInt = 64
-    """The largest number; of more, some spread evenly are taken."""
+    """Limit of their number; beyond it, evenly spaced ones are taken."""
 
     def choose(self, index: FrameIndex, begin: float, end: float, *, random: bool) -> Chosen:
-        """The frames of a part of a file; the frame that is on where it has no key frame."""
+        """The frames of a part of a file; without key frames, the first frame."""
         first, last = index.at(begin), _last(index, begin, end)
         keys = [key for key in index.keys if first <= key <= last] or [first]
         if len(keys) > self.most:
             keys = [keys[number * len(keys) // self.most] for number in range(self.most)]
-        return _own(index, tuple(keys), begin, end)
+        return _at_own_times(index, tuple(keys), begin, end)
 
 
 Sampling = Annotated[AllFrames | DenseSampling | Uniform | KeyFrames, Field(discriminator="type")]
@@ -113,8 +113,8 @@ def _at_rate(index: FrameIndex, rate: float, begin: float, seconds: float, count
     return Chosen(tuple(index.at(begin + time) for time in times), times, begin, max(seconds, count / rate))
 
 
-def _own(index: FrameIndex, numbers: tuple[int, ...], begin: float, end: float) -> Chosen:
-    # The frame that is on where the part begins stands for it from there.
+def _at_own_times(index: FrameIndex, numbers: tuple[int, ...], begin: float, end: float) -> Chosen:
+    # The first frame may begin before the part; its time is then the start of the part.
     times = tuple(max(0.0, float(index.times_N[number]) - begin) for number in numbers)
     return Chosen(numbers, times, begin, end - begin)
 

@@ -1,4 +1,4 @@
-"""The audio track of a video file, as the audio modality takes it.
+"""Reads the audio track of a video file for the audio modality.
 
 Shapes: S samples, C channels.
 """
@@ -26,25 +26,25 @@ from ..audio.tracks import SEEK_FROM_S
 from .readers.index import opened, read_index, video_stream
 
 _SETTLE_S = 1
-"""Seconds that are decoded before a part after a seek."""
+"""Seconds that are decoded before a part, after a seek."""
 _JITTER_S = 0.02
-"""Seconds by which the time of a frame may be off and the frame follow the one before without a gap."""
+"""Deviations of a frame's time up to this are jitter: the frame follows the one before without a gap."""
 _LEAP_S = 600
-"""A gap of more seconds is a broken time."""
+"""Gaps of more seconds come from wrong times."""
 
 
 def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: float | None = None) -> Audio:
     """The sound of a file or of a part of it, its channels averaged, at the file's own rate.
 
-    Times count from the first frame of the picture, so that picture and sound stay together: where the sound begins
-    later there are zeros, and where it begins earlier that is left out. A part that begins after half a minute is found
-    by a seek: its samples lie where the container's times say, which many round to a millisecond.
+    Times count from the first video frame, so that picture and sound stay in sync: if the sound begins later it is
+    padded with zeros, and if it begins earlier it is cut. A part after the first half minute is found by a seek, with
+    the precision of the container's times, often a millisecond.
 
     Args:
         path: the file.
-        name: what messages call it.
-        begin: seconds at which the part begins.
-        end: seconds at which it ends; with the track when ``None``.
+        name: of the sample, for messages.
+        begin: start of the part in seconds.
+        end: end of the part in seconds; the end of the track when ``None``.
 
     Raises:
         BadSample: the file is missing, no video, has no audio track, or none of it can be decoded in the part.
@@ -59,20 +59,20 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
         stream = audio_stream(container, name)
         zero = _zero(path, name, picture)
         if begin > SEEK_FROM_S:
-            # Earlier: decoders of sound need some packets to settle.
+            # Seek to an earlier packet, as audio decoders need some packets before their output is exact.
             container.seek(int((Fraction(begin) + zero - _SETTLE_S) / stream.time_base), stream=stream)
-        line, rate = None, 0
+        timeline, rate = None, 0
         for frame in _frames(container, stream, name):
-            if line is None:
+            if timeline is None:
                 rate = int(frame.sample_rate)
                 check_layout(rate, frame.layout.nb_channels, name)
-                line = _Line(rate, float(zero), begin, begin + LONGEST_S if end is None else end)
-            line.lay(frame)
-            if line.full:
+                timeline = _Timeline(rate, float(zero), begin, begin + LONGEST_S if end is None else end)
+            timeline.add(frame)
+            if timeline.full:
                 break
-    if end is None and line is not None and line.full:
+    if end is None and timeline is not None and timeline.full:
         raise BadSample(name, f"its audio track is longer than {LONGEST_S:g} s; read it in parts")
-    waveform = np.empty(0, np.float32) if line is None else line.samples()
+    waveform = np.empty(0, np.float32) if timeline is None else timeline.samples()
     if not len(waveform):
         raise BadSample(name, "none of its audio track can be decoded there")
     waveform_S = torch.from_numpy(waveform)
@@ -81,7 +81,7 @@ def read_sound(path: Path, name: str | None = None, begin: float = 0.0, end: flo
 
 
 def _zero(path: Path, name: str, picture: Any) -> Fraction:
-    """The container's time of the first frame that is shown; a cut may have left others without their references."""
+    """The container's time of the first displayed frame. Frames before it may lack their references after a cut."""
     with suppress(BadSample):
         zero = read_index(path, name).zero
         if zero is not None:
@@ -90,7 +90,7 @@ def _zero(path: Path, name: str, picture: Any) -> Fraction:
 
 
 def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
-    """The decoded frames of an audio track in order. A film that ends too early is used as far as it goes.
+    """The decoded frames of an audio track in order, up to the end of a truncated file.
 
     Raises:
         BadSample: more than a few packets cannot be decoded.
@@ -112,17 +112,17 @@ def _frames(container: Any, stream: Any, name: str) -> Iterator[Any]:
         raise BadSample(name, f"its audio track is damaged: {failed} of {packets} packets cannot be decoded")
 
 
-class _Line:
-    """Samples of a part, laid down frame by frame at their times: zeros where there is none.
+class _Timeline:
+    """Collects the samples of a part frame by frame at their times, with zeros in gaps.
 
-    Frames follow each other without a gap unless their times leave a real one, since many containers round times to
-    milliseconds. A leap of many minutes is a broken time.
+    Frames follow each other without a gap unless their times leave a significant one, since many containers round times
+    to milliseconds. A gap of many minutes is a wrong time.
 
     Args:
-        rate: samples a second.
-        zero: time of the first picture in seconds.
-        begin: seconds at which the part begins.
-        end: seconds at which it ends.
+        rate: samples per second.
+        zero: time of the first video frame in seconds.
+        begin: start of the part in seconds.
+        end: end of the part in seconds.
     """
 
     def __init__(self, rate: int, zero: float, begin: float, end: float) -> None:
@@ -136,8 +136,8 @@ class _Line:
         """Whether the end of the part is reached."""
         return self._position >= self._last
 
-    def lay(self, frame: Any) -> None:
-        """The next frame."""
+    def add(self, frame: Any) -> None:
+        """Adds the next frame."""
         piece = mono(frame)
         if frame.sample_rate != self._rate:
             piece = resampled(torch.from_numpy(piece), int(frame.sample_rate), self._rate).numpy()
@@ -158,11 +158,12 @@ class _Line:
         return np.concatenate(self._parts) if self._parts else np.empty(0, np.float32)
 
     def _start(self, time: float | None) -> int:
+        """The sample at which a frame begins."""
         expected = self._expected
         if time is None:
             return self._position if expected is None else expected
         start = round((time - self._zero) * self._rate)
         if expected is None:
             return min(start, self._position + _LEAP_S * self._rate)
-        off = start - expected
-        return expected if abs(off) <= _JITTER_S * self._rate or off > _LEAP_S * self._rate else start
+        gap = start - expected
+        return expected if abs(gap) <= _JITTER_S * self._rate or gap > _LEAP_S * self._rate else start

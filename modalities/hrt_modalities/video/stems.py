@@ -17,9 +17,8 @@ from torch.nn import functional
 from hrt_mm.core.component import Component
 from hrt_mm.core.tokens import Tokens
 
-from ..vision.patches import GridMaps, buckets
+from ..vision.patches import Blocks, GridMaps, buckets
 from ..vision.stems import ChannelNorm, PatchEmbedding, prime_factors
-from .tubes import Blocks
 
 _CONTRAST = 4.0
 """Factor of differences between frames, which are small beside the frames."""

@@ -1,4 +1,4 @@
-"""A video of any length in stretches that are encoded one by one: each frame is decoded once, and few are held.
+"""Divides a video of any length into stretches that are encoded separately. Each frame is decoded once.
 
 Shapes: N frames.
 """
@@ -19,20 +19,20 @@ from .tokenizer import VideoTokenizer, frames_at
 from .video import Video
 
 BLOCK = 32
-"""Frames that are decoded at once, before they are brought to the tokenizer's size."""
+"""Frames that are decoded at once, before they are resized for the tokenizer."""
 MARGIN = 0.2
-"""How much of a stretch's own length is encoded on each side of it besides, and left to its neighbours."""
+"""Margin on each side of a stretch, as a fraction of its length."""
 
 
 def stretches(path: Path, tokenizer: VideoTokenizer, seconds: float) -> Iterator[Stretch] | None:
-    """The stretches of a file; nothing where it lasts no longer than one.
+    """The stretches of a file; ``None`` if it is no longer than one.
 
-    They begin where blocks of the tokenizer's order do, so that groups and windows are those of the whole.
+    They begin at blocks of the tokenizer's order, so that groups and windows are those of the whole.
 
     Args:
         path: the file.
-        tokenizer: whose steps are counted.
-        seconds: of a stretch, to the nearest whole blocks, and of one at least.
+        tokenizer: of the model, whose steps are counted.
+        seconds: approximate duration of a stretch, which has whole blocks and at least one.
 
     Raises:
         BadSample: the file is missing or no video.
@@ -55,10 +55,11 @@ def _each(file: VideoFile, tokenizer: VideoTokenizer, times_N: Tensor, length: i
     with file:
         for first in range(0, total, length):
             begin, last, end = max(0, first - margin), first + length, min(total, first + length + margin)
-            carried_N = [pending_N[begin - start_index :]] if len(pending_N) else []
+            # The margins of neighbours overlap: frames from the stretch before are reused.
+            reused_N = [pending_N[begin - start_index :]] if len(pending_N) else []
             fresh = range(start_index + len(pending_N), end, BLOCK)
             blocks = [tokenizer.fitted(file.steady(frames_N[one : min(one + BLOCK, end)])) for one in fresh]
-            pending_N, start_index = torch.cat([*carried_N, *blocks]), begin
+            pending_N, start_index = torch.cat([*reused_N, *blocks]), begin
             seconds = float(times_N[end]) if end < total else max(index.seconds, float(times_N[-1]) + 1e-3)
             inside = tuple(start for start in index.chapters if float(times_N[begin]) <= start < seconds)
             video = Video(pending_N, times_N[begin:end], seconds, {"chapters": inside} if index.chapters else {})
@@ -69,6 +70,6 @@ def _each(file: VideoFile, tokenizer: VideoTokenizer, times_N: Tensor, length: i
 
 
 def _step(times_N: Tensor, number: int, tokenizer: VideoTokenizer) -> float:
-    """The step of the whole video that begins with a frame, as the tokenizer counts them."""
+    """The tokenizer's step of the whole video that begins with a frame."""
     tube = tokenizer.config.tube
     return float(times_N[number : number + tube].mean() - times_N[:tube].mean()) / tokenizer.seconds_per_step

@@ -1,6 +1,7 @@
 """The video tokenizer: videos of any and mixed lengths, rates and sizes to packed tubes in hierarchical order.
 
-Shapes: T tokens, F = C * K * P * P raw features of a tube, N frames, C channels, K frames of a tube, P patch side.
+Shapes: T tokens, F = C * K * P * P raw features of a tube, N frames, C channels, K frames of a tube, P patch side,
+B videos of a bucket, t x h x w cells.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
+from einops import rearrange
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrt_mm.core.errors import BadSample, ConfigError
-from hrt_mm.core.grids import nested_coords
+from hrt_mm.core.grids import Sizes, nested_coords, nested_order
 from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import Contextual, SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
-from ..vision.images import LUMA
-from ..vision.patches import GridMaps
-from ..vision.resizing import Fit, Size, resized
+from ..vision.images import LUMA, Fit, Size, resized
+from ..vision.patches import Blocks, GridMaps
 from .stems import Stem, VideoLinearStem
-from .tubes import Blocks, frames_together, tubify, untubify
 from .video import Video, check_video
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -34,36 +34,36 @@ Number = float | Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class VideoConfig(TokenizerConfig):
-    """Videos as tubes: patches that go on over a few frames."""
+    """Videos as tubes: patches over a few frames."""
 
     type: Literal["video"]
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB; frames are brought to it."""
+    """1 for grey, 3 for RGB; frames are converted."""
     size: Side | None = None
     """Rows and columns to resize frames to, or one number for both; every video keeps its own size when absent."""
     fit: Fit = "stretch"
-    """How frames of other proportions come to ``size``: stretched, or their middle cropped."""
+    """How frames with another aspect ratio are resized to ``size``: stretched, or center-cropped."""
     patch: PositiveInt = 16
     """Side of a tube in pixels."""
     tube: PositiveInt = 2
-    """Frames of a tube: one token each."""
+    """Frames of a tube, which is one token."""
     rate: PositiveFloat = 25.0
-    """Frames a second that positions in time are counted by: a step is ``tube / rate`` seconds. Videos of other rates
-    keep their speed: their tokens lie further apart, or nearer."""
+    """Nominal frames per second: a step in time is ``tube / rate`` seconds. Videos at other rates keep their speed, so
+    that the coordinates of their tokens are farther apart, or closer."""
     span: PositiveFloat | None = None
-    """Steps that the longer side of a picture is, so that positions are the same at every resolution; a step a patch
-    when absent."""
+    """Length of the longer side of a frame in steps, so that coordinates are the same at every resolution; one step per
+    patch when absent."""
     mean: float = 0.5
     """Mean of the pixels in 0..1."""
     std: PositiveFloat = 0.5
-    """Deviation of the pixels."""
+    """Standard deviation of the pixels."""
     stem: Stem = VideoLinearStem()
     """How raw tubes become tokens."""
     carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "subtitles", "words")
-    """Boundaries that the data carries, as times at which groups start. Only those that the model or the task asks for
-    need be there."""
+    """Boundaries that the data provides, as start times of groups. Only those that the model or the task requests are
+    required."""
     max_frames: PositiveInt = 20_000
-    """The longest video; longer ones are bad samples."""
+    """Limit of the frames of a video; longer ones are bad samples."""
 
     @model_validator(mode="after")
     def _agree(self) -> VideoConfig:
@@ -81,16 +81,17 @@ class VideoConfig(TokenizerConfig):
 class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
     """Cuts videos into tubes.
 
-    Takes :class:`~hrt_modalities.video.video.Video`. Gives raw tubes (T, F), normalised, in hierarchical order over
-    time, rows and columns. Sides that are no multiple of the patch are padded at the right and bottom, and the last
-    frame goes on to the end of a tube. A token lies at the mean time of its frames, in steps of ``tube / rate``
-    seconds.
-    Where ``extents`` is set, videos of rates that training never saw are sampled at the nearest one, and without
-    ``modality.size`` frames of sizes that it never saw are scaled to the nearest one, their middle cropped to its
-    proportions.
+    Takes :class:`~hrt_modalities.video.video.Video`. Returns raw tubes (T, F), normalized, in hierarchical order over
+    time, rows and columns. Sides that are not multiples of the patch are padded at the right and bottom, and the last
+    frame is repeated up to a whole tube. The coordinate of a token in time is the mean time of its frames, in steps of
+    ``tube / rate`` seconds.
 
-    A group whose time is given starts with the step of time that begins nearest to it, or where the order puts several
-    steps into one block, with the nearest block. The boundary ``frames`` starts at each step.
+    If ``extents`` is set, videos at frame rates that training did not have are sampled at the nearest one. Without
+    ``modality.size``, frames of sizes that it did not have are resized to the nearest one, center-cropped to its aspect
+    ratio.
+
+    A group starts with the step whose start is nearest to its time, or with the nearest block if the order interleaves
+    the steps of a block. The boundary ``frames`` starts at each step.
     """
 
     axes = 3
@@ -107,15 +108,15 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     @property
     def seconds_per_step(self) -> float:
-        """Time from one token to the next at the nominal rate."""
+        """Duration of a step in time at the nominal rate."""
         return self.config.tube / self.config.rate
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
-        """Packs videos, with the boundaries that are wanted.
+        """Packs videos, with the requested boundaries.
 
         Raises:
-            BadSample: a value is no video, is too long, or lacks a boundary that is wanted; names its place.
-            ConfigError: steps of time that shall be groups lie in pieces.
+            BadSample: a value is no video, is too long, or lacks a requested boundary; names its index in the batch.
+            ConfigError: groups by frames were requested, and the order interleaves frames.
         """
         names = [f"video {index} of the batch" for index in range(len(values))]
         videos = [self.sampled(check_video(value, name)) for value, name in zip(values, names, strict=True)]
@@ -132,9 +133,9 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes), boundaries=masks)
 
     def fitted(self, pixels_NCHW: Tensor) -> Tensor:
-        """Frames in the channels and the size that they are cut at, floats in 0..1; as they are where those are theirs.
+        """Frames resized and converted as the tokenizer does, floats in 0..1; unchanged if their size already fits.
 
-        Calling it first changes what becomes of them by rounding alone, and large frames need not be held.
+        The tokens of the result are the same up to rounding. It saves memory to resize large frames early.
         """
         size, fit = self._resizing(pixels_NCHW.shape[2], pixels_NCHW.shape[3])
         if tuple(pixels_NCHW.shape[2:]) == size:
@@ -143,21 +144,21 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return resized(coloured(pixels, self.config.channels), size, fit)
 
     def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
-        """The size that frames are brought to, which may be their own, and how."""
+        """The target size, which may be the current one, and the kind of resizing."""
         if self.frame_size is not None:
             return self.frame_size, self.config.fit
         nearest = self.extents.nearest_size((height, width), self.config.patch) if self.extents is not None else None
         return nearest or (height, width), "crop"
 
     def even_times(self, times_N: Tensor, seconds: float) -> Tensor | None:
-        """Times at which a video is sampled whose rate training never saw, so that it has the nearest one.
+        """Sampling times for a video at a frame rate that training did not have: those of the nearest rate that it had.
 
         Args:
-            times_N: seconds at which its frames begin.
-            seconds: how long it lasts.
+            times_N: start times of its frames in seconds.
+            seconds: its duration.
 
         Returns:
-            (n,) float64, evenly from the first frame on; ``None`` where the rate was trained on.
+            (n,) float64, evenly spaced from the first frame on; ``None`` if training had the rate.
         """
         if self.extents is None or len(times_N) < 2:
             return None
@@ -170,7 +171,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return times_N[0] + torch.arange(count, dtype=torch.float64) * (spacing * nominal)
 
     def sampled(self, video: Video) -> Video:
-        """The video at a rate that training saw, where ``extents`` says which those are."""
+        """The video at a frame rate that training had, if ``extents`` is set."""
         times_n = self.even_times(video.times_N, video.seconds)
         if times_n is None:
             return video
@@ -179,17 +180,18 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return replace(video, pixels_NCHW=video.pixels_NCHW[frames], times_N=times_n, seconds=seconds)
 
     def steps_at(self, starts: Sequence[float], times_N: Tensor, unit: int = 1) -> Tensor:
-        """Steps of time at which groups start: those that begin nearest to some seconds, and the first one always.
+        """Steps at which groups start: those whose starts are nearest to the given times, and the first one.
 
         Args:
-            starts: the seconds; one nearer to the end than to any step is left out.
+            starts: in seconds; those nearer to the end than to any step are dropped.
             times_N: of the frames.
-            unit: steps that stay together.
+            unit: number of steps that may not be separated.
 
         Returns:
-            (n,) int64, ascending and different.
+            (n,) int64, ascending and unique.
         """
         begin = times_N[:: self.config.tube * unit]
+        # A time belongs to the step whose midpoints to its neighbours enclose it. The last one is as long.
         middles = (begin[1:] + begin[:-1]) / 2
         last = 1.5 * float(begin[-1]) - 0.5 * float(begin[-2]) if len(begin) > 1 else float("inf")
         inside = torch.tensor([start for start in starts if start < last], dtype=torch.float64)
@@ -197,11 +199,11 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return torch.cat([steps.new_zeros(1), steps]).unique() * unit
 
     def steps(self, value: Video, positions: Sequence[float]) -> list[float]:
-        """Steps of time of some seconds; the first frame is at 0."""
+        """Steps of times in seconds; the first frame is at 0."""
         return [(seconds - float(value.times_N[0])) / self.seconds_per_step for seconds in positions]
 
     def positions(self, value: Video, steps: Sequence[float]) -> list[float]:
-        """Seconds of some steps of time."""
+        """Times of steps in seconds."""
         return [float(value.times_N[0]) + step * self.seconds_per_step for step in steps]
 
     def embedding(self, dim: int) -> nn.Module:
@@ -210,12 +212,12 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return config.stem.build(config.channels, config.tube, config.patch, dim, self.blocks)
 
     def size(self, shape: Sequence[int]) -> int:
-        """Tubes of a video of shape (N, C, H, W)."""
+        """Number of tubes of a video of shape (N, C, H, W)."""
         steps, rows, columns = self._cells(shape[0], shape[-2], shape[-1])
         return steps * rows * columns
 
     def restore(self, tokens: Tokens) -> list[Video]:
-        """The videos, float32 in 0..1, from raw tubes; with the border and the frames that were padded."""
+        """The videos, float32 in 0..1, from raw tubes; with padding."""
         plan = GridMaps.of(tokens, self.blocks)
         restored: dict[int, Video] = {}
         for bucket, tubes_BthwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
@@ -256,7 +258,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return tubify(pixels[None], self.config.tube, self.config.patch, self.blocks)[0]
 
     def _coords(self, video: Video, shape: tuple[int, int, int]) -> Tensor:
-        """(cells, 3): where each tube lies, in steps."""
+        """(cells, 3) coordinates of tubes, in steps."""
         tube = self.config.tube
         cells_T3 = nested_coords(shape, self.blocks)
         middles = torch.stack([part.mean() for part in video.times_N.split(tube)])
@@ -265,7 +267,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return torch.cat([steps[cells_T3[:, 0].long(), None], cells_T3[:, 1:] * scale], 1)
 
     def _starts(self, boundary: str, video: Video, shape: tuple[int, int, int], name: str) -> Tensor:
-        """(cells,) bool, true where a group starts."""
+        """(cells,) bool, true at the starts of groups."""
         unit = frames_together(shape, self.blocks)
         if boundary == "frames":
             if unit > 1:
@@ -280,13 +282,14 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
             raise BadSample(name, f"carries no boundary {boundary!r}; it has {available}")
         else:
             steps = self.steps_at(video.boundaries[boundary], video.times_N, unit)
+        # In hierarchical order, a block of whole frames begins at the row of its first step.
         starts_T = torch.zeros(shape[0] * shape[1] * shape[2], dtype=torch.bool)
         starts_T[steps * (shape[1] * shape[2])] = True
         return starts_T
 
 
 def coloured(pixels_NCHW: Tensor, channels: int) -> Tensor:
-    """Frames in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    """Frames in grey or RGB. Grey is repeated; RGB is weighted by luma (ITU-R 601)."""
     if pixels_NCHW.shape[1] == channels:
         return pixels_NCHW
     if channels == 3:
@@ -295,6 +298,42 @@ def coloured(pixels_NCHW: Tensor, channels: int) -> Tensor:
 
 
 def frames_at(times_N: Tensor, times_n: Tensor) -> Tensor:
-    """(n,) int64: the frame that is seen at each of some times, ``times_N`` being when each begins."""
-    # What rounding puts just before a frame begins is that frame.
+    """(n,) int64: the frames that are displayed at ``times_n``, given the start times ``times_N`` of all frames."""
+    # The tolerance is for times that rounding puts just before the start of their frame.
     return (torch.searchsorted(times_N, times_n + 1e-6, right=True) - 1).clamp(min=0)
+
+
+def tubify(videos_BNCHW: Tensor, tube: int, patch: int, blocks: Blocks) -> Tensor:
+    """Cuts videos, whose frames and sides are multiples of ``tube`` and ``patch``, into tubes.
+
+    Args:
+        videos_BNCHW: the videos.
+        tube: frames of a tube.
+        patch: side of a tube in pixels.
+        blocks: of the hierarchical order.
+
+    Returns:
+        (B, cells, F) in hierarchical order; features are in raster order over (C, K, P, P).
+    """
+    _, frames, _, height, width = videos_BNCHW.shape
+    grid = frames // tube, height // patch, width // patch
+    cells = rearrange(videos_BNCHW, "b (t k) c (h p) (w q) -> b (t h w) (c k p q)", k=tube, p=patch, q=patch)
+    return cells[:, nested_order(grid, blocks)]
+
+
+def untubify(tubes_BthwF: Tensor, tube: int, patch: int) -> Tensor:
+    """Videos (B, C, N, H, W) from tubes (B, t, h, w, F) in raster order."""
+    return rearrange(tubes_BthwF, "b t h w (c k p q) -> b c (t k) (h p) (w q)", k=tube, p=patch, q=patch)
+
+
+def frames_together(grid: Sizes, blocks: Blocks) -> int:
+    """The number of steps in time that the hierarchical order interleaves; 1 if whole frames are runs.
+
+    The order is raster, with time first, over nested blocks. Blocks that cover the picture follow each other in time.
+    The largest one that does not interleaves the steps of its duration.
+
+    Args:
+        grid: cells along each axis.
+        blocks: nested, from small to large.
+    """
+    return max((block[0] for block in blocks if block[1] < grid[1] or block[2] < grid[2]), default=1)

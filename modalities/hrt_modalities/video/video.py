@@ -1,4 +1,4 @@
-"""The input of the video tokenizer: frames with their times, and their known boundaries and labels.
+"""The input of the video tokenizer: frames with their times and boundaries.
 
 Shapes: N frames, C channels, H rows, W columns.
 """
@@ -23,10 +23,10 @@ class Video:
 
     Args:
         pixels_NCHW: uint8, or floats in 0..1; of 1 or 3 channels, upright.
-        times_N: seconds at which each frame begins, ascending, float64; they begin at 0 or later.
-        seconds: how long the video lasts.
-        boundaries: by name, the seconds at which groups start, such as shots and words, ascending.
-        lost: frames that should be there and could not be decoded.
+        times_N: start times of frames in seconds, ascending, float64, from 0 on.
+        seconds: duration of the video.
+        boundaries: by name, start times of groups such as shots and words in seconds, ascending.
+        lost: number of frames that could not be decoded.
     """
 
     pixels_NCHW: Tensor
@@ -40,11 +40,11 @@ class Video:
 
     @classmethod
     def of(cls, pixels_NCHW: Tensor, rate: float, **fields: Any) -> Video:
-        """Frames that follow each other at a rate.
+        """A video with a constant frame rate.
 
         Args:
             pixels_NCHW: the frames.
-            rate: how many there are a second.
+            rate: frames per second.
             fields: boundaries.
         """
         times_N = torch.arange(len(pixels_NCHW), dtype=torch.float64) / rate
@@ -59,8 +59,7 @@ def check_video(value: Any, name: str) -> Video:
         name: of the sample, for messages.
 
     Raises:
-        BadSample: it is none, has no frames, frames of another form, values out of range, or times or boundaries that
-            are out of order.
+        BadSample: it is none, or its frames, times or boundaries are invalid.
     """
     if not isinstance(value, Video):
         raise BadSample(name, f"is {type(value).__name__}, not a video; give Video.of(frames, rate)")

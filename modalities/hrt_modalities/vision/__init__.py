@@ -57,7 +57,7 @@ class Vision(Modality):
         return check_image(from_array(value) if isinstance(value, np.ndarray) else value, "the image")
 
     @classmethod
-    def shown(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
+    def render(cls, value: Any, span: tuple[float, float] | None = None) -> tuple[str, bytes]:
         """The image as PNG."""
         from .images import png
 

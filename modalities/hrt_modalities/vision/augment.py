@@ -1,7 +1,7 @@
-"""Augmentation of training images: torchvision's transforms v2, with every number in the configuration.
+"""Augmentation of training images by torchvision's transforms v2, with all parameters in the configuration.
 
-Transforms take and give (C, H, W) tensors, or (N, C, H, W) ones of which all frames are changed alike, and draw from
-torch's global generator.
+Transforms map (C, H, W) tensors, or (N, C, H, W) ones whose frames are all changed in the same way. Random numbers come
+from torch's global generator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Crop(_ImageAugmentation):
     size: Side | None = None
     """Rows and columns of the crop, or one number for both; those of the image when absent."""
     fill: Shade = 0.0
-    """Shade of the padding, from 0 for black to 1 for white."""
+    """Grey value of the padding, from 0 for black to 1 for white."""
 
     @model_validator(mode="after")
     def _does_something(self) -> Crop:
@@ -59,12 +59,12 @@ class ResizedCrop(_ImageAugmentation):
 
     type: Literal["resized_crop"]
     size: Side | None = None
-    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without that the part
-    keeps its own size."""
+    """Rows and columns of the result, or one number for both; ``modality.size`` when absent. Without either, the crop
+    is not resized."""
     scale: tuple[Fraction, Fraction] = (0.08, 1.0)
-    """Least and largest part of the area."""
+    """Least and largest area, as a fraction."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    """Least and largest width over height."""
+    """Least and largest aspect ratio, width over height."""
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
@@ -83,13 +83,13 @@ class Affine(_ImageAugmentation):
     degrees: NonNegativeFloat = 0.0
     """Largest rotation to either side."""
     translate: tuple[Probability, Probability] = (0.0, 0.0)
-    """Largest shift, as a part of the width and of the height."""
+    """Largest shift, as fractions of the width and of the height."""
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Least and largest scaling."""
     shear: NonNegativeFloat = 0.0
     """Largest shear in degrees to either side."""
     fill: Shade = 0.0
-    """Shade of pixels that come from outside the image, from 0 for black to 1 for white."""
+    """Grey value outside of the image, from 0 for black to 1 for white."""
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
@@ -106,11 +106,11 @@ class Affine(_ImageAugmentation):
 
 
 class Flip(_ImageAugmentation):
-    """A mirror image, sometimes."""
+    """A random flip."""
 
     type: Literal["flip"]
     p: Probability = 0.5
-    """How often."""
+    """Probability of applying it."""
     axis: Literal["horizontal", "vertical"] = "horizontal"
     """Horizontal swaps left and right."""
 
@@ -126,13 +126,13 @@ class Jitter(_ImageAugmentation):
 
     type: Literal["jitter"]
     brightness: NonNegativeFloat = 0.0
-    """Largest change, as a part."""
+    """Largest change, as a fraction."""
     contrast: NonNegativeFloat = 0.0
-    """Largest change, as a part."""
+    """Largest change, as a fraction."""
     saturation: NonNegativeFloat = 0.0
-    """Largest change, as a part."""
+    """Largest change, as a fraction."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Largest turn of the colour circle."""
+    """Largest rotation of the colour circle, as a fraction."""
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
@@ -140,19 +140,19 @@ class Jitter(_ImageAugmentation):
 
 
 class Erasing(_ImageAugmentation):
-    """A random rectangle is overwritten, sometimes (arXiv 1708.04896)."""
+    """Overwrites a random rectangle (arXiv 1708.04896)."""
 
     ranges = ("scale", "ratio")
 
     type: Literal["erasing"]
     p: Probability = 0.5
-    """How often."""
+    """Probability of applying it."""
     scale: tuple[Fraction, Fraction] = (0.02, 0.33)
-    """Least and largest part of the area."""
+    """Least and largest area, as a fraction."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.3)
-    """Least and largest width over height."""
+    """Least and largest aspect ratio, width over height."""
     fill: Shade = 0.0
-    """Shade that is written, from 0 for black to 1 for white."""
+    """Grey value that is written, from 0 for black to 1 for white."""
 
     def build(self, white: float) -> Transform:
         """The transform of images in which white is ``white``."""
@@ -160,11 +160,11 @@ class Erasing(_ImageAugmentation):
 
 
 class RandAugment(_ImageAugmentation):
-    """A few random operations of one strength (arXiv 1909.13719)."""
+    """Random operations of one strength (arXiv 1909.13719)."""
 
     type: Literal["randaugment"]
     ops: PositiveInt = 2
-    """Operations an image."""
+    """Operations per image."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """Strength, of 31 steps."""
 
@@ -181,7 +181,7 @@ Augmentation = Annotated[
 
 
 def sized(augmentations: Sequence[Augmentation], size: Side | None) -> tuple[Augmentation, ...]:
-    """The augmentations, with the modality's size where the size of a resized crop is left open."""
+    """The augmentations, with the modality's size for resized crops without one."""
     return tuple(
         one.model_copy(update={"size": size}) if isinstance(one, ResizedCrop) and one.size is None else one
         for one in augmentations
@@ -207,7 +207,7 @@ class _Chain:
 
 
 class _RandomCrop:
-    """torchvision's random crop, to a size or to the image's own."""
+    """torchvision's random crop, to a fixed size or to that of the image."""
 
     def __init__(self, padding: int, size: tuple[int, int] | None, fill: float) -> None:
         self.padding, self.size, self.fill = padding, size, fill
@@ -224,7 +224,7 @@ class _RandomCrop:
 
 
 class _RandomPart:
-    """The part of torchvision's random resized crop, as large as it is."""
+    """torchvision's random resized crop, without resizing."""
 
     def __init__(self, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
         self.scale, self.ratio = scale, ratio

@@ -1,6 +1,6 @@
-"""Datasets of image files, and the one that is a folder with a folder a class.
+"""Datasets of image files, and folders with a folder a class.
 
-Files are data: nothing that a name or a row says leads out of the dataset's folder.
+No name in a table or folder leads out of the dataset's folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tokenizer import VisionConfig
 
 
 class ImageFiles(FileDataset[FileItem]):
-    """Images that are decoded when they are asked for.
+    """Images that are decoded on demand.
 
     Args:
         home: the folder that names start at.
@@ -68,7 +68,7 @@ class ImageFiles(FileDataset[FileItem]):
 
 
 class FilesConfig(UnsplitConfig):
-    """What the datasets of files share."""
+    """Settings of all datasets of image files."""
 
     what = "images"
 
@@ -78,7 +78,7 @@ class FilesConfig(UnsplitConfig):
     """Transforms of training images, in order."""
 
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
-        """The configuration with crops of the modality's size, where theirs is left open."""
+        """The configuration, with the modality's size for crops without one."""
         size = modality.size if isinstance(modality, VisionConfig) else None
         return self.model_copy(update={"augment": sized(self.augment, size)})
 

@@ -1,7 +1,9 @@
-"""Reading image files safely, and bringing images to one form.
+"""Reads image files safely, converts images to tensors, and resizes them.
 
-An image is a (C, H, W) tensor: uint8, or float32 in 0..1 where 8 bits would lose something (16-bit files).
-C is 1 for grey and 3 for RGB. Shapes: C channels, H rows, W columns.
+An image is a (C, H, W) tensor: uint8, or float32 in 0..1 for files with more than 8 bits. C is 1 for grey and 3 for
+RGB.
+
+Shapes: N images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ import sys
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.extras import is_installed, needs_extra
@@ -25,9 +28,13 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.TiffImagePlugin import TiffImageFile
 
-_AVIF = is_installed("PIL._avif")  # a Pillow before 11.3, or one that was built without it, has none
+Fit = Literal["stretch", "crop"]
+"""Kinds of resizing: to another aspect ratio, or of the center crop."""
+Size = tuple[int, int]
+"""Rows and columns."""
+_AVIF = is_installed("PIL._avif")  # missing before Pillow 11.3, and in builds without it
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _AVIF else ()))
-"""What is decoded. Formats that run programs or hold other files (EPS, PDF, MPO) are not among them."""
+"""Supported formats. Those that run programs or contain other files (EPS, PDF, MPO) are excluded."""
 SUFFIXES = frozenset(
     {
         ".apng", ".bmp", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx",
@@ -35,32 +42,32 @@ SUFFIXES = frozenset(
     }
 )  # fmt: skip
 MAX_PIXELS = 64_000_000
-"""Larger images are not decoded; a small file can unpack to gigabytes."""
+"""Default limit of the pixels of an image: a small file can decode to gigabytes."""
 
 _GREY = frozenset({"1", "L", "LA"})
-_TURNED = frozenset({5, 6, 7, 8})
+_SIDEWAYS = frozenset({5, 6, 7, 8})
 _ORIENTATION = 0x0112
 _BMP_RLE4 = 2
 _TIFF_SIGNED = 2
 _JPEG2000_START, _JPEG2000_END = b"\xff\x4f", b"\xff\xd9"
 LUMA = torch.tensor([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in grey."""
+"""Weights of red, green and blue in grey (ITU-R 601)."""
 
 
 def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Decodes a file: the first frame, upright as its EXIF says, transparency over white.
+    """Decodes a file: its first frame, upright by its EXIF orientation, on white where it is transparent.
 
     Args:
         path: the file.
-        name: what messages call it.
+        name: of the sample, for messages.
         max_pixels: larger images are rejected before they are decoded.
 
     Returns:
-        (C, H, W) uint8, or float32 in 0..1 for grey files of 12 or 16 bits (colours of 16 bits come as uint8); C is 1
-        for grey files and 3 for all others.
+        (C, H, W) uint8, or float32 in 0..1 for grey files with 12 or 16 bits (16-bit colours become uint8); C is 1 for
+        grey files and 3 for all others.
 
     Raises:
-        BadSample: the file is missing, no image, truncated, too large, or of pixels without an agreed range.
+        BadSample: the file is missing, no image, truncated, too large, or has pixels without a defined range.
     """
     with needs_extra("vision"):
         from PIL import ImageOps
@@ -71,19 +78,19 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(path, name, max_pixels) as image:
-                drawn = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
+                gif_frame = image.tile[0][1] if isinstance(image, GifImageFile) and image.tile else None
                 pixels = to_tensor(ImageOps.exif_transpose(image), name)
                 if isinstance(image, TiffImageFile) and pixels.dtype == torch.float32:
                     pixels = _to_full_scale(pixels, image)
-                return pixels if drawn is None else _on_white(pixels, drawn)
+                return pixels if gif_frame is None else _on_white(pixels, gif_frame)
     except BadSample:
         raise
-    except Exception as error:  # a decoder raises whatever its parser met
+    except Exception as error:  # decoders raise all kinds of exceptions
         raise BadSample(name, f"cannot be decoded: {error or type(error).__name__}") from error
 
 
 def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
-    """The shape (C, H, W) that :func:`read_image` gives, from the header alone.
+    """The shape (C, H, W) of the result of :func:`read_image`, from the header.
 
     Raises:
         BadSample: the file is missing, no image, or too large.
@@ -95,26 +102,26 @@ def image_shape(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(path, name, max_pixels) as image:
-                # Pillow gives the size of a TIFF as it is shown, but that of others as it is stored.
+                # Pillow's size of a TIFF is that of the oriented image, but that of other formats is the stored one.
                 tags = image.tag_v2 if isinstance(image, TiffImageFile) else None
                 width, height = image.size if tags is None else (int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH]))
-                if image.getexif().get(_ORIENTATION) in _TURNED:
+                if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
                     width, height = height, width
                 return 1 if image.mode in _GREY or image.mode.startswith("I") else 3, height, width
     except BadSample:
         raise
-    except Exception as error:  # a decoder raises whatever its parser met
+    except Exception as error:  # decoders raise all kinds of exceptions
         raise BadSample(name, f"cannot be read: {error or type(error).__name__}") from error
 
 
 def to_tensor(image: Image.Image, name: str = "image") -> Tensor:
-    """A Pillow image as a tensor; palettes are looked up, and transparency lies over white.
+    """Converts a Pillow image to a tensor; palettes are resolved, and transparent pixels become white.
 
     Returns:
         (C, H, W) uint8, or float32 in 0..1 for 16-bit images.
 
     Raises:
-        BadSample: the pixels have no agreed range (32-bit ones).
+        BadSample: the pixels have no defined range (32 bits).
     """
     from PIL import Image
 
@@ -132,7 +139,7 @@ def to_tensor(image: Image.Image, name: str = "image") -> Tensor:
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
-    """The image (C, H, W) in grey or RGB: grey is repeated, and RGB is weighed by luma (ITU-R 601)."""
+    """The image (C, H, W) in grey or RGB. Grey is repeated; RGB is weighted by luma (ITU-R 601)."""
     if len(image) == channels:
         return image
     if channels == 3:
@@ -156,10 +163,10 @@ def png(image: Tensor | Image.Image) -> bytes:
 
 
 def check_image(image: object, name: str) -> Tensor:
-    """The value as an image (C, H, W), or what is wrong with it.
+    """The value as an image (C, H, W).
 
     Raises:
-        BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values cannot be used.
+        BadSample: it is not a tensor or Pillow image, or its shape, dtype, range or values are invalid.
     """
     if not isinstance(image, Tensor):
         if is_pillow(image):
@@ -168,7 +175,8 @@ def check_image(image: object, name: str) -> Tensor:
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.numel():
-        raise BadSample(name, f"an image must be (C, H, W) with 1 or 3 channels and no empty side, got {_shape(image)}")
+        shape = f"({', '.join(map(str, image.shape))})"
+        raise BadSample(name, f"an image must be (C, H, W) with 1 or 3 channels and no empty side, got {shape}")
     if image.dtype == torch.uint8:
         return image
     if not image.is_floating_point():
@@ -222,7 +230,7 @@ def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadSample(name, f"not an image that can be read; formats are {', '.join(FORMATS)}") from error
     width, height = image.size
-    reason = _misread(image, path)
+    reason = _unsupported(image, path)
     if width * height > max_pixels:
         reason = f"{width}x{height} pixels are more than max_pixels={max_pixels}"
     if reason is not None:
@@ -231,14 +239,14 @@ def _open(path: Path, name: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _misread(image: Image.Image, path: Path) -> str | None:
-    """Why an image is not read although Pillow decodes it: what comes out would be wrong."""
+def _unsupported(image: Image.Image, path: Path) -> str | None:
+    """The reason to refuse an image that Pillow would decode wrongly."""
     from PIL.BmpImagePlugin import BmpImageFile
     from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT, TiffImageFile
 
     if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4:
         return "is a BMP with 4-bit run-length encoding, which Pillow decodes wrongly; save it as PNG"
-    if image.format == "JPEG2000" and not _ends(path):
+    if image.format == "JPEG2000" and _is_truncated_jpeg2000(path):
         return "cannot be decoded: its code stream is cut off; fetch it again"
     if not isinstance(image, TiffImageFile):
         return None
@@ -249,17 +257,17 @@ def _misread(image: Image.Image, path: Path) -> str | None:
     return None
 
 
-def _ends(path: Path) -> bool:
-    """Whether a bare code stream of JPEG 2000 has its end marker, whose bytes its data cannot hold."""
+def _is_truncated_jpeg2000(path: Path) -> bool:
+    """Whether a bare code stream of JPEG 2000 lacks its end marker, whose bytes cannot occur in its data."""
     with path.open("rb") as file:
         if file.read(2) != _JPEG2000_START:
-            return True
+            return False
         file.seek(max(2, file.seek(0, os.SEEK_END) - 1024))
-        return _JPEG2000_END in file.read()
+        return _JPEG2000_END not in file.read()
 
 
 def _to_full_scale(image: Tensor, file: TiffImageFile) -> Tensor:
-    """Grey values of a TIFF, of which Pillow neither scales 12 bits up nor inverts 16 bits where 0 is white."""
+    """Grey values of a TIFF. Pillow does not scale 12 bits up, and does not invert 16 bits if 0 is white."""
     from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
     (bits,) = file.tag_v2.get(BITSPERSAMPLE, (16,))
@@ -267,9 +275,9 @@ def _to_full_scale(image: Tensor, file: TiffImageFile) -> Tensor:
     return 1 - scaled if file.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0 else scaled
 
 
-def _on_white(image: Tensor, drawn: tuple[int, int, int, int]) -> Tensor:
-    """A GIF whose first frame may not fill it; browsers show nothing around that, Pillow the first colour."""
-    left, top, right, bottom = drawn
+def _on_white(image: Tensor, frame: tuple[int, int, int, int]) -> Tensor:
+    """A GIF with white around its first frame, which may be smaller; Pillow fills the rest with the first colour."""
+    left, top, right, bottom = frame
     if (left, top) == (0, 0) and right >= image.shape[2] and bottom >= image.shape[1]:
         return image
     white = torch.full_like(image, 255)
@@ -287,5 +295,18 @@ def _sixteen_bits(image: Image.Image, name: str) -> Tensor:
     return torch.from_numpy(pixels / np.float32(65535))[None]
 
 
-def _shape(image: Tensor) -> str:
-    return f"({', '.join(map(str, image.shape))})"
+def middle(shape: Size, size: Size) -> tuple[int, int, int, int]:
+    """Top, left, rows and columns of the center crop of an image that has the aspect ratio of ``size``."""
+    (height, width), (rows, columns) = shape, size
+    high = min(height, max(1, round(width * rows / columns)))
+    wide = min(width, max(1, round(height * columns / rows)))
+    return (height - high) // 2, (width - wide) // 2, high, wide
+
+
+def resized(pixels_NCHW: Tensor, size: Size, fit: Fit) -> Tensor:
+    """Images of floats at another size."""
+    if fit == "crop":
+        # Cropped first: resizing first would enlarge a thin strip without bound.
+        top, left, high, wide = middle((pixels_NCHW.shape[2], pixels_NCHW.shape[3]), size)
+        pixels_NCHW = pixels_NCHW[:, :, top : top + high, left : left + wide]
+    return functional.interpolate(pixels_NCHW, size, mode="bilinear", antialias=True)

@@ -35,7 +35,7 @@ class ImagesInMemory(Dataset):
         images: (N, C, H, W) uint8.
         labels: class of each.
         classes: their names.
-        names: what each image is called in messages.
+        names: of the images, for messages.
         transform: augmentation.
     """
 
@@ -61,7 +61,7 @@ class ImagesInMemory(Dataset):
         return Sample(image, self.classes[self.labels[index]], self.names[index])
 
     def name(self, index: int) -> str:
-        """Where the image is in the data set."""
+        """The index of the image in the dataset."""
         return self.names[index]
 
     def class_of(self, index: int) -> str:
@@ -74,17 +74,17 @@ class ImagesInMemory(Dataset):
 
 
 class MemoryConfig(DatasetConfig):
-    """What the datasets in memory share."""
+    """Settings of all datasets in memory."""
 
     val: Part = 0.1
-    """Part of the training images that is held out for validation: the same ones each time, of every class."""
+    """Fraction of the training images of each class for validation, always the same ones."""
     use: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Part of the images that remain for training that is used, of every class, to learn from few labels."""
+    """Fraction of the remaining training images of each class that is used, to learn from few labels."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training images, in order."""
 
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
-        """The configuration with crops of the modality's size, where theirs is left open."""
+        """The configuration, with the modality's size for crops without one."""
         size = modality.size if isinstance(modality, VisionConfig) else None
         return self.model_copy(update={"augment": sized(self.augment, size)})
 
@@ -100,7 +100,13 @@ class MemoryConfig(DatasetConfig):
         """
         check_split(split)
         images, labels, classes = self.load(split != "test")
-        chosen = self._chosen(split, torch.as_tensor(labels))
+        targets = torch.as_tensor(labels)
+        chosen = torch.arange(len(targets))
+        if split != "test":
+            train, val = stratified(targets, self.val, seed=0)
+            if split == "train" and self.use < 1:
+                train = train[stratified(targets[train], self.use, seed=0)[1]]
+            chosen = train if split == "train" else val
         indices = chosen.tolist()
         source = "test" if split == "test" else "train"
         return ImagesInMemory(
@@ -110,14 +116,6 @@ class MemoryConfig(DatasetConfig):
             [f"{self.type}/{source}/{index}" for index in indices],
             chain(self.augment) if split == "train" else None,
         )
-
-    def _chosen(self, split: str, labels: Tensor) -> Tensor:
-        if split == "test":
-            return torch.arange(len(labels))
-        train, val = stratified(labels, self.val, seed=0)
-        if split == "val":
-            return val
-        return train if self.use == 1 else train[stratified(labels[train], self.use, seed=0)[1]]
 
 
 class DigitsConfig(MemoryConfig):
@@ -141,12 +139,12 @@ class DigitsConfig(MemoryConfig):
 
 
 class TorchvisionConfig(MemoryConfig):
-    """What torchvision's datasets share. Their layout on disk is torchvision's; the test set is the official one."""
+    """Settings of torchvision's datasets, in torchvision's layout and with the official test set."""
 
     root: Path
     """The folder that torchvision calls root."""
     download: bool = False
-    """Fetch the files where they are missing; needs internet."""
+    """Download missing files."""
 
     def load(self, train: bool) -> tuple[Tensor, Sequence[int], tuple[str, ...]]:
         """The training or test set.
@@ -182,7 +180,7 @@ class TorchvisionConfig(MemoryConfig):
             ) from error
 
     def _fetch(self) -> None:
-        """Fetches beside and moves into place, so that a run that is killed, or another one, meets no half files."""
+        """Downloads to a temporary folder and moves complete files, as runs may be interrupted or parallel."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(prefix=".fetch-", dir=self.root) as folder:

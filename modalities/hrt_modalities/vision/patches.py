@@ -44,8 +44,8 @@ class GridBucket:
 
     Args:
         grid: cells along each axis.
-        samples: which samples of the batch they are.
-        rows: (N * cells,) row in the packed tokens of each cell, samples back to back, each in raster order.
+        samples: their indices in the batch.
+        rows: (N * cells,) row of each cell in the packed tokens, sample after sample, each in raster order.
     """
 
     grid: tuple[int, ...]
@@ -55,15 +55,15 @@ class GridBucket:
 
 @dataclass(frozen=True)
 class GridMaps:
-    """How the packed tokens of a batch become dense maps, a bucket a grid, and return; on any number of axes."""
+    """Conversion between the packed tokens of a batch and dense maps, one per bucket of equal grids, on any axes."""
 
     buckets: tuple[GridBucket, ...]
     back: Tensor
-    """(T,) the row of each packed token among the buckets' rows, laid back to back."""
+    """(T,) index of each packed token among the concatenated rows of the buckets."""
 
     @classmethod
     def of(cls, tokens: Tokens, blocks: Blocks) -> GridMaps:
-        """The plan for a batch, made once.
+        """The maps of a batch, computed once.
 
         Raises:
             UserError: the tokens are not grids.
@@ -71,16 +71,16 @@ class GridMaps:
         return tokens.spans.cached(("dense", blocks), lambda: _plan(tokens, blocks))
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """(N, h, w, ...) of packed features (T, ...), a bucket each; videos are (N, t, h, w, ...)."""
+        """(N, h, w, ...) for each bucket from packed features (T, ...); (N, t, h, w, ...) for videos."""
         return [x[bucket.rows].reshape(len(bucket.samples), *bucket.grid, *x.shape[1:]) for bucket in self.buckets]
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
-        """Packed features (T, D) of maps (N, h, w, D), a bucket each; the inverse of :meth:`maps`."""
+        """Packed features (T, D) from the maps (N, h, w, D) of all buckets; the inverse of :meth:`maps`."""
         return torch.cat([dense.flatten(0, -2) for dense in maps])[self.back]
 
 
 def buckets(keys: Iterable[_Key]) -> dict[_Key, list[int]]:
-    """The places of equal keys, in order of first sight."""
+    """Indices of equal keys, in order of first occurrence."""
     indices_by_key: dict[_Key, list[int]] = {}
     for index, key in enumerate(keys):
         indices_by_key.setdefault(key, []).append(index)
@@ -92,6 +92,7 @@ def _plan(tokens: Tokens, blocks: Blocks) -> GridMaps:
         raise UserError("a stem over whole images needs tokens of images, which are grids")
     parts = []
     for grid, samples in buckets(tokens.grids).items():
+        # nested_order has the raster cell of each row; its inverse has the row of each raster cell.
         order = nested_order(grid, blocks).argsort()
         rows = (tokens.spans.host[samples, None] + order).flatten()
         parts.append(GridBucket(grid, tuple(samples), rows))

@@ -1,6 +1,6 @@
-"""Stems: how raw patches become tokens. Linear per patch, convolutions over whole images, or a timm backbone.
+"""Stems of images: a linear map of each patch, convolutions over whole images, or a timm backbone.
 
-Stems that look past a patch rebuild the dense images from the packed raw patches, a bucket of equal grids at a time.
+Stems beyond a patch rebuild the dense images from the packed raw patches, in buckets of equal grids.
 
 Shapes: T tokens, F raw features a patch, D width, N images of a bucket, C channels, H rows, W columns, h x w cells.
 """
@@ -24,7 +24,7 @@ from .patches import Blocks, GridMaps, unpatchify
 
 
 class ImageLinearStem(Component):
-    """One linear map a patch."""
+    """A linear map of each patch."""
 
     type: Literal["linear"] = "linear"
 
@@ -34,14 +34,14 @@ class ImageLinearStem(Component):
 
 
 class ImageConvStem(Component):
-    """Overlapping 3x3 convolutions, a halving a prime factor of the patch; helps small models (arXiv 2106.14881)."""
+    """Overlapping convolutions, with strides of the prime factors of the patch; for small models (arXiv 2106.14881)."""
 
     type: Literal["conv"]
     width: PositiveInt | None = None
-    """Channels after the first halving, doubled by each one after; such that the last has the level's width when
-    absent."""
+    """Channels after the first stride, which each further one doubles; when absent, such that the last has the level's
+    width."""
     depth: PositiveInt = 1
-    """Convolutions a halving: the first one strides, the others keep the size."""
+    """Convolutions per stride: the first one has the stride, the others keep the size."""
 
     def build(self, channels: int, patch: int, size: tuple[int, int] | None, dim: int, blocks: Blocks) -> nn.Module:
         """The stem's module, ``forward(Tokens) -> Tokens``."""
@@ -51,19 +51,19 @@ class ImageConvStem(Component):
 
 
 class TimmStem(Component):
-    """The feature map of a timm backbone, projected to the level's width. ``patch`` chooses the map: its reduction."""
+    """A feature map of a timm backbone, projected to the level's width. ``patch`` is the reduction of the map."""
 
     type: Literal["timm"]
     backbone: str
     """Name of the model in timm."""
     pretrained: bool = False
-    """Load timm's weights; needs internet, or a cache that has them."""
+    """Load timm's weights, from the internet or a cache."""
     frozen: bool = False
-    """Keep the backbone's weights and statistics as they are."""
+    """Do not train the backbone's weights and statistics."""
 
     @field_validator("backbone")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _exists(cls, value: str) -> str:
         if not is_installed("timm"):
             return value
         import timm
@@ -76,7 +76,7 @@ class TimmStem(Component):
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the pixels that the backbone was trained with."""
+        """Mean and standard deviation of the pixels in the training of the backbone."""
         with needs_extra("vision"):
             import timm
 
@@ -87,7 +87,7 @@ class TimmStem(Component):
         """The stem's module, ``forward(Tokens) -> Tokens``.
 
         Raises:
-            ConfigError: the backbone gives no map of this reduction, or needs a fixed size, or has no weights here.
+            ConfigError: the backbone has no map of this reduction, needs a fixed size, or its weights are missing.
         """
         backbone, width = self._backbone(channels, patch, size)
         return BackboneEmbedding(backbone, width, patch, dim, self.frozen, blocks)
@@ -138,7 +138,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ConvPatchEmbedding(nn.Module):
-    """Convolutions over the whole images of a batch; each image is treated as if it were alone."""
+    """Convolutions over whole images; the images of a batch do not affect each other."""
 
     def __init__(
         self, channels: int, patch: int, strides: list[int], first: int, depth: int, dim: int, blocks: Blocks
@@ -168,9 +168,9 @@ class ConvPatchEmbedding(nn.Module):
 
 
 class BackboneEmbedding(nn.Module):
-    """A backbone over the whole images of a batch, a bucket of equal sizes at a time.
+    """A backbone over whole images, in buckets of equal sizes.
 
-    Batch statistics, where the backbone keeps them and is not frozen, are those of a bucket.
+    Batch statistics, if the backbone has them and is not frozen, are those of a bucket.
     """
 
     leaves_unused = True
@@ -183,7 +183,7 @@ class BackboneEmbedding(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> BackboneEmbedding:
-        """Sets training mode; a frozen backbone stays in evaluation."""
+        """Sets training mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -202,7 +202,7 @@ class BackboneEmbedding(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (N, C, H, W), each pixel alone, so that images do not see one another."""
+    """LayerNorm over the channels of (N, C, H, W), for each pixel separately, so that images stay independent."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """The same shape."""

@@ -20,9 +20,8 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
-from .images import check_image, with_channels
+from .images import Fit, Size, check_image, middle, resized, with_channels
 from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
-from .resizing import Fit, Size, middle, resized
 from .stems import ImageLinearStem, Stem, TimmStem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -33,20 +32,19 @@ class VisionConfig(TokenizerConfig):
 
     type: Literal["vision"]
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB; images are brought to it."""
+    """1 for grey, 3 for RGB; images are converted."""
     size: Side | None = None
     """Rows and columns to resize to, or one number for both; every image keeps its own size when absent."""
     fit: Fit = "stretch"
-    """How an image of other proportions comes to ``size``: stretched, or its middle cropped."""
+    """How an image with another aspect ratio is resized to ``size``: stretched, or center-cropped."""
     patch: PositiveInt = 4
-    """Side of a patch in pixels: one token each."""
+    """Side of a patch in pixels; a patch is one token."""
     pad: Literal["edge", "zero"] = "edge"
-    """What fills the right and bottom border up to a whole patch: the last pixels, or the mean colour."""
+    """Padding at the right and bottom up to a whole patch: the last pixels, or the mean colour."""
     mean: float | Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    """Mean of the pixels in 0..1, one number or one a channel; 0.5, or what a timm backbone was trained with, when
-    absent."""
+    """Mean of the pixels in 0..1, one number or one per channel; 0.5, or that of a timm backbone, when absent."""
     std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
-    """Deviation of the pixels, as ``mean``."""
+    """Standard deviation of the pixels, as ``mean``."""
     stem: Stem = ImageLinearStem()
     """How raw patches become tokens."""
 
@@ -62,7 +60,7 @@ class VisionConfig(TokenizerConfig):
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of each channel."""
+        """Mean and standard deviation of each channel."""
         default = self.stem.statistics if isinstance(self.stem, TimmStem) else ((0.5,), (0.5,))
         mean = default[0] if self.mean is None else self.mean
         std = default[1] if self.std is None else self.std
@@ -82,11 +80,11 @@ class VisionConfig(TokenizerConfig):
 class VisionTokenizer(Tokenizer, SizeAdapting):
     """Cuts images into patches.
 
-    Takes (C, H, W) tensors, uint8 or floats in 0..1, and Pillow images, of 1 or 3 channels and mixed sizes. Gives
-    raw patches (T, F), normalised, in hierarchical order; a patch's features are raster over (C, P, P). Images whose
-    sides are no multiple of the patch are padded at the right and bottom. Where ``extents`` is set and
-    ``modality.size`` is not, images of sizes that training never saw are scaled to the nearest one, their middle
-    cropped to its proportions.
+    Takes (C, H, W) tensors, uint8 or floats in 0..1, and Pillow images, with 1 or 3 channels and mixed sizes. Returns
+    raw patches (T, F), normalized, in hierarchical order; the features of a patch are in raster order over (C, P, P).
+    Sides that are not multiples of the patch are padded at the right and bottom. If ``extents`` is set and
+    ``modality.size`` is not, images of sizes that training did not have are resized to the nearest one, center-cropped
+    to its aspect ratio.
     """
 
     axes = 2
@@ -105,7 +103,8 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         """Packs images.
 
         Raises:
-            BadSample: a value is no image, or has values that are not finite or out of range; names its place.
+            BadSample: a value is no image, or has values that are not finite or out of range; names its index in the
+                batch.
         """
         names = (f"image {index} of the batch" for index in range(len(values)))
         images = [
@@ -119,6 +118,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
             patches = self._patches(
                 torch.stack([images[index] for index in samples]), 255.0 if dtype == torch.uint8 else 1.0
             )
+            # Images of equal size are cut together; if all are equal, without a copy.
             if len(samples) == len(images):
                 x_TF = patches.flatten(0, 1)
                 break
@@ -128,7 +128,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         return Tokens(x_TF, spans, torch.cat(coords), grids=tuple(shapes))
 
     def _resizing(self, height: int, width: int) -> tuple[Size, Fit]:
-        """The size that an image is brought to, which may be its own, and how."""
+        """The target size, which may be the current one, and the kind of resizing."""
         if self.image_size is not None:
             return self.image_size, self.config.fit
         nearest = self.extents.nearest_size((height, width), self.config.patch) if self.extents is not None else None
@@ -143,6 +143,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
         if tuple(pixels.shape[2:]) != size:
             pixels = resized(pixels, size, fit)
+        # (pixels / largest - mean) / std in one pass.
         pixels = torch.addcmul(self.shift, pixels, self.scale / largest)
         height, width = pixels.shape[2:]
         right, bottom = -width % self.config.patch, -height % self.config.patch
@@ -155,17 +156,17 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         """The stem.
 
         Raises:
-            ConfigError: a timm backbone cannot serve.
+            ConfigError: the timm backbone does not fit.
         """
         return self.config.stem.build(self.config.channels, self.config.patch, self.image_size, dim, self.blocks)
 
     def size(self, shape: Sequence[int]) -> int:
-        """Patches of an image of shape (C, H, W)."""
+        """Number of patches of an image of shape (C, H, W)."""
         rows, columns = self._grid(shape[-2], shape[-1])
         return rows * columns
 
     def box(self, value: Any, steps: Sequence[float]) -> tuple[float, float, float, float]:
-        """Where patches lie in an image as it was before it was resized and padded, in pixels."""
+        """The position of patches in the original image, before resizing and padding, in pixels."""
         _, height, width = check_image(value, "the image").shape
         top, left, high, wide = 0.0, 0.0, float(height), float(width)
         (rows, columns), fit = self._resizing(height, width)
@@ -180,7 +181,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         )
 
     def restore(self, tokens: Tokens) -> list[Tensor]:
-        """The images (C, H, W), float32 in 0..1, from raw patches; with the border that was padded."""
+        """The images (C, H, W), float32 in 0..1, from raw patches; with padding."""
         plan = GridMaps.of(tokens, self.blocks)
         restored: dict[int, Tensor] = {}
         for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.data.time_span import TimeSpan
-from hrt_modalities.audio.alignments import read_alignment, written
+from hrt_modalities.audio.alignments import format_alignment, read_alignment
 from hrt_modalities.audio.intervals import Alignment
 
 TIERS: Alignment = {
@@ -91,13 +91,13 @@ def spoken(tiers: Alignment) -> dict[str, list[TimeSpan]]:
 
 @pytest.mark.parametrize("kind", ["textgrid", "tsv", "json"])
 def test_what_is_written_is_read(kind: str, tmp_path: Path) -> None:
-    path = save(tmp_path, f"a.{'TextGrid' if kind == 'textgrid' else kind}", written(kind, TIERS, end=2.0))
+    path = save(tmp_path, f"a.{'TextGrid' if kind == 'textgrid' else kind}", format_alignment(kind, TIERS, end=2.0))
     assert spoken(read_alignment(path)) == {name: list(item) for name, item in TIERS.items()}
 
 
 def test_ctm_round_trip(tmp_path: Path) -> None:
     words = {"words": (TimeSpan(0.5, 0.75, "two"), TimeSpan(0.8, 1.0, "three"))}
-    text = written("ctm", words, name="a file")
+    text = format_alignment("ctm", words, name="a file")
     assert text.splitlines()[0] == "a_file 1 0.5 0.25 two"
     result = read_alignment(save(tmp_path, "a.ctm", ";; a comment\n" + text + "b 1 0 0.5 one 0.99\n"))
     times = [(item.start, round(item.end, 9), item.label) for item in result["a_file"]]
@@ -116,17 +116,17 @@ def test_both_forms_of_textgrid(text: str, encoding: str, tmp_path: Path) -> Non
 
 
 def test_a_textgrid_has_no_gaps() -> None:
-    text = written("textgrid", {"w": (TimeSpan(0.5, 1.0, "a"), TimeSpan(1.5, 2.0, "b"))}, end=3)
+    text = format_alignment("textgrid", {"w": (TimeSpan(0.5, 1.0, "a"), TimeSpan(1.5, 2.0, "b"))}, end=3)
     assert text.count('text = ""') == 3 and "intervals: size = 5" in text and "xmax = 3" in text
 
 
 def test_srt() -> None:
-    text = written("srt", {"words": (TimeSpan(0.0, 1.2345, "one"), TimeSpan(3661.5, 3662, "two\nlines"))})
+    text = format_alignment("srt", {"words": (TimeSpan(0.0, 1.2345, "one"), TimeSpan(3661.5, 3662, "two\nlines"))})
     assert text == "1\n00:00:00,000 --> 00:00:01,234\none\n\n2\n01:01:01,500 --> 01:01:02,000\ntwo lines\n"
     with pytest.raises(UserError, match="one tier"):
-        written("srt", TIERS)
+        format_alignment("srt", TIERS)
     with pytest.raises(UserError, match="unknown kind of alignment 'xml'"):
-        written("xml", TIERS)
+        format_alignment("xml", TIERS)
 
 
 def row(start: float, end: float) -> str:
@@ -301,7 +301,7 @@ def test_results_of_other_speech_recognizers(tmp_path: Path) -> None:
 
 def test_names_of_tiers_are_free(tmp_path: Path) -> None:
     tiers = {name: (TimeSpan(0.0, 1.0, name),) for name in ("text", "segments", "words", "chunks", "transcription")}
-    assert read_alignment(save(tmp_path, "a.json", written("json", tiers))) == tiers
+    assert read_alignment(save(tmp_path, "a.json", format_alignment("json", tiers))) == tiers
 
 
 def test_the_old_short_textgrid(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_the_old_short_textgrid(tmp_path: Path) -> None:
 
 def test_points_stay_points(tmp_path: Path) -> None:
     tiers = {"clicks": (TimeSpan(0.5, 0.5, "a"), TimeSpan(0.75, 0.75, "")), "w": (TimeSpan(0, 1, "x"),)}
-    assert read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers, end=1))) == tiers
+    assert read_alignment(save(tmp_path, "a.TextGrid", format_alignment("textgrid", tiers, end=1))) == tiers
 
 
 TEXT = st.text(
@@ -341,12 +341,12 @@ def test_any_alignment_that_is_written_is_read_back(tmp_path: Path, tiers: dict[
         for name, intervals in tiers.items()
         if intervals
     }
-    assert spoken(read_alignment(save(tmp_path, "a.json", written("json", tiers)))) == exact
-    assert spoken(read_alignment(save(tmp_path, "a.TextGrid", written("textgrid", tiers)))) == exact
-    result = read_alignment(save(tmp_path, "a.tsv", written("tsv", tiers)))
+    assert spoken(read_alignment(save(tmp_path, "a.json", format_alignment("json", tiers)))) == exact
+    assert spoken(read_alignment(save(tmp_path, "a.TextGrid", format_alignment("textgrid", tiers)))) == exact
+    result = read_alignment(save(tmp_path, "a.tsv", format_alignment("tsv", tiers)))
     assert {name: list(item) for name, item in result.items()} == lines
     for intervals in lines.values():
-        read_back = read_alignment(save(tmp_path, "a.ctm", written("ctm", {"w": intervals}))).get("sound", ())
+        read_back = read_alignment(save(tmp_path, "a.ctm", format_alignment("ctm", {"w": intervals}))).get("sound", ())
         assert [(round(item.start, 6), round(item.end, 6), item.label) for item in read_back] == [
             (item.start, item.end, "_".join(item.label.split())) for item in intervals if item.label
         ]

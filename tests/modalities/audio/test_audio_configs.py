@@ -10,7 +10,7 @@ from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
 from hrt_mm.data.time_span import TimeSpan
 from hrt_mm.train.build import build_data, build_task
-from hrt_modalities.audio.alignments import written
+from hrt_modalities.audio.alignments import format_alignment
 from tests.modalities.audio.small_corpora import fsdd, grid, sound
 from tests.modalities.corpora.test_speech import spoken
 
@@ -34,7 +34,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     times.mkdir(parents=True)
     for number in range(8):
         said = [TimeSpan(0.2, 0.5, "bin"), TimeSpan(0.5, 0.8, "blue")]
-        (times / f"s{number}.TextGrid").write_text(written("textgrid", {"words": said}, end=1.0))
+        (times / f"s{number}.TextGrid").write_text(format_alignment("textgrid", {"words": said}, end=1.0))
     spoken(tmp_path / "speech_commands")
     monkeypatch.chdir(tmp_path)
     for number in range(60):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.time_span import TimeSpan
-from hrt_modalities.audio.alignments import read_alignment, written
+from hrt_modalities.audio.alignments import format_alignment, read_alignment
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -60,7 +60,7 @@ def test_webvtt(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     intervals = (TimeSpan(0.25, 1.5, "one two"), TimeSpan(3599.999, 3600.0, "three"))
-    (tmp_path / "a.srt").write_text(written("srt", {"words": intervals}))
+    (tmp_path / "a.srt").write_text(format_alignment("srt", {"words": intervals}))
     assert read_alignment(tmp_path / "a.srt") == {"subtitles": intervals}
 
 
@@ -294,7 +294,7 @@ def test_any_caption_that_is_written_is_read_back(tmp_path: Path, parts: list[tu
         for start, label in zip(starts, labels, strict=False)
         if label.strip()
     ]
-    result = read(tmp_path, written("srt", {"words": intervals}))
+    result = read(tmp_path, format_alignment("srt", {"words": intervals}))
     assert [(round(start * 1000), label) for start, _, label in result] == [
         (round(item.start * 1000), " ".join(item.label.split())) for item in intervals
     ]

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from hrt_modalities.audio.audio import Audio
-from hrt_modalities.audio.trim import trimmed
+from hrt_modalities.audio.augment import trimmed
 from hrt_modalities.corpora.fsdd import FsddConfig
 
 RATE = 8000

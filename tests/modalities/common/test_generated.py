@@ -50,7 +50,7 @@ def test_what_is_damaged_is_made_anew(tmp_path: Path, name: str, caplog: pytest.
     path.unlink()
     # A folder of an older version lacks the file.
     assert maker.made(tmp_path).keys() == right.keys() - ({name} if name == FILE else set())
-    assert "is made anew" in caplog.text
+    assert "is generated again" in caplog.text
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -85,5 +85,5 @@ def test_a_damaged_table_of_speech_is_named(tmp_path: Path) -> None:
         "\xff",
     ):
         path.write_text(text)
-        with pytest.raises(ConfigError, match=r"train.jsonl is broken: .*remove its folder, and it is made anew"):
+        with pytest.raises(ConfigError, match=r"train.jsonl is broken: .*remove its folder, and it is generated again"):
             spoken(tmp_path, "train")

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from hrt_mm.config import load_config
-from hrt_modalities.joint.drawing import COLOURS, DEEDS, SETTINGS, THINGS, ground, symbol
+from hrt_modalities.joint.drawing import ACTION_WORDS, COLOURS, SETTINGS, THINGS, ground, symbol
 from hrt_modalities.joint.films import FilmsConfig, FootageConfig, Part, captions, scenes_of
 
 
@@ -122,7 +122,7 @@ def test_symbols_differ_and_have_their_colours() -> None:
 
 
 def test_deeds_are_said_in_words_of_their_own() -> None:
-    assert len(set(DEEDS.values())) == len(DEEDS)
+    assert len(set(ACTION_WORDS.values())) == len(ACTION_WORDS)
 
 
 def test_a_key_of_the_film_leaves_the_others_as_they_are() -> None:

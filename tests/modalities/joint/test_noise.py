@@ -10,7 +10,7 @@ from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
 from hrt_modalities.audio import Audio
 from hrt_modalities.corpora.grid.triples import GridTriplesConfig
-from hrt_modalities.joint.noise import Babble, one_of, under, white
+from hrt_modalities.joint.noise import Babble, add_noise, one_of, white
 
 
 class Tones(Dataset):
@@ -34,7 +34,7 @@ def draw(seed: int = 0) -> torch.Generator:
 
 def test_babble_is_a_mix_of_others_of_equal_strength() -> None:
     tones, sound = Tones(), Audio(torch.randn(10_000), 8000)
-    noise = Babble(tones, 3)(sound, draw(), but=4)
+    noise = Babble(tones, 3)(sound, draw(), exclude=4)
     assert noise.shape == (10_000,)
     assert noise.square().mean() == pytest.approx(1, abs=1e-4)
     assert len(set(tones.read)) == 3 and 4 not in tones.read
@@ -55,7 +55,7 @@ def test_noise_is_drawn_by_its_seed_alone() -> None:
 def test_the_ratio_of_powers_is_as_asked(decibels: float) -> None:
     sound = Audio(0.1 * torch.randn(16_000), 16_000)
     for noise in (white(sound, draw()), Babble(Tones(), 4)(sound, draw(), None)):
-        result = under(sound, noise, decibels).waveform_S - sound.waveform_S
+        result = add_noise(sound, noise, decibels).waveform_S - sound.waveform_S
         ratio = 10 * torch.log10(sound.waveform_S.square().mean() / result.square().mean())
         assert ratio == pytest.approx(decibels, abs=0.1)
 

@@ -28,7 +28,7 @@ from PIL import Image
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.plain_text import NotText
 from hrt_modalities.text import TextModality
-from hrt_modalities.text.contents import readable, text_bytes
+from hrt_modalities.text.contents import seekable_text, text_bytes
 from hrt_modalities.text.corpus import Corpus, CorpusConfig
 from hrt_modalities.text.documents import DocumentsConfig
 
@@ -249,18 +249,18 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
 def test_a_file_is_unpacked_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.gz"
     file.write_bytes(gzip.compress(b"one"))
-    first = readable(file)
-    assert readable(file) == first
+    first = seekable_text(file)
+    assert seekable_text(file) == first
     file.write_bytes(gzip.compress(b"another"))
-    assert readable(file) != first
+    assert seekable_text(file) != first
     assert whole(corpus(file)) == [b"another"]
 
 
 def test_copies_go_when_the_process_ends(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one"))
     code = (
-        "import os, sys; from pathlib import Path; from hrt_modalities.text.contents import readable\n"
-        "copy = readable(Path(sys.argv[1])).path; print(copy)\n"
+        "import os, sys; from pathlib import Path; from hrt_modalities.text.contents import seekable_text\n"
+        "copy = seekable_text(Path(sys.argv[1])).path; print(copy)\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); assert copy.read_bytes() == b'one'"
     )

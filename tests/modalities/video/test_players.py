@@ -37,7 +37,7 @@ def test_a_page_can_play_what_a_video_shows(tmp_path: Path) -> None:
 def test_a_part_has_the_frames_that_are_seen_in_it(
     tmp_path: Path, span: tuple[float, float], first: int, count: int
 ) -> None:
-    suffix, data = VideoModality.shown(greys(20), span)
+    suffix, data = VideoModality.render(greys(20), span)
     pixels_N3HW, _ = decoded(data, tmp_path)
     assert suffix == ".mp4" and len(pixels_N3HW) == count
     assert pixels_N3HW[0].float().mean() == pytest.approx(first * 10, abs=4)

@@ -132,7 +132,7 @@ def test_what_is_left_of_a_cut_file_is_used(tmp_path: Path) -> None:
     path = cut(tmp_path / "a.mp4", 0.7, every=5, options={"movflags": "faststart"})
     with VideoFile(path) as video:
         result = video.frames(range(len(video.index)))
-        assert video.index.promised == 40 and video.index.missing == 40 - len(video.index) > 0
+        assert video.index.declared == 40 and video.index.missing == 40 - len(video.index) > 0
     assert 0 < len(result.times_N) < 40
 
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from hrt_mm.core.errors import ConfigError
-from hrt_modalities.video.rendered import RenderedConfig
+from hrt_modalities.video.edits import RenderedConfig
 from hrt_modalities.video.rendering import ACTIONS, Edit, Shot, render, write
 
 SIZE, RATE = (48, 64), 12.5

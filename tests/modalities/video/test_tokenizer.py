@@ -14,7 +14,7 @@ from hrt_mm.core.grids import Sizes, nested_coords
 from hrt_mm.data.registry import modalities
 from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
 from hrt_modalities.video.stems import ConvTubeEmbedding, VideoConvStem
-from hrt_modalities.video.tubes import frames_together
+from hrt_modalities.video.tokenizer import frames_together
 
 BLOCKS: tuple[Sizes, ...] = ((1, 2, 2), (2, 4, 4))
 SHAPES = [(6, 8, 8), (1, 1, 1), (5, 13, 6), (6, 8, 8), (9, 4, 20)]

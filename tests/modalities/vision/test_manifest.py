@@ -176,7 +176,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 
 def test_a_class_that_train_has_not(tmp_path: Path) -> None:
     table = [*rows(tmp_path), {"path": "pixels/0.png", "label": "emu", "split": "test"}]
-    with pytest.raises(ConfigError, match=r"test of manifest .* has classes that train has not: emu"):
+    with pytest.raises(ConfigError, match=r"test of data.file .* has classes that train has not: emu"):
         manifest(write(tmp_path, table))
 
 

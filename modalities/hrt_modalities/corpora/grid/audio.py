@@ -60,7 +60,7 @@ class GridAudioConfig(JoinableConfig):
         if splits.get("val"):
             self.needless("val", f"{self.root} has its own val")
         sounds = self.dataset(split, self.root, splits, texts=self.label == "text")
-        return self.strung(split, sounds, spaced=self.label == "characters")
+        return self.concatenated(split, sounds, spaced=self.label == "characters")
 
     def _words(self, sentence: Sentence) -> tuple[TimeSpan, ...]:
         """Words and silences."""

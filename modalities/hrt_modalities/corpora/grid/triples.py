@@ -18,9 +18,9 @@ from hrt_mm.data.tokenizer import Tokenizer
 from ...audio.audio import Audio
 from ...audio.intervals import SILENCE
 from ...audio.recordings import Recording, Recordings
+from ...common.media import limit_towers
 from ...common.splits import check_split
-from ...joint.limits import limit_towers
-from ...joint.noise import Babble, Kind, one_of, under, white
+from ...joint.noise import Babble, Kind, add_noise, one_of, white
 from ...video.cache import CacheConfig
 from ...video.clips import Clip, Clips
 from .audio import GridAudioConfig
@@ -186,8 +186,8 @@ class GridTriples(Dataset):
             return sound
         generator = torch.Generator().manual_seed(seed)
         if kind == "white":
-            return under(sound, white(sound, generator), decibels)
-        return under(sound, self.babble(sound, generator, self.origin[index] if self.training else None), decibels)
+            return add_noise(sound, white(sound, generator), decibels)
+        return add_noise(sound, self.babble(sound, generator, self.origin[index] if self.training else None), decibels)
 
     def describe(self, index: int) -> Mapping[str, str]:
         """The sentence, or the word."""

@@ -1,4 +1,4 @@
-"""What a reader of video files is, and what it gives.
+"""The interface of readers of video files.
 
 Shapes: N frames, H rows, W columns.
 """
@@ -16,7 +16,7 @@ from .index import FrameIndex
 
 
 class ReaderError(Exception):
-    """A reader cannot serve a file; another one may."""
+    """A reader cannot read a file; another one may."""
 
 
 class Reader(ABC):
@@ -25,10 +25,10 @@ class Reader(ABC):
     Args:
         path: the file.
         index: its frames.
-        size: rows and columns that frames are scaled to as they are decoded, before they are turned.
+        size: rows and columns to scale frames to, before they are turned upright.
 
     Raises:
-        ReaderError: it cannot serve the file.
+        ReaderError: it cannot read the file.
     """
 
     name: ClassVar[str]
@@ -41,12 +41,12 @@ class Reader(ABC):
         """Frames (H, W, 3) uint8 by number; those that cannot be decoded are left out.
 
         Args:
-            numbers: different numbers, ascending.
+            numbers: unique, ascending.
 
         Raises:
-            ReaderError: the reader gives up on the file.
+            ReaderError: the file cannot be read.
         """
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         return

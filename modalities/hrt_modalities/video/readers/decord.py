@@ -1,4 +1,4 @@
-"""The reader on decord: exact on files of a plain structure, so it is given these alone."""
+"""The reader on decord, for files of a simple structure, on which it is exact."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .index import FrameIndex
 from .plain import check_plain
 
 CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9"})
-"""What its FFmpeg, of 2018, decodes exactly."""
+"""What its FFmpeg of 2018 decodes exactly, by tests."""
 PADDED = frozenset({16, 24, 48, 72})
-"""Columns of frames that it makes wider than they are, and then cannot copy."""
+"""Widths at which it fails: it pads such frames and then cannot copy them."""
 
 
 class DecordReader(Reader):
-    """Refuses what decord may get wrong or crash on (:func:`~.plain.check_plain`), and some widths."""
+    """Refuses what decord may decode wrongly or crash on (:func:`~.plain.check_plain`), and some widths."""
 
     name = "decord"
 
@@ -53,7 +53,7 @@ class DecordReader(Reader):
         """Frames by number.
 
         Raises:
-            ReaderError: one cannot be decoded, or is another than was asked for.
+            ReaderError: one cannot be decoded, or is not the requested one.
         """
         if not numbers:
             return {}
@@ -72,6 +72,6 @@ class DecordReader(Reader):
 
 
 def _short(error: Exception) -> str:
-    """The first line without the times and the places in the library's source that it begins with."""
+    """The first line, without its prefix of times and source locations."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^(?:\S+\.cc:\d+: |\[[\d:]+\] )+", "", line)[:200]

@@ -1,4 +1,4 @@
-"""A video file that can be read by the numbers of frames, by time, or from beginning to end.
+"""A video file, read by frame numbers, by time, or from beginning to end.
 
 Shapes: N frames, H rows, W columns, always 3 channels.
 """
@@ -28,9 +28,9 @@ from .torchcodec import TorchcodecReader
 ReaderName = Literal["pyav", "decord", "torchcodec"]
 READERS: dict[str, type[Reader]] = {kind.name: kind for kind in (PyavReader, DecordReader, TorchcodecReader)}
 ORDER: tuple[ReaderName, ...] = ("pyav",)
-"""The readers that are tried, in order. PyAV serves every file, exactly; others are used when they are named."""
+"""The default readers, in order. PyAV reads every file exactly; the others are used if they are named."""
 _MAX_BYTES = 4 << 30
-"""Of the frames of one call."""
+"""Memory limit of the frames of one call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class DecodedFrames:
     Args:
         pixels_N3HW: uint8, upright.
         times_N: seconds from the beginning of the file, float64.
-        lost: frames that were asked for and could not be decoded; they are left out.
+        lost: requested frames that could not be decoded; they are left out.
     """
 
     pixels_N3HW: Tensor
@@ -49,18 +49,17 @@ class DecodedFrames:
 
 
 class VideoFile:
-    """Reads a file with the first reader that serves it exactly, and goes on with the next one where it fails.
+    """Reads a file with the first reader that reads it exactly, and falls back to the next one if that fails.
 
-    Readers are opened when frames are asked for: who needs the index alone does not pay for a decoder.
+    Readers are opened when frames are requested, so that the index alone needs no decoder.
 
     Args:
         path: the file.
-        name: what messages call it.
-        readers: which ones, in order.
-        side: frames are scaled down as they are decoded, until their shorter side has this many pixels.
-        max_pixels: of a frame; files of larger ones are refused.
-        square_pixels: whether frames of pixels that are not square (anamorphic video) are resampled to square ones,
-            as players show them: rows stay, and columns become more or fewer.
+        name: of the sample, for messages.
+        readers: names of readers, in order.
+        side: larger frames are scaled down until their shorter side has so many pixels.
+        max_pixels: of a frame; files with larger ones are refused.
+        square_pixels: resample the columns of anamorphic video to square pixels, as players do.
 
     Raises:
         BadSample: the file is no video, or its frames are too large.
@@ -91,29 +90,29 @@ class VideoFile:
         self._failures: dict[str, str] = {}
         self._left = list(readers)
         self._open: Reader | None = None
-        self._shown: np.ndarray | None = None
+        self._last_frame: np.ndarray | None = None
 
     @property
     def reader(self) -> str:
         """The reader in use.
 
         Raises:
-            BadSample: none can open the file; lists what each one said.
+            BadSample: none can open the file; lists their errors.
         """
         return self._reader().name
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of the frames that are given."""
+        """Rows and columns of upright frames."""
         rows, columns = self._stored
         return (columns, rows) if self.index.orientation.sideways else (rows, columns)
 
     def frames(self, numbers: Sequence[int]) -> DecodedFrames:
-        """Frames by number, in any order, repeats among them.
+        """Frames by number, in any order and with repetitions.
 
         Raises:
-            BadSample: a number is out of range, no reader can open the file (lists what each one said), none of the
-                frames can be decoded, or they need too much memory.
+            BadSample: a number is out of range, no reader can open the file (lists their errors), none of the frames
+                can be decoded, or they need too much memory.
         """
         unique = sorted(set(numbers))
         if unique and not 0 <= unique[0] <= unique[-1] < len(self.index):
@@ -133,7 +132,7 @@ class VideoFile:
         )
 
     def at(self, times: Sequence[float]) -> DecodedFrames:
-        """The frames that are shown at some seconds.
+        """The frames that are displayed at some times in seconds.
 
         Raises:
             BadSample: as :meth:`frames`.
@@ -141,14 +140,14 @@ class VideoFile:
         return self.frames([self.index.at(time) for time in times])
 
     def stream(self, numbers: Sequence[int] | None = None, block: int = 32) -> Iterator[DecodedFrames]:
-        """Frames in blocks, so that a file of any length needs little memory. A block may be empty.
+        """Frames in blocks, in constant memory. A block may be empty.
 
         Args:
             numbers: ascending; all when ``None``.
-            block: frames at once.
+            block: number of frames per block.
 
         Raises:
-            BadSample: as :meth:`frames`, but for blocks of which none can be decoded.
+            BadSample: as :meth:`frames`, except for blocks of which none can be decoded.
         """
         chosen = range(len(self.index)) if numbers is None else numbers
         for first in range(0, len(chosen), block):
@@ -160,21 +159,23 @@ class VideoFile:
             )
 
     def steady(self, numbers: Sequence[int]) -> Tensor:
-        """(N, 3, H, W) frames, one for each number: a frame that is broken is shown as the last one before it.
+        """(N, 3, H, W) frames, one for each number: broken ones repeat the last frame before them, or are black.
 
         Raises:
-            BadSample: as :meth:`frames`, but for broken frames; where there is none before them they are black.
+            BadSample: as :meth:`frames`, except for broken frames.
         """
         unique = sorted(set(numbers))
         decoded = self._read(unique)
         for number in unique:
             if number not in decoded:
-                decoded[number] = np.zeros((*self._stored, 3), np.uint8) if self._shown is None else self._shown
-            self._shown = decoded[number]
+                decoded[number] = (
+                    np.zeros((*self._stored, 3), np.uint8) if self._last_frame is None else self._last_frame
+                )
+            self._last_frame = decoded[number]
         return self._stack(decoded, numbers)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -197,7 +198,7 @@ class VideoFile:
                 self.close()
 
     def _reader(self) -> Reader:
-        """The one in use, or the next one that can open the file."""
+        """The reader in use, or the next one that can open the file."""
         while self._open is None and self._left:
             name = self._left.pop(0)
             try:

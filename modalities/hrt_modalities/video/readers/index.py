@@ -1,8 +1,8 @@
-"""What a video file holds: its frames by time.
+"""The index of a video file: its frames with their times.
 
-FFmpeg, through PyAV, walks over the packets of the file's video stream. So the times of frames are those that players
-use, whatever the header says of rate and length. The first frames are decoded to confirm what the packets say; the
-whole stream is where they leave doubt (:mod:`~hrt_modalities.video.readers.packets`).
+It comes from a walk over the packets of the video stream with FFmpeg (PyAV). The times of frames are therefore those
+that players use, whatever the header declares as rate and length. The first frames are decoded to confirm the packets,
+and the whole stream if they are inconsistent (:mod:`~hrt_modalities.video.readers.packets`).
 
 Shapes: N frames of the file.
 """
@@ -27,50 +27,50 @@ from hrt_mm.core.extras import needs_extra
 
 from ...common.file_cache import FileCache
 from .orientation import Orientation
-from .packets import NONE, PICTURES, Packets, SeekPlan, planned
+from .packets import NONE, PICTURES, Packets, SeekPlan, make_plan
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv", ".flv", ".wmv"}
 )
-"""Files that are videos by their name."""
+"""Suffixes of video files in folders."""
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,flv,asf,mxf,nut,ivf,h264,hevc,m4v,gif"
 """Containers that are opened. Those that name other files (playlists, concatenations) are not among them."""
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 MAX_PIXELS = 8192 * 8192
-"""Larger frames are not decoded; a small file can unpack to gigabytes."""
+"""Default limit of the pixels of a frame: a small file can decode to gigabytes."""
 _RESTART = 1.0
-"""Seconds that timestamps must go back for their clock to have started anew, as where streams are joined."""
+"""Timestamps that go back by so many seconds are taken for a restarted clock, as in joined streams."""
 _MOST_SECONDS = 1e7
-"""A longer video, of four months, has broken times."""
+"""Times of a video beyond four months are wrong."""
 _MOST_OBLONG = 16.0
-"""Pixels that are said to be further from squares are taken for squares: the header is broken."""
-_KEPT_FRAMES = 1_000_000
-"""Of the files whose index is kept in memory, 16 to 52 bytes each: training opens short files in every epoch."""
+"""Pixel aspect ratios beyond this are wrong; such pixels are taken for squares."""
+_CACHED_FRAMES = 1_000_000
+"""Frames of all indices in the cache, of 16 to 52 bytes each: training opens short files in every epoch."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameIndex:
-    """The frames of a file in the order in which they are shown.
+    """The frames of a file in presentation order.
 
     Args:
-        width: of the frames as they are stored.
-        height: the same.
-        orientation: what turns them upright.
-        pixel_aspect: width of a stored pixel over its height; 1 where pixels are square.
-        interlaced: whether the first frame holds two fields of different times.
-        codec: FFmpeg's name of it.
+        width: of the stored frames.
+        height: of the stored frames.
+        orientation: turns stored frames upright.
+        pixel_aspect: width of a stored pixel over its height; 1 for square pixels.
+        interlaced: whether the first frame has two fields of different times.
+        codec: FFmpeg's name of the codec.
         container: FFmpeg's names of the format.
-        times_N: seconds at which each is shown, float64, ascending; the first one at 0.
+        times_N: presentation time of each frame in seconds, float64, ascending from 0.
         keys: frames that the container flags as key frames, ascending.
-        seconds: how long the video lasts.
-        plan: how frames are found in the stream.
-        promised: frames that the header speaks of, where it does.
-        missing: how many of these are not there.
+        seconds: duration of the video.
+        plan: maps frames to packets.
+        declared: number of frames in the header, if there is one.
+        missing: how many of these the file lacks.
         sound: whether there is an audio track.
-        zero: seconds by the container's clock at which the first frame is shown; ``None`` where it has no time.
-        chapters: seconds at which chapters start, where the file marks them.
+        zero: presentation time of the first frame by the container's clock in seconds; ``None`` if it has none.
+        chapters: start times of chapters in seconds, if the file has any.
     """
 
     width: int
@@ -84,7 +84,7 @@ class FrameIndex:
     keys: tuple[int, ...]
     seconds: float
     plan: SeekPlan
-    promised: int | None
+    declared: int | None
     missing: int
     sound: bool
     zero: Fraction | None = None
@@ -109,35 +109,35 @@ class FrameIndex:
         return height, width
 
     def upright(self, side: int | None = None, *, square_pixels: bool = True) -> tuple[int, int]:
-        """Rows and columns of the frames that are given; arguments as those of :meth:`stored`."""
+        """Rows and columns of upright frames; arguments as those of :meth:`stored`."""
         height, width = self.stored(side, square_pixels=square_pixels)
         return (width, height) if self.orientation.sideways else (height, width)
 
     @property
     def rate(self) -> float:
-        """Frames a second, on average."""
+        """Average frames per second."""
         return len(self) / self.seconds
 
     def at(self, seconds: float) -> int:
-        """The frame that is shown at a time; the first one before it, the last one after the end."""
-        # Times in tables are rounded: a frame that begins within a tenth of a millisecond is on.
+        """The frame that is displayed at a time; the first one before the beginning, the last one after the end."""
+        # Times in tables are rounded, so a frame counts from a tenth of a millisecond before it begins.
         position = int(torch.searchsorted(self.times_N, seconds + 1e-4, right=True)) - 1
         return min(max(0, position), len(self) - 1)
 
 
-_INDICES: FileCache[FrameIndex] = FileCache(len, _KEPT_FRAMES)
+_INDICES: FileCache[FrameIndex] = FileCache(len, _CACHED_FRAMES)
 
 
 def read_index(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> FrameIndex:
-    """The frames of a file. It is not read again as long as its size and its time of change stay.
+    """The frames of a file, cached as long as its size and modification time stay the same.
 
     Args:
         path: the file.
-        name: what messages call it.
+        name: of the sample, for messages.
         max_pixels: of a frame; larger ones are refused.
 
     Raises:
-        BadSample: the file is missing, empty, no video, sound alone, without frames, or its frames are too large or
+        BadSample: the file is missing, empty, no video, has sound only or no frames, or its frames are too large or
             have neither times nor a rate.
     """
     return _INDICES.get(path, name, lambda: _read(path, name, max_pixels), max_pixels)
@@ -156,13 +156,14 @@ def _read(path: Path, name: str, max_pixels: int) -> FrameIndex:
             if width * height > max_pixels:
                 raise BadSample(name, f"{width}x{height} pixels a frame are more than data.max_pixels={max_pixels}")
             packets = Packets.of(container, stream)
-            chapters = _chapters(container)
+            marks = (float(mark["start"] * mark["time_base"]) for mark in container.chapters() if mark["time_base"])
+            chapters = tuple(sorted({start for start in marks if start >= 0}))
             sound = any(other.codec_context is not None for other in container.streams.audio)
         if not len(packets):
             raise BadSample(name, "has no frames; remove it, or fetch it again")
         with opened(path, name) as container:
             stream = video_stream(container, name)
-            plan, first = planned(packets, container, stream)
+            plan, first = make_plan(packets, container, stream)
             if not len(plan.order_N):
                 raise BadSample(name, "none of its frames can be decoded; fetch it again, or convert it to mp4")
             times, seconds = _times(plan, packets, stream, name)
@@ -174,11 +175,15 @@ def _read(path: Path, name: str, max_pixels: int) -> FrameIndex:
             interlaced = first is not None and bool(first.interlaced_frame)
             if interlaced:
                 _warn_of_fields(name)
+            # A wrong aspect ratio would stretch frames beyond any memory.
+            aspect = float(stream.sample_aspect_ratio or 1)
+            stamps = None if plan.counted else _stamps(plan.order_N, packets)
+            zero = None if stamps is None else int(stamps[: PICTURES + 1].min()) * Fraction(stream.time_base)
             return FrameIndex(
                 width,
                 height,
                 Orientation() if first is None else Orientation.of(first),
-                _pixel_aspect(stream),
+                aspect if 1 / _MOST_OBLONG <= aspect <= _MOST_OBLONG else 1.0,
                 interlaced,
                 stream.codec_context.codec.canonical_name,
                 container.format.name,
@@ -189,7 +194,7 @@ def _read(path: Path, name: str, max_pixels: int) -> FrameIndex:
                 int(stream.frames) or None,
                 _missing(packets, stream, container.format.name),
                 sound,
-                _zero(plan, packets, stream),
+                zero,
                 chapters,
             )
     except av.FFmpegError as error:
@@ -200,7 +205,7 @@ _warned = False
 
 
 def _warn_of_fields(name: str) -> None:
-    """Once a process: data sets may have thousands of such files."""
+    """Warns once per process, because a dataset may have thousands of such files."""
     global _warned
     if not _warned:
         log.warning("%s: is interlaced, so frames show two fields woven; deinterlace it, and others like it", name)
@@ -209,7 +214,7 @@ def _warn_of_fields(name: str) -> None:
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[Any]:
-    """A container for reading, of a kind that leads to no other file.
+    """An open container, of a format that does not refer to other files.
 
     Raises:
         BadSample: the file is missing, empty or no video.
@@ -223,7 +228,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
     except OSError as error:
         raise BadSample(name, f"cannot be read: {error.strerror}") from error
     try:
-        # An absolute path: names such as "concat:a|b" are orders to FFmpeg.
+        # An absolute path, because FFmpeg takes names such as "concat:a|b" for commands.
         container = av.open(str(path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -235,7 +240,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
 
 
 def video_stream(container: Any, name: str) -> Any:
-    """The first video stream of a container that is no cover picture.
+    """The first video stream of a container that is not a cover picture.
 
     Raises:
         BadSample: there is none.
@@ -252,11 +257,11 @@ def video_stream(container: Any, name: str) -> Any:
 
 
 def _times(plan: SeekPlan, packets: Packets, stream: Any, name: str) -> tuple[np.ndarray, float]:
-    """When each frame is shown, ascending, and how long the video lasts."""
+    """Presentation times of frames, ascending, and the duration of the video."""
     rate, unit = _rate(stream), float(stream.time_base)
     frames = len(plan.order_N)
     stamps = None if plan.counted else _stamps(plan.order_N, packets)
-    # Some repeats are decoders' slips; where most frames share a time, there is none.
+    # Decoders repeat some timestamps by mistake. If most are repeated, frames have no times.
     if stamps is None or len(np.unique(stamps)) < frames // 2 + 1:
         if rate is None:
             raise BadSample(name, "its frames have no times and its header gives no frame rate; convert it to mp4")
@@ -270,24 +275,18 @@ def _times(plan: SeekPlan, packets: Packets, stream: Any, name: str) -> tuple[np
 
 
 def _stamps(order_N: np.ndarray, packets: Packets) -> np.ndarray | None:
-    """Timestamps of frames. A stream that has those of decoding alone (AVI) shows a frame at each of them."""
+    """Timestamps of frames. Streams with decoding timestamps only (AVI) display a frame at each of them."""
     if not (packets.pts[order_N] == NONE).any():
         return packets.pts[order_N]
     dts = packets.dts[order_N]
     return None if (dts == NONE).any() else np.sort(dts)
 
 
-def _zero(plan: SeekPlan, packets: Packets, stream: Any) -> Fraction | None:
-    """The container's time of the first frame that can be decoded."""
-    stamps = None if plan.counted else _stamps(plan.order_N, packets)
-    return None if stamps is None else int(stamps[: PICTURES + 1].min()) * Fraction(stream.time_base)
-
-
 def _ascending(times_N: np.ndarray, usual: float) -> np.ndarray:
-    """Times of which each is later than the one before.
+    """Strictly ascending times.
 
-    Those that are out of order (timestamps of decoding in place of those of presentation) are sorted, repeats are
-    spread, and where a clock starts anew (streams that were joined) time goes on.
+    Times out of order (decoding instead of presentation timestamps) are sorted, repeated ones are spread evenly up to
+    the next one, and after a restart of the clock (joined streams) time continues.
     """
     if (np.diff(times_N) > 0).all():
         return times_N
@@ -296,6 +295,7 @@ def _ascending(times_N: np.ndarray, usual: float) -> np.ndarray:
         parts.append(np.sort(part) - part.min() + offset)
         offset = float(parts[-1][-1]) + usual
     times_N = np.concatenate(parts)
+    # The first of each run of equal times stays; the others are interpolated up to the next.
     fresh = np.flatnonzero(np.concatenate([[True], np.diff(times_N) > 0]))
     return np.interp(np.arange(len(times_N)), [*fresh.tolist(), len(times_N)], [*times_N[fresh].tolist(), offset])
 
@@ -305,40 +305,29 @@ def _rate(stream: Any) -> float | None:
     return next((float(rate) for rate in rates if rate and 1e-3 < rate < 1e5), None)
 
 
-def _pixel_aspect(stream: Any) -> float:
-    """Width of a pixel over its height."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    return aspect if 1 / _MOST_OBLONG <= aspect <= _MOST_OBLONG else 1.0
-
-
-def _chapters(container: Any) -> tuple[float, ...]:
-    starts = {float(mark["start"] * mark["time_base"]) for mark in container.chapters() if mark["time_base"]}
-    return tuple(sorted(start for start in starts if start >= 0))
-
-
 def _missing(packets: Packets, stream: Any, container: str) -> int:
-    """Frames that the header speaks of and that are not there."""
-    promised = int(stream.frames)
-    if promised and container == "avi" and (packets.dts != NONE).all():
-        # It counts what is due, not what is there: a frame may last longer than one.
-        return max(0, promised - int(packets.dts.max()) - 1)
+    """Number of frames that the header declares and the file lacks."""
+    declared = int(stream.frames)
+    if declared and container == "avi" and (packets.dts != NONE).all():
+        # The header of AVI counts frame periods, and a frame may last several.
+        return max(0, declared - int(packets.dts.max()) - 1)
     timed = packets.pts != NONE
     if not timed.any():
-        return max(0, promised - len(packets))
+        return max(0, declared - len(packets))
     end = int((packets.pts + packets.durations)[timed].max())
     length = float(packets.durations[timed].mean())
-    if promised and stream.duration and length:
-        # Edit lists leave frames out: then the length tells, not the number.
+    if declared and stream.duration and length:
+        # Edit lists drop frames; then the duration counts instead of the number.
         gap = int((stream.duration - end + min(0, int(packets.pts[timed].min()))) / length)
-        is_complete = abs(promised * length - stream.duration) < 0.2 * stream.duration
-        return max(0, promised - len(packets) if is_complete else min(promised - len(packets), gap)) if gap > 0 else 0
-    if promised:
-        return max(0, promised - len(packets))
+        is_complete = abs(declared * length - stream.duration) < 0.2 * stream.duration
+        return max(0, declared - len(packets) if is_complete else min(declared - len(packets), gap)) if gap > 0 else 0
+    if declared:
+        return max(0, declared - len(packets))
     ends = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     rate = _rate(stream)
     if ends is None or rate is None:
         return 0
     hours, minutes, seconds = ends.groups()
-    # Rounded down, and more than two: rounded times must not make frames out of nothing.
+    # Rounded down, and at least three, because durations in headers are rounded.
     due = (3600 * int(hours) + 60 * int(minutes) + float(seconds) - float(end * stream.time_base)) * rate
     return int(due * 0.99) if due > 2 else 0

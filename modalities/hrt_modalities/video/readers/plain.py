@@ -1,8 +1,8 @@
-"""Files that readers with an index of their own give exactly: those of which nothing can be misread.
+"""Selects the files that decord and torchcodec decode exactly.
 
-decord and torchcodec seek by key frames and timestamps. They give wrong frames, or the right ones at wrong places,
-where leading pictures follow a key frame (open GOP), timestamps are those of decoding (AVI), or a file consists of
-fragments. Tests compare both with PyAV over codecs and containers.
+Both seek by key frames and timestamps. They return wrong frames, or frames at wrong times, if leading pictures follow a
+key frame (open GOP), timestamps are those of decoding (AVI), or a file is fragmented. Tests compare both with PyAV over
+codecs and containers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CONTAINERS = frozenset({_MP4, "matroska,webm"})
 
 
 def check_plain(path: Path, index: FrameIndex, codecs: Collection[str]) -> None:
-    """Refuses a file whose frames a reader with an index of its own may confuse.
+    """Refuses files that decord or torchcodec may decode wrongly.
 
     Args:
         path: the file.
         index: its frames.
-        codecs: those that tests have shown the reader to decode exactly.
+        codecs: those that the reader decodes exactly, by tests.
 
     Raises:
-        ReaderError: the file cannot be read.
+        ReaderError: the file is refused.
     """
     if index.codec not in codecs:
         raise ReaderError(f"is not given {index.codec}")
@@ -49,12 +49,13 @@ def check_plain(path: Path, index: FrameIndex, codecs: Collection[str]) -> None:
 
 
 def _closed(index: FrameIndex) -> bool:
-    """Whether nothing that follows a key frame in the file is shown before it."""
+    """Whether all GOPs are closed: no frame after a key frame in the file is displayed before it."""
     plan = index.plan
     keys_P = plan.order_N[list(index.keys)]
+    # For each packet, the first frame in presentation order among it and those after it.
     earliest_P = np.minimum.accumulate(plan.frames_P[::-1])[::-1]
-    true = np.isin(keys_P, plan.entries_E) | (keys_P == 0)
-    return bool(true.all() and (earliest_P[keys_P] == plan.frames_P[keys_P]).all())
+    is_entry = np.isin(keys_P, plan.entries_E) | (keys_P == 0)
+    return bool(is_entry.all() and (earliest_P[keys_P] == plan.frames_P[keys_P]).all())
 
 
 def _fragmented(path: Path) -> bool:

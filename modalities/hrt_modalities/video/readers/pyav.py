@@ -1,4 +1,4 @@
-"""The reader on PyAV: opens everything that its FFmpeg knows, and gives what decoding from the beginning gives."""
+"""The reader on PyAV: opens every format of its FFmpeg, and returns the frames that decoding from the start gives."""
 
 from __future__ import annotations
 
@@ -19,27 +19,25 @@ from .index import OPTIONS, FrameIndex, video_stream
 from .packets import NONE, decoded, numbered
 
 _NEAR = 8
-"""An entry point that lies fewer packets ahead is reached by decoding on: a seek takes longer."""
-
-
+"""Entry points fewer packets ahead are reached by decoding on, which is faster than a seek."""
 _FRAME_BY_FRAME = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
-"""Containers that store frames apart from each other, so that a packet that is cut off is one frame."""
+"""Containers that store frames separately, so that a truncated packet is one frame."""
 _I_PICTURE = 1
 _BEFORE = -1
-"""What a stream without its beginning lacks, as a packet."""
+"""Stands for the missing packets before a stream that begins within a group of pictures."""
 _FAILURES = 8
-"""After so many seeks that fail, none is tried."""
+"""After so many failed seeks, no more are tried."""
 
 
-class _Astray(Exception):
-    """Decoding from an entry point does not give what decoding from the beginning does."""
+class _MismatchError(Exception):
+    """Decoding from an entry point differs from decoding from the beginning."""
 
 
 class PyavReader(Reader):
-    """Decodes on to frames that lie ahead, and seeks to an entry point for others.
+    """Decodes on to frames ahead, and seeks to an entry point for others.
 
-    Packets that are read after a seek are compared with those of the index, so that a container that lands elsewhere
-    is noticed. Frames that may refer to broken or missing ones, up to the next key frame, are not given.
+    Packets after a seek are compared with the index, which detects a seek to the wrong place. Frames that may refer to
+    broken or missing ones, up to the next key frame, are left out.
     """
 
     name = "pyav"
@@ -51,33 +49,36 @@ class PyavReader(Reader):
         self.path, self.index, self.size = path, index, size
         self._plan = index.plan
         self._container: Any = None
-        # Kept over frames: making one takes longer than a small frame takes to decode.
+        # One for all frames, because making one takes longer than decoding a small frame.
         self._reformat = VideoReformatter()
         larger = size[0] > index.height or size[1] > index.width
         self._scaling = "AREA" if size != (index.height, index.width) and not larger else "BILINEAR"
         self._broken: set[int] = set()
-        """Entry points that cannot be decoded, or that the container does not lead to."""
+        """Entry points that cannot be decoded, or that no seek leads to."""
         sums_E = self._plan.sums_P[self._plan.entries_E].tolist()
         stamps = (dts if pts == NONE else pts for pts, dts in self._plan.stamps_E2.tolist())
         self._entry_numbers = {entry: number for number, entry in enumerate(zip(stamps, sums_E, strict=True))}
         self._starts = frozenset(self._plan.firsts_E.tolist())
         self._seeks = len(self._entry_numbers) == len(self._plan.entries_E) > 0
-        """Whether seeks may be tried."""
+        """Whether to try seeks."""
         self._losses = False
-        """Whether decoding from the beginning has confirmed that frames are missing."""
+        """Whether decoding from the beginning confirmed that frames are missing."""
         self._open()
 
     def read(self, numbers: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by number; those that are broken, or may refer to broken ones, are left out.
 
         Raises:
-            ReaderError: frames come out in another order than their times are in, or the file has changed.
+            ReaderError: the decoder outputs frames in another order than that of their times, or the file has changed.
         """
         decoded: dict[int, np.ndarray] = {}
+        rows, columns = self.size
         for number in numbers:
             frame = self._frame(number)
             if frame is not None:
-                decoded[number] = self._pixels(frame)
+                # One thread: waking others takes ten times as long as a small frame, and there are workers anyway.
+                scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
+                decoded[number] = scaled.to_ndarray()
         return decoded
 
     def close(self) -> None:
@@ -87,26 +88,26 @@ class PyavReader(Reader):
             self._container = None
 
     def _frame(self, number: int) -> Any:
-        """The frame of a number, ``None`` where it cannot be decoded."""
+        """The frame of a number; ``None`` if it cannot be decoded."""
         while True:
             try:
                 if not self._ahead(number):
                     self._enter(number)
                 frame = self._forward(number)
                 if frame is None and self._entered >= 0 and not self._losses:
-                    # Decoding from the beginning tells whether it is missing there too.
+                    # Decoding from the beginning shows whether the seek is to blame.
                     self._open()
                     frame = self._forward(number)
                     self._seeks, self._losses = frame is None, True
                 return frame
-            except _Astray as error:
+            except _MismatchError as error:
                 if self._entered < 0:
                     raise ReaderError(str(error)) from error
                 self._seeks = False
                 self._open()
 
     def _open(self) -> None:
-        """Starts at the beginning."""
+        """Opens the file at its beginning."""
         with needs_extra("video"):
             import av
 
@@ -120,29 +121,29 @@ class PyavReader(Reader):
         self._start(numbered(self._container, self._stream), -1)
 
     def _start(self, packets: Iterator[tuple[int, Any]], entered: int) -> None:
-        """Decodes from some packets on; ``entered`` is their entry point, or -1."""
+        """Starts to decode packets; ``entered`` is their entry point, or -1."""
         self._entered, self._next = entered, 0 if entered < 0 else int(self._plan.entries_E[entered])
         self._first = 0 if entered < 0 else int(self._plan.firsts_E[entered])
         self._at = self._first - 1
         self._last: Any = None
         self._frames = self._decoded(packets)
         self._damage = {_BEFORE} if entered < 0 and self._plan.headless else set()
-        """Packets whose frames are broken or missing, and that later frames may refer to."""
+        """Packets with broken or missing frames that later frames may refer to."""
 
     def _ahead(self, number: int) -> bool:
-        """Whether decoding on leads to a frame, and not by a longer way than from an entry point."""
+        """Whether to decode on to a frame, rather than from an entry point."""
         if number <= self._at:
             return number == self._at and self._last is not None
         entry = self._entry(number)
         return entry < 0 or int(self._plan.entries_E[entry]) < self._next + _NEAR
 
     def _entry(self, number: int) -> int:
-        """The last entry point that leads to a frame; -1 for the beginning, and where that entry point is broken."""
+        """The last usable entry point before a frame; -1 for the beginning."""
         entry = self._plan.entry(number) if self._seeks else -1
         return -1 if entry in self._broken else entry
 
     def _enter(self, number: int) -> None:
-        """Starts at the last entry point that leads to a frame, or at the beginning."""
+        """Starts at the last entry point before a frame, or at the beginning."""
         entry = self._entry(number)
         if entry >= 0:
             if self._seek(entry):
@@ -152,11 +153,11 @@ class PyavReader(Reader):
         self._open()
 
     def _seek(self, entry: int) -> bool:
-        """Starts at an entry point; false where the container does not lead to it, or it cannot be decoded."""
+        """Starts at an entry point; false if no seek leads to it, or it cannot be decoded."""
         with needs_extra("video"):
             import av
 
-        # Containers without an index of their own may land a little late, so the one before is the last resort.
+        # Seeks in containers without an index may land late, so the entry point before is the last resort.
         for stamp in dict.fromkeys(self._plan.stamps_E2[[entry, max(0, entry - 1)]].flatten().tolist()):
             if stamp == NONE:
                 continue
@@ -172,7 +173,7 @@ class PyavReader(Reader):
         return False
 
     def _from(self, entry: int) -> Iterator[tuple[int, Any]] | None:
-        """Packets from an entry point on, where the container has landed before it."""
+        """Packets from an entry point on, if the seek landed before it."""
         packets = (packet for _, packet in numbered(self._container, self._stream))
         for packet in packets:
             stamp = packet.dts if packet.pts is None else packet.pts
@@ -181,11 +182,11 @@ class PyavReader(Reader):
                 number = int(self._plan.entries_E[entry])
                 return enumerate(chain([packet], packets), number) if position == entry else None
             if packet.size and packet.has_sidedata("new_extradata"):
-                return None  # parameters that a decoder must see
+                return None  # new parameters, which the decoder must not miss
         return None
 
     def _forward(self, number: int) -> Any:
-        """The frame of a number, where decoding on leads to it and it is whole."""
+        """The frame of a number if decoding on leads to it and it is intact."""
         while self._at < number:
             output = next(self._frames, None)
             if output is None:
@@ -194,26 +195,29 @@ class PyavReader(Reader):
         return self._last if self._at == number else None
 
     def _decoded(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Numbers of frames from here to the end, with the frames that are whole.
+        """Numbers of frames from here to the end, each with the frame, or ``None`` if it is damaged.
 
-        A frame waits until those that are stored before it have come out: whether they are broken is known then.
+        A frame waits until all frames decoded before it are output, which shows whether they are damaged.
         """
+        plan = self._plan
         waiting: deque[tuple[int, int, Any]] = deque()
         for number, packet, frame in self._outputs(packets):
             if frame.is_corrupt:
                 self._damage.add(packet)
             elif packet not in self._damage and (number in self._starts or self._restarts(frame)):
                 while waiting:
-                    yield self._judged(*waiting.popleft())
-                self._recover(number, packet)
+                    yield self._checked_frame(*waiting.popleft())
+                # Nothing after a key frame refers to what is stored before it, nor to what is displayed before it.
+                later = () if plan.counted else (damaged for damaged in self._damage if damaged > packet)
+                self._damage = {damaged for damaged in later if plan.frames_P[damaged] > number}
             waiting.append((number, packet, frame))
-            while waiting and self._plan.latest(waiting[0][0]) <= number:
-                yield self._judged(*waiting.popleft())
+            while waiting and plan.latest(waiting[0][0]) <= number:
+                yield self._checked_frame(*waiting.popleft())
         while waiting:
-            yield self._judged(*waiting.popleft())
+            yield self._checked_frame(*waiting.popleft())
 
     def _outputs(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
-        """Numbers, packets and frames as they come out, ascending."""
+        """Numbers, packets and frames in the order of output, ascending."""
         plan, last, count = self._plan, self._first - 1, 0
         for packet, frame in decoded(self._checked(packets), self._stream.codec_context):
             if frame is None:
@@ -226,41 +230,28 @@ class PyavReader(Reader):
             if number <= last:
                 if self._damage:
                     continue
-                raise _Astray("its frames come out of the decoder in another order than their times are in")
+                raise _MismatchError("its frames come out of the decoder in another order than their times are in")
             if not plan.counted:
                 self._damage.update(plan.order_N[last + 1 : number].tolist())
             last = number
             yield number, packet, frame
 
     def _restarts(self, frame: Any) -> bool:
-        """Whether the decoder takes a frame for one that needs none before it."""
+        """Whether the decoder marks a frame as independent of those before it."""
         return bool(frame.key_frame) or (_BEFORE in self._damage and frame.pict_type == _I_PICTURE)
 
-    def _recover(self, number: int, packet: int) -> None:
-        """Ends the damage before a key frame: nothing after it refers to what is stored or shown before it."""
-        plan = self._plan
-        after = set() if plan.counted else {damaged for damaged in self._damage if damaged > packet}
-        self._damage = {damaged for damaged in after if plan.frames_P[damaged] > number}
-
-    def _judged(self, number: int, packet: int, frame: Any) -> tuple[int, Any]:
-        """A frame, unless it or what it may refer to is broken."""
+    def _checked_frame(self, number: int, packet: int, frame: Any) -> tuple[int, Any]:
+        """A frame, or ``None`` if it or one that it may refer to is damaged."""
         return number, None if any(damaged <= packet for damaged in self._damage) else frame
 
     def _checked(self, packets: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """Packets that are those of the index."""
+        """Packets, compared with those of the index."""
         sums_P = self._plan.sums_P
         for number, packet in packets:
             if number >= len(sums_P) or zlib.crc32(memoryview(packet)) != int(sums_P[number]):
-                raise _Astray("its packets are others than when it was indexed; has the file changed?")
+                raise _MismatchError("its packets are others than when it was indexed; has the file changed?")
             self._next = number + 1
-            # Elsewhere the flag may be of what precedes a frame, or of many frames at once.
+            # In other containers the flag may concern data before the frame, or many frames at once.
             if packet.is_corrupt and self.index.container in _FRAME_BY_FRAME:
                 self._damage.add(number)
             yield number, packet
-
-    def _pixels(self, frame: Any) -> np.ndarray:
-        rows, columns = self.size
-        # One thread: waking others takes ten times as long as a small frame, and workers read side by side anyway.
-        scaled = self._reformat.reformat(frame, columns, rows, "rgb24", interpolation=self._scaling, threads=1)
-        pixels: np.ndarray = scaled.to_ndarray()
-        return pixels

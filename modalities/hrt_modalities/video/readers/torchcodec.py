@@ -1,4 +1,4 @@
-"""The reader on torchcodec (the extra ``torchcodec``), where it finds FFmpeg's libraries on the machine."""
+"""The reader on torchcodec (the extra ``torchcodec``), which needs FFmpeg's libraries on the machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .index import FrameIndex
 from .plain import check_plain
 
 CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "vp8", "vp9", "av1", "mjpeg"})
-"""What it is known to decode exactly."""
+"""What it decodes exactly, by tests."""
 
 
 class TorchcodecReader(Reader):
-    """Decodes on the CPU; in training, workers have no business on a GPU. Refuses what it may get wrong, as decord."""
+    """Decodes on the CPU, as the GPU is busy training. Refuses files as decord does (:func:`~.plain.check_plain`)."""
 
     name = "torchcodec"
 
@@ -59,6 +59,6 @@ class TorchcodecReader(Reader):
 
 
 def _short(error: Exception) -> str:
-    """The first line, and the one after it where that is the reason."""
+    """The first line, and the second one if the first ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
