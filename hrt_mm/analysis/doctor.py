@@ -40,18 +40,15 @@ def has_amx() -> bool:
     return bool(probe and probe())
 
 
-def _probe(dtype: torch.dtype, device: str, lengths: list[int]) -> Call:
-    spans = Spans.from_lengths(lengths, device)
-    q_THD = torch.zeros(spans.total, 1, 16, dtype=dtype, device=device)
-    return Call(q_THD, q_THD, q_THD, spans, spans, (-1, -1), 0.25)
-
-
 def backend_table() -> list[tuple[str, str, dict[str, str]]]:
     """Precision, the attention backend that serves it, and why backends of higher priority do not."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
+    # Ragged runs, which every backend that serves equal ones has to serve as well.
+    spans = Spans.from_lengths([3, 2], device)
     for dtype in (torch.float32, torch.bfloat16):
-        call = _probe(dtype, device, [3, 2])
+        q_THD = torch.zeros(spans.total, 1, 16, dtype=dtype, device=device)
+        call = Call(q_THD, q_THD, q_THD, spans, spans, (-1, -1), 0.25)
         name = choose(call).name
         reasons = {
             backend.name: reason for backend in BACKENDS.values() if (reason := backend.why_not(call)) is not None
@@ -66,7 +63,8 @@ def report() -> str:
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         lines.append(f"            compute capability {major}.{minor}, CUDA {torch.version.cuda}")
-    lines.append(f"bf16        {'in hardware' if _bf16() else 'not in hardware: training runs in float32'}")
+    bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_amx()
+    lines.append(f"bf16        {'in hardware' if bf16 else 'not in hardware: training runs in float32'}")
     lines += [f"{name:<12}{version}" for name, version in versions().items()]
     for dtype, chosen, reasons in backend_table():
         lines.append(f"attention   {dtype}: {chosen}")
@@ -76,7 +74,3 @@ def report() -> str:
         if extra not in _FOR_DEVELOPMENT and (names := missing_libraries(extra)):
             lines.append(f"extra       {extra}: {', '.join(names)} not installed")
     return "\n".join(lines)
-
-
-def _bf16() -> bool:
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_amx()

@@ -64,6 +64,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    if isinstance(getattr(args, "split", None), str):
+        # Imported here: a command that reads no data starts faster without it.
+        from ..data.splits import split_name
+
+        # Every command takes the names that folders and tables may have, such as dev; others are left to the data.
+        args.split = split_name(args.split) or args.split
     for name, value in vars(args).items():
         # The shell does not expand --out=~/x.
         setattr(args, name, _expand_home(value))

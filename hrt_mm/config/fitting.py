@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from .allowed import Allowed
 from .messages import Problem
@@ -61,10 +60,14 @@ def _fit(node: Node, schemas: list[Schema], path: Keys, problems: list[Problem])
             node.value = None
         return
     kinds = {schema.get("type") for schema in schemas}
-    if is_path or (_is_free_text(schemas) and not kinds & {"integer", "number", "boolean"}):
+    free_text = any(
+        schema.get("type") == "string" and not schema.keys() & {"const", "enum", "pattern"} for schema in schemas
+    )
+    if is_path or (free_text and not kinds & {"integer", "number", "boolean"}):
         node.value = node.text
-    elif isinstance(node.value, float) and "integer" in kinds and "number" not in kinds:
-        node.value = _to_integer(node.value, str(node.text))
+    elif isinstance(node.value, float) and "integer" in kinds and "number" not in kinds and node.value.is_integer():
+        # 1e4 is meant as a whole number; 10000.0 may be a mistake, which validation reports.
+        node.value = int(node.value) if "e" in str(node.text).lower() else node.value
 
 
 def _as_path(node: Node, path: Keys, problems: list[Problem]) -> str:
@@ -76,14 +79,3 @@ def _as_path(node: Node, path: Keys, problems: list[Problem]) -> str:
             fix = f"write ${{{match[1]}}} for the environment variable"
             problems.append(Problem(node.mark, path, f"{text!r} has ${match[1]}, which is not replaced here; {fix}"))
     return os.path.expanduser(text)
-
-
-def _is_free_text(schemas: list[Schema]) -> bool:
-    return any(
-        schema.get("type") == "string" and not schema.keys() & {"const", "enum", "pattern"} for schema in schemas
-    )
-
-
-def _to_integer(value: float, text: str) -> Any:
-    """Converts ``1e4`` to an integer. ``10000.0`` is left as it is."""
-    return int(value) if "e" in text.lower() and value.is_integer() else value

@@ -82,7 +82,11 @@ def load_layers(
     extends = node.value.pop("extends", None)
     base: Node | None = None
     for name in _names(extends, problems):
-        layer = load_layers(_extended(name, path), problems, deprecated, (*opened, resolved))
+        try:
+            file = find_config(str(name.value), path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{name.mark}: extends: {error}") from error
+        layer = load_layers(file, problems, deprecated, (*opened, resolved))
         base = layer if base is None else merge(base, layer)
     return node if base is None else merge(base, node)
 
@@ -108,10 +112,3 @@ def _names(extends: Node | None, problems: list[Problem]) -> list[Node]:
             text = "expected a path, a packaged name, or a list of them"
             problems.append(Problem(name.mark, ("extends",), text))
     return result
-
-
-def _extended(name: Node, by: Path) -> Path:
-    try:
-        return find_config(str(name.value), by.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{name.mark}: extends: {error}") from error

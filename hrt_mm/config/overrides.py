@@ -42,13 +42,15 @@ def parse(text: str, problems: list[Problem]) -> Override | None:
     if any("\ud800" <= char <= "\udfff" for char in text):
         problems.append(Problem(mark, (), "is not valid UTF-8; give the file or folder another name"))
         return None
-    return Override(text, keys, _value(value.strip(), mark, problems))
-
-
-def _value(text: str, mark: str, problems: list[Problem]) -> Node:
-    if text.startswith(("[", "{", '"', "'")) or "\n" in text:
-        return read(text, mark, problems, numbered=False)
-    return Node(HOME, mark, plain=True) if text == HOME else plain_node(text, mark)
+    value = value.strip()
+    if value.startswith(("[", "{", '"', "'")) or "\n" in value:
+        node = read(value, mark, problems, numbered=False)
+    elif value == HOME:
+        # YAML reads ~ as null, but where a path is expected it is the home folder; the schema decides later.
+        node = Node(HOME, mark, plain=True)
+    else:
+        node = plain_node(value, mark)
+    return Override(text, keys, node)
 
 
 def apply(root: Node, texts: Sequence[str], problems: list[Problem], deprecated: DeprecatedKeys | None = None) -> Node:

@@ -70,7 +70,9 @@ def compose(
         properties[name] = {"description": field.description, **body}
     if several is not False:
         tower = {name: properties[name] for name in TowerConfig.model_fields}
-        properties["towers"] = {"description": towers.description, **_by_name(tower)}
+        item = {"type": "object", "properties": tower, "required": list(tower), "additionalProperties": False}
+        several_items = {"type": "object", "minProperties": 2, "additionalProperties": item}
+        properties["towers"] = {"description": towers.description, **several_items}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hrt-mm run",
@@ -116,14 +118,3 @@ def _own_data(modality: str, options: list[Schema]) -> Schema:
 def _joint_data(options: list[Schema]) -> Schema:
     """The condition that towers have a dataset of several modalities."""
     return {"if": {"required": ["towers"]}, "then": {"properties": {"data": {"anyOf": options}}}}
-
-
-def _by_name(properties: Schema) -> Schema:
-    """Two or more maps with these properties, under any names."""
-    item = {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-    return {"type": "object", "minProperties": 2, "additionalProperties": item}

@@ -12,11 +12,28 @@ from pathlib import Path
 from ..core.errors import printable
 from .duplicates import Limits, same_content
 
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+"""By split, the names that stand for it in folders, in tables and on the command line, in any case."""
+_SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 MAX_EXAMPLES = 5
 """Maximum number of examples in a warning."""
 _MISSING_VALUES = frozenset(
     ("NaN", "nan", "NAN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a", "NaT", "undefined")
 )
+
+
+def split_name(name: str) -> str | None:
+    """The split that a name stands for: ``train``, ``val``, ``test``, or ``None`` for another name."""
+    return _SPLIT_OF.get(name.strip().lower())
+
+
+def split_name_forms() -> str:
+    """The names that splits may have, for messages."""
+    return "; ".join(f"{split} (or {', '.join(names[1:])})" for split, names in SPLIT_NAMES.items())
 
 
 @dataclass(frozen=True)

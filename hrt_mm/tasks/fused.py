@@ -26,7 +26,7 @@ from .encoding import check_reads
 from .fusion import Experts, Fusion, TowerStream, build_head
 from .fusion.config import GatedConfig, TokensConfig
 from .joint import JointTask, JointTaskConfig
-from .labels import NO_LABEL, LabelConfig, LabelScores, class_index_of, linear_head
+from .labels import NO_LABEL, LabelConfig, LabelScores, class_indices, linear_head
 
 if TYPE_CHECKING:
     from .batch import TowerTokens
@@ -54,8 +54,7 @@ class FusedConfig(JointTaskConfig, LabelConfig):
         Raises:
             BadSample: a label is not one of the training set's.
         """
-        class_index = {name: index for index, name in enumerate(classes or ())}
-        return torch.tensor([class_index_of(sample.label, class_index, sample.name) for sample in samples])
+        return class_indices(samples, classes)
 
     def build_towers(
         self,
@@ -184,11 +183,8 @@ class Fused(JointTask):
         for index, tower in enumerate(self.towers):
             part = batch.towers.get(tower)
             if part is None or tower in self.without:
-                weight = next(self.maps.parameters())
-                nothing = TowerStream.of(
-                    weight.new_zeros(0, self.dim), _no_runs(weight), torch.zeros(0, dtype=torch.int64), len(batch)
-                )
-                streams[tower] = nothing
+                x_TD, none = next(self.maps.parameters()).new_zeros(0, self.dim), torch.zeros(0, dtype=torch.int64)
+                streams[tower] = TowerStream.of(x_TD, Spans.from_lengths([], x_TD.device), none, len(batch))
                 continue
             stream, aside = self._stream(tower, part, len(batch))
             streams[tower] = stream if bool(keep_BN[:, index].all()) else stream.only(keep_BN[:, index])
@@ -216,7 +212,3 @@ class Fused(JointTask):
         keep_BN = draw_BN >= self.drop
         keep_BN[torch.arange(len(batch)), last_B] = True
         return keep_BN
-
-
-def _no_runs(like: Tensor) -> Spans:
-    return Spans.from_lengths([], like.device)

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .samples import BatchMaker
 
 if TYPE_CHECKING:
-    from .run_config import RunConfig, TowerConfig
+    from .run_config import RunConfig
 
 WITHOUT = {"val": "train.eval_every=null trains without evaluation", "test": "train.test=false leaves the test out"}
 
@@ -57,7 +57,15 @@ def path_of(tower: str) -> str:
 
 def build_tokenizers(config: RunConfig) -> dict[str, Tokenizer]:
     """By tower, the modality's tokenizer, laid out for the model's windows, strides and boundaries."""
-    return {name: _tokenizer(tower, config.task.boundaries) for name, tower in config.towers.items()}
+    tokenizers = {}
+    for name, tower in config.towers.items():
+        groups = [level.group for level in tower.model.levels]
+        grouped = [group.boundary for group in groups if isinstance(group, GivenGroups)]
+        taught = [group.supervise for group in groups if isinstance(group, LearnedGroups) and group.supervise]
+        # Computing boundaries takes time, and a sample may lack those in the data: only what is read is asked for.
+        boundaries = (*grouped, *taught, *config.task.boundaries)
+        tokenizers[name] = tower.modality.build(tower.model).with_boundaries(boundaries)
+    return tokenizers
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
@@ -67,13 +75,6 @@ def build_tokenizer(config: RunConfig) -> Tokenizer:
         ConfigError: there are several towers.
     """
     return only_tokenizer(build_tokenizers(config))
-
-
-def _tokenizer(tower: TowerConfig, boundaries: Sequence[str]) -> Tokenizer:
-    groups = [level.group for level in tower.model.levels]
-    grouped = (group.boundary for group in groups if isinstance(group, GivenGroups))
-    taught = (group.supervise for group in groups if isinstance(group, LearnedGroups) and group.supervise)
-    return tower.modality.build(tower.model).with_boundaries((*grouped, *taught, *boundaries))
 
 
 def splits_of(options: TrainConfig) -> list[str]:

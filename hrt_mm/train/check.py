@@ -35,14 +35,10 @@ def check(config: RunConfig) -> None:
     with torch.device("meta"):
         build_task(config, tokenizers, config.task.stand_ins)
     if config.train.pretrain is not None:
-        _check_pretraining(pretraining(config, config.train.pretrain))
-
-
-def _check_pretraining(config: RunConfig) -> None:
-    try:
-        check(config)
-    except ConfigError as error:
-        raise ConfigError(f"train.pretrain: {error}") from error
+        try:
+            check(pretraining(config, config.train.pretrain))
+        except ConfigError as error:
+            raise ConfigError(f"train.pretrain: {error}") from error
 
 
 def _check_boundary(path: str, tower: TowerConfig, tokenizer: Tokenizer, level: str, name: str) -> None:

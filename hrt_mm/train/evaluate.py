@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data.extents import Extents
 from ..data.splits import some
@@ -140,14 +139,11 @@ def evaluate(
     metrics |= macro_f1s(counts, loader.split)
     if not partial:
         loader.warn_of_missing_classes(classes_without_samples(counts))
-    rows = _concatenate(loader.ranks.gather(meters.rows()))
-    return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
-
-
-def _concatenate(by_rank: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of all ranks. A rank without batches has none."""
+    by_rank = loader.ranks.gather(meters.rows())
+    # A rank without batches has no rows.
     names = dict.fromkeys(name for rows in by_rank for name in rows)
-    return {name: torch.cat([rows[name] for rows in by_rank if name in rows]) for name in names}
+    rows = {name: torch.cat([rows[name] for rows in by_rank if name in rows]) for name in names}
+    return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
 
 
 def extents_of(state: Mapping[str, Any]) -> dict[str, Extents]:

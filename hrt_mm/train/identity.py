@@ -171,12 +171,9 @@ def vocabularies(tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:
     return {
         f"{path_of(tower)}modality.{name}": digest
         for tower, tokenizer in tokenizers.items()
-        for name, digest in _digests(tokenizer).items()
+        if isinstance(tokenizer, VocabularyFiles)
+        for name, digest in tokenizer.vocabularies().items()
     }
-
-
-def _digests(tokenizer: Tokenizer) -> Mapping[str, str]:
-    return tokenizer.vocabularies() if isinstance(tokenizer, VocabularyFiles) else {}
 
 
 def check_same_vocabularies(checkpoint: Checkpoint, tokenizers: Mapping[str, Tokenizer], fix: str = _FIX) -> None:

@@ -7,7 +7,7 @@ of another run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.levels import HierarchyConfig
+from ..data.splits import some
 from ..data.tokenizer import SINGLE, Tokenizer
 from ..tasks.base import Task
 from .checkpoint import CheckpointError
@@ -170,7 +171,7 @@ def _load(
         (saved.keys() - common.keys(), "of its weights are not used by this model"),
     ):
         if names:
-            log.warning("train.init_from %s: %d %s: %s", source, len(names), problem, _first_names(names))
+            log.warning("train.init_from %s: %d %s: %s", source, len(names), problem, some(sorted(names)))
     with torch.no_grad():
         for name, value in common.items():
             value.copy_(saved[name])
@@ -180,7 +181,3 @@ def _load(
 
 def _encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if name.startswith(("encoder.", "encoders."))}
-
-
-def _first_names(names: Set[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")

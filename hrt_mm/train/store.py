@@ -125,17 +125,14 @@ class CheckpointStore:
                 continue
             for bad_step, reason in damaged:
                 log.warning("%s; the run goes on from the good checkpoint %s", reason, checkpoint.folder)
-                self._put_aside(bad_step)
+                aside = self.path(bad_step).with_name(f"{self.path(bad_step).name}.broken")
+                shutil.rmtree(aside, ignore_errors=True)
+                self.path(bad_step).rename(aside)
             return checkpoint
         if damaged:
             reasons = "\n".join(f"  {reason}" for _, reason in damaged)
             raise CheckpointError(f"no good checkpoint is left in {self.folder}:\n{reasons}\nstart again elsewhere")
         return None
-
-    def _put_aside(self, step: int) -> None:
-        aside = self.path(step).with_name(f"{self.path(step).name}.broken")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.path(step).rename(aside)
 
     def read(self, which: str | int = "best") -> Checkpoint:
         """Reads a checkpoint: ``best`` (the newest if none has a metric), ``latest``, or that of a step.

@@ -71,13 +71,13 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     lines = shown(capsys, "--list").splitlines()
     assert lines[:2] == ["split\tlabel\tgroup\tname", "train\tcat\tanna\tcat/1.png"]
     assert lines[-1] == "val\t\t\tx\\x09y\\udcff.png"
-    (line,) = shown(capsys, "--list", "--json", "--split", "val").splitlines()
+    (line,) = shown(capsys, "--list", "--json", "--split", "Dev").splitlines()
     assert json.loads(line) == {"split": "val", "label": None, "group": None, "name": "x\ty\udcff.png"}
 
 
 @pytest.mark.usefixtures("listed")
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--split dev: the data has train, val" in shown(capsys, "--split", "dev", code=2)
+    assert "--split dve: the data has train, val" in shown(capsys, "--split", "dve", code=2)
     assert "a.b" in shown(capsys, "a.b=c", code=2)
 
 

@@ -68,6 +68,14 @@ def test_traceback_on_request(small: str) -> None:
         main(["config", "show", small, "modell.x=1", "--traceback"])
 
 
+@pytest.mark.parametrize(
+    ("given", "split"), [("val", "val"), ("dev", "val"), ("Validation", "val"), ("held-out", "held-out")]
+)
+def test_splits_go_by_their_usual_names(given: str, split: str) -> None:
+    assert parse(["eval", "runs/digits", "--split", given]).split == split
+    assert parse(["data", "show", "vision/digits", "--split", given]).split == split
+
+
 def test_overrides_may_stand_after_options() -> None:
     args = parse(["train", "vision/digits", "a.b=1", "--resume", "c.d=2"])
     assert args.resume

@@ -4,16 +4,10 @@ from typing import Literal
 
 import pytest
 
-from hrt_mm.config.sections import builtin_modalities, tokenizers
+from hrt_mm.config.sections import builtin_modalities
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import DatasetConfig
-from hrt_mm.data.modality import Modality
 from hrt_mm.data.registry import types_of
-from hrt_mm.data.tokenizer import TokenizerConfig
-
-
-class Waves(TokenizerConfig):
-    type: Literal["waves"]
 
 
 class Two(DatasetConfig):
@@ -28,12 +22,6 @@ class Untyped(DatasetConfig):
     pass
 
 
-class Sea(Modality):
-    name = "sea"
-    tokenizer = Waves
-    datasets = (One,)
-
-
 def test_a_component_may_stand_for_several_types() -> None:
     assert types_of(Two) == ("one", "two")
 
@@ -41,12 +29,6 @@ def test_a_component_may_stand_for_several_types() -> None:
 def test_a_component_without_a_type_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Untyped must fix its type: type: Literal\['name'\]"):
         types_of(Untyped)
-
-
-def test_a_tokenizer_has_its_modality_s_name() -> None:
-    assert tokenizers({"waves": Sea}) == {"waves": Waves}
-    with pytest.raises(ConfigError, match=r"Waves of the modality 'sea' must have type: Literal\['sea'\]"):
-        tokenizers({"sea": Sea})
 
 
 def test_vision_is_built_in() -> None:

@@ -92,7 +92,12 @@ class Description:
         """All of it for a terminal."""
         footers = [_without_width(self.total)]
         if self.flat is not None:
-            footers += [self.flat.cells(), self._ratios(self.flat)]
+            pairs = [
+                (getattr(self.flat, name), getattr(self.total, name))
+                for name in ("parameters", "forward_flops", "step_flops", "kept_bytes")
+            ]
+            ratios = ("flat / total", "", "", "", "", "", *(f"{a / b:.2f}x" if b else "" for a, b in pairs))
+            footers += [self.flat.cells(), ratios]
         lines = [table((row.cells() for row in self.rows), footers), "", *_NOTES]
         if self.flat is None:
             lines.append("No flat transformer of equal parameters and depth exists; the comparison is left out.")
@@ -100,13 +105,6 @@ class Description:
             flat = "" if self.flat_cache is None else f"; the flat transformer, {_kept(self.flat_cache)}"
             lines.append(f"Decoding keeps, in float32, {_kept(self.cache)}{flat}.")
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
-
-    def _ratios(self, flat: DescriptionRow) -> tuple[str, ...]:
-        pairs = [
-            (getattr(flat, name), getattr(self.total, name))
-            for name in ("parameters", "forward_flops", "step_flops", "kept_bytes")
-        ]
-        return ("flat / total", "", "", "", "", "", *(f"{a / b:.2f}x" if b else "" for a, b in pairs))
 
 
 _NOTES = (

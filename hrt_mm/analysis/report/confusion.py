@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.tokens import Tokens
 from ...data.splits import some
@@ -118,8 +118,13 @@ def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
     targets: list[Tensor] = []
     names: list[str] = []
     kept_tokens: dict[int, Tokens] = {}
+
+    def keep(module: nn.Module, args: object, logits_BK: Tensor) -> None:
+        probs.append(logits_BK.detach().float().cpu().softmax(-1))
+
+    # The task returns classes alone; their probabilities pass through its head.
     classifier = task.classifier if isinstance(task, Fused) else task.head
-    handle = classifier.register_forward_hook(lambda module, args, output: probs.append(_probs(output)))
+    handle = classifier.register_forward_hook(keep)
     try:
         for batch in subject.batches(SAMPLES):
             task(batch)
@@ -153,10 +158,6 @@ def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
         for row, sample in enumerate(tower.samples.tolist()):
             rows.setdefault(sample, (tower.tokens, row))
     return rows
-
-
-def _probs(logits_BK: Tensor) -> Tensor:
-    return logits_BK.detach().float().cpu().softmax(-1)
 
 
 def _surest(confidence_B: Tensor, wrong_B: Tensor) -> list[int]:

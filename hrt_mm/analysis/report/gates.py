@@ -73,7 +73,12 @@ def gates_section(subject: Subject, page: Page) -> None:
     page.table(
         ("path", "gate", "adds", ""),
         [
-            (path.text, "-" if path.gate is None else f"{path.gate:.3g}", f"{path.contribution:.1%}", _state(path))
+            (
+                path.text,
+                "-" if path.gate is None else f"{path.gate:.3g}",
+                f"{path.contribution:.1%}",
+                "shut" if path.shut else "open",
+            )
             for path in paths
         ],
     )
@@ -85,10 +90,6 @@ def gates_section(subject: Subject, page: Page) -> None:
         page.say(
             f"all {len(paths)} paths between levels are open; the least, {least.text}, adds {least.contribution:.1%}"
         )
-
-
-def _state(path: Path) -> str:
-    return "shut" if path.shut else "open"
 
 
 def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:

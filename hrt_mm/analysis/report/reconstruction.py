@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...core.tokens import Tokens
 from ...tasks import Masked
 from ...train.seeding import forked, seed_host
 from .page import Page
@@ -102,13 +101,10 @@ def draw_reconstructions(rows: list[Reconstruction]) -> Figure:
         reconstruction.view.draw(row[0])
         reconstruction.view.draw(row[1])
         reconstruction.view.hide(row[1], reconstruction.hidden_T)
-        _at(reconstruction.view, reconstruction.tokens).draw(row[2])
+        replaced = View(reconstruction.view.tokenizer, reconstruction.tokens, reconstruction.view.backdrop)
+        replaced.draw(row[2])
         reconstruction.view.draw(row[3])
         reconstruction.view.heat(row[3], reconstruction.error_T)
     for axes, title in zip(grid[0], ("sample", "visible", "reconstruction", "error"), strict=True):
         axes.set_title(title)
     return figure
-
-
-def _at(view: View, tokens: Tokens) -> View:
-    return View(view.tokenizer, tokens, view.backdrop)

@@ -219,7 +219,10 @@ class CTC(EncoderTask, SymbolHead):
         is_own_head = self.decode_head is self
         decodable = self.with_merged_silence(frames) if is_own_head else self.decode_head.scores(pyramid)
         predicted = self._predicted(decodable, unpad_targets(target_BS))
-        return TaskOutput(loss, parts, stats | self._errors(predicted, target_BS), _padded(predicted, loss.device))
+        # Symbols that are wrong on purpose, where frames are not finite, are no predictions to report.
+        rows = [torch.tensor([symbol for symbol in row if symbol >= 0], dtype=torch.int64) for row in predicted]
+        predicted_BS = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE)
+        return TaskOutput(loss, parts, stats | self._errors(predicted, target_BS), predicted_BS.to(loss.device))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Number of symbols, and of the finer symbols that spell them."""
@@ -316,8 +319,3 @@ def _symbols(sample: Sample) -> Sequence[str]:
             f"task ctc needs a list of symbols, got {label!r:.60}; set data.label to words, phonemes or characters",
         )
     return label
-
-
-def _padded(symbols: list[list[int]], device: torch.device) -> Tensor:
-    rows = [torch.tensor([symbol for symbol in row if symbol >= 0], dtype=torch.int64) for row in symbols]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NONE).to(device)

@@ -11,8 +11,9 @@ from typing import Literal
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.files import shown
 from hrt_mm.data.folders import Listing, by_suffix, listed, say_once, walk
+from hrt_mm.data.splits import split_name, split_name_forms
 
-from .split_names import resembles_split, split_name, split_name_forms
+from .split_names import resembles_split
 
 log = logging.getLogger(__name__)
 

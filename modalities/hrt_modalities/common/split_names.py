@@ -1,26 +1,16 @@
-"""Names of splits in folders and tables: the common forms, in any case."""
+"""Recognizing splits by the names of folders and in the columns of tables."""
 
 from __future__ import annotations
 
 import logging
 import re
 
+from hrt_mm.data.splits import split_name
+
 log = logging.getLogger(__name__)
 
-FORMS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
-"""Accepted names of each split."""
-_SPLIT_OF = {form: split for split, forms in FORMS.items() for form in forms}
 _WORDS = re.compile(r"[a-z]+")
 _ENDINGS = ("set", "sets", "data", "split")
-
-
-def split_name(name: str) -> str | None:
-    """The split of a name: ``train``, ``val``, ``test``, or ``None`` for other names."""
-    return _SPLIT_OF.get(name.strip().lower())
 
 
 def resembles_split(name: str) -> str | None:
@@ -28,13 +18,8 @@ def resembles_split(name: str) -> str | None:
     words = _WORDS.findall(name.lower())
     for ending in _ENDINGS:
         words += [word.removesuffix(ending) for word in words if word.endswith(ending)]
-    splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+    splits = {split for word in words if (split := split_name(word)) is not None}
     return splits.pop() if len(splits) == 1 else None
-
-
-def split_name_forms() -> str:
-    """The accepted names, for messages."""
-    return "; ".join(f"{split} (or {', '.join(forms[1:])})" for split, forms in FORMS.items())
 
 
 class SplitNames:

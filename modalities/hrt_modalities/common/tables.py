@@ -11,9 +11,10 @@ from pydantic import model_validator
 
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.splits import split_name_forms
 from hrt_mm.data.tables import Paths, Row, is_missing, lacking, path_of, rows_of
 
-from .split_names import SplitNames, split_name_forms
+from .split_names import SplitNames
 
 __all__ = [
     "Paths",

@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import DatasetConfig
+from hrt_mm.data.splits import split_name, split_name_forms
 
-from ..common.split_names import split_name, split_name_forms
 from ..common.splits import Part, check_split, hash_split
 from .corpus import Corpus, warn_of_left_out
 from .sources import DocumentSource
