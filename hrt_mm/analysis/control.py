@@ -42,6 +42,7 @@ def flat_control(config: HierarchyConfig, axes: int = 1, *, tolerance: float = 0
     target = num_parameters(config, axes)
     fine = config.levels[0]
     for dim, heads in _widths(target / depth, fine):
+        # What attention leaves of a block's parameters; a multiple of 8, which suits matrix kernels.
         hidden = round((target / depth - 4 * dim * dim - heads) / (3 * dim) / 8) * 8
         if hidden < 8 or abs(depth * (4 * dim * dim + 3 * dim * hidden + heads) / target - 1) > tolerance:
             continue

@@ -30,6 +30,7 @@ class Allowed:
         for part in path:
             schemas = [option for schema in self._fitting(schemas, data) for option in self._under(schema, part)]
             try:
+                # Data that is not there yet, such as a misspelled key, does not narrow the choice.
                 data = data[part]
             except (KeyError, IndexError, TypeError):
                 data = None

@@ -29,6 +29,7 @@ def fit(root: Node, allowed: Allowed, problems: list[Problem]) -> None:
     """
     data = root.data()
     for path, node in _scalars(root, ()):
+        # Most scalars are what they seem, and finding the schema of one walks the whole tree.
         if _may_change(node):
             _fit(node, allowed.at(path, data), path, problems)
 

@@ -38,6 +38,7 @@ def fill(text: str, mark: str, path: Keys, problems: list[Problem]) -> str:
         if match["name"] is None:
             problems.append(Problem(mark, path, f"{text!r} has a ${{ without NAME}}; write ${{NAME}} or $${{"))
             return match[0]
+        # As in the shell's ${NAME:-default}, an empty variable counts as unset.
         variable = os.environ.get(match["name"])
         if variable or match["default"] is not None:
             return variable or match["default"]

@@ -37,12 +37,14 @@ def dotted(path: Keys) -> str:
 
 def show(value: Any) -> str:
     """A value in YAML notation, truncated."""
+    # JSON is YAML, and writes null, true and nested values as a configuration has them.
     text = repr(value) if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
 def nearest(word: object, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The choice whose spelling is closest to a word, ignoring case."""
+    # difflib takes a letter in another case for another letter.
     by_lower = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None

@@ -65,6 +65,7 @@ def apply(root: Node, texts: Sequence[str], problems: list[Problem], deprecated:
         deprecated: renames deprecated keys.
     """
     overrides = [override for text in texts if (override := parse(text, problems))]
+    # sorted() is stable: other overrides stay in the order in which they were given.
     for override in sorted(overrides, key=lambda item: len(item.keys) if item.keys[-1] == "type" else 1_000):
         if deprecated is not None:
             override = _with_current_keys(override, root, deprecated)

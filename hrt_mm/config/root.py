@@ -46,6 +46,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), *, of_run: bo
     root = interpolate(apply(layers, overrides, problems, deprecated), problems)
     sections = _sections(root, problems)
     fail(problems)
+    # Sections are validated one by one, so that all mistakes are reported at once and each with its line.
     return RunConfig(**sections)
 
 
@@ -79,6 +80,7 @@ def _sections(root: Node, problems: list[Problem]) -> dict[str, Any]:
             validator.add((name,), "stands beside towers, which have their own; give one or the other")
         elif name not in SHORT_FORM and name not in RunConfig.model_fields:
             validator.add((name,), validator.allowed.unknown_key((name,), validator.data))
+    # Without a known modality it is open which datasets fit, and that mistake is reported where it is.
     data_types = joint() if several else datasets(chosen) if chosen is not None else None
     validated: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
@@ -116,6 +118,7 @@ def _towers(root: Node, validator: Validator) -> dict[str, TowerConfig] | None:
     towers: dict[str, TowerConfig] = {}
     for name, node in section.value.items():
         path: Keys = ("towers", name)
+        # Names become parts of module names, of metrics and of file names.
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
             validator.add(path, "the name of a tower is small letters, digits and _, a letter first")
         if not isinstance(node.value, dict):

@@ -56,6 +56,7 @@ def compose(
     towers = fields.pop("towers")
     sections = {name: unions.get(name) or [section_component(name)] for name in fields}
     components = [component for options in sections.values() for component in options]
+    # All at once, so that components share their definitions.
     refs, definitions = models_json_schema(
         [(component, "validation") for component in dict.fromkeys(components)], ref_template="#/$defs/{model}"
     )

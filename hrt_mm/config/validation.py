@@ -70,6 +70,7 @@ class Validator:
         last = len(error["loc"]) - 1
         for index, part in enumerate(error["loc"]):
             child = node.child(part)
+            # Parts that the data does not have are pydantic's own: names of union members and validators.
             if child is not None:
                 path, node = (*path, part), child
             elif index == last and error["type"] == "missing":

@@ -84,6 +84,7 @@ class _Builder:
 
     def build(self, raw: yaml.Node, path: Keys) -> Node:
         mark = self.mark(raw.start_mark)
+        # An alias is the same node again. Nested ones multiply: a few lines can stand for billions of values.
         self.repeated += id(raw) in self.built
         if id(raw) in self.open or self.repeated > MAX_REPEATED:
             raise ConfigError(f"{mark}: aliases make this file endless or huge; write the values out")

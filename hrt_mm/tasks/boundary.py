@@ -106,6 +106,7 @@ class Boundary(EncoderTask):
         pyramid = self.encoder(tokens)
         logits_T = self.logits(pyramid[0].x)
         true_T = tokens.boundaries[self.unit].to(tokens.device, non_blocking=True)
+        # Every sample starts with a group, which is nothing to learn.
         free_T = tokens.spans.positions > 0
         nats_T = F.binary_cross_entropy_with_logits(logits_T, true_T.float(), reduction="none")
         nats, count = (nats_T * free_T).sum(), free_T.sum()
@@ -149,6 +150,7 @@ class Boundary(EncoderTask):
         lengths = tokens.spans.lengths.tolist()
         for ours, truth, length, is_broken in zip(predicted, truths, lengths, broken, strict=True):
             truth = truth[truth > 0]
+            # Seeded by the sample alone, so that the baseline depends neither on batches nor on ranks.
             generator = np.random.default_rng([length, len(truth)])
             cuts = {
                 "": ours,
@@ -206,6 +208,7 @@ def peaks(prob_T: np.ndarray, width: int, threshold: float) -> np.ndarray:
         if sums_T[best] < threshold:
             break
         picked.append(best)
+        # The mass that this boundary explains is spent; what is left may make another one.
         left_T[max(0, best - width) : best + width + 1] = 0.0
     return np.sort(np.array(picked, dtype=np.int64))
 

@@ -79,6 +79,7 @@ def first_nonfinite(root: nn.Module) -> Iterator[list[str]]:
         if not names and isinstance(output, Tensor | Tokens) and not finite(output):
             names.append(name)
 
+    # Of nested modules the innermost is the most precise, and returns first.
     leaves = ((name, module) for name, module in root.named_modules() if not any(module.children()))
     handles = [module.register_forward_hook(partial(watch, name)) for name, module in leaves]
     try:

@@ -131,6 +131,7 @@ class TowerTask(Task):
         first = 0
         for tower in self.towers:
             encoder, prefix = self.encoder_of(tower), self.encoder_name(tower)
+            # Shared weights have the level of the tower that owns them.
             if prefix is not None:
                 for name, level in encoder.parameter_levels().items():
                     levels[f"{prefix}.{name}"] = level if level is None else first + level

@@ -129,6 +129,7 @@ class Fused(JointTask):
         # Towers that share an encoder are batched together.
         with training_step(self):
             streams, losses = self._streams(batch)
+        # The single modalities are a help in training, and no part of the task that is measured.
         if self.training and self.alone:
             losses |= self._alone(streams, batch)
         output: TaskOutput = self.scores(self._logits(streams), batch.target, losses)
@@ -206,6 +207,7 @@ class Fused(JointTask):
                 present_BN[batch.towers[tower].samples, index] = True
         if not self.training or not self.drop:
             return torch.ones_like(present_BN)
+        # On the host, as the layout of the streams is planned there.
         draw_BN = torch.rand(present_BN.shape)
         # The present modality with the largest draw always stays.
         last_B = draw_BN.masked_fill(~present_BN, -1).argmax(1)

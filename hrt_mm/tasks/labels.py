@@ -146,6 +146,7 @@ class LabelScores(PerStep):
             "accuracy": ((valid_P == target_P).sum(), count),
         }
         classes = logits_PK.shape[1]
+        # Among few classes the five best are nearly all.
         if classes > 10:
             best_P5 = logits_PK.detach().topk(5).indices
             among_P = (best_P5 == target_P[:, None]).any(-1) & (valid_P != NO_GUESS)
@@ -159,6 +160,7 @@ class LabelScores(PerStep):
         shifted_PK = logits_PK + self.balance * (self.seen_K / self.seen_K.sum()).log()
         if self.is_new_batch:
             counts_K = torch.zeros(len(self.seen_K) + 1, dtype=torch.int64, device=target_P.device)
+            # Not bincount, which waits for the device. Position 0 takes the unlabelled, and is dropped.
             counts_K.scatter_add_(0, target_P + 1, torch.ones_like(target_P))
             self._new = counts_K[1:] if self._new is None else self._new + counts_K[1:]
             if not self.in_training_step:
@@ -187,6 +189,7 @@ def class_counts(guess_P: Tensor, target_P: Tensor, classes: int) -> Tensor:
     """
     correct_P = torch.where(guess_P == target_P, target_P, NO_LABEL)
     predicted_P = torch.where(target_P == NO_LABEL, NO_LABEL, guess_P).clamp(min=NO_LABEL)
+    # Column 0 takes items without a label, and is dropped; bincount would wait for the device.
     index_3P = torch.stack([correct_P, predicted_P, target_P]) + 1
     counts_3K = torch.zeros(3, classes + 1, dtype=torch.int64, device=guess_P.device)
     return counts_3K.scatter_add_(1, index_3P, torch.ones_like(index_3P))[:, 1:]

@@ -111,6 +111,7 @@ class LanguageModel(EncoderTask):
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(..., D) tokens of level 0 to (..., V) logits of the next tokens, in float32."""
+        # The cross-entropy of a large vocabulary needs more digits than half precision has.
         logits: Tensor = self.head(x_TD).float()
         return logits
 

@@ -143,7 +143,11 @@ class Masked(EncoderTask):
         stats = {}
         if target.is_floating_point():
             name, predictions = "reconstruction", guess_TP
-            error_T = (guess_TP - self._features(target)).square().mean(-1)
+            target_TP = target.float()
+            if self.normalize:
+                variance, mean = torch.var_mean(target_TP, -1, correction=0, keepdim=True)
+                target_TP = (target_TP - mean) * (variance + 1e-6).rsqrt()
+            error_T = (guess_TP - target_TP).square().mean(-1)
         else:
             name, predictions = "cross_entropy", guess_TP.argmax(-1)
             error_T = F.cross_entropy(guess_TP, target, reduction="none")
@@ -158,16 +162,10 @@ class Masked(EncoderTask):
         """(T, P) predictions from the visible tokens, and the losses of the pyramid."""
         blanked = tokens.with_x(tokens.x.masked_fill(hidden_T.view(-1, *[1] * (tokens.x.ndim - 1)), 0))
         embedded = self.encoder.embedding(blanked)
+        # torch.where would otherwise promote half precision to float32.
         mask_D = self.mask_D.to(embedded.x.dtype)
         pyramid = self.encoder.hierarchy(embedded.with_x(torch.where(hidden_T[:, None], mask_D, embedded.x)))
         return self.head(pyramid[0].x).float(), pyramid.losses
-
-    def _features(self, target_TP: Tensor) -> Tensor:
-        target_TP = target_TP.float()
-        if not self.normalize:
-            return target_TP
-        variance, mean = torch.var_mean(target_TP, -1, correction=0, keepdim=True)
-        return (target_TP - mean) * (variance + 1e-6).rsqrt()
 
 
 def mask_units(hierarchy: Hierarchy, tokens: Tokens, unit: int) -> Spans:
@@ -210,6 +208,7 @@ def hide_tubes(units: Spans, plan: LevelPlan, ratio: float) -> Tensor:
     chosen = []
     for shape in plan.grid.shapes:
         positions = math.prod(shape[1:])
+        # Something is hidden of every sample, or it would have no loss, and something is left to infer it from.
         quota = min(max(1, round(positions * ratio)), max(1, positions - 1))
         # Raster order has time first, so a place is what is left of a cell's number.
         hidden = torch.rand(positions).argsort().argsort() < quota

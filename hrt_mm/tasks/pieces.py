@@ -81,6 +81,7 @@ class Pieces:
         middle_T = tokens.coords_TC[:, 0] + MIDDLE
         same_sample_PT = self.samples.ids.to(tokens.device)[:, None] == tokens.spans.ids[None]
         inside_PT = same_sample_PT & (edges_P2[:, :1] <= middle_T) & (middle_T < edges_P2[:, 1:])
+        # A piece may be shorter than a token of a coarse level, and then has the nearest one's.
         away_PT = (middle_T - edges_P2.mean(1, keepdim=True)).abs().masked_fill(~same_sample_PT, math.inf)
         nearest_PT = away_PT == away_PT.amin(1, keepdim=True)
         weight_PT = torch.where(inside_PT.any(1, keepdim=True), inside_PT, nearest_PT).to(tokens.x.dtype)

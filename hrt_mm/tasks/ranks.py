@@ -60,6 +60,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Every rank compared this rank's rows with its own, and has a part of their gradient.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[ctx.first : ctx.first + ctx.length]

@@ -124,6 +124,7 @@ class SegmentationConfig(EncoderTaskConfig):
             for step in np.flatnonzero(borders_of(tokens, name, units, samples)).tolist():
                 steps = np.arange(max(0, step - border.width), min(len(units), step + border.width + 1))
                 steps = steps[sample_U[steps] == sample_U[step]]
+                # Kinds are painted one after another; a later one takes over only where it is nearer.
                 nearer = np.abs(steps - step) < distance[steps]
                 kinds[steps[nearer]] = kind
                 distance[steps[nearer]] = np.abs(steps[nearer] - step)
@@ -306,6 +307,7 @@ def pick_borders(probs_UK: np.ndarray, threshold: float) -> list[tuple[int, int,
     borders = []
     for first, end in edges.reshape(-1, 2):
         weight = border_U[first:end]
+        # A border is wider than a step, so probabilities rise and fall around it: their centre is its place.
         step = round(float((np.arange(first, end) * weight).sum() / weight.sum()))
         kind = int(probs_UK[first:end, 1:].sum(0).argmax())
         borders.append((step, kind, float(weight.max())))

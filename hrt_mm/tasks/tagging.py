@@ -73,8 +73,10 @@ class TaggingConfig(LabelConfig, EncoderTaskConfig):
     def _level(self, model: HierarchyConfig) -> int:
         if self.level is not None:
             return model.index(self.level)
+        # The last pass ends at level 0, which then knows what the coarse levels do.
         if (model.top_down or model.cross_scale.down) and not model.cross_scale.up:
             return 0
+        # Else the level with one token for each unit, if there is one.
         for index, (fine, _) in enumerate(pairwise(model.levels)):
             if isinstance(fine.group, GivenGroups) and fine.group.boundary == self.unit:
                 return index + 1

@@ -144,11 +144,13 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
         files = {}
         for part, tensors in parts.items():
             assert part in PARTS
+            # The format has neither strides nor devices.
             data = safetensors.torch.save({name: value.contiguous().cpu() for name, value in tensors.items()})
             write_flushed(aside / f"{part}.safetensors", data)
             files[f"{part}.safetensors"] = Sum.of(data).__dict__
         write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))
         flush_folder(aside)
+        # A folder cannot be renamed over another one. After a kill between the renames, tidy() puts the old one back.
         if folder.exists():
             folder.rename(previous)
         aside.rename(folder)
@@ -156,6 +158,7 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
         shutil.rmtree(aside, ignore_errors=True)
         if previous.exists() and not folder.exists():
             previous.rename(folder)
+    # A rename is durable only once the folder that it happened in is.
     flush_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 

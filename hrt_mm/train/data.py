@@ -98,6 +98,7 @@ class TrainStream:
             start = time.perf_counter()
             loaded = checked(next(self._loaded), self.bad)
             self._waited += time.perf_counter() - start
+            # Set before the check, so that a batch that is empty on one rank is skipped on resuming, too.
             self.position = loaded.plan.following
             if self._all_ranks(loaded.batch is not None):
                 assert loaded.batch is not None

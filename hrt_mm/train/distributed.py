@@ -69,6 +69,7 @@ class ProcessGroup:
     def no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Accumulates gradients without synchronizing them, except for the last batch of a step."""
         if isinstance(module, DistributedDataParallel) and not last:
+            # Gradients add up locally, and are sent once a step.
             context: AbstractContextManager[None] = module.no_sync()
             return context
         return nullcontext()
@@ -83,6 +84,7 @@ class ProcessGroup:
         """The maximum of each value over ranks."""
         if self.world_size == 1:
             return list(values)
+        # Exact for counts and signal numbers; on the host, so that the device is not waited for.
         reduced = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(reduced, dist.ReduceOp.MAX)
         maxima: list[float] = reduced.tolist()

@@ -57,6 +57,7 @@ class EvaluationLoader:
         return evaluation_plans(
             length,
             batch_size=options.batch_size,
+            # train.batch_tokens is that of all ranks together, and a batch of evaluation is one rank's.
             budget=tokens // world_size if tokens is not None else None,
             sizes=sample_sizes(self.maker.dataset, self.maker.collator.tokenizers) if tokens is not None else None,
             rank=self.ranks.rank,
@@ -121,10 +122,12 @@ def evaluate(
     meters, interrupted, training = Meters(), False, task.training
     task.eval()
     try:
+        # Training draws the same random numbers whether it is evaluated in between or not.
         with forked():
             for number, batch in loader.numbered():
                 if interrupted := stopped():
                     break
+                # Masks and the like are the same in every evaluation, so that metrics of two steps can be compared.
                 seed_all(mix(loader.options.seed, "evaluation", number))
                 batch = batch.to(loader.ranks.device)
                 with cast():

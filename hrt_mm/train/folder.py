@@ -114,6 +114,7 @@ def check_folder(config: RunConfig, *, resume: bool) -> None:
             else:
                 _check_resumable(config, folder)
         finally:
+            # Only a check: a folder that was empty stays empty.
             if not lock_existed:
                 (folder / LOCK).unlink(missing_ok=True)
 

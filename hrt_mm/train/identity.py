@@ -90,6 +90,7 @@ def _with_new_data_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, 
 def config_digest(config: RunConfig) -> str:
     """SHA-256 of the configuration without the keys that may differ when it is resumed."""
     fixed = {key: value for key, value in _flatten(config.model_dump(mode="json")) if not _may_change(key)}
+    # The order of keys is that of the file, and means nothing.
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 

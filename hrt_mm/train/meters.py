@@ -48,6 +48,7 @@ class Meters:
             self._rows.setdefault(name, []).append(rows.detach().cpu())
 
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
+        # They stay on the device: reading them in every step would wait for it.
         pair = torch.stack([total, count.to(total.device)])
         self._sums[name] = self._sums[name].to(pair.device) + pair if name in self._sums else pair
 
@@ -59,6 +60,7 @@ class Meters:
         """The sums, on the host."""
         if not self._sums:
             return {}
+        # One transfer for all of them.
         read = torch.stack([pair.cpu() for pair in self._sums.values()]).tolist()
         return {name: (total, count) for name, (total, count) in zip(self._sums, read, strict=True)}
 
@@ -116,4 +118,5 @@ def is_better(value: float, best: float | None, mode: str) -> bool:
     """
     if not math.isfinite(value):
         return False
+    # Of equals the later one is taken, as it has seen more.
     return best is None or (value <= best if mode == "min" else value >= best)

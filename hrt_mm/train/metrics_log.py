@@ -64,11 +64,13 @@ class MetricsLog:
 
     def _write_pending(self) -> None:
         try:
+            # From the end of the last whole line, over what a full disk may have cut short.
             os.lseek(self._file, self._size, os.SEEK_SET)
             remaining = memoryview(self._pending)
             while remaining:
                 remaining = remaining[os.write(self._file, remaining) :]
         except OSError:
+            # Readers never see half a line.
             os.ftruncate(self._file, self._size)
             raise
         self._size += len(self._pending)

@@ -23,6 +23,7 @@ def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.AdamW:
         ConfigError: a name in ``freeze`` is not one of a module or parameter, or nothing is left to train.
     """
     freeze(task, config.freeze)
+    # Fused: one kernel for all parameters, on the CPU too, where many small ones cost more than their arithmetic.
     return torch.optim.AdamW(param_groups(task, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
@@ -64,6 +65,7 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
             continue
         level = levels[name]
         scale = 1.0 if level is None else float(scales[level])
+        # Decay pulls weights to 0, which is no neutral value for the gain of a norm or the bias of a gate.
         decays = parameter.ndim > 1 and name not in undecayed
         groups.setdefault((scale, decays), []).append(parameter)
     return [
@@ -97,6 +99,7 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
     """Clips the norm of all gradients together to ``max_norm``, if any. Returns the norm before clipping."""
+    # With an infinite limit nothing is clipped, and the norm is still there to be logged.
     return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
 
 
@@ -131,6 +134,7 @@ def load_optimizer_state(
     for name, state in states.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {
+            # Moments are laid out in memory as their parameter is; counters of steps are scalars.
             key: torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
             for key, value in state.items()
         }

@@ -25,6 +25,7 @@ def autocast(precision: str, device: torch.device) -> Autocast:
         ConfigError: bf16 was requested on a CUDA device without it.
     """
     dtype = choose_dtype(precision, device)
+    # A context cannot be entered twice at a time, so each forward pass makes its own.
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 

@@ -58,6 +58,7 @@ def rehearse(config: RunConfig) -> str:
         cast = autocast(options.precision, ranks.device)
         _train_batch(config, data, task, ranks, cast)
         for split in [name for name in data.splits if name != "train"]:
+            # One batch is enough to meet what would fail, short of a bad sample.
             loader = EvaluationLoader(split, data.maker(config, split), options, ranks, 1)
             metrics = evaluate(task, loader, cast, partial=True)
             if not metrics:

@@ -229,6 +229,7 @@ class Run:
         """
         sums = added(self.ranks.gather(self.meters.sums()))
         if self.ranks.world_size > 1:
+            # The first rank goes on with the sums of all, as a resumed run does, so that both log the same.
             self.meters.restore(sums if self.ranks.is_main else {})
         bad = together(self.ranks.gather(self.bad.counts()))
         if self.reporter.metrics_log is not None:

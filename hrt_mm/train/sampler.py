@@ -95,6 +95,7 @@ class Sampler:
         if self.batch_size is not None:
             return _FixedSizeBatches(order, self.batch_size, self.rank, self.world_size)
         assert self.sizes is not None and self.budget is not None
+        # The last batch is cut off by the end of the data, not by the budget.
         shares = cut_by_tokens(order[:], self.sizes, self.budget)[:-1]
         batch_count = len(shares) // self.world_size
         if not batch_count:
@@ -102,6 +103,7 @@ class Sampler:
                 f"train.batch_tokens {self.budget * self.world_size} is more than the {sum(self.sizes)} tokens of the "
                 "training split can fill; lower it"
             )
+        # Every rank takes as many steps: one with a batch more would wait for the others forever.
         return shares[self.rank : batch_count * self.world_size : self.world_size]
 
     def plans(self, start: Position) -> Iterator[Plan]:
@@ -134,6 +136,7 @@ class _FixedSizeBatches(Sequence[Sequence[int]]):
         if isinstance(batch, range):
             return [self[number] for number in batch]
         first = batch * self.batch_size
+        # Ranks share out the samples of one batch, which is the same however many ranks there are.
         return self.order[first + self.rank : first + self.batch_size : self.world_size]
 
 
@@ -199,6 +202,7 @@ def evaluation_plans(
         assert sizes is not None and budget is not None
         indices = list(ordered[rank::world_size])
         batches = cut_by_tokens(indices, sizes, budget)[:limit] if indices else []
+    # Numbered over all ranks, since the random numbers of a batch are drawn by its number.
     numbers = range(rank, rank + len(batches) * world_size, world_size)
     return [
         Plan(Position(0, number), tuple(batch), Position(0, number + world_size))

@@ -69,12 +69,14 @@ class BatchMaker(TorchDataset[Loaded]):
             try:
                 return self._load(plan)
             except UserError as error:
+                # Returned, as an exception that leaves a worker arrives as the text of its traceback.
                 return Loaded(plan, None, error=error)
 
     def _load(self, plan: Plan) -> Loaded:
         samples: list[Sample] = []
         bad: list[BadSample] = []
         for index in plan.indices:
+            # Augmentation then depends neither on the worker nor on what it read before.
             seed_host(mix(self.seed, "sample", plan.at.epoch, index))
             try:
                 samples.append(self._read(index))
@@ -83,6 +85,7 @@ class BatchMaker(TorchDataset[Loaded]):
         try:
             batch = self._pack(plan, samples) if samples else None
         except BadSample:
+            # The tokenizer stops at the first bad sample; packed one by one, each shows whether it is usable.
             samples, unusable = self._sift(plan, samples)
             bad += unusable
             batch = self._pack(plan, samples) if samples else None

@@ -17,6 +17,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int, spent: float = 0.0
         spent: fraction of the time limit that is spent; 0 without a limit. The decay follows the steps or the time,
             whichever is closer to its end. The warm-up follows the steps.
     """
+    # A time limit may end the run early or not at all; either way the decay ends with it.
     position = max(float(step), min(spent, 1.0) * steps)
     return config.lr * warmup(step, config.warmup_steps) * decay(config.schedule, position, steps, config.warmup_steps)
 

@@ -17,6 +17,7 @@ import torch
 
 def mix(*parts: int | str) -> int:
     """A 63-bit seed from integers and strings, the same on every machine and in every process."""
+    # repr() tells 1 from '1', and ('a', 'bc') from ('ab', 'c'); hash() of a text differs from process to process.
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -29,6 +30,7 @@ def seed_all(seed: int) -> None:
 
 def seed_host(seed: int) -> None:
     """Seeds torch's CPU generator, numpy and ``random``, for loading samples."""
+    # torch.manual_seed would seed the GPUs too, which samples do not draw from.
     torch.default_generator.manual_seed(seed)
     _seed_host_libraries(seed)
 

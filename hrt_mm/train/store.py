@@ -63,6 +63,7 @@ class CheckpointStore:
         """Removes all checkpoints but the newest and the best."""
         steps = self.steps()
         best = self.best()
+        # After the new one is written: at every moment there is a checkpoint to resume from.
         for step in set(steps) - {*steps[-self.keep_last :], *(best[:1] if best else ())}:
             shutil.rmtree(self.path(step))
 
@@ -95,6 +96,7 @@ class CheckpointStore:
         for step in self.steps():
             try:
                 value = self.state(step).get("metrics", {}).get(self.monitor)
+            # A damaged checkpoint is reported when it is read.
             except CheckpointError:
                 continue
             if value is not None and is_better(value, best[1] if best else None, self.mode):

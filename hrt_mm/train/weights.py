@@ -15,6 +15,7 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name. Tied weights appear once, under their first name."""
     seen: set[int] = set()
     weights: dict[str, Tensor] = {}
+    # With keep_vars, tied weights are one object; without, each name has a tensor of its own.
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) not in seen:
             seen.add(id(value))
@@ -78,6 +79,7 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Updates the average after a step, counted from 0. Integer buffers are copied."""
+        # One kernel over all weights. A loop over them would take longer than the step of a small model.
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         current = named_weights(module)
         averaged = [name for name, value in current.items() if value.is_floating_point()]
@@ -97,6 +99,7 @@ class EMA:
     @contextmanager
     def swapped_into(self, module: nn.Module) -> Iterator[None]:
         """Puts the average into the module for the duration of the block."""
+        # Values are copied and tensors stay, as the optimizer and compiled code refer to them.
         current = {name: value.clone() for name, value in named_weights(module).items()}
         load_weights(module, self.weights, "the moving average")
         try:

@@ -49,6 +49,7 @@ def cache_elements(hierarchy: Hierarchy, levels: list[Laid]) -> Kept | None:
             if window is None:
                 per_token += elements * share
             else:
+                # A ring holds the keys of the window and of the token itself.
                 constant += elements * (window + 1)
     return Kept(constant, per_token)
 

@@ -69,6 +69,7 @@ def visible_pairs(spans: Spans, window: int | None, causal: bool) -> int:
     lengths = spans.lengths
     earlier = _to_one_side(lengths, window)
     after = torch.zeros_like(earlier) if causal else earlier
+    # A token sees itself, those before it, and without causality as many after it.
     return int((lengths + earlier + after).sum())
 
 
@@ -76,6 +77,7 @@ def _to_one_side(lengths: Tensor, window: int | None) -> Tensor:
     """Over all places of a run, the keys within the window to one side."""
     most = (lengths - 1).clamp(min=0)
     reach = most if window is None else most.clamp(max=window)
+    # The first tokens of a run see 0, 1, 2, ... keys to that side, all later ones see `reach`.
     return reach * (reach + 1) // 2 + (most - reach) * reach
 
 
@@ -99,6 +101,7 @@ def transition_flops(transition: Transition, tokens: int, groups: int) -> int:
     """FLOPs of grouping, pooling, the merge to the coarser width and the auxiliary losses, for one sample."""
     total = pooling_flops(transition.pooling, tokens, groups) + linear(groups, transition.merge)
     if transition.router is not None:
+        # The router compares each token with the one before it.
         neighbours = max(0, tokens - 1)
         total += linear(neighbours, transition.router.before) + linear(neighbours, transition.router.here)
     for layer in (transition.align, transition.rebuild):

@@ -56,8 +56,11 @@ def block_elements(block: Block) -> int:
     """Elements that a block keeps for each token."""
     dim, hidden = block.attention.out.in_features, block.mlp.down.in_features
     qkv = block.attention.qkv.out_features
+    # Queries and keys are there three times: from the map, after their norm, and after rotation.
     turned = (block.attention.heads + block.attention.kv_heads) * block.attention.width
+    # Inputs of the norm and of the map; queries, keys and values; the output.
     attention = 2 * dim + qkv + 2 * turned + dim
+    # The feed-forward: inputs of norm and map; gate, values, the activated gate, and its product with the values.
     return attention + 2 * dim + 4 * hidden
 
 

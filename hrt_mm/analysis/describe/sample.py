@@ -30,6 +30,7 @@ def typical_sample(config: RunConfig, tokenizer: Tokenizer) -> Tokens:
         raise ConfigError(f"{error} (or give the size of a sample: --shape 1024, --shape 32x32)") from error
     length = len(dataset)
     candidates = []
+    # Samples may be augmented at random, and describing draws nothing from the caller's generator.
     with torch.random.fork_rng(devices=[]):
         for index in sorted(
             {round(position) for position in torch.linspace(0, length - 1, min(TRIED, length)).tolist()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...core.extras import needs_extra
 from ...inference.trained import load_task
+from ...tasks.encoding import TowerTask
 from ...train.distributed import ProcessGroup, choose_device
 from ...train.precision import numerics
 from .attending import attention_section
@@ -87,6 +88,7 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
     run = load_task(Path(run_dir), overrides=overrides)
     options = run.config.train
     folder = run.folder / "report"
+    # Written aside and moved into place as a whole: a report that fails leaves the earlier one.
     aside = run.folder / ".report.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -102,7 +104,7 @@ def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
                 if tower.missing():
                     page.say(f"no sample of the {tower.split} split has it, so there is nothing to report")
                     continue
-                for section in ENCODER_SECTIONS if tower.encoder is not None else ():
+                for section in ENCODER_SECTIONS if isinstance(run.task, TowerTask) else ():
                     section(tower, page)
         page.write()
         shutil.rmtree(folder, ignore_errors=True)

@@ -59,7 +59,6 @@ class Look:
 
 def attention_section(subject: Subject, page: Page) -> None:
     """Draws the attention of one sample."""
-    assert subject.encoder is not None
     ((sample, view),) = subject.views(1)
     look = look_at(subject, view)
     if not look.levels:
@@ -90,7 +89,6 @@ def attention_section(subject: Subject, page: Page) -> None:
 def look_at(subject: Subject, view: View) -> Look:
     """Runs one sample and records its attention."""
     encoder = subject.encoder
-    assert encoder is not None
     with torch.no_grad(), recorded(encoder.hierarchy) as layers:
         pyramid = encoder(view.tokens.to(subject.device))
     return Look(view, pyramid, layers, cells_of_levels(pyramid))
@@ -100,6 +98,7 @@ def salient(x: Tensor) -> int:
     """The token that differs most from the sample's mean; the middle one where tokens are ids."""
     if not x.is_floating_point():
         return len(x) // 2
+    # A token like all others, such as blank background, attends to nothing in particular.
     features = x.flatten(1)
     return int((features - features.mean(0)).norm(dim=1).argmax())
 

@@ -132,6 +132,7 @@ def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
             labelled = batch.target.cpu() != NO_LABEL
             probs[-1] = probs[-1][labelled]
             targets.append(batch.target.cpu()[labelled])
+            # Its rows are units of text, which no sample shows on its own.
             if isinstance(task, Tagging):
                 continue
             first = sum(map(len, targets)) - len(batch)
@@ -172,6 +173,7 @@ def draw_matrix(scores: Scores) -> Figure:
     """The confusion matrix."""
     matrix = scores.matrix
     count = len(scores.classes)
+    # Shares of a row: counts of frequent classes would hide all others.
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = min(9.0, max(3.6, 0.42 * count + 1.2))
     figure, grid = panels(1, 1, width=side + 0.6, height=side)

@@ -79,6 +79,7 @@ def _numbers(values: Any) -> Iterable[tuple[str, float]]:
     if not isinstance(values, dict) or not _is_number(values.get("step")):
         return
     for name, value in values.items():
+        # Values that were not finite are null in the log, and gaps in the curve.
         if value is None:
             yield name, math.nan
         elif _is_number(value):
@@ -143,6 +144,7 @@ def _panel(axes: Axes, curves: Curves, title: str, best: int) -> None:
     axes.set_axisbelow(True)
     values = np.concatenate([curves[name][1] for name, _ in drawn])
     values = values[np.isfinite(values)]
+    # On a linear axis the end of a loss that falls by orders of magnitude would lie on the axis.
     if len(values) and values.min() > 0 and values.max() > 50 * values.min() and title != "lr":
         axes.set_yscale("log")
 

@@ -135,7 +135,6 @@ class Cuts:
 def cuts_section(subject: Subject, page: Page) -> None:
     """Compares learned groups with boundaries, and prints some texts with cuts."""
     encoder = subject.encoder
-    assert encoder is not None
     if not any(isinstance(level.group, LearnedGroups) for level in encoder.hierarchy.config.levels):
         return
     comparison = measure_cuts(subject, encoder)
@@ -256,6 +255,7 @@ def with_boundaries(tokenizer: Tokenizer, values: Sequence[object]) -> tuple[Tok
     def tokens(names: Sequence[str]) -> Tokens:
         return tokenizer.with_boundaries(tokenizer.requested_boundaries.union(names))(values)
 
+    # All at once in the usual case; one by one if that fails, to find those that the sample has.
     names = list(tokenizer.boundaries)
     try:
         return tokens(names), names
@@ -300,6 +300,7 @@ def _visible(char: str) -> str:
 
 def _fenced(text: str) -> str:
     """A fenced block of Markdown."""
+    # The text may contain fences of its own.
     fence = "~~~"
     while fence in text:
         fence += "~"

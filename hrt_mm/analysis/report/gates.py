@@ -60,7 +60,6 @@ class Path:
 
 def gates_section(subject: Subject, page: Page) -> None:
     """Measures and draws the paths between levels."""
-    assert subject.encoder is not None
     paths = measure_paths(subject, subject.encoder)
     if not paths:
         return
@@ -101,6 +100,7 @@ def measure_paths(subject: Subject, encoder: Encoder) -> list[Path]:
     try:
         for tokens in subject.packs(SAMPLES):
             for name, value in encoder(tokens).stats.items():
+                # Contributions are means over a batch, which counts by its samples.
                 sums[name] = sums.get(name, 0.0) + float(value) * len(tokens)
             count += len(tokens)
     finally:

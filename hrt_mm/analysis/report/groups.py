@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...core.pyramid import Pyramid
-from ...core.spans import Spans
 from ...data.capabilities import Timelined, seconds_per_token
 from ...data.sample import Sample
 from .page import Page
-from .style import COLORS, LINE, panels
+from .style import LINE, panels
 from .subject import Subject
 from .timeline import draw_timeline, recognized
-from .view import View, cells_of_levels
+from .view import View, cells_of_levels, draw_level_bars
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NUM_SAMPLES = 3
@@ -29,13 +27,11 @@ MAX_LABEL, LINE_WIDTH = 80, 20
 
 def groups_section(subject: Subject, page: Page) -> None:
     """Draws some samples at each level, and lists the number of tokens of each level."""
-    encoder = subject.encoder
-    assert encoder is not None
     page.heading("Groups")
     drawn = []
     for sample, view in subject.views(NUM_SAMPLES):
         with torch.no_grad():
-            pyramid = encoder(view.tokens.to(subject.device))
+            pyramid = subject.encoder(view.tokens.to(subject.device))
         drawn.append((sample, view, pyramid))
     seconds = seconds_per_token(subject.tokenizer)
     if seconds is not None and not drawn[0][1].gridded:
@@ -89,6 +85,7 @@ def draw_grids(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
         for axes, name in zip(row, names, strict=True):
             view.draw(axes)
             count = len(cells[name])
+            # Thick lines between many tokens would cover the sample.
             view.outline(axes, cells[name], width=0.5 if count > 150 else 0.9 if count > 40 else 1.6)
             axes.set_title(f"{name}: {count} token{'s' if count > 1 else ''}")
         row[0].set_ylabel(fill(_label(sample), LINE_WIDTH), rotation=0, ha="right", va="center")
@@ -104,26 +101,16 @@ def draw_runs(drawn: list[tuple[Sample, View, Pyramid]]) -> Figure:
         view.draw(above)
         above.set_title(_label(sample) or f"sample {row + 1}", loc="left")
         above.set_xticks([])
-        _strips(below, cells_of_levels(pyramid), above.get_xlim())
+        cells, limits = cells_of_levels(pyramid), above.get_xlim()
+        draw_level_bars(below, cells, limits[1])
+        below.set_yticks(range(len(cells)), [f"{name}: {len(spans)}" for name, spans in cells.items()])
+        below.set_xlim(*limits)
+        below.set_ylim(len(cells) - 0.5, -0.5)
+        below.tick_params(axis="y", length=0, colors=LINE)
+        for spine in below.spines.values():
+            spine.set_visible(False)
     grid[-1, 0].set_xlabel("level-0 tokens")
     return figure
-
-
-def _strips(axes: Axes, cells: dict[str, Spans], limits: tuple[float, float]) -> None:
-    """The tokens of each level within the limits as bars, in alternating shades."""
-    for row, spans in enumerate(cells.values()):
-        visible = int((spans.host[:-1] < limits[1]).sum())
-        starts, lengths = spans.host[:visible].tolist(), spans.lengths[:visible].tolist()
-        color = COLORS[row % len(COLORS)]
-        bars = axes.barh([row] * len(starts), lengths, left=starts, height=0.8, color=color)
-        for index, bar in enumerate(bars):
-            bar.set_alpha(0.85 if index % 2 else 0.45)
-    axes.set_yticks(range(len(cells)), [f"{name}: {len(spans)}" for name, spans in cells.items()])
-    axes.set_xlim(*limits)
-    axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0, colors=LINE)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _label(sample: Sample) -> str:

@@ -60,4 +60,5 @@ class Page:
 
 
 def _row(cells: Iterable[str]) -> str:
+    # A | or a line break would end the cell.
     return f"| {' | '.join(cell.replace('|', '&#124;').replace(chr(10), ' ') for cell in cells)} |"

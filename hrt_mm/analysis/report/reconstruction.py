@@ -87,6 +87,7 @@ def reconstruct(task: Masked, view: View, seed: int) -> Reconstruction | None:
     assert output.predictions is not None
     prediction = output.predictions.cpu().to(target.dtype)
     if task.normalize and target.is_floating_point():
+        # The model predicts shape, not level and contrast, which are taken from the true token.
         variance, mean = torch.var_mean(target, -1, correction=0, keepdim=True)
         prediction = prediction * (variance + 1e-6).sqrt() + mean
     return Reconstruction(view, hidden_T, prediction)

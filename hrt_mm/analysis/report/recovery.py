@@ -72,7 +72,6 @@ class Recovery:
 
 def recovery_section(subject: Subject, page: Page) -> None:
     """Measures and draws recovery."""
-    assert subject.encoder is not None
     recoveries = measure_recovery(subject, subject.encoder)
     if not recoveries:
         return
@@ -127,6 +126,7 @@ def _measure(pair: _Pairs, fine: str, coarse: str) -> Recovery:
     spans, positions_in_group_T = Spans.concat(pair.spans), torch.cat(pair.positions_in_group)
     coarse_GE = torch.cat(pair.coarse)
     pooled = final = None
+    # A map is fitted on one half of the groups and measured on the other; one group has no variance.
     if len(spans) >= 4:
         pooled = recovery(torch.cat(pair.fine), coarse_GE, spans, positions_in_group_T)
         final = recovery(torch.cat(pair.fine_final), torch.cat(pair.coarse_final), spans, positions_in_group_T)
@@ -149,6 +149,7 @@ def _recording(hierarchy: Hierarchy, pairs: list[_Pairs]) -> Iterator[None]:
 
 def _record(pair: _Pairs, module: nn.Module, args: tuple[Any, ...], output: Pooled) -> None:
     assert isinstance(module, Transition)
+    # On the host, as all samples together may not fit on the device.
     pair.fine.append(args[0].float().cpu())
     pair.coarse.append(output.x_GE.float().cpu())
     pair.spans.append(output.groups.spans.to("cpu"))

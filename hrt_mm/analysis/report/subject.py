@@ -78,10 +78,11 @@ class Subject:
         return tuple(replace(self, tower=name) for name in self.run.config.towers)
 
     @cached_property
-    def encoder(self) -> Encoder | None:
-        """The tower's encoder; ``None`` for a task without encoders."""
+    def encoder(self) -> Encoder:
+        """The tower's encoder."""
         task = self.run.task
-        return task.encoder_of(self.tower) if isinstance(task, TowerTask) else None
+        assert isinstance(task, TowerTask)
+        return task.encoder_of(self.tower)
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -15,7 +15,7 @@ from ...tasks.ctc import Frames
 from ...tasks.ctc.task import CTC
 from ...tasks.ctc.words import GreedyStream
 from .style import COLORS, GREEN, GREY, LINE, ORANGE, panels
-from .view import View, cells_of_levels
+from .view import View, cells_of_levels, draw_level_bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,8 @@ def draw_timeline(
     above.set_title(title, loc="left")
     above.set_xticks([])
     _borders(above, cells, limit)
-    _level_rows(below, cells, limit)
+    draw_level_bars(below, cells, limit)
+    below.set_xlim(0, limit)
     for row, (spans, color) in enumerate(tracks.values(), len(cells)):
         _labelled(below, row, spans, seconds, limit, color)
     below.set_yticks(range(rows), [*(f"{name}: {len(spans)}" for name, spans in cells.items()), *tracks])
@@ -109,6 +110,7 @@ def _borders(axes: Axes, cells: Mapping[str, Spans], limit: float) -> None:
         top = max(0.08, index / max(1, len(names) - 1))
         borders = [border for border in cells[name].host.tolist() if 0 < border < limit]
         color = COLORS[index % len(COLORS)]
+        # A pale line beneath keeps those of coarse levels visible on a dark sample.
         axes.vlines(
             borders, 0, top, color="white", linewidth=1.2 + 0.5 * index, alpha=0.3 * bool(index), transform=along
         )
@@ -116,25 +118,16 @@ def _borders(axes: Axes, cells: Mapping[str, Spans], limit: float) -> None:
         axes.text(1.005, top, name, color=color, size=8, ha="left", va="top", transform=axes.transAxes, clip_on=False)
 
 
-def _level_rows(axes: Axes, cells: Mapping[str, Spans], limit: float) -> None:
-    """Draws the tokens of each level as bars, in alternating shades."""
-    for row, spans in enumerate(cells.values()):
-        visible = int((spans.host[:-1] < limit).sum())
-        starts, lengths = spans.host[:visible].tolist(), spans.lengths[:visible].tolist()
-        bars = axes.barh([row] * visible, lengths, left=starts, height=0.8, color=COLORS[row % len(COLORS)])
-        for index, bar in enumerate(bars):
-            bar.set_alpha(0.85 if index % 2 else 0.45)
-    axes.set_xlim(0, limit)
-
-
 def _labelled(axes: Axes, row: int, spans: LabelledSpans, seconds: float, limit: float, color: str) -> None:
     """Draws a row of labelled spans. Labels shrink to fit, down to the minimum font size."""
+    # 72 points an inch; the margins of the figure take 2 inches.
     points_per_token = 72 * (_WIDTH - 2.0) / limit
     for start, end, label in spans:
         first, last = start / seconds, min(end / seconds, limit)
         if first >= limit:
             continue
         axes.barh(row, last - first, left=first, height=0.8, color=color, alpha=0.22, edgecolor=color, linewidth=0.8)
+        # A letter is 0.62 of the font size wide, on average.
         fitting_size = points_per_token * (last - first) / (0.62 * max(1, len(label)))
         size = min(_MAX_FONT, max(_MIN_FONT, fitting_size))
         middle = (first + last) / 2
@@ -144,6 +137,7 @@ def _labelled(axes: Axes, row: int, spans: LabelledSpans, seconds: float, limit:
 def _seconds(axes: Axes, seconds: float, limit: float) -> None:
     """Draws ticks in seconds along level-0 tokens."""
     length = limit * seconds
+    # At most 16 ticks, so that their labels do not touch.
     interval = next((interval for interval in (0.1, 0.2, 0.5, 1.0) if length / interval <= 16), 2.0)
     ticks = [interval * index for index in range(int(length / interval) + 1)]
     axes.set_xticks([tick / seconds for tick in ticks], [f"{tick:g}" for tick in ticks])

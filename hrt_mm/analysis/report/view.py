@@ -6,7 +6,7 @@ Shapes: T level-0 tokens, C axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from ...core.pyramid import Pyramid
 from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.tokenizer import Tokenizer
-from .style import BLUE, GREY, LINE, ORANGE, bare, heat_map
+from .style import BLUE, COLORS, GREY, LINE, ORANGE, bare, heat_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,11 +76,13 @@ class View:
         if self.backdrop is not None:
             self.backdrop(axes, self.tokenizer, self.tokens)
         elif self.gridded:
-            image = self.raster(_mean_feature(self.tokens.x))
-            axes.imshow(image, cmap="gray", extent=self._extent())
+            x = self.tokens.x.float()
+            image = self.raster(x.flatten(1).mean(1) if x.ndim > 1 else x)
+            axes.imshow(image, cmap="gray", extent=(0, columns, rows, 0))
         else:
             _draw_series(axes, self.tokens.x)
         if self.gridded:
+            # Again, as the modality may have drawn in other limits, such as pixels.
             axes.set_xlim(0, columns)
             axes.set_ylim(rows, 0)
             axes.set_aspect("equal")
@@ -126,11 +128,8 @@ class View:
         rows, columns = self.shape
         low, high = (rows, 0) if self.gridded else axes.get_ylim()
         aspect: Literal["equal", "auto"] = "equal" if self.gridded else "auto"
+        # Above the sample and its lines (2), and below the outlines of groups (3).
         axes.imshow(colors, extent=(0, columns, low, high), aspect=aspect, zorder=2.5)
-
-    def _extent(self) -> tuple[float, float, float, float]:
-        rows, columns = self.shape
-        return 0, columns, rows, 0
 
 
 def one_sample(tokens: Tokens, index: int) -> Tokens:
@@ -156,6 +155,16 @@ def cells_of_levels(pyramid: Pyramid) -> dict[str, Spans]:
     return cells
 
 
+def draw_level_bars(axes: Axes, cells: Mapping[str, Spans], limit: float) -> None:
+    """Draws the tokens of each level up to a level-0 token as a row of bars, in alternating shades."""
+    for row, spans in enumerate(cells.values()):
+        visible = int((spans.host[:-1] < limit).sum())
+        starts, lengths = spans.host[:visible].tolist(), spans.lengths[:visible].tolist()
+        bars = axes.barh([row] * visible, lengths, left=starts, height=0.8, color=COLORS[row % len(COLORS)])
+        for index, bar in enumerate(bars):
+            bar.set_alpha(0.85 if index % 2 else 0.45)
+
+
 def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
     from matplotlib.collections import LineCollection
 
@@ -165,16 +174,13 @@ def _lines(axes: Axes, segments: np.ndarray, color: str, width: float) -> None:
 
 def _borders(labels: np.ndarray, outside: float) -> np.ndarray:
     """(lines, 2, 2) segments between cells whose labels differ. Everything around the cells has label ``outside``."""
+    # NaN differs from itself, so every cell without a token would get a border.
     framed = np.pad(np.nan_to_num(labels, nan=outside), 1, constant_values=outside)
     beside = np.argwhere(framed[1:-1, 1:] != framed[1:-1, :-1])
     above = np.argwhere(framed[1:, 1:-1] != framed[:-1, 1:-1])
     vertical = [[(column, row), (column, row + 1)] for row, column in beside]
     horizontal = [[(column, row), (column + 1, row)] for row, column in above]
     return np.array(vertical + horizontal, dtype=float).reshape(-1, 2, 2)
-
-
-def _mean_feature(x: Tensor) -> Tensor:
-    return x.float().flatten(1).mean(1) if x.ndim > 1 else x.float()
 
 
 def _draw_series(axes: Axes, x: Tensor) -> None:

@@ -42,6 +42,7 @@ def forced_alignment(log_probs_NK: Tensor, symbols: Sequence[int], name: str = "
     Raises:
         UserError: there are more symbols than frames, or a log-probability is NaN.
     """
+    # Thousands of frames are summed, and the best paths differ in little.
     scores_NK = log_probs_NK.detach().double().cpu().numpy()
     count, blank = len(scores_NK), scores_NK.shape[1] - 1
     labels_V = np.full(2 * len(symbols) + 1, blank)
@@ -71,6 +72,7 @@ def _best_path(scores_NV: np.ndarray, labels_V: np.ndarray, blank: int) -> np.nd
     skips_V = np.zeros(states, dtype=bool)
     skips_V[2:] = (labels_V[2:] != blank) & (labels_V[2:] != labels_V[:-2])
     best_V = np.full(states, -np.inf)
+    # A path begins with the first blank or the first symbol, and ends with the last symbol or the last blank.
     best_V[:2] = scores_NV[0, :2]
     moves_NV = np.zeros((count, states), dtype=np.int8)
     for frame in range(1, count):
@@ -78,6 +80,7 @@ def _best_path(scores_NV: np.ndarray, labels_V: np.ndarray, blank: int) -> np.nd
         candidates_3V[0] = best_V
         candidates_3V[1, 1:] = best_V[:-1]
         candidates_3V[2, 2:] = np.where(skips_V[2:], best_V[:-2], -np.inf)
+        # Of equal candidates the first is taken, which stays in its state.
         moves_NV[frame] = candidates_3V.argmax(0)
         best_V = candidates_3V.max(0) + scores_NV[frame]
     state = states - 1 if best_V[-1] >= best_V[-2] else states - 2

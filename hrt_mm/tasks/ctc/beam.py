@@ -91,6 +91,7 @@ class BeamSearch:
         """Adds frames."""
         blank = log_probs_NK.shape[1] - 1
         likely_NW = log_probs_NK[:, :blank].topk(min(self.width, blank), -1).indices.tolist()
+        # As lists: reading single elements of a tensor takes far longer than the search.
         for row, likely in zip(log_probs_NK.tolist(), likely_NW, strict=True):
             self._step(row, likely, blank)
 
@@ -127,6 +128,7 @@ class BeamSearch:
         return beam.log_prob + beam.word_score
 
     def _complete_score(self, hypothesis: Hypothesis) -> float:
+        # Scored anew, as the last word was still open and the end of the sentence not yet reached.
         words = hypothesis.words
         score = sum(self._word_score(word, words[:index]) for index, word in enumerate(words))
         if self.language is not None:

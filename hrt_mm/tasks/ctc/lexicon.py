@@ -67,6 +67,7 @@ class Lexicon:
             node = self.root
             for symbol in symbols:
                 node = node.children.setdefault(symbol, LexiconNode())
+            # Homophones: decoders write the first, as in the order of the file.
             node.word = node.word or word
         if not self.spellings:
             raise UserError("a lexicon needs at least one word")
@@ -145,6 +146,7 @@ def _fields(line: str, symbols: Container[str]) -> list[str]:
         # CMUdict has comments at the ends of lines.
         end = spelled.index("#") if "#" in spelled else len(spelled)
         spelled = spelled[:end]
+    # Kaldi and the Montreal Forced Aligner write probabilities between the word and its symbols.
     while spelled and spelled[0] not in symbols and _NUMBER.fullmatch(spelled[0]):
         spelled = spelled[1:]
     if spelled and (alternative := _ALTERNATIVE.fullmatch(word)):

@@ -17,6 +17,7 @@ from ...metrics.edits import edit_distance
 
 NONE, UNKNOWN = -1, -2
 """Padding of targets, and a symbol that is not in the training set."""
+# Equal to no symbol of a target, not even to an unknown one.
 _WRONG = -3
 Stats = dict[str, tuple[Tensor, Tensor]]
 """By metric, a sum and the count it is over."""
@@ -46,8 +47,11 @@ def ctc_nats(
     used_B = fits_B & (target_BS != UNKNOWN).all(1)
     nats_B = F.ctc_loss(
         pad_frames(log_probs_NK, spans).transpose(0, 1),
+        # Padding is not read, but has to be a valid index.
         target_BS.clamp(min=0),
         spans.counts,
+        # An empty target fits any number of frames. One that does not fit has infinite loss, and its gradient is NaN
+        # even where the loss is masked.
         torch.where(used_B, length_B, 0),
         blank=log_probs_NK.shape[1] - 1,
         reduction="none",

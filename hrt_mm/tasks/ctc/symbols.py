@@ -47,6 +47,7 @@ class SymbolHead(nn.Module):
 
     def raw_log_probs(self, x_ND: Tensor) -> Tensor:
         """(N, D) tokens of the level to float32 log-probabilities of the symbols, silence and the blank."""
+        # Half precision cannot tell the log-probabilities of rare symbols apart.
         return F.log_softmax(self.head(x_ND).float(), -1)
 
     def merge_silence(self, log_probs_NK: Tensor) -> Tensor:

@@ -66,8 +66,10 @@ class GreedyStream:
 
     def _finish_run(self) -> list[TimeSpan]:
         run = self._run
+        # A run of blanks separates symbols and is none itself.
         if run is None or run.symbol == len(self.symbols):
             return []
+        # The geometric mean over its frames: a long symbol is not less certain for being long.
         score = math.exp(run.log_prob / run.count)
         return [TimeSpan(run.first * self.unit, run.last * self.unit, self.symbols[run.symbol], score)]
 

@@ -59,6 +59,7 @@ def mean_of_present(vectors: Sequence[Tensor], streams: Sequence[TowerStream]) -
     """(B, D) the mean of the towers' vectors over those towers that a sample has; zeros where it has none."""
     present_BN = torch.stack([stream.present_B for stream in streams], 1).to(vectors[0].dtype)
     total_BD = (torch.stack(list(vectors), 1) * present_BN[..., None]).sum(1)
+    # A sample may have no modality left, after ablations.
     return total_BD / present_BN.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -193,6 +194,7 @@ class Cross(TokenFusion):
                 where = sides[index].lay([coords[other] for other in others])
                 look = looks[tower]
                 assert isinstance(look, CrossAttention)
+                # A run of keys may be empty, where a sample has no other modality; attention then adds zeros.
                 attended = look.within(
                     x[index], coords[index], parts[index].samples, source, where, sides[index].samples, one_1
                 )
@@ -226,6 +228,7 @@ class Bottleneck(TokenFusion):
         batch, count = len(parts[0].samples), len(self.shared_MD)
         shared = Spans.from_lengths([count] * batch, parts[0].x.device)
         sides = [Side.by_side([stream.samples, shared]) for stream in parts]
+        # Shared tokens have no place in time.
         nowhere = self.shared_MD.new_zeros(batch * count, 1)
         ropes = [self.rope(side.lay([stream.coords(), nowhere])) for side, stream in zip(sides, parts, strict=True)]
         x, shared_x = [stream.x for stream in parts], self.shared_MD.repeat(batch, 1).to(parts[0].x.dtype)

@@ -77,7 +77,6 @@ def test_boundaries_that_a_text_does_not_carry_are_left_out() -> None:
 
 def cuts_of(run: Path) -> Cuts:
     subject = Subject.of(load_task(run), ProcessGroup(torch.device("cpu")))
-    assert subject.encoder is not None
     return measure_cuts(subject, subject.encoder)
 
 
@@ -102,7 +101,6 @@ def test_every_learned_level_is_measured(texts_run: Path) -> None:
 def test_cuts_are_where_the_model_has_its_groups(texts_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that starts a group wherever a word starts has an F1 of 1."""
     subject = Subject.of(load_task(texts_run), ProcessGroup(torch.device("cpu")))
-    assert subject.encoder is not None
     words: list[torch.Tensor] = []
     subject.encoder.embedding.register_forward_pre_hook(lambda _, args: words.append(args[0].boundaries["words"]))
     transition = subject.encoder.hierarchy.transitions[0]

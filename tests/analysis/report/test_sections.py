@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import precision_recall_fscore_support
-from torch import nn
 
 from hrt_mm.analysis.report.attending import salient
 from hrt_mm.analysis.report.confusion import NUMBERED, Scores, draw_matrix
@@ -154,7 +152,6 @@ def test_shut_paths(gate: float | None, contribution: float, reason: str | None)
 
 def test_opened_gate_adds_more(digits_run: Path) -> None:
     subject = subject_of(digits_run)
-    assert subject.encoder is not None
     before = {path.name: path.contribution for path in measure_paths(subject, subject.encoder)}
     assert set(before) == {"down/regions", "down/patches", "up/regions", "up/image"}
     with torch.no_grad():
@@ -167,7 +164,6 @@ def test_opened_gate_adds_more(digits_run: Path) -> None:
 
 def test_recovery_is_that_of_the_pooling_alone(digits_run: Path) -> None:
     subject = subject_of(digits_run)
-    assert subject.encoder is not None
     fine, coarse = measure_recovery(subject, subject.encoder)
     assert (fine.fine, fine.coarse, coarse.fine, coarse.coarse) == ("patches", "regions", "regions", "image")
     assert fine.groups == 359 * 4
@@ -242,9 +238,3 @@ def test_split_that_is_not_there_is_replaced(digits_run: Path, monkeypatch: pyte
 
     monkeypatch.setattr("hrt_mm.analysis.report.subject.build_dataset", without_test)
     assert subject_of(digits_run).split == "val"
-
-
-def test_task_without_an_encoder(digits_run: Path) -> None:
-    run = load_task(digits_run)
-    bare: Any = nn.Linear(2, 2)
-    assert Subject(replace(run, task=bare), ProcessGroup(torch.device("cpu")), "test", "").encoder is None
