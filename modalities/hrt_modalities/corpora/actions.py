@@ -1,4 +1,4 @@
-"""Public corpora in their own layouts: UCF101's lists and the CSV files of Kinetics. Nothing is fetched."""
+"""Public video corpora in their original layouts: UCF101 and Kinetics. They are not downloaded."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Ucf101Config(ClipsConfig):
     lists: Path
     """Folder of the lists."""
     fold: Literal[1, 2, 3] = 1
-    """Which of the three splits."""
+    """One of the three official splits."""
 
     def build(self, split: str) -> Clips:
-        """The videos of a split; ``val`` is split off train, whole groups of takes of one scene at a time.
+        """The videos of a split; ``val`` is split off train by whole groups of takes of one scene.
 
         Raises:
             ConfigError: the data is missing or broken; names the line.
@@ -42,8 +42,14 @@ class Ucf101Config(ClipsConfig):
             "train": self._read(self.lists / f"trainlist{self.fold:02}.txt"),
             "test": self._read(self.lists / f"testlist{self.fold:02}.txt"),
         }
+
+        def traits(item: Clip) -> Traits:
+            # CLASS/v_CLASS_g01_c02.avi without the number of the take: takes of a group are nearly the same.
+            group = item.name.rsplit("_c", 1)[0]
+            return Traits(item.name, item.target if isinstance(item.target, str) else None, group, key=group)
+
         made_by = f"by the lists of {self.lists}, fold {self.fold}"
-        division = self.with_val(Division(clips_by_split, f"data.root {self.root}", made_by, _traits))
+        division = self.with_val(Division(clips_by_split, f"data.root {self.root}", made_by, traits))
         return self.dataset(split, self.root, division)
 
     def _read(self, file: Path) -> list[Clip]:
@@ -55,7 +61,7 @@ class Ucf101Config(ClipsConfig):
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            # Class names have no spaces; training lists add the number of the class.
+            # Names contain no spaces; training lists have the number of the class after them.
             name = line.split()[0]
             path = PurePosixPath(name)
             if len(path.parts) != 2 or path.is_absolute() or ".." in path.parts:
@@ -67,8 +73,8 @@ class Ucf101Config(ClipsConfig):
 class KineticsConfig(ClipsConfig):
     """Kinetics: CSV files with ``label, youtube_id, time_start, time_end``, and videos under their usual names.
 
-    A video is ``ID_START_END.mp4`` with six digits each, or ``ID.mp4``, anywhere below the folder of its split. Those
-    that are not there, as many never are, are left out.
+    A video is ``ID_START_END.mp4`` with six digits each, or ``ID.mp4``, anywhere below the folder of its split. Missing
+    ones, of which there usually are many, are left out.
     """
 
     type: Literal["kinetics"]
@@ -83,34 +89,24 @@ class KineticsConfig(ClipsConfig):
         """
         check_split(split)
         need_root(self.root)
-        there = {PurePosixPath(name).stem: name for name in files_under(self.root, SUFFIXES, self.follow_links)}
+        files = {PurePosixPath(name).stem: name for name in files_under(self.root, SUFFIXES, self.follow_links)}
         splits: dict[str, list[Clip]] = {}
         for stem, name in _SPLITS.items():
             file = self.root / f"{stem}.csv"
             if file.is_file() and name not in splits:
-                splits[name] = list(self._items(file, there))
+                splits[name] = list(self._items(file, files))
         return self.dataset(split, self.root, splits)
 
-    def _items(self, file: Path, there: dict[str, str]) -> list[Clip]:
+    def _items(self, file: Path, files: dict[str, str]) -> list[Clip]:
         columns = ("label", "youtube_id", "time_start", "time_end")
         clips = []
         for number, row in read_rows(file, columns, "the columns of Kinetics"):
             location = f"{file}:{number}"
             start, end = (seconds_of(row, column, location) or 0.0 for column in columns[2:])
-            trimmed = there.get(f"{row['youtube_id']}_{int(start):06}_{int(end):06}")
-            full_name = there.get(row["youtube_id"])
+            trimmed = files.get(f"{row['youtube_id']}_{int(start):06}_{int(end):06}")
+            full_name = files.get(row["youtube_id"])
             if trimmed is not None:
                 clips.append(Clip(trimmed, row["label"]))
             elif full_name is not None:
                 clips.append(Clip(full_name, row["label"], start, end))
         return clips
-
-
-def _traits(item: Clip) -> Traits:
-    group = _group(item.name)
-    return Traits(item.name, item.target if isinstance(item.target, str) else None, group, key=group)
-
-
-def _group(name: str) -> str:
-    """``CLASS/v_CLASS_g01_c02.avi`` without the number of the take: takes of a group are all but alike."""
-    return name.rsplit("_c", 1)[0]

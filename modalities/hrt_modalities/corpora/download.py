@@ -1,4 +1,4 @@
-"""Fetches archives of data: only when asked for, only known files, checked before they are opened."""
+"""Downloads archives of datasets: only on request, only known files, verified by checksum before they are opened."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from hrt_mm.core.errors import ConfigError
 
 _BLOCK = 1 << 20
-_PATIENCE = 60
-"""Seconds without a byte after which the other side is taken for gone."""
+_TIMEOUT_S = 60
+"""Seconds without data after which a download fails."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Archive:
     """A tar file.
 
     Args:
-        url: where it is.
+        url: of the file.
         sha256: of the file.
     """
 
@@ -32,20 +32,29 @@ class Archive:
 
 
 def fetch(archive: Archive, folder: Path) -> None:
-    """Unpacks an archive into a folder, which is made. What is there stays.
+    """Downloads and unpacks an archive into a folder, which is created. Existing files stay.
 
     Raises:
-        ConfigError: it cannot be fetched, is not the published one, or would write outside the folder.
+        ConfigError: it cannot be downloaded, its checksum is wrong, or it would write outside of the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".download-", dir=folder) as made:
-            file = Path(made, "archive")
-            _copy(archive, file)
+        with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+            file = Path(temporary, "archive")
+            digest = hashlib.sha256()
+            with urllib.request.urlopen(archive.url, timeout=_TIMEOUT_S) as source, file.open("wb") as target:
+                while block := source.read(_BLOCK):
+                    digest.update(block)
+                    target.write(block)
+            if digest.hexdigest() != archive.sha256:
+                raise ConfigError(
+                    f"{archive.url} has SHA-256 {digest.hexdigest()}, the published file has {archive.sha256}; try "
+                    "again later"
+                )
             with tarfile.open(file) as tar:
-                # The filter refuses paths and links that lead out, and devices.
-                tar.extractall(Path(made, "files"), filter="data")
-            shutil.copytree(Path(made, "files"), folder, dirs_exist_ok=True)
+                # The filter refuses devices, and paths and links that lead out of the folder.
+                tar.extractall(Path(temporary, "files"), filter="data")
+            shutil.copytree(Path(temporary, "files"), folder, dirs_exist_ok=True)
     except (tarfile.TarError, EOFError) as error:
         raise ConfigError(f"{archive.url} cannot be unpacked: {error}") from error
     except urllib.error.URLError as error:
@@ -54,15 +63,3 @@ def fetch(archive: Archive, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise ConfigError(f"{archive.url} cannot be fetched into {folder}: {error}") from error
-
-
-def _copy(archive: Archive, file: Path) -> None:
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(archive.url, timeout=_PATIENCE) as source, file.open("wb") as target:
-        while block := source.read(_BLOCK):
-            digest.update(block)
-            target.write(block)
-    if digest.hexdigest() != archive.sha256:
-        raise ConfigError(
-            f"{archive.url} has SHA-256 {digest.hexdigest()}, the published file has {archive.sha256}; try again later"
-        )

@@ -1,4 +1,4 @@
-"""Footage that is cut anew: shots of other videos and of rendered ones, with exact times of all borders.
+"""Edited videos from footage: shots of other videos and rendered ones, with exact times of all boundaries.
 
 Shapes: N frames, H rows, W columns.
 """
@@ -35,7 +35,7 @@ class FootageShot(Shot):
 
     Args:
         item: number of the video.
-        place: where the shot lies among all places that it could have in the video, from 0 to 1.
+        place: of the shot among all its possible positions in the video, from 0 to 1.
     """
 
     item: int
@@ -43,18 +43,18 @@ class FootageShot(Shot):
 
 
 class EditedConfig(EditsConfig):
-    """Edited videos that the project makes of yours, to learn borders without marking any.
+    """Edited videos generated from other videos, to learn boundaries without annotating any.
 
-    Each split shows videos of that split of the footage. Labels are not carried over: ``task.labels`` is to be false.
+    Each split shows videos of that split of the footage. Labels are dropped, so ``task.labels`` must be false.
     """
 
     type: Literal["edited_video"]
     footage: Footage
-    """Where shots come from: a dataset of videos. Each is read whole for a shot, so let them be short, or parts."""
+    """A dataset of videos for the shots. Each is read whole for a shot, so they should be short, or parts."""
     rendered_share: Annotated[NonNegativeFloat, Field(le=1)] = 0.0
-    """Part of the shots that show something else: what ``rendered_video`` shows."""
+    """Fraction of the shots that are rendered, as in ``rendered_video``."""
     apart: bool = False
-    """A rendered shot lies between any two of footage: for footage that looks the same everywhere."""
+    """Always put a rendered shot between two of footage, for footage that looks the same everywhere."""
 
     def material(self, split: str) -> Clips:
         """The footage of a split."""
@@ -77,7 +77,7 @@ class EditedConfig(EditsConfig):
         return FootageShot(footage.name(item), seconds, item, draw.random())
 
     def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
-        """Pieces of footage, brought to the size by cropping, among rendered shots.
+        """Pieces of footage, cropped and resized, among rendered shots.
 
         Raises:
             BadSample: a video of the footage cannot be read.
@@ -95,13 +95,13 @@ class EditedConfig(EditsConfig):
 
 
 class Cutting:
-    """A shot of footage as a take. Where the video is shorter than the shot, its first and last frames stand still.
+    """A shot of footage as a take. If the video is shorter than the shot, its first and last frames are repeated.
 
     Args:
         video: the whole video.
-        shot: which part of it.
+        shot: the part of it.
         size: rows and columns.
-        margin: seconds before and after the shot that transitions may show.
+        margin: seconds before and after the shot, for transitions.
     """
 
     def __init__(self, video: Video, shot: FootageShot, size: tuple[int, int], margin: float) -> None:
@@ -115,8 +115,8 @@ class Cutting:
         self.times_N = times_N[first:last]
 
     def at(self, time: float) -> np.ndarray:
-        """(H, W, 3) float: what is shown at a time from the start of the shot."""
-        # Times are sums, so a frame that begins within a tenth of a millisecond is on.
+        """(H, W, 3) float: the picture at a time from the start of the shot."""
+        # Tolerates rounding, because times are sums.
         index = int(np.searchsorted(self.times_N, self.begin + time + 1e-4, side="right")) - 1
         frame: np.ndarray = self.frames_NHW3[min(max(0, index), len(self.frames_NHW3) - 1)]
         return frame

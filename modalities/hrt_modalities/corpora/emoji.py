@@ -1,4 +1,4 @@
-"""Emoji: two drawings of each, its name, its keywords, and its names in other languages."""
+"""Emoji: two pictures of each, its name and keywords, and its names in other languages."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Language = Literal["en", "de", "fr", "es", "pt", "it", "ru", "ja", "zh", "ko", "
 
 
 class EmojiConfig(DatasetConfig):
-    """Pictures in the style of Noto (``noto``) and of EmojiTwo (``emojitwo``, where it has one), names (``text``).
+    """Pictures in the styles of Noto (``noto``) and EmojiTwo (``emojitwo``, if there is one), and names (``text``).
 
-    The table ``index.tsv`` says which split an emoji is in: variants of one and identical pictures are in the same.
+    The splits are those of the table ``index.tsv``: variants of an emoji and identical pictures are in the same one.
     """
 
     type: Literal["emoji"]
@@ -35,15 +35,15 @@ class EmojiConfig(DatasetConfig):
     root: Path
     """Folder that holds ``index.tsv`` and the pictures."""
     languages: Annotated[tuple[Language, ...], Field(min_length=1)] = ("en",)
-    """Of the names; a training sample has one in any of them, others the first."""
+    """Languages of the names; a training sample has a random one, others the first."""
     keywords: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Chance that some keywords are a training sample's text in place of the name."""
+    """Probability that the text of a training sample is some keywords instead of the name."""
     size: PositiveInt | None = None
-    """Pixels a side that training pictures are brought to before they are augmented; they are then kept in memory."""
+    """Side in pixels to which training pictures are resized before augmentation; they then stay in memory."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training pictures, in order."""
     both: bool = False
-    """Leave out emoji that EmojiTwo has not."""
+    """Leave out emoji that EmojiTwo lacks."""
 
     def build(self, split: str) -> EmojiSet:
         """The emoji of a split.
@@ -61,7 +61,7 @@ class EmojiConfig(DatasetConfig):
         return EmojiSet(self, selected, chain(self.augment) if training else None, training=training)
 
     def plain(self, split: str) -> EmojiSet:
-        """The emoji of a split, their pictures and names as they are."""
+        """The emoji of a split, without augmentation."""
         return EmojiSet(self, self.build(split).emoji, None, training=False)
 
     def _read(self) -> list[tuple[Emoji, str]]:
@@ -86,7 +86,7 @@ class Emoji:
     """One emoji.
 
     Args:
-        id: code points; of emoji that look the same, that of the first.
+        id: code points, or those of the first emoji with the same picture.
         char: the characters.
         names: by language.
         keywords: in English.
@@ -106,10 +106,10 @@ class EmojiSet(Dataset):
     """Emoji of a split.
 
     Args:
-        config: what is read of them.
-        emoji: which.
+        config: of the dataset.
+        emoji: of the split.
         transform: augmentation of the pictures.
-        training: whether texts are drawn at random.
+        training: whether texts are random.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class EmojiSet(Dataset):
         return len(self.emoji)
 
     def __getitem__(self, index: int) -> Sample:
-        """The pictures and a text; ``image`` is Noto's, or in training either."""
+        """The pictures and a text; ``image`` is Noto's, or in training a random one."""
         emoji = self.emoji[index]
         pictures = {
             "noto": self._picture(emoji.noto),
@@ -139,7 +139,7 @@ class EmojiSet(Dataset):
         return f"{self.emoji[index].id} {self.emoji[index].names['en']}"
 
     def describe(self, index: int) -> Mapping[str, str]:
-        """What a search shows of an emoji."""
+        """The fields of a search result."""
         emoji = self.emoji[index]
         return {"character": emoji.char, "name": emoji.names["en"], "keywords": ", ".join(emoji.keywords)}
 
@@ -156,7 +156,7 @@ class EmojiSet(Dataset):
 
         if path not in self._small:
             small = resize(self._read(path), [size, size], antialias=True)
-            # Colours and shapes of floats change twice as fast as those of bytes.
+            # Augmentation of floats is twice as fast as that of bytes.
             self._small[path] = to_dtype(small, torch.float32, scale=True)
         return self._small[path]
 

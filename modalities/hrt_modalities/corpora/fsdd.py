@@ -1,4 +1,4 @@
-"""The Free Spoken Digit Dataset: single digits, or strings of digits that are joined from them with exact edges.
+"""The Free Spoken Digit Dataset: single digits, or concatenated strings of digits with exact boundaries.
 
 Shapes: S samples.
 """
@@ -31,12 +31,12 @@ _COLUMNS = ("path", "word", "arpabet", "speaker", "split")
 
 
 class StringsConfig(Component):
-    """Strings of digits by one speaker, drawn and joined the same way each time."""
+    """Strings of digits by one speaker, random but reproducible."""
 
     digits: tuple[PositiveInt, PositiveInt] = (2, 7)
     """Fewest and most digits."""
     gap_s: tuple[NonNegativeFloat, NonNegativeFloat] = (0.0, 0.0)
-    """Shortest and longest silence before, between and behind them, in seconds; each is a group of its own."""
+    """Shortest and longest silence before, between and after the digits in seconds; each is a group."""
     train: PositiveInt = 2000
     """Strings to train on."""
     val: PositiveInt = 100
@@ -44,7 +44,7 @@ class StringsConfig(Component):
     test: PositiveInt = 300
     """Strings to test on."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Draws the strings."""
+    """Seed of the strings."""
 
     @model_validator(mode="after")
     def _ordered(self) -> StringsConfig:
@@ -56,20 +56,20 @@ class StringsConfig(Component):
 
 
 class FsddConfig(RecordingsConfig):
-    """Spoken digits of six speakers, each digit fifty times (FSDD). Sounds carry ``words``."""
+    """Spoken digits of six speakers, each digit fifty times (FSDD). Sounds have the boundary ``words``."""
 
     type: Literal["fsdd"]
     root: Path
-    """Folder that holds ``index.tsv`` and the recordings that it lists."""
+    """Folder with ``index.tsv`` and the recordings that it lists."""
     label: Literal["word", "speaker", "text", "words", "segments", "phonemes", "characters"] = "word"
     """The label: the class of the digit or of the speaker; its text; or its words, phonemes (without
     stress) or characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the
     boundary ``words``."""
     leave_out: str | None = None
-    """A speaker who is tested on, all takes, while the others are trained on, all takes. The official split
-    (takes 0 to 4 of all speakers for testing) when absent."""
+    """A speaker whose takes are the test set, while train has all takes of the others. When absent, the official split:
+    takes 0 to 4 of all speakers are the test set."""
     strings: StringsConfig | None = None
-    """Join digits to strings; single digits when absent."""
+    """Concatenate digits to strings; single digits when absent."""
 
     @model_validator(mode="after")
     def _possible(self) -> FsddConfig:
@@ -113,14 +113,14 @@ class FsddConfig(RecordingsConfig):
 
 
 class DigitStrings(Dataset):
-    """Strings of digits by one speaker each, joined from clips; where each word begins is known to the sample.
+    """Strings of digits, each by one speaker, concatenated from clips, with the boundary ``words``.
 
     Args:
         config: of the strings.
         clips: the digits of a split.
         split: which one.
-        label: what labels hold.
-        speakers: of each clip, by name.
+        label: kind of the labels.
+        speakers: of the clips, by name.
         transform: augmentation of the training split.
     """
 
@@ -135,7 +135,7 @@ class DigitStrings(Dataset):
     ) -> None:
         self.config, self.split, self.label = config, split, label
         self.transform = transform if split == "train" else None
-        # Strings are augmented whole: a speaker keeps one speed.
+        # Augmentation applies to whole strings, so that a speaker keeps one speed.
         self.clips = Recordings(clips.home, clips.items, clips.classes, trim_db=clips.trim_db)
         silent = label == "segments" and config.gap_s[1] > 0
         self.classes = (
@@ -157,7 +157,7 @@ class DigitStrings(Dataset):
         Raises:
             BadSample: one of its clips cannot be read.
         """
-        speaker, positions, gaps = self._drawn(index)
+        speaker, positions, gaps = self._draw(index)
         samples = [self.clips[position] for position in positions]
         rate = samples[0].value.rate
         if any(sample.value.rate != rate for sample in samples):
@@ -186,13 +186,13 @@ class DigitStrings(Dataset):
         Raises:
             BadSample: one of its clips cannot be read.
         """
-        _, positions, gaps = self._drawn(index)
+        _, positions, gaps = self._draw(index)
         shapes = [self.clips.shape(position) for position in positions]
         rate = shapes[0][1]
         return sum(samples for samples, _ in shapes) + sum(round(gap * rate) for gap in gaps), rate
 
-    def _drawn(self, index: int) -> tuple[str, list[int], list[float]]:
-        """Speaker, clips and silences of a string: the same whenever it is asked for."""
+    def _draw(self, index: int) -> tuple[str, list[int], list[float]]:
+        """Speaker, clips and silences of a string, reproducible by seed and index."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         order = ("train", "val", "test").index(self.split)

@@ -30,13 +30,13 @@ _FEWEST_ARGUMENTS = 2
 
 @dataclass(frozen=True)
 class Rules:
-    """Which expressions there are.
+    """The distribution of expressions.
 
     Args:
-        depth: operators within each other, and the digits in the innermost.
-        arguments: of an operator at most.
-        longer_than: symbols that an expression has more of.
-        shorter_than: symbols that it has fewer of.
+        depth: limit of the nesting, including the digits.
+        arguments: limit of the arguments of an operator.
+        longer_than: exclusive lower limit of the symbols of an expression.
+        shorter_than: exclusive upper limit of its symbols.
     """
 
     depth: int = 10
@@ -54,7 +54,7 @@ class _TooLongError(Exception):
 
 
 class _Tree:
-    """One random expression, given up as soon as it is too long."""
+    """A random expression, which is abandoned as soon as it is too long."""
 
     def __init__(self, random: Random, rules: Rules) -> None:
         self.random, self.rules = random, rules
@@ -62,9 +62,11 @@ class _Tree:
         self.length = 0
 
     def grow(self, depth: int = 1) -> int:
-        """Adds a node with all below it, and gives its value."""
+        """Adds a node with all of its descendants, and returns its value."""
         if depth == self.rules.depth or self.random.random() > _OPERATOR_SHARE:
-            return self._digit()
+            digit = self._below(10)
+            self._add(CLASSES[digit], 1)
+            return digit
         self._add("", 2)
         index = len(self.parts) - 1
         count = _FEWEST_ARGUMENTS + self._below(self.rules.arguments - _FEWEST_ARGUMENTS + 1)
@@ -74,11 +76,6 @@ class _Tree:
         self.parts.append(END)
         return OPERATORS[operator](values)
 
-    def _digit(self) -> int:
-        digit = self._below(10)
-        self._add(CLASSES[digit], 1)
-        return digit
-
     def _add(self, part: str, length: int) -> None:
         self.length += length
         if self.length >= self.rules.shorter_than:
@@ -86,17 +83,17 @@ class _Tree:
         self.parts.append(part)
 
     def _below(self, count: int) -> int:
-        # Of Random's methods this one alone is promised to stay the same in all versions of Python.
+        # random() is the only method whose sequence Python guarantees across versions.
         return int(self.random.random() * count)
 
 
 def expressions(count: int, seed: int, rules: Rules = FULL) -> Iterator[tuple[str, int]]:
-    """Different random expressions with their values, the same ones for the same seed.
+    """Unique random expressions with their values, reproducible by seed.
 
     Args:
-        count: how many.
-        seed: chooses them.
-        rules: what they are like.
+        count: their number.
+        seed: of the random generator.
+        rules: their distribution.
     """
     random, seen = Random(seed), set[str]()
     while len(seen) < count:
@@ -136,7 +133,7 @@ def evaluate(expression: str) -> int:
 
 
 def starts(expression: str) -> tuple[int, ...]:
-    """Where operators stand, and what follows a closing bracket: so a group is one operation's own symbols in a row."""
+    """Positions of operators and of symbols after closing brackets: a group is a run of symbols of one operation."""
     return tuple(
         index
         for index, symbol in enumerate(expression)

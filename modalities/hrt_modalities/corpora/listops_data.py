@@ -27,11 +27,11 @@ from .listops import CLASSES, FULL, SHORT, Rules, expressions, read, starts, wri
 
 TRAIN, HELD_OUT, SHORT_TRAIN = 96_000, 2_000, 20_000
 _VERSION = 1
-"""Rises when the same seed gives other expressions, so that no stale cache is read."""
+"""Must be raised when the same seed gives other expressions, so that no stale cache is read."""
 
 
 class ListOps(Dataset):
-    """Expressions with their values as classes. Texts carry the boundary ``operators``.
+    """Expressions with their values as classes. Texts have the boundary ``operators``.
 
     Args:
         rows: expressions and values.
@@ -71,19 +71,18 @@ class ListOps(Dataset):
 
 
 class ListOpsConfig(DatasetConfig):
-    """ListOps of Long Range Arena: the value of nested operations on digits. Made by rule, the same for a seed.
+    """ListOps of Long Range Arena: the value of nested operations on digits. Generated, and reproducible by seed.
 
-    One byte a symbol. Groups by ``operators`` need ``modality.carried: [operators]``.
+    A symbol is one byte. Groups by ``operators`` need ``modality.carried: [operators]``.
     """
 
     type: Literal["listops"]
     root: Path | None = None
-    """Folder with ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``; made up and kept in ``cache`` when
-    absent."""
+    """Folder with ``basic_train.tsv``, ``basic_val.tsv`` and ``basic_test.tsv``; generated in ``cache`` when absent."""
     short: bool = False
-    """The short variant: 31 to 149 symbols and 5 levels in place of 501 to 1999 symbols and 10 levels."""
+    """The short variant: 31 to 149 symbols and 5 levels instead of 501 to 1999 symbols and 10 levels."""
     seed: NonNegativeInt = 0
-    """Chooses the expressions."""
+    """Seed of the expressions."""
     train: PositiveInt | None = None
     """Training expressions; 96,000, of the short variant 20,000, when absent."""
     val: PositiveInt = HELD_OUT
@@ -91,7 +90,7 @@ class ListOpsConfig(DatasetConfig):
     test: PositiveInt = HELD_OUT
     """Expressions for testing."""
     cache: Path | None = None
-    """Folder where expressions are kept once made; ``$XDG_CACHE_HOME/hrt_mm`` or ``~/.cache/hrt_mm`` when absent."""
+    """Cache folder; ``$XDG_CACHE_HOME/hrt_mm`` or ``~/.cache/hrt_mm`` when absent."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ListOpsConfig:
@@ -102,7 +101,7 @@ class ListOpsConfig(DatasetConfig):
         return self
 
     def build(self, split: str) -> ListOps:
-        """The expressions of a split. Makes all splits on the first call.
+        """The expressions of a split. The first call generates all splits.
 
         Raises:
             ConfigError: a table is missing or broken, or the cache cannot be written.
@@ -126,14 +125,14 @@ class ListOpsConfig(DatasetConfig):
 
 
 def write(folder: Path, rules: Rules, seed: int, counts: Sequence[int], *, compact: bool = False) -> None:
-    """Writes the tables of all splits; the folder is there whole or not at all.
+    """Writes the tables of all splits atomically.
 
     Args:
-        folder: does not exist yet, or is empty.
-        rules: what expressions are like.
-        seed: chooses them.
+        folder: is new or empty.
+        rules: the distribution of expressions.
+        seed: of the expressions.
         counts: of train, val and test.
-        compact: a character a symbol, in place of the original's form.
+        compact: write one character per symbol instead of the original format.
 
     Raises:
         OSError: it cannot be written.
@@ -149,7 +148,7 @@ def write(folder: Path, rules: Rules, seed: int, counts: Sequence[int], *, compa
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder aside that takes the place of ``folder`` in the end; another process may have been first."""
+    """A temporary folder that replaces ``folder`` at the end, unless another process did so first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with ExitStack() as after:
@@ -165,8 +164,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the tables; new or empty")
-    parser.add_argument("--short", action="store_true", help="31 to 149 symbols in place of 501 to 1999")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the expressions (0)")
+    parser.add_argument("--short", action="store_true", help="31 to 149 symbols instead of 501 to 1999")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the expressions (0)")
     text = f"training expressions ({TRAIN}, short {SHORT_TRAIN})"
     parser.add_argument("--train", type=int, metavar="N", help=text)
     parser.add_argument("--val", type=int, default=HELD_OUT, metavar="N", help=f"for validation ({HELD_OUT})")
@@ -174,7 +173,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _run(args: Namespace) -> int:
-    """Writes the tables, and says where."""
+    """Writes the tables, and prints their folder."""
     train = args.train if args.train is not None else SHORT_TRAIN if args.short else TRAIN
     counts = (train, args.val, args.test)
     if min(*counts, args.seed + 1) < 1:
@@ -186,4 +185,4 @@ def _run(args: Namespace) -> int:
     return 0
 
 
-LISTOPS = Command("data listops", "write the tables of ListOps, made by rule", _arguments, _run)
+LISTOPS = Command("data listops", "write generated tables of ListOps", _arguments, _run)

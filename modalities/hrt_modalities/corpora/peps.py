@@ -1,4 +1,4 @@
-"""Python Enhancement Proposals: long documents whose sections, paragraphs and sentences are known."""
+"""Python Enhancement Proposals: long documents with their sections, paragraphs and sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS: tuple[str, ...] = ("sections", "paragraphs", "sentences")
 
 
 class Peps(Dataset):
-    """Whole documents. Texts carry ``sections``, ``paragraphs`` and ``sentences``.
+    """Whole documents. Texts have the boundaries ``sections``, ``paragraphs`` and ``sentences``.
 
     Args:
         rows: names, labels and texts.
@@ -51,13 +51,13 @@ class Peps(Dataset):
 
 
 class PepsConfig(DatasetConfig):
-    """Python Enhancement Proposals at full length, with the kind, the state or the topic of each as its class."""
+    """Python Enhancement Proposals at full length, with their type, status or topic as the class."""
 
     type: Literal["peps"]
     root: Path
-    """Folder that holds ``peps.jsonl``: a line a document with labels, split and nested sections."""
+    """Folder with ``peps.jsonl``, which has one document per line with labels, split and nested sections."""
     label: Literal["type", "status", "topic"] = "type"
-    """The label. Of several topics the first counts, and ``none`` where there is no topic."""
+    """The label: of several topics the first one, and ``none`` without a topic."""
 
     def build(self, split: str) -> Peps:
         """The documents of a split.
@@ -76,7 +76,7 @@ class PepsConfig(DatasetConfig):
             location = f"{file}:{number}"
             side = split_of(row, "split", location)
             try:
-                # Other splits are read for their labels alone.
+                # Of other splits only the labels are needed.
                 text = _text(row) if side == split else Text("")
                 label = row[self.label].split(",")[0].strip() or _NO_TOPIC
             except (KeyError, TypeError, AttributeError) as error:
@@ -93,7 +93,7 @@ class PepsConfig(DatasetConfig):
 
 
 def _text(row: Mapping[str, Any]) -> Text:
-    """A document: its title, and each section's title and paragraphs, an empty line between them."""
+    """A document: its title, and the titles and paragraphs of its sections, separated by empty lines."""
     parts: list[str] = []
     starts: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     length = 0
@@ -110,7 +110,7 @@ def _text(row: Mapping[str, Any]) -> Text:
 
 
 def _pieces(row: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The sentences in order, each with what starts there."""
+    """The sentences in order, each with the boundaries that start there."""
     section, paragraph, sentence = _KINDS, _KINDS[1:], _KINDS[2:]
     if row["title"]:
         yield section, row["title"]

@@ -1,4 +1,4 @@
-"""Published corpora in their own layouts: Speech Commands and LibriSpeech. Fetched only when asked for."""
+"""Public speech corpora in their original layouts: Speech Commands and LibriSpeech. Downloaded only on request."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class SpeechCommandsConfig(RecordingsConfig):
     label: Literal["word", "characters"] = "word"
     """The label: the word, or its characters."""
     words: tuple[str, ...] = ()
-    """Words that count; all of them when empty."""
+    """Words to use; all when empty."""
     download: bool = False
-    """Fetch version 0.02 (2.3 GB) into ``root`` where it is not there."""
+    """Download version 0.02 (2.3 GB) to ``root`` if it is missing."""
 
     @model_validator(mode="after")
     def _all_there(self) -> SpeechCommandsConfig:
@@ -67,7 +67,13 @@ class SpeechCommandsConfig(RecordingsConfig):
         check_split(split)
         if not (self.root / _LISTS["test"]).is_file() and self.download:
             fetch(_COMMANDS, self.root)
-        names = {side: _names(self.root / file) for side, file in _LISTS.items()}
+        names = {}
+        for side, list_name in _LISTS.items():
+            if not (self.root / list_name).is_file():
+                raise ConfigError(
+                    f"{self.root} holds no {list_name}; set data.download: true, or data.root to where it is"
+                )
+            names[side] = frozenset(line.strip() for line in _lines(self.root / list_name) if line.strip())
         files = [name for name in files_under(self.root, SUFFIXES, self.follow_links) if not name.startswith("_")]
         available = {name.split("/")[0] for name in files if "/" in name}
         if missing := [word for word in self.words if word not in available]:
@@ -83,11 +89,11 @@ class SpeechCommandsConfig(RecordingsConfig):
 
 
 class LibriSpeechConfig(JoinableConfig):
-    """Read books with their texts (LibriSpeech): ROOT/PART/SPEAKER/CHAPTER/*.flac, with a ``.trans.txt`` a chapter."""
+    """Audiobooks with transcripts (LibriSpeech): ROOT/PART/SPEAKER/CHAPTER/*.flac, a ``.trans.txt`` per chapter."""
 
     type: Literal["librispeech"]
     root: Path
-    """The folder ``LibriSpeech``, with a folder a part."""
+    """The folder ``LibriSpeech``, with a folder for each part."""
     label: Literal["text", "words", "characters"] = "characters"
     """The label: the text, or its words or characters in order, in lower case."""
     train: tuple[Part, ...] = ("train-clean-100",)
@@ -97,7 +103,7 @@ class LibriSpeechConfig(JoinableConfig):
     test: tuple[Part, ...] = ("test-clean",)
     """Parts to test on."""
     download: bool = False
-    """Fetch parts that are not there: 0.3 GB each of dev and test, 6, 23 and 30 GB of train."""
+    """Download missing parts: 0.3 GB each of dev and test, 6, 23 and 30 GB of train."""
 
     @model_validator(mode="after")
     def _apart(self) -> LibriSpeechConfig:
@@ -116,10 +122,10 @@ class LibriSpeechConfig(JoinableConfig):
         """
         check_split(split)
         sides = {"train": self.train, "val": self.valid, "test": self.test}
-        # The classes are those of train, so it is always read.
+        # Train is always read, because it has the classes.
         needed = {"train", split}
         items = {side: [item for part in sides[side] for item in self._part(part)] for side in sorted(needed)}
-        # So that nothing is split off train where the validation parts are not read.
+        # Keeps val from being split off train if the validation parts are not read.
         items.setdefault("val", items[split])
         sounds = self.dataset(split, self.root, items, texts=self.label == "text")
         return self.concatenated(split, sounds, spaced=self.label == "characters")
@@ -127,7 +133,7 @@ class LibriSpeechConfig(JoinableConfig):
     def _part(self, part: str) -> list[Recording]:
         folder = self.root / part
         if not folder.is_dir() and self.download:
-            # The archives hold LibriSpeech/PART.
+            # The archives contain LibriSpeech/PART.
             if self.root.name != "LibriSpeech":
                 raise ConfigError(
                     f"data.root {self.root} must end in LibriSpeech, as the archives do, to be fetched into"
@@ -144,12 +150,6 @@ class LibriSpeechConfig(JoinableConfig):
                 path = (file.parent / f"{name}.flac").relative_to(self.root).as_posix()
                 items.append(Recording(path, as_target(text.lower(), self.label)))
         return items
-
-
-def _names(file: Path) -> frozenset[str]:
-    if not file.is_file():
-        raise ConfigError(f"{file.parent} holds no {file.name}; set data.download: true, or data.root to where it is")
-    return frozenset(line.strip() for line in _lines(file) if line.strip())
 
 
 def _lines(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Spoken digits with written ones: a sound of FSDD and a picture of MNIST that show the same digit."""
+"""Spoken with written digits: a sound of FSDD and an image of MNIST with the same digit."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class SpokenWrittenConfig(DatasetConfig):
     pictures: Path
     """The folder that torchvision calls root of MNIST."""
     leave_out: str | None = None
-    """A speaker who is tested on alone, and not heard in training."""
+    """A speaker whose takes are the test set, and not in train."""
     trim_db: PositiveFloat | None = None
-    """Leave out what is this much quieter than the loudest part, before and behind the digit; nothing when absent."""
+    """Trim both ends that are so many decibels quieter than the loudest part; nothing when absent."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training sounds, in order."""
 
     def prepare(self, part: str, value: Any) -> Any:
-        """A sound is taken for one word, without its quiet ends, as those of the data are."""
+        """Makes a sound one word without its quiet ends, like those of the dataset."""
         if not isinstance(value, Audio):
             return value
         audio = replace(value, boundaries={"words": (0.0,)} | dict(value.boundaries))
         return audio if self.trim_db is None else trimmed(audio, self.trim_db)
 
     def build(self, split: str) -> SpokenWritten:
-        """The sounds of a split. In training each meets another picture every time; elsewhere always the same one.
+        """The sounds of a split, in training each with a random picture, otherwise always with the same one.
 
         Raises:
             ConfigError: the data is missing or broken.
@@ -70,8 +70,8 @@ class SpokenWritten(Dataset):
     Args:
         sounds: with the word of the digit as label.
         pictures: of digits.
-        words: of each picture.
-        random: whether a sound meets another picture every time.
+        words: of the pictures.
+        random: whether a sound has a random picture.
     """
 
     def __init__(self, sounds: Dataset, pictures: Dataset, words: list[str], *, random: bool) -> None:
@@ -98,7 +98,7 @@ class SpokenWritten(Dataset):
         limit_towers({"audio": self.sounds, "image": self.pictures}, tokenizers)
 
     def name(self, index: int) -> str:
-        """That of the sound."""
+        """The name of the sound."""
         return self.sounds.name(index)
 
     def class_of(self, index: int) -> str | None:

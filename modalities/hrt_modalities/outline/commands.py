@@ -1,4 +1,4 @@
-"""``hrt-mm outline``: the scenes of a video with times and, where a run was trained for it, names."""
+"""``hrt-mm outline``: the scenes of a video with their times, and with labels if the run has classes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--run", dest="trained", type=Path, metavar="RUN", help="a run of modality video with task segmentation"
     )
-    text = "find shot changes by PySceneDetect in place of a run; scenes have no names then"
+    text = "detect shot changes with PySceneDetect instead of a run; scenes have no labels then"
     parser.add_argument("--detector", choices=DETECTORS, help=text)
     parser.add_argument("--window", type=float, default=8.0, metavar="SECONDS", help="encoded at once (8)")
     parser.add_argument("--clip", type=float, default=0.8, metavar="SECONDS", help="the shortest clip (0.8)")
     parser.add_argument("--side", type=int, metavar="PIXELS", help="scale frames down to it as they are decoded")
-    parser.add_argument("--json", action="store_true", help="a line of JSON a scene")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the outline too")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per scene")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the outline")
 
 
 def _run(args: Namespace) -> int:
@@ -42,7 +42,7 @@ def _run(args: Namespace) -> int:
             raise ConfigError(f"--{option} must be more than 0 seconds, got {getattr(args, option):g}")
     with VideoFile(args.file, side=args.side) as file:
         scenes: list[Scene] = []
-        # Whoever reads the lines may have seen enough.
+        # The reader of a pipe may close it, as head does.
         with suppress(BrokenPipeError):
             for scene in _scenes(args, file):
                 print(json.dumps(asdict(scene)) if args.json else line(scene, len(scenes) + 1), flush=True)
@@ -69,7 +69,7 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
 
 
 def line(scene: Scene, number: int) -> str:
-    """A scene in words, and its clips where there is more than one."""
+    """A scene as text, with its clips if they have several labels."""
     border = "" if scene.border is None else f"  {scene.border.removesuffix('s')} {scene.border_prob:.0%}"
     label = "" if scene.score is None else f"  {scene.label} {scene.score:.0%}"
     lines = [f"{number:4}  {clock(scene.start)} - {clock(scene.end)}{label}{border}"]
@@ -85,4 +85,4 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{hundredths % 6000 / 100:05.2f}"
 
 
-OUTLINE = Command("outline", "the scenes of a video, with times and names", _arguments, _run)
+OUTLINE = Command("outline", "print the scenes of a video with their times and labels", _arguments, _run)

@@ -1,9 +1,9 @@
-"""The outline of a video of any length in constant memory: its scenes, with what happens in them clip by clip.
+"""The outline of a video of any length in constant memory: its scenes, and the labelled clips in them.
 
-Frames are decoded and encoded a window at a time. Windows overlap, so that a step has seen what lies around it. Of each
-step its probability of a border and its features are kept until its scene ends; of a scene only its mean.
+Frames are decoded and encoded in overlapping windows, so that each step has context on both sides. Only running means
+of the features are stored, and the features of a border until it ends.
 
-Shapes: U steps, D width of what a step reads, K kinds of borders and none.
+Shapes: U steps, D features of a step, K kinds of borders, including none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scene(TimeSpan):
 
 @dataclass
 class _Mean:
-    """The mean of steps that come one by one."""
+    """A running mean of steps."""
 
     sum_D: Tensor | None = None
     count: int = 0
@@ -61,7 +61,7 @@ class _Mean:
 
 @dataclass
 class _BorderRun:
-    """Steps in a row that are a border together, whose middle is not known before they end."""
+    """Consecutive steps that form one border, whose middle is known only when they end."""
 
     first: int
     probs: list[Tensor] = field(default_factory=list)
@@ -69,12 +69,12 @@ class _BorderRun:
 
 
 class Outliner:
-    """Makes scenes of steps that come in order; put together they are those of the whole.
+    """Builds scenes from steps that arrive in order.
 
     Args:
-        task: trained; its heads judge the steps.
-        seconds: that a step stands for.
-        clip: steps of a clip.
+        task: a trained task, whose heads classify the steps.
+        seconds: duration of a step.
+        clip: number of steps of a clip.
     """
 
     def __init__(self, task: Segmentation, seconds: float, clip: int) -> None:
@@ -84,7 +84,7 @@ class Outliner:
         self._begin(0, None, 1.0)
 
     def feed(self, units_UD: Tensor) -> Iterator[Scene]:
-        """The scenes that new steps end."""
+        """The scenes that new steps complete."""
         probs_UK = self.task.border_head(units_UD).float().softmax(-1).cpu()
         for probs_K, step_D in zip(probs_UK, units_UD, strict=True):
             border = self.count > 0 and float(1 - probs_K[0]) > self.task.config.threshold
@@ -99,14 +99,14 @@ class Outliner:
             self.count += 1
 
     def flush(self, seconds: float) -> Iterator[Scene]:
-        """What is left at the end of a video of so many seconds."""
+        """The remaining scenes, at the end of a video of so many seconds."""
         if self._run is not None:
             yield self._close(self._run)
         if self._scene_mean.count:
             yield self._scene(seconds)
 
     def _close(self, run: _BorderRun) -> Scene:
-        """Ends the scene at the middle of a run."""
+        """Ends the scene at the centre of mass of a border."""
         probs_UK = torch.stack(run.probs)
         border_U = 1 - probs_UK[:, 0]
         middle = round(float((torch.arange(len(border_U)) * border_U).sum() / border_U.sum()))
@@ -135,7 +135,7 @@ class Outliner:
         label, score = self._classify(self._clip_mean)
         start = self._clips[-1].end if self._clips else self._first * self.seconds
         end = start + self._clip_mean.count * self.seconds
-        # Neighbours of one name are one clip.
+        # Adjacent clips with the same label are merged.
         if self._clips and self._clips[-1].label == label:
             last = self._clips.pop()
             start = last.start
@@ -160,19 +160,18 @@ class Outliner:
 
 
 class FileOutline:
-    """Reads a file and makes its outline.
+    """The outline of a file.
 
     Args:
         task: a trained segmentation task of the video modality.
-        tokenizer: its own.
-        window: seconds that are encoded at once; about as long as the videos that it was trained on.
-        margin: seconds on each side of a window that are encoded and then left to its neighbours.
-        clip: seconds of a clip.
-        batch: windows that are encoded together.
+        tokenizer: of the same run.
+        window: seconds that are encoded at once; about the duration of the training videos.
+        margin: overlap with the neighbours on each side of a window in seconds.
+        clip: duration of a clip in seconds.
+        batch: number of windows that are encoded together.
 
     Raises:
-        ConfigError: the task is none, its steps are not steps of time, or its model has groups that a file does not
-            give.
+        ConfigError: the task is not such a task, its steps are not steps in time, or its model needs given groups.
     """
 
     def __init__(
@@ -196,10 +195,10 @@ class FileOutline:
                 f"an outline finds where things begin, and the run's model is given it: groups by {', '.join(given)}; "
                 "train one with other groups"
             )
-        # Borders are what is looked for: files do not carry those that training was taught by.
+        # Training videos have annotated borders, files do not.
         self.tokenizer = tokenizer.with_boundaries({"frames"})
         self.task, self.batch = task, batch
-        # Frames are read at the rate that training saw, whatever that of the file is.
+        # Frames are read at the frame rate of training, whatever that of the file is.
         spacing = tokenizer.extents.nearest_spacing(1.0) if tokenizer.extents is not None else None
         self.rate = tokenizer.config.rate / (spacing or 1.0)
         self.step = tokenizer.config.tube / self.rate
@@ -216,7 +215,7 @@ class FileOutline:
         yield from outliner.flush(file.index.seconds)
 
     def _steps(self, file: VideoFile, steps: int) -> Iterator[Tensor]:
-        """(U, D) what steps read, in order, a few windows at a time."""
+        """(U, D) features of steps in order, a few windows at a time."""
         waiting: list[tuple[Video, int, int]] = []
         for first in range(0, steps, self.window):
             begin, end = max(0, first - self.margin), min(steps, first + self.window + self.margin)
@@ -230,10 +229,10 @@ class FileOutline:
                 return
 
     def _read(self, file: VideoFile, begin: int, end: int) -> Video:
-        """The frames of some steps; a frame that is broken is shown as the one before it."""
+        """The frames of some steps; broken frames repeat the one before."""
         tube = self.tokenizer.config.tube
         numbers = [file.index.at(number / self.rate) for number in range(begin * tube, end * tube)]
-        # Large frames are brought to the size that the model reads a few at a time.
+        # Large frames are resized in small blocks to save memory.
         blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
         return Video.of(torch.cat([self.tokenizer.fitted(file.steady(block)) for block in blocks]), self.rate)
 

@@ -1,4 +1,4 @@
-"""Draws the outline of a video: a bar of scenes in time, and a picture of each as far as there is room."""
+"""Draws the outline of a video: a timeline of its scenes, and a frame of each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from ..video.readers import VideoFile
 from .outline import Scene
 
 _PICTURES = 24
-"""Scenes that are shown; of more, some spread evenly."""
+"""Limit of the frames; with more scenes, evenly spaced ones are drawn."""
 _ROW = 8
 
 
 def draw_outline(file: VideoFile, scenes: Sequence[Scene], path: Path) -> None:
-    """Writes a picture.
+    """Writes a figure.
 
     Args:
-        file: gives the frames in the middle of scenes.
-        scenes: in time.
-        path: where it goes; the ending of its name says in which format.
+        file: the video.
+        scenes: in order of time.
+        path: of the figure, whose suffix gives its format.
     """
     with needs_extra("report"):
         from matplotlib.figure import Figure
 
-    selected = [scenes[number] for number in _spread(len(scenes), _PICTURES)]
+    count = min(len(scenes), _PICTURES)
+    selected = [scenes[number * len(scenes) // count] for number in range(count)]
     rows = max(1, -(-len(selected) // _ROW))
     figure = Figure(figsize=(12, 1.6 + 1.6 * rows), layout="constrained")
     grid = figure.add_gridspec(rows + 1, _ROW, height_ratios=[0.5, *[1.0] * rows])
@@ -67,7 +68,3 @@ def _colours(scenes: Sequence[Scene]) -> dict[str, Any]:
     palette = colormaps["tab20"](np.linspace(0, 1, 20))
     colours: dict[str, Any] = {name: palette[number % 20] for number, name in enumerate(names)}
     return {**colours, "": "#555555"}
-
-
-def _spread(count: int, most: int) -> list[int]:
-    return list(range(count)) if count <= most else [number * count // most for number in range(most)]

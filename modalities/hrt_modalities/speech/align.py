@@ -165,4 +165,4 @@ def _run(args: Namespace) -> int:
     return 0
 
 
-ALIGN = Command("speech align", "find the times of what is said in a run's data", _arguments, _run)
+ALIGN = Command("speech align", "align the labels of a run's data with the sounds", _arguments, _run)

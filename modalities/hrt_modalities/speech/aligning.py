@@ -16,7 +16,7 @@ from torch import Tensor
 from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.core.pyramid import Pyramid
 from hrt_mm.data.time_span import TimeSpan, merge_spans
-from hrt_mm.tasks.ctc import AlignedSymbol, Lexicon, spot
+from hrt_mm.tasks.ctc import Lexicon, spot
 from hrt_mm.tasks.ctc.symbols import SymbolHead
 from hrt_mm.tasks.ctc.task import CTC
 
@@ -62,11 +62,18 @@ def align(
         name = names[index] if names else f"sample {index} of the batch"
         parts = _spell(task, words, lexicon, name)
         space = lexicon.space if lexicon is not None else None
+        between = [space] if space is not None else []
+        # The spellings one after another, with spaces between words if the lexicon has them.
+        sequence = [symbol for n, spelling in enumerate(parts) for symbol in (*(between if n else []), *spelling)]
         try:
-            aligned = head.align(log_probs_NK, _flat(parts, space), name)
+            aligned = head.align(log_probs_NK, sequence, name)
         except UserError as error:
             raise BadSample(name, str(error).removeprefix(f"{name}: ")) from error
-        spans = [_span(task, symbols[part.symbol], part, edges_N2) for part in aligned if part.symbol != space]
+        spans = [
+            TimeSpan(*_times(task, edges_N2, part.first, part.last), symbols[part.symbol], math.exp(part.log_prob))
+            for part in aligned
+            if part.symbol != space
+        ]
         spans = close_gaps(spans, pause)
         tiers: Tiers = {unit: spans}
         if finer is not None or lexicon is not None:
@@ -138,21 +145,12 @@ def _spell(task: CTC, labels: Sequence[str], lexicon: Lexicon | None, name: str)
     return [[part for part in task.finer.table_KL[symbol_index[label]].tolist() if part >= 0] for label in labels]
 
 
-def _flat(parts: Sequence[Sequence[int]], space: int | None) -> list[int]:
-    between = [space] if space is not None else []
-    return [part for index, spelling in enumerate(parts) for part in (*(between if index else []), *spelling)]
-
-
 def _words(labels: Sequence[str], parts: Sequence[Sequence[int]], spans: Sequence[TimeSpan]) -> list[TimeSpan]:
     words, first = [], 0
     for label, spelling in zip(labels, parts, strict=True):
         words.append(merge_spans(label, spans[first : first + len(spelling)]))
         first += len(spelling)
     return words
-
-
-def _span(task: CTC, label: str, symbol: AlignedSymbol, edges_N2: Tensor) -> TimeSpan:
-    return TimeSpan(*_times(task, edges_N2, symbol.first, symbol.last), label, math.exp(symbol.log_prob))
 
 
 def _times(task: CTC, edges_N2: Tensor, first: int, last: int) -> tuple[float, float]:

@@ -56,8 +56,9 @@ def _run(args: Namespace) -> int:
     chunks, rate, seconds = _opened(args)
     recognizer = Recognizer(trained.task, trained.tokenizer, window=args.window, growing=args.growing, rate=rate)
     progress = Progress(seconds, silent=args.quiet)
+    name = "pipe" if args.file == PIPE else Path(args.file).stem
     with _output(args.out) as out:
-        transcript = FORMATS[args.format](out, _name(args.file), recognizer.unit)
+        transcript = FORMATS[args.format](out, name, recognizer.unit)
         samples, broken = 0, None
         try:
             for chunk in chunks:
@@ -104,10 +105,6 @@ def _opened(args: Namespace) -> tuple[Iterator[Tensor], int, float | None]:
     length = args.chunk_ms / 1000 if args.chunk_ms is not None else _FILE_S
     chunks = (audio.waveform_S for audio in blocks(path, args.file, length))
     return chunks, header.rate, header.samples / header.rate
-
-
-def _name(file: str) -> str:
-    return "pipe" if file == PIPE else Path(file).stem
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writes what is heard while it is heard: lines of text, CTM, SRT captions, JSON, or a TextGrid at the end."""
+"""Writes transcripts during recognition: lines of text, CTM, SRT captions, JSON, or a TextGrid at the end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..audio.captions import clock
 from ..audio.intervals import DIGITS
 
 _PAUSE, _LONGEST, _WORDS = 0.6, 5.0, 10
-"""A caption ends before a pause of so many seconds, and has so many seconds and words at most."""
+"""The pause in seconds that ends a caption, and the limits of its duration in seconds and of its words."""
 
 
 class Transcript(ABC):
-    """Takes words in, in order.
+    """Writes words in order.
 
     Args:
-        out: where it goes.
+        out: the output.
         name: of the sound.
-        tier: what the words are called: words, phonemes.
+        tier: name of the unit: words, phonemes.
     """
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
@@ -31,10 +31,10 @@ class Transcript(ABC):
 
     @abstractmethod
     def add(self, word: TimeSpan) -> None:
-        """A word that is finished."""
+        """Adds a finished word."""
 
     def end(self, seconds: float) -> None:
-        """The sound has ended after so many seconds."""
+        """Ends the transcript of a sound of so many seconds."""
         self.out.flush()
 
     def _put(self, text: str) -> None:
@@ -43,14 +43,14 @@ class Transcript(ABC):
 
 
 class TextTranscript(Transcript):
-    """A line a word: start, end, the word."""
+    """One line per word: start, end, word."""
 
     def add(self, word: TimeSpan) -> None:
         self._put(f"{word.start:9.2f} {word.end:9.2f}  {word.label}\n")
 
 
 class Ctm(Transcript):
-    """A line a word: sound, channel, start, duration, word, confidence."""
+    """One line per word: sound, channel, start, duration, word, confidence."""
 
     def add(self, word: TimeSpan) -> None:
         line = format_alignment("ctm", {self.tier: [word]}, name=self.name)
@@ -71,14 +71,14 @@ class Srt(Transcript):
         if words and (
             word.start - words[-1].end > _PAUSE or word.end - words[0].start > _LONGEST or len(words) >= _WORDS
         ):
-            self._show()
+            self._write_caption()
         self._open.append(word)
 
     def end(self, seconds: float) -> None:
         if self._open:
-            self._show()
+            self._write_caption()
 
-    def _show(self) -> None:
+    def _write_caption(self) -> None:
         self._count += 1
         words, self._open = self._open, []
         text = " ".join(" ".join(word.label.split()) for word in words)
@@ -87,7 +87,7 @@ class Srt(Transcript):
 
 
 class Json(Transcript):
-    """An object with a list of intervals, a line each, which alignments are read from."""
+    """An object with a list of intervals, one per line, which can be read as an alignment."""
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)
@@ -105,7 +105,7 @@ class Json(Transcript):
 
 
 class TextGrid(Transcript):
-    """A TextGrid, whole at the end: it begins with how many intervals there are."""
+    """A TextGrid, written at the end, because it begins with the number of intervals."""
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)

@@ -1,8 +1,8 @@
-"""Windows over a model that is not causal: each is read whole, and of its steps those are kept that lie well inside.
+"""Streaming with models that are not causal, by overlapping windows of which only the inner steps are used.
 
-Windows begin where groups and blocks of all levels begin. A model of local reach gives what the whole sample would give
-where its reach is small beside a window; another one nearly so, as a step that is kept has heard half of the overlap to
-both sides at least. Memory is constant, and a step comes a window late at most.
+Windows begin where groups and blocks of all levels begin. If the receptive field is bounded and small compared with a
+window, the result equals that for the whole sample. Otherwise it is close, because each used step has at least half of
+the overlap as context on both sides. Memory is constant, and the latency is at most a window.
 
 Shapes: T raw tokens, N steps.
 """
@@ -26,23 +26,23 @@ from hrt_mm.tasks.ctc import frames_of
 from hrt_mm.tasks.encoder import Encoder
 
 _SHARE = 4
-"""A window overlaps the next one by one part in so many."""
+"""The overlap of windows is the window divided by this."""
 
 
 class WindowStream:
-    """The steps of a level, from windows over a sample that comes in chunks of any size.
+    """The steps of a level, from windows over a sample that arrives in chunks of any size.
 
     Args:
         encoder: of a trained task, in evaluation mode.
         tokenizer: of the same run.
-        level: place of the level that is read.
-        tokens: of a window, about: it is made a whole number of groups and blocks, and longer, twice at most, where a
-            model of local reach is exact then.
-        source: what the tokenizer's ``stream`` takes.
+        level: index of the level.
+        tokens: approximate length of a window. It is rounded to whole groups and blocks, and at most doubled if that
+            makes a model with a bounded receptive field exact.
+        source: arguments of the tokenizer's ``stream``.
 
     Raises:
-        UserError: the model groups by boundaries that the data gives, which a stream does not have.
-        ConfigError: the modality cannot be read in chunks.
+        UserError: the model has given groups, which a stream lacks.
+        ConfigError: the modality cannot be streamed.
     """
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer, level: int, tokens: int, **source: Any) -> None:
@@ -55,14 +55,15 @@ class WindowStream:
             raise ConfigError(f"only sequences are read in windows, not tokens on {tokenizer.axes} axes")
         full_period = period(config)
         self.encoder, self.level = encoder, level
-        seen = reach(config)
-        if seen is not None:
-            seen += receptive_field(tokenizer) + lookahead(tokenizer)
-        needed = full_period if seen is None else max(1, -(-seen // full_period)) * full_period
-        self.exact = seen is not None and 4 * needed <= max(2 * tokens, 4 * full_period)
-        """Whether steps are those of the whole sample, but for rounding."""
+        context = reach(config)
+        if context is not None:
+            context += receptive_field(tokenizer) + lookahead(tokenizer)
+        # The margin for exact results, in whole periods.
+        needed = full_period if context is None else max(1, -(-context // full_period)) * full_period
+        self.exact = context is not None and 4 * needed <= max(2 * tokens, 4 * full_period)
+        """Whether steps equal those of the whole sample up to rounding."""
         self.edge = max(1, tokens // (2 * _SHARE) // full_period) * full_period
-        """Tokens at each end of a window whose steps are left to the window beside it."""
+        """Tokens at each end of a window whose steps come from the neighbouring window."""
         if self.exact:
             self.edge = max(self.edge, needed)
         self.window = max(4 * self.edge, tokens // full_period * full_period)
@@ -72,12 +73,12 @@ class WindowStream:
         self._first = 0
 
     def feed(self, chunk: Any) -> Finished:
-        """The steps that a raw chunk finishes.
+        """The steps that a raw chunk completes.
 
         Raises:
-            BadSample: the chunk cannot be used.
+            BadSample: the chunk is invalid.
         """
-        self._take(self.tokens.feed(chunk))
+        self._append(self.tokens.feed(chunk))
         chunks = [self._none()]
         while self._pending is not None and len(self._pending) > self.window:
             chunks.append(self._read(self._pending[: self.window], self.window - self.edge))
@@ -86,13 +87,13 @@ class WindowStream:
         return Finished.joined(chunks)
 
     def flush(self) -> Finished:
-        """The steps that are left, at the end of the sample."""
-        self._take(self.tokens.flush())
+        """The remaining steps, at the end of the sample."""
+        self._append(self.tokens.flush())
         if self._pending is None or not len(self._pending):
             return self._none()
         return self._read(self._pending, len(self._pending))
 
-    def _take(self, raw: Tensor) -> None:
+    def _append(self, raw: Tensor) -> None:
         self._pending = raw if self._pending is None else torch.cat([self._pending, raw])
 
     def _none(self) -> Finished:
@@ -102,7 +103,7 @@ class WindowStream:
 
     @torch.inference_mode()
     def _read(self, raw: Tensor, last: int) -> Finished:
-        """The steps of a window that begin before its token ``last`` and, but for the first one's, not at its start."""
+        """The steps of a window that begin before its token ``last`` and, except in the first one, after its edge."""
         raw = raw.to(self.device)
         spans = Spans.from_lengths([len(raw)], self.device)
         tokens = Tokens(raw, spans, spans.positions[:, None].float())
@@ -114,11 +115,11 @@ class WindowStream:
 
 
 def period(config: HierarchyConfig) -> int:
-    """Level-0 tokens after which groups and blocks of all levels begin together; up to the first learned groups."""
+    """The least common period of groups and blocks of all levels in level-0 tokens, up to the first learned groups."""
     result = step = 1
     for level in config.levels:
         window = level.window_tokens
-        # What other levels see of a level is cut into blocks, under sliding windows too.
+        # Cross-scale attention divides a level into blocks, even if its windows slide.
         if window is not None and (level.window_type != "sliding" or config.cross_scale.down):
             result = math.lcm(result, step * window)
         if not isinstance(level.group, FixedGroups):
@@ -129,25 +130,25 @@ def period(config: HierarchyConfig) -> int:
 
 
 def reach(config: HierarchyConfig) -> int | None:
-    """How many level-0 tokens to each side change a token, at most; ``None`` where nothing bounds it."""
+    """The receptive field on each side in level-0 tokens; ``None`` if it is unbounded."""
     total, step = 0, 1
     for index, level in enumerate(config.levels):
         window = level.window_tokens
-        comes_back = config.top_down and index + 1 < len(config.levels)
-        layers = [level.depth, level.decoder_depth if comes_back else 0]
-        seen = config.cross_scale.down and index > 0
+        has_decoder = config.top_down and index + 1 < len(config.levels)
+        layers = [level.depth, level.decoder_depth if has_decoder else 0]
+        crossed = config.cross_scale.down and index > 0
         if window is None:
-            if any(layers) or seen:
+            if any(layers) or crossed:
                 return None
         else:
-            # Layers over the same blocks reach no further than one of them.
+            # Layers over the same blocks reach no further than one layer.
             times = sum(min(1, count) for count in layers) if level.window_type == "block" else sum(layers)
-            total += step * window * (times + seen)
+            total += step * window * (times + crossed)
         if index + 1 == len(config.levels):
             break
         if not isinstance(level.group, FixedGroups):
             return None
         step *= level.group.longest
-        # A group is made of tokens up to its ends, and gives them what it is.
+        # Pooling reads, and unpooling writes, up to the ends of a group.
         total += 2 * step
     return total

@@ -1,7 +1,7 @@
-"""Where words, sentences, paragraphs, sections and lines start in a text.
+"""Starts of words, sentences, paragraphs, sections and lines in a text.
 
-``words`` and ``sentences`` follow the rules and dictionaries of Unicode (UAX #29) through ICU: they serve languages
-without spaces too, and look ahead. ``spaces`` and ``lines`` follow from each byte and the one before it, so a causal
+``words`` and ``sentences`` follow the rules and dictionaries of Unicode (UAX #29) in ICU. They also support languages
+without spaces, and look ahead. ``spaces`` and ``lines`` depend on each byte and the one before it, so that a causal
 hierarchy may group by them.
 
 Shapes: T bytes, C characters.
@@ -35,73 +35,73 @@ _SPACE_LIKE[list(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 _SPACE_LIKE[0x80:] = False
 _ALONE = np.zeros(256, dtype=bool)
 _ALONE[0xE3:0xEE] = True
-"""Lead bytes of characters from U+3000 to U+DFFF: kana, Han and Hangul, which stand without spaces."""
+"""Lead bytes of characters from U+3000 to U+DFFF: kana, Han and Hangul, which are written without spaces."""
 
 
 def space_starts(previous: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """Whether a word starts at a byte: one that is no space or sign, after one that is (SpaceByte, arXiv 2404.14408).
+    """Whether a word starts at a byte: a letter or digit after another byte (SpaceByte, arXiv 2404.14408).
 
-    Kana, Han and Hangul start a group with each character.
+    Each character of kana, Han and Hangul starts a group.
     """
     starts: np.ndarray = (~_SPACE_LIKE[here] & _SPACE_LIKE[previous]) | _ALONE[here]
     return starts
 
 
 def line_starts(previous: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """Whether a line starts at a byte: the one before ends a line."""
+    """Whether a line starts at a byte, after a line break."""
     starts: np.ndarray = previous == _LINE
     return starts
 
 
 CAUSAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"spaces": space_starts, "lines": line_starts}
-"""By name, whether a group starts at a byte, from that byte and the one before it."""
+"""By name, functions of the byte before and the byte at which a group may start."""
 
 
 class Document:
-    """A text of one byte or more, and where its groups start. Each boundary is found once, when it is asked for.
+    """A text that is not empty, with its boundaries, each of which is computed once on demand.
 
-    A finer group starts wherever a coarser one does, so that words nest in sentences, and so on.
+    Finer groups start wherever coarser ones do, so that words nest in sentences, and so on.
 
     Args:
-        content: the text; need not be UTF-8.
-        carried: by name, places of starts that are known; they stand in for those that would be found.
+        content: the text, which may be invalid UTF-8.
+        carried: by name, starts of groups from the data, which replace computed ones.
     """
 
     def __init__(self, content: bytes, carried: Mapping[str, Sequence[int] | np.ndarray] | None = None) -> None:
         self.content = content
         self._carried = carried or {}
-        self._found: dict[str, np.ndarray] = {}
+        self._starts: dict[str, np.ndarray] = {}
 
     def starts(self, name: str) -> np.ndarray:
-        """(T,) bool starts of a boundary; the first byte always is one."""
-        if name not in self._found:
+        """(T,) bool starts of a boundary, which include the first byte."""
+        if name not in self._starts:
             if name in self._carried:
                 starts_T = _at(self._carried[name], len(self.content))
             else:
                 starts_T = FINDERS[name](self)
                 if name in _COARSER:
                     starts_T |= self.starts(_COARSER[name])
-            self._found[name] = starts_T
-        return self._found[name]
+            self._starts[name] = starts_T
+        return self._starts[name]
 
     def segments(self, breaker: type[BaseBreaker], text: str) -> np.ndarray:
-        """Where ICU's segments start, in characters of a text that is as long as this one."""
-        # The rules and dictionaries are chosen by script, not by locale.
+        """Starts of ICU's segments in a text of equal length, in characters."""
+        # Rules and dictionaries depend on the script, not on the locale.
         starts = np.fromiter(chain.from_iterable(breaker(text, "en").segments()), dtype=np.int64)[::2]
         if not self._wide_C.any():
             return starts
-        # ICU counts in units of UTF-16, two for a character beyond U+FFFF.
+        # ICU counts units of UTF-16: two for characters beyond U+FFFF.
         char_index = np.repeat(np.arange(len(text)), 1 + self._wide_C)
         return char_index[starts]
 
     @cached_property
     def chars(self) -> str:
-        """The text, U+FFFD for each byte that is no UTF-8."""
+        """The text, with U+FFFD for invalid bytes."""
         return self._decoded[1]
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """(C+1,) the byte of each character, and the end."""
+        """(C+1,) byte offsets of characters, and the end."""
         text = self._decoded[0]
         return np.arange(len(text) + 1) if len(text) == len(self.content) else char_offsets(text)
 
@@ -140,7 +140,7 @@ def words(document: Document) -> np.ndarray:
 
 
 def sentences(document: Document) -> np.ndarray:
-    """Starts of sentences and items of lists. Other lines may end within a sentence, as wrapped text has them."""
+    """Starts of sentences and list items. Other line breaks may be within a sentence, as in wrapped text."""
     with needs_extra("text", "the boundary sentences"):
         from icu4py.breakers import SentenceBreaker
 
@@ -151,7 +151,7 @@ def sentences(document: Document) -> np.ndarray:
 
 
 def paragraphs(document: Document) -> np.ndarray:
-    """Starts of paragraphs: after empty lines and form feeds, at headings and after them."""
+    """Starts of paragraphs: after empty lines and form feeds, and at and after headings."""
     content = document.content
     starts = [match.end() for match in _PARAGRAPH.finditer(content)]
     starts += chain.from_iterable(document.headings)
@@ -159,7 +159,7 @@ def paragraphs(document: Document) -> np.ndarray:
 
 
 def sections(document: Document) -> np.ndarray:
-    """Starts of sections: headings of Markdown and reStructuredText, and what follows a form feed."""
+    """Starts of sections: headings of Markdown and reStructuredText, and after form feeds."""
     content = document.content
     starts = [match.end() for match in _PAGE.finditer(content)]
     starts += [first for first, _ in document.headings]
@@ -167,13 +167,13 @@ def sections(document: Document) -> np.ndarray:
 
 
 def _causal(name: str) -> Callable[[Document], np.ndarray]:
-    def found(document: Document) -> np.ndarray:
+    def find_starts(document: Document) -> np.ndarray:
         raw = np.frombuffer(document.content, dtype=np.uint8)
         starts_T = np.ones(len(raw), dtype=bool)
         starts_T[1:] = CAUSAL[name](raw[:-1], raw[1:])
         return starts_T
 
-    return found
+    return find_starts
 
 
 FINDERS: dict[str, Callable[[Document], np.ndarray]] = {
@@ -187,12 +187,12 @@ _COARSER = {"words": "sentences", "sentences": "paragraphs", "paragraphs": "sect
 
 
 def find(name: str, content: bytes) -> np.ndarray:
-    """(T,) bool starts of a boundary in a text of one byte or more."""
+    """(T,) bool starts of a boundary in a text that is not empty."""
     return Document(content).starts(name)
 
 
 def _at(positions: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-    """(T,) bool, true at the places that lie in the text, and at its first byte."""
+    """(T,) bool, true at the positions within the text, and at its first byte."""
     starts_T = np.zeros(length, dtype=bool)
     offsets = np.asarray(positions, dtype=np.int64)
     starts_T[offsets[offsets < length]] = True
@@ -208,14 +208,14 @@ def _headings(content: bytes) -> list[tuple[int, int]]:
     for match in _UNDERLINE.finditer(content):
         title = _line_before(content, match.start())
         text = content[title : match.start()].strip().decode("utf-8", "replace")
-        # Other marks than these two stand alone on lines for other reasons: quotes, comments.
+        # Shorter lines of other characters are not underlines, but parts of quotes or comments.
         if text and (match[1] in b"=-" or len(match[0].rstrip()) >= len(text)):
             headings.append((_overline(content, title, match[0]), match.end() + 1))
     return headings
 
 
 def _overline(content: bytes, title: int, underline: bytes) -> int:
-    """Where a heading starts that may have a line over it too, like the one under it, behind an empty one."""
+    """The start of a heading, including a line over it that equals its underline and follows an empty line."""
     over = _line_before(content, title)
     if content[over:title].strip() != underline.strip():
         return title
@@ -223,5 +223,5 @@ def _overline(content: bytes, title: int, underline: bytes) -> int:
 
 
 def _line_before(content: bytes, start: int) -> int:
-    """Where the line before a line starts; 0 for the first."""
+    """The start of the line before a line; 0 for the first."""
     return content.rfind(b"\n", 0, max(0, start - 1)) + 1

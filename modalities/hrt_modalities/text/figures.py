@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 _FONT = "monospace"
 _NARROW, _LARGEST = 4.2, 8.0
-"""Points that a character needs, and the largest size of one."""
+"""Least width of a character and largest font size, in points."""
 _SIGNS = {"\n": "↵", "\r": "←", "\t": "→"}
 _UNKNOWN = "□"
 _INK, _FAINT = "#222222", "#8a8a8a"
 
 
 def draw_text(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
-    """Draws one text, each token a unit cell, as far as its characters can be read. Separators are grey cells.
+    """Draws the beginning of a text that is legible, each token in a unit cell. Separators are grey cells.
 
     Args:
         axes: to draw into.
-        tokenizer: gives the bytes of tokens.
+        tokenizer: of the tokens.
         tokens: of one text.
     """
     assert isinstance(tokenizer, TextTokenizer)
@@ -53,7 +53,7 @@ def draw_text(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
 
 
 def _characters(raw: list[bytes]) -> list[tuple[str, float, float]]:
-    """Each character with the middle of where it stands and its width, in cells."""
+    """Each character with its centre and its width in cells."""
     characters = []
     edges = [-1, *[index for index, piece in enumerate(raw) if not piece], len(raw)]
     for first, last in zip([edge + 1 for edge in edges], edges[1:], strict=False):
@@ -68,7 +68,7 @@ def _characters(raw: list[bytes]) -> list[tuple[str, float, float]]:
 
 
 def _sign(char: str) -> tuple[str, str]:
-    """What stands for a character, and its colour: itself where the font has it."""
+    """The drawn form of a character and its colour: the character itself if the font has it."""
     if char in _SIGNS:
         return _SIGNS[char], _FAINT
     if 0xDC80 <= ord(char) <= 0xDCFF:

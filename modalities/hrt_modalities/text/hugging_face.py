@@ -1,4 +1,4 @@
-"""Corpora that Hugging Face ``datasets`` holds: saved in a folder, or fetched by name. Needs that package."""
+"""Corpora of Hugging Face ``datasets``: saved in a folder, or downloaded by name. Needs that package."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 _BATCH = 1 << 14
 """Rows whose lengths are read at once."""
 _HELD_OUT = 0.05
-"""Part of the rows for validation, and for testing, when nothing is said."""
+"""Default fraction of the rows for validation, and for testing."""
 
 
 class HuggingFaceRows(DocumentSource):
-    """A document a row; the rows stay on the disk.
+    """Documents that are rows, which stay on disk.
 
     Args:
         rows: a ``datasets.Dataset``.
         key: column of the text.
-        indices: rows that are used, in order.
-        sizes: bytes of each.
+        indices: of the used rows, in order.
+        sizes: of the texts in bytes.
     """
 
     def __init__(self, rows: Any, key: str, indices: np.ndarray, sizes: np.ndarray) -> None:
@@ -61,19 +61,19 @@ class HuggingFaceConfig(DatasetConfig):
 
     type: Literal["hugging_face"]
     path: str
-    """A folder that ``save_to_disk`` wrote, a Parquet file or a folder of them, or the name of a dataset on the hub,
-    which is fetched."""
+    """A folder from ``save_to_disk``, a Parquet file or a folder of them, or the name of a dataset on the hub, which is
+    downloaded."""
     subset: str | None = None
-    """Which part of a dataset on the hub, where it has several."""
+    """The configuration of a dataset on the hub, if it has several."""
     text_key: str = "text"
     """Column of the text."""
     val: Part | None = None
-    """Part of the rows for validation, by a hash of their numbers, where the data has no such split; 0.05 when
+    """Fraction of the rows for validation, by a hash of their numbers, if the data has no such split; 0.05 when
     absent."""
     test: Part | None = None
-    """Part of the rows for testing, likewise."""
+    """Fraction of the rows for testing, likewise."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Chooses, with the hash, which rows these are."""
+    """Seed of the hash."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
 
@@ -124,9 +124,12 @@ class HuggingFaceConfig(DatasetConfig):
             ) from error
         try:
             path = Path(self.path)
+            # The files that save_to_disk writes.
+            markers = ("dataset_dict.json", "dataset_info.json", "state.json")
+            was_saved = any((path / marker).exists() for marker in markers)
             if path.is_file():
                 dataset = datasets.load_dataset("parquet", data_files={"train": self.path})
-            elif path.is_dir() and not _saved(path) and next(path.rglob("*.parquet"), None):
+            elif path.is_dir() and not was_saved and next(path.rglob("*.parquet"), None):
                 # Splits follow from the names, such as data/train-00000-of-00001.parquet.
                 dataset = datasets.load_dataset("parquet", data_dir=self.path)
             elif path.exists():
@@ -134,7 +137,7 @@ class HuggingFaceConfig(DatasetConfig):
             else:
                 dataset = datasets.load_dataset(self.path, self.subset)
         except Exception as error:
-            # The package raises errors of many kinds, its own and those of the network.
+            # The package raises many kinds of exceptions, including those of the network.
             raise ConfigError(
                 f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
                 f"fetched, nor Parquet: {type(error).__name__}: {error}"
@@ -172,8 +175,3 @@ class HuggingFaceConfig(DatasetConfig):
         source = HuggingFaceRows(rows, self.text_key, indices, sizes[indices])
         source.empty = [f"row {index}" for index in np.flatnonzero(sizes == 0)]
         return source
-
-
-def _saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` wrote a folder."""
-    return any((folder / name).exists() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))

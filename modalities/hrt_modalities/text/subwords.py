@@ -1,7 +1,7 @@
-"""Byte-level subwords through Hugging Face ``tokenizers``: trained on one's own text, kept as JSON.
+"""Byte-level subwords with Hugging Face ``tokenizers``, trained on any text and saved as JSON.
 
-Byte-level means that every subword is a string of bytes and every byte is a subword, so that no text is unknown and
-every text comes back as it was, but for bytes that are no UTF-8.
+Every subword is a string of bytes and every byte is a subword. Therefore no text is unknown, and every valid text is
+restored exactly.
 
 Shapes: T tokens, V ids, the separator last.
 """
@@ -33,12 +33,12 @@ def train_subwords(texts: Iterable[str], vocabulary: int, file: Path) -> int:
     """Learns byte-level subwords by byte-pair encoding (arXiv 1508.07909) and writes them.
 
     Args:
-        texts: read once.
-        vocabulary: how many ids there are at most, the separator among them.
-        file: where the JSON goes.
+        texts: are read once.
+        vocabulary: limit of the number of ids, including the separator.
+        file: for the JSON.
 
     Returns:
-        How many ids there are.
+        The number of ids.
 
     Raises:
         ConfigError: the vocabulary is too small, or the texts are empty.
@@ -61,18 +61,18 @@ def train_subwords(texts: Iterable[str], vocabulary: int, file: Path) -> int:
 
 
 class SubwordTokenizer(TextTokenizer):
-    """Subwords of a ``tokenizer.json``, of which :mod:`hrt_modalities.text.tokenizer_json` says what is used.
+    """Subwords of a ``tokenizer.json``; :mod:`hrt_modalities.text.tokenizer_json` lists the settings that are used.
 
-    Bytes that are no UTF-8 become U+FFFD before they are cut. All other text comes back as it was, which is checked.
+    Invalid bytes become U+FFFD before tokenization. All other text is restored exactly, which is checked.
 
     Args:
         file: the JSON.
-        max_bytes: the longest text.
-        recent: tokens that a token's embedding is made of.
-        carried: boundaries that the texts carry, beside those that are found.
+        max_bytes: limit of the length of a text.
+        recent: receptive field of a token's embedding in tokens.
+        carried: boundaries that the data provides, in addition to those that are computed.
 
     Raises:
-        ConfigError: the file is missing, holds no byte-level subwords, or does not give texts back as they were.
+        ConfigError: the file is missing, has no byte-level subwords, or does not restore texts exactly.
     """
 
     levels = ("subwords", "words", "sentences", "paragraphs")
@@ -84,10 +84,10 @@ class SubwordTokenizer(TextTokenizer):
         super().__init__(len(self._raw) + 1, max_bytes, recent, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """The subwords, and where each starts in the bytes.
+        """The subwords, and their byte offsets.
 
         Raises:
-            ConfigError: the file of subwords does not give the text back.
+            ConfigError: the subwords do not restore the text.
         """
         text, clean = decoded(content)
         try:
@@ -121,18 +121,16 @@ class SubwordTokenizer(TextTokenizer):
         """Whether a group starts within a new subword."""
         rule = CAUSAL[boundary]
         pairs = zip(previous.tolist(), ids.tolist(), strict=True)
-        return torch.tensor([self._starts_within(rule, *pair) for pair in pairs], device=ids.device)
-
-    def _starts_within(self, rule: object, before: int, here: int) -> bool:
-        assert callable(rule)
-        if before < 0 or self.separator in (before, here):
-            return True
-        raw = np.frombuffer(self.raw(before)[-1:] + self.raw(here), dtype=np.uint8)
-        return bool(rule(raw[:-1], raw[1:]).any())
+        starts = []
+        for before, here in pairs:
+            raw = np.frombuffer(b"" if before < 0 else self.raw(before)[-1:] + self.raw(here), dtype=np.uint8)
+            is_edge = before < 0 or self.separator in (before, here)
+            starts.append(is_edge or bool(rule(raw[:-1], raw[1:]).any()))
+        return torch.tensor(starts, device=ids.device)
 
 
 def _in_source(clean: str, text: str, offsets: np.ndarray) -> np.ndarray:
-    """Byte offsets in a text whose invalid bytes were replaced, counted in the text before."""
+    """Byte offsets in the original text, from those in the text with replaced invalid bytes."""
     new, old = char_offsets(clean), char_offsets(text)
     char = np.searchsorted(new, offsets, side="right") - 1
     offsets_in_source: np.ndarray = np.minimum(old[char] + offsets - new[char], old[char + 1] - 1)

@@ -1,4 +1,4 @@
-"""What the text tokenizers take: strings, bytes, or either with marks."""
+"""The input of the text tokenizers: strings or bytes, with documents and boundaries."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from hrt_mm.core.errors import BadSample
 
 _LONGEST = 4
-"""Bytes of the longest character."""
+"""Length of the longest character of UTF-8 in bytes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text with its known boundaries. Offsets count bytes of bytes, and characters of a string.
+    """A text with its boundaries. Offsets count bytes in bytes, and characters in strings.
 
     Args:
         content: the text.
-        documents: where documents start, maybe one at the end; the tokenizer puts a separator there.
-        boundaries: by name, where groups start that the data carries; they stand in for those that would be found.
-        around: of a window of a longer document, the bytes just before and just after it there, 3 of each where there
-            are as many. With them tokenizers of subwords take whole characters (:meth:`Marked.whole`).
+        documents: starts of documents, possibly one at the end; the tokenizer puts a separator there.
+        boundaries: by name, starts of groups from the data, which replace computed ones.
+        around: for a window of a longer document, up to 3 bytes before and after it. Subword tokenizers use them to
+            complete characters (:meth:`Marked.whole`).
     """
 
     content: str | bytes
@@ -37,14 +37,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Marked:
-    """A text as bytes, its offsets counted in them.
+    """A text as bytes, with offsets in bytes.
 
     Args:
-        content: UTF-8, or bytes as they came.
-        documents: where documents start.
-        boundaries: by name, where carried groups start.
-        around: of a window, what lies before and after it.
-        lead: bytes at the start of which only the last token counts, as what the next one is predicted from.
+        content: UTF-8, or the bytes of the input.
+        documents: starts of documents.
+        boundaries: by name, starts of the groups from the data.
+        around: for a window, the bytes before and after it.
+        lead: number of bytes at the start of which only the last token is used, as context of the next one.
     """
 
     content: bytes
@@ -56,8 +56,8 @@ class Marked:
     def whole(self) -> Marked:
         """The same window in whole characters: those that start in it after its first byte, and the one before.
 
-        As windows that lie edge to edge share a byte, each character then is in one of them, and beside that the last
-        one of a window is the ``lead`` of the next.
+        Consecutive windows share a byte. Thus each character is in one of them, and the last character of a window is
+        also the ``lead`` of the next.
         """
         if self.around is None:
             return self
@@ -76,7 +76,7 @@ class Marked:
         return Marked(raw[start - moved : end], self.documents + moved, boundaries, lead=lead)
 
     def parts(self) -> Iterator[tuple[bool, bytes, dict[str, np.ndarray]]]:
-        """Each document, or what there is of it: whether it starts here, its bytes, and its carried groups."""
+        """Documents or parts of them: whether the document starts here, its bytes, and the groups from the data."""
         edges = [*self.documents.tolist(), len(self.content)]
         if edges[0]:
             yield False, *self._part(0, edges[0])
@@ -97,10 +97,10 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
     Args:
         value: ``str``, ``bytes`` or :class:`Text`.
         name: of the sample, for messages.
-        max_bytes: the longest text.
+        max_bytes: limit of the length.
 
     Raises:
-        BadSample: the value is no text, is empty or too long, has a lone surrogate, or offsets that do not fit.
+        BadSample: the value is no text, is empty or too long, or has a lone surrogate or invalid offsets.
     """
     text = value if isinstance(value, Text) else Text(value)
     content = text.content
@@ -124,30 +124,31 @@ def marked(value: Any, name: str, max_bytes: int) -> Marked:
 
 
 def char_start(raw: bytes, position: int, first: int = 0) -> int:
-    """The first place from ``place`` on that lies inside no character of UTF-8.
+    """The first position from ``position`` on that is not inside of a character of UTF-8.
 
-    Whether it does follows from the 3 bytes before it, so that all windows agree. Bytes that are no UTF-8 are apart.
+    This depends only on the 3 bytes before, so that all windows agree. Invalid bytes count as characters.
 
     Args:
         raw: the bytes.
         position: where to begin.
-        first: where the document starts.
+        first: start of the document.
     """
-    while position < len(raw) and _inside(raw, position, first):
+
+    def is_inside(position: int) -> bool:
+        for back in range(min(_LONGEST, position - first + 1)):
+            byte = raw[position - back]
+            # Continuation bytes are 10xxxxxx. Other bytes start a character, and their upper bits give its length.
+            if byte & 0xC0 != 0x80:
+                return back < 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) and back > 0
+        return False
+
+    while position < len(raw) and is_inside(position):
         position += 1
     return position
 
 
-def _inside(raw: bytes, position: int, first: int) -> bool:
-    for back in range(min(_LONGEST, position - first + 1)):
-        byte = raw[position - back]
-        if byte & 0xC0 != 0x80:
-            return back < 1 + (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) and back > 0
-    return False
-
-
 def char_offsets(text: str) -> np.ndarray:
-    """Where each character starts in UTF-8, and the end; a character that stands for an invalid byte is one byte."""
+    """Byte offsets of characters in UTF-8, and the end. Surrogates that stand for invalid bytes are one byte."""
     code = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     size = 1 + (code >= 0x80) + (code >= 0x800) + (code >= 0x10000)
     size[(code >= 0xDC80) & (code <= 0xDCFF)] = 1
@@ -155,7 +156,7 @@ def char_offsets(text: str) -> np.ndarray:
 
 
 def decoded(content: bytes) -> tuple[str, str]:
-    """A text from bytes, each invalid one as a lone surrogate, and the same with U+FFFD for these."""
+    """Decoded bytes, with lone surrogates for invalid ones, and the same with U+FFFD instead of these."""
     text = content.decode("utf-8", "surrogateescape")
     clean = _SURROGATE.sub("\ufffd", text)
     return text, text if clean == text else clean

@@ -1,4 +1,4 @@
-"""The text tokenizers: bytes, which need no vocabulary, and what they share with subwords.
+"""The text tokenizers: bytes, which need no vocabulary, and their common base with subwords.
 
 Shapes: T tokens, V ids.
 """
@@ -26,13 +26,13 @@ from hrt_mm.data.capabilities import Contextual
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .boundaries import CAUSAL, FINDERS, Document
-from .text import Marked, Text, marked
+from .text import Text, marked
 
 BYTES, MAX_BYTES = 256, 1 << 24
 _NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
-"""Deviation of embeddings. Blocks norm what they read, so it only says how soon their branches weigh as much: language
-models with 0.3 or 1 learn alike, with 0.02 far slower (docs/notebook/language.md)."""
+"""Standard deviation of embeddings. Blocks normalize their inputs, so it only affects how soon their branches have
+equal weight: language models with 0.3 or 1 learn equally fast, with 0.02 far slower (docs/notebook/language.md)."""
 
 
 class TextConfig(TokenizerConfig):
@@ -42,12 +42,12 @@ class TextConfig(TokenizerConfig):
     subwords: Path | None = None
     """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
     max_bytes: PositiveInt = MAX_BYTES
-    """The longest text; longer ones are bad samples."""
+    """Limit of the length of a text; longer ones are bad samples."""
     recent: PositiveInt | None = None
-    """Tokens that a token's embedding is made of: its own and those before it, each through a map of its own (a causal
-    convolution). 4 for bytes and 1 for subwords when absent."""
+    """Receptive field of a token's embedding in tokens: itself and those before it, by a causal convolution. 4 for
+    bytes and 1 for subwords when absent."""
     carried: tuple[str, ...] = ()
-    """Names of boundaries that the data's texts carry, beside those that are found in any text."""
+    """Names of boundaries that the data provides, in addition to those that are computed."""
 
     @model_validator(mode="after")
     def _new_names(self) -> TextConfig:
@@ -71,16 +71,16 @@ class TextConfig(TokenizerConfig):
 
 
 class TextTokenizer(Tokenizer, Contextual):
-    """What byte and subword tokenizers share: packing, separators, boundaries, and the way back.
+    """The base of byte and subword tokenizers: packing, separators, boundaries, and decoding.
 
-    Takes ``str``, ``bytes`` and :class:`~hrt_modalities.text.text.Text`. Gives ids (T,), int64; the last id of the
+    Takes ``str``, ``bytes`` and :class:`~hrt_modalities.text.text.Text`. Returns ids (T,), int64; the last id of the
     vocabulary is the separator, which stands for no byte.
 
     Args:
-        vocabulary: how many ids there are, the separator among them.
-        max_bytes: the longest text.
+        vocabulary: number of ids, including the separator.
+        max_bytes: limit of the length of a text.
         receptive_field: number of tokens that a token's embedding depends on: itself and those before it.
-        carried: boundaries that the texts carry, beside those that are found.
+        carried: boundaries that the data provides, in addition to those that are computed.
     """
 
     axes = 1
@@ -89,11 +89,11 @@ class TextTokenizer(Tokenizer, Contextual):
     vocabulary: int
     separator: int
     whole_characters = True
-    """Whether windows of documents are taken in whole characters."""
+    """Whether to complete the characters at the edges of windows."""
 
     @abstractmethod
     def num_bytes(self, ids: Tensor) -> Tensor:
-        """How many bytes each of the ids stands for; 0 for separators."""
+        """Number of bytes that each id stands for; 0 for separators."""
 
     def __init__(self, vocabulary: int, max_bytes: int, receptive_field: int, carried: Sequence[str] = ()) -> None:
         self.boundaries, self.carried = (*FINDERS, *carried), tuple(carried)
@@ -113,17 +113,17 @@ class TextTokenizer(Tokenizer, Contextual):
 
     @abstractmethod
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of a text, and where each token starts in its bytes; both (T,) int64."""
+        """Ids of a text, and the byte offset of each token; both (T,) int64."""
 
     @abstractmethod
     def raw(self, token: int) -> bytes:
         """The bytes that an id stands for; none for the separator."""
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
-        """Packs texts, with the boundaries that are wanted.
+        """Packs texts, with the requested boundaries.
 
         Raises:
-            BadSample: a value is no text, is empty, too long or wrongly marked; names its place.
+            BadSample: a value is no text, is empty, too long or has invalid boundaries; names its index in the batch.
         """
         ids, masks = [], []
         for index, value in enumerate(values):
@@ -139,19 +139,24 @@ class TextTokenizer(Tokenizer, Contextual):
         return Tokens(torch.from_numpy(np.concatenate(ids)), spans, coords_TC, boundaries=boundaries)
 
     def _tokens(self, value: Any, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Ids of a text, and where its groups start. Documents are cut one by one: what is in one is the same anywhere.
+        """Ids of a text, and starts of groups. Documents are tokenized separately, and thus independent of each other.
 
-        A separator is a group of its own.
+        A separator is a group.
         """
         text = marked(value, name, self.max_bytes)
         text = text.whole() if self.whole_characters else text
-        self._check_carried(text, name)
+        for boundary in self.requested_boundaries:
+            if boundary in CAUSAL and boundary in text.boundaries:
+                raise BadSample(name, f"carries boundary {boundary!r}, which follows from the text; use another name")
+            if boundary not in FINDERS and boundary not in text.boundaries:
+                available = ", ".join(text.boundaries) or "none"
+                raise BadSample(name, f"carries no boundary {boundary!r}; it has {available}")
         ids: list[np.ndarray] = []
         starts: dict[str, list[np.ndarray]] = {boundary: [] for boundary in self.requested_boundaries}
         for begins, content, carried in text.parts():
             if begins:
                 ids.append(np.array([self.separator]))
-            tokens, offsets = self._encoded(content, 0 if begins else text.lead)
+            tokens, offsets = self._encode_window(content, 0 if begins else text.lead)
             ids.append(tokens)
             document = Document(content, carried)
             for boundary, masks in starts.items():
@@ -160,7 +165,8 @@ class TextTokenizer(Tokenizer, Contextual):
                 masks.append(_in_tokens(document.starts(boundary), offsets) if content else _NONE > 0)
         return np.concatenate(ids), {boundary: np.concatenate(masks) for boundary, masks in starts.items()}
 
-    def _encoded(self, content: bytes, lead: int) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_window(self, content: bytes, lead: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`encode`, with only the last token of the first ``lead`` bytes."""
         if not content:
             return _NONE, _NONE
         if not lead:
@@ -169,16 +175,8 @@ class TextTokenizer(Tokenizer, Contextual):
         tokens, offsets = self.encode(content[lead:])
         return np.concatenate([before[-1:], tokens]), np.concatenate([[0], offsets + lead])
 
-    def _check_carried(self, text: Marked, name: str) -> None:
-        carried = text.boundaries
-        for boundary in self.requested_boundaries:
-            if boundary in CAUSAL and boundary in carried:
-                raise BadSample(name, f"carries boundary {boundary!r}, which follows from the text; use another name")
-            if boundary not in FINDERS and boundary not in carried:
-                raise BadSample(name, f"carries no boundary {boundary!r}; it has {', '.join(carried) or 'none'}")
-
     def steps(self, value: Any, positions: Sequence[float]) -> list[float]:
-        """Tokens that some bytes lie in, of a text without separators.
+        """Tokens of byte positions, in a text without separators.
 
         Raises:
             BadSample: the value is no text.
@@ -187,7 +185,7 @@ class TextTokenizer(Tokenizer, Contextual):
         return [float(token) for token in np.searchsorted(offsets, positions)]
 
     def positions(self, value: Any, steps: Sequence[float]) -> list[float]:
-        """Bytes at which some tokens start, of a text without separators.
+        """Byte positions of tokens, in a text without separators.
 
         Raises:
             BadSample: the value is no text.
@@ -205,11 +203,11 @@ class TextTokenizer(Tokenizer, Contextual):
         return [b"".join(map(self.raw, ids_T.tolist())) for ids_T in tokens.split()]
 
     def prompts(self, values: Sequence[Any]) -> Tokens:
-        """Packs texts as documents, each behind a separator."""
+        """Packs texts as documents, each after a separator."""
         return self([Text(value, (0,)) if isinstance(value, str | bytes) else value for value in values])
 
     def writer(self) -> Callable[[int], str]:
-        """Text of ids one by one. Bytes of a character that is not whole yet wait; invalid ones become U+FFFD."""
+        """Decodes ids one by one. Incomplete characters wait for their next bytes; invalid bytes become U+FFFD."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda token: decoder.decode(self.raw(token), final=token == self.separator)
 
@@ -223,7 +221,7 @@ class ByteTokenizer(TextTokenizer):
         super().__init__(BYTES + 1, max_bytes, receptive_field, carried)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes, and their places."""
+        """The bytes, and their positions."""
         return np.frombuffer(content, dtype=np.uint8).astype(np.int64), np.arange(len(content))
 
     def raw(self, token: int) -> bytes:
@@ -231,7 +229,7 @@ class ByteTokenizer(TextTokenizer):
         return bytes([token]) if token < BYTES else b""
 
     def size(self, shape: Sequence[int]) -> int:
-        """Tokens of a text of shape (bytes, documents)."""
+        """Number of tokens of a text of shape (bytes, documents)."""
         return sum(shape)
 
     def num_bytes(self, ids: Tensor) -> Tensor:
@@ -247,15 +245,15 @@ class ByteTokenizer(TextTokenizer):
 
 
 class TextEmbedding(nn.Module):
-    """A learned vector for each id, and a causal convolution over the last few.
+    """A learned vector for each id, and a causal convolution.
 
-    One byte says little. A convolution over some neighbours, as in H-Net's and Canon's layers (arXiv 2507.07955),
-    spares the first block the work of putting them together.
+    Single bytes carry little information. A convolution over some neighbours, as in the layers of H-Net and Canon
+    (arXiv 2507.07955), relieves the first block of combining them.
 
     Args:
-        vocabulary: how many ids there are.
+        vocabulary: number of ids.
         dim: width.
-        recent: tokens that the convolution sees, this one and those before it.
+        recent: size of the convolution in tokens, including the token itself.
     """
 
     def __init__(self, vocabulary: int, dim: int, recent: int) -> None:
@@ -279,11 +277,12 @@ class TextEmbedding(nn.Module):
 
 
 def _in_tokens(starts_T: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Of starts in bytes, the tokens that they lie in: a group that starts inside a token starts with it."""
+    """Starts of groups in tokens, from those in bytes. A group that starts inside of a token starts with it."""
     if np.array_equal(offsets, np.arange(len(starts_T))):
         return starts_T
     positions = np.flatnonzero(starts_T)
-    # A byte that was replaced may be several tokens, which all lie where it did; the first of them starts the group.
+    # A replaced byte may be several tokens with the same offset, of which the first starts the group. Otherwise the
+    # group starts inside of the token before.
     token = np.searchsorted(offsets, positions)
     token -= np.append(offsets, -1)[token] != positions
     starts_in_tokens = np.zeros(len(offsets), dtype=bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -23,21 +22,21 @@ from .layout import Sentence, sentences
 
 
 class GridAudioConfig(JoinableConfig):
-    """Sentences such as "bin blue at f two now" (GRID). Sounds carry ``words``, silences among them."""
+    """Sentences such as "bin blue at f two now" (GRID). Sounds have the boundary ``words``, including silences."""
 
     type: Literal["grid"]
     root: Path
-    """Folder that holds ``index.tsv``, ``words.tsv`` and the recordings."""
+    """Folder with ``index.tsv``, ``words.tsv`` and the recordings."""
     label: Literal["text", "words", "segments", "phonemes", "characters"] = "words"
     """The label: its text; its words, its phonemes of the dictionary (without stress) or its
     characters in order. ``segments`` are the words with ``sil`` for each silence: one for each group of the boundary
     ``words``."""
 
     alignments: Path | None = None
-    """Folder with an alignment for each sentence, such as ``hrt-mm speech align`` writes; its tier ``words`` takes the
-    place of the times in ``words.tsv``."""
+    """Folder with an alignment for each sentence, such as from ``hrt-mm speech align``; its tier ``words`` replaces the
+    times in ``words.tsv``."""
     aligned: tuple[Literal["train", "val", "test"], ...] = ("train",)
-    """Splits that take their times from ``alignments``; others keep theirs."""
+    """Splits with times from ``alignments``."""
 
     def build(self, split: str) -> Dataset:
         """The sentences of a split.
@@ -48,11 +47,16 @@ class GridAudioConfig(JoinableConfig):
         check_split(split)
         splits: dict[str, list[Recording]] = {}
         for sentence in sentences(self.root, "audio", spoken=True):
-            # Others are counted alone, and may have no alignment.
+            # Other splits are only counted, and may have no alignment.
             words = self._words(sentence) if sentence.split in (split, "train") else sentence.words
+            target: Target = sentence.spoken
+            if self.label == "segments":
+                target = tuple(interval.label for interval in words)
+            elif self.label != "phonemes":
+                target = as_target(sentence.row["sentence"], self.label)
             item = Recording(
                 sentence.row["audio"],
-                self._target(sentence, words),
+                target,
                 boundaries={"words": tuple(interval.start for interval in words)},
                 labels={"words": tuple(interval.label for interval in words)},
             )
@@ -63,7 +67,7 @@ class GridAudioConfig(JoinableConfig):
         return self.concatenated(split, sounds, spaced=self.label == "characters")
 
     def _words(self, sentence: Sentence) -> tuple[TimeSpan, ...]:
-        """Words and silences."""
+        """Words and silences with their times."""
         audio = sentence.row["audio"]
         if self.alignments is None or sentence.split not in self.aligned:
             return sentence.words
@@ -76,11 +80,6 @@ class GridAudioConfig(JoinableConfig):
             raise ConfigError(f"{alignments[0]} has no tier 'words'; it has {', '.join(tiers) or 'none'}")
         header = read_header(self.root / audio, audio)
         return segments_of(tiers["words"], header.samples / header.rate)
-
-    def _target(self, sentence: Sentence, words: Sequence[TimeSpan]) -> Target:
-        if self.label == "segments":
-            return tuple(interval.label for interval in words)
-        return sentence.spoken if self.label == "phonemes" else as_target(sentence.row["sentence"], self.label)
 
     @model_validator(mode="after")
     def _aligned_by_something(self) -> GridAudioConfig:

@@ -1,4 +1,4 @@
-"""GRID's tables: the sentences of a talker, and when each word of them is said."""
+"""GRID's tables: sentences, and the times of their words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...common.tables import Row, read_rows, seconds_of, split_of
 from ..fsdd import phonemes
 
 _PAUSE = "sp"
-"""What a short silence between words is called there."""
+"""GRID's label of a short silence between words."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Sentence:
 
     Args:
         row: of ``index.tsv``.
-        split: which one it is in.
-        words: and silences, in time.
-        spoken: its phonemes, of the dictionary and without stress, where they were asked for.
+        split: of the sentence.
+        words: and silences, in order of time.
+        spoken: its phonemes from the dictionary, without stress, if requested.
     """
 
     row: Row
@@ -39,9 +39,9 @@ def sentences(root: Path, file: str, *, spoken: bool = False) -> Iterator[Senten
     """The sentences of a folder.
 
     Args:
-        root: holds ``index.tsv`` and ``words.tsv``.
-        file: the column of the files that are read.
-        spoken: read the phonemes as well.
+        root: has ``index.tsv`` and ``words.tsv``.
+        file: the column of the files.
+        spoken: also read phonemes.
 
     Raises:
         ConfigError: the data is missing or broken; names the row.
@@ -59,7 +59,7 @@ def sentences(root: Path, file: str, *, spoken: bool = False) -> Iterator[Senten
 
 
 def _words(table: Path, spoken: bool) -> tuple[dict[str, list[TimeSpan]], dict[str, list[str]]]:
-    """Of each sentence, its words and silences in time, and its phonemes."""
+    """By sentence, its words and silences in order of time, and its phonemes."""
     words: dict[str, list[TimeSpan]] = {}
     phones: dict[str, list[str]] = {}
     columns = ("id", "word", "start_s", "end_s", *(("arpabet_canonical",) if spoken else ()))

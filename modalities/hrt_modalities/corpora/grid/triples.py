@@ -1,4 +1,4 @@
-"""GRID in three modalities at once: the sound, the silent video, and the words of each sentence."""
+"""GRID in three modalities: the sound, the silent video, and the words of each sentence."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ MARGIN_S = 0.1
 
 
 class GridTriplesConfig(DatasetConfig):
-    """Sentences, or single words of them, as sound (``audio``), video of the mouth or face (``video``) and ``text``."""
+    """Sentences or single words as sound (``audio``), video of the mouth or face (``video``) and ``text``."""
 
     type: Literal["grid_triples"]
     parts: ClassVar[tuple[str, ...]] = ("audio", "video", "text")
     root: Path
-    """Folder that holds ``index.tsv``, ``words.tsv``, the recordings and the videos."""
+    """Folder with ``index.tsv``, ``words.tsv``, the recordings and the videos."""
     view: Literal["mouth", "face"] = "mouth"
-    """What is seen."""
+    """Content of the videos."""
     use: tuple[Literal["audio", "video", "text"], ...] = ("audio", "video", "text")
-    """What is read; others are not decoded."""
+    """Modalities of the samples; others are not decoded."""
     unit: Literal["sentence", "word"] = "sentence"
-    """What a sample is: a sentence, or a word that is cut out of one where it is said."""
+    """Unit of samples: a sentence, or a word that is cut from one."""
     margin_s: NonNegativeFloat = MARGIN_S
-    """Seconds before and behind a word that are kept with it."""
+    """Seconds before and after a word that belong to its sample."""
     label: Literal["sentence", "word", "command", "colour", "preposition", "letter", "digit", "adverb"] = "sentence"
-    """What makes samples alike and fused classification tells: the sentence, or one of its six words; or the ``word``
-    that a sample is."""
+    """The label, for contrastive learning and classification: the sentence, one of its six words, or the ``word`` that
+    is the sample."""
     cache: CacheConfig | None = None
-    """Where decoded frames are kept; they are decoded each time when absent."""
+    """Cache of decoded frames; none when absent."""
 
     train_noise_db: tuple[float, float] | None = None
-    """Lowest and highest signal-to-noise ratio of the noise that training sounds get; none when absent."""
+    """Least and largest signal-to-noise ratio of training sounds in decibels; no noise when absent."""
     train_noise: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("white",)
-    """What noise that is, one of these at random: ``white``, or the ``babble`` of other training sentences."""
+    """Kinds of this noise, chosen at random: ``white``, or ``babble`` of other training sentences."""
     noise_db: float | None = None
-    """The signal-to-noise ratio of the noise that other sounds get, the same each time; none when absent."""
+    """Signal-to-noise ratio of other sounds in decibels, with the same noise each time; no noise when absent."""
     noise: Kind = "white"
-    """What noise that is."""
+    """Kind of this noise."""
     talkers: PositiveInt = 4
-    """Sentences that babble is mixed of."""
+    """Number of sentences in babble."""
 
     @model_validator(mode="after")
     def _used(self) -> GridTriplesConfig:
@@ -87,15 +87,12 @@ class GridTriplesConfig(DatasetConfig):
         if len(sound) != len(video):
             raise ConfigError(f"data.root {self.root} has {len(sound)} sounds and {len(video)} videos for {split}")
         training = split == "train"
-        voices = sound if training else self._voices()
+        # Babble is always of training sentences.
+        voices = sound if training else GridAudioConfig(type="grid", root=self.root, label="text").build("train")
         babble = Babble(voices, self.talkers)
         if self.unit == "sentence":
             return GridTriples(self, sound, video, range(len(sound)), babble, training=training)
         return GridTriples(self, *_words_of(sound, video, self.margin_s), babble, training=training)
-
-    def _voices(self) -> Dataset:
-        """The sounds that babble under other splits is made of."""
-        return GridAudioConfig(type="grid", root=self.root, label="text").build("train")
 
     def plain(self, split: str) -> GridTriples:
         """The sentences of a split without noise."""
@@ -103,7 +100,7 @@ class GridTriplesConfig(DatasetConfig):
 
 
 LAST_WORD = 1.0
-"""Seconds of a word with no silence after it."""
+"""Duration in seconds of a word without a silence after it."""
 SLOTS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 
 
@@ -111,12 +108,12 @@ class GridTriples(Dataset):
     """Sentences, or words of them.
 
     Args:
-        config: what is read of them.
+        config: of the dataset.
         sound: their sounds.
         video: their videos, in the same order.
-        origin: the place of the sentence that each is of.
-        babble: what makes noise of other sentences.
-        training: whether noise is drawn anew each time.
+        origin: for each, the index of its sentence.
+        babble: of other sentences.
+        training: whether noise is different each time.
     """
 
     def __init__(
@@ -142,7 +139,7 @@ class GridTriples(Dataset):
         return len(self.sound)
 
     def __getitem__(self, index: int) -> Sample:
-        """What is used of a sentence."""
+        """The used modalities of a sentence."""
         use = self.config.use
         parts = {"audio": self.sound, "video": self.video}
         samples = {name: parts[name][index] for name in use if name != "text"}
@@ -164,7 +161,7 @@ class GridTriples(Dataset):
         limit_towers({"audio": self.sound, "video": self.video}, tokenizers)
 
     def _words(self, index: int, sentence: str, name: str) -> tuple[Piece, ...]:
-        """Where each word lies in sound, video and text; silences are left out."""
+        """The position of each word in sound, video and text, without silences."""
         timed, words = _timed(self.sound.items[index]), sentence.split()
         if [label for _, _, label in timed] != words:
             raise BadSample(name, f"is {sentence!r}, but words.tsv has other words; mend it")
@@ -195,21 +192,21 @@ class GridTriples(Dataset):
 
 
 def _timed(item: Recording) -> list[tuple[float, float, str]]:
-    """Start, end and label of each word of a sentence, in seconds; silences are left out."""
+    """Start, end and label of each word of a sentence, in seconds, without silences."""
     starts = item.boundaries["words"]
     ends = (*starts[1:], starts[-1] + LAST_WORD)
     return [word for word in zip(starts, ends, item.labels["words"], strict=True) if word[2] != SILENCE]
 
 
 def _words_of(sound: Recordings, video: Clips, margin: float) -> tuple[Recordings, Clips, list[int]]:
-    """The words of sentences as sounds and as videos, and the sentence that each is of."""
+    """The words of sentences as sounds and as videos, each with the index of its sentence."""
     sounds, clips, origin = [], [], []
-    for index, (spoken, seen) in enumerate(zip(sound.items, video.items, strict=True)):
+    for index, (recording, clip) in enumerate(zip(sound.items, video.items, strict=True)):
         samples, rate = sound.shape(index)
-        for start, end, word in _timed(spoken):
+        for start, end, word in _timed(recording):
             begin, end = max(0.0, start - margin), min(end + margin, samples / rate)
-            sounds.append(Recording(spoken.name, word, offset=begin, duration=end - begin))
-            clips.append(Clip(seen.name, word, begin, end))
+            sounds.append(Recording(recording.name, word, offset=begin, duration=end - begin))
+            clips.append(Clip(clip.name, word, begin, end))
             origin.append(index)
     return Recordings(sound.home, sounds, None), Clips(video.home, clips, None, video.reading), origin
 
@@ -222,4 +219,4 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "adverb": ("again", "now", "please", "soon"),
 }
-"""The grammar's words; there is no letter w."""
+"""The words of the grammar, which has no letter w."""
