@@ -1,4 +1,4 @@
-"""Reads files through libsndfile: wav of plain samples, where each lies at a known byte, and what FFmpeg cannot read.
+"""Reads files with libsndfile: wav of PCM samples, whose positions are exact, and formats that FFmpeg lacks.
 
 Shapes: S samples, C channels.
 """
@@ -20,12 +20,12 @@ from .containers import check_layout
 from .endings import STREAMED, declared_size
 
 BLOCK = 1 << 20
-"""Samples of all channels that are read at once, before channels are averaged."""
+"""Samples of all channels that are read at once."""
 _WIDTHS = {
     "PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1,
 }  # fmt: skip
 """Bytes of a sample."""
-_KNOWN_TO_FFMPEG = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "OGG", "MP3", "CAF", "W64", "RF64"})
+_FFMPEG_FORMATS = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "OGG", "MP3", "CAF", "W64", "RF64"})
 _DATA = re.compile(r"^\s*data\s*:\s*(\d+)(?: \(should be (\d+)\))?\s*$", re.MULTILINE)
 
 
@@ -35,7 +35,7 @@ class Plain:
     Args:
         file: a ``SoundFile``.
         name: of the sample, for messages.
-        length: samples of the file, where they are sure.
+        length: number of samples, if it is certain.
     """
 
     def __init__(self, file: Any, name: str, length: int | None) -> None:
@@ -50,12 +50,12 @@ class Plain:
         self._file.close()
 
     def chunks(self, first: int, count: int | None, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Samples (S,) float32 from ``first`` on, in pieces; fewer than asked for where the file ends before.
+        """Samples (S,) float32 from ``first`` on, in pieces; fewer than ``count`` if the file ends earlier.
 
         Args:
             first: sample.
             count: samples; to the end when ``None``.
-            size: samples of a piece at most.
+            size: limit of the samples of a piece.
 
         Raises:
             BadSample: the file is damaged.
@@ -89,10 +89,10 @@ class Plain:
 
 
 def open_wav(path: Path, name: str) -> Plain | None:
-    """A wav file of plain samples whose header and size agree; ``None`` for any other file.
+    """A wav file of PCM samples whose header and size agree; ``None`` for any other file.
 
     Raises:
-        BadSample: it is cut off, or has a rate or a number of channels that is not read.
+        BadSample: it is truncated, or its rate or number of channels is not supported.
     """
     with path.open("rb") as raw:
         if raw.read(4) != b"RIFF":
@@ -104,29 +104,30 @@ def open_wav(path: Path, name: str) -> Plain | None:
     width = _WIDTHS.get(file.subtype)
     if file.subtype.startswith("NMS_ADPCM"):
         _check_whole(path, name)
-        # FFmpeg takes it for something else.
+        # FFmpeg mistakes it for another codec.
         return Plain(file, name, None)
     length = int(match[1]) if match else 0
     if match and width and 0 < length < STREAMED and file.format in ("WAV", "WAVEX"):
-        there = length if match[2] is None else int(match[2])
-        if there < length:
+        # libsndfile reports a second number if the file is too short for the declared one.
+        actual = length if match[2] is None else int(match[2])
+        if actual < length:
             _check_whole(path, name)
-        if there >= length and length // (width * file.channels) == file.frames > 0:
+        if actual >= length and length // (width * file.channels) == file.frames > 0:
             return Plain(file, name, int(file.frames))
     file.close()
     return None
 
 
 def open_rare(path: Path, name: str) -> Plain | None:
-    """A file that FFmpeg does not read, from its beginning: of a kind or with a header that libsndfile alone takes.
+    """A file that only libsndfile reads, because of its format or its header.
 
     Raises:
-        BadSample: it is cut off, or has a rate or a number of channels that is not read.
+        BadSample: it is truncated, or its rate or number of channels is not supported.
     """
     file = _open(path)
     if file is None:
         return None
-    if not file.frames or (file.format in _KNOWN_TO_FFMPEG and file.subtype not in _WIDTHS):
+    if not file.frames or (file.format in _FFMPEG_FORMATS and file.subtype not in _WIDTHS):
         file.close()
         return None
     _check_whole(path, name)

@@ -59,7 +59,7 @@ class Ctm(Transcript):
 
 
 class Srt(Transcript):
-    """Captions of several words, each format_alignment once the next one has begun."""
+    """Captions of several words, each written when the next one begins."""
 
     def __init__(self, out: TextIO, name: str, tier: str) -> None:
         super().__init__(out, name, tier)
