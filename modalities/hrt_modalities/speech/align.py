@@ -119,7 +119,7 @@ def write_alignments(
         split: of the run's data.
         folder: where the files go.
         kind: one of :data:`~hrt_modalities.audio.alignments.WRITERS`.
-        tier: the one that is format_alignment; all when ``None``.
+        tier: the tier to write; all when ``None``.
         lexicon: spellings of words, where the task recognizes phonemes or characters and the labels are words.
 
     Raises:
