@@ -5,7 +5,7 @@ Shapes: T tokens, D width, H heads, K key heads, E head width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 _attend_outside_graphs = on_host(attend)
 
 
+class AttentionObserver(Protocol):
+    """Receives what a self-attention of the forward pass computes its weights from."""
+
+    def __call__(self, *, q_THE: Tensor, k_TKE: Tensor, spans: Spans, window: int | None, causal: bool) -> None:
+        """Called before the attention.
+
+        Args:
+            q_THE: queries, after norm and rotation.
+            k_TKE: keys, after norm and rotation.
+            spans: runs within which tokens attend to each other.
+            window: sliding window within the runs.
+            causal: whether later tokens are masked.
+        """
+
+
 class Attention(nn.Module):
     """Grouped-query attention within spans, with QK-norm (arXiv 2302.05442) and rotary positions."""
 
@@ -36,6 +51,8 @@ class Attention(nn.Module):
         self.backend = backend
         self.traced = True
         """Whether ``torch.compile`` may trace attention itself, or leaves it outside its graphs."""
+        self.observer: AttentionObserver | None = None
+        """Called in each forward pass, for reports."""
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
         self.out = InitLinear(dim, dim, nn.init.zeros_)
@@ -48,6 +65,8 @@ class Attention(nn.Module):
     def forward(self, x_TD: Tensor, spans: Spans, rope: Tensor, window: int | None, causal: bool) -> Tensor:
         """Self-attention within each run, (T, D)."""
         q_THE, k_TKE, v_TKE = self.queries_keys_values(x_TD, rope)
+        if self.observer is not None:
+            self.observer(q_THE=q_THE, k_TKE=k_TKE, spans=spans, window=window, causal=causal)
         call = attend if self.traced else _attend_outside_graphs
         out_THE = call(q_THE, k_TKE, v_TKE, spans, window=window, causal=causal, backend=self.backend)
         mixed_TD: Tensor = self.out(out_THE.flatten(1))

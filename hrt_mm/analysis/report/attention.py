@@ -1,22 +1,22 @@
-"""Attention weights of every block, recomputed from its inputs.
+"""Attention weights of every block, computed from its queries and keys.
 
-Shapes: T tokens, D width, H heads, K key heads, E head width, L queries and M keys of a sequence, C axes.
+Shapes: T tokens, H heads, K key heads, E head width, L queries and M keys of a sequence, C axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ...core.attention.reference import visible
-from ...core.block import Attention
+from ...core.block import Block
 from ...core.hierarchy import Hierarchy
 from ...core.spans import Spans
 
@@ -115,38 +115,29 @@ class Layer:
 def recorded(hierarchy: Hierarchy) -> Iterator[list[Layer]]:
     """Records the attention of each block that runs inside of the block, in order."""
     layers: list[Layer] = []
-    handles = []
+    stacks: list[tuple[int, Literal["encoder", "decoder"], Iterable[Block]]] = []
     for level, stage in enumerate(hierarchy.stages):
-        ways: tuple[tuple[Literal["encoder", "decoder"], Any], ...] = (
-            ("encoder", stage.encoder),
-            ("decoder", stage.decoder),
-        )
-        for part, blocks in ways:
-            for index, block in enumerate(blocks):
-                keep = partial(_keep, layers, level, part, index)
-                handles.append(block.attention.register_forward_pre_hook(keep))
+        stacks += [(level, "encoder", stage.encoder), (level, "decoder", stage.decoder)]
+    observed = [(level, part, index, block) for level, part, blocks in stacks for index, block in enumerate(blocks)]
     try:
+        for level, part, index, block in observed:
+            block.attention.observer = partial(_record, layers, level, part, index)
         yield layers
     finally:
-        for handle in handles:
-            handle.remove()
+        for *_, block in observed:
+            block.attention.observer = None
 
 
-def queries_keys(module: Attention, x_TD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries (T, H, E) and keys (T, K, E) as the module makes them, in float32."""
-    q_THE, k_TKE, _ = module.queries_keys_values(x_TD, rope)
-    return q_THE.float(), k_TKE.float()
-
-
-def _keep(
+def _record(
     layers: list[Layer],
     level: int,
     part: Literal["encoder", "decoder"],
     index: int,
-    module: torch.nn.Module,
-    args: tuple[Any, ...],
+    *,
+    q_THE: Tensor,
+    k_TKE: Tensor,
+    spans: Spans,
+    window: int | None,
+    causal: bool,
 ) -> None:
-    assert isinstance(module, Attention)
-    x_TD, spans, rope, window, causal = args
-    q_THE, k_TKE = queries_keys(module, x_TD, rope)
-    layers.append(Layer(level, part, index, q_THE, k_TKE, spans, window, causal))
+    layers.append(Layer(level, part, index, q_THE.float(), k_TKE.float(), spans, window, causal))
