@@ -197,7 +197,7 @@ class CausalDown(CrossAttention):
         if runs.new.single:
             # One token per sample: its group is the newest, so it attends to all keys and needs no folding.
             memory.append(k_CHE, v_CHE, new_keys)
-            return self.gated(memory.attend_newest(q_NHE, runs.new, new_keys.before + new_keys.counts - 1))
+            return self.gated(memory.attend_newest(q_NHE, new_keys))
         k_SHE, v_SHE, keys = memory.extended(k_CHE, v_CHE, new_keys)
         return self.gated(self.attend_folded(q_NHE, k_SHE, v_SHE, runs.spans, runs.samples, keys, window=memory.window))
 

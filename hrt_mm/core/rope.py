@@ -120,9 +120,9 @@ def _angles(coords_TC: Tensor, inv_freq_F: Tensor, axis_index_F: Tensor) -> Tens
 @on_host
 def _may_be_far(coords_TC: Tensor) -> bool:
     """Whether a position may be out of float32 range. On a device the dtype alone tells, to avoid a synchronization."""
-    if coords_TC.dtype == torch.float64 or not coords_TC.numel():
-        return coords_TC.numel() > 0
-    return coords_TC.device.type == "cpu" and bool(coords_TC.abs().amax() >= FLOAT32_RANGE)
+    if coords_TC.device.type != "cpu" or not coords_TC.numel():
+        return coords_TC.dtype == torch.float64
+    return bool(coords_TC.abs().amax() >= FLOAT32_RANGE)
 
 
 def rotate(x_THD: Tensor, rotations_T1F: Tensor) -> Tensor:

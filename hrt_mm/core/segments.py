@@ -84,7 +84,7 @@ def shift_right(x_GD: Tensor, samples: Spans, first: Tensor) -> Tensor:
     Args:
         x_GD: (G, ...) rows.
         samples: runs of the rows.
-        first: one row, (...).
+        first: one row, (...), or (G, ...), of which that of the first row of each sample is used.
     """
     if not len(x_GD):
         return x_GD

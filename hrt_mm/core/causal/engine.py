@@ -13,7 +13,7 @@ Shapes: N new tokens of a level, C new tokens of the next one, D width of a leve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ..smoothing import smooth
 from ..spans import Spans
 from .groups import Flags, Runs, boundaries
 from .memory import Memory
-from .new_tokens import NewTokens, by_sample, offsets_of
+from .new_tokens import NewTokens, by_sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class CausalPass:
             starts: given boundaries.
         """
         memory, count_B = self.memory, self.memory.levels[0].count_B
-        samples = np.flatnonzero(counts)
+        (samples,) = counts.nonzero()
         if not len(samples):
             return x_ND
         new = NewTokens(samples, counts[samples], count_B[samples], len(count_B), memory.device)
@@ -126,20 +126,19 @@ class CausalPass:
         begins, prob_N = boundaries(transition, group, x_ND, new, starts)
         runs = Runs(new, begins, group.size_B[new.samples], transition.inclusive)
         above = runs.starts_above(group, starts)
-        prob_C = None
-        if group.prob_B is not None:
-            assert prob_N is not None
-            prob_C = runs.probabilities(group, prob_N)
-        coarse = None
-        new_coarse = self._new_above(index, new.samples, runs.coarse_counts)
+        coarse = prob_C = None
+        # In most decoding steps no group begins: all tokens continue their groups, and the levels above get none.
         if len(runs.begin_rows):
-            self.group_sizes[index] += runs.sizes[runs.ended].tolist()
-        if new_coarse.total:
-            complete = runs.complete(group, x_ND, position_N)
-            coarse = self._coarser(index, *complete, new_coarse.subset(runs.coarse_counts > 0), above)
-        level.groups_B[new.samples] += runs.begun
+            if group.prob_B is not None:
+                assert prob_N is not None
+                prob_C = runs.probabilities(group, prob_N)
+            self.group_sizes[index] += runs.ended_sizes.tolist()
+            level.groups_B[new.samples] += runs.begun
+            if runs.coarse_counts.any():
+                new_coarse = self._new_above(index, new.samples, runs.coarse_counts).subset(runs.coarse_counts > 0)
+                coarse = self._coarser(index, *runs.complete(group, x_ND, position_N), new_coarse, above)
         group.update(x_ND, position_N, new, runs)
-        attended_ND = self._attend_down(index, x_ND, position_N, runs, coarse, new_coarse)
+        attended_ND = self._attend_down(index, x_ND, position_N, runs, coarse)
         unpooled_ND = self._unpool(index, runs, coarse, prob_C)
         for branch_ND in (attended_ND, unpooled_ND):
             x_ND = x_ND if branch_ND is None else x_ND + branch_ND
@@ -171,13 +170,7 @@ class CausalPass:
         return LevelTokens(self._level(index + 1, x_CE, position_C, new, starts), position_C)
 
     def _attend_down(
-        self,
-        index: int,
-        x_ND: Tensor,
-        position_N: Tensor,
-        runs: Runs,
-        coarse: LevelTokens | None,
-        new_coarse: NewTokens,
+        self, index: int, x_ND: Tensor, position_N: Tensor, runs: Runs, coarse: LevelTokens | None
     ) -> Tensor | None:
         """Attention of new tokens to the next level (``cross_scale.down``), (N, D)."""
         keys = self.memory.levels[index].down
@@ -185,17 +178,17 @@ class CausalPass:
             return None
         down = self.hierarchy.down[index]
         assert isinstance(down, CausalDown)
+        # The next level has counted its new tokens already. The null key is the first one of a sample.
+        samples, counts = runs.new.samples, runs.coarse_counts
+        before = self.memory.levels[index + 1].count_B[samples] - counts + (down.null_key is not None)
+        new_keys = NewTokens(samples, counts, before, len(self.memory), self.memory.device)
+        position_C = None if coarse is None else coarse.position_N
         if down.null_key is not None:
-            # Coordinates are relative to the null key, which is at the start of the sample and is the first key.
+            # Coordinates are relative to that of the null key, the start of the sample.
             position_N = position_N - self._origin(runs.new, position_N)
-            new_coarse = replace(new_coarse, before=new_coarse.before + 1)
-        source = None
-        if coarse is not None:
-            position_C = coarse.position_N
-            if down.null_key is not None:
-                position_C = position_C - self._origin(new_coarse, position_C)
-            source = coarse.x_ND, position_C[:, None]
-        return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, new_coarse, runs)
+            position_C = None if position_C is None else position_C - self._origin(new_keys, position_C)
+        source = None if coarse is None or position_C is None else (coarse.x_ND, position_C[:, None])
+        return down.attend_to(x_ND, position_N[:, None], source, self.memory.unit_1[index], keys, new_keys, runs)
 
     def _origin(self, new: NewTokens, like: Tensor) -> Tensor:
         """(N,) coordinate of the first token of the sample of each new token."""
@@ -208,27 +201,26 @@ class CausalPass:
             return None
         if coarse is None:
             return runs.new.spread(back_BD)
-        top_down = self.hierarchy.top_down[index]
-        # ``entries`` has the latest row of each sample, its entry 0, then the new rows sample by sample. So entry e of
-        # sample a, counted from 1, is in row ``first[a] + e``.
-        last_AD = runs.new.take(back_BD)
-        new_CD = top_down.project(coarse.x_ND).to(back_BD.dtype)
-        entries = torch.cat([last_AD, new_CD])
+        new_CD = self.hierarchy.top_down[index].project(coarse.x_ND).to(back_BD.dtype)
+        if runs.new.single and prob_C is None and len(new_CD) == len(back_BD):
+            # A decoding step in which the groups of all samples end: each new token gets the new row of its sample.
+            back_BD.copy_(new_CD)
+            return new_CD
+        rows = torch.cat([runs.new.take(back_BD), new_CD])
         if prob_C is not None:
-            entries = self._smoothed(runs, entries, prob_C)
-        count, first = len(runs.coarse_counts), len(runs.coarse_counts) + offsets_of(runs.coarse_counts)[:-1] - 1
-        rows_A = np.where(runs.coarse_counts > 0, first + runs.coarse_counts, np.arange(count))
-        runs.new.put(back_BD, entries.index_select(0, torch.from_numpy(rows_A).to(entries.device)))
-        ids = runs.new.ids
-        rows_N = np.where(runs.entries > 0, first[ids] + runs.entries, ids)
-        return entries.index_select(0, torch.from_numpy(rows_N).to(entries.device))
+            rows = self._smoothed(runs, rows, prob_C)
+        seen_R = runs.seen_rows
+        # The last run of a sample stays open.
+        last_A, ids_N = (torch.from_numpy(ids).to(rows.device) for ids in (runs.offsets[1:] - 1, runs.ids))
+        runs.new.put(back_BD, rows.index_select(0, seen_R.index_select(0, last_A)))
+        return rows.index_select(0, seen_R.index_select(0, ids_N))
 
     @staticmethod
-    def _smoothed(runs: Runs, entries: Tensor, prob_C: Tensor) -> Tensor:
-        """Smooths the new entries of each sample with the ones before; their order does not change."""
+    def _smoothed(runs: Runs, rows: Tensor, prob_C: Tensor) -> Tensor:
+        """Smooths the new rows of each sample with the stored one, the first A; their order does not change."""
         ids = np.arange(len(runs.coarse_counts))
-        order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.coarse_counts))).to(entries.device)
+        order = torch.from_numpy(by_sample(ids, np.repeat(ids, runs.coarse_counts))).to(rows.device)
         prob = torch.cat([prob_C.new_ones(len(ids)), prob_C])
-        samples = Spans.from_lengths(torch.from_numpy(runs.coarse_counts + 1), entries.device)
-        smoothed = smooth(entries.index_select(0, order), prob.index_select(0, order), samples)
+        samples = Spans.from_lengths(torch.from_numpy(runs.coarse_counts + 1), rows.device)
+        smoothed = smooth(rows.index_select(0, order), prob.index_select(0, order), samples)
         return torch.empty_like(smoothed).index_copy_(0, order, smoothed)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..levels import FixedGroups, GivenGroups, LearnedGroups
 from ..norm import rms_norm
 from ..plan import reporting_group
-from ..segments import limit_group_length
+from ..segments import limit_group_length, shift_right
 from ..spans import Spans
 from ..transition import Transition
 from .new_tokens import NewTokens, by_sample, offsets_of, runs_of
@@ -83,19 +83,27 @@ class OpenGroup:
             last_A = torch.from_numpy(new.offsets[1:] - 1).to(x_ND.device)
             new.put(self.before_BD, x_ND if new.single else x_ND.index_select(0, last_A))
         # The new tokens of the last run of a sample stay, behind those that it has if it was open before.
-        stays_N = runs.stay_open
-        counts = np.bincount(new.ids[stays_N], minlength=len(new.samples))
-        staying = NewTokens(new.samples, counts, np.where(runs.begun > 0, 0, runs.open_A), new.batch, new.device)
-        self.size_B[new.samples] = staying.before + staying.counts
-        if not self.keeps_tokens:
-            return
-        self.make_room(int(self.size_B[new.samples].max()))
-        if staying.total < new.total:
+        open_A = np.where(runs.begun > 0, 0, runs.open_A) if len(runs.begin_rows) else runs.open_A
+        if new.single or not len(runs.begin_rows):
+            staying = NewTokens(new.samples, new.counts, open_A, new.batch, new.device)
+        else:
+            stays_N = runs.ids == (runs.offsets[1:] - 1)[new.ids]
+            counts = np.bincount(new.ids[stays_N], minlength=len(new.samples))
+            staying = NewTokens(new.samples, counts, open_A, new.batch, new.device)
             rows = torch.from_numpy(np.flatnonzero(stays_N)).to(x_ND.device)
             x_ND, position_N = x_ND.index_select(0, rows), position_N.index_select(0, rows)
-        slots = torch.from_numpy(staying.numbers).to(x_ND.device, non_blocking=True)
-        self.x_BSD[staying.rows, slots] = x_ND.to(self.x_BSD.dtype)
-        self.position_BS[staying.rows, slots] = position_N
+        self.size_B[new.samples] = staying.lengths
+        if not self.keeps_tokens:
+            return
+        self.make_room(staying.longest)
+        if staying.aligned:
+            # One slot for the whole batch needs no index on the device.
+            self.x_BSD[:, staying.longest - 1] = x_ND
+            self.position_BS[:, staying.longest - 1] = position_N
+            return
+        rows, slots = staying.rows, staying.slots(self.x_BSD.shape[1])
+        self.x_BSD[rows, slots] = x_ND.to(self.x_BSD.dtype)
+        self.position_BS[rows, slots] = position_N
 
     def select(self, rows: Tensor, rows_host: np.ndarray) -> None:
         """Keeps only these samples, in this order."""
@@ -121,24 +129,28 @@ def boundaries(
     Returns:
         (N,) bool on the host, and for learned groups the (N,) probability of a boundary.
     """
-    config, size_A = transition.group, group.size_B[new.samples]
+    config, open_A = transition.group, group.size_B[new.samples]
     prob_N = None
     if isinstance(config, FixedGroups):
         chosen_N = np.zeros(new.total, dtype=bool)
     elif isinstance(config, GivenGroups):
-        chosen_N = starts[config.boundary]
+        chosen_N = starts[config.boundary].copy()
     else:
         prob_N = _probabilities(transition, group, x_ND, new)
         chosen_N = (prob_N > 0.5).cpu().numpy()
+    # The first token of a sample begins its first group.
+    if 0 in open_A.tolist():
+        chosen_N[new.offsets[:-1][open_A == 0]] = True
+    lengths_A = open_A + new.counts
+    if config.longest is None or max(lengths_A.tolist()) <= config.longest:
+        return chosen_N, prob_N
     # Maximum lengths count from the start of the open group, so they are applied to its tokens and the new ones
     # together. Fixed groups are groups that end only at their maximum length.
-    row_N = np.arange(new.total) + np.cumsum(size_A)[new.ids]
-    all_T = np.zeros(new.total + int(size_A.sum()), dtype=bool)
-    all_T[row_N] = chosen_N
-    all_T[offsets_of(size_A + new.counts)[:-1]] = True
-    if config.longest is not None and int((size_A + new.counts).max()) > config.longest:
-        all_T = limit_group_length(torch.from_numpy(all_T), config.longest).numpy()
-    return all_T[row_N], prob_N
+    row_N = np.arange(new.total) + np.cumsum(open_A)[new.ids]
+    all_T = np.zeros(int(lengths_A.sum()), dtype=bool)
+    all_T[offsets_of(lengths_A)[:-1]] = True
+    all_T[row_N] |= chosen_N
+    return limit_group_length(torch.from_numpy(all_T), config.longest).numpy()[row_N], prob_N
 
 
 def _probabilities(transition: Transition, group: OpenGroup, x_ND: Tensor, new: NewTokens) -> Tensor:
@@ -149,6 +161,8 @@ def _probabilities(transition: Transition, group: OpenGroup, x_ND: Tensor, new: 
     # Shift the new tokens by one; the first of each sample is compared to the newest of the previous call.
     before_ND = before_AD if new.single else x_ND.roll(1, 0).index_copy_(0, first_A, before_AD.to(x_ND.dtype))
     prob_N = transition.router.between(rms_norm(before_ND), rms_norm(x_ND))
+    if new.before.all():
+        return prob_N
     return prob_N.index_fill(0, torch.from_numpy(new.offsets[:-1][new.before == 0]).to(x_ND.device), 1.0)
 
 
@@ -166,7 +180,6 @@ class Runs:
 
     Attributes:
         begin_rows: (H,) new tokens at which groups begin.
-        begun: (A,) number of groups of each sample that begin.
     """
 
     new: NewTokens
@@ -174,14 +187,16 @@ class Runs:
     open_A: np.ndarray
     inclusive: bool
     begin_rows: np.ndarray = field(init=False)
-    begun: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.begin_rows = np.flatnonzero(self.begins)
+        (self.begin_rows,) = self.begins.nonzero()
+
+    @cached_property
+    def begun(self) -> np.ndarray:
+        """(A,) number of groups of each sample that begin."""
         if self.new.single:
-            self.begun = self.begins.astype(np.int64)
-        else:
-            self.begun = np.bincount(self.new.ids[self.begin_rows], minlength=len(self.open_A))
+            return self.begins.astype(np.int64)
+        return np.bincount(self.new.ids[self.begin_rows], minlength=len(self.open_A))
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -218,13 +233,6 @@ class Runs:
         sizes[self.offsets[:-1][has_open]] += self.open_A[has_open]
         return sizes
 
-    @property
-    def stay_open(self) -> np.ndarray:
-        """(N,) bool, whether each new token is in the last run of its sample."""
-        if self.new.single:
-            return np.ones(self.new.total, dtype=bool)
-        return self.ids == (self.offsets[1:] - 1)[self.new.ids]
-
     @cached_property
     def ended(self) -> np.ndarray:
         """(R,) bool, whether each run is complete: followed by another run of its sample."""
@@ -232,23 +240,44 @@ class Runs:
         ended[self.offsets[1:] - 1] = False
         return ended
 
+    @property
+    def ended_sizes(self) -> np.ndarray:
+        """Tokens of each complete run."""
+        if self.new.single:
+            # The only new token of a sample is in its last run, so none but its open group can be complete.
+            return self.open_A[self.begins & (self.open_A > 0)]
+        return self.sizes[self.ended]
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """(R,) bool, whether each run becomes a token of the next level in this call."""
+        if not self.inclusive:
+            return self.ended
+        # The tokens of open groups were computed in an earlier call.
+        pooled = np.ones(int(self.offsets[-1]), dtype=bool)
+        pooled[self.offsets[:-1][self.open_A > 0]] = False
+        return pooled
+
     @cached_property
     def coarse_counts(self) -> np.ndarray:
         """(A,) number of new tokens of each sample on the next level."""
         # A group that begins completes the one before it, if there is one.
         return self.begun if self.inclusive else np.maximum(self.begun - (self.open_A == 0), 0)
 
-    @cached_property
-    def entries(self) -> np.ndarray:
-        """(N,) index of the row of the next level that each new token gets, relative to that of the open group.
+    @property
+    def seen_rows(self) -> Tensor:
+        """(R,) row of the next level that the tokens of each run get.
 
-        The rows unpooled from the next level are a sequence of entries, of which group g gets entry g. With delayed
-        groups, entry 0 of a sample is learned and entry g comes from group g - 1; otherwise it comes from group g. Here
-        entries are counted from that of the open group, 0. A sample without an open group starts with entry 0 if that
-        is the learned one, otherwise with entry 1.
+        Rows are counted in a tensor of A + C: those that the open groups of the samples get, followed by the new ones,
+        run by run. A sample without an open group has the learned one in their place.
         """
-        entry_N = self.ids - self.offsets[:-1][self.new.ids]
-        return entry_N + (self.open_A == 0)[self.new.ids] if self.inclusive else entry_N
+        samples = len(self.open_A)
+        stored_R = np.repeat(np.arange(samples), np.diff(self.offsets))
+        own_R = stored_R.copy()
+        own_R[self.pooled] = samples + np.arange(int(self.coarse_counts.sum()))
+        stored, own = (torch.from_numpy(rows).to(self.new.device) for rows in (stored_R, own_R))
+        # The delay by one group is a shift: of rows in the forward pass, and here of their indices.
+        return own if self.inclusive else shift_right(own, self.samples, stored)
 
     def starts_above(self, group: OpenGroup, starts: Flags) -> dict[str, np.ndarray]:
         """Coarsens given boundaries: by name, whether a group starts at each new token of the next level.
@@ -284,9 +313,10 @@ class Runs:
                 position_N.index_select(0, rows),
                 np.ones(len(self.begin_rows), dtype=np.int64),
             )
-        sizes = self.sizes[self.ended]
         ending = self.coarse_counts > 0
         x_TD, position_T = group.tokens(self.new.samples[ending])
+        if self.new.single:
+            return x_TD, position_T, self.ended_sizes
         rows_N = np.flatnonzero(self.ended[self.ids])
         if len(rows_N):
             rows = torch.from_numpy(rows_N).to(x_ND.device)
@@ -296,7 +326,7 @@ class Runs:
                 open_ids = np.repeat(np.flatnonzero(ending), self.open_A[ending])
                 order = torch.from_numpy(by_sample(open_ids, self.new.ids[rows_N])).to(x_ND.device)
                 x_TD, position_T = x_TD.index_select(0, order), position_T.index_select(0, order)
-        return x_TD, position_T, sizes
+        return x_TD, position_T, self.ended_sizes
 
     def probabilities(self, group: OpenGroup, prob_N: Tensor) -> Tensor:
         """(C,) probability of the boundary at which each completed group starts, for smoothing.
@@ -315,7 +345,4 @@ class Runs:
             0, torch.from_numpy(source_R).to(prob_N.device)
         )
         self.new.put(group.prob_B, prob_R[torch.from_numpy(self.offsets[1:] - 1).to(prob_N.device)])
-        becoming = self.ended
-        if self.inclusive:
-            becoming = source_R >= batch
-        return prob_R[torch.from_numpy(becoming).to(prob_N.device)]
+        return prob_R[torch.from_numpy(self.pooled).to(prob_N.device)]

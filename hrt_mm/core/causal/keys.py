@@ -65,28 +65,25 @@ class KeyValues:
         """
         if new.single:
             self.append(k_NKE, v_NKE, new)
-            return self.attend_newest(q_NHE, new, new.before)
+            return self.attend_newest(q_NHE, new)
         k_SKE, v_SKE, keys = self.extended(k_NKE, v_NKE, new)
         return attend(q_NHE, k_SKE, v_SKE, new.spans, keys, window=self.window, causal=True, backend=backend)
 
-    def attend_newest(self, q_AHE: Tensor, new: NewTokens, number_A: np.ndarray) -> Tensor:
+    def attend_newest(self, q_AHE: Tensor, new: NewTokens) -> Tensor:
         """Attention of one query per sample, at the position of the sample's newest key, (A, H, E).
 
         Args:
             q_AHE: queries.
-            new: their samples.
-            number_A: index of the newest key of each sample.
+            new: the appended keys; none for samples whose newest key is older.
         """
         # All stored keys are visible, in whatever order the ring has them: attention does not depend on it.
-        count = min(int(number_A.max()) + 1, self.slots)
+        count = min(new.longest, self.slots)
         k_AKSE, v_AKSE = (new.take(x[:, :, :count]).to(q_AHE.dtype) for x in (self.k_BKSE, self.v_BKSE))
-        mask = None
-        if (number_A + 1 < count).any():
-            # Samples with fewer keys than others have unused slots at the end.
-            used_AS = np.arange(count) <= number_A[:, None]
-            mask = torch.from_numpy(used_AS).to(q_AHE.device, non_blocking=True)[:, None, None]
         grouped = q_AHE.shape[1] != k_AKSE.shape[1]
-        out = scaled_dot_product_attention(q_AHE[:, :, None], k_AKSE, v_AKSE, attn_mask=mask, enable_gqa=grouped)
+        # Samples with fewer keys than others have unused slots at the end, which the mask hides.
+        out = scaled_dot_product_attention(
+            q_AHE[:, :, None], k_AKSE, v_AKSE, attn_mask=new.used(count), enable_gqa=grouped
+        )
         return out[:, :, 0]
 
     def extended(self, k_NKE: Tensor, v_NKE: Tensor, new: NewTokens) -> tuple[Tensor, Tensor, Spans]:
@@ -100,8 +97,8 @@ class KeyValues:
             return k_NKE, v_NKE, new.spans
         if not self.ring:
             self.append(k_NKE, v_NKE, new)
-            counts = new.before + new.counts
-            return *self._newest(counts, counts, new, k_NKE.dtype), runs_of(counts, new.device, reused=True)
+            keys = runs_of(new.lengths, new.device, reused=True)
+            return *self._newest(new.lengths, new.lengths, new, k_NKE.dtype), keys
         # A ring may overwrite keys that the first new queries still see, so read the old ones before appending.
         stored = np.minimum(new.before, self.slots)
         old = self._newest(stored, new.before, new, k_NKE.dtype)
@@ -116,21 +113,18 @@ class KeyValues:
         """Stores new keys and values."""
         if not new.total:
             return
-        self.make_room(int((new.before + new.counts).max()))
-        slot_N = new.numbers % self.slots
-        if new.single and new.whole_batch and (slot_N == slot_N[0]).all():
+        self.make_room(new.longest)
+        if new.aligned:
             # A decoding step of samples of equal length writes one slot, without an index on the device.
-            self.k_BKSE[:, :, int(slot_N[0])] = k_NKE
-            self.v_BKSE[:, :, int(slot_N[0])] = v_NKE
+            slot = (new.longest - 1) % self.slots
+            self.k_BKSE[:, :, slot] = k_NKE
+            self.v_BKSE[:, :, slot] = v_NKE
             return
-        rows = new.rows
+        rows, slots = new.rows, new.slots(self.slots)
         if self.ring and new.total > self.slots:
             # Only the last keys of a sample fit. Of several writes to one slot it is undefined which one wins.
-            last = np.flatnonzero(new.numbers >= (new.before + new.counts - self.slots)[new.ids])
-            last_N = torch.from_numpy(last).to(new.device)
-            k_NKE, v_NKE, rows = (x.index_select(0, last_N) for x in (k_NKE, v_NKE, rows))
-            slot_N = slot_N[last]
-        slots = torch.from_numpy(slot_N).to(new.device, non_blocking=True)
+            last_N = torch.from_numpy(np.flatnonzero(new.numbers >= (new.lengths - self.slots)[new.ids])).to(new.device)
+            k_NKE, v_NKE, rows, slots = (x.index_select(0, last_N) for x in (k_NKE, v_NKE, rows, slots))
         self.k_BKSE[rows, :, slots] = k_NKE.to(self.k_BKSE.dtype)
         self.v_BKSE[rows, :, slots] = v_NKE.to(self.v_BKSE.dtype)
 
@@ -144,7 +138,7 @@ class KeyValues:
             k_SKE, v_SKE = (x[sample, :, first:last].transpose(0, 1) for x in (self.k_BKSE, self.v_BKSE))
         else:
             stored = NewTokens(new.samples, counts, ends - counts, new.batch, new.device)
-            slots = torch.from_numpy(stored.numbers % self.slots).to(new.device)
+            slots = stored.slots(self.slots)
             k_SKE, v_SKE = self.k_BKSE[stored.rows, :, slots], self.v_BKSE[stored.rows, :, slots]
         return k_SKE.to(dtype), v_SKE.to(dtype)
 

@@ -42,9 +42,13 @@ class NewTokens:
     whole_batch: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = int(self.counts.sum())
-        self.single = self.total == len(self.counts) and bool((self.counts == 1).all())
+        # This runs several times in every decoding step. On a few numbers a list is faster than a reduction of NumPy.
+        counts = self.counts.tolist()
+        self.total = sum(counts)
+        self.single = self.total == len(counts) and 0 not in counts
         self.whole_batch = len(self.samples) == self.batch
+        self._slots: dict[int, Tensor] = {}
+        self._masks: dict[int, Tensor] = {}
 
     @cached_property
     def index(self) -> Tensor:
@@ -75,6 +79,41 @@ class NewTokens:
             return self.before
         # Row minus first row of the sample is the index among its new tokens; add the earlier ones.
         return np.arange(self.total) + (self.before - self.offsets[:-1])[self.ids]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(A,) number of tokens of each sample, including the new ones."""
+        return self.before + self.counts
+
+    @cached_property
+    def shortest(self) -> int:
+        """Least number of tokens of a sample, including the new ones."""
+        return min(self.lengths.tolist())
+
+    @cached_property
+    def longest(self) -> int:
+        """Greatest number of tokens of a sample, including the new ones."""
+        return max(self.lengths.tolist())
+
+    @property
+    def aligned(self) -> bool:
+        """Every sample of the batch has one new token, and the same number of earlier ones."""
+        return self.single and self.whole_batch and self.longest == self.shortest
+
+    def slots(self, count: int) -> Tensor:
+        """(N,) slot of each token in a ring of ``count``, on the device. All layers of a level share it."""
+        if count not in self._slots:
+            self._slots[count] = torch.from_numpy(self.numbers % count).to(self.device, non_blocking=True)
+        return self._slots[count]
+
+    def used(self, count: int) -> Tensor | None:
+        """(A, 1, 1, S) bool, which of the first ``count`` slots a sample uses; ``None`` if all. Layers share it."""
+        if self.shortest >= count:
+            return None
+        if count not in self._masks:
+            used_AS = np.arange(count) < self.lengths[:, None]
+            self._masks[count] = torch.from_numpy(used_AS).to(self.device, non_blocking=True)[:, None, None]
+        return self._masks[count]
 
     @cached_property
     def spans(self) -> Spans:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from hrt_mm.core.causal import CausalPass, KeyValues, Memory
+from hrt_mm.core.causal.groups import Runs
 from hrt_mm.core.causal.new_tokens import NewTokens
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.norm import rms_norm
+from hrt_mm.core.segments import shift_right
+from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from tests.inference.generation.test_stepping import GROUPS, SMOOTH, WAYS, batch, build
 
@@ -77,3 +80,41 @@ def test_keys_are_kept_in_order(window: int | None) -> None:
             sent[sample] += [100 * sample + len(sent[sample]) + number for number in range(count)]
             reach = len(sent[sample]) if window is None else min(len(sent[sample]), count + window)
             assert seen.flatten().tolist()[-reach:] == sent[sample][-reach:]
+
+
+@pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_new_tokens_get_are_those_of_the_forward_pass(seed: int, inclusive: bool) -> None:
+    # Rows are the numbers of groups here, and -1 - sample is the learned one.
+    generator = np.random.default_rng(seed)
+    lengths = np.array([23, 1, 17])
+    begins = [generator.random(length) < 0.4 for length in lengths]
+    numbers = [np.cumsum(own | (np.arange(len(own)) == 0)) - 1 for own in begins]
+    groups = Spans.from_lengths([int(own[-1]) + 1 for own in numbers])
+    learned_G = -1 - groups.ids
+    seen_G = groups.positions if inclusive else shift_right(groups.positions, groups, learned_G)
+    expected = [rows[torch.from_numpy(own)].tolist() for rows, own in zip(groups.split(seen_G), numbers, strict=True)]
+
+    got: list[list[int]] = [[], [], []]
+    stored, open_B, done, complete = -1 - torch.arange(3), np.zeros(3, dtype=np.int64), np.zeros_like(lengths), [0] * 3
+    while (done < lengths).any():
+        counts = np.minimum(generator.integers(0, 5, 3), lengths - done)
+        samples = np.flatnonzero(counts)
+        if not len(samples):
+            continue
+        new = NewTokens(samples, counts[samples], done[samples], 3, torch.device("cpu"))
+        parts = [begins[sample][done[sample] : done[sample] + counts[sample]].copy() for sample in samples]
+        for part, size in zip(parts, open_B[samples], strict=True):
+            part[:1] |= size == 0
+        runs = Runs(new, np.concatenate(parts), open_B[samples], inclusive)
+        rows = stored[torch.from_numpy(samples)].tolist()
+        for sample, count in zip(samples, runs.coarse_counts, strict=True):
+            rows += range(complete[sample], complete[sample] + count)
+            complete[sample] += count
+        seen_R = torch.tensor(rows)[runs.seen_rows]
+        for row, sample in zip(seen_R[torch.from_numpy(runs.ids)].tolist(), samples[new.ids], strict=True):
+            got[sample].append(row)
+        stored[torch.from_numpy(samples)] = seen_R[torch.from_numpy(runs.offsets[1:] - 1)]
+        open_B[samples] = runs.sizes[runs.offsets[1:] - 1]
+        done += counts
+    assert got == expected
