@@ -54,6 +54,7 @@ class Attention(nn.Module):
         self.observer: AttentionObserver | None = None
         """Called in each forward pass, for reports."""
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.width, bias=False)
+        # Normalized queries and keys give scores of at most sqrt(E); one factor per head lets it sharpen them.
         self.q_gain = nn.Parameter(torch.empty(heads, 1))
         self.out = InitLinear(dim, dim, nn.init.zeros_)
         self.reset_parameters()
@@ -84,6 +85,7 @@ class Attention(nn.Module):
         qkv_THE = self.qkv(x_TD).unflatten(-1, (-1, self.width))
         qk_THE, v_TKE = qkv_THE.split([self.heads + self.kv_heads, self.kv_heads], 1)
         q_THE, k_TKE = normed_rotation(qk_THE, rope).split([self.heads, self.kv_heads], 1)
+        # Norm and rotation are in float32, and backends take one dtype. Keys need no gain: scores are products.
         return (q_THE * self.q_gain).to(v_TKE.dtype), k_TKE.to(v_TKE.dtype), v_TKE
 
 
@@ -146,6 +148,7 @@ class Block(nn.Module):
             window: sliding window within the runs.
             causal: mask later tokens.
         """
+        # Without gradients nothing is stored for a backward pass, so there is nothing to recompute.
         if self.checkpointed and torch.is_grad_enabled():
             out_TD: Tensor = checkpoint(self._forward, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
             return out_TD
@@ -185,5 +188,6 @@ class Block(nn.Module):
         if not self.training or not self.drop_path:
             return branch_TD
         # The kept branches are scaled up so that the expected output is that of evaluation.
+        # Drawn for samples rather than tokens, so that a sample goes through the block as a whole or not at all.
         keep_B = torch.rand(len(samples), device=branch_TD.device) >= self.drop_path
         return branch_TD * (keep_B[samples.ids] / (1 - self.drop_path)).to(branch_TD.dtype)[:, None]

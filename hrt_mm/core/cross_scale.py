@@ -41,6 +41,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         self.gate_D = nn.Parameter(torch.empty(dim))
         self.rotary = Rotary(self.width, axes, theta)
+        # Not self.reset_parameters(): that of a subclass also needs what its constructor has not made yet.
         CrossAttention.reset_parameters(self)
 
     def reset_parameters(self) -> None:
@@ -59,6 +60,7 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, source: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """Normalized and rotated keys, and values, (S, H, E) each."""
+        # (S, 2 * D) to (S, 2 * H, E): the first H heads are keys, the others values.
         k_SHE, v_SHE = self.key_value(rms_norm(source)).unflatten(-1, (2 * self.heads, self.width)).chunk(2, 1)
         return normed_rotation(k_SHE, rope).to(v_SHE.dtype), v_SHE
 
@@ -191,6 +193,7 @@ class CausalDown(CrossAttention):
             (N, D), gated.
         """
         q_NHE = self.queries(x_ND, self.rope(coords_NC, unit_C))
+        # Without new coarse tokens, empty keys of the right shape and dtype.
         k_CHE = v_CHE = q_NHE[:0]
         if source is not None:
             k_CHE, v_CHE = self.keys_values(source[0], self.rope(source[1], unit_C))

@@ -85,6 +85,7 @@ def libraries(extra: str, distribution: str = DISTRIBUTION) -> tuple[str, ...]:
             continue
         name = normal_name(match[1])
         if name == normal_name(distribution):
+            # An extra may be made of others, such as all.
             for inner in (match[2] or "").split(","):
                 names.update(dict.fromkeys(libraries(inner.strip(), distribution)))
         elif "platform" not in match[3]:

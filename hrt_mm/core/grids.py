@@ -105,6 +105,7 @@ def block_positions(shape: Sizes, blocks: tuple[Sizes, ...], size: Sizes) -> Ten
         UserError: as :func:`block_lengths`.
     """
     _check_size(shape, blocks, size)
+    # A number whose digits are the offsets along the axes, and whose bases are the sizes of the block.
     position = torch.zeros((), dtype=torch.int64)
     for index, block in zip(_unravel(nested_order(shape, blocks), shape), size, strict=True):
         position = position * block + index % block

@@ -59,6 +59,7 @@ class Stage(nn.Module):
         self.level = level = config.levels[index]
         self.causal = config.causal
         self.encoder = TypedModuleList(self._block(config, level, drop) for drop in drops)
+        # Decoder blocks mix in what came down, and nothing comes down to the coarsest level.
         depth = level.decoder_depth if config.top_down and index + 1 < len(config.levels) else 0
         self.decoder = TypedModuleList(self._block(config, level, config.drop_path) for _ in range(depth))
         self.rotary = Rotary(level.head_dim, axes, theta)
@@ -78,6 +79,7 @@ class Stage(nn.Module):
         layers = self.encoder if stack == "encoder" else self.decoder
         if not len(layers):
             return x_TD
+        # Rotations depend on coordinates alone, so all layers share them.
         layer_spans, rope = plan.layer_spans(len(layers)), self.rotary.rotations(plan.coords_TC, plan.unit_C, x_TD)
         for block, spans in zip(layers, layer_spans, strict=True):
             x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal)
@@ -142,6 +144,7 @@ class Hierarchy(nn.Module):
         fine, coarse = self.config.levels[index], self.config.levels[index + 1]
         query_level, kv_level = (coarse, fine) if up else (fine, coarse)
         shape = (query_level.dim, kv_level.dim, query_level.heads, axes, theta, self.config.backend)
+        # Up needs no mask in causal mode: a coarse token may see its whole group, which has ended by then.
         if self.config.causal and not up:
             return CausalDown(*shape, inclusive=self.transitions[index].inclusive)
         return CrossAttention(*shape)
@@ -168,6 +171,7 @@ class Hierarchy(nn.Module):
         if self.config.cross_scale.up:
             for index in range(len(states) - 1):
                 self._ascend(index, states, record)
+        # These compare final tokens, so they wait for all passes.
         if self.config.alignment or self.config.reconstruction:
             for transition, fine, coarse in zip(self.transitions, states[:-1], states[1:], strict=True):
                 assert fine.groups is not None
@@ -205,6 +209,7 @@ class Hierarchy(nn.Module):
         fine, coarse = states[index], states[index + 1]
         assert fine.groups is not None
         if self.config.cross_scale.down:
+            # Whatever comes back from learned groups gives their boundaries a gradient.
             attended_TD = fine.scale_by_confidence(self._attend_down(index, fine, coarse))
             self._add(fine, attended_TD, f"down/{fine.plan.level.name}", record)
         if self.config.top_down:
@@ -264,8 +269,10 @@ class Hierarchy(nn.Module):
         names = tuple(level.name for level in self.config.levels)
         levels, nested_blocks = {}, {}
         for name, state in zip(names, states, strict=True):
+            # Only the output is normed: the states are residual streams that all passes add to.
             normed_TD = rms_norm(state.x_TD)
             grid = state.plan.grid
+            # Boundaries and grids follow the tokens, so that a task can read any level like level 0.
             levels[name] = replace(
                 tokens,
                 x=normed_TD,
@@ -329,22 +336,22 @@ class Hierarchy(nn.Module):
                 f"asked for the last {indices} levels, but there are {len(every)}; give 1 to {len(every)}, or a list"
             )
         chosen = every if indices is None else every[-indices:] if isinstance(indices, int) else indices
-        maps = [self._stacked(pyramid, self.config.index(index)) for index in chosen]
+        maps = []
+        for index in map(self.config.index, chosen):
+            # timm's maps are one tensor, which samples of different shapes do not form.
+            by_sample = pyramid.maps(index)
+            shapes = {tuple(one.shape) for one in by_sample}
+            if len(shapes) > 1:
+                raise UserError(
+                    f"level {pyramid.names[index]!r} has maps of different shapes {sorted(shapes)[:3]}; use "
+                    "Pyramid.maps()"
+                )
+            maps.append(torch.stack(by_sample))
         if output_fmt == "NLC":
             maps = [rearrange(stacked, "n c ... -> n (...) c") for stacked in maps]
         elif output_fmt != "NCHW":
             raise ConfigError(f"unknown output_fmt {output_fmt!r}; one of NCHW, NLC")
         return maps if intermediates_only else (pyramid, maps)
-
-    @staticmethod
-    def _stacked(pyramid: Pyramid, index: int) -> Tensor:
-        maps = pyramid.maps(index)
-        shapes = {tuple(each.shape) for each in maps}
-        if len(shapes) > 1:
-            raise UserError(
-                f"level {pyramid.names[index]!r} has maps of different shapes {sorted(shapes)[:3]}; use Pyramid.maps()"
-            )
-        return torch.stack(maps)
 
 
 class Transformer(Hierarchy):

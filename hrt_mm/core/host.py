@@ -21,6 +21,7 @@ def on_host(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 
     Plans of a batch read lengths and build index arrays in NumPy; traced, they would break the graph or fail.
     """
+    # What torch.compiler.disable calls.
     uncompiled = torch._disable_dynamo(function)  # type: ignore[attr-defined]
 
     @wraps(function)
@@ -41,5 +42,6 @@ def cached_constant(function: Callable[_Arguments, _Result]) -> Callable[_Argume
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         return cached(*args, **kwargs)  # type: ignore[arg-type]
 
+    # What torch.compiler.assume_constant_result sets.
     call._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return call

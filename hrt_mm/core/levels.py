@@ -139,6 +139,7 @@ class Level(Component):
             )
         if self.heads % (self.kv_heads or 1):
             raise ValueError(f"heads {self.heads} of level {self.name!r} is not divisible by kv_heads {self.kv_heads}")
+        # Blocks without a window are the whole sample, so only the other types need one.
         if self.window_type != "block" and self.window is None:
             raise ValueError(
                 f"window_type {self.window_type!r} of level {self.name!r} needs a window; set window or "
@@ -210,6 +211,7 @@ class HierarchyConfig(Component):
                 f"the last level {names[-1]!r} has a group but no level above it; drop the group or add one"
             )
         paths = (self.top_down, self.cross_scale.up, self.cross_scale.down, self.alignment, self.reconstruction)
+        # Settings without an effect are refused rather than ignored, here and below.
         if len(self.levels) == 1 and any(paths):
             raise ValueError(
                 "top_down, cross_scale, alignment and reconstruction need two levels or more; drop them or add a level"
@@ -303,7 +305,9 @@ def blocks(config: HierarchyConfig, axes: int) -> tuple[tuple[int, ...], ...]:
                     f"level {level.name!r}: window_type {level.window_type!r} is for 1-D tokens; grids take blocks"
                 )
             sizes = extent(level.window, axes, f"window of level {level.name!r}")
+            # The first origin of a size is kept, since one block serves all that need it.
             names.setdefault(_scaled(unit, sizes), f"window {sizes} of level {level.name!r}")
+        # Groups of other kinds differ from sample to sample, so levels above them are no grids.
         if not isinstance(level.group, FixedGroups):
             break
         sizes = extent(level.group.stride, axes, f"stride of level {level.name!r}")

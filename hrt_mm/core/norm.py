@@ -74,6 +74,7 @@ def _normalize(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalize_in_float32(x: Tensor) -> tuple[Tensor, Tensor]:
+    # Squares of half-precision rows overflow or lose most of their digits.
     wide = x if x.dtype == torch.float64 else x.float()
     inv_rms = (torch.linalg.vecdot(wide, wide) / x.shape[-1] + EPS).rsqrt()[..., None]
     return (wide * inv_rms).to(x.dtype), inv_rms.to(x.dtype)

@@ -34,6 +34,7 @@ class PerStep(nn.Module):
 def training_step(module: nn.Module) -> Iterator[None]:
     """Makes everything that runs inside one training step of ``module``. An inner context joins the outer one."""
     stateful = [child for child in module.modules() if isinstance(child, PerStep) and child.training]
+    # Modules that an outer context has begun are left to it.
     stateful = [child for child in stateful if not child.in_training_step]
     try:
         for child in stateful:

@@ -126,6 +126,7 @@ class LevelPlan:
         """The plan of level 0."""
         if tokens.axes > 1 and tokens.grids is None:
             raise UserError(f"tokens on {tokens.axes} axes must be grids in hierarchical order; set Tokens.grids")
+        # On one axis the order is that of the tokens, so a grid would add nothing.
         grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
         unit = (1.0,) * tokens.axes
         coords_TC = tokens.coords_TC
@@ -147,6 +148,7 @@ class LevelPlan:
     @property
     def origin_BC(self) -> Tensor:
         """(B, C) coordinates of the first level-0 token of each sample; arbitrary for empty samples."""
+        # Fine and coarse levels count from the same point, the first level-0 token.
         plan = self.level_0 or self
         # Trailing empty samples start past the last token, hence the clamp.
         first_B = plan.samples.cu_seqlens[:-1].long().clamp(max=max(0, len(plan.coords_TC) - 1))
@@ -212,6 +214,7 @@ class LevelPlan:
             stride = config.stride if isinstance(config.stride, int) else config.stride[0]
             spans = self.samples.cut(stride)
             return Groups(spans, self.samples.coarsen(spans), stride)
+        # On a grid a group is a block, which is one run in the hierarchical order.
         size = extent(config.stride, len(self.unit), "stride")
         spans = self.grid.runs(size, self.device)
         # Without cut-off blocks the position of a cell is its index in the block.

@@ -71,5 +71,6 @@ class Pyramid:
             # Row i is the cell with raster index order[i], so scattering the rows undoes the hierarchical order.
             order = nested.nested_order(shape, self.blocks.get(name, ())).to(x_TD.device)
             raster_TD = torch.empty_like(x_TD).index_copy(0, order, x_TD)
+            # (T, D) to (D, T), then T to the axes of the grid.
             maps.append(raster_TD.T.unflatten(1, shape))
         return maps

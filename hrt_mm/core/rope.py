@@ -41,6 +41,8 @@ def frequencies(head_dim: int, axes: int, theta: float) -> tuple[Tensor, Tensor]
         raise ConfigError(f"a head of width {head_dim} has {pairs} rotary pairs for {axes} axes; widen the heads")
     # Pairs that do not divide evenly go to the first axes.
     sizes = [pairs // axes + (axis < pairs % axes) for axis in range(axes)]
+    # In float64 and on the CPU, whatever the default device: every device then has the same tables, and a model that is
+    # built on the meta device has real ones.
     inv_freq = [theta ** -(torch.arange(size, dtype=torch.float64, device="cpu") / size) for size in sizes]
     axis_index = [torch.full((size,), axis, device="cpu") for axis, size in enumerate(sizes)]
     return torch.cat(inv_freq).float(), torch.cat(axis_index)
@@ -109,6 +111,7 @@ def rotations(coords_TC: Tensor, unit_C: Tensor, inv_freq_F: Tensor, axis_index_
             is_far_TC = coords_TC.abs() >= FLOAT32_RANGE
             is_far_TF = is_far_TC if is_far_TC.shape[1] == 1 else is_far_TC[:, axis_index_F]
             angles_TF = torch.where(is_far_TF, far_TF.to(angles_TF.dtype), angles_TF)
+    # The axis of size 1 broadcasts over the heads.
     return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
 
 

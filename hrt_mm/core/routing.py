@@ -60,6 +60,7 @@ class Router(PerStep):
         self.target, self.max_length, self.warmup = config.target, config.max, config.warmup
         if self.warmup:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        # Identities at first: boundaries are where the tokens themselves differ (H-Net).
         self.before = InitLinear(dim, dim, nn.init.eye_)
         self.here = InitLinear(dim, dim, nn.init.eye_)
 
@@ -78,6 +79,7 @@ class Router(PerStep):
         prob_T = torch.where(self._is_first(samples), 1.0, prob_T)
         predicted_T = prob_T > 0.5
         # Groups that would grow too long are split. The ratio loss below counts the router's own predictions only.
+        # The first token of a sample has probability 1, hence is a start, as the limit needs.
         starts_T = limit_group_length(predicted_T, self.max_length)
         decision_prob_T = torch.where(starts_T, prob_T, 1 - prob_T)
         return Routing(
@@ -97,6 +99,7 @@ class Router(PerStep):
     def between(self, before_TD: Tensor, here_TD: Tensor) -> Tensor:
         """(T,) probabilities of a boundary between normalized neighbours."""
         before_TD, here_TD = self.before(before_TD), self.here(here_TD)
+        # Half precision would round the products and sums of a whole row.
         wide = torch.promote_types(before_TD.dtype, torch.float32)
         similarity_T = F.cosine_similarity(before_TD.to(wide), here_TD.to(wide), dim=-1)
         return (1 - similarity_T) / 2

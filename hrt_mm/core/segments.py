@@ -23,6 +23,7 @@ def segment_mean(x_TD: Tensor, runs: Spans) -> Tensor:
     if runs.uniform:
         return x_TD.unflatten(0, (-1, runs.uniform)).mean(1)
     sum_GD = _float32_sum(x_TD, runs)
+    # Empty runs have a sum of zero, which any divisor keeps.
     size_G = runs.counts.clamp(min=1).to(sum_GD.dtype)
     return (sum_GD / _as_column(size_G, x_TD)).to(x_TD.dtype)
 
@@ -88,6 +89,7 @@ def shift_right(x_GD: Tensor, samples: Spans, first: Tensor) -> Tensor:
     """
     if not len(x_GD):
         return x_GD
+    # roll carries the last row of a sample to the first one of the next, which is replaced.
     is_first_G = _as_column(samples.positions == 0, x_GD)
     return torch.where(is_first_G, first.to(x_GD.dtype), x_GD.roll(1, 0))
 

@@ -25,6 +25,7 @@ def smooth(z_GD: Tensor, prob_G: Tensor, samples: Spans) -> Tensor:
         samples: the samples, in units of groups.
     """
     decay_G1 = torch.where(samples.positions == 0, 0.0, 1 - prob_G)[:, None]
+    # 1 - decay is the probability, and 1 in first rows.
     input_GD = (1 - decay_G1) * z_GD
     smoothed_GD: Tensor = _LinearRecurrence.apply(input_GD, decay_G1.to(input_GD.dtype), samples.max_seqlen)
     return smoothed_GD.to(z_GD.dtype)
@@ -74,6 +75,7 @@ def _scan(input_GD: Tensor, decay_G1: Tensor, max_length: int) -> Tensor:
         max_length: rows of the longest run.
     """
     # After each iteration a row holds the contributions of the last ``distance`` rows, and its decay their product.
+    # log2(max_length) rounds over all rows at once, instead of a loop over rows.
     distance = 1
     while distance < max_length:
         input_GD = torch.cat([input_GD[:distance], input_GD[distance:] + decay_G1[distance:] * input_GD[:-distance]])

@@ -33,6 +33,7 @@ class Spans:
         assert offsets.device.type == "cpu" and offsets.dtype == torch.int64 and offsets.ndim == 1
         self.host = offsets
         self.total = int(offsets[-1])
+        # int32 is what kernels for ragged runs take; indexing converts it back.
         self.cu_seqlens = offsets.to(device=device, dtype=torch.int32, non_blocking=True)
         lengths = offsets.diff()
         self.max_seqlen = int(lengths.max()) if len(lengths) else 0
@@ -83,6 +84,7 @@ class Spans:
                 f"a boundary mask must be bool of shape ({within.total},), got {starts_T.dtype} {tuple(starts_T.shape)}"
             )
         starts = starts_T.detach().cpu().clone()
+        # Whatever the mask has there, no group continues from one sample into the next.
         first = within.host[:-1]
         starts[first[first < within.total]] = True  # trailing empty runs start past the last row
         rows = starts.nonzero().squeeze(1)
@@ -111,6 +113,7 @@ class Spans:
                 the garbage collector runs.
             other: other spans that the value depends on. The value is dropped with them.
         """
+        # Values of a pair live as long as both: they lie with these spans, under a weak key.
         store = self._cache if other is None or other is self else self._pairs.setdefault(other, {})
         if key not in store:
             # Evaluation may run before training, and autograd cannot save tensors made in inference mode.
@@ -150,6 +153,7 @@ class Spans:
         """(T,) int64 position of each row in its run, on the device."""
         return self.cached(
             "positions",
+            # Row minus first row of its run.
             lambda: torch.arange(self.total, device=self.device) - self.cu_seqlens[:-1].long()[self.ids],
         )
 
@@ -208,6 +212,7 @@ class Spans:
         if groups.total != self.total:
             raise UserError(f"groups cover {groups.total} rows, their sequences {self.total}")
         # Several empty groups may start at the same row as a run. They belong to that run, hence the leftmost match.
+        # The number of groups that begin before a run is where it begins in units of groups.
         offsets = torch.searchsorted(groups.host, self.host)
         offsets[-1] = len(groups)
         inside = offsets[:-1] < len(groups.host)

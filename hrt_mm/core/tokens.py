@@ -45,6 +45,7 @@ class Tokens:
                 f"spans cover {total} tokens, but x has shape {tuple(self.x.shape)} and coords_TC "
                 f"{tuple(self.coords_TC.shape)}; expected ({total}, ...) and ({total}, axes)"
             )
+        # Checked here, as wrong lengths would silently pair tokens with those of other samples.
         if self.grids is not None:
             self._check_grids(self.grids)
         for name, starts_T in self.boundaries.items():
@@ -96,6 +97,7 @@ class Tokens:
             _check_lengths(samples, coords, "coordinates")
         for name, masks in (boundaries or {}).items():
             _check_lengths(samples, masks, f"of boundary {name!r}")
+        # Spans are planned on the CPU and copied to where the features are.
         device = samples[0].device
         spans = Spans.from_lengths([len(sample) for sample in samples], device)
         coords_TC = torch.cat(list(coords)) if coords is not None else spans.positions[:, None]
@@ -145,6 +147,7 @@ class Tokens:
         """The same tokens on another device."""
         return replace(
             self,
+            # Boundaries stay on the CPU, where groups are planned.
             x=self.x.to(device, non_blocking=non_blocking),
             spans=self.spans.to(device),
             coords_TC=self.coords_TC.to(device, non_blocking=non_blocking),

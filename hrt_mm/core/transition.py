@@ -92,6 +92,7 @@ class Transition(nn.Module):
             groups: their groups.
             coords_TC: their coordinates, in units of their level.
         """
+        # Poolings fold full groups into a dense batch, and most need no positions, which are thus computed on request.
         full = groups.spans.uniform == self.group_size
         view = PoolingGroups(groups.spans, lambda: groups.position_in_group_T, self.group_size, full, coords_TC)
         x_GE: Tensor = self.merge(rms_norm(self.pooling(x_TD, view)))
@@ -182,6 +183,7 @@ class TopDown(nn.Module):
     def reset_parameters(self) -> None:
         """Reinitializes the parameters that this module owns directly."""
         if self.lead is not None:
+            # Tokens of the first group start as if nothing came down, like all tokens of a model without this path.
             nn.init.zeros_(self.lead)
 
     def forward(self, x_GE: Tensor, groups: Groups, pooling: Pooling, prob_G: Tensor | None = None) -> Tensor:
@@ -219,6 +221,7 @@ def _group_size_and_stride(level: Level, axes: int, gridded: bool) -> tuple[int,
             sizes = (group.stride,) * axes
         else:
             sizes = extent(group.stride, axes, f"stride of level {level.name!r}")
+        # Without a grid there is one axis of tokens, and the first stride is that along it.
         return math.prod(sizes) if gridded else sizes[0], tuple(float(size) for size in sizes)
     if isinstance(group, GivenGroups):
         typical = group.typical

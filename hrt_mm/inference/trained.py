@@ -15,7 +15,6 @@ from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
 from ..core.errors import ConfigError, UserError
 from ..data.capabilities import SizeAdapting, read_file
-from ..data.extents import Extents
 from ..data.registry import modalities
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
@@ -80,6 +79,7 @@ class TrainedRun:
         Raises:
             ConfigError: the split is missing, or has classes that the model was not trained on.
         """
+        # Named in the error, for data that lacks this split.
         other = "test" if split == "val" else "val"
         try:
             dataset = build_dataset(self.config, split, self.tokenizers, f"--split {other} evaluates another one")
@@ -87,6 +87,7 @@ class TrainedRun:
             raise ConfigError(f"{error}{self._relative_path_hint()}") from error
         check_classes(dataset, split, self.classes)
         trained_count = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
+        # Other data than the run's may have any number of samples; a changed number matters for the same data alone.
         trained_data = with_current_keys(self.checkpoint.state.get("config", {}).get("data"), self.config.data)
         if ranks.is_main and trained_count != len(dataset) and trained_data == self.config.data.model_dump(mode="json"):
             log.warning(
@@ -151,7 +152,8 @@ class TrainedRun:
                 Sample(self._value(value), None, f"input {first + number}")
                 for number, value in enumerate(inputs[first : first + batch_size])
             ]
-            yield self._packed(samples).to(device)
+            # Without targets, since files have no labels.
+            yield Batch(self.collator.towers(samples), None, tuple(sample.name for sample in samples)).to(device)
 
     def _value(self, value: Any) -> Any:
         towers = self.config.towers
@@ -166,10 +168,6 @@ class TrainedRun:
             modality = modalities()[self.config.towers[tower].modality.type]
             value = read_file(modality, value, self.tokenizers[tower])
         return self.config.data.prepare(tower, value)
-
-    def _packed(self, samples: Sequence[Sample]) -> Batch:
-        """A batch without targets."""
-        return Batch(self.collator.towers(samples), None, tuple(sample.name for sample in samples))
 
     @property
     def collator(self) -> Collator:
@@ -190,6 +188,7 @@ class TrainedRun:
         started_in = self.checkpoint.state.get("started_in")
         if not isinstance(started_in, str):
             return ""
+        # Only a path that is missing here and exists there explains the error.
         for path in _paths(self.config.data):
             if not path.is_absolute() and not path.exists() and (Path(started_in) / path).exists():
                 return (
@@ -244,27 +243,27 @@ def load_task(
     names = tuple(classes) if classes is not None else None
     tokenizers = build_tokenizers(config)
     check_same_vocabularies(checkpoint, tokenizers, "evaluate with the file that it was trained with")
+    # Random initial weights are replaced, so drawing them must not advance the caller's generators.
     with forked():
         task = build_task(config, tokenizers, names)
     load_trained(task, checkpoint)
     if inputs != "own":
+        # Sizes and rates that training never saw are brought to the nearest ones that it saw.
         extents = extents_of(checkpoint.state)
-        tokenizers = {name: _resizing(tokenizer, extents.get(name)) for name, tokenizer in tokenizers.items()}
+        tokenizers = {
+            name: tokenizer.with_extents(extents.get(name)) if isinstance(tokenizer, SizeAdapting) else tokenizer
+            for name, tokenizer in tokenizers.items()
+        }
     if inputs == "files":
+        # Files have no labels, so boundaries that only the loss reads are left out.
         groups = given_groups(config)
-        tokenizers = {name: _without_labels(tokenizer, groups[name]) for name, tokenizer in tokenizers.items()}
+        tokenizers = {
+            name: tokenizer.with_boundaries(
+                tokenizer.requested_boundaries - (frozenset(tokenizer.carried) - frozenset(groups[name]))
+            )
+            for name, tokenizer in tokenizers.items()
+        }
     return TrainedRun(run_dir, config, task.eval(), tokenizers, names, checkpoint)
-
-
-def _resizing(tokenizer: Tokenizer, extents: Extents | None) -> Tokenizer:
-    """Brings inputs to sizes that training saw."""
-    return tokenizer.with_extents(extents) if isinstance(tokenizer, SizeAdapting) else tokenizer
-
-
-def _without_labels(tokenizer: Tokenizer, groups: Sequence[str]) -> Tokenizer:
-    """Leaves out boundaries that only the loss reads."""
-    labels = frozenset(tokenizer.carried) - frozenset(groups)
-    return tokenizer.with_boundaries(tokenizer.requested_boundaries - labels)
 
 
 def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Sequence[str] = ()) -> TrainedRun:
@@ -315,6 +314,7 @@ def evaluate_run(
         which: ``best``, ``latest`` or a step.
         config: replaces the folder's ``config.yaml``.
     """
+    # Only other data may have sizes or rates that training never saw.
     other_data = any(override.startswith("data.") for override in overrides)
     run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other_data else "own")
     options = run.config.train

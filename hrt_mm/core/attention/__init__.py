@@ -55,9 +55,12 @@ def attend(
         UserError: shapes, runs or window do not fit.
         BackendError: the requested backend does not support the call.
     """
+    # The same object, not an equal one: plans are cached with the spans, and backends ask for identity.
     k_spans = q_spans if k_spans is None else k_spans
     _check(q_THD, k_SKD, v_SKD, q_spans, k_spans)
-    left, right = _window(window)
+    left, right = (window, window) if isinstance(window, int) else window or (UNLIMITED, UNLIMITED)
+    if left < UNLIMITED or right < UNLIMITED:
+        raise UserError(f"a window must be 0 or more, or -1 for no bound, got {(left, right)}")
     # A causal call is a window without later keys, so backends deal with windows only.
     call = Call(
         q_THD,
@@ -82,6 +85,7 @@ def choose(call: Call, backend: str = "auto") -> Backend:
         BackendError: the requested backend is unknown or does not support the call.
     """
     if backend == "auto":
+        # sdpa takes every call, so there always is one.
         return next(candidate for candidate in BACKENDS.values() if candidate.why_not(call) is None)
     if backend not in BACKENDS:
         raise BackendError(f"unknown attention backend {backend!r}; one of auto, {', '.join(BACKENDS)}")
@@ -90,13 +94,6 @@ def choose(call: Call, backend: str = "auto") -> Backend:
         able = [name for name, candidate in BACKENDS.items() if candidate.why_not(call) is None]
         raise BackendError(f"attention backend {backend!r} cannot serve: {reason}; able here: auto, {', '.join(able)}")
     return BACKENDS[backend]
-
-
-def _window(window: int | tuple[int, int] | None) -> tuple[int, int]:
-    left, right = (window, window) if isinstance(window, int) else window or (UNLIMITED, UNLIMITED)
-    if left < UNLIMITED or right < UNLIMITED:
-        raise UserError(f"a window must be 0 or more, or -1 for no bound, got {(left, right)}")
-    return left, right
 
 
 def _check(q_THD: Tensor, k_SKD: Tensor, v_SKD: Tensor, q_spans: Spans, k_spans: Spans) -> None:

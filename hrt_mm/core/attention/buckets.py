@@ -105,6 +105,7 @@ def _make_plan(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> Bucke
         pair, row = _range_positions(pairs.q_len)
         order[pairs.q_start[pair] + row] = offset + pair * width + row
         offset += count * width
+    # A gather needs rows that exist, so padding repeats the last row of a range; the mask hides it.
     queries = [_padded_rows(pairs.q_start, pairs.q_len, b.size[1]) for pairs, b in zip(by_bucket, buckets, strict=True)]
     keys = [_padded_rows(pairs.k_start, pairs.k_len, b.size[2]) for pairs, b in zip(by_bucket, buckets, strict=True)]
     return BucketPlan(
@@ -119,6 +120,7 @@ def _run_pairs(q_spans: Spans, k_spans: Spans, window: tuple[int, int]) -> RunPa
     """Runs with at least one query; those of a bounded window are split into blocks of queries."""
     q_host, k_host = q_spans.host.numpy(), k_spans.host.numpy()
     q_len, k_len = np.diff(q_host), np.diff(k_host)
+    # Positions are aligned at the ends of runs, so the first query is k_len - q_len keys in.
     runs = RunPairs(q_host[:-1], q_len, k_host[:-1], k_len, k_len - q_len)
     left, right = window
     if left < 0 or right < 0:
@@ -179,6 +181,7 @@ def _round_up(lengths: np.ndarray) -> np.ndarray:
 def _bucket(pairs: RunPairs, window: tuple[int, int], device: torch.device) -> Bucket:
     queries, keys = int(pairs.q_len.max()), int(pairs.k_len.max())
     same_lengths = (pairs.q_len == queries).all() and (pairs.k_len == keys).all()
+    # One shape and alignment for all pairs.
     uniform = bool(same_lengths and (pairs.shift == pairs.shift[0]).all())
     # Pairs of one shape have one mask, which broadcasts over them.
     mask, fully_masked = _mask(pairs.take(np.array([0])) if uniform else pairs, queries, keys, window)
@@ -210,6 +213,7 @@ def _mask(pairs: RunPairs, queries: int, keys: int, window: tuple[int, int]) -> 
     """The mask of a bucket, and its fully masked queries."""
     left, right = window
     key = np.arange(keys)
+    # A view at first: without a window the lengths alone decide.
     visible = np.broadcast_to(key < pairs.k_len[:, None, None], (len(pairs.q_len), queries, keys))
     if left >= 0 or right >= 0:
         distance = key - np.arange(queries)[:, None] - pairs.shift[:, None, None]

@@ -25,6 +25,7 @@ class Reference(Backend):
         for q_LHD, k_MKD, v_MKD in zip(
             call.q_spans.split(call.q_THD), call.k_spans.split(call.k_SKD), call.k_spans.split(call.v_SKD), strict=True
         ):
+            # Each key head serves as many query heads in a row.
             k_MHD = k_MKD.repeat_interleave(queries_per_key, 1)
             v_MHD = v_MKD.repeat_interleave(queries_per_key, 1)
             scores_HLM = torch.einsum("lhd,mhd->hlm", q_LHD, k_MHD) * call.scale
@@ -39,6 +40,7 @@ class Reference(Backend):
 def visible(queries: int, keys: int, window: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     """(queries, keys) bool mask of the keys that each query sees, aligned at the end."""
     left, right = window
+    # b - a - (M - L): the last query is at the position of the last key.
     offset_LM = torch.arange(keys, device=device) - torch.arange(queries, device=device)[:, None] - (keys - queries)
     visible_LM = torch.ones_like(offset_LM, dtype=torch.bool)
     if left >= 0:

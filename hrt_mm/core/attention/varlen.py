@@ -56,11 +56,13 @@ class Varlen(Backend):
     def __call__(self, call: Call) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
+        # Untyped, as its parameters depend on the version of torch.
         kernel: Any = varlen_attn
         k_SKD, v_SKD, extra = call.k_SKD, call.v_SKD, {}
         queries_per_key = call.q_THD.shape[1] // k_SKD.shape[1]
         if queries_per_key > 1 and _accepts("enable_gqa"):
             extra["enable_gqa"] = True
+        # Older kernels take equal heads only.
         elif queries_per_key > 1:
             k_SKD, v_SKD = k_SKD.repeat_interleave(queries_per_key, 1), v_SKD.repeat_interleave(queries_per_key, 1)
         out_THD: Tensor = kernel(

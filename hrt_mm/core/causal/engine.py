@@ -83,6 +83,8 @@ class CausalPass:
 
     def end(self) -> None:
         """Completes the open groups of all levels, as the end of the input does."""
+        # From fine to coarse: a group that is completed may add a token to the open group above it, which is then
+        # complete as well.
         for index, level in enumerate(self.memory.levels[:-1]):
             group = level.open
             assert group is not None
@@ -91,6 +93,7 @@ class CausalPass:
             if not len(samples):
                 continue
             self.group_sizes[index] += sizes.tolist()
+            # Otherwise the group's token was computed when the group began.
             if not self.hierarchy.transitions[index].inclusive:
                 above = {name: flags[samples] for name, flags in group.started.items()}
                 new = self._new_above(index, samples, np.ones_like(samples))
@@ -107,6 +110,7 @@ class CausalPass:
             starts: given boundaries.
         """
         level, stage = self.memory.levels[index], self.hierarchy.stages[index]
+        # Computed once for all blocks of the level.
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
         for block, keys in zip(stage.encoder, level.encoder, strict=True):
             x_ND = block.attend_to(x_ND, rope, keys, new)
@@ -114,6 +118,7 @@ class CausalPass:
             x_ND = self._exchange(index, x_ND, position_N, new, starts)
             for block, keys in zip(stage.decoder, level.decoder, strict=True):
                 x_ND = block.attend_to(x_ND, rope, keys, new)
+        # Last, since blocks and groups count from the tokens before this call.
         level.count_B[new.samples] += new.counts
         self.tokens[index].append(LevelTokens(x_ND, position_N))
         return x_ND
@@ -164,6 +169,7 @@ class CausalPass:
         """
         transition = self.hierarchy.transitions[index]
         spans = Spans.from_lengths(torch.from_numpy(sizes), x_TD.device)
+        # Pooling looks at single groups, so each one may stand for a sample of its own.
         groups = Groups(spans, spans.singletons, transition.group_size)
         x_CE = transition.pooled(x_TD, groups, position_T[:, None] / self.memory.unit_1[index])
         position_C = transition.coordinates(position_T[:, None], spans)[:, 0]

@@ -42,6 +42,7 @@ class OpenGroup:
         group = transition.group
         # With pool: select, a group's token is computed when the group begins, and its other tokens are not needed.
         self.keeps_tokens = not transition.inclusive
+        # Groups with a limit never grow, so that a stream's memory is constant.
         room = (group.longest or OPEN_ROOM) if self.keeps_tokens else 0
         self.x_BSD = like.new_zeros(batch, room, transition.fine.dim)
         self.position_BS = torch.zeros(batch, room, dtype=torch.float64, device=like.device)
@@ -74,6 +75,7 @@ class OpenGroup:
             x_BSD, position_BS = x_BSD.index_select(0, rows), position_BS.index_select(0, rows)
         if (sizes == longest).all():
             return x_BSD.flatten(0, 1), position_BS.flatten()
+        # Sizes differ: a mask selects the used slots, sample by sample, which packs them.
         used = torch.from_numpy(np.arange(longest) < sizes[:, None]).to(x_BSD.device)
         return x_BSD[used], position_BS[used]
 
@@ -317,6 +319,7 @@ class Runs:
         x_TD, position_T = group.tokens(self.new.samples[ending])
         if self.new.single:
             return x_TD, position_T, self.ended_sizes
+        # The open group comes first in a sample, then the new tokens of its complete runs.
         rows_N = np.flatnonzero(self.ended[self.ids])
         if len(rows_N):
             rows = torch.from_numpy(rows_N).to(x_ND.device)

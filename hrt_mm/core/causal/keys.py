@@ -139,6 +139,7 @@ class KeyValues:
         else:
             stored = NewTokens(new.samples, counts, ends - counts, new.batch, new.device)
             slots = stored.slots(self.slots)
+            # Two index tensors with a slice between them put the indexed axis first: (S, K, E).
             k_SKE, v_SKE = self.k_BKSE[stored.rows, :, slots], self.v_BKSE[stored.rows, :, slots]
         return k_SKE.to(dtype), v_SKE.to(dtype)
 
@@ -150,6 +151,7 @@ class KeyValues:
         """Allocates room for ``count`` keys."""
         if self.ring or count <= self.slots:
             return
+        # Doubling keeps the cost of copying constant per token.
         more = max(count, 2 * self.slots) - self.slots
         self.k_BKSE, self.v_BKSE = (
             torch.cat([x, x.new_zeros(*x.shape[:2], more, x.shape[3])], 2) for x in (self.k_BKSE, self.v_BKSE)

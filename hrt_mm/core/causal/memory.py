@@ -50,12 +50,14 @@ class LevelMemory:
         if len(hierarchy.down):
             down = hierarchy.down[index]
             assert isinstance(down, CausalDown)
+            # Tokens see as many groups back as the coarse level does.
             self.down = KeyValues(batch, down.heads, down.width, transition.coarse.window_tokens, like)
             if down.null_key is not None:
                 # The null key comes first, which delays all others by one group.
                 self.down.k_BKSE[:, :, 0], self.down.v_BKSE[:, :, 0] = down.null_key.detach()
         if len(hierarchy.top_down):
             top_down = hierarchy.top_down[index]
+            # A sample begins as if a group had ended before it whose row is the learned one.
             lead = like.new_zeros(level.dim) if top_down.lead is None else top_down.lead.detach().to(like.dtype)
             self.back_BD = lead.expand(batch, -1).clone()
 
@@ -108,6 +110,7 @@ class Memory:
         self.given = [level.group.boundary for level in levels if isinstance(level.group, GivenGroups)]
         """Names of the boundaries that the levels group by."""
         self.levels = [LevelMemory(hierarchy, index, self.given, batch, like) for index in range(len(levels))]
+        # Typical group sizes multiply: the unit of a level is that of the one below times its stride.
         unit = [1.0]
         for transition in hierarchy.transitions:
             unit.append(unit[-1] * transition.stride[0])
@@ -132,6 +135,7 @@ class Memory:
         if wrong := [sample for sample in samples if not 0 <= sample < len(self)]:
             raise UserError(f"there is no sample {wrong[0]}; the cache holds {len(self)}, counted from 0")
         rows_host = np.array(samples, dtype=np.int64)
+        # Counts are on the host and states on the device, so both kinds of index are needed.
         self.first_B = self.first_B[rows_host]
         rows = torch.from_numpy(rows_host).to(self.device)
         for level in self.levels:

@@ -122,6 +122,7 @@ class NewTokens:
 
     def take(self, x: Tensor) -> Tensor:
         """Selects the samples: (B, ...) to (A, ...)."""
+        # Most calls are for all samples, in order; then nothing is copied.
         return x if self.whole_batch else x.index_select(0, self.index)
 
     def put(self, x: Tensor, rows: Tensor) -> None:

@@ -26,6 +26,7 @@ class HaarPooling(Pooling):
     """Keeps the low-pass coefficient of each group. :func:`decompose` also computes the details."""
 
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
+        # The rotations of all rounds multiply to this factor (see above), so no round is computed.
         return segment_sum(x_TD, groups.spans) * _inverse_sqrt_length(groups.spans, x_TD)
 
     def unpool(self, x_GD: Tensor, spans: Spans) -> Tensor:
@@ -123,6 +124,7 @@ def _make_rounds(spans: Spans) -> list[_Merge]:
     if spans.has_empty:
         raise UserError("a wavelet needs at least one token in every group; drop the empty groups")
     rounds = []
+    # On the CPU, where the rounds are planned.
     current = Spans(spans.host)
     weight = torch.ones(current.total, dtype=torch.float64)  # tokens under each row
     while current.max_seqlen > 1:
@@ -134,6 +136,7 @@ def _make_rounds(spans: Spans) -> list[_Merge]:
         # Both lead to one row: position 2i and 2i + 1 of a group to its position i.
         after = Spans.from_lengths((current.lengths + 1) // 2)
         target = after.host[group] + position // 2
+        # A row stands for as many tokens as were merged into it, which gives the angle of its rotation.
         n, m = weight[left], weight[left + 1]
         weight_after = torch.empty(after.total, dtype=torch.float64)
         weight_after[target[left]] = n + m

@@ -38,6 +38,7 @@ def recovery(fine_TD: Tensor, coarse_GE: Tensor, spans: Spans, position_T: Tenso
     # A random half: alternate groups would be whole columns on grids of an even width, so the halves would differ.
     order_G = torch.randperm(len(spans), generator=torch.Generator().manual_seed(0))
     fitted_G = (order_G % 2 == 0).to(fine.device)
+    # A coarse token predicts each of its fine tokens by a map of its own.
     for position in position_T.unique().tolist():
         rows = (position_T == position).nonzero().squeeze(1)
         group = spans.ids[rows]

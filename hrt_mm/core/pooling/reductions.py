@@ -56,6 +56,7 @@ class ConvPooling(Pooling):
         row_T = spans.ids * self.group_size + groups.position_in_group_T()
         concatenated = x_TD.new_zeros(count * self.group_size, x_TD.shape[1]).index_add(0, row_T, x_TD)
         if spans.max_seqlen > self.group_size:
+            # A column of ones, scattered likewise, counts the tokens that share a row.
             tokens_per_position = x_TD.new_zeros(count * self.group_size).index_add(0, row_T, x_TD.new_ones(len(x_TD)))
             concatenated = concatenated / tokens_per_position.clamp(min=1)[:, None]
         return concatenated.view(count, self.width)

@@ -114,6 +114,7 @@ def continued(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     alive = list(range(len(session)))
     for count in range(1, max_tokens + 1):
+        # Each text draws from its own generator, so that it is the same alone and in a batch.
         ids_B = sampling.draw(session.logits_BV, [generators[sample] for sample in alive])
         going = []
         for row, (sample, token) in enumerate(zip(alive, ids_B.tolist(), strict=True)):
@@ -126,6 +127,7 @@ def continued(
                 going.append(row)
         if not going:
             return
+        # Finished texts leave the batch, so that the rest is no slower than without them.
         if len(going) < len(alive):
             session.select(going)
             alive, ids_B = [alive[row] for row in going], ids_B[going]
@@ -157,6 +159,7 @@ class _Writer:
             return text, "stop"
         if ended is not None:
             return self.rest(), ended
+        # What could be the beginning of a stop string is shown once the next tokens decide.
         end = len(self._waiting) - max((self._overlap(stop) for stop in self._stop), default=0)
         text, self._waiting = self._waiting[:end], self._waiting[end:]
         return text, None
@@ -168,5 +171,6 @@ class _Writer:
 
     def _overlap(self, stop: str) -> int:
         """Characters at the end that could begin a stop string."""
+        # The longest overlap first: a shorter one would show part of the stop string.
         sizes = range(min(len(stop) - 1, len(self._waiting)), 0, -1)
         return next((size for size in sizes if self._waiting.endswith(stop[:size])), 0)

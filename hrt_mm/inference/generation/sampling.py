@@ -53,6 +53,7 @@ class Sampling:
         Raises:
             UserError: the logits of a row are NaN or infinite, or all minus infinity.
         """
+        # In float64, sums of the probabilities of a large vocabulary are exact enough to draw by.
         logits_BV = _checked(logits_BV.double())
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).double()
@@ -62,6 +63,7 @@ class Sampling:
             p_BV = self._among(p_BV, _largest(logits_BV, self.top_k))
         if self.top_p is not None:
             sorted_BV, order_BV = p_BV.sort(stable=True, descending=True)
+            # The probability before a token decides, so the token that reaches top_p is included, and at least one is.
             before_BV = sorted_BV.cumsum(-1) - sorted_BV
             p_BV = self._among(p_BV, torch.empty_like(p_BV).bool().scatter(-1, order_BV, before_BV < self.top_p))
         if self.min_p is not None:
@@ -85,6 +87,7 @@ class Sampling:
             return p_BV.argmax(-1)
         draw_B1 = torch.stack([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
         sums_BV = p_BV.cumsum(-1)
+        # Inverse transform sampling. Scaling the draw by the last sum replaces a division of all sums.
         id_B1 = torch.searchsorted(sums_BV, draw_B1.to(p_BV.device) * sums_BV[:, -1:], right=True)
         # Rounding must not select an id past the last token of nonzero probability.
         last_B = p_BV.shape[-1] - 1 - (p_BV.flip(-1) > 0).int().argmax(-1)
@@ -106,5 +109,6 @@ def _largest(x_BV: Tensor, count: int) -> Tensor:
     """(B, V) bool, the ``count`` largest values of each row; among equals the first ones."""
     least_B1 = x_BV.topk(count).values[:, -1:]
     above_BV, alike_BV = x_BV > least_B1, x_BV == least_B1
+    # Equal values at the limit fill the room that larger ones leave, in the order of their ids.
     room_B1 = count - above_BV.sum(-1, keepdim=True)
     return above_BV | (alike_BV & (alike_BV.cumsum(-1) <= room_B1))

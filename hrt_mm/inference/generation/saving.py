@@ -88,6 +88,7 @@ def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "t
     counts = state.get(f"{hierarchy.config.levels[0].name}.count")
     cache = Memory(hierarchy, len(counts) if counts is not None and counts.ndim == 1 else 1)
     entries = {entry.name: entry for entry in _entries(cache)}
+    # Entries that older files lack get their default, unless the file has them.
     older = {
         name: torch.full_like(entry.value, entry.absent) for name, entry in entries.items() if entry.absent is not None
     }
@@ -99,6 +100,7 @@ def cache_of(hierarchy: Hierarchy, state: Mapping[str, Tensor], source: str = "t
             if length < counted:
                 raise UserError(f"{source} is damaged: {entry.name} has {length} of {counted} ({entry.growth.counter})")
             entry.growth.make_room(length)
+    # Listed anew, as making room replaced the tensors.
     for entry in _entries(cache):
         entry.first(state[entry.name]).copy_(state[entry.name])
     return cache
@@ -118,6 +120,7 @@ def _entries(cache: Memory) -> Iterator[_Entry]:
 def _level(name: str, level: LevelMemory) -> Iterator[_Entry]:
     yield _Entry(f"{name}.count", torch.from_numpy(level.count_B))
     yield _Entry(f"{name}.groups", torch.from_numpy(level.groups_B))
+    # Only the used part is saved: a growing cache has up to twice the room.
     longest, most = int(level.count_B.max(initial=0)), int(level.groups_B.max(initial=0))
     for part, layers in (("encoder", level.encoder), ("decoder", level.decoder)):
         for index, keys in enumerate(layers):
@@ -142,6 +145,7 @@ def _open(name: str, group: OpenGroup) -> Iterator[_Entry]:
     used = int(group.size_B.max(initial=0))
     growth = _Growth(1, used, f"{name}.size", group.make_room) if group.keeps_tokens else None
     yield _Entry(f"{name}.tokens", group.x_BSD, growth)
+    # Names of entries are those of the first version, whatever the attributes are called now.
     yield _Entry(f"{name}.places", group.position_BS, growth, narrow=torch.float32)
     if group.before_BD is not None:
         yield _Entry(f"{name}.before", group.before_BD)

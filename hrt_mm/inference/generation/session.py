@@ -69,6 +69,7 @@ class Session:
     @torch.inference_mode()
     def step(self, ids_B: Tensor) -> Tensor:
         """Appends a token to every sequence, and returns the logits of the one after it, (B, V)."""
+        # All sequences may have been deselected.
         if not len(self):
             return self.logits_BV
         previous_B = torch.stack([ids[-1] for ids in self._recent])
@@ -78,6 +79,7 @@ class Session:
             assert isinstance(self.tokenizer, CausalBoundaries)
             starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in names}
         count = receptive_field(self.tokenizer)
+        # The embedding may see several tokens back, so it gets the recent ones, and the last row is the new token's.
         self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
         spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
         tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())
@@ -120,6 +122,7 @@ class Session:
         Raises:
             UserError: the file is missing, damaged or of another model; the message names what differs.
         """
+        # The configuration first: weights of another model would differ as well, and say less.
         saved, tensors = _read(Path(path))
         if changed := list(_changed(with_current_keys(saved["model"], model.encoder.hierarchy.config), _config(model))):
             more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -157,8 +160,10 @@ def _sum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def _digest(tensors: Mapping[str, Tensor]) -> hashlib._Hash:
     digest = hashlib.sha256()
+    # Sorted, so that the sum does not depend on the order of a file.
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        # NumPy has no bfloat16, hence the bytes.
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest
 
@@ -171,6 +176,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     )
     if not isinstance(content, dict) or not is_session:
         raise UserError(f"{path} holds no saved session of this version; {_REMEDY}")
+    # Files of the first format had no sum to check.
     if content["format"] != 1 and content.get("sum") != _sum(content, tensors):
         raise UserError(f"{path} is damaged: its content does not match its checksum; {_REMEDY}")
     return content, tensors

@@ -27,9 +27,9 @@ def prefill(hierarchy: Hierarchy, tokens: Tokens) -> tuple[Pyramid, Memory]:
         tokens: embedded prompts of any lengths, with the boundaries that it groups by.
 
     Returns:
-        A pyramid of level 0 alone, and the memory that :func:`step` continues from. The last group of a prompt may still
-        be open, so that the levels above do not have their last token yet. Level 0 equals that of the forward pass up
-        to rounding (1e-12 in float64), not bit for bit, because matrix products without that token are rounded
+        A pyramid of level 0 alone, and the memory that :func:`step` continues from. The last group of a prompt may
+        still be open, so that the levels above do not have their last token yet. Level 0 equals that of the forward
+        pass up to rounding (1e-12 in float64), not bit for bit, because matrix products without that token are rounded
         differently.
     """
     hierarchy.check(tokens)

@@ -129,6 +129,7 @@ class HierarchyStream:
         levels, origin = self.hierarchy.config.levels, self.memory.unit_1[0]
         tokens = [_concat(parts, level.dim, origin) for parts, level in zip(call.tokens, levels, strict=True)]
         last = int(self.memory.levels[0].count_B[0])
+        # Level-0 tokens are never late: those of this call are the newest ones.
         first_N = np.arange(last - len(tokens[0].x_ND), last)
         done = _Done(tokens[0], first_N, first_N + 1)
         result = {}
@@ -195,14 +196,19 @@ class _Join:
         coarse = LevelTokens.concat([self.coarse, coarse])
         self.sizes.extend(sizes)
         ready: list[int] = []
+        # A group is ready once all of its tokens are finished, which may take several calls.
         while self.sizes and sum(ready) + self.sizes[0] <= len(fine.first_N):
             ready.append(self.sizes.popleft())
+        # Finished tokens wait in order, so ready groups are the first rows on both levels.
         used, count = sum(ready), len(ready)
         assert count <= len(coarse.x_ND)
         sizes_G = np.array(ready, dtype=np.int64)
         ends_G = sizes_G.cumsum()
         done = _Done(
-            self._cross_attend(fine.tokens, coarse, ready), fine.first_N[ends_G - sizes_G], fine.last_N[ends_G - 1]
+            # A group covers the range from its first token's beginning to its last one's end.
+            self._cross_attend(fine.tokens, coarse, ready),
+            fine.first_N[ends_G - sizes_G],
+            fine.last_N[ends_G - 1],
         )
         self.fine = _Done(_rest(fine.tokens, used), fine.first_N[used:].copy(), fine.last_N[used:].copy())
         self.coarse = _rest(coarse, count)
@@ -212,6 +218,7 @@ class _Join:
         x_ND, position_N = coarse.x_ND[: len(sizes)], coarse.position_N[: len(sizes)]
         if not sizes or self.up is None:
             return LevelTokens(x_ND, position_N)
+        # As in Hierarchy._ascend: one query per group, against the tokens of the group.
         up, spans, used = self.up, Spans.from_lengths(sizes, x_ND.device), sum(sizes)
         cross_ND = up.within(
             x_ND,
@@ -238,7 +245,9 @@ def longest_groups(config: HierarchyConfig) -> list[int | None]:
 def unbounded(config: HierarchyConfig) -> str | None:
     """The reason why a stream's memory would grow with its length, or ``None`` if it is constant."""
     for index, (level, longest) in enumerate(zip(config.levels, [*longest_groups(config), 0], strict=True)):
+        # Decoder blocks have caches as well.
         has_decoder = config.top_down and index + 1 < len(config.levels)
+        # Its keys are kept for the level below, even if it has no blocks of its own.
         seen = config.cross_scale.down and index > 0
         if level.window is None and (level.depth or (has_decoder and level.decoder_depth) or seen):
             what = "is seen as a whole" if seen and not level.depth else "attends to everything before"

@@ -66,12 +66,14 @@ class Stream:
     def flush(self) -> dict[str, Finished]:
         """Returns the tokens that the end of the sample finishes."""
         raw = self.tokens.flush()
+        # The end of the input may complete tokens that no boundary was given for.
         last = self._pieces(raw, self.levels.none_start(len(raw)))
         return joined([*last, self.levels.flush()])
 
     def _pieces(self, raw: Tensor, starts: Flags) -> list[dict[str, Finished]]:
         """Runs raw tokens through the model, at most ``PIECE`` at a time."""
         parts = []
+        # At least one piece, possibly empty, so that there is a result to join.
         for first in range(0, max(1, len(raw)), PIECE):
             piece = slice(first, first + PIECE)
             parts.append(self._embedded(raw[piece], {name: flags[piece] for name, flags in starts.items()}))
@@ -81,6 +83,7 @@ class Stream:
         """Embeds raw tokens, after those before them in the receptive field, and runs the levels."""
         raw = raw.to(self.device)
         context = raw[:0] if self._recent is None else self._recent
+        # The context is embedded again for the sake of the new tokens, and its own rows are dropped below.
         together = torch.cat([context, raw])
         spans = Spans.from_lengths([len(together)], self.device)
         embedded = self.encoder.embedding(Tokens(together, spans, spans.positions[:, None].float()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrt_mm.core.attention import BACKENDS, Call, attend, choose, kernel
+from hrt_mm.core.attention import BACKENDS, Call, attend, choose, sdpa
 from hrt_mm.core.errors import BackendError, UserError
 from hrt_mm.core.spans import Spans
 
@@ -202,7 +202,7 @@ def test_lower_precision_stays_near_the_float64_reference(case: Case, dtype: tor
 
 @pytest.mark.parametrize("short", [True, False], ids=["products", "fused-in-float32"])
 def test_half_precision_training_kernels_on_the_cpu(short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_SHORT", 128 if short else 1)
+    monkeypatch.setattr(sdpa, "_SHORT", 128 if short else 1)
     for case in (Case((20, 20)), Case(RAGGED), Case((20, 20), causal=True), Case(RAGGED, heads=4, kv_heads=2)):
         one = inputs(case, torch.bfloat16)
         truth = widened(one, case)
