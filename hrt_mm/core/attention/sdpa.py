@@ -7,7 +7,7 @@ On a CPU in half precision, the gradient of the fused kernel takes 4 to 17 times
 products at lengths up to 128, and longer than in float32 beyond (torch 2.14, AMX). Training in half precision therefore
 uses matrix products for short runs and float32 for long ones.
 
-Shapes: T query rows, N runs, H query heads, K key heads, L queries, M keys, E head width.
+Shapes: T query rows, N runs, H query heads, K key heads, L queries, M keys, D head width.
 """
 
 from __future__ import annotations
@@ -79,21 +79,21 @@ def _dense(q_QHD: Tensor, k_PKD: Tensor, v_PKD: Tensor, bucket: Bucket, scale: f
     return (out_NLHD if bucket.fully_masked is None else out_NLHD.masked_fill(bucket.fully_masked, 0)).flatten(0, 1)
 
 
-def _kernel(q_NHLE: Tensor, k_NKME: Tensor, v_NKME: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """softmax(q k^T scale + mask) v over dense batches, (N, H, L, E)."""
-    half_on_cpu = q_NHLE.device.type == "cpu" and q_NHLE.dtype in (torch.bfloat16, torch.float16)
+def _kernel(q_NHLD: Tensor, k_NKMD: Tensor, v_NKMD: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """softmax(q k^T scale + mask) v over dense batches, (N, H, L, D)."""
+    half_on_cpu = q_NHLD.device.type == "cpu" and q_NHLD.dtype in (torch.bfloat16, torch.float16)
     if (
         half_on_cpu
         and torch.is_grad_enabled()
-        and (q_NHLE.requires_grad or k_NKME.requires_grad or v_NKME.requires_grad)
+        and (q_NHLD.requires_grad or k_NKMD.requires_grad or v_NKMD.requires_grad)
     ):
         # See the top of the module for both replacements.
-        if max(q_NHLE.shape[2], k_NKME.shape[2]) <= _SHORT:
-            return _matmuls(q_NHLE, k_NKME, v_NKME, mask, causal, scale)
+        if max(q_NHLD.shape[2], k_NKMD.shape[2]) <= _SHORT:
+            return _matmuls(q_NHLD, k_NKMD, v_NKMD, mask, causal, scale)
         with torch.autocast("cpu", enabled=False):
-            wide_NHLE = _fused(q_NHLE.float(), k_NKME.float(), v_NKME.float(), mask, causal, scale)
-        return wide_NHLE.to(q_NHLE.dtype)
-    return _fused(q_NHLE, k_NKME, v_NKME, mask, causal, scale)
+            wide_NHLD = _fused(q_NHLD.float(), k_NKMD.float(), v_NKMD.float(), mask, causal, scale)
+        return wide_NHLD.to(q_NHLD.dtype)
+    return _fused(q_NHLD, k_NKMD, v_NKMD, mask, causal, scale)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -105,7 +105,7 @@ def _matmuls(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool,
     queries_per_key = q.shape[1] // k.shape[1]
     if queries_per_key > 1:
         k, v = k.repeat_interleave(queries_per_key, 1), v.repeat_interleave(queries_per_key, 1)
-    # Scaling the queries touches L rows of E numbers instead of L * M scores.
+    # Scaling the queries touches L rows of D numbers instead of L * M scores.
     scores_NHLM = (q * scale) @ k.transpose(-1, -2)
     if causal:
         mask = torch.ones(scores_NHLM.shape[-2:], dtype=torch.bool, device=q.device).tril()
