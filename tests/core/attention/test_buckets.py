@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from hrt_mm.core.attention import attend, kernel
+from hrt_mm.core.attention import attend, sdpa
 from hrt_mm.core.attention.buckets import bucket_plan
 from hrt_mm.core.spans import Spans
 
@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         seen.append(tuple(q.shape))
         return real(q, k, v, **kwargs)
 
-    monkeypatch.setattr(kernel, "scaled_dot_product_attention", counting)
+    monkeypatch.setattr(sdpa, "scaled_dot_product_attention", counting)
     return seen
 
 
