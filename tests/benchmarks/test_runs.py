@@ -74,12 +74,12 @@ def test_nothing_is_reported_while_a_check_is_red(
 
 
 def test_a_wrong_attention_turns_the_check_red(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hrt_mm.core.attention import kernel
+    from hrt_mm.core.attention import sdpa
 
     def without_scale(*args: Any, **kwargs: Any) -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(*args, **{**kwargs, "scale": 1.0})
 
-    monkeypatch.setattr(kernel, "scaled_dot_product_attention", without_scale)
+    monkeypatch.setattr(sdpa, "scaled_dot_product_attention", without_scale)
     settings = {**models.TINY, "device": "cpu"}
     with pytest.raises(CheckFailed, match="outputs differ"):
         encoder_scaling.check(settings, "float32")
