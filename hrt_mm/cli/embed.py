@@ -1,16 +1,21 @@
-"""``hrt-mm embed``: embeds a run's data, or files."""
+"""``hrt-mm embed``: embeds a run's data, files, or texts in tables."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, command
+
+if TYPE_CHECKING:
+    from ..retrieval.collecting import Outcome
+    from ..retrieval.embed import Embedder
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    parser = command(commands, "embed", "embed a run's data, or files, to build an index from", run)
+    parser = command(commands, "embed", "embed a run's data, files or texts, to build an index from", run)
     parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of a contrastive task")
     parser.add_argument(
         "files",
@@ -25,8 +30,12 @@ def add(commands: Commands) -> None:
         default=[],
         metavar="FILE",
         type=Path,
-        help="table (CSV, TSV or JSONL) with one file per row; its other columns are shown in search results",
+        help="table (CSV, TSV or JSONL, also compressed) with one file or text per row; its other columns are kept",
     )
+    parser.add_argument(
+        "--column", metavar="NAME", help="column of the tables with the texts of a tower of text, or with paths (path)"
+    )
+    parser.add_argument("--id-column", metavar="NAME", help="column of the tables with unique ids (id)")
     parser.add_argument(
         "--root",
         metavar="FOLDER",
@@ -41,7 +50,7 @@ def add(commands: Commands) -> None:
         action="append",
         help="tower that reads the files; by default, all of the data's",
     )
-    parser.add_argument("--split", default="test", help="split of the run's data: train, val or test (test)")
+    parser.add_argument("--split", help="split of the run's data: train, val or test (test)")
     parser.add_argument(
         "--level", action="append", default=[], help="embed pieces of this level too: clips, sentences, words"
     )
@@ -53,28 +62,79 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--dim", type=int, help="cut vectors to this width, one of the run's task.matryoshka")
     parser.add_argument("--media", action="store_true", help="save images, sounds and videos to show in search results")
+    parser.add_argument(
+        "--skip-known",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        type=Path,
+        help="index or collection; samples in it that have not changed are not embedded again",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="discard what an interrupted run wrote, instead of continuing it"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="of the model's computations (fp32)"
+    )
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read and decode files (0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the collection, and prints its size."""
     from ..core.errors import UserError
-    from ..retrieval.collecting import WINDOW, embed_files, embed_split
+    from ..retrieval.collecting import WINDOW, embed_split
     from ..retrieval.embed import Embedder
-    from ..retrieval.listing import listed
+    from ..retrieval.known import KnownRows
 
-    embedder = Embedder.of(args.folder, dim=args.dim)
+    for option in ("column", "id_column", "root"):
+        if getattr(args, option) is not None and not args.manifest:
+            raise UserError(f"--{option.replace('_', '-')} has no effect without --manifest; drop it")
+    if args.split is not None and (args.files or args.manifest):
+        raise UserError("--split is of the run's data, and files are given; drop one of them")
+    known = KnownRows.of(args.skip_known)
+    embedder = Embedder.of(args.folder, dim=args.dim, device=args.device, precision=args.precision)
+    options = {
+        "known": known,
+        "media": args.media,
+        "levels": args.level,
+        "window": WINDOW if args.window is None else args.window,
+        "workers": args.workers,
+        "restart": args.restart,
+    }
     if args.files or args.manifest:
-        if not args.tower or len(args.tower) != 1:
-            raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
-        if args.root is not None and not args.manifest:
-            raise UserError("--root has no effect without --manifest; drop it")
-        (tower,) = args.tower
-        suffixes, others = embedder.suffixes(tower)
-        files = listed(args.files, args.manifest, suffixes, args.root, others)
-        options = {"media": args.media, "levels": args.level, "window": WINDOW if args.window is None else args.window}
-        counts = {tower: embed_files(embedder, tower, files, args.out, **options)}
+        outcome = _embed_files(args, embedder, options)
     else:
         towers = list(dict.fromkeys(args.tower or embedder.towers))
-        counts = embed_split(embedder, args.split, towers, args.out, media=args.media, levels=args.level)
-    print(f"{args.out}: {', '.join(f'{count:,} of {tower}' for tower, count in counts.items())}")
+        outcome = embed_split(embedder, args.split or "test", towers, args.out, **options)
+    counts = ", ".join(f"{count:,} of {tower}" for tower, count in outcome.counts.items()) or "nothing new"
+    resumed = f"; {outcome.resumed:,} were embedded before it was interrupted" if outcome.resumed else ""
+    skipped = f"; {outcome.known:,} known and unchanged" if args.skip_known else ""
+    print(f"{args.out}: {counts}{resumed}{skipped}")
+    if outcome.changed:
+        print(f"{len(outcome.changed):,} changed and were embedded again; remove their old rows before adding them:")
+        print("\n".join(f"  {name}" for name in outcome.changed))
     return 0
+
+
+def _embed_files(args: argparse.Namespace, embedder: Embedder, options: dict[str, Any]) -> Outcome:
+    from ..core.errors import UserError
+    from ..data.capabilities import Textual
+    from ..retrieval.collecting import embed_files
+    from ..retrieval.listing import listed
+
+    if not args.tower or len(args.tower) != 1:
+        raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
+    (tower,) = args.tower
+    suffixes, others = embedder.suffixes(tower)
+    files = listed(
+        args.files,
+        args.manifest,
+        suffixes,
+        args.root,
+        others,
+        texts=issubclass(embedder.modality(tower), Textual),
+        column=args.column,
+        id_column=args.id_column,
+    )
+    return embed_files(embedder, tower, files, args.out, **options)

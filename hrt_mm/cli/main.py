@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses a command line. Overrides may also follow options."""
+    """Parses a command line. Overrides and files may also follow options."""
     about = "Hierarchical transformers for text, images, audio and video."
     parser = HelpParser(prog="hrt-mm", description=about, closing=modalities.listing)
     parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
@@ -59,11 +59,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options = commands.choices[argv[0]]._option_string_actions
         argv = join_text_options(argv, options.__contains__)
     args, rest = parser.parse_known_args(argv)
-    # argparse fills a list of positionals only once, before the options. Overrides after them are left over.
-    if rest and (any(item.startswith("-") for item in rest) or not hasattr(args, "overrides")):
+    # argparse fills a list of positionals only once, before the options. Those after them are left over.
+    late = next((name for name in ("overrides", "files") if hasattr(args, name)), None)
+    if rest and (late is None or any(item.startswith("-") for item in rest)):
         args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
+    if rest and late is not None:
+        setattr(args, late, [*getattr(args, late), *(map(Path, rest) if late == "files" else rest)])
     if isinstance(getattr(args, "split", None), str):
         # Imported here: a command that reads no data starts faster without it.
         from ..data.splits import split_name

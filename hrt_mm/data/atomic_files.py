@@ -64,8 +64,12 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path, left: str = "No incomplete files are left") -> Iterator[None]:
     """Turns errors of a full or read-only disk into a message that names the folder and the fix.
+
+    Args:
+        folder: that is written.
+        left: the state that the error leaves.
 
     Raises:
         UserError: in place of the ``OSError``.
@@ -77,7 +81,7 @@ def explained(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"{folder} cannot be written: {error.strerror}; free some space, or choose another disk, and run it again. "
-            "No incomplete files are left"
+            f"{left}"
         ) from error
 
 
@@ -187,7 +191,7 @@ def drafting(folder: Path) -> Iterator[Path]:
         try:
             if folder.exists():
                 raise UserError(f"{folder} is there already; choose another folder, or remove it")
-            _empty(draft)
+            empty_folder(draft)
             yield draft
             draft.rename(folder)
             moved = True
@@ -196,13 +200,13 @@ def drafting(folder: Path) -> Iterator[Path]:
         finally:
             if not moved:
                 # The lock file is removed last, as another process may use the name from then on.
-                _empty(draft)
+                empty_folder(draft)
                 with suppress(OSError):
                     (draft / LOCK).unlink()
                     draft.rmdir()
 
 
-def _empty(folder: Path) -> None:
+def empty_folder(folder: Path) -> None:
     """Removes the content of a folder except its lock."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():

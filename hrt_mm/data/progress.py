@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self, TypeVar
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
@@ -90,6 +91,31 @@ def tracked(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield from bar.track(items, total=total, description=description)
+
+
+@contextmanager
+def counted(total: int, description: str) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar with the time left, if standard error is a terminal.
+
+    Args:
+        total: number of items.
+        description: shown beside the bar.
+
+    Yields:
+        A function that advances the bar by a number of items.
+    """
+    if not total or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def clock(seconds: float) -> str:

@@ -1,6 +1,9 @@
-"""Writing collections: the vectors of the samples of a split, or of files.
+"""Embedding as a job: collections of the samples of a split, of files, or of texts in tables.
 
-Shapes: D width.
+Samples are read in chunks, encoded in batches and written in their order. A job that is interrupted continues where it
+was; see :mod:`hrt_mm.retrieval.partial`.
+
+Shapes: N vectors, D width.
 """
 
 from __future__ import annotations
@@ -8,43 +11,110 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import BadSample, ConfigError, UserError, printable
-from ..data.capabilities import BoxLocating, Divisible, Renderable, Textual, positions_at
-from ..data.dataset import Dataset
-from ..data.files import check_regular, shown
-from ..data.folders import by_suffix
-from ..data.modality import Modality
-from ..data.sample import Sample
-from .collection import Writer, writing
-from .embed import BATCH, Embedder
+from ..data.capabilities import BoxLocating, Divisible, positions_at
+from ..data.files import shown
+from ..data.progress import counted
+from .collection import Writer
+from .encoder import RunEncoder
+from .known import KnownRows
 from .listing import Listed
+from .partial import PartialWriter, resuming
 from .passages import Passages, parents
+from .reading import MAX_TEXT, Chunk, ChunkReader, FileSource, Shown, Source, SplitSource
 from .rows import Row, not_comparable
 
 log = logging.getLogger(__name__)
 
 WINDOW = 8.0
 """Seconds of a long video that are encoded at once; about as long as the videos that models are trained on."""
-MAX_TEXT = 2_000
-"""Maximum characters of a text to display."""
 MAX_INFO = 32_768
 """Maximum bytes of all texts to display of a sample, about half of the maximum size of a row."""
 MAX_ID = 8_192
 """Maximum bytes of a sample's id."""
-MAX_NAMED = 20
-"""Maximum number of skipped files to name in warnings."""
+MAX_REASONS = 20
+"""Maximum number of reasons to list for samples that were left out."""
+MAX_NAMED = 3
+"""Maximum number of samples to name for each reason."""
 
 
-def check_levels(embedder: Embedder, towers: Sequence[str], levels: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Options:
+    """How samples are embedded.
+
+    Args:
+        media: save images, sounds and videos, to display them in search results.
+        levels: to embed the pieces of too, for towers that have them.
+        window: seconds of a long video that are encoded at once.
+        workers: processes that read files; 0 for none.
+        restart: discard what an interrupted job has written, instead of continuing it.
+
+    Raises:
+        UserError: the window is not positive, or the number of workers is negative.
+    """
+
+    media: bool = False
+    levels: Sequence[str] = ()
+    window: float = WINDOW
+    workers: int = 0
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window < math.inf:
+            raise UserError(
+                f"a window of {self.window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}"
+            )
+        if self.workers < 0:
+            raise UserError(f"{self.workers} workers are not possible; give 0 or more")
+
+    def of_rows(self) -> dict[str, Any]:
+        """The options that determine the rows."""
+        return {"media": self.media, "levels": sorted(set(self.levels)), "window": self.window}
+
+
+@dataclass
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        counts: vectors in the collection, by tower.
+        resumed: samples that an interrupted job had embedded.
+        known: samples that were skipped, as they are known.
+        changed: ids of known samples that have changed, and were embedded anew.
+        left_out: samples that could not be embedded, by reason.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    resumed: int = 0
+    known: int = 0
+    changed: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Records a sample that cannot be embedded."""
+        self.left_out.setdefault(reason, []).append(name)
+
+    def warn(self, total: int) -> None:
+        """Logs the samples that were left out, once for each reason."""
+        count = sum(map(len, self.left_out.values()))
+        reasons = sorted(self.left_out.items(), key=lambda item: -len(item[1]))
+        for reason, names in reasons[:MAX_REASONS]:
+            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+            log.warning("left out: %s%s: %s", ", ".join(map(shown, names[:MAX_NAMED])), more, reason)
+        if len(reasons) > 1 or count > MAX_NAMED:
+            others = f", for {len(reasons):,} reasons" if len(reasons) > MAX_REASONS else ""
+            log.warning("left out %s of %s samples%s", f"{count:,}", f"{total:,}", others)
+
+
+def check_levels(embedder: RunEncoder, towers: Sequence[str], levels: Sequence[str]) -> None:
     """Checks that at least one tower has pieces of each level.
 
     Raises:
@@ -61,145 +131,239 @@ def check_levels(embedder: Embedder, towers: Sequence[str], levels: Sequence[str
 
 
 def embed_split(
-    embedder: Embedder,
+    embedder: RunEncoder,
     split: str,
     towers: Sequence[str],
-    folder: Path,
+    folder: str | Path,
     *,
-    media: bool = False,
-    levels: Sequence[str] = (),
-) -> dict[str, int]:
+    known: KnownRows | None = None,
+    **options: Any,
+) -> Outcome:
     """Writes a collection of the samples of a split.
 
     Args:
         embedder: the model.
         split: of the run's data.
-        towers: towers whose values to embed.
+        towers: whose values to embed.
         folder: of the collection; must not exist.
-        media: save images and sounds of the samples, to display them in search results.
-        levels: to embed the pieces of too, for towers that have them.
-
-    Returns:
-        The number of vectors of each tower.
+        known: samples to skip. They are compared by id alone.
+        options: see :class:`Options`.
 
     Raises:
-        UserError: a tower is unknown, or no sample can be read.
+        UserError: a tower is unknown, or no sample can be embedded.
     """
-    check_levels(embedder, towers, levels)
     dataset = embedder.run.config.data.plain(split)
     dataset.limit_towers(embedder.run.tokenizers)
-    with writing(folder, embedder.model) as writer:
-        samples = _samples(dataset)
-        while block := list(islice(samples, BATCH)):
-            for tower in towers:
-                items = [item for item in block if item[1].value.get(tower) is not None]
-                _write(embedder, writer, tower, items, media, levels)
-        counts = dict(writer.counts)
-    if not counts:
-        raise UserError(f"none of the {len(dataset)} samples of the {split} split can be embedded")
-    return counts
+    job = _Job(embedder, SplitSource(dataset, split), towers, Options(**options), known or KnownRows([]))
+    return job.write(Path(folder), f"samples of the {split} split", by_content=False)
 
 
 def embed_files(
-    embedder: Embedder,
+    embedder: RunEncoder,
     tower: str,
-    files: Sequence[Path] | Sequence[Listed],
-    folder: Path,
+    files: Sequence[str | Path | Listed],
+    folder: str | Path,
     *,
-    media: bool = False,
-    levels: Sequence[str] = (),
-    window: float = WINDOW,
-) -> int:
-    """Writes a collection of files. Those that cannot be read are skipped with a warning.
+    known: KnownRows | None = None,
+    **options: Any,
+) -> Outcome:
+    """Writes a collection of files, or of texts from tables. Those that cannot be read are left out with a warning.
 
     Args:
         embedder: the model.
-        tower: the tower that reads the files.
+        tower: that reads the files.
         files: to embed.
         folder: of the collection; must not exist.
-        media: save images and sounds, to display them in search results.
-        levels: to embed the pieces of too, if the tower has them.
-        window: seconds of a long video that are encoded at once.
-
-    Returns:
-        The number of vectors.
+        known: rows to skip if nothing of the file, its columns and the options has changed.
+        options: see :class:`Options`.
 
     Raises:
-        UserError: no file can be read, the tower or a level is unknown, or the window is not positive.
+        UserError: no file can be embedded, or the tower or a level is unknown.
     """
-    if not 0 < window < math.inf:
-        raise UserError(f"a window of {window:g} seconds cannot be encoded; give more than 0, such as {WINDOW:g}")
-    check_levels(embedder, [tower], levels)
-    left_out: list[str] = []
-    with writing(folder, embedder.model) as writer:
-        for file in files:
-            entry = Listed.of(file) if isinstance(file, Path) else file
-            try:
-                sample = _embed_file(embedder, tower, entry, levels, window, media)
-                _add(embedder, writer, tower, sample, media)
-            except BadSample as error:
-                left_out.append(str(entry.path))
-                if len(left_out) <= MAX_NAMED:
-                    log.warning("left out: %s: %s", shown(str(entry.path)), error.reason)
-        count = writer.counts[tower]
-    if len(left_out) > MAX_NAMED:
-        log.warning("left out %d of %d files: %s", len(left_out), len(files), by_suffix(left_out))
-    if not count:
-        raise UserError(f"none of {len(files)} files can be embedded as {tower}")
-    return count
+    settings = Options(**options)
+    entries = [file if isinstance(file, Listed) else Listed.of(Path(file)) for file in files]
+    stamps = [_stamp(entry, settings) for entry in entries]
+    source = FileSource(embedder.reader(tower), entries, stamps, settings.window)
+    job = _Job(embedder, source, [tower], settings, known or KnownRows([]))
+    return job.write(Path(folder), "files", by_content=True)
 
 
-def _embed_file(
-    embedder: Embedder, tower: str, file: Listed, levels: Sequence[str], window: float, media: bool
-) -> EmbeddedSample:
-    with suppress(OSError):  # a missing file is reported by its reader
-        check_regular(file.path, str(file.path))
-    modality = embedder.modality(tower)
-    stretches = None
-    if issubclass(modality, Divisible):
-        stretches = modality.stretches(file.path, embedder.tokenizer(tower), window)
-    if stretches is not None:
-        first_value, vector_D, passages = embedder.embed_stretches(tower, stretches, levels, media=media)
-        return EmbeddedSample(file.name, first_value, file.info, vector_D, passages)
-    value = embedder.read(tower, file.path)
-    vectors, (passages,) = embedder.embed(tower, [value], levels)
-    return EmbeddedSample(file.name, value, file.info, vectors[0], passages)
+def _stamp(entry: Listed, options: Options) -> str:
+    """The stamp of a file or a text, which changes with its content, its columns and the options.
 
-
-Item = tuple[int, Sample, dict[str, str]]
-
-
-def _samples(dataset: Dataset) -> Iterator[Item]:
-    for index in range(len(dataset)):
+    The content of a file is judged by its size and modification time.
+    """
+    content: Any = entry.text
+    if content is None:
         try:
-            sample = dataset[index]
-        except BadSample as error:
-            log.warning("left out: %s", error)
-            continue
-        yield index, sample, dict(dataset.describe(index)) or {"name": sample.name}
+            status = entry.path.stat()
+            content = [status.st_size, status.st_mtime_ns]
+        except (OSError, ValueError):
+            content = None  # an error once the file is read
+    described = [entry.name, str(entry.path), content, dict(entry.info), options.of_rows()]
+    return blake2b(json.dumps(described).encode(), digest_size=12).hexdigest()
 
 
-def _write(
-    embedder: Embedder, writer: Writer, tower: str, items: list[Item], media: bool, levels: Sequence[str]
-) -> None:
-    """Embeds a block of samples, or one by one if any of them is unusable."""
-    if not items:
-        return
-    try:
-        vectors, passages = embedder.embed(tower, [sample.value[tower] for _, sample, _ in items], levels)
-    except BadSample as error:
-        if len(items) == 1:
-            log.warning("left out: %s: %s", items[0][1].name, error.reason)
-            return
-        for item in items:
-            _write(embedder, writer, tower, [item], media, levels)
-        return
-    for (index, sample, info), vector_D, pieces in zip(items, vectors, passages, strict=True):
-        try:
-            name = sample.name or f"sample {index}"
-            _add(embedder, writer, tower, EmbeddedSample(name, sample.value[tower], info, vector_D, pieces), media)
-        except BadSample as error:
-            log.warning("left out: %s", error)
+@dataclass
+class _Job:
+    """Embeds a source.
+
+    Args:
+        embedder: the model.
+        source: the samples.
+        towers: whose values are embedded.
+        options: how.
+        known: rows to skip.
+    """
+
+    embedder: RunEncoder
+    source: Source
+    towers: Sequence[str]
+    options: Options
+    known: KnownRows
+
+    def __post_init__(self) -> None:
+        check_levels(self.embedder, self.towers, self.options.levels)
+        self.readers = {tower: self.embedder.reader(tower) for tower in self.towers}
+        self.outcome = Outcome()
+        self.skipped: set[tuple[int, str]] = set()
+        self.written = 0
+
+    def write(self, folder: Path, what: str, *, by_content: bool) -> Outcome:
+        """Writes the collection.
+
+        Args:
+            folder: of the collection.
+            what: names the samples in messages.
+            by_content: whether stamps of known rows tell that their content has changed.
+        """
+        self.known.check(self.embedder.model)
+        settings = {"towers": list(self.towers), **self.options.of_rows()}
+        with resuming(folder, self.embedder.model, settings, restart=self.options.restart) as writer:
+            pending = self._pending(writer, by_content)
+            reader = ChunkReader(self.source, self.readers, media=self.options.media, values=bool(self.options.levels))
+            with counted(len(pending), "embedding") as advance:
+                for chunk in reader.chunks(pending, self.options.workers):
+                    self._write(writer, chunk)
+                    writer.commit()
+                    advance(len(chunk.plan.indices))
+            self.outcome.warn(len(self.source))
+            if not (self.written or self.outcome.resumed or self.outcome.known):
+                raise UserError(f"none of {len(self.source):,} {what} can be embedded as {', '.join(self.towers)}")
+        self.outcome.counts = dict(writer.counts)
+        return self.outcome
+
+    def _pending(self, writer: PartialWriter, by_content: bool) -> list[int]:
+        """The samples to embed: those that are neither written nor known."""
+        names = [self.source.name(index) for index in range(len(self.source))]
+        changed: set[str] = set()
+        for tower in self.towers:
+            known = self.known.stamps(tower, names)
+            for index, (name, stamp) in enumerate(zip(names, self.source.stamps, strict=True)):
+                if name in known and (not by_content or known[name] in ("", stamp)):
+                    self.skipped.add((index, tower))
+                    continue
+                if name in known:
+                    changed.add(name)
+                writer.wanted.add((tower, stamp))
+                if (tower, stamp) in writer.written:
+                    self.skipped.add((index, tower))
+                    self.outcome.resumed += 1
+        pending = [
+            index for index in range(len(names)) if any((index, tower) not in self.skipped for tower in self.towers)
+        ]
+        self.outcome.known = len(names) * len(self.towers) - len(writer.wanted)
+        self.outcome.changed = sorted(changed)
+        return pending
+
+    def _write(self, writer: PartialWriter, chunk: Chunk) -> None:
+        """Encodes a chunk, and writes its rows in the order of the samples."""
+        for index, reason in chunk.unusable:
+            self.outcome.leave_out(self.source.title(index), reason)
+        for tower in self.towers:
+            embedded: dict[int, EmbeddedSample] = {}
+            for batch in chunk.batches[tower]:
+                vectors_ND, passages = self.embedder.encode(tower, batch.tokens, self.options.levels)
+                for index, vector_D, pieces in zip(batch.indices, vectors_ND, passages, strict=True):
+                    embedded[index] = EmbeddedSample(chunk.shown[tower][index], vector_D, pieces)
+            for index in sorted([*embedded, *chunk.long[tower]]):
+                if (index, tower) in self.skipped:
+                    continue
+                try:
+                    sample = embedded[index] if index in embedded else self._embed_long(tower, index)
+                    self._add(writer, tower, index, chunk.names[index], sample)
+                    self.written += 1
+                except BadSample as error:
+                    self.outcome.leave_out(self.source.title(index), error.reason)
+
+    def _embed_long(self, tower: str, index: int) -> EmbeddedSample:
+        assert isinstance(self.source, FileSource)
+        reader, path = self.readers[tower], self.source.entries[index].path
+        modality = reader.modality
+        stretches = (
+            modality.stretches(path, reader.tokenizer, self.options.window) if issubclass(modality, Divisible) else None
+        )
+        if stretches is None:
+            raise BadSample(str(path), "changed while it was read")
+        value, vector_D, passages = self.embedder.embed_stretches(
+            tower, stretches, self.options.levels, media=self.options.media
+        )
+        media = reader.media(value) if self.options.media else None
+        return EmbeddedSample(Shown(reader.text(value), media, value), vector_D, passages)
+
+    def _add(self, writer: Writer, tower: str, index: int, name: str, sample: EmbeddedSample) -> None:
+        """Writes the rows of a sample and its pieces; none of them after an error.
+
+        Raises:
+            BadSample: the id is too long, or a vector is not finite.
+        """
+        if (size := len(name.encode("utf-8", "replace"))) > MAX_ID:
+            raise BadSample(f"{name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
+        if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in sample.vectors())), ""):
+            raise BadSample(f"{name:.80}", f"a vector of it {reason}")
+        described = dict(self.source.describe(index)) or {"name": name}
+        # A text from a column is among what describes it.
+        texts = {} if self.source.has_text(index) else sample.shown.info
+        info = _truncate({**texts, **described}, name)
+        file = writer.media(*sample.shown.media) if sample.shown.media else ""
+        rows = [Row(name, tower, file=file, info=info, stamp=self.source.stamps[index])]
+        names = [name]
+        for pieces, parent_indices in zip(sample.passages, parents(sample.passages), strict=True):
+            parent_names = [name if parent is None else names[parent] for parent in parent_indices]
+            level_rows = self._rows_of(writer, rows[0], sample, pieces, parent_names)
+            rows += level_rows
+            names = [row.id for row in level_rows]
+        writer.add(np.concatenate(sample.vectors()), rows)
+
+    def _rows_of(
+        self,
+        writer: Writer,
+        whole: Row,
+        sample: EmbeddedSample,
+        pieces: Passages,
+        parent_names: Sequence[str],
+    ) -> list[Row]:
+        """The rows of the pieces of a sample at a level, whose media are written."""
+        reader, value, tower = self.readers[whole.tower], sample.shown.value, whole.tower
+        timed = pieces.edges_N2A.shape[2] == 1
+        files = pieces.media
+        if self.options.media and timed and not files:
+            files = self.embedder.media(tower, value, pieces.edges_N2A)
+        rows = []
+        for number, (edges_2A, parent) in enumerate(zip(pieces.edges_N2A, parent_names, strict=True)):
+            row = Row(f"{whole.id}/{pieces.level}/{number}", tower, level=pieces.level, parent=parent)
+            if timed:
+                first, last = positions_at(reader.tokenizer, value, edges_2A[:, 0].tolist())
+                media = files[number] if files else None
+                file = writer.media(*media) if media else ""
+                text = reader.text(value, (first, last))
+                rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=file))
+                continue
+            if not isinstance(reader.tokenizer, BoxLocating):
+                raise ConfigError(f"{type(reader.tokenizer).__name__} reads no pictures")
+            box = reader.tokenizer.box(value, edges_2A.flatten().tolist())
+            rows.append(replace(row, box=box, file=whole.file))
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,65 +371,18 @@ class EmbeddedSample:
     """A sample with its vectors.
 
     Args:
-        name: its id.
-        value: raw value; that of the first stretch if it is long.
-        info: texts to display.
+        shown: what to display of it.
         vector_D: of the sample.
         passages: its pieces, coarse to fine.
     """
 
-    name: str
-    value: Any
-    info: Mapping[str, str]
+    shown: Shown
     vector_D: np.ndarray
     passages: Sequence[Passages]
-
-    def __post_init__(self) -> None:
-        if (size := len(self.name.encode("utf-8", "replace"))) > MAX_ID:
-            raise BadSample(f"{self.name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
 
     def vectors(self) -> list[np.ndarray]:
         """(N, D) vectors: that of the sample, and those of the pieces at each level."""
         return [self.vector_D[None], *(level.vectors_ND for level in self.passages)]
-
-
-def _add(embedder: Embedder, writer: Writer, tower: str, embedded: EmbeddedSample, media: bool) -> None:
-    """Writes the rows of a sample and its pieces; none of them after an error.
-
-    Raises:
-        BadSample: a vector is not finite.
-    """
-    if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in embedded.vectors())), ""):
-        raise BadSample(f"{embedded.name:.80}", f"a vector of it {reason}")
-    modality, tokenizer = embedder.modality(tower), embedder.tokenizer(tower)
-    media_file = modality.render(embedded.value) if media and issubclass(modality, Renderable) else None
-    file = writer.media(*media_file) if media_file else ""
-    info = _truncate(_text(modality, embedded.value) | dict(embedded.info), embedded.name)
-    all_rows, names = [Row(embedded.name, tower, file=file, info=info)], [embedded.name]
-    for pieces, parent_indices in zip(embedded.passages, parents(embedded.passages), strict=True):
-        rows, timed = [], pieces.edges_N2A.shape[2] == 1
-        files = pieces.media or (embedder.media(tower, embedded.value, pieces.edges_N2A) if media and timed else ())
-        for number, (edges_2A, parent) in enumerate(zip(pieces.edges_N2A, parent_indices, strict=True)):
-            row = Row(
-                f"{embedded.name}/{pieces.level}/{number}",
-                tower,
-                level=pieces.level,
-                parent=names[0] if parent is None else names[parent],
-            )
-            if not timed:
-                if not isinstance(tokenizer, BoxLocating):
-                    raise ConfigError(f"{type(tokenizer).__name__} reads no pictures")
-                box = tokenizer.box(embedded.value, edges_2A.flatten().tolist())
-                rows.append(replace(row, box=box, file=file))
-                continue
-            first, last = positions_at(tokenizer, embedded.value, edges_2A[:, 0].tolist())
-            text = _text(modality, embedded.value, (first, last))
-            media_file = files[number] if files else None
-            piece_file = writer.media(*media_file) if media_file else ""
-            rows.append(replace(row, span=(round(first, 4), round(last, 4)), info=text, file=piece_file))
-        all_rows += rows
-        names = [row.id for row in rows]
-    writer.add(np.concatenate(embedded.vectors()), all_rows)
 
 
 def _truncate(info: Mapping[str, str], name: str) -> dict[str, str]:
@@ -285,11 +402,3 @@ def _truncate(info: Mapping[str, str], name: str) -> dict[str, str]:
     if cut:
         log.warning("%s: truncated, as it is too long: %s", name, ", ".join(map(repr, cut[:5])))
     return truncated
-
-
-def _text(modality: type[Modality], value: Any, span: tuple[float, float] | None = None) -> dict[str, str]:
-    """The text to display, for modalities of text."""
-    if not issubclass(modality, Textual):
-        return {}
-    passage = modality.passage(value, span)
-    return {"text": passage if len(passage) <= MAX_TEXT else f"{passage[:MAX_TEXT]}..."}

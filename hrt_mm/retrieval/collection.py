@@ -5,6 +5,7 @@ Shapes: N vectors, D width.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydantic import NonNegativeInt, TypeAdapter
@@ -151,6 +153,11 @@ class Collection:
             if high > low
         }
 
+    def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
+        """The rows with some keys, in any order; those that do not exist are left out."""
+        for positions in self.positions_of("keys", keys).values():
+            yield from self.rows_at(positions)
+
     @cached_property
     def _sorted(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(N,) fingerprints, ascending, and (N,) their positions, for ``keys`` and ``parents``."""
@@ -185,23 +192,44 @@ class Collection:
         return path if path.is_relative_to(inside) and path.is_file() else None
 
 
+@dataclass(frozen=True)
+class Committed:
+    """The part of a collection that was flushed to disk.
+
+    Args:
+        count: number of vectors.
+        rows_bytes: size of their rows.
+        media: number of media files.
+    """
+
+    count: NonNegativeInt
+    rows_bytes: NonNegativeInt
+    media: NonNegativeInt
+
+
 class Writer:
     """Writes a collection incrementally, so that it may be larger than memory.
 
     Args:
         folder: to write into; must exist.
         model: of the vectors.
+        committed: what is there already, to be continued. Anything after it is cut off.
     """
 
-    def __init__(self, folder: Path, model: Model) -> None:
+    def __init__(self, folder: Path, model: Model, committed: Committed | None = None) -> None:
         self.folder, self.model = folder, model
         self.keys: list[int] = []
         self.parents: list[int] = []
         self.counts: Counter[str] = Counter()
-        self._files = 0
         self._offsets = [0]
-        self._lines = _ChecksummedFile(folder / "rows.jsonl")
-        self._vectors = _ChecksummedFile(folder / VECTORS)
+        committed = committed or Committed(0, 0, 0)
+        self._files = committed.media
+        self._lines = _ChecksummedFile(folder / "rows.jsonl", committed.rows_bytes)
+        self._vectors = _ChecksummedFile(folder / VECTORS, committed.count * 4 * model.dim)
+        if committed.count:
+            with (folder / "rows.jsonl").open("rb") as lines:
+                for line in lines:
+                    self._record(Row.of(line, f"{folder / 'rows.jsonl'}, row {len(self.keys)}"), len(line))
 
     def add(self, vectors_ND: np.ndarray, rows: Sequence[Row]) -> None:
         """Adds vectors with their rows; none of them after an error.
@@ -219,10 +247,19 @@ class Writer:
         self._vectors.write(vectors_ND.tobytes())
         for row, line in zip(rows, lines, strict=True):
             self._lines.write(line)
-            self._offsets.append(self._offsets[-1] + len(line))
-            self.keys.append(row.key)
-            self.counts[row.tower] += 1
-            self.parents.append(key_of(row.tower, row.parent) if row.parent else -1)
+            self._record(row, len(line))
+
+    def _record(self, row: Row, size: int) -> None:
+        self._offsets.append(self._offsets[-1] + size)
+        self.keys.append(row.key)
+        self.counts[row.tower] += 1
+        self.parents.append(key_of(row.tower, row.parent) if row.parent else -1)
+
+    def flush(self) -> Committed:
+        """Flushes everything to disk, and returns what is there."""
+        for stream in (self._lines, self._vectors):
+            stream.flush()
+        return Committed(len(self.keys), self._offsets[-1], self._files)
 
     def media(self, suffix: str, data: bytes) -> str:
         """Saves a media file, and returns its name for :attr:`Row.file`."""
@@ -260,21 +297,42 @@ class Writer:
 
 
 class _ChecksummedFile:
-    """A file that is written sequentially, with its checksum."""
+    """A file that is written sequentially, with its checksum.
 
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("wb")
-        self._digest, self._size = hashlib.sha256(), 0
+    Args:
+        path: the file.
+        size: of the content to keep.
+
+    Raises:
+        OSError: the file is missing or shorter.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self.file: BinaryIO = path.open("r+b" if size else "wb")
+        self._digest, self._size = hashlib.sha256(), size
+        while size:
+            block = self.file.read(min(size, 1 << 20))
+            if not block:
+                self.file.close()
+                raise OSError(errno.EIO, "it is shorter than it was", str(path))
+            self._digest.update(block)
+            size -= len(block)
+        self.file.seek(self._size)
+        self.file.truncate()
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
         self._digest.update(data)
         self._size += len(data)
 
-    def finish(self) -> Sum:
-        """Flushes the file to disk and closes it."""
+    def flush(self) -> None:
+        """Flushes the file to disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    def finish(self) -> Sum:
+        """Flushes the file to disk and closes it."""
+        self.flush()
         self.file.close()
         return Sum(self._size, self._digest.hexdigest())
 

@@ -1,349 +1,72 @@
-"""Embedding with a trained run: values, their pieces, and queries.
+"""Embedding with a trained run: texts, files, values in memory, and folders.
 
-Shapes: N values, D width.
+Shapes: N sources, D width.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..core.errors import BadSample, ConfigError, UserError
-from ..core.levels import HierarchyConfig
-from ..core.pyramid import Pyramid
-from ..data.capabilities import Renderable, Stretch, positions_at, read_file
-from ..data.files import check_regular
-from ..data.modality import Modality
-from ..data.registry import modalities
-from ..data.tokenizer import Tokenizer
-from ..inference.trained import TrainedRun, load_task
-from ..tasks.contrastive import Contrastive
-from ..tasks.contrastive_views import ViewHeads
-from ..train.build import carried_groups
-from ..train.precision import numerics
-from .passages import Passages, concatenate, located, within
-from .rows import Model
-
-log = logging.getLogger(__name__)
-
-BATCH = 128
-MIN_MEDIA_SECONDS = 0.3
-"""Shorter pieces get no media file."""
+from ..core.errors import UserError
+from .collecting import Outcome, embed_files
+from .encoder import RunEncoder
+from .listing import listed
+from .query import Query, Source, read
 
 
 @dataclass(frozen=True)
-class Embedder:
-    """Computes vectors with a trained run.
+class Embedder(RunEncoder):
+    """Computes vectors with a trained run, and writes collections of them.
 
-    Args:
-        run: the trained run.
-        model: identifies its weights.
+    ::
+
+        embedder = Embedder.of("runs/glyphs")
+        embedder.embed(["black chess knight", Path("drawing.png")])
+        embedder.embed_folder("pictures", out="vectors")
     """
 
-    run: TrainedRun
-    model: Model
-
-    @classmethod
-    def of(
-        cls, folder: Path, which: str | int = "best", overrides: Sequence[str] = (), *, dim: int | None = None
-    ) -> Embedder:
-        """Loads a run.
+    def embed(self, sources: Sequence[Query | Source], tower: str | None = None) -> np.ndarray:
+        """(N, D) vectors of texts, files, Pillow images, arrays or raw samples, in their order.
 
         Args:
-            folder: the run folder.
-            which: the checkpoint.
-            overrides: changes to the run's configuration.
-            dim: width of the vectors, one of ``task.matryoshka``; the whole width if absent.
+            sources: what to embed. A ``str`` is a text for towers of text, and the path of a file for others.
+            tower: that reads them. If absent, it is found for each by the suffix of a path or the type of the value,
+                and a ``str`` is a text.
 
         Raises:
-            ConfigError: its task does not train comparable vectors, or did not train vectors of this width.
-            CheckpointError: the checkpoint is missing or damaged.
+            BadSample: a source cannot be read.
+            UserError: no tower reads a source, or several do.
         """
-        run = load_task(Path(folder), which, overrides=overrides, inputs="files")
-        if not isinstance(run.task, Contrastive):
-            raise ConfigError(f"{folder} was trained on task {run.config.task.type}; embedding needs task contrastive")
-        if dim is not None:
-            run.task.narrow(dim)
-        files = run.checkpoint.state["files"]
-        weights = files.get("ema.safetensors") or files["model.safetensors"]
-        return cls(run, Model(weights["sha256"], run.task.width, str(Path(folder).resolve())))
-
-    @property
-    def task(self) -> Contrastive:
-        """The model."""
-        assert isinstance(self.run.task, Contrastive)
-        return self.run.task
-
-    @property
-    def towers(self) -> tuple[str, ...]:
-        """Names of the towers."""
-        return self.task.towers
-
-    def modality(self, tower: str) -> type[Modality]:
-        """The modality of a tower.
-
-        Raises:
-            UserError: there is no such tower; names those available.
-        """
-        towers = self.run.config.towers
-        if tower not in towers:
-            raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
-        return modalities()[towers[tower].modality.type]
-
-    def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
-        """Suffixes of the files that a tower reads (``None`` for all), and suffixes to exclude, of other modalities.
-
-        Raises:
-            UserError: there is no such tower.
-        """
-        modality = self.modality(tower)
-        if modality.suffixes is not None:
-            return modality.suffixes, frozenset()
-        return None, frozenset().union(*(other.suffixes or () for other in modalities().values()))
-
-    def tokenizer(self, tower: str) -> Tokenizer:
-        """The tokenizer of a tower.
-
-        Raises:
-            UserError: there is no such tower.
-        """
-        self.modality(tower)
-        return self.run.tokenizers[tower]
-
-    def levels(self, tower: str) -> dict[str, int]:
-        """The levels whose pieces can be embedded, coarse to fine, each with the index of the view that compares it.
-
-        These are the levels that training compared with another tower. If several views compare a level, the first one
-        of annotated pieces takes precedence, then that of whole samples, then those of ``task.also`` in order. Levels
-        of ``task.also`` have vectors of the whole width only.
-        """
-        names = self.config(tower).levels
-        view_of: dict[int, int] = {}
-        for index, view in sorted(enumerate(self.task.views), key=lambda indexed: not indexed[1].pieces):
-            if tower in view.levels and self.task.width_of(index) == self.model.dim:
-                view_of.setdefault(view.levels[tower], index)
-        return {names[level].name: view_of[level] for level in sorted(view_of, reverse=True)}
-
-    def config(self, tower: str) -> HierarchyConfig:
-        """The hierarchy of a tower."""
-        return self.task.encoder_of(tower).hierarchy.config
-
-    def vectors(self, tower: str, values: Sequence[Any]) -> np.ndarray:
-        """(N, D) vectors of raw values.
-
-        Raises:
-            BadSample: a value cannot be used.
-            UserError: there is no such tower.
-        """
-        return self.embed(tower, values)[0]
-
-    def embed(
-        self, tower: str, values: Sequence[Any], levels: Sequence[str] = ()
-    ) -> tuple[np.ndarray, list[list[Passages]]]:
-        """Embeds raw values and their pieces.
-
-        Args:
-            tower: of the values.
-            values: raw values.
-            levels: of the pieces, a subset of :meth:`levels`.
-
-        Returns:
-            (N, D) vectors, and the pieces of each value by level, coarse to fine.
-
-        Raises:
-            BadSample: a value is unusable.
-            UserError: there is no such tower.
-        """
-        vectors = [np.zeros((0, self.model.dim), np.float32)]
-        passages: list[list[Passages]] = []
-        for pyramid in self._pyramids(tower, values):
-            vectors.append(self._query(0, tower, pyramid))
-            columns = [
-                self._passages(tower, pyramid, level, view)
-                for level, view in self.levels(tower).items()
-                if level in levels
-            ]
-            passages += [list(row) for row in zip(*columns, strict=True)] if columns else [[]] * len(vectors[-1])
-        return np.concatenate(vectors), passages
-
-    @torch.no_grad()
-    def embed_stretches(
-        self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = (), *, media: bool = False
-    ) -> tuple[Any, np.ndarray, list[Passages]]:
-        """Embeds a long sample and its pieces from overlapping stretches, which are encoded one by one.
-
-        Args:
-            tower: of the sample.
-            stretches: of the sample; at least one.
-            levels: of the pieces, a subset of :meth:`levels`.
-            media: create a media file for each piece.
-
-        Returns:
-            The raw value of the first stretch, the (D,) vector, and the pieces by level, coarse to fine.
-
-        Raises:
-            BadSample: a stretch is unusable.
-            UserError: there is no such tower.
-        """
-        config, sample_level = self.config(tower), self.task.views[0].levels[tower]
-        views = {level: view for level, view in self.levels(tower).items() if level in levels}
-        passages: dict[str, list[Passages]] = {level: [] for level in views}
-        first_value, sum_1D, count = None, torch.zeros(1, config.levels[sample_level].dim), 0
-        for stretch in stretches:
-            value = self.run.config.data.prepare(tower, stretch.value)
-            first_value = value if first_value is None else first_value
-            (pyramid,) = self._pyramids(tower, [value])
-            # Each stretch counts only for its own interval. The rest of it is context.
-            ((x_ND, edges_N2A),) = located(pyramid, config, sample_level)
-            inside = within(edges_N2A + stretch.first, stretch.core)
-            sum_1D, count = sum_1D + x_ND[inside].sum(0).float(), count + len(inside)
-            for level, view in views.items():
-                (pieces,) = self._passages(tower, pyramid, level, view)
-                edges_N2A = pieces.edges_N2A + stretch.first
-                inside = within(edges_N2A, stretch.core)
-                edges_N2A = edges_N2A[inside].clamp(*stretch.core)
-                files = self.media(tower, value, edges_N2A - stretch.first) if media else ()
-                passages[level].append(Passages(level, pieces.vectors_ND[inside.numpy()], edges_N2A, files))
-        vector_D = self._heads(0).mapped(tower, sum_1D / count)[0].numpy()
-        return first_value, vector_D, [concatenate(stretches_of_level) for stretches_of_level in passages.values()]
-
-    @torch.no_grad()
-    def _query(self, view: int, tower: str, pyramid: Pyramid) -> np.ndarray:
-        vectors_ND: np.ndarray = self._heads(view).query(tower, pyramid).numpy()
+        queries = [Query.guess(source) if tower is None else Query.of(tower, source) for source in sources]
+        terms = [read(query, self)[0] for query in queries]
+        vectors_ND = np.zeros((len(terms), self.model.dim), np.float32)
+        for name in dict.fromkeys(term.tower for term in terms):
+            indices = [index for index, term in enumerate(terms) if term.tower == name]
+            vectors_ND[indices] = self.vectors(name, [terms[index].value for index in indices])
         return vectors_ND
 
-    @torch.no_grad()
-    def _passages(self, tower: str, pyramid: Pyramid, level: str, view: int) -> list[Passages]:
-        config = self.config(tower)
-        return [
-            Passages(level, self._heads(view).mapped(tower, x_ND).numpy(), edges_N2A)
-            for x_ND, edges_N2A in located(pyramid, config, config.index(level))
-        ]
-
-    def media(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
-        """Suffix and bytes of a media file for each piece; None for very short ones."""
-        modality, tokenizer = self.modality(tower), self.tokenizer(tower)
-        if not issubclass(modality, Renderable):
-            return (None,) * len(edges_N2A)
-        spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
-        return tuple(
-            modality.render(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None
-            for first, last in spans
-        )
-
-    def _heads(self, view: int) -> ViewHeads:
-        heads = self.task.heads[view]
-        assert isinstance(heads, ViewHeads)
-        return heads
-
-    def _pyramids(self, tower: str, values: Sequence[Any]) -> Iterator[Pyramid]:
-        tokenizer, options = self.tokenizer(tower), self.run.config.train
-        for first in range(0, len(values), BATCH):
-            with torch.no_grad(), numerics(torch.device("cpu"), options.num_threads):
-                pyramid = self.task.encoder_of(tower)(tokenizer(list(values[first : first + BATCH])))
-            yield pyramid
-
-    def query(self, tower: str, source: str | Path) -> np.ndarray:
-        """(D,) the vector of a text or a file.
-
-        Raises:
-            BadSample: the file cannot be read, or is of another modality.
-            UserError: there is no such tower.
-        """
-        return self.vectors(tower, [self.read(tower, source)])[0]
-
-    def query_vectors(self, tower: str, target: str | None, *, values: Sequence[Any]) -> dict[str, np.ndarray]:
-        """(N, D) vectors of queries by level of the tower to search; ``""`` for samples.
-
-        Levels that training did not compare with the queries' tower are left out.
+    def embed_folder(self, folder: str | Path, out: str | Path, tower: str | None = None, **options: Any) -> Outcome:
+        """Writes a collection of the files in a folder and its subfolders.
 
         Args:
-            tower: of the queries.
-            target: the tower to search, for its levels; none if absent.
-            values: raw values of the queries.
+            folder: of the files.
+            out: folder of the collection; must not exist.
+            tower: that reads the files; may be absent if the model has a single tower that reads files by suffix.
+            options: ``media``, ``levels``, ``window``, ``workers``, ``restart`` and ``known``; see
+                :func:`hrt_mm.retrieval.collecting.embed_files`.
 
         Raises:
-            BadSample: a value is unusable.
-            UserError: there is no such tower.
+            UserError: there are no files that the tower reads, or several towers could read them.
         """
-        views = {"": 0}
-        if target is not None:
-            views |= {
-                level: view for level, view in self.levels(target).items() if tower in self.task.views[view].levels
-            }
-        pyramids = self._pyramids(tower, values)
-        blocks = [{level: self._query(view, tower, pyramid) for level, view in views.items()} for pyramid in pyramids]
-        return {level: np.concatenate([block[level] for block in blocks]) for level in views}
-
-    def query_tokens(self, tower: str, target: str, level: str, values: Sequence[Any]) -> list[np.ndarray]:
-        """(T, D) vectors of each query to compare with the pieces of a level by MaxSim.
-
-        These are the query's tokens where training compared tokens (``align: soft``), or else one vector.
-
-        Args:
-            tower: of the queries.
-            target: the tower to search.
-            level: of the pieces.
-            values: raw values of the queries.
-
-        Raises:
-            BadSample: a value is unusable.
-            UserError: training did not compare the level with the queries' tower.
-        """
-        views = {name: view for name, view in self.levels(target).items() if tower in self.task.views[view].levels}
-        if level not in views:
-            raise UserError(
-                f"pieces of level {level!r} of {target} were not compared with {tower} in training; "
-                f"{', '.join(views) or 'none'} were"
-            )
-        heads = self._heads(views[level])
-        tokens: list[np.ndarray] = []
-        for pyramid in self._pyramids(tower, values):
-            with torch.no_grad():
-                if heads.soft:
-                    own = pyramid[heads.levels[tower]]
-                    tokens += [x_TD.numpy() for x_TD in own.spans.split(heads.mapped(tower, own.x))]
-                else:
-                    tokens += [vector_1D.numpy() for vector_1D in heads.query(tower, pyramid).split(1)]
-        return tokens
-
-    def read(self, tower: str, source: str | Path) -> Any:
-        """Reads a text or a file as the run's data prepares it.
-
-        Raises:
-            BadSample: the text is empty, or the file is missing, not regular, or of another modality.
-            UserError: there is no such tower, or its model groups by annotations, which files do not have.
-        """
-        modality = self.modality(tower)
-        if carried := carried_groups(self.run.config, self.run.tokenizers).get(tower):
-            raise ConfigError(
-                f"the model of {tower} groups by {', '.join(map(repr, carried))}, which come with the data and are in "
-                "no bare file; train one with fixed or learned groups"
-            )
-        if isinstance(source, Path):
-            size_of(source)
-            return self.run.config.data.prepare(tower, read_file(modality, source, self.tokenizer(tower)))
-        if not source.strip():
-            raise BadSample("the query", "is empty; type some words")
-        return self.run.config.data.prepare(tower, source)
-
-
-def size_of(path: Path) -> int:
-    """Size of a regular file, in bytes.
-
-    Raises:
-        BadSample: it is missing, or not a regular file.
-    """
-    try:
-        return check_regular(path, str(path)).st_size
-    except FileNotFoundError as error:
-        raise BadSample(str(path), "no such file") from error
-    except OSError as error:
-        raise BadSample(str(path), f"cannot be read: {error.strerror}") from error
+        if tower is None:
+            candidates = [name for name in self.towers if self.modality(name).suffixes is not None]
+            if len(candidates) != 1:
+                raise UserError(f"name the tower that reads the files: tower={' or tower='.join(self.towers)}")
+            (tower,) = candidates
+        suffixes, others = self.suffixes(tower)
+        return embed_files(self, tower, listed([Path(folder)], (), suffixes, None, others), Path(out), **options)

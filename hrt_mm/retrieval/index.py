@@ -268,6 +268,12 @@ class Index:
     def _without(self, segment: Segment, positions: set[int]) -> Entry:
         return segment.without(positions, f"removed-{self._next:06d}.npy") if positions else segment.entry
 
+    def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
+        """The rows with some keys, in any order; those that do not exist are left out."""
+        for segment in self.segments:
+            for positions in segment.living("keys", keys).values():
+                yield from segment.collection.rows_at(positions)
+
     def search(
         self,
         query_D: np.ndarray,

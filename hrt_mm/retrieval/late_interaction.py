@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..core.errors import UserError
-from .embed import Embedder
+from .encoder import RunEncoder
 from .index import Index
 from .query import ReadTerm
 from .segment import Hit, Segment
@@ -30,7 +30,7 @@ Terms: TypeAlias = "Sequence[tuple[np.ndarray, float]]"
 """(T, D) tokens of each term of a query, with its weight."""
 
 
-def terms_of(terms: Sequence[ReadTerm], embedder: Embedder, target: str, level: str) -> Terms:
+def terms_of(terms: Sequence[ReadTerm], embedder: RunEncoder, target: str, level: str) -> Terms:
     """The tokens of a query, to compare with pieces of a level.
 
     Raises:

@@ -19,22 +19,31 @@ from ..data.tables import Paths, Row, is_missing, rows_of
 log = logging.getLogger(__name__)
 
 PATH, ID = "path", "id"
-"""Columns of a manifest that are not displayed."""
+"""Default columns of the path and the id."""
+TABLES = frozenset(f"{kind}{packing}" for kind in (".csv", ".tsv", ".jsonl") for packing in ("", ".gz", ".bz2", ".xz"))
+"""Suffixes of tables."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file to embed.
+    """A file to embed, or a text from a table.
 
     Args:
-        path: of the file.
+        path: of the file, or of the table.
         name: unique id.
         info: texts to display in search results.
+        text: from the table; ``None`` for files.
+        title: what messages call it: the path of a file, or table and line of a text.
     """
 
     path: Path
     name: str
     info: Mapping[str, str] = field(default_factory=dict)
+    text: str | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or str(self.path))
 
     @classmethod
     def of(cls, path: Path) -> Listed:
@@ -48,8 +57,12 @@ def listed(
     suffixes: Collection[str] | None = None,
     root: Path | None = None,
     others: Collection[str] = (),
+    *,
+    texts: bool = False,
+    column: str | None = None,
+    id_column: str | None = None,
 ) -> list[Listed]:
-    """Lists files from paths and tables, each once.
+    """Lists files, and texts in tables, each once.
 
     Args:
         paths: files, folders and patterns; see :func:`files_in`.
@@ -57,11 +70,18 @@ def listed(
         suffixes: of files in folders; see :func:`files_in`.
         root: the folder that paths in tables are relative to; that of each table if ``None``.
         others: suffixes to exclude; see :func:`files_in`.
+        texts: whether ``column`` has texts rather than paths. Tables among ``paths`` are then refused, as each would be
+            one text.
+        column: of the tables to read; ``path`` if absent.
+        id_column: of the tables; ``id``, or the path, if absent.
 
     Raises:
         UserError: a path does not exist, there are no files, or a table cannot be used; names the row.
     """
-    from_tables = listed_in(manifests, root)
+    if texts:
+        _refuse_tables(paths)
+        others = {*others, *TABLES}
+    from_tables = listed_in(manifests, root, texts=texts, column=column, id_column=id_column)
     table_paths = {file.path for file in from_tables}
     files = [Listed.of(path) for path in files_in(paths, suffixes, others) if path not in table_paths]
     if not files + from_tables:
@@ -162,43 +182,97 @@ def _suffix_hint(suffixes: Collection[str] | None) -> str:
     return f"; files to read end in {', '.join(sorted(suffixes))}" if suffixes else ""
 
 
-def listed_in(manifests: Sequence[Path], root: Path | None = None) -> list[Listed]:
-    """Lists files from tables, with their other columns as texts to display.
+def _refuse_tables(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.name.lower().endswith(tuple(TABLES)) and path.is_file():
+            _, row = next(rows_of(path, "the table"), (0, {}))
+            columns = ", ".join(map(printable, map(str, row)))
+            raise UserError(
+                f"{path} is a table, which would be embedded as one text; give --manifest {path} and the --column with "
+                f"the texts: {columns}"
+            )
+
+
+def listed_in(
+    manifests: Sequence[Path],
+    root: Path | None = None,
+    *,
+    texts: bool = False,
+    column: str | None = None,
+    id_column: str | None = None,
+) -> list[Listed]:
+    """Lists files or texts from tables, with all columns as texts to display.
 
     Args:
-        manifests: CSV and TSV with a header, or JSONL. The column ``path`` is relative to the root and confined to it;
-            ``id`` defaults to the path.
+        manifests: CSV and TSV with a header, or JSONL.
         root: the folder that paths are relative to; that of each table if ``None``.
+        texts: whether ``column`` has texts rather than paths.
+        column: of the texts; or of the paths, which are relative to the root and confined to it: ``path`` if absent.
+        id_column: of the ids. If absent, ``id`` where a row has it, else the path, or the table's name and the line.
 
     Raises:
         ConfigError: a table is malformed, or a path leads out of the root; names the row.
-        UserError: a row has no path, or an id is not unique.
+        UserError: a row has no path or no id, or an id is not unique.
     """
     by_id: dict[str, tuple[str, Listed]] = {}
     for manifest in manifests:
         paths = Paths(manifest, root, "--root")
         for number, row in rows_of(manifest, "--manifest"):
             location = f"{manifest}:{number}"
-            file = _from_row(paths, row, location)
-            if file.name in by_id:
-                raise UserError(f"{location} has the id {file.name!r} of {by_id[file.name][0]}; give each row its own")
-            by_id[file.name] = location, file
-    return [file for _, file in by_id.values()]
+            if texts and column is not None:
+                entry = _text_entry(manifest, number, row, column, id_column, location)
+            else:
+                entry = _file_entry(paths, row, column or PATH, id_column, location)
+            if entry.name in by_id:
+                raise UserError(
+                    f"{location} has the id {entry.name!r} of {by_id[entry.name][0]}; give each row its own"
+                )
+            by_id[entry.name] = location, entry
+    return [entry for _, entry in by_id.values()]
 
 
-def _from_row(paths: Paths, row: Row, location: str) -> Listed:
-    if PATH not in row:
-        columns = ", ".join(str(column) for column in row) or "none"
-        raise UserError(f"{location} has no column {PATH!r}; its columns are {columns}")
-    path = paths.root / paths.of(row, PATH, location)
+def _text_entry(manifest: Path, number: int, row: Row, column: str, id_column: str | None, location: str) -> Listed:
+    _check_column(row, column, "--column", location)
+    name = _id(row, id_column, location) or shown(f"{manifest.name}:{number}")
+    value = row[column]
+    info = _info(row, id_column)
+    text = "" if is_missing(value) else _text(value)
+    return Listed(manifest, name, {**info, "file": info.get("file", shown(str(manifest)))}, text, location)
+
+
+def _file_entry(paths: Paths, row: Row, column: str, id_column: str | None, location: str) -> Listed:
+    _check_column(row, column, "--column", location)
+    path = paths.root / paths.of(row, column, location)
     if not _is_inside(path, paths.root):
         raise UserError(f"{location}: {path} is a link that leads out of {paths.root}; copy the file there")
-    name = _text(row[ID]) if row.get(ID) is not None else shown(str(path))
-    if not name:
-        raise UserError(f"{location} has an empty id; name the row, or drop the column to call it by its path")
-    texts = {printable(str(column)): _text(value) for column, value in row.items() if not is_missing(value)}
-    info = {column: text for column, text in texts.items() if column not in (PATH, ID)}
+    name = _id(row, id_column, location) or shown(str(path))
+    info = {key: text for key, text in _info(row, id_column).items() if key != column}
     return Listed(path, name, {**info, "file": info.get("file", shown(str(path)))})
+
+
+def _check_column(row: Row, column: str, key: str, location: str) -> None:
+    if column not in row:
+        columns = ", ".join(printable(str(name)) for name in row) or "none"
+        raise UserError(f"{location} has no column {column!r}; its columns are {columns}. Name one with {key}")
+
+
+def _id(row: Row, column: str | None, location: str) -> str:
+    """The id of a row; empty if it has none and no column is required."""
+    if column is not None:
+        _check_column(row, column, "--id-column", location)
+    value = row.get(column or ID)
+    if value is None and column is None:
+        return ""
+    name = "" if is_missing(value) else _text(value)
+    if not name:
+        raise UserError(f"{location} has an empty id in the column {column or ID!r}; name the row, or drop the column")
+    return name
+
+
+def _info(row: Row, id_column: str | None) -> dict[str, str]:
+    """The columns to display: all but ``id``, if it is the name of the row."""
+    texts = {printable(str(column)): _text(value) for column, value in row.items() if not is_missing(value)}
+    return {column: text for column, text in texts.items() if column != ID or id_column is not None}
 
 
 def _is_inside(path: Path, root: Path) -> bool:

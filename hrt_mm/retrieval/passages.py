@@ -62,7 +62,7 @@ def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tupl
     moments = []
     for (x_ND, edges_N2), coords_TC in zip(frames.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):
         times_T = coords_TC[:, 0].unique() if grid else coords_TC[:, 0]
-        first_N, last_N = times_T[edges_N2[:, 0]], times_T[edges_N2[:, 1] - 1]
+        first_N, last_N = times_T[edges_N2[:, 0].cpu()], times_T[edges_N2[:, 1].cpu() - 1]
         moments.append((x_ND, torch.stack([first_N, last_N + _spacing(times_T)], 1).double()[..., None]))
     return moments
 

@@ -20,7 +20,7 @@ from ..data.capabilities import Textual, ValueReading
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .embed import Embedder
+    from .encoder import RunEncoder
 
 MAX_TEXT = 2_000
 """Maximum characters of a text as a query."""
@@ -149,7 +149,7 @@ class ReadTerm:
     weight: float
 
 
-def read(query: Query, embedder: Embedder) -> list[ReadTerm]:
+def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
     """Reads the sources of a query.
 
     Raises:
@@ -167,7 +167,7 @@ def read(query: Query, embedder: Embedder) -> list[ReadTerm]:
     return terms
 
 
-def tower_of(term: Term, embedder: Embedder) -> str:
+def tower_of(term: Term, embedder: RunEncoder) -> str:
     """The tower that reads a term.
 
     Raises:
@@ -187,7 +187,7 @@ def tower_of(term: Term, embedder: Embedder) -> str:
     return towers[0]
 
 
-def _fits(term: Term, tower: str, embedder: Embedder) -> bool:
+def _fits(term: Term, tower: str, embedder: RunEncoder) -> bool:
     modality = embedder.modality(tower)
     if term.kind:
         return modality.name == MODALITIES.get(term.kind)
@@ -198,11 +198,11 @@ def _fits(term: Term, tower: str, embedder: Embedder) -> bool:
     return issubclass(modality, ValueReading) and modality.reads_value(term.source)
 
 
-def _described(embedder: Embedder) -> str:
+def _described(embedder: RunEncoder) -> str:
     return ", ".join(f"{tower} ({embedder.modality(tower).name})" for tower in embedder.towers)
 
 
-def _value(term: Term, tower: str, embedder: Embedder) -> Any:
+def _value(term: Term, tower: str, embedder: RunEncoder) -> Any:
     source, modality = term.source, embedder.modality(tower)
     if isinstance(source, str) and not issubclass(modality, Textual):
         source = Path(source)
@@ -216,7 +216,7 @@ def _value(term: Term, tower: str, embedder: Embedder) -> Any:
 
 
 def vectors(
-    queries: Sequence[Sequence[ReadTerm]], embedder: Embedder, find: Sequence[str | None]
+    queries: Sequence[Sequence[ReadTerm]], embedder: RunEncoder, find: Sequence[str | None]
 ) -> list[dict[str, np.ndarray]]:
     """(D,) vectors of queries by level of the tower to search; ``""`` for samples.
 

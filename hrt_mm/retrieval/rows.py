@@ -33,6 +33,7 @@ class Row:
         box: position within the image: left, top, right and bottom in pixels.
         file: media file to display, in the collection's folder ``media``.
         info: short texts to display, by name.
+        stamp: of a sample, changes with what it was made from; empty if unknown, and for pieces.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Row:
     box: tuple[float, float, float, float] | None = None
     file: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
+    stamp: str = ""
 
     def json(self) -> bytes:
         """Encodes the row as a line of JSON.
@@ -79,6 +81,7 @@ class Row:
             # Rows of earlier versions call the tower "part".
             tower = value["tower"] if "tower" in value else value["part"]
             texts = {"tower": tower} | {name: value[name] for name in ("id", "level", "parent", "file")}
+            texts["stamp"] = value.get("stamp", "")
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
                 raise TypeError("texts are expected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
@@ -46,8 +47,47 @@ class Loaded:
         return replace(self, batch=self.batch.pin_memory()) if self.batch is not None else self
 
 
-class BatchMaker(TorchDataset[Loaded]):
-    """Reads, augments, tokenizes and labels the samples of a plan.
+class SampleReader(TorchDataset[Loaded], ABC):
+    """Reads the samples of a plan, in this process or in a worker that may die.
+
+    Args:
+        dataset: the samples.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        # For workers that may die: which sample each one reads, and those that must not be read again.
+        self.reading: Tensor | None = None
+        self.deadly: set[int] = set()
+
+    def __getitem__(self, plan: Plan) -> Loaded:
+        """Leaves the global random generators untouched."""
+        with forked(host_only=True):
+            try:
+                return self._load(plan)
+            except UserError as error:
+                # Returned, as an exception that leaves a worker arrives as the text of its traceback.
+                return Loaded(plan, None, error=error)
+
+    @abstractmethod
+    def _load(self, plan: Plan) -> Loaded:
+        """What becomes of a plan."""
+
+    def _read(self, index: int) -> Sample:
+        if index in self.deadly:
+            raise BadSample(self.dataset.name(index), "reading it killed a loader worker; mend or remove it")
+        worker = get_worker_info()
+        if self.reading is None or worker is None:
+            return self.dataset[index]
+        self.reading[worker.id] = index
+        try:
+            return self.dataset[index]
+        finally:
+            self.reading[worker.id] = -1
+
+
+class BatchMaker(SampleReader):
+    """Reads, augments, tokenizes and labels the samples of a plan, with generators that are seeded for each sample.
 
     Args:
         dataset: the samples.
@@ -56,21 +96,9 @@ class BatchMaker(TorchDataset[Loaded]):
     """
 
     def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
-        self.dataset = dataset
+        super().__init__(dataset)
         self.collator = collator
         self.seed = seed
-        # For workers that may die: which sample each one reads, and those that must not be read again.
-        self.reading: Tensor | None = None
-        self.deadly: set[int] = set()
-
-    def __getitem__(self, plan: Plan) -> Loaded:
-        """Draws from generators seeded for each sample and leaves the global ones untouched."""
-        with forked(host_only=True):
-            try:
-                return self._load(plan)
-            except UserError as error:
-                # Returned, as an exception that leaves a worker arrives as the text of its traceback.
-                return Loaded(plan, None, error=error)
 
     def _load(self, plan: Plan) -> Loaded:
         samples: list[Sample] = []
@@ -90,18 +118,6 @@ class BatchMaker(TorchDataset[Loaded]):
             bad += unusable
             batch = self._pack(plan, samples) if samples else None
         return Loaded(plan, batch, tuple(bad))
-
-    def _read(self, index: int) -> Sample:
-        if index in self.deadly:
-            raise BadSample(self.dataset.name(index), "reading it killed a loader worker; mend or remove it")
-        worker = get_worker_info()
-        if self.reading is None or worker is None:
-            return self.dataset[index]
-        self.reading[worker.id] = index
-        try:
-            return self.dataset[index]
-        finally:
-            self.reading[worker.id] = -1
 
     def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
         seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))

@@ -22,12 +22,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from .sampler import Plan
-from .samples import BatchMaker, Loaded
+from .samples import Loaded, SampleReader
 
 log = logging.getLogger(__name__)
 
 
-def loader(maker: BatchMaker, plans: Iterable[Plan], workers: int, pin_memory: bool) -> DataLoader[Loaded]:
+def loader(maker: SampleReader, plans: Iterable[Plan], workers: int, pin_memory: bool) -> DataLoader[Loaded]:
     """PyTorch's loader over plans. Leaves the global random generators untouched."""
     return DataLoader(
         maker,
@@ -51,7 +51,7 @@ class Workers(Iterator[Loaded]):
         pin_memory: put batches in pinned host memory.
     """
 
-    def __init__(self, maker: BatchMaker, plans: Iterable[Plan], count: int, pin_memory: bool) -> None:
+    def __init__(self, maker: SampleReader, plans: Iterable[Plan], count: int, pin_memory: bool) -> None:
         self.maker, self.count, self.pin_memory = copy(maker), count, pin_memory
         self.maker.reading = torch.full((count,), -1, dtype=torch.int64).share_memory_()
         self.maker.deadly = set()

@@ -22,6 +22,7 @@ from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.passages import Passages, parents
+from hrt_mm.retrieval.reading import TowerReader
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.tasks.contrastive_views import Vectors
@@ -93,14 +94,15 @@ def untrained(path: Path) -> Embedder:
 def embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Embedder:
     (tmp_path / "small.yaml").write_text(CONFIG)
     monkeypatch.setattr(Embedder, "read", Film.read)
+    monkeypatch.setattr(TowerReader, "read", lambda self, source: Film.read(self, self.tower, source))
     monkeypatch.setattr(VideoModality, "stretches", lambda *ignored: None)
     return untrained(tmp_path / "small.yaml")
 
 
 def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, tmp_path: Path) -> None:
     assert embedder.levels("video") == {"scenes": 0, "clips": 1, "frames": 2}
-    count = embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["frames", "clips", "scenes"])
-    assert count == 1 + 2 + 4 + 16
+    outcome = embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["frames", "clips", "scenes"])
+    assert outcome.counts == {"video": 1 + 2 + 4 + 16}
     index = Index.create(tmp_path / "index", embedder.model)
     index.add(Collection(tmp_path / "v"))
     searcher = Searcher(index, embedder)
@@ -117,7 +119,7 @@ def test_a_video_is_searched_by_scene_then_clip_then_frame(embedder: Embedder, t
     queries = embedder.query_vectors("text", "video", values=["bin blue"])
     clips = searcher.search("bin blue", 9, level="clips")
     assert len(clips) == 4
-    _, (levels,) = embedder.embed("video", [Film.read(None, "video", "")], ["clips"])
+    _, (levels,) = embedder.embed_values("video", [Film.read(None, "video", "")], ["clips"])
     assert max(hit.score for hit in clips) == pytest.approx(float((levels[0].vectors_ND @ queries["clips"][0]).max()))
     assert np.linalg.norm(queries["clips"][0]) < 1 - 1e-4 and np.linalg.norm(queries["frames"][0]) == pytest.approx(1)
 
@@ -220,11 +222,12 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     (tmp_path / "pictures.yaml").write_text(PICTURES)
     picture = torch.rand(1, 40, 66)
     monkeypatch.setattr(Embedder, "read", lambda self, tower, source: picture if tower == "image" else str(source))
+    monkeypatch.setattr(TowerReader, "read", lambda self, source: picture)
     model = untrained(tmp_path / "pictures.yaml")
     assert model.levels("image") == {"areas": 0, "regions": 1}
-    count = embed_files(model, "image", [tmp_path / "a.png"], tmp_path / "v", levels=["regions", "areas"], media=True)
+    outcome = embed_files(model, "image", [tmp_path / "a.png"], tmp_path / "v", levels=["regions", "areas"], media=True)
     # Patches lie 4 by 6, regions 2 by 3, and areas of 2 by 2 regions 1 by 2, the last of which has half of it.
-    assert count == 1 + 2 + 6
+    assert outcome.counts == {"image": 1 + 2 + 6}
     index = Index.create(tmp_path / "index", model.model)
     index.add(Collection(tmp_path / "v"))
     (result,) = Searcher(index, model).search("white queen", 5, inside=9)
@@ -239,8 +242,8 @@ def test_regions_of_a_picture_are_found_with_their_place(tmp_path: Path, monkeyp
     assert len(Searcher(index, model).search("a", 9, level="regions")) == 6
     other = picture.clone()
     other[:, 20:, 3:23] = 1 - other[:, 20:, 3:23]
-    _, ((_, before),) = model.embed("image", [picture], ["areas", "regions"])
-    _, ((_, after),) = model.embed("image", [other], ["areas", "regions"])
+    _, ((_, before),) = model.embed_values("image", [picture], ["areas", "regions"])
+    _, ((_, after),) = model.embed_values("image", [other], ["areas", "regions"])
     moved = np.linalg.norm(before.vectors_ND - after.vectors_ND, axis=1)
     changed = before.edges_N2A[int(moved.argmax())]
     tokenizer = model.tokenizer("image")

@@ -236,7 +236,7 @@ def test_a_file_of_any_size_is_embedded(run: Path, tmp_path: Path) -> None:
     Image.new("L", (40, 40), 255).save(large)
     with large.open("r+b") as file:
         file.truncate(65 << 20)
-    assert embed_files(Embedder.of(run), "image", [large], tmp_path / "vectors") == 1
+    assert embed_files(Embedder.of(run), "image", [large], tmp_path / "vectors").counts == {"image": 1}
 
 
 def test_a_sample_without_a_vector_is_left_out(
@@ -244,15 +244,16 @@ def test_a_sample_without_a_vector_is_left_out(
 ) -> None:
     for name in "ab":
         Image.new("L", (20, 20), 255).save(tmp_path / f"{name}.png")
-    embedder, embedded, calls = Embedder.of(run), Embedder.embed, []
+    embedder, encode = Embedder.of(run), Embedder.encode
 
     def broken(self: Embedder, *args: Any) -> Any:
-        vectors_ND, passages = embedded(self, *args)
-        calls.append(args)
-        return vectors_ND * np.float32(np.nan if len(calls) == 1 else 1), passages
+        vectors_ND, passages = encode(self, *args)
+        vectors_ND[0] = np.nan
+        return vectors_ND, passages
 
-    monkeypatch.setattr(Embedder, "embed", broken)
-    assert embed_files(embedder, "image", [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "v") == 1
+    monkeypatch.setattr(Embedder, "encode", broken)
+    outcome = embed_files(embedder, "image", [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "v")
+    assert outcome.counts == {"image": 1}
     assert "a.png: a vector of it is NaN or infinite" in caplog.text
 
 

@@ -81,7 +81,7 @@ def test_sounds_as_long_as_those_of_training_are_read_whole(embedder: Embedder, 
 
 def test_the_vector_is_that_of_all_stretches(embedder: Embedder, tmp_path: Path) -> None:
     path = noise(tmp_path / "long.wav", 3.0)
-    assert embed_files(embedder, "audio", [path], tmp_path / "vectors", levels=["words"]) == 31
+    assert embed_files(embedder, "audio", [path], tmp_path / "vectors", levels=["words"]).counts == {"audio": 31}
     collection = Collection(tmp_path / "vectors")
     rows = list(collection.rows())
     assert [row.span for row in rows[1:4]] == [(0.0, 0.1), (0.1, 0.2), (0.2, 0.3)]

@@ -165,7 +165,7 @@ def test_broken_frames_and_broken_files(local: Embedder, tmp_path: Path, caplog:
     damaged(tmp_path / "a.mp4", 12, frames=60)
     (tmp_path / "b.mp4").write_bytes(b"no film")
     files = [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.mp4"]
-    assert embed_files(local, "video", files, tmp_path / "v", window=0.5) == 1
+    assert embed_files(local, "video", files, tmp_path / "v", window=0.5).counts == {"video": 1}
     assert f"left out: {tmp_path}/b.mp4: " in caplog.text and f"left out: {tmp_path}/c.mp4: " in caplog.text
 
 

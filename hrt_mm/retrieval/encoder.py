@@ -1,0 +1,395 @@
+"""Encoding with a trained run: values, their pieces, and queries.
+
+Shapes: N values, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import ConfigError, UserError
+from ..core.levels import HierarchyConfig
+from ..core.pyramid import Pyramid
+from ..core.tokens import Tokens
+from ..data.capabilities import Renderable, Stretch, positions_at
+from ..data.modality import Modality
+from ..data.registry import modalities
+from ..data.tokenizer import Tokenizer
+from ..inference.trained import TrainedRun, load_task
+from ..tasks.contrastive import Contrastive
+from ..tasks.contrastive_views import ViewHeads
+from ..train.build import carried_groups
+from ..train.distributed import choose_device
+from ..train.precision import autocast, numerics
+from .passages import Passages, concatenate, located, within
+from .reading import CHUNK, TowerReader
+from .rows import Model
+
+log = logging.getLogger(__name__)
+
+MIN_MEDIA_SECONDS = 0.3
+"""Shorter pieces get no media file."""
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class RunEncoder:
+    """Computes vectors with a trained run.
+
+    Args:
+        run: the trained run, with its task on ``device``.
+        model: identifies its weights.
+        device: that computes.
+        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware supports it. Vectors are always float32.
+    """
+
+    run: TrainedRun
+    model: Model
+    device: torch.device = CPU
+    precision: str = "fp32"
+
+    @classmethod
+    def of(
+        cls,
+        folder: str | Path,
+        which: str | int = "best",
+        overrides: Sequence[str] = (),
+        *,
+        dim: int | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> Self:
+        """Loads a run.
+
+        Args:
+            folder: the run folder.
+            which: ``best``, ``latest`` or a step.
+            overrides: changes to the run's configuration, each ``a.b.c=value``.
+            dim: width of the vectors, one of ``task.matryoshka``; the whole width if absent.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for CUDA if there is a device.
+            precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware supports it.
+
+        Raises:
+            ConfigError: its task trains no comparable vectors, or none of this width; the device or precision is not
+                available.
+            CheckpointError: the checkpoint is missing or damaged.
+        """
+        chosen = _device(device)
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision {precision!r} is unknown; it is one of {', '.join(PRECISIONS)}")
+        autocast(precision, chosen)
+        run = load_task(Path(folder), which, overrides=overrides, inputs="files")
+        if not isinstance(run.task, Contrastive):
+            raise ConfigError(f"{folder} was trained on task {run.config.task.type}; embedding needs task contrastive")
+        if dim is not None:
+            run.task.narrow(dim)
+        files = run.checkpoint.state["files"]
+        weights = files.get("ema.safetensors") or files["model.safetensors"]
+        run.task.to(chosen)
+        return cls(run, Model(weights["sha256"], run.task.width, str(Path(folder).resolve())), chosen, precision)
+
+    @property
+    def task(self) -> Contrastive:
+        """The model."""
+        assert isinstance(self.run.task, Contrastive)
+        return self.run.task
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Names of the towers."""
+        return self.task.towers
+
+    def modality(self, tower: str) -> type[Modality]:
+        """The modality of a tower.
+
+        Raises:
+            UserError: there is no such tower; names those available.
+        """
+        towers = self.run.config.towers
+        if tower not in towers:
+            raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
+        return modalities()[towers[tower].modality.type]
+
+    def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        """Suffixes of the files that a tower reads (``None`` for all), and suffixes to exclude, of other modalities.
+
+        Raises:
+            UserError: there is no such tower.
+        """
+        modality = self.modality(tower)
+        if modality.suffixes is not None:
+            return modality.suffixes, frozenset()
+        return None, frozenset().union(*(other.suffixes or () for other in modalities().values()))
+
+    def tokenizer(self, tower: str) -> Tokenizer:
+        """The tokenizer of a tower.
+
+        Raises:
+            UserError: there is no such tower.
+        """
+        self.modality(tower)
+        return self.run.tokenizers[tower]
+
+    def levels(self, tower: str) -> dict[str, int]:
+        """The levels whose pieces can be embedded, coarse to fine, each with the index of the view that compares it.
+
+        These are the levels that training compared with another tower. If several views compare a level, the first one
+        of annotated pieces takes precedence, then that of whole samples, then those of ``task.also`` in order. Levels
+        of ``task.also`` have vectors of the whole width only.
+        """
+        names = self.config(tower).levels
+        view_of: dict[int, int] = {}
+        for index, view in sorted(enumerate(self.task.views), key=lambda indexed: not indexed[1].pieces):
+            if tower in view.levels and self.task.width_of(index) == self.model.dim:
+                view_of.setdefault(view.levels[tower], index)
+        return {names[level].name: view_of[level] for level in sorted(view_of, reverse=True)}
+
+    def config(self, tower: str) -> HierarchyConfig:
+        """The hierarchy of a tower."""
+        return self.task.encoder_of(tower).hierarchy.config
+
+    def reader(self, tower: str) -> TowerReader:
+        """Reads what a tower takes.
+
+        Raises:
+            UserError: there is no such tower.
+        """
+        modality = self.modality(tower)
+        annotations = carried_groups(self.run.config, self.run.tokenizers).get(tower, ())
+        return TowerReader(tower, modality, self.tokenizer(tower), self.run.config.data, tuple(annotations))
+
+    def vectors(self, tower: str, values: Sequence[Any]) -> np.ndarray:
+        """(N, D) vectors of raw values.
+
+        Raises:
+            BadSample: a value cannot be used.
+            UserError: there is no such tower.
+        """
+        return self.embed_values(tower, values)[0]
+
+    def embed_values(
+        self, tower: str, values: Sequence[Any], levels: Sequence[str] = ()
+    ) -> tuple[np.ndarray, list[list[Passages]]]:
+        """Embeds raw values and their pieces.
+
+        Args:
+            tower: of the values.
+            values: raw values.
+            levels: of the pieces, a subset of :meth:`levels`.
+
+        Returns:
+            (N, D) vectors, and the pieces of each value by level, coarse to fine.
+
+        Raises:
+            BadSample: a value is unusable.
+            UserError: there is no such tower.
+        """
+        tokenizer = self.tokenizer(tower)
+        vectors, passages = [np.zeros((0, self.model.dim), np.float32)], []
+        for first in range(0, len(values), CHUNK):
+            vectors_ND, pieces = self.encode(tower, tokenizer(list(values[first : first + CHUNK])), levels)
+            vectors.append(vectors_ND)
+            passages += pieces
+        return np.concatenate(vectors), passages
+
+    def encode(self, tower: str, tokens: Tokens, levels: Sequence[str] = ()) -> tuple[np.ndarray, list[list[Passages]]]:
+        """(N, D) vectors of tokenized samples, and the pieces of each by level; see :meth:`embed_values`."""
+        pyramid = self.pyramid(tower, tokens)
+        vectors_ND = self._query(0, tower, pyramid)
+        columns = [
+            self._passages(tower, pyramid, level, view) for level, view in self.levels(tower).items() if level in levels
+        ]
+        return vectors_ND, [list(row) for row in zip(*columns, strict=True)] if columns else [[]] * len(vectors_ND)
+
+    @torch.no_grad()
+    def embed_stretches(
+        self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = (), *, media: bool = False
+    ) -> tuple[Any, np.ndarray, list[Passages]]:
+        """Embeds a long sample and its pieces from overlapping stretches, which are encoded one by one.
+
+        Args:
+            tower: of the sample.
+            stretches: of the sample; at least one.
+            levels: of the pieces, a subset of :meth:`levels`.
+            media: create a media file for each piece.
+
+        Returns:
+            The raw value of the first stretch, the (D,) vector, and the pieces by level, coarse to fine.
+
+        Raises:
+            BadSample: a stretch is unusable.
+            UserError: there is no such tower.
+        """
+        config, sample_level = self.config(tower), self.task.views[0].levels[tower]
+        views = {level: view for level, view in self.levels(tower).items() if level in levels}
+        passages: dict[str, list[Passages]] = {level: [] for level in views}
+        first_value, sum_1D, count = None, torch.zeros(1, config.levels[sample_level].dim, device=self.device), 0
+        for stretch in stretches:
+            value = self.run.config.data.prepare(tower, stretch.value)
+            first_value = value if first_value is None else first_value
+            (pyramid,) = self._pyramids(tower, [value])
+            # Each stretch counts only for its own interval. The rest of it is context.
+            ((x_ND, edges_N2A),) = located(pyramid, config, sample_level)
+            inside = within(edges_N2A + stretch.first, stretch.core)
+            sum_1D, count = sum_1D + x_ND[inside].sum(0).float(), count + len(inside)
+            for level, view in views.items():
+                (pieces,) = self._passages(tower, pyramid, level, view)
+                edges_N2A = pieces.edges_N2A + stretch.first
+                inside = within(edges_N2A, stretch.core)
+                edges_N2A = edges_N2A[inside].clamp(*stretch.core)
+                files = self.media(tower, value, edges_N2A - stretch.first) if media else ()
+                passages[level].append(Passages(level, pieces.vectors_ND[inside.numpy()], edges_N2A, files))
+        with self._computing():
+            vector_D = _on_host(self._heads(0).mapped(tower, sum_1D / count))[0]
+        return first_value, vector_D, [concatenate(stretches_of_level) for stretches_of_level in passages.values()]
+
+    def _query(self, view: int, tower: str, pyramid: Pyramid) -> np.ndarray:
+        with self._computing():
+            return _on_host(self._heads(view).query(tower, pyramid))
+
+    def _passages(self, tower: str, pyramid: Pyramid, level: str, view: int) -> list[Passages]:
+        config = self.config(tower)
+        with self._computing():
+            return [
+                Passages(level, _on_host(self._heads(view).mapped(tower, x_ND)), edges_N2A)
+                for x_ND, edges_N2A in located(pyramid, config, config.index(level))
+            ]
+
+    def media(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
+        """Suffix and bytes of a media file for each piece; None for very short ones."""
+        modality, tokenizer = self.modality(tower), self.tokenizer(tower)
+        if not issubclass(modality, Renderable):
+            return (None,) * len(edges_N2A)
+        spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
+        return tuple(
+            modality.render(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None
+            for first, last in spans
+        )
+
+    def _heads(self, view: int) -> ViewHeads:
+        heads = self.task.heads[view]
+        assert isinstance(heads, ViewHeads)
+        return heads
+
+    def pyramid(self, tower: str, tokens: Tokens) -> Pyramid:
+        """Encodes tokenized samples."""
+        with self._computing():
+            encoded: Pyramid = self.task.encoder_of(tower)(tokens.to(self.device))
+        return encoded
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        threads = numerics(self.device, self.run.config.train.num_threads)
+        with torch.no_grad(), threads, autocast(self.precision, self.device)():
+            yield
+
+    def _pyramids(self, tower: str, values: Sequence[Any]) -> Iterator[Pyramid]:
+        tokenizer = self.tokenizer(tower)
+        for first in range(0, len(values), CHUNK):
+            yield self.pyramid(tower, tokenizer(list(values[first : first + CHUNK])))
+
+    def query(self, tower: str, source: str | Path) -> np.ndarray:
+        """(D,) the vector of a text or a file.
+
+        Raises:
+            BadSample: the file cannot be read, or is of another modality.
+            UserError: there is no such tower.
+        """
+        return self.vectors(tower, [self.read(tower, source)])[0]
+
+    def query_vectors(self, tower: str, target: str | None, *, values: Sequence[Any]) -> dict[str, np.ndarray]:
+        """(N, D) vectors of queries by level of the tower to search; ``""`` for samples.
+
+        Levels that training did not compare with the queries' tower are left out.
+
+        Args:
+            tower: of the queries.
+            target: the tower to search, for its levels; none if absent.
+            values: raw values of the queries.
+
+        Raises:
+            BadSample: a value is unusable.
+            UserError: there is no such tower.
+        """
+        views = {"": 0}
+        if target is not None:
+            views |= {
+                level: view for level, view in self.levels(target).items() if tower in self.task.views[view].levels
+            }
+        pyramids = self._pyramids(tower, values)
+        blocks = [{level: self._query(view, tower, pyramid) for level, view in views.items()} for pyramid in pyramids]
+        return {level: np.concatenate([block[level] for block in blocks]) for level in views}
+
+    def query_tokens(self, tower: str, target: str, level: str, values: Sequence[Any]) -> list[np.ndarray]:
+        """(T, D) vectors of each query to compare with the pieces of a level by MaxSim.
+
+        These are the query's tokens where training compared tokens (``align: soft``), or else one vector.
+
+        Args:
+            tower: of the queries.
+            target: the tower to search.
+            level: of the pieces.
+            values: raw values of the queries.
+
+        Raises:
+            BadSample: a value is unusable.
+            UserError: training did not compare the level with the queries' tower.
+        """
+        views = {name: view for name, view in self.levels(target).items() if tower in self.task.views[view].levels}
+        if level not in views:
+            raise UserError(
+                f"pieces of level {level!r} of {target} were not compared with {tower} in training; "
+                f"{', '.join(views) or 'none'} were"
+            )
+        heads = self._heads(views[level])
+        tokens: list[np.ndarray] = []
+        for pyramid in self._pyramids(tower, values):
+            with torch.no_grad():
+                if heads.soft:
+                    own = pyramid[heads.levels[tower]]
+                    tokens += [x_TD.numpy() for x_TD in own.spans.split(heads.mapped(tower, own.x))]
+                else:
+                    tokens += [vector_1D.numpy() for vector_1D in heads.query(tower, pyramid).split(1)]
+        return tokens
+
+    def read(self, tower: str, source: str | Path) -> Any:
+        """Reads a text or a file as the run's data prepares it; see :meth:`TowerReader.read`."""
+        return self.reader(tower).read(source)
+
+
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+def _device(name: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name in ("auto", "cpu"):
+        return choose_device(name)
+    if not (match := re.fullmatch(r"cuda(?::(\d+))?", name)):
+        raise ConfigError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N")
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(match[1] or 0)
+    if number >= visible:
+        raise ConfigError(f"device {name} is not available: {visible} CUDA devices are visible; use cpu or auto")
+    return torch.device("cuda", number)
+
+
+def _on_host(vectors_ND: Tensor) -> np.ndarray:
+    """(N, D) vectors as float32 on the host."""
+    array: np.ndarray = vectors_ND.float().cpu().numpy()
+    return array

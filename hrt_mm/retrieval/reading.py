@@ -1,0 +1,373 @@
+"""Reading the samples to embed, in this process or in loader workers: tokenized, in batches of bounded size.
+
+Shapes: T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..core.errors import BadSample, ConfigError
+from ..core.tokens import Tokens
+from ..data.capabilities import Divisible, Renderable, Textual, read_file
+from ..data.dataset import Dataset, DatasetConfig
+from ..data.files import check_regular
+from ..data.modality import Modality
+from ..data.sample import Sample
+from ..data.tokenizer import Tokenizer
+from ..train.sampler import Plan, Position
+from ..train.samples import Loaded, SampleReader
+from ..train.workers import Workers, loader
+from .listing import Listed
+
+CHUNK = 128
+"""Maximum number of samples that are read, tokenized and written together."""
+CHUNK_OF_VALUES = 16
+"""The same where raw values come from workers: each tensor among them takes a file descriptor."""
+CHUNK_BYTES = 16 << 20
+"""Total size of the files of a chunk, above which it is not extended. Decoded they are many times larger."""
+BATCH_TOKENS = 1 << 15
+"""Maximum number of level-0 tokens in a batch of several samples."""
+MAX_TEXT = 2_000
+"""Maximum characters of a text to display."""
+
+
+@dataclass(frozen=True)
+class TowerReader:
+    """Reads what a tower takes. It has no weights, so that it can be sent to a worker.
+
+    Args:
+        tower: its name.
+        modality: of the tower.
+        tokenizer: of the tower.
+        data: the run's data, which prepares raw values.
+        annotations: boundaries that the model groups by and that bare files do not have.
+    """
+
+    tower: str
+    modality: type[Modality]
+    tokenizer: Tokenizer
+    data: DatasetConfig
+    annotations: tuple[str, ...] = ()
+
+    def read(self, source: Any) -> Any:
+        """The raw value of a source, as the run's data prepares it.
+
+        Args:
+            source: a file as a :class:`~pathlib.Path`; a ``str``, which is a text for towers of text, and the path of a
+                file for others; or a raw value, such as a tensor, an array or a Pillow image.
+
+        Raises:
+            BadSample: the text is empty, or the file is missing, not regular, or of another modality.
+            ConfigError: the model groups by annotations, which files do not have.
+        """
+        if self.annotations:
+            raise ConfigError(
+                f"the model of {self.tower} groups by {', '.join(map(repr, self.annotations))}, which come with the "
+                "data and are in no bare file; train one with fixed or learned groups"
+            )
+        if isinstance(source, str) and not issubclass(self.modality, Textual):
+            source = Path(source)
+        if isinstance(source, Path):
+            size_of(source)
+            source = read_file(self.modality, source, self.tokenizer)
+        elif isinstance(source, str) and not source.strip():
+            raise BadSample("the query", "is empty; type some words")
+        return self.data.prepare(self.tower, source)
+
+    def divides(self, path: Path, window: float) -> bool:
+        """Whether a file is so long that it is encoded in stretches."""
+        return issubclass(self.modality, Divisible) and (
+            self.modality.stretches(path, self.tokenizer, window) is not None
+        )
+
+    def text(self, value: Any, span: tuple[float, float] | None = None) -> dict[str, str]:
+        """The text to display of a value or a part of it, for modalities of text."""
+        if not issubclass(self.modality, Textual):
+            return {}
+        passage = self.modality.passage(value, span)
+        return {"text": passage if len(passage) <= MAX_TEXT else f"{passage[:MAX_TEXT]}..."}
+
+    def media(self, value: Any) -> tuple[str, bytes] | None:
+        """Suffix and bytes of a file to display, for modalities that have one."""
+        return self.modality.render(value) if issubclass(self.modality, Renderable) else None
+
+
+class Long:
+    """Stands for the raw value of a file that is encoded in stretches."""
+
+
+class Source(Dataset):
+    """Samples to embed, by tower: ``value`` of each is a mapping. A value may be missing, or :class:`Long`.
+
+    Attributes:
+        stamps: of the samples: equal stamps mean equal rows. They are unique within a source.
+    """
+
+    stamps: Sequence[str]
+
+    def title(self, index: int) -> str:
+        """What a sample is called in messages."""
+        return self.name(index)
+
+    def bytes_of(self, index: int) -> int:
+        """Size of a sample's file, 0 if unknown."""
+        return 0
+
+    def has_text(self, index: int) -> bool:
+        """Whether the value is a text that :meth:`describe` has."""
+        return False
+
+
+class FileSource(Source):
+    """Files, or texts from tables, of one tower.
+
+    Args:
+        reader: of the tower.
+        entries: what to read.
+        stamps: of the entries.
+        window: seconds of a long file that are encoded at once.
+    """
+
+    def __init__(self, reader: TowerReader, entries: Sequence[Listed], stamps: Sequence[str], window: float) -> None:
+        self.reader, self.entries, self.stamps, self.window = reader, entries, stamps, window
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self.entries[index]
+        if entry.text is not None:
+            if not entry.text.strip():
+                raise BadSample(entry.title, "its text is empty")
+            value = self.reader.read(entry.text)
+        else:
+            with suppress(OSError):  # a missing file is reported by its reader
+                check_regular(entry.path, str(entry.path))
+            value = Long() if self.reader.divides(entry.path, self.window) else self.reader.read(entry.path)
+        return Sample({self.reader.tower: value}, None, entry.name)
+
+    def name(self, index: int) -> str:
+        return self.entries[index].name
+
+    def title(self, index: int) -> str:
+        return self.entries[index].title
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        return self.entries[index].info
+
+    def has_text(self, index: int) -> bool:
+        return self.entries[index].text is not None
+
+    def bytes_of(self, index: int) -> int:
+        entry = self.entries[index]
+        try:
+            return len(entry.text) if entry.text is not None else entry.path.stat().st_size
+        except (OSError, ValueError):
+            return 0
+
+
+class SplitSource(Source):
+    """The samples of a split of a run's data.
+
+    Args:
+        dataset: the split.
+        split: its name.
+    """
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset = dataset
+        self.stamps = [f"{split}/{index}" for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index]
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(index)
+
+    def describe(self, index: int) -> Mapping[str, str]:
+        return self.dataset.describe(index)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Tokenized samples.
+
+    Args:
+        indices: of the samples.
+        tokens: of all of them, packed.
+    """
+
+    indices: tuple[int, ...]
+    tokens: Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a search shows of a value, and the value itself if its pieces are to be located.
+
+    Args:
+        info: texts to display.
+        media: suffix and bytes of a file to display.
+        value: the raw value, if requested.
+    """
+
+    info: Mapping[str, str]
+    media: tuple[str, bytes] | None = None
+    value: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk(Loaded):
+    """Some samples, read and tokenized.
+
+    Args:
+        names: ids of the samples that were read, by index.
+        batches: of each tower.
+        shown: of each tower, what to display of each sample.
+        long: of each tower, the samples that are encoded in stretches.
+        unusable: samples left out, with the reasons.
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    batches: Mapping[str, Sequence[TokenBatch]] = field(default_factory=dict)
+    shown: Mapping[str, Mapping[int, Shown]] = field(default_factory=dict)
+    long: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    unusable: Sequence[tuple[int, str]] = ()
+
+
+class ChunkReader(SampleReader):
+    """Reads chunks.
+
+    Args:
+        source: the samples.
+        readers: of the towers to embed.
+        media: make files to display.
+        values: return raw values.
+    """
+
+    def __init__(self, source: Source, readers: Mapping[str, TowerReader], *, media: bool, values: bool) -> None:
+        super().__init__(source)
+        self.source, self.readers = source, dict(readers)
+        self.media, self.values = media, values
+
+    def chunks(self, indices: Sequence[int], workers: int) -> Iterator[Chunk]:
+        """Reads samples in chunks, in their order.
+
+        Args:
+            indices: of the samples.
+            workers: number of loader processes; 0 reads in this one.
+        """
+        plans = self._plans(indices, CHUNK_OF_VALUES if workers and self.values else CHUNK)
+        loaded: Iterator[Any] = Workers(self, plans, workers, False) if workers else iter(loader(self, plans, 0, False))
+        for chunk in loaded:
+            if chunk.error is not None:
+                raise chunk.error
+            yield chunk
+
+    def _plans(self, indices: Sequence[int], limit: int) -> Iterator[Plan]:
+        chunk: list[int] = []
+        size = 0
+        for index in indices:
+            if chunk and (len(chunk) == limit or size + self.source.bytes_of(index) > CHUNK_BYTES):
+                yield Plan(Position(), tuple(chunk), Position())
+                chunk, size = [], 0
+            chunk.append(index)
+            size += self.source.bytes_of(index)
+        if chunk:
+            yield Plan(Position(), tuple(chunk), Position())
+
+    def _load(self, plan: Plan) -> Chunk:
+        unusable: list[tuple[int, str]] = []
+        samples: dict[int, Sample] = {}
+        for index in plan.indices:
+            try:
+                samples[index] = self._read(index)
+            except BadSample as error:
+                unusable.append((index, error.reason))
+        batches: dict[str, list[TokenBatch]] = {}
+        shown: dict[str, dict[int, Shown]] = {}
+        long: dict[str, list[int]] = {}
+        for tower, reader in self.readers.items():
+            values = {
+                index: sample.value[tower] for index, sample in samples.items() if sample.value.get(tower) is not None
+            }
+            long[tower] = [index for index, value in values.items() if isinstance(value, Long)]
+            values = {index: value for index, value in values.items() if not isinstance(value, Long)}
+            batches[tower], bad = _tokenized(reader.tokenizer, values)
+            unusable += bad
+            shown[tower] = {}
+            for batch in batches[tower]:
+                for index in batch.indices:
+                    value = values[index]
+                    media = reader.media(value) if self.media else None
+                    shown[tower][index] = Shown(reader.text(value), media, value if self.values else None)
+        names = {index: sample.name or self.source.name(index) for index, sample in samples.items()}
+        return Chunk(plan, None, names=names, batches=batches, shown=shown, long=long, unusable=unusable)
+
+
+def _tokenized(tokenizer: Tokenizer, values: Mapping[int, Any]) -> tuple[list[TokenBatch], list[tuple[int, str]]]:
+    """Batches of at most :data:`BATCH_TOKENS` tokens, of samples of similar size, and what cannot be tokenized."""
+    # Runs of equal length are computed together, so samples of a length belong in one batch.
+    order = sorted(values, key=lambda index: (_volume(values[index]), index))
+    bad: list[tuple[int, str]] = []
+    if not order:
+        return [], bad
+    try:
+        packed = [(order, tokenizer([values[index] for index in order]))]
+    except BadSample:
+        packed = []
+        for index in order:
+            try:
+                packed.append(([index], tokenizer([values[index]])))
+            except BadSample as error:
+                bad.append((index, error.reason))
+    return [batch for indices, tokens in packed for batch in _bounded(indices, tokens)], bad
+
+
+def _bounded(indices: Sequence[int], tokens: Tokens) -> Iterator[TokenBatch]:
+    lengths = tokens.spans.lengths.tolist()
+    first, total = 0, 0
+    for last, length in enumerate(lengths):
+        if last > first and total + length > BATCH_TOKENS:
+            yield TokenBatch(tuple(indices[first:last]), tokens.slice_samples(first, last))
+            first, total = last, 0
+        total += length
+    batch = tokens if first == 0 else tokens.slice_samples(first, len(lengths))
+    yield TokenBatch(tuple(indices[first:]), batch)
+
+
+def _volume(value: Any) -> int:
+    """Approximate size of a raw value: elements of its arrays, pixels, or characters."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, str | bytes):
+        return len(value)
+    if is_dataclass(value):
+        return sum(_volume(item) for item in vars(value).values())
+    size = getattr(value, "size", 0)  # of arrays and Pillow images
+    return int(np.prod(size)) if isinstance(size, int | tuple) else 0
+
+
+def size_of(path: Path) -> int:
+    """Size of a regular file, in bytes.
+
+    Raises:
+        BadSample: it is missing, or not a regular file.
+    """
+    try:
+        return check_regular(path, str(path)).st_size
+    except FileNotFoundError as error:
+        raise BadSample(str(path), "no such file") from error
+    except OSError as error:
+        raise BadSample(str(path), f"cannot be read: {error.strerror}") from error
