@@ -1,14 +1,14 @@
-"""Reads a ``tokenizer.json`` (Hugging Face ``tokenizers``) as far as it gives texts back as they were.
+"""Reads a ``tokenizer.json`` (Hugging Face ``tokenizers``) with the settings that restore texts exactly.
 
-Only byte-level BPE does: every byte is a token, and the pieces that a text is split into are the whole text. The file
-is third-party data. Its settings are taken key by key, so that one that is unknown here has no effect:
+Only byte-level BPE does so: every byte is a token, and the pieces of a text are the whole text. The file is untrusted.
+Settings are copied key by key, so that unknown ones have no effect:
 
 - used: vocabulary and merges, ``ignore_merges``, added tokens, and how text is split into pieces;
-- not applied, with a warning: truncation, padding, dropout, a space put before texts, Unicode NFC, white space that
-  added tokens take from their neighbours, and the removal of what a split does not match;
-- not applied, as texts are the same without it: the decoder, the post-processor (documents have separators here),
-  unknown tokens and byte fallback (every byte is known);
-- refused: other models and normalizers, splits that remove text, vocabularies that lack a byte or name one id twice.
+- not applied, with a warning: truncation, padding, dropout, a space before texts, Unicode NFC, white space that added
+  tokens strip, and the removal of text that a split does not match;
+- not applied, because it makes no difference: the decoder, the post-processor (documents have separators here),
+  unknown tokens and byte fallback (every byte is a token);
+- refused: other models and normalizers, splits that remove text, vocabularies that lack a byte or repeat an id.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ Json = Mapping[str, Any]
 
 _MAKE = "make one with `hrt-mm text subwords`"
 _NEUTRAL = {"Digits": ("individual_digits",), "FixedLength": ("length",)}
-"""Pre-tokenizers that cut text and keep all of it, with their settings. UnicodeScripts drops spaces."""
+"""Pre-tokenizers that split text without loss, with their settings. UnicodeScripts is lossy, as it drops spaces."""
 _BEHAVIORS = ("Isolated", "Contiguous", "MergedWithPrevious", "MergedWithNext")
-"""Ways to split that keep all text."""
+"""Behaviors of splits without loss."""
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class Refused(Exception):
-    """A file that does not give texts back."""
+    """The file does not restore texts."""
 
 
 @cache
 def byte_of_char() -> dict[str, int]:
-    """The byte that each character of a byte-level subword stands for: printable ones for themselves (GPT-2)."""
+    """The byte of each character in byte-level subwords (GPT-2): printable bytes are themselves, others from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 def load(file: Path) -> tuple[Library, list[bytes]]:
-    """The tokenizer of a file, and the bytes of each id; none for ids that the file does not use.
+    """The tokenizer of a file, and the bytes of each id; none for unused ids.
 
     Raises:
-        ConfigError: the file cannot be read, is no such file, or cannot give texts back as they were.
+        ConfigError: the file cannot be read, is no such file, or cannot restore texts.
     """
     with needs_extra("text"):
         import tokenizers  # noqa: F401
@@ -92,12 +92,12 @@ def encode(library: Library, text: str) -> list[int]:
     """Ids of a text.
 
     Raises:
-        Refused: the library gives up, as it does on patterns that take too long.
+        Refused: the library fails, for example on patterns that take too long.
     """
     try:
         ids: list[int] = library.encode(text, add_special_tokens=False).ids
     except BaseException as error:
-        # Panics of the library are no `Exception`, so that they pass through most handlers.
+        # Panics of the library are not an `Exception`.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise Refused(f"cannot split a text: {error}") from error
@@ -105,10 +105,10 @@ def encode(library: Library, text: str) -> list[int]:
 
 
 class _Cleaner:
-    """Takes from a file what is used.
+    """Copies the settings that are used.
 
     Args:
-        ignored: takes in what is not applied.
+        ignored: collects settings that are not applied.
     """
 
     def __init__(self, ignored: list[str]) -> None:
@@ -200,7 +200,7 @@ class _Cleaner:
         behavior = config["behavior"]
         behavior = behavior[:1].upper() + behavior[1:]
         if behavior == "Removed" and config["type"] == "Split" and _flag(config, "invert"):
-            # Removes what the pattern does not match, which mostly is nothing (GPT-4); if not, it becomes a piece.
+            # Removes text that the pattern does not match, which is usually none (GPT-4). Here it becomes a piece.
             self.ignored.append("removal of what a split does not match")
             behavior = "Isolated"
         if behavior not in _BEHAVIORS:
@@ -260,13 +260,13 @@ def _bytes_of_tokens(library: Library, clean: Json) -> list[bytes]:
         try:
             token_bytes[number] = bytes(map(alphabet.__getitem__, token)) if token not in added else token.encode()
         except KeyError:
-            # Never made from text, which is in the characters of bytes when it is merged.
+            # Unreachable from text, whose pieces consist of the characters of bytes.
             token_bytes[number] = token.encode("utf-8", "surrogatepass")
     return token_bytes
 
 
 def _self_test(library: Library, tokens: Sequence[bytes]) -> None:
-    """Checks on texts of many kinds that they come back, whatever else the file or a later library may do."""
+    """Checks that texts of many kinds are restored, whatever the file or a later version of the library does."""
     added = [token.content for token in library.get_added_tokens_decoder().values()]
     for text in (*_PROBES, *(probe for token in added for probe in (token, f" {token} ", f"a{token}{token}\n{token}"))):
         back = b"".join(tokens[token] for token in encode(library, text))
@@ -276,7 +276,7 @@ def _self_test(library: Library, tokens: Sequence[bytes]) -> None:
 
 _PROBES = (
     "".join(map(chr, range(0x80))),
-    # All the bytes that UTF-8 may have.
+    # All bytes that occur in UTF-8.
     "".join(map(chr, range(0x80, 0x800, 7))),
     "".join(chr(code) for code in range(0x800, 0x110000, 1021) if not 0xD800 <= code < 0xE000),
     "".join(chr(0x40000 * plane + 0x10000) for plane in range(4)),

@@ -39,17 +39,17 @@ class EditsConfig(ClipsConfig):
     rate: PositiveFloat = 12.5
     """Frames a second."""
     shots: tuple[PositiveInt, PositiveInt] = (3, 5)
-    """Fewest and most shots of a video; one and one for single actions."""
+    """Least and largest number of shots of a video; [1, 1] for single actions."""
     shot_s: tuple[PositiveFloat, PositiveFloat] = (1.6, 3.2)
     """Shortest and longest shot in seconds."""
     transition_s: tuple[PositiveFloat, PositiveFloat] = (0.4, 1.0)
     """Shortest and longest fade and wipe in seconds."""
     cut_share: Annotated[NonNegativeFloat, Field(le=1)] = 0.5
-    """Part of the transitions that are cuts; the others are ``slow``."""
+    """Fraction of the transitions that are cuts; the others are ``slow``."""
     slow: Annotated[tuple[Slow, ...], Field(min_length=1)] = ("fades", "wipes")
-    """What transitions are that are no cuts: as many of each."""
+    """Kinds of the other transitions, equally frequent."""
     seed: NonNegativeInt = 0
-    """Draws what is shown."""
+    """Seed of the content."""
     train: PositiveInt = 320
     """Videos to train on."""
     valid: PositiveInt = 32
@@ -57,9 +57,9 @@ class EditsConfig(ClipsConfig):
     test: PositiveInt = 64
     """Videos to test on."""
     crf: Annotated[int, Field(ge=0, le=51)] = 23
-    """How much the encoder may lose: 0 for nothing, 51 for most."""
+    """Constant rate factor of the encoder: 0 is lossless, 51 the lowest quality."""
     folder: Path | None = None
-    """Where videos are kept once rendered; ``$XDG_CACHE_HOME/hrt_mm`` or ``~/.cache/hrt_mm`` when absent."""
+    """Cache folder; ``$XDG_CACHE_HOME/hrt_mm`` or ``~/.cache/hrt_mm`` when absent."""
 
     @model_validator(mode="after")
     def _possible(self) -> EditsConfig:
@@ -76,10 +76,10 @@ class EditsConfig(ClipsConfig):
         return self
 
     def build(self, split: str) -> Clips:
-        """The videos of a split. Renders those of all splits on the first call.
+        """The videos of a split. The first call renders those of all splits.
 
         Raises:
-            ConfigError: the folder cannot be written, or there is nothing to be shown.
+            ConfigError: the folder cannot be written, or there is no footage.
         """
         check_split(split)
         edits_by_split = {name: self.edits(name) for name in SPLITS}
@@ -97,7 +97,7 @@ class EditsConfig(ClipsConfig):
         return self.dataset(split, folder, items)
 
     def edits(self, split: str) -> list[Edit]:
-        """What is shown in a split."""
+        """The edits of a split."""
         draw = random.Random(f"{self.seed} {split}")
         count = {"train": self.train, "val": self.valid, "test": self.test}[split]
         footage = self.material(split)
@@ -109,7 +109,7 @@ class EditsConfig(ClipsConfig):
         Args:
             draw: the generator.
             footage: the split's :meth:`material`.
-            split: which one the video is of.
+            split: of the video.
         """
         shots: list[Shot] = []
         for _ in range(draw.randint(*self.shots)):
@@ -117,20 +117,20 @@ class EditsConfig(ClipsConfig):
         return shots
 
     def boundaries(self, edit: Edit) -> dict[str, tuple[float, ...]]:
-        """What videos carry: by name, the seconds at which groups start."""
+        """The boundaries of a video: by name, start times of groups in seconds."""
         return {"shots": edit.starts, **edit.by_kind()}
 
     def material(self, split: str) -> Clips | None:
-        """Videos that shots are taken from, for datasets that show some."""
+        """The videos that shots are taken from, if there are any."""
         return None
 
     def shot(self, draw: random.Random, footage: Clips | None, before: Sequence[Shot]) -> Shot:
-        """Draws what is shown next.
+        """Draws the next shot.
 
         Args:
             draw: the generator.
             footage: the split's :meth:`material`.
-            before: the shots that come before it.
+            before: the shots before it.
         """
         raise NotImplementedError(type(self))
 
@@ -143,11 +143,11 @@ class EditsConfig(ClipsConfig):
         return None
 
     def source(self) -> str:
-        """What else makes videos what they are, beside what is shown."""
+        """Further settings that the videos depend on, for the cache."""
         return ""
 
     def length(self, draw: random.Random) -> float:
-        """Seconds of a shot. Borders lie on frames, so that a cut has an exact time."""
+        """Duration of a shot in seconds, in whole frames, so that cuts have exact times."""
         return max(1, round(draw.uniform(*self.shot_s) * self.rate)) / self.rate
 
     def _edit(self, draw: random.Random, shots: Sequence[Shot], held_out: bool) -> Edit:

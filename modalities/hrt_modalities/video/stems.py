@@ -1,4 +1,4 @@
-"""Stems: how raw tubes become tokens. Linear per tube, or convolutions over whole videos.
+"""Stems of videos: a linear map of each tube, or convolutions over whole videos.
 
 Shapes: T tokens, F raw features a tube, D width, B videos of a bucket, C channels, N frames, M frames of several
 videos, H rows, W columns, t x h x w cells.
@@ -21,17 +21,17 @@ from ..vision.patches import Blocks, GridMaps, buckets
 from ..vision.stems import ChannelNorm, PatchEmbedding, prime_factors
 
 _CONTRAST = 4.0
-"""Factor of differences between frames, which are small beside the frames."""
+"""Factor of differences between frames, which are small compared with the frames."""
 
 
 class VideoLinearStem(Component):
-    """One linear map a tube."""
+    """A linear map of each tube."""
 
     type: Literal["linear"] = "linear"
 
     @property
     def reach(self) -> int:
-        """Frames before and after a tube that its token has seen."""
+        """Frames before and after a tube that its token depends on."""
         return 0
 
     def build(self, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> nn.Module:
@@ -40,24 +40,24 @@ class VideoLinearStem(Component):
 
 
 class VideoConvStem(Component):
-    """Overlapping convolutions over space and time, which see motion: a halving a prime factor of the patch."""
+    """Overlapping convolutions over space and time, with strides of the prime factors of the patch; they see motion."""
 
     type: Literal["conv"]
     width: PositiveInt | None = None
-    """Channels after the first halving, doubled by each one after; such that the last has the level's width when
-    absent."""
+    """Channels after the first stride, which each further one doubles; when absent, such that the last has the level's
+    width."""
     frames: PositiveInt = 3
-    """Frames that the first convolution sees at once; an odd number."""
+    """Frames in the receptive field of the first convolution; an odd number."""
     distances: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
-    """How far those before and after lie, rising, one for each pair of them; next to one another when absent. With
-    frames: 5, [1, 4] sees what changes quickly and what changes slowly."""
+    """Distances of the frames before and after, ascending, one for each pair; consecutive frames when absent. With
+    frames: 5, [1, 4] covers fast and slow changes."""
     differences: bool = False
-    """Give neighbouring frames by what sets them apart from the frame itself, four times as strong: what moves is then
-    seen from the first step on (Temporal Difference Networks, arXiv 2012.10071)."""
+    """Replace neighbouring frames by their differences from the frame itself, times four, which shows motion from the
+    first step of training on (Temporal Difference Networks, arXiv 2012.10071)."""
 
     gated: NonNegativeInt = 0
-    """How many of the convolutions, from the first one on, have half of their channels gate the other half (arXiv
-    1612.08083): a product of what is seen with how it changes tells a direction, which sums alone learn slowly."""
+    """Number of convolutions, from the first one on, with gated linear units (arXiv 1612.08083): the product of a frame
+    with its change shows the direction of motion, which sums learn slowly."""
 
     @model_validator(mode="after")
     def _has_neighbours(self) -> VideoConvStem:
@@ -81,12 +81,12 @@ class VideoConvStem(Component):
 
     @property
     def reach(self) -> int:
-        """Frames before and after a tube that its token has seen."""
+        """Frames before and after a tube that its token depends on."""
         return max(self.offsets)
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where the frames lie that are seen at once, counted from the one in the middle."""
+        """Offsets of the frames in the receptive field from the middle one."""
         after = self.distances or tuple(range(1, self.frames // 2 + 1))
         return (*(-distance for distance in reversed(after)), 0, *after)
 
@@ -99,10 +99,10 @@ Stem = Annotated[VideoLinearStem | VideoConvStem, Field(discriminator="type")]
 
 
 class ConvTubeEmbedding(nn.Module):
-    """Convolutions over the whole videos of a batch; each video is treated as if it were alone.
+    """Convolutions over whole videos; the videos of a batch do not affect each other.
 
-    Frames are stacked with their neighbours and lie in one batch whatever video they are of, so that convolutions in
-    two dimensions serve. Those in three are slow on a CPU.
+    Frames are stacked with their neighbours as channels, and the frames of all videos form one batch. This allows 2-D
+    convolutions; 3-D ones are slow on a CPU.
     """
 
     def __init__(self, config: VideoConvStem, channels: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
@@ -127,7 +127,7 @@ class ConvTubeEmbedding(nn.Module):
         plan = GridMaps.of(tokens, self.blocks)
         x, device = tokens.x, tokens.x.device.type
         if torch.is_autocast_enabled(device):
-            # Convolutions would round stacks, which hold each frame several times.
+            # Rounded before stacking, which repeats each frame several times.
             x = x.to(torch.get_autocast_dtype(device))
         stacks = [self._stacked(tubes_BthwF) for tubes_BthwF in plan.maps(x)]
         maps: list[Tensor | None] = [None] * len(stacks)
@@ -143,17 +143,17 @@ class ConvTubeEmbedding(nn.Module):
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
         first, *others = self.convolutions
         assert isinstance(first, nn.Conv2d)
-        seen_MCHW = stacks_MCHW.contiguous(memory_format=torch.channels_last)
-        features_MChw = functional.conv2d(seen_MCHW, self._weights(first), first.bias, first.stride, first.padding)
+        input_MCHW = stacks_MCHW.contiguous(memory_format=torch.channels_last)
+        features_MChw = functional.conv2d(input_MCHW, self._weights(first), first.bias, first.stride, first.padding)
         for layer in others:
             features_MChw = layer(features_MChw)
         return features_MChw
 
     def _weights(self, first: nn.Conv2d) -> Tensor:
-        """Those of the first convolution for frames as they are.
+        """Weights of the first convolution for frames instead of differences.
 
-        What it makes of differences is linear in the frames: taking the differences of its small weights gives the
-        same.
+        The convolution of differences is linear in the frames, so the differences can be moved to the weights, which
+        are much smaller than the frames.
         """
         if not self.differences:
             return first.weight
@@ -164,11 +164,11 @@ class ConvTubeEmbedding(nn.Module):
         return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
 
     def _stacked(self, tubes_BthwF: Tensor) -> Tensor:
-        """Raw tubes to frames (M, C, H, W), each with the ones around it as more channels.
+        """Raw tubes to frames (M, C, H, W), each with its neighbours as further channels.
 
-        Where a video ends its last frame stands still: zeros would be a change of all that is seen.
+        At the ends of a video the first and last frames are repeated, because zeros would look like a change.
         """
-        # Channels lie innermost from here on, as convolutions want them.
+        # Channels are innermost from here on, which convolutions prefer.
         raster_BNHWC = rearrange(
             tubes_BthwF,
             "b t h w (c k p q) -> b (t k) (h p) (w q) c",
@@ -183,14 +183,14 @@ class ConvTubeEmbedding(nn.Module):
         return rearrange(near, "b n h w c -> (b n) c h w")
 
     def _mapped(self, features_MChw: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Features of frames to maps (B, t, h, w, D); the frames of a tube lie side by side in its features."""
+        """Features of frames to maps (B, t, h, w, D); the features of a tube are those of its frames, concatenated."""
         steps = rearrange(features_MChw, "(b t k) c h w -> b t h w (k c)", t=grid[0], k=self.tube)
         mapped: Tensor = self.project(steps)
         return mapped
 
 
 class Gate(nn.Module):
-    """Channels times the sigmoid-weighted ones of the other half (SwiGLU without its maps, arXiv 2002.05202)."""
+    """A gated linear unit: one half of the channels times SiLU of the other (SwiGLU without maps, arXiv 2002.05202)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, 2 C, H, W) to (N, C, H, W)."""

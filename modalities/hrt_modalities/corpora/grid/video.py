@@ -19,7 +19,7 @@ class GridVideoConfig(ClipsConfig):
     root: Path
     """Folder that holds ``index.tsv``, ``words.tsv`` and the videos."""
     view: Literal["mouth", "face"] = "mouth"
-    """What is seen."""
+    """Content of the videos."""
     label: Literal["text", "words", "characters", "segments", "slots"] = "words"
     """The label: the text, its words or its characters in order. ``segments`` are the words with
     ``sil`` for each silence: one for each group of the boundary ``words``. ``slots`` are the same without labels for
