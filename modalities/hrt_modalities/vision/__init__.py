@@ -11,9 +11,8 @@ from torch import Tensor
 
 from hrt_mm.data.modality import Modality
 
-from .files import ImageFolderConfig
+from .files import ImageFolderConfig, ImageManifestConfig
 from .images import SUFFIXES
-from .manifest import ImageManifestConfig
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
 from .tokenizer import VisionConfig, VisionTokenizer
 

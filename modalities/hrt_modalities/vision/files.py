@@ -1,4 +1,4 @@
-"""Datasets of image files, and folders with a folder a class.
+"""Datasets of image files: folders with a folder per class, and tables.
 
 No name in a table or folder leads out of the dataset's folder.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -17,7 +17,8 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from ..common.division import Division
-from ..common.media import FileDataset, FileItem, FolderConfig, UnsplitConfig
+from ..common.media import FileDataset, FileItem, FolderConfig, ManifestConfig, UnsplitConfig
+from ..common.tables import Paths, Row, label_of
 from .augment import Augmentation, Transform, chain, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 from .tokenizer import VisionConfig
@@ -103,3 +104,16 @@ class ImageFolderConfig(FolderConfig, FilesConfig):
     item = FileItem
 
     type: Literal["image_folder"]
+
+
+class ImageManifestConfig(ManifestConfig, FilesConfig):
+    """A table with one row per image: CSV or TSV with a header, or JSONL, by the suffix of the file."""
+
+    deprecated_types: ClassVar[Mapping[str, str]] = {"manifest": "image_manifest"}
+
+    type: Literal["image_manifest"]
+
+    def item_of_row(self, row: Row, location: str, paths: Paths) -> FileItem:
+        """The image of a row."""
+        label = label_of(row, self.label_column, location)
+        return FileItem(paths.of(row, self.path_column, location), label, self.group_of(row, location))

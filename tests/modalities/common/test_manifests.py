@@ -23,7 +23,7 @@ from hrt_modalities.joint.manifest import JointManifestConfig as Joint
 from hrt_modalities.text.documents import DocumentsConfig as Documents
 from hrt_modalities.text.documents import TagsConfig
 from hrt_modalities.video.folders import VideoManifestConfig as Videos
-from hrt_modalities.vision.manifest import ImageManifestConfig as Images
+from hrt_modalities.vision.files import ImageManifestConfig as Images
 
 SOURCES = {"image": {"type": "image", "column": "path"}, "text": {"type": "text", "column": "label"}}
 KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {

@@ -25,7 +25,7 @@ from hrt_modalities.text.documents import DocumentsConfig
 from hrt_modalities.video.folders import VideoFolderConfig as VideoFolder
 from hrt_modalities.video.folders import VideoManifestConfig as VideoTable
 from hrt_modalities.vision.files import ImageFolderConfig as ImageFolder
-from hrt_modalities.vision.manifest import ImageManifestConfig as ImageTable
+from hrt_modalities.vision.files import ImageManifestConfig as ImageTable
 
 FOLDERS: dict[str, tuple[type[SplitConfig], str]] = {
     "image_folder": (ImageFolder, ".png"),

@@ -11,8 +11,7 @@ from PIL import Image
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_modalities.common.splits import SPLITS
-from hrt_modalities.vision.files import ImageFiles
-from hrt_modalities.vision.manifest import ImageManifestConfig
+from hrt_modalities.vision.files import ImageFiles, ImageManifestConfig
 
 Rows = Sequence[Mapping[str, Any]]
 
