@@ -62,7 +62,7 @@ def test_uploads_are_gone_once_the_page_was_stopped(searcher: Searcher, tmp_path
             waited(lambda: bool(list(temporary.glob(f"{PREFIX}*/*.png"))))
             server.terminate()
             server.terminate()
-            server.wait(120)
+            server.wait()
         assert list(temporary.rglob("*")) == []
     finally:
         server.kill()
