@@ -145,7 +145,7 @@ def test_commands_of_modalities_are_there(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_text_may_begin_with_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     args = parse(["search", "index", "--text", "-foo", "--json"])
-    assert (args.text, args.json) == ("-foo", True)
+    assert (args.text, args.json) == (["-foo"], True)
     assert parse(["generate", "run", "--prompt", "--x", "--stop", "-", "--stop", "\n"]).stop == ["-", "\n"]
     with pytest.raises(SystemExit):
         parse(["search", "index", "--text", "--json"])
