@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +39,8 @@ checked, until :meth:`Collection.verify` is called."""
 
 BLOCK = 65_536
 """Vectors per read."""
+CACHED_ROWS = 4_096
+"""Rows that are kept decoded."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Collection:
 
     Attributes:
         checked: whether all checksums have been verified, as is done for small collections.
+        row: the row at a position. Recent ones are cached.
 
     Raises:
         UserError: the folder is not a collection, or it is damaged.
@@ -81,6 +85,9 @@ class Collection:
             self.vectors_ND = mapped_vectors(folder, self.model.dim, remedy)
             self._lines = _mapped(folder / "rows.npy", self._remedy)
             size = os.path.getsize(folder / "rows.jsonl")
+            with (folder / "rows.jsonl").open("rb") as file:
+                # An empty file cannot be mapped.
+                self._text: mmap.mmap | bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         except OSError as error:
             raise UserError(f"{folder} is damaged: {error}; {self._remedy}") from error
         if not len(self.vectors_ND) == len(self._lines) - 1 == metadata.count or self._lines[-1] != size:
@@ -88,6 +95,8 @@ class Collection:
                 f"{folder} is damaged: {len(self.vectors_ND)} vectors, {len(self._lines) - 1} rows in {size} bytes, "
                 f"and it should have {metadata.count}; {self._remedy}"
             )
+
+        self.row = lru_cache(CACHED_ROWS)(self._row)
 
     def __len__(self) -> int:
         return len(self.vectors_ND)
@@ -112,20 +121,16 @@ class Collection:
             expected.check(self.folder / name, self._remedy, content=content)
         self.checked = content
 
-    def row(self, position: int) -> Row:
+    def _row(self, position: int) -> Row:
         """The row at a position."""
-        return next(self.rows_at([position]))
+        first, last = self._lines[position : position + 2].tolist()
+        if not 0 <= first < last <= first + MAX_ROW_BYTES:
+            raise UserError(f"{self.folder / 'rows.npy'} is damaged at row {position}; {self._remedy}")
+        return Row.of(self._text[first:last], f"{self.folder}/rows.jsonl, row {position}")
 
     def rows_at(self, positions: Iterable[int]) -> Iterator[Row]:
         """The rows at some positions."""
-        path = self.folder / "rows.jsonl"
-        with path.open("rb") as file:
-            for position in positions:
-                first, last = int(self._lines[position]), int(self._lines[position + 1])
-                if not 0 <= first < last <= first + MAX_ROW_BYTES:
-                    raise UserError(f"{self.folder / 'rows.npy'} is damaged at row {position}; {self._remedy}")
-                file.seek(first)
-                yield Row.of(file.read(last - first), f"{path}, row {position}")
+        return map(self._row, positions)
 
     def fingerprints(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) fingerprints of all ids, ascending, and (N,) their positions."""

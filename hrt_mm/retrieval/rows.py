@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -85,11 +85,11 @@ class Row:
             span, info = value["span"], value["info"]
             if not all(isinstance(item, str) for item in [*texts.values(), *info, *info.values()]):
                 raise TypeError("texts are expected")
-            row = cls(span=None if span is None else (float(span[0]), float(span[1])), info=info, **texts)
-            if (box := value.get("box")) is None:
-                return row
-            left, top, right, bottom = (float(edge) for edge in box)
-            return replace(row, box=(left, top, right, bottom))
+            if (box := value.get("box")) is not None:
+                left, top, right, bottom = (float(edge) for edge in box)
+                box = (left, top, right, bottom)
+            span = None if span is None else (float(span[0]), float(span[1]))
+            return cls(span=span, box=box, info=info, **texts)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
@@ -140,27 +140,49 @@ class Model:
             )
 
 
+_ONE = "the query's vector"
+
+
 def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
     """Validates the vector of a query, and returns it as float32.
 
     Raises:
         UserError: k is below 1, or the vector has another width than the index or is not finite.
     """
+    try:
+        shape = np.shape(query_D)
+    except ValueError as error:
+        raise UserError(f"the query is no vector of numbers: {error}") from error
+    if shape != (dim,):
+        raise UserError(f"the query is of shape {shape}, the index has vectors of {dim} numbers")
+    return check_queries(np.asarray(query_D)[None], k, dim)[0]
+
+
+def check_queries(queries_QD: np.ndarray, k: int, dim: int) -> np.ndarray:
+    """Validates the vectors of queries, and returns them as float32.
+
+    Raises:
+        UserError: k is below 1, or the vectors have another width than the index, or one is not finite.
+    """
     if k < 1:
         raise UserError(f"k is {k}; ask for 1 answer or more")
     try:
         with np.errstate(over="ignore"):
-            query_D = np.asarray(query_D, np.float32)
+            queries_QD = np.asarray(queries_QD, np.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"the query is no vector of numbers: {error}") from error
-    if query_D.shape != (dim,):
-        raise UserError(f"the query is of shape {query_D.shape}, the index has vectors of {dim} numbers")
-    if reason := not_comparable(query_D[None])[1]:
+    if queries_QD.ndim != 2 or queries_QD.shape[1] != dim:
         raise UserError(
-            f"the query's vector {reason}, so nothing is nearest to it; the model's weights or its half precision are "
-            "broken: try another checkpoint, or float32"
+            f"the queries are of shape {queries_QD.shape}; they must be (queries, {dim}), as the index has vectors of "
+            f"{dim} numbers"
         )
-    return query_D
+    number, reason = not_comparable(queries_QD)
+    if reason:
+        raise UserError(
+            f"{f'the vector of query {number}' if len(queries_QD) > 1 else _ONE} {reason}, so nothing is "
+            "nearest to it; the model's weights or its half precision are broken: try another checkpoint, or float32"
+        )
+    return queries_QD
 
 
 def not_comparable(vectors_ND: np.ndarray) -> tuple[int, str]:
