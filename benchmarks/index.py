@@ -26,7 +26,7 @@ import torch
 
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Hit, Index
-from hrt_mm.retrieval.neighbours import Neighbours, kind_for, load_faiss
+from hrt_mm.retrieval.neighbours import Neighbours, load_faiss
 from hrt_mm.retrieval.rows import Model, Row
 
 from .checks import CheckFailed
@@ -184,7 +184,7 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
         "added found first": result,
     }
     return ResultRow(
-        sizes={"vectors": count, "dim": options.dim, "kind": kind_for(count), "data": options.data},
+        sizes={"vectors": count, "dim": options.dim, "kind": index.segments[0].entry.kind, "data": options.data},
         contenders={
             "index": Measured(
                 seconds=float(np.median(seconds)),
@@ -204,7 +204,7 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
 
 def _exact(collection: Collection, queries_QD: np.ndarray, results: list[list[Hit]]) -> tuple[int, float, float]:
     """Bytes of the vectors alone, seconds of a query that scores them all, and the part of its answers found."""
-    exact = Neighbours(collection.vectors_ND, "flat", collection.folder, np.zeros(0, np.int64))
+    exact = Neighbours(collection.vectors_ND, "flat", collection.folder)
     expected, seconds = [], []
     for query_D in queries_QD:
         start = time.perf_counter()

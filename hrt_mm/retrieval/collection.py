@@ -9,6 +9,7 @@ import errno
 import hashlib
 import mmap
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -268,11 +269,23 @@ class Writer:
 
     def media(self, suffix: str, data: bytes) -> str:
         """Saves a media file, and returns its name for :attr:`Row.file`."""
+        name = self._media_name(suffix)
+        (self.folder / MEDIA / name).write_bytes(data)
+        return name
+
+    def media_of(self, path: Path) -> str:
+        """Takes over a media file, by a hard link where the file system has them, and returns its new name."""
+        name = self._media_name(path.suffix)
+        try:
+            os.link(path, self.folder / MEDIA / name)
+        except OSError:
+            shutil.copyfile(path, self.folder / MEDIA / name)
+        return name
+
+    def _media_name(self, suffix: str) -> str:
         name = f"{self._files // 1000:04d}/{self._files:07d}{suffix}"
         self._files += 1
-        path = self.folder / MEDIA / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        (self.folder / MEDIA / name).parent.mkdir(parents=True, exist_ok=True)
         return name
 
     def close(self) -> None:

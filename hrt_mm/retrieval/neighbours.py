@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,9 +179,7 @@ class Neighbours:
             for first in range(0, len(self.vectors_ND), BLOCK):
                 bad = np.flatnonzero(~np.isfinite(self.vectors_ND[first : first + BLOCK]).all(1))
                 if bad.size:
-                    raise UserError(
-                        f"{self.folder} is damaged: the vector at {first + bad[0]} is not finite; {REMEDY}"
-                    )
+                    raise UserError(f"{self.folder} is damaged: the vector at {first + bad[0]} is not finite; {REMEDY}")
         return max(norms)
 
     # Exact search with 8-bit codes.
@@ -192,7 +191,7 @@ class Neighbours:
             parameters = load_faiss(self.kind).SearchParameters(sel=mask.selector)
 
             def search(rows: np.ndarray, codes_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-                return self.structure.search(codes_QD, count, params=parameters)  # type: ignore[no-any-return]
+                return self.structure.search(codes_QD, count, params=parameters)
         else:
             lists = np.arange(len(self.centroids_LD))[None]
 
@@ -238,6 +237,7 @@ class Neighbours:
         k: int,
         mask: Mask,
         search: Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+        certainty: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The nearest of what a search over codes covers, by asking it for so many that no other can be nearer.
 
@@ -247,6 +247,7 @@ class Neighbours:
             mask: of the search.
             search: gives the best products of codes, best first, and their positions, -1 for none, of the queries at
                 some positions with some codes.
+            certainty: share of the bound on errors to allow for; 1 to be certain.
         """
         scores_QK = np.full((len(queries_QD), k), -np.inf, np.float32)
         positions_QK = np.full((len(queries_QD), k), -1, np.int64)
@@ -265,7 +266,7 @@ class Neighbours:
                 )
             best_QK, best_positions_QK = self._ranked(queries_QD[rows], candidates_QC, k)
             left_out_Q = quantized.constant_Q[rows] + quantized.unit_Q[rows] * products_QC[:, -1]
-            proven_Q = (best_QK[:, -1] > left_out_Q + quantized.bound_Q[rows]) | (candidates_QC[:, -1] < 0)
+            proven_Q = (best_QK[:, -1] > left_out_Q + certainty * quantized.bound_Q[rows]) | (candidates_QC[:, -1] < 0)
             proven_Q |= count == mask.count
             scores_QK[rows[proven_Q]], positions_QK[rows[proven_Q]] = best_QK[proven_Q], best_positions_QK[proven_Q]
             rows = rows[~proven_Q]
@@ -320,6 +321,8 @@ class Neighbours:
                 k,
                 mask,
                 lambda rows, codes_QD, count: self._in_lists(codes_QD, count, lists_QP[rows], mask),
+                # Errors are rarely near their bound, and recall is measured with them.
+                certainty=0.125,
             )
         return scores_QK, positions_QK
 
@@ -433,12 +436,12 @@ def _candidates(
         tolerance_Q: how far the order of scores may be from the true one.
         mask: allowed positions; all if absent.
     """
-    found_positions = [np.zeros(0, np.int64) for _ in range(queries)]
-    found_scores = [np.zeros(0, np.float64) for _ in range(queries)]
+    near_positions = [np.zeros(0, np.int64) for _ in range(queries)]
+    near_scores = [np.zeros(0, np.float64) for _ in range(queries)]
     threshold_Q = np.full(queries, -np.inf)
     # The first block is small: it has no threshold yet, so that all of its scores are candidates.
     edges = [0, *range(min(_FIRST, total), total, BLOCK), total]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         if mask is not None and not mask.allowed_N[first:last].any():
             continue
         scores_QN = scores(first, last)
@@ -448,15 +451,15 @@ def _candidates(
                 offsets = offsets[mask.allowed_N[first + offsets]]
             if not offsets.size:
                 continue
-            positions = np.concatenate([found_positions[number], offsets + first])
-            values = np.concatenate([found_scores[number], scores_QN[number][offsets]])
+            positions = np.concatenate([near_positions[number], offsets + first])
+            values = np.concatenate([near_scores[number], scores_QN[number][offsets]])
             if len(values) > k:
                 threshold = np.partition(values, len(values) - k)[len(values) - k] - tolerance_Q[number]
                 threshold_Q[number] = threshold
                 near = values >= threshold
                 positions, values = positions[near], values[near]
-            found_positions[number], found_scores[number] = positions, values
-    return iter(found_positions)
+            near_positions[number], near_scores[number] = positions, values
+    return iter(near_positions)
 
 
 def load_faiss(kind: str) -> Any:

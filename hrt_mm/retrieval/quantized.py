@@ -159,5 +159,3 @@ def has_integer_products() -> bool:
 def _blocks(vectors_ND: np.ndarray) -> Iterator[np.ndarray]:
     for first in range(0, len(vectors_ND), BLOCK):
         yield vectors_ND[first : first + BLOCK]
-
-

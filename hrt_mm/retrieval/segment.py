@@ -1,11 +1,16 @@
-"""A segment of an index: the vectors of one tower and level with their rows, a search structure, and removals."""
+"""A segment of an index: the vectors of one tower and level with their rows, a search structure, and removals.
+
+Shapes: N vectors of the segment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import AliasChoices, Field, NonNegativeInt
@@ -14,8 +19,20 @@ from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
 from ..data.storage import Sum, array_bytes, read_array
 from .collection import CHECKED_UP_TO, Collection
-from .neighbours import REMEDY, STRUCTURE, Kind, Neighbours
+from .neighbours import FILES, REMEDY, Kind, Mask, Neighbours, Tuning
 from .rows import Row
+
+CONTENTS = "contents.npy"
+"""Fingerprints of the vectors and media of samples, by which equal ones are told."""
+CACHED_FILTERS = 8
+"""Filters whose matches are remembered."""
+
+
+class Filter(Hashable, Protocol):
+    """A condition on rows, as :class:`hrt_mm.retrieval.where.Where`."""
+
+    def matches(self, row: Row, inherited: Mapping[str, str] | None = None) -> bool:
+        """Whether a row is allowed; ``inherited`` has the columns of the sample that a piece is of."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,8 @@ class Entry:
         kind: of the search structure.
         removed: file with the positions of removed rows; empty if there are none.
         sums: checksums of that file and of the structure, by name.
+        tuning: of inverted lists.
+        contents: whether it has :data:`CONTENTS`; segments of samples have, since schema 3.
     """
 
     name: str
@@ -39,11 +58,13 @@ class Entry:
     kind: Kind
     removed: str = ""
     sums: Mapping[str, Sum] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    contents: bool = False
 
     @property
     def files(self) -> set[str]:
         """The files with checksums."""
-        return {self.removed} - {""} | ({STRUCTURE} if self.kind != "flat" else set())
+        return {self.removed} - {""} | FILES[self.kind] | ({CONTENTS} if self.contents else set())
 
     def with_checksums(self, index: Path) -> Entry:
         """A copy with the checksums of exactly its files, which entries of schema 1 lack.
@@ -92,7 +113,48 @@ class Segment:
         if opened is None:
             self._check_structure(content=False)
         self.removed = self._removals()
-        self.neighbours = Neighbours(self.collection.vectors_ND, entry.kind, folder, self.removed)
+        vectors_ND = self.collection.vectors_ND
+        self.neighbours: Neighbours = (
+            opened.neighbours if opened else Neighbours(vectors_ND, entry.kind, folder, entry.tuning)
+        )
+        self._matches: OrderedDict[Filter, np.ndarray] = opened._matches if opened else OrderedDict()
+        self._masks: dict[Filter, Mask] = {}
+        alive_N = np.ones(len(vectors_ND), bool)
+        alive_N[self.removed] = False
+        self.alive = Mask(alive_N)
+
+    def __len__(self) -> int:
+        """The number of rows that were not removed."""
+        return self.alive.count
+
+    def mask(self, where: Filter | None, inherited: Callable[[Row], Mapping[str, str]]) -> Mask:
+        """The rows that were not removed and that a filter allows.
+
+        Args:
+            where: the filter.
+            inherited: gives the columns of the sample that a row is a piece of.
+        """
+        if where is None:
+            return self.alive
+        if (mask := self._masks.get(where)) is None:
+            if (matches_N := self._matches.get(where)) is None:
+                matches_N = np.fromiter(
+                    (where.matches(row, inherited(row)) for row in self.collection.rows()), bool, len(self.collection)
+                )
+                _remember(self._matches, where, matches_N)
+            mask = Mask(self.alive.allowed_N & matches_N)
+            if len(self._masks) >= CACHED_FILTERS:
+                self._masks = {}
+            self._masks[where] = mask
+        return mask
+
+    def contents(self) -> np.ndarray:
+        """(M, 2) fingerprints of vectors and media, ascending, and their positions."""
+        if not self.entry.contents:
+            return contents_of(
+                fingerprints_of(self.collection, position, row) for position, row in enumerate(self.collection.rows())
+            )
+        return read_array(self.collection.folder / CONTENTS, np.int64, 2, REMEDY, mapped=True)
 
     def verify(self) -> None:
         """Verifies the checksums of all files.
@@ -105,9 +167,10 @@ class Segment:
         self._removals()
 
     def _check_structure(self, *, content: bool) -> None:
-        if (expected := self.entry.sums.get(STRUCTURE)) is not None:
-            small = expected.bytes <= CHECKED_UP_TO
-            expected.check(self.collection.folder / STRUCTURE, REMEDY, content=content or small)
+        for name in self.entry.files - {self.entry.removed}:
+            if (expected := self.entry.sums.get(name)) is not None:
+                small = expected.bytes <= CHECKED_UP_TO
+                expected.check(self.collection.folder / name, REMEDY, content=content or small)
 
     def _removals(self) -> np.ndarray:
         """(R,) positions of removed rows, ascending."""
@@ -131,7 +194,7 @@ class Segment:
     def living(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
         """Positions by fingerprint, as :meth:`Collection.positions_of`, without removed rows."""
         positions = self.collection.positions_of(which, keys)
-        alive = self.neighbours.alive_N
+        alive = self.alive.allowed_N
         living = {key: [index for index in indices if alive[index]] for key, indices in positions.items()}
         return {key: indices for key, indices in living.items() if indices}
 
@@ -146,3 +209,27 @@ class Segment:
         write_flushed(self.collection.folder / name, data)
         flush_folder(self.collection.folder)
         return replace(self.entry, removed=name, sums={**self.entry.sums, name: Sum.of(data)})
+
+
+def fingerprints_of(collection: Collection, position: int, row: Row) -> list[int]:
+    """Fingerprints of the vector of a row, and of its media file if any, whose lowest bit differs."""
+    fingerprints = [_fingerprint(collection.vectors_ND[position].tobytes()) & ~1]
+    if (path := collection.media(row)) is not None:
+        fingerprints.append(_fingerprint(path.read_bytes()) | 1)
+    return fingerprints
+
+
+def contents_of(fingerprints: Iterable[Sequence[int]]) -> np.ndarray:
+    """(M, 2) fingerprints of rows, ascending, and the positions of their rows."""
+    pairs = [(fingerprint, position) for position, several in enumerate(fingerprints) for fingerprint in several]
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+
+def _fingerprint(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+def _remember(cache: OrderedDict[Filter, np.ndarray], where: Filter, matches_N: np.ndarray) -> None:
+    cache[where] = matches_N
+    while len(cache) > CACHED_FILTERS:
+        cache.popitem(last=False)

@@ -41,8 +41,8 @@ def build(
 
     Search is exact for up to :data:`LISTS_FROM` vectors, and for more if the recall is 1 or lists of that recall would
     not be much faster. Numbers of lists are chosen by half of the sampled queries: rows of the segment, each without
-    itself among its neighbours, and ``queries_QD``, as queries of another tower lie elsewhere. Recall is measured on the
-    other half, and is that of the source with less.
+    itself among its neighbours, and ``queries_QD``, as queries of another tower lie elsewhere. Recall is measured on
+    the other half, and is that of the source with less.
 
     Args:
         vectors_ND: float32, possibly memory-mapped.
@@ -101,10 +101,16 @@ def _separates(quantizer: Quantizer, vectors_ND: np.ndarray) -> bool:
 
 def _with_lists(faiss: Any, vectors_ND: np.ndarray, quantizer: Quantizer) -> Any:
     count, dim = vectors_ND.shape
-    lists = max(1, round(2 * count**0.5))
+    lists = min(count, round(2 * count**0.5))
     sample = np.sort(np.random.default_rng(0).permutation(count)[: PER_LIST * lists])
     kmeans = faiss.Kmeans(
-        dim, lists, niter=ITERATIONS, spherical=True, seed=0, min_points_per_centroid=1, max_points_per_centroid=PER_LIST
+        dim,
+        lists,
+        niter=ITERATIONS,
+        spherical=True,
+        seed=0,
+        min_points_per_centroid=1,
+        max_points_per_centroid=PER_LIST,
     )
     kmeans.train(np.ascontiguousarray(vectors_ND[sample]))
     centroids = faiss.IndexFlatIP(dim)
@@ -141,14 +147,14 @@ def tuned(neighbours: Neighbours, target: float, queries_QD: np.ndarray | None) 
         sources.append((np.array(queries_QD[chosen]), np.full(len(chosen), -1)))
     truths = [_truth(neighbours, *source) for source in sources]
     # A number of lists that just reaches the target on some queries would miss it on others.
-    wanted, lists = (1 + target) / 2, len(neighbours.sizes_L)
+    margin, lists = (1 + target) / 2, len(neighbours.sizes_L)
     probes: list[int] = []
     for k in PROBED:
         ranks = [
             _ranks(neighbours, queries[::2], positions[::2, :k])
             for (queries, _), (_, positions) in zip(sources, truths, strict=True)
         ]
-        probes.append(max(_enough(ranks_QK, wanted) for ranks_QK in ranks))
+        probes.append(max(_enough(ranks_QK, margin) for ranks_QK in ranks))
     while True:
         if _cost(neighbours, sources, probes[0]) > WORTHWHILE * len(vectors_ND):
             return None
@@ -171,6 +177,7 @@ def _truth(neighbours: Neighbours, queries_QD: np.ndarray, own_Q: np.ndarray) ->
 def _without(
     own_Q: np.ndarray, scores_QK: np.ndarray, positions_QK: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    k = min(k, positions_QK.shape[1] - 1)
     order_QK = np.argsort(positions_QK == own_Q[:, None], 1, kind="stable")[:, :k]
     return np.take_along_axis(scores_QK, order_QK, 1), np.take_along_axis(positions_QK, order_QK, 1)
 
@@ -206,5 +213,5 @@ def _recall(
     """Share of the 10 nearest among 10 results. One that scores as high as a true neighbour counts as one."""
     k = PROBED[0]
     everything = Mask(np.ones(len(neighbours.vectors_ND), bool))
-    found_QK, _ = _without(own_Q, *neighbours.probed(queries_QD, k + 1, everything, probes), k)
-    return float((found_QK >= true_scores_QK[:, k - 1 : k]).mean())
+    result_QK, _ = _without(own_Q, *neighbours.probed(queries_QD, k + 1, everything, probes), k)
+    return float((result_QK >= true_scores_QK[:, k - 1 : k]).mean())

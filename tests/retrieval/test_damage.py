@@ -20,10 +20,12 @@ from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval import segment as segment_module
 from hrt_mm.retrieval.collection import FILES, Collection, writing
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.neighbours import STRUCTURE
+from hrt_mm.retrieval.neighbours import STRUCTURE, Kind
 from hrt_mm.retrieval.rows import Row
+from hrt_mm.retrieval.segment import CONTENTS
 from tests.damage import contents, full_disk, try_all
 from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
+from tests.retrieval.structures_for_tests import of_any_size, of_earlier_version
 
 QUERIES = vectors(3, seed=8)
 
@@ -60,7 +62,7 @@ def first_schema(folder: Path) -> None:
         for key in ("checksum", "files"):
             value.pop(key, None)
         for entry in value.get("segments", []):
-            del entry["sums"]
+            del entry["sums"], entry["tuning"], entry["contents"]
             entry["part"] = entry.pop("tower")
         path.write_text(json.dumps(value))
     for path in folder.rglob("rows.jsonl"):
@@ -84,7 +86,9 @@ def index(tmp_path: Path, made: Collection) -> Index:
     pytest.importorskip("faiss")
     result = Index.create(tmp_path / "index", MODEL)
     result.add(made)
-    result.add(collection(tmp_path / "b", [f"b{position}" for position in range(30)]), "hnsw")
+    with pytest.MonkeyPatch.context() as patch:
+        of_any_size(patch, "ivfsq8")
+        result.add(collection(tmp_path / "b", [f"b{position}" for position in range(30)]))
     result.remove(["b3", "b7", "é/2"])
     return result
 
@@ -116,6 +120,7 @@ def test_a_damaged_index_of_the_first_schema_gives_no_other_error(index: Index, 
 
 
 def test_what_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path, index: Index, made: Collection) -> None:
+    of_earlier_version(index.folder, "hnsw")
     right = answers_of(index.folder)
     first_schema(index.folder)
     first_schema(made.folder)
@@ -128,7 +133,9 @@ def test_what_the_first_schema_holds_is_read_and_goes_on(tmp_path: Path, index: 
     Index(index.folder).verify()
     entries = json.loads((index.folder / "manifest.json").read_text())["segments"]
     sums = {name for entry in entries for name in entry["sums"]}
-    assert sums == {STRUCTURE, "removed-000006.npy", "removed-000007.npy"}
+    assert sums == {STRUCTURE, CONTENTS, "removed-000006.npy", "removed-000007.npy"}
+    Index(index.folder).compact()
+    assert [segment.entry.kind for segment in Index(index.folder).segments] == ["flat", "flat"]
 
 
 def test_a_newer_version_is_told_from_damage(index: Index, made: Collection) -> None:
@@ -174,19 +181,21 @@ def before_and_after(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
     return {name: data for name, data in contents(folder).items() if name != LOCK}, answers_of(folder)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("kind", ["flat", "sq8", "ivfsq8"])
 @pytest.mark.parametrize("room", [0, 300, 1_000, 3_000, 60_000])
-def test_a_full_disk_leaves_the_index_as_it_was(tmp_path: Path, index: Index, kind: str, room: int) -> None:
-    name = {"flat": None, "hnsw": "hnsw", "ivf": "ivf"}[kind]
+def test_a_full_disk_leaves_the_index_as_it_was(
+    tmp_path: Path, index: Index, kind: Kind, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_any_size(monkeypatch, kind)
     with writing(tmp_path / "c", MODEL) as writer:
         kept = writer.media(".png", bytes(70_000))
         rows = [Row(f"c{position}", "image", file=kept if not position else "") for position in range(200)]
         writer.add(vectors(200, 5), rows)
     before = before_and_after(index.folder)
     with full_disk(room), pytest.raises(UserError, match=r"cannot (be )?write|cannot be written"):
-        index.add(Collection(tmp_path / "c"), name)  # type: ignore[arg-type]
+        index.add(Collection(tmp_path / "c"))
     assert before_and_after(index.folder) == before
-    assert index.add(Collection(tmp_path / "c"), name) == 200  # type: ignore[arg-type]
+    assert index.add(Collection(tmp_path / "c")) == 200
     assert len(Index(index.folder)) == 234
 
 

@@ -19,6 +19,7 @@ from hrt_mm.retrieval.neighbours import Kind
 from hrt_mm.retrieval.rows import Model, Row
 from tests.processes import forkserver
 from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
+from tests.retrieval.structures_for_tests import KINDS, of_any_size, of_earlier_version
 
 
 @pytest.fixture
@@ -28,13 +29,19 @@ def index(tmp_path: Path) -> Index:
     return result
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
-def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind != "flat":
         pytest.importorskip("faiss")
+    of_any_size(monkeypatch, "flat" if kind in ("hnsw", "ivf") else kind)
     made = collection(tmp_path / "a", [f"a{position}" for position in range(200)])
-    Index.create(tmp_path / "index", MODEL).add(made, kind)
+    Index.create(tmp_path / "index", MODEL).add(made)
+    if kind in ("hnsw", "ivf"):
+        of_earlier_version(tmp_path / "index", kind)
     index = Index(tmp_path / "index")
+    assert [segment.entry.kind for segment in index.segments] == [kind]
+    recall = index.recall("image")
+    assert (recall is None) == (kind in ("hnsw", "ivf")) and (recall is None or recall >= 0.99)
     index.remove(["a7", "a8"])
     right = 0
     for query in vectors(20, seed=9):
@@ -45,7 +52,15 @@ def test_each_kind_finds_what_a_full_search_does(tmp_path: Path, kind: Kind) -> 
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert not {"a7", "a8"} & {hit.row.id for hit in hits}
         right += len({hit.row.id for hit in hits} & set(expected))
-    assert right == 100 if kind == "flat" else right >= 80
+    assert right == 100 if kind in ("flat", "sq8") else right >= 80
+    expected_hits = [index.search(query, 5, exact=True) for query in vectors(20, seed=9)]
+    index.compact()
+    index.verify()
+    assert [segment.entry.kind for segment in index.segments] == ["flat" if kind in ("hnsw", "ivf") else kind]
+    hits_of = [[(hit.row, hit.score) for hit in hits] for hits in expected_hits]
+    for search in (index, Index(index.folder)):
+        again = search.search_many(vectors(20, seed=9), 5, exact=True)
+        assert [[(hit.row, hit.score) for hit in hits] for hits in again] == hits_of
 
 
 def test_what_is_added_is_found_beside_what_was_there(tmp_path: Path, index: Index) -> None:

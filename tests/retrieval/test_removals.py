@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval import neighbours as module
+from hrt_mm.retrieval import structures
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.neighbours import Kind, Neighbours, build
+from hrt_mm.retrieval.neighbours import Kind, Mask, Neighbours
 from hrt_mm.retrieval.rows import Model, Row
-
-NO_PLACES = np.zeros(0, np.int64)
+from hrt_mm.retrieval.where import Where
+from tests.retrieval.structures_for_tests import KINDS, of_any_size, searched
 
 
 def whole_numbers(count: int, dim: int, seed: int, largest: int = 3) -> np.ndarray:
@@ -36,89 +38,89 @@ def around(centre_D: np.ndarray, near: int, far: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Kind, Neighbours], np.ndarray, np.ndarray]:
     """Structures over 300 vectors around a centre and 5,700 others."""
     pytest.importorskip("faiss")
     centre_D = np.eye(16, dtype=np.float32)[0]
     vectors_ND = around(centre_D, 300, 5_700)
     folder = tmp_path_factory.mktemp("crowded")
-    for kind in ("hnsw", "ivf"):
-        (folder / kind).mkdir()
-        build(vectors_ND, kind, folder / kind)
-    return folder, vectors_ND, centre_D
+    return {kind: searched(vectors_ND, kind, folder / kind) for kind in KINDS}, vectors_ND, centre_D
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("removed", [299, 300, 295, 5_999, 5_000, 6_000])
-def test_the_nearest_that_are_left_are_found_once_those_before_them_are_removed(
-    crowded: tuple[Path, np.ndarray, np.ndarray], kind: Kind, removed: int
+def test_the_nearest_that_remain_are_returned_once_those_before_them_are_removed(
+    crowded: tuple[dict[Kind, Neighbours], np.ndarray, np.ndarray], kind: Kind, removed: int
 ) -> None:
-    folder, vectors_ND, centre_D = crowded
+    neighbours, vectors_ND, centre_D = crowded
     nearest_N = np.argsort(-(vectors_ND @ centre_D), kind="stable")
-    gone = np.sort(nearest_N[:removed])
+    alive_N = np.ones(len(vectors_ND), bool)
+    alive_N[nearest_N[:removed]] = False
     queries_QD = np.stack([centre_D, np.float32(0.9) * centre_D + vectors_ND[0], -centre_D])
-    scores_QK, places_QK = Neighbours(vectors_ND, kind, folder / kind, gone).search(queries_QD, 10)
-    assert places_QK.shape == (3, min(10, len(vectors_ND) - removed))
-    assert places_QK[0].tolist() == nearest_N[removed : removed + 10].tolist()
-    assert not np.isin(places_QK, gone).any()
-    assert all(len(set(row)) == len(row) for row in places_QK.tolist())
+    scores_QK, positions_QK = neighbours[kind].search(queries_QD, 10, Mask(alive_N))
+    assert positions_QK.shape == (3, min(10, len(vectors_ND) - removed))
+    right = np.isin(positions_QK[0], nearest_N[removed : removed + 10]).mean() if positions_QK.size else 1
+    assert right >= (0.8 if kind == "ivfsq8" else 1)
+    if kind in ("flat", "sq8"):
+        assert positions_QK[0].tolist() == nearest_N[removed : removed + 10].tolist()
+    assert alive_N[positions_QK].all()
+    assert all(len(set(row)) == len(row) for row in positions_QK.tolist())
     assert (np.diff(scores_QK) <= 0).all()
-    expected_QK = np.einsum("qd,qkd->qk", queries_QD, vectors_ND[places_QK])
+    expected_QK = np.einsum("qd,qkd->qk", queries_QD, vectors_ND[positions_QK])
     np.testing.assert_allclose(scores_QK, expected_QK, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_as_many_as_asked_for_are_found_among_duplicates(tmp_path: Path, kind: Kind) -> None:
-    pytest.importorskip("faiss")
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_as_requested_are_returned_among_duplicates(tmp_path: Path, kind: Kind) -> None:
     vectors_ND = np.concatenate([np.ones((2_500, 4), np.float32), whole_numbers(500, 4, 1)])
-    build(vectors_ND, kind, tmp_path)
-    gone = np.arange(0, 2_400)
-    result = Neighbours(vectors_ND, kind, tmp_path, gone)
+    result = searched(vectors_ND, kind, tmp_path / kind)
+    mask = Mask(np.arange(3_000) >= 2_400)
     for k in (1, 100, 101, 150, 599, 600, 601, 10_000):
-        scores_QK, places_QK = result.search(np.ones((2, 4), np.float32), k)
-        assert places_QK.shape == (2, min(k, 600))
-        assert len(set(places_QK[0].tolist())) == min(k, 600) and places_QK.min() >= 2_400
+        scores_QK, positions_QK = result.search(np.ones((2, 4), np.float32), k, mask)
+        assert positions_QK.shape == (2, min(k, 600))
+        assert len(set(positions_QK[0].tolist())) == min(k, 600) and positions_QK.min() >= 2_400
         exact_N = np.sort(vectors_ND[2_400:] @ np.ones(4, np.float32))[::-1]
         assert scores_QK[0].tolist() == exact_N[:k].tolist()
 
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(["flat", "hnsw", "ivf"]),
+    st.sampled_from(KINDS),
     st.integers(1, 120),
     st.sets(st.integers(0, 119)),
     st.integers(1, 150),
+    st.integers(1, 20),
     st.integers(0, 3),
 )
-def test_never_fewer_than_there_are(kind: Kind, count: int, gone: set[int], k: int, seed: int) -> None:
+def test_exact_search_is_that_of_a_full_comparison(
+    kind: Kind, count: int, gone: set[int], k: int, queries: int, seed: int
+) -> None:
     """With the bounds that keep structures from being used on so few vectors out of the way."""
-    if kind != "flat":
-        pytest.importorskip("faiss")
-    vectors_ND, queries_QD = whole_numbers(count, 3, seed), whole_numbers(4, 3, seed + 100)
-    removed = np.array(sorted(index for index in gone if index < count), np.int64)
+    # Recall is of 10 neighbours beside the row itself.
+    count = max(count, 12) if kind == "ivfsq8" else count
+    vectors_ND, queries_QD = whole_numbers(count, 3, seed), whole_numbers(queries, 3, seed + 100)
+    mask = Mask(~np.isin(np.arange(count), list(gone)))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ALWAYS_EXACT", 0)
-        patch.setattr(module, "SEARCH_CANDIDATES", 4)
-        build(vectors_ND, kind, Path(folder))
-        scores_QK, places_QK = Neighbours(vectors_ND, kind, Path(folder), removed).search(queries_QD, k)
-        kept = np.setdiff1d(np.arange(count), removed)
-        assert places_QK.shape == scores_QK.shape == (4, min(k, len(kept)))
-        for query_D, scores_K, places_K in zip(queries_QD, scores_QK, places_QK, strict=True):
-            assert scores_K.tolist() == (vectors_ND[places_K] @ query_D).tolist()
-            assert np.isin(places_K, kept).all() and len(set(places_K.tolist())) == len(places_K)
-            assert (np.diff(scores_K) <= 0).all()
-            if kind == "flat":
-                order = np.argsort(-(vectors_ND[kept] @ query_D), kind="stable")
-                assert places_K.tolist() == kept[order][:k].tolist()
+        structure = searched(vectors_ND, kind, Path(folder))
+        patch.setattr(module, "FEW", 0)
+        for exact in (False, True):
+            scores_QK, positions_QK = structure.search(queries_QD, k, mask, exact=exact)
+            assert positions_QK.shape == scores_QK.shape == (queries, min(k, mask.count))
+            for query_D, scores_K, positions_K in zip(queries_QD, scores_QK, positions_QK, strict=True):
+                assert scores_K.tolist() == (vectors_ND[positions_K] @ query_D).tolist()
+                assert mask.allowed_N[positions_K].all() and len(set(positions_K.tolist())) == len(positions_K)
+                assert (np.diff(scores_K) <= 0).all()
+                if exact or kind in ("flat", "sq8"):
+                    order = np.argsort(-(vectors_ND[mask.positions] @ query_D), kind="stable")
+                    assert positions_K.tolist() == mask.positions[order][:k].tolist()
 
 
 MODEL = Model("m" * 64, 3)
 TOWERS, LEVELS = ("image", "text"), ("", "scenes")
 STEPS = st.lists(
     st.one_of(
-        st.tuples(
-            st.just("add"), st.integers(1, 12), st.sampled_from(TOWERS), st.sampled_from(["flat", "hnsw", "ivf"])
-        ),
+        st.tuples(st.just("add"), st.integers(1, 12), st.sampled_from(TOWERS)),
+        st.tuples(st.just("compact")),
         st.tuples(st.just("remove"), st.integers(0, 10**6), st.integers(1, 8), st.booleans()),
         st.tuples(st.just("again"), st.integers(0, 10**6)),
         st.tuples(st.just("reopen")),
@@ -135,14 +137,24 @@ class Plain:
     def __init__(self) -> None:
         self.rows: list[tuple[Row, np.ndarray]] = []
 
-    def best(self, query_D: np.ndarray, k: int, tower: str | None, level: str, parent: str | None = None) -> list[str]:
-        """The ids of the nearest; of equal ones those that were added earlier come first."""
-        kept = [
-            (float(vector_D @ query_D), row.id)
+    def year(self, row: Row) -> str:
+        """Pieces inherit it of their sample."""
+        samples = {(row.tower, row.id): row.info for row, _ in self.rows if not row.level}
+        return samples.get((row.tower, row.parent or row.id), {}).get("year", "")
+
+    def best(
+        self, query_D: np.ndarray, k: int, tower: str | None, level: str, parent: str | None = None, year: str = ""
+    ) -> list[str]:
+        """The ids of the nearest; of equal ones those of the first tower, and those that were added earlier."""
+        rows = [
+            (-float(vector_D @ query_D), row.tower, row.id)
             for row, vector_D in self.rows
-            if row.level == level and tower in (None, row.tower) and parent in (None, row.parent)
+            if row.level == level
+            and tower in (None, row.tower)
+            and parent in (None, row.parent)
+            and year in ("", self.year(row))
         ]
-        return [name for _, name in sorted(kept, key=lambda item: -item[0])[:k]]
+        return [name for *_, name in sorted(rows, key=lambda item: item[:2])[:k]]
 
 
 @settings(max_examples=15)
@@ -151,6 +163,9 @@ def test_any_order_of_operations_gives_what_a_plain_list_does(steps: list[tuple[
     pytest.importorskip("faiss")
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        of_any_size(patch)
+        patch.setattr(structures, "FLAT_UP_TO", 5)
+        patch.setattr(index_module, "MERGED", 3)
         both = Both(Path(name))
         for step, *values in [*steps, ("search", 1, 5, None)]:
             getattr(both, step)(*values)
@@ -166,25 +181,25 @@ class Both:
         self.removed: list[tuple[Row, np.ndarray]] = []
         self.number = 0
 
-    def add(self, count: int, tower: str, kind: Kind) -> None:
+    def add(self, count: int, tower: str) -> None:
         rows = []
         for _ in range(count):
-            rows += [Row(str(self.number), tower), Row(f"{self.number}/0", tower, "scenes", str(self.number))]
+            info = {"year": str(self.number % 3)}
+            rows.append(Row(str(self.number), tower, info=info))
+            rows.append(Row(f"{self.number}/0", tower, "scenes", str(self.number)))
             self.number += 1
-        self._add(list(zip(rows, whole_numbers(len(rows), 3, self.number, 1), strict=True)), kind)
+        self._add(list(zip(rows, whole_numbers(len(rows), 3, self.number, 1), strict=True)))
 
-    def _add(self, added: list[tuple[Row, np.ndarray]], kind: Kind) -> None:
+    def _add(self, added: list[tuple[Row, np.ndarray]]) -> None:
         made = Path(tempfile.mkdtemp(dir=self.folder)) / "made"
         with writing(made, MODEL) as writer:
             writer.add(np.stack([vector_D for _, vector_D in added]), [row for row, _ in added])
-        assert self.index.add(Collection(made), kind) == len(added)
-        # Segments are of one tower and level, in the order of the first row of each.
-        for key in dict.fromkeys((row.tower, row.level) for row, _ in added):
-            self.plain.rows += [item for item in added if (item[0].tower, item[0].level) == key]
+        assert self.index.add(Collection(made)) == len(added)
+        self.plain.rows += added
 
     def again(self, which: int) -> None:
         if self.removed:
-            self._add([self.removed.pop(which % len(self.removed))], "flat")
+            self._add([self.removed.pop(which % len(self.removed))])
 
     def remove(self, first: int, count: int, elsewhere: bool) -> None:
         whole = [row.id for row, _ in self.plain.rows if not row.level]
@@ -203,11 +218,19 @@ class Both:
     def reopen(self) -> None:
         self.index = Index(self.index.folder)
 
+    def compact(self) -> None:
+        self.index.compact()
+        groups = {(row.tower, row.level) for row, _ in self.plain.rows}
+        assert {(each.tower, each.level) for each in self.index.groups()} == groups
+        assert all(each.segments == 1 and not each.removed for each in self.index.groups())
+
     def search(self, seed: int, k: int, tower: str | None) -> None:
         query_D = whole_numbers(1, 3, seed)[0]
         for level in LEVELS:
             hits = self.index.search(query_D, k, tower=tower, level=level)
             assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, tower, level)
+            hits = self.index.search(query_D, k, tower=tower, level=level, where=Where.parse("year=1"))
+            assert [hit.row.id for hit in hits] == self.plain.best(query_D, k, tower, level, year="1")
         for hit in self.index.search(query_D, 3, tower=tower, inside=2):
             inner = [item.row.id for item in hit.inside]
             assert inner == self.plain.best(query_D, 2, hit.row.tower, "scenes", hit.row.id)
@@ -239,4 +262,4 @@ def test_a_vector_that_became_nan_on_the_disk_is_named_by_the_search(tmp_path: P
     vectors_ND = whole_numbers(5, 3, 0)
     vectors_ND[3, 1] = np.nan
     with pytest.raises(UserError, match="the vector at 3 is not finite"):
-        Neighbours(vectors_ND, "flat", tmp_path, NO_PLACES).search(np.ones((2, 3), np.float32), 2)
+        Neighbours(vectors_ND, "flat", tmp_path).search(np.ones((2, 3), np.float32), 2)
