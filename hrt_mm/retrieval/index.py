@@ -522,10 +522,10 @@ class Index:
                     dropped.add(position)
             kept.append(addition.without(dropped) if skip and dropped else addition)
         if duplicates:
-            names = ", ".join(f"{name!r} (as {first!r})" for name, first in duplicates[:3])
-            more = f" and {len(duplicates) - 3:,} more" if len(duplicates) > 3 else ""
-            what = "were left out, as they have" if skip else "have"
-            log.warning("%s samples %s the vector or file of another: %s%s", f"{len(duplicates):,}", what, names, more)
+            names = ", ".join(f"{name!r} as {first!r}" for name, first in duplicates[:3])
+            more = ", and others" if len(duplicates) > 3 else ""
+            left_out = ", left out" if skip else ""
+            log.warning("duplicates by vector or media file%s: %s (%s%s)", left_out, f"{len(duplicates):,}", names, more)
         return kept
 
     def _check_new(self, additions: Sequence[_Addition]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from benchmarks.results import read
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.rows import Model, Row
 
+CHANGES = ("half removed", "nearest removed", "duplicates")
+
 
 def test_a_quick_run_builds_kills_appends_and_compares(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
@@ -19,12 +22,22 @@ def test_a_quick_run_builds_kills_appends_and_compares(tmp_path: Path) -> None:
     argv = ["--quick", "--device", "cpu", "--threads", "1", "--folder", str(tmp_path), "--json", str(path)]
     assert main(benchmark.arguments(), benchmark.run, benchmark.tables, argv) == 0
     result = read(path)
-    assert [row.sizes["kind"] for row in result.rows] == ["flat", "ivfsq8"]
+    assert [row.sizes["kind"] for row in result.rows] == ["flat", "ivfsq8", "additions"]
     assert len(result.checks) == 2 and all(value == 0 for value in result.checks.values())
-    flat, lists = (row.contenders["index"] for row in result.rows)
+    flat, lists = (row.contenders["index"] for row in result.rows[:2])
     assert flat.scores["recall@10"] == 1
     assert 0.95 < (lists.scores["recall@10"] or 0) <= 1
+    if all(importlib.util.find_spec(name) for name in ("hnswlib", "usearch")):
+        small = result.rows[0].contenders
+        assert {"faiss flat", "faiss HNSW", "hnswlib", "usearch i8"} < set(small)
+        assert all((peer.scores["recall@10"] or 0) > 0.9 for peer in small.values())
+    grown, compacted = result.rows[2].contenders.values()
+    assert (grown.scores["segments"] or 0) > (compacted.scores["segments"] or 0) == 1
+    assert (grown.bytes or 0) > 1.5 * (compacted.bytes or 0)
     for item in (flat, lists):
+        assert item.scores["half removed, recall@10"] == 1 or item is lists
+        assert min(item.scores[f"{what}, recall@10"] or 0 for what in CHANGES) > 0.9
+        assert item.scores["duplicates in the order of addition"] == 1
         assert item.scores["added found first"] is not None and item.scores["added found first"] > 0.9
         assert item.seconds and item.scores["build seconds"]
     assert (lists.bytes or 0) > 20_500 * 16 * (4 + 1), "the vectors, and their codes"

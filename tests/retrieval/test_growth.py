@@ -218,21 +218,21 @@ def test_duplicates_are_reported_and_can_be_left_out(
     index = Index.build(tmp_path / "index", [Collection(tmp_path / "a")])
     assert not caplog.messages
     assert index.add(Collection(tmp_path / "b")) == 4
-    assert caplog.messages == ["1 samples have the vector or file of another: 'd' (as 'b')"]
+    assert caplog.messages == ["duplicates by vector or media file: 1 ('d' as 'b')"]
     index.remove(["d", "e", "f"])
     assert index.add(Collection(tmp_path / "b"), skip_duplicates=True) == 2
-    assert "1 samples were left out, as they have" in caplog.messages[-1]
+    assert "duplicates by vector or media file, left out: 1 (" in caplog.messages[-1]
     assert sorted(hit.row.id for hit in index.search(same[0], 9)) == ["a", "b", "c", "e", "f"]
     index.remove(["b"])
     index.compact()
     with writing(tmp_path / "c", MODEL) as writer:
         writer.add(same, [Row(name, "image") for name in "xyz"])
     assert main(["index", "add", str(index.folder), str(tmp_path / "c"), "--skip-duplicates"]) == 0
-    assert "3 of image, 1 of text" in capsys.readouterr().out, "b was removed, so that y is the first with its vector"
+    assert "4 of image, 1 of text" in capsys.readouterr().out, "b was removed, so that y is the first with its vector"
     with_media(tmp_path / "m", "mn", b"the same")
     caplog.clear()
     index.add(Collection(tmp_path / "m"))
-    assert caplog.messages == ["1 samples have the vector or file of another: 'n' (as 'm')"]
+    assert caplog.messages == ["duplicates by vector or media file: 1 ('n' as 'm')"]
 
 
 def test_recall_is_measured_stored_and_shown(

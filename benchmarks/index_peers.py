@@ -1,0 +1,115 @@
+"""Libraries that the index is compared with, each with the parameters at which it reaches a recall."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrt_mm.retrieval.neighbours import load_faiss
+
+LINKS, BUILD_CANDIDATES = 16, 128
+"""Of every graph."""
+EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
+"""Candidates of graphs."""
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048)
+"""Inverted lists."""
+Search = Callable[[np.ndarray], np.ndarray]
+"""Positions of the nearest to a (D,) query."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library's index.
+
+    Args:
+        build_seconds: processor time.
+        bytes: of the saved index.
+        searches: by the value of its parameter, ascending; 0 if it has none.
+    """
+
+    build_seconds: float
+    bytes: int
+    searches: Iterator[tuple[int, Search]]
+
+
+def peers(vectors_ND: np.ndarray, k: int, folder: Path) -> Iterator[tuple[str, Peer]]:
+    """Builds each library's index of some vectors. All of them use one thread."""
+    faiss = load_faiss("peer")
+    dim, path = vectors_ND.shape[1], folder / "peer"
+
+    def faiss_peer(index: Any, parameters: Callable[[int], Any], efforts: tuple[int, ...]) -> Peer:
+        start = time.process_time()
+        if not index.is_trained:
+            index.train(vectors_ND)
+        index.add(vectors_ND)
+        seconds = time.process_time() - start
+        faiss.write_index(index, str(path))
+
+        def search(effort: int) -> Search:
+            options = parameters(effort)
+            return lambda query_D: np.asarray(index.search(query_D[None], k, params=options)[1][0])
+
+        return Peer(seconds, path.stat().st_size, ((effort, search(effort)) for effort in efforts))
+
+    product = faiss.METRIC_INNER_PRODUCT
+    yield "faiss flat", faiss_peer(faiss.IndexFlatIP(dim), lambda effort: None, (0,))
+    lists = round(2 * len(vectors_ND) ** 0.5)
+    centroids = faiss.IndexFlatIP(dim)
+    inverted = faiss.IndexIVFFlat(centroids, dim, lists, product)
+    inverted.cp.max_points_per_centroid = 64
+    yield (
+        "faiss IVF",
+        faiss_peer(
+            inverted,
+            lambda effort: faiss.SearchParametersIVF(nprobe=min(effort, lists)),
+            tuple(effort for effort in PROBES if effort < 2 * lists),
+        ),
+    )
+    graph = faiss.IndexHNSWFlat(dim, LINKS, product)
+    graph.hnsw.efConstruction = BUILD_CANDIDATES
+    yield "faiss HNSW", faiss_peer(graph, lambda effort: faiss.SearchParametersHNSW(efSearch=effort), EFFORTS)
+    yield "hnswlib", _hnswlib(vectors_ND, k, path)
+    for dtype in ("f32", "i8"):
+        yield f"usearch {dtype}", _usearch(vectors_ND, k, path, dtype)
+
+
+def _hnswlib(vectors_ND: np.ndarray, k: int, path: Path) -> Peer:
+    import hnswlib
+
+    index = hnswlib.Index("ip", vectors_ND.shape[1])
+    index.init_index(len(vectors_ND), M=LINKS, ef_construction=BUILD_CANDIDATES)
+    start = time.process_time()
+    index.add_items(vectors_ND, num_threads=1)
+    seconds = time.process_time() - start
+    index.save_index(str(path))
+
+    def searches() -> Iterator[tuple[int, Search]]:
+        for effort in EFFORTS:
+            index.set_ef(effort)
+            yield effort, lambda query_D: np.asarray(index.knn_query(query_D[None], k, num_threads=1)[0][0])
+
+    return Peer(seconds, path.stat().st_size, searches())
+
+
+def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
+    from usearch.index import Index
+
+    index = Index(
+        ndim=vectors_ND.shape[1], metric="ip", dtype=dtype, connectivity=LINKS, expansion_add=BUILD_CANDIDATES
+    )
+    start = time.process_time()
+    index.add(np.arange(len(vectors_ND)), vectors_ND, threads=1)
+    seconds = time.process_time() - start
+    index.save(str(path))
+
+    def searches() -> Iterator[tuple[int, Search]]:
+        for effort in EFFORTS:
+            index.expansion_search = effort
+            yield effort, lambda query_D: np.asarray(index.search(query_D, k, threads=1).keys)
+
+    return Peer(seconds, path.stat().st_size, searches())
