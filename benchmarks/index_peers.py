@@ -61,7 +61,7 @@ def peers(vectors_ND: np.ndarray, k: int, folder: Path) -> Iterator[tuple[str, P
     lists = round(2 * len(vectors_ND) ** 0.5)
     centroids = faiss.IndexFlatIP(dim)
     inverted = faiss.IndexIVFFlat(centroids, dim, lists, product)
-    inverted.cp.max_points_per_centroid = 64
+    inverted.cp.min_points_per_centroid, inverted.cp.max_points_per_centroid = 1, 64
     yield (
         "faiss IVF",
         faiss_peer(

@@ -525,7 +525,7 @@ class Index:
             names = ", ".join(f"{name!r} as {first!r}" for name, first in duplicates[:3])
             more = ", and others" if len(duplicates) > 3 else ""
             left_out = ", left out" if skip else ""
-            log.warning("duplicates by vector or media file%s: %s (%s%s)", left_out, f"{len(duplicates):,}", names, more)
+            log.warning("duplicates by vector or media file%s: %d (%s%s)", left_out, len(duplicates), names, more)
         return kept
 
     def _check_new(self, additions: Sequence[_Addition]) -> None:
@@ -687,7 +687,9 @@ class Index:
             # The order of equal rows must not depend on how segments were merged.
             chosen.sort(key=lambda segment: segment.entry.tower)
             inherited = _Inherited(segments)
-            nearest = [each.neighbours.search(queries_QD, k, each.mask(where, inherited), exact=exact) for each in chosen]
+            nearest = [
+                each.neighbours.search(queries_QD, k, each.mask(where, inherited), exact=exact) for each in chosen
+            ]
             hits = _best(chosen, nearest, k, len(queries_QD))
             if not inside:
                 return hits
