@@ -87,7 +87,7 @@ class MultiVectors:
         keys_P, parents_P = keys_P[order], parents_P[order]
         owners, segment_numbers, positions = [], [], []
         for number, segment in enumerate(segments):
-            alive = np.flatnonzero(segment.neighbours.alive_N)
+            alive = segment.alive.positions
             owners.append(segment.collection.fingerprints_by_position("parents")[alive])
             segment_numbers.append(np.full(len(alive), number))
             positions.append(alive)
@@ -159,7 +159,7 @@ class MultiVectors:
         tokens_TD = np.concatenate([tokens_TD for tokens_TD, weight in terms if weight > 0])
         rows: list[np.ndarray] = []
         for number, segment in enumerate(self.segments):
-            _, positions_TK = segment.neighbours.search(tokens_TD, per_token)
+            _, positions_TK = segment.neighbours.search(tokens_TD, per_token, segment.alive)
             rows.append(self._samples_of(number, np.unique(positions_TK)))
         return np.unique(np.concatenate(rows))
 
