@@ -352,7 +352,8 @@ def run(options: argparse.Namespace) -> Result:
     load_faiss("ivf").omp_set_num_threads(torch.get_num_threads())
     if options.quick:
         options.dim, options.queries, options.peers_up_to = 16, 20, 1_000
-    rows, differences = [], {}
+    rows: list[ResultRow] = []
+    differences = {}
     for count in options.vectors or (QUICK_SIZES if options.quick else SIZES):
         if options.folder is not None:
             Path(options.folder).mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
 
     def searches() -> Iterator[tuple[int, Search]]:
         for effort in EFFORTS:
-            index.expansion_search = effort
+            index.expansion_search = effort  # type: ignore[misc]
             yield effort, lambda query_D: np.asarray(index.search(query_D, k, threads=1).keys)
 
     return Peer(seconds, path.stat().st_size, searches())

@@ -52,7 +52,7 @@ class Sampled:
         for segment in segments:
             count = len(segment.collection)
             wanted = min(count, -(-SAMPLED * count // total))
-            alive_N = segment.neighbours.alive_N
+            alive_N = segment.alive.allowed_N
             hits += [segment.hit(position, 0.0) for position in draw.sample(range(count), wanted) if alive_N[position]]
         draw.shuffle(hits)
         return cls(tuple(hits))

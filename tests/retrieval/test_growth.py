@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,9 +192,10 @@ def test_many_queries_give_what_each_gives_alone(tmp_path: Path, monkeypatch: py
     of_any_size(monkeypatch)
     index = grown(tmp_path, 4, each=40)
     where = Where.parse("id ~ 3")
-    for options in ({}, {"where": where}, {"exact": True}):
-        together = index.search_many(QUERIES, 6, **options)  # type: ignore[arg-type]
-        assert together == [index.search(query_D, 6, **options) for query_D in QUERIES]  # type: ignore[arg-type]
+    choices: tuple[dict[str, Any], ...] = ({}, {"where": where}, {"exact": True})
+    for options in choices:
+        together = index.search_many(QUERIES, 6, **options)
+        assert together == [index.search(query_D, 6, **options) for query_D in QUERIES]
     assert all("3" in hit.row.id for hits in index.search_many(QUERIES, 6, where=where) for hit in hits)
     assert index.search_many(np.zeros((0, 8)), 3) == []
     bad = QUERIES.copy()
