@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import added, analysis, config, embed, generate, index, modalities, search, train
+from . import added, analysis, config, embed, generate, index, mine, modalities, search, train
 from .arguments import HelpParser, join_text_options
 from .process import as_process, printable_output
 
@@ -21,6 +21,7 @@ COMMANDS = (
     embed.add,
     index.add,
     search.add,
+    mine.add,
     analysis.add_describe,
     analysis.add_diagnose,
     analysis.add_doctor,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -31,7 +32,10 @@ from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads, prefix
 from .encoding import check_reads
 from .joint import JointCollator, JointTask, JointTaskConfig
 from .pieces import Pieces
-from .ranks import summed, world_size
+from .ranks import gathered, summed, world_size
+
+IGNORED = -1e4
+"""In place of the similarity of a pair that is neither positive nor negative: its share of the loss vanishes."""
 
 
 class ContrastiveConfig(JointTaskConfig):
@@ -55,6 +59,13 @@ class ContrastiveConfig(JointTaskConfig):
     chunk: PositiveInt | None = None
     """Samples per chunk, for batches that do not fit into memory: activations are recomputed in the backward pass
     (gradient caching, arXiv 2101.06983), and the gradient is that of the whole batch."""
+    chunk_tokens: PositiveInt | None = None
+    """Level-0 tokens per chunk, in place of ``chunk``: it bounds memory where samples differ in length. A longer sample
+    is a chunk of its own."""
+    negatives: Path | None = None
+    """Table of hard negatives (``hrt-mm mine``): each training sample brings some of its negatives into the batch."""
+    negatives_per_sample: PositiveInt = 1
+    """How many of them, drawn anew each epoch; the batch grows by as many."""
 
     @model_validator(mode="after")
     def _widths(self) -> ContrastiveConfig:
@@ -62,6 +73,14 @@ class ContrastiveConfig(JointTaskConfig):
             raise ValueError(f"matryoshka has {wrong[0]}; its widths are below dim, which is {self.dim}")
         if len(set(self.matryoshka)) < len(self.matryoshka):
             raise ValueError(f"matryoshka has a width twice: {', '.join(map(str, self.matryoshka))}; drop one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_chunk(self) -> ContrastiveConfig:
+        if self.chunk is not None and self.chunk_tokens is not None:
+            raise ValueError("chunk and chunk_tokens are both given; drop one")
+        if self.negatives is None and "negatives_per_sample" in self.model_fields_set:
+            raise ValueError("negatives_per_sample has no effect without negatives; drop it, or name a table")
         return self
 
     @property
@@ -152,7 +171,8 @@ class Contrastive(JointTask):
             except ConfigError as error:
                 raise ConfigError(f"towers.{tower}: {error}") from error
         super().__init__(models, tokenizers, config.shared)
-        self.pairs, self.views, self.chunk, self.dim = pairs, views, config.chunk, config.dim
+        self.pairs, self.views, self.dim = pairs, views, config.dim
+        self.chunk, self.chunk_tokens = config.chunk, config.chunk_tokens
         self.widths = (*sorted(config.matryoshka), config.dim)
         self.heads = nn.ModuleList(ViewHeads(view, models, config.dim, config.shared) for view in views)
         self.losses = nn.ModuleList(ContrastiveLoss(config.loss) for _ in views)
@@ -210,11 +230,12 @@ class Contrastive(JointTask):
                 both = f"{first}_{second}"
                 name = both if not view.name else view.name if len(pairs) == 1 else f"{view.name}/{both}"
                 sides = vectors[index][first], vectors[index][second]
-                loss, hits = self._compare(index, *sides, together=together)
+                twins = (_contents(batch, first, second), _contents(batch, second, first)) if not view.pieces else None
+                loss, hits = self._compare(index, *sides, twins, together=together)
                 parts[name] = view.weight * loss / len(pairs)
                 for width in self.widths[:-1] if index == 0 else ():
                     narrow = [side.prefix(width) for side in sides]
-                    parts[f"{name}@{width}"] = self._compare(index, *narrow, together=together)[0] / len(pairs)
+                    parts[f"{name}@{width}"] = self._compare(index, *narrow, twins, together=together)[0] / len(pairs)
                 for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
                     stats[f"{one}_to_{other}/accuracy" if index == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
                         pair
@@ -253,12 +274,13 @@ class Contrastive(JointTask):
 
     def _pieces(self, tower: str, part: TowerTokens) -> tuple[list[list[Vectors | None]], dict[str, Tensor]]:
         """Each chunk's vectors, one for each view that the tower is in, and the mean auxiliary losses."""
-        if self.chunk is None or len(part.samples) <= self.chunk:
+        edges = self._chunks(part)
+        if len(edges) == 2:
             vectors, losses = self._look(tower, part)
             return [vectors], losses
         pieces, weighted = [], []
-        for first in range(0, len(part.samples), self.chunk):
-            some = part.some(first, first + self.chunk)
+        for first, last in pairwise(edges):
+            some = part.some(first, last)
             if self.training:
                 vectors, losses = checkpoint(self._look, tower, some, use_reentrant=False)
             else:
@@ -268,6 +290,17 @@ class Contrastive(JointTask):
         total = len(part.samples)
         return pieces, {name: torch.stack([losses[name] for losses in weighted]).sum() / total for name in weighted[0]}
 
+    def _chunks(self, part: TowerTokens) -> list[int]:
+        """The first sample of each chunk, then the number of samples."""
+        count = len(part.samples)
+        if self.chunk_tokens is None:
+            return [*range(0, count, self.chunk or count), count]
+        edges, ends = [0], part.tokens.spans.host.tolist()
+        for sample in range(1, count):
+            if ends[sample + 1] - ends[edges[-1]] > self.chunk_tokens:
+                edges.append(sample)
+        return [*edges, count]
+
     def _look(self, tower: str, part: TowerTokens) -> tuple[list[Vectors | None], dict[str, Tensor]]:
         pyramid = self.encoder_of(tower)(part.tokens)
         return [
@@ -276,9 +309,25 @@ class Contrastive(JointTask):
         ], pyramid.losses
 
     def _compare(
-        self, view_index: int, first: Vectors, second: Vectors, *, together: bool
+        self,
+        view_index: int,
+        first: Vectors,
+        second: Vectors,
+        contents: tuple[Tensor, Tensor] | None,
+        *,
+        together: bool,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The loss of one pair of towers over the global batch, so that its mean over ranks is the loss.
+
+        Answers with the content of a positive are no negatives, nor are positives of a query with the same content:
+        only their names or labels differ.
+
+        Args:
+            view_index: of the view.
+            first: the vectors of one tower.
+            second: those of the other.
+            contents: of both, :func:`_contents`; ``None`` for pieces.
+            together: over all ranks.
 
         Returns:
             The loss, and of each direction the rows of this rank that found a positive first, and how many there are.
@@ -286,12 +335,22 @@ class Contrastive(JointTask):
         loss_of, soft = self.losses[view_index], self.views[view_index].soft
         assert isinstance(loss_of, ContrastiveLoss)
         alls = (first.everywhere(), second.everywhere()) if together else (first, second)
-        ways = ((first, alls[1]), (second, alls[0]))
+        twins: Sequence[Tensor | None] = (None, None)
+        if contents is not None:
+            device = first.x.device
+            gathered_contents = [gathered(c.to(device)).cpu() for c in contents] if together else contents
+            twins = [
+                (own[:, None] == others.flip(1)[None]).any(2)
+                for own, others in ((contents[0], gathered_contents[1]), (contents[1], gathered_contents[0]))
+            ]
+        ways = ((first, alls[1], twins[0]), (second, alls[0], twins[1]))
         terms, hits = [], []
-        for queries, others in ways:
+        for queries, others, twin_NM in ways:
             similarity_NM = queries.similarity(others, soft=soft)
-            positive_NM = queries.groups[:, None] == others.groups[None]
-            positive_NM = positive_NM.to(similarity_NM.device)
+            positive_NM = (queries.groups[:, None] == others.groups[None]).to(similarity_NM.device)
+            if twin_NM is not None:
+                ignored_NM = twin_NM.to(similarity_NM.device) & ~positive_NM
+                similarity_NM = similarity_NM.masked_fill(ignored_NM, IGNORED)
             if not positive_NM.shape[1]:
                 similarity_NM, positive_NM = (
                     similarity_NM.new_zeros(len(queries.groups), 1),
@@ -339,6 +398,20 @@ class Contrastive(JointTask):
                 }
                 metrics |= {f"{view.name}/{name}": value for name, value in _both_ways(view.pairs, sides).items()}
         return metrics | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
+
+
+def _contents(batch: Batch, tower: str, other: str) -> Tensor:
+    """(n, 2) fingerprints of each sample in a tower: of what the tower reads, and of what the other one does.
+
+    Where the other one has nothing to read, the second is a number that no content has.
+    """
+    part, other_part = batch.towers.get(tower), batch.towers.get(other)
+    if part is None:
+        return torch.zeros(0, 2, dtype=torch.int64)
+    pair_B = -1 - torch.arange(len(batch))
+    if other_part is not None:
+        pair_B[other_part.samples] = other_part.contents
+    return torch.stack([part.contents, pair_B[part.samples]], 1)
 
 
 def _row(view: str, tower: str, what: str) -> str:

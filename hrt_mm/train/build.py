@@ -11,7 +11,9 @@ from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
+from ..tasks.contrastive import ContrastiveConfig
 from .config import TrainConfig
+from .negatives import Negatives
 from .samples import BatchMaker
 
 if TYPE_CHECKING:
@@ -48,6 +50,18 @@ class Data:
         """Makes batches of a split."""
         collator = config.task.collator(config.models, self.tokenizers, self.classes)
         return BatchMaker(self.splits[split], collator, config.train.seed)
+
+    def training_maker(self, config: RunConfig) -> BatchMaker:
+        """Makes batches to train on: with hard negatives, where the task names some.
+
+        Raises:
+            ConfigError: the table of negatives is missing or malformed, or was mined from other data.
+        """
+        maker, task = self.maker(config, "train"), config.task
+        if isinstance(task, ContrastiveConfig) and task.negatives is not None:
+            count, seed = task.negatives_per_sample, config.train.seed
+            maker.negatives = Negatives.read(task.negatives, self.splits["train"], count, seed)
+        return maker
 
 
 def path_of(tower: str) -> str:

@@ -82,7 +82,7 @@ def _check_workers(config: RunConfig, data: Data) -> None:
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_start_method()
     if config.train.workers and method != "fork":
         try:
-            pickle.dumps(data.maker(config, "train"))
+            pickle.dumps(data.training_maker(config))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"train.workers {config.train.workers}: the data cannot be sent to {method} workers ({error}); "
@@ -94,7 +94,7 @@ def _check_workers(config: RunConfig, data: Data) -> None:
 def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup, cast: Autocast) -> None:
     dataset, options = data.splits["train"], config.train
     bad = BadSamples("train", len(dataset), options.max_bad_share)
-    maker = data.maker(config, "train")
+    maker = data.training_maker(config)
     plans = train_sampler(dataset, data.tokenizers, options).plans(Position())
     for _ in range(MAX_BATCHES):
         if (batch := checked(maker[next(plans)], bad).batch) is not None:

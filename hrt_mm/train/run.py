@@ -122,7 +122,7 @@ class Run:
             )
         )
         self.stream = TrainStream(
-            self.data.maker(config, "train"),
+            self.data.training_maker(config),
             sampler,
             self.state.position,
             self.bad,

@@ -17,6 +17,7 @@ from ..data.dataset import Dataset
 from ..data.sample import Sample
 from ..tasks.base import Collator
 from ..tasks.batch import Batch
+from .negatives import Negatives
 from .sampler import Plan
 from .seeding import forked, mix, seed_host
 
@@ -93,17 +94,22 @@ class BatchMaker(SampleReader):
         dataset: the samples.
         collator: makes the batches.
         seed: with epoch and index, fixes a sample's augmentation.
+
+    Attributes:
+        negatives: hard negatives that come into the batches of their samples.
     """
 
     def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
         super().__init__(dataset)
         self.collator = collator
         self.seed = seed
+        self.negatives: Negatives | None = None
 
     def _load(self, plan: Plan) -> Loaded:
         samples: list[Sample] = []
         bad: list[BadSample] = []
-        for index in plan.indices:
+        added = self.negatives.beside(plan.indices, plan.at.epoch) if self.negatives is not None else ()
+        for index in (*plan.indices, *added):
             # Augmentation then depends neither on the worker nor on what it read before.
             seed_host(mix(self.seed, "sample", plan.at.epoch, index))
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -385,3 +386,43 @@ def test_vectors_are_cut_to_a_trained_width(soft: Searcher, tmp_path: Path, caps
     assert "no pieces of level 'parts'" in capsys.readouterr().err
     assert main(["index", "add", str(soft.index.folder), str(tmp_path / "narrow")]) == 2
     assert "has vectors of 8 numbers, the index of 32" in capsys.readouterr().err
+
+
+def test_hard_negatives_are_mined_and_trained_with(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "negatives.tsv"
+    mine = ["mine", str(run), "--out", str(table), "--count", "3", "--candidates", "200"]
+    assert main(mine) == 0
+    embedder = Embedder.of(run)
+    dataset = embedder.run.config.data.plain("train")
+    samples = [dataset[index] for index in range(len(dataset))]
+    vectors = {tower: embedder.vectors(tower, [sample.value[tower] for sample in samples]) for tower in embedder.towers}
+    names = [str(sample.value["text"]) for sample in samples]
+    with table.open(newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+    assert f"{len(rows):,} negatives" in capsys.readouterr().out
+    assert len(rows) > len(dataset)
+    for row in rows:
+        sample, negative = int(row["sample"]), int(row["negative"])
+        scores = vectors[row["answer"]] @ vectors[row["query"]][sample]
+        assert float(row["score"]) == pytest.approx(scores[negative], abs=1e-5)
+        assert float(row["right_score"]) == pytest.approx(scores[sample], abs=1e-5)
+        assert scores[negative] < scores[sample] - 0.05 * abs(scores[sample]) + 1e-5
+        assert names[sample] != names[negative]
+    # All that scores between the hardest negative of a query and its limit was left out for a reason.
+    first = next(row for row in rows if (row["query"], row["answer"]) == ("text", "image"))
+    sample = int(first["sample"])
+    scores = vectors["image"] @ vectors["text"][sample]
+    below = scores < scores[sample] - 0.05 * abs(scores[sample])
+    below[[names[index] == names[sample] for index in range(len(names))]] = False
+    assert float(first["score"]) == pytest.approx(scores[below].max(), abs=1e-5)
+    overrides = [f"run.dir={tmp_path / 'second'}", f"task.negatives={table}", "train.steps=2", "train.eval_every=null"]
+    train(load_config(run / "config.yaml", [*overrides, "train.test=false"], of_run=True))
+    table.write_text("sample\tnegative\n0\t100000\n")
+    with pytest.raises(UserError, match=r"line 2: sample 100000 .* is not in the training split, which has"):
+        train(load_config(run / "config.yaml", [f"run.dir={tmp_path / 'third'}", *overrides[1:]], of_run=True))
+    assert main([*mine[:-1], "2"]) == 2
+    assert "candidates at least count" in capsys.readouterr().err
+    assert main(["mine", str(run), "--out", "negatives.csv"]) == 2
+    assert "let its name end in .tsv" in capsys.readouterr().err

@@ -109,15 +109,15 @@ def test_a_temperature_outside_its_bounds_is_refused() -> None:
 
 
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("chunk", [{"chunk": 1}, {"chunk": 3}, {"chunk_tokens": 9}, {"chunk_tokens": 1}], ids=str)
 def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
-    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], chunk: int, loss: str
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], chunk: dict[str, int], loss: str
 ) -> None:
     also = [{"levels": {"rows": "a", "ids": "a"}, "align": "soft"}]
     batch = config().collator({}, towers, None)(samples(7, groups=4))
     result = []
-    for size in (None, chunk):
-        task = build(chunk=size, also=also, loss={"type": loss}).double()
+    for size in ({}, chunk):
+        task = build(**size, also=also, loss={"type": loss}).double()
         double = dict(batch.towers)
         rows = double["rows"]
         double["rows"] = type(rows)(rows.tokens.with_x(rows.tokens.x.double()), rows.samples, rows.contents)
@@ -126,6 +126,43 @@ def test_the_gradient_in_chunks_is_that_of_the_whole_batch(
     for name, gradient in result[0].items():
         assert gradient is not None and result[1][name] is not None, name
         torch.testing.assert_close(result[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_chunks_of_tokens_are_as_long_as_they_may_be(
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer]
+) -> None:
+    part = config().collator({}, towers, None)(samples(6)).towers["rows"]
+    assert part.tokens.spans.lengths.tolist() == [3, 4, 5, 6, 3, 4]
+    assert build(chunk_tokens=9)._chunks(part) == [0, 2, 3, 5, 6]
+    assert build(chunk_tokens=4)._chunks(part) == [0, 1, 2, 3, 4, 5, 6]
+    assert build(chunk_tokens=100)._chunks(part) == [0, 6] == build()._chunks(part)
+    assert build(chunk=4)._chunks(part) == [0, 4, 6]
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_what_has_the_content_of_a_positive_is_no_negative(
+    build: Callable[..., Contrastive], towers: Mapping[str, Tokenizer], loss: str
+) -> None:
+    """A sample with the text of another, under another label, is neither its positive nor its negative."""
+    whole = samples(5)
+    twin = Sample({"rows": torch.randn(4, 4), "ids": whole[1].value["ids"]}, "another label", "twin")
+    task = build(loss={"type": loss})
+    collate = config().collator({}, towers, None)
+    batch = collate([*whole, twin])
+    x, y = (task.vectors(tower, batch.towers[tower]) for tower in ("rows", "ids"))
+    ignored = torch.zeros(6, 6, dtype=torch.bool)
+    ignored[1, 5] = ignored[5, 1] = True
+    logits = (x @ y.T / task.temperature()).masked_fill(ignored, -torch.inf)
+    output = task(batch)
+    if loss == "infonce":
+        own = torch.arange(6)
+        expected = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        assert [int(part) for part in output.stats["rows_to_ids/accuracy"]] == [int((logits.argmax(1) == own).sum()), 6]
+    else:
+        bias = task.losses[0].bias
+        terms = F.binary_cross_entropy_with_logits(logits + bias, torch.eye(6), reduction="none")
+        expected = terms.masked_fill(ignored, 0.0).sum() / 6
+    assert torch.allclose(output.loss, expected, atol=1e-5)
 
 
 def test_soft_alignment_takes_the_best_token_of_the_other_side(
@@ -326,6 +363,13 @@ def test_nested_vectors_have_the_sum_of_the_losses_of_their_prefixes(
     assert torch.allclose(task.vectors("rows", batch.towers["rows"]), F.normalize(x[:, :4], dim=1), atol=1e-6)
     with pytest.raises(ConfigError, match="vectors of 3 numbers were not trained, those of 2, 4, 8 were"):
         task.narrow(3)
+
+
+def test_options_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="chunk and chunk_tokens are both given"):
+        config(chunk=2, chunk_tokens=2)
+    with pytest.raises(ValueError, match="negatives_per_sample has no effect without negatives"):
+        config(negatives_per_sample=2)
 
 
 @pytest.mark.parametrize(
