@@ -234,8 +234,9 @@ class Contrastive(JointTask):
                 loss, hits = self._compare(index, *sides, twins, together=together)
                 parts[name] = view.weight * loss / len(pairs)
                 for width in self.widths[:-1] if index == 0 else ():
-                    narrow = [side.prefix(width) for side in sides]
-                    parts[f"{name}@{width}"] = self._compare(index, *narrow, twins, together=together)[0] / len(pairs)
+                    narrow = sides[0].prefix(width), sides[1].prefix(width)
+                    narrow_loss, _ = self._compare(index, *narrow, twins, together=together)
+                    parts[f"{name}@{width}"] = narrow_loss / len(pairs)
                 for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
                     stats[f"{one}_to_{other}/accuracy" if index == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
                         pair

@@ -160,6 +160,7 @@ def test_what_has_the_content_of_a_positive_is_no_negative(
         assert [int(part) for part in output.stats["rows_to_ids/accuracy"]] == [int((logits.argmax(1) == own).sum()), 6]
     else:
         bias = task.losses[0].bias
+        assert isinstance(bias, torch.Tensor)
         terms = F.binary_cross_entropy_with_logits(logits + bias, torch.eye(6), reduction="none")
         expected = terms.masked_fill(ignored, 0.0).sum() / 6
     assert torch.allclose(output.loss, expected, atol=1e-5)
