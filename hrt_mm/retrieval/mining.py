@@ -25,12 +25,13 @@ from ..data.dataset import Dataset
 from ..data.sample import Sample
 from ..train.negatives import COLUMNS
 from .collection import Collection, writing
-from .embed import BATCH, Embedder
+from .embed import Embedder
 from .index import Index
 from .rows import Row
 
 log = logging.getLogger(__name__)
 
+BATCH = 128
 CANDIDATES = 50
 """Answers that are looked at for each query."""
 MARGIN = 0.95
