@@ -53,6 +53,21 @@ def fail_unless_allowed(report: pytest.TestReport | pytest.CollectReport) -> Non
 
 
 @pytest.fixture(autouse=True)
+def ordinary_scheduling() -> Iterator[None]:
+    """Takes back the real-time priority that SVT-AV1 gives the calling thread where it may, as it does for root.
+
+    A test process that kept it would leave no processor to others.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    if os.sched_getscheduler(0) != policy:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@pytest.fixture(autouse=True)
 def seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # libraries under test draw from the global generator
