@@ -35,6 +35,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("-k", type=int, default=10, help="maximum number of results (10)")
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="skip the N best results (0)")
     parser.add_argument("--min-score", type=float, metavar="S", help="leave out results with a lower score")
+    parser.add_argument(
+        "--where", metavar="FILTER", help="search rows whose columns match, such as 'year>=2010 and colour=red'"
+    )
+    parser.add_argument("--exact", action="store_true", help="compare all vectors, also in an approximate index")
+    parser.add_argument("--no-hybrid", action="store_true", help="rank by vectors alone, without the words of texts")
     parser.add_argument("--level", default="", help="search pieces of this level instead of samples")
     parser.add_argument(
         "--inside", type=int, default=0, metavar="N", help="also print the best N pieces within each result"
@@ -71,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
         rerank=args.rerank,
         candidates=args.candidates,
         by_pieces=args.by_pieces,
+        hybrid=not args.no_hybrid,
+        where=args.where,
+        exact=args.exact,
     )
     if args.json:
         print(json.dumps(results.plain(), indent=2, ensure_ascii=not is_unicode(sys.stdout)))

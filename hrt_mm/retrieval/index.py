@@ -25,6 +25,7 @@ from ..core.errors import UserError
 from ..data.atomic_files import LOCK, exclusive_lock, explained, replace_file, write_flushed
 from ..data.storage import Format, Sum, array_bytes
 from .collection import BLOCK, MEDIA, Collection, mapped_vectors, writing
+from .lexical import search_words, write_words
 from .neighbours import FILES, REMEDY
 from .rows import Model, Row, check_queries, check_query, key_of
 from .segment import CONTENTS, Entry, Filter, Hit, Segment, contents_of, fingerprints_of
@@ -429,6 +430,7 @@ class Index:
                         rows.append(row)
                     writer.add(collection.vectors_ND[block], rows)
             writer.finish()
+            write_words(writer.folder, Collection(writer.folder).rows())
             kind, tuning = build(mapped_vectors(writer.folder, self.model.dim), writer.folder, self.target, queries_QD)
             files = set(FILES[kind])
             if fingerprints is not None:
@@ -716,6 +718,77 @@ class Index:
             except (UserError, OSError):
                 if not self.refresh():
                     raise
+
+    def with_pieces(self, hits: Sequence[Hit], count: int, queries: np.ndarray | Mapping[str, np.ndarray]) -> list[Hit]:
+        """The hits with the best finer rows within each.
+
+        Args:
+            hits: of a search.
+            count: maximum number of finer rows within each row.
+            queries: query vectors by level; levels without one are left out. A single vector is for all levels.
+        """
+        by_level = queries if isinstance(queries, Mapping) else dict.fromkeys(self.levels, queries)
+
+        def filled(segments: Sequence[Segment]) -> list[Hit]:
+            return [replace(hit, inside=self._inside(segments, hit.row, by_level, count)) for hit in hits]
+
+        return self._current(filled)
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of the columns of ``info`` of all rows."""
+        return set().union(*self._current(lambda segments: [segment.columns for segment in segments]))
+
+    def search_words(
+        self,
+        text: str,
+        query_D: np.ndarray,
+        k: int,
+        *,
+        tower: str | None = None,
+        level: str = "",
+        where: Filter | None = None,
+    ) -> list[tuple[Hit, float]]:
+        """The rows whose texts match a text best, each with how well it does, 0 to 1.
+
+        Args:
+            text: the query.
+            query_D: its vector, for the scores of the hits.
+            k: maximum number of results.
+            tower: of the results; any if absent.
+            level: of the results; samples if empty.
+            where: only rows that it matches.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+
+        def results(segments: Sequence[Segment]) -> list[tuple[Hit, float]]:
+            chosen = [each for each in segments if each.entry.level == level and tower in (None, each.entry.tower)]
+            chosen.sort(key=lambda segment: segment.entry.tower)
+            inherited = _Inherited(segments)
+            matches = search_words(text, [(each.words, each.mask(where, inherited).allowed_N) for each in chosen], k)
+            hits = []
+            for match in matches:
+                segment = chosen[match.segment]
+                score = float(segment.collection.vectors_ND[match.position] @ query_D)
+                hits.append((segment.hit(match.position, score), match.score))
+            return hits
+
+        return self._current(results)
+
+    def count(self, tower: str, level: str = "", where: Filter | None = None) -> int:
+        """The number of rows of a tower and level that a filter matches."""
+
+        def counted(segments: Sequence[Segment]) -> int:
+            inherited = _Inherited(segments)
+            return sum(
+                each.mask(where, inherited).count
+                for each in segments
+                if (each.entry.tower, each.entry.level) == (tower, level)
+            )
+
+        return self._current(counted)
 
     def _inside(
         self, segments: Sequence[Segment], row: Row, queries: Mapping[str, np.ndarray], count: int

@@ -23,14 +23,20 @@ from ..core.errors import UserError
 from ..core.extras import needs_extra
 from .collection import Collection
 from .index import Hit
-from .rows import Model, Row, check_query
+from .lexical import units_of
+from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share, sparse_of
+from .rows import Model, Row, check_query, key_of
+from .where import Where
 
 BLOCK = 1_000
 """Points per request."""
 FIELDS = ("tower", "level", "parent", "id")
 """Payload fields that queries filter by. The server indexes them."""
-SCHEMA = 2
-"""Version of the payloads. Those of version 1, which is not recorded, call the tower ``part``."""
+SCHEMA = 3
+"""Version of the payloads. Those of version 1, which is not recorded, call the tower ``part``; version 3 has copies of
+columns for filters, and sparse vectors of words."""
+WORDS = "words"
+"""The sparse vectors of the rows' texts. The database weights terms by their inverse document frequency."""
 
 
 class QdrantIndex:
@@ -74,7 +80,11 @@ class QdrantIndex:
         if client.collection_exists(name) or client.collection_exists(_about(name)):
             raise UserError(f"the database has a collection {name!r} already; choose another name")
         distance = models.Distance.DOT
-        client.create_collection(name, models.VectorParams(size=model.dim, distance=distance))
+        client.create_collection(
+            name,
+            models.VectorParams(size=model.dim, distance=distance),
+            sparse_vectors_config={WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        )
         if _remote(client):
             for field in FIELDS:
                 client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
@@ -108,7 +118,6 @@ class QdrantIndex:
         Raises:
             UserError: the collection is of another model or damaged, or an id is not unique.
         """
-        models = load_qdrant().models
         self.model.check(collection.model, str(collection.folder))
         keys, _ = collection.fingerprints()
         if (keys[1:] == keys[:-1]).any():
@@ -124,7 +133,7 @@ class QdrantIndex:
             for rows in _blocks(collection.rows()):
                 vectors = collection.vectors_ND[added : added + len(rows)].tolist()
                 points = [
-                    models.PointStruct(id=_point(row.key), vector=vector, payload=json.loads(row.json()))
+                    self._of(row, vector, self._inherited(row, collection))
                     for row, vector in zip(rows, vectors, strict=True)
                 ]
                 self.client.upsert(self.name, points)
@@ -135,6 +144,30 @@ class QdrantIndex:
                 self.client.delete(self.name, [_point(key) for key in block])
             raise
         return added
+
+    def _of(self, row: Row, vector: list[float], inherited: Mapping[str, str]) -> Any:
+        """The point of a row."""
+        models = load_qdrant().models
+        terms, weights = sparse_of(row)
+        vectors: dict[str, Any] = {"": vector}
+        if terms:
+            vectors[WORDS] = models.SparseVector(indices=terms, values=weights)
+        payload = json.loads(row.json()) | {COLUMNS: columns_of(row, inherited)}
+        return models.PointStruct(id=_point(row.key), vector=vectors, payload=payload)
+
+    def _inherited(self, row: Row, collection: Collection) -> Mapping[str, str]:
+        """The columns of the sample that a row is a piece of."""
+        columns: Mapping[str, str] = {}
+        while row.parent:
+            parent_key = key_of(row.tower, row.parent)
+            if positions := collection.positions_of("keys", [parent_key]):
+                row = collection.row(positions[parent_key][0])
+            elif points := self.client.retrieve(self.name, [_point(parent_key)]):
+                row = _row(points[0].payload)
+            else:
+                break
+            columns = row.info if not row.level else {}
+        return columns
 
     def remove(self, ids: Sequence[str], tower: str | None = None) -> int:
         """Removes samples with all of their pieces.
@@ -168,6 +201,8 @@ class QdrantIndex:
         level: str = "",
         inside: int = 0,
         finer: Mapping[str, np.ndarray] | None = None,
+        where: Where | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The nearest rows, best first; see :meth:`hrt_mm.retrieval.index.Index.search`.
 
@@ -177,29 +212,90 @@ class QdrantIndex:
         query_D = check_query(query_D, k, self.model.dim)
         if finer is not None:
             finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
-        hits = self._nearest(query_D, k, self._filter(tower=tower, level=level))
-        return [replace(hit, inside=self._inside(hit.row, query_D, finer, inside)) for hit in hits] if inside else hits
+        hits = self._nearest(query_D, k, self._allowed(tower, level, where), exact=exact)
+        return self.with_pieces(hits, inside, finer if finer is not None else query_D) if inside else hits
 
-    def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any) -> list[Hit]:
-        response = self.client.query_points(self.name, query_D.tolist(), query_filter=query_filter, limit=k)
+    def search_words(
+        self,
+        text: str,
+        query_D: np.ndarray,
+        k: int,
+        *,
+        tower: str | None = None,
+        level: str = "",
+        where: Where | None = None,
+    ) -> list[tuple[Hit, float]]:
+        """The rows whose texts match a text best; see :meth:`hrt_mm.retrieval.index.Index.search_words`.
+
+        The database orders rows by BM25. Of the best, scores are those of matches whose terms are equally frequent.
+        """
+        models = load_qdrant().models
+        weights = query_weights(text)
+        if not weights:
+            return []
+        query = models.SparseVector(indices=list(weights), values=list(weights.values()))
+        response = self.client.query_points(
+            self.name,
+            query,
+            using=WORDS,
+            query_filter=self._allowed(tower, level, where),
+            limit=k,
+            with_vectors=[""],
+        )
+        matches = []
+        for point in response.points:
+            row = _row(point.payload)
+            vector = point.vector[""] if isinstance(point.vector, Mapping) else point.vector
+            matches.append((Hit(float(np.float32(vector) @ query_D), row), share(text, units_of(row))))
+        return sorted(matches, key=lambda match: -match[1])
+
+    def with_pieces(self, hits: Sequence[Hit], count: int, queries: np.ndarray | Mapping[str, np.ndarray]) -> list[Hit]:
+        """The hits with the best finer rows within each; see :meth:`hrt_mm.retrieval.index.Index.with_pieces`."""
+        return [replace(hit, inside=self._inside(hit.row, queries, count)) for hit in hits]
+
+    def _allowed(self, tower: str | None, level: str, where: Where | None) -> Any:
+        """A filter for rows of a tower and a level that ``where`` matches."""
+        rows = self._filter(tower=tower, level=level)
+        if where is None:
+            return rows
+        models = load_qdrant().models
+        return models.Filter(must=[*(rows.must or []), filter_of(where, models)])
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of the columns of ``info`` of all rows."""
+        return {name for row in self._rows(None) for name in row.info}
+
+    def recall(self, tower: str, level: str = "") -> float | None:
+        """Unknown, except in a local database, which compares all vectors."""
+        return None if _remote(self.client) else 1.0
+
+    def count(self, tower: str, level: str = "", where: Where | None = None) -> int:
+        """The number of rows of a tower and level that a filter matches."""
+        return int(self.client.count(self.name, count_filter=self._allowed(tower, level, where)).count)
+
+    def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any, *, exact: bool = False) -> list[Hit]:
+        # A local database is always exact, and warns if parameters are given.
+        options = (
+            {"search_params": load_qdrant().models.SearchParams(exact=True)} if exact and _remote(self.client) else {}
+        )
+        response = self.client.query_points(self.name, query_D.tolist(), query_filter=query_filter, limit=k, **options)
         return [Hit(float(point.score), _row(point.payload)) for point in response.points]
 
-    def _inside(
-        self, row: Row, query_D: np.ndarray, finer: Mapping[str, np.ndarray] | None, count: int
-    ) -> tuple[Hit, ...]:
+    def _inside(self, row: Row, queries: np.ndarray | Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
         """The best rows whose parent is this one, each with the best rows inside it."""
-        queries = finer
-        if queries is None:
+        by_level = queries
+        if not isinstance(by_level, Mapping):
             levels = {inner.level for inner in self._rows(self._filter(tower=row.tower, parent=row.id))}
-            queries = dict.fromkeys(levels, query_D)
+            by_level = dict.fromkeys(levels, by_level)
         hits = [
             hit
-            for level, level_query_D in queries.items()
+            for level, level_query_D in by_level.items()
             if level
             for hit in self._nearest(level_query_D, count, self._filter(tower=row.tower, parent=row.id, level=level))
         ]
         best = sorted(hits, key=lambda hit: -hit.score)[:count]
-        return tuple(replace(hit, inside=self._inside(hit.row, query_D, finer, count)) for hit in best)
+        return tuple(replace(hit, inside=self._inside(hit.row, queries, count)) for hit in best)
 
     def _rows(self, query_filter: Any) -> Iterator[Row]:
         after = None

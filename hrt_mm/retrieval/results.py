@@ -34,7 +34,8 @@ class Results(Sequence[Hit]):
         tower: that was searched.
         level: of the hits; samples if empty.
         offset: number of better hits that were skipped.
-        total: number of rows that were searched.
+        total: number of rows that were searched: those of the tower and level that the filter matches.
+        recall: measured share of true neighbours that the index finds; 1 if search is exact, ``None`` if unknown.
     """
 
     hits: tuple[Hit, ...]
@@ -43,6 +44,7 @@ class Results(Sequence[Hit]):
     level: str = ""
     offset: int = 0
     total: int = 0
+    recall: float | None = None
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -67,6 +69,7 @@ class Results(Sequence[Hit]):
             "level": self.level,
             "offset": self.offset,
             "total": self.total,
+            "recall": self.recall,
             "results": [plain_hit(hit, rank) for rank, hit in enumerate(self.hits, self.offset + 1)],
         }
 
@@ -89,6 +92,9 @@ class Results(Sequence[Hit]):
 def plain_hit(hit: Hit, rank: int | None = None) -> dict[str, Any]:
     """A hit with those inside it, JSON-serializable."""
     value: dict[str, Any] = {} if rank is None else {"rank": rank}
+    if hit.ranks is not None:
+        value |= {"vector_rank": hit.ranks.vector, "words_rank": hit.ranks.words}
+        value |= {"words_score": round(hit.ranks.words_score, 6)} if hit.ranks.words else {}
     value |= {"score": round(hit.score, 6), "id": hit.row.id, "tower": hit.row.tower, "info": dict(hit.row.info)}
     if hit.row.level:
         value |= {"level": hit.row.level, "span": hit.row.span, "box": hit.row.box}

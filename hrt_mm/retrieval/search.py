@@ -6,16 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import TypedDict, Unpack, overload
+
+import numpy as np
 
 from ..core.errors import UserError
 from .embed import Embedder
+from .hybrid import DEPTH, fused
 from .index import Index
 from .late_interaction import MultiVectors, terms_of
 from .qdrant import QdrantIndex
 from .query import Query, ReadTerm, Source, read, vectors
 from .results import Results
 from .segment import Hit
+from .where import Where
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,32 @@ class LateInteraction:
     def count(self, k: int) -> int:
         """Number of samples to search for by single vectors."""
         return max(k, self.candidates) if self.level and not self.by_pieces else k
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of :meth:`Searcher.search`."""
+
+    find: str | None
+    level: str
+    inside: int
+    min_score: float | None
+    offset: int
+    hybrid: bool
+    where: Where | str | None
+    exact: bool
+    rerank: str
+    candidates: int
+    by_pieces: bool
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """The rows to search, and how."""
+
+    tower: str
+    level: str
+    where: Where | None
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -88,36 +118,10 @@ class Searcher:
         return cls(opened, embedder)
 
     @overload
-    def search(
-        self,
-        query: list[Query | Source],
-        k: int = ...,
-        *,
-        find: str | None = ...,
-        level: str = ...,
-        inside: int = ...,
-        min_score: float | None = ...,
-        offset: int = ...,
-        rerank: str = ...,
-        candidates: int = ...,
-        by_pieces: bool = ...,
-    ) -> list[Results]: ...
+    def search(self, query: list[Query | Source], k: int = ..., **options: Unpack[Options]) -> list[Results]: ...
 
     @overload
-    def search(
-        self,
-        query: Query | Source,
-        k: int = ...,
-        *,
-        find: str | None = ...,
-        level: str = ...,
-        inside: int = ...,
-        min_score: float | None = ...,
-        offset: int = ...,
-        rerank: str = ...,
-        candidates: int = ...,
-        by_pieces: bool = ...,
-    ) -> Results: ...
+    def search(self, query: Query | Source, k: int = ..., **options: Unpack[Options]) -> Results: ...
 
     def search(
         self,
@@ -129,6 +133,9 @@ class Searcher:
         inside: int = 0,
         min_score: float | None = None,
         offset: int = 0,
+        hybrid: bool = True,
+        where: Where | str | None = None,
+        exact: bool = False,
         rerank: str = "",
         candidates: int = 100,
         by_pieces: bool = False,
@@ -144,6 +151,10 @@ class Searcher:
             inside: number of finer pieces to return within each result.
             min_score: leaves out results with a lower score.
             offset: number of best results to skip.
+            hybrid: rank by the words of rows' texts too, if the query has a text. Scores are those of vectors.
+            where: only rows that a filter matches, such as ``year>=2010 and colour=red``; see
+                :mod:`hrt_mm.retrieval.where`.
+            exact: compare all vectors, also where the index searches approximately.
             rerank: level whose pieces are compared with the query's tokens by MaxSim, to order the candidates; none if
                 empty.
             candidates: number of best samples to rerank, at least ``offset + k``.
@@ -152,26 +163,11 @@ class Searcher:
         Raises:
             BadSample: the query cannot be read.
             UserError: no tower reads the query, the index has no such tower or no pieces, an option is out of range,
-                or pieces of the level cannot be compared with the query.
+                pieces of the level cannot be compared with the query, or the filter is malformed or names a column that
+                no row has.
         """
         late = LateInteraction(rerank, candidates, by_pieces)
         late.check(self.index, level, inside)
-        if isinstance(query, list):
-            queries = [Query.guess(each) for each in query]
-            return self._searched(queries, k, find, level, inside, min_score, offset, late)
-        return self._searched([Query.guess(query)], k, find, level, inside, min_score, offset, late)[0]
-
-    def _searched(
-        self,
-        queries: Sequence[Query],
-        k: int,
-        find: str | None,
-        level: str,
-        inside: int,
-        min_score: float | None,
-        offset: int,
-        late: LateInteraction,
-    ) -> list[Results]:
         if min(offset, inside) < 0 or k < 1:
             raise UserError(f"k={k}, offset={offset}, inside={inside}: k is at least 1, the others at least 0")
         if min_score is not None and not math.isfinite(min_score):
@@ -181,26 +177,48 @@ class Searcher:
             raise UserError(f"the index has no tower {find!r}; it has {', '.join(towers)}")
         if inside and towers and not self.index.levels:
             raise UserError(f"inside={inside} has no effect: the index has no pieces; embed them with --level")
-        read_queries = [read(query, self.embedder) for query in queries]
+        queries = [Query.guess(each) for each in (query if isinstance(query, list) else [query])]
+        read_queries = [read(each, self.embedder) for each in queries]
         searched = [find or self._answering(terms) for terms in read_queries]
+        allowed = self._filter(where)
         results = []
         vectors_by_level = vectors(read_queries, self.embedder, searched)
-        for query, terms, by_level, tower in zip(queries, read_queries, vectors_by_level, searched, strict=True):
-            if level not in by_level and tower in self.embedder.towers:
+        for each, terms, by_level, tower in zip(queries, read_queries, vectors_by_level, searched, strict=True):
+            has_levels = tower in self.embedder.towers
+            if has_levels and level not in by_level:
                 comparable = ", ".join(name for name in by_level if name) or "none"
                 raise UserError(
-                    f"pieces of level {level!r} of {tower} were not compared with {query} in training; {comparable} "
-                    "were"
+                    f"pieces of level {level!r} of {tower} were not compared with {each} in training; {comparable} were"
                 )
-            finer = by_level if tower in self.embedder.towers else None
-            query_D = by_level[level] if finer is not None else by_level[""]
-            count = late.count(offset + k)
-            hits = self.index.search(query_D, count, tower=tower, level=level, inside=inside, finer=finer)
+            query_D = by_level[level] if has_levels else by_level[""]
+            words = each.words if hybrid else ""
+            scope = _Scope(tower, level, allowed, exact)
+            hits = self._hits(query_D, words, late.count(offset + k), scope)
             if late.level:
-                hits = self._late(terms, hits, tower, offset + k, late)
-            hits = [hit for hit in hits[offset:] if min_score is None or hit.score >= min_score]
-            results.append(Results(tuple(hits), query, tower, level, offset, towers.get(tower, 0)))
-        return results
+                hits = self._late(terms, hits[: late.count(offset + k)], tower, offset + k, late)
+            page = [hit for hit in hits if min_score is None or hit.score >= min_score][offset : offset + k]
+            if inside:
+                page = self.index.with_pieces(page, inside, by_level if has_levels else query_D)
+            total = self.index.count(tower, level, allowed)
+            recall = 1.0 if exact else self.index.recall(tower, level)
+            results.append(Results(tuple(page), each, tower, level, offset, total, recall))
+        return results if isinstance(query, list) else results[0]
+
+    def _filter(self, where: Where | str | None) -> Where | None:
+        if where is None:
+            return None
+        allowed = Where.parse(where) if isinstance(where, str) else where
+        if len(self.index):
+            allowed.check(self.index.columns)
+        return allowed
+
+    def _hits(self, query_D: np.ndarray, words: str, count: int, scope: _Scope) -> list[Hit]:
+        """The best results, at least ``count`` if there are as many rows."""
+        index, tower, level, where = self.index, scope.tower, scope.level, scope.where
+        matches = index.search_words(words, query_D, DEPTH, tower=tower, level=level, where=where) if words else []
+        depth = max(count, DEPTH) if matches else count
+        hits = index.search(query_D, depth, tower=tower, level=level, where=where, exact=scope.exact)
+        return fused(hits, matches) if matches else hits
 
     def _late(
         self, terms: Sequence[ReadTerm], hits: Sequence[Hit], tower: str, k: int, late: LateInteraction

@@ -19,6 +19,7 @@ from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
 from ..data.storage import Sum, array_bytes, read_array
 from .collection import CHECKED_UP_TO, Collection
+from .lexical import Words
 from .neighbours import FILES, REMEDY, Kind, Mask, Neighbours, Tuning
 from .rows import Row
 
@@ -77,6 +78,21 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Where a result of a hybrid search is among those by vectors and those by words.
+
+    Args:
+        vector: rank by vectors, from 1; ``None`` if it is not among those that were fused.
+        words: rank by words, likewise.
+        words_score: how well its texts match the query, 0 to 1.
+    """
+
+    vector: int | None
+    words: int | None
+    words_score: float = 0.0
+
+
+@dataclass(frozen=True)
 class Hit:
     """A search result.
 
@@ -85,12 +101,14 @@ class Hit:
         row: that matched.
         media: its media file, if any.
         inside: the best finer rows within it, best first, if requested.
+        ranks: of a hybrid search; ``None`` for others.
     """
 
     score: float
     row: Row
     media: Path | None = None
     inside: tuple[Hit, ...] = ()
+    ranks: Ranks | None = None
 
 
 class Segment:
@@ -112,6 +130,8 @@ class Segment:
             raise UserError(f"{folder} is damaged: {len(self.collection)} vectors, not {entry.count}; {REMEDY}")
         if opened is None:
             self._check_structure(content=False)
+        self._words: Words | None = opened._words if opened else None
+        self._columns: frozenset[str] | None = opened._columns if opened else None
         self.removed = self._removals()
         vectors_ND = self.collection.vectors_ND
         self.neighbours: Neighbours = (
@@ -163,6 +183,7 @@ class Segment:
             UserError: a file is damaged; names it.
         """
         self.collection.verify()
+        Words.open(self.collection.folder, self.entry.count, REMEDY, content=True)
         self._check_structure(content=True)
         self._removals()
 
@@ -185,6 +206,25 @@ class Segment:
         ):
             raise UserError(f"{path} is damaged: it names rows that do not exist; {REMEDY}")
         return positions
+
+    @property
+    def words(self) -> Words:
+        """The words of all rows. Segments of earlier versions have no file of them; they are indexed in memory.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        if self._words is None:
+            words = Words.open(self.collection.folder, self.entry.count, REMEDY)
+            self._words = words if words is not None else Words.of(self.collection.rows())
+        return self._words
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of the columns of ``info`` of all rows."""
+        if self._columns is None:
+            self._columns = frozenset(name for row in self.collection.rows() for name in row.info)
+        return self._columns
 
     def hit(self, position: int, score: float) -> Hit:
         """The result for the row at a position."""

@@ -229,7 +229,7 @@ class Where:
         """
         for comparison in sorted(self.comparisons(), key=lambda comparison: comparison.position):
             name = comparison.column
-            if name in ROW_COLUMNS or name in columns or name.removeprefix("info.") in columns:
+            if name in ROW_COLUMNS or name.removeprefix("info.") in columns:
                 continue
             known = [*ROW_COLUMNS, *sorted(columns)]
             similar = difflib.get_close_matches(name, known, 3, 0.6)
@@ -242,11 +242,9 @@ def value_of(row: Row, column: str, inherited: Mapping[str, str]) -> str | None:
     """The value of a column of a row; ``None`` if it has none."""
     if column in ROW_COLUMNS:
         return str(getattr(row, column))
-    for name in (column, column.removeprefix("info.")):
-        for info in (row.info, inherited):
-            if (value := info.get(name)) is not None:
-                return value
-    return None
+    name = column.removeprefix("info.")
+    value = row.info.get(name)
+    return inherited.get(name) if value is None else value
 
 
 def _holds(condition: Condition, value: Callable[[str], str | None]) -> bool:

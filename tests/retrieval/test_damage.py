@@ -20,6 +20,7 @@ from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval import segment as segment_module
 from hrt_mm.retrieval.collection import FILES, Collection, writing
 from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.lexical import FILE as WORDS
 from hrt_mm.retrieval.neighbours import STRUCTURE, Kind
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.segment import CONTENTS
@@ -52,6 +53,7 @@ def answers_of(folder: Path) -> list[Any]:
         len(index),
         index.towers,
         [[(hit.row, hit.score, hit.inside) for hit in item] for item in hits],
+        index.search_words("b1 x", QUERIES[0], 5),
     ]
 
 
@@ -105,9 +107,10 @@ def test_a_damaged_index_is_refused(index: Index) -> None:
     files = [path for path in index.folder.rglob("*") if path.is_file() and path.name != LOCK]
     assert {path.name for path in files} >= {STRUCTURE, "removed-000006.npy", "manifest.json", *FILES}
     for path in files:
-        if path.name in FILES and path.parent.name != "segment-000004":
+        in_every_segment = path.name in (*FILES, WORDS)
+        if in_every_segment and path.parent.name != "segment-000004":
             continue
-        bits = 4 if path.name in FILES else 24
+        bits = 4 if in_every_segment else 24
         try_all(path, lambda: answers_of(index.folder), bits=bits, ends=4, others=bits > 4 and path.name != STRUCTURE)
     assert answers_of(index.folder)[1] == 34
 
