@@ -54,7 +54,7 @@ class LateInteraction:
         return max(k, self.candidates) if self.level and not self.by_pieces else k
 
 
-class Options(TypedDict, total=False):
+class SearchOptions(TypedDict, total=False):
     """Keyword arguments of :meth:`Searcher.search`."""
 
     find: str | None
@@ -118,10 +118,10 @@ class Searcher:
         return cls(opened, embedder)
 
     @overload
-    def search(self, query: list[Query | Source], k: int = ..., **options: Unpack[Options]) -> list[Results]: ...
+    def search(self, query: list[Query | Source], k: int = ..., **options: Unpack[SearchOptions]) -> list[Results]: ...
 
     @overload
-    def search(self, query: Query | Source, k: int = ..., **options: Unpack[Options]) -> Results: ...
+    def search(self, query: Query | Source, k: int = ..., **options: Unpack[SearchOptions]) -> Results: ...
 
     def search(
         self,
