@@ -20,6 +20,7 @@ from . import (
     fusion,
     image_text,
     index,
+    late_interaction,
     learning_rate,
     lips,
     listops,
@@ -65,6 +66,7 @@ TABLES = {
     fusion.NAME: fusion.tables,
     image_text.NAME: image_text.tables,
     retrieval.NAME: retrieval.tables,
+    late_interaction.NAME: late_interaction.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
