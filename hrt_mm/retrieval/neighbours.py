@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -284,8 +284,9 @@ class Neighbours:
             scores_QC = self._exact_scores(queries_QD[first : first + step], positions_QC)
             scores_QC[positions_QC < 0] = -np.inf
             order_QK = np.lexsort((positions_QC, -scores_QC))[:, :k]
-            scores_QK[first : first + step] = np.take_along_axis(scores_QC, order_QK, 1)
-            positions_QK[first : first + step] = np.take_along_axis(positions_QC, order_QK, 1)
+            rows_Q1 = np.arange(len(order_QK))[:, None]
+            scores_QK[first : first + step] = scores_QC[rows_Q1, order_QK]
+            positions_QK[first : first + step] = positions_QC[rows_Q1, order_QK]
         return scores_QK, positions_QK
 
     # Search in some lists.
@@ -309,22 +310,25 @@ class Neighbours:
             first_QP = np.argsort(~chosen_QL, 1, kind="stable")[:, :most]
             lists_QP = np.take_along_axis(np.where(chosen_QL, order_QL, -1), first_QP, 1)
             covered_Q = np.where(lists_QP >= 0, living_L[lists_QP], 0).sum(1)
+        all_Q = (covered_Q < k) | (2 * np.where(lists_QP >= 0, self.sizes_L[lists_QP], 0).sum(1) > len(self.vectors_ND))
+        if not all_Q.any():
+            return self._near(queries_QD, k, mask, lists_QP)
         scores_QK = np.empty((len(queries_QD), k), np.float32)
         positions_QK = np.empty((len(queries_QD), k), np.int64)
-        all_Q = (covered_Q < k) | (2 * np.where(lists_QP >= 0, self.sizes_L[lists_QP], 0).sum(1) > len(self.vectors_ND))
-        if all_Q.any():
-            scores_QK[all_Q], positions_QK[all_Q] = self._scanned(queries_QD[all_Q], k, mask)
+        scores_QK[all_Q], positions_QK[all_Q] = self._scanned(queries_QD[all_Q], k, mask)
         if not all_Q.all():
-            lists_QP = lists_QP[~all_Q]
-            scores_QK[~all_Q], positions_QK[~all_Q] = self._widened(
-                queries_QD[~all_Q],
-                k,
-                mask,
-                lambda rows, codes_QD, count: self._in_lists(codes_QD, count, lists_QP[rows], mask),
-                # Errors are rarely near their bound, and recall is measured with them.
-                certainty=0.125,
-            )
+            near = self._near(queries_QD[~all_Q], k, mask, lists_QP[~all_Q])
+            scores_QK[~all_Q], positions_QK[~all_Q] = near
         return scores_QK, positions_QK
+
+    def _near(self, queries_QD: np.ndarray, k: int, mask: Mask, lists_QP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest within some lists of each query."""
+
+        def search(rows: np.ndarray, codes_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return self._in_lists(codes_QD, count, lists_QP[rows], mask)
+
+        # Errors are rarely near their bound, and recall is measured with them.
+        return self._widened(queries_QD, k, mask, search, certainty=0.125)
 
     def _in_lists(
         self, codes_QD: np.ndarray, count: int, lists_QP: np.ndarray, mask: Mask
@@ -462,6 +466,7 @@ def _candidates(
     return iter(near_positions)
 
 
+@cache
 def load_faiss(kind: str) -> Any:
     """Imports faiss.
 

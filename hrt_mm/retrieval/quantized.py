@@ -107,8 +107,9 @@ class Quantizer:
         largest_Q = np.abs(scaled_QD).max(1)
         unit_Q = np.where(largest_Q > 0, largest_Q / LEVELS, 1.0)
         codes_QD = np.rint(scaled_QD / unit_Q[:, None])
-        residual_Q = np.linalg.norm(scaled_QD - unit_Q[:, None] * codes_QD, axis=1)
-        norm_Q = np.linalg.norm(exact_QD, axis=1)
+        residual_QD = scaled_QD - unit_Q[:, None] * codes_QD
+        residual_Q = np.sqrt(np.einsum("qd,qd->q", residual_QD, residual_QD))
+        norm_Q = np.sqrt(np.einsum("qd,qd->q", exact_QD, exact_QD))
         bound_Q = norm_Q * self.error + residual_Q * self.code_norm + rounding(norm_Q, self.norm, exact_QD.shape[1])
         return QuantizedQueries(codes_QD.astype(np.float32), exact_QD @ self.offset_D, unit_Q, bound_Q)
 
