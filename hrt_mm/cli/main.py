@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import added, analysis, config, embed, generate, index, mine, modalities, search, train
+from . import added, analysis, config, embed, generate, index, mine, modalities, search, serve, train
 from .arguments import HelpParser, join_text_options
 from .process import as_process, printable_output
 
@@ -22,6 +22,7 @@ COMMANDS = (
     index.add,
     search.add,
     mine.add,
+    serve.add,
     analysis.add_describe,
     analysis.add_diagnose,
     analysis.add_doctor,

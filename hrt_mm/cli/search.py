@@ -5,24 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from functools import reduce
 from operator import add as plus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, command
+from .index import STORE, target
 from .process import is_unicode
 
 if TYPE_CHECKING:
     from ..retrieval.query import Query
 
 KINDS = ("text", "image", "audio", "video")
+OPTIONS = ("find", "level", "inside", "min_score", "offset", "rerank", "candidates", "by_pieces", "where", "exact")
+"""Arguments that :meth:`hrt_mm.retrieval.search.Searcher.search` has too, beside ``k``."""
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "search", "search an index by text, image, sound or video", run)
-    parser.add_argument("index", metavar="INDEX", type=Path, help="folder of the index")
+    parser.add_argument("index", metavar="INDEX", nargs="?", help=STORE)
+    parser.add_argument("--store", metavar="INDEX", help="the index, in place of the first argument")
+    parser.add_argument("--server", metavar="URL", help="ask a running `hrt-mm serve` instead of loading the model")
     query = parser.add_argument_group("query", "one or more, which are combined; all may be repeated")
     query.add_argument("--text", metavar="WORDS", action="append", default=[], help="query text")
     for kind in KINDS[1:]:
@@ -63,27 +69,45 @@ def run(args: argparse.Namespace) -> int:
     """Prints the results."""
     query = _query(args)
 
-    from ..retrieval.search import Searcher
+    if args.server is not None:
+        return _ask(args, query)
 
-    results = Searcher.of(args.index, args.folder).search(
-        query,
-        args.k,
-        find=args.find,
-        level=args.level,
-        inside=args.inside,
-        min_score=args.min_score,
-        offset=args.offset,
-        rerank=args.rerank,
-        candidates=args.candidates,
-        by_pieces=args.by_pieces,
-        hybrid=not args.no_hybrid,
-        where=args.where,
-        exact=args.exact,
-    )
-    if args.json:
-        print(json.dumps(results.plain(), indent=2, ensure_ascii=not is_unicode(sys.stdout)))
-    else:
-        print(results)
+    from ..retrieval.search import Searcher
+    from ..retrieval.stores import open_index
+
+    where, _ = target(args)
+    with open_index(where) as index:
+        searcher = Searcher.of(index, args.folder)
+        results = searcher.search(query, args.k, **_options(args))
+    _print(args, results.plain(), str(results))
+    return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in OPTIONS} | {"hybrid": not args.no_hybrid}
+
+
+def _print(args: argparse.Namespace, plain: Mapping[str, Any], text: str) -> None:
+    print(json.dumps(plain, indent=2, ensure_ascii=not is_unicode(sys.stdout)) if args.json else text)
+
+
+def _ask(args: argparse.Namespace, query: Query) -> int:
+    """Asks a running server."""
+    from ..core.errors import UserError
+    from ..retrieval.client import search
+    from ..retrieval.results import text_of
+
+    if args.index is not None or args.store is not None or args.folder is not None:
+        raise UserError("a server has its index and its model; drop INDEX, --store and --run, or --server")
+    texts, files = [], []
+    for term in query.terms:
+        path = Path(str(term.source)).expanduser()
+        if term.kind in KINDS[1:] or (term.kind not in KINDS and path.is_file()):
+            files.append((term.kind, path))
+        else:
+            texts.append({"text": str(term.source), "tower": term.kind or "text", "weight": term.weight})
+    answer = search(args.server, texts, files, {"k": args.k, **_options(args)})
+    _print(args, answer.plain, text_of(answer.hits, args.offset) or f"no results for {query}")
     return 0
 
 

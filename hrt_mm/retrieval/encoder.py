@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ MIN_MEDIA_SECONDS = 0.3
 
 
 CPU = torch.device("cpu")
+_COMPUTING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -291,8 +293,9 @@ class RunEncoder:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        threads = numerics(self.device, self.run.config.train.num_threads)
-        with torch.no_grad(), threads, autocast(self.precision, self.device)():
+        settings = numerics(self.device, self.run.config.train.num_threads)
+        # The settings are of the process, so threads must take turns.
+        with _COMPUTING, torch.no_grad(), settings, autocast(self.precision, self.device)():
             yield
 
     def _pyramids(self, tower: str, values: Sequence[Any]) -> Iterator[Pyramid]:

@@ -277,7 +277,7 @@ class Index:
         """Number of samples of each tower."""
         counts: dict[str, int] = {}
         for segment in self.segments:
-            if not segment.entry.level:
+            if not segment.entry.level and len(segment):
                 counts[segment.entry.tower] = counts.get(segment.entry.tower, 0) + len(segment)
         return counts
 
@@ -600,6 +600,14 @@ class Index:
         for segment in self.segments:
             for positions in segment.living("keys", keys).values():
                 yield from segment.collection.rows_at(positions)
+
+    def media(self, key: int) -> Path | None:
+        """The media file of the row with a key, if any."""
+        for segment in self.segments:
+            for position in segment.living("keys", [key]).get(key, []):
+                if (path := segment.collection.media(segment.collection.row(position))) is not None:
+                    return path
+        return None
 
     def search(
         self,

@@ -9,8 +9,13 @@ Shapes: D width.
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import wraps
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,9 +33,13 @@ from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share
 from .rows import Model, Row, check_query, key_of
 from .where import Where
 
+KEY = "QDRANT_API_KEY"
+"""Environment variable with the key of a server."""
+SECONDS = 60
+"""Time after which a request has failed."""
 BLOCK = 1_000
 """Points per request."""
-FIELDS = ("tower", "level", "parent", "id")
+FIELDS = ("tower", "level", "parent", "id", "addition")
 """Payload fields that queries filter by. The server indexes them."""
 SCHEMA = 3
 """Version of the payloads. Those of version 1, which is not recorded, call the tower ``part``; version 3 has copies of
@@ -94,65 +103,96 @@ class QdrantIndex:
         return cls(client, name)
 
     def __len__(self) -> int:
-        return int(self.client.count(self.name).count)
+        return int(self.client.count(self.name, count_filter=self._filter()).count)
 
     @property
     def towers(self) -> dict[str, int]:
         """Number of samples of each tower."""
-        counts: dict[str, int] = {}
-        for row in self._rows(self._filter(level="")):
-            counts[row.tower] = counts.get(row.tower, 0) + 1
-        return counts
+        return self._counts("tower", self._filter(level=""))
 
     @property
     def levels(self) -> set[str]:
         """The levels of which the index has pieces."""
-        return {row.level for row in self._rows(self._filter()) if row.level}
+        return {level for level in self._counts("level", self._filter()) if level}
+
+    def _counts(self, field: str, counted: Any) -> dict[str, int]:
+        response = self.client.facet(self.name, field, facet_filter=counted, limit=BLOCK, exact=True)
+        return dict(sorted((str(hit.value), int(hit.count)) for hit in response.hits))
+
+    def delete(self) -> None:
+        """Deletes the index from the database."""
+        for name in (self.name, _about(self.name)):
+            self.client.delete_collection(name)
 
     def add(self, collection: Collection) -> int:
-        """Adds a collection.
+        """Adds a collection; see :meth:`extend`."""
+        return self.extend([collection])
+
+    def extend(self, collections: Sequence[Collection]) -> int:
+        """Adds collections. Their rows are found once all of them have arrived.
+
+        If the server goes away before, and the rows that have arrived cannot be deleted, they stay hidden. The same
+        addition can then be repeated.
 
         Returns:
             The number of vectors added.
 
         Raises:
-            UserError: the collection is of another model or damaged, or an id is not unique.
+            UserError: a collection is of another model or damaged, an id is not unique, or the server went away.
         """
-        self.model.check(collection.model, str(collection.folder))
-        keys, _ = collection.fingerprints()
-        if (keys[1:] == keys[:-1]).any():
-            raise UserError(f"{collection.folder} has an id of a tower twice; ids are unique")
-        for block in _blocks(iter(keys.tolist())):
-            if existing := self.client.retrieve(self.name, [_point(key) for key in block]):
+        addition = blake2b(digest_size=16)
+        seen: set[int] = set()
+        for collection in collections:
+            self.model.check(collection.model, str(collection.folder))
+            keys, _ = collection.fingerprints()
+            if (keys[1:] == keys[:-1]).any() or seen.intersection(keys.tolist()):
+                raise UserError(f"{collection.folder} has an id of a tower twice; ids are unique")
+            seen.update(keys.tolist())
+            if not collection.checked:
+                collection.verify()
+            addition.update((collection.folder / "collection.json").read_bytes())
+        token = addition.hexdigest()
+        hidden = self._hidden()
+        for block in _blocks(iter(sorted(seen))):
+            points = self.client.retrieve(self.name, [_point(key) for key in block])
+            existing = [point for point in points if token not in hidden or point.payload.get("addition", "") != token]
+            if existing:
                 names = ", ".join(repr(point.payload["id"]) for point in existing[:3])
                 raise UserError(f"ids that the index has already: {names}; remove them first, or give others")
-        if not collection.checked:
-            collection.verify()
-        added = 0
+        models = load_qdrant().models
+        mark = models.PointStruct(id=str(UUID(token)), vector=[0.0], payload={"addition": token})
+        self.client.upsert(_about(self.name), [mark])
         try:
-            for rows in _blocks(collection.rows()):
-                vectors = collection.vectors_ND[added : added + len(rows)].tolist()
-                points = [
-                    self._of(row, vector, self._inherited(row, collection))
-                    for row, vector in zip(rows, vectors, strict=True)
-                ]
-                self.client.upsert(self.name, points)
-                added += len(rows)
+            count = sum(self._upload(collection, token) for collection in collections)
         except BaseException:
-            # None of these ids existed before.
-            for block in _blocks(iter(keys.tolist())):
-                self.client.delete(self.name, [_point(key) for key in block])
+            # The server may be gone, too. What is left is hidden.
+            with suppress(Exception):
+                self.client.delete(self.name, models.FilterSelector(filter=_only("addition", token)))
+                self.client.delete(_about(self.name), [mark.id])
             raise
+        self.client.delete(_about(self.name), [mark.id])
+        return count
+
+    def _upload(self, collection: Collection, addition: str) -> int:
+        added = 0
+        for rows in _blocks(collection.rows()):
+            vectors = collection.vectors_ND[added : added + len(rows)].tolist()
+            points = [
+                self._of(row, vector, self._inherited(row, collection), addition)
+                for row, vector in zip(rows, vectors, strict=True)
+            ]
+            self.client.upsert(self.name, points)
+            added += len(rows)
         return added
 
-    def _of(self, row: Row, vector: list[float], inherited: Mapping[str, str]) -> Any:
+    def _of(self, row: Row, vector: list[float], inherited: Mapping[str, str], addition: str) -> Any:
         """The point of a row."""
         models = load_qdrant().models
         terms, weights = sparse_of(row)
         vectors: dict[str, Any] = {"": vector}
         if terms:
             vectors[WORDS] = models.SparseVector(indices=terms, values=weights)
-        payload = json.loads(row.json()) | {COLUMNS: columns_of(row, inherited)}
+        payload = json.loads(row.json()) | {COLUMNS: columns_of(row, inherited), "addition": addition}
         return models.PointStruct(id=_point(row.key), vector=vectors, payload=payload)
 
     def _inherited(self, row: Row, collection: Collection) -> Mapping[str, str]:
@@ -168,6 +208,11 @@ class QdrantIndex:
                 break
             columns = row.info if not row.level else {}
         return columns
+
+    def _hidden(self) -> list[str]:
+        """The additions that are not complete."""
+        points, _ = self.client.scroll(_about(self.name), limit=BLOCK)
+        return [point.payload["addition"] for point in points if "addition" in point.payload]
 
     def remove(self, ids: Sequence[str], tower: str | None = None) -> int:
         """Removes samples with all of their pieces.
@@ -191,6 +236,18 @@ class QdrantIndex:
             pending += new_rows
         self.client.delete(self.name, [_point(key) for key in removed])
         return len(removed)
+
+    def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
+        """The rows with some keys, in any order; those that do not exist are left out."""
+        for block in _blocks(iter(keys)):
+            yield from (_row(point.payload) for point in self.client.retrieve(self.name, list(map(_point, block))))
+
+    def refresh(self) -> None:
+        """Does nothing: searches see later additions."""
+
+    def media(self, key: int) -> Path | None:
+        """None: media files are not in the database."""
+        return None
 
     def search(
         self,
@@ -305,33 +362,84 @@ class QdrantIndex:
             if after is None:
                 return
 
-    @staticmethod
-    def _filter(**fields: str | list[str] | None) -> Any:
-        """A filter for rows whose fields have a given value, or one of several."""
+    def _filter(self, **fields: str | list[str] | None) -> Any:
+        """A filter for rows of complete additions whose fields have a given value, or one of several."""
         models = load_qdrant().models
         kinds = {
             key: models.MatchAny(any=value) if isinstance(value, list) else models.MatchValue(value=value)
             for key, value in fields.items()
             if value is not None
         }
-        return models.Filter(must=[models.FieldCondition(key=key, match=match) for key, match in kinds.items()])
+        hidden = self._hidden()
+        return models.Filter(
+            must=[models.FieldCondition(key=key, match=match) for key, match in kinds.items()],
+            must_not=[_only("addition", addition).must[0] for addition in hidden],
+        )
 
 
 def connect(where: str | Path) -> Any:
     """Connects to a database.
 
     Args:
-        where: ``http://`` or ``https://`` and a server's address; ``:memory:``; or a folder, which one
-            process at a time can open. Search is exhaustive there, for up to some ten thousand vectors.
+        where: ``http://`` or ``https://`` and a server's address, whose key is in the environment variable
+            ``QDRANT_API_KEY``; ``:memory:``; or a folder, which one process at a time can open. Search is exhaustive
+            there, for up to some ten thousand vectors.
 
     Raises:
-        UserError: qdrant-client is not installed.
+        UserError: qdrant-client is not installed, or another process has opened the folder.
     """
     client = load_qdrant().QdrantClient
     text = str(where)
     if text.startswith(("http://", "https://")):
-        return client(url=text)
-    return client(location=text) if text == ":memory:" else client(path=text)
+        with warnings.catch_warnings():
+            # Of a key that travels without encryption: on a trusted network that is the user's choice.
+            warnings.simplefilter("ignore")
+            opened = client(url=text, api_key=os.environ.get(KEY) or None, timeout=SECONDS, check_compatibility=False)
+        return Reachable(opened, text)
+    try:
+        return client(location=text) if text == ":memory:" else client(path=text)
+    except RuntimeError as error:
+        raise UserError(f"{text} is open in another process; wait for it, or use a Qdrant server") from error
+
+
+class Reachable:
+    """A client of a server, whose failures are errors with the remedy.
+
+    Args:
+        client: a ``qdrant_client.QdrantClient``.
+        address: of the server.
+    """
+
+    def __init__(self, client: Any, address: str) -> None:
+        self._wrapped, self._address = client, address
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._wrapped, name)
+        if name.startswith("_") or not callable(value):
+            return value
+
+        @wraps(value)
+        def call(*args: Any, **options: Any) -> Any:
+            from qdrant_client.common.client_exceptions import QdrantException
+            from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+
+            try:
+                return value(*args, **options)
+            except UnexpectedResponse as error:
+                if error.status_code in (401, 403):
+                    raise UserError(f"{self._address} refuses the key; set {KEY} to one that it accepts") from None
+                raise UserError(
+                    f"{self._address} answers {name} with status {error.status_code} {error.reason_phrase}; its log "
+                    "has the reason"
+                ) from error
+            except (ApiException, QdrantException, OSError) as error:
+                reason = getattr(error, "source", None) or error
+                raise UserError(
+                    f"{self._address} cannot be reached or went away ({reason}); check the address and that the server "
+                    "runs, and repeat the command, which is safe"
+                ) from error
+
+        return call
 
 
 def load_qdrant() -> Any:
@@ -358,6 +466,12 @@ def _remote(client: Any) -> bool:
 def _point(key: int) -> str:
     """The id of a point, a UUID."""
     return str(UUID(int=key))
+
+
+def _only(field: str, value: str) -> Any:
+    """A filter for rows whose field has a value."""
+    models = load_qdrant().models
+    return models.Filter(must=[models.FieldCondition(key=field, match=models.MatchValue(value=value))])
 
 
 def _row(payload: Mapping[str, Any]) -> Row:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from ..core.errors import UserError
-from ..data.capabilities import Textual, ValueReading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from .encoder import RunEncoder
 
@@ -188,6 +187,8 @@ def tower_of(term: Term, embedder: RunEncoder) -> str:
 
 
 def _fits(term: Term, tower: str, embedder: RunEncoder) -> bool:
+    from ..data.capabilities import ValueReading  # which imports PyTorch
+
     modality = embedder.modality(tower)
     if term.kind:
         return modality.name == MODALITIES.get(term.kind)
@@ -203,6 +204,8 @@ def _described(embedder: RunEncoder) -> str:
 
 
 def _value(term: Term, tower: str, embedder: RunEncoder) -> Any:
+    from ..data.capabilities import Textual, ValueReading  # which imports PyTorch
+
     source, modality = term.source, embedder.modality(tower)
     if isinstance(source, str) and not issubclass(modality, Textual):
         source = Path(source)

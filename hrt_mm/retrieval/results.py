@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from .query import Query
 from .segment import Hit
+
+if TYPE_CHECKING:
+    from .query import Query
 
 SHOWN = 24
 """Maximum number of results that a notebook shows."""
@@ -74,8 +76,7 @@ class Results(Sequence[Hit]):
         }
 
     def __str__(self) -> str:
-        lines = [line for rank, hit in enumerate(self.hits, self.offset + 1) for line in _lines(hit, f"{rank:>3}  ")]
-        return "\n".join(lines) or f"no results for {printable_line(str(self.query))}"
+        return text_of(self.hits, self.offset) or f"no results for {printable_line(str(self.query))}"
 
     def _repr_html_(self) -> str:
         """A table with thumbnails, for notebooks."""
@@ -87,6 +88,11 @@ class Results(Sequence[Hit]):
         more = f"<p>and {hidden:,} more</p>" if hidden > 0 else ""
         caption = f"<caption>{escape(printable_line(str(self.query)))}</caption>"
         return f"<table>{caption}<tbody>{rows}</tbody></table>{more}" if rows else f"<p>{escape(str(self))}</p>"
+
+
+def text_of(hits: Sequence[Hit], offset: int = 0) -> str:
+    """Hits as lines, with those inside them."""
+    return "\n".join(line for rank, hit in enumerate(hits, offset + 1) for line in _lines(hit, f"{rank:>3}  "))
 
 
 def plain_hit(hit: Hit, rank: int | None = None) -> dict[str, Any]:

@@ -46,6 +46,15 @@ def test_indexes_are_built_and_shown_without_pytorch(tmp_path: Path) -> None:
     assert imported("index", "verify", tmp_path / "index") == []
 
 
+def test_a_server_is_asked_without_pytorch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "search", "--server", "http://127.0.0.1:9", "--text", "dots"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "cannot be reached" in done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
 def test_importing_the_package_imports_no_library() -> None:
     code = f"import sys, hrt_mm, hrt_mm.data, hrt_mm.retrieval; print(*(m for m in {HEAVY} if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
