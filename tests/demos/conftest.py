@@ -19,6 +19,7 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.build import build_task, build_tokenizers
+from tests.modalities.video.films import film
 
 SMALL = [
     "data.scripts=[braille]", "train.steps=2", "train.batch_size=16", "train.eval_every=2", "train.tensorboard=false",
@@ -67,3 +68,14 @@ def tone(path: Path, pitch: float, seconds: float = 0.5, *, rate: int = 16_000, 
     samples_SC = (wave_S * 32767).round().to(torch.int16)[:, None].expand(-1, channels)
     soundfile.write(path, samples_SC.numpy(), rate, subtype="PCM_16")
     return path
+
+
+@pytest.fixture(scope="session")
+def films(sounds: Searcher, tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    """A film of three seconds, with the moments in it."""
+    folder = tmp_path_factory.mktemp("films")
+    path = film(folder / "film.mp4", 24, size=(64, 64), rate=8)
+    embed_files(sounds.embedder, "video", [path], folder / "vectors", media=True, levels=["tubes"])
+    index = Index.create(folder / "index", sounds.embedder.model)
+    index.add(Collection(folder / "vectors"))
+    return Searcher(index, sounds.embedder)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from demos import search_page
 from demos.answers import answers, size_of
-from demos.command import figures, prepare
+from demos.command import figures, indexed, prepare
 from demos.examples import Sampled
 from demos.media import Media
 from demos.search_page import MAX_SECONDS, MAX_UPLOAD, Patience, Question, about, answer, main
-from hrt_mm.core.errors import UserError
+from hrt_mm.core.errors import Stopped, UserError
+from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import MAX_TEXT
 from hrt_mm.retrieval.rows import Row
@@ -236,6 +240,29 @@ def test_the_demo_goes_on_with_what_is_there(searcher: Searcher) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
     text = figures(folder / "run")
     assert "text to image, held out" in text and "chance" in text
+
+
+def test_an_index_that_was_not_finished_is_built_anew(searcher: Searcher, tmp_path: Path) -> None:
+    model = searcher.embedder.model
+
+    def collections(count: int) -> Callable[[Path], Iterator[Collection]]:
+        def write(scratch: Path) -> Iterator[Collection]:
+            for number in range(count):
+                with writing(scratch / str(number), model) as writer:
+                    writer.add(np.eye(1, model.dim, number, dtype=np.float32), [Row(f"row {number}", "image")])
+                yield Collection(scratch / str(number))
+            if count < 3:
+                raise Stopped(signal.SIGTERM)
+
+        return write
+
+    with pytest.raises(Stopped):
+        indexed(tmp_path, searcher.embedder, collections(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["index-unfinished"]
+    assert len(indexed(tmp_path, searcher.embedder, collections(3)).index) == 3
+    # The finished one is opened, and nothing is written.
+    assert len(indexed(tmp_path, searcher.embedder, collections(0)).index) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_a_finished_run_of_another_configuration_is_not_used(searcher: Searcher) -> None:

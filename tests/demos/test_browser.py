@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from demos.search_page import serving
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.search import Searcher
+from tests.modalities.video.films import film
 
 pytest.importorskip("starlette", reason="the extra demo is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -270,6 +272,35 @@ def test_a_sound_that_is_recorded_finds_sounds(sounds: Searcher, browser: Any) -
         page.locator("#panel-audio").get_by_role("button", name="Search").click()
         page.locator("#answers > li").first.wait_for()
         assert page.locator("#answers audio").count() == 4
+    context.close()
+
+
+def test_films_have_posters_and_moments_to_click(films: Searcher, browser: Any, tmp_path: Path) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    query = film(tmp_path / "query.mp4", 8, size=(64, 64), rate=8)
+    with serving(films, "Films") as address:
+        page = context.new_page()
+        page.set_default_timeout(0)
+        page.goto(address)
+        page.get_by_role("tab", name="Film").click()
+        page.locator("#panel-video input[type=file]").set_input_files(query)
+        page.locator("#panel-video").get_by_role("button", name="Search").click()
+        card = page.locator("#answers > li").first
+        card.wait_for()
+        poster = page.request.get(f"{address}/{card.locator('video').get_attribute('poster')}")
+        assert poster.ok and poster.headers["content-type"] == "image/jpeg"
+        moments = card.locator(".moments button")
+        assert moments.count() == card.locator(".track button").count() == 3
+        seconds = re.fullmatch(r"tubes (\d\.\d).(\d\.\d) s", moments.first.inner_text())
+        assert seconds is not None
+        start = card.locator("video").evaluate("""(video) => new Promise((resolve) => {
+            video.addEventListener("seeked", () => resolve(video.currentTime), {once: true});
+            document.querySelector(".moments button").click();
+        })""")
+        assert f"{start:.1f}" == seconds[1]
+        # Marks lie within the time line.
+        track, mark = (card.locator(name).first.bounding_box() for name in (".track", ".track button"))
+        assert track["x"] <= mark["x"] <= track["x"] + track["width"]
     context.close()
 
 
