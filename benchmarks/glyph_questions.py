@@ -4,9 +4,10 @@ The demo's model trains (or is taken from ``--runs``), and all symbols are index
 questions of ``demos/questions.tsv`` are asked: twenty plain ones, and others that were kept aside, in eight languages
 and with typos. A question is answered if a right symbol is among the first five.
 
-* ``vectors``: the text's vector against those of pictures.
+* ``vectors``: the question's vector against those of pictures.
+* ``vectors of names``: the same against those of names.
 * ``words``: BM25 over the words and trigrams of names, without any training; the control.
-* ``both``: fused, which is what the page does.
+* ``both``: pictures by vectors and by words, fused, which is what the page does.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import Stopped, UserError
@@ -25,6 +27,10 @@ from hrt_mm.train.loop import train
 from hrt_mm.train.summary import read_summary
 from hrt_modalities.common.splits import SPLITS
 
+from .examples import Sampled, is_text
+
+CONTROLS = 200
+"""Texts that are searched for by words alone."""
 SHOWN = 3
 """Answers to each query that are told."""
 
@@ -54,6 +60,7 @@ class Demo:
         config: a configuration with towers.
         splits: whose samples can be found.
         queries: that are answered.
+        tell: prints what else there is to say of the search.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Demo:
     config: str
     splits: tuple[str, ...] = SPLITS
     queries: tuple[Query, ...] = ()
+    tell: Callable[[Searcher], None] = lambda searcher: None
 
 
 def trained(folder: Path, config: RunConfig) -> Path:
@@ -173,6 +181,26 @@ def figures(run: Path, *, pieces: bool = True) -> str:
     return "\n".join(lines)
 
 
+def control(searcher: Searcher) -> str:
+    """How often the words of rows' texts alone, without any training, find the row of a text; a line for each tower.
+
+    The index holds these texts, so this is the most that words can do.
+    """
+    index, embedder = searcher.index, searcher.embedder
+    texts = [hit.row for hit in Sampled.of(searcher).hits if is_text(searcher, hit.row.tower)][:CONTROLS]
+    if not isinstance(index, Index) or not texts:
+        return ""
+    zero_D = np.zeros(embedder.model.dim, np.float32)
+    lines = []
+    for tower in index.towers:
+        if not is_text(searcher, tower):
+            results = [index.search_words(row.info.get("text", ""), zero_D, 1, tower=tower) for row in texts]
+            right = sum(bool(hits) and hits[0][0].row.id == row.id for hits, row in zip(results, texts, strict=True))
+            share = right / len(texts)
+            lines.append(f"text to {tower} by words alone, untrained: R@1 {share:.1%} of {len(texts)} indexed texts")
+    return "\n".join(lines)
+
+
 def told(query: Query, hits: Sequence[Hit]) -> str:
     """A query with its best answers, as a line."""
     source = f"'{query.source}'" if isinstance(query.source, str) else query.source.name
@@ -216,6 +244,9 @@ def main(demo: Demo, about: str | None) -> int:
     def run() -> int:
         searcher = prepare(args.folder, args.overrides, demo.config, demo.splits)
         print(figures(args.folder / "run"))
+        if line := control(searcher):
+            print(line)
+        demo.tell(searcher)
         for query in demo.queries:
             print(told(query, searcher.search(SearchQuery.of(query.kind, query.source), SHOWN, find=query.find)))
         page(searcher, demo.title, args)

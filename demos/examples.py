@@ -72,7 +72,7 @@ class Sampled:
 
     def questions(self, searcher: Searcher) -> list[str]:
         """Texts of rows that find their row."""
-        tower = next((name for name in searcher.embedder.towers if _is_text(searcher, name)), None)
+        tower = next((name for name in searcher.embedder.towers if is_text(searcher, name)), None)
         if tower is None or not self.hits:
             return []
         find = searcher.answering(tower)
@@ -110,5 +110,6 @@ class Sampled:
         return chosen
 
 
-def _is_text(searcher: Searcher, tower: str) -> bool:
+def is_text(searcher: Searcher, tower: str) -> bool:
+    """Whether a tower reads text."""
     return issubclass(searcher.embedder.modality(tower), Textual)

@@ -83,7 +83,7 @@ def answered(group: Sequence[SymbolQuestion], search: Callable[[str], Sequence[H
 
 
 def ways(searcher: Searcher, find: str = "image") -> Mapping[str, Callable[[str], Sequence[Hit]]]:
-    """The searches that are compared: by vectors, by the words of rows' texts, and by both, as the page does.
+    """The searches that are compared: by the vectors of pictures, by those of names, by words, and as the page does.
 
     Args:
         searcher: of symbols.
@@ -98,6 +98,7 @@ def ways(searcher: Searcher, find: str = "image") -> Mapping[str, Callable[[str]
 
     return {
         "vectors": lambda text: searcher.search(Query.text(text), FIRST, find=find, hybrid=False),
+        "vectors of names": lambda text: searcher.search(Query.text(text), FIRST, find="text", hybrid=False),
         "words": by_words,
         "both": lambda text: searcher.search(Query.text(text), FIRST, find=find),
     }

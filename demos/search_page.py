@@ -21,7 +21,7 @@ from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.capabilities import Lasting, Textual
-from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import MAX_TEXT, MODALITIES, Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.retrieval.where import Where
@@ -49,6 +49,8 @@ PAGE = 24
 """Answers at a time."""
 MOST = 2_000
 """Answers to one question that can be paged through."""
+WEAK = 0.35
+"""Part of a question's words that a text must match, weighted by how rare they are, for the page not to doubt it."""
 INSIDE = 3
 """Pieces that are marked within an answer."""
 FIRST_PORT = 7860
@@ -111,37 +113,33 @@ def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, An
     if question.like:
         return _similar(searcher, media, question, count, offset)
     source = _checked(searcher, question)
-    where = _filter(searcher, question)
     try:
         results = searcher.search(
             Query.of(question.tower, source),
-            offset + count + 1 if where is None else len(searcher.index),
+            count + 1,
             find=question.find,
             level=question.level,
             inside=INSIDE if searcher.index.levels else 0,
+            offset=offset,
+            where=question.where.strip() or None,
         )
     except UserError as error:
         raise UserError(_with_name(str(error), question)) from error
-    hits = [hit for hit in results if where is None or where.matches(hit.row)][offset:]
     return {
-        "answers": answers(hits[:count], searcher.index, media, offset + 1),
+        "answers": answers(results[:count], searcher.index, media, offset + 1),
         "offset": offset,
-        "more": len(hits) > count and offset + count < MOST,
+        "more": len(results) > count and offset + count < MOST,
         "find": results.tower,
+        "notice": _notice(results) if not offset else "",
     }
 
 
-def _filter(searcher: Searcher, question: Question) -> Where | None:
-    """The filter of a question.
-
-    Raises:
-        UserError: it cannot be parsed, or names a column that no sampled row has.
-    """
-    if not question.where.strip():
-        return None
-    where = Where.parse(question.where)
-    where.check(Sampled.of(searcher).columns())
-    return where
+def _notice(hits: Sequence[Hit]) -> str:
+    """The notice above answers whose texts match a question badly; empty if only vectors were compared."""
+    matches = [hit.ranks.words_score for hit in hits if hit.ranks is not None]
+    if not matches or max(matches) >= WEAK:
+        return ""
+    return "No text in the index matches these words well. These answers are the nearest ones by their vectors."
 
 
 def _similar(searcher: Searcher, media: Media, question: Question, count: int, offset: int) -> dict[str, Any]:
@@ -151,14 +149,11 @@ def _similar(searcher: Searcher, media: Media, question: Question, count: int, o
         raise UserError(f"The index has no {question.tower} {question.like!r:.80} to find similar ones to.")
     vector_D = vector_of(index, row.row)
     tower = question.find or question.tower
-    where = _filter(searcher, question)
-    k = offset + count + 2 if where is None else len(index)
-    hits = index.search(vector_D, k, tower=tower, level=question.level)
-    others = [
-        hit
-        for hit in hits
-        if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id) and (where is None or where.matches(hit.row))
-    ][offset:]
+    where = Where.parse(question.where) if question.where.strip() else None
+    if where is not None:
+        where.check(index.columns)
+    hits = index.search(vector_D, offset + count + 2, tower=tower, level=question.level, where=where)
+    others = [hit for hit in hits if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id)][offset:]
     return {
         "answers": answers(others[:count], index, media, offset + 1),
         "offset": offset,

@@ -45,7 +45,7 @@ def test_words_alone_find_names_without_training(searcher: Searcher, capsys: pyt
     assert ways(searcher)["both"]("braille pattern dots-1245")[0].row.id == by_words[0].row.id
     glyphs.tell(searcher)
     heads = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert heads == [f"plain questions by {way}" for way in ("vectors", "words", "both")]
+    assert heads == [f"plain questions by {way}" for way in ("vectors", "vectors of names", "words", "both")]
 
 
 def test_the_page_doubts_answers_whose_words_do_not_match() -> None:
