@@ -120,7 +120,8 @@ def _query(args: argparse.Namespace) -> Query:
         tower, equals, source = text.partition("=")
         if not (tower and equals):
             raise UserError(f"--query {text}: write a tower, an equals sign, and a text or a file: image=a.png")
-        terms.append(Query.of(tower, source))
+        path = Path(source).expanduser()
+        terms.append(Query.of(tower, path if path.is_file() else source))
     terms += [-Query.text(words) for words in args.minus]
     if not terms:
         options = ", ".join(f"--{name}" for name in (*KINDS, "query"))

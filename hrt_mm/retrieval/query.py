@@ -132,7 +132,9 @@ class Query:
     @property
     def words(self) -> str:
         """The texts of all terms with a positive weight, for lexical search."""
-        return " ".join(term.source for term in self.terms if isinstance(term.source, str) and term.weight > 0)
+        # The source of another kind is the path of a file.
+        texts = [term for term in self.terms if MODALITIES.get(term.kind, "text") == "text" and term.weight > 0]
+        return " ".join(term.source for term in texts if isinstance(term.source, str))
 
     def plain(self) -> list[dict[str, Any]]:
         """JSON-serializable form."""

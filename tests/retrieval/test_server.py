@@ -210,7 +210,7 @@ def test_texts_are_embedded(client: Client, searcher: Searcher) -> None:
         ("/search", {"text": "x" * 10_000}, 400, "the query has 10,000 characters; it may have 2,000"),
         ("/search", {"text": "dots", "find": "sound"}, 400, "the index has no tower 'sound'; it has"),
         ("/search", {"text": "dots", "inside": 2}, 400, "the index has no pieces"),
-        ("/search", {"text": "dots", "where": "year >="}, 400, "where"),
+        ("/search", {"text": "dots", "where": "year >="}, 400, "the filter is wrong at character 8"),
         ("/search", {"text": "dots", "k": 0}, 422, "k: Input should be greater than or equal to 1"),
         ("/search", {"text": "dots", "k": 10**9}, 422, "k: Input should be less than or equal to 1000"),
         ("/search", {"text": "dots", "kk": 3}, 422, "kk: Extra inputs are not permitted"),
