@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add as plus
 from pathlib import Path
@@ -37,6 +37,9 @@ def add(commands: Commands) -> None:
         "--query", metavar="TOWER=VALUE", action="append", default=[], help="text or file for the tower of that name"
     )
     query.add_argument("--minus", metavar="WORDS", action="append", default=[], help="text to move away from")
+    query.add_argument(
+        "--queries", metavar="FILE", help="file with a query a line, a text or TOWER=VALUE; - for standard input"
+    )
     parser.add_argument("--find", metavar="TOWER", help="tower to search; by default, another than the query's")
     parser.add_argument("-k", type=int, default=10, help="maximum number of results (10)")
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="skip the N best results (0)")
@@ -62,15 +65,17 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--run", dest="folder", type=Path, help="run folder of the model; by default, the one that the index names"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --queries, an object a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the results."""
-    query = _query(args)
-
+    lines = None if args.queries is None else _lines(args)
+    queries = [_combined(args)] if lines is None else []
     if args.server is not None:
-        return _ask(args, query)
+        for query in queries or [_query(line, ()) for line in lines or ()]:
+            _ask(args, query)
+        return 0
 
     from ..retrieval.search import Searcher
     from ..retrieval.stores import open_index
@@ -78,8 +83,10 @@ def run(args: argparse.Namespace) -> int:
     where, _ = target(args)
     with open_index(where) as index:
         searcher = Searcher.of(index, args.folder)
-        results = searcher.search(query, args.k, **_options(args))
-    _print(args, results.plain(), str(results))
+        if lines is not None:
+            queries = [_query(line, searcher.embedder.towers) for line in lines]
+        for results in searcher.search([*queries], args.k, **_options(args)):
+            _print(args, results.query, results.plain(), str(results))
     return 0
 
 
@@ -87,12 +94,19 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in OPTIONS} | {"hybrid": not args.no_hybrid}
 
 
-def _print(args: argparse.Namespace, plain: Mapping[str, Any], text: str) -> None:
-    print(json.dumps(plain, indent=2, ensure_ascii=not is_unicode(sys.stdout)) if args.json else text)
+def _print(args: argparse.Namespace, query: Query, plain: Mapping[str, Any], text: str) -> None:
+    """Prints results; those of one of several queries as a line of JSON, or below the query."""
+    from ..retrieval.results import printable_line
+
+    if args.json:
+        indent = 2 if args.queries is None else None
+        print(json.dumps(plain, indent=indent, ensure_ascii=not is_unicode(sys.stdout)))
+    else:
+        print(text if args.queries is None else f"{printable_line(str(query))}\n{text}\n")
 
 
-def _ask(args: argparse.Namespace, query: Query) -> int:
-    """Asks a running server."""
+def _ask(args: argparse.Namespace, query: Query) -> None:
+    """Asks a running server, and prints its results."""
     from ..core.errors import UserError
     from ..retrieval.client import search
     from ..retrieval.results import text_of
@@ -107,11 +121,11 @@ def _ask(args: argparse.Namespace, query: Query) -> int:
         else:
             texts.append({"text": str(term.source), "tower": term.kind or "text", "weight": term.weight})
     answer = search(args.server, texts, files, {"k": args.k, **_options(args)})
-    _print(args, answer.plain, text_of(answer.hits, args.offset) or f"no results for {query}")
-    return 0
+    _print(args, query, answer.plain, text_of(answer.hits, args.offset) or f"no results for {query}")
 
 
-def _query(args: argparse.Namespace) -> Query:
+def _combined(args: argparse.Namespace) -> Query:
+    """The query that the options give."""
     from ..core.errors import UserError
     from ..retrieval.query import Query
 
@@ -124,6 +138,31 @@ def _query(args: argparse.Namespace) -> Query:
         terms.append(Query.of(tower, path if path.is_file() else source))
     terms += [-Query.text(words) for words in args.minus]
     if not terms:
-        options = ", ".join(f"--{name}" for name in (*KINDS, "query"))
+        options = ", ".join(f"--{name}" for name in (*KINDS, "query", "queries"))
         raise UserError(f"there is nothing to search for; give a query by {options}")
     return reduce(plus, terms)
+
+
+def _lines(args: argparse.Namespace) -> list[str]:
+    """The lines of ``--queries`` that are not empty."""
+    from ..core.errors import UserError
+
+    if any(getattr(args, name) for name in (*KINDS, "query", "minus")):
+        raise UserError("--queries has all queries; drop --text and the like, or write them as lines")
+    try:
+        text = sys.stdin.read() if args.queries == "-" else Path(args.queries).read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{args.queries} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{args.queries} is no text in UTF-8: {error.reason} at byte {error.start}") from error
+    if not (lines := [line.strip() for line in text.splitlines() if line.strip()]):
+        raise UserError(f"{args.queries} has no queries; write one a line")
+    return lines
+
+
+def _query(line: str, towers: Sequence[str]) -> Query:
+    """A line of ``--queries``: a text, or ``TOWER=VALUE``."""
+    from ..retrieval.query import Query
+
+    tower, equals, source = line.partition("=")
+    return Query.of(tower, source) if equals and tower in {*towers, *KINDS} else Query.text(line)

@@ -179,7 +179,7 @@ class Index:
     def build(
         cls,
         folder: str | Path,
-        collections: Sequence[Collection],
+        collections: Sequence[Collection | str | Path],
         recall: float = RECALL,
         *,
         skip_duplicates: bool = False,
@@ -189,7 +189,7 @@ class Index:
 
         Args:
             folder: of the index; empty or missing.
-            collections: one or more, of one model.
+            collections: one or more, of one model, or their folders.
             recall: share of the true 10 nearest neighbours that search in large segments must find; 1 for exact search.
             skip_duplicates: see :meth:`extend`.
             queries: see :meth:`extend`.
@@ -198,9 +198,10 @@ class Index:
             UserError: the folder is not empty, the collections are of several models, an id is not unique, or the disk
                 is full.
         """
-        index = cls.create(folder, collections[0].model, recall)
+        opened = [each if isinstance(each, Collection) else Collection(Path(each)) for each in collections]
+        index = cls.create(folder, opened[0].model, recall)
         try:
-            index.extend(collections, skip_duplicates=skip_duplicates, queries=queries)
+            index.extend(opened, skip_duplicates=skip_duplicates, queries=queries)
         except BaseException:
             if not index.segments:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -784,6 +785,21 @@ class Index:
             return hits
 
         return self._current(results)
+
+    def vector(self, row: Row) -> np.ndarray:
+        """(D,) the vector of a row.
+
+        Raises:
+            UserError: the index has no such row.
+        """
+
+        def found(segments: Sequence[Segment]) -> np.ndarray:
+            for segment in segments:
+                for positions in segment.living("keys", [row.key]).values():
+                    return np.array(segment.collection.vectors_ND[positions[0]])
+            raise UserError(f"the index has no row {row.id!r} of {row.tower}")
+
+        return self._current(found)
 
     def count(self, tower: str, level: str = "", where: Filter | None = None) -> int:
         """The number of rows of a tower and level that a filter matches."""

@@ -327,6 +327,23 @@ class QdrantIndex:
         """Unknown, except in a local database, which compares all vectors."""
         return None if _remote(self.client) else 1.0
 
+    def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
+        """The rows with some keys, in any order; those that do not exist are left out."""
+        for block in _blocks(iter(keys)):
+            for point in self.client.retrieve(self.name, [_point(key) for key in block]):
+                yield _row(point.payload)
+
+    def vector(self, row: Row) -> np.ndarray:
+        """(D,) the vector of a row.
+
+        Raises:
+            UserError: the index has no such row.
+        """
+        if not (points := self.client.retrieve(self.name, [_point(row.key)], with_vectors=[""])):
+            raise UserError(f"the index has no row {row.id!r} of {row.tower}")
+        vector = points[0].vector[""] if isinstance(points[0].vector, Mapping) else points[0].vector
+        return np.array(vector, np.float32)
+
     def count(self, tower: str, level: str = "", where: Where | None = None) -> int:
         """The number of rows of a tower and level that a filter matches."""
         return int(self.client.count(self.name, count_filter=self._allowed(tower, level, where)).count)

@@ -129,13 +129,6 @@ class Query:
             text += f"{sign}{weight}{term}"
         return text
 
-    @property
-    def words(self) -> str:
-        """The texts of all terms with a positive weight, for lexical search."""
-        # The source of another kind is the path of a file.
-        texts = [term for term in self.terms if MODALITIES.get(term.kind, "text") == "text" and term.weight > 0]
-        return " ".join(term.source for term in texts if isinstance(term.source, str))
-
     def plain(self) -> list[dict[str, Any]]:
         """JSON-serializable form."""
         return [{"kind": term.kind, "source": term.label, "weight": term.weight} for term in self.terms]
@@ -143,11 +136,19 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class ReadTerm:
-    """A term with its tower and raw sample."""
+    """A term with its tower and raw sample.
+
+    Args:
+        tower: that reads it.
+        value: the raw sample.
+        weight: of its vector.
+        text: for lexical search; empty if the source is no text.
+    """
 
     tower: str
     value: Any
     weight: float
+    text: str = ""
 
 
 def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
@@ -164,7 +165,9 @@ def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
         if term.weight == 0 or not math.isfinite(term.weight):
             raise UserError(f"the weight of {term} is {term.weight:g}; weights are finite and not 0")
         tower = tower_of(term, embedder)
-        terms.append(ReadTerm(tower, _value(term, tower, embedder), term.weight))
+        is_text = isinstance(term.source, str) and issubclass(embedder.modality(tower), Textual)
+        text = term.source if is_text else ""
+        terms.append(ReadTerm(tower, _value(term, tower, embedder), term.weight, text))
     return terms
 
 

@@ -18,6 +18,7 @@ from .late_interaction import MultiVectors, terms_of
 from .qdrant import QdrantIndex
 from .query import Query, ReadTerm, Source, read, vectors
 from .results import Results
+from .rows import key_of
 from .segment import Hit
 from .where import Where
 
@@ -191,7 +192,7 @@ class Searcher:
                     f"pieces of level {level!r} of {tower} were not compared with {each} in training; {comparable} were"
                 )
             query_D = by_level[level] if has_levels else by_level[""]
-            words = each.words if hybrid else ""
+            words = " ".join(term.text for term in terms if term.weight > 0) if hybrid else ""
             scope = _Scope(tower, level, allowed, exact)
             hits = self._hits(query_D, words, late.count(offset + k), scope)
             if late.level:
@@ -203,6 +204,32 @@ class Searcher:
             recall = 1.0 if exact else self.index.recall(tower, level)
             results.append(Results(tuple(page), each, tower, level, offset, total, recall))
         return results if isinstance(query, list) else results[0]
+
+    def similar(self, id: str, k: int = 10, *, tower: str | None = None, where: Where | str | None = None) -> Results:
+        """The rows of a tower and level that are most like one of them, without itself.
+
+        Args:
+            id: of the row.
+            k: maximum number of results.
+            tower: of the row; may be absent if a single tower has this id.
+            where: only rows that a filter matches.
+
+        Raises:
+            UserError: no row has this id, several towers have it, or the filter is malformed.
+        """
+        towers = list(self.index.towers) if tower is None else [tower]
+        rows = [row for each in towers for row in self.index.rows_with([key_of(each, id)])]
+        if len(rows) != 1:
+            if not rows:
+                raise UserError(f"the index has no row {id!r} of {' or '.join(towers)}")
+            raise UserError(f"{' and '.join(row.tower for row in rows)} have a row {id!r}; name one with tower=")
+        (row,) = rows
+        allowed = self._filter(where)
+        hits = self.index.search(self.index.vector(row), k + 1, tower=row.tower, level=row.level, where=allowed)
+        total = self.index.count(row.tower, row.level, allowed)
+        others = [hit for hit in hits if hit.row.id != id][:k]
+        recall = self.index.recall(row.tower, row.level)
+        return Results(tuple(others), Query.of(row.tower, id), row.tower, row.level, 0, total, recall)
 
     def _filter(self, where: Where | str | None) -> Where | None:
         if where is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,77 @@ def test_the_shell_finds_a_picture_by_words(index: Path, capsys: pytest.CaptureF
     assert len(hits) == 10
     assert {hit["tower"] for hit in hits} == {"image"}
     assert Path(hits[0]["media"]).is_file()
-    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert (hits[0]["info"]["name"], hits[0]["words_rank"], hits[0]["rank"]) == (row.info["name"], 1, 1)
+    assert hits[0]["words_score"] == pytest.approx(1, abs=1e-3)
+    argv = [
+        "search",
+        str(index),
+        "--text",
+        row.info["name"],
+        "--json",
+        "--no-hybrid",
+        "--exact",
+        "--where",
+        "name~dots-1",
+    ]
+    assert main(argv) == 0
+    value = json.loads(capsys.readouterr().out)
+    scores = [hit["score"] for hit in value["results"]]
+    assert scores == sorted(scores, reverse=True) and "words_rank" not in value["results"][0]
+    names = [row.info["name"] for row in held.segments[0].collection.rows()]
+    assert value["total"] == sum("dots-1" in name for name in names) > 3 and value["recall"] == 1
+    assert all("dots-1" in hit["info"]["name"] for hit in value["results"])
+
+
+def test_queries_are_read_from_a_file(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = next((index / "segment-000001" / "media").rglob("*.png"))
+    (tmp_path / "queries.txt").write_text(f"dots\n\nimage={media}\n x = y \n")
+    assert main(["search", str(index), "--queries", str(tmp_path / "queries.txt"), "-k", "2", "--json"]) == 0
+    values = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [value["query"][0]["source"] for value in values] == ["dots", str(media), "x = y"]
+    assert [value["tower"] for value in values] == ["image", "text", "image"]
+    assert all(len(value["results"]) == 2 for value in values)
+    monkeypatch.setattr("sys.stdin", StringIO("dots"))
+    assert main(["search", str(index), "--queries", "-", "-k", "1"]) == 0
+    assert capsys.readouterr().out.startswith('"dots"\n  1  ')
+    for argv, message in (
+        (["--queries", str(tmp_path)], "cannot be read: Is a directory"),
+        (["--queries", str(tmp_path / "queries.txt"), "--text", "dots"], "--queries has all queries"),
+        (["--minus", "dots", "--where", "yaer=1"], "no row has a column 'yaer'"),
+        (["--text", "dots", "--where", "name="], "expected a value"),
+        ([], "there is nothing to search for"),
+        (["--query", "dots"], "write a tower, an equals sign"),
+    ):
+        assert main(["search", str(index), *argv]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_rows_like_a_row(index: Path) -> None:
+    searcher = Searcher.of(str(index))
+    row = Index(index).segments[0].collection.row(3)
+    with pytest.raises(UserError, match=r"image and text have a row .*; name one with tower="):
+        searcher.similar(row.id)
+    results = searcher.similar(row.id, 5, tower="image")
+    assert len(results) == 5 and row.id not in {hit.row.id for hit in results}
+    assert {hit.row.tower for hit in results} == {"image"}
+    with pytest.raises(UserError, match="the index has no row 'nothing' of image or text"):
+        searcher.similar("nothing")
+
+
+def test_the_lines_of_the_guide(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "search.md").read_text()
+    lines = guide.split("## From Python")[1].split("```text\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "shop").symlink_to(run)
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (20, 20), 255).save(tmp_path / "pictures" / "boots.png")
+    exec(lines, {})
+    assert "boots.png" in capsys.readouterr().out
 
 
 def test_its_own_picture_finds_itself_and_words(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
