@@ -327,12 +327,6 @@ class QdrantIndex:
         """Unknown, except in a local database, which compares all vectors."""
         return None if _remote(self.client) else 1.0
 
-    def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
-        """The rows with some keys, in any order; those that do not exist are left out."""
-        for block in _blocks(iter(keys)):
-            for point in self.client.retrieve(self.name, [_point(key) for key in block]):
-                yield _row(point.payload)
-
     def vector(self, row: Row) -> np.ndarray:
         """(D,) the vector of a row.
 
