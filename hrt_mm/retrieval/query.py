@@ -158,6 +158,8 @@ def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
         BadSample: a file or value cannot be read.
         UserError: a term fits no tower or several, a text is too long, or a weight is 0 or not finite.
     """
+    from ..data.capabilities import Textual  # which imports PyTorch
+
     if not query.terms or len(query.terms) > MAX_TERMS:
         raise UserError(f"the query has {len(query.terms)} terms; it may have 1 to {MAX_TERMS}")
     terms = []
@@ -165,8 +167,8 @@ def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
         if term.weight == 0 or not math.isfinite(term.weight):
             raise UserError(f"the weight of {term} is {term.weight:g}; weights are finite and not 0")
         tower = tower_of(term, embedder)
-        is_text = isinstance(term.source, str) and issubclass(embedder.modality(tower), Textual)
-        text = term.source if is_text else ""
+        is_text = issubclass(embedder.modality(tower), Textual)
+        text = term.source if is_text and isinstance(term.source, str) else ""
         terms.append(ReadTerm(tower, _value(term, tower, embedder), term.weight, text))
     return terms
 
