@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import FiniteFloat, TypeAdapter
 
 from ..data.atomic_files import write_flushed
@@ -139,6 +138,8 @@ def rounding(norm_Q: np.ndarray, norm: float, dim: int) -> np.ndarray:
 
 def integer_products(codes_QD: np.ndarray, bytes_ND: np.ndarray) -> np.ndarray:
     """(Q, N) inner products of queries' codes with those that faiss stores, which are larger by 128, as int32."""
+    import torch  # which takes seconds, and commands such as `hrt-mm index show` do without
+
     codes_ND = torch.from_numpy((bytes_ND ^ np.uint8(128)).view(np.int8))
     products_QN: np.ndarray = torch._int_mm(torch.from_numpy(codes_QD.astype(np.int8)), codes_ND.t()).numpy()
     return products_QN
