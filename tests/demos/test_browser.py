@@ -329,3 +329,5 @@ def test_a_server_that_is_gone_is_told(searcher: Searcher, browser: Any) -> None
     finally:
         server.kill()
         server.wait()
+        assert server.stdout is not None
+        server.stdout.close()
