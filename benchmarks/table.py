@@ -35,6 +35,7 @@ from . import (
     streaming,
     video,
     video_decode,
+    words,
 )
 from .markdown import bars_table
 from .results import FOLDER, Result, read
@@ -67,6 +68,7 @@ TABLES = {
     image_text.NAME: image_text.tables,
     retrieval.NAME: retrieval.tables,
     late_interaction.NAME: late_interaction.tables,
+    words.NAME: words.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
