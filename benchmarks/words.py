@@ -17,13 +17,14 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hrt_mm.retrieval.lexical import Words, search_words, words_of
 from hrt_mm.retrieval.rows import Row as IndexRow
 from hrt_modalities.joint.fonts import characters
-from hrt_modalities.joint.glyphs import name_of
+from hrt_modalities.joint.symbol_names import name_of
 
 from .command import main, parser
 from .markdown import markdown
@@ -46,7 +47,8 @@ def by_bm25s(names: Sequence[str]) -> Ranking:
     """BM25 over words."""
     import bm25s
 
-    index = bm25s.BM25()
+    make: Any = bm25s.BM25
+    index = make()
     index.index([words_of(name) for name in names], show_progress=False)
 
     def ranked(question: str) -> Sequence[int]:
@@ -91,12 +93,13 @@ def run(options: argparse.Namespace) -> Result:
     if options.quick:
         names, questions = names[:300], questions[:5]
     contenders = {}
-    for way, build in {
+    ways: dict[str, Callable[[Sequence[str]], Ranking]] = {
         "hrt_mm": by_words,
         "bm25s words": by_bm25s,
         "tfidf 2-4-grams": by_tfidf,
         "fused": lambda names: fused([by_bm25s(names), by_tfidf(names)]),
-    }.items():
+    }
+    for way, build in ways.items():
         start = time.process_time()
         ranking = build(names)
         built = time.process_time() - start
