@@ -14,6 +14,7 @@ from . import (
     audio,
     boundaries,
     decode,
+    embedding,
     encoder_scaling,
     equal_time,
     fsdd,
@@ -69,6 +70,7 @@ TABLES = {
     retrieval.NAME: retrieval.tables,
     late_interaction.NAME: late_interaction.tables,
     words.NAME: words.tables,
+    embedding.NAME: embedding.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
 
