@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> Result:
             )
         ]
         Index.build(folder / "index", [Collection(folder / "batches")])
-        started = starts(folder / "index", 1 if options.quick else 3)
+        started = starts(folder / "index", 1 if options.quick else options.repeats)
         rows.append(Row(sizes={"what": "start"}, contenders=started, ratios={}))
     return Result(
         name=NAME,
@@ -202,6 +202,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     options = parser(NAME, __doc__ or "")
     options.add_argument("--files", type=positive, default=512)
+    options.add_argument("--repeats", type=positive, default=3, help="runs of each command")
     options.add_argument("--side", type=positive, default=64, help="of the pictures, in pixels")
     return options
 
