@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ def peers(vectors_ND: np.ndarray, k: int, folder: Path) -> Iterator[tuple[str, P
     graph = faiss.IndexHNSWFlat(dim, LINKS, product)
     graph.hnsw.efConstruction = BUILD_CANDIDATES
     yield "faiss HNSW", faiss_peer(graph, lambda effort: faiss.SearchParametersHNSW(efSearch=effort), EFFORTS)
-    yield "hnswlib", _hnswlib(vectors_ND, k, path)
-    for dtype in ("f32", "i8"):
+    if find_spec("hnswlib"):
+        # It has no wheels, so no extra brings it: it needs a compiler to be installed.
+        yield "hnswlib", _hnswlib(vectors_ND, k, path)
+    for dtype in ("f32", "i8") if find_spec("usearch") else ():
         yield f"usearch {dtype}", _usearch(vectors_ND, k, path, dtype)
 
 
