@@ -86,9 +86,11 @@ USES = {
     "report": {"matplotlib": "from hrt_mm.analysis.report import diagnose; diagnose(Path('run'))"},
     "speech": {"espeakng-loader": "from hrt_modalities.audio.synthesis import Engine; Engine()"},
     "shots": {
-        "scenedetect": "from hrt_modalities.video.shots import detected; list(detected([], 25.0, 'content', 0.5))",
+        "scenedetect": "from hrt_modalities.video.shots import shot_changes; "
+        "list(shot_changes([], 25.0, 'content', 0.5))",
     },
     "retrieval": {"faiss-cpu": "from hrt_mm.retrieval.neighbours import load_faiss; load_faiss('graph')"},
+    "serve": {"fastapi": "from hrt_mm.retrieval.server import create_app; create_app(None)"},
     "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant import load_qdrant; load_qdrant()"},
     "data": {
         "datasets": "from hrt_modalities.text.hugging_face import HuggingFaceConfig; "
@@ -133,8 +135,8 @@ def test_every_library_of_an_extra_has_a_use() -> None:
     for extra, uses in USES.items():
         inner = {"speech": "audio", "shots": "video"}.get(extra)
         expected = set(libraries(extra)) - set(libraries(inner) if inner else ())
-        # opencv-python-headless serves scenedetect, and the audio extra bounds torch.
-        assert set(uses) == expected - {"opencv-python-headless", "torch"}
+        # opencv-python-headless serves scenedetect, the audio extra bounds torch, and the others run FastAPI.
+        assert set(uses) == expected - {"opencv-python-headless", "torch", "uvicorn", "python-multipart"}
 
 
 def test_commands_work_and_list_what_is_missing(light: Light, tmp_path: Path) -> None:

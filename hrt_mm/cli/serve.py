@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -62,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"{where} is served at {address} ({address}/docs describes it); Ctrl-C ends it", flush=True)
-        # The server passes the signal that ends it on to the handlers of the command.
+        # The server passes the signal that ends it on to the handlers of the command. A shell makes commands in the
+        # background ignore Ctrl-C, which the server does not: then there is no handler to pass it on to.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         uvicorn.Server(config).run(sockets=[listener])
     return 0
 

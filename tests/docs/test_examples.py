@@ -22,6 +22,7 @@ import yaml
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.train.check import check
+from hrt_mm.train.run_config import SHORT_FORM
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -39,7 +40,7 @@ SHORTER = {"docs/tutorials/language-model.md": ["data.val=0.001", "data.test=0.0
 """Further overrides by page."""
 QUICK = {"modalities", "doctor", "describe", "config"}
 """Commands that are run; of others the arguments and the configuration are checked."""
-TOOLS = {"make", "pip", "torchrun", "export", ".ci/run"}
+TOOLS = {"make", "curl", "pip", "torchrun", "export", ".ci/run"}
 
 _FENCE = re.compile(r"^```(?P<kind>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -156,7 +157,7 @@ def test_tutorial_runs(document: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_configuration_loads(example: Example, folder: Path) -> None:
     path = folder / f"example-{example.number}.yaml"
     path.write_text(example.body)
-    assert yaml.safe_load(example.body).keys() <= {"extends", *RunConfig.model_fields}
+    assert yaml.safe_load(example.body).keys() <= {"extends", *SHORT_FORM, *RunConfig.model_fields}
     check(load_config(path))
 
 

@@ -93,7 +93,7 @@ def test_parts_and_levels_are_searched_apart_and_pieces_within(tmp_path: Path) -
     assert [inner.row.span for inner in result.inside] == [(4, 9)]
     assert [inner.row.id for inner in result.inside[0].inside] == ["v/1/0"]
     assert index.remove(["v"]) == 4
-    assert index.towers == {"video": 0, "text": 1}
+    assert index.towers == {"text": 1}
 
 
 def test_bad_input_is_told(tmp_path: Path, index: Index) -> None:
