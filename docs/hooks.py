@@ -153,7 +153,7 @@ def _components(base: type[Component]) -> Iterator[type[Component]]:
 
 def commands() -> str:
     """Every command with its arguments, from the parsers."""
-    parser = HelpParser(prog="hrt-mm", lists_installed=True)
+    parser = HelpParser(prog="hrt-mm")
     choices: Any = parser.add_subparsers(metavar="COMMAND")
     for add_command in main.COMMANDS:
         add_command(choices)
