@@ -110,5 +110,5 @@ def moments(hit: Hit) -> list[dict[str, Any]]:
     if not hit.row.level or hit.row.span is None:
         return inner
     start, end = hit.row.span
-    own = {"level": hit.row.level, "start": start, "end": end, "text": next(iter(hit.row.info.values()), "")}
-    return [own, *inner]
+    moment = {"level": hit.row.level, "start": start, "end": end, "text": next(iter(hit.row.info.values()), "")}
+    return [moment, *inner]

@@ -74,24 +74,24 @@ def retrieval_section(subject: Subject, page: Page) -> None:
     if not isinstance(task, Contrastive):
         return
     towers = embedded(subject, task)
-    found = {
+    by_pair = {
         (one, other): queries_of(towers[one], towers[other])
         for pair in task.pairs
         for one, other in (pair, pair[::-1])
         if one in towers and other in towers
     }
-    found = {direction: queries for direction, queries in found.items() if queries}
-    if not found:
+    by_pair = {direction: queries for direction, queries in by_pair.items() if queries}
+    if not by_pair:
         return
     page.heading("Queries and answers")
-    write_table(page, found)
-    chosen = {direction: select(queries) for direction, queries in found.items()}
+    write_table(page, by_pair)
+    chosen = {direction: select(queries) for direction, queries in by_pair.items()}
     drawn = _tokens(subject, chosen)
     for (one, other), queries in chosen.items():
         name = f"{one}_to_{other}"
-        wrong = sum(query.rank > 1 for query in found[one, other])
+        wrong = sum(query.rank > 1 for query in by_pair[one, other])
         page.say(
-            f"{name}: {wrong:,} of {len(found[one, other]):,} queries of {subject.split} have a wrong answer first"
+            f"{name}: {wrong:,} of {len(by_pair[one, other]):,} queries of {subject.split} have a wrong answer first"
         )
         caption = (
             f"{name}: queries on the left, then their first {ANSWERS} answers; right answers have a green frame, wrong "
@@ -126,7 +126,7 @@ def embedded(subject: Subject, task: Contrastive) -> dict[str, Embedded]:
 
 def queries_of(queries: Embedded, answers: Embedded) -> list[RankedQuery]:
     """The queries that have a right answer, worst first."""
-    found = []
+    ranked = []
     for name, query_D, group in zip(queries.names, queries.vectors_ND, queries.groups_N, strict=True):
         right_N = answers.groups_N == group
         if not right_N.any():
@@ -137,9 +137,9 @@ def queries_of(queries: Embedded, answers: Embedded) -> list[RankedQuery]:
         best = int(scores_N.masked_fill(~right_N, -torch.inf).argmax())
         # A wrong answer comes before a right one with an equal score.
         order = sorted(range(len(scores_N)), key=lambda i: (-float(scores_N[i]), bool(right_N[i])))[:ANSWERS]
-        shown = tuple((answers.names[i], float(scores_N[i]), bool(right_N[i])) for i in order)
-        found.append(RankedQuery(name, rank, (answers.names[best], float(scores_N[best])), shown))
-    return sorted(found, key=lambda query: -query.rank)
+        answered = tuple((answers.names[i], float(scores_N[i]), bool(right_N[i])) for i in order)
+        ranked.append(RankedQuery(name, rank, (answers.names[best], float(scores_N[best])), answered))
+    return sorted(ranked, key=lambda query: -query.rank)
 
 
 def select(queries: Sequence[RankedQuery]) -> list[RankedQuery]:

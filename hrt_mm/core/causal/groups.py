@@ -275,11 +275,11 @@ class Runs:
         """
         samples = len(self.open_A)
         stored_R = np.repeat(np.arange(samples), np.diff(self.offsets))
-        own_R = stored_R.copy()
-        own_R[self.pooled] = samples + np.arange(int(self.coarse_counts.sum()))
-        stored, own = (torch.from_numpy(rows).to(self.new.device) for rows in (stored_R, own_R))
+        group_R = stored_R.copy()
+        group_R[self.pooled] = samples + np.arange(int(self.coarse_counts.sum()))
+        stored, groups = (torch.from_numpy(rows).to(self.new.device) for rows in (stored_R, group_R))
         # The delay by one group is a shift: of rows in the forward pass, and here of their indices.
-        return own if self.inclusive else shift_right(own, self.samples, stored)
+        return groups if self.inclusive else shift_right(groups, self.samples, stored)
 
     def starts_above(self, group: OpenGroup, starts: Flags) -> dict[str, np.ndarray]:
         """Coarsens given boundaries: by name, whether a group starts at each new token of the next level.
