@@ -105,7 +105,7 @@ def rank_scores(scores_QN: Tensor, correct_QN: Tensor) -> Ranking:
 
 
 def wrong_modality(
-    queries_QD: Tensor, query_groups_Q: Tensor, answers_ND: Tensor, own_MD: Tensor, own_groups_M: Tensor
+    queries_QD: Tensor, query_groups_Q: Tensor, answers_ND: Tensor, same_tower_MD: Tensor, same_tower_groups_M: Tensor
 ) -> float:
     """Share of the ten nearest vectors that are of the query's own modality, where all modalities are searched at once.
 
@@ -116,18 +116,18 @@ def wrong_modality(
         queries_QD: (Q, D) vectors, at least one.
         query_groups_Q: (Q,) int64.
         answers_ND: (N, D) vectors of the other modalities, at least one.
-        own_MD: (M, D) vectors of the query's modality.
-        own_groups_M: (M,) int64.
+        same_tower_MD: (M, D) vectors of the query's modality.
+        same_tower_groups_M: (M,) int64.
     """
     shares = []
     for query_D, group in zip(queries_QD, query_groups_Q, strict=True):
         # Not a matrix product, which may round equal rows differently and so break ties.
         answers_N = (answers_ND * query_D).sum(1)
-        own_M = (own_MD * query_D).sum(1)[own_groups_M != group]
+        same_tower_M = (same_tower_MD * query_D).sum(1)[same_tower_groups_M != group]
         answers_N = answers_N.masked_fill(~answers_N.isfinite(), -torch.inf)
-        own_M = own_M.masked_fill(~own_M.isfinite(), torch.inf)
-        nearest = torch.cat([own_M, answers_N]).sort(descending=True, stable=True).indices[:DEPTH]
-        shares.append((nearest < len(own_M)).double().mean())
+        same_tower_M = same_tower_M.masked_fill(~same_tower_M.isfinite(), torch.inf)
+        nearest = torch.cat([same_tower_M, answers_N]).sort(descending=True, stable=True).indices[:DEPTH]
+        shares.append((nearest < len(same_tower_M)).double().mean())
     return float(torch.stack(shares).mean())
 
 

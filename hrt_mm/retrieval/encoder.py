@@ -361,8 +361,8 @@ class RunEncoder:
         for pyramid in self._pyramids(tower, values):
             with torch.no_grad():
                 if heads.soft:
-                    own = pyramid[heads.levels[tower]]
-                    tokens += [x_TD.numpy() for x_TD in own.spans.split(heads.mapped(tower, own.x))]
+                    level_tokens = pyramid[heads.levels[tower]]
+                    tokens += [x_TD.numpy() for x_TD in level_tokens.spans.split(heads.mapped(tower, level_tokens.x))]
                 else:
                     tokens += [vector_1D.numpy() for vector_1D in heads.query(tower, pyramid).split(1)]
         return tokens

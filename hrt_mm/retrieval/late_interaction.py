@@ -94,8 +94,8 @@ class MultiVectors:
         owner_P = np.concatenate(owners)
         # Pieces of fine levels lie in pieces of coarser ones.
         for _ in {segment.entry.level for segment in pieces}:
-            place_P = np.searchsorted(keys_P, owner_P).clip(max=len(keys_P) - 1)
-            owner_P = np.where(keys_P[place_P] == owner_P, parents_P[place_P], owner_P)
+            index_P = np.searchsorted(keys_P, owner_P).clip(max=len(keys_P) - 1)
+            owner_P = np.where(keys_P[index_P] == owner_P, parents_P[index_P], owner_P)
         order = np.argsort(owner_P, kind="stable")
         samples_S, first_S = np.unique(owner_P[order], return_index=True)
         return cls(
@@ -119,12 +119,12 @@ class MultiVectors:
             terms: of the query; their scores are added up by weight.
             samples_C: fingerprints of the samples.
         """
-        place_C = np.searchsorted(self.samples_S, samples_C)
-        place_C = np.minimum(place_C, len(self) - 1)
-        present = np.flatnonzero(self.samples_S[place_C] == samples_C) if len(self) else np.zeros(0, np.int64)
+        index_C = np.searchsorted(self.samples_S, samples_C)
+        index_C = np.minimum(index_C, len(self) - 1)
+        present = np.flatnonzero(self.samples_S[index_C] == samples_C) if len(self) else np.zeros(0, np.int64)
         scores_C = np.full(len(samples_C), NOTHING * sum(abs(weight) for _, weight in terms))
-        for chosen in self._chunks(present, place_C):
-            first_C, last_C = self.offsets_S1[place_C[chosen]], self.offsets_S1[place_C[chosen] + 1]
+        for chosen in self._chunks(present, index_C):
+            first_C, last_C = self.offsets_S1[index_C[chosen]], self.offsets_S1[index_C[chosen] + 1]
             rows_P = np.concatenate([np.arange(first, last) for first, last in zip(first_C, last_C, strict=True)])
             starts_C = np.append(0, np.cumsum(last_C - first_C)[:-1])
             vectors_PD = self._vectors(rows_P)
@@ -134,11 +134,11 @@ class MultiVectors:
             )
         return scores_C
 
-    def _chunks(self, present: np.ndarray, place_C: np.ndarray) -> Iterator[np.ndarray]:
+    def _chunks(self, present: np.ndarray, index_C: np.ndarray) -> Iterator[np.ndarray]:
         """The indices in ``present``, so many at a time that they have at most about :data:`CHUNK` pieces."""
         if not len(present):
             return
-        counts = np.diff(self.offsets_S1)[place_C[present]]
+        counts = np.diff(self.offsets_S1)[index_C[present]]
         yield from np.split(present, np.flatnonzero(np.diff(np.cumsum(counts) // CHUNK)) + 1)
 
     def _vectors(self, rows_P: np.ndarray) -> np.ndarray:

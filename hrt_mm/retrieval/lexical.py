@@ -280,15 +280,15 @@ def search_words(text: str, segments: Sequence[tuple[Words, np.ndarray]], k: int
         k: maximum number of results.
     """
     counts = terms_of(text)
-    own = impacts(counts)
+    term_impacts = impacts(counts)
     weights = {hashed(*term): WORD_WEIGHT if term[1] else 1.0 for term in counts}
-    postings = {term: [list(words.postings(term)) for words, _ in segments] for term in own}
+    postings = {term: [list(words.postings(term)) for words, _ in segments] for term in term_impacts}
     total = sum(words.units for words, _ in segments)
     factors = {}
     for term, by_segment in postings.items():
         frequency = sum(len(units_P) for blocks in by_segment for units_P, _ in blocks)
         factors[term] = weights[term] * math.log1p((total - frequency + 0.5) / (frequency + 0.5))
-    best = sum(factor * own[term] for term, factor in factors.items())
+    best = sum(factor * term_impacts[term] for term, factor in factors.items())
     searched = sorted(factors, key=lambda term: -factors[term])[:MAX_QUERY_TERMS]
     matches: list[WordMatch] = []
     for segment, (words, alive_N) in enumerate(segments):

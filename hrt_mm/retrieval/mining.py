@@ -147,8 +147,8 @@ def _encoded(embedder: Embedder, block: list[tuple[int, Sample]]) -> Iterator[tu
         for place, vector_D, content in rows:
             sides[place][tower] = _Side(vector_D, content)
     assert batch.groups is not None
-    for (index, _), group, own in zip(block, batch.groups.tolist(), sides, strict=True):
-        yield index, _Embedded(group, own)
+    for (index, _), group, side in zip(block, batch.groups.tolist(), sides, strict=True):
+        yield index, _Embedded(group, side)
 
 
 def _index(embedder: Embedder, samples: Mapping[int, _Embedded], folder: Path) -> Index:
@@ -170,14 +170,14 @@ def _negatives(
 ) -> list[tuple[int, float, float]]:
     """The negatives of a query, highest score first: their number, their score, and that of the right answer."""
     sample = samples[number]
-    own, right = sample.sides[query], sample.sides[answer]
-    right_score = float(own.vector_D @ right.vector_D)
+    asking, right = sample.sides[query], sample.sides[answer]
+    right_score = float(asking.vector_D @ right.vector_D)
     limit = right_score - (1 - margin) * abs(right_score)
     negatives = []
-    for hit in index.search(own.vector_D, candidates, tower=answer):
+    for hit in index.search(asking.vector_D, candidates, tower=answer):
         other = samples[int(hit.row.id)]
         same = other.group == sample.group or other.sides[answer].content == right.content
-        twin = query in other.sides and other.sides[query].content == own.content
+        twin = query in other.sides and other.sides[query].content == asking.content
         if hit.score < limit and not (same or twin):
             negatives.append((int(hit.row.id), hit.score, right_score))
     return negatives

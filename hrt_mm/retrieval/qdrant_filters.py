@@ -111,10 +111,10 @@ def query_weights(text: str) -> dict[int, float]:
 
 def share(text: str, units: Iterable[str]) -> float:
     """How well the best of some units matches a query, 0 to 1, if all terms are equally frequent."""
-    own, weights = impacts(terms_of(text)), query_weights(text)
-    best = sum(weights[term] * own[term] for term in own)
+    term_impacts, weights = impacts(terms_of(text)), query_weights(text)
+    best = sum(weights[term] * term_impacts[term] for term in term_impacts)
     scores = []
     for unit in units:
         there = impacts(terms_of(unit))
-        scores.append(sum(weights[term] * there[term] for term in own if term in there))
+        scores.append(sum(weights[term] * there[term] for term in term_impacts if term in there))
     return min(1.0, max(scores, default=0.0) / best) if best else 0.0

@@ -267,7 +267,7 @@ class Searcher:
 
     def _answering(self, terms: Sequence[ReadTerm]) -> str:
         """The tower to search by default: the first that no term is of, or that of the first term."""
-        own = {term.tower for term in terms}
-        others = [tower for tower in self.index.towers if tower not in own]
+        queried = {term.tower for term in terms}
+        others = [tower for tower in self.index.towers if tower not in queried]
         in_index = [term.tower for term in terms if term.tower in self.index.towers]
         return others[0] if others else [*in_index, terms[0].tower][0]

@@ -140,8 +140,8 @@ def tuned(neighbours: Neighbours, target: float, queries_QD: np.ndarray | None) 
     """
     vectors_ND = neighbours.vectors_ND
     generator = np.random.default_rng(0)
-    own = np.sort(generator.permutation(len(vectors_ND))[:SAMPLED])
-    sources = [(np.array(vectors_ND[own]), own)]
+    sampled = np.sort(generator.permutation(len(vectors_ND))[:SAMPLED])
+    sources = [(np.array(vectors_ND[sampled]), sampled)]
     if queries_QD is not None and len(queries_QD):
         chosen = np.sort(generator.permutation(len(queries_QD))[:SAMPLED])
         sources.append((np.array(queries_QD[chosen]), np.full(len(chosen), -1)))
@@ -159,8 +159,8 @@ def tuned(neighbours: Neighbours, target: float, queries_QD: np.ndarray | None) 
         if _cost(neighbours, sources, probes[0]) > WORTHWHILE * len(vectors_ND):
             return None
         recall = min(
-            _recall(neighbours, queries[1::2], own[1::2], scores[1::2], probes[0])
-            for (queries, own), (scores, _) in zip(sources, truths, strict=True)
+            _recall(neighbours, queries[1::2], positions[1::2], scores[1::2], probes[0])
+            for (queries, positions), (scores, _) in zip(sources, truths, strict=True)
         )
         if recall >= target:
             measured = sum(len(queries[1::2]) for queries, _ in sources)

@@ -134,8 +134,8 @@ class Comparison:
         if self.operator == "~":
             return folded(other) in folded(value)
         kind, bound = self.bound
-        own = kind(value)
-        return own is not None and ORDERINGS[self.operator](own, bound)
+        converted = kind(value)
+        return converted is not None and ORDERINGS[self.operator](converted, bound)
 
     @property
     def bound(self) -> tuple[Callable[[str], float | None], float]:
