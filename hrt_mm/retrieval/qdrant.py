@@ -18,7 +18,7 @@ from functools import wraps
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
 import numpy as np
@@ -29,6 +29,7 @@ from ..core.extras import needs_extra
 from .collection import Collection
 from .index import Hit
 from .lexical import units_of
+from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
 from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share, sparse_of
 from .rows import Model, Row, check_query, key_of
 from .where import Where
@@ -249,38 +250,21 @@ class QdrantIndex:
         """None: media files are not in the database."""
         return None
 
-    def search(
-        self,
-        query_D: np.ndarray,
-        k: int,
-        *,
-        tower: str | None = None,
-        level: str = "",
-        inside: int = 0,
-        finer: Mapping[str, np.ndarray] | None = None,
-        where: Where | None = None,
-        exact: bool = False,
-    ) -> list[Hit]:
+    def search(self, query_D: np.ndarray, k: int, **options: Unpack[VectorSearchKeywords]) -> list[Hit]:
         """The nearest rows, best first; see :meth:`hrt_mm.retrieval.index.Index.search`.
 
         Raises:
             UserError: k is below 1, or a vector has another width or is not finite.
         """
         query_D = check_query(query_D, k, self.model.dim)
-        if finer is not None:
-            finer = {name: check_query(finer_D, k, self.model.dim) for name, finer_D in finer.items()}
-        hits = self._nearest(query_D, k, self._allowed(tower, level, where), exact=exact)
-        return self.with_pieces(hits, inside, finer if finer is not None else query_D) if inside else hits
+        search = VectorSearch(**options).checked(k, self.model.dim)
+        hits = self._nearest(query_D, k, self._allowed(search), exact=search.exact)
+        if not search.inside:
+            return hits
+        return self.with_pieces(hits, search.inside, search.finer if search.finer is not None else query_D)
 
     def search_words(
-        self,
-        text: str,
-        query_D: np.ndarray,
-        k: int,
-        *,
-        tower: str | None = None,
-        level: str = "",
-        where: Where | None = None,
+        self, text: str, query_D: np.ndarray, k: int, **scope: Unpack[ScopeKeywords]
     ) -> list[tuple[Hit, float]]:
         """The rows whose texts match a text best; see :meth:`hrt_mm.retrieval.index.Index.search_words`.
 
@@ -295,7 +279,7 @@ class QdrantIndex:
             self.name,
             query,
             using=WORDS,
-            query_filter=self._allowed(tower, level, where),
+            query_filter=self._allowed(Scope(**scope)),
             limit=k,
             with_vectors=[""],
         )
@@ -310,13 +294,12 @@ class QdrantIndex:
         """The hits with the best finer rows within each; see :meth:`hrt_mm.retrieval.index.Index.with_pieces`."""
         return [replace(hit, inside=self._inside(hit.row, queries, count)) for hit in hits]
 
-    def _allowed(self, tower: str | None, level: str, where: Where | None) -> Any:
-        """A filter for rows of a tower and a level that ``where`` matches."""
-        rows = self._filter(tower=tower, level=level)
-        if where is None:
+    def _allowed(self, scope: Scope) -> Any:
+        rows = self._filter(tower=scope.tower, level=scope.level)
+        if scope.where is None:
             return rows
         models = load_qdrant().models
-        return models.Filter(must=[*(rows.must or []), filter_of(where, models)])
+        return models.Filter(must=[rows, filter_of(scope.where, models)])
 
     @property
     def columns(self) -> set[str]:
@@ -340,7 +323,7 @@ class QdrantIndex:
 
     def count(self, tower: str, level: str = "", where: Where | None = None) -> int:
         """The number of rows of a tower and level that a filter matches."""
-        return int(self.client.count(self.name, count_filter=self._allowed(tower, level, where)).count)
+        return int(self.client.count(self.name, count_filter=self._allowed(Scope(tower, level, where))).count)
 
     def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any, *, exact: bool = False) -> list[Hit]:
         # A local database is always exact, and warns if parameters are given.

@@ -6,11 +6,11 @@ Shapes: N vectors of the segment.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 from pydantic import AliasChoices, Field, NonNegativeInt
@@ -22,18 +22,12 @@ from .collection import CHECKED_UP_TO, Collection
 from .lexical import Words
 from .neighbours import FILES, REMEDY, Kind, Mask, Neighbours, Tuning
 from .rows import Row
+from .where import Where
 
 CONTENTS = "contents.npy"
 """Fingerprints of the vectors and media of samples, by which equal ones are told."""
 CACHED_FILTERS = 8
 """Filters whose matches are remembered."""
-
-
-class Filter(Hashable, Protocol):
-    """A condition on rows, as :class:`hrt_mm.retrieval.where.Where`."""
-
-    def matches(self, row: Row, inherited: Mapping[str, str] | None = None) -> bool:
-        """Whether a row is allowed; ``inherited`` has the columns of the sample that a piece is of."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +131,8 @@ class Segment:
         self.neighbours: Neighbours = (
             opened.neighbours if opened else Neighbours(vectors_ND, entry.kind, folder, entry.tuning)
         )
-        self._matches: OrderedDict[Filter, np.ndarray] = opened._matches if opened else OrderedDict()
-        self._masks: dict[Filter, Mask] = {}
+        self._matches: OrderedDict[Where, np.ndarray] = opened._matches if opened else OrderedDict()
+        self._masks: dict[Where, Mask] = {}
         alive_N = np.ones(len(vectors_ND), bool)
         alive_N[self.removed] = False
         self.alive = Mask(alive_N)
@@ -147,7 +141,7 @@ class Segment:
         """The number of rows that were not removed."""
         return self.alive.count
 
-    def mask(self, where: Filter | None, inherited: Callable[[Row], Mapping[str, str]]) -> Mask:
+    def mask(self, where: Where | None, inherited: Callable[[Row], Mapping[str, str]]) -> Mask:
         """The rows that were not removed and that a filter allows.
 
         Args:
@@ -231,6 +225,10 @@ class Segment:
         row = self.collection.row(position)
         return Hit(float(score), row, self.collection.media(row))
 
+    def media(self, position: int) -> Path | None:
+        """The media file of the row at a position, if any."""
+        return self.collection.media(self.collection.row(position))
+
     def living(self, which: str, keys: Iterable[int]) -> dict[int, list[int]]:
         """Positions by fingerprint, as :meth:`Collection.positions_of`, without removed rows."""
         positions = self.collection.positions_of(which, keys)
@@ -269,7 +267,7 @@ def _fingerprint(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
-def _remember(cache: OrderedDict[Filter, np.ndarray], where: Filter, matches_N: np.ndarray) -> None:
+def _remember(cache: OrderedDict[Where, np.ndarray], where: Where, matches_N: np.ndarray) -> None:
     cache[where] = matches_N
     while len(cache) > CACHED_FILTERS:
         cache.popitem(last=False)

@@ -11,7 +11,7 @@ import pytest
 
 from hrt_mm.data.storage import Sum
 from hrt_mm.retrieval import neighbours, structures
-from hrt_mm.retrieval.index import MANIFEST
+from hrt_mm.retrieval.manifest import MANIFEST
 from hrt_mm.retrieval.neighbours import FILES, STRUCTURE, Kind, Neighbours, load_faiss
 from hrt_mm.retrieval.structures import build
 

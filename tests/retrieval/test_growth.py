@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ import pytest
 
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import UserError
-from hrt_mm.retrieval import index as index_module
-from hrt_mm.retrieval import structures
-from hrt_mm.retrieval.collection import Collection, writing
-from hrt_mm.retrieval.index import MERGED, Index
+from hrt_mm.retrieval import segment_writer, structures
+from hrt_mm.retrieval.collection import Collection, Writer, writing
+from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.where import Where
 from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
@@ -54,21 +54,21 @@ def with_media(folder: Path, names: str, content: bytes = b"") -> Collection:
 
 def test_additions_are_merged_in_logarithmically_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    write = Index._write
+    copy_rows = segment_writer._copy_rows
 
-    def counted(self: Index, tower: str, level: str, sources: list, *args: object, **options: object) -> object:  # type: ignore[type-arg]
-        written.append(sum(len(positions) for _, positions in sources))
-        return write(self, tower, level, sources, *args, **options)  # type: ignore[arg-type]
+    def counted(writer: Writer, collection: Collection, positions: Sequence[int], *, merged: bool) -> None:
+        written.append(len(positions))
+        copy_rows(writer, collection, positions, merged=merged)
 
-    monkeypatch.setattr(Index, "_write", counted)
+    monkeypatch.setattr(segment_writer, "_copy_rows", counted)
     index = grown(tmp_path, 60)
     assert len(index) == 300
-    assert len(index.segments) <= 2 * MERGED
+    assert len(index.segments) <= 2 * segment_writer.MERGED
     # Once when added, and once for each doubling at most.
     assert sum(written) <= 300 * (1 + np.log2(300 / 5))
     folders = {path.name for path in index.folder.iterdir() if path.is_dir()}
     assert folders == {segment.entry.name for segment in index.segments}
-    monkeypatch.setattr(index_module, "MERGED", 10**9)
+    monkeypatch.setattr(segment_writer, "MERGED", 10**9)
     (tmp_path / "plain").mkdir()
     plain = grown(tmp_path / "plain", 60)
     assert len(plain.segments) == 60 and answers(index) == answers(plain)

@@ -6,15 +6,16 @@ import multiprocessing
 import os
 import signal
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval.collection import Collection, writing
-from hrt_mm.retrieval.index import MANIFEST, Index
+from hrt_mm.retrieval.index import Index
+from hrt_mm.retrieval.manifest import MANIFEST
 from hrt_mm.retrieval.neighbours import Kind
 from hrt_mm.retrieval.rows import Model, Row
 from tests.processes import forkserver
@@ -193,11 +194,12 @@ def _add_and_die(folder: Path, added: Path, moment: str) -> None:
     def die(*ignored: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(index_module, moment, die)
+    module, name = moment.split(".")
+    setattr(import_module(f"hrt_mm.retrieval.{module}"), name, die)
     Index(folder).add(Collection(added))
 
 
-@pytest.mark.parametrize("moment", ["build", "_write_manifest", "replace_file"])
+@pytest.mark.parametrize("moment", ["segment_writer.build", "index.write_manifest", "manifest.replace_file"])
 def test_a_kill_in_the_middle_of_an_add_leaves_the_last_good_index(tmp_path: Path, index: Index, moment: str) -> None:
     added = collection(tmp_path / "b", [f"b{position}" for position in range(10)], seed=1)
     process = multiprocessing.get_context("fork").Process(

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.retrieval import index as index_module
 from hrt_mm.retrieval import neighbours as module
-from hrt_mm.retrieval import structures
+from hrt_mm.retrieval import segment_writer, structures
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.neighbours import Kind, Mask, Neighbours
@@ -165,7 +164,7 @@ def test_any_order_of_operations_gives_what_a_plain_list_does(steps: list[tuple[
         patch.setattr(os, "fsync", lambda descriptor: None)
         of_any_size(patch)
         patch.setattr(structures, "FLAT_UP_TO", 5)
-        patch.setattr(index_module, "MERGED", 3)
+        patch.setattr(segment_writer, "MERGED", 3)
         both = Both(Path(name))
         for step, *values in [*steps, ("search", 1, 5, None)]:
             getattr(both, step)(*values)
