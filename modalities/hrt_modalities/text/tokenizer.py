@@ -41,6 +41,8 @@ class TextConfig(TokenizerConfig):
     type: Literal["text"]
     subwords: Path | None = None
     """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
+    word_vectors: Literal["wordllama"] | None = None
+    """Package whose subwords and static vectors are used instead; the vectors are not trained."""
     max_bytes: PositiveInt = MAX_BYTES
     """Limit of the length of a text; longer ones are bad samples."""
     recent: PositiveInt | None = None
@@ -57,12 +59,23 @@ class TextConfig(TokenizerConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> TextConfig:
+        if self.word_vectors and (self.subwords or self.recent):
+            raise ValueError("word_vectors brings its own subwords, one vector each; remove subwords and recent")
+        return self
+
     def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
         """The tokenizer.
 
         Raises:
             ConfigError: the file of subwords is missing or is no such file.
+            MissingLibrary: the package of the word vectors is not installed.
         """
+        if self.word_vectors is not None:
+            from .word_vectors import WordVectorTokenizer
+
+            return WordVectorTokenizer(self.max_bytes, self.carried)
         if self.subwords is None:
             return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried)
         from .subwords import SubwordTokenizer
