@@ -21,11 +21,11 @@ import soundfile
 from hrt_mm.cli.process import as_process
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.data.atomic_files import exclusive_lock
+from hrt_mm.data.listing import Listed
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit
-from hrt_mm.retrieval.listing import Listed
 from hrt_mm.retrieval.query import Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_modalities.audio.synthesis import Line, speak

@@ -120,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
 def _embed_files(args: argparse.Namespace, embedder: Embedder, options: dict[str, Any]) -> Outcome:
     from ..core.errors import UserError
     from ..data.capabilities import Textual
+    from ..data.listing import listed
     from ..retrieval.collecting import embed_files
-    from ..retrieval.listing import listed
 
     if not args.tower or len(args.tower) != 1:
         raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import added, analysis, config, embed, generate, index, mine, modalities, search, serve, train
+from . import added, analysis, config, embed, generate, index, mine, modalities, predict, search, serve, train
 from .arguments import HelpParser, join_text_options
 from .process import as_process, printable_output
 
 COMMANDS = (
     train.add_train,
     train.add_eval,
+    predict.add,
     generate.add,
     embed.add,
     index.add,

@@ -53,12 +53,24 @@ def add_eval(commands: Commands) -> None:
     add_overrides(parser)
     parser.add_argument("--split", default="test", help="train, val or test (test)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write sample, true label, prediction and scores of each sample: .csv, .jsonl, .parquet or .txt",
+    )
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Prints the metrics."""
+    """Prints the metrics, and writes the predictions if a file is named."""
     from ..inference.trained import evaluate_run
 
+    if args.predictions is not None:
+        from ..inference.predict import write_split
+
+        # Before the metrics, which take as long: the file or the task may be refused.
+        count = write_split(args.folder, args.split, args.predictions, args.overrides)
+        print(f"{args.predictions}: {count:,} predictions", file=sys.stderr)
     metrics = evaluate_run(args.folder, args.split, args.overrides)
     if args.json:
         print(json.dumps(metrics, indent=2))

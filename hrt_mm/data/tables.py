@@ -1,4 +1,4 @@
-"""Reading tables with one row per sample: CSV and TSV with a header, and JSONL, plain or compressed.
+"""Reading tables with one row per sample: CSV and TSV with a header, and JSONL, plain or compressed; and Parquet.
 
 Tables are untrusted: paths in them are confined to a folder.
 """
@@ -19,10 +19,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.errors import ConfigError, printable
+from ..core.extras import needs_extra
 from .files import nearly, special
 
 Row = Mapping[str, Any]
@@ -30,6 +32,7 @@ Row = Mapping[str, Any]
 MAX_CELL = 1 << 28
 """Maximum characters of a cell or a line of JSONL, as a small compressed file can expand to gigabytes."""
 _KINDS = (".csv", ".tsv", ".jsonl")
+_PARQUET = ".parquet"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -44,7 +47,7 @@ _MAGIC = (
     (b"\xfd7zXZ\x00", "xz: let its name end in .xz"),
     (b"PK\x03\x04", "a zip archive, as of a spreadsheet: save it as CSV in UTF-8"),
     (b"\xd0\xcf\x11\xe0", "a spreadsheet of Excel: save it as CSV in UTF-8"),
-    (b"PAR1", "Parquet: save it as CSV or JSONL"),
+    (b"PAR1", "Parquet: let its name end in .parquet"),
 )
 _COMPRESSED: dict[str, Callable[[Path], Any]] = {
     "": partial(open, mode="rb"),
@@ -61,21 +64,27 @@ csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
 
 
 def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
-    """Iterates over the rows of a table, each with its line number.
+    """Iterates over the rows of a table, each with its line number; in Parquet with its number, from 1.
 
     Cells of CSV and TSV are strings, or ``None`` past the end of a short row.
 
     Args:
-        file: the table. Its suffixes determine format and compression, as in ``.csv`` and ``.tsv.gz``.
+        file: the table. Its suffixes determine format and compression, as in ``.csv``, ``.tsv.gz`` and ``.parquet``.
         key: the setting that names the file, for messages.
 
     Raises:
         ConfigError: the file is missing, empty or malformed; names the line.
     """
     kind, packing = kind_of(file)
+    if kind == _PARQUET and not packing:
+        _check_file(file, key)
+        yield from _read_parquet(file)
+        return
     if kind not in _KINDS or packing not in _COMPRESSED:
         zst = "; Zstandard is not read: unpack it, or use .gz" if packing == ".zst" else ""
-        raise ConfigError(f"{key} {file} must end in {', '.join(_KINDS)}, or in .gz, .bz2 or .xz behind these{zst}")
+        raise ConfigError(
+            f"{key} {file} must end in {', '.join(_KINDS)}, or in .gz, .bz2 or .xz behind these, or in {_PARQUET}{zst}"
+        )
     _check_file(file, key)
     with _bytes_of(file, packing) as raw, _text_of(raw, file) as lines:
         if kind == ".jsonl":
@@ -327,3 +336,20 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         duplicate = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {printable(duplicate)!r} is there twice")
     return value
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
+    with needs_extra("data", "a table in Parquet"):
+        pyarrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    number = 0
+    try:
+        with parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}; create it again") from error
+    if not number:
+        raise ConfigError(f"{file} is empty")

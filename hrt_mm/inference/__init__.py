@@ -8,13 +8,15 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .generation import GeneratedText, Sampling, Session, continued, generate
+    from .predictions import Predicted, PredictedSpan, Prediction, SpanPrediction
     from .streaming import Finished, HierarchyStream, Stream, latencies
-    from .trained import Prediction, TrainedRun, evaluate_run, load_run, load_task
+    from .trained import TrainedRun, evaluate_run, load_run, load_task
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            ".trained": ("Prediction", "TrainedRun", "evaluate_run", "load_run", "load_task"),
+            ".predictions": ("Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
+            ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
             ".streaming": ("Finished", "HierarchyStream", "Stream", "latencies"),
         },
@@ -24,9 +26,12 @@ __all__ = [
     "Finished",
     "GeneratedText",
     "HierarchyStream",
+    "Predicted",
+    "PredictedSpan",
     "Prediction",
     "Sampling",
     "Session",
+    "SpanPrediction",
     "Stream",
     "TrainedRun",
     "continued",

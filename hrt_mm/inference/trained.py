@@ -4,53 +4,50 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
-from ..core.errors import ConfigError, UserError
-from ..data.capabilities import SizeAdapting, read_file
+from ..core.errors import BadSample, ConfigError
+from ..data.capabilities import SizeAdapting
 from ..data.registry import modalities
 from ..data.sample import Sample
-from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
+from ..data.tokenizer import Tokenizer, only_tokenizer
 from ..tasks.base import Collator, Task
 from ..tasks.batch import Batch
-from ..tasks.classification import Classification
 from ..tasks.encoding import EncoderTask
-from ..tasks.fused import Fused
-from ..train.build import Data, build_dataset, build_task, build_tokenizers, check_classes, given_groups
+from ..train.build import (
+    Data,
+    build_dataset,
+    build_task,
+    build_tokenizers,
+    carried_groups,
+    check_classes,
+    given_groups,
+)
 from ..train.checkpoint import Checkpoint, CheckpointError
 from ..train.distributed import ProcessGroup
 from ..train.evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from ..train.identity import SPLITS_MAY_DIFFER, check_same_vocabularies
 from ..train.precision import autocast, numerics
+from ..train.sampler import Plan, evaluation_plans
 from ..train.seeding import forked
 from ..train.store import open_store
+from .inputs import Input, Inputs, SampleBatches, inputs_of
+from .interpreting import NOT_FINITE, Interpreter
+from .predictions import Predicted
+from .reading import TowerReader
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The predicted class of a sample.
-
-    Args:
-        label: the most likely class.
-        probabilities: of all classes by name, most likely first.
-    """
-
-    label: str
-    probabilities: Mapping[str, float]
-
-    @property
-    def probability(self) -> float:
-        """Of ``label``."""
-        return self.probabilities[self.label]
+BATCH_SIZE = 32
+"""Samples a batch to predict, of runs whose batches are made by tokens."""
 
 
 @dataclass(frozen=True)
@@ -97,41 +94,50 @@ class TrainedRun:
         maker = Data(self.tokenizers, {split: dataset}, self.classes).maker(self.config, split)
         return EvaluationLoader(split, maker, self.config.train, ranks)
 
-    @torch.inference_mode()
-    def predict(self, inputs: Sequence[Any], *, batch_size: int = 32) -> list[Prediction]:
-        """Classifies samples with a run of task ``classification`` or ``fused_classification``.
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.task.parameters()).device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the weights to a device, and returns the run."""
+        self.task.to(device)
+        return self
+
+    def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None) -> list[Predicted]:
+        """Predicts samples: classes (:class:`Prediction`), or tags, segments or transcripts (:class:`SpanPrediction`).
+
+        The precision is that of the run. With the batch size of the run, predictions of the files of a split are those
+        of its evaluation.
 
         Args:
-            inputs: files as :class:`~pathlib.Path`, or raw samples. With towers each is a mapping by tower, in which
-                modalities may be missing.
-            batch_size: samples a batch.
+            inputs: files, texts or values in memory. A ``str`` is a text for towers of text, and the path of a file for
+                others. With several towers each is a mapping by tower, in which modalities may be missing. Of task
+                ``matching`` each is a pair.
+            batch_size: samples a batch; ``train.batch_size`` of the run if absent.
 
         Raises:
-            ConfigError: the run's task has no predictions of this kind.
+            ConfigError: the run's task makes no predictions.
             BadSample: an input cannot be read or tokenized; says which and why.
         """
-        if not isinstance(self.task, Classification | Fused):
-            raise ConfigError(
-                f"{self.folder} was trained on task {self.config.task.type}; predictions need task classification or "
-                "fused_classification"
-            )
-        predictions: list[Prediction] = []
-        for batch in self._batches(inputs, batch_size):
-            for probabilities_K in self.task.logits(batch).float().softmax(-1).cpu():
-                values, order = probabilities_K.sort(descending=True)
-                ranked = zip(order.tolist(), values.tolist(), strict=True)
-                probabilities = {self.task.classes[place]: probability for place, probability in ranked}
-                predictions.append(Prediction(next(iter(probabilities)), probabilities))
+        interpret = self.interpreter()
+        predictions: list[Predicted] = []
+        with self.computing():
+            for batch, samples in self._batches(inputs, batch_size):
+                for sample, prediction in zip(samples, interpret(batch, samples), strict=True):
+                    if prediction is None:
+                        raise BadSample(sample.name, NOT_FINITE)
+                    predictions.append(prediction)
         return predictions
 
     @torch.inference_mode()
-    def embed(self, inputs: Sequence[Any], level: str | None = None, *, batch_size: int = 32) -> Tensor:
-        """(B, D) vectors of samples: the mean of the tokens of a level. For runs with one tower.
+    def embed(self, inputs: Sequence[Any], level: str | None = None, *, batch_size: int | None = None) -> Tensor:
+        """(B, D) vectors of samples: the mean of the tokens of a level, for runs with one tower.
 
         Args:
-            inputs: files as :class:`~pathlib.Path`, or raw samples.
+            inputs: as :meth:`predict` takes them.
             level: name of the level; the coarsest when absent.
-            batch_size: samples a batch.
+            batch_size: samples a batch; ``train.batch_size`` of the run if absent.
 
         Raises:
             ConfigError: the run has several towers (:class:`hrt_mm.retrieval.Embedder` embeds those of task
@@ -142,32 +148,73 @@ class TrainedRun:
             raise ConfigError(f"{self.folder} has several towers; use hrt_mm.retrieval.Embedder")
         encoder = self.task.encoder
         index = encoder.hierarchy.config.index(level)
-        return torch.cat([encoder(batch.tokens).pooled(index) for batch in self._batches(inputs, batch_size)]).cpu()
-
-    def _batches(self, inputs: Sequence[Any], batch_size: int) -> Iterator[Batch]:
-        """Batches of files and raw samples on the task's device, as the run's data prepares them."""
-        device = next(self.task.parameters()).device
-        for first in range(0, len(inputs), batch_size):
-            samples = [
-                Sample(self._value(value), None, f"input {first + number}")
-                for number, value in enumerate(inputs[first : first + batch_size])
+        with self.computing():
+            vectors = [
+                encoder(batch.tokens).pooled(index).float().cpu() for batch, _ in self._batches(inputs, batch_size)
             ]
-            # Without targets, since files have no labels.
-            yield Batch(self.collator.towers(samples), None, tuple(sample.name for sample in samples)).to(device)
+        return torch.cat(vectors) if vectors else torch.zeros(0, encoder.hierarchy.config.levels[index].dim)
 
-    def _value(self, value: Any) -> Any:
-        towers = self.config.towers
-        if SINGLE in towers:
-            return self._read(SINGLE, value)
-        if not isinstance(value, Mapping):
-            raise UserError(f"inputs are mappings by tower ({', '.join(towers)}), got {value!r:.40}")
-        return {name: self._read(name, value[name]) for name in towers if value.get(name) is not None}
+    @contextmanager
+    def computing(self, precision: str | None = None) -> Iterator[None]:
+        """Sets the threads and the precision of the run for the block.
 
-    def _read(self, tower: str, value: Any) -> Any:
-        if isinstance(value, Path):
-            modality = modalities()[self.config.towers[tower].modality.type]
-            value = read_file(modality, value, self.tokenizers[tower])
-        return self.config.data.prepare(tower, value)
+        Args:
+            precision: ``fp32``, ``bf16`` or ``auto``; that of the run if absent.
+        """
+        options, device = self.config.train, self.device
+        with numerics(device, options.num_threads), autocast(precision or options.precision, device)():
+            yield
+
+    def reader(self, tower: str) -> TowerReader:
+        """Reads what a tower takes."""
+        modality = modalities()[self.config.towers[tower].modality.type]
+        annotations = carried_groups(self.config, self.tokenizers).get(tower, ())
+        return TowerReader(tower, modality, self.tokenizers[tower], self.config.data, tuple(annotations))
+
+    def interpreter(self) -> Interpreter:
+        """Makes predictions of batches.
+
+        Raises:
+            ConfigError: the run's task makes no predictions.
+        """
+        return Interpreter(self.task, self.readers, self.config.task.type, self.folder)
+
+    @property
+    def readers(self) -> dict[str, TowerReader]:
+        """Readers of all towers."""
+        return {tower: self.reader(tower) for tower in self.config.towers}
+
+    def batches(self, inputs: Sequence[Input], *, values: bool = True) -> SampleBatches:
+        """Makes batches of inputs.
+
+        Args:
+            inputs: what to read.
+            values: return raw values beside the batches.
+        """
+        dataset = Inputs(self.readers, inputs)
+        return SampleBatches(dataset, self.collator, self.config.train.seed, values=values)
+
+    def plans(self, count: int, batch_size: int | None = None) -> list[Plan]:
+        """The batches of some inputs, in their order.
+
+        Args:
+            count: number of inputs.
+            batch_size: samples a batch; ``train.batch_size`` of the run, or 32, if absent.
+        """
+        size = batch_size or self.config.train.batch_size or BATCH_SIZE
+        return evaluation_plans(count, batch_size=size, budget=None, sizes=None)
+
+    def _batches(self, inputs: Sequence[Any], batch_size: int | None) -> Iterator[tuple[Batch, list[Sample]]]:
+        """Batches on the task's device, as the run's data prepares them, with their samples."""
+        maker = self.batches(inputs_of(inputs, self.readers))
+        for plan in self.plans(len(inputs), batch_size):
+            loaded = maker[plan]
+            if loaded.error is not None:
+                raise loaded.error
+            if loaded.bad:
+                raise loaded.bad[0]
+            assert loaded.batch is not None
+            yield loaded.batch.to(self.device), [sample for _, sample in loaded.samples]
 
     @property
     def collator(self) -> Collator:
@@ -267,9 +314,9 @@ def load_task(
 
 
 def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Sequence[str] = ()) -> TrainedRun:
-    """A trained run, to be applied to files and raw samples: ``load_run("runs/digits").predict([Path("3.png")])``.
+    """A trained run, to be applied to files and raw samples: ``load_run("runs/digits").predict(["3.png"])``.
 
-    It is on the CPU; ``run.task.to("cuda")`` moves it. Inputs of sizes or rates that training never saw are brought to
+    It is on the CPU; ``run.to("cuda")`` moves it. Inputs of sizes or rates that training never saw are brought to
     the nearest ones.
 
     Args:
@@ -296,6 +343,22 @@ def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return load_config(path, overrides, of_run=True)
 
 
+def load_for_evaluation(
+    run_dir: Path, overrides: Sequence[str] = (), *, which: str | int = "best", config: RunConfig | None = None
+) -> TrainedRun:
+    """Loads a run to evaluate it on its own data, or on other data if an override is of the data.
+
+    Args:
+        run_dir: the run folder.
+        overrides: changes to the run's configuration, each ``a.b.c=value``.
+        which: ``best``, ``latest`` or a step.
+        config: replaces the folder's ``config.yaml``.
+    """
+    # Only other data may have sizes or rates that training never saw.
+    other_data = any(override.startswith("data.") for override in overrides)
+    return load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other_data else "own")
+
+
 def evaluate_run(
     run_dir: Path,
     split: str = "test",
@@ -314,9 +377,7 @@ def evaluate_run(
         which: ``best``, ``latest`` or a step.
         config: replaces the folder's ``config.yaml``.
     """
-    # Only other data may have sizes or rates that training never saw.
-    other_data = any(override.startswith("data.") for override in overrides)
-    run = load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other_data else "own")
+    run = load_for_evaluation(run_dir, overrides, which=which, config=config)
     options = run.config.train
     with ProcessGroup.from_env(options.device) as ranks, numerics(ranks.device, options.num_threads):
         task = run.task.to(ranks.device)

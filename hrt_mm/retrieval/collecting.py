@@ -21,15 +21,16 @@ import numpy as np
 
 from ..core.errors import BadSample, ConfigError, UserError, printable
 from ..data.capabilities import BoxLocating, Divisible, positions_at
-from ..data.files import shown
+from ..data.listing import Listed
 from ..data.progress import counted
+from ..data.skipped import warn_of_skipped
+from ..inference.reading import MAX_TEXT
 from .collection import Writer
 from .encoder import RunEncoder
 from .known import KnownRows
-from .listing import Listed
 from .partial import PartialWriter, resuming
 from .passages import Passages, parents
-from .reading import MAX_TEXT, Chunk, ChunkReader, FileSource, Shown, Source, SplitSource
+from .reading import Chunk, ChunkReader, FileSource, Shown, Source, SplitSource
 from .rows import Row, not_comparable
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,6 @@ MAX_INFO = 32_768
 """Maximum bytes of all texts to display of a sample, about half of the maximum size of a row."""
 MAX_ID = 8_192
 """Maximum bytes of a sample's id."""
-MAX_REASONS = 20
-"""Maximum number of reasons to list for samples that were left out."""
-MAX_NAMED = 3
-"""Maximum number of samples to name for each reason."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +101,7 @@ class Outcome:
 
     def warn(self, total: int) -> None:
         """Logs the samples that were left out, once for each reason."""
-        count = sum(map(len, self.left_out.values()))
-        reasons = sorted(self.left_out.items(), key=lambda item: -len(item[1]))
-        for reason, names in reasons[:MAX_REASONS]:
-            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-            log.warning("left out: %s%s: %s", ", ".join(map(shown, names[:MAX_NAMED])), more, reason)
-        if len(reasons) > 1 or count > MAX_NAMED:
-            others = f", for {len(reasons):,} reasons" if len(reasons) > MAX_REASONS else ""
-            log.warning("left out %s of %s samples%s", f"{count:,}", f"{total:,}", others)
+        warn_of_skipped(log, self.left_out, total)
 
 
 def check_levels(embedder: RunEncoder, towers: Sequence[str], levels: Sequence[str]) -> None:

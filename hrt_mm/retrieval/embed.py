@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..data.listing import listed
 from .collecting import Outcome, embed_files
 from .encoder import RunEncoder
-from .listing import listed
 from .query import Query, Source, read
 
 

@@ -6,7 +6,6 @@ Shapes: N values, D width.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,14 +25,15 @@ from ..data.capabilities import Renderable, Stretch, positions_at
 from ..data.modality import Modality
 from ..data.registry import modalities
 from ..data.tokenizer import Tokenizer
+from ..inference.locating import located
+from ..inference.reading import TowerReader
 from ..inference.trained import TrainedRun, load_task
 from ..tasks.contrastive import Contrastive
 from ..tasks.contrastive_views import ViewHeads
-from ..train.build import carried_groups
-from ..train.distributed import choose_device
+from ..train.distributed import device_named
 from ..train.precision import autocast, numerics
-from .passages import Passages, concatenate, located, within
-from .reading import CHUNK, TowerReader
+from .passages import Passages, concatenate, within
+from .reading import CHUNK
 from .rows import Model
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class RunEncoder:
                 available.
             CheckpointError: the checkpoint is missing or damaged.
         """
-        chosen = _device(device)
+        chosen = device_named(device)
         if precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is unknown; it is one of {', '.join(PRECISIONS)}")
         autocast(precision, chosen)
@@ -130,10 +130,7 @@ class RunEncoder:
         Raises:
             UserError: there is no such tower.
         """
-        modality = self.modality(tower)
-        if modality.suffixes is not None:
-            return modality.suffixes, frozenset()
-        return None, frozenset().union(*(other.suffixes or () for other in modalities().values()))
+        return self.reader(tower).suffixes()
 
     def tokenizer(self, tower: str) -> Tokenizer:
         """The tokenizer of a tower.
@@ -168,9 +165,8 @@ class RunEncoder:
         Raises:
             UserError: there is no such tower.
         """
-        modality = self.modality(tower)
-        annotations = carried_groups(self.run.config, self.run.tokenizers).get(tower, ())
-        return TowerReader(tower, modality, self.tokenizer(tower), self.run.config.data, tuple(annotations))
+        self.modality(tower)
+        return self.run.reader(tower)
 
     def vectors(self, tower: str, values: Sequence[Any]) -> np.ndarray:
         """(N, D) vectors of raw values.
@@ -373,23 +369,6 @@ class RunEncoder:
 
 
 PRECISIONS = ("fp32", "bf16", "auto")
-
-
-def _device(name: str) -> torch.device:
-    """A device by its name.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if name in ("auto", "cpu"):
-        return choose_device(name)
-    if not (match := re.fullmatch(r"cuda(?::(\d+))?", name)):
-        raise ConfigError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N")
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    number = int(match[1] or 0)
-    if number >= visible:
-        raise ConfigError(f"device {name} is not available: {visible} CUDA devices are visible; use cpu or auto")
-    return torch.device("cuda", number)
 
 
 def _on_host(vectors_ND: Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Pieces of samples: the tokens of a level (or the moments of a video), their positions and their parents.
+"""Pieces of samples with their vectors and their parents.
 
-Shapes: N pieces, D width, A axes (time; or rows and columns of an image), T level-0 tokens.
+Shapes: N pieces, D width, A axes (time; or rows and columns of an image).
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
-
-from ..core.levels import HierarchyConfig
-from ..core.pyramid import Pyramid
-from ..tasks.ctc import frames_of, token_ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,38 +31,6 @@ class Passages:
     media: tuple[tuple[str, bytes] | None, ...] = ()
 
 
-@torch.no_grad()
-def located(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    """(N, D) vectors of a level and (N, 2, A) their edges in level-0 coordinates, for each sample.
-
-    Vectors of a video are means over moments. Those of an image are tokens, with the bounding boxes of their patches.
-    """
-    return _regions(pyramid, level) if pyramid[0].axes == 2 else _moments(pyramid, config, level)
-
-
-def _regions(pyramid: Pyramid, level: int) -> list[tuple[Tensor, Tensor]]:
-    bottom, tokens = pyramid[0], pyramid[level]
-    split_coords = bottom.spans.split(bottom.coords_TC.cpu())
-    runs = tokens.spans.split(token_ranges(pyramid, level))
-    regions = []
-    for x_ND, coords_TC, runs_N2 in zip(tokens.split(), split_coords, runs, strict=True):
-        coords_of_token = [coords_TC[first:end] for first, end in runs_N2.tolist()]
-        boxes = [torch.stack([coords.amin(0), coords.amax(0) + 1]) for coords in coords_of_token]
-        regions.append((x_ND, torch.stack(boxes).double()))
-    return regions
-
-
-def _moments(pyramid: Pyramid, config: HierarchyConfig, level: int) -> list[tuple[Tensor, Tensor]]:
-    frames, bottom = frames_of(pyramid, config, level), pyramid[0]
-    grid = pyramid[level].grids is not None
-    moments = []
-    for (x_ND, edges_N2), coords_TC in zip(frames.split(), bottom.spans.split(bottom.coords_TC.cpu()), strict=True):
-        times_T = coords_TC[:, 0].unique() if grid else coords_TC[:, 0]
-        first_N, last_N = times_T[edges_N2[:, 0].cpu()], times_T[edges_N2[:, 1].cpu() - 1]
-        moments.append((x_ND, torch.stack([first_N, last_N + _spacing(times_T)], 1).double()[..., None]))
-    return moments
-
-
 def within(edges_N2A: Tensor, interval: tuple[float, float]) -> Tensor:
     """(n,) indices of the pieces whose center is in an interval of time; the nearest piece if there are none."""
     centers_N = edges_N2A[..., 0].mean(1)
@@ -79,12 +43,6 @@ def concatenate(stretches: Sequence[Passages]) -> Passages:
     vectors_ND = np.concatenate([stretch.vectors_ND for stretch in stretches])
     media = tuple(file for stretch in stretches for file in stretch.media)
     return Passages(stretches[0].level, vectors_ND, torch.cat([stretch.edges_N2A for stretch in stretches]), media)
-
-
-def _spacing(times_T: Tensor) -> float:
-    """Distance between consecutive times: 1, except for videos with another frame rate than the tokenizer's."""
-    distinct = times_T.unique()
-    return float(distinct.diff().median()) if len(distinct) > 1 else 1.0
 
 
 def parents(levels: Sequence[Passages]) -> list[list[int | None]]:

@@ -8,24 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..core.errors import BadSample, ConfigError
+from ..core.errors import BadSample
 from ..core.tokens import Tokens
-from ..data.capabilities import Divisible, Renderable, Textual, read_file
-from ..data.dataset import Dataset, DatasetConfig
+from ..data.dataset import Dataset
 from ..data.files import check_regular
-from ..data.modality import Modality
+from ..data.listing import Listed
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
+from ..inference.reading import TowerReader
 from ..train.sampler import Plan, Position
 from ..train.samples import Loaded, SampleReader
 from ..train.workers import Workers, loader
-from .listing import Listed
 
 CHUNK = 128
 """Maximum number of samples that are read, tokenized and written together."""
@@ -35,69 +33,6 @@ CHUNK_BYTES = 16 << 20
 """Total size of the files of a chunk, above which it is not extended. Decoded they are many times larger."""
 BATCH_TOKENS = 1 << 15
 """Maximum number of level-0 tokens in a batch of several samples."""
-MAX_TEXT = 2_000
-"""Maximum characters of a text to display."""
-
-
-@dataclass(frozen=True)
-class TowerReader:
-    """Reads what a tower takes. It has no weights, so that it can be sent to a worker.
-
-    Args:
-        tower: its name.
-        modality: of the tower.
-        tokenizer: of the tower.
-        data: the run's data, which prepares raw values.
-        annotations: boundaries that the model groups by and that bare files do not have.
-    """
-
-    tower: str
-    modality: type[Modality]
-    tokenizer: Tokenizer
-    data: DatasetConfig
-    annotations: tuple[str, ...] = ()
-
-    def read(self, source: Any) -> Any:
-        """The raw value of a source, as the run's data prepares it.
-
-        Args:
-            source: a file as a :class:`~pathlib.Path`; a ``str``, which is a text for towers of text, and the path of a
-                file for others; or a raw value, such as a tensor, an array or a Pillow image.
-
-        Raises:
-            BadSample: the text is empty, or the file is missing, not regular, or of another modality.
-            ConfigError: the model groups by annotations, which files do not have.
-        """
-        if self.annotations:
-            raise ConfigError(
-                f"the model of {self.tower} groups by {', '.join(map(repr, self.annotations))}, which come with the "
-                "data and are in no bare file; train one with fixed or learned groups"
-            )
-        if isinstance(source, str) and not issubclass(self.modality, Textual):
-            source = Path(source)
-        if isinstance(source, Path):
-            size_of(source)
-            source = read_file(self.modality, source, self.tokenizer)
-        elif isinstance(source, str) and not source.strip():
-            raise BadSample("the query", "is empty; type some words")
-        return self.data.prepare(self.tower, source)
-
-    def divides(self, path: Path, window: float) -> bool:
-        """Whether a file is so long that it is encoded in stretches."""
-        return issubclass(self.modality, Divisible) and (
-            self.modality.stretches(path, self.tokenizer, window) is not None
-        )
-
-    def text(self, value: Any, span: tuple[float, float] | None = None) -> dict[str, str]:
-        """The text to display of a value or a part of it, for modalities of text."""
-        if not issubclass(self.modality, Textual):
-            return {}
-        passage = self.modality.passage(value, span)
-        return {"text": passage if len(passage) <= MAX_TEXT else f"{passage[:MAX_TEXT]}..."}
-
-    def media(self, value: Any) -> tuple[str, bytes] | None:
-        """Suffix and bytes of a file to display, for modalities that have one."""
-        return self.modality.render(value) if issubclass(self.modality, Renderable) else None
 
 
 class Long:
@@ -357,17 +292,3 @@ def _volume(value: Any) -> int:
         return sum(_volume(item) for item in vars(value).values())
     size = getattr(value, "size", 0)  # of arrays and Pillow images
     return int(np.prod(size)) if isinstance(size, int | tuple) else 0
-
-
-def size_of(path: Path) -> int:
-    """Size of a regular file, in bytes.
-
-    Raises:
-        BadSample: it is missing, or not a regular file.
-    """
-    try:
-        return check_regular(path, str(path)).st_size
-    except FileNotFoundError as error:
-        raise BadSample(str(path), "no such file") from error
-    except OSError as error:
-        raise BadSample(str(path), f"cannot be read: {error.strerror}") from error

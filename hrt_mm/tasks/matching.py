@@ -99,9 +99,15 @@ class Matching(LabelTask):
         pyramid = self.encoder(batch.tokens)
         pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
         # Both sides went through the encoder in one batch, side by side.
-        return self.label_output(self.logits(pooled_BD[::2], pooled_BD[1::2]), batch.target, pyramid.losses)
+        return self.label_output(self.compared(pooled_BD[::2], pooled_BD[1::2]), batch.target, pyramid.losses)
 
-    def logits(self, first_BD: Tensor, second_BD: Tensor) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K) of the pairs of a batch, whose targets need not be there."""
+        pyramid = self.encoder(batch.tokens)
+        pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
+        return self.compared(pooled_BD[::2], pooled_BD[1::2])
+
+    def compared(self, first_BD: Tensor, second_BD: Tensor) -> Tensor:
         """(B, D) vectors of both sides to (B, K) logits of the pairs."""
         # Products and differences spare the network from learning what similarity is (InferSent, arXiv 1705.02364).
         both = [first_BD, second_BD, first_BD * second_BD, first_BD - second_BD]

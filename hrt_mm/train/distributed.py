@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -131,3 +132,20 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             "processes, or set train.device=cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def device_named(name: str) -> torch.device:
+    """A device by its name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if name in ("auto", "cpu"):
+        return choose_device(name)
+    if not (match := re.fullmatch(r"cuda(?::(\d+))?", name)):
+        raise ConfigError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N")
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(match[1] or 0)
+    if number >= visible:
+        raise ConfigError(f"device {name} is not available: {visible} CUDA devices are visible; use cpu or auto")
+    return torch.device("cuda", number)

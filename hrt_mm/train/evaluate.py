@@ -19,7 +19,7 @@ from .distributed import ProcessGroup
 from .meters import Meters, added, classes_without_samples, macro_f1s, means
 from .precision import Autocast
 from .sampler import Plan, evaluation_plans, sample_sizes
-from .samples import BadSamples, BatchMaker
+from .samples import BadSamples, BatchMaker, Loaded
 from .seeding import forked, mix, seed_all
 from .shuffle import Shuffle
 from .weights import load_weights
@@ -36,6 +36,9 @@ class EvaluationLoader:
         options: batch size, workers, and the fraction of unusable samples that is allowed.
         ranks: the process group, which the batches are distributed over.
         limit: number of batches, a fixed random selection; all if absent.
+
+    Attributes:
+        plans: the samples of each batch of this rank.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class EvaluationLoader:
         self.limit = limit
         self.bad = BadSamples(split, len(maker.dataset), options.max_bad_share)
         self._absent: Mapping[str, Sequence[int]] = {}
-        self._plans = self._plan()
+        self.plans = self._plan()
 
     def _plan(self) -> list[Plan]:
         options, world_size, length = self.options, self.ranks.world_size, len(self.maker.dataset)
@@ -72,13 +75,18 @@ class EvaluationLoader:
 
     def numbered(self) -> Iterator[tuple[int, Batch]]:
         """The batches that are not empty, each with its index over all ranks."""
+        for loaded in self.loaded():
+            if loaded.batch is not None:
+                yield loaded.plan.at.batch, loaded.batch
+
+    def loaded(self) -> Iterator[Loaded]:
+        """What becomes of each batch, with its unusable samples, which are counted."""
         self.bad = BadSamples(self.split, len(self.maker.dataset), self.options.max_bad_share)
         # Starting workers takes longer than loading a few batches.
-        workers = self.options.workers if len(self._plans) > 2 * self.options.workers else 0
+        workers = self.options.workers if len(self.plans) > 2 * self.options.workers else 0
         with worker_deaths_named():
-            for loaded in load(self.maker, self._plans, workers=workers, pin_memory=self.ranks.device.type == "cuda"):
-                if (batch := checked(loaded, self.bad).batch) is not None:
-                    yield loaded.plan.at.batch, batch
+            for loaded in load(self.maker, self.plans, workers=workers, pin_memory=self.ranks.device.type == "cuda"):
+                yield checked(loaded, self.bad)
 
     def warn_of_missing_classes(self, absent: Mapping[str, Sequence[int]]) -> None:
         """Warns of metrics that are means over classes and leave some out, once for the same classes.

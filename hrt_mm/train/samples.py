@@ -36,12 +36,14 @@ class Loaded:
         batch: the usable ones, or ``None`` where there is none.
         bad: the others.
         error: a mistake of the user's that is not one sample's, to be raised in the training process.
+        samples: index and sample of each row of the batch, for readers that return them.
     """
 
     plan: Plan
     batch: Batch | None
     bad: tuple[BadSample, ...] = ()
     error: UserError | None = None
+    samples: tuple[tuple[int, Sample], ...] = ()
 
     def pin_memory(self) -> Loaded:
         """The same with the batch in pinned host memory."""
@@ -106,37 +108,41 @@ class BatchMaker(SampleReader):
         self.negatives: Negatives | None = None
 
     def _load(self, plan: Plan) -> Loaded:
-        samples: list[Sample] = []
+        read: list[tuple[int, Sample]] = []
         bad: list[BadSample] = []
         added = self.negatives.beside(plan.indices, plan.at.epoch) if self.negatives is not None else ()
         for index in (*plan.indices, *added):
             # Augmentation then depends neither on the worker nor on what it read before.
             seed_host(mix(self.seed, "sample", plan.at.epoch, index))
             try:
-                samples.append(self._read(index))
+                read.append((index, self._read(index)))
             except BadSample as error:
                 bad.append(error)
         try:
-            batch = self._pack(plan, samples) if samples else None
+            batch = self._pack(plan, read) if read else None
         except BadSample:
             # The tokenizer stops at the first bad sample; packed one by one, each shows whether it is usable.
-            samples, unusable = self._sift(plan, samples)
+            read, unusable = self._sift(plan, read)
             bad += unusable
-            batch = self._pack(plan, samples) if samples else None
-        return Loaded(plan, batch, tuple(bad))
+            batch = self._pack(plan, read) if read else None
+        return Loaded(plan, batch, tuple(bad), samples=self._returned(read))
 
-    def _pack(self, plan: Plan, samples: list[Sample]) -> Batch:
+    def _returned(self, samples: list[tuple[int, Sample]]) -> tuple[tuple[int, Sample], ...]:
+        """What is returned beside the batch of its samples; nothing by default."""
+        return ()
+
+    def _pack(self, plan: Plan, samples: list[tuple[int, Sample]]) -> Batch:
         seed_host(mix(self.seed, "batch", plan.at.epoch, plan.at.batch))
-        return self.collator(samples)
+        return self.collator([sample for _, sample in samples])
 
-    def _sift(self, plan: Plan, samples: list[Sample]) -> tuple[list[Sample], list[BadSample]]:
+    def _sift(self, plan: Plan, samples: list[tuple[int, Sample]]) -> tuple[list[tuple[int, Sample]], list[BadSample]]:
         """Packs the samples one by one to find those that cannot be."""
-        good: list[Sample] = []
+        good: list[tuple[int, Sample]] = []
         bad: list[BadSample] = []
-        for sample in samples:
+        for index, sample in samples:
             try:
-                self._pack(plan, [sample])
-                good.append(sample)
+                self._pack(plan, [(index, sample)])
+                good.append((index, sample))
             except BadSample as error:
                 bad.append(BadSample(sample.name or error.name, error.reason))
         return good, bad

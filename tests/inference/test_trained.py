@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from hrt_mm import ConfigError, load_config, load_run, train
-from hrt_mm.inference import TrainedRun
+from hrt_mm.inference import Predicted, Prediction, TrainedRun
 
 SMALL = ["train.steps=2", "train.batch_size=8", "train.eval_every=null", "train.test=false", "train.workers=0"]
 
@@ -21,17 +22,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     return load_run(train(load_config("vision/digits", [*SMALL, f"run.dir={folder}"])))
 
 
+def classes(predictions: Sequence[Predicted]) -> list[Prediction]:
+    assert all(isinstance(prediction, Prediction) for prediction in predictions)
+    return [prediction for prediction in predictions if isinstance(prediction, Prediction)]
+
+
 def test_files_and_values_are_classified_alike(digits: TrainedRun, tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     for number, image in enumerate(pixels):
         Image.fromarray(np.asarray(image[0])).save(tmp_path / f"{number}.png")
-    predictions = digits.predict(list(pixels))
+    predictions = classes(digits.predict(list(pixels)))
     assert digits.predict([tmp_path / f"{number}.png" for number in range(3)]) == predictions
     for prediction in predictions:
         assert set(prediction.probabilities) == set("0123456789")
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert prediction.probability == max(prediction.probabilities.values())
-    for whole, part in zip(predictions, digits.predict(list(pixels), batch_size=2), strict=True):
+    for whole, part in zip(predictions, classes(digits.predict(list(pixels), batch_size=2)), strict=True):
         assert whole.label == part.label and whole.probability == pytest.approx(part.probability, abs=1e-5)
     assert digits.predict([]) == []
 
@@ -47,6 +53,8 @@ def test_samples_are_embedded(digits: TrainedRun) -> None:
 def test_other_tasks_have_no_predictions(digits: TrainedRun, tmp_path: Path) -> None:
     overrides = [*SMALL, f"run.dir={tmp_path / 'lm'}"]
     run = load_run(train(load_config("text/quickstart", overrides)))
-    with pytest.raises(ConfigError, match="trained on task language; predictions need task classification"):
+    with pytest.raises(
+        ConfigError, match="trained on task language, which predicts no labels; hrt-mm generate applies it"
+    ):
         run.predict(["a"])
     assert run.embed(["one text", "another"]).shape[0] == 2

@@ -16,13 +16,13 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.spans import Spans
 from hrt_mm.data.capabilities import BoxLocating
+from hrt_mm.inference.reading import TowerReader
 from hrt_mm.inference.trained import TrainedRun
 from hrt_mm.retrieval.collecting import embed_files
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.passages import Passages, parents
-from hrt_mm.retrieval.reading import TowerReader
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.tasks.contrastive_views import Vectors

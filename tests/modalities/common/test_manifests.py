@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.core.errors import BadSample, ConfigError, UserError
-from hrt_mm.retrieval.listing import listed_in
+from hrt_mm.data.listing import listed_in
 from hrt_modalities.audio.folders import AudioManifestConfig as Sounds
 from hrt_modalities.common.splits import SPLITS
 from hrt_modalities.joint.manifest import JointManifestConfig as Joint

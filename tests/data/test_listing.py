@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrt_mm.core.errors import UserError
-from hrt_mm.retrieval.listing import Listed, files_in, listed, listed_in
+from hrt_mm.data.listing import Listed, files_in, listed, listed_in
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Listing the files to embed: by path, folder or pattern, or from tables."""
+"""Listing the files to embed or to predict: by path, folder or pattern, or from tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError, printable
-from ..data.files import shown
-from ..data.folders import by_suffix, hidden, walk
-from ..data.tables import Paths, Row, is_missing, rows_of
+from .files import shown
+from .folders import by_suffix, hidden, walk
+from .tables import Paths, Row, is_missing, rows_of
 
 log = logging.getLogger(__name__)
 
 PATH, ID = "path", "id"
 """Default columns of the path and the id."""
-TABLES = frozenset(f"{kind}{packing}" for kind in (".csv", ".tsv", ".jsonl") for packing in ("", ".gz", ".bz2", ".xz"))
+TABLES = frozenset(
+    [".parquet", *(f"{kind}{packing}" for kind in (".csv", ".tsv", ".jsonl") for packing in ("", ".gz", ".bz2", ".xz"))]
+)
 """Suffixes of tables."""
 
 
@@ -243,7 +245,7 @@ def _text_entry(manifest: Path, number: int, row: Row, column: str, id_column: s
 def _file_entry(paths: Paths, row: Row, column: str, id_column: str | None, location: str) -> Listed:
     _check_column(row, column, "--column", location)
     path = paths.root / paths.of(row, column, location)
-    if not _is_inside(path, paths.root):
+    if not is_inside(path, paths.root):
         raise UserError(f"{location}: {path} is a link that leads out of {paths.root}; copy the file there")
     name = _id(row, id_column, location) or shown(str(path))
     info = {key: text for key, text in _info(row, id_column).items() if key != column}
@@ -275,7 +277,8 @@ def _info(row: Row, id_column: str | None) -> dict[str, str]:
     return {column: text for column, text in texts.items() if column != ID or id_column is not None}
 
 
-def _is_inside(path: Path, root: Path) -> bool:
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path, with its links followed, lies inside of a folder."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):

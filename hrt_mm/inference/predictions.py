@@ -1,0 +1,147 @@
+"""What a trained run predicts of a sample: a class, labelled spans, or a transcript."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from ..data.time_span import TimeSpan
+
+PredictionRow = dict[str, Any]
+"""A prediction by column; values are JSON."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
+
+
+@dataclass(frozen=True)
+class Predicted(ABC):
+    """What is predicted of a sample.
+
+    Args:
+        name: of the sample: its file, its id, or its number among the inputs.
+    """
+
+    name: str = field(default="", compare=False, kw_only=True)
+
+    @abstractmethod
+    def row(self, top: int | None = None) -> PredictionRow:
+        """The prediction as JSON, by column.
+
+        Args:
+            top: number of classes to score; all if ``None``.
+        """
+
+    def __str__(self) -> str:
+        return "\n".join(text_lines({"sample": self.name} | self.row(5)))
+
+
+@dataclass(frozen=True)
+class Prediction(Predicted):
+    """The predicted class of a sample.
+
+    Args:
+        label: the most likely class.
+        probabilities: of all classes by name, most likely first.
+    """
+
+    label: str
+    probabilities: Mapping[str, float] = field(repr=False)
+
+    @property
+    def probability(self) -> float:
+        """Of ``label``."""
+        return self.probabilities[self.label]
+
+    def top(self, count: int) -> dict[str, float]:
+        """The most likely classes with their probabilities."""
+        return dict(islice(self.probabilities.items(), count))
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``, its ``score``, and the ``scores`` of the most likely classes."""
+        scores = dict(self.probabilities) if top is None else self.top(top)
+        return {"predicted": self.label, "score": self.probability, "scores": scores}
+
+
+@dataclass(frozen=True)
+class PredictedSpan(TimeSpan):
+    """A labelled part of a sample.
+
+    Args:
+        text: what it says, in samples of text.
+        border: kind of the border that it starts at, of segments.
+        border_score: probability of that border.
+        box: of a part of a picture, which then is not on an axis of time.
+    """
+
+    text: str = ""
+    border: str | None = None
+    border_score: float | None = None
+    box: Box | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The values that are present, as JSON."""
+        where: dict[str, Any] = {"start": self.start, "end": self.end} if self.box is None else {"box": list(self.box)}
+        rest = {"label": self.label, "score": self.score, "text": self.text}
+        rest |= {"border": self.border, "border_score": self.border_score}
+        return where | {name: value for name, value in rest.items() if value not in (None, "")}
+
+
+@dataclass(frozen=True)
+class SpanPrediction(Predicted):
+    """The predicted spans of a sample: tags, segments, or recognized symbols with their times.
+
+    Args:
+        spans: in order.
+        unit: of their starts and ends: ``seconds``, ``bytes`` of a text, ``pixels``, or ``tokens``.
+        text: the transcript, for tasks that write one.
+    """
+
+    spans: tuple[PredictedSpan, ...]
+    unit: str
+    text: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the spans."""
+        return [span.label for span in self.spans]
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``, which is the transcript or the list of labels, and ``spans``."""
+        predicted = self.labels if self.text is None else self.text
+        return {"predicted": predicted, "unit": self.unit, "spans": [span.plain() for span in self.spans]}
+
+
+def text_lines(row: PredictionRow) -> list[str]:
+    """A row as lines for people."""
+    lead = f"{row['sample']}: " if row["sample"] else ""
+    true = f"  (true: {_short(row['true'])})" if row.get("true") is not None else ""
+    if "scores" in row:
+        scores = "  ".join(f"{label} {score:.1%}" for label, score in row["scores"].items())
+        lines = [f"{lead}{scores}{true}"]
+    else:
+        spans = row["spans"]
+        predicted = row["predicted"] if isinstance(row["predicted"], str) else f"{len(spans)} spans"
+        lines = [f"{lead}{predicted}{true}", *(_span_line(span, row["unit"]) for span in spans)]
+    return lines + [_evidence_line(part) for part in row.get("evidence") or ()]
+
+
+def _span_line(span: Mapping[str, Any], unit: str) -> str:
+    digits = 2 if unit == "seconds" else 0
+    where = str(span["box"]) if "box" in span else f"{span['start']:10.{digits}f} {span['end']:10.{digits}f}"
+    label = span.get("label", "") + (f" {span['score']:.1%}" if "score" in span else "")
+    border = f"  ({span['border']} {span['border_score']:.1%})" if "border" in span else ""
+    return f"  {where}  {label}{border}{'  ' + span['text'] if 'text' in span else ''}"
+
+
+def _evidence_line(part: Mapping[str, Any]) -> str:
+    where = f"box {part['box']}" if "box" in part else f"{part['start']:g} to {part['end']:g}"
+    tower = f"{part['tower']}, " if part.get("tower") else ""
+    text = f"  {part['text']}" if part.get("text") else ""
+    return f"    {tower}{part['level']}: {part['weight']:.1%} by {where}{text}"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
