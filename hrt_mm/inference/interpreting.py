@@ -71,6 +71,14 @@ class Interpreter:
             advice = f"; {ADVICE[kind]}" if kind in ADVICE else ""
             raise ConfigError(f"{folder} was trained on task {kind}, which predicts no labels{advice}")
         self._read = found[0]
+        unit = getattr(task, "unit", None) if isinstance(task, Tagging) else None
+        if isinstance(task, Segmentation):
+            unit = task.config.unit
+        if unit is not None and unit not in readers[SINGLE].tokenizer.requested_boundaries:
+            raise ConfigError(
+                f"{folder} labels {unit}, which come with the data and are in no bare file; eval --predictions writes "
+                "the predictions of a split"
+            )
 
     @property
     def needs_values(self) -> bool:
