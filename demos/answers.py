@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.qdrant import QdrantIndex
-from hrt_mm.retrieval.rows import Row, key_of
+from hrt_mm.retrieval.rows import key_of
 
 from .media import Media
 
@@ -56,28 +55,13 @@ def answer(hit: Hit, index: AnyIndex, media: Media, rank: int) -> dict[str, Any]
 
 def whole_of(index: AnyIndex, hit: Hit) -> Hit:
     """The sample that a piece is of, or the hit itself."""
-    while hit.row.level and (parent := found(index, hit.row.tower, hit.row.parent)) is not None:
-        hit = parent
+    while hit.row.level:
+        key = key_of(hit.row.tower, hit.row.parent)
+        rows = list(index.rows_with([key]))
+        if not rows:
+            break
+        hit = Hit(hit.score, rows[0], index.media(key))
     return hit
-
-
-def found(index: AnyIndex, tower: str, name: str) -> Hit | None:
-    """The row of a tower with an id, if the index has it; of databases, none."""
-    if not isinstance(index, Index):
-        return None
-    key = key_of(tower, name)
-    for segment in index.segments:
-        if segment.entry.tower == tower and (positions := segment.living("keys", [key]).get(key)):
-            return segment.hit(positions[0], 0.0)
-    return None
-
-
-def vector_of(index: Index, row: Row) -> np.ndarray:
-    """The (D,) vector of a row of an index."""
-    for segment in index.segments:
-        if segment.entry.tower == row.tower and (positions := segment.living("keys", [row.key]).get(row.key)):
-            return segment.collection.vectors_ND[positions[0]]
-    raise KeyError(row.id)
 
 
 def shown(hit: Hit, whole: Hit, media: Media) -> dict[str, Any] | None:

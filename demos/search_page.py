@@ -24,10 +24,9 @@ from hrt_mm.data.capabilities import Lasting, Textual
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import MAX_TEXT, MODALITIES, Query
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.retrieval.where import Where
 from hrt_modalities.joint.fonts import FONTS, font_path
 
-from .answers import answers, found, vector_of
+from .answers import answers
 from .examples import Sampled
 from .media import Media
 from .uploads import ending_with_the_terminal, upload_folder
@@ -111,20 +110,29 @@ def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, An
     count = max(1, min(question.count, PAGE))
     offset = max(0, min(question.offset, MOST - count))
     if question.like:
-        return _similar(searcher, media, question, count, offset)
-    source = _checked(searcher, question)
-    try:
-        results = searcher.search(
-            Query.of(question.tower, source),
+        results = searcher.similar(
+            question.like,
             count + 1,
+            tower=question.tower,
             find=question.find,
             level=question.level,
-            inside=INSIDE if searcher.index.levels else 0,
             offset=offset,
             where=question.where.strip() or None,
         )
-    except UserError as error:
-        raise UserError(_with_name(str(error), question)) from error
+    else:
+        source = _checked(searcher, question)
+        try:
+            results = searcher.search(
+                Query.of(question.tower, source),
+                count + 1,
+                find=question.find,
+                level=question.level,
+                inside=INSIDE if searcher.index.levels else 0,
+                offset=offset,
+                where=question.where.strip() or None,
+            )
+        except UserError as error:
+            raise UserError(_with_name(str(error), question)) from error
     return {
         "answers": answers(results[:count], searcher.index, media, offset + 1),
         "offset": offset,
@@ -140,26 +148,6 @@ def _notice(hits: Sequence[Hit]) -> str:
     if not matches or max(matches) >= WEAK:
         return ""
     return "No text in the index matches these words well. These answers are the nearest ones by their vectors."
-
-
-def _similar(searcher: Searcher, media: Media, question: Question, count: int, offset: int) -> dict[str, Any]:
-    index = searcher.index
-    row = found(index, question.tower, question.like)
-    if row is None or not isinstance(index, Index):
-        raise UserError(f"The index has no {question.tower} {question.like!r:.80} to find similar ones to.")
-    vector_D = vector_of(index, row.row)
-    tower = question.find or question.tower
-    where = Where.parse(question.where) if question.where.strip() else None
-    if where is not None:
-        where.check(index.columns)
-    hits = index.search(vector_D, offset + count + 2, tower=tower, level=question.level, where=where)
-    others = [hit for hit in hits if (hit.row.tower, hit.row.id) != (row.row.tower, row.row.id)][offset:]
-    return {
-        "answers": answers(others[:count], index, media, offset + 1),
-        "offset": offset,
-        "more": len(others) > count and offset + count < MOST,
-        "find": tower,
-    }
 
 
 def _checked(searcher: Searcher, question: Question) -> str | Path:

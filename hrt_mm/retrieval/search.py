@@ -205,18 +205,36 @@ class Searcher:
             results.append(Results(tuple(page), each, tower, level, offset, total, recall))
         return results if isinstance(query, list) else results[0]
 
-    def similar(self, id: str, k: int = 10, *, tower: str | None = None, where: Where | str | None = None) -> Results:
-        """The rows of a tower and level that are most like one of them, without itself.
+    def similar(
+        self,
+        id: str,
+        k: int = 10,
+        *,
+        tower: str | None = None,
+        find: str | None = None,
+        level: str | None = None,
+        offset: int = 0,
+        where: Where | str | None = None,
+    ) -> Results:
+        """The rows that are most like one of the index, without itself.
 
         Args:
             id: of the row.
             k: maximum number of results.
             tower: of the row; may be absent if a single tower has this id.
+            find: tower to search; that of the row if absent.
+            level: of the results; that of the row if absent.
+            offset: number of best results to skip.
             where: only rows that a filter matches.
 
         Raises:
-            UserError: no row has this id, several towers have it, or the filter is malformed.
+            UserError: no row has this id, several towers have it, the index has no such tower, an option is out of
+                range, or the filter is malformed.
         """
+        if offset < 0 or k < 1:
+            raise UserError(f"k={k}, offset={offset}: k is at least 1, and offset at least 0")
+        if find is not None and find not in self.index.towers:
+            raise UserError(f"the index has no tower {find!r}; it has {', '.join(self.index.towers)}")
         towers = list(self.index.towers) if tower is None else [tower]
         rows = [row for each in towers for row in self.index.rows_with([key_of(each, id)])]
         if len(rows) != 1:
@@ -224,12 +242,14 @@ class Searcher:
                 raise UserError(f"the index has no row {id!r} of {' or '.join(towers)}")
             raise UserError(f"{' and '.join(row.tower for row in rows)} have a row {id!r}; name one with tower=")
         (row,) = rows
+        searched, at = find or row.tower, row.level if level is None else level
         allowed = self._filter(where)
-        hits = self.index.search(self.index.vector(row), k + 1, tower=row.tower, level=row.level, where=allowed)
-        total = self.index.count(row.tower, row.level, allowed)
-        others = [hit for hit in hits if hit.row.id != id][:k]
-        recall = self.index.recall(row.tower, row.level)
-        return Results(tuple(others), Query.of(row.tower, id), row.tower, row.level, 0, total, recall)
+        count = offset + k + 1
+        hits = self.index.search(self.index.vector(row), count, tower=searched, level=at, where=allowed)
+        others = [hit for hit in hits if hit.row.key != row.key][offset : offset + k]
+        total = self.index.count(searched, at, allowed)
+        recall = self.index.recall(searched, at)
+        return Results(tuple(others), Query.of(row.tower, id), searched, at, offset, total, recall)
 
     def _filter(self, where: Where | str | None) -> Where | None:
         if where is None:

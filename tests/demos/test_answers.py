@@ -111,7 +111,7 @@ def test_similar_rows_are_found_without_the_row_itself(searcher: Searcher) -> No
     assert len(names) == 6 and first["id"] not in names
     following = asked(searcher, "image", None, like=first["id"], count=2, offset=2)
     assert [shown["id"] for shown in following["answers"]] == names[2:4]
-    with pytest.raises(UserError, match="no image 'U\\+0000' to find similar ones to"):
+    with pytest.raises(UserError, match="the index has no row 'U\\+0000' of image"):
         asked(searcher, "image", None, like="U+0000")
 
 

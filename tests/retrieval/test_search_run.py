@@ -141,6 +141,14 @@ def test_rows_like_a_row(index: Path) -> None:
     assert {hit.row.tower for hit in results} == {"image"}
     with pytest.raises(UserError, match="the index has no row 'nothing' of image or text"):
         searcher.similar("nothing")
+    rest = searcher.similar(row.id, 3, tower="image", offset=2)
+    assert [hit.row.id for hit in rest] == [hit.row.id for hit in results][2:5]
+    other = searcher.similar(row.id, 5, tower="image", find="text")
+    assert {hit.row.tower for hit in other} == {"text"} == {other.tower}
+    with pytest.raises(UserError, match="the index has no tower 'sound'"):
+        searcher.similar(row.id, tower="image", find="sound")
+    with pytest.raises(UserError, match="offset=-1"):
+        searcher.similar(row.id, tower="image", offset=-1)
 
 
 def test_the_lines_of_the_guide(
