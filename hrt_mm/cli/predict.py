@@ -49,12 +49,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "auto"), help="of the computations (that of the run)")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint by its step; the best when absent")
     parser.add_argument(
+        "--explain",
+        choices=("gradient", "attention"),
+        help="also write the parts of each level that decided a class: boxes of pictures, times, or words",
+    )
+    parser.add_argument(
         "--restart", action="store_true", help="discard what an interrupted job left, instead of continuing it"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the predictions."""
+    from ..analysis.explain import Explainer
     from ..core.errors import UserError
     from ..inference.predict import prediction_job
     from ..inference.prediction_rows import format_of
@@ -73,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         top=args.top,
         workers=args.workers,
         precision=args.precision,
+        explain=Explainer(trained, args.explain) if args.explain is not None else None,
+        identity={"explain": args.explain},
     )
     count = job.write(args.out, args.format, restart=args.restart)
     if args.out is not None:

@@ -8,14 +8,14 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .generation import GeneratedText, Sampling, Session, continued, generate
-    from .predictions import Predicted, PredictedSpan, Prediction, SpanPrediction
+    from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
     from .streaming import Finished, HierarchyStream, Stream, latencies
     from .trained import TrainedRun, evaluate_run, load_run, load_task
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            ".predictions": ("Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
+            ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
             ".streaming": ("Finished", "HierarchyStream", "Stream", "latencies"),
@@ -23,6 +23,7 @@ else:
     )
 
 __all__ = [
+    "Evidence",
     "Finished",
     "GeneratedText",
     "HierarchyStream",

@@ -25,7 +25,7 @@ from ..train.samples import Loaded
 from .inputs import Input, SampleBatches
 from .interpreting import NOT_FINITE, Interpreter
 from .prediction_rows import format_of, journaled, write_output, writer_to
-from .predictions import PredictionRow
+from .predictions import Evidence, PredictionRow
 from .trained import TrainedRun, load_for_evaluation
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 TOP = 5
 """Classes whose scores are written."""
 
-Explain = Callable[[Batch, Sequence[Sample]], list[list[dict[str, Any]]]]
-"""What decided the predictions of a batch: for each sample, parts of it with their weights, as JSON."""
+Explain = Callable[[Batch, Sequence[Sample]], list[list[Evidence]]]
+"""What decided the predictions of a batch, for each sample."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class PredictionJob:
                 row["true"] = interpret.truth(sample)
             row |= prediction.row(self.top)
             if self.explain is not None:
-                row["evidence"] = parts
+                row["evidence"] = [part.plain() for part in parts]
             beside = self.info[index] if self.info else {}
             rows.append(row | {_beside(name, row): value for name, value in beside.items()})
         return rows, broken

@@ -90,6 +90,42 @@ class PredictedSpan(TimeSpan):
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A part of a sample that weighed in a prediction.
+
+    Args:
+        level: whose token it is.
+        weight: its share of the weights of the level.
+        tower: that read it, if there are several.
+        start: in seconds, bytes of a text, or tokens; of a part that has no ``box``.
+        end: the same.
+        box: of a part of a picture.
+        text: what it says, in samples of text.
+    """
+
+    level: str
+    weight: float
+    tower: str = ""
+    start: float | None = None
+    end: float | None = None
+    box: Box | None = None
+    text: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """The values that are present, as JSON."""
+        values = {
+            "tower": self.tower,
+            "level": self.level,
+            "weight": self.weight,
+            "start": self.start,
+            "end": self.end,
+            "box": None if self.box is None else list(self.box),
+            "text": self.text,
+        }
+        return {name: value for name, value in values.items() if value not in (None, "")}
+
+
+@dataclass(frozen=True)
 class SpanPrediction(Predicted):
     """The predicted spans of a sample: tags, segments, or recognized symbols with their times.
 

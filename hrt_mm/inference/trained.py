@@ -123,7 +123,7 @@ class TrainedRun:
         interpret = self.interpreter()
         predictions: list[Predicted] = []
         with self.computing():
-            for batch, samples in self._batches(inputs, batch_size):
+            for batch, samples in self.read(inputs, batch_size):
                 for sample, prediction in zip(samples, interpret(batch, samples), strict=True):
                     if prediction is None:
                         raise BadSample(sample.name, NOT_FINITE)
@@ -149,9 +149,7 @@ class TrainedRun:
         encoder = self.task.encoder
         index = encoder.hierarchy.config.index(level)
         with self.computing():
-            vectors = [
-                encoder(batch.tokens).pooled(index).float().cpu() for batch, _ in self._batches(inputs, batch_size)
-            ]
+            vectors = [encoder(batch.tokens).pooled(index).float().cpu() for batch, _ in self.read(inputs, batch_size)]
         return torch.cat(vectors) if vectors else torch.zeros(0, encoder.hierarchy.config.levels[index].dim)
 
     @contextmanager
@@ -204,8 +202,16 @@ class TrainedRun:
         size = batch_size or self.config.train.batch_size or BATCH_SIZE
         return evaluation_plans(count, batch_size=size, budget=None, sizes=None)
 
-    def _batches(self, inputs: Sequence[Any], batch_size: int | None) -> Iterator[tuple[Batch, list[Sample]]]:
-        """Batches on the task's device, as the run's data prepares them, with their samples."""
+    def read(self, inputs: Sequence[Any], batch_size: int | None = None) -> Iterator[tuple[Batch, list[Sample]]]:
+        """Batches on the task's device, as the run's data prepares them, with their samples.
+
+        Args:
+            inputs: as :meth:`predict` takes them.
+            batch_size: samples a batch; ``train.batch_size`` of the run if absent.
+
+        Raises:
+            BadSample: an input cannot be read or tokenized; says which and why.
+        """
         maker = self.batches(inputs_of(inputs, self.readers))
         for plan in self.plans(len(inputs), batch_size):
             loaded = maker[plan]

@@ -62,6 +62,14 @@ class Layer:
         weights_T[first:last] = self._sequence_weights(sequence, query - first, query - first + 1)[0].cpu()
         return weights_T
 
+    def spread(self, weights_T: Tensor) -> Tensor:
+        """(T,) weights of queries, passed on to the tokens that they attend to."""
+        spread_T = torch.zeros(self.spans.total)
+        for sequence, first, start, stop in self._chunks():
+            weights_LM = self._sequence_weights(sequence, start, stop).cpu()
+            spread_T[first : first + weights_LM.shape[1]] += weights_T[first + start : first + stop] @ weights_LM
+        return spread_T
+
     def matrix(self, limit: int) -> Tensor:
         """(t, t) attention weights among the first ``limit`` tokens."""
         size = min(limit, self.spans.total)
