@@ -1,4 +1,4 @@
-"""Vectors of samples: late interaction by level, nested widths, and where the temperature starts.
+"""Vectors of samples: late interaction by level, nested widths, the temperature's start, and hard negatives.
 
 Every contender of a part trains by the project's own loop for the same processor time on one thread, from the same
 seeds, and is measured on the test split in both directions with the weights that were best on the validation split.
@@ -8,11 +8,14 @@ seeds, and is measured on the test split in both directions with the weights tha
   means of as many runs of neighbouring tokens of the finest level, and as many clusters of them by Ward's method
   (arXiv 2409.14683). ``single`` is the vector of the whole sample.
 * ``nested``: widths of single vectors: trained as prefixes of one another (``task.matryoshka``), cut from a model that
-  knew nothing of it, and trained at that width.
+  was trained without, and trained at that width.
 * ``temperature``: recall on the validation split by step, for two starts of the learned temperature.
+* ``negatives``: a run is trained further with hard negatives that it mined itself (``hrt-mm mine``), for equal steps
+  beside as many random samples of a batch as before, and beside random samples in place of the negatives.
 
-``braille`` are the 256 Braille patterns and their names, small enough for a minute; ``glyphs`` needs no data either;
-``emoji``, ``grid`` and ``films`` take longer, the first two with ``HRT_MM_DATA``.
+``braille`` are the 256 Braille patterns and their names, and ``small-glyphs`` all symbols at 16 pixels: both are small
+enough for a minute. ``glyphs`` needs no data either; ``emoji``, ``grid`` and ``films`` take longer, the first two with
+``HRT_MM_DATA``.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.spans import Spans
 from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.metrics.retrieval import rank, rank_scores
+from hrt_mm.retrieval import Embedder
+from hrt_mm.retrieval.mining import mine
 from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from hrt_mm.tasks.contrastive_views import Vectors, prefix
 from hrt_mm.train.build import build_dataset
@@ -47,12 +52,14 @@ from .results import Measured, Result, Row, environment
 from .runs import for_minutes, written
 
 NAME = "late-interaction"
-PARTS = ("levels", "nested", "temperature")
+PARTS = ("levels", "nested", "temperature", "negatives")
 FIGURES = ("R@1", "R@5", "MRR", "nDCG@10")
 BATCH = 64
 WIDTHS = (4, 8, 16, 32)
 TEMPERATURES = (0.1, 0.05)
-BRAILLE = """\
+NEGATIVE_STEPS = 200
+"""Further steps of part ``negatives``."""
+SMALL = """\
 towers:
   image:
     modality: {type: vision, channels: 1, patch: 2, size: 16, stem: {type: conv}}
@@ -69,10 +76,12 @@ towers:
         - {name: bytes, dim: 32, heads: 2, depth: 1, group: {type: given, boundary: words, max: 32, typical: 5}}
         - {name: words, dim: 64, heads: 2, depth: 1}
 task: {type: contrastive, dim: 64}
-data: {type: glyphs, scripts: [braille], val: 0.2, test: 0.3, side: 16}
+data: {type: glyphs, side: 16}
 optim: {lr: 3.0e-3, warmup_steps: 10}
 train: {steps: 1000, batch_size: 64, eval_every: null, tensorboard: false, precision: fp32}
 """
+"""The model of the small tasks."""
+SMALL_DATA = {"braille": ["data.scripts=[braille]", "data.val=0.2", "data.test=0.3"], "small-glyphs": []}
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Task:
         answer: the tower of the answers.
         levels: of the answers, fine to coarse.
         minutes: of each training.
+        batch: samples of a step: few, so that there are many steps.
     """
 
     query: str
@@ -92,14 +102,16 @@ class Task:
     answer: str
     levels: tuple[str, ...]
     minutes: float
+    batch: int = 64
 
 
 TASKS = {
     "braille": Task("text", "words", "image", ("strokes", "parts", "glyph"), 0.5),
-    "glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 9),
-    "emoji": Task("noto", "emoji", "emojitwo", ("parts", "emoji"), 15),
-    "grid": Task("text", "words", "audio", ("frames", "words"), 18),
-    "films": Task("text", "words", "video", ("frames", "clips", "scenes"), 9),
+    "small-glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 1),
+    "glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 2.5),
+    "emoji": Task("noto", "emoji", "emojitwo", ("parts", "emoji"), 2),
+    "grid": Task("text", "words", "audio", ("frames", "words"), 1.5, 32),
+    "films": Task("text", "words", "video", ("frames", "clips", "scenes"), 2, 16),
 }
 CONFIGS = {"films": "moments"}
 """Packaged configurations of other names than their task's."""
@@ -107,12 +119,20 @@ CONFIGS = {"films": "moments"}
 
 def base(task: str, folder: Path) -> RunConfig:
     """The configuration that a task starts from: whole samples alone are compared."""
-    if task == "braille":
-        file = folder / "braille.yaml"
-        file.write_text(BRAILLE)
-        return load_config(file)
+    if task in SMALL_DATA:
+        file = folder / f"{task}.yaml"
+        file.write_text(SMALL)
+        return load_config(file, SMALL_DATA[task])
     config = load_config(f"retrieval/{CONFIGS.get(task, task)}")
-    return with_task(config, {"also": []})
+    towers = {name: config.towers[name] for name in (TASKS[task].query, TASKS[task].answer)}
+    # Datasets with `use` read files of other towers otherwise.
+    used = {"use": tuple(towers)} if "use" in type(config.data).model_fields else {}
+    changes = {
+        "towers": towers,
+        "data": config.data.model_copy(update=used),
+        "train": config.train.model_copy(update={"batch_size": TASKS[task].batch}),
+    }
+    return with_task(config.model_copy(update=changes), {"also": []})
 
 
 def with_task(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -127,15 +147,19 @@ def with_levels(config: RunConfig, task: Task) -> RunConfig:
     return with_task(config, {"also": also})
 
 
-def trained(config: RunConfig, folder: Path, minutes: float, seed: int, options: argparse.Namespace) -> Path:
+def trained(config: RunConfig, folder: Path, overrides: Sequence[str]) -> Path:
     """A finished run of a configuration; it is resumed where it was interrupted."""
     if not (folder / "summary.json").exists():
-        words = [*for_minutes(minutes, options.device), f"train.seed={seed}", f"run.dir={folder}"]
         file = written(config, folder.with_suffix(".yaml"))
         resume = (folder / "checkpoints").is_dir()
-        train(load_config(file, words), resume=resume)
+        train(load_config(file, [*overrides, f"run.dir={folder}"]), resume=resume)
         print(f"{folder.name}: trained", file=sys.stderr, flush=True)
     return folder
+
+
+def for_time(name: str, seed: int, options: argparse.Namespace) -> list[str]:
+    """Overrides for a training of the task's time."""
+    return [*for_minutes(minutes(name, options), options.device), f"train.seed={seed}"]
 
 
 @torch.no_grad()
@@ -221,7 +245,7 @@ def levels(name: str, home: Path, options: argparse.Namespace) -> list[Row]:
     config = with_levels(base(name, home), task)
     rows = []
     for seed in options.seeds:
-        folder = trained(config, home / f"{name}-levels-{seed}", minutes(name, options), seed, options)
+        folder = trained(config, home / f"{name}-levels-{seed}", for_time(name, seed, options))
         results = by_level(load_task(folder, overrides=["train.device=cpu"]), task)
         contenders = {
             method: Measured(seconds=None, scores={"vectors": size, **metrics})
@@ -238,7 +262,7 @@ def nested(name: str, home: Path, options: argparse.Namespace) -> list[Row]:
     whole = config.task.dim
     rows = []
     for seed in options.seeds:
-        train_one = partial(trained, minutes=minutes(name, options), seed=seed, options=options)
+        train_one = partial(trained, overrides=for_time(name, seed, options))
         changes: dict[str, dict[str, Any]] = {
             "nested": {"matryoshka": list(WIDTHS)},
             "plain": {},
@@ -285,7 +309,7 @@ def temperature(name: str, home: Path, options: argparse.Namespace) -> list[Row]
             changed = with_task(config, {"loss": loss})
             every = changed.train.model_copy(update={"eval_every": options.eval_every})
             changed = changed.model_copy(update={"train": every})
-            folder = trained(changed, home / f"{name}-t{start:g}-{seed}", minutes(name, options), seed, options)
+            folder = trained(changed, home / f"{name}-t{start:g}-{seed}", for_time(name, seed, options))
             lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             curve = {f"R@1 at {line['step']}": line["val/R@1"] for line in lines if "val/R@1" in line}
             contenders[f"from {start:g}"] = Measured(seconds=None, scores=curve)
@@ -293,7 +317,41 @@ def temperature(name: str, home: Path, options: argparse.Namespace) -> list[Row]
     return rows
 
 
-RUNNERS = {"levels": levels, "nested": nested, "temperature": temperature}
+def negatives(name: str, home: Path, options: argparse.Namespace) -> list[Row]:
+    """Hard negatives beside random ones."""
+    task, config = TASKS[name], base(name, home)
+    whole, twice = task.batch, 2 * task.batch
+    rows = []
+    for seed in options.seeds:
+        first = trained(config, home / f"{name}-plain-{seed}", for_time(name, seed, options))
+        table = home / f"{name}-negatives-{seed}.tsv"
+        if not table.exists():
+            mine(Embedder.of(first), "train", table)
+        contenders = {"before": narrow_scores(task, first)}
+        changes = {
+            f"batches of {whole}": (config, whole),
+            f"batches of {whole} and hard negatives": (with_task(config, {"negatives": str(table)}), whole),
+            f"batches of {twice}": (config, twice),
+        }
+        for number, (contender, (changed, batch)) in enumerate(changes.items()):
+            steps = 2 if options.quick else NEGATIVE_STEPS
+            words = [f"train.steps={steps}", "train.time_limit=null", f"train.batch_size={batch}"]
+            words += [f"train.device={options.device.type}", "train.num_threads=1", "train.tensorboard=false"]
+            words += [f"train.init_from={first}", f"train.seed={seed}"]
+            folder = trained(changed, home / f"{name}-negatives-{number}-{seed}", words)
+            contenders[contender] = narrow_scores(task, folder)
+        rows.append(Row(sizes={"part": "negatives", "task": name, "seed": seed}, contenders=contenders, ratios={}))
+    return rows
+
+
+def narrow_scores(task: Task, folder: Path) -> Measured:
+    """Figures of the single vectors of a run."""
+    run = load_task(folder, overrides=["train.device=cpu"])
+    assert isinstance(run.task, Contrastive)
+    return Measured(seconds=None, scores={**narrow_figures(task, encoded(run)[0], run.task.width)})
+
+
+RUNNERS = {"levels": levels, "nested": nested, "temperature": temperature, "negatives": negatives}
 
 
 def minutes(name: str, options: argparse.Namespace) -> float:
@@ -350,43 +408,57 @@ def _cell(rows: Sequence[Row], name: str, key: str) -> str:
     return f"{100 * mean:.1f}{spread}"
 
 
+FAMILIES = {
+    "levels": {"level": "tokens of a level", "mean": "means of neighbours", "ward": "Ward clusters"},
+    "nested": {"nested": "nested", "cut": "cut without training for it", "trained at it": "trained at this width"},
+}
+"""By part that is drawn, the beginnings of the names of contenders, and what a curve is called."""
+AXES = {"levels": ("vectors", "vectors of a sample"), "nested": ("width", "width of the single vector")}
+"""By part, the score along the horizontal axis, and its label."""
+
+
 def picture(result: Result, path: Path) -> None:
-    """Draws the curves over levels: quality against vectors of a sample."""
+    """Draws quality against vectors of a sample, and against the width of single vectors."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    tasks = list(dict.fromkeys(row.sizes["task"] for row in result.rows if row.sizes["part"] == "levels"))
-    if not tasks:
+    panels = list(dict.fromkeys((str(row.sizes["part"]), str(row.sizes["task"])) for row in result.rows))
+    panels = [panel for panel in panels if panel[0] in FAMILIES]
+    if not panels:
         return
-    figure, grid = pyplot.subplots(1, len(tasks), figsize=(5 * len(tasks), 3.6), squeeze=False, layout="constrained")
-    for axes, task in zip(grid[0], tasks, strict=True):
-        rows = [row for row in result.rows if (row.sizes["task"], row.sizes["part"]) == (task, "levels")]
-        for family, label in (
-            ("level", "tokens of a level"),
-            ("mean", "means of neighbours"),
-            ("ward", "Ward clusters"),
-        ):
-            points = [_point(rows, name) for name in rows[0].contenders if name.startswith(family)]
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    figure, grid = pyplot.subplots(
+        lines, columns, figsize=(5.4 * columns, 3.8 * lines), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (part, task) in zip(grid.flat, panels, strict=False):
+        rows = [row for row in result.rows if (row.sizes["part"], row.sizes["task"]) == (part, task)]
+        size, label = AXES[part]
+        for family, family_label in FAMILIES[part].items():
+            points = [_point(rows, name, size) for name in rows[0].contenders if name.startswith(family)]
             points.sort()
             sizes, values, below, above = (list(column) for column in zip(*points, strict=True))
-            axes.errorbar(sizes, values, yerr=(below, above), marker="o", capsize=3, label=label)
-        size, value, low, high = _point(rows, "single")
-        spread = ([low], [high])
-        axes.errorbar([size], [value], yerr=spread, marker="*", markersize=11, color="black", label="single vector")
+            axes.errorbar(sizes, values, yerr=(below, above), marker="o", capsize=3, label=family_label)
+        if "single" in rows[0].contenders:
+            x, y, low, high = _point(rows, "single", size)
+            style = {"marker": "*", "markersize": 11, "color": "black"}
+            axes.errorbar([x], [y], yerr=([low], [high]), label="single vector", **style)
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("vectors of a sample")
+        axes.set_xlabel(label)
         axes.set_ylabel("nDCG@10, mean of both directions")
-        axes.set_title(str(task))
+        axes.set_title(task)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
 
-def _point(rows: Sequence[Row], name: str) -> tuple[float, float, float, float]:
-    """Vectors of a sample, nDCG@10, and how far the lowest and the highest seed lie from it."""
+def _point(rows: Sequence[Row], name: str, key: str) -> tuple[float, float, float, float]:
+    """The score of a key, nDCG@10, and how far the lowest and the highest seed lie from it."""
     values = []
     for row in rows:
         scores = row.contenders[name].scores
@@ -394,7 +466,7 @@ def _point(rows: Sequence[Row], name: str) -> tuple[float, float, float, float]:
             np.mean([value for key, value in scores.items() if key.endswith("nDCG@10") and value is not None])
         )
     mean = float(np.mean(values))
-    size = rows[0].contenders[name].scores["vectors"]
+    size = rows[0].contenders[name].scores[key]
     assert size is not None
     return size, mean, mean - float(min(values)), float(max(values)) - mean
 

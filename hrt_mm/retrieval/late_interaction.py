@@ -9,7 +9,7 @@ Shapes: T tokens of a query, P pieces, S samples, C candidates, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -18,8 +18,11 @@ import numpy as np
 from ..core.errors import UserError
 from .encoder import RunEncoder
 from .index import Index
+from .neighbours import Mask
 from .query import ReadTerm
+from .rows import Row
 from .segment import Hit, Segment
+from .where import Where
 
 CHUNK = 65_536
 """Pieces that are compared at a time."""
@@ -53,6 +56,7 @@ class MultiVectors:
         segment_P: int64 index into ``segments`` of each piece, in the order of the samples.
         position_P: int64 position in that segment.
         segments: that have the pieces.
+        all_segments: those of the index when the pieces were read.
     """
 
     index: Index
@@ -63,6 +67,7 @@ class MultiVectors:
     segment_P: np.ndarray
     position_P: np.ndarray
     segments: tuple[Segment, ...]
+    all_segments: tuple[Segment, ...]
 
     @classmethod
     def of(cls, index: Index, tower: str, level: str) -> MultiVectors:
@@ -71,7 +76,8 @@ class MultiVectors:
         Raises:
             UserError: the index has no pieces of the level; names those that it has.
         """
-        pieces = [segment for segment in index.segments if segment.entry.tower == tower and segment.entry.level]
+        all_segments = tuple(index.segments)
+        pieces = [segment for segment in all_segments if segment.entry.tower == tower and segment.entry.level]
         segments = tuple(segment for segment in pieces if segment.entry.level == level)
         if not segments:
             levels = ", ".join(sorted({segment.entry.level for segment in pieces})) or "no level"
@@ -107,10 +113,16 @@ class MultiVectors:
             np.concatenate(segment_numbers)[order],
             np.concatenate(positions)[order],
             segments,
+            all_segments,
         )
 
     def __len__(self) -> int:
         return len(self.samples_S)
+
+    @property
+    def current(self) -> bool:
+        """Whether the index has not changed since."""
+        return self.all_segments == tuple(self.index.segments)
 
     def scores(self, terms: Terms, samples_C: np.ndarray) -> np.ndarray:
         """(C,) exact scores of some samples: over a query's tokens, the mean of the best product with a piece.
@@ -149,19 +161,49 @@ class MultiVectors:
             vectors_PD[inside] = self.segments[number].collection.vectors_ND[position_P[inside]]
         return vectors_PD
 
-    def nearest(self, terms: Terms, per_token: int) -> np.ndarray:
-        """(C,) fingerprints of the samples of the nearest pieces of each token, ascending.
+    def candidates(self, terms: Terms, per_token: int, where: Where | None = None) -> list[Hit]:
+        """The samples of the nearest pieces of each token, in the order in which they were added, all with score 0.
 
         Args:
             terms: of the query; those with a negative weight name no candidates.
             per_token: number of pieces for each token.
+            where: only samples that it matches.
+
+        Raises:
+            UserError: no term has a positive weight.
         """
-        tokens_TD = np.concatenate([tokens_TD for tokens_TD, weight in terms if weight > 0])
-        rows: list[np.ndarray] = []
+        positive = [tokens_TD for tokens_TD, weight in terms if weight > 0]
+        if not positive:
+            raise UserError("candidates by pieces need a term of positive weight; add one, or drop by_pieces")
+        tokens_TD = np.concatenate(positive)
+        samples = [
+            (segment, segment.mask(where, _nothing_inherited))
+            for segment in self.all_segments
+            if segment.entry.tower == self.tower and not segment.entry.level
+        ]
+        allowed_S = None
+        if where is not None:
+            keys = [segment.collection.fingerprints_by_position("keys")[mask.positions] for segment, mask in samples]
+            allowed_S = np.isin(self.samples_S, np.concatenate([np.zeros(0, np.int64), *keys]))
+        nearest: list[np.ndarray] = []
         for number, segment in enumerate(self.segments):
-            _, positions_TK = segment.neighbours.search(tokens_TD, per_token, segment.alive)
-            rows.append(self._samples_of(number, np.unique(positions_TK)))
-        return np.unique(np.concatenate(rows))
+            mask = segment.alive if allowed_S is None else self._mask(number, allowed_S)
+            _, positions_TK = segment.neighbours.search(tokens_TD, per_token, mask)
+            nearest.append(self._samples_of(number, np.unique(positions_TK)))
+        chosen = np.unique(np.concatenate(nearest)).tolist()
+        return [
+            segment.hit(position, 0.0)
+            for segment, mask in samples
+            for position in sorted(p for positions in segment.living("keys", chosen).values() for p in positions)
+            if mask.allowed_N[position]
+        ]
+
+    def _mask(self, segment: int, allowed_S: np.ndarray) -> Mask:
+        """The pieces of a segment that are of some samples."""
+        allowed_P = np.repeat(allowed_S, np.diff(self.offsets_S1))
+        allowed_N = np.zeros(len(self.segments[segment].alive.allowed_N), bool)
+        allowed_N[self.position_P[(self.segment_P == segment) & allowed_P]] = True
+        return Mask(allowed_N)
 
     def _samples_of(self, segment: int, positions: np.ndarray) -> np.ndarray:
         """Fingerprints of the samples that the pieces at some positions of a segment are of."""
@@ -176,21 +218,7 @@ class MultiVectors:
         order = np.argsort(-scores_C, kind="stable")
         return [replace(hits[place], score=float(scores_C[place])) for place in order]
 
-    def search(self, terms: Terms, k: int, per_token: int) -> list[Hit]:
-        """The best samples by exact score, among those of the nearest pieces of each token.
 
-        Args:
-            terms: of the query.
-            k: maximum number of results.
-            per_token: number of nearest pieces for each token.
-        """
-        samples_C = self.nearest(terms, per_token)
-        scores_C = self.scores(terms, samples_C)
-        best = np.argsort(-scores_C, kind="stable")[:k]
-        score_of = dict(zip(samples_C[best].tolist(), scores_C[best].tolist(), strict=True))
-        hits: list[Hit] = []
-        for segment in self.index.segments:
-            if segment.entry.tower == self.tower and not segment.entry.level:
-                for key, positions in segment.living("keys", score_of).items():
-                    hits += [segment.hit(position, score_of[key]) for position in positions]
-        return sorted(hits, key=lambda hit: -hit.score)
+def _nothing_inherited(row: Row) -> Mapping[str, str]:
+    """Samples are no pieces."""
+    return {}

@@ -12,7 +12,7 @@ import csv
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from .collection import Collection, writing
 from .embed import Embedder
 from .index import Index
 from .rows import Row
+from .segment import Hit
 
 log = logging.getLogger(__name__)
 
 BATCH = 128
+"""Samples that are embedded, and searched with, at a time."""
 CANDIDATES = 50
 """Answers that are looked at for each query."""
 MARGIN = 0.95
@@ -101,14 +103,20 @@ def mine(
     total = 0
     with tempfile.TemporaryDirectory() as folder:
         index = _index(embedder, samples, Path(folder))
-        for number, sample in samples.items():
+        numbers = list(samples)
+        for first in range(0, len(numbers), BATCH):
+            by_sample: dict[int, list[tuple[object, ...]]] = {number: [] for number in numbers[first : first + BATCH]}
             for query, answer in directions:
-                if query in sample.sides and answer in sample.sides:
-                    found = _negatives(index, samples, number, query, answer, candidates, margin)
-                    for negative, score, right in found[:count]:
+                both = [number for number in by_sample if {query, answer} <= samples[number].sides.keys()]
+                ranked = _ranked(index, [samples[number].sides[query] for number in both], answer, candidates)
+                for number, hits in zip(both, ranked, strict=True):
+                    for negative, score, right in _negatives(hits, samples, number, (query, answer), margin)[:count]:
                         names = (dataset.name(number), dataset.name(negative))
-                        writer.writerow([number, negative, *names, query, answer, f"{score:.6f}", f"{right:.6f}"])
-                        total += 1
+                        scores = (f"{score:.6f}", f"{right:.6f}")
+                        by_sample[number].append((number, negative, *names, query, answer, *scores))
+            for rows in by_sample.values():
+                writer.writerows(rows)
+                total += len(rows)
     with explained(file):
         replace_file(file, lines.getvalue().encode("utf-8", "backslashreplace"))
     return total
@@ -159,25 +167,27 @@ def _index(embedder: Embedder, samples: Mapping[int, _Embedded], folder: Path) -
     return Index.build(folder / "index", [Collection(folder / "vectors")])
 
 
+def _ranked(index: Index, queries: Sequence[_Side], answer: str, candidates: int) -> list[list[Hit]]:
+    """The best answers of each query in a tower."""
+    if not queries:
+        return []
+    return index.search_many(np.stack([query.vector_D for query in queries]), candidates, tower=answer)
+
+
 def _negatives(
-    index: Index,
-    samples: Mapping[int, _Embedded],
-    number: int,
-    query: str,
-    answer: str,
-    candidates: int,
-    margin: float,
+    hits: Sequence[Hit], samples: Mapping[int, _Embedded], number: int, direction: tuple[str, str], margin: float
 ) -> list[tuple[int, float, float]]:
-    """The negatives of a query, highest score first: their number, their score, and that of the right answer."""
+    """The negatives among the hits of a query, best first: their number, their score, and that of the right answer."""
+    query, answer = direction
     sample = samples[number]
-    asking, right = sample.sides[query], sample.sides[answer]
-    right_score = float(asking.vector_D @ right.vector_D)
+    query_side, right = sample.sides[query], sample.sides[answer]
+    right_score = float(query_side.vector_D @ right.vector_D)
     limit = right_score - (1 - margin) * abs(right_score)
     negatives = []
-    for hit in index.search(asking.vector_D, candidates, tower=answer):
+    for hit in hits:
         other = samples[int(hit.row.id)]
         same = other.group == sample.group or other.sides[answer].content == right.content
-        twin = query in other.sides and other.sides[query].content == asking.content
+        twin = query in other.sides and other.sides[query].content == query_side.content
         if hit.score < limit and not (same or twin):
             negatives.append((int(hit.row.id), hit.score, right_score))
     return negatives

@@ -92,9 +92,10 @@ class Searcher:
 
     index: Index | QdrantIndex
     embedder: Embedder
-    _multi_vectors: dict[tuple[object, ...], MultiVectors] = field(
+    _multi_vectors: dict[tuple[str, str], MultiVectors] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    """By tower and level, the pieces that were compared last."""
 
     @classmethod
     def of(cls, index: Index | QdrantIndex | str | Path, run: str | Path | None = None) -> Searcher:
@@ -152,14 +153,16 @@ class Searcher:
             inside: number of finer pieces to return within each result.
             min_score: leaves out results with a lower score.
             offset: number of best results to skip.
-            hybrid: rank by the words of rows' texts too, if the query has a text. Scores are those of vectors.
+            hybrid: rank by the words of rows' texts too, if the query has a text. Scores are those of vectors, or of
+                ``rerank``, whose order is fused with that by words.
             where: only rows that a filter matches, such as ``year>=2010 and colour=red``; see
                 :mod:`hrt_mm.retrieval.where`.
             exact: compare all vectors, also where the index searches approximately.
             rerank: level whose pieces are compared with the query's tokens by MaxSim, to order the candidates; none if
                 empty.
             candidates: number of best samples to rerank, at least ``offset + k``.
-            by_pieces: the candidates are the samples of the ``candidates`` nearest pieces of each token of the query.
+            by_pieces: the candidates are the samples of the ``candidates`` nearest pieces of each token of the query,
+                and as many that match its words best.
 
         Raises:
             BadSample: the query cannot be read.
@@ -173,6 +176,7 @@ class Searcher:
             raise UserError(f"k={k}, offset={offset}, inside={inside}: k is at least 1, the others at least 0")
         if min_score is not None and not math.isfinite(min_score):
             raise UserError(f"min_score is {min_score}; it is a finite number")
+        self.index.refresh()
         towers = self.index.towers
         if find is not None and towers and find not in towers:
             raise UserError(f"the index has no tower {find!r}; it has {', '.join(towers)}")
@@ -194,9 +198,10 @@ class Searcher:
             query_D = by_level[level] if has_levels else by_level[""]
             words = " ".join(term.text for term in terms if term.weight > 0) if hybrid else ""
             scope = _Scope(tower, level, allowed, exact)
-            hits = self._hits(query_D, words, late.count(offset + k), scope)
             if late.level:
-                hits = self._late(terms, hits[: late.count(offset + k)], tower, offset + k, late)
+                hits = self._late(terms, query_D, words, offset + k, scope, late)
+            else:
+                hits = self._hits(query_D, words, offset + k, scope)
             page = [hit for hit in hits if min_score is None or hit.score >= min_score][offset : offset + k]
             if inside:
                 page = self.index.with_pieces(page, inside, by_level if has_levels else query_D)
@@ -261,24 +266,62 @@ class Searcher:
 
     def _hits(self, query_D: np.ndarray, words: str, count: int, scope: _Scope) -> list[Hit]:
         """The best results, at least ``count`` if there are as many rows."""
-        index, tower, level, where = self.index, scope.tower, scope.level, scope.where
-        matches = index.search_words(words, query_D, DEPTH, tower=tower, level=level, where=where) if words else []
-        depth = max(count, DEPTH) if matches else count
-        hits = index.search(query_D, depth, tower=tower, level=level, where=where, exact=scope.exact)
+        matches = self._matches(query_D, words, scope)
+        hits = self._nearest(query_D, max(count, DEPTH) if matches else count, scope)
         return fused(hits, matches) if matches else hits
 
+    def _nearest(self, query_D: np.ndarray, count: int, scope: _Scope) -> list[Hit]:
+        return self.index.search(
+            query_D, count, tower=scope.tower, level=scope.level, where=scope.where, exact=scope.exact
+        )
+
+    def _matches(self, query_D: np.ndarray, words: str, scope: _Scope) -> list[tuple[Hit, float]]:
+        """The best results by words, each with its score; none without words."""
+        if not words:
+            return []
+        return self.index.search_words(words, query_D, DEPTH, tower=scope.tower, level=scope.level, where=scope.where)
+
     def _late(
-        self, terms: Sequence[ReadTerm], hits: Sequence[Hit], tower: str, k: int, late: LateInteraction
+        self,
+        terms: Sequence[ReadTerm],
+        query_D: np.ndarray,
+        words: str,
+        k: int,
+        scope: _Scope,
+        late: LateInteraction,
     ) -> list[Hit]:
+        """The best results by late interaction, whose order is fused with that by words."""
         assert isinstance(self.index, Index)
-        entries = tuple((segment.entry.name, segment.entry.removed) for segment in self.index.segments)
-        key = (tower, late.level, *entries)
-        if key not in self._multi_vectors:
-            self._multi_vectors.clear()
-            self._multi_vectors[key] = MultiVectors.of(self.index, tower, late.level)
-        pieces = self._multi_vectors[key]
-        tokens = terms_of(terms, self.embedder, tower, late.level)
-        return pieces.search(tokens, k, late.candidates) if late.by_pieces else pieces.rerank(hits, tokens)[:k]
+        while True:
+            try:
+                pieces = self._pieces(scope.tower, late.level)
+                tokens = terms_of(terms, self.embedder, scope.tower, late.level)
+                matches = self._matches(query_D, words, scope)
+                if late.by_pieces:
+                    hits = pieces.candidates(tokens, late.candidates, scope.where)
+                    keys = {hit.row.key for hit in hits}
+                    hits += [hit for hit, _ in matches[: late.candidates] if hit.row.key not in keys]
+                else:
+                    hits = self._nearest(query_D, max(late.count(k), DEPTH if matches else 0), scope)
+                    hits = (fused(hits, matches) if matches else hits)[: late.count(k)]
+                hits = pieces.rerank(hits, tokens)
+                break
+            except (UserError, OSError):
+                # Another process may have merged segments and removed their files.
+                if not self.index.refresh():
+                    raise
+        if matches:
+            by_key = {hit.row.key: hit for hit in hits}
+            hits = fused(hits, [(by_key[hit.row.key], score) for hit, score in matches if hit.row.key in by_key])
+        return hits[:k]
+
+    def _pieces(self, tower: str, level: str) -> MultiVectors:
+        """The pieces of a level; they are read again after the index has changed."""
+        assert isinstance(self.index, Index)
+        pieces = self._multi_vectors.get((tower, level))
+        if pieces is None or not pieces.current:
+            pieces = self._multi_vectors[tower, level] = MultiVectors.of(self.index, tower, level)
+        return pieces
 
     def answering(self, tower: str) -> str:
         """The tower to search by default for queries of a tower: the first other one in the index, if any."""

@@ -9,7 +9,7 @@ Shapes: B samples, n those with a modality, D the common width, N rows of this r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Literal
@@ -231,16 +231,17 @@ class Contrastive(JointTask):
                 name = both if not view.name else view.name if len(pairs) == 1 else f"{view.name}/{both}"
                 sides = vectors[index][first], vectors[index][second]
                 twins = (_contents(batch, first, second), _contents(batch, second, first)) if not view.pieces else None
-                loss, hits = self._compare(index, *sides, twins, together=together)
+                loss, counts = self._compare(index, *sides, twins, together=together)
                 parts[name] = view.weight * loss / len(pairs)
                 for width in self.widths[:-1] if index == 0 else ():
                     narrow = sides[0].prefix(width), sides[1].prefix(width)
                     narrow_loss, _ = self._compare(index, *narrow, twins, together=together)
                     parts[f"{name}@{width}"] = narrow_loss / len(pairs)
-                for (one, other), pair in zip(((first, second), (second, first)), hits, strict=False):
-                    stats[f"{one}_to_{other}/accuracy" if index == 0 else f"{view.name}/{one}_to_{other}/accuracy"] = (
-                        pair
-                    )
+                for direction, count in zip((f"{first}_to_{second}", f"{second}_to_{first}"), counts, strict=True):
+                    prefix_of_view = f"{view.name}/" if view.name else ""
+                    stats[f"{prefix_of_view}{direction}/accuracy"] = count.hits, count.queries
+                    if index == 0:
+                        stats[f"{direction}/duplicates"] = count.duplicates, count.rows
         parts |= losses
         loss = torch.stack(list(parts.values())).sum()
         # As the loss is that of the global batch already, all ranks weigh the same.
@@ -317,7 +318,7 @@ class Contrastive(JointTask):
         contents: tuple[Tensor, Tensor] | None,
         *,
         together: bool,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, list[_Counts]]:
         """The loss of one pair of towers over the global batch, so that its mean over ranks is the loss.
 
         Answers with the content of a positive are no negatives, nor are positives of a query with the same content:
@@ -331,7 +332,7 @@ class Contrastive(JointTask):
             together: over all ranks.
 
         Returns:
-            The loss, and of each direction the rows of this rank that found a positive first, and how many there are.
+            The loss, and the counts of both directions.
         """
         loss_of, soft = self.losses[view_index], self.views[view_index].soft
         assert isinstance(loss_of, ContrastiveLoss)
@@ -345,13 +346,15 @@ class Contrastive(JointTask):
                 for own, others in ((contents[0], gathered_contents[1]), (contents[1], gathered_contents[0]))
             ]
         ways = ((first, alls[1], twins[0]), (second, alls[0], twins[1]))
-        terms, hits = [], []
+        terms, counted = [], []
         for queries, others, twin_NM in ways:
             similarity_NM = queries.similarity(others, soft=soft)
             positive_NM = (queries.groups[:, None] == others.groups[None]).to(similarity_NM.device)
+            duplicates = similarity_NM.new_zeros(())
             if twin_NM is not None:
                 ignored_NM = twin_NM.to(similarity_NM.device) & ~positive_NM
                 similarity_NM = similarity_NM.masked_fill(ignored_NM, IGNORED)
+                duplicates = ignored_NM.sum()
             if not positive_NM.shape[1]:
                 similarity_NM, positive_NM = (
                     similarity_NM.new_zeros(len(queries.groups), 1),
@@ -363,9 +366,10 @@ class Contrastive(JointTask):
             terms.append((loss_N * counts_N).sum() / total.clamp(min=1))
             best_N = similarity_NM.detach().argmax(1, keepdim=True)
             hit_N = positive_NM.gather(1, best_N)[:, 0] & positive_NM.any(1) & similarity_NM.detach().isfinite().all(1)
-            hits.append((hit_N.sum(), positive_NM.any(1).sum()))
+            rows = torch.tensor(len(queries.groups), device=duplicates.device)
+            counted.append(_Counts(hit_N.sum(), positive_NM.any(1).sum(), duplicates, rows))
         loss = torch.stack(terms).mean() if loss_of.both_ways else terms[0]
-        return loss * (world_size() if together else 1), hits
+        return loss * (world_size() if together else 1), counted
 
     def _rows(self, batch: Batch, vectors: Sequence[Mapping[str, Vectors]]) -> dict[str, Tensor]:
         """Vectors and groups for the metrics of a split, of whole samples and pieces."""
@@ -399,6 +403,23 @@ class Contrastive(JointTask):
                 }
                 metrics |= {f"{view.name}/{name}": value for name, value in _both_ways(view.pairs, sides).items()}
         return metrics | ({"R@1": sum(firsts) / len(firsts)} if firsts else {})
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What one direction of a comparison counts, of the rows of this rank.
+
+    Args:
+        hits: rows whose best answer is a positive.
+        queries: rows with a positive.
+        duplicates: answers that are no negatives of a row, as they have the content of a positive.
+        rows: all rows.
+    """
+
+    hits: Tensor
+    queries: Tensor
+    duplicates: Tensor
+    rows: Tensor
 
 
 def _contents(batch: Batch, tower: str, other: str) -> Tensor:

@@ -20,15 +20,18 @@ def test_a_quick_run_measures_every_method_and_keeps_its_runs(tmp_path: Path, mo
     path, runs = tmp_path / "result.json", tmp_path / "runs"
     argv = ["--quick", "--device", "cpu", "--threads", "1", "--runs", str(runs), "--json", str(path), "--parts"]
     options = (benchmark.arguments(), benchmark.run, benchmark.tables)
-    assert main(*options, [*argv, "levels", "nested"], picture=benchmark.picture) == 0
-    levels, nested = read(path).rows
+    assert main(*options, [*argv, "levels", "nested", "negatives"], picture=benchmark.picture) == 0
+    levels, nested, negatives = read(path).rows
     sizes = {name: measured.scores["vectors"] for name, measured in levels.contenders.items()}
     assert sizes == {
         "single": 1, "level strokes": 64, "level parts": 16, "mean as parts": 16, "ward as parts": 16,
         "level glyph": 4, "mean as glyph": 4, "ward as glyph": 4, "mean as one": 1,
     }  # fmt: skip
     assert set(nested.contenders) == {"nested 8", "cut 8", "trained at it 8", "nested 64", "cut 64"}
-    for measured in [*levels.contenders.values(), *nested.contenders.values()]:
+    assert list(negatives.contenders) == [
+        "before", "batches of 64", "batches of 64 and hard negatives", "batches of 128",
+    ]  # fmt: skip
+    for measured in [contender for row in (levels, nested, negatives) for contender in row.contenders.values()]:
         assert all(0 <= (measured.scores[f"text_to_image/{name}"] or 0) <= 1 for name in benchmark.FIGURES)
     assert path.with_suffix(".png").stat().st_size > 1000
     assert "| level parts | 16 |" in benchmark.tables(read(path))

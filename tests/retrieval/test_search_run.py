@@ -411,7 +411,7 @@ def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
     everything = len(dataset)
     ways: list[dict[str, Any]] = [{"candidates": everything}, {"candidates": 100 * everything, "by_pieces": True}]
     for options in ways:
-        hits = soft.search(text, everything, find="image", rerank="parts", **options)
+        hits = soft.search(text, everything, find="image", rerank="parts", hybrid=False, **options)
         assert len(hits) == everything
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         for hit in hits:
@@ -420,8 +420,73 @@ def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
     reranked = soft.search(text, 5, find="image", rerank="parts", candidates=5)
     assert {hit.row.id for hit in plain} == {hit.row.id for hit in reranked}
     # A level that was compared by its mean has one vector for the query.
-    best = soft.search(text, 1, find="image", rerank="glyph", candidates=everything)[0]
+    best = soft.search(text, 1, find="image", rerank="glyph", candidates=everything, hybrid=False)[0]
     assert best.score == pytest.approx(soft.search(text, 1, find="image", level="glyph")[0].score, abs=1e-5)
+
+
+@pytest.mark.parametrize("by_pieces", [False, True])
+def test_reranking_takes_filters_and_words(soft: Searcher, by_pieces: bool) -> None:
+    """Filtered samples are neither candidates nor results, and words are fused with the order by MaxSim."""
+    options: dict[str, Any] = {"find": "image", "rerank": "parts", "candidates": 1000, "by_pieces": by_pieces}
+    name = soft.search("dots", 1000, find="image", hybrid=False)[-1].row.info["name"]
+    plain = soft.search(name, 1000, hybrid=False, **options)
+    scores = {hit.row.id: hit.score for hit in plain}
+    assert [hit.score for hit in plain] == sorted(scores.values(), reverse=True)
+    mixed = soft.search(name, 1000, **options)
+    assert mixed[0].row.info["name"] == name and mixed[0].ranks is not None and mixed[0].ranks.words == 1
+    assert {hit.row.id: hit.score for hit in mixed} == pytest.approx(scores)
+    where = f"name!='{name}'"
+    filtered = soft.search(name, 1000, where=where, hybrid=False, **options)
+    assert [hit.row.id for hit in filtered] == [hit.row.id for hit in plain if hit.row.info["name"] != name]
+    assert name not in {hit.row.info["name"] for hit in soft.search(name, 1000, where=where, **options)}
+    few: dict[str, Any] = {"where": where, "hybrid": False, "find": "image"}
+    reranked = soft.search(name, 2, **few, rerank="parts", candidates=2, by_pieces=by_pieces)
+    assert len(reranked) == 2 and name not in {hit.row.info["name"] for hit in reranked}
+    if not by_pieces:
+        assert {hit.row.id for hit in reranked} == {hit.row.id for hit in soft.search(name, 2, **few)}
+
+
+def test_words_bring_samples_whose_pieces_are_far_away(soft: Searcher) -> None:
+    options: dict[str, Any] = {"find": "image", "rerank": "parts", "by_pieces": True, "candidates": 1}
+    names = [hit.row.info["name"] for hit in soft.search("dots", 8, find="image")]
+    far = [
+        name
+        for name in names
+        if name not in {hit.row.info["name"] for hit in soft.search(name, 100, hybrid=False, **options)}
+    ]
+    assert far
+    for name in far:
+        assert soft.search(name, 100, **options)[0].row.info["name"] == name
+
+
+def test_reranking_sees_what_changes_in_the_index(soft: Searcher, tmp_path: Path) -> None:
+    """Removals, compaction, and an index of the same name and size in its place."""
+    assert isinstance(soft.index, Index)
+    collection = tmp_path / "vectors"
+    argv = ["embed", str(soft.embedder.run.folder), "--split", "test", "--level", "parts", "--out", str(collection)]
+    assert main(argv) == 0
+    Index.build(tmp_path / "index", [collection])
+    searcher = Searcher.of(tmp_path / "index")
+    options: dict[str, Any] = {"find": "image", "rerank": "parts", "hybrid": False, "candidates": 1000}
+
+    def results(**more: Any) -> dict[str, float]:
+        return {hit.row.id: hit.score for hit in searcher.search("dots", 1000, **options, **more)}
+
+    before = results()
+    best = max(before, key=lambda name: before[name])
+    Index(tmp_path / "index").remove([best], "image")
+    del before[best]
+    for by_pieces in (False, True):
+        assert results(by_pieces=by_pieces) == pytest.approx(before)
+    Index(tmp_path / "index").compact()
+    for by_pieces in (False, True):
+        assert results(by_pieces=by_pieces) == pytest.approx(before)
+    # Another index whose segments have the same names.
+    Index.build(tmp_path / "other", [collection])
+    (tmp_path / "index").rename(tmp_path / "moved")
+    (tmp_path / "other").rename(tmp_path / "index")
+    for by_pieces in (False, True):
+        assert best in results(by_pieces=by_pieces)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,8 @@ def test_what_has_the_content_of_a_positive_is_no_negative(
         terms = F.binary_cross_entropy_with_logits(logits + bias, torch.eye(6), reduction="none")
         expected = terms.masked_fill(ignored, 0.0).sum() / 6
     assert torch.allclose(output.loss, expected, atol=1e-5)
+    for direction in ("rows_to_ids", "ids_to_rows"):
+        assert [int(part) for part in output.stats[f"{direction}/duplicates"]] == [2, 6]
 
 
 def test_soft_alignment_takes_the_best_token_of_the_other_side(

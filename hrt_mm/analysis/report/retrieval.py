@@ -1,4 +1,4 @@
-"""Section: what each query of a contrastive run found, right or wrong, as a table and a picture.
+"""Section: the answers of each query of a contrastive run, right and wrong, as a table and a picture.
 
 Shapes: Q queries, N answers, D width, K answers that are shown.
 """
@@ -53,7 +53,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """What a query found.
+    """A query with its answers.
 
     Args:
         name: of the query's sample.
@@ -151,11 +151,11 @@ def select(queries: Sequence[RankedQuery]) -> list[RankedQuery]:
     return worst + right[: QUERIES - len(worst)]
 
 
-def write_table(page: Page, found: Mapping[tuple[str, str], Sequence[RankedQuery]]) -> None:
+def write_table(page: Page, by_pair: Mapping[tuple[str, str], Sequence[RankedQuery]]) -> None:
     """Writes all queries to a CSV file, and lists the worst ones on the page."""
     rows = [
         (f"{one}_to_{other}", query.name, query.rank, *query.right, *query.answers[0][:2])
-        for (one, other), queries in found.items()
+        for (one, other), queries in by_pair.items()
         for query in queries
     ]
     with (page.folder / TABLE).open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
