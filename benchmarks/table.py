@@ -19,6 +19,7 @@ from . import (
     equal_time,
     fsdd,
     fusion,
+    glyph_questions,
     image_text,
     index,
     late_interaction,
@@ -70,6 +71,7 @@ TABLES = {
     retrieval.NAME: retrieval.tables,
     late_interaction.NAME: late_interaction.tables,
     words.NAME: words.tables,
+    glyph_questions.NAME: glyph_questions.tables,
     embedding.NAME: embedding.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""

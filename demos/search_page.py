@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,13 @@ from hrt_mm.cli.process import as_process, ending_on_sigterm
 from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.capabilities import Lasting, Textual
-from hrt_mm.retrieval.index import Hit, Index
+from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.query import MAX_TEXT, MODALITIES, Query
 from hrt_mm.retrieval.search import Searcher
 from hrt_modalities.joint.fonts import FONTS, font_path
 
 from .answers import answers
+from .doubts import describes, notice
 from .examples import Sampled
 from .media import Media
 from .uploads import ending_with_the_terminal, upload_folder
@@ -48,8 +50,6 @@ PAGE = 24
 """Answers at a time."""
 MOST = 2_000
 """Answers to one question that can be paged through."""
-WEAK = 0.35
-"""Part of a question's words that a text must match, weighted by how rare they are, for the page not to doubt it."""
 INSIDE = 3
 """Pieces that are marked within an answer."""
 FIRST_PORT = 7860
@@ -96,19 +96,21 @@ class Question:
     name: str = ""
 
 
-def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, Any]:
+def answer(searcher: Searcher, media: Media, question: Question, *, described: bool = False) -> dict[str, Any]:
     """The answers to a question, JSON-serializable.
 
     Args:
         searcher: index and model.
         media: takes the files that the page may load.
         question: to answer.
+        described: whether the texts of rows are descriptions, so that words that match none of them are doubtful.
 
     Raises:
         UserError: the question cannot be read, is too large, or asks for what the index does not have.
     """
     count = max(1, min(question.count, PAGE))
     offset = max(0, min(question.offset, MOST - count))
+    doubtful = described and not question.like and isinstance(question.source, str)
     if question.like:
         results = searcher.similar(
             question.like,
@@ -138,16 +140,8 @@ def answer(searcher: Searcher, media: Media, question: Question) -> dict[str, An
         "offset": offset,
         "more": len(results) > count and offset + count < MOST,
         "find": results.tower,
-        "notice": _notice(results) if not offset else "",
+        "notice": notice(results) if doubtful and not offset else "",
     }
-
-
-def _notice(hits: Sequence[Hit]) -> str:
-    """The notice above answers whose texts match a question badly; empty if only vectors were compared."""
-    matches = [hit.ranks.words_score for hit in hits if hit.ranks is not None]
-    if not matches or max(matches) >= WEAK:
-        return ""
-    return "No text in the index matches these words well. These answers are the nearest ones by their vectors."
 
 
 def _checked(searcher: Searcher, question: Question) -> str | Path:
@@ -195,10 +189,12 @@ class Patience:
         searcher: index and model.
         media: takes the files that the page may load.
         seconds: that a question may wait.
+        described: as in :func:`answer`.
     """
 
-    def __init__(self, searcher: Searcher, media: Media, seconds: float = MAX_WAIT) -> None:
+    def __init__(self, searcher: Searcher, media: Media, seconds: float = MAX_WAIT, *, described: bool = False) -> None:
         self.searcher, self.media, self.seconds = searcher, media, seconds
+        self._answer = partial(answer, described=described)
         self._worker = ThreadPoolExecutor(1, "search")
 
     def answer(self, question: Question) -> dict[str, Any]:
@@ -208,7 +204,7 @@ class Patience:
             UserError: as :func:`answer`.
             TimeoutError: the answer takes too long; says what helps.
         """
-        future = self._worker.submit(answer, self.searcher, self.media, question)
+        future = self._worker.submit(self._answer, self.searcher, self.media, question)
         if isinstance(question.source, Path):
             upload = question.source
             future.add_done_callback(lambda done: upload.unlink(missing_ok=True))
@@ -219,7 +215,7 @@ class Patience:
         raise TimeoutError(f"The answer takes more than {self.seconds:g} s; try a shorter or a smaller question.")
 
 
-def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str]) -> dict[str, Any]:
+def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str], sampled: Sampled) -> dict[str, Any]:
     """What the page shows before the first question, JSON-serializable.
 
     Args:
@@ -227,8 +223,9 @@ def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str])
         media: takes the files of examples.
         title: of the page.
         examples: questions to click; chosen from the index if there are none.
+        sampled: rows of the index.
     """
-    embedder, sampled = searcher.embedder, Sampled.of(searcher)
+    embedder = searcher.embedder
     kinds = {modality: kind for kind, modality in MODALITIES.items()}
     towers = []
     for tower in sorted(embedder.towers, key=lambda name: not issubclass(embedder.modality(name), Textual)):
@@ -271,8 +268,9 @@ def build(searcher: Searcher, title: str, folder: Path, examples: Sequence[str] 
         from starlette.staticfiles import StaticFiles
 
     media = Media()
-    patience = Patience(searcher, media)
-    facts = about(searcher, media, title, examples)
+    sampled = Sampled.of(searcher)
+    patience = Patience(searcher, media, described=describes(sampled.hits))
+    facts = about(searcher, media, title, examples, sampled)
 
     async def search(request: Request) -> Response:
         try:

@@ -172,7 +172,7 @@ def test_sounds_and_videos_are_bounded_in_time(sounds: Searcher, tmp_path: Path)
 def test_an_answer_that_takes_too_long_is_an_error(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def slow(searcher: Searcher, media: Media, question: Question) -> dict[str, Any]:
+    def slow(searcher: Searcher, media: Media, question: Question, *, described: bool) -> dict[str, Any]:
         go_on.wait(60)
         return {"answered": question.source}
 
@@ -201,7 +201,7 @@ def test_uploads_are_removed_once_they_are_read(searcher: Searcher, tmp_path: Pa
 
 
 def test_the_page_is_told_what_the_index_holds(searcher: Searcher) -> None:
-    facts = about(searcher, Media(), "Braille", ["dots-1"])
+    facts = about(searcher, Media(), "Braille", ["dots-1"], Sampled.of(searcher))
     assert [(tower["name"], tower["kind"], tower["find"]) for tower in facts["towers"]] == [
         ("text", "text", "image"), ("image", "image", "text"),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from demos import answers, search_page
+from demos.examples import Sampled
 from demos.media import Media
 from demos.search_page import Question
 from hrt_mm.config import load_config
@@ -142,7 +143,7 @@ def test_pieces_are_kept_to_be_played(embedder: Embedder, tmp_path: Path) -> Non
     assert index.levels == {"scenes", "clips"}
     searcher = Searcher(index, embedder)
     store = Media()
-    assert search_page.about(searcher, store, "Films", ["bin"])["levels"] == ["scenes", "clips"]
+    assert search_page.about(searcher, store, "Films", ["bin"], Sampled.of(searcher))["levels"] == ["scenes", "clips"]
     reply = search_page.answer(searcher, store, Question("text", "bin blue", find="video", level="scenes"))
     # Both scenes are marked on the time line of their film, with the clips within them.
     assert len(reply["answers"]) == 2 and all(shown["media"]["whole"] for shown in reply["answers"])
