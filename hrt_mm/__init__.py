@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .core.spans import Spans
     from .core.tokens import Tokens
     from .data import Dataset, Modality, Tokenizer
-    from .inference import load_run
+    from .inference import create_model, list_models, load_run
     from .train.loop import train
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -34,7 +34,7 @@ else:
             ".core.spans": ("Spans",),
             ".core.tokens": ("Tokens",),
             ".data": ("Dataset", "Modality", "Tokenizer"),
-            ".inference": ("load_run",),
+            ".inference": ("create_model", "list_models", "load_run"),
             ".train": ("train",),
         },
     )
@@ -61,6 +61,8 @@ __all__ = [
     "Transformer",
     "UserError",
     "attend",
+    "create_model",
+    "list_models",
     "load_config",
     "load_run",
     "train",

@@ -140,6 +140,11 @@ class Hierarchy(nn.Module):
         parameter = next(self.parameters(), None)
         return parameter.detach() if parameter is not None else self.get_buffer("nothing")
 
+    @property
+    def reads_coarser(self) -> bool:
+        """Whether fine levels depend on coarser ones."""
+        return self.config.top_down or self.config.cross_scale.down
+
     def _cross(self, index: int, axes: int, theta: float, *, up: bool) -> CrossAttention:
         fine, coarse = self.config.levels[index], self.config.levels[index + 1]
         query_level, kv_level = (coarse, fine) if up else (fine, coarse)
@@ -149,23 +154,32 @@ class Hierarchy(nn.Module):
             return CausalDown(*shape, inclusive=self.transitions[index].inclusive)
         return CrossAttention(*shape)
 
-    def forward(self, tokens: Tokens) -> Pyramid:
+    def forward(self, tokens: Tokens, *, levels: int | None = None) -> Pyramid:
         """Runs the hierarchy.
 
         Args:
             tokens: (T, D) features of the width of the first level; grids in the hierarchical order of ``self.blocks``.
+            levels: compute the first ones only, which is possible if no path leads down from the others
+                (:attr:`reads_coarser`); all by default.
 
         Returns:
             The tokens of every level.
 
         Raises:
             UserError: the width, axes, grids or boundaries of the tokens do not fit.
+            ConfigError: there are fewer levels, or the first ones depend on the others.
         """
         self.check(tokens)
+        if levels is not None and not (1 <= levels <= len(self.stages)):
+            raise ConfigError(f"levels is {levels}, but there are {len(self.stages)}; give 1 to {len(self.stages)}")
+        if levels not in (None, len(self.stages)) and self.reads_coarser:
+            raise ConfigError(
+                f"the first {levels} levels depend on coarser ones through top_down or cross_scale.down; compute all"
+            )
         record = _Record()
-        states = self._bottom_up(tokens, record)
+        states = self._bottom_up(tokens, record, levels)
         # Down before up, so that coarse levels also receive what fine levels computed on the way down.
-        if self.config.top_down or self.config.cross_scale.down:
+        if self.reads_coarser:
             for index in reversed(range(len(states) - 1)):
                 self._descend(index, states, record)
         if self.config.cross_scale.up:
@@ -173,7 +187,8 @@ class Hierarchy(nn.Module):
                 self._ascend(index, states, record)
         # These compare final tokens, so they wait for all passes.
         if self.config.alignment or self.config.reconstruction:
-            for transition, fine, coarse in zip(self.transitions, states[:-1], states[1:], strict=True):
+            # There are fewer states than transitions where not all levels are computed.
+            for transition, fine, coarse in zip(self.transitions, states, states[1:], strict=False):
                 assert fine.groups is not None
                 record.losses |= transition.losses(fine.x_TD, coarse.x_TD, fine.groups)
         return self._pyramid(tokens, states, record)
@@ -192,11 +207,12 @@ class Hierarchy(nn.Module):
         if tokens.axes != self.axes:
             raise UserError(f"the hierarchy was built for {self.axes} axes, the tokens have {tokens.axes}")
 
-    def _bottom_up(self, tokens: Tokens, record: _Record) -> list[_State]:
+    def _bottom_up(self, tokens: Tokens, record: _Record, levels: int | None) -> list[_State]:
         plan = LevelPlan.of(tokens, self.config.levels[0], self.blocks)
         states = [_State(self.stages[0](tokens.x, plan), plan)]
         # Each stage runs on what the transition made of the finished tokens of the level below.
-        for stage, transition in zip(self.stages[1:], self.transitions, strict=True):
+        for index in range(1, levels or len(self.stages)):
+            transition, stage = self.transitions[index - 1], self.stages[index]
             pooled = transition(states[-1].x_TD, states[-1].plan)
             states[-1].groups = pooled.groups
             states[-1].confidence_T1, states[-1].prob_G = pooled.confidence_T1, pooled.prob_G
@@ -266,7 +282,7 @@ class Hierarchy(nn.Module):
         state.x_TD = state.x_TD + branch_TD
 
     def _pyramid(self, tokens: Tokens, states: list[_State], record: _Record) -> Pyramid:
-        names = tuple(level.name for level in self.config.levels)
+        names = tuple(level.name for level in self.config.levels)[: len(states)]
         levels, nested_blocks = {}, {}
         for name, state in zip(names, states, strict=True):
             # Only the output is normed: the states are residual streams that all passes add to.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.tokens import Tokens
@@ -442,4 +442,22 @@ class Timelined(Protocol):
 
         Args:
             value: of the sample; times are in seconds from its start.
+        """
+
+
+@runtime_checkable
+class DenseEncoding(Protocol):
+    """Encoders of its runs can be given timm's interface: dense batches in, feature maps and logits out."""
+
+    @classmethod
+    def dense_model(cls, encoder: nn.Module, tokenizer: Tokenizer, **options: Any) -> nn.Module:
+        """A model with timm's interface and the weights of a trained encoder.
+
+        Args:
+            encoder: of the run's task.
+            tokenizer: of the run.
+            options: of the model, such as ``num_classes``.
+
+        Raises:
+            ConfigError: the encoder has settings that this interface does not support.
         """

@@ -10,9 +10,12 @@ import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, TypeVar, get_args, get_origin
+
+from torch import nn
 
 from ..core import extras
 from ..core.component import Component
@@ -49,6 +52,9 @@ GROUP = "hrt_mm.modalities"
 JOINT_GROUP = "hrt_mm.datasets"
 """Of datasets of several modalities: ``glyphs = "package:GlyphsConfig"``. Datasets that are added to one modality are
 in a group with its name: ``hrt_mm.datasets.audio``."""
+MODEL_GROUP = "hrt_mm.models"
+"""Of models that ``hrt_mm.create_model`` makes by name: ``hrt_tiny = "package.module:hrt_tiny"``, a function of
+``pretrained`` and of options."""
 COMMAND_GROUP = "hrt_mm.commands"
 """Of commands that ``hrt-mm`` shall have: ``transcribe = "package:TRANSCRIBE"``."""
 
@@ -105,6 +111,25 @@ def datasets_of(modality: str) -> dict[str, type[DatasetConfig]]:
 def commands() -> dict[str, Command]:
     """Installed commands by the names they are registered under; warns of those that cannot be used."""
     return _installed(COMMAND_GROUP, "command", _command)
+
+
+def model_names() -> list[str]:
+    """Names of the models that :func:`model_factory` knows."""
+    return sorted({entry.name for entry in entry_points(group=MODEL_GROUP)})
+
+
+def model_factory(name: str) -> Callable[..., nn.Module]:
+    """The function that makes a model, by its registered name.
+
+    Raises:
+        ConfigError: no installed package has a model of that name.
+        MissingLibrary: a library that it needs is not installed.
+    """
+    for entry in entry_points(group=MODEL_GROUP, name=name):
+        factory: Callable[..., nn.Module] = entry.load()
+        return factory
+    near = get_close_matches(name, model_names(), 3) or model_names()
+    raise ConfigError(f"there is no model {name!r}; did you mean {', '.join(near)}?")
 
 
 def missing_libraries(modality: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from .create import create_model, list_models
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
     from .streaming import Finished, HierarchyStream, Stream, latencies
@@ -15,6 +16,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            ".create": ("create_model", "list_models"),
             ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
@@ -36,9 +38,11 @@ __all__ = [
     "Stream",
     "TrainedRun",
     "continued",
+    "create_model",
     "evaluate_run",
     "generate",
     "latencies",
+    "list_models",
     "load_run",
     "load_task",
 ]

@@ -124,9 +124,10 @@ def test_every_block_says_what_it_is() -> None:
     "document", sorted({one.document for one in examples("python")} - {PLUGIN, *TUTORIALS}), ids=str
 )
 def test_python_runs(document: str, folder: Path) -> None:
-    """All of a document in one test, for later examples go on with the runs of earlier ones."""
+    """All of a document in one test, for later examples go on with the names and runs of earlier ones."""
+    names: dict[str, Any] = {"__name__": "__main__"}
     for example in examples("python", documents=[document]):
-        exec(compile(example.body, str(example), "exec"), {"__name__": "__main__"})
+        exec(compile(example.body, str(example), "exec"), names)
 
 
 @pytest.mark.parametrize("document", TUTORIALS, ids=str)

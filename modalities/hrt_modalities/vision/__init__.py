@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from hrt_mm.data.modality import Modality
+from hrt_mm.data.tokenizer import Tokenizer
 
 from .files import ImageFolderConfig, ImageManifestConfig
 from .images import SUFFIXES
@@ -61,6 +62,18 @@ class Vision(Modality):
         from .images import png
 
         return ".png", png(value)
+
+    @classmethod
+    def dense_model(cls, encoder: nn.Module, tokenizer: Tokenizer, **options: Any) -> nn.Module:
+        """The encoder of a run with timm's interface.
+
+        Raises:
+            ConfigError: the stem is a timm backbone, or the model has levels without a feature map.
+        """
+        from .timm_models import from_encoder
+
+        assert isinstance(tokenizer, VisionTokenizer)
+        return from_encoder(encoder, tokenizer, **options)
 
     @classmethod
     def figures(cls) -> Callable[..., None]:
