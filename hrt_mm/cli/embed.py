@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "embed", "embed a run's data, files or texts, to build an index from", run)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of a contrastive task")
+    parser.add_argument(
+        "folder",
+        metavar="RUN",
+        type=Path,
+        help="run folder; of tasks other than contrastive, vectors are means of tokens",
+    )
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -123,9 +128,10 @@ def _embed_files(args: argparse.Namespace, embedder: Embedder, options: dict[str
     from ..data.listing import listed
     from ..retrieval.collecting import embed_files
 
-    if not args.tower or len(args.tower) != 1:
+    towers = args.tower or embedder.towers
+    if len(towers) != 1:
         raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
-    (tower,) = args.tower
+    (tower,) = towers
     suffixes, others = embedder.suffixes(tower)
     files = listed(
         args.files,

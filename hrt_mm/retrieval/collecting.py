@@ -142,8 +142,7 @@ def embed_split(
     Raises:
         UserError: a tower is unknown, or no sample can be embedded.
     """
-    dataset = embedder.run.config.data.plain(split)
-    dataset.limit_towers(embedder.run.tokenizers)
+    dataset = embedder.dataset(split)
     job = _Job(embedder, SplitSource(dataset, split), towers, Options(**options), known or KnownRows([]))
     return job.write(Path(folder), f"samples of the {split} split", by_content=False)
 

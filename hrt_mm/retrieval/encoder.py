@@ -22,6 +22,7 @@ from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
 from ..data.capabilities import Renderable, Stretch, positions_at
+from ..data.dataset import Dataset
 from ..data.modality import Modality
 from ..data.registry import modalities
 from ..data.tokenizer import Tokenizer
@@ -33,6 +34,7 @@ from ..tasks.contrastive_views import ViewHeads
 from ..train.distributed import device_named
 from ..train.precision import autocast, numerics
 from .passages import Passages, concatenate, within
+from .pooled import PooledEncoder, PooledHeads, plain_split, pooled
 from .reading import CHUNK
 from .rows import Model
 
@@ -55,12 +57,14 @@ class RunEncoder:
         model: identifies its weights.
         device: that computes.
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware supports it. Vectors are always float32.
+        pooled: the encoder, of a run that was not trained on task ``contrastive``.
     """
 
     run: TrainedRun
     model: Model
     device: torch.device = CPU
     precision: str = "fp32"
+    pooled: PooledEncoder | None = None
 
     @classmethod
     def of(
@@ -75,6 +79,9 @@ class RunEncoder:
     ) -> Self:
         """Loads a run.
 
+        Of a task other than ``contrastive``, over one modality, vectors are the means of the coarsest level; the tower
+        is then called as the modality.
+
         Args:
             folder: the run folder.
             which: ``best``, ``latest`` or a step.
@@ -84,8 +91,8 @@ class RunEncoder:
             precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware supports it.
 
         Raises:
-            ConfigError: its task trains no comparable vectors, or none of this width; the device or precision is not
-                available.
+            ConfigError: it has several towers and was trained on another task than ``contrastive``, or has no vectors
+                of this width; the device or precision is not available.
             CheckpointError: the checkpoint is missing or damaged.
         """
         chosen = device_named(device)
@@ -93,20 +100,50 @@ class RunEncoder:
             raise ConfigError(f"precision {precision!r} is unknown; it is one of {', '.join(PRECISIONS)}")
         autocast(precision, chosen)
         run = load_task(Path(folder), which, overrides=overrides, inputs="files")
+        encoder: PooledEncoder | None = None
         if not isinstance(run.task, Contrastive):
-            raise ConfigError(f"{folder} was trained on task {run.config.task.type}; embedding needs task contrastive")
-        if dim is not None:
+            run, encoder = pooled(run)
+            if dim not in (None, encoder.width):
+                raise ConfigError(
+                    f"{folder} has vectors of width {encoder.width} alone; train task contrastive for others"
+                )
+        elif dim is not None:
             run.task.narrow(dim)
         files = run.checkpoint.state["files"]
         weights = files.get("ema.safetensors") or files["model.safetensors"]
         run.task.to(chosen)
-        return cls(run, Model(weights["sha256"], run.task.width, str(Path(folder).resolve())), chosen, precision)
+        width = run.task.width if isinstance(run.task, Contrastive) else encoder.width if encoder is not None else 0
+        return cls(run, Model(weights["sha256"], width, str(Path(folder).resolve())), chosen, precision, encoder)
 
     @property
-    def task(self) -> Contrastive:
+    def task(self) -> Contrastive | PooledEncoder:
         """The model."""
-        assert isinstance(self.run.task, Contrastive)
+        return self.pooled if self.pooled is not None else self.contrastive
+
+    @property
+    def contrastive(self) -> Contrastive:
+        """The model, which was trained to compare.
+
+        Raises:
+            ConfigError: it was trained on another task.
+        """
+        if not isinstance(self.run.task, Contrastive):
+            raise ConfigError(
+                f"{self.run.folder} was trained on task {self.run.config.task.type}; this needs task contrastive"
+            )
         return self.run.task
+
+    def dataset(self, split: str) -> Dataset:
+        """The samples of a split of the run's data without augmentation, as mappings by tower.
+
+        Raises:
+            ConfigError: the split is missing.
+        """
+        if self.pooled is not None:
+            return plain_split(self.run, split, self.towers[0])
+        dataset = self.run.config.data.plain(split)
+        dataset.limit_towers(self.run.tokenizers)
+        return dataset
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -276,9 +313,9 @@ class RunEncoder:
             for first, last in spans
         )
 
-    def _heads(self, view: int) -> ViewHeads:
+    def _heads(self, view: int) -> ViewHeads | PooledHeads:
         heads = self.task.heads[view]
-        assert isinstance(heads, ViewHeads)
+        assert isinstance(heads, ViewHeads | PooledHeads)
         return heads
 
     def pyramid(self, tower: str, tokens: Tokens) -> Pyramid:

@@ -91,12 +91,11 @@ def mine(
             f"count={count}, candidates={candidates}, margin={margin:g}: count is at least 1, "
             "candidates at least count, and margin is above 0 and at most 1"
         )
-    dataset = embedder.run.config.data.plain(split)
-    dataset.limit_towers(embedder.run.tokenizers)
+    directions = [way for pair in embedder.contrastive.pairs for way in (pair, pair[::-1])]
+    dataset = embedder.dataset(split)
     samples = dict(_embedded(embedder, dataset))
     if not samples:
         raise UserError(f"none of the {len(dataset)} samples of the {split} split can be embedded")
-    directions = [way for pair in embedder.task.pairs for way in (pair, pair[::-1])]
     lines = io.StringIO(newline="")
     writer = csv.writer(lines, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -141,7 +140,7 @@ def _encoded(embedder: Embedder, block: list[tuple[int, Sample]]) -> Iterator[tu
     try:
         batch = config.task.collator(config.models, run.tokenizers, run.classes)([sample for _, sample in block])
         with torch.no_grad():
-            vectors = {tower: embedder.task.vectors(tower, part).numpy() for tower, part in batch.towers.items()}
+            vectors = {tower: embedder.contrastive.vectors(tower, part).numpy() for tower, part in batch.towers.items()}
     except BadSample as error:
         if len(block) == 1:
             log.warning("left out: %s", error)

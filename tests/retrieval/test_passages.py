@@ -26,7 +26,7 @@ from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.passages import Passages, parents
 from hrt_mm.retrieval.rows import Model
 from hrt_mm.retrieval.search import Searcher
-from hrt_mm.tasks.contrastive_views import Vectors
+from hrt_mm.tasks.contrastive_views import Vectors, ViewHeads
 from hrt_mm.train.build import build_task, build_tokenizers
 from hrt_modalities.text import Text, TextModality
 from hrt_modalities.video import VideoModality
@@ -183,6 +183,7 @@ def test_a_query_of_words_is_as_similar_as_training_has_it(embedder: Embedder) -
     (film,) = embedder._pyramids("video", [Film.read(None, "video", "")])
     with torch.no_grad():
         heads = embedder._heads(1)
+        assert isinstance(heads, ViewHeads)
         sides = [heads(tower, pyramid, {}) for tower, pyramid in (("text", words), ("video", film))]
         clip = Vectors(sides[1].x[2:3], Spans.from_lengths([1]), sides[1].groups)
         expected = sides[0].similarity(clip, soft=True)

@@ -399,7 +399,7 @@ def soft(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 
 def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
     """All samples as candidates have the scores of the task, whichever way the candidates are found."""
-    config, task = soft.embedder.run.config, soft.embedder.task
+    config, task = soft.embedder.run.config, soft.embedder.contrastive
     dataset = build_dataset(config, "test")
     batch = config.task.collator({}, soft.embedder.run.tokenizers, None)([dataset[i] for i in range(len(dataset))])
     assert isinstance(soft.index, Index)
