@@ -17,12 +17,10 @@ from ..core.errors import ConfigError, UserError
 from ..core.hierarchy import Stage
 from ..core.pyramid import Pyramid
 from ..core.spans import Spans
-from ..data.capabilities import BoxLocating, Textual, positions_at
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE
-from ..inference.locating import located
+from ..inference.locating import located, places_of
 from ..inference.predictions import Evidence
-from ..inference.reading import TowerReader
 from ..inference.trained import TrainedRun
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
@@ -156,20 +154,18 @@ class Explainer:
     def _named(self, tower: str, level: str, value: Any, weights_N: Tensor, edges_N2A: Tensor) -> list[Evidence]:
         reader = self.readers[tower]
         heaviest = weights_N.topk(min(self.count, len(weights_N))).indices
-        return [
-            self._place(reader, Evidence(level, float(weights_N[index]), tower), value, edges_N2A[index])
-            for index in heaviest.tolist()
-            if weights_N[index] > 0
-        ]
-
-    def _place(self, reader: TowerReader, evidence: Evidence, value: Any, edges_2A: Tensor) -> Evidence:
-        tokenizer = reader.tokenizer
-        if edges_2A.shape[1] == 2 and isinstance(tokenizer, BoxLocating):
-            left, top, right, bottom = (round(side, 2) for side in tokenizer.box(value, edges_2A.flatten().tolist()))
-            return replace(evidence, box=(left, top, right, bottom))
-        start, end = positions_at(tokenizer, value, edges_2A[:, 0].tolist())
-        text = reader.text(value, (start, end)).get("text", "") if issubclass(reader.modality, Textual) else ""
-        return replace(evidence, start=start, end=end, text=text)
+        heaviest = heaviest[weights_N[heaviest] > 0]
+        named = []
+        for index, place in zip(heaviest.tolist(), places_of(reader, value, edges_N2A[heaviest]), strict=True):
+            evidence = Evidence(level, float(weights_N[index]), tower)
+            if len(place) == 4:
+                left, top, right, bottom = place
+                named.append(replace(evidence, box=(left, top, right, bottom)))
+                continue
+            start, end = place
+            text = reader.text(value, (start, end)).get("text", "")
+            named.append(replace(evidence, start=start, end=end, text=text))
+        return named
 
 
 class _Hooks:

@@ -9,6 +9,7 @@ from ..core.lazy import lazy_exports
 if TYPE_CHECKING:
     from .create import create_model, list_models
     from .generation import GeneratedText, Sampling, Session, continued, generate
+    from .locating import LevelVectors
     from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
     from .streaming import Finished, HierarchyStream, Stream, latencies
     from .trained import TrainedRun, evaluate_run, load_run, load_task
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             ".create": ("create_model", "list_models"),
+            ".locating": ("LevelVectors",),
             ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
@@ -29,6 +31,7 @@ __all__ = [
     "Finished",
     "GeneratedText",
     "HierarchyStream",
+    "LevelVectors",
     "Predicted",
     "PredictedSpan",
     "Prediction",

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.spans import Spans
 from ..core.tokens import Tokens
-from ..data.capabilities import BoxLocating, Textual, Timed, positions_at
+from ..data.capabilities import Textual
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE
 from ..tasks.base import Task
@@ -30,6 +30,7 @@ from ..tasks.labels import NO_LABEL
 from ..tasks.matching import Matching
 from ..tasks.segmentation import Segmentation
 from ..tasks.tagging import Tagging, units_of
+from .locating import places_of, unit_of
 from .predictions import Predicted, PredictedSpan, Prediction, SpanPrediction
 from .reading import TowerReader
 
@@ -193,16 +194,7 @@ class Interpreter:
 
     @property
     def _unit(self) -> str:
-        tokenizer = self.readers[SINGLE].tokenizer
-        if isinstance(tokenizer, Timed):
-            return "seconds"
-        if issubclass(self._modality, Textual):
-            return "bytes"
-        return "pixels" if tokenizer.axes == 2 and isinstance(tokenizer, BoxLocating) else "tokens"
-
-    @property
-    def _modality(self) -> type[Any]:
-        return self.readers[SINGLE].modality
+        return unit_of(self.readers[SINGLE])
 
     def _located(
         self,
@@ -215,22 +207,18 @@ class Interpreter:
         texts: bool = True,
     ) -> tuple[PredictedSpan, ...]:
         """Spans at edges in level-0 coordinates."""
-        tokenizer, modality = self.readers[SINGLE].tokenizer, self._modality
-        spans = []
-        flat = [float(step) for step in edges_N2A[..., 0].flatten()]
-        in_boxes = edges_N2A.shape[2] == 2 and isinstance(tokenizer, BoxLocating)
-        positions = [] if in_boxes else list(positions_at(tokenizer, sample.value, flat))
-        for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        modality, spans = self.readers[SINGLE].modality, []
+        places = places_of(self.readers[SINGLE], sample.value, edges_N2A)
+        for number, (place, label, score) in enumerate(zip(places, labels, scores, strict=True)):
             border, border_score = borders[number] if borders is not None else (None, None)
             border_score = border_score if border is not None else None
-            if in_boxes:
-                assert isinstance(tokenizer, BoxLocating)
-                box = tokenizer.box(sample.value, edges_N2A[number].flatten().tolist())
-                spans.append(PredictedSpan(0.0, 0.0, label, score, border=border, border_score=border_score, box=box))
+            if len(place) == 4:
+                left, top, right, bottom = place
+                spans.append(PredictedSpan(0.0, 0.0, label, score, box=(left, top, right, bottom)))
                 continue
-            start, end = positions[2 * number], positions[2 * number + 1]
+            start, end = place
             text = modality.passage(sample.value, (start, end)) if texts and issubclass(modality, Textual) else ""
-            spans.append(PredictedSpan(start, end, label, score, text=text, border=border, border_score=border_score))
+            spans.append(PredictedSpan(start, end, label, score, text, border, border_score))
         return tuple(spans)
 
 

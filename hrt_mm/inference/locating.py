@@ -5,12 +5,71 @@ Shapes: N pieces, D width, A axes (time; or rows and columns of an image), T lev
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
+from ..data.capabilities import BoxLocating, Textual, Timed, positions_at
 from ..tasks.ctc import frames_of, token_ranges
+from .reading import TowerReader
+
+Place = tuple[float, ...]
+"""Start and end of a part of a sample; or left, top, right and bottom of a part of a picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class LevelVectors:
+    """The tokens of a level of one sample.
+
+    Args:
+        level: its name.
+        vectors_ND: of the tokens, on the host; of a video, the means over moments.
+        places: of each, in ``unit``.
+        unit: ``seconds``, ``bytes`` of a text, ``pixels``, or ``tokens``.
+    """
+
+    level: str
+    vectors_ND: Tensor = field(repr=False)
+    places: tuple[Place, ...] = field(repr=False)
+    unit: str
+
+    def __len__(self) -> int:
+        return len(self.vectors_ND)
+
+    def __str__(self) -> str:
+        count, width = self.vectors_ND.shape
+        ends = [self.places[0], *([self.places[-1]] if count > 1 else [])] if count else []
+        shown = " to ".join("(" + ", ".join(f"{value:g}" for value in place) + ")" for place in ends)
+        return f"{self.level}: {count} tokens of width {width}, {shown} in {self.unit}"
+
+
+def unit_of(reader: TowerReader) -> str:
+    """The unit of places in samples of a tower."""
+    if isinstance(reader.tokenizer, Timed):
+        return "seconds"
+    if issubclass(reader.modality, Textual):
+        return "bytes"
+    return "pixels" if reader.tokenizer.axes == 2 and isinstance(reader.tokenizer, BoxLocating) else "tokens"
+
+
+def places_of(reader: TowerReader, value: Any, edges_N2A: Tensor) -> list[Place]:
+    """Where parts of a sample lie.
+
+    Args:
+        reader: of the tower.
+        value: the raw sample.
+        edges_N2A: start and end of each part along each axis, in level-0 coordinates.
+    """
+    tokenizer = reader.tokenizer
+    if edges_N2A.shape[2] == 2 and isinstance(tokenizer, BoxLocating):
+        return [tokenizer.box(value, edges_2A.flatten().tolist()) for edges_2A in edges_N2A]
+    # In one call, as a tokenizer may tokenize the sample for it.
+    positions = positions_at(tokenizer, value, edges_N2A[..., 0].flatten().tolist())
+    return list(zip(positions[::2], positions[1::2], strict=True))
 
 
 @torch.no_grad()

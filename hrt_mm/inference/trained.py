@@ -18,10 +18,11 @@ from ..core.errors import BadSample, ConfigError
 from ..data.capabilities import SizeAdapting
 from ..data.registry import modalities
 from ..data.sample import Sample
-from ..data.tokenizer import Tokenizer, only_tokenizer
+from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Collator, Task
 from ..tasks.batch import Batch
-from ..tasks.encoding import EncoderTask
+from ..tasks.encoding import EncoderTask, TowerTask
+from ..tasks.fused import Fused
 from ..train.build import (
     Data,
     build_dataset,
@@ -41,6 +42,7 @@ from ..train.seeding import forked
 from ..train.store import open_store
 from .inputs import Input, Inputs, SampleBatches, inputs_of
 from .interpreting import NOT_FINITE, Interpreter
+from .locating import LevelVectors, located, places_of, unit_of
 from .predictions import Predicted
 from .reading import TowerReader
 
@@ -132,7 +134,7 @@ class TrainedRun:
 
     @torch.inference_mode()
     def embed(self, inputs: Sequence[Any], level: str | None = None, *, batch_size: int | None = None) -> Tensor:
-        """(B, D) vectors of samples: the mean of the tokens of a level, for runs with one tower.
+        """(B, D) vectors of samples: the mean of the tokens of a level; of task ``fused_classification`` what is fused.
 
         Args:
             inputs: as :meth:`predict` takes them.
@@ -140,10 +142,16 @@ class TrainedRun:
             batch_size: samples a batch; ``train.batch_size`` of the run if absent.
 
         Raises:
-            ConfigError: the run has several towers (:class:`hrt_mm.retrieval.Embedder` embeds those of task
-                ``contrastive``), or no such level.
+            ConfigError: the run has several towers that are not fused into a vector
+                (:class:`hrt_mm.retrieval.Embedder` embeds those of task ``contrastive``), or no such level.
             BadSample: an input cannot be read or tokenized; says which and why.
         """
+        if isinstance(self.task, Fused) and self.task.head is not None:
+            if level is not None:
+                raise ConfigError(f"{self.folder} fuses its towers into one vector; drop level {level!r}")
+            with self.computing():
+                fused = [self.task.fused(batch).float().cpu() for batch, _ in self.read(inputs, batch_size)]
+            return torch.cat(fused) if fused else torch.zeros(0, self.task.dim)
         if not isinstance(self.task, EncoderTask):
             raise ConfigError(f"{self.folder} has several towers; use hrt_mm.retrieval.Embedder")
         encoder = self.task.encoder
@@ -151,6 +159,48 @@ class TrainedRun:
         with self.computing():
             vectors = [encoder(batch.tokens).pooled(index).float().cpu() for batch, _ in self.read(inputs, batch_size)]
         return torch.cat(vectors) if vectors else torch.zeros(0, encoder.hierarchy.config.levels[index].dim)
+
+    @torch.inference_mode()
+    def levels(
+        self, inputs: Sequence[Any], tower: str | None = None, *, batch_size: int | None = None
+    ) -> list[dict[str, LevelVectors]]:
+        """The tokens of all levels with their places, fine to coarse, for each sample.
+
+        Args:
+            inputs: as :meth:`predict` takes them. Of a sample of several values, such as a pair, the first is encoded.
+            tower: of several; samples that lack it have no levels.
+            batch_size: samples a batch; ``train.batch_size`` of the run if absent.
+
+        Raises:
+            ConfigError: the run has several towers, and none is named; or it has no such tower.
+            BadSample: an input cannot be read or tokenized; says which and why.
+        """
+        if tower is None and len(self.tokenizers) == 1:
+            (tower,) = self.tokenizers
+        if not isinstance(self.task, TowerTask) or tower is None or tower not in self.tokenizers:
+            raise ConfigError(f"{self.folder} has the towers {', '.join(self.tokenizers)}; name one with tower=")
+        encoder, reader = self.task.encoder_of(tower), self.reader(tower)
+        config = encoder.hierarchy.config
+        results: list[dict[str, LevelVectors]] = []
+        with self.computing():
+            for batch, samples in self.read(inputs, batch_size):
+                first = len(results)
+                results += [{} for _ in samples]
+                part = batch.towers.get(tower)
+                if part is None:
+                    continue
+                pyramid = encoder(part.tokens)
+                for index, level in enumerate(pyramid.names):
+                    for owner, (x_ND, edges_N2A) in zip(
+                        part.samples.tolist(), located(pyramid, config, index), strict=True
+                    ):
+                        if level in results[first + owner]:
+                            continue
+                        value = samples[owner].value
+                        value = value[0] if isinstance(value, tuple) else value if tower == SINGLE else value[tower]
+                        places = tuple(places_of(reader, value, edges_N2A))
+                        results[first + owner][level] = LevelVectors(level, x_ND.float().cpu(), places, unit_of(reader))
+        return results
 
     @contextmanager
     def computing(self, precision: str | None = None) -> Iterator[None]:

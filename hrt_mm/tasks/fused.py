@@ -139,6 +139,10 @@ class Fused(JointTask):
         """(B, K) of the samples of a batch, whose targets need not be there."""
         return self._logits(self._streams(batch)[0])
 
+    def fused(self, batch: Batch) -> Tensor:
+        """(B, D) what the head classifies; of fusions that have a head."""
+        return rms_norm(self.fusion(self._streams(batch)[0]))
+
     def _logits(self, streams: Mapping[str, TowerStream]) -> Tensor:
         if self.head is None:
             logits_BK: Tensor = self.fusion(streams, self.dropout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
@@ -236,6 +237,31 @@ def test_towers_are_read_from_columns_and_may_be_missing(
     ):
         assert main(["predict", run, *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_towers_are_embedded_and_located(runs: Callable[[str], Path]) -> None:
+    folder = runs("fused")
+    run = load_run(folder / "run")
+    inputs = [{"image": str(folder / "0.png"), "text": "a text"}, {"text": "alone"}]
+    assert run.embed(inputs).shape == (2, 16)
+    with pytest.raises(ConfigError, match="fuses its towers into one vector"):
+        run.embed(inputs, "bytes")
+    both, alone = run.levels(inputs, "image")
+    assert both["picture"].vectors_ND.shape == (4, 16) and not alone
+    (bytes_of_text,) = run.levels(inputs[1:], "text")
+    assert bytes_of_text["bytes"].places == tuple((byte, byte + 1) for byte in range(5))
+    with pytest.raises(ConfigError, match="has the towers image, text; name one"):
+        run.levels(inputs)
+
+
+def test_lines_are_texts_for_models_of_text(
+    runs: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("some words\n\nothers\r\n", newline=""))
+    assert main(["predict", str(runs("tagging") / "run"), "-", "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["sample"] for row in rows] == ["line 1", "line 3"]
+    assert [len(row["spans"]) for row in rows] == [2, 1]
 
 
 @pytest.mark.parametrize("task", list(MAKERS))

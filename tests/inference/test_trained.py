@@ -50,6 +50,25 @@ def test_samples_are_embedded(digits: TrainedRun) -> None:
         digits.embed(list(pixels), "pixel")
 
 
+def test_levels_have_vectors_and_places(digits: TrainedRun) -> None:
+    pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    samples = digits.levels(list(pixels), batch_size=2)
+    config = digits.config.single.model
+    assert [list(levels) for levels in samples] == [[level.name for level in config.levels]] * 3
+    for levels in samples:
+        finest, coarsest = next(iter(levels.values())), list(levels.values())[-1]
+        assert len(finest) == 64 and finest.unit == "pixels"
+        assert sorted(finest.places) == sorted((x, y, x + 1, y + 1) for x in range(8) for y in range(8))
+        left, top = min(place[0] for place in coarsest.places), min(place[1] for place in coarsest.places)
+        right, bottom = max(place[2] for place in coarsest.places), max(place[3] for place in coarsest.places)
+        assert (left, top, right, bottom) == (0, 0, 8, 8)
+        assert "tokens of width 128" in str(coarsest)
+    pooled_BD = torch.stack([levels[coarsest.level].vectors_ND.mean(0) for levels in samples])
+    torch.testing.assert_close(pooled_BD, digits.embed(list(pixels)), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="name one with tower="):
+        digits.levels(list(pixels), "sound")
+
+
 def test_other_tasks_have_no_predictions(digits: TrainedRun, tmp_path: Path) -> None:
     overrides = [*SMALL, f"run.dir={tmp_path / 'lm'}"]
     run = load_run(train(load_config("text/quickstart", overrides)))
