@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import added, analysis, config, embed, generate, index, mine, modalities, predict, search, serve, train
+from . import added, analysis, config, embed, export, generate, index, mine, modalities, predict, search, serve, train
 from .arguments import HelpParser, join_text_options
 from .process import as_process, printable_output
 
@@ -20,6 +20,7 @@ COMMANDS = (
     predict.add,
     generate.add,
     embed.add,
+    export.add,
     index.add,
     search.add,
     mine.add,

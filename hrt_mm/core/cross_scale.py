@@ -231,6 +231,11 @@ class CausalDown(CrossAttention):
         # outer factor, so that grouped-query kernels still assign L queries to each key head. Padding is computed, and
         # dropped by the gather at the end.
         longest = groups.max_seqlen
+        if groups.foldable:
+            # Groups of one length need no padding.
+            folded = q_THE.unflatten(0, (-1, longest)).transpose(1, 2).flatten(1, 2)
+            out = attend(folded, k_SHE, v_SHE, rows, keys, window=window, causal=True, backend=self.backend)
+            return out.unflatten(1, (self.heads, longest)).transpose(1, 2).flatten(0, 1)
         row_T = groups.ids * longest + groups.positions
         folded = q_THE.new_zeros(len(groups) * longest, self.heads, self.width).index_copy(0, row_T, q_THE)
         folded = folded.view(len(groups), longest, self.heads, self.width).transpose(1, 2).flatten(1, 2)

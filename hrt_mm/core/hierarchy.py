@@ -6,10 +6,11 @@ Shapes: T tokens of a level, D its width, C axes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from .block import Block
@@ -94,11 +95,11 @@ class Hierarchy(nn.Module):
     the tokens of its groups (``cross_scale.up``).
 
     Args:
-        config: levels, and the paths between them.
+        config: levels, and the paths between them; also as plain data, such as of JSON.
         axes: number of coordinate axes: 1 for text and audio, 2 for images, 3 for video.
 
     Raises:
-        ConfigError: windows and strides do not nest on grids with these axes.
+        ConfigError: windows and strides do not nest on grids with these axes, or plain data is no configuration.
     """
 
     stages: TypedModuleList[Stage]
@@ -107,8 +108,10 @@ class Hierarchy(nn.Module):
     down: TypedModuleList[CrossAttention]
     up: TypedModuleList[CrossAttention]
 
-    def __init__(self, config: HierarchyConfig, axes: int = 1) -> None:
+    def __init__(self, config: HierarchyConfig | dict[str, Any], axes: int = 1) -> None:
         super().__init__()
+        if isinstance(config, dict):
+            config = _of_plain(config)
         self.config, self.axes = config, axes
         check_sizes(config, axes)
         self.blocks = blocks(config, axes) if axes > 1 else ()
@@ -186,7 +189,7 @@ class Hierarchy(nn.Module):
             for index in range(len(states) - 1):
                 self._ascend(index, states, record)
         # These compare final tokens, so they wait for all passes.
-        if self.config.alignment or self.config.reconstruction:
+        if (self.config.alignment or self.config.reconstruction) and not torch.compiler.is_exporting():
             # There are fewer states than transitions where not all levels are computed.
             for transition, fine, coarse in zip(self.transitions, states, states[1:], strict=False):
                 assert fine.groups is not None
@@ -375,3 +378,14 @@ class Transformer(Hierarchy):
 
     def __init__(self, level: Level, axes: int = 1, *, causal: bool = False, drop_path: float = 0.0) -> None:
         super().__init__(HierarchyConfig(levels=(level,), causal=causal, drop_path=drop_path), axes)
+
+
+def _of_plain(config: dict[str, Any]) -> HierarchyConfig:
+    try:
+        return HierarchyConfig.model_validate(config)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ConfigError(
+            f"the hierarchy's configuration is not valid: {place or 'config'}: {problem['msg']}"
+        ) from error

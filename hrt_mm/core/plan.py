@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from . import grids as nested
+from .dense import DenseSpans, DenseTokens
 from .errors import UserError
 from .host import on_host
 from .levels import FixedGroups, GivenGroups, LearnedGroups, Level, extent
 from .rope import FLOAT32_RANGE
-from .segments import limit_group_length
+from .segments import limit_group_length, segment_first
 from .spans import Spans
 from .tokens import Tokens
 
@@ -37,9 +38,12 @@ class GridPlan:
     shapes: tuple[Sizes, ...]
     blocks: tuple[Sizes, ...]
 
-    def runs(self, size: Sizes, device: torch.device) -> Spans:
-        """The blocks of ``size``, each a run of cells."""
-        return Spans.from_lengths(self._per_sample(nested.block_lengths, size), device)
+    def runs(self, size: Sizes, samples: Spans) -> Spans:
+        """The blocks of ``size``, each a run of cells, computed once per batch."""
+        return samples.cached(
+            ("blocks", size, self),
+            lambda: Spans.from_lengths(self._per_sample(nested.block_lengths, size), samples.device),
+        )
 
     def block_positions(self, size: Sizes, device: torch.device) -> Tensor:
         """(T,) position of each cell among those of a complete block, also where the border cuts the block off."""
@@ -64,6 +68,30 @@ class GridPlan:
         return GridPlan(
             tuple(shapes[shape] for shape in self.shapes), tuple(block for block in divided if math.prod(block) > 1)
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseGrid(GridPlan):
+    """Grids of one padded shape, which is a multiple of all blocks, so that each block is a whole run of cells."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    def runs(self, size: Sizes, samples: Spans) -> Spans:
+        """The blocks of ``size``."""
+        assert isinstance(samples, DenseSpans)
+        # A block that covers the grid along an axis is clipped to it; of symbolic grids no block is larger.
+        cells = (
+            min(side, cells) if isinstance(cells, int) else side
+            for side, cells in zip(size, self.shapes[0], strict=True)
+        )
+        return samples.groups(math.prod(cells))
+
+    def coarser(self, stride: Sizes) -> GridPlan:
+        """The grids of the groups."""
+        shape = tuple(cells // size for cells, size in zip(self.shapes[0], stride, strict=True))
+        divided = (tuple(b // s for b, s in zip(block, stride, strict=True)) for block in self.blocks)
+        return DenseGrid((shape,), tuple(block for block in divided if math.prod(block) > 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +155,12 @@ class LevelPlan:
         if tokens.axes > 1 and tokens.grids is None:
             raise UserError(f"tokens on {tokens.axes} axes must be grids in hierarchical order; set Tokens.grids")
         # On one axis the order is that of the tokens, so a grid would add nothing.
-        grid = GridPlan(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
+        kind = DenseGrid if isinstance(tokens, DenseTokens) else GridPlan
+        grid = kind(tokens.grids, blocks) if tokens.grids is not None and tokens.axes > 1 else None
         unit = (1.0,) * tokens.axes
         coords_TC = tokens.coords_TC
+        if isinstance(tokens, DenseTokens):
+            return cls(level, tokens.spans, coords_TC, unit, grid, {})
         if tokens.x.dtype == torch.float64 or tokens.spans.max_seqlen > FLOAT32_RANGE:
             # Float64 also keeps the means exact that become the coordinates of groups.
             coords_TC = coords_TC.double()
@@ -147,14 +178,10 @@ class LevelPlan:
 
     @property
     def origin_BC(self) -> Tensor:
-        """(B, C) coordinates of the first level-0 token of each sample; arbitrary for empty samples."""
+        """(B, C) coordinates of the first level-0 token of each sample; 0 for empty samples."""
         # Fine and coarse levels count from the same point, the first level-0 token.
         plan = self.level_0 or self
-        # Trailing empty samples start past the last token, hence the clamp.
-        first_B = plan.samples.cu_seqlens[:-1].long().clamp(max=max(0, len(plan.coords_TC) - 1))
-        return (
-            plan.coords_TC[first_B] if len(plan.coords_TC) else plan.coords_TC.new_zeros(len(first_B), len(self.unit))
-        )
+        return segment_first(plan.coords_TC, plan.samples)
 
     @on_host
     def layer_spans(self, layers: int) -> list[Spans]:
@@ -172,7 +199,7 @@ class LevelPlan:
     def _windows(self, layer: int) -> Spans:
         if self.grid is not None:
             assert self.level.window is not None
-            return self.grid.runs(extent(self.level.window, len(self.unit), "window"), self.device)
+            return self.grid.runs(extent(self.level.window, len(self.unit), "window"), self.samples)
         size = self._window_size()
         # As in Swin, every other layer is shifted by half a window: the first window of a sample is half as long.
         shifted = self.level.window_type == "shifted" and layer % 2
@@ -212,11 +239,11 @@ class LevelPlan:
                     "number"
                 )
             stride = config.stride if isinstance(config.stride, int) else config.stride[0]
-            spans = self.samples.cut(stride)
+            spans = self.samples.groups(stride)
             return Groups(spans, self.samples.coarsen(spans), stride)
         # On a grid a group is a block, which is one run in the hierarchical order.
         size = extent(config.stride, len(self.unit), "stride")
-        spans = self.grid.runs(size, self.device)
+        spans = self.grid.runs(size, self.samples)
         # Without cut-off blocks the position of a cell is its index in the block.
         cell_position_T = None if spans.uniform == math.prod(size) else self.grid.block_positions(size, self.device)
         return Groups(spans, self.samples.coarsen(spans), math.prod(size), cell_position_T)

@@ -92,6 +92,8 @@ def _tables(rotary: Rotary, device: torch.device, double: bool) -> tuple[Tensor,
 def rotations(coords_TC: Tensor, unit_C: Tensor, inv_freq_F: Tensor, axis_index_F: Tensor) -> Tensor:
     """Unit complex rotations, (T, 1, F).
 
+    In exported graphs, which have no complex numbers, they are cosines and sines, (T, 1, F, 2).
+
     In float32 an angle is off by a hundredth of a turn after a million units, so angles of positions from
     :data:`FLOAT32_RANGE` on are reduced in float64. This is decided for each position on its own.
 
@@ -112,6 +114,8 @@ def rotations(coords_TC: Tensor, unit_C: Tensor, inv_freq_F: Tensor, axis_index_
             is_far_TF = is_far_TC if is_far_TC.shape[1] == 1 else is_far_TC[:, axis_index_F]
             angles_TF = torch.where(is_far_TF, far_TF.to(angles_TF.dtype), angles_TF)
     # The axis of size 1 broadcasts over the heads.
+    if torch.compiler.is_exporting():
+        return torch.stack([angles_TF.cos(), angles_TF.sin()], -1)[:, None]
     return torch.polar(torch.ones_like(angles_TF), angles_TF)[:, None]
 
 
@@ -123,7 +127,7 @@ def _angles(coords_TC: Tensor, inv_freq_F: Tensor, axis_index_F: Tensor) -> Tens
 @on_host
 def _may_be_far(coords_TC: Tensor) -> bool:
     """Whether a position may be out of float32 range. On a device the dtype alone tells, to avoid a synchronization."""
-    if coords_TC.device.type != "cpu" or not coords_TC.numel():
+    if coords_TC.device.type != "cpu" or torch.compiler.is_exporting() or not coords_TC.numel():
         return coords_TC.dtype == torch.float64
     return bool(coords_TC.abs().amax() >= FLOAT32_RANGE)
 
@@ -144,6 +148,7 @@ def rotate(x_THD: Tensor, rotations_T1F: Tensor) -> Tensor:
 
 def _rotate_real(x_THD: Tensor, rotations_T1F: Tensor) -> Tensor:
     """:func:`rotate` in real arithmetic, for compilers without complex support."""
-    cos, sin = torch.view_as_real(rotations_T1F).unbind(-1)
+    pairs = torch.view_as_real(rotations_T1F) if rotations_T1F.is_complex() else rotations_T1F
+    cos, sin = pairs.unbind(-1)
     first, second = x_THD.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], -1).flatten(-2)

@@ -13,15 +13,18 @@ from .spans import Spans
 
 def segment_sum(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D). Empty runs give zeros."""
-    if runs.uniform:
-        return x_TD.unflatten(0, (-1, runs.uniform)).sum(1)
+    if runs.foldable:
+        return _folded(x_TD, runs).sum(1)
     return _float32_sum(x_TD, runs).to(x_TD.dtype)
 
 
 def segment_mean(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D). Empty runs give zeros."""
-    if runs.uniform:
-        return x_TD.unflatten(0, (-1, runs.uniform)).mean(1)
+    if runs.foldable:
+        if runs.valid_T is None:
+            return _folded(x_TD, runs).mean(1)
+        sum_GD = _folded(x_TD, runs).sum(1)
+        return sum_GD / _as_column(runs.counts.clamp(min=1).to(sum_GD.dtype), x_TD)
     sum_GD = _float32_sum(x_TD, runs)
     # Empty runs have a sum of zero, which any divisor keeps.
     size_G = runs.counts.clamp(min=1).to(sum_GD.dtype)
@@ -36,8 +39,9 @@ def _float32_sum(x_TD: Tensor, runs: Spans) -> Tensor:
 
 def segment_max(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D). Empty runs give zeros."""
-    if runs.uniform:
-        return x_TD.unflatten(0, (-1, runs.uniform)).amax(1)
+    if runs.foldable:
+        largest_GD = _folded(x_TD, runs, float("-inf")).amax(1)
+        return largest_GD if runs.valid_T is None else torch.where(_as_column(runs.counts > 0, x_TD), largest_GD, 0)
     # scatter_reduce takes one target row per element, so the run ids are broadcast over the features.
     index_TD = _as_column(runs.ids, x_TD).expand_as(x_TD)
     zeros_GD = x_TD.new_zeros(len(runs), *x_TD.shape[1:])
@@ -46,8 +50,8 @@ def segment_max(x_TD: Tensor, runs: Spans) -> Tensor:
 
 def segment_first(x_TD: Tensor, runs: Spans) -> Tensor:
     """(T, D) to (G, D): the first row of each run. Empty runs give zeros."""
-    if runs.uniform:
-        return x_TD.unflatten(0, (-1, runs.uniform))[:, 0]
+    if runs.foldable:
+        return _folded(x_TD, runs)[:, 0]
     first_G = runs.cu_seqlens[:-1].long()
     if not runs.has_empty:
         return x_TD.index_select(0, first_G)
@@ -61,9 +65,21 @@ def segment_first(x_TD: Tensor, runs: Spans) -> Tensor:
 
 def segment_broadcast(x_GD: Tensor, runs: Spans) -> Tensor:
     """(G, D) to (T, D): repeats the row of each run for every row in it."""
-    if runs.uniform:
+    if runs.foldable:
+        assert runs.uniform is not None
         return x_GD[:, None].expand(-1, runs.uniform, *x_GD.shape[1:]).flatten(0, 1)
     return x_GD.index_select(0, runs.ids)
+
+
+def only_valid(x_TD: Tensor, runs: Spans, fill: float = 0.0) -> Tensor:
+    """Rows that do not exist, which only dense batches have, replaced by ``fill``."""
+    return x_TD if runs.valid_T is None else x_TD.masked_fill(~_as_column(runs.valid_T, x_TD), fill)
+
+
+def _folded(x_TD: Tensor, runs: Spans, fill: float = 0.0) -> Tensor:
+    """(T, D) to (G, L, D), for runs of L rows."""
+    assert runs.uniform is not None
+    return only_valid(x_TD, runs, fill).unflatten(0, (-1, runs.uniform))
 
 
 def limit_group_length(starts_T: Tensor, max_length: int) -> Tensor:
@@ -87,7 +103,7 @@ def shift_right(x_GD: Tensor, samples: Spans, first: Tensor) -> Tensor:
         samples: runs of the rows.
         first: one row, (...), or (G, ...), of which that of the first row of each sample is used.
     """
-    if not len(x_GD):
+    if not x_GD.shape[0]:
         return x_GD
     # roll carries the last row of a sample to the first one of the next, which is replaced.
     is_first_G = _as_column(samples.positions == 0, x_GD)

@@ -40,6 +40,8 @@ class Spans:
         shortest = int(lengths.min()) if len(lengths) else 0
         # Runs of one length fold into a dense batch, which most operations on spans have a fast path for.
         self.uniform: int | None = self.max_seqlen if len(lengths) and shortest == self.max_seqlen else None
+        # Rows that exist, (T,) bool; only dense batches (core.dense) have others.
+        self.valid_T: Tensor | None = None
         self._cache: dict[Any, Any] = {}
         # Keyed weakly, so that a value goes with the other spans that it depends on.
         self._pairs: WeakKeyDictionary[Spans, dict[Any, Any]] = WeakKeyDictionary()
@@ -90,6 +92,11 @@ class Spans:
         rows = starts.nonzero().squeeze(1)
         groups = cls(torch.cat([rows, rows.new_tensor([within.total])]), within.device)
         return groups, within.coarsen(groups)
+
+    @property
+    def foldable(self) -> bool:
+        """Whether rows fold into a dense batch of runs of ``uniform`` rows each."""
+        return bool(self.uniform)
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +205,10 @@ class Spans:
         index = torch.arange(len(run)) - (pieces.cumsum(0) - pieces)[run]
         starts = self.host[run] + (index * size - missing).clamp(min=0)
         return Spans(torch.cat([starts, self.host[-1:]]), self.device)
+
+    def groups(self, size: int) -> Spans:
+        """Groups of ``size`` consecutive rows; the last one of a run may be shorter."""
+        return self.cut(size)
 
     @on_host
     def coarsen(self, groups: Spans) -> Spans:

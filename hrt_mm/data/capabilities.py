@@ -206,6 +206,41 @@ def token_stream(tokenizer: Tokenizer, **source: Any) -> TokenStream:
     return tokenizer.stream(**source)
 
 
+@runtime_checkable
+class Exportable(Protocol):
+    """It makes dense batches, which exported models take, and the first operations of their graphs."""
+
+    def dense_axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Names of the axes of unknown size of each input, by input; the first axis is ``batch``."""
+
+    def dense_example(self, size: int) -> Any:
+        """A raw sample of random content.
+
+        Args:
+            size: a positive number that the sample's size grows with, where sizes may differ.
+        """
+
+    def dense_batch(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """The inputs of a batch of raw samples.
+
+        Raises:
+            BadSample: a value cannot be used.
+            UserError: grids in one batch have different shapes.
+        """
+
+    def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
+        """The embedded tokens of a batch, as operations that can be traced with symbolic sizes.
+
+        Args:
+            embedding: the module that :meth:`~hrt_mm.data.tokenizer.Tokenizer.embedding` made.
+            inputs: by name.
+            unit: level-0 cells per token of the coarsest level, along each axis.
+        """
+
+    def dense_metadata(self) -> Mapping[str, Any]:
+        """How inputs are made of files: sizes, rates and normalization, as plain data."""
+
+
 # Tokenizers: where tokens lie in a sample.
 
 

@@ -8,9 +8,11 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .create import create_model, list_models
+    from .export import Report, export_run
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .locating import LevelVectors
     from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
+    from .sharing import PretrainedEncoder, from_pretrained, push_to_hub, save_pretrained
     from .streaming import Finished, HierarchyStream, Stream, latencies
     from .trained import TrainedRun, evaluate_run, load_run, load_task
 else:
@@ -19,6 +21,8 @@ else:
         {
             ".create": ("create_model", "list_models"),
             ".locating": ("LevelVectors",),
+            ".export": ("Report", "export_run"),
+            ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
             ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
@@ -35,6 +39,8 @@ __all__ = [
     "Predicted",
     "PredictedSpan",
     "Prediction",
+    "PretrainedEncoder",
+    "Report",
     "Sampling",
     "Session",
     "SpanPrediction",
@@ -43,9 +49,13 @@ __all__ = [
     "continued",
     "create_model",
     "evaluate_run",
+    "export_run",
+    "from_pretrained",
     "generate",
     "latencies",
     "list_models",
     "load_run",
     "load_task",
+    "push_to_hub",
+    "save_pretrained",
 ]

@@ -40,6 +40,7 @@ from ..train.precision import autocast, numerics
 from ..train.sampler import Plan, evaluation_plans
 from ..train.seeding import forked
 from ..train.store import open_store
+from .hub import resolve, saved_overrides
 from .inputs import Input, Inputs, SampleBatches, inputs_of
 from .interpreting import NOT_FINITE, Interpreter
 from .locating import LevelVectors, located, places_of, unit_of
@@ -340,7 +341,7 @@ def load_task(
         CheckpointError: the checkpoint is missing or damaged.
     """
     if config is None:
-        config = read_config(run_dir, overrides)
+        config = read_config(run_dir, [*saved_overrides(Path(run_dir)), *overrides])
     checkpoint = open_store(run_dir).read(which)
     classes = checkpoint.state["classes"]
     names = tuple(classes) if classes is not None else None
@@ -376,15 +377,16 @@ def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Seque
     the nearest ones.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder, or a repository of the Hugging Face Hub, ``hub:owner/name``.
         which: ``best``, ``latest`` or a step.
         overrides: laid over the run's configuration, each ``a.b.c=value``.
 
     Raises:
         ConfigError: the folder is not that of a run.
         CheckpointError: it has no such checkpoint that is whole.
+        UserError: the repository cannot be read, or is not one of this library.
     """
-    return load_task(Path(run_dir), which, overrides=overrides, inputs="files")
+    return load_task(resolve(run_dir), which, overrides=overrides, inputs="files")
 
 
 def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:

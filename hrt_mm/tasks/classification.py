@@ -94,9 +94,14 @@ class Classification(LabelTask):
         """(B, K) of the samples of a batch, whose targets need not be there."""
         return self._logits(self.encoder(batch.tokens), len(batch))
 
+    def view_logits(self, pyramid: Pyramid) -> Tensor:
+        """(B * V, K) logits of each view."""
+        pooled = [pyramid.pooled(level) for level in self.levels]
+        logits: Tensor = self.head(self.dropout(pooled[0] if len(pooled) == 1 else torch.cat(pooled, -1)))
+        return logits
+
     def _logits(self, pyramid: Pyramid, samples: int) -> Tensor:
-        pooled_BD = torch.cat([pyramid.pooled(level) for level in self.levels], -1)
-        return over_views(self.head(self.dropout(pooled_BD)), samples)
+        return over_views(self.view_logits(pyramid), samples)
 
 
 def over_views(logits_VK: Tensor, samples: int) -> Tensor:

@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..dense import DenseSpans
 from ..errors import BackendError, UserError
 from ..spans import Spans
 from .call import UNLIMITED, Backend, Call
+from .dense import attend_dense
 from .reference import Reference
 from .sdpa import Sdpa
 from .varlen import FlashAttn, Varlen
@@ -57,6 +59,10 @@ def attend(
     """
     # The same object, not an equal one: plans are cached with the spans, and backends ask for identity.
     k_spans = q_spans if k_spans is None else k_spans
+    scale = 1 / math.sqrt(q_THD.shape[-1]) if scale is None else scale
+    if isinstance(q_spans, DenseSpans) and isinstance(k_spans, DenseSpans):
+        bounds = (window, window) if isinstance(window, int) else window or (UNLIMITED, UNLIMITED)
+        return attend_dense(q_THD, k_SKD, v_SKD, q_spans, k_spans, (bounds[0], 0 if causal else bounds[1]), scale)
     _check(q_THD, k_SKD, v_SKD, q_spans, k_spans)
     left, right = (window, window) if isinstance(window, int) else window or (UNLIMITED, UNLIMITED)
     if left < UNLIMITED or right < UNLIMITED:
@@ -69,7 +75,7 @@ def attend(
         q_spans,
         k_spans,
         (left, 0 if causal else right),
-        1 / math.sqrt(q_THD.shape[-1]) if scale is None else scale,
+        scale,
     )
     chosen = choose(call, backend)
     if q_spans.total and k_spans.total:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..segments import segment_first, segment_max, segment_mean
+from ..segments import only_valid, segment_first, segment_max, segment_mean
 from .base import Pooling, PoolingGroups, PoolingSpec, register_pooling
 
 
@@ -50,7 +50,7 @@ class ConvPooling(Pooling):
     def forward(self, x_TD: Tensor, groups: PoolingGroups) -> Tensor:
         if groups.full:
             # Tokens are in the order of their positions already, so concatenation is a view.
-            return x_TD.unflatten(0, (-1, self.group_size)).flatten(1)
+            return only_valid(x_TD, groups.spans).unflatten(0, (-1, self.group_size)).flatten(1)
         count, spans = len(groups.spans), groups.spans
         # Scatter the tokens into (G * K, D), a row for each position of every group, then join the K rows of a group.
         row_T = spans.ids * self.group_size + groups.position_in_group_T()

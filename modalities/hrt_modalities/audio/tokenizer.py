@@ -5,7 +5,7 @@ Shapes: T tokens, F raw features of a token, S samples, L frames, W features of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hrt_mm.core.component import Component
+from hrt_mm.core.dense import dense_sequences
 from hrt_mm.core.errors import BadSample, ConfigError, UserError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
@@ -261,6 +262,39 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         """Number of tokens of a sound of shape (samples, rate)."""
         samples, rate = shape
         return self.count(resampled_length(samples, rate, self.config.rate))
+
+    def dense_axes(self) -> dict[str, dict[int, str]]:
+        """Frames and lengths of sounds of any duration."""
+        return {"frames": {0: "batch", 1: "length"}, "lengths": {0: "batch"}}
+
+    def dense_example(self, size: int) -> Audio:
+        """A sound of noise."""
+        return Audio(0.1 * torch.randn(self._samples_per_token * 5 * size), self.config.rate)
+
+    def dense_batch(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """(B, L, F) raw features, padded with zeros, and (B,) lengths in tokens.
+
+        Raises:
+            BadSample: a value is no sound, or too long.
+        """
+        names = [f"sound {index} of the batch" for index in range(len(values))]
+        sounds = [self.encode(check_audio(value, name), name) for value, name in zip(values, names, strict=True)]
+        lengths = torch.tensor([len(sound) for sound in sounds])
+        return {"frames": nn.utils.rnn.pad_sequence(sounds, batch_first=True), "lengths": lengths}
+
+    def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
+        """The embedded tokens of a padded batch."""
+        embedded: Tokens = embedding(dense_sequences(inputs["frames"], inputs["lengths"], unit[0]))
+        return embedded
+
+    def dense_metadata(self) -> dict[str, Any]:
+        """Rate, framing and normalization: the settings of the modality."""
+        return {
+            "seconds_per_token": self.seconds_per_token,
+            "features_per_token": self.features,
+            "normalization": "in the frames",
+            **self.config.model_dump(mode="json", exclude={"type", "carried"}),
+        }
 
     def restore(self, tokens: Tokens) -> list[Audio]:
         """The sounds, if features are the waveform; with the zeros at their ends.

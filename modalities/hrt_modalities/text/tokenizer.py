@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
+from hrt_mm.core.dense import dense_sequences
 from hrt_mm.core.errors import BadSample
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.linear import InitEmbedding, InitLinear
@@ -210,6 +211,33 @@ class TextTokenizer(Tokenizer, Contextual):
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
         return TextEmbedding(self.vocabulary, dim, self.receptive_field)
+
+    def dense_axes(self) -> dict[str, dict[int, str]]:
+        """Ids and lengths of texts of any length."""
+        return {"ids": {0: "batch", 1: "length"}, "lengths": {0: "batch"}}
+
+    def dense_example(self, size: int) -> bytes:
+        """Random letters and spaces."""
+        return bytes((b"etaoin shrdlu ")[place] for place in torch.randint(14, (5 * size,)).tolist())
+
+    def dense_batch(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """(B, L) ids, padded with zeros, and (B,) lengths.
+
+        Raises:
+            BadSample: a value is no text.
+        """
+        texts = [torch.from_numpy(self._tokens(value, f"text {n} of the batch")[0]) for n, value in enumerate(values)]
+        lengths = torch.tensor([len(ids) for ids in texts])
+        return {"ids": nn.utils.rnn.pad_sequence(texts, batch_first=True), "lengths": lengths}
+
+    def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
+        """The embedded tokens of a padded batch."""
+        embedded: Tokens = embedding(dense_sequences(inputs["ids"], inputs["lengths"], unit[0]))
+        return embedded
+
+    def dense_metadata(self) -> dict[str, Any]:
+        """The vocabulary."""
+        return {"vocabulary": self.vocabulary, "separator": self.separator}
 
     def restore(self, tokens: Tokens) -> list[bytes]:
         """The texts as bytes, without separators."""

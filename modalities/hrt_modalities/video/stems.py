@@ -139,6 +139,10 @@ class ConvTubeEmbedding(nn.Module):
                 maps[index] = self._mapped(part, plan.buckets[index].grid)
         return tokens.with_x(plan.pack([map_ for map_ in maps if map_ is not None]))
 
+    def dense_maps(self, tubes_BthwF: Tensor) -> Tensor:
+        """Raw tubes in raster order, of videos of one shape, to maps (B, t, h, w, D)."""
+        return self._mapped(self.dense(self._stacked(tubes_BthwF)), tuple(tubes_BthwF.shape[1:4]))
+
     def dense(self, stacks_MCHW: Tensor) -> Tensor:
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
         first, *others = self.convolutions

@@ -6,7 +6,7 @@ B videos of a bucket, t x h x w cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.core.dense import dense_grids
+from hrt_mm.core.errors import BadSample, ConfigError, UserError
 from hrt_mm.core.grids import Sizes, nested_coords, nested_order
 from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.spans import Spans
@@ -26,7 +27,8 @@ from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from ..vision.images import LUMA, Fit, Size, resized
 from ..vision.patches import Blocks, GridMaps
-from .stems import Stem, VideoLinearStem
+from ..vision.stems import PatchEmbedding
+from .stems import ConvTubeEmbedding, Stem, VideoLinearStem
 from .video import Video, check_video
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -215,6 +217,84 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         """Number of tubes of a video of shape (N, C, H, W)."""
         steps, rows, columns = self._cells(shape[0], shape[-2], shape[-1])
         return steps * rows * columns
+
+    def dense_axes(self) -> dict[str, dict[int, str]]:
+        """Frames: a batch of videos of any number of frames, height and width, or of ``modality.size``."""
+        sides = {3: "height", 4: "width"} if self.frame_size is None else {}
+        return {"frames": {0: "batch", 1: "time"} | sides}
+
+    def dense_example(self, size: int) -> Video:
+        """A video of noise, at the nominal rate."""
+        patch, tube = self.config.patch, self.config.tube
+        height, width = self.frame_size or (patch * (1 + size // 2), patch * (1 + size // 2) + patch // 2)
+        return Video.of(
+            torch.rand(tube * (size + 1) + size % tube, self.config.channels, height, width), self.config.rate
+        )
+
+    def dense_batch(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """(B, N, C, H, W) pixels in 0..1, in ``modality.size``, not normalized.
+
+        Raises:
+            BadSample: a value is no video.
+            UserError: lengths or sizes differ.
+        """
+        videos = []
+        for index, value in enumerate(values):
+            pixels = self.fitted(check_video(value, f"video {index} of the batch").pixels_NCHW)
+            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+            videos.append(coloured(pixels, self.config.channels))
+        if len({video.shape for video in videos}) > 1:
+            raise UserError(
+                "an exported model takes videos of one length and size in a batch; cut and resize them, or use one at "
+                "a time"
+            )
+        return {"frames": torch.stack(videos)}
+
+    def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
+        """The embedded tubes of videos of one length and size, at the nominal rate."""
+        config, pixels = self.config, inputs["frames"]
+        pixels = pixels * (1 / config.std) - config.mean / config.std
+        cells, frame, exists = [], torch.empty(0), torch.empty(0)
+        for axis, step in ((1, config.tube), (3, config.patch), (4, config.patch)):
+            side = pixels.shape[axis]
+            cells.append((side + step - 1) // step)
+            row = torch.arange(cells[-1] * step)
+            pixels = pixels.index_select(axis, row.clamp(max=side - 1))
+            if axis == 1:
+                frame, exists = row.double().unflatten(0, (-1, step)), (row < side).double().unflatten(0, (-1, step))
+        steps, rows, columns = cells
+        split = pixels.unflatten(4, (columns, config.patch)).unflatten(3, (rows, config.patch))
+        split = split.unflatten(1, (steps, config.tube))
+        # (B, t, K, C, h, P, w, P) to (B, t, h, w, C * K * P * P).
+        tubes_BthwF = split.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
+        if isinstance(embedding, ConvTubeEmbedding):
+            maps = embedding.dense_maps(tubes_BthwF)
+        else:
+            assert isinstance(embedding, PatchEmbedding)
+            maps = embedding.project(tubes_BthwF)
+        # The mean time of the frames that exist, from that of the first tube.
+        middles = (frame * exists).sum(1) / exists.sum(1) / config.tube
+        coords = [torch.arange(count).float() for count in (rows, columns)]
+        if config.span is not None:
+            scale: Any = config.span / torch.sym_max(rows, columns)
+            coords = [place * scale for place in coords]
+        coords.insert(0, (middles - middles[0]).float())
+        return dense_grids(maps, coords, self.blocks, tuple(unit))
+
+    def dense_metadata(self) -> dict[str, Any]:
+        """Size, rate, colours and normalization."""
+        return {
+            "channels": self.config.channels,
+            "size": self.frame_size,
+            "fit": self.config.fit,
+            "patch": self.config.patch,
+            "tube": self.config.tube,
+            "frames_per_second": self.config.rate,
+            "range": [0.0, 1.0],
+            "mean": self.config.mean,
+            "std": self.config.std,
+            "normalization": "in the graph",
+        }
 
     def restore(self, tokens: Tokens) -> list[Video]:
         """The videos, float32 in 0..1, from raw tubes; with padding."""

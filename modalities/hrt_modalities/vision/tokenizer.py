@@ -5,7 +5,7 @@ Shapes: T tokens, F = C * P * P raw features of a patch, C channels, P patch sid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,6 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hrt_mm.core.dense import dense_grids
+from hrt_mm.core.errors import UserError
 from hrt_mm.core.grids import nested_coords
 from hrt_mm.core.levels import HierarchyConfig, blocks
 from hrt_mm.core.spans import Spans
@@ -22,7 +24,7 @@ from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .images import Fit, Size, check_image, middle, resized, with_channels
 from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
-from .stems import ImageLinearStem, Stem, TimmStem
+from .stems import BackboneEmbedding, ConvPatchEmbedding, ImageLinearStem, PatchEmbedding, Stem, TimmStem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
 
@@ -179,6 +181,67 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
             left + min(x_end / columns, 1) * wide,
             top + min(y_end / rows, 1) * high,
         )
+
+    def dense_axes(self) -> dict[str, dict[int, str]]:
+        """Images: a batch of any height and width, or of ``modality.size``."""
+        return {"images": {0: "batch"} | ({2: "height", 3: "width"} if self.image_size is None else {})}
+
+    def dense_example(self, size: int) -> Tensor:
+        """An image of noise, wider than high."""
+        height, width = self.image_size or (self.config.patch * size + size // 2, self.config.patch * (size + 1))
+        return torch.rand(self.config.channels, height, width)
+
+    def dense_batch(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """(B, C, H, W) pixels in 0..1, in ``modality.size``, not normalized.
+
+        Raises:
+            BadSample: a value is no image.
+            UserError: sizes differ.
+        """
+        images = []
+        for index, value in enumerate(values):
+            image = with_channels(check_image(value, f"image {index} of the batch"), self.config.channels)
+            pixels = image.float() / 255 if image.dtype == torch.uint8 else image
+            size, fit = self._resizing(*pixels.shape[1:])
+            images.append(resized(pixels[None], size, fit)[0] if pixels.shape[1:] != size else pixels)
+        if len({image.shape for image in images}) > 1:
+            raise UserError("an exported model takes images of one size in a batch; resize them, or use one at a time")
+        return {"images": torch.stack(images)}
+
+    def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
+        """The embedded patches of images of one size."""
+        pixels, patch = inputs["images"], self.config.patch
+        pixels = pixels * self.scale + self.shift
+        cells = []
+        for axis in (2, 3):
+            side = pixels.shape[axis]
+            cells.append((side + patch - 1) // patch)
+            row = torch.arange(cells[-1] * patch)
+            pixels = pixels.index_select(axis, row.clamp(max=side - 1))
+            if self.config.pad == "zero":
+                pixels = pixels * (row < side).view(-1, *[1] * (3 - axis))
+        if isinstance(embedding, PatchEmbedding):
+            split = pixels.unflatten(3, (cells[1], patch)).unflatten(2, (cells[0], patch))
+            maps = embedding.project(split.permute(0, 2, 4, 1, 3, 5).flatten(3))
+        else:
+            assert isinstance(embedding, ConvPatchEmbedding | BackboneEmbedding)
+            maps = embedding.dense(pixels)
+        coords = [torch.arange(count).float() for count in cells]
+        return dense_grids(maps, coords, self.blocks, tuple(unit))
+
+    def dense_metadata(self) -> dict[str, Any]:
+        """Size, colours and normalization."""
+        mean, std = self.config.statistics
+        return {
+            "channels": self.config.channels,
+            "size": self.image_size,
+            "fit": self.config.fit,
+            "patch": self.config.patch,
+            "range": [0.0, 1.0],
+            "mean": mean,
+            "std": std,
+            "normalization": "in the graph",
+        }
 
     def restore(self, tokens: Tokens) -> list[Tensor]:
         """The images (C, H, W), float32 in 0..1, from raw patches; with padding."""

@@ -1,0 +1,55 @@
+"""``hrt-mm export``: a run as a file for other runtimes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    parser = command(commands, "export", "export a run to ONNX or torch.export, and check the file", run)
+    parser.add_argument("folder", metavar="RUN", help="run folder, or hub:owner/name")
+    formats = parser.add_mutually_exclusive_group(required=True)
+    formats.add_argument("--onnx", dest="format", action="store_const", const="onnx", help="ONNX, for ONNX Runtime")
+    formats.add_argument("--pt2", dest="format", action="store_const", const="pt2", help="for torch.export.load")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=Path, help="the file (RUN/model.onnx, RUN/model.int8.onnx or RUN/model.pt2)"
+    )
+    parser.add_argument(
+        "--output",
+        choices=("logits", "embedding"),
+        help="class scores, or the vector of a sample (scores of a classifier, else the vector)",
+    )
+    parser.add_argument("--level", help="level whose tokens are averaged to the vector (the coarsest)")
+    parser.add_argument("--tower", help="tower of a run over several modalities")
+    parser.add_argument("--int8", action="store_true", help="quantize weights to 8 bits, and print the error (ONNX)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, and prints the checks."""
+    from ..inference.export import export_run
+    from ..inference.hub import resolve
+    from ..inference.trained import load_task
+
+    folder = resolve(args.folder)
+    path = args.out or folder / f"model{'.int8' if args.int8 else ''}.{args.format}"
+    report = export_run(
+        load_task(folder),
+        path,
+        args.format,
+        output=args.output,
+        level=args.level,
+        tower=args.tower,
+        int8=args.int8,
+    )
+    runtime = "ONNX Runtime" if args.format == "onnx" else "torch.export"
+    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB")
+    print(f"largest difference {report.error:.1e}, over inputs of {', '.join(report.shapes)}")
+    print(
+        f"{report.milliseconds:.1f} ms in {runtime}, {report.eager_milliseconds:.1f} ms in PyTorch "
+        f"for {report.timed}, without tokenization"
+    )
+    return 0

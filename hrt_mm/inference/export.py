@@ -1,0 +1,337 @@
+"""Exports trained runs as ONNX or ``torch.export`` files, and checks each file against the model before it is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ConfigError, UserError
+from ..core.extras import needs_extra
+from ..core.levels import FixedGroups, HierarchyConfig, extent
+from ..core.pyramid import Pyramid
+from ..data.atomic_files import replace_file
+from ..data.capabilities import Exportable
+from ..data.tokenizer import SINGLE, Tokenizer
+from ..tasks.classification import Classification
+from ..tasks.contrastive import Contrastive
+from ..tasks.encoder import Encoder
+from ..tasks.encoding import EncoderTask
+from .trained import TrainedRun
+
+Format = Literal["onnx", "pt2"]
+Output = Literal["logits", "embedding"]
+METADATA = "hrt_mm"
+"""Key of the metadata in an ONNX file."""
+TOLERANCE = 1e-4
+"""Largest difference between the file and the model, relative to the largest output if that is above 1."""
+_OPSET = 18
+_SHAPES = ((1, 1), (2, 2), (3, 5), (1, 7), (4, 3))
+"""Batch sizes and sizes of samples that a file is checked with."""
+_RUNS = 10
+
+_Compute = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A file that was exported and checked.
+
+    Args:
+        path: of the file.
+        error: the largest difference from the model, relative to the largest output if that is above 1.
+        num_bytes: of the file.
+        shapes: of the inputs that it was checked with, in order.
+        milliseconds: a batch in the file's runtime, median.
+        eager_milliseconds: the same batch in PyTorch, without tokenization.
+        timed: shapes of the inputs of that batch.
+    """
+
+    path: Path
+    error: float
+    num_bytes: int
+    shapes: Sequence[str]
+    milliseconds: float
+    eager_milliseconds: float
+    timed: str
+
+
+class DenseModel(nn.Module):
+    """An encoder and what is read of its pyramid, over dense batches: what is traced.
+
+    Args:
+        encoder: of the tower.
+        tokenizer: of the tower.
+        read: the output of a pyramid, (B, D).
+        modules: those that ``read`` calls.
+    """
+
+    def __init__(
+        self, encoder: Encoder, tokenizer: Exportable, read: Callable[[Pyramid], Tensor], modules: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.encoder, self.tokenizer, self.read = encoder, tokenizer, read
+        self.modules_of_output = nn.ModuleList(modules)
+        self.unit = _unit(encoder.hierarchy.config, encoder.hierarchy.axes)
+        self.names = tuple(tokenizer.dense_axes())
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(B, D) from the inputs, in the order of ``names``."""
+        named = dict(zip(self.names, inputs, strict=True))
+        tokens = self.tokenizer.dense_tokens(self.encoder.embedding, named, self.unit)
+        return self.read(self.encoder.hierarchy(tokens))
+
+
+def export_run(
+    run: TrainedRun,
+    path: Path,
+    format: Format,
+    *,
+    output: Output | None = None,
+    level: str | None = None,
+    tower: str | None = None,
+    int8: bool = False,
+) -> Report:
+    """Exports a run, checks the file at five sizes, and keeps it if it agrees with the model.
+
+    Args:
+        run: on the CPU, with tokenizers that do not resize inputs (``load_task(..., inputs="own")``).
+        path: of the file; replaced if it exists.
+        format: ``onnx`` for ONNX Runtime and others, ``pt2`` for ``torch.export.load``.
+        output: class scores, or the vector of a sample. By default scores of a classifier, else vectors.
+        level: of the vector; the coarsest, or that of the contrastive task, by default.
+        tower: of a run with several.
+        int8: quantize weights to 8 bits (ONNX). The error is measured, and has no limit.
+
+    Raises:
+        UserError: the model has parts that cannot be exported, or the file does not agree with it.
+    """
+    if int8 and format != "onnx":
+        raise UserError("int8 quantization is that of ONNX Runtime; export with --onnx, or drop --int8")
+    model, metadata = _model(run, output, level, tower)
+    tokenizer = model.tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="hrt-mm-export-") as temporary:
+        written = Path(temporary) / f"model.{format}"
+        if format == "onnx":
+            _write_onnx(model, written, metadata)
+            compute = _onnx(written)
+        else:
+            _write_pt2(model, written, metadata)
+            compute = _pt2(written)
+        report = _check(model, compute, path, written)
+        if not report.error <= TOLERANCE:
+            raise UserError(
+                f"the exported file differs from the model by {report.error:.1e}, more than {TOLERANCE:g}; {path} was "
+                "not written. Please report this with the configuration of the run"
+            )
+        if int8:
+            written = _quantized(written)
+            report = _check(model, _onnx(written), path, written)
+            if not math.isfinite(report.error):
+                raise UserError(f"the quantized model gives values that are not finite; {path} was not written")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, written.read_bytes())
+    return report
+
+
+def _model(
+    run: TrainedRun, output: Output | None, level: str | None, tower: str | None
+) -> tuple[DenseModel, dict[str, Any]]:
+    task = run.task.float().eval()
+    name = _tower(run, tower)
+    tokenizer = run.tokenizers[name]
+    read: Callable[[Pyramid], Tensor]
+    if isinstance(task, EncoderTask):
+        encoder = task.encoder
+    elif isinstance(task, Contrastive):
+        encoder = task.encoder_of(name)
+    else:
+        raise UserError(
+            f"{run.folder} was trained on task {run.config.task.type}, which has no encoder of its own for each tower; "
+            "tasks over one modality and task contrastive can be exported"
+        )
+    hierarchy = encoder.hierarchy.config
+    check_exportable(hierarchy, tokenizer)
+    output = output or ("logits" if isinstance(task, Classification) else "embedding")
+    modules: list[nn.Module] = []
+    if output == "logits":
+        if not isinstance(task, Classification):
+            raise UserError(
+                f"{run.folder} was trained on task {run.config.task.type}, which gives no class scores of samples; "
+                "export it with --output embedding"
+            )
+        if level is not None:
+            raise UserError("--level is that of an embedding; add --output embedding, or drop it")
+        read, modules = task.view_logits, [task.head]
+    elif isinstance(task, Contrastive) and level is None:
+        heads: Any = task.heads[0]
+        index = task.views[0].levels[name]
+        read, modules = (lambda pyramid: heads.mapped(name, pyramid.pooled(index))), [heads]
+    else:
+        index = hierarchy.index(level)
+        read = lambda pyramid: pyramid.pooled(index)  # noqa: E731
+    assert isinstance(tokenizer, Exportable)
+    model = DenseModel(encoder, tokenizer, read, modules).eval()
+    metadata = {
+        "task": run.config.task.type,
+        "modality": run.config.towers[name].modality.type,
+        "output": output,
+        "classes": list(run.classes) if output == "logits" and run.classes is not None else None,
+        "step": run.checkpoint.step,
+        "inputs": {key: list(axes.values()) for key, axes in tokenizer.dense_axes().items()},
+        "preprocessing": dict(tokenizer.dense_metadata()),
+    }
+    return model, metadata
+
+
+def _tower(run: TrainedRun, tower: str | None) -> str:
+    towers = tuple(run.tokenizers)
+    if tower is None and len(towers) > 1:
+        raise UserError(f"{run.folder} has several towers ({', '.join(towers)}); choose one with --tower")
+    if tower is not None and tower not in towers:
+        known = "it has one modality; drop --tower" if towers == (SINGLE,) else f"it has {', '.join(towers)}"
+        raise UserError(f"{run.folder} has no tower {tower!r}: {known}")
+    return towers[0] if tower is None else tower
+
+
+def check_exportable(config: HierarchyConfig, tokenizer: Tokenizer) -> None:
+    """Checks that sizes within a hierarchy follow from the shapes of its inputs.
+
+    Raises:
+        ConfigError: groups depend on the content of samples, or the modality makes no dense batches.
+    """
+    for level in config.levels:
+        if level.group is not None and not isinstance(level.group, FixedGroups):
+            raise ConfigError(
+                f"level {level.name!r} has groups of type {level.group.type}, whose number depends on what a sample "
+                "contains, and an exported graph has sizes that follow from the shape of its input. Train with "
+                "group: {type: fixed, stride: N}, or run this model in PyTorch (hrt_mm.inference.load_run)"
+            )
+    if not isinstance(tokenizer, Exportable):
+        raise ConfigError(
+            f"{type(tokenizer).__name__} makes no dense batches; a modality can be exported once its tokenizer has "
+            "the methods of hrt_mm.data.capabilities.Exportable"
+        )
+
+
+def _unit(config: HierarchyConfig, axes: int) -> tuple[int, ...]:
+    """Level-0 cells per token of the coarsest level, along each axis."""
+    unit = (1,) * axes
+    for level in config.levels:
+        if isinstance(level.group, FixedGroups):
+            sizes = extent(level.group.stride, axes, f"stride of level {level.name!r}")
+            unit = tuple(a * b for a, b in zip(unit, sizes, strict=True))
+    return unit
+
+
+def _traced(model: DenseModel) -> torch.export.ExportedProgram:
+    axes = model.tokenizer.dense_axes()
+    # No two sizes are equal, and none is 1.
+    values = [model.tokenizer.dense_example(5) for _ in range(3)]
+    inputs = tuple(model.tokenizer.dense_batch(values)[name] for name in model.names)
+    names = {name for of_input in axes.values() for name in of_input.values()}
+    dims = {name: torch.export.Dim(name, min=1) for name in names}
+    shapes = tuple({axis: dims[name] for axis, name in axes[input_].items()} for input_ in model.names)
+    with _no_special_sizes():
+        return torch.export.export(model, inputs, dynamic_shapes=(shapes,))
+
+
+@contextmanager
+def _no_special_sizes() -> Iterator[None]:
+    """Traces sizes without asking whether they are 0 or 1; such answers would exclude those sizes from the graph."""
+    from torch.fx.experimental import _config
+
+    config: Any = _config
+    with warnings.catch_warnings(), config.patch(backed_size_oblivious=True):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _write_onnx(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> None:
+    with needs_extra("export", "export to ONNX"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+    program = _traced(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=list(model.names),
+            output_names=[metadata["output"]],
+            opset_version=_OPSET,
+            verbose=False,
+        )
+        assert exported is not None
+        exported.model.metadata_props[METADATA] = json.dumps(metadata)
+        exported.save(str(path), external_data=False)
+
+
+def _write_pt2(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> None:
+    program = _traced(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(metadata)})
+
+
+def _onnx(path: Path) -> _Compute:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
+
+
+def _pt2(path: Path) -> _Compute:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.export.load(path).module()
+    return lambda inputs: module(*inputs.values())
+
+
+def _quantized(path: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantized = path.with_name("int8.onnx")
+    quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
+    return quantized
+
+
+def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> Report:
+    """Compares a file with the model at several sizes, and times both at the last one."""
+    tokenizer = model.tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    error, shapes = 0.0, []
+    for batch, size in _SHAPES:
+        values = [tokenizer.dense_example(size) for _ in range(batch)]
+        inputs, tokens = tokenizer.dense_batch(values), tokenizer(values)
+        expected = model.read(model.encoder(tokens))
+        difference = (compute(inputs) - expected).abs().max() / expected.abs().max().clamp(min=1)
+        # A comparison with NaN is false, so that it would pass as no error.
+        error = math.inf if not torch.isfinite(difference) else max(error, float(difference))
+        shapes.append(" ".join("x".join(map(str, x.shape)) for x in inputs.values()))
+    timed = _milliseconds(lambda: compute(inputs)), _milliseconds(lambda: model.read(model.encoder(tokens)))
+    return Report(path, error, written.stat().st_size, shapes, *timed, shapes[-1])
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return 1000 * sorted(seconds)[_RUNS // 2]
