@@ -8,7 +8,7 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .create import create_model, list_models
-    from .export import Report, export_run
+    from .export import ExportedFile, export_run
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .locating import LevelVectors
     from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
@@ -21,7 +21,7 @@ else:
         {
             ".create": ("create_model", "list_models"),
             ".locating": ("LevelVectors",),
-            ".export": ("Report", "export_run"),
+            ".export": ("ExportedFile", "export_run"),
             ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
             ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
@@ -32,6 +32,7 @@ else:
 
 __all__ = [
     "Evidence",
+    "ExportedFile",
     "Finished",
     "GeneratedText",
     "HierarchyStream",
@@ -40,7 +41,6 @@ __all__ = [
     "PredictedSpan",
     "Prediction",
     "PretrainedEncoder",
-    "Report",
     "Sampling",
     "Session",
     "SpanPrediction",

@@ -44,7 +44,7 @@ _Compute = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportedFile:
     """A file that was exported and checked.
 
     Args:
@@ -101,7 +101,7 @@ def export_run(
     level: str | None = None,
     tower: str | None = None,
     int8: bool = False,
-) -> Report:
+) -> ExportedFile:
     """Exports a run, checks the file at five sizes, and keeps it if it agrees with the model.
 
     Args:
@@ -311,7 +311,7 @@ def _quantized(path: Path) -> Path:
     return quantized
 
 
-def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> Report:
+def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> ExportedFile:
     """Compares a file with the model at several sizes, and times both at the last one."""
     tokenizer = model.tokenizer
     assert isinstance(tokenizer, Tokenizer)
@@ -325,7 +325,7 @@ def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> R
         error = math.inf if not torch.isfinite(difference) else max(error, float(difference))
         shapes.append(" ".join("x".join(map(str, x.shape)) for x in inputs.values()))
     timed = _milliseconds(lambda: compute(inputs)), _milliseconds(lambda: model.read(model.encoder(tokens)))
-    return Report(path, error, written.stat().st_size, shapes, *timed, shapes[-1])
+    return ExportedFile(path, error, written.stat().st_size, shapes, *timed, shapes[-1])
 
 
 def _milliseconds(call: Callable[[], object]) -> float:

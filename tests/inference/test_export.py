@@ -66,7 +66,9 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "digits.pt2"
     path.write_bytes(b"the previous one")
     monkeypatch.setattr(export, "_write_pt2", lambda *arguments: None)
-    monkeypatch.setattr(export, "_check", lambda *arguments: export.Report(path, float("nan"), 0, [], 0.0, 0.0, ""))
+    monkeypatch.setattr(
+        export, "_check", lambda *arguments: export.ExportedFile(path, float("nan"), 0, [], 0.0, 0.0, "")
+    )
     monkeypatch.setattr(export, "_pt2", lambda path: lambda inputs: torch.zeros(1))
     with pytest.raises(UserError, match=r"differs from the model by nan.*was not written"):
         export_run(run, path, "pt2")
