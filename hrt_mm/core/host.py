@@ -31,6 +31,8 @@ def on_host(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
             return result
         return function(*args, **kwargs)
 
+    # The compiler counts recompilations by code object, and all functions that are decorated here would share one.
+    call.__code__ = call.__code__.replace(co_name=function.__name__)  # type: ignore[attr-defined]
     return call
 
 

@@ -173,6 +173,14 @@ class Spans:
         """The same spans on another device."""
         return self if torch.device(device) == self.device else Spans(self.host, device)
 
+    def cpu(self) -> Spans:
+        """The same spans in host memory."""
+        return self.to("cpu")
+
+    def pin_memory(self) -> Spans:
+        """The same spans with offsets in pinned host memory, from where they are copied asynchronously."""
+        return Spans(self.host.pin_memory(), self.device)
+
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """A view of ``x`` (T, ...) for each run."""
         return torch.split(x, self.lengths.tolist())

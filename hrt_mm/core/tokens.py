@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .errors import UserError
 from .spans import Spans
@@ -108,6 +110,36 @@ class Tokens:
         packed = {name: torch.cat(list(masks)).cpu() for name, masks in (boundaries or {}).items()}
         return cls(torch.cat(list(samples)), spans, coords_TC, boundaries=packed)
 
+    @staticmethod
+    def concat(batch: Sequence[Tokens]) -> Tokens:
+        """The samples of several tokens as one batch.
+
+        Raises:
+            UserError: there is none, or they differ in features, axes, boundaries or in being grids.
+        """
+        if not batch:
+            raise UserError("cannot concatenate no tokens; give at least one")
+        first = batch[0]
+        for index, other in enumerate(batch):
+            for what, ours, theirs in (
+                ("features of shape", first.x.shape[1:], other.x.shape[1:]),
+                ("axes", first.axes, other.axes),
+                ("boundaries", sorted(first.boundaries), sorted(other.boundaries)),
+                ("grids", first.grids is not None, other.grids is not None),
+            ):
+                if ours != theirs:
+                    raise UserError(f"tokens {index} have {what} {theirs}, tokens 0 {ours}; all must be alike")
+        # Positions that need float64 keep it, and the others stay exact in it.
+        wide = any(each.coords_TC.dtype == torch.float64 for each in batch)
+        coords = [each.coords_TC.double() if wide else each.coords_TC for each in batch]
+        return Tokens(
+            torch.cat([each.x for each in batch]),
+            Spans.concat([each.spans for each in batch]),
+            torch.cat(coords),
+            None if first.grids is None else tuple(grid for each in batch for grid in each.grids or ()),
+            {name: torch.cat([each.boundaries[name] for each in batch]) for name in first.boundaries},
+        )
+
     @property
     def axes(self) -> int:
         """Number of coordinate axes."""
@@ -143,19 +175,60 @@ class Tokens:
         """The same tokens with other features."""
         return replace(self, x=x)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Tokens:
-        """The same tokens on another device."""
+    def to(
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = True,
+    ) -> Tokens:
+        """The same tokens on another device, or with features of another dtype; arguments as of ``torch.Tensor.to``.
+
+        Args:
+            device: where to; or the dtype, as the only argument.
+            dtype: of the features. Ids and coordinates keep theirs, as positions must stay exact.
+            non_blocking: copy asynchronously where memory is pinned.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        target = self.device if device is None else torch.device(device)
         return replace(
             self,
             # Boundaries stay on the CPU, where groups are planned.
-            x=self.x.to(device, non_blocking=non_blocking),
-            spans=self.spans.to(device),
-            coords_TC=self.coords_TC.to(device, non_blocking=non_blocking),
+            x=self.x.to(target, dtype if self.x.is_floating_point() else None, non_blocking=non_blocking),
+            spans=self.spans.to(target),
+            coords_TC=self.coords_TC.to(target, non_blocking=non_blocking),
         )
+
+    def cpu(self) -> Tokens:
+        """The same tokens in host memory."""
+        return self.to("cpu", non_blocking=False)
+
+    def cuda(self, device: int | None = None, *, non_blocking: bool = True) -> Tokens:
+        """The same tokens on a GPU, the current one by default."""
+        return self.to(torch.device("cuda", device), non_blocking=non_blocking)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Tokens:
         """The same tokens in pinned host memory."""
-        return replace(self, x=self.x.pin_memory(), coords_TC=self.coords_TC.pin_memory())
+        return replace(
+            self, x=self.x.pin_memory(), spans=self.spans.pin_memory(), coords_TC=self.coords_TC.pin_memory()
+        )
+
+
+def collate(batch: Sequence[Tokens], *, collate_fn_map: Mapping[Any, Any] | None = None) -> Tokens:
+    """Packs the tokens of samples; registered with :func:`torch.utils.data.default_collate`.
+
+    Args:
+        batch: one or more samples each.
+        collate_fn_map: given by ``default_collate``; not needed, as tokens nest nothing.
+    """
+    return Tokens.concat(batch)
+
+
+# What torch documents for own types; https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.default_collate
+default_collate_fn_map[Tokens] = collate
+# Batches that were saved are data: loading them runs no code of theirs.
+torch.serialization.add_safe_globals([Tokens, Spans])
 
 
 def _check_lengths(samples: Sequence[Tensor], values: Sequence[Tensor], what: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from hrt_mm.core.errors import UserError
 from hrt_mm.core.spans import Spans
@@ -118,3 +120,70 @@ def test_a_grid_must_have_the_cells_that_its_sample_has() -> None:
         Tokens(torch.zeros(10, 2), spans, torch.zeros(10, 2), grids=((2, 3), (2, 3)))
     with pytest.raises(UserError, match=r"sample 0 is a grid of \(6,\) cells, but coordinates have 2 axes"):
         Tokens(torch.zeros(10, 2), spans, torch.zeros(10, 2), grids=((6,), (4,)))
+
+
+def ragged(boundary: bool = True) -> list[Tokens]:
+    lengths = ([3, 0], [5], [1, 2, 2])
+    return [
+        Tokens.pack(
+            samples(*each),
+            boundaries={"words": [torch.rand(length) < 0.5 for length in each]} if boundary else None,
+        )
+        for each in lengths
+    ]
+
+
+def test_collated_tokens_are_those_of_all_samples() -> None:
+    parts = ragged()
+    whole = default_collate(parts)
+    assert isinstance(whole, Tokens) and len(whole) == 6
+    assert whole.spans.lengths.tolist() == [3, 0, 5, 1, 2, 2]
+    assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
+    assert torch.equal(whole.coords_TC, torch.cat([part.coords_TC for part in parts]))
+    assert torch.equal(whole.boundaries["words"], torch.cat([part.boundaries["words"] for part in parts]))
+    tokens, labels = default_collate([(part, index) for index, part in enumerate(parts)])
+    assert len(tokens) == 6 and labels.tolist() == [0, 1, 2]
+
+
+def test_concatenated_grids_stay_grids_and_far_positions_exact() -> None:
+    grid = Tokens(torch.zeros(6, 2), Spans.from_lengths([6]), torch.zeros(6, 2), grids=((2, 3),))
+    assert Tokens.concat([grid, grid]).grids == ((2, 3), (2, 3))
+    far = Tokens.pack([torch.zeros(1, 2)], coords=[torch.tensor([[2**24 + 1]])])
+    both = Tokens.concat([Tokens.pack([torch.zeros(1, 2)]), far])
+    assert both.coords_TC.tolist() == [[0.0], [2.0**24 + 1]]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: Tokens.pack([torch.zeros(2, 7)]), r"tokens 1 have features of shape torch.Size\(\[7\]\), tokens 0"),
+        (lambda: Tokens.pack(samples(2), coords=[torch.zeros(2, 3)]), "tokens 1 have axes 3, tokens 0 1"),
+        (lambda: ragged()[0], r"tokens 1 have boundaries \['words'\], tokens 0 \[\]"),
+    ],
+)
+def test_tokens_that_differ_are_not_concatenated(other: Callable[[], Tokens], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Tokens.concat([Tokens.pack(samples(2)), other()])
+    with pytest.raises(UserError, match="give at least one"):
+        Tokens.concat([])
+
+
+def test_moving_changes_the_dtype_of_features_alone() -> None:
+    tokens = ragged()[0]
+    half = tokens.to(torch.bfloat16)
+    assert half.x.dtype == torch.bfloat16 and half.coords_TC.dtype == torch.float32
+    assert tokens.to("cpu", torch.float64).x.dtype == torch.float64
+    ids = Tokens.pack([torch.tensor([1, 2])])
+    assert ids.to(torch.bfloat16).x.dtype == torch.int64
+    meta = tokens.to("meta")
+    assert meta.device.type == meta.spans.device.type == meta.coords_TC.device.type == "meta"
+    assert meta.boundaries["words"].device.type == "cpu"
+    assert tokens.cpu().device.type == tokens.spans.cpu().device.type == "cpu"
+
+
+def test_saved_tokens_are_loaded_as_data(tmp_path: Path) -> None:
+    tokens = ragged()[2]
+    torch.save({"batch": tokens}, tmp_path / "batch.pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=True)["batch"]
+    assert torch.equal(loaded.x, tokens.x) and torch.equal(loaded.spans.host, tokens.spans.host)
+    assert torch.equal(loaded.boundaries["words"], tokens.boundaries["words"]) and len(loaded) == 3

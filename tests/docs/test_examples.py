@@ -38,6 +38,8 @@ SHORT = ["train.steps=3", "train.eval_every=3", "train.save_every=3", "train.bat
 """Overrides with which tutorials train."""
 SHORTER = {"docs/tutorials/language-model.md": ["data.val=0.001", "data.test=0.001", "data.context=256"]}
 """Further overrides by page."""
+LIBRARIES = {"docs/how-to/training-loops.md": ("lightning", "transformers", "accelerate")}
+"""Libraries of others that pages show, which are not among the extras of users."""
 QUICK = {"modalities", "doctor", "describe", "config"}
 """Commands that are run; of others the arguments and the configuration are checked."""
 TOOLS = {"make", "curl", "pip", "torchrun", "export", ".ci/run"}
@@ -120,11 +122,17 @@ def test_every_block_says_what_it_is() -> None:
         assert all(mark != "```" for mark in marks[::2]), document
 
 
+# Lightning and Transformers warn of their own ways.
+@pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning", "ignore::UserWarning:lightning", "ignore::UserWarning:transformers"
+)
 @pytest.mark.parametrize(
     "document", sorted({one.document for one in examples("python")} - {PLUGIN, *TUTORIALS}), ids=str
 )
 def test_python_runs(document: str, folder: Path) -> None:
     """All of a document in one test, for later examples go on with the names and runs of earlier ones."""
+    for library in LIBRARIES.get(document, ()):
+        pytest.importorskip(library)
     names: dict[str, Any] = {"__name__": "__main__"}
     for example in examples("python", documents=[document]):
         exec(compile(example.body, str(example), "exec"), names)

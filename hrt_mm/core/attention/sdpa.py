@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..host import on_host
 from .buckets import Bucket, bucket_plan
 from .call import Backend, Call
 
@@ -43,7 +44,9 @@ class Sdpa(Backend):
         return _bucketed(call)
 
 
+@on_host
 def _bucketed(call: Call) -> Tensor:
+    # The number of buckets and their sizes differ by batch, and compiled graphs would with them.
     plan = bucket_plan(call.q_spans, call.k_spans, call.window)
     if not plan.buckets:
         return torch.zeros_like(call.q_THD)
