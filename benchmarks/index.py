@@ -2,11 +2,15 @@
 
 Vectors lie around random centres, as those of similar things do, or anywhere on the sphere (``--data sphere``), where
 all neighbours are far. Queries are drawn like them and are not in the index. They come one at a time, through
-``Index.search``, which reads the rows of its results, and in a batch through ``search_many``. Queries per second are of
-processor time on one thread.
+``Index.search``, and in a batch, through ``search_many``. Queries per second are of processor time on one thread, in
+the best of three passes.
 
 Beside it: faiss (flat, inverted lists, HNSW), hnswlib and usearch, each with the cheapest parameter at which it has a
-recall of 0.99 on the same queries; those that reach it with none have the recall of their dearest one.
+recall of 0.99 on the same queries, one at a time and in a batch; those that reach it with none have the recall of their
+dearest one. Libraries return positions. The index reads the rows of its results when they are first asked for; with
+them, it has a figure of its own.
+
+Memory is what a process has more, apart from mapped files, once it has opened the saved index and answered.
 
 - **removal**: half of the rows at random, and then the 200 nearest of each of 20 queries; **duplicates**: a tenth of
   the rows are copies of one; recall is of the rows that remain, and a result as near as a true one counts as one.
@@ -22,9 +26,10 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +41,7 @@ from hrt_mm.retrieval.rows import Model, Row
 
 from .checks import CheckFailed
 from .command import main, numbers, parser, positive
-from .index_peers import peers
+from .index_peers import NAMES, Peer, Search, peers
 from .markdown import markdown, mebibytes
 from .results import Measured, Result, environment
 from .results import Row as ResultRow
@@ -45,6 +50,9 @@ NAME = "index"
 SIZES, QUICK_SIZES = (10_000, 100_000, 200_000), (500, 20_500)
 """Numbers of vectors."""
 RECALL = 0.99
+PASSES = 3
+"""Over the queries, of which the fastest counts."""
+T = TypeVar("T")
 PEERS_UP_TO = 200_000
 """Vectors above which other libraries are left out: a graph of a million takes most of an hour."""
 K = 10
@@ -90,13 +98,47 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def held() -> int | None:
-    """Memory of this process that is no file's, in bytes; ``None`` where the kernel does not tell."""
+def anonymous_bytes() -> int | None:
+    """Memory of this process that is no file's; ``None`` where the kernel does not report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), None)
+
+
+def memory_of(load: Callable[[], Callable[[np.ndarray], object]], queries_QD: np.ndarray) -> int | None:
+    """Memory that an index takes once it is open and has answered, in bytes, measured in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def measure_memory() -> None:
+        before = anonymous_bytes()
+        search = load()
+        for query_D in queries_QD:
+            search(query_D[None])
+        after = anonymous_bytes()
+        sender.send(None if before is None or after is None else max(0, after - before))
+
+    process = context.Process(target=measure_memory)
+    process.start()
+    sender.close()
+    try:
+        memory: int | None = receiver.recv()
+    except EOFError:
+        memory = None
+    process.join()
+    return memory
+
+
+def fastest(act: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and its processor seconds, the least of some passes."""
+    seconds = []
+    for _ in range(PASSES):
+        start = time.process_time()
+        value = act()
+        seconds.append(time.process_time() - start)
+    return value, min(seconds)
 
 
 def answers(index: Index, queries_QD: np.ndarray) -> Iterator[tuple[list[Hit], float]]:
@@ -122,34 +164,46 @@ def exact_scores(vectors_ND: np.ndarray, queries_QD: np.ndarray) -> list[np.ndar
     return list(exact.search(queries_QD, K)[0])
 
 
+def one_by_one(search: Search, queries_QD: np.ndarray) -> None:
+    """Searches with each query alone."""
+    for query_D in queries_QD:
+        search(query_D[None])
+
+
+def cheapest(
+    peer: Peer, vectors_ND: np.ndarray, queries_QD: np.ndarray, exact_QK: list[np.ndarray]
+) -> tuple[int, Search, float]:
+    """The least parameter with the recall, or the largest, with its search and its recall."""
+    for effort, search in peer.searches:
+        positions_QK = np.concatenate([search(query_D[None]) for query_D in queries_QD]).astype(np.int64)
+        scores = [vectors_ND[positions] @ query_D for positions, query_D in zip(positions_QK, queries_QD, strict=True)]
+        chosen = effort, search, recall_of(scores, exact_QK)
+        if chosen[2] >= RECALL:
+            break
+    return chosen
+
+
 def measured_peers(
-    vectors_ND: np.ndarray, queries_QD: np.ndarray, exact_QK: list[np.ndarray], folder: Path
+    vectors_ND: np.ndarray, queries_QD: np.ndarray, exact_QK: list[np.ndarray], folder: Path, names: Sequence[str]
 ) -> dict[str, Measured]:
     """Each library at the cheapest parameter with the recall."""
     measured = {}
-    for name, peer in peers(vectors_ND, K, folder):
-        for effort, search in peer.searches:
-            search(queries_QD[0])
-            start = time.process_time()
-            positions_QK = [search(query_D) for query_D in queries_QD]
-            seconds = (time.process_time() - start) / len(queries_QD)
-            scores = [
-                vectors_ND[positions.astype(np.int64)] @ query_D
-                for positions, query_D in zip(positions_QK, queries_QD, strict=True)
-            ]
-            recall = recall_of(scores, exact_QK)
-            measured[name] = Measured(
-                seconds=seconds,
-                bytes=peer.bytes,
-                scores={
-                    "recall@10": recall,
-                    "queries/s": 1 / seconds,
-                    "build seconds": peer.build_seconds,
-                    "parameter": effort,
-                },
-            )
-            if recall >= RECALL:
-                break
+    for name, peer in peers(vectors_ND, K, folder, names):
+        effort, search, recall = cheapest(peer, vectors_ND, queries_QD, exact_QK)
+        _, seconds = fastest(partial(one_by_one, search, queries_QD))
+        _, batch_seconds = fastest(partial(search, queries_QD))
+        measured[name] = Measured(
+            seconds=seconds / len(queries_QD),
+            bytes=peer.path.stat().st_size,
+            held_bytes=memory_of(peer.load, queries_QD[:20]),
+            scores={
+                "recall@10": recall,
+                "queries/s": len(queries_QD) / seconds,
+                "batch queries/s": len(queries_QD) / batch_seconds,
+                "build seconds": peer.build_seconds,
+                "parameter": effort,
+            },
+        )
     return measured
 
 
@@ -279,6 +333,39 @@ def appended(index: Index, added: Collection) -> tuple[float, float]:
     return seconds, float(np.mean(matches))
 
 
+def measured_index(
+    folder: Path, vectors_ND: np.ndarray, queries_QD: np.ndarray, exact_QK: list[np.ndarray]
+) -> tuple[Measured, list[list[Hit]]]:
+    """The index in a folder, and its results."""
+    held_bytes = memory_of(lambda: _opened(folder), queries_QD[:20])
+    start = time.perf_counter()
+    index = Index(folder)
+    index.search(queries_QD[0], K)
+    open_seconds = time.perf_counter() - start
+    for query_D in queries_QD:
+        index.search(query_D, K)
+    results, seconds = fastest(lambda: [index.search(query_D, K) for query_D in queries_QD])
+    batch, batch_seconds = fastest(lambda: index.search_many(queries_QD, K))
+    _, row_seconds = fastest(lambda: [[hit.row for hit in index.search(query_D, K)] for query_D in queries_QD])
+    scores: dict[str, float | None] = {
+        "recall@10": recall_of([_scores(hits) for hits in results], exact_QK),
+        "stored recall": index.recall("image"),
+        "queries/s": len(queries_QD) / seconds,
+        "queries/s with rows": len(queries_QD) / row_seconds,
+        "batch queries/s": len(queries_QD) / batch_seconds,
+        "batch recall@10": recall_of([_scores(hits) for hits in batch], exact_QK),
+        "open seconds": open_seconds,
+    }
+    return Measured(
+        seconds=seconds / len(queries_QD), bytes=size_of(folder), held_bytes=held_bytes, scores=scores
+    ), results
+
+
+def _opened(folder: Path) -> Callable[[np.ndarray], object]:
+    index = Index(folder)
+    return lambda queries_QD: index.search(queries_QD[0], K)
+
+
 def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[ResultRow, float]:
     """One size: its row, and how far scores differ after a kill."""
     model = Model("0" * 64, options.dim)
@@ -288,57 +375,33 @@ def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[Resu
     start = time.process_time()
     Index.create(folder / "index", model).add(collection)
     build_seconds = time.process_time() - start
-    size = size_of(folder / "index")
+    vectors_ND = np.array(collection.vectors_ND)
+    exact_QK = exact_scores(vectors_ND, queries_QD)
+    measured, results = measured_index(folder / "index", vectors_ND, queries_QD, exact_QK)
+    others = (
+        measured_peers(vectors_ND, queries_QD, exact_QK, folder, options.peers) if count <= options.peers_up_to else {}
+    )
 
-    memory, start = held(), time.perf_counter()
     index = Index(folder / "index")
-    index.search(queries_QD[0], K)
-    open_seconds, after = time.perf_counter() - start, held()
-    results, seconds = (list(column) for column in zip(*answers(index, queries_QD), strict=True))
-    exact_QK = exact_scores(collection.vectors_ND, queries_QD)
-    recall = recall_of([_scores(hits) for hits in results], exact_QK)
-    start = time.process_time()
-    batch = index.search_many(queries_QD, K)
-    batch_seconds = (time.process_time() - start) / len(queries_QD)
-    batch_recall = recall_of([_scores(hits) for hits in batch], exact_QK)
-    stored = index.recall("image")
-
+    kind = index.segments[0].entry.kind
     added = collected(folder / "more", max(2000, int(ADDED * count)), "m", options.seed + 3, made_of, model)
     killed_while_adding(index, added)
     left = Index(index.folder)
     difference = must_be_the_same(results, [hits for hits, _ in answers(left, queries_QD)])
     append_seconds, result = appended(left, added)
     scores: dict[str, float | None] = {
-        "recall@10": recall,
-        "stored recall": stored,
-        "queries/s": 1 / float(np.mean(seconds)),
-        "batch queries/s": 1 / batch_seconds,
-        "batch recall@10": batch_recall,
+        **measured.scores,
         "build seconds": build_seconds,
-        "open seconds": open_seconds,
         "append seconds": append_seconds,
         "added vectors": len(added),
         "added found first": result,
     }
-    vectors_ND = np.array(collection.vectors_ND)
-    kind = index.segments[0].entry.kind
     scores |= after_removal(Index.build(folder / "removal", [collection]), vectors_ND, queries_QD, options.seed)
     scores |= with_duplicates(vectors_ND, queries_QD, folder)
-    others = measured_peers(vectors_ND, queries_QD, exact_QK, folder) if count <= options.peers_up_to else {}
-    vectors_bytes = 4 * vectors_ND.size
     return ResultRow(
         sizes={"vectors": count, "dim": options.dim, "kind": kind, "data": options.data},
-        contenders={
-            "index": Measured(
-                seconds=float(np.median(seconds)),
-                quartiles=(float(np.quantile(seconds, 0.25)), float(np.quantile(seconds, 0.75))),
-                bytes=size,
-                held_bytes=after - memory if after is not None and memory is not None else None,
-                scores=scores,
-            ),
-            **others,
-        },
-        ratios={"index/vectors bytes": size / vectors_bytes},
+        contenders={"index": measured.model_copy(update={"scores": scores}), **others},
+        ratios={"index/vectors bytes": (measured.bytes or 0) / (4 * vectors_ND.size)},
     ), difference
 
 
@@ -389,6 +452,7 @@ def tables(result: Result) -> str:
         "MiB of vectors",
         "open and first answer",
         "queries/s",
+        "with rows",
         "in a batch",
     ]
     head += ["recall@10", "stored", "add"]
@@ -406,6 +470,7 @@ def tables(result: Result) -> str:
                 mebibytes(4 * int(row.sizes["vectors"]) * int(row.sizes["dim"])),
                 f"{1e3 * scores['open seconds']:,.0f} ms",
                 f"{scores['queries/s']:,.0f}",
+                f"{scores['queries/s with rows']:,.0f}",
                 f"{scores['batch queries/s']:,.0f}",
                 f"{scores['recall@10']:.1%}",
                 f"{scores['stored recall']:.1%}",
@@ -420,8 +485,10 @@ def tables(result: Result) -> str:
                     contender,
                     f"{values['recall@10']:.1%}",
                     f"{values['queries/s']:,.0f}",
+                    f"{values['batch queries/s']:,.0f}",
                     f"{values['build seconds']:,.1f} s",
                     mebibytes(measured.bytes),
+                    mebibytes(measured.held_bytes),
                     f"{values['parameter']:.0f}" if values.get("parameter") else "",
                 ]
             )
@@ -446,7 +513,8 @@ def tables(result: Result) -> str:
         for name, measured in additions.contenders.items()
         for values in [dict(measured.scores)]
     ]
-    peers_head = ["vectors", "library", "recall@10", "queries/s", "build", "MiB on disk", "ef or nprobe"]
+    peers_head = ["vectors", "library", "recall@10", "queries/s", "in a batch", "build", "MiB on disk", "in memory"]
+    peers_head += ["ef or nprobe"]
     return "\n\n".join(
         [
             f"{result.settings['queries']} queries, {result.threads} thread(s); seconds and queries/s are of processor "
@@ -470,6 +538,9 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument("--data", choices=("clusters", "sphere"), default="clusters", help="how vectors lie")
     options.add_argument(
         "--peers-up-to", type=int, default=PEERS_UP_TO, help="largest size for other libraries; 200000"
+    )
+    options.add_argument(
+        "--peers", type=lambda text: text.split(","), default=NAMES, metavar="NAME,NAME", help=f"of {', '.join(NAMES)}"
     )
     options.add_argument("--seed", type=int, default=0, help="of the vectors; 0 when absent")
     options.add_argument("--folder", type=Path, help="where vectors lie meanwhile: 4 GB for a million of 256")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,8 @@ EFFORTS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 204
 PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048)
 """Inverted lists."""
 Search = Callable[[np.ndarray], np.ndarray]
-"""Positions of the nearest to a (D,) query."""
+"""(Q, K) positions of the nearest to (Q, D) queries."""
+NAMES = ("faiss flat", "faiss IVF", "faiss HNSW", "hnswlib", "usearch f32", "usearch i8")
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,19 @@ class Peer:
 
     Args:
         build_seconds: processor time.
-        bytes: of the saved index.
+        path: of the saved index.
         searches: by the value of its parameter, ascending; 0 if it has none.
+        load: opens the saved index.
     """
 
     build_seconds: float
-    bytes: int
+    path: Path
     searches: Iterator[tuple[int, Search]]
+    load: Callable[[], Search]
 
 
-def peers(vectors_ND: np.ndarray, k: int, folder: Path) -> Iterator[tuple[str, Peer]]:
-    """Builds each library's index of some vectors. All of them use one thread."""
+def peers(vectors_ND: np.ndarray, k: int, folder: Path, names: Sequence[str] = NAMES) -> Iterator[tuple[str, Peer]]:
+    """Builds the indexes of some libraries, those that are installed. All of them use one thread."""
     faiss = load_faiss("peer")
     dim, path = vectors_ND.shape[1], folder / "peer"
 
@@ -53,32 +56,40 @@ def peers(vectors_ND: np.ndarray, k: int, folder: Path) -> Iterator[tuple[str, P
 
         def search(effort: int) -> Search:
             options = parameters(effort)
-            return lambda query_D: np.asarray(index.search(query_D[None], k, params=options)[1][0])
+            return lambda queries_QD: np.asarray(index.search(queries_QD, k, params=options)[1])
 
-        return Peer(seconds, path.stat().st_size, ((effort, search(effort)) for effort in efforts))
+        def load() -> Search:
+            loaded = faiss.read_index(str(path))
+            return lambda queries_QD: np.asarray(loaded.search(queries_QD, k)[1])
+
+        return Peer(seconds, path, ((effort, search(effort)) for effort in efforts), load)
 
     product = faiss.METRIC_INNER_PRODUCT
-    yield "faiss flat", faiss_peer(faiss.IndexFlatIP(dim), lambda effort: None, (0,))
+    if "faiss flat" in names:
+        yield "faiss flat", faiss_peer(faiss.IndexFlatIP(dim), lambda effort: None, (0,))
     lists = round(2 * len(vectors_ND) ** 0.5)
-    centroids = faiss.IndexFlatIP(dim)
-    inverted = faiss.IndexIVFFlat(centroids, dim, lists, product)
-    inverted.cp.min_points_per_centroid, inverted.cp.max_points_per_centroid = 1, 64
-    yield (
-        "faiss IVF",
-        faiss_peer(
-            inverted,
-            lambda effort: faiss.SearchParametersIVF(nprobe=min(effort, lists)),
-            tuple(effort for effort in PROBES if effort < 2 * lists),
-        ),
-    )
-    graph = faiss.IndexHNSWFlat(dim, LINKS, product)
-    graph.hnsw.efConstruction = BUILD_CANDIDATES
-    yield "faiss HNSW", faiss_peer(graph, lambda effort: faiss.SearchParametersHNSW(efSearch=effort), EFFORTS)
-    if find_spec("hnswlib"):
+    if "faiss IVF" in names:
+        centroids = faiss.IndexFlatIP(dim)
+        inverted = faiss.IndexIVFFlat(centroids, dim, lists, product)
+        inverted.cp.min_points_per_centroid, inverted.cp.max_points_per_centroid = 1, 64
+        yield (
+            "faiss IVF",
+            faiss_peer(
+                inverted,
+                lambda effort: faiss.SearchParametersIVF(nprobe=min(effort, lists)),
+                tuple(effort for effort in PROBES if effort < 2 * lists),
+            ),
+        )
+    if "faiss HNSW" in names:
+        graph = faiss.IndexHNSWFlat(dim, LINKS, product)
+        graph.hnsw.efConstruction = BUILD_CANDIDATES
+        yield "faiss HNSW", faiss_peer(graph, lambda effort: faiss.SearchParametersHNSW(efSearch=effort), EFFORTS)
+    if "hnswlib" in names and find_spec("hnswlib"):
         # It has no wheels, so no extra brings it: it needs a compiler to be installed.
         yield "hnswlib", _hnswlib(vectors_ND, k, path)
     for dtype in ("f32", "i8") if find_spec("usearch") else ():
-        yield f"usearch {dtype}", _usearch(vectors_ND, k, path, dtype)
+        if f"usearch {dtype}" in names:
+            yield f"usearch {dtype}", _usearch(vectors_ND, k, path, dtype)
 
 
 def _hnswlib(vectors_ND: np.ndarray, k: int, path: Path) -> Peer:
@@ -94,9 +105,14 @@ def _hnswlib(vectors_ND: np.ndarray, k: int, path: Path) -> Peer:
     def searches() -> Iterator[tuple[int, Search]]:
         for effort in EFFORTS:
             index.set_ef(effort)
-            yield effort, lambda query_D: np.asarray(index.knn_query(query_D[None], k, num_threads=1)[0][0])
+            yield effort, lambda queries_QD: np.asarray(index.knn_query(queries_QD, k, num_threads=1)[0])
 
-    return Peer(seconds, path.stat().st_size, searches())
+    def load() -> Search:
+        loaded = hnswlib.Index("ip", vectors_ND.shape[1])
+        loaded.load_index(str(path))
+        return lambda queries_QD: np.asarray(loaded.knn_query(queries_QD, k, num_threads=1)[0])
+
+    return Peer(seconds, path, searches(), load)
 
 
 def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
@@ -113,6 +129,15 @@ def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
     def searches() -> Iterator[tuple[int, Search]]:
         for effort in EFFORTS:
             index.expansion_search = effort  # type: ignore[misc]
-            yield effort, lambda query_D: np.asarray(index.search(query_D, k, threads=1).keys)
+            yield effort, lambda queries_QD: _keys(index, queries_QD, k)
 
-    return Peer(seconds, path.stat().st_size, searches())
+    def load() -> Search:
+        loaded = Index.restore(str(path))
+        return lambda queries_QD: _keys(loaded, queries_QD, k)
+
+    return Peer(seconds, path, searches(), load)
+
+
+def _keys(index: Any, queries_QD: np.ndarray, k: int) -> np.ndarray:
+    keys = np.asarray(index.search(queries_QD[0] if len(queries_QD) == 1 else queries_QD, k, threads=1).keys)
+    return keys.reshape(len(queries_QD), -1)

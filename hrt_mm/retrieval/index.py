@@ -23,6 +23,7 @@ from ..core.errors import UserError
 from ..data.atomic_files import LOCK, exclusive_lock, explained
 from .additions import Addition, check_unique, without_duplicates
 from .collection import Collection
+from .manifest import FILE as MANIFEST_FILE
 from .manifest import RECALL, Manifest, manifest_stamp, read_manifest, write_manifest
 from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
 from .rows import Model, Row, check_queries, check_query, key_of
@@ -50,6 +51,7 @@ class Index:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._manifest = str(self.folder / MANIFEST_FILE)
         self._snapshot = Snapshot([])
         self._stamp = (0, 0, 0)
         self._open()
@@ -114,7 +116,7 @@ class Index:
         """Reads the manifest, and opens segments that are not open yet."""
         opened = {segment.entry.name: segment for segment in self.segments}
         while True:
-            stamp, manifest = manifest_stamp(self.folder), read_manifest(self.folder)
+            stamp, manifest = manifest_stamp(self._manifest), read_manifest(self.folder)
             try:
                 segments = [self._segment(entry, opened.get(entry.name)) for entry in manifest.segments]
             except UserError:
@@ -143,7 +145,7 @@ class Index:
         Raises:
             UserError: the index is gone, or it is damaged.
         """
-        if manifest_stamp(self.folder) == self._stamp:
+        if manifest_stamp(self._manifest) == self._stamp:
             return False
         self._open()
         return True
@@ -437,7 +439,23 @@ class Index:
         Raises:
             UserError: a file is damaged.
         """
-        return self._current(lambda snapshot: snapshot.search_words(text, query_D, k, Scope(**scope)))
+        return self.search_words_many([text], query_D[None], k, **scope)[0]
+
+    def search_words_many(
+        self, texts: Sequence[str], queries_QD: np.ndarray, k: int, **scope: Unpack[ScopeKeywords]
+    ) -> list[list[tuple[Hit, float]]]:
+        """The results of several texts, each as :meth:`search_words` gives them; faster than one by one.
+
+        Args:
+            texts: the queries.
+            queries_QD: their vectors, for the scores of the hits.
+            k: maximum number of results of each.
+            scope: as for :meth:`search_words`.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        return self._current(lambda snapshot: snapshot.search_words(texts, queries_QD, k, Scope(**scope)))
 
     def vector(self, row: Row) -> np.ndarray:
         """(D,) the vector of a row.

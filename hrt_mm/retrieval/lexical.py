@@ -279,15 +279,49 @@ def search_words(text: str, segments: Sequence[tuple[Words, np.ndarray]], k: int
         segments: the words of each with (N,) bool, the rows to search.
         k: maximum number of results.
     """
-    counts = terms_of(text)
-    term_impacts = impacts(counts)
-    weights = {hashed(*term): WORD_WEIGHT if term[1] else 1.0 for term in counts}
-    postings = {term: [list(words.postings(term)) for words, _ in segments] for term in term_impacts}
+    return search_words_many([text], segments, k)[0]
+
+
+def search_words_many(
+    texts: Sequence[str], segments: Sequence[tuple[Words, np.ndarray]], k: int
+) -> list[list[WordMatch]]:
+    """The results of several queries, each as :func:`search_words` gives them. Postings are read once for all.
+
+    Args:
+        texts: the queries.
+        segments: the words of each with (N,) bool, the rows to search.
+        k: maximum number of results of each.
+    """
+    frequencies = [terms_of(text) for text in texts]
+    terms = {hashed(*term) for counts in frequencies for term in counts}
+    postings = {term: [list(words.postings(term)) for words, _ in segments] for term in terms}
     total = sum(words.units for words, _ in segments)
-    factors = {}
+    rarity = {}
     for term, by_segment in postings.items():
         frequency = sum(len(units_P) for blocks in by_segment for units_P, _ in blocks)
-        factors[term] = weights[term] * math.log1p((total - frequency + 0.5) / (frequency + 0.5))
+        rarity[term] = math.log1p((total - frequency + 0.5) / (frequency + 0.5))
+    return [_matches(counts, rarity, postings, segments, k) for counts in frequencies]
+
+
+def _matches(
+    counts: Counter[tuple[str, bool]],
+    rarity: Mapping[int, float],
+    postings: Mapping[int, Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]],
+    segments: Sequence[tuple[Words, np.ndarray]],
+    k: int,
+) -> list[WordMatch]:
+    """The best rows for the terms of one query.
+
+    Args:
+        counts: frequencies of its terms.
+        rarity: inverse document frequency of each term.
+        postings: of each term, for each segment and block.
+        segments: the words of each with (N,) bool, the rows to search.
+        k: maximum number of results.
+    """
+    term_impacts = impacts(counts)
+    weights = {hashed(*term): WORD_WEIGHT if term[1] else 1.0 for term in counts}
+    factors = {term: weights[term] * rarity[term] for term in term_impacts}
     best = sum(factor * term_impacts[term] for term, factor in factors.items())
     searched = sorted(factors, key=lambda term: -factors[term])[:MAX_QUERY_TERMS]
     matches: list[WordMatch] = []
@@ -305,7 +339,7 @@ def search_words(text: str, segments: Sequence[tuple[Words, np.ndarray]], k: int
             threshold = np.partition(scores_N[matched], len(matched) - k)[len(matched) - k]
             matched = matched[scores_N[matched] >= threshold]
         top = matched[np.argsort(-scores_N[matched], kind="stable")[:k]]
-        matches += [WordMatch(min(1.0, float(scores_N[place]) / best), segment, int(place)) for place in top]
+        matches += [WordMatch(min(1.0, float(scores_N[position]) / best), segment, int(position)) for position in top]
     return sorted(matches, key=lambda match: -match.score)[:k]
 
 

@@ -64,10 +64,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     replace_file(folder / FILE, MANIFEST.encode(asdict(manifest)))
 
 
-def manifest_stamp(folder: Path) -> tuple[int, int, int]:
-    """Changes whenever the manifest is replaced; zeros if there is none."""
+def manifest_stamp(path: str) -> tuple[int, int, int]:
+    """Changes whenever the manifest at a path is replaced; zeros if there is none."""
     try:
-        status = os.stat(folder / FILE)
+        status = os.stat(path)
     except OSError:
         return (0, 0, 0)
     return (status.st_ino, status.st_mtime_ns, status.st_size)

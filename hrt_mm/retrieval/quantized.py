@@ -5,9 +5,10 @@ Shapes: Q queries, N vectors, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ LEVELS = 127
 """Codes are integers between -127 and 127."""
 BLOCK = 65_536
 """Vectors per step."""
+SMALLEST_STEP = 1e-20
+"""Steps up to this are taken for none."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class QuantizedQueries:
     Args:
         codes_QD: integers between -127 and 127, as float32.
         constant_Q: float64.
-        unit_Q: float64, positive.
+        unit_Q: float32, positive.
         bound_Q: float64, the largest possible difference.
     """
 
@@ -78,8 +81,8 @@ class Quantizer:
         for block_ND in _blocks(vectors_ND):
             low_D, high_D = np.minimum(low_D, block_ND.min(0)), np.maximum(high_D, block_ND.max(0))
         scale_D = (high_D - low_D) / (2 * LEVELS)
-        # A dimension that does not vary needs any step.
-        quantizer = cls((high_D + low_D) / 2, np.where(scale_D > 0, scale_D, 1.0), 0.0, 0.0, 0.0)
+        # A dimension that does not vary needs any step, and one so small that queries can be divided by it none.
+        quantizer = cls((high_D + low_D) / 2, np.where(scale_D > SMALLEST_STEP, scale_D, 1.0), 0.0, 0.0, 0.0)
         error = code_norm = norm = 0.0
         for block_ND in _blocks(vectors_ND):
             codes_ND = quantizer.codes(block_ND)
@@ -95,28 +98,49 @@ class Quantizer:
         codes_ND = (vectors_ND - self.offset_D.astype(np.float32)) / self.scale_D.astype(np.float32)
         return np.clip(np.rint(codes_ND), -LEVELS, LEVELS, out=codes_ND)
 
+    @cached_property
+    def step_D(self) -> np.ndarray:
+        """``scale_D`` as float32."""
+        return self.scale_D.astype(np.float32)
+
+    @cached_property
+    def _rounding(self) -> float:
+        """A bound on the rounding of products and of queries in float32, by the query's length."""
+        return 4 * len(self.scale_D) * 2.0**-24 * (self.norm + float(self.scale_D.max()) * self.code_norm)
+
     def queries(self, queries_QD: np.ndarray) -> QuantizedQueries:
         """Quantizes queries.
 
         By Cauchy-Schwarz, the error is at most that of the vector times the query's length, and the query's own error
-        times the code's length. Scores are computed in float32, whose rounding is bounded too.
+        times the code's length.
+
+        Args:
+            queries_QD: float32.
         """
-        exact_QD = queries_QD.astype(np.float64)
-        scaled_QD = exact_QD * self.scale_D
+        scaled_QD = queries_QD * self.step_D
         largest_Q = np.abs(scaled_QD).max(1)
-        unit_Q = np.where(largest_Q > 0, largest_Q / LEVELS, 1.0)
-        codes_QD = np.rint(scaled_QD / unit_Q[:, None])
-        residual_QD = scaled_QD - unit_Q[:, None] * codes_QD
+        unit_Q1 = np.where(largest_Q > 0, largest_Q / LEVELS, np.float32(1))[:, None]
+        codes_QD = np.rint(scaled_QD / unit_Q1)
+        residual_QD = scaled_QD - unit_Q1 * codes_QD
         residual_Q = np.sqrt(np.einsum("qd,qd->q", residual_QD, residual_QD))
-        norm_Q = np.sqrt(np.einsum("qd,qd->q", exact_QD, exact_QD))
-        bound_Q = norm_Q * self.error + residual_Q * self.code_norm + rounding(norm_Q, self.norm, exact_QD.shape[1])
-        return QuantizedQueries(codes_QD.astype(np.float32), exact_QD @ self.offset_D, unit_Q, bound_Q)
+        norm_Q = np.sqrt(np.einsum("qd,qd->q", queries_QD, queries_QD, dtype=np.float64))
+        bound_Q = 1.00001 * (norm_Q * (self.error + self._rounding) + residual_Q * self.code_norm)
+        return QuantizedQueries(codes_QD, queries_QD @ self.offset_D, unit_Q1[:, 0], bound_Q)
+
+    def query(self, query_D: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+        """What :meth:`queries` gives for one query: its codes, constant, unit and bound."""
+        scaled_D = query_D * self.step_D
+        unit = max(scaled_D.max().item(), -scaled_D.min().item()) / LEVELS or 1.0
+        codes_D = np.rint(scaled_D / np.float32(unit))
+        residual_D = scaled_D - np.float32(unit) * codes_D
+        residual, norm = math.sqrt(residual_D @ residual_D), math.sqrt(query_D @ query_D)
+        bound = 1.00001 * (norm * (self.error + self._rounding) + residual * self.code_norm)
+        return codes_D, (query_D @ self.offset_D).item(), unit, bound
 
     def write(self, path: Path, file_format: Format) -> None:
         """Writes the map to a file of JSON."""
-        value = self.__dict__ | {"offset": self.offset_D.tolist(), "scale": self.scale_D.tolist()}
-        del value["offset_D"], value["scale_D"]
-        write_flushed(path, file_format.encode(value))
+        values = _Values(self.offset_D.tolist(), self.scale_D.tolist(), self.error, self.code_norm, self.norm)
+        write_flushed(path, file_format.encode(values.__dict__))
 
     @classmethod
     def read(cls, path: Path, file_format: Format, dim: int) -> Quantizer:
@@ -136,12 +160,21 @@ def rounding(norm_Q: np.ndarray, norm: float, dim: int) -> np.ndarray:
     return 2 * dim * 2.0**-24 * norm_Q * norm
 
 
-def integer_products(codes_QD: np.ndarray, bytes_ND: np.ndarray) -> np.ndarray:
-    """(Q, N) inner products of queries' codes with those that faiss stores, which are larger by 128, as int32."""
+def inner_products(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Inner products over the last axis. Those of equal vectors are equal, as a matrix product's may not be."""
+    # NumPy has vecdot since 2.0.
+    products: np.ndarray = (
+        np.vecdot(vectors, queries) if hasattr(np, "vecdot") else np.einsum("...d,...d->...", vectors, queries)
+    )
+    return products
+
+
+def integer_products(codes_QD: np.ndarray, codes_ND: np.ndarray) -> np.ndarray:
+    """(Q, N) inner products of the codes of queries with int8 codes, as int32."""
     import torch  # which takes seconds, and commands such as `hrt-mm index show` do without
 
-    codes_ND = torch.from_numpy((bytes_ND ^ np.uint8(128)).view(np.int8))
-    products_QN: np.ndarray = torch._int_mm(torch.from_numpy(codes_QD.astype(np.int8)), codes_ND.t()).numpy()
+    queries_QD = torch.from_numpy(codes_QD.astype(np.int8))
+    products_QN: np.ndarray = torch._int_mm(queries_QD, torch.from_numpy(codes_ND).t()).numpy()
     return products_QN
 
 
@@ -150,12 +183,12 @@ def has_integer_products() -> bool:
     """Whether this build of torch multiplies 8-bit matrices, and without saturation, which some processors need."""
     codes_QD = np.full((16, 256), LEVELS, np.float32)
     codes_QD[1::2] *= -1
-    bytes_ND = np.where(np.arange(64)[:, None] % 2, 128 - LEVELS, 128 + LEVELS).repeat(256, 1).astype(np.uint8)
+    codes_ND = np.where(np.arange(64)[:, None] % 2, -LEVELS, LEVELS).repeat(256, 1).astype(np.int8)
     try:
-        products_QN = integer_products(codes_QD, bytes_ND)
+        products = [integer_products(codes_QD[:count], codes_ND) for count in (16, 1)]
     except (AttributeError, RuntimeError):
         return False
-    return bool((products_QN == codes_QD @ (bytes_ND.astype(np.float32) - 128).T).all())
+    return all((each == codes_QD[: len(each)] @ codes_ND.astype(np.float32).T).all() for each in products)
 
 
 def _blocks(vectors_ND: np.ndarray) -> Iterator[np.ndarray]:

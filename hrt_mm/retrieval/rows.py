@@ -149,6 +149,10 @@ def check_query(query_D: np.ndarray, k: int, dim: int) -> np.ndarray:
     Raises:
         UserError: k is below 1, or the vector has another width than the index or is not finite.
     """
+    usual = type(query_D) is np.ndarray and query_D.dtype == np.float32 and query_D.shape == (dim,) and k >= 1
+    # A short vector has no long element, and the comparison is false for NaN.
+    if usual and float(query_D @ query_D) <= MAX_MAGNITUDE:
+        return query_D
     try:
         shape = np.shape(query_D)
     except ValueError as error:

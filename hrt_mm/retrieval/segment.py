@@ -5,12 +5,11 @@ Shapes: N vectors of the segment.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import AliasChoices, Field, NonNegativeInt
@@ -19,6 +18,7 @@ from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
 from ..data.storage import Sum, array_bytes, read_array
 from .collection import CHECKED_UP_TO, Collection
+from .columns import Column, matching, read_columns
 from .lexical import Words
 from .neighbours import FILES, REMEDY, Kind, Mask, Neighbours, Tuning
 from .rows import Row
@@ -28,6 +28,8 @@ CONTENTS = "contents.npy"
 """Fingerprints of the vectors and media of samples, by which equal ones are told."""
 CACHED_FILTERS = 8
 """Filters whose matches are remembered."""
+CACHED_COLUMNS = 16
+"""Columns that are kept for filters, the latest."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,27 @@ class Hit:
 
     score: float
     row: Row
-    media: Path | None = None
+    # A default of the class would be found before what __getattr__ reads.
+    media: Path | None = field(default_factory=lambda: None)
     inside: tuple[Hit, ...] = ()
     ranks: Ranks | None = None
+
+    @classmethod
+    def stored(cls, score: float, segment: Segment, position: int) -> Hit:
+        """The result for the row at a position of a segment, which is read when it is first asked for."""
+        hit = object.__new__(cls)
+        fields = hit.__dict__
+        fields["score"], fields["inside"], fields["ranks"] = score, (), None
+        fields["_segment"], fields["_position"] = segment, position
+        return hit
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("row", "media") or "_segment" not in self.__dict__:
+                raise AttributeError(f"a hit has no {name}")
+            read = self._segment.collection.row if name == "row" else self._segment.media
+            return self.__dict__.setdefault(name, read(self._position))
 
 
 class Segment:
@@ -131,7 +151,7 @@ class Segment:
         self.neighbours: Neighbours = (
             opened.neighbours if opened else Neighbours(vectors_ND, entry.kind, folder, entry.tuning)
         )
-        self._matches: OrderedDict[Where, np.ndarray] = opened._matches if opened else OrderedDict()
+        self._read_columns: dict[str, Column] = opened._read_columns if opened else {}
         self._masks: dict[Where, Mask] = {}
         alive_N = np.ones(len(vectors_ND), bool)
         alive_N[self.removed] = False
@@ -151,16 +171,22 @@ class Segment:
         if where is None:
             return self.alive
         if (mask := self._masks.get(where)) is None:
-            if (matches_N := self._matches.get(where)) is None:
-                matches_N = np.fromiter(
-                    (where.matches(row, inherited(row)) for row in self.collection.rows()), bool, len(self.collection)
-                )
-                _remember(self._matches, where, matches_N)
-            mask = Mask(self.alive.allowed_N & matches_N)
+            columns = self._columns_of({comparison.column for comparison in where.comparisons()}, inherited)
+            mask = Mask(self.alive.allowed_N & matching(where.condition, columns))
             if len(self._masks) >= CACHED_FILTERS:
                 self._masks = {}
             self._masks[where] = mask
         return mask
+
+    def _columns_of(self, names: set[str], inherited: Callable[[Row], Mapping[str, str]]) -> dict[str, Column]:
+        """The columns with some names. Rows are parsed for those that have not been read yet."""
+        columns = {name: self._read_columns[name] for name in names & self._read_columns.keys()}
+        if missing := names - columns.keys():
+            read = read_columns(missing, self.collection.rows(), inherited)
+            columns |= read
+            # Others may search at the same time.
+            self._read_columns = dict([*self._read_columns.items(), *read.items()][-CACHED_COLUMNS:])
+        return columns
 
     def contents(self) -> np.ndarray:
         """(M, 2) fingerprints of vectors and media, ascending, and their positions."""
@@ -222,8 +248,7 @@ class Segment:
 
     def hit(self, position: int, score: float) -> Hit:
         """The result for the row at a position."""
-        row = self.collection.row(position)
-        return Hit(float(score), row, self.collection.media(row))
+        return Hit.stored(score, self, position)
 
     def media(self, position: int) -> Path | None:
         """The media file of the row at a position, if any."""
@@ -265,9 +290,3 @@ def contents_of(fingerprints: Iterable[Sequence[int]]) -> np.ndarray:
 
 def _fingerprint(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1
-
-
-def _remember(cache: OrderedDict[Where, np.ndarray], where: Where, matches_N: np.ndarray) -> None:
-    cache[where] = matches_N
-    while len(cache) > CACHED_FILTERS:
-        cache.popitem(last=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import UserError
-from .lexical import search_words
+from .lexical import search_words_many
 from .neighbours import Mask
 from .options import Scope, VectorSearch
 from .rows import Row, key_of
@@ -144,20 +144,28 @@ class Snapshot:
             answers.append(self.with_pieces(of_query, options.inside, queries))
         return answers
 
-    def search_words(self, text: str, query_D: np.ndarray, k: int, scope: Scope) -> list[tuple[Hit, float]]:
-        """The rows whose texts match a text best, each with how well it does, 0 to 1."""
+    def search_words(
+        self, texts: Sequence[str], queries_QD: np.ndarray, k: int, scope: Scope
+    ) -> list[list[tuple[Hit, float]]]:
+        """The rows whose texts match each text best, each with how well it does, 0 to 1.
+
+        Args:
+            texts: the queries.
+            queries_QD: their vectors, for the scores of the hits.
+            k: maximum number of results of each.
+            scope: the rows to search.
+        """
         segments = self._segments(scope)
         words = [(segment.words, self._mask(segment, scope).allowed_N) for segment in segments]
-        return [
-            (
-                segments[match.segment].hit(
-                    match.position,
-                    float(segments[match.segment].collection.vectors_ND[match.position] @ query_D),
-                ),
-                match.score,
-            )
-            for match in search_words(text, words, k)
-        ]
+        results = []
+        for matches, query_D in zip(search_words_many(texts, words, k), queries_QD, strict=True):
+            hits = []
+            for match in matches:
+                segment = segments[match.segment]
+                score = float(segment.collection.vectors_ND[match.position] @ query_D)
+                hits.append((segment.hit(match.position, score), match.score))
+            results.append(hits)
+        return results
 
     def with_pieces(self, hits: Sequence[Hit], count: int, queries: Mapping[str, np.ndarray]) -> list[Hit]:
         """The hits with the best finer rows within each."""
@@ -222,7 +230,7 @@ def _best(
     if len(segments) == 1:
         ((scores_QK, positions_QK),) = nearest
         return [
-            [segments[0].hit(position, score) for position, score in zip(positions, scores, strict=True)]
+            [Hit.stored(score, segments[0], position) for position, score in zip(positions, scores, strict=True)]
             for positions, scores in zip(positions_QK.tolist(), scores_QK.tolist(), strict=True)
         ]
     scores_QN = np.concatenate([scores_QK for scores_QK, _ in nearest], 1)

@@ -22,7 +22,7 @@ FLAT_UP_TO = 2_000
 """Number of vectors up to which float32 is scanned, without a structure."""
 FLAT_WITHOUT_FAISS = 20_000
 """The same where faiss is not installed."""
-LISTS_FROM = 20_000
+LISTS_FROM = 5_000
 """Number of vectors from which inverted lists are tried."""
 SAMPLED = 400
 """Number of queries of each source by which the number of lists is chosen, half of them, and recall is measured."""

@@ -16,7 +16,16 @@ from hrt_mm.retrieval import lexical
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.hybrid import DEPTH, fused
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.lexical import WordMatch, Words, search_words, terms_of, units_of, words_of, write_words
+from hrt_mm.retrieval.lexical import (
+    WordMatch,
+    Words,
+    search_words,
+    search_words_many,
+    terms_of,
+    units_of,
+    words_of,
+    write_words,
+)
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.retrieval.segment import Hit
@@ -64,6 +73,25 @@ def found(text: str, rows: Sequence[Row], k: int = 3) -> list[str]:
 )
 def test_words_typos_accents_and_symbols_are_found(query: str, expected: str) -> None:
     assert found(query, rows_of(NAMES))[0] == expected
+
+
+def test_many_texts_give_what_each_gives_alone(tmp_path: Path) -> None:
+    rows = rows_of(NAMES)
+    texts = ["black knight", "heart", "heart", "?!", "black heart suit", "chess quen"]
+    segments = [
+        (Words.of(rows[:3]), np.ones(3, bool)),
+        (Words.of(rows[3:]), np.arange(len(rows) - 3) != 1),
+    ]
+    assert search_words_many(texts, segments, 3) == [search_words(text, segments, 3) for text in texts]
+    assert search_words_many([], segments, 3) == []
+    with writing(tmp_path / "a", MODEL) as writer:
+        writer.add(vectors(len(rows)), rows)
+    index, queries_QD = Index.build(tmp_path / "i", [Collection(tmp_path / "a")]), vectors(len(texts), seed=5)
+    many = index.search_words_many(texts, queries_QD, 3, tower="image")
+    assert many == [
+        index.search_words(text, query_D, 3, tower="image") for text, query_D in zip(texts, queries_QD, strict=True)
+    ]
+    assert [len(matches) for matches in many] == [3, 2, 2, 0, 3, 3]
 
 
 def test_scores_tell_how_well_a_text_matches() -> None:
