@@ -18,7 +18,7 @@ the symbols (0.40) and the highest of names with shuffled letters (0.26)."""
 VOCABULARY = 50
 """Different words that texts have at least if they are descriptions. Others, such as the names of a few films, say
 nothing about what a question can find."""
-NOTICE = "No text in the index matches these words well. These answers are the nearest ones by their vectors."
+NOTICE = "No text in the index matches these words well, so the answers may have nothing to do with them."
 
 
 def describes(hits: Sequence[Hit]) -> bool:

@@ -29,7 +29,7 @@ from hrt_modalities.joint.fonts import FONTS, font_path
 
 from .answers import answers
 from .doubts import describes, notice
-from .examples import Sampled
+from .examples import Sampled, is_text
 from .media import Media
 from .uploads import ending_with_the_terminal, upload_folder
 
@@ -127,7 +127,7 @@ def answer(searcher: Searcher, media: Media, question: Question, *, described: b
             results = searcher.search(
                 Query.of(question.tower, source),
                 count + 1,
-                find=question.find,
+                find=question.find or answering(searcher, question.tower),
                 level=question.level,
                 inside=INSIDE if searcher.index.levels else 0,
                 offset=offset,
@@ -215,6 +215,18 @@ class Patience:
         raise TimeoutError(f"The answer takes more than {self.seconds:g} s; try a shorter or a smaller question.")
 
 
+def answering(searcher: Searcher, tower: str) -> str:
+    """The tower that answers queries of a tower unless one is chosen.
+
+    Words find what is not text. A picture finds pictures where there is nothing but text beside them.
+    """
+    towers = [name for name in searcher.index.towers if name in searcher.embedder.towers]
+    others = [name for name in towers if name != tower and not is_text(searcher, name)]
+    if others:
+        return others[0]
+    return tower if tower in towers else searcher.answering(tower)
+
+
 def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str], sampled: Sampled) -> dict[str, Any]:
     """What the page shows before the first question, JSON-serializable.
 
@@ -231,7 +243,7 @@ def about(searcher: Searcher, media: Media, title: str, examples: Sequence[str],
     for tower in sorted(embedder.towers, key=lambda name: not issubclass(embedder.modality(name), Textual)):
         suffixes = embedder.suffixes(tower)[0]
         kind = kinds.get(embedder.modality(tower).name, "file")
-        find = searcher.answering(tower)
+        find = answering(searcher, tower)
         towers.append({"name": tower, "kind": kind, "suffixes": sorted(suffixes or ()), "find": find})
     levels = [level for tower in embedder.towers for level in embedder.levels(tower) if level in searcher.index.levels]
     return {

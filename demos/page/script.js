@@ -166,7 +166,7 @@ function drawingWay(tower) {
   undo.addEventListener("click", () => drawing.undo());
   wipe.addEventListener("click", () => drawing.clear());
   const panel = element("div", {},
-    element("div", {class: "asking"}, canvas,
+    element("div", {class: "asking drawing"}, canvas,
       element("div", {class: "beside"}, element("p", {class: "hint"}, "Draw with the mouse, a pen or a finger."),
         element("div", {class: "tools"}, undo, wipe), searchButton())));
   const question = async () => {

@@ -203,7 +203,7 @@ def test_uploads_are_removed_once_they_are_read(searcher: Searcher, tmp_path: Pa
 def test_the_page_is_told_what_the_index_holds(searcher: Searcher) -> None:
     facts = about(searcher, Media(), "Braille", ["dots-1"], Sampled.of(searcher))
     assert [(tower["name"], tower["kind"], tower["find"]) for tower in facts["towers"]] == [
-        ("text", "text", "image"), ("image", "image", "text"),
+        ("text", "text", "image"), ("image", "image", "image"),
     ]  # fmt: skip
     assert facts["rows"] == {"image": 256, "text": 256}
     assert facts["columns"]["kind"] == []

@@ -171,7 +171,7 @@ def test_filters_leave_answers_out_and_are_explained(page: Any) -> None:
         assert page.locator("#answers > li").count() == 0
 
 
-def test_a_picture_finds_words(page: Any, tmp_path: Path) -> None:
+def test_a_picture_finds_pictures_and_words_on_demand(page: Any, tmp_path: Path) -> None:
     Image.new("L", (50, 50), 255).save(tmp_path / "white.png")
     page.get_by_role("tab", name="Picture").click()
     page.locator("#panel-image input[type=file]").set_input_files(tmp_path / "white.png")
@@ -179,10 +179,16 @@ def test_a_picture_finds_words(page: Any, tmp_path: Path) -> None:
     page.locator("#panel-image").get_by_role("button", name="Search").click()
     assert answers(page).count() == 24
     page.get_by_role("heading", name="Answers to white.png").wait_for()
-    assert "braille pattern" in page.locator("#answers h3").first.inner_text()
+    # White is the pattern without dots.
+    assert page.locator("#answers h3").first.inner_text() == "braille pattern blank"
+    page.locator("summary").click()
+    assert page.locator("#find option").first.inner_text() == "automatic (image)"
+    page.get_by_label("Find").select_option("text")
+    page.get_by_role("heading", name="Answers to white.png · find text").wait_for()
+    assert answers(page).count() == 24
 
 
-def test_a_drawing_finds_words(page: Any) -> None:
+def test_a_drawing_finds_symbols(page: Any) -> None:
     page.get_by_role("tab", name="Drawing").click()
     panel = page.locator("#panel-drawing")
     panel.get_by_role("button", name="Search").click()

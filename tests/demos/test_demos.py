@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
 from hrt_modalities.joint.films import FilmsConfig, FootageConfig
+from tests.demos.conftest import SMALL
 
 DEMOS = [glyphs.DEMO, emoji.DEMO, sentences.DEMO, digits.DEMO, moments.DEMO]
 TINY = [
@@ -112,6 +118,37 @@ def test_a_demo_whose_training_is_stopped_ends_with_the_code_of_the_signal(
     monkeypatch.setattr("demos.command.train", stopped)
     assert main(glyphs.DEMO, glyphs.__doc__) == 143
     assert not (tmp_path / "demo" / "index").exists()
+
+
+@pytest.mark.skipif(find_spec("wordllama") is None, reason="the extra demo is not installed")
+def test_a_demo_ends_with_the_code_of_the_signal_and_continues_when_started_again(tmp_path: Path) -> None:
+    """By real signals while it trains: SIGTERM, and then SIGINT after it has gone on from where it was."""
+    command = [
+        sys.executable, "-m", "demos.glyphs", "--no-page", "--folder", str(tmp_path / "demo"), *SMALL,
+        "train.steps=100000", "train.eval_every=100000", "train.log_every=1",
+    ]  # fmt: skip
+    steps = []
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        log = tmp_path / f"{code}.log"
+        with log.open("w") as file:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while "step " not in log.read_text() and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(number)
+            assert process.wait() == code, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+        text = log.read_text()
+        assert "start the demo again to go on from there" in text and "Traceback" not in text
+        steps.append([int(step) for step in re.findall(r"(?:at|from) step (\d+)", text)])
+        assert not (tmp_path / "demo" / "index").exists()
+    first, second = steps
+    assert len(first) == 1
+    # It resumed from the step of the first end, and came further.
+    assert second[0] == first[0] < second[-1]
 
 
 def test_two_demos_do_not_prepare_one_folder(
