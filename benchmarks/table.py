@@ -30,6 +30,7 @@ from . import (
     outline,
     overhead,
     peps,
+    prediction,
     recognition,
     retrieval,
     shakespeare,
@@ -48,6 +49,7 @@ LINK = "../../benchmarks/results"
 TABLES = {
     encoder_scaling.NAME: encoder_scaling.tables,
     overhead.NAME: overhead.tables,
+    prediction.NAME: prediction.tables,
     learning_rate.NAME: learning_rate.tables,
     equal_time.NAME: equal_time.tables,
     lm.NAME: lm.tables,

@@ -90,7 +90,7 @@ def test_a_row_is_named_by_the_line_that_it_starts_on(tmp_path: Path) -> None:
         ("a.csv", "path,ü\n1,a\n".encode("utf-16") + b"\x00", "a.csv: from line 3 on it is not utf-16"),
         ("a.csv", gzip.compress(HEADER, mtime=0), "a.csv is no text but gzip: let its name end in .gz"),
         ("a.csv", b"PK\x03\x04....", "a zip archive, as of a spreadsheet: save it as CSV"),
-        ("a.csv", b"PAR1....", "Parquet"),
+        ("a.csv", b"PAR1....", "Parquet: let its name end in .parquet"),
         ("a.csv.gz", b"path\n1\n", "a.csv.gz is damaged, or not compressed as its suffix says|cannot be read"),
         ("a.csv.gz", gzip.compress(HEADER * 999, mtime=0)[:-20], "a.csv.gz is damaged, or not compressed"),
         ("a.csv.xz", lzma.compress(HEADER * 999)[:-20], "a.csv.xz is damaged, or not compressed"),
@@ -102,6 +102,24 @@ def test_a_row_is_named_by_the_line_that_it_starts_on(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_table_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(tmp_path, content, name)
+
+
+def test_parquet_is_read_and_a_file_that_ends_early_is_named(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"path": ["a.png", "b.png"], "year": [1999, None]}), path)
+    assert list(rows_of(path, "data.file")) == [
+        (1, {"path": "a.png", "year": 1999}),
+        (2, {"path": "b.png", "year": None}),
+    ]
+    whole = path.read_bytes()
+    for content in (whole[:-30], whole[:40], b"path\n1\n", b""):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"a\.parquet cannot be read as Parquet: .*create it again"):
+            list(rows_of(path, "data.file"))
+    parquet.write_table(arrow.table({"path": arrow.array([], arrow.string())}), path)
+    with pytest.raises(ConfigError, match=r"a\.parquet is empty"):
+        list(rows_of(path, "data.file"))
 
 
 def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
