@@ -17,7 +17,7 @@ from demos import digits, emoji, glyphs, moments, sentences
 from demos.command import Demo, Query, main, told
 from demos.moments import Moment
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.core.errors import Stopped
+from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.index import Hit
 from hrt_mm.retrieval.rows import Row
@@ -102,6 +102,21 @@ def test_moments_of_long_films_are_looked_for_and_drawn(
     made = (tmp_path / "demo" / "index" / "manifest.json").stat().st_mtime_ns
     assert moments.main() == 0
     assert (tmp_path / "demo" / "index" / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_speech_is_left_out_where_it_is_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    towers: list[set[str]] = []
+
+    def prepare(folder: Path, config: RunConfig, film: FootageConfig) -> None:
+        towers.append(set(config.towers))
+        raise UserError("enough")
+
+    monkeypatch.setattr(moments, "prepare", prepare)
+    for words in ([], ["--no-speech"]):
+        monkeypatch.setattr("sys.argv", ["moments", "--folder", str(tmp_path / "demo"), "--no-page", *words])
+        assert moments.main() == 2
+    assert towers[0] >= towers[1] == {"video", "text"}
+    assert ("audio" in towers[0]) == (find_spec("espeakng_loader") is not None)
 
 
 def _short(data: FilmsConfig) -> FootageConfig:
