@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     runtime = "ONNX Runtime" if args.format == "onnx" else "torch.export"
     print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB")
     print(f"largest difference {report.error:.1e}, over inputs of {', '.join(report.shapes)}")
+    if report.float32 is not None:
+        full = report.float32
+        print(f"in float32: {full.num_bytes / 1e6:.2f} MB, difference {full.error:.1e}, {full.milliseconds:.1f} ms")
     print(
         f"{report.milliseconds:.1f} ms in {runtime}, {report.eager_milliseconds:.1f} ms in PyTorch "
         f"for {report.timed}, without tokenization"

@@ -111,7 +111,9 @@ class Hierarchy(nn.Module):
     def __init__(self, config: HierarchyConfig | dict[str, Any], axes: int = 1) -> None:
         super().__init__()
         if isinstance(config, dict):
-            config = _of_plain(config)
+            # The mixin of huggingface_hub stores an argument named config together with the others.
+            axes = config.get("axes", axes)
+            config = _of_plain({key: value for key, value in config.items() if key != "axes"})
         self.config, self.axes = config, axes
         check_sizes(config, axes)
         self.blocks = blocks(config, axes) if axes > 1 else ()

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +36,8 @@ METADATA = "hrt_mm"
 TOLERANCE = 1e-4
 """Largest difference between the file and the model, relative to the largest output if that is above 1."""
 _OPSET = 18
-_SHAPES = ((1, 1), (2, 2), (3, 5), (1, 7), (4, 3))
-"""Batch sizes and sizes of samples that a file is checked with."""
+_SHAPES = ((1, 1), (2, 2), (3, 5), (1, 7), (4, 8))
+"""Batch sizes and sizes of samples that a file is checked with. It is timed with the last ones."""
 _RUNS = 10
 
 _Compute = Callable[[Mapping[str, Tensor]], Tensor]
@@ -55,6 +55,7 @@ class ExportedFile:
         milliseconds: a batch in the file's runtime, median.
         eager_milliseconds: the same batch in PyTorch, without tokenization.
         timed: shapes of the inputs of that batch.
+        float32: of a quantized file, the same of the file that it was made of.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class ExportedFile:
     milliseconds: float
     eager_milliseconds: float
     timed: str
+    float32: ExportedFile | None = None
 
 
 class DenseModel(nn.Module):
@@ -137,7 +139,7 @@ def export_run(
             )
         if int8:
             written = _quantized(written)
-            report = _check(model, _onnx(written), path, written)
+            report = replace(_check(model, _onnx(written), path, written), float32=report)
             if not math.isfinite(report.error):
                 raise UserError(f"the quantized model gives values that are not finite; {path} was not written")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def test_an_encoder_comes_back(digits: TrainedRun, tmp_path: Path) -> None:
     encoder = PretrainedEncoder(task.encoder, digits.tokenizer, digits.config.single.modality)
     loaded = from_pretrained(save_pretrained(encoder, tmp_path / "encoder", license="mit"))
     assert isinstance(loaded, PretrainedEncoder)
-    images = [torch.rand(1, 8, 6)]
+    images = [torch.rand(1, 8, 8)]
     with torch.no_grad():
         assert torch.equal(
             loaded.encoder(loaded.tokenizer(images)).pooled(), encoder.encoder(encoder.tokenizer(images)).pooled()
@@ -76,10 +76,10 @@ def test_huggingface_hubs_mixin_takes_a_hierarchy_of_plain_data(tmp_path: Path) 
     class Model(Hierarchy, huggingface_hub.PyTorchModelHubMixin):  # type: ignore[misc, name-defined]
         pass
 
-    model: Any = Model(PLAIN)
+    model: Any = Model(PLAIN, axes=2)
     model.save_pretrained(tmp_path / "model")
     loaded = Model.from_pretrained(str(tmp_path / "model"))
-    assert loaded.config == model.config
+    assert loaded.config == model.config and loaded.axes == 2
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
 
@@ -105,7 +105,7 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.safetensors is not of this model: .* has shape"):
         from_pretrained(changed("wide", hierarchy=wide))
     with pytest.raises(UserError, match=r"has no config\.json"):
-        from_pretrained(tmp_path)
+        from_pretrained(shutil.copytree(folder, tmp_path / "bare", ignore=lambda *names: ["config.json"]))
     with pytest.raises(UserError, match="give a folder, or a repository as owner/name"):
         from_pretrained(tmp_path / "missing")
     with pytest.raises(UserError, match="outside of its folder"):
