@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..data.capabilities import BoxLocating, Textual, Timed, positions_at
+from ..data.capabilities import BoxLocating, Lasting, Textual, Timed, positions_at
 from ..tasks.ctc import frames_of, token_ranges
 from .reading import TowerReader
 
@@ -49,7 +49,7 @@ class LevelVectors:
 
 def unit_of(reader: TowerReader) -> str:
     """The unit of places in samples of a tower."""
-    if isinstance(reader.tokenizer, Timed):
+    if isinstance(reader.tokenizer, Timed) or issubclass(reader.modality, Lasting):
         return "seconds"
     if issubclass(reader.modality, Textual):
         return "bytes"

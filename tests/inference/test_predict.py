@@ -117,6 +117,13 @@ def test_a_job_that_is_killed_continues_without_lost_or_doubled_rows(folder: Pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_workers_write_the_same_file(folder: Path, tmp_path: Path) -> None:
+    options = ["predict", str(folder / "run"), str(folder / "pictures" / "test"), "--out"]
+    assert main([*options, str(tmp_path / "one.csv")]) == 0
+    assert main([*options, str(tmp_path / "two.csv"), "--workers", "2"]) == 0
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
 def test_a_journal_of_other_inputs_or_options_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

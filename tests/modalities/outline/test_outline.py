@@ -15,11 +15,16 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
+from hrt_mm.data.sample import Sample
 from hrt_mm.data.time_span import TimeSpan
-from hrt_mm.tasks import Segmentation, SegmentationConfig
+from hrt_mm.data.tokenizer import SINGLE
+from hrt_mm.inference import SpanPrediction
+from hrt_mm.inference.interpreting import Interpreter
+from hrt_mm.inference.reading import TowerReader
+from hrt_mm.tasks import Batch, Segmentation, SegmentationConfig
 from hrt_modalities.outline.commands import clock, line
 from hrt_modalities.outline.outline import FileOutline, Scene
-from hrt_modalities.video import Video, VideoConfig, VideoTokenizer
+from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
 from hrt_modalities.video.readers import VideoFile
 from hrt_modalities.video.rendering import Edit, Shot, render, write
 from tests.modalities.video.films import damaged
@@ -68,6 +73,18 @@ def tokens_of(path: Path, tokenizer: VideoTokenizer) -> Tokens:
 def whole(path: Path, task: Segmentation, tokenizer: VideoTokenizer) -> list[tuple[Any, ...]]:
     result = task.segments(tokens_of(path, tokenizer))[0]
     return [(round(part.first / 12.5, 3), round(part.end / 12.5, 3), part.border, part.label) for part in result]
+
+
+def test_predictions_have_the_scenes_of_the_whole(film: Path) -> None:
+    task, tokenizer = built(film)
+    reader = TowerReader(SINGLE, VideoModality, tokenizer, load_config("video/quickstart").data)
+    with VideoFile(film) as file:
+        value = Video.of(file.frames(range(len(file.index))).pixels_N3HW, 12.5)
+    interpret = Interpreter(task, {SINGLE: reader}, "segmentation", film.parent)
+    (prediction,) = interpret(Batch.of(tokenizer([value])), [Sample(value, None, "film")])
+    assert isinstance(prediction, SpanPrediction) and prediction.unit == "seconds"
+    spans = [(round(span.start, 3), round(span.end, 3), span.border, span.label) for span in prediction.spans]
+    assert spans == whole(film, task, tokenizer)
 
 
 @pytest.mark.parametrize("window", [0.4, 1.0, 3.0, 100.0])
