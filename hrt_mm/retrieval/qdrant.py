@@ -31,7 +31,7 @@ from .index import Hit
 from .lexical import units_of
 from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
 from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share, sparse_of
-from .rows import Model, Row, check_query, key_of
+from .rows import Model, Row, check_queries, check_query, key_of
 from .where import Where
 
 KEY = "QDRANT_API_KEY"
@@ -258,10 +258,27 @@ class QdrantIndex:
         """
         query_D = check_query(query_D, k, self.model.dim)
         search = VectorSearch(**options).checked(k, self.model.dim)
-        hits = self._nearest(query_D, k, self._allowed(search), exact=search.exact)
+        (hits,) = self._nearest(query_D[None], k, self._allowed(search), exact=search.exact)
         if not search.inside:
             return hits
         return self.with_pieces(hits, search.inside, search.finer if search.finer is not None else query_D)
+
+    def search_many(self, queries_QD: np.ndarray, k: int, **options: Unpack[VectorSearchKeywords]) -> list[list[Hit]]:
+        """The results of several queries, in one request; see :meth:`hrt_mm.retrieval.index.Index.search_many`.
+
+        Raises:
+            UserError: k is below 1, or a vector has another width or is not finite.
+        """
+        queries_QD = check_queries(queries_QD, k, self.model.dim)
+        search = VectorSearch(**options).checked(k, self.model.dim, len(queries_QD))
+        results = self._nearest(queries_QD, k, self._allowed(search), exact=search.exact)
+        if not search.inside:
+            return results
+        answers = []
+        for number, (hits, query_D) in enumerate(zip(results, queries_QD, strict=True)):
+            finer = search.of_query(number).finer
+            answers.append(self.with_pieces(hits, search.inside, query_D if finer is None else finer))
+        return answers
 
     def search_words(
         self, text: str, query_D: np.ndarray, k: int, **scope: Unpack[ScopeKeywords]
@@ -270,25 +287,38 @@ class QdrantIndex:
 
         The database orders rows by BM25. Of the best, scores are those of matches whose terms are equally frequent.
         """
+        return self.search_words_many([text], query_D[None], k, **scope)[0]
+
+    def search_words_many(
+        self, texts: Sequence[str], queries_QD: np.ndarray, k: int, **scope: Unpack[ScopeKeywords]
+    ) -> list[list[tuple[Hit, float]]]:
+        """The results of several texts, in one request; see :meth:`search_words`."""
         models = load_qdrant().models
-        weights = query_weights(text)
-        if not weights:
-            return []
-        query = models.SparseVector(indices=list(weights), values=list(weights.values()))
-        response = self.client.query_points(
-            self.name,
-            query,
-            using=WORDS,
-            query_filter=self._allowed(Scope(**scope)),
-            limit=k,
-            with_vectors=[""],
-        )
-        matches = []
-        for point in response.points:
-            row = _row(point.payload)
-            vector = point.vector[""] if isinstance(point.vector, Mapping) else point.vector
-            matches.append((Hit(float(np.float32(vector) @ query_D), row), share(text, units_of(row))))
-        return sorted(matches, key=lambda match: -match[1])
+        weights = [query_weights(text) for text in texts]
+        matches: list[list[tuple[Hit, float]]] = [[] for _ in texts]
+        numbers = [number for number, each in enumerate(weights) if each]
+        if not numbers:
+            return matches
+        allowed = self._allowed(Scope(**scope))
+        requests = [
+            models.QueryRequest(
+                query=models.SparseVector(indices=list(weights[number]), values=list(weights[number].values())),
+                using=WORDS,
+                filter=allowed,
+                limit=k,
+                with_vector=[""],
+                with_payload=True,
+            )
+            for number in numbers
+        ]
+        for number, response in zip(numbers, self.client.query_batch_points(self.name, requests), strict=True):
+            for point in response.points:
+                row = _row(point.payload)
+                vector = point.vector[""] if isinstance(point.vector, Mapping) else point.vector
+                score = float(np.float32(vector) @ queries_QD[number])
+                matches[number].append((Hit(score, row), share(texts[number], units_of(row))))
+            matches[number].sort(key=lambda match: -match[1])
+        return matches
 
     def with_pieces(self, hits: Sequence[Hit], count: int, queries: np.ndarray | Mapping[str, np.ndarray]) -> list[Hit]:
         """The hits with the best finer rows within each; see :meth:`hrt_mm.retrieval.index.Index.with_pieces`."""
@@ -325,13 +355,18 @@ class QdrantIndex:
         """The number of rows of a tower and level that a filter matches."""
         return int(self.client.count(self.name, count_filter=self._allowed(Scope(tower, level, where))).count)
 
-    def _nearest(self, query_D: np.ndarray, k: int, query_filter: Any, *, exact: bool = False) -> list[Hit]:
+    def _nearest(self, queries_QD: np.ndarray, k: int, query_filter: Any, *, exact: bool = False) -> list[list[Hit]]:
+        if not len(queries_QD):
+            return []
+        models = load_qdrant().models
         # A local database is always exact, and warns if parameters are given.
-        options = (
-            {"search_params": load_qdrant().models.SearchParams(exact=True)} if exact and _remote(self.client) else {}
-        )
-        response = self.client.query_points(self.name, query_D.tolist(), query_filter=query_filter, limit=k, **options)
-        return [Hit(float(point.score), _row(point.payload)) for point in response.points]
+        params = models.SearchParams(exact=True) if exact and _remote(self.client) else None
+        requests = [
+            models.QueryRequest(query=query_D.tolist(), filter=query_filter, params=params, limit=k, with_payload=True)
+            for query_D in queries_QD
+        ]
+        responses = self.client.query_batch_points(self.name, requests)
+        return [[Hit(float(point.score), _row(point.payload)) for point in response.points] for response in responses]
 
     def _inside(self, row: Row, queries: np.ndarray | Mapping[str, np.ndarray], count: int) -> tuple[Hit, ...]:
         """The best rows whose parent is this one, each with the best rows inside it."""
@@ -343,7 +378,9 @@ class QdrantIndex:
             hit
             for level, level_query_D in by_level.items()
             if level
-            for hit in self._nearest(level_query_D, count, self._filter(tower=row.tower, parent=row.id, level=level))
+            for hit in self._nearest(
+                level_query_D[None], count, self._filter(tower=row.tower, parent=row.id, level=level)
+            )[0]
         ]
         best = sorted(hits, key=lambda hit: -hit.score)[:count]
         return tuple(replace(hit, inside=self._inside(hit.row, queries, count)) for hit in best)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
@@ -79,6 +79,16 @@ class _Scope:
     level: str
     where: Where | None
     exact: bool
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A query that was read, and the tower that is searched with it."""
+
+    terms: Sequence[ReadTerm]
+    vector_D: np.ndarray
+    words: str
+    tower: str
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ class Searcher:
         read_queries = [read(each, self.embedder) for each in queries]
         searched = [find or self._answering(terms) for terms in read_queries]
         allowed = self._filter(where)
-        results = []
+        asked = []
         vectors_by_level = vectors(read_queries, self.embedder, searched)
         for each, terms, by_level, tower in zip(queries, read_queries, vectors_by_level, searched, strict=True):
             has_levels = tower in self.embedder.towers
@@ -195,16 +205,20 @@ class Searcher:
                 raise UserError(
                     f"pieces of level {level!r} of {tower} were not compared with {each} in training; {comparable} were"
                 )
-            query_D = by_level[level] if has_levels else by_level[""]
             words = " ".join(term.text for term in terms if term.weight > 0) if hybrid else ""
-            scope = _Scope(tower, level, allowed, exact)
-            if late.level:
-                hits = self._late(terms, query_D, words, offset + k, scope, late)
-            else:
-                hits = self._hits(query_D, words, offset + k, scope)
+            asked.append(_Asked(terms, by_level[level] if has_levels else by_level[""], words, tower))
+        scopes = {tower: _Scope(tower, level, allowed, exact) for tower in searched}
+        if late.level:
+            ranked = [self._late(each, offset + k, scopes[each.tower], late) for each in asked]
+        else:
+            ranked = self._ranked(asked, offset + k, scopes)
+        results = []
+        for each, asked_query, by_level, hits in zip(queries, asked, vectors_by_level, ranked, strict=True):
+            tower = asked_query.tower
             page = [hit for hit in hits if min_score is None or hit.score >= min_score][offset : offset + k]
             if inside:
-                page = self.index.with_pieces(page, inside, by_level if has_levels else query_D)
+                finer = by_level if tower in self.embedder.towers else asked_query.vector_D
+                page = self.index.with_pieces(page, inside, finer)
             total = self.index.count(tower, level, allowed)
             recall = 1.0 if exact else self.index.recall(tower, level)
             results.append(Results(tuple(page), each, tower, level, offset, total, recall))
@@ -264,45 +278,58 @@ class Searcher:
             allowed.check(self.index.columns)
         return allowed
 
-    def _hits(self, query_D: np.ndarray, words: str, count: int, scope: _Scope) -> list[Hit]:
-        """The best results, at least ``count`` if there are as many rows."""
-        matches = self._matches(query_D, words, scope)
-        hits = self._nearest(query_D, max(count, DEPTH) if matches else count, scope)
-        return fused(hits, matches) if matches else hits
+    def _ranked(self, queries: Sequence[_Asked], count: int, scopes: Mapping[str, _Scope]) -> list[list[Hit]]:
+        """The best results of each query, at least ``count`` if there are as many rows."""
+        ranked: list[list[Hit]] = [[] for _ in queries]
+        for tower, scope in scopes.items():
+            numbers = [number for number, query in enumerate(queries) if query.tower == tower]
+            matches = dict(zip(numbers, self._matches([queries[number] for number in numbers], scope), strict=True))
+            for depth, fuses in ((max(count, DEPTH), True), (count, False)):
+                chosen = [number for number in numbers if bool(matches[number]) == fuses]
+                nearest = self._nearest([queries[number] for number in chosen], depth, scope)
+                for number, hits in zip(chosen, nearest, strict=True):
+                    ranked[number] = fused(hits, matches[number]) if fuses else hits
+        return ranked
 
-    def _nearest(self, query_D: np.ndarray, count: int, scope: _Scope) -> list[Hit]:
-        return self.index.search(
-            query_D, count, tower=scope.tower, level=scope.level, where=scope.where, exact=scope.exact
+    def _nearest(self, queries: Sequence[_Asked], count: int, scope: _Scope) -> list[list[Hit]]:
+        """The best results of each query by vectors."""
+        if not queries:
+            return []
+        queries_QD = np.stack([query.vector_D for query in queries])
+        return self.index.search_many(
+            queries_QD, count, tower=scope.tower, level=scope.level, where=scope.where, exact=scope.exact
         )
 
-    def _matches(self, query_D: np.ndarray, words: str, scope: _Scope) -> list[tuple[Hit, float]]:
-        """The best results by words, each with its score; none without words."""
-        if not words:
-            return []
-        return self.index.search_words(words, query_D, DEPTH, tower=scope.tower, level=scope.level, where=scope.where)
+    def _matches(self, queries: Sequence[_Asked], scope: _Scope) -> list[list[tuple[Hit, float]]]:
+        """The best results of each query by words, each with its score; none without words."""
+        matches: list[list[tuple[Hit, float]]] = [[] for _ in queries]
+        if numbers := [number for number, query in enumerate(queries) if query.words]:
+            results = self.index.search_words_many(
+                [queries[number].words for number in numbers],
+                np.stack([queries[number].vector_D for number in numbers]),
+                DEPTH,
+                tower=scope.tower,
+                level=scope.level,
+                where=scope.where,
+            )
+            for number, of_query in zip(numbers, results, strict=True):
+                matches[number] = of_query
+        return matches
 
-    def _late(
-        self,
-        terms: Sequence[ReadTerm],
-        query_D: np.ndarray,
-        words: str,
-        k: int,
-        scope: _Scope,
-        late: LateInteraction,
-    ) -> list[Hit]:
+    def _late(self, query: _Asked, k: int, scope: _Scope, late: LateInteraction) -> list[Hit]:
         """The best results by late interaction, whose order is fused with that by words."""
         assert isinstance(self.index, Index)
         while True:
             try:
                 pieces = self._pieces(scope.tower, late.level)
-                tokens = terms_of(terms, self.embedder, scope.tower, late.level)
-                matches = self._matches(query_D, words, scope)
+                tokens = terms_of(query.terms, self.embedder, scope.tower, late.level)
+                (matches,) = self._matches([query], scope)
                 if late.by_pieces:
                     hits = pieces.candidates(tokens, late.candidates, scope.where)
                     keys = {hit.row.key for hit in hits}
                     hits += [hit for hit, _ in matches[: late.candidates] if hit.row.key not in keys]
                 else:
-                    hits = self._nearest(query_D, max(late.count(k), DEPTH if matches else 0), scope)
+                    (hits,) = self._nearest([query], max(late.count(k), DEPTH if matches else 0), scope)
                     hits = (fused(hits, matches) if matches else hits)[: late.count(k)]
                 hits = pieces.rerank(hits, tokens)
                 break

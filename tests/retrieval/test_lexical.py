@@ -280,6 +280,9 @@ def test_a_text_query_is_hybrid_unless_told_otherwise(tmp_path: Path) -> None:
     assert {each.row.info["name"] for each in results} == {"radioactive sign"}
     first = results.plain()["results"][0]
     assert first["words_rank"] in range(1, 31) and first["words_score"] > 0.3 and "vector_rank" in first
+    texts = ["radioactiv", "black knight", "?!"]
+    for each, alone in zip(searcher.search([*texts], 10), texts, strict=True):
+        assert each.plain() == searcher.search(alone, 10).plain()
     by_vectors = searcher.search("radioactiv", 10, hybrid=False)
     assert [each.score for each in by_vectors] == sorted((each.score for each in by_vectors), reverse=True)
     assert all(each.ranks is None for each in by_vectors)

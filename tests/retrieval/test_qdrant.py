@@ -57,6 +57,13 @@ def test_it_answers_as_an_index_in_a_folder_does(tmp_path: Path, client: Any) ->
             assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs], abs=1e-5)
             inner = [[(one.row, round(one.score, 4)) for one in hit.inside] for hit in ours]
             assert inner == [[(one.row, round(one.score, 4)) for one in hit.inside] for hit in theirs]
+    queries_QD = vectors(3, seed=9)
+    finer = {level: np.stack([query] * 3) for level, query in queries.items()}
+    for number, hits in enumerate(there.search_many(queries_QD, 4, inside=2, finer=finer)):
+        assert hits == there.search(queries_QD[number], 4, inside=2, finer=queries)
+    assert there.search_many(queries_QD[:0], 4) == []
+    with pytest.raises(UserError, match="3 queries have 2 vectors of level 'scenes'"):
+        there.search_many(queries_QD, 4, inside=1, finer={"scenes": queries_QD[:2]})
 
 
 def test_it_is_there_when_it_is_opened_again(tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def test_words_are_found_and_follow_changes(tmp_path: Path) -> None:
     assert found("chess quen")[0][0] == "white chess queen" and found("chess quen")[0][1] > 0.3
     assert [name for name, _ in found("chess", where=Where.parse("name~queen"))] == ["white chess queen"]
     assert found("chess", tower="text") == found("?!") == []
+    texts, queries_QD = ["heart", "?!", "chess quen"], vectors(3, 8)
+    alone = [index.search_words(text, query_D, 9) for text, query_D in zip(texts, queries_QD, strict=True)]
+    assert index.search_words_many(texts, queries_QD, 9) == alone
     index.remove(["0"])
     assert [name for name, _ in found("chess")] == ["white chess queen"]
     assert np.isfinite([score for _, score in found("heart sign")]).all()
