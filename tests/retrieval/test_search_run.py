@@ -506,6 +506,15 @@ def test_options_of_reranking_that_do_not_fit_are_refused(
         soft.search("dots", find="image", **options)
 
 
+def test_reranking_in_a_database_is_refused(soft: Searcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("qdrant_client")
+    assert isinstance(soft.index, Index)
+    store = f"qdrant:{tmp_path}/symbols"
+    assert main(["index", "build", "--store", store, str(soft.index.folder.parent / "vectors")]) == 0
+    assert main(["search", "--store", store, "--text", "dots", "--rerank", "parts"]) == 2
+    assert "rerank needs an index in a folder" in capsys.readouterr().err
+
+
 def test_vectors_are_cut_to_a_trained_width(soft: Searcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(soft.index, Index)
     run = str(soft.embedder.run.folder)
