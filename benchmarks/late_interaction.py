@@ -57,7 +57,7 @@ FIGURES = ("R@1", "R@5", "MRR", "nDCG@10")
 BATCH = 64
 WIDTHS = (4, 8, 16, 32)
 TEMPERATURES = (0.1, 0.05)
-NEGATIVE_STEPS = 200
+NEGATIVE_STEPS = 100
 """Further steps of part ``negatives``."""
 SMALL = """\
 towers:
@@ -107,11 +107,11 @@ class Task:
 
 TASKS = {
     "braille": Task("text", "words", "image", ("strokes", "parts", "glyph"), 0.5),
-    "small-glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 1),
+    "small-glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 0.5),
     "glyphs": Task("text", "words", "image", ("strokes", "parts", "glyph"), 2.5),
-    "emoji": Task("noto", "emoji", "emojitwo", ("parts", "emoji"), 2),
+    "emoji": Task("noto", "emoji", "emojitwo", ("parts", "emoji"), 1.2),
     "grid": Task("text", "words", "audio", ("frames", "words"), 1.5, 32),
-    "films": Task("text", "words", "video", ("frames", "clips", "scenes"), 2, 16),
+    "films": Task("text", "words", "video", ("frames", "clips", "scenes"), 1.2, 16),
 }
 CONFIGS = {"films": "moments"}
 """Packaged configurations of other names than their task's."""
@@ -422,7 +422,7 @@ def picture(result: Result, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = list(dict.fromkeys((str(row.sizes["part"]), str(row.sizes["task"])) for row in result.rows))
     panels = [panel for panel in panels if panel[0] in FAMILIES]
@@ -439,8 +439,11 @@ def picture(result: Result, path: Path) -> None:
         rows = [row for row in result.rows if (row.sizes["part"], row.sizes["task"]) == (part, task)]
         size, label = AXES[part]
         for family, family_label in FAMILIES[part].items():
-            points = [_point(rows, name, size) for name in rows[0].contenders if name.startswith(family)]
-            points.sort()
+            names = [name for name in rows[0].contenders if name.startswith(family)]
+            if family in ("mean", "ward"):
+                # With as many vectors as the finest level has tokens, nothing is pooled.
+                names.append(next(name for name in rows[0].contenders if name.startswith("level")))
+            points = sorted(_point(rows, name, size) for name in names)
             sizes, values, below, above = (list(column) for column in zip(*points, strict=True))
             axes.errorbar(sizes, values, yerr=(below, above), marker="o", capsize=3, label=family_label)
         if "single" in rows[0].contenders:
@@ -448,9 +451,11 @@ def picture(result: Result, path: Path) -> None:
             style = {"marker": "*", "markersize": 11, "color": "black"}
             axes.errorbar([x], [y], yerr=([low], [high]), label="single vector", **style)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
         axes.set_xlabel(label)
         axes.set_ylabel("nDCG@10, mean of both directions")
-        axes.set_title(task)
+        axes.set_title(f"{task}, {len(rows)} seed{'s' * (len(rows) > 1)}")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
