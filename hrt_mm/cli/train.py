@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..core.errors import UserError
 from .arguments import Commands, add_config, add_overrides, command
 
 
@@ -15,6 +16,14 @@ def add_train(commands: Commands) -> None:
     parser = command(commands, "train", "train a model from a configuration", train)
     add_config(parser)
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the run folder")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=5,
+        metavar="STEPS",
+        help="profile some steps (5): a trace, and tables of where the time goes, in the folder profile of the run",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -41,8 +50,16 @@ def train(args: argparse.Namespace) -> int:
         print(f"{args.config}: ok ({samples} samples; nothing was trained)")
         return 0
     from ..train import loop
+    from ..train.callbacks import Callback
 
-    loop.train(config, resume=args.resume)
+    callbacks: list[Callback] = []
+    if args.profile is not None:
+        from ..train.profiling import Profiler
+
+        if args.profile < 1:
+            raise UserError(f"--profile {args.profile}: give 1 step or more")
+        callbacks.append(Profiler(args.profile))
+    loop.train(config, resume=args.resume, callbacks=callbacks)
     return 0
 
 

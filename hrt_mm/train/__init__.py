@@ -10,7 +10,9 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .build import Data, build_data, build_task, build_tokenizer, build_tokenizers
+    from .callbacks import Callback, CallbackRun
     from .config import OptimConfig, RunFolder, TrainConfig
+    from .loggers import LoggedRun, Logger
     from .loop import train
     from .run_config import RunConfig, TowerConfig
 else:
@@ -18,6 +20,8 @@ else:
         __name__,
         {
             ".build": ("Data", "build_data", "build_task", "build_tokenizer", "build_tokenizers"),
+            ".callbacks": ("Callback", "CallbackRun"),
+            ".loggers": ("LoggedRun", "Logger"),
             ".loop": ("train",),
             ".config": ("OptimConfig", "RunFolder", "TrainConfig"),
             ".run_config": ("RunConfig", "TowerConfig"),
@@ -42,7 +46,11 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 __all__ = [
+    "Callback",
+    "CallbackRun",
     "Data",
+    "LoggedRun",
+    "Logger",
     "OptimConfig",
     "RunConfig",
     "RunFolder",

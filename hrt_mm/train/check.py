@@ -9,6 +9,8 @@ from ..core.levels import GivenGroups, LearnedGroups
 from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
 from .build import build_task, build_tokenizers, check_towers, path_of
+from .callbacks import registered
+from .loggers import check_loggers
 from .pretrain import pretraining
 from .run_config import RunConfig, TowerConfig
 
@@ -17,9 +19,11 @@ def check(config: RunConfig) -> None:
     """Builds a configuration's tokenizers and task on the meta device.
 
     Raises:
-        ConfigError: they cannot be built; names the keys.
+        ConfigError: they cannot be built, or a logger or callback is not installed; names the keys.
     """
     check_towers(config)
+    check_loggers(config.train.loggers)
+    registered(config.train.callbacks)
     tokenizers = build_tokenizers(config)
     for name_of_tower, tower in config.towers.items():
         path, reader = path_of(name_of_tower), tokenizers[name_of_tower]

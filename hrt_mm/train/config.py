@@ -145,6 +145,10 @@ class TrainConfig(Component):
     """Steps between lines of the log."""
     tensorboard: bool = True
     """Write TensorBoard event files too, where the package is installed."""
+    loggers: tuple[str, ...] = ()
+    """Where else metrics go: ``csv``, ``wandb``, ``mlflow``, or loggers that installed packages register."""
+    callbacks: tuple[str, ...] = ()
+    """Code that runs at set points of training, by the name under which an installed package registers it."""
     save_every: PositiveInt | None = 500
     """Steps between checkpoints; only the best, and the one at the end or at a stop, when null."""
     keep_last: PositiveInt = 2

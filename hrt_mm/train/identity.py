@@ -31,6 +31,7 @@ _FIX = "resume with what the run was trained on, or start another run with anoth
 
 MAY_CHANGE = {
     "data.root",
+    "train.callbacks",
     "train.clock",
     "train.compile",
     "train.device",
@@ -39,6 +40,7 @@ MAY_CHANGE = {
     "train.init_from",
     "train.keep_last",
     "train.log_every",
+    "train.loggers",
     "train.max_bad_share",
     "train.num_threads",
     "train.save_every",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from ..core.per_step import training_step
 from ..data.progress import span
 from ..tasks.batch import Batch
 from .build import carried_groups
+from .callbacks import Callback, registered
 from .data import worker_deaths_named
 from .distributed import ProcessGroup
 from .folder import run_dir
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from .run_config import RunConfig
 
 
-def train(config: RunConfig, *, resume: bool = False) -> Path:
+def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
     """Trains and evaluates a model.
 
     The random numbers of each batch depend on the seed and the step alone, so a resumed run is bit-identical to an
@@ -42,6 +44,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
     Args:
         config: of the run.
         resume: continue from the newest checkpoint in the run folder, or start if there is none.
+        callbacks: called at set points of training, after those of ``train.callbacks``; also in a run of pre-training.
 
     Returns:
         The run folder, with the configuration, checkpoints, metrics and ``summary.json``.
@@ -58,6 +61,7 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
         StopSignals() as stop,
         worker_deaths_named(),
     ):
+        everyone = [*registered(options.callbacks), *callbacks]
         remaining = stages(config, resume=resume)
         # All ranks must have looked at the folder before the first one writes to it.
         ranks.barrier()
@@ -66,18 +70,26 @@ def train(config: RunConfig, *, resume: bool = False) -> Path:
             # others would wait for it forever, so they stop together in fit().
             stop.at_once = ranks.world_size == 1
             with open_run(stage.config, ranks, stop, init_from=stage.init_from, resume=resume) as run:
-                fit(run)
-                run.finish()
+                fit(run, everyone)
+                metrics = run.finish()
+                for callback in everyone:
+                    callback.on_end(run, metrics)
     return run_dir(config)
 
 
-def fit(run: Run) -> None:
+def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
     """Trains to the last step or the time limit.
+
+    Args:
+        run: to train.
+        callbacks: called at set points of training.
 
     Raises:
         Stopped: a signal arrived before the end. A checkpoint is saved first.
     """
     announce(run)
+    for callback in callbacks:
+        callback.on_start(run)
     while True:
         # A run is evaluated, saved and ended here alone, between two steps.
         stopping, spent = run.synchronize()
@@ -85,9 +97,13 @@ def fit(run: Run) -> None:
         best = False
         if not stopping and run.evaluation_due(finished=finished):
             stopping, best = run.evaluate()
+            for callback in callbacks if not stopping else ():
+                callback.on_evaluation(run, run.state.metrics)
         ending = finished or stopping
         if best or run.save_due(ending=ending):
             run.save(ending=ending)
+            for callback in callbacks:
+                callback.on_save(run)
         if stopping:
             raise run.stopped()
         if finished:
@@ -97,6 +113,8 @@ def fit(run: Run) -> None:
         optimizer_step(run, spent)
         if run.log_due():
             run.log_metrics()
+        for callback in callbacks:
+            callback.on_step(run)
 
 
 def announce(run: Run) -> None:

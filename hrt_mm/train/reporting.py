@@ -1,4 +1,4 @@
-"""What a run reports: progress on the terminal, ``metrics.jsonl`` and TensorBoard."""
+"""What a run reports: progress on the terminal, ``metrics.jsonl``, TensorBoard and other loggers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Self
 from ..data.progress import ProgressBar
 from .clock import Clock, Throughput
 from .config import TrainConfig
+from .loggers import LoggedRun, Loggers
 from .metrics_log import MetricsLog, TensorBoard
 from .state import TrainState
 
@@ -25,12 +26,21 @@ class Reporter:
         options: of the run.
         monitor: the metric that the terminal shows beside the loss.
         state: of the run, updated from outside.
+        config: of the run, as plain values, for loggers that keep it.
         log_lines: lines of ``metrics.jsonl`` to keep: those that the checkpoint being resumed from had written.
         is_main: whether this is the first rank.
     """
 
     def __init__(
-        self, folder: Path, options: TrainConfig, monitor: str, state: TrainState, *, log_lines: int, is_main: bool
+        self,
+        folder: Path,
+        options: TrainConfig,
+        monitor: str,
+        state: TrainState,
+        *,
+        config: Mapping[str, Any],
+        log_lines: int,
+        is_main: bool,
     ) -> None:
         self.steps = options.steps
         self.monitor = monitor
@@ -40,11 +50,12 @@ class Reporter:
         self.progress = ProgressBar(options.steps, f"train/{monitor}", silent=not is_main, cpu=options.clock == "cpu")
         self.metrics_log = MetricsLog(folder / "metrics.jsonl", log_lines) if is_main else None
         self.board = TensorBoard(folder / "tensorboard", state.step) if is_main and options.tensorboard else None
+        self.loggers = Loggers(options.loggers, LoggedRun(folder, config, state.step)) if is_main else None
         self._reported = (state.tokens, state.seconds)
         self._open_files = ExitStack()
 
     def __enter__(self) -> Self:
-        for opened in (self.board, self.metrics_log):
+        for opened in (self.loggers, self.board, self.metrics_log):
             if opened is not None:
                 self._open_files.callback(opened.close)
         self._open_files.enter_context(self.progress)
@@ -96,12 +107,19 @@ class Reporter:
             f"step {self.state.step}/{self.steps}  {metrics_line(metrics, self.monitor)}{'  (best)' if best else ''}"
         )
 
+    def end(self, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of the best weights on ``test``; those on ``val`` were logged before."""
+        if self.loggers is not None:
+            tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
+            self.loggers.write(self.state.step, tested)
+
     def _write(self, values: Mapping[str, Any]) -> None:
         assert self.metrics_log is not None
         self.metrics_log.write(values)
-        if self.board is not None:
-            scalars = {name: value for name, value in values.items() if name not in ("step", "epoch")}
-            self.board.write(self.state.step, scalars)
+        scalars = {name: value for name, value in values.items() if name not in ("step", "epoch")}
+        for logger in (self.board, self.loggers):
+            if logger is not None:
+                logger.write(self.state.step, scalars)
 
 
 SHOWN = 8

@@ -117,6 +117,7 @@ class Run:
                 options,
                 self.task.monitor,
                 self.state,
+                config=config.model_dump(mode="json"),
                 log_lines=int(checkpoint.state["log_lines"]) if checkpoint is not None else 0,
                 is_main=ranks.is_main,
             )
@@ -280,8 +281,11 @@ class Run:
         self.reporter.say(f"{exception} at step {self.state.step}; resume (--resume) to continue from there")
         return exception
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, float]:
         """Evaluates the best weights on ``test`` and writes ``summary.json``.
+
+        Returns:
+            The metrics of the best weights.
 
         Raises:
             Stopped: a signal interrupted the evaluation.
@@ -302,7 +306,7 @@ class Run:
         bad = {"train": together(self.ranks.gather(self.bad.counts())), **self.evaluated_bad}
         memory = max(self.ranks.gather(peak_memory_bytes(self.ranks.device)))
         if not self.ranks.is_main:
-            return
+            return metrics
         summary = {
             "metrics": metrics,
             "counts": self.data.counts,
@@ -323,4 +327,6 @@ class Run:
         path = self.folder / "summary.json"
         write_summary(path, summary)
         line = metrics_line(metrics, self.task.monitor)
+        self.reporter.end(metrics)
         self.reporter.say(f"done: {line}  (step {checkpoint.step} of {self.state.step}, {path})")
+        return metrics
