@@ -35,7 +35,7 @@ model:
     - {name: clips, dim: 128, depth: 2, heads: 4}
 task: {type: classification, level: clips}
 data: {type: rendered_video, label: action, shots: [1, 1]}
-train: {steps: 1}
+train: {steps: 1, batch_size: 1}
 """
 """Packaged configurations of videos group by what samples contain."""
 CLASSES = tuple("0123456789")
