@@ -1,4 +1,4 @@
-"""Embedding files, and starting up: files one by one and in batches; commands and a server until the first answer.
+"""Embedding files one by one and in batches, and starting commands, a server and the search page.
 
 The model is that of a packaged configuration after one step, as weights do not change speed. Pictures are PNG files of
 noise. Seconds are processor time, of all processes, on one thread each; those of the server's answers too.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -90,13 +91,18 @@ def command_seconds(argv: Sequence[str], repeats: int) -> float:
 
 
 @contextmanager
-def serving(index: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of an index: its address and its process."""
-    argv = [sys.executable, "-m", "hrt_mm", "serve", str(index), "--port", "0"]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+def serving(argv: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server, whose first line names its address: the address and the process."""
+    # A page opens in the browser that the environment names.
+    environ = {**os.environ, "BROWSER": "true"}
+    process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE, text=True, env=environ)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().partition(" is served at ")[2].split()[0], process
+        line = process.stdout.readline()
+        address = re.search(r"http://[\w.:]+", line)
+        if address is None:
+            raise CheckFailed(f"{' '.join(argv)} printed no address: {line!r}")
+        yield address[0], process
     finally:
         process.terminate()
         process.wait()
@@ -109,23 +115,32 @@ def processor_seconds(pid: int) -> float:
 
 
 def answered(address: str) -> None:
-    """One search."""
-    body = json.dumps({"text": "six dots"}).encode()
-    with urlopen(Request(f"{address}/search", body, {"Content-Type": "application/json"}), timeout=600) as response:
+    """One search by a server."""
+    _post(f"{address}/search", json.dumps({"text": "six dots"}).encode(), "application/json")
+
+
+def answered_by_page(address: str) -> None:
+    """One search by the page."""
+    _post(f"{address}/api/search?tower=text", b"six dots", "text/plain")
+
+
+def _post(url: str, body: bytes, kind: str) -> None:
+    with urlopen(Request(url, body, {"Content-Type": kind}), timeout=600) as response:
         response.read()
 
 
 def starts(index: Path, repeats: int) -> dict[str, Measured]:
-    """Commands, and a server until it answers."""
+    """Commands, and a server and the page until they answer."""
     cli = ["-m", "hrt_mm"]
     commands = {
         "import torch": ["-c", "import torch"],
+        "hrt-mm --help": [*cli, "--help"],
         "hrt-mm search --help": [*cli, "search", "--help"],
         "hrt-mm index show": [*cli, "index", "show", str(index)],
         "hrt-mm search": [*cli, "search", str(index), "--text", "six dots"],
     }
     measured = {name: Measured(seconds=command_seconds(argv, repeats)) for name, argv in commands.items()}
-    with serving(index) as (address, process):
+    with serving([*cli, "serve", str(index), "--port", "0"]) as (address, process):
         answered(address)
         measured["hrt-mm serve, until the first answer"] = Measured(seconds=processor_seconds(process.pid))
         argv = [*cli, "search", "--server", address, "--text", "six dots"]
@@ -135,6 +150,14 @@ def starts(index: Path, repeats: int) -> dict[str, Measured]:
             answered(address)
         seconds = (processor_seconds(process.pid) - before) / ANSWERS
         measured["an answer of the server"] = Measured(seconds=seconds)
+    with serving(["-m", "demos.search_page", str(index), "--port", "0"]) as (address, process):
+        answered_by_page(address)
+        measured["search page, until the first answer"] = Measured(seconds=processor_seconds(process.pid))
+        before = processor_seconds(process.pid)
+        for _ in range(ANSWERS):
+            answered_by_page(address)
+        seconds = (processor_seconds(process.pid) - before) / ANSWERS
+        measured["an answer of the page"] = Measured(seconds=seconds)
     return measured
 
 

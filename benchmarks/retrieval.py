@@ -13,6 +13,10 @@ won. ``glyphs`` needs no data; the others need ``HRT_MM_DATA`` with ``emoji/``, 
   sentences are compared, and their words where they are known to lie: a word finds any word of the test sentences that
   says the same. ``apart`` leaves the near-duplicates of a query out of its answers: sentences that share four of its
   six words.
+
+The names of ``glyphs`` and ``emoji`` have lexical controls (:mod:`benchmarks.lexical_controls`): words and pixels
+without training. ``hybrid`` fuses the first contender with the one of n-grams by reciprocal rank. ``--controls`` trains
+nothing. A sentence of ``grid`` would find itself by its words.
 """
 
 from __future__ import annotations
@@ -31,12 +35,14 @@ from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.inference.trained import TrainedRun, load_task
 from hrt_mm.metrics.retrieval import rank_scores
+from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.tasks import Contrastive, ContrastiveConfig
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.precision import autocast
 
 from .checks import CheckFailed
 from .command import main, parser
+from .lexical_controls import WAYS, Controls, by_ngrams, fused
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
 from .runs import Finished, for_minutes, kept_or_trained, precisions, scores
@@ -58,6 +64,8 @@ SHARED = 4
 TOLERANCE = 0.01
 """How far the parameters of the flat control may differ."""
 FIGURES = ("R@1", "R@5", "R@10", "mAP", "median_rank", "chance_R@1", "queries", "answers")
+PICTURES = {"glyphs": ("image",), "emoji": ("noto", "emojitwo")}
+"""Towers of pictures, for lexical controls."""
 BATCH = 16
 QUICK = [
     "train.eval_batches=1",
@@ -195,6 +203,36 @@ def measured(task: str, run: Finished, folder: Path) -> Measured:
     return Measured(seconds=run.summary["seconds"], bytes=run.summary["peak_memory_bytes"], scores={**figures, **sizes})
 
 
+def lexical(task: str, folder: Path | None) -> dict[str, Measured]:
+    """The lexical controls of a task and, if there is a run, their fusion with it.
+
+    Args:
+        task: one with pictures and texts.
+        folder: of the run.
+    """
+    data = contenders(task)[next(iter(contenders(task)))].data
+    controls_scores: dict[str, float] = {}
+    hybrid: dict[str, float] = {}
+    for picture in PICTURES[task]:
+        controls = Controls(data.plain("train"), data.plain("test"), picture)
+        controls_scores |= controls.scores()
+        if folder is not None:
+            similarities = controls.similarities(by_ngrams)
+            for way, scores_QN in controls.of_run(Embedder.of(folder, device="cpu")).items():
+                metrics = controls.ranked(fused(scores_QN, similarities[way]))
+                hybrid |= {f"{way}/{name}": value for name, value in metrics.items()}
+    measured = {name: {} for name in WAYS} | ({"hybrid": hybrid} if hybrid else {})
+    for key, value in controls_scores.items():
+        name, _, figure = key.partition(": ")
+        measured[name][figure] = value
+    return {
+        name: Measured(
+            seconds=None, scores={key: value for key, value in scores.items() if key.rpartition("/")[2] in FIGURES}
+        )
+        for name, scores in measured.items()
+    }
+
+
 def run(options: argparse.Namespace) -> Result:
     """Trains what is not there, and measures all.
 
@@ -202,18 +240,20 @@ def run(options: argparse.Namespace) -> Result:
         UserError: data is not there, or a run failed.
         CheckFailed: the flat control is not of the hierarchy's size.
     """
-    tasks = options.only or (TASKS[:1] if options.quick else TASKS)
+    tasks = options.only or (TASKS[:1] if options.quick else tuple(PICTURES) if options.controls else TASKS)
     _check_data(tasks)
     rows, checks = [], {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
         for task in tasks:
-            selected = list(contenders(task).items())[: 1 if options.first else None]
+            selected = list(contenders(task).items())[: 0 if options.controls else 1 if options.first else None]
             runs = {name: train(task, name, config, home, options) for name, config in selected}
             figures = {name: measured(task, run, home / f"{task}-{name}") for name, run in runs.items()}
-            if task == "glyphs" and not options.first:
+            if task == "glyphs" and len(runs) > 1:
                 checks["parameters"] = _same_size(runs)
+            if task in PICTURES and not options.quick:
+                figures |= lexical(task, home / f"{task}-{selected[0][0]}" if selected else None)
             rows.append(Row(sizes={"task": task, "minutes": _minutes(task, options)}, contenders=figures, ratios={}))
     return Result(
         name=NAME,
@@ -222,7 +262,7 @@ def run(options: argparse.Namespace) -> Result:
         settings={"seed": options.seed, "clock": "cpu" if options.device.type == "cpu" else "wall"},
         checks=checks,
         rows=rows,
-        bars=[] if options.quick else bars(rows),
+        bars=[] if options.quick or options.controls else bars(rows),
         **environment(options.device),
     )
 
@@ -274,6 +314,7 @@ def tables(result: Result) -> str:
         sizes = ", ".join(
             f"{name} {measured.scores['parameters']:,.0f} parameters and {measured.scores['steps']:,.0f} steps"
             for name, measured in row.contenders.items()
+            if "parameters" in measured.scores
         )
         body = [
             [name, way, *(_figure(measured.scores[f"{way}/{figure}"], figure) for figure in FIGURES)]
@@ -281,7 +322,8 @@ def tables(result: Result) -> str:
             for way in dict.fromkeys(key.rpartition("/")[0] for key in measured.scores if "/" in key)
         ]
         head = ["contender", "way", *(figure.replace("_", " ") for figure in FIGURES)]
-        parts.append(f"**{row.sizes['task']}**, {row.sizes['minutes']:g} minutes each: {sizes}.")
+        trained = f"{row.sizes['minutes']:g} minutes each: {sizes}" if sizes else "without training"
+        parts.append(f"**{row.sizes['task']}**, {trained}.")
         parts.append(markdown(head, body))
     return "\n\n".join(parts)
 
@@ -299,6 +341,7 @@ def arguments() -> argparse.ArgumentParser:
     options = parser(NAME, __doc__ or "")
     options.add_argument("--only", nargs="+", choices=TASKS, help="some of the tasks; all when absent")
     options.add_argument("--first", action="store_true", help="the first contender of each task alone")
+    options.add_argument("--controls", action="store_true", help="lexical controls alone, without training")
     options.add_argument("--minutes", type=float, help="of each contender; 9, 15, 5 and 18 by task when absent")
     options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")

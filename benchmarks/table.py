@@ -21,6 +21,7 @@ from . import (
     fsdd,
     fusion,
     glyph_questions,
+    hybrid,
     image_text,
     index,
     late_interaction,
@@ -76,6 +77,7 @@ TABLES = {
     late_interaction.NAME: late_interaction.tables,
     words.NAME: words.tables,
     glyph_questions.NAME: glyph_questions.tables,
+    hybrid.NAME: hybrid.tables,
     embedding.NAME: embedding.tables,
 }
 """Benchmarks that have tables, each between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from ..data.entry_points import COMMANDS
 from .arguments import Commands, command
 
 if TYPE_CHECKING:
@@ -16,7 +18,18 @@ log = logging.getLogger(__name__)
 
 def needed(argv: Sequence[str], parsers: Commands) -> bool:
     """Whether a command line may need plug-ins, which are imported only then."""
-    return bool(argv) and (argv[0] in ("-h", "--help") or not (argv[0].startswith("-") or argv[0] in parsers.choices))
+    return bool(argv) and not (argv[0].startswith("-") or argv[0] in parsers.choices)
+
+
+def add_names(parsers: Commands) -> None:
+    """Adds the names of the commands of plug-ins for the help of ``hrt-mm``, without importing them."""
+    members: dict[str, list[str]] = {"data": ["show"]}
+    for entry in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
+        group, _, name = entry.name.partition(".")
+        members.setdefault(group, []).extend([name] if name else [])
+    for group, names in sorted(members.items()):
+        if group not in parsers.choices:
+            parsers.add_parser(group, help=", ".join(names) or f"see `hrt-mm {group} --help`")
 
 
 def add(parsers: Commands) -> None:

@@ -71,9 +71,8 @@ def add(commands: Commands) -> None:
         "--skip-known",
         action="append",
         default=[],
-        metavar="FOLDER",
-        type=Path,
-        help="index or collection; samples in it that have not changed are not embedded again",
+        metavar="INDEX",
+        help="index, also in Qdrant, or collection; samples in it that have not changed are not embedded again",
     )
     parser.add_argument(
         "--restart", action="store_true", help="discard what an interrupted run wrote, instead of continuing it"
@@ -97,27 +96,27 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option.replace('_', '-')} has no effect without --manifest; drop it")
     if args.split is not None and (args.files or args.manifest):
         raise UserError("--split is of the run's data, and files are given; drop one of them")
-    known = KnownRows.of(args.skip_known)
-    embedder = Embedder.of(args.folder, dim=args.dim, device=args.device, precision=args.precision)
-    options = {
-        "known": known,
-        "media": args.media,
-        "levels": args.level,
-        "window": WINDOW if args.window is None else args.window,
-        "workers": args.workers,
-        "restart": args.restart,
-    }
-    if args.files or args.manifest:
-        outcome = _embed_files(args, embedder, options)
-    else:
-        towers = list(dict.fromkeys(args.tower or embedder.towers))
-        outcome = embed_split(embedder, args.split or "test", towers, args.out, **options)
+    with KnownRows.opened(args.skip_known) as known:
+        embedder = Embedder.of(args.folder, dim=args.dim, device=args.device, precision=args.precision)
+        options = {
+            "known": known,
+            "media": args.media,
+            "levels": args.level,
+            "window": WINDOW if args.window is None else args.window,
+            "workers": args.workers,
+            "restart": args.restart,
+        }
+        if args.files or args.manifest:
+            outcome = _embed_files(args, embedder, options)
+        else:
+            towers = list(dict.fromkeys(args.tower or embedder.towers))
+            outcome = embed_split(embedder, args.split or "test", towers, args.out, **options)
     counts = ", ".join(f"{count:,} of {tower}" for tower, count in outcome.counts.items()) or "nothing new"
     resumed = f"; {outcome.resumed:,} were embedded before it was interrupted" if outcome.resumed else ""
     skipped = f"; {outcome.known:,} known and unchanged" if args.skip_known else ""
     print(f"{args.out}: {counts}{resumed}{skipped}")
     if outcome.changed:
-        print(f"{len(outcome.changed):,} changed and were embedded again; remove their old rows before adding them:")
+        print(f"{len(outcome.changed):,} changed and were embedded again; add them with `hrt-mm index add --replace`:")
         print("\n".join(f"  {name}" for name in outcome.changed))
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, command
 
@@ -39,6 +39,12 @@ def add(commands: Commands) -> None:
             )
             accuracy.add_argument(
                 "--exact", dest="recall", action="store_const", const=1.0, help="exact search at any size"
+            )
+        else:
+            parser.add_argument(
+                "--replace",
+                action="store_true",
+                help="replace samples of the same tower and id that have changed, and leave the others as they are",
             )
         parser.add_argument(
             "--queries",
@@ -118,11 +124,15 @@ def extend(args: argparse.Namespace) -> int:
         # All are opened before anything is added.
         collections = [Collection(Path(folder).expanduser()) for folder in folders]
         queries = Collection(args.queries) if args.queries else None
-        if isinstance(index, Index):
-            index.extend(collections, skip_duplicates=args.skip_duplicates, queries=queries)
+        options: dict[str, Any] = {"skip_duplicates": args.skip_duplicates, "queries": queries}
+        if not isinstance(index, Index):
+            check_options(**options)
+            options = {}
+        if args.replace:
+            outcome = index.replace(collections, **options)
+            print(f"{outcome.added:,} added, {outcome.replaced:,} replaced, {outcome.unchanged:,} unchanged")
         else:
-            check_options(skip_duplicates=args.skip_duplicates, queries=queries)
-            index.extend(collections)
+            index.extend(collections, **options)
         _print(where, index)
     return 0
 

@@ -59,6 +59,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     if added.needed(argv, commands):
         added.add(commands)
+    elif argv and argv[0] in ("-h", "--help"):
+        added.add_names(commands)
     if argv and argv[0] in commands.choices:
         options = commands.choices[argv[0]]._option_string_actions
         argv = join_text_options(argv, options.__contains__)

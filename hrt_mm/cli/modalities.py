@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
+from ..data.entry_points import MODALITIES
 from .arguments import Commands, command
 
 
@@ -22,18 +23,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def listing() -> str:
-    """A short list for the end of the help of ``hrt-mm``."""
-    from ..config import packaged_configs
-    from ..config.sections import datasets, tasks
-    from ..data.registry import broken_plugins, missing_libraries, modalities
+    """A short list for the end of the help of ``hrt-mm``, which imports no plug-in."""
+    from ..config.packaged import packaged_configs
 
-    lines = ["installed:"]
-    for name in modalities():
-        lines.append(f"  modality {name}: datasets {', '.join(datasets(name))}")
-        lines += [f"    {missing}" for missing in [missing_libraries(name)] if missing]
-    lines += [f"  {broken}" for broken in broken_plugins().values()]
-    lines.append(f"  tasks: {', '.join(tasks())}")
-    return "\n".join([*lines, f"  configurations: {', '.join(packaged_configs())}"])
+    names = sorted({entry.name for entry in entry_points(group=MODALITIES)})
+    return "\n".join(
+        [
+            "installed:",
+            f"  modalities: {', '.join(names)}; `hrt-mm modalities` lists their datasets, tasks and poolings",
+            f"  configurations: {', '.join(packaged_configs())}",
+        ]
+    )
 
 
 def table() -> str:
@@ -66,9 +66,7 @@ def _summary(component: type[object]) -> str:
 
 def _origin(name: str) -> str:
     """The distribution that provides a modality, and its version."""
-    from ..data.registry import GROUP
-
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in entry_points(group=MODALITIES, name=name):
         if entry.dist:
             return f"{entry.dist.name} {entry.dist.version}"
     return "no distribution"

@@ -5,27 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import hrt_mm
-
 from ..core.errors import ConfigError
 from .deprecated import DeprecatedKeys
 from .interpolation import fill
 from .messages import Problem, nearest
 from .nodes import Node, merge
+from .packaged import config_root, packaged_configs
 from .yaml_reader import read
-
-
-def config_root() -> Path:
-    """The folder of the packaged configurations: in the package if installed from a wheel, else in the source tree."""
-    package = Path(hrt_mm.__file__).parent
-    inside = package / "_configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def packaged_configs() -> list[str]:
-    """Names of the packaged configurations, such as ``vision/digits``."""
-    root = config_root()
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find_config(name: str, folder: Path | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.utils.data import Dataset as TorchDataset
@@ -60,6 +61,10 @@ class Dataset(TorchDataset[Sample], ABC):
     def describe(self, index: int) -> Mapping[str, str]:
         """What a search shows of a sample beside its pictures and sounds: short texts by name."""
         return {}
+
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The file that the value of a tower is read from, for datasets that read files."""
+        return None
 
 
 class DatasetConfig(Component):

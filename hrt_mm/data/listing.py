@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import UserError, printable
 from .files import shown
 from .folders import by_suffix, hidden, walk
-from .tables import Paths, Row, is_missing, rows_of
+from .tables import Paths, Row, is_missing, rows_of, text_of, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +236,7 @@ def _text_entry(manifest: Path, number: int, row: Row, column: str, id_column: s
     name = _id(row, id_column, location) or shown(f"{manifest.name}:{number}")
     value = row[column]
     info = _info(row, id_column)
-    text = "" if is_missing(value) else _text(value)
+    text = "" if is_missing(value) else text_of(value)
     return Listed(manifest, name, {**info, "file": info.get("file", shown(str(manifest)))}, text, location)
 
 
@@ -265,7 +263,7 @@ def _id(row: Row, column: str | None, location: str) -> str:
     value = row.get(column or ID)
     if value is None and column is None:
         return ""
-    name = "" if is_missing(value) else _text(value)
+    name = "" if is_missing(value) else text_of(value)
     if not name:
         raise UserError(f"{location} has an empty id in the column {column or ID!r}; name the row, or drop the column")
     return name
@@ -273,8 +271,7 @@ def _id(row: Row, column: str | None, location: str) -> str:
 
 def _info(row: Row, id_column: str | None) -> dict[str, str]:
     """The columns to display: all but ``id``, if it is the name of the row."""
-    texts = {printable(str(column)): _text(value) for column, value in row.items() if not is_missing(value)}
-    return {column: text for column, text in texts.items() if column != ID or id_column is not None}
+    return {column: text for column, text in texts_of(row).items() if column != ID or id_column is not None}
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -283,7 +280,3 @@ def is_inside(path: Path, root: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):
         return True  # an invalid file name is reported when the file is read
-
-
-def _text(value: Any) -> str:
-    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -21,6 +21,10 @@ from ..core import extras
 from ..core.component import Component
 from ..core.errors import ConfigError, Stopped
 from .dataset import DatasetConfig
+from .entry_points import COMMANDS as COMMAND_GROUP
+from .entry_points import DATASETS as JOINT_GROUP
+from .entry_points import MODALITIES as GROUP
+from .entry_points import MODELS as MODEL_GROUP
 from .modality import Modality
 
 
@@ -30,6 +34,7 @@ class Command:
 
     Args:
         name: two words, a group that modalities may share and what is done: ``data listops``; or one: ``transcribe``.
+            It is registered under its name with a dot, ``data.listops``, by which ``hrt-mm --help`` lists it.
         help: a line.
         arguments: adds them to the command's parser.
         run: takes them and gives the exit code. A mistake of the user's is a :class:`UserError`.
@@ -47,16 +52,6 @@ Plugin = TypeVar("Plugin")
 log = logging.getLogger(__name__)
 
 DISTRIBUTION = "hrt-mm"
-GROUP = "hrt_mm.modalities"
-"""Of modalities: ``vision = "package:Vision"``."""
-JOINT_GROUP = "hrt_mm.datasets"
-"""Of datasets of several modalities: ``glyphs = "package:GlyphsConfig"``. Datasets that are added to one modality are
-in a group with its name: ``hrt_mm.datasets.audio``."""
-MODEL_GROUP = "hrt_mm.models"
-"""Of models that ``hrt_mm.create_model`` makes by name: ``hrt_tiny = "package.module:hrt_tiny"``, a function of
-``pretrained`` and of options."""
-COMMAND_GROUP = "hrt_mm.commands"
-"""Of commands that ``hrt-mm`` shall have: ``transcribe = "package:TRANSCRIBE"``."""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,21 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def texts_of(row: Row) -> dict[str, str]:
+    """The values of a row to display, by column, without missing ones.
+
+    Lists of texts are joined by semicolons, and other values that are no texts are written as JSON.
+    """
+    return {printable(str(column)): text_of(value) for column, value in row.items() if not is_missing(value)}
+
+
+def text_of(value: Any) -> str:
+    """A value of a table as a text; see :func:`texts_of`."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        value = "; ".join(value)
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
 class _Cells(dict[str, Any]):
     """A row of CSV or TSV. ``cells`` is the number of cells in it."""
 

@@ -6,7 +6,7 @@ Shapes: N rows of a collection, M fingerprints.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,22 +44,60 @@ class Addition:
 
     def without(self, dropped: set[int]) -> Addition:
         """A copy without some samples and their pieces."""
-        keys = {self.collection.row(position).key for position in dropped}
-        pending = list(keys)
-        while pending:
-            pieces = self.collection.positions_of("parents", pending)
-            inner = {position for positions in pieces.values() for position in positions} - dropped
-            dropped = dropped | inner
-            pending = [self.collection.row(position).key for position in inner]
+        dropped = dropped.union(self.collection.pieces_of(self.collection.row(position).key for position in dropped))
         groups = {
             group: remaining
             for group, positions in self.groups.items()
             if (remaining := [position for position in positions if position not in dropped])
         }
-        return Addition(self.collection, groups, self.fingerprints)
+        fingerprints = {position: each for position, each in self.fingerprints.items() if position not in dropped}
+        return Addition(self.collection, groups, fingerprints)
 
     def __len__(self) -> int:
         return sum(map(len, self.groups.values()))
+
+    def samples(self, without: Iterable[int] = ()) -> int:
+        """Number of samples whose keys are not among some."""
+        positions = {each for (_, level), group in self.groups.items() if not level for each in group}
+        return len(positions.difference(*self.collection.positions_of("keys", without).values()))
+
+    def compared(self, segments: Sequence[Segment]) -> tuple[set[int], set[tuple[str, str]]]:
+        """The samples that an index has already.
+
+        Args:
+            segments: of the index.
+
+        Returns:
+            Positions of those that have not changed, and towers and ids of the others.
+        """
+        positions = [position for (_, level), group in self.groups.items() if not level for position in group]
+        by_key = {self.collection.row(position).key: position for position in positions}
+        unchanged, changed = set[int](), set[tuple[str, str]]()
+        for segment in segments:
+            for key, (existing, *_) in segment.living("keys", by_key).items():
+                position = by_key[key]
+                row, old = self.collection.row(position), segment.collection.row(existing)
+                old_D = segment.collection.vectors_ND[existing]
+                if row.unchanged(self.collection.vectors_ND[position], old, old_D):
+                    unchanged.add(position)
+                else:
+                    changed.add((row.tower, row.id))
+        return unchanged, changed
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What :meth:`hrt_mm.retrieval.index.Index.replace` did, in samples.
+
+    Args:
+        added: that the index did not have.
+        replaced: that have changed.
+        unchanged: that were left as they are.
+    """
+
+    added: int
+    replaced: int
+    unchanged: int
 
 
 def without_duplicates(

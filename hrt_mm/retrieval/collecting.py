@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..core.errors import BadSample, ConfigError, UserError, printable
 from ..data.capabilities import BoxLocating, Divisible, positions_at
+from ..data.dataset import Dataset
 from ..data.listing import Listed
 from ..data.progress import counted
 from ..data.skipped import warn_of_skipped
@@ -136,15 +138,17 @@ def embed_split(
         split: of the run's data.
         towers: whose values to embed.
         folder: of the collection; must not exist.
-        known: samples to skip. They are compared by id alone.
+        known: rows to skip if nothing of the sample's files, its columns and the options has changed.
         options: see :class:`Options`.
 
     Raises:
         UserError: a tower is unknown, or no sample can be embedded.
     """
     dataset = embedder.dataset(split)
-    job = _Job(embedder, SplitSource(dataset, split), towers, Options(**options), known or KnownRows([]))
-    return job.write(Path(folder), f"samples of the {split} split", by_content=False)
+    settings = Options(**options)
+    source = SplitSource(dataset, _stamps_of_split(dataset, embedder.towers, settings))
+    job = _Job(embedder, source, towers, settings, known or KnownRows())
+    return job.write(Path(folder), f"samples of the {split} split")
 
 
 def embed_files(
@@ -173,24 +177,41 @@ def embed_files(
     entries = [file if isinstance(file, Listed) else Listed.of(Path(file)) for file in files]
     stamps = [_stamp(entry, settings) for entry in entries]
     source = FileSource(embedder.reader(tower), entries, stamps, settings.window)
-    job = _Job(embedder, source, [tower], settings, known or KnownRows([]))
-    return job.write(Path(folder), "files", by_content=True)
+    job = _Job(embedder, source, [tower], settings, known or KnownRows())
+    return job.write(Path(folder), "files")
 
 
 def _stamp(entry: Listed, options: Options) -> str:
-    """The stamp of a file or a text, which changes with its content, its columns and the options.
+    """The stamp of a file or a text, which changes with its content, its columns and the options."""
+    content = _state(entry.path) if entry.text is None else entry.text
+    return _digest([entry.name, str(entry.path), content, dict(entry.info), options.of_rows()])
 
-    The content of a file is judged by its size and modification time.
-    """
-    content: Any = entry.text
-    if content is None:
-        try:
-            status = entry.path.stat()
-            content = [status.st_size, status.st_mtime_ns]
-        except (OSError, ValueError):
-            content = None  # an error once the file is read
-    described = [entry.name, str(entry.path), content, dict(entry.info), options.of_rows()]
-    return blake2b(json.dumps(described).encode(), digest_size=12).hexdigest()
+
+def _stamps_of_split(dataset: Dataset, towers: Sequence[str], options: Options) -> list[str]:
+    """The stamps of the samples of a split, which change with their files, their columns and the options."""
+    occurrences: Counter[str] = Counter()
+    stamps = []
+    for index in range(len(dataset)):
+        name = dataset.name(index)
+        files = [dataset.file_of(index, tower) for tower in towers]
+        states = [None if file is None else [str(file), _state(file)] for file in files]
+        # Stamps are unique also where names are not.
+        stamps.append(_digest([name, occurrences[name], states, dict(dataset.describe(index)), options.of_rows()]))
+        occurrences[name] += 1
+    return stamps
+
+
+def _state(path: Path) -> list[int] | None:
+    """Size and modification time of a file, by which its content is judged."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None  # an error once the file is read
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _digest(value: Any) -> str:
+    return blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
 
 
 @dataclass
@@ -218,18 +239,17 @@ class _Job:
         self.skipped: set[tuple[int, str]] = set()
         self.written = 0
 
-    def write(self, folder: Path, what: str, *, by_content: bool) -> Outcome:
+    def write(self, folder: Path, what: str) -> Outcome:
         """Writes the collection.
 
         Args:
             folder: of the collection.
             what: names the samples in messages.
-            by_content: whether stamps of known rows tell that their content has changed.
         """
         self.known.check(self.embedder.model)
         settings = {"towers": list(self.towers), **self.options.of_rows()}
         with resuming(folder, self.embedder.model, settings, restart=self.options.restart) as writer:
-            pending = self._pending(writer, by_content)
+            pending = self._pending(writer)
             reader = ChunkReader(self.source, self.readers, media=self.options.media, values=bool(self.options.levels))
             with counted(len(pending), "embedding") as advance:
                 for chunk in reader.chunks(pending, self.options.workers):
@@ -242,14 +262,14 @@ class _Job:
         self.outcome.counts = dict(writer.counts)
         return self.outcome
 
-    def _pending(self, writer: PartialWriter, by_content: bool) -> list[int]:
+    def _pending(self, writer: PartialWriter) -> list[int]:
         """The samples to embed: those that are neither written nor known."""
         names = [self.source.name(index) for index in range(len(self.source))]
         changed: set[str] = set()
         for tower in self.towers:
             known = self.known.stamps(tower, names)
             for index, (name, stamp) in enumerate(zip(names, self.source.stamps, strict=True)):
-                if name in known and (not by_content or known[name] in ("", stamp)):
+                if name in known and known[name] in ("", stamp):
                     self.skipped.add((index, tower))
                     continue
                 if name in known:
@@ -310,9 +330,10 @@ class _Job:
             raise BadSample(f"{name[:80]}...", f"its id has {size:,} bytes; it may have {MAX_ID:,}")
         if reason := next(filter(None, (not_comparable(vectors_ND)[1] for vectors_ND in sample.vectors())), ""):
             raise BadSample(f"{name:.80}", f"a vector of it {reason}")
-        described = dict(self.source.describe(index)) or {"name": name}
-        # A text from a column is among what describes it.
-        texts = {} if self.source.has_text(index) else sample.shown.info
+        described = self.source.info(index, tower) or {"name": name}
+        # A text from a column is displayed under the name of the column.
+        columns = {text[:MAX_TEXT] for text in described.values()}
+        texts = {key: text for key, text in sample.shown.info.items() if text[:MAX_TEXT] not in columns}
         info = _truncate({**texts, **described}, name)
         file = writer.media(*sample.shown.media) if sample.shown.media else ""
         rows = [Row(name, tower, file=file, info=info, stamp=self.source.stamps[index])]

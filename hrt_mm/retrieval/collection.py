@@ -159,6 +159,16 @@ class Collection:
             if high > low
         }
 
+    def pieces_of(self, keys: Iterable[int]) -> list[int]:
+        """Positions of all pieces within the rows with some keys, at any depth."""
+        pieces: set[int] = set()
+        pending = list(keys)
+        while pending:
+            positions = {each for group in self.positions_of("parents", pending).values() for each in group} - pieces
+            pieces |= positions
+            pending = [self.row(position).key for position in positions]
+        return sorted(pieces)
+
     def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
         """The rows with some keys, in any order; those that do not exist are left out."""
         for positions in self.positions_of("keys", keys).values():

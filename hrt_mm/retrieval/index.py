@@ -21,12 +21,12 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..data.atomic_files import LOCK, exclusive_lock, explained
-from .additions import Addition, check_unique, without_duplicates
+from .additions import Addition, Replacement, check_unique, without_duplicates
 from .collection import Collection
 from .manifest import FILE as MANIFEST_FILE
 from .manifest import RECALL, Manifest, manifest_stamp, read_manifest, write_manifest
 from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
-from .rows import Model, Row, check_queries, check_query, key_of
+from .rows import IndexUnavailable, Model, Row, check_queries, check_query, key_of
 from .segment import Entry, Hit, Segment
 from .segment_writer import SegmentWriter, Source, is_current, small_segments
 from .snapshot import Group, Snapshot
@@ -143,10 +143,15 @@ class Index:
             Whether there was anything.
 
         Raises:
-            UserError: the index is gone, or it is damaged.
+            IndexUnavailable: the index is gone.
+            UserError: it is damaged.
         """
-        if manifest_stamp(self._manifest) == self._stamp:
+        if (stamp := manifest_stamp(self._manifest)) == self._stamp:
             return False
+        if not any(stamp):
+            raise IndexUnavailable(
+                f"{self.folder} is gone: it was removed, or its disk is not mounted; restore it, and repeat the search"
+            )
         self._open()
         return True
 
@@ -230,35 +235,92 @@ class Index:
             UserError: a collection is of another model, an id is not unique, another process is writing, or the disk
                 is full. The index is unchanged.
         """
+        self._check_collections(collections, queries)
+        with self._writing():
+            additions = without_duplicates([*map(Addition.of, collections)], self.segments, skip=skip_duplicates)
+            self._add(additions, self.segments, queries)
+        return sum(map(len, additions))
+
+    def replace(
+        self,
+        collections: Sequence[Collection],
+        *,
+        skip_duplicates: bool = False,
+        queries: Collection | None = None,
+    ) -> Replacement:
+        """Adds several collections, whose samples replace those of the same tower and id that have changed.
+
+        A sample is unchanged if its stamp is that in the index, or, where one has no stamp, if its vector and its row
+        are. Replaced samples go with all of their pieces. Readers see the index before or after all of it.
+
+        Args:
+            collections: as for :meth:`extend`, and so are the others.
+            skip_duplicates: leave out samples whose content another one has.
+            queries: to measure recall with.
+
+        Raises:
+            UserError: see :meth:`extend`. The index is unchanged.
+        """
+        self._check_collections(collections, queries)
+        seen: set[int] = set()
+        for collection in collections:
+            keys = set(collection.fingerprints()[0].tolist())
+            if seen & keys:
+                raise UserError(f"{collection.folder} has ids that another collection has; ids are unique")
+            seen |= keys
+        with self._writing():
+            additions, unchanged, changed = [], 0, set[tuple[str, str]]()
+            for addition in map(Addition.of, collections):
+                same, others = addition.compared(self.segments)
+                additions.append(addition.without(same) if same else addition)
+                unchanged += len(same)
+                changed |= others
+            removed = self._positions_of(sorted(changed))
+            segments = [
+                self._segment(self._without(segment, removed.get(segment.entry.name, set())), segment)
+                for segment in self.segments
+            ]
+            additions = without_duplicates(additions, segments, skip=skip_duplicates)
+            self._add(additions, segments, queries)
+        replaced = {key_of(*pair) for pair in changed}
+        return Replacement(sum(each.samples(without=replaced) for each in additions), len(changed), unchanged)
+
+    def _check_collections(self, collections: Sequence[Collection], queries: Collection | None) -> None:
         for collection in [*collections, *([queries] if queries else [])]:
             self.model.check(collection.model, str(collection.folder))
         for collection in collections:
             if not collection.checked:
                 collection.verify()
-        with self._writing():
-            additions = without_duplicates([*map(Addition.of, collections)], self.segments, skip=skip_duplicates)
-            check_unique(additions, self.segments)
-            entries = [segment.entry for segment in self.segments]
-            for addition in additions:
-                for (tower, level), positions in addition.groups.items():
-                    entries.append(
-                        self._writer.write(
-                            self._new_name(),
-                            tower,
-                            level,
-                            (addition.collection, positions),
-                            [addition.fingerprints[position] for position in positions] if not level else None,
-                            queries.vectors_ND if queries else self._queries(tower, additions),
-                        )
+
+    def _add(self, additions: Sequence[Addition], segments: Sequence[Segment], queries: Collection | None) -> None:
+        """Writes additions and the manifest.
+
+        Args:
+            additions: to the segments.
+            segments: those of the index, with the removals to write.
+            queries: to measure recall with.
+        """
+        check_unique(additions, segments)
+        entries = [segment.entry for segment in segments]
+        for addition in additions:
+            for (tower, level), positions in addition.groups.items():
+                entries.append(
+                    self._writer.write(
+                        self._new_name(),
+                        tower,
+                        level,
+                        (addition.collection, positions),
+                        [addition.fingerprints[position] for position in positions] if not level else None,
+                        queries.vectors_ND if queries else self._queries(tower, additions),
                     )
-            self._commit(entries)
-            self._open()
-            try:
-                self._merge_small()
-            except (UserError, OSError) as error:
-                # The addition is complete without it.
-                log.warning("%s: segments were not merged: %s", self.folder, error)
-        return sum(map(len, additions))
+                )
+        self._commit(entries)
+        self._open()
+        try:
+            self._merge_small()
+        except (UserError, OSError) as error:
+            # The addition is complete without it.
+            log.warning("%s: segments were not merged: %s", self.folder, error)
 
     def _queries(self, tower: str, additions: Sequence[Addition] = ()) -> np.ndarray:
         """(Q, D) vectors of samples of other towers, as searches for a tower may have."""
@@ -338,27 +400,30 @@ class Index:
         """
         with self._writing():
             towers = {segment.entry.tower for segment in self.segments} if tower is None else {tower}
-            missing = set(ids)
-            removed: dict[str, set[int]] = {}
-            pending = [(tower_name, name) for tower_name in sorted(towers) for name in ids]
-            while pending:
-                keys = {key_of(*pair): pair for pair in pending}
-                pending = []
-                for segment in self.segments:
-                    for which in ("keys", "parents"):
-                        for key, positions in segment.living(which, list(keys)).items():
-                            new_positions = set(positions) - removed.get(segment.entry.name, set())
-                            removed.setdefault(segment.entry.name, set()).update(new_positions)
-                            if which == "keys":
-                                missing.discard(keys[key][1])
-                            else:
-                                pending += [
-                                    (keys[key][0], segment.collection.row(position).id) for position in new_positions
-                                ]
-            if missing:
+            pairs = [(tower_name, name) for tower_name in sorted(towers) for name in ids]
+            keys = [key_of(*pair) for pair in pairs]
+            existing = {key for segment in self.segments for key in segment.living("keys", keys)}
+            if missing := set(ids) - {name for (_, name), key in zip(pairs, keys, strict=True) if key in existing}:
                 raise UserError(f"the index has no row {sorted(missing)[0]!r}{f' of tower {tower!r}' if tower else ''}")
+            removed = self._positions_of(pairs)
             self._commit([self._without(segment, removed.get(segment.entry.name, set())) for segment in self.segments])
         return sum(len(positions) for positions in removed.values())
+
+    def _positions_of(self, pairs: Sequence[tuple[str, str]]) -> dict[str, set[int]]:
+        """Positions of the rows with some towers and ids, and of all pieces within them, by segment."""
+        positions_by_segment: dict[str, set[int]] = {}
+        pending = list(pairs)
+        while pending:
+            towers = {key_of(*pair): pair[0] for pair in pending}
+            pending = []
+            for segment in self.segments:
+                for which in ("keys", "parents"):
+                    for key, positions in segment.living(which, list(towers)).items():
+                        new_positions = set(positions) - positions_by_segment.get(segment.entry.name, set())
+                        positions_by_segment.setdefault(segment.entry.name, set()).update(new_positions)
+                        if which == "parents":
+                            pending += [(towers[key], segment.collection.row(each).id) for each in new_positions]
+        return positions_by_segment
 
     def _without(self, segment: Segment, positions: set[int]) -> Entry:
         return segment.without(positions, f"removed-{self._next:06d}.npy") if positions else segment.entry

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from ..core.errors import UserError
@@ -14,7 +16,6 @@ from .rows import Model, Row, key_of
 class RowLookup(Protocol):
     """A collection or an index that finds rows by their keys."""
 
-    folder: Path
     model: Model
 
     def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
@@ -25,20 +26,25 @@ class KnownRows:
     """Rows of collections and indexes.
 
     Args:
-        sources: collections and indexes.
+        sources: collections and indexes by their addresses, for messages.
     """
 
-    def __init__(self, sources: Sequence[RowLookup]) -> None:
+    def __init__(self, sources: Mapping[str, RowLookup] = MappingProxyType({})) -> None:
         self.sources = sources
 
     @classmethod
-    def of(cls, folders: Iterable[str | Path]) -> KnownRows:
-        """Opens collections and indexes.
+    @contextmanager
+    def opened(cls, addresses: Iterable[str | Path]) -> Iterator[KnownRows]:
+        """Opens collections and indexes, and closes databases at the end.
+
+        Args:
+            addresses: folders of collections, and indexes as in :func:`hrt_mm.retrieval.stores.open_index`.
 
         Raises:
-            UserError: a folder is neither, or it is damaged.
+            UserError: a folder is neither, it is damaged, or a database cannot be reached.
         """
-        return cls([_opened(Path(folder)) for folder in folders])
+        with ExitStack() as stack:
+            yield cls({str(address): _opened(str(address), stack) for address in addresses})
 
     def check(self, model: Model) -> None:
         """Refuses rows of another model, as their samples would have to be embedded again.
@@ -46,10 +52,10 @@ class KnownRows:
         Raises:
             UserError: names both models.
         """
-        for source in self.sources:
+        for name, source in self.sources.items():
             if (source.model.fingerprint, source.model.dim) != (model.fingerprint, model.dim):
                 raise UserError(
-                    f"{source.folder} has vectors of another model, of {source.model.run}, and none of this one; "
+                    f"{name} has vectors of another model, of {source.model.run}, and none of this one; "
                     "embed without --skip-known"
                 )
 
@@ -58,17 +64,21 @@ class KnownRows:
         keys = {key_of(tower, name): name for name in names} if self.sources else {}
         return {
             row.id: row.stamp
-            for source in self.sources
+            for source in self.sources.values()
             for row in source.rows_with(list(keys))
             if row.tower == tower and not row.level and keys.get(row.key) == row.id
         }
 
 
-def _opened(folder: Path) -> RowLookup:
-    if (folder / "manifest.json").is_file():
-        from .index import Index
+def _opened(address: str, stack: ExitStack) -> RowLookup:
+    from .stores import open_index, store
 
-        return Index(folder)
+    where = store(address)
+    if isinstance(where, str):
+        return stack.enter_context(open_index(where))
+    folder = where.expanduser()
+    if (folder / "manifest.json").is_file():
+        return stack.enter_context(open_index(folder))
     if (folder / "collection.json").is_file():
         return Collection(folder)
     raise UserError(f"{folder} is neither an index nor a collection of vectors; give one to --skip-known")

@@ -50,6 +50,8 @@ K1, B = 1.5, 0.75
 """BM25 parameters: saturation of frequencies, and how far long texts are discounted."""
 AVERAGE_LENGTH = 60
 """Number of terms of a text of average length. It is fixed, so that weights do not change when rows are added."""
+MAX_LENGTH = 2 * AVERAGE_LENGTH
+"""Length beyond which texts are not discounted further. Otherwise the frequencies of their terms would not saturate."""
 MAX_QUERY_TERMS = 512
 """Number of distinct terms of a query that are searched for, the rarest first."""
 MAX_TEXT = 10_000
@@ -105,9 +107,14 @@ def hashed(term: str, is_word: bool) -> int:
 
 def impacts(counts: Mapping[tuple[str, bool], int]) -> dict[int, float]:
     """BM25 weights of the terms of a text by hash, without the inverse document frequency."""
-    length = sum(counts.values())
+    length = min(sum(counts.values()), MAX_LENGTH)
     saturation = K1 * (1 - B + B * length / AVERAGE_LENGTH)
     return {hashed(*term): count * (K1 + 1) / (count + saturation) for term, count in counts.items()}
+
+
+def inverse_frequency(frequency: int, total: int) -> float:
+    """The inverse document frequency of a term that is in ``frequency`` of ``total`` texts."""
+    return math.log1p((total - frequency + 0.5) / (frequency + 0.5))
 
 
 @dataclass(frozen=True)
@@ -299,7 +306,7 @@ def search_words_many(
     rarity = {}
     for term, by_segment in postings.items():
         frequency = sum(len(units_P) for blocks in by_segment for units_P, _ in blocks)
-        rarity[term] = math.log1p((total - frequency + 0.5) / (frequency + 0.5))
+        rarity[term] = inverse_frequency(frequency, total)
     return [_matches(counts, rarity, postings, segments, k) for counts in frequencies]
 
 

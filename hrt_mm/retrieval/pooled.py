@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -112,6 +113,9 @@ class NamedValues(Dataset):
         """What the dataset says, and the class."""
         described, label = dict(self.dataset.describe(index)), self.dataset.class_of(index)
         return described | ({"label": label} if label is not None else {})
+
+    def file_of(self, index: int, tower: str) -> Path | None:
+        return self.dataset.file_of(index, tower)
 
 
 def plain_split(run: TrainedRun, split: str, tower: str) -> NamedValues:

@@ -1,7 +1,8 @@
 """An index in the vector database Qdrant: in memory, in a folder, or on a server.
 
 Vectors are the points of a collection, and rows are their payload. A second collection, ``NAME-about``, stores the
-model. Media stay in the collections that ``hrt-mm embed`` wrote.
+model, the names of columns, and which additions are not complete. Media stay in the collections that ``hrt-mm embed``
+wrote.
 
 Shapes: D width.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import wraps
@@ -26,12 +27,13 @@ from pydantic import TypeAdapter
 
 from ..core.errors import UserError
 from ..core.extras import needs_extra
+from .additions import Replacement
 from .collection import Collection
 from .index import Hit
-from .lexical import units_of
+from .lexical import inverse_frequency, units_of
 from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
 from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share, sparse_of
-from .rows import Model, Row, check_queries, check_query, key_of
+from .rows import IndexUnavailable, Model, Row, check_queries, check_query, key_of
 from .where import Where
 
 KEY = "QDRANT_API_KEY"
@@ -42,9 +44,9 @@ BLOCK = 1_000
 """Points per request."""
 FIELDS = ("tower", "level", "parent", "id", "addition")
 """Payload fields that queries filter by. The server indexes them."""
-SCHEMA = 3
+SCHEMA = 4
 """Version of the payloads. Those of version 1, which is not recorded, call the tower ``part``; version 3 has copies of
-columns for filters, and sparse vectors of words."""
+columns for filters, and sparse vectors of words; version 4 has the names of all columns beside the model."""
 WORDS = "words"
 """The sparse vectors of the rows' texts. The database weights terms by their inverse document frequency."""
 
@@ -62,6 +64,9 @@ class QdrantIndex:
 
     def __init__(self, client: Any, name: str) -> None:
         self.client, self.name = client, name
+        self._recorded: set[str] = set()
+        self._factors: dict[int, float] = {}
+        self._factors_count = -1
         if not client.collection_exists(_about(name)):
             names = sorted(entry.name.removesuffix("-about") for entry in client.get_collections().collections)
             raise UserError(f"the database has no index {name!r}; it has {', '.join(dict.fromkeys(names)) or 'none'}")
@@ -141,6 +146,33 @@ class QdrantIndex:
         Raises:
             UserError: a collection is of another model or damaged, an id is not unique, or the server went away.
         """
+        token = self._checked(collections)
+        return self._add([(collection, range(len(collection))) for collection in collections], token)
+
+    def replace(self, collections: Sequence[Collection]) -> Replacement:
+        """Adds several collections, whose samples replace those that have changed; see :meth:`Index.replace`.
+
+        Samples are replaced one by one: first their pieces, then the rest. If the server goes away, some are replaced,
+        and none is lost. The same command can then be repeated.
+
+        Raises:
+            UserError: see :meth:`extend`.
+        """
+        token = self._checked(collections)
+        replaced, unchanged, added = 0, 0, 0
+        additions = []
+        for collection in collections:
+            new, changed, same = self._compared(collection)
+            for position in changed:
+                self._replace(collection, position)
+            pieces = collection.pieces_of(collection.row(position).key for position in new)
+            additions.append((collection, sorted([*new, *pieces])))
+            added, replaced, unchanged = added + len(new), replaced + len(changed), unchanged + len(same)
+        self._add(additions, token)
+        return Replacement(added, replaced, unchanged)
+
+    def _checked(self, collections: Sequence[Collection]) -> str:
+        """Checks collections, and returns a token of their addition."""
         addition = blake2b(digest_size=16)
         seen: set[int] = set()
         for collection in collections:
@@ -152,9 +184,40 @@ class QdrantIndex:
             if not collection.checked:
                 collection.verify()
             addition.update((collection.folder / "collection.json").read_bytes())
-        token = addition.hexdigest()
+        return addition.hexdigest()
+
+    def _compared(self, collection: Collection) -> tuple[list[int], list[int], list[int]]:
+        """Positions of the samples that the index does not have, of those that have changed, and of the others."""
+        samples = ((position, row) for position, row in enumerate(collection.rows()) if not row.level)
         hidden = self._hidden()
-        for block in _blocks(iter(sorted(seen))):
+        new, changed, unchanged = [], [], []
+        for block in _blocks(samples):
+            points = self.client.retrieve(self.name, [_point(row.key) for _, row in block], with_vectors=[""])
+            existing = {point.id: point for point in points if point.payload.get("addition", "") not in hidden}
+            for position, row in block:
+                if (point := existing.get(_point(row.key))) is None:
+                    new.append(position)
+                elif row.unchanged(collection.vectors_ND[position], _row(point.payload), _vector(point)):
+                    unchanged.append(position)
+                else:
+                    changed.append(position)
+        return new, changed, unchanged
+
+    def _replace(self, collection: Collection, position: int) -> None:
+        """Replaces a sample and its pieces. The sample is last, so that it counts as changed until all is done."""
+        row = collection.row(position)
+        pieces = collection.pieces_of([row.key])
+        self._upload(collection, pieces, "")
+        stale = self._with_pieces([row]).keys() - {row.key, *(each.key for each in collection.rows_at(pieces))}
+        if stale:
+            self.client.delete(self.name, [_point(key) for key in stale])
+        self._upload(collection, [position], "")
+
+    def _add(self, additions: Sequence[tuple[Collection, Sequence[int]]], token: str) -> int:
+        """Adds rows of collections, by position. They are hidden until all have arrived."""
+        hidden = self._hidden()
+        keys = [row.key for collection, positions in additions for row in collection.rows_at(positions)]
+        for block in _blocks(iter(keys)):
             points = self.client.retrieve(self.name, [_point(key) for key in block])
             existing = [point for point in points if token not in hidden or point.payload.get("addition", "") != token]
             if existing:
@@ -164,7 +227,7 @@ class QdrantIndex:
         mark = models.PointStruct(id=str(UUID(token)), vector=[0.0], payload={"addition": token})
         self.client.upsert(_about(self.name), [mark])
         try:
-            count = sum(self._upload(collection, token) for collection in collections)
+            count = sum(self._upload(collection, positions, token) for collection, positions in additions)
         except BaseException:
             # The server may be gone, too. What is left is hidden.
             with suppress(Exception):
@@ -174,17 +237,15 @@ class QdrantIndex:
         self.client.delete(_about(self.name), [mark.id])
         return count
 
-    def _upload(self, collection: Collection, addition: str) -> int:
-        added = 0
-        for rows in _blocks(collection.rows()):
-            vectors = collection.vectors_ND[added : added + len(rows)].tolist()
+    def _upload(self, collection: Collection, positions: Sequence[int], addition: str) -> int:
+        for block in _blocks(iter(positions)):
+            self._record_columns({name for row in collection.rows_at(block) for name in row.info})
             points = [
                 self._of(row, vector, self._inherited(row, collection), addition)
-                for row, vector in zip(rows, vectors, strict=True)
+                for row, vector in zip(collection.rows_at(block), collection.vectors_ND[block].tolist(), strict=True)
             ]
             self.client.upsert(self.name, points)
-            added += len(rows)
-        return added
+        return len(positions)
 
     def _of(self, row: Row, vector: list[float], inherited: Mapping[str, str], addition: str) -> Any:
         """The point of a row."""
@@ -212,8 +273,7 @@ class QdrantIndex:
 
     def _hidden(self) -> list[str]:
         """The additions that are not complete."""
-        points, _ = self.client.scroll(_about(self.name), limit=BLOCK)
-        return [point.payload["addition"] for point in points if "addition" in point.payload]
+        return [point.payload["addition"] for point in self._scroll(_about(self.name), _having("addition"))]
 
     def remove(self, ids: Sequence[str], tower: str | None = None) -> int:
         """Removes samples with all of their pieces.
@@ -227,21 +287,29 @@ class QdrantIndex:
         removed = {row.key: row for row in self._rows(self._filter(tower=tower, id=list(ids)))}
         if missing := sorted(set(ids) - {row.id for row in removed.values()}):
             raise UserError(f"the index has no row {missing[0]!r}{f' of tower {tower!r}' if tower else ''}")
-        pending = list(removed.values())
-        while pending:
-            row = pending.pop()
-            new_rows = [
-                inner for inner in self._rows(self._filter(tower=row.tower, parent=row.id)) if inner.key not in removed
-            ]
-            removed |= {inner.key: inner for inner in new_rows}
-            pending += new_rows
+        removed = self._with_pieces(removed.values())
         self.client.delete(self.name, [_point(key) for key in removed])
         return len(removed)
 
+    def _with_pieces(self, rows: Iterable[Row]) -> dict[int, Row]:
+        """Rows and all pieces within them, by key."""
+        by_key = {row.key: row for row in rows}
+        pending = list(by_key.values())
+        while pending:
+            row = pending.pop()
+            pieces = self._rows(self._filter(tower=row.tower, parent=row.id))
+            new_pieces = {piece.key: piece for piece in pieces if piece.key not in by_key}
+            by_key |= new_pieces
+            pending += new_pieces.values()
+        return by_key
+
     def rows_with(self, keys: Sequence[int]) -> Iterator[Row]:
         """The rows with some keys, in any order; those that do not exist are left out."""
+        hidden = self._hidden()
         for block in _blocks(iter(keys)):
-            yield from (_row(point.payload) for point in self.client.retrieve(self.name, list(map(_point, block))))
+            for point in self.client.retrieve(self.name, list(map(_point, block))):
+                if point.payload.get("addition", "") not in hidden:
+                    yield _row(point.payload)
 
     def refresh(self) -> None:
         """Does nothing: searches see later additions."""
@@ -285,7 +353,9 @@ class QdrantIndex:
     ) -> list[tuple[Hit, float]]:
         """The rows whose texts match a text best; see :meth:`hrt_mm.retrieval.index.Index.search_words`.
 
-        The database orders rows by BM25. Of the best, scores are those of matches whose terms are equally frequent.
+        The database finds rows by BM25, and the scores of the best are computed as in a folder. They differ where an
+        index has several towers or levels, or rows with several texts: the database counts in how many rows of the
+        whole index a term is, and a folder in how many texts of the tower and level.
         """
         return self.search_words_many([text], query_D[None], k, **scope)[0]
 
@@ -311,14 +381,46 @@ class QdrantIndex:
             )
             for number in numbers
         ]
-        for number, response in zip(numbers, self.client.query_batch_points(self.name, requests), strict=True):
+        responses = self.client.query_batch_points(self.name, requests)
+        factors = self._frequency_factors(
+            {
+                term
+                for number, response in zip(numbers, responses, strict=True)
+                if response.points
+                for term in weights[number]
+            }
+        )
+        for number, response in zip(numbers, responses, strict=True):
             for point in response.points:
                 row = _row(point.payload)
-                vector = point.vector[""] if isinstance(point.vector, Mapping) else point.vector
-                score = float(np.float32(vector) @ queries_QD[number])
-                matches[number].append((Hit(score, row), share(texts[number], units_of(row))))
+                score = float(_vector(point) @ queries_QD[number])
+                matches[number].append((Hit(score, row), share(texts[number], units_of(row), factors)))
             matches[number].sort(key=lambda match: -match[1])
         return matches
+
+    def _frequency_factors(self, terms: Iterable[int]) -> dict[int, float]:
+        """The inverse document frequencies of terms, remembered as long as the number of rows is the same.
+
+        The database counts rows but does not return the counts: they follow from the score of one row with the term.
+        """
+        models = load_qdrant().models
+        if (count := int(self.client.count(self.name).count)) != self._factors_count:
+            self._factors, self._factors_count = {}, count
+        unknown = sorted({*terms} - self._factors.keys())
+        requests = [
+            models.QueryRequest(
+                query=models.SparseVector(indices=[term], values=[1.0]), using=WORDS, limit=1, with_vector=[WORDS]
+            )
+            for term in unknown
+        ]
+        responses = self.client.query_batch_points(self.name, requests) if requests else []
+        for term, response in zip(unknown, responses, strict=True):
+            factor = inverse_frequency(0, count)
+            for point in response.points:
+                row_weights = dict(zip(point.vector[WORDS].indices, point.vector[WORDS].values, strict=True))
+                factor = float(point.score) / row_weights[term]
+            self._factors[term] = factor
+        return self._factors
 
     def with_pieces(self, hits: Sequence[Hit], count: int, queries: np.ndarray | Mapping[str, np.ndarray]) -> list[Hit]:
         """The hits with the best finer rows within each; see :meth:`hrt_mm.retrieval.index.Index.with_pieces`."""
@@ -333,8 +435,23 @@ class QdrantIndex:
 
     @property
     def columns(self) -> set[str]:
-        """The names of the columns of ``info`` of all rows."""
-        return {name for row in self._rows(None) for name in row.info}
+        """The names of the columns of ``info`` of all rows, also of those that were removed."""
+        return {point.payload["column"] for point in self._scroll(_about(self.name), _having("column"))}
+
+    def _record_columns(self, names: set[str]) -> None:
+        """Records the names of columns, each in a point of its own, so that writers do not overwrite each other's."""
+        models = load_qdrant().models
+        points = [
+            models.PointStruct(
+                id=str(UUID(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest())),
+                vector=[0.0],
+                payload={"column": name},
+            )
+            for name in sorted(names - self._recorded)
+        ]
+        if points:
+            self.client.upsert(_about(self.name), points)
+            self._recorded.update(names)
 
     def recall(self, tower: str, level: str = "") -> float | None:
         """Unknown, except in a local database, which compares all vectors."""
@@ -348,8 +465,7 @@ class QdrantIndex:
         """
         if not (points := self.client.retrieve(self.name, [_point(row.key)], with_vectors=[""])):
             raise UserError(f"the index has no row {row.id!r} of {row.tower}")
-        vector = points[0].vector[""] if isinstance(points[0].vector, Mapping) else points[0].vector
-        return np.array(vector, np.float32)
+        return _vector(points[0])
 
     def count(self, tower: str, level: str = "", where: Where | None = None) -> int:
         """The number of rows of a tower and level that a filter matches."""
@@ -386,10 +502,14 @@ class QdrantIndex:
         return tuple(replace(hit, inside=self._inside(hit.row, queries, count)) for hit in best)
 
     def _rows(self, query_filter: Any) -> Iterator[Row]:
+        return (_row(point.payload) for point in self._scroll(self.name, query_filter))
+
+    def _scroll(self, name: str, scroll_filter: Any) -> Iterator[Any]:
+        """All points of a collection that a filter matches."""
         after = None
         while True:
-            points, after = self.client.scroll(self.name, query_filter, limit=BLOCK, offset=after)
-            yield from (_row(point.payload) for point in points)
+            points, after = self.client.scroll(name, scroll_filter, limit=BLOCK, offset=after)
+            yield from points
             if after is None:
                 return
 
@@ -459,13 +579,13 @@ class Reachable:
             except UnexpectedResponse as error:
                 if error.status_code in (401, 403):
                     raise UserError(f"{self._address} refuses the key; set {KEY} to one that it accepts") from None
-                raise UserError(
+                raise IndexUnavailable(
                     f"{self._address} answers {name} with status {error.status_code} {error.reason_phrase}; its log "
                     "has the reason"
                 ) from error
             except (ApiException, QdrantException, OSError) as error:
                 reason = getattr(error, "source", None) or error
-                raise UserError(
+                raise IndexUnavailable(
                     f"{self._address} cannot be reached or went away ({reason}); check the address and that the server "
                     "runs, and repeat the command, which is safe"
                 ) from error
@@ -505,8 +625,20 @@ def _only(field: str, value: str) -> Any:
     return models.Filter(must=[models.FieldCondition(key=field, match=models.MatchValue(value=value))])
 
 
+def _having(field: str) -> Any:
+    """A filter for points with a field."""
+    models = load_qdrant().models
+    empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
+    return models.Filter(must_not=[empty])
+
+
 def _row(payload: Mapping[str, Any]) -> Row:
     return Row.of(json.dumps(payload).encode(), "a row in the database")
+
+
+def _vector(point: Any) -> np.ndarray:
+    """(D,) the vector of a point, which a client returns by name or alone."""
+    return np.array(point.vector[""] if isinstance(point.vector, Mapping) else point.vector, np.float32)
 
 
 def _blocks(items: Iterator[Any]) -> Iterator[list[Any]]:

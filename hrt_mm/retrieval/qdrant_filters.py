@@ -109,9 +109,16 @@ def query_weights(text: str) -> dict[int, float]:
     return {hashed(*term): WORD_WEIGHT if term[1] else 1.0 for term in terms_of(text)}
 
 
-def share(text: str, units: Iterable[str]) -> float:
-    """How well the best of some units matches a query, 0 to 1, if all terms are equally frequent."""
-    term_impacts, weights = impacts(terms_of(text)), query_weights(text)
+def share(text: str, units: Iterable[str], factors: Mapping[int, float]) -> float:
+    """How well the best of some units matches a query, 0 to 1.
+
+    Args:
+        text: the query.
+        units: of a row.
+        factors: inverse document frequencies of the terms of the query.
+    """
+    term_impacts = impacts(terms_of(text))
+    weights = {term: weight * factors[term] for term, weight in query_weights(text).items()}
     best = sum(weights[term] * term_impacts[term] for term in term_impacts)
     scores = []
     for unit in units:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..core.errors import BadSample
 from ..core.tokens import Tokens
 from ..data.dataset import Dataset
-from ..data.files import check_regular
+from ..data.files import check_regular, shown
 from ..data.listing import Listed
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
@@ -56,9 +57,11 @@ class Source(Dataset):
         """Size of a sample's file, 0 if unknown."""
         return 0
 
-    def has_text(self, index: int) -> bool:
-        """Whether the value is a text that :meth:`describe` has."""
-        return False
+    def info(self, index: int, tower: str) -> dict[str, str]:
+        """The texts to display for the value of a tower: those of :meth:`describe`, and its file."""
+        texts = dict(self.describe(index))
+        file = self.file_of(index, tower)
+        return texts if file is None else texts | {"file": texts.get("file", shown(str(file)))}
 
 
 class FileSource(Source):
@@ -98,9 +101,6 @@ class FileSource(Source):
     def describe(self, index: int) -> Mapping[str, str]:
         return self.entries[index].info
 
-    def has_text(self, index: int) -> bool:
-        return self.entries[index].text is not None
-
     def bytes_of(self, index: int) -> int:
         entry = self.entries[index]
         try:
@@ -114,12 +114,11 @@ class SplitSource(Source):
 
     Args:
         dataset: the split.
-        split: its name.
+        stamps: of the samples.
     """
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        self.dataset = dataset
-        self.stamps = [f"{split}/{index}" for index in range(len(dataset))]
+    def __init__(self, dataset: Dataset, stamps: Sequence[str]) -> None:
+        self.dataset, self.stamps = dataset, stamps
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -132,6 +131,9 @@ class SplitSource(Source):
 
     def describe(self, index: int) -> Mapping[str, str]:
         return self.dataset.describe(index)
+
+    def file_of(self, index: int, tower: str) -> Path | None:
+        return self.dataset.file_of(index, tower)
 
 
 @dataclass(frozen=True, eq=False)

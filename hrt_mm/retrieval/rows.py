@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -13,6 +13,11 @@ from pydantic import PositiveInt
 
 from ..core.errors import UserError
 from ..data.storage import parse_json
+
+
+class IndexUnavailable(UserError):
+    """An index that was there is gone, or its database cannot be reached. The same request may succeed later."""
+
 
 MAX_ROW_BYTES = 65_536
 """Maximum size of a row."""
@@ -94,6 +99,21 @@ class Row:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{where} is damaged: {error!r}") from error
+
+    def unchanged(self, vector_D: np.ndarray, old: Row, old_D: np.ndarray) -> bool:
+        """Whether a row with the same tower and id was made from the same content.
+
+        This is told by their stamps or, where one has none, by their vectors and all that is displayed.
+
+        Args:
+            vector_D: of this row.
+            old: the other row.
+            old_D: its vector.
+        """
+        if self.stamp and old.stamp:
+            return self.stamp == old.stamp
+        same = replace(self, file="", stamp="") == replace(old, file="", stamp="")
+        return same and np.array_equal(vector_D, old_D)
 
     @property
     def key(self) -> int:

@@ -9,6 +9,7 @@ Shapes: D width.
 # FastAPI evaluates annotations where the endpoints are defined, so they must not be strings.
 
 import asyncio
+import logging
 import re
 import shutil
 import tempfile
@@ -31,11 +32,15 @@ from ..data.capabilities import Lasting, Textual
 from ..data.storage import first_mistake
 from .query import Query, tower_of
 from .results import Results
+from .rows import IndexUnavailable
 from .search import Searcher
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+log = logging.getLogger(__name__)
+
+RETRY = {"Retry-After": "1"}
 MAX_K = 1_000
 """Maximum number of results of a request."""
 MAX_OFFSET = 100_000
@@ -394,6 +399,11 @@ def create_app(searcher: Searcher, limits: ServerLimits | None = None, *, hosts:
     def failed(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"error": {"type": kind, "message": message}}, status, dict(headers or {}))
 
+    @app.exception_handler(IndexUnavailable)
+    async def unavailable(request: Request, error: Exception) -> Response:
+        log.error("%s", error)
+        return failed(503, "IndexUnavailable", "the index cannot be reached; the server's log has the reason", RETRY)
+
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: Exception) -> Response:
         return failed(400, type(error).__name__, str(error))
@@ -412,7 +422,7 @@ def create_app(searcher: Searcher, limits: ServerLimits | None = None, *, hosts:
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Exception) -> Response:
-        return failed(503, "Busy", str(error), {"Retry-After": "1"})
+        return failed(503, "Busy", str(error), RETRY)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:

@@ -32,7 +32,14 @@ def imported(*argv: str | Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "argv",
-    [["search", "--help"], ["embed", "--help"], ["index", "show", "--help"], ["train", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["search", "--help"],
+        ["embed", "--help"],
+        ["index", "show", "--help"],
+        ["train", "--help"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_help_imports_no_library_that_it_does_not_need(argv: list[str]) -> None:

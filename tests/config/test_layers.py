@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from hrt_mm.config import packaged_configs
-from hrt_mm.config.layers import config_root, find_config, load_layers
+from hrt_mm.config.layers import find_config, load_layers
 from hrt_mm.config.messages import Problem
+from hrt_mm.config.packaged import config_root
 from hrt_mm.core.errors import ConfigError
 
 

@@ -229,7 +229,7 @@ def test_known_samples_are_not_embedded_again(
     assert rows(tmp_path / "w") == [str(files[2]), str(tmp_path / "pictures" / "new.png")]
     other = Index.create(tmp_path / "other", type(embedder.model)("b" * 64, embedder.model.dim))
     with pytest.raises(UserError, match="vectors of another model"):
-        embed_files(embedder, "image", files, tmp_path / "x", known=KnownRows([other]))
+        embed_files(embedder, "image", files, tmp_path / "x", known=KnownRows({"other": other}))
     assert main([*argv, "--skip-known", str(tmp_path / "pictures"), "--out", str(tmp_path / "y")]) == 2
     assert "neither an index nor a collection" in capsys.readouterr().err
 

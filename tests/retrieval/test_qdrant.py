@@ -119,7 +119,7 @@ def test_a_failed_addition_leaves_nothing(tmp_path: Path, client: Any, monkeypat
     assert len(index) == 1
     assert index.add(Collection(tmp_path / "b")) == 50
     client.delete_payload("x-about", ["schema"], [0])
-    with pytest.raises(UserError, match=r"rows of schema 1, this version reads 3; delete 'x' and 'x-about' from"):
+    with pytest.raises(UserError, match=r"rows of schema 1, this version reads 4; delete 'x' and 'x-about' from"):
         QdrantIndex(client, "x")
     client.delete("x-about", [0])
     with pytest.raises(UserError, match="does not say which model 'x' is of"):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrt_mm.retrieval.collection import Collection, writing
+from hrt_mm.retrieval.index import Index
 from hrt_mm.retrieval.qdrant import QdrantIndex, connect
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.where import Where
@@ -102,6 +103,45 @@ def test_columns_and_counts(index: QdrantIndex) -> None:
     assert index.count("image") == len(ROWS) and index.count("image", "words") == len(PIECES)
     where = Where.parse("year=2010")
     assert index.count("image", "", where) == sum(map(where.matches, ROWS)) > 0
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["one text a row", "several towers and texts"])
+def test_scores_of_words_are_those_of_a_folder(tmp_path: Path, other: bool) -> None:
+    names = ["black chess knight", "white chess queen", "radioactive sign", "heart", "black heart suit", "black black"]
+    rows = [
+        Row(f"{n}", "image", info={"name": name, **({"also": "a sign"} if other else {})})
+        for n, name in enumerate(names)
+    ]
+    rows += [Row(f"{n}", "text", info={"name": name}) for n, name in enumerate(names[:3]) if other]
+    with writing(tmp_path / "v", MODEL) as writer:
+        writer.add(vectors(len(rows)), rows)
+    folder = Index.build(tmp_path / "index", [tmp_path / "v"])
+    client = connect(":memory:")
+    database = QdrantIndex.create(client, "x", MODEL)
+    database.add(Collection(tmp_path / "v"))
+    for text in ("black chess knight", "chess quen", "black", "heart sign zebra", "hearts"):
+        scores = [
+            {hit.row.id: score for hit, score in index.search_words(text, vectors(1)[0], 9, tower="image")}
+            for index in (folder, database)
+        ]
+        assert scores[0].keys() == scores[1].keys()
+        for name, score in scores[0].items():
+            assert scores[1][name] == pytest.approx(score, abs=0.1 if other else 1e-4)
+    client.close()
+
+
+def test_columns_are_listed_without_reading_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(":memory:")
+    index = QdrantIndex.create(client, "x", MODEL)
+    index.add(films(tmp_path / "v"))
+    scrolled: list[str] = []
+    scroll = client.scroll
+    monkeypatch.setattr(
+        client, "scroll", lambda name, *args, **options: scrolled.append(name) or scroll(name, *args, **options)
+    )
+    assert index.columns == set(COLUMNS)
+    assert scrolled == ["x-about"]
+    client.close()
 
 
 def test_words_are_found_and_follow_changes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,12 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
         (["--image", "missing.png"], "no such file"),
         (["--image", "pipe.png"], "is a FIFO, not a file"),
         (["--image", "run"], "is a folder, not a file"),
+        (["--image", "half.png"], "cannot be decoded: image file is truncated"),
+        (["--image", "empty.png"], "not an image that can be read"),
+        (["--text", "x" * 10_000], "the query has 10,000 characters; it may have 2,000"),
+        (["--text", "dots", "--minus", "y" * 10_000], "the query has 10,000 characters; it may have 2,000"),
+        (["--text", "dots", "--where", "name >= and ("], "the filter is wrong at character"),
+        (["--text", "dots", "--where", "nmae=x"], "no row has a column 'nmae'"),
         (["--text", "  "], "is empty"),
         (["--text", "dots", "--find", "sound"], "the index has no tower 'sound'; it has image, text"),
         (["--text", "dots", "-k", "0"], "k=0"),
@@ -286,6 +292,12 @@ def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: 
     given = str(index.parent / value) if flag != "--text" else value
     if value == "pipe.png":
         os.mkfifo(given)
+    if value == "half.png":
+        content = BytesIO()
+        Image.new("L", (200, 200), 7).save(content, "png")
+        Path(given).write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
+    if value == "empty.png":
+        Path(given).touch()
     assert main(["search", str(index), flag, given, *rest]) == 2
     assert said in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -316,6 +317,18 @@ def test_failures_are_not_shown_to_clients(searcher: Searcher, monkeypatch: pyte
     with serving(searcher, LIMITS) as client:
         status, body = client.json("/index")
     assert status == 500 and body["error"]["message"] == "the server failed; its log has the reason"
+
+
+def test_an_index_that_goes_away_is_not_the_fault_of_the_request(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "index", tmp_path / "index")
+    with serving(Searcher.of(tmp_path / "index", folder / "run"), LIMITS) as client:
+        assert client.json("/search", {"text": "dots"})[0] == 200
+        (tmp_path / "index").rename(tmp_path / "elsewhere")
+        status, body = client.json("/search", {"text": "dots"})
+        assert status == 503 and body["error"]["type"] == "IndexUnavailable"
+        assert str(tmp_path) not in json.dumps(body)
+        (tmp_path / "elsewhere").rename(tmp_path / "index")
+        assert client.json("/search", {"text": "dots"})[0] == 200
 
 
 def test_other_names_of_the_host_are_refused(searcher: Searcher) -> None:

@@ -132,7 +132,7 @@ def test_rows_of_an_interrupted_addition_are_hidden_and_it_can_be_repeated(
 
     def fails(name: str, points: Any) -> Any:
         calls.append(name)
-        if len(calls) > 4:
+        if calls.count("films") > 3:
             monkeypatch.setattr(client, "delete", gone)
             raise Gone("went away")
         return upsert(name, points)

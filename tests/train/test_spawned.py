@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image
 
 from hrt_mm.config import RunConfig, load_config, packaged_configs
-from hrt_mm.config.layers import config_root
+from hrt_mm.config.packaged import config_root
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.train.build import build_data

@@ -94,6 +94,10 @@ class FileDataset(Dataset, Generic[AnyItem]):
         target = self.items[index].target
         return target if isinstance(target, str) and self.classes is not None else None
 
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The file of a sample."""
+        return self.root / self.items[index].name
+
     def sample(self, index: int, value: Any) -> Sample:
         """A value with the label and the name of its item."""
         item = self.items[index]

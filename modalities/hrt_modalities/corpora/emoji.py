@@ -143,6 +143,12 @@ class EmojiSet(Dataset):
         emoji = self.emoji[index]
         return {"character": emoji.char, "name": emoji.names["en"], "keywords": ", ".join(emoji.keywords)}
 
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The file of a picture."""
+        emoji = self.emoji[index]
+        files = {"noto": emoji.noto, "emojitwo": emoji.emojitwo, "image": emoji.noto or emoji.emojitwo}
+        return self.config.root / files[tower] if files.get(tower) else None
+
     def _picture(self, path: str) -> Tensor:
         image = self._read_small(path, self.config.size) if self.training and self.config.size else self._read(path)
         return self.transform(image) if self.transform is not None else image

@@ -107,4 +107,8 @@ class SpokenWritten(Dataset):
 
     def describe(self, index: int) -> Mapping[str, str]:
         """The word."""
-        return {"word": str(self.sounds[index].label)}
+        return {"word": str(self.sounds.class_of(index))}
+
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The file of a sound."""
+        return self.sounds.file_of(index, tower) if tower == "audio" else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.splits import Member, Splits
+from hrt_mm.data.tables import texts_of
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division, Traits
@@ -33,6 +35,7 @@ class ManifestEntry:
         items: by tower, what is read; without the modalities that the row lacks.
         files: its paths.
         group: rows of a group stay in one split.
+        columns: all columns of the row as texts, where they are to be shown.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ManifestEntry:
     items: Mapping[str, Any]
     files: tuple[str, ...] = ()
     group: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 class JointManifestConfig(TableConfig):
@@ -78,7 +82,8 @@ class JointManifestConfig(TableConfig):
 
     def _build(self, split: str, *, training: bool) -> JointRows:
         check_split(split)
-        entries, classes = self.items(split, self.home, self._division(), texts=self.label == "group")
+        division = self._division(columns=not training)
+        entries, classes = self.items(split, self.home, division, texts=self.label == "group")
         return JointRows(self, entries, classes, training=training)
 
     def splits(self) -> Splits:
@@ -91,7 +96,8 @@ class JointManifestConfig(TableConfig):
 
         return self._division().listed(member, None if self.follow_links else home)
 
-    def _division(self) -> Division[ManifestEntry]:
+    def _division(self, *, columns: bool = False) -> Division[ManifestEntry]:
+        """The rows by split, with or without their columns."""
         tower_of_column = {column: tower for tower, source in self.sources.items() for column in source.names()}
         missing, present = dict(tower_of_column), dict[str, None]()
 
@@ -99,7 +105,8 @@ class JointManifestConfig(TableConfig):
             for column in row:
                 missing.pop(column, None)
                 present[column] = None
-            return self._entry(row, location, paths)
+            entry = self._entry(row, location, paths)
+            return replace(entry, columns=texts_of(row)) if columns else entry
 
         def traits(entry: ManifestEntry) -> Traits:
             grouped = self.label == "group"
@@ -107,8 +114,8 @@ class JointManifestConfig(TableConfig):
             others = (*entry.files, *([f"alike:{entry.target}"] if grouped and entry.target is not None else []))
             return Traits(entry.name, None if grouped else entry.target, entry.group, others)
 
-        columns = [column for column in (self.label_column, self.split_column) if column is not None]
-        entries = self.items_of_rows(self.file, self.root, columns, ("label_column", "split_column"), entry)
+        required = [column for column in (self.label_column, self.split_column) if column is not None]
+        entries = self.items_of_rows(self.file, self.root, required, ("label_column", "split_column"), entry)
         if missing and present:
             column, tower = next(iter(missing.items()))
             available = ", ".join(present)
@@ -186,12 +193,10 @@ class JointRows(Dataset):
         return self.entries[index].target if self.classes is not None else None
 
     def describe(self, index: int) -> Mapping[str, str]:
-        """The texts of a row and its label."""
-        entry = self.entries[index]
-        description = {
-            tower: self.config.sources[tower].key(item)
-            for tower, item in entry.items.items()
-            if isinstance(self.config.sources[tower], TextSource)
-        }
-        label = self.config.label_column
-        return description | ({label: entry.target} if label is not None and entry.target is not None else {})
+        """All columns of a row that are not empty. Rows of training data have none."""
+        return self.entries[index].columns
+
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The picture, sound or video of a row."""
+        values, positions = self._values[tower]
+        return values.file_of(positions[index], tower) if index in positions else None

@@ -75,7 +75,10 @@ def test_a_row_is_a_picture_its_words_and_a_class(tmp_path: Path, form: str) -> 
     assert sample.value["text"] == "title 7"
     assert sample.label == "dog"
     assert sample.name == result["test"].name(1) == f"rows.{form}:{9 if form != 'jsonl' else 8}"
-    assert result["test"].describe(1) == {"text": "title 7", "label": "dog"}
+    config = JointManifestConfig.model_validate({"type": "joint_manifest", "file": file, "sources": SOURCES})
+    test = config.plain("test")
+    assert test.describe(1) == {"path": "7.png", "title": "title 7", "label": "dog", "split": "test"}
+    assert test.file_of(1, "image") == tmp_path / "7.png" and test.file_of(1, "text") is None
 
 
 def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
@@ -87,10 +90,14 @@ def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
         {"path": None, "title": ["null", "nothing"], "label": "y", "split": "train"},
         {"path": "a.png", "title": [], "label": "y", "split": "val"},
     ]
-    result = manifest(table(tmp_path, rows), split_column="split")
+    file = table(tmp_path, rows)
+    result = manifest(file, split_column="split")
     assert [sorted(result[row].value) for row in range(4)] == [["image", "text"], ["image"], ["text"], ["text"]]
     assert result[3].value["text"] in {"null", "nothing"}
-    assert result.describe(1) == {"label": "x"}
+    plain = JointManifestConfig.model_validate({"type": "joint_manifest", "file": file, "sources": SOURCES})
+    assert plain.plain("train").describe(1) == {"path": "a.png", "label": "x", "split": "train"}
+    assert plain.plain("train").describe(3)["title"] == "null; nothing"
+    assert [plain.plain("train").file_of(row, "image") for row in (1, 2)] == [tmp_path / "a.png", None]
 
 
 def test_texts_of_a_list_say_the_same_and_columns_are_joined(tmp_path: Path) -> None:

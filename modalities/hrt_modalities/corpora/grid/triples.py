@@ -190,6 +190,11 @@ class GridTriples(Dataset):
         """The sentence, or the word."""
         return {self.config.unit: str(self.sound.items[index].target)}
 
+    def file_of(self, index: int, tower: str) -> Path | None:
+        """The file of a sound or a video."""
+        parts = {"audio": self.sound, "video": self.video}
+        return parts[tower].file_of(index, tower) if tower in parts else None
+
 
 def _timed(item: Recording) -> list[tuple[float, float, str]]:
     """Start, end and label of each word of a sentence, in seconds, without silences."""
