@@ -177,7 +177,7 @@ def test_a_replacement_that_fails_leaves_the_index_as_it_was(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hrt_mm.retrieval.index.write_words", full)
+        patch.setattr("hrt_mm.retrieval.segment_writer.write_words", full)
         with pytest.raises(UserError, match="No space left"):
             index.replace([film(tmp_path / "b", "film", 2, 5)])
     for each in (index, reader, Index(tmp_path / "index")):
