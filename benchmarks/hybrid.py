@@ -162,7 +162,9 @@ def glyphs(folder: Path) -> Iterator[tuple[str, list[Question]]]:
     vectors_ND = np.concatenate([collection.vectors_ND[positions] for collection, positions in collections])
     with QUESTIONS.open(encoding="utf-8", newline="") as file:
         of_names = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    asked = [(f"glyphs, {question.set}", question.text, question.symbols, "character") for question in questions()]
+    asked: list[tuple[str, str, str | re.Pattern[str], str]] = [
+        (f"glyphs, {question.set}", question.text, question.symbols, "character") for question in questions()
+    ]
     asked += [
         ("glyphs, words of names", question["question"], re.compile(question["right"]), "name") for question in of_names
     ]

@@ -72,7 +72,7 @@ class Controls:
 
     def scores(self) -> dict[str, float]:
         """Figures by control, direction and name: ``BM25 of words: text_to_image/R@1``."""
-        figures = {}
+        figures: dict[str, float] = {}
         for name, similarity in WAYS.items():
             for way, scores_QN in self.similarities(similarity).items():
                 figures |= {f"{name}: {way}/{key}": value for key, value in self.ranked(scores_QN).items()}

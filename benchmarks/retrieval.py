@@ -221,7 +221,7 @@ def lexical(task: str, folder: Path | None) -> dict[str, Measured]:
             for way, scores_QN in controls.of_run(Embedder.of(folder, device="cpu")).items():
                 metrics = controls.ranked(fused(scores_QN, similarities[way]))
                 hybrid |= {f"{way}/{name}": value for name, value in metrics.items()}
-    measured = {name: {} for name in WAYS} | ({"hybrid": hybrid} if hybrid else {})
+    measured: dict[str, dict[str, float]] = {name: {} for name in WAYS} | ({"hybrid": hybrid} if hybrid else {})
     for key, value in controls_scores.items():
         name, _, figure = key.partition(": ")
         measured[name][figure] = value

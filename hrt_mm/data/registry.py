@@ -21,10 +21,7 @@ from ..core import extras
 from ..core.component import Component
 from ..core.errors import ConfigError, Stopped
 from .dataset import DatasetConfig
-from .entry_points import COMMANDS as COMMAND_GROUP
-from .entry_points import DATASETS as JOINT_GROUP
-from .entry_points import MODALITIES as GROUP
-from .entry_points import MODELS as MODEL_GROUP
+from .entry_points import COMMANDS, DATASETS, MODALITIES, MODELS
 from .modality import Modality
 
 
@@ -52,6 +49,7 @@ Plugin = TypeVar("Plugin")
 log = logging.getLogger(__name__)
 
 DISTRIBUTION = "hrt-mm"
+GROUP, JOINT_GROUP, MODEL_GROUP, COMMAND_GROUP = MODALITIES, DATASETS, MODELS, COMMANDS
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,12 @@ def test_columns_are_listed_without_reading_rows(tmp_path: Path, monkeypatch: py
     index.add(films(tmp_path / "v"))
     scrolled: list[str] = []
     scroll = client.scroll
-    monkeypatch.setattr(
-        client, "scroll", lambda name, *args, **options: scrolled.append(name) or scroll(name, *args, **options)
-    )
+
+    def recorded(name: str, *args: Any, **options: Any) -> Any:
+        scrolled.append(name)
+        return scroll(name, *args, **options)
+
+    monkeypatch.setattr(client, "scroll", recorded)
     assert index.columns == set(COLUMNS)
     assert scrolled == ["x-about"]
     client.close()
