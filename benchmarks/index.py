@@ -10,7 +10,7 @@ recall of 0.99 on the same queries, one at a time and in a batch; those that rea
 dearest one. Libraries return positions. The index reads the rows of its results when they are first asked for; with
 them, it has a figure of its own.
 
-Memory is what a process has more, apart from mapped files, once it has opened the saved index and answered.
+Memory is what a new process has more, apart from mapped files, once it has opened the saved index and answered.
 
 - **removal**: half of the rows at random, and then the 200 nearest of each of 20 queries; **duplicates**: a tenth of
   the rows are copies of one; recall is of the rows that remain, and a result as near as a true one counts as one.
@@ -41,6 +41,7 @@ from hrt_mm.retrieval.rows import Model, Row
 
 from .checks import CheckFailed
 from .command import main, numbers, parser, positive
+from .index_memory import memory_of
 from .index_peers import NAMES, Peer, Search, peers
 from .markdown import markdown, mebibytes
 from .results import Measured, Result, environment
@@ -98,39 +99,6 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def anonymous_bytes() -> int | None:
-    """Memory of this process that is no file's; ``None`` where the kernel does not report it."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), None)
-
-
-def memory_of(load: Callable[[], Callable[[np.ndarray], object]], queries_QD: np.ndarray) -> int | None:
-    """Memory that an index takes once it is open and has answered, in bytes, measured in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def measure_memory() -> None:
-        before = anonymous_bytes()
-        search = load()
-        for query_D in queries_QD:
-            search(query_D[None])
-        after = anonymous_bytes()
-        sender.send(None if before is None or after is None else max(0, after - before))
-
-    process = context.Process(target=measure_memory)
-    process.start()
-    sender.close()
-    try:
-        memory: int | None = receiver.recv()
-    except EOFError:
-        memory = None
-    process.join()
-    return memory
-
-
 def fastest(act: Callable[[], T]) -> tuple[T, float]:
     """What a call returns, and its processor seconds, the least of some passes."""
     seconds = []
@@ -142,7 +110,8 @@ def fastest(act: Callable[[], T]) -> tuple[T, float]:
 
 
 def answers(index: Index, queries_QD: np.ndarray) -> Iterator[tuple[list[Hit], float]]:
-    """The hits of each query, and the processor seconds that they took."""
+    """The hits of each query, and the processor seconds that they took, once the index is open."""
+    index.search(queries_QD[0], K)
     for query_D in queries_QD:
         start = time.process_time()
         hits = index.search(query_D, K)
@@ -195,7 +164,7 @@ def measured_peers(
         measured[name] = Measured(
             seconds=seconds / len(queries_QD),
             bytes=peer.path.stat().st_size,
-            held_bytes=memory_of(peer.load, queries_QD[:20]),
+            held_bytes=memory_of(name, peer.path, queries_QD[:20]),
             scores={
                 "recall@10": recall,
                 "queries/s": len(queries_QD) / seconds,
@@ -337,7 +306,7 @@ def measured_index(
     folder: Path, vectors_ND: np.ndarray, queries_QD: np.ndarray, exact_QK: list[np.ndarray]
 ) -> tuple[Measured, list[list[Hit]]]:
     """The index in a folder, and its results."""
-    held_bytes = memory_of(lambda: _opened(folder), queries_QD[:20])
+    held_bytes = memory_of(NAME, folder, queries_QD[:20])
     start = time.perf_counter()
     index = Index(folder)
     index.search(queries_QD[0], K)
@@ -359,11 +328,6 @@ def measured_index(
     return Measured(
         seconds=seconds / len(queries_QD), bytes=size_of(folder), held_bytes=held_bytes, scores=scores
     ), results
-
-
-def _opened(folder: Path) -> Callable[[np.ndarray], object]:
-    index = Index(folder)
-    return lambda queries_QD: index.search(queries_QD[0], K)
 
 
 def measure(count: int, options: argparse.Namespace, folder: Path) -> tuple[ResultRow, float]:

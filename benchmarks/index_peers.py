@@ -32,13 +32,11 @@ class Peer:
         build_seconds: processor time.
         path: of the saved index.
         searches: by the value of its parameter, ascending; 0 if it has none.
-        load: opens the saved index.
     """
 
     build_seconds: float
     path: Path
     searches: Iterator[tuple[int, Search]]
-    load: Callable[[], Search]
 
 
 def peers(vectors_ND: np.ndarray, k: int, folder: Path, names: Sequence[str] = NAMES) -> Iterator[tuple[str, Peer]]:
@@ -58,11 +56,7 @@ def peers(vectors_ND: np.ndarray, k: int, folder: Path, names: Sequence[str] = N
             options = parameters(effort)
             return lambda queries_QD: np.asarray(index.search(queries_QD, k, params=options)[1])
 
-        def load() -> Search:
-            loaded = faiss.read_index(str(path))
-            return lambda queries_QD: np.asarray(loaded.search(queries_QD, k)[1])
-
-        return Peer(seconds, path, ((effort, search(effort)) for effort in efforts), load)
+        return Peer(seconds, path, ((effort, search(effort)) for effort in efforts))
 
     product = faiss.METRIC_INNER_PRODUCT
     if "faiss flat" in names:
@@ -107,12 +101,7 @@ def _hnswlib(vectors_ND: np.ndarray, k: int, path: Path) -> Peer:
             index.set_ef(effort)
             yield effort, lambda queries_QD: np.asarray(index.knn_query(queries_QD, k, num_threads=1)[0])
 
-    def load() -> Search:
-        loaded = hnswlib.Index("ip", vectors_ND.shape[1])
-        loaded.load_index(str(path))
-        return lambda queries_QD: np.asarray(loaded.knn_query(queries_QD, k, num_threads=1)[0])
-
-    return Peer(seconds, path, searches(), load)
+    return Peer(seconds, path, searches())
 
 
 def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
@@ -131,11 +120,35 @@ def _usearch(vectors_ND: np.ndarray, k: int, path: Path, dtype: str) -> Peer:
             index.expansion_search = effort  # type: ignore[misc]
             yield effort, lambda queries_QD: _keys(index, queries_QD, k)
 
-    def load() -> Search:
-        loaded = Index.restore(str(path))
-        return lambda queries_QD: _keys(loaded, queries_QD, k)
+    return Peer(seconds, path, searches())
 
-    return Peer(seconds, path, searches(), load)
+
+def loaded(library: str, dim: int) -> Callable[[Path], Search]:
+    """Imports a library, and returns what opens an index that it has saved, of vectors of a width."""
+    if library == "hnswlib":
+        import hnswlib
+
+        def open_hnswlib(path: Path) -> Search:
+            index = hnswlib.Index("ip", dim)
+            index.load_index(str(path))
+            return lambda queries_QD: np.asarray(index.knn_query(queries_QD, 10, num_threads=1)[0])
+
+        return open_hnswlib
+    if library.startswith("usearch"):
+        from usearch.index import Index
+
+        def open_usearch(path: Path) -> Search:
+            index = Index.restore(str(path))
+            return lambda queries_QD: _keys(index, queries_QD, 10)
+
+        return open_usearch
+    faiss = load_faiss("peer")
+
+    def open_faiss(path: Path) -> Search:
+        index = faiss.read_index(str(path))
+        return lambda queries_QD: np.asarray(index.search(queries_QD, 10)[1])
+
+    return open_faiss
 
 
 def _keys(index: Any, queries_QD: np.ndarray, k: int) -> np.ndarray:

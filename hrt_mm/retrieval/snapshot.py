@@ -73,7 +73,6 @@ class Snapshot:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = list(segments)
-        self._inherited: dict[tuple[str, str], Mapping[str, str]] = {}
         self._in_scope: dict[tuple[str | None, str], list[Segment]] = {}
 
     def __len__(self) -> int:
@@ -201,23 +200,34 @@ class Snapshot:
         return segments
 
     def _mask(self, segment: Segment, scope: Scope) -> Mask:
-        return segment.mask(scope.where, self._inherited_columns)
+        return segment.mask(scope.where, _Inherited(self)) if scope.where is not None else segment.alive
 
-    def _inherited_columns(self, row: Row) -> Mapping[str, str]:
-        """The columns of the sample that a row is a piece of."""
+
+class _Inherited:
+    """Gives the columns of the sample that a row is a piece of.
+
+    Args:
+        snapshot: that has the sample.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._columns: dict[tuple[str, str], Mapping[str, str]] = {}
+
+    def __call__(self, row: Row) -> Mapping[str, str]:
         chain = []
         columns: Mapping[str, str] = {}
         while row.parent and (row.tower, row.parent) not in chain:
-            if (cached := self._inherited.get((row.tower, row.parent))) is not None:
+            if (cached := self._columns.get((row.tower, row.parent))) is not None:
                 columns = cached
                 break
             chain.append((row.tower, row.parent))
-            segment, position = next(self.rows_with([key_of(row.tower, row.parent)]), (None, 0))
+            segment, position = next(self._snapshot.rows_with([key_of(row.tower, row.parent)]), (None, 0))
             if segment is None:
                 break
             row = segment.collection.row(position)
             columns = {} if row.level else row.info
-        self._inherited |= dict.fromkeys(chain, columns)
+        self._columns |= dict.fromkeys(chain, columns)
         return columns
 
 
