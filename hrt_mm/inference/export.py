@@ -245,8 +245,20 @@ def _traced(model: DenseModel) -> torch.export.ExportedProgram:
     names = {name for of_input in axes.values() for name in of_input.values()}
     dims = {name: torch.export.Dim(name, min=1) for name in names}
     shapes = tuple({axis: dims[name] for axis, name in axes[input_].items()} for input_ in model.names)
-    with _no_special_sizes():
+    with _no_special_sizes(), _failures_named("torch.export cannot trace the model"):
         return torch.export.export(model, inputs, dynamic_shapes=(shapes,))
+
+
+@contextmanager
+def _failures_named(what: str) -> Iterator[None]:
+    """Turns whatever an exporter raises, which has no common class, into a user error with its first line."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{what}: {reason} Run this model in PyTorch, or use another stem or pooling; --traceback shows more"
+        ) from error
 
 
 @contextmanager
@@ -267,7 +279,7 @@ def _write_onnx(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> N
         import onnxscript  # noqa: F401
 
     program = _traced(model)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _failures_named("torch.onnx cannot convert the model"):
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
             program,

@@ -75,6 +75,17 @@ def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.
     assert path.read_bytes() == b"the previous one"
 
 
+def test_what_torch_cannot_trace_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(load_config("vision/digits", [*IMAGES, *HEADS, *DEPTHS]), tmp_path)
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("data-dependent size u0\nmore")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    with pytest.raises(UserError, match="cannot trace the model: data-dependent size u0 Run this model in PyTorch"):
+        export_run(run, tmp_path / "a.pt2", "pt2")
+
+
 def test_differences_are_measured(tmp_path: Path) -> None:
     run = run_of(load_config("vision/digits", [*IMAGES, *HEADS, *DEPTHS]), tmp_path)
     model, _ = export._model(run, None, None, None)

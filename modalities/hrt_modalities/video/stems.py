@@ -139,9 +139,9 @@ class ConvTubeEmbedding(nn.Module):
                 maps[index] = self._mapped(part, plan.buckets[index].grid)
         return tokens.with_x(plan.pack([map_ for map_ in maps if map_ is not None]))
 
-    def dense_maps(self, tubes_BthwF: Tensor) -> Tensor:
-        """Raw tubes in raster order, of videos of one shape, to maps (B, t, h, w, D)."""
-        return self._mapped(self.dense(self._stacked(tubes_BthwF)), tuple(tubes_BthwF.shape[1:4]))
+    def dense_maps(self, raster_BNHWC: Tensor) -> Tensor:
+        """Frames of videos of one shape, for whole tubes, to maps (B, t, h, w, D)."""
+        return self._mapped(self.dense(self._near(raster_BNHWC)), (raster_BNHWC.shape[1] // self.tube,))
 
     def dense(self, stacks_MCHW: Tensor) -> Tensor:
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""
@@ -168,10 +168,7 @@ class ConvTubeEmbedding(nn.Module):
         return torch.cat([_CONTRAST * before, self_weight - around, _CONTRAST * after], 1).flatten(1, 2)
 
     def _stacked(self, tubes_BthwF: Tensor) -> Tensor:
-        """Raw tubes to frames (M, C, H, W), each with its neighbours as further channels.
-
-        At the ends of a video the first and last frames are repeated, because zeros would look like a change.
-        """
+        """Raw tubes to frames (M, C, H, W), each with its neighbours as further channels."""
         # Channels are innermost from here on, which convolutions prefer.
         raster_BNHWC = rearrange(
             tubes_BthwF,
@@ -180,6 +177,13 @@ class ConvTubeEmbedding(nn.Module):
             p=self.patch,
             q=self.patch,
         )
+        return self._near(raster_BNHWC)
+
+    def _near(self, raster_BNHWC: Tensor) -> Tensor:
+        """Frames to frames (M, C, H, W) with their neighbours as further channels.
+
+        At the ends of a video the first and last frames are repeated, because zeros would look like a change.
+        """
         frames, still = raster_BNHWC.shape[1], (-1, self.reach, -1, -1, -1)
         first, last = raster_BNHWC[:, :1].expand(still), raster_BNHWC[:, -1:].expand(still)
         longer = torch.cat([first, raster_BNHWC, last], 1) if self.reach else raster_BNHWC

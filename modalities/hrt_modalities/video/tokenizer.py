@@ -263,15 +263,14 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
             if axis == 1:
                 frame, exists = row.double().unflatten(0, (-1, step)), (row < side).double().unflatten(0, (-1, step))
         steps, rows, columns = cells
-        split = pixels.unflatten(4, (columns, config.patch)).unflatten(3, (rows, config.patch))
-        split = split.unflatten(1, (steps, config.tube))
-        # (B, t, K, C, h, P, w, P) to (B, t, h, w, C * K * P * P).
-        tubes_BthwF = split.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4)
         if isinstance(embedding, ConvTubeEmbedding):
-            maps = embedding.dense_maps(tubes_BthwF)
+            maps = embedding.dense_maps(pixels.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format))
         else:
             assert isinstance(embedding, PatchEmbedding)
-            maps = embedding.project(tubes_BthwF)
+            split = pixels.unflatten(4, (columns, config.patch)).unflatten(3, (rows, config.patch))
+            split = split.unflatten(1, (steps, config.tube))
+            # (B, t, K, C, h, P, w, P) to (B, t, h, w, C * K * P * P).
+            maps = embedding.project(split.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4))
         # The mean time of the frames that exist, from that of the first tube.
         middles = (frame * exists).sum(1) / exists.sum(1) / config.tube
         coords = [torch.arange(count).float() for count in (rows, columns)]
