@@ -31,6 +31,8 @@ from .trained import TrainedRun
 
 Format = Literal["onnx", "pt2"]
 Output = Literal["logits", "embedding"]
+OUTPUTS: dict[Output, str] = {"logits": "logits", "embedding": "vectors"}
+"""Names of the outputs of an ONNX file. Values within a graph are named after operators, of which embedding is one."""
 METADATA = "hrt_mm"
 """Key of the metadata in an ONNX file."""
 TOLERANCE = 1e-4
@@ -285,7 +287,7 @@ def _write_onnx(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> N
             program,
             dynamo=True,
             input_names=list(model.names),
-            output_names=[metadata["output"]],
+            output_names=[OUTPUTS[metadata["output"]]],
             opset_version=_OPSET,
             verbose=False,
         )
