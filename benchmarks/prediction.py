@@ -188,8 +188,8 @@ def tables(result: Result) -> str:
     sizes = f"{row.sizes['files']} JPEG files of {row.sizes['side']} pixels in height"
     ratio = row.ratios["predict/training"]
     body = [
-        [name, f"{own.seconds or 0:.2f} s", f"{own.scores['files/s'] or 0:,.1f}"]
-        for name, own in row.contenders.items()
+        [name, f"{measured.seconds or 0:.2f} s", f"{measured.scores['files/s'] or 0:,.1f}"]
+        for name, measured in row.contenders.items()
     ]
     return "\n\n".join(
         [

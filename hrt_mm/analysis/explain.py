@@ -1,4 +1,4 @@
-"""What decided a prediction: the tokens of each level that weigh most, by gradient or by attention.
+"""Attribution of predicted classes to the tokens of each level, by gradient or by attention.
 
 Shapes: B samples, T tokens of a level, D its width, K classes, A axes.
 """
@@ -20,7 +20,7 @@ from ..core.spans import Spans
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE
 from ..inference.locating import located, places_of
-from ..inference.predictions import Evidence
+from ..inference.predictions import Attribution
 from ..inference.trained import TrainedRun
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
@@ -35,8 +35,8 @@ COUNT = 3
 
 
 @dataclass(eq=False)
-class _Seen:
-    """What an encoder did with a batch.
+class _Record:
+    """The forward pass of an encoder.
 
     Attributes:
         pyramid: its output.
@@ -51,7 +51,7 @@ class _Seen:
 
 
 class Explainer:
-    """Says which tokens decided the predicted classes of a batch.
+    """Attributes the predicted classes of a batch to tokens.
 
     ``gradient`` weighs a token by the product of its features and the gradient of the predicted class (gradient times
     input, arXiv 1605.01713), where that is positive. At the level that the head reads, features are those of the
@@ -60,7 +60,7 @@ class Explainer:
     ``attention`` starts from equal weights at the level that the head reads, and follows them down through the blocks:
     half of a token's weight stays with it, the other half goes to the tokens that it attends to (attention rollout,
     arXiv 2005.00928); the weight of a group is shared evenly by its tokens. Paths from coarse to fine levels are not
-    followed, and what is seen is the same for all classes.
+    followed, and the result is the same for all classes.
 
     Args:
         run: a run of task ``classification`` or ``fused_classification``, on the device that computes.
@@ -77,60 +77,60 @@ class Explainer:
             raise UserError(f"the method {method!r} is unknown; it is one of {', '.join(METHODS)}")
         if not isinstance(run.task, Classification | Fused):
             raise ConfigError(
-                f"{run.folder} was trained on task {run.config.task.type}; what decided is shown for tasks "
+                f"{run.folder} was trained on task {run.config.task.type}; attribution is for tasks "
                 "classification and fused_classification"
             )
         self.task, self.readers, self.method, self.count = run.task, run.readers, method, count
 
-    def __call__(self, batch: Batch, samples: Sequence[Sample]) -> list[list[Evidence]]:
+    def __call__(self, batch: Batch, samples: Sequence[Sample]) -> list[list[Attribution]]:
         """The tokens that weigh most, for each sample of a batch; by tower, coarse to fine, the heaviest first.
 
         Args:
             batch: on the task's device.
             samples: of the batch, with their values.
         """
-        with torch.enable_grad() if self.method == "gradient" else torch.no_grad(), self._watched(batch) as seen:
+        with torch.enable_grad() if self.method == "gradient" else torch.no_grad(), self._watched(batch) as records:
             logits_BK = self.task.logits(batch).float()
-        evidence: list[list[Evidence]] = [[] for _ in samples]
-        weights = self._gradients(logits_BK, seen) if self.method == "gradient" else self._rollouts(seen)
+        attributions: list[list[Attribution]] = [[] for _ in samples]
+        weights = self._gradients(logits_BK, records) if self.method == "gradient" else self._rollouts(records)
         for tower, by_level in weights.items():
-            pyramid = seen[tower].pyramid
+            pyramid = records[tower].pyramid
             assert pyramid is not None
             owners = batch.towers[tower].samples.tolist()
             for level in sorted(by_level, reverse=True):
                 for owner, parts in zip(owners, self._located(tower, pyramid, level, by_level[level]), strict=True):
                     sample = samples[owner]
                     value = sample.value if tower == SINGLE else sample.value[tower]
-                    evidence[owner] += self._named(tower, pyramid.names[level], value, *parts)
-        return evidence
+                    attributions[owner] += self._named(tower, pyramid.names[level], value, *parts)
+        return attributions
 
     @contextmanager
-    def _watched(self, batch: Batch) -> Iterator[dict[str, _Seen]]:
-        """Records what the encoders do inside of the block."""
-        seen = {tower: _Seen() for tower in batch.towers if tower not in getattr(self.task, "without", ())}
+    def _watched(self, batch: Batch) -> Iterator[dict[str, _Record]]:
+        """Records the forward passes of the encoders inside of the block."""
+        records = {tower: _Record() for tower in batch.towers if tower not in getattr(self.task, "without", ())}
         with _Hooks() as hooks:
-            for tower in seen:
+            for tower in records:
                 encoder = self.task.encoder_of(tower)
                 if self.method == "attention":
-                    seen[tower].layers = hooks.enter(recorded(encoder.hierarchy))
-                hooks.watch(encoder, seen[tower], self._reads(tower))
-            yield seen
+                    records[tower].layers = hooks.enter(recorded(encoder.hierarchy))
+                hooks.watch(encoder, records[tower], self._reads(tower))
+            yield records
 
-    def _gradients(self, logits_BK: Tensor, seen: Mapping[str, _Seen]) -> dict[str, dict[int, Tensor]]:
+    def _gradients(self, logits_BK: Tensor, records: Mapping[str, _Record]) -> dict[str, dict[int, Tensor]]:
         """By tower and level, (T,) weights of the tokens."""
-        places = [(tower, level) for tower, one in seen.items() for level in one.states or ()]
-        states = [(seen[tower].states or {})[level] for tower, level in places]
+        places = [(tower, level) for tower, one in records.items() for level in one.states or ()]
+        states = [(records[tower].states or {})[level] for tower, level in places]
         # Samples do not depend on each other, so one backward pass serves all of them.
         gradients = torch.autograd.grad(logits_BK.amax(-1).sum(), states, allow_unused=True)
-        weights: dict[str, dict[int, Tensor]] = {tower: {} for tower in seen}
+        weights: dict[str, dict[int, Tensor]] = {tower: {} for tower in records}
         for (tower, level), x_TD, gradient_TD in zip(places, states, gradients, strict=True):
             if gradient_TD is not None:
                 weights[tower][level] = (x_TD * gradient_TD).float().sum(-1).clamp(min=0).detach().cpu()
         return weights
 
-    def _rollouts(self, seen: Mapping[str, _Seen]) -> dict[str, dict[int, Tensor]]:
+    def _rollouts(self, records: Mapping[str, _Record]) -> dict[str, dict[int, Tensor]]:
         weights: dict[str, dict[int, Tensor]] = {}
-        for tower, one in seen.items():
+        for tower, one in records.items():
             assert one.pyramid is not None
             weights[tower] = rollout(one.pyramid, one.layers, self._reads(tower))
         return weights
@@ -151,25 +151,25 @@ class Explainer:
             for weights_N1, edges_N2A in parts
         ]
 
-    def _named(self, tower: str, level: str, value: Any, weights_N: Tensor, edges_N2A: Tensor) -> list[Evidence]:
+    def _named(self, tower: str, level: str, value: Any, weights_N: Tensor, edges_N2A: Tensor) -> list[Attribution]:
         reader = self.readers[tower]
         heaviest = weights_N.topk(min(self.count, len(weights_N))).indices
         heaviest = heaviest[weights_N[heaviest] > 0]
         named = []
         for index, place in zip(heaviest.tolist(), places_of(reader, value, edges_N2A[heaviest]), strict=True):
-            evidence = Evidence(level, float(weights_N[index]), tower)
+            attributions = Attribution(level, float(weights_N[index]), tower)
             if len(place) == 4:
                 left, top, right, bottom = place
-                named.append(replace(evidence, box=(left, top, right, bottom)))
+                named.append(replace(attributions, box=(left, top, right, bottom)))
                 continue
             start, end = place
             text = reader.text(value, (start, end)).get("text", "")
-            named.append(replace(evidence, start=start, end=end, text=text))
+            named.append(replace(attributions, start=start, end=end, text=text))
         return named
 
 
 class _Hooks:
-    """Records what encoders do until it is closed."""
+    """Records forward passes of encoders until it is closed."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -184,13 +184,13 @@ class _Hooks:
         """Enters a context until then."""
         return self._stack.enter_context(context)
 
-    def watch(self, encoder: Encoder, seen: _Seen, reads: Sequence[int]) -> None:
+    def watch(self, encoder: Encoder, record: _Record, reads: Sequence[int]) -> None:
         """Records the output and the states of an encoder, at some levels those of the output."""
         states: dict[int, Tensor] = {}
-        seen.states = states
+        record.states = states
 
         def keep_pyramid(module: Any, args: Any, output: Pyramid) -> None:
-            seen.pyramid = output
+            record.pyramid = output
             # The norm of the output leaves nothing of the length of what is normed, and so no gradient along it.
             states.update({level: output[level].x for level in reads})
 
@@ -248,8 +248,8 @@ def explain(
     *,
     count: int = COUNT,
     batch_size: int | None = None,
-) -> list[list[Evidence]]:
-    """What decided the predicted class of each input; see :class:`Explainer`.
+) -> list[list[Attribution]]:
+    """Attributes the predicted class of each input to tokens; see :class:`Explainer`.
 
     Args:
         run: of task ``classification`` or ``fused_classification``.

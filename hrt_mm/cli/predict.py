@@ -51,7 +51,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--explain",
         choices=("gradient", "attention"),
-        help="also write the parts of each level that decided a class: boxes of pictures, times, or words",
+        help="attribute classes to parts of each level: boxes of pictures, times, or words",
     )
     parser.add_argument(
         "--restart", action="store_true", help="discard what an interrupted job left, instead of continuing it"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .export import ExportedFile, export_run
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .locating import LevelVectors
-    from .predictions import Evidence, Predicted, PredictedSpan, Prediction, SpanPrediction
+    from .predictions import Attribution, Predicted, PredictedSpan, Prediction, SpanPrediction
     from .sharing import PretrainedEncoder, from_pretrained, push_to_hub, save_pretrained
     from .streaming import Finished, HierarchyStream, Stream, latencies
     from .trained import TrainedRun, evaluate_run, load_run, load_task
@@ -23,7 +23,7 @@ else:
             ".locating": ("LevelVectors",),
             ".export": ("ExportedFile", "export_run"),
             ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
-            ".predictions": ("Evidence", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
+            ".predictions": ("Attribution", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
             ".streaming": ("Finished", "HierarchyStream", "Stream", "latencies"),
@@ -31,7 +31,7 @@ else:
     )
 
 __all__ = [
-    "Evidence",
+    "Attribution",
     "ExportedFile",
     "Finished",
     "GeneratedText",

@@ -67,11 +67,11 @@ class Interpreter:
             Boundary: self._boundaries,
             CTC: self._transcripts,
         }
-        found = [read for task_type, read in kinds.items() if isinstance(task, task_type)]
-        if not found:
+        matching = [read for task_type, read in kinds.items() if isinstance(task, task_type)]
+        if not matching:
             advice = f"; {ADVICE[kind]}" if kind in ADVICE else ""
             raise ConfigError(f"{folder} was trained on task {kind}, which predicts no labels{advice}")
-        self._read = found[0]
+        self._read = matching[0]
         unit = getattr(task, "unit", None) if isinstance(task, Tagging) else None
         if isinstance(task, Segmentation):
             unit = task.config.unit

@@ -25,7 +25,7 @@ from ..train.samples import Loaded
 from .inputs import Input, SampleBatches
 from .interpreting import NOT_FINITE, Interpreter
 from .prediction_rows import format_of, journaled, write_output, writer_to
-from .predictions import Evidence, PredictionRow
+from .predictions import Attribution, PredictionRow
 from .trained import TrainedRun, load_for_evaluation
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 TOP = 5
 """Classes whose scores are written."""
 
-Explain = Callable[[Batch, Sequence[Sample]], list[list[Evidence]]]
-"""What decided the predictions of a batch, for each sample."""
+Explain = Callable[[Batch, Sequence[Sample]], list[list[Attribution]]]
+"""Attributes the predictions of a batch, for each sample."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PredictionJob:
         top: number of classes to score; all if ``None``.
         workers: processes that read files; 0 for none.
         precision: of the model; that of the run if ``None``.
-        explain: what decided, if that is written.
+        explain: attributes predictions to parts of the samples, if that is written.
         identity: of inputs and options; a job is continued where they are equal.
         labelled: whether the samples have labels, which are written too.
     """
@@ -77,8 +77,8 @@ class PredictionJob:
         classes = isinstance(self.run.task, Classification | Fused | Matching)
         names = ["sample", *(["true"] if self.labelled else []), "predicted"]
         names += ["score", "scores"] if classes else ["unit", "spans"]
-        names += ["evidence"] if self.explain is not None else []
-        others = dict.fromkeys(_beside(name, names) for row in self.info for name in row)
+        names += ["attributions"] if self.explain is not None else []
+        others = dict.fromkeys(_column(name, names) for row in self.info for name in row)
         return names + list(others)
 
     def batches(self, done: int = 0) -> Iterator[tuple[list[PredictionRow], list[tuple[str, str]], int]]:
@@ -107,10 +107,10 @@ class PredictionJob:
         batch = loaded.batch.to(self.run.device)
         samples = [sample for _, sample in loaded.samples]
         predictions = interpret(batch, samples)
-        evidence = self.explain(batch, samples) if self.explain is not None else [[]] * len(samples)
+        attributions = self.explain(batch, samples) if self.explain is not None else [[]] * len(samples)
         rows: list[PredictionRow] = []
         broken: list[tuple[str, str]] = []
-        for (index, sample), prediction, parts in zip(loaded.samples, predictions, evidence, strict=True):
+        for (index, sample), prediction, parts in zip(loaded.samples, predictions, attributions, strict=True):
             if prediction is None:
                 broken.append((sample.name, NOT_FINITE))
                 continue
@@ -119,9 +119,9 @@ class PredictionJob:
                 row["true"] = interpret.truth(sample)
             row |= prediction.row(self.top)
             if self.explain is not None:
-                row["evidence"] = [part.plain() for part in parts]
-            beside = self.info[index] if self.info else {}
-            rows.append(row | {_beside(name, row): value for name, value in beside.items()})
+                row["attributions"] = [part.plain() for part in parts]
+            info = self.info[index] if self.info else {}
+            rows.append(row | {_column(name, row): value for name, value in info.items()})
         return rows, broken
 
     def write(self, out: Path | None, kind: str | None = None, *, restart: bool = False) -> int:
@@ -270,7 +270,7 @@ def write_split(
         return split_job(run.to(ranks.device), split, ranks, top=None).write(out)
 
 
-def _beside(name: str, columns: Sequence[str] | Mapping[str, Any]) -> str:
+def _column(name: str, columns: Sequence[str] | Mapping[str, Any]) -> str:
     """The name of an input's own column, which may not hide one of the prediction."""
     return f"input.{name}" if name in columns else name
 

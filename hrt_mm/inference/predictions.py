@@ -90,7 +90,7 @@ class PredictedSpan(TimeSpan):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Attribution:
     """A part of a sample that weighed in a prediction.
 
     Args:
@@ -161,7 +161,7 @@ def text_lines(row: PredictionRow) -> list[str]:
         spans = row["spans"]
         predicted = row["predicted"] if isinstance(row["predicted"], str) else f"{len(spans)} spans"
         lines = [f"{lead}{predicted}{true}", *(_span_line(span, row["unit"]) for span in spans)]
-    return lines + [_evidence_line(part) for part in row.get("evidence") or ()]
+    return lines + [_attribution_line(part) for part in row.get("attributions") or ()]
 
 
 def _span_line(span: Mapping[str, Any], unit: str) -> str:
@@ -172,7 +172,7 @@ def _span_line(span: Mapping[str, Any], unit: str) -> str:
     return f"  {where}  {label}{border}{'  ' + span['text'] if 'text' in span else ''}"
 
 
-def _evidence_line(part: Mapping[str, Any]) -> str:
+def _attribution_line(part: Mapping[str, Any]) -> str:
     where = f"box {part['box']}" if "box" in part else f"{part['start']:g} to {part['end']:g}"
     tower = f"{part['tower']}, " if part.get("tower") else ""
     text = f"  {part['text']}" if part.get("text") else ""

@@ -58,8 +58,8 @@ def inputs_in(
     if files:
         reading = _file_tower(readers, tower)
         suffixes, others = readers[reading].suffixes()
-        found = listed(files, (), suffixes, None, {*others, *TABLES})
-        inputs += [Input(entry.name, {reading: entry.path}) for entry in found]
+        entries = listed(files, (), suffixes, None, {*others, *TABLES})
+        inputs += [Input(entry.name, {reading: entry.path}) for entry in entries]
     elif tower is not None:
         raise UserError("--tower is for files, and only tables are given; name columns with --column TOWER=NAME")
     for table in tables:
@@ -156,14 +156,14 @@ def _default_columns(row: Row, readers: Mapping[str, TowerReader], location: str
     if SINGLE in readers:
         textual = issubclass(readers[SINGLE].modality, Textual)
         return {SINGLE: [TEXT if textual and TEXT in row else PATH]}
-    found = {tower: [tower] for tower in readers if tower in row}
-    if not found:
+    named = {tower: [tower] for tower in readers if tower in row}
+    if not named:
         columns = ", ".join(printable(str(name)) for name in row)
         raise UserError(
             f"{location} has no column named after a tower ({', '.join(readers)}); its columns are {columns}. Name one "
             f"with --column {next(iter(readers))}=NAME"
         )
-    return found
+    return named
 
 
 def _cell(row: Row, column: str, reader: TowerReader, paths: Paths, location: str, *, required: bool) -> Any:

@@ -1,4 +1,4 @@
-"""What decided a prediction: gradients and attention that find the part which tells classes apart."""
+"""Attributions: gradients and attention that find the part which tells classes apart."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def image() -> torch.Tensor:
 
 def test_gradients_are_those_of_the_predicted_class(run: TrainedRun, image: torch.Tensor) -> None:
     ((batch, samples),) = list(run.read([image]))
-    (evidence,) = Explainer(run, "gradient", count=100)(batch, samples)
+    (attributions,) = Explainer(run, "gradient", count=100)(batch, samples)
     task = run.task
     assert isinstance(task, Classification)
     # The head is linear, so what doubling a token adds to the score is its share.
@@ -68,14 +68,14 @@ def test_gradients_are_those_of_the_predicted_class(run: TrainedRun, image: torc
             handle.remove()
     positive = {token: weight for token, weight in weights.items() if weight > 0}
     total = sum(positive.values())
-    regions = [part for part in evidence if part.level == "regions"]
+    regions = [part for part in attributions if part.level == "regions"]
     assert len(regions) == len(positive)
     assert regions[0].weight == pytest.approx(max(positive.values()) / total, rel=1e-3)
     assert sum(part.weight for part in regions) == pytest.approx(1, abs=1e-5)
     best_token = max(positive, key=positive.__getitem__)
     row, column = divmod(best_token, 2)
     assert regions[0].box == pytest.approx((4 * column, 4 * row, 4 * column + 4, 4 * row + 4))
-    levels = [part.level for part in evidence]
+    levels = [part.level for part in attributions]
     assert levels == sorted(levels, key=("regions", "patches").index)
 
 
@@ -105,13 +105,13 @@ def test_boxes_are_written_beside_predictions(
     out = tmp_path / "p.jsonl"
     assert main(["predict", str(run.folder), str(path), "--explain", method, "--out", str(out)]) == 0
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
-    evidence = row["evidence"]
-    assert 2 <= len(evidence) <= 6 and {part["level"] for part in evidence} <= {"regions", "patches"}
-    for part in evidence:
+    attributions = row["attributions"]
+    assert 2 <= len(attributions) <= 6 and {part["level"] for part in attributions} <= {"regions", "patches"}
+    for part in attributions:
         left, top, right, bottom = part["box"]
         assert 0 <= left < right <= 8 and 0 <= top < bottom <= 8 and 0 < part["weight"] <= 1
     (parts,) = explain(run, [str(path)], method)
-    assert [part.plain() for part in parts] == evidence
+    assert [part.plain() for part in parts] == attributions
     capsys.readouterr()
     assert main(["predict", str(run.folder), str(path), "--explain", method]) == 0
     assert "% by box [" in capsys.readouterr().out
@@ -125,5 +125,5 @@ def test_what_cannot_be_explained_is_named(run: TrainedRun, tmp_path: Path) -> N
     masked = masked.replace("  levels:", "  top_down: true\n  levels:")
     config.write_text(masked)
     other = load_run(train(load_config(str(config), [f"run.dir={tmp_path / 'run'}"])))
-    with pytest.raises(ConfigError, match="what decided is shown for tasks classification and fused_classification"):
+    with pytest.raises(ConfigError, match="attribution is for tasks classification and fused_classification"):
         Explainer(other)

@@ -14,12 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hrt_mm import load_config, load_run, train
 from hrt_mm.cli.main import main
+from hrt_mm.core.errors import BadSample, UserError
 from hrt_mm.inference import Prediction
+from hrt_mm.inference.predict import prediction_job
 from hrt_mm.inference.prediction_rows import Journal
+from hrt_mm.inference.sources import inputs_in
 
 MODEL = """
 modality: {type: vision, channels: 1, patch: 4}
@@ -122,6 +126,19 @@ def test_workers_write_the_same_file(folder: Path, tmp_path: Path) -> None:
     assert main([*options, str(tmp_path / "one.csv")]) == 0
     assert main([*options, str(tmp_path / "two.csv"), "--workers", "2"]) == 0
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+def test_output_that_is_not_finite_is_no_prediction(folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    run = load_run(folder / "run")
+    with torch.no_grad():
+        for parameter in run.task.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(BadSample, match="the model's output for it is not finite"):
+        run.predict([pictures[0]])
+    job = prediction_job(run, inputs_in(pictures[:3], run.readers))
+    with pytest.raises(UserError, match="none of 3 samples can be predicted"):
+        job.write(tmp_path / "p.csv")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_journal_of_other_inputs_or_options_is_refused(
