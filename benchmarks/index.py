@@ -404,6 +404,11 @@ def run(options: argparse.Namespace) -> Result:
     )
 
 
+def rate(queries: float | None) -> str:
+    """Queries per second; empty in results of earlier versions, which did not measure them."""
+    return "" if queries is None else f"{queries:,.0f}"
+
+
 def tables(result: Result) -> str:
     """The result as Markdown."""
     sizes = [row for row in result.rows if row.sizes["kind"] != "additions"]
@@ -434,7 +439,7 @@ def tables(result: Result) -> str:
                 mebibytes(4 * int(row.sizes["vectors"]) * int(row.sizes["dim"])),
                 f"{1e3 * scores['open seconds']:,.0f} ms",
                 f"{scores['queries/s']:,.0f}",
-                f"{scores['queries/s with rows']:,.0f}",
+                rate(scores.get("queries/s with rows")),
                 f"{scores['batch queries/s']:,.0f}",
                 f"{scores['recall@10']:.1%}",
                 f"{scores['stored recall']:.1%}",
@@ -449,7 +454,7 @@ def tables(result: Result) -> str:
                     contender,
                     f"{values['recall@10']:.1%}",
                     f"{values['queries/s']:,.0f}",
-                    f"{values['batch queries/s']:,.0f}",
+                    rate(values.get("batch queries/s")),
                     f"{values['build seconds']:,.1f} s",
                     mebibytes(measured.bytes),
                     mebibytes(measured.held_bytes),
