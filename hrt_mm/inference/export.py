@@ -244,6 +244,8 @@ def _traced(model: DenseModel) -> torch.export.ExportedProgram:
     # No two sizes are equal, and none is 1.
     values = [model.tokenizer.dense_example(5) for _ in range(3)]
     inputs = tuple(model.tokenizer.dense_batch(values)[name] for name in model.names)
+    # Tables that are computed once and kept, such as those of rotary positions, must not be made of traced tensors.
+    model(*inputs)
     names = {name for of_input in axes.values() for name in of_input.values()}
     dims = {name: torch.export.Dim(name, min=1) for name in names}
     shapes = tuple({axis: dims[name] for axis, name in axes[input_].items()} for input_ in model.names)
