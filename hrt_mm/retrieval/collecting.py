@@ -37,6 +37,8 @@ from .rows import Row, not_comparable
 
 log = logging.getLogger(__name__)
 
+PLAYABLE = frozenset((".mp4", ".webm", ".wav", ".mp3", ".flac", ".ogg"))
+"""Suffixes of long files that are kept as they are to be played, by a hard link where the file system has them."""
 WINDOW = 8.0
 """Seconds of a long video that are encoded at once; about as long as the videos that models are trained on."""
 MAX_INFO = 32_768
@@ -317,8 +319,10 @@ class _Job:
         value, vector_D, passages = self.embedder.embed_stretches(
             tower, stretches, self.options.levels, media=self.options.media
         )
-        media = reader.media(value) if self.options.media else None
-        return EmbeddedSample(Shown(reader.text(value), media, value), vector_D, passages)
+        # A rendered file would end with the first stretch, and the times of later pieces would lie beyond it.
+        file = path if self.options.media and path.suffix.lower() in PLAYABLE else None
+        media = reader.media(value) if self.options.media and file is None else None
+        return EmbeddedSample(Shown(reader.text(value), media, value), vector_D, passages, file)
 
     def _add(self, writer: Writer, tower: str, index: int, name: str, sample: EmbeddedSample) -> None:
         """Writes the rows of a sample and its pieces; none of them after an error.
@@ -336,6 +340,8 @@ class _Job:
         texts = {key: text for key, text in sample.shown.info.items() if text[:MAX_TEXT] not in columns}
         info = _truncate({**texts, **described}, name)
         file = writer.media(*sample.shown.media) if sample.shown.media else ""
+        if sample.file is not None:
+            file = writer.media_of(sample.file)
         rows = [Row(name, tower, file=file, info=info, stamp=self.source.stamps[index])]
         names = [name]
         for pieces, parent_indices in zip(sample.passages, parents(sample.passages), strict=True):
@@ -384,11 +390,13 @@ class EmbeddedSample:
         shown: what to display of it.
         vector_D: of the sample.
         passages: its pieces, coarse to fine.
+        file: to display instead of ``shown.media``, if any.
     """
 
     shown: Shown
     vector_D: np.ndarray
     passages: Sequence[Passages]
+    file: Path | None = None
 
     def vectors(self) -> list[np.ndarray]:
         """(N, D) vectors: that of the sample, and those of the pieces at each level."""

@@ -106,6 +106,11 @@ def test_pieces_of_stretches_are_kept_to_be_played(
         out = tmp_path / f"{window:g}"
         embed_files(local, "video", [path], out, levels=["clips"], window=window, media=True)
         collection = Collection(out)
+        (whole,) = (collection.media(row) for row in collection.rows() if not row.level)
+        # Times of all pieces lie within what is kept of the film.
+        assert whole is not None and VideoModality.seconds(whole) == pytest.approx(
+            VideoModality.seconds(path), abs=0.05
+        )
         files = [collection.media(row) for row in collection.rows() if row.level]
         assert {round(VideoModality.seconds(file), 2) for file in files if file} == {0.16}
         # The last clip has three frames, and is too short. In stretches frames are of the model's size.
