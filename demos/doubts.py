@@ -14,7 +14,7 @@ from hrt_mm.retrieval.index import Hit
 
 WEAK = 0.35
 """Best match by words below which the page doubts its answers. It lies between the lowest match of a good question to
-the symbols (0.40) and the highest of names with shuffled letters (0.26)."""
+the symbols (0.40) and the highest of names with shuffled letters (0.33)."""
 VOCABULARY = 50
 """Different words that texts have at least if they are descriptions. Others, such as the names of a few films, say
 nothing about what a question can find."""
