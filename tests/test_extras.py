@@ -92,6 +92,10 @@ USES = {
     "retrieval": {"faiss-cpu": "from hrt_mm.retrieval.neighbours import load_faiss; load_faiss('graph')"},
     "serve": {"fastapi": "from hrt_mm.retrieval.server import create_app; create_app(None)"},
     "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant import load_qdrant; load_qdrant()"},
+    "completion": {
+        "shtab": "from argparse import Namespace; from hrt_mm.cli.completion import _print; _print(Namespace())"
+    },
+    "sweep": {"optuna": "from hrt_mm.analysis.sweep import load_optuna; load_optuna()"},
     "data": {
         "datasets": "from hrt_modalities.text.hugging_face import HuggingFaceConfig; "
         "HuggingFaceConfig(type='hugging_face', path='corpus').build('train')",

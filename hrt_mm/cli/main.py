@@ -10,13 +10,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import added, analysis, config, embed, export, generate, index, mine, modalities, predict, search, serve, train
+from . import (
+    added,
+    analysis,
+    completion,
+    config,
+    embed,
+    export,
+    generate,
+    index,
+    mine,
+    modalities,
+    predict,
+    search,
+    serve,
+    sweep,
+    train,
+)
 from .arguments import HelpParser, join_text_options
 from .process import as_process, printable_output
 
 COMMANDS = (
     train.add_train,
     train.add_eval,
+    sweep.add,
     predict.add,
     generate.add,
     embed.add,
@@ -49,13 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses a command line. Overrides and files may also follow options."""
-    about = "Hierarchical transformers for text, images, audio and video."
-    parser = HelpParser(prog="hrt-mm", description=about, closing=modalities.listing)
-    parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
-    parser.set_defaults(traceback=False)
-    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in COMMANDS:
-        add_command(commands)
+    parser, commands = _parser()
     argv = sys.argv[1:] if argv is None else argv
     if added.needed(argv, commands):
         added.add(commands)
@@ -81,6 +92,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         # The shell does not expand --out=~/x.
         setattr(args, name, _expand_home(value))
     return args
+
+
+def _parser() -> tuple[HelpParser, Any]:
+    """The parser, and its commands without those of plug-ins."""
+    about = "Hierarchical transformers for text, images, audio and video."
+    parser = HelpParser(prog="hrt-mm", description=about, closing=modalities.listing)
+    parser.add_argument("--version", action="version", version=f"hrt-mm {version('hrt-mm')}")
+    parser.set_defaults(traceback=False)
+    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_command in COMMANDS:
+        add_command(commands)
+    completion.add(commands, _complete_parser)
+    return parser, commands
+
+
+def _complete_parser() -> HelpParser:
+    parser, commands = _parser()
+    added.add(commands)
+    # Completion shows one line for each command; the list of configurations would import all plug-ins for each.
+    parser.closing = None
+    return parser
 
 
 def _expand_home(value: Any) -> Any:
