@@ -92,6 +92,8 @@ USES = {
     "retrieval": {"faiss-cpu": "from hrt_mm.retrieval.neighbours import load_faiss; load_faiss('graph')"},
     "serve": {"fastapi": "from hrt_mm.retrieval.server import create_app; create_app(None)"},
     "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant import load_qdrant; load_qdrant()"},
+    "export": {"onnx": "from hrt_mm.inference.export import _write_onnx; _write_onnx(None, Path('a.onnx'), {})"},
+    "hub": {"huggingface-hub": "from hrt_mm.inference.hub import download; download('owner/name')"},
     "completion": {
         "shtab": "from argparse import Namespace; from hrt_mm.cli.completion import _print; _print(Namespace())"
     },
@@ -99,6 +101,8 @@ USES = {
     "data": {
         "datasets": "from hrt_modalities.text.hugging_face import HuggingFaceConfig; "
         "HuggingFaceConfig(type='hugging_face', path='corpus').build('train')",
+        "pyarrow": "from hrt_mm.data.tables import rows_of; Path('a.parquet').write_bytes(b'PAR1'); "
+        "list(rows_of(Path('a.parquet'), 'data.file'))",
     },
 }
 """By extra and library, what needs it."""
@@ -139,8 +143,10 @@ def test_every_library_of_an_extra_has_a_use() -> None:
     for extra, uses in USES.items():
         inner = {"speech": "audio", "shots": "video"}.get(extra)
         expected = set(libraries(extra)) - set(libraries(inner) if inner else ())
-        # opencv-python-headless serves scenedetect, the audio extra bounds torch, and the others run FastAPI.
-        assert set(uses) == expected - {"opencv-python-headless", "torch", "uvicorn", "python-multipart"}
+        # opencv-python-headless serves scenedetect, the audio extra bounds torch, two run FastAPI, and export asks for
+        # its three libraries at once.
+        others = {"opencv-python-headless", "torch", "uvicorn", "python-multipart", "onnxruntime", "onnxscript"}
+        assert set(uses) == expected - others
 
 
 def test_commands_work_and_list_what_is_missing(light: Light, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ MODULES = {
     "espeakng-loader": "espeakng_loader",
     "faiss-cpu": "faiss",
     "flash-attn": "flash_attn",
+    "huggingface-hub": "huggingface_hub",
     "megabyte-pytorch": "MEGABYTE_pytorch",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
