@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core.errors import BadSample, printable
+from .contained import ContainedFile
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -82,11 +83,13 @@ class Home:
         A missing file is reported here only if there is one with a similar name, and otherwise by its reader.
 
         Args:
-            name: relative to the folder, with ``/``.
+            name: relative to the folder, with ``/``; or a :class:`~.contained.ContainedFile`, which has no place in it.
 
         Raises:
             BadSample: it is not a regular file, is missing but exists under a similar name, or lies outside the folder.
         """
+        if isinstance(name, ContainedFile):
+            return name.path()
         path = self.root / name
         try:
             inside = self.follow_links or path.resolve().is_relative_to(self._resolved)

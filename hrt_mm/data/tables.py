@@ -19,13 +19,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.errors import ConfigError, printable
-from ..core.extras import needs_extra
+from .contained import ContainedFile, FileCell
 from .files import nearly, special
+from .parquet import parquet_rows
 
 Row = Mapping[str, Any]
 
@@ -66,7 +66,8 @@ csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
 def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
     """Iterates over the rows of a table, each with its line number; in Parquet with its number, from 1.
 
-    Cells of CSV and TSV are strings, or ``None`` past the end of a short row.
+    Cells of CSV and TSV are strings, or ``None`` past the end of a short row. Cells of Parquet with the bytes of a file
+    are :class:`~.contained.FileCell`.
 
     Args:
         file: the table. Its suffixes determine format and compression, as in ``.csv``, ``.tsv.gz`` and ``.parquet``.
@@ -78,7 +79,7 @@ def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
     kind, packing = kind_of(file)
     if kind == _PARQUET and not packing:
         _check_file(file, key)
-        yield from _read_parquet(file)
+        yield from parquet_rows(file)
         return
     if kind not in _KINDS or packing not in _COMPRESSED:
         zst = "; Zstandard is not read: unpack it, or use .gz" if packing == ".zst" else ""
@@ -156,13 +157,14 @@ class Paths:
     def __init__(self, table: Path, root: Path | None = None, key: str = "data.root") -> None:
         if root is not None and not root.is_dir():
             raise ConfigError(f"{key} {root} is not a folder")
+        self.table = table
         self.root = table.parent if root is None else root
         self._root_name = f"the folder of the table, {self.root}" if root is None else f"{key} {root}"
         self._fix = f"; paths start there. Set {key} to a folder that holds all files" if root is None else ""
         self._roots = tuple({os.path.abspath(self.root): 0, os.path.realpath(self.root): 0})
 
     def of(self, row: Row, column: str, location: str) -> str:
-        """The path in a column, relative to the root, with ``/``.
+        """The path in a column, relative to the root, with ``/``; or a contained file, where the cell has its bytes.
 
         Args:
             row: of the table.
@@ -173,6 +175,8 @@ class Paths:
             ConfigError: the path is missing, or leads out of the root.
         """
         name = row.get(column)
+        if isinstance(name, FileCell):
+            return ContainedFile(f"{self.table.name}:{location.rpartition(':')[2]}", name.source, name.key)
         if is_missing(name):
             raise ConfigError(f"{location}: the value of {column!r} is {lacking(row, column)}; expected a path")
         if not isinstance(name, str) or "\0" in name:
@@ -351,20 +355,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         duplicate = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {printable(duplicate)!r} is there twice")
     return value
-
-
-def _read_parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    with needs_extra("data", "a table in Parquet"):
-        pyarrow: Any = import_module("pyarrow")
-        parquet: Any = import_module("pyarrow.parquet")
-    number = 0
-    try:
-        with parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}; create it again") from error
-    if not number:
-        raise ConfigError(f"{file} is empty")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
+from ..data.contained import ContainedFile
 from ..data.progress import counted
 from ..data.sample import Sample
 from ..data.skipped import warn_of_skipped
@@ -292,6 +293,8 @@ def _digest(inputs: Sequence[Input]) -> str:
 def _stamp(source: Any) -> Any:
     if isinstance(source, tuple):
         return [_stamp(item) for item in source]
+    if isinstance(source, ContainedFile):
+        return source.identity
     if not isinstance(source, Path):
         return source
     try:

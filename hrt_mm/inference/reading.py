@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import BadSample, ConfigError
 from ..data.capabilities import Divisible, Renderable, Textual, ValueReading, read_file
+from ..data.contained import ContainedFile
 from ..data.dataset import DatasetConfig
 from ..data.files import check_regular
 from ..data.modality import Modality
@@ -40,8 +41,9 @@ class TowerReader:
         """The raw value of a source, as the run's data prepares it.
 
         Args:
-            source: a file as a :class:`~pathlib.Path`; a ``str``, which is a text for towers of text, and the path of a
-                file for others; or a value in memory, such as a tensor, an array or a Pillow image.
+            source: a file as a :class:`~pathlib.Path` or a :class:`~hrt_mm.data.contained.ContainedFile`; a ``str``,
+                which is a text for towers of text, and the path of a file for others; or a value in memory, such as a
+                tensor, an array or a Pillow image.
 
         Raises:
             BadSample: the text is empty, or the file is missing, not regular, or of another modality.
@@ -52,7 +54,9 @@ class TowerReader:
                 f"the model of {self.tower} groups by {', '.join(map(repr, self.annotations))}, which come with the "
                 "data and are in no bare file; train one with fixed or learned groups"
             )
-        if isinstance(source, str) and not issubclass(self.modality, Textual):
+        if isinstance(source, ContainedFile):
+            source = source.path()
+        elif isinstance(source, str) and not issubclass(self.modality, Textual):
             source = Path(source)
         if isinstance(source, Path):
             size_of(source)

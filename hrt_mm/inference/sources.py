@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import UserError, printable
 from ..data.capabilities import Textual
+from ..data.contained import FileCell
 from ..data.files import shown
 from ..data.listing import ID, PATH, TABLES, is_inside, listed
 from ..data.tables import Paths, Row, is_missing, rows_of
@@ -145,7 +146,7 @@ def _rows(
             if all(cell is not None for cell in cells):
                 sources[tower] = cells[0] if len(cells) == 1 else tuple(cells)
         used = {name for names in chosen.values() for name in names}
-        info = {printable(str(name)): _text(value) for name, value in row.items() if not is_missing(value)}
+        info = {printable(str(name)): _text(value) for name, value in row.items() if _is_plain(value)}
         name = _name(row, id_column, location) or _path_name(sources) or shown(f"{table.name}:{number}")
         id_name = id_column or ID
         inputs.append(Input(name, sources, {key: value for key, value in info.items() if key not in {*used, id_name}}))
@@ -167,12 +168,14 @@ def _default_columns(row: Row, readers: Mapping[str, TowerReader], location: str
 
 
 def _cell(row: Row, column: str, reader: TowerReader, paths: Paths, location: str, *, required: bool) -> Any:
-    """A text or a path; ``None`` if the cell is empty and need not be filled."""
+    """A text, a path or a contained file; ``None`` if the cell is empty and need not be filled."""
     if column not in row:
         columns = ", ".join(printable(str(name)) for name in row) or "none"
         raise UserError(f"{location} has no column {column!r}; its columns are {columns}. Name one with --column")
     if is_missing(row[column]) and not required:
         return None
+    if isinstance(row[column], FileCell):
+        return paths.of(row, column, location)
     if issubclass(reader.modality, Textual) and column != PATH:
         # An empty text is reported with the other samples that cannot be used.
         return "" if is_missing(row[column]) else _text(row[column])
@@ -180,6 +183,10 @@ def _cell(row: Row, column: str, reader: TowerReader, paths: Paths, location: st
     if not is_inside(path, paths.root):
         raise UserError(f"{location}: {path} is a link that leads out of {paths.root}; copy the file there")
     return path
+
+
+def _is_plain(value: Any) -> bool:
+    return not (is_missing(value) or isinstance(value, FileCell))
 
 
 def _name(row: Row, column: str | None, location: str) -> str:

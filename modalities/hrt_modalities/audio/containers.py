@@ -42,7 +42,7 @@ def container_of(path: Path, name: str) -> Iterator[Any]:
     with ExitStack() as stack:
         file = _patched_file(path)
         # An absolute path, because FFmpeg takes names such as "concat:a|b" for commands.
-        source = str(path.resolve()) if file is None else stack.enter_context(file)
+        source = str(path.absolute()) if file is None else stack.enter_context(file)
         try:
             container = stack.enter_context(av.open(source, options=dict(OPTIONS), metadata_errors="replace"))
         except (av.FFmpegError, ValueError) as error:
@@ -88,7 +88,7 @@ def _patched_file(path: Path) -> _PatchedFile | None:
     if head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64" and head[28:36] == bytes(8):
         return _PatchedFile(path, 28, struct.pack("<Q", 1 << 62))
     try:
-        str(path.resolve()).encode()
+        str(path.absolute()).encode()
     except UnicodeEncodeError:
         return _PatchedFile(path, 0, b"")
     return None

@@ -24,7 +24,7 @@ class AudioFolderConfig(FolderConfig, RecordingsConfig):
 
 
 class AudioManifestConfig(TimedManifestConfig, JoinableConfig):
-    """A table with one row per sound or part of a sound: CSV or TSV with a header, or JSONL, by its suffix."""
+    """A table with one row per sound or part of a sound: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
 
     type: Literal["audio_manifest"]
     label: Literal["class", "text", "words", "characters"] = "class"

@@ -214,7 +214,7 @@ class FolderConfig(UnsplitConfig):
 
 
 class TableConfig(UnsplitConfig):
-    """A table with one row per sample: CSV or TSV with a header, or JSONL, by its suffix."""
+    """A table with one row per sample: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
 
     file: Path
     """The table. Its paths are relative to ``root`` and must stay inside it."""

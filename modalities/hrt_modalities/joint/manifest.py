@@ -48,7 +48,7 @@ class ManifestEntry:
 
 
 class JointManifestConfig(TableConfig):
-    """A table with one row per sample of several modalities: CSV or TSV with a header, or JSONL, by its suffix.
+    """A table with one row per sample of several modalities: CSV, TSV, JSONL or Parquet, by its suffix.
 
     A row may lack modalities: their cells are empty then, and the model does without them.
     """

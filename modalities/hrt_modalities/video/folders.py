@@ -23,7 +23,7 @@ class VideoFolderConfig(FolderConfig, ClipsConfig):
 
 
 class VideoManifestConfig(TimedManifestConfig, ClipsConfig):
-    """A table with one row per video or part of a video: CSV or TSV with a header, or JSONL, by its suffix."""
+    """A table with one row per video or part of a video: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
 
     deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
     column_keys = (*TimedManifestConfig.column_keys, "boundary_columns")

@@ -107,7 +107,7 @@ class ImageFolderConfig(FolderConfig, FilesConfig):
 
 
 class ImageManifestConfig(ManifestConfig, FilesConfig):
-    """A table with one row per image: CSV or TSV with a header, or JSONL, by the suffix of the file."""
+    """A table with one row per image: CSV or TSV with a header, JSONL, or Parquet, by the suffix of the file."""
 
     deprecated_types: ClassVar[Mapping[str, str]] = {"manifest": "image_manifest"}
 

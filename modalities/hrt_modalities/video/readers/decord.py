@@ -37,7 +37,7 @@ class DecordReader(Reader):
         scaled = size != (index.height, index.width)
         try:
             self._reader = VideoReader(
-                str(path.resolve()),
+                str(path.absolute()),
                 ctx=cpu(0),
                 width=columns if scaled else -1,
                 height=rows if scaled else -1,

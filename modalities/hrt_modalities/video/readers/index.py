@@ -229,7 +229,7 @@ def opened(path: Path, name: str) -> Iterator[Any]:
         raise BadSample(name, f"cannot be read: {error.strerror}") from error
     try:
         # An absolute path, because FFmpeg takes names such as "concat:a|b" for commands.
-        container = av.open(str(path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
+        container = av.open(str(path.absolute()), options=dict(OPTIONS), metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadSample(

@@ -113,7 +113,7 @@ class PyavReader(Reader):
 
         self.close()
         try:
-            self._container = av.open(str(self.path.resolve()), options=dict(OPTIONS), metadata_errors="replace")
+            self._container = av.open(str(self.path.absolute()), options=dict(OPTIONS), metadata_errors="replace")
             self._stream = video_stream(self._container, str(self.path))
         except (av.FFmpegError, ValueError, BadSample) as error:
             raise ReaderError(str(error)) from error

@@ -33,7 +33,7 @@ class TorchcodecReader(Reader):
             ) from error
         check_plain(path, index, CODECS)
         try:
-            self._decoder = VideoDecoder(str(path.resolve()), num_ffmpeg_threads=1, seek_mode="exact")
+            self._decoder = VideoDecoder(str(path.absolute()), num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # torchcodec raises whatever FFmpeg met
             raise ReaderError(_short(error)) from error
         if len(self._decoder) != len(index):

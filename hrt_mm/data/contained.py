@@ -1,0 +1,135 @@
+"""Files whose bytes lie within other files, such as a column of a table or an archive.
+
+Readers open paths. The bytes of a contained file are therefore put into an unnamed file of the process for as long as
+they are needed: in memory on Linux, elsewhere in a temporary file. Nothing is extracted under a name from the data.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Protocol
+from weakref import finalize
+
+from ..core.errors import BadSample
+
+_OPEN = 8
+"""Contained files that stay readable at a time, per thread: a sample has one per tower, and readers reopen files."""
+
+
+class FileSource(Protocol):
+    """A file that contains files. It is sent to workers, so open handles must not be pickled."""
+
+    @property
+    def identity(self) -> str:
+        """Differs if the content may differ: path, size and modification time."""
+
+    def read(self, key: int) -> bytes:
+        """The bytes of a contained file.
+
+        Raises:
+            OSError, ValueError: they cannot be read; says why.
+        """
+
+
+@dataclass(frozen=True)
+class FileCell:
+    """A cell of a table that has the bytes of a file, without the bytes.
+
+    Args:
+        source: reads them.
+        key: of the file in the source.
+    """
+
+    source: FileSource
+    key: int
+
+    def __repr__(self) -> str:
+        return "the bytes of a file"
+
+
+class ContainedFile(str):
+    """The name of a contained file. It stands where the path of a file is expected: in items, splits and messages.
+
+    Args:
+        name: for messages; unique in a dataset.
+        source: reads the bytes.
+        key: of the file in the source.
+    """
+
+    __slots__ = ("key", "source")
+
+    source: FileSource
+    key: int
+
+    def __new__(cls, name: str, source: FileSource, key: int) -> ContainedFile:
+        """The name, with where the bytes are."""
+        contained = super().__new__(cls, name)
+        contained.source, contained.key = source, key
+        return contained
+
+    def __reduce__(self) -> tuple[type[ContainedFile], tuple[str, FileSource, int]]:
+        return type(self), (str(self), self.source, self.key)
+
+    @property
+    def identity(self) -> str:
+        """Differs if the content may differ."""
+        return f"{self.source.identity} {self.key}"
+
+    def path(self) -> Path:
+        """A path to the bytes, valid until the thread asks for several other files.
+
+        Raises:
+            BadSample: they cannot be read.
+        """
+        identity = self.identity
+        files = _files.by_identity
+        if identity not in files:
+            try:
+                content = self.source.read(self.key)
+                files[identity] = _OpenFile(content, identity)
+            except (OSError, ValueError) as error:
+                raise BadSample(str(self), f"cannot be read: {error}") from error
+            while len(files) > _OPEN:
+                files.popitem(last=False)
+        files.move_to_end(identity)
+        return files[identity].path
+
+
+class _OpenFile:
+    """Bytes under a path, until the object is collected.
+
+    Args:
+        content: the bytes.
+        identity: of the content. It determines the modification time, by which readers recognize a file.
+    """
+
+    def __init__(self, content: bytes, identity: str) -> None:
+        digest = blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=7)
+        if sys.platform == "linux":
+            descriptor = os.memfd_create(digest.hexdigest())
+            finalize(self, os.close, descriptor)
+            self.path = Path(f"/proc/self/fd/{descriptor}")
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+        else:
+            with NamedTemporaryFile(prefix="hrt-mm-", delete=False) as file:
+                self.path = Path(file.name)
+                finalize(self, self.path.unlink, missing_ok=True)
+                file.write(content)
+        time = int.from_bytes(digest.digest(), "big")
+        os.utime(self.path, ns=(time, time))
+
+
+class _Files(threading.local):
+    def __init__(self) -> None:
+        self.by_identity: OrderedDict[str, _OpenFile] = OrderedDict()
+
+
+_files = _Files()
