@@ -23,7 +23,7 @@ _OPEN = 8
 """Contained files that stay readable at a time, per thread: a sample has one per tower, and readers reopen files."""
 
 
-class FileSource(Protocol):
+class FileContainer(Protocol):
     """A file that contains files. It is sent to workers, so open handles must not be pickled."""
 
     @property
@@ -47,7 +47,7 @@ class FileCell:
         key: of the file in the source.
     """
 
-    source: FileSource
+    source: FileContainer
     key: int
 
     def __repr__(self) -> str:
@@ -65,16 +65,16 @@ class ContainedFile(str):
 
     __slots__ = ("key", "source")
 
-    source: FileSource
+    source: FileContainer
     key: int
 
-    def __new__(cls, name: str, source: FileSource, key: int) -> ContainedFile:
+    def __new__(cls, name: str, source: FileContainer, key: int) -> ContainedFile:
         """The name, with where the bytes are."""
         contained = super().__new__(cls, name)
         contained.source, contained.key = source, key
         return contained
 
-    def __reduce__(self) -> tuple[type[ContainedFile], tuple[str, FileSource, int]]:
+    def __reduce__(self) -> tuple[type[ContainedFile], tuple[str, FileContainer, int]]:
         return type(self), (str(self), self.source, self.key)
 
     @property

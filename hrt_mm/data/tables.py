@@ -122,18 +122,22 @@ def is_missing(value: Any) -> bool:
 
 
 def texts_of(row: Row) -> dict[str, str]:
-    """The values of a row to display, by column, without missing ones.
+    """The values of a row to display, by column, without missing ones and without files.
 
     Lists of texts are joined by semicolons, and other values that are no texts are written as JSON.
     """
-    return {printable(str(column)): text_of(value) for column, value in row.items() if not is_missing(value)}
+    return {
+        printable(str(column)): text_of(value)
+        for column, value in row.items()
+        if not (is_missing(value) or isinstance(value, FileCell))
+    }
 
 
 def text_of(value: Any) -> str:
     """A value of a table as a text; see :func:`texts_of`."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         value = "; ".join(value)
-    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 class _Cells(dict[str, Any]):

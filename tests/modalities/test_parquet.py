@@ -13,8 +13,8 @@ from PIL import Image
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data import parquet
-from hrt_mm.data.dataset import Dataset
-from hrt_modalities.audio.files import Audio, wav
+from hrt_modalities.audio import Audio
+from hrt_modalities.audio.files import wav
 from hrt_modalities.audio.folders import AudioManifestConfig
 from hrt_modalities.joint.manifest import JointManifestConfig
 from hrt_modalities.video.folders import VideoManifestConfig
@@ -44,7 +44,7 @@ def as_structs(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
 
 
-def write(file: Path, column: str, cells: Sequence[Any], rows_in_group: int = 2, **others: Sequence[Any]) -> Path:
+def write(file: Path, column: str, cells: Sequence[Any], rows_in_group: int = 2, **others: Any) -> Path:
     """A table whose last row is ``val``."""
     labels = [("cat", "dog")[index % 2] for index in range(len(cells))]
     splits = ["train"] * (len(cells) - 1) + ["val"]
@@ -53,7 +53,7 @@ def write(file: Path, column: str, cells: Sequence[Any], rows_in_group: int = 2,
     return file
 
 
-def images(file: Path, column: str = "image", **options: Any) -> Dataset:
+def images(file: Path, column: str = "image", **options: Any) -> Any:
     given = {"type": "image_manifest", "file": file, "path_column": column, **options}
     return ImageManifestConfig.model_validate(given).build("train")
 
@@ -128,11 +128,20 @@ def test_sounds_videos_and_pairs(tmp_path: Path) -> None:
         sounds.append(tmp_path / f"{index}.wav")
         sounds[-1].write_bytes(wav(Audio(waveform_S, 8000)))
         films.append(film(tmp_path / f"{index}.mp4", 6 + index))
-    rows = {"wav": as_structs(sounds), "mp4": as_structs(films), "title": [f"sound {index}" for index in range(4)]}
+    rows: dict[str, Any] = {
+        "wav": as_structs(sounds),
+        "mp4": as_structs(films),
+        "title": [f"sound {index}" for index in range(4)],
+    }
     file = write(tmp_path / "media.parquet", "image", as_bytes(pictures(tmp_path, 4)), **rows)
-    names = {"wav": [path.name for path in sounds], "mp4": [path.name for path in films], "title": rows["title"]}
+    names: dict[str, Any] = {
+        "wav": [path.name for path in sounds],
+        "mp4": [path.name for path in films],
+        "title": rows["title"],
+    }
     beside = write(tmp_path / "paths.parquet", "image", [f"{index}.png" for index in range(4)], **names)
-    for kind, config in {"wav": AudioManifestConfig, "mp4": VideoManifestConfig}.items():
+    configs: dict[str, Any] = {"wav": AudioManifestConfig, "mp4": VideoManifestConfig}
+    for kind, config in configs.items():
         modality = "audio" if kind == "wav" else "video"
         built = [
             config.model_validate({"type": f"{modality}_manifest", "file": table, "path_column": kind}).build("train")
@@ -141,14 +150,14 @@ def test_sounds_videos_and_pairs(tmp_path: Path) -> None:
         for one, other in zip(*built, strict=True):
             for attribute in ("waveform_S", "rate") if kind == "wav" else ("pixels_N3HW", "times_N"):
                 values = [getattr(sample.value, attribute, None) for sample in (one, other)]
-                assert values[0] is values[1] is None or np.array_equal(*map(np.asarray, values))
+                assert values[0] is values[1] is None or np.array_equal(np.asarray(values[0]), np.asarray(values[1]))
         assert [built[0].shape(index) for index in range(3)] == [built[1].shape(index) for index in range(3)]
     sources = {
         "image": {"type": "image", "column": "image"},
         "sound": {"type": "audio", "column": "wav"},
         "text": {"type": "text", "column": "title"},
     }
-    pairs = [
+    pairs: list[Any] = [
         JointManifestConfig.model_validate({"type": "joint_manifest", "file": table, "sources": sources}).build("train")
         for table in (file, beside)
     ]

@@ -13,7 +13,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 
 from .audio import Audio
 from .files import SUFFIXES
-from .folders import AudioFolderConfig, AudioManifestConfig
+from .folders import AudioFolderConfig, AudioHuggingFaceConfig, AudioManifestConfig
 from .intervals import SILENCE
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
@@ -28,6 +28,7 @@ class AudioModality(Modality):
     datasets = (
         AudioFolderConfig,
         AudioManifestConfig,
+        AudioHuggingFaceConfig,
         SyntheticConfig,
     )
     suffixes = SUFFIXES

@@ -7,7 +7,8 @@ from typing import Literal
 from hrt_mm.core.errors import ConfigError, printable
 from hrt_mm.data.dataset import Dataset
 
-from ..common.media import FolderConfig, TimedManifestConfig
+from ..common.hugging_face import HuggingFaceRowsConfig
+from ..common.media import FolderConfig, TableConfig, TimedRowsConfig
 from ..common.tables import Paths, Row, label_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
@@ -23,10 +24,9 @@ class AudioFolderConfig(FolderConfig, RecordingsConfig):
     type: Literal["audio_folder"]
 
 
-class AudioManifestConfig(TimedManifestConfig, JoinableConfig):
-    """A table with one row per sound or part of a sound: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+class AudioRowsConfig(TimedRowsConfig, JoinableConfig):
+    """A table with one row per sound or part of a sound."""
 
-    type: Literal["audio_manifest"]
     label: Literal["class", "text", "words", "characters"] = "class"
     """Kind of the label: a class, a text, or a text that is split into words or characters. In JSONL words may also be
     a list."""
@@ -56,6 +56,20 @@ class AudioManifestConfig(TimedManifestConfig, JoinableConfig):
         if not isinstance(value, str):
             raise ConfigError(f"{location}: {self.label_column} must be a text, got {value!r:.60}")
         return as_target(printable(value), self.label)
+
+
+class AudioManifestConfig(TableConfig, AudioRowsConfig):
+    """A table with one row per sound or part of a sound: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+
+    type: Literal["audio_manifest"]
+
+
+class AudioHuggingFaceConfig(HuggingFaceRowsConfig, AudioRowsConfig):
+    """Sounds of Hugging Face ``datasets``."""
+
+    type: Literal["hugging_face"]
+    path_column: str = "audio"
+    """Column of the sound."""
 
 
 def as_target(text: str, label: str) -> Target:

@@ -44,6 +44,7 @@ class MediaItem(Protocol):
 
 
 AnyItem = TypeVar("AnyItem", bound=MediaItem)
+AnyRowItem = TypeVar("AnyRowItem")
 
 
 @dataclass(frozen=True)
@@ -213,14 +214,9 @@ class FolderConfig(UnsplitConfig):
         return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {self.root}")
 
 
-class TableConfig(UnsplitConfig):
-    """A table with one row per sample: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+class RowsConfig(UnsplitConfig):
+    """Rows of a table, one per sample."""
 
-    file: Path
-    """The table. Its paths are relative to ``root`` and must stay inside it."""
-    root: Path | None = None
-    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
-    others are refused: the table is not trusted."""
     label_column: str | None = "label"
     """Column of the label; null for samples without labels."""
     split_column: str | None = "split"
@@ -235,19 +231,65 @@ class TableConfig(UnsplitConfig):
         return self
 
     @property
+    @abstractmethod
     def home(self) -> Path:
         """The folder that paths in the table start at."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The setting that names the table and its value, for messages."""
+
+    @abstractmethod
+    def items_by_split(
+        self, columns: Sequence[str], keys: Sequence[str], item: Callable[[Row, str, Paths], AnyRowItem]
+    ) -> tuple[dict[str, list[AnyRowItem]], str | None]:
+        """The items of the rows by split; and how the splits were made, ``None`` if the data has none.
+
+        Args:
+            columns: what each row must have a value in, beside the columns of groups and folds.
+            keys: the settings that name columns, for messages.
+            item: makes an item of a row, of its location for messages, and of the paths that may be named.
+
+        Raises:
+            ConfigError: the table is missing or broken, or a value is missing or is not what it should be.
+        """
+
+    def of_table(self) -> bool:
+        return True
+
+
+class TableConfig(RowsConfig):
+    """A table with one row per sample: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+
+    file: Path
+    """The table. Its paths are relative to ``root`` and must stay inside it."""
+    root: Path | None = None
+    """Root of the paths in the table; the folder of the table when null. Absolute paths are allowed inside it, and all
+    others are refused: the table is not trusted."""
+
+    @property
+    def home(self) -> Path:
         return self.root or self.file.parent
 
+    @property
+    def where(self) -> str:
+        return f"data.file {self.file}"
 
-class ManifestConfig(TableConfig):
+    def items_by_split(
+        self, columns: Sequence[str], keys: Sequence[str], item: Callable[[Row, str, Paths], AnyRowItem]
+    ) -> tuple[dict[str, list[AnyRowItem]], str | None]:
+        return self.items_of_rows(self.file, self.root, columns, keys, item), self.by_column()
+
+
+class FileRowsConfig(RowsConfig):
     """A table with one row per file or part of a file."""
 
     column_keys: ClassVar[tuple[str, ...]] = ("path_column", "label_column", "split_column")
     """The keys that name a column."""
 
     path_column: str = "path"
-    """Column of the file's path."""
+    """Column of the file's path, or of its bytes where a table can have them."""
 
     def build(self, split: str) -> Dataset:
         """The files of a split.
@@ -270,9 +312,9 @@ class ManifestConfig(TableConfig):
         columns: list[str] = []
         for value in (getattr(self, key) for key in self.column_keys):
             columns += value if isinstance(value, tuple) else [value] if value is not None else []
-        items = self.items_of_rows(self.file, self.root, columns, self.column_keys, self.item_of_row)
+        items, made_by = self.items_by_split(columns, self.column_keys, self.item_of_row)
         traits = traits_of(texts=self._has_texts())
-        return self.divide(items, traits, made_by=self.by_column(), where=f"data.file {self.file}")
+        return self.divide(items, traits, made_by=made_by, where=self.where)
 
     @abstractmethod
     def item_of_row(self, row: Row, location: str, paths: Paths) -> Any:
@@ -289,10 +331,10 @@ class ManifestConfig(TableConfig):
         raise NotImplementedError(type(self))
 
 
-class TimedManifestConfig(ManifestConfig, SpanColumns):
+class TimedRowsConfig(FileRowsConfig, SpanColumns):
     """A table of files that have a duration, or of parts of them."""
 
-    column_keys = (*ManifestConfig.column_keys, *SPAN_KEYS, "alignment_column")
+    column_keys = (*FileRowsConfig.column_keys, *SPAN_KEYS, "alignment_column")
 
     label: str = "class"
     """Kind of the label."""

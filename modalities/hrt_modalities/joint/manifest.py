@@ -18,7 +18,8 @@ from hrt_mm.data.tables import texts_of
 from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division, Traits
-from ..common.media import TableConfig, limit_towers
+from ..common.hugging_face import HuggingFaceRowsConfig
+from ..common.media import RowsConfig, TableConfig, limit_towers
 from ..common.splits import check_split
 from ..common.tables import Paths, Row, label_of
 from .columns import AnySource, TextSource
@@ -47,15 +48,14 @@ class ManifestEntry:
     columns: Mapping[str, str] = field(default_factory=dict)
 
 
-class JointManifestConfig(TableConfig):
-    """A table with one row per sample of several modalities: CSV, TSV, JSONL or Parquet, by its suffix.
+class JointRowsConfig(RowsConfig):
+    """A table with one row per sample of several modalities.
 
     A row may lack modalities: their cells are empty then, and the model does without them.
     """
 
     what = "rows"
 
-    type: Literal["joint_manifest"]
     sources: Annotated[dict[str, AnySource], Field(min_length=2)]
     """By tower, its column and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
@@ -115,12 +115,12 @@ class JointManifestConfig(TableConfig):
             return Traits(entry.name, None if grouped else entry.target, entry.group, others)
 
         required = [column for column in (self.label_column, self.split_column) if column is not None]
-        entries = self.items_of_rows(self.file, self.root, required, ("label_column", "split_column"), entry)
+        entries, made_by = self.items_by_split(required, ("label_column", "split_column"), entry)
         if missing and present:
             column, tower = next(iter(missing.items()))
             available = ", ".join(present)
-            raise ConfigError(f"{self.file} has no column {column!r}; it has {available}. Mend data.sources.{tower}")
-        return self.divide(entries, traits, made_by=self.by_column(), where=f"data.file {self.file}")
+            raise ConfigError(f"{self.where} has no column {column!r}; it has {available}. Mend data.sources.{tower}")
+        return self.divide(entries, traits, made_by=made_by, where=self.where)
 
     def _entry(self, row: Row, location: str, paths: Paths) -> ManifestEntry:
         items = {tower: source.item(row, location, paths) for tower, source in self.sources.items()}
@@ -132,8 +132,23 @@ class JointManifestConfig(TableConfig):
         first = (files or list(present))[0]
         label = label_of(row, self.label_column, location)
         paths_of_row = tuple(self.sources[tower].key(present[tower]) for tower in files)
-        title, group = f"{self.file.name}:{location.rpartition(':')[2]}", self.group_of(row, location)
+        title, group = f"{paths.table.name}:{location.rpartition(':')[2]}", self.group_of(row, location)
         return ManifestEntry(self.sources[first].key(present[first]), title, label, present, paths_of_row, group)
+
+
+class JointManifestConfig(TableConfig, JointRowsConfig):
+    """A table with one row per sample of several modalities: CSV, TSV, JSONL or Parquet, by its suffix.
+
+    A row may lack modalities: their cells are empty then, and the model does without them.
+    """
+
+    type: Literal["joint_manifest"]
+
+
+class JointHuggingFaceConfig(HuggingFaceRowsConfig, JointRowsConfig):
+    """Rows of Hugging Face ``datasets`` with several modalities, such as images with captions."""
+
+    type: Literal["joint_hugging_face"]
 
 
 class JointRows(Dataset):
@@ -148,7 +163,7 @@ class JointRows(Dataset):
 
     def __init__(
         self,
-        config: JointManifestConfig,
+        config: JointRowsConfig,
         entries: Sequence[ManifestEntry],
         classes: tuple[str, ...] | None,
         *,

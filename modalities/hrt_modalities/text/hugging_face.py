@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,13 +10,11 @@ from pydantic import Field, PositiveInt
 
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import DatasetConfig
-from hrt_mm.data.splits import split_name, split_name_forms
 
+from ..common.hugging_face import load_splits
 from ..common.splits import Part, check_split, hash_split
 from .corpus import Corpus, warn_of_left_out
 from .sources import DocumentSource
-
-log = logging.getLogger(__name__)
 
 _BATCH = 1 << 14
 """Rows whose lengths are read at once."""
@@ -84,7 +79,7 @@ class HuggingFaceConfig(DatasetConfig):
             ConfigError: the package is missing, there is no such data or column, or the split is empty.
         """
         check_split(split)
-        splits = self._splits()
+        splits = load_splits(self.path, self.subset)
         for name in ("val", "test"):
             if name in splits and getattr(self, name) is not None:
                 raise ConfigError(
@@ -113,48 +108,6 @@ class HuggingFaceConfig(DatasetConfig):
         if not len(source.sizes):
             raise ConfigError(f"data.path {self.path} has no text for the {split} split")
         return Corpus(source, self.context, training=split == "train")
-
-    def _splits(self) -> dict[str, Any]:
-        try:
-            datasets: Any = import_module("datasets")
-        except ImportError as error:
-            raise ConfigError(
-                "data.type hugging_face needs the package datasets: pip install 'hrt-mm[data]'. "
-                "Files and folders are read without it by data.type corpus"
-            ) from error
-        try:
-            path = Path(self.path)
-            # The files that save_to_disk writes.
-            markers = ("dataset_dict.json", "dataset_info.json", "state.json")
-            was_saved = any((path / marker).exists() for marker in markers)
-            if path.is_file():
-                dataset = datasets.load_dataset("parquet", data_files={"train": self.path})
-            elif path.is_dir() and not was_saved and next(path.rglob("*.parquet"), None):
-                # Splits follow from the names, such as data/train-00000-of-00001.parquet.
-                dataset = datasets.load_dataset("parquet", data_dir=self.path)
-            elif path.exists():
-                dataset = datasets.load_from_disk(self.path)
-            else:
-                dataset = datasets.load_dataset(self.path, self.subset)
-        except Exception as error:
-            # The package raises many kinds of exceptions, including those of the network.
-            raise ConfigError(
-                f"data.path {self.path!r} is neither a folder that save_to_disk wrote nor a dataset that can be "
-                f"fetched, nor Parquet: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(dataset, Mapping):
-            return {"train": dataset}
-        splits: dict[str, str] = {}
-        for name in dataset:
-            split = split_name(name)
-            if split is None:
-                log.warning("data.path %s: split %s is not read; known are %s", self.path, name, split_name_forms())
-            elif splits.setdefault(split, name) != name:
-                raise ConfigError(
-                    f"data.path {self.path} has two splits {splits[split]!r} and {name!r} that both are {split}; "
-                    "rename one of them"
-                )
-        return {split: dataset[name] for split, name in splits.items()}
 
     def _source(self, rows: Any) -> HuggingFaceRows:
         if self.text_key not in rows.column_names:

@@ -12,7 +12,7 @@ from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .edits import RenderedConfig
-from .folders import VideoFolderConfig, VideoManifestConfig
+from .folders import VideoFolderConfig, VideoHuggingFaceConfig, VideoManifestConfig
 from .readers import SUFFIXES
 from .tokenizer import VideoConfig, VideoTokenizer
 from .video import Video
@@ -27,6 +27,7 @@ class VideoModality(Modality):
     datasets = (
         VideoFolderConfig,
         VideoManifestConfig,
+        VideoHuggingFaceConfig,
         RenderedConfig,
     )
     suffixes = SUFFIXES

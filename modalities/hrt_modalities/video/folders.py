@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from hrt_mm.core.errors import ConfigError, printable
 
-from ..common.media import FolderConfig, Target, TimedManifestConfig
+from ..common.hugging_face import HuggingFaceRowsConfig
+from ..common.media import FolderConfig, TableConfig, Target, TimedRowsConfig
 from ..common.tables import Paths, Row, label_of, number_of
 from .clips import Clip, ClipsConfig
 from .readers import SUFFIXES
@@ -22,13 +23,11 @@ class VideoFolderConfig(FolderConfig, ClipsConfig):
     type: Literal["video_folder"]
 
 
-class VideoManifestConfig(TimedManifestConfig, ClipsConfig):
-    """A table with one row per video or part of a video: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+class VideoRowsConfig(TimedRowsConfig, ClipsConfig):
+    """A table with one row per video or part of a video."""
 
-    deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
-    column_keys = (*TimedManifestConfig.column_keys, "boundary_columns")
+    column_keys = (*TimedRowsConfig.column_keys, "boundary_columns")
 
-    type: Literal["video_manifest"]
     label: Literal["class", "text", "words"] = "class"
     """Kind of the label: a class, a text, or a text that is split into words."""
     boundary_columns: tuple[str, ...] = ()
@@ -55,6 +54,22 @@ class VideoManifestConfig(TimedManifestConfig, ClipsConfig):
             return tuple(map(printable, value))
         label = label_of(row, self.label_column, location)
         return tuple(label.split()) if self.label == "words" and label is not None else label
+
+
+class VideoManifestConfig(TableConfig, VideoRowsConfig):
+    """A table with one row per video or part of a video: CSV or TSV with a header, JSONL, or Parquet, by its suffix."""
+
+    deprecated_keys: ClassVar[Mapping[str, str]] = {"begin_column": "offset_column"}
+
+    type: Literal["video_manifest"]
+
+
+class VideoHuggingFaceConfig(HuggingFaceRowsConfig, VideoRowsConfig):
+    """Videos of Hugging Face ``datasets``."""
+
+    type: Literal["hugging_face"]
+    path_column: str = "video"
+    """Column of the video."""
 
 
 def _starts(row: Row, column: str, location: str) -> list[float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
-from .files import ImageFolderConfig, ImageManifestConfig
+from .files import ImageFolderConfig, ImageHuggingFaceConfig, ImageManifestConfig
 from .images import SUFFIXES
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
 from .tokenizer import VisionConfig, VisionTokenizer
@@ -24,7 +24,15 @@ class Vision(Modality):
     name = "vision"
     extra = "vision"
     tokenizer = VisionConfig
-    datasets = (DigitsConfig, ImageFolderConfig, ImageManifestConfig, MnistConfig, FashionMnistConfig, Cifar10Config)
+    datasets = (
+        DigitsConfig,
+        ImageFolderConfig,
+        ImageManifestConfig,
+        ImageHuggingFaceConfig,
+        MnistConfig,
+        FashionMnistConfig,
+        Cifar10Config,
+    )
     suffixes = SUFFIXES
 
     @classmethod

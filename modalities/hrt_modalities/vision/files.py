@@ -17,7 +17,8 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from ..common.division import Division
-from ..common.media import FileDataset, FileItem, FolderConfig, ManifestConfig, UnsplitConfig
+from ..common.hugging_face import HuggingFaceRowsConfig
+from ..common.media import FileDataset, FileItem, FileRowsConfig, FolderConfig, TableConfig, UnsplitConfig
 from ..common.tables import Paths, Row, label_of
 from .augment import Augmentation, Transform, chain, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
@@ -106,14 +107,26 @@ class ImageFolderConfig(FolderConfig, FilesConfig):
     type: Literal["image_folder"]
 
 
-class ImageManifestConfig(ManifestConfig, FilesConfig):
+class ImageRowsConfig(FileRowsConfig, FilesConfig):
+    """A table with one row per image."""
+
+    def item_of_row(self, row: Row, location: str, paths: Paths) -> FileItem:
+        """The image of a row."""
+        label = label_of(row, self.label_column, location)
+        return FileItem(paths.of(row, self.path_column, location), label, self.group_of(row, location))
+
+
+class ImageManifestConfig(TableConfig, ImageRowsConfig):
     """A table with one row per image: CSV or TSV with a header, JSONL, or Parquet, by the suffix of the file."""
 
     deprecated_types: ClassVar[Mapping[str, str]] = {"manifest": "image_manifest"}
 
     type: Literal["image_manifest"]
 
-    def item_of_row(self, row: Row, location: str, paths: Paths) -> FileItem:
-        """The image of a row."""
-        label = label_of(row, self.label_column, location)
-        return FileItem(paths.of(row, self.path_column, location), label, self.group_of(row, location))
+
+class ImageHuggingFaceConfig(HuggingFaceRowsConfig, ImageRowsConfig):
+    """Images of Hugging Face ``datasets``."""
+
+    type: Literal["hugging_face"]
+    path_column: str = "image"
+    """Column of the image."""

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrt_mm.config import load_config
+from hrt_mm.core.errors import BadSample, ConfigError
+from hrt_mm.data.registry import datasets_of, joint_datasets
+from hrt_mm.train.loop import train
+from hrt_modalities.audio import Audio
+from hrt_modalities.audio.files import wav
+from hrt_modalities.vision.files import ImageFiles, ImageHuggingFaceConfig
+
+LEVEL = {"name": "all", "dim": 8, "depth": 1, "heads": 2}
+CLASSES = ("cat", "dog")
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, with its cache in the test's folder."""
+    package = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    package.disable_progress_bars()
+    return package
+
+
+def folder_of_images(root: Path) -> dict[str, list[tuple[Path, int]]]:
+    """Images in the layout of ``image_folder``; their paths and classes in its order."""
+    files: dict[str, list[tuple[Path, int]]] = {}
+    for split, count in {"train": 4, "val": 1, "test": 1}.items():
+        for label, name in enumerate(CLASSES):
+            for index in range(count):
+                path = root / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng((label, index, count)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+                files.setdefault(split, []).append((path, label))
+    return files
+
+
+def saved(datasets: Any, files: dict[str, list[tuple[Path, int]]], folder: Path) -> Path:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    names = {"train": "train", "val": "validation", "test": "test"}
+    rows = {
+        names[split]: datasets.Dataset.from_dict(
+            {
+                "image": [{"bytes": path.read_bytes(), "path": None} for path, _ in items],
+                "label": [label for _, label in items],
+            },
+            features=features,
+        )
+        for split, items in files.items()
+    }
+    datasets.DatasetDict(rows).save_to_disk(str(folder))
+    return folder
+
+
+def losses(folder: Path, data: dict[str, Any], *words: str, resume: bool = False) -> list[float]:
+    """The losses of four steps of training; an epoch has three."""
+    config = {
+        "modality": {"type": "vision", "patch": 2},
+        "model": {"levels": [LEVEL]},
+        "task": {"type": "classification"},
+        "data": data,
+        "optim": {"warmup_steps": 0},
+        "train": {"steps": 4, "batch_size": 3, "log_every": 1, "save_every": 1, "eval_every": None},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    options = [f"run.dir={folder / 'run'}", "train.tensorboard=false", "train.num_threads=1", *words]
+    train(load_config(folder / "config.json", options), resume=resume)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+class Failure(Exception):
+    """Ends a run."""
+
+
+def interrupted(folder: Path, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The losses of a run that is interrupted in the middle of its first epoch, and resumed."""
+    reads = 0
+    read = ImageFiles.__getitem__
+
+    def failing(images: ImageFiles, index: int) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 8:
+            raise Failure
+        return read(images, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFiles, "__getitem__", failing)
+        with pytest.raises(Failure):
+            losses(folder, data)
+    return losses(folder, data, resume=True)
+
+
+def test_folder_parquet_and_hugging_face_train_alike(
+    datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = folder_of_images(tmp_path / "images")
+    expected = losses(tmp_path / "a", {"type": "image_folder", "root": str(tmp_path / "images")})
+    assert len(expected) == 4
+    data = {"type": "hugging_face", "path": str(saved(datasets, files, tmp_path / "saved"))}
+    assert losses(tmp_path / "b", data) == expected
+    rows = [
+        {"image": path.read_bytes(), "label": CLASSES[label], "split": split}
+        for split, items in files.items()
+        for path, label in items
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "images.parquet"))
+    table = {"type": "image_manifest", "file": str(tmp_path / "images.parquet"), "path_column": "image"}
+    assert losses(tmp_path / "c", table) == expected
+    for name, source in {"d": data, "e": table}.items():
+        assert interrupted(tmp_path / name, source, monkeypatch) == expected
+
+
+def test_parquet_folders_and_single_splits(datasets: Any, tmp_path: Path) -> None:
+    files = folder_of_images(tmp_path / "images")
+    hub = tmp_path / "hub" / "data"
+    hub.mkdir(parents=True)
+    for split, items in files.items():
+        rows = [{"photo": {"bytes": path.read_bytes(), "path": path.name}, "label": label} for path, label in items]
+        datasets.Dataset.from_list(rows).to_parquet(str(hub / f"{split}-00000-of-00001.parquet"))
+    found = images(tmp_path / "hub", path_column="photo")
+    assert [found[index].label for index in range(8)] == ["0"] * 4 + ["1"] * 4
+    assert found[2].name == "train:2" and found.shape(2) == (3, 4, 4)
+    alone = images(hub / "train-00000-of-00001.parquet", path_column="photo", val=0.25, test=0.25)
+    assert len(alone) == 4
+    again = pickle.loads(pickle.dumps(found))
+    assert torch.equal(again[3].value, found[3].value)
+
+
+def images(path: Path, split: str = "train", **options: Any) -> Any:
+    return ImageHuggingFaceConfig.model_validate({"type": "hugging_face", "path": str(path), **options}).build(split)
+
+
+def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
+    files = folder_of_images(tmp_path / "images")
+    folder = saved(datasets, files, tmp_path / "saved")
+    with pytest.raises(
+        ConfigError, match=r"data\.path .*saved has no column 'photo'; it has image, label\. Set data\."
+    ):
+        images(folder, path_column="photo")
+    with pytest.raises(ConfigError, match=r"data\.split_column part has no effect: .* has splits; drop it"):
+        images(folder, split_column="part")
+    with pytest.raises(ConfigError, match=r"data\.test has no effect"):
+        images(folder, test=0.3)
+    with pytest.raises(ConfigError, match=r"\./absent' is neither a folder"):
+        ImageHuggingFaceConfig.model_validate({"type": "hugging_face", "path": "./absent"}).build("train")
+    cells = [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "../a.png"}]
+    rows = datasets.Dataset.from_dict({"image": cells, "label": ["cat", "dog"]})
+    datasets.DatasetDict({"train": rows.select([0]), "test": rows.select([0])}).save_to_disk(str(tmp_path / "bad"))
+    with pytest.raises(BadSample, match="test:0: not an image"):
+        images(tmp_path / "bad", "test", val=0.5)[0]
+    rows.save_to_disk(str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"out:train:1: path '\.\./a\.png' leads out of"):
+        images(tmp_path / "out")
+
+
+def test_sounds_and_pairs(datasets: Any, tmp_path: Path) -> None:
+    sounds = [wav(Audio(torch.full((800 + index,), 0.1), 8000)) for index in range(4)]
+    pixels = [path.read_bytes() for path, _ in folder_of_images(tmp_path / "images")["train"][:4]]
+    rows = {
+        "audio": [{"bytes": sound, "path": "a.wav"} for sound in sounds],
+        "image": pixels,
+        "caption": [["one", "a one"], ["two"], ["three"], ["four"]],
+        "text": ["one", "two", "three", "four"],
+        "split": ["train", "train", "dev", "test"],
+    }
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "sounds"))
+    given = {"type": "hugging_face", "path": str(tmp_path / "sounds"), "split_column": "split"}
+    spoken = datasets_of("audio")["hugging_face"].model_validate({**given, "label": "text", "label_column": "text"})
+    test = spoken.build("test")
+    assert len(test) == 1 and test[0].label == "four" and test.shape(0) == (803, 8000)
+    assert torch.allclose(test[0].value.waveform_S, torch.full((803,), 0.1), atol=1e-4)
+    sources = {
+        "image": {"type": "image", "column": "image"},
+        "sound": {"type": "audio", "column": "audio"},
+        "text": {"type": "text", "column": "caption"},
+    }
+    joint = {**given, "type": "joint_hugging_face", "sources": sources, "label_column": None}
+    pairs = joint_datasets()["joint_hugging_face"].model_validate(joint).build("train")
+    assert [pairs.name(index) for index in range(2)] == ["train:0", "train:1"]
+    assert pairs[1].value["text"] == "two" and pairs[1].value["image"].shape == (3, 4, 4)
+    assert len(pairs[1].value["sound"].waveform_S) == 801
