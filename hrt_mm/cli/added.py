@@ -48,9 +48,9 @@ def add(parsers: Commands) -> None:
 
 def _grouped(builtin: Commands) -> dict[str, dict[str, Command]]:
     from ..data.registry import commands
-    from .data import SHOW
+    from .data import PACK, SHOW
 
-    groups = {"data": {"show": SHOW}}
+    groups = {"data": {"show": SHOW, "pack": PACK}}
     for registered, plugin in commands().items():
         group, _, name = plugin.name.partition(" ")
         others = groups.get(group, {})

@@ -1,4 +1,4 @@
-"""``hrt-mm data show``: prints the splits of a configuration's data."""
+"""``hrt-mm data``: prints the splits of a configuration's data, and packs its files into shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
 
-from ..core.errors import ConfigError
+from ..core.errors import BadSample, ConfigError
 from ..data.registry import Command
 from .arguments import add_overrides
 
@@ -133,3 +133,48 @@ def _aligned(rows: Sequence[Sequence[str]], footers: Sequence[Sequence[str]]) ->
 
 
 SHOW = Command("data show", "print the splits of the data, their origin, and warnings", _arguments, _run)
+
+
+def _pack_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, a packaged name, or a run folder")
+    add_overrides(parser)
+    parser.add_argument("--out", required=True, help="the folder of the shards, which must not exist")
+    parser.add_argument("--shard-mb", type=float, default=256.0, help="size of a shard in MB (default 256)")
+
+
+def _pack(args: Namespace) -> int:
+    """Writes the files of each split into shards."""
+    from ..data.atomic_files import drafting, explained
+    from ..data.shards import ShardWriter
+
+    config, out = _config(args), Path(args.out).expanduser()
+    if not args.shard_mb > 0:
+        raise ConfigError(f"--shard-mb {args.shard_mb:g} must be more than 0")
+    splits = config.data.splits()
+    if splits is None:
+        raise ConfigError(f"data.type {config.data.type} has no files to pack")
+    skipped = 0
+    with explained(out), drafting(out) as folder:
+        for split in splits.members:
+            dataset, writer = config.data.plain(split), ShardWriter(folder, split, int(args.shard_mb * 1e6))
+            try:
+                for index in range(len(dataset)):
+                    try:
+                        contents = {
+                            extension: content.encode() if isinstance(content, str) else content.read_bytes()
+                            for extension, content in dataset.contents(index).items()
+                        }
+                    except (BadSample, OSError) as error:
+                        log.warning("left out: %s", error)
+                        skipped += 1
+                        continue
+                    writer.add(contents)
+            finally:
+                writer.close()
+            print(f"{split}: {writer.samples:,} samples in {writer.shards} shards")
+    if skipped:
+        print(f"{skipped:,} samples cannot be read and are left out")
+    return 0
+
+
+PACK = Command("data pack", "write the files of a dataset into tar shards", _pack_arguments, _pack)

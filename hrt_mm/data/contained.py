@@ -45,10 +45,12 @@ class FileCell:
     Args:
         source: reads them.
         key: of the file in the source.
+        name: of the file; that of the row if empty.
     """
 
     source: FileContainer
     key: int
+    name: str = ""
 
     def __repr__(self) -> str:
         return "the bytes of a file"

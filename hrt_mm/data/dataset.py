@@ -40,6 +40,15 @@ class Dataset(TorchDataset[Sample], ABC):
         """The class of a sample, without reading it, where that is known."""
         return None
 
+    def contents(self, index: int) -> Mapping[str, Path | str]:
+        """The files and texts that a sample is read from, by extension, to be packed into a shard.
+
+        Raises:
+            ConfigError: the samples are no whole files.
+            BadSample: a file is missing or lies outside of the dataset's folder.
+        """
+        raise ConfigError(f"{type(self).__name__} has no files to pack")
+
     def limit(self, tokenizer: Tokenizer) -> None:
         """Takes over what the tokenizer refuses, so that a file that is too long need not be read whole to see it.
 

@@ -180,7 +180,8 @@ class Paths:
         """
         name = row.get(column)
         if isinstance(name, FileCell):
-            return ContainedFile(f"{self.table.name}:{location.rpartition(':')[2]}", name.source, name.key)
+            row_name = f"{self.table.name}:{location.rpartition(':')[2]}"
+            return ContainedFile(name.name or row_name, name.source, name.key)
         if is_missing(name):
             raise ConfigError(f"{location}: the value of {column!r} is {lacking(row, column)}; expected a path")
         if not isinstance(name, str) or "\0" in name:

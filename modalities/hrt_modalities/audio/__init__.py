@@ -13,7 +13,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 
 from .audio import Audio
 from .files import SUFFIXES
-from .folders import AudioFolderConfig, AudioHuggingFaceConfig, AudioManifestConfig
+from .folders import AudioFolderConfig, AudioHuggingFaceConfig, AudioManifestConfig, AudioShardsConfig
 from .intervals import SILENCE
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
@@ -29,6 +29,7 @@ class AudioModality(Modality):
         AudioFolderConfig,
         AudioManifestConfig,
         AudioHuggingFaceConfig,
+        AudioShardsConfig,
         SyntheticConfig,
     )
     suffixes = SUFFIXES

@@ -9,6 +9,7 @@ from hrt_mm.data.dataset import Dataset
 
 from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FolderConfig, TableConfig, TimedRowsConfig
+from ..common.shards import ShardRowsConfig
 from ..common.tables import Paths, Row, label_of
 from .files import SUFFIXES
 from .joined import JoinableConfig
@@ -69,6 +70,14 @@ class AudioHuggingFaceConfig(HuggingFaceRowsConfig, AudioRowsConfig):
 
     type: Literal["hugging_face"]
     path_column: str = "audio"
+    """Column of the sound."""
+
+
+class AudioShardsConfig(ShardRowsConfig, AudioRowsConfig):
+    """Sounds in shards."""
+
+    type: Literal["webdataset"]
+    path_column: str = "file"
     """Column of the sound."""
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import model_validator
 
-from hrt_mm.core.errors import printable
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.contained import ContainedFile
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.files import Home
 from hrt_mm.data.sample import Sample
@@ -96,8 +97,24 @@ class FileDataset(Dataset, Generic[AnyItem]):
         return target if isinstance(target, str) and self.classes is not None else None
 
     def file_of(self, index: int, tower: str) -> Path | None:
-        """The file of a sample."""
-        return self.root / self.items[index].name
+        """The file of a sample; ``None`` if it lies within another file."""
+        name = self.items[index].name
+        return None if isinstance(name, ContainedFile) else self.root / name
+
+    def contents(self, index: int) -> Mapping[str, Path | str]:
+        """The file, and its label as ``cls``, or as ``txt`` if it is a text.
+
+        Raises:
+            ConfigError: the item is a part of a file, or has boundaries or labels of parts.
+            BadSample: the file is missing, or lies outside of the folder.
+        """
+        item = self.items[index]
+        plain = type(item)(item.name, item.target, group=item.group)  # type: ignore[call-arg]
+        if item != plain or isinstance(item.target, tuple):
+            raise ConfigError(f"{item.title} is a part of a file, or has labels of parts; only whole files are packed")
+        suffix = PurePosixPath(item.name).suffix[1:].lower()
+        label = {} if item.target is None else {"txt" if self.classes is None else "cls": item.target}
+        return {suffix if suffix.isalnum() else "bin": self.home.path(item.name), **label}
 
     def sample(self, index: int, value: Any) -> Sample:
         """A value with the label and the name of its item."""

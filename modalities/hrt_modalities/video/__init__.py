@@ -12,7 +12,7 @@ from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .edits import RenderedConfig
-from .folders import VideoFolderConfig, VideoHuggingFaceConfig, VideoManifestConfig
+from .folders import VideoFolderConfig, VideoHuggingFaceConfig, VideoManifestConfig, VideoShardsConfig
 from .readers import SUFFIXES
 from .tokenizer import VideoConfig, VideoTokenizer
 from .video import Video
@@ -28,6 +28,7 @@ class VideoModality(Modality):
         VideoFolderConfig,
         VideoManifestConfig,
         VideoHuggingFaceConfig,
+        VideoShardsConfig,
         RenderedConfig,
     )
     suffixes = SUFFIXES

@@ -9,6 +9,7 @@ from hrt_mm.core.errors import ConfigError, printable
 
 from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FolderConfig, TableConfig, Target, TimedRowsConfig
+from ..common.shards import ShardRowsConfig
 from ..common.tables import Paths, Row, label_of, number_of
 from .clips import Clip, ClipsConfig
 from .readers import SUFFIXES
@@ -69,6 +70,14 @@ class VideoHuggingFaceConfig(HuggingFaceRowsConfig, VideoRowsConfig):
 
     type: Literal["hugging_face"]
     path_column: str = "video"
+    """Column of the video."""
+
+
+class VideoShardsConfig(ShardRowsConfig, VideoRowsConfig):
+    """Videos in shards."""
+
+    type: Literal["webdataset"]
+    path_column: str = "file"
     """Column of the video."""
 
 

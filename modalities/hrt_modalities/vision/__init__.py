@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
-from .files import ImageFolderConfig, ImageHuggingFaceConfig, ImageManifestConfig
+from .files import ImageFolderConfig, ImageHuggingFaceConfig, ImageManifestConfig, ImageShardsConfig
 from .images import SUFFIXES
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
 from .tokenizer import VisionConfig, VisionTokenizer
@@ -29,6 +29,7 @@ class Vision(Modality):
         ImageFolderConfig,
         ImageManifestConfig,
         ImageHuggingFaceConfig,
+        ImageShardsConfig,
         MnistConfig,
         FashionMnistConfig,
         Cifar10Config,

@@ -19,6 +19,7 @@ from hrt_mm.data.tokenizer import TokenizerConfig
 from ..common.division import Division
 from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FileDataset, FileItem, FileRowsConfig, FolderConfig, TableConfig, UnsplitConfig
+from ..common.shards import ShardRowsConfig
 from ..common.tables import Paths, Row, label_of
 from .augment import Augmentation, Transform, chain, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
@@ -129,4 +130,12 @@ class ImageHuggingFaceConfig(HuggingFaceRowsConfig, ImageRowsConfig):
 
     type: Literal["hugging_face"]
     path_column: str = "image"
+    """Column of the image."""
+
+
+class ImageShardsConfig(ShardRowsConfig, ImageRowsConfig):
+    """Images in shards."""
+
+    type: Literal["webdataset"]
+    path_column: str = "file"
     """Column of the image."""
