@@ -15,6 +15,7 @@ from .audio import Audio
 from .files import SUFFIXES
 from .folders import AudioFolderConfig, AudioHuggingFaceConfig, AudioManifestConfig, AudioShardsConfig
 from .intervals import SILENCE
+from .kaldi import KaldiConfig
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
 
@@ -30,6 +31,7 @@ class AudioModality(Modality):
         AudioManifestConfig,
         AudioHuggingFaceConfig,
         AudioShardsConfig,
+        KaldiConfig,
         SyntheticConfig,
     )
     suffixes = SUFFIXES
