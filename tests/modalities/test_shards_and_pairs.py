@@ -35,7 +35,13 @@ def joint(values: dict[str, Any], split: str = "train") -> Any:
 
 def pack(tmp_path: Path, data: dict[str, Any], out: str = "shards", *words: str) -> int:
     modality = {"type": "vision", "patch": 2}
-    config = {"modality": modality, "model": {"levels": [LEVEL]}, "task": {"type": "classification"}, "data": data}
+    config = {
+        "modality": modality,
+        "model": {"levels": [LEVEL]},
+        "task": {"type": "classification"},
+        "data": data,
+        "train": {"steps": 1, "batch_size": 2},
+    }
     (tmp_path / "pack.json").write_text(json.dumps(config))
     return main(["data", "pack", str(tmp_path / "pack.json"), "--out", str(tmp_path / out), *words])
 

@@ -70,8 +70,8 @@ class LocatedRowsConfig(RowsConfig):
             items.setdefault(side, []).append(item(row, location, located.paths))
         if has_splits and self.split_column is not None:
             raise ConfigError(f"data.split_column {self.split_column} has no effect: {self.where} has splits; drop it")
-        column = None if self.split_column is None else f"by the column {self.split_column!r} of {self.where}"
-        return items, f"by the names in {self.where}" if has_splits else column
+        by_column = None if self.split_column is None else f"by the column {self.split_column!r} of {self.where}"
+        return items, f"by the names in {self.where}" if has_splits else by_column
 
 
 class ShardRowsConfig(LocatedRowsConfig):
