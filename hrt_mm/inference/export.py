@@ -294,8 +294,21 @@ def _write_onnx(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> N
             verbose=False,
         )
         assert exported is not None
+        _name_sizes(exported.model.graph, model)
         exported.model.metadata_props[METADATA] = json.dumps(metadata)
         exported.save(str(path), external_data=False)
+
+
+def _name_sizes(graph: Any, model: DenseModel) -> None:
+    """Names the dynamic sizes of an ONNX graph: the exporter calls them ``s21`` and the like."""
+    axes = model.tokenizer.dense_axes()
+    names: dict[Any, str] = {}
+    for input_, value in zip(model.names, graph.inputs, strict=True):
+        names |= {value.shape[axis].value: name for axis, name in axes[input_].items()}
+    for value in (*graph.inputs, *graph.outputs, *(output for node in graph for output in node.outputs)):
+        for axis, size in enumerate(value.shape or ()):
+            if (name := names.get(getattr(size, "value", None))) is not None:
+                value.shape[axis] = name
 
 
 def _write_pt2(model: DenseModel, path: Path, metadata: Mapping[str, Any]) -> None:
