@@ -18,6 +18,7 @@ def add_describe(commands: Commands) -> None:
         type=_shape,
         help="tokens of a sample along each axis: 4096, or 32x32 for images; by default, those of a typical sample",
     )
+    parser.add_argument("--tower", help="describe one of several towers; all by default")
 
 
 def describe(args: argparse.Namespace) -> int:
@@ -25,7 +26,7 @@ def describe(args: argparse.Namespace) -> int:
     from ..analysis.describe import describe
     from ..config import load_config
 
-    print(describe(load_config(args.config, args.overrides), args.shape))
+    print(describe(load_config(args.config, args.overrides), args.shape, args.tower))
     return 0
 
 

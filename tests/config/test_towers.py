@@ -131,13 +131,30 @@ def test_one_tower_is_none_for_a_task_over_several(tmp_path: Path) -> None:
     assert "'glyphs' is a dataset of several modalities, and there are no towers" in str(caught.value)
 
 
-def test_commands_for_one_model_say_so(tmp_path: Path) -> None:
-    from hrt_mm.analysis.describe import describe
+def test_each_tower_is_described(tmp_path: Path) -> None:
+    from hrt_mm.analysis.describe import describe, describe_run
 
+    config = load_config(_written(tmp_path, GOOD))
+    tables = describe(config).split("\n\n")
+    sections = {
+        table.partition("\n")[0]: table.partition("\n")[2] for table in tables if table.startswith(("image", "text"))
+    }
+    assert sections.keys() == {"image", "text"}
+    assert describe(config, tower="text").startswith(sections["text"])
+    shape = (24,)
+    assert describe_run(config, shape, "text").rows[0].tokens == 24
     with pytest.raises(
-        ConfigError, match="needs one modality and model, but the configuration has towers: image, text"
+        ConfigError, match="a shape is that of one tower, and there are image, text; name one with --tower"
     ):
-        describe(load_config(_written(tmp_path, GOOD)))
+        describe(config, shape)
+    with pytest.raises(ConfigError, match="there is no tower 'sound'; the configuration has image, text"):
+        describe(config, tower="sound")
+    with pytest.raises(ConfigError, match="needs one modality and model"):
+        describe_run(config)
+    with pytest.raises(
+        ConfigError, match="no tower 'text'; the configuration has one modality and model; drop --tower"
+    ):
+        describe(load_config("vision/digits"), tower="text")
 
 
 def test_the_schema_knows_towers_and_their_data() -> None:

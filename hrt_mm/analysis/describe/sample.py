@@ -8,7 +8,7 @@ import torch
 
 from ...core.errors import BadSample, ConfigError
 from ...core.tokens import Tokens
-from ...data.tokenizer import Tokenizer
+from ...data.tokenizer import SINGLE, Tokenizer
 from ...train.build import build_dataset
 
 if TYPE_CHECKING:
@@ -18,8 +18,13 @@ TRIED = 16
 """Number of samples to read."""
 
 
-def typical_sample(config: RunConfig, tokenizer: Tokenizer) -> Tokens:
+def typical_sample(config: RunConfig, tokenizer: Tokenizer, tower: str = SINGLE) -> Tokens:
     """The raw tokens of the training sample of median size, among a few evenly spaced ones.
+
+    Args:
+        config: of the run.
+        tokenizer: of the tower.
+        tower: whose part of each sample is read. Samples without it are passed over.
 
     Raises:
         ConfigError: the data cannot be read; names the option to give a size instead.
@@ -36,7 +41,11 @@ def typical_sample(config: RunConfig, tokenizer: Tokenizer) -> Tokens:
             {round(position) for position in torch.linspace(0, length - 1, min(TRIED, length)).tolist()}
         ):
             try:
-                candidates.append(tokenizer([dataset[index].value]))
+                value = dataset[index].value
+                if tower != SINGLE:
+                    value = value.get(tower)
+                if value is not None:
+                    candidates.append(tokenizer([value]))
             except BadSample:
                 continue
     if not candidates:
