@@ -222,11 +222,11 @@ def dense_grids(maps: Tensor, coords: Sequence[Tensor], blocks: tuple[Sizes, ...
         shape = [-1 if axis == other else 1 for other in range(len(cells))]
         along.append(coords[axis].index_select(0, index).view(shape).expand(padded))
         exists = exists & (row < count).view(shape)
-    places = _nested(torch.stack(along, -1)[None], sizes).flatten(0, -2).repeat(batch, 1)
+    coords_TC = _nested(torch.stack(along, -1)[None], sizes).flatten(0, -2).repeat(batch, 1)
     valid_T = _nested(exists.expand(padded)[None, ..., None], sizes).flatten().repeat(batch)
     whole = all(isinstance(count, int) for count in cells) and padded == list(cells)
     spans = DenseSpans(batch, math.prod(padded), None if whole else valid_T, device)
-    return DenseTokens(_nested(maps, sizes).flatten(0, -2), spans, places, (tuple(padded),))
+    return DenseTokens(_nested(maps, sizes).flatten(0, -2), spans, coords_TC, (tuple(padded),))
 
 
 def _nested(maps: Tensor, sizes: Sequence[Sizes]) -> Tensor:

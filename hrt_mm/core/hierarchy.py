@@ -387,7 +387,7 @@ def _of_plain(config: dict[str, Any]) -> HierarchyConfig:
         return HierarchyConfig.model_validate(config)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
+        location = ".".join(map(str, problem["loc"]))
         raise ConfigError(
-            f"the hierarchy's configuration is not valid: {place or 'config'}: {problem['msg']}"
+            f"the hierarchy's configuration is not valid: {location or 'config'}: {problem['msg']}"
         ) from error

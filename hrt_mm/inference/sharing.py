@@ -233,8 +233,8 @@ def _validated(kind: type[HierarchyConfig], value: Any, folder: Path) -> Hierarc
         return kind.model_validate(value)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{folder / CONFIG}: hierarchy.{place}: {problem['msg']}; {_REMEDY}") from error
+        location = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"{folder / CONFIG}: hierarchy.{location}: {problem['msg']}; {_REMEDY}") from error
 
 
 def _modality(value: Any, folder: Path) -> TokenizerConfig:
@@ -246,8 +246,8 @@ def _modality(value: Any, folder: Path) -> TokenizerConfig:
         return known[name].tokenizer.model_validate(value)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{folder / CONFIG}: modality.{place}: {problem['msg']}; {_REMEDY}") from error
+        location = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"{folder / CONFIG}: modality.{location}: {problem['msg']}; {_REMEDY}") from error
 
 
 def _load(module: Encoder | Hierarchy, folder: Path) -> None:
