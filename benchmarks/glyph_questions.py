@@ -98,7 +98,7 @@ def by_word_vectors(searcher: Searcher) -> Callable[[str], Sequence[Hit]]:
     assert isinstance(embedding, WordVectors)
 
     def vector(text: str) -> torch.Tensor:
-        return torch.nn.functional.normalize(embedding.table_VE[tokenizer([text]).x].mean(0), dim=0)
+        return torch.nn.functional.normalize(embedding.vectors(tokenizer([text]).x).mean(0), dim=0)
 
     segments = [segment for segment in index.segments if segment.entry.tower == "text"]
     hits = [segment.hit(position, 0.0) for segment in segments for position in range(len(segment.collection))]

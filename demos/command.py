@@ -21,6 +21,7 @@ from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.embed import Embedder
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import Query as SearchQuery
+from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.search import Searcher
 from hrt_mm.train.identity import config_digest
 from hrt_mm.train.loop import train
@@ -194,11 +195,16 @@ def control(searcher: Searcher) -> str:
     lines = []
     for tower in index.towers:
         if not is_text(searcher, tower):
-            results = [index.search_words(row.info.get("text", ""), zero_D, 1, tower=tower) for row in texts]
+            results = [index.search_words(_text_of(row), zero_D, 1, tower=tower) for row in texts]
             right = sum(bool(hits) and hits[0][0].row.id == row.id for hits, row in zip(results, texts, strict=True))
             share = right / len(texts)
             lines.append(f"text to {tower} by words alone, untrained: R@1 {share:.1%} of {len(texts)} indexed texts")
     return "\n".join(lines)
+
+
+def _text_of(row: Row) -> str:
+    """The text that a row is of: a column of its own where none of the data's columns has it."""
+    return next((row.info[column] for column in ("text", "caption", "name") if column in row.info), "")
 
 
 def told(query: Query, hits: Sequence[Hit]) -> str:

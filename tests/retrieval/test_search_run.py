@@ -209,7 +209,7 @@ def test_a_manifest_gives_names_and_what_is_shown(
     result = {hit["id"]: hit["info"] for hit in json.loads(capsys.readouterr().out)["results"]}
     one, two = str(tmp_path / "1.png"), str(tmp_path / "2.png")
     assert result == {
-        "first": {"title": "<b>A dot</b>", "year": "1824", "tags": '["six", "dots"]', "file": str(tmp_path / "0.png")},
+        "first": {"title": "<b>A dot</b>", "year": "1824", "tags": "six; dots", "file": str(tmp_path / "0.png")},
         one: {"title": "two", "file": one},
         two: {"file": two},
     }
@@ -367,7 +367,7 @@ def test_a_picture_finds_the_word_within_a_name(
     picture = index / "segment-000001" / "media" / "0000" / "0000000.png"
     hits = searcher.search(picture, 3, inside=2)
     for hit in hits:
-        name = hit.row.info["text"]
+        name = hit.row.info["name"]
         for inner in hit.inside:
             assert inner.row.parent == hit.row.id and inner.row.level == "words" and inner.row.span is not None
             first, last = map(int, inner.row.span)

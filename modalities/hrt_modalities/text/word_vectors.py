@@ -116,20 +116,25 @@ class WordVectors(nn.Module):
         dim: width.
     """
 
-    table_VE: Tensor
-
     def __init__(self, vectors_VE: Tensor, dim: int) -> None:
         super().__init__()
         # The lengths of vectors are kept relative to each other: frequent words have short ones.
         size = vectors_VE.float().square().mean().sqrt()
         table_VE = torch.cat([vectors_VE.float() / size, vectors_VE.new_zeros(1, vectors_VE.shape[1]).float()])
-        self.register_buffer("table_VE", table_VE, persistent=False)
+        # No buffer: a model that is built on the meta device and loaded would be left without them.
+        self._tables = {table_VE.device: table_VE}
         start = partial(nn.init.normal_, std=STRETCH * vectors_VE.shape[1] ** -0.5)
         self.map = InitLinear(vectors_VE.shape[1], dim, start)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """(T,) ids to (T, D)."""
-        return tokens.with_x(self.map(self.table_VE[tokens.x]))
+        return tokens.with_x(self.map(self.vectors(tokens.x).to(self.map.weight.dtype)))
+
+    def vectors(self, ids_T: Tensor) -> Tensor:
+        """The fixed vectors (T, E) of ids, in float32."""
+        if ids_T.device not in self._tables:
+            self._tables[ids_T.device] = next(iter(self._tables.values())).to(ids_T.device)
+        return self._tables[ids_T.device][ids_T]
 
 
 def _bytes_of(token: str) -> bytes:
