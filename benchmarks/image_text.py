@@ -151,13 +151,13 @@ def _trained(config: RunConfig, device: str, options: argparse.Namespace) -> lis
     with tempfile.TemporaryDirectory() as folder:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
-        own = train("fused", config, home, options)
-        fused = {"both": told(own, home / "fused", (), device)}
-        fused |= {kind: told(own, home / "fused", (other,), device) for kind, other in OTHER.items()}
+        run = train("fused", config, home, options)
+        fused = {"both": told(run, home / "fused", (), device)}
+        fused |= {kind: told(run, home / "fused", (other,), device) for kind, other in OTHER.items()}
         single = {}
         for kind, other in OTHER.items():
-            own = train(kind, alone(config, kind), home, options)
-            single[kind] = told(own, home / kind, (other,), device)
+            run = train(kind, alone(config, kind), home, options)
+            single[kind] = told(run, home / kind, (other,), device)
     return [("fused", fused), ("trained alone", single)]
 
 

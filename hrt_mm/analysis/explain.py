@@ -118,12 +118,12 @@ class Explainer:
 
     def _gradients(self, logits_BK: Tensor, records: Mapping[str, _Record]) -> dict[str, dict[int, Tensor]]:
         """By tower and level, (T,) weights of the tokens."""
-        places = [(tower, level) for tower, one in records.items() for level in one.states or ()]
-        states = [(records[tower].states or {})[level] for tower, level in places]
+        levels = [(tower, level) for tower, one in records.items() for level in one.states or ()]
+        states = [(records[tower].states or {})[level] for tower, level in levels]
         # Samples do not depend on each other, so one backward pass serves all of them.
         gradients = torch.autograd.grad(logits_BK.amax(-1).sum(), states, allow_unused=True)
         weights: dict[str, dict[int, Tensor]] = {tower: {} for tower in records}
-        for (tower, level), x_TD, gradient_TD in zip(places, states, gradients, strict=True):
+        for (tower, level), x_TD, gradient_TD in zip(levels, states, gradients, strict=True):
             if gradient_TD is not None:
                 weights[tower][level] = (x_TD * gradient_TD).float().sum(-1).clamp(min=0).detach().cpu()
         return weights

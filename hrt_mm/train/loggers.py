@@ -7,6 +7,7 @@ the run trains is left out with a warning: no run is lost for a server that went
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import os
@@ -145,8 +146,9 @@ class Csv:
                 rows += [
                     row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= run.step
                 ]
-        text = "".join(f"{','.join(_quoted(cell) for cell in row)}\n" for row in rows)
-        replace_file(path, text.encode())
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        replace_file(path, text.getvalue().encode())
         self._file = path.open("a", newline="", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -159,10 +161,6 @@ class Csv:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def _quoted(cell: str) -> str:
-    return f'"{cell}"' if "," in cell else cell
 
 
 class WandB:

@@ -106,6 +106,9 @@ class Profiler(Callback):
         replace_file(self._folder / "parts.txt", f"{text}\n".encode())
         replace_file(self._folder / "operators.txt", averages.table(sort_by=sort_by, row_limit=ROWS).encode())
         print(f"{text}\n{self._folder}: trace.json, parts.txt and operators.txt", flush=True)
+        self._unwatch()
+
+    def _unwatch(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -114,3 +117,4 @@ class Profiler(Callback):
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
+        self._unwatch()
