@@ -35,10 +35,12 @@ def add(commands: Commands) -> None:
         default=[],
         metavar="FILE",
         type=Path,
-        help="table (CSV, TSV or JSONL, also compressed) with one file or text per row; its other columns are kept",
+        help="table (CSV, TSV or JSONL, also compressed; Parquet) with a file or text per row; other columns are kept",
     )
     parser.add_argument(
-        "--column", metavar="NAME", help="column of the tables with the texts of a tower of text, or with paths (path)"
+        "--column",
+        metavar="NAME",
+        help="column of the tables with texts, with the bytes of files, or with paths (path)",
     )
     parser.add_argument("--id-column", metavar="NAME", help="column of the tables with unique ids (id)")
     parser.add_argument(

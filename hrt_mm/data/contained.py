@@ -37,6 +37,13 @@ class FileContainer(Protocol):
             OSError, ValueError: they cannot be read; says why.
         """
 
+    def size(self, key: int) -> int:
+        """Size of a contained file in bytes, possibly the average of several, without reading it.
+
+        Raises:
+            OSError, ValueError: it is not known.
+        """
+
 
 @dataclass(frozen=True)
 class FileCell:
@@ -83,6 +90,14 @@ class ContainedFile(str):
     def identity(self) -> str:
         """Differs if the content may differ."""
         return f"{self.source.identity} {self.key}"
+
+    def size(self) -> int:
+        """Size in bytes, possibly the average of several files, without reading it.
+
+        Raises:
+            OSError, ValueError: it is not known.
+        """
+        return self.source.size(self.key)
 
     def path(self) -> Path:
         """A path to the bytes, valid until the thread asks for several other files.

@@ -10,6 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from ..core.errors import UserError, printable
+from .contained import ContainedFile, FileCell
 from .files import shown
 from .folders import by_suffix, hidden, walk
 from .tables import Paths, Row, is_missing, rows_of, text_of, texts_of
@@ -26,14 +27,15 @@ TABLES = frozenset(
 
 @dataclass(frozen=True)
 class Listed:
-    """A file to embed, or a text from a table.
+    """A file to embed, or a text or the bytes of a file from a table.
 
     Args:
         path: of the file, or of the table.
         name: unique id.
         info: texts to display in search results.
         text: from the table; ``None`` for files.
-        title: what messages call it: the path of a file, or table and line of a text.
+        title: what messages call it: the path of a file, or table and line of a text or of bytes.
+        content: the bytes in the table; ``None`` for files that lie in a folder.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Listed:
     info: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
     title: str = ""
+    content: ContainedFile | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or str(self.path))
@@ -49,6 +52,24 @@ class Listed:
     def of(cls, path: Path) -> Listed:
         """A file that is identified by its path."""
         return cls(path, shown(str(path)), {"file": shown(str(path))})
+
+    def file(self) -> Path:
+        """The path to read from. That of bytes in a table is valid until several others were asked for.
+
+        Raises:
+            BadSample: the bytes cannot be read.
+        """
+        return self.path if self.content is None else self.content.path()
+
+    def size(self) -> int:
+        """Size in bytes, approximate for bytes in a table; characters of a text.
+
+        Raises:
+            OSError, ValueError: there is no such file.
+        """
+        if self.text is not None:
+            return len(self.text)
+        return self.path.stat().st_size if self.content is None else self.content.size()
 
 
 def listed(
@@ -204,10 +225,11 @@ def listed_in(
     """Lists files or texts from tables, with all columns as texts to display.
 
     Args:
-        manifests: CSV and TSV with a header, or JSONL.
+        manifests: CSV and TSV with a header, JSONL, or Parquet.
         root: the folder that paths are relative to; that of each table if ``None``.
         texts: whether ``column`` has texts rather than paths.
-        column: of the texts; or of the paths, which are relative to the root and confined to it: ``path`` if absent.
+        column: of the texts; of the bytes of files; or of the paths, which are relative to the root and confined to it.
+            ``path`` if absent.
         id_column: of the ids. If absent, ``id`` where a row has it, else the path, or the table's name and the line.
 
     Raises:
@@ -219,7 +241,9 @@ def listed_in(
         paths = Paths(manifest, root, "--root")
         for number, row in rows_of(manifest, "--manifest"):
             location = f"{manifest}:{number}"
-            if texts and column is not None:
+            if isinstance(row.get(column or PATH), FileCell):
+                entry = _contained_entry(paths, row, column or PATH, id_column, location)
+            elif texts and column is not None:
                 entry = _text_entry(manifest, number, row, column, id_column, location)
             else:
                 entry = _file_entry(paths, row, column or PATH, id_column, location)
@@ -248,6 +272,14 @@ def _file_entry(paths: Paths, row: Row, column: str, id_column: str | None, loca
     name = _id(row, id_column, location) or shown(str(path))
     info = {key: text for key, text in _info(row, id_column).items() if key != column}
     return Listed(path, name, {**info, "file": info.get("file", shown(str(path)))})
+
+
+def _contained_entry(paths: Paths, row: Row, column: str, id_column: str | None, location: str) -> Listed:
+    content = paths.of(row, column, location)
+    assert isinstance(content, ContainedFile)
+    info = _info(row, id_column)
+    info = {**info, "file": info.get("file", shown(str(paths.table)))}
+    return Listed(paths.table, _id(row, id_column, location) or shown(content), info, None, location, content)
 
 
 def _check_column(row: Row, column: str, key: str, location: str) -> None:

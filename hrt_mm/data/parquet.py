@@ -37,6 +37,7 @@ class ParquetFiles:
         self._stamp = _stamp(file)
         self._table: Any = None
         self._ends: list[int] = []
+        self._sizes: list[int] = []
         self._lock = threading.Lock()
 
     @property
@@ -64,6 +65,25 @@ class ParquetFiles:
         if not isinstance(value, bytes):
             raise ValueError("the cell has no bytes")
         return value
+
+    def size(self, key: int) -> int:
+        """Average size of the cells in the row group of a row, in bytes.
+
+        Raises:
+            OSError, ValueError: the table cannot be read.
+        """
+        with self._lock:
+            if not self._sizes:
+                # The table is not left open, as a process that is forked later would share its file position.
+                with _opened(self.file) as table:
+                    groups = [table.metadata.row_group(index) for index in range(table.metadata.num_row_groups)]
+                    totals = [
+                        _chunk(table.metadata, index, self.leaf).total_uncompressed_size for index in range(len(groups))
+                    ]
+                rows = [group.num_rows for group in groups]
+                self._ends = list(accumulate(rows))
+                self._sizes = [total // max(1, count) for total, count in zip(totals, rows, strict=True)]
+            return self._sizes[bisect_right(self._ends, key)]
 
     def _value(self, group: int, row: int) -> Any:
         cached = _groups.get((self.identity, group))

@@ -77,6 +77,10 @@ class ShardFiles:
             raise ValueError("the shard ends in the middle of it")
         return content
 
+    def size(self, key: int) -> int:
+        """Size of the file at a position, in bytes."""
+        return self._sizes[key]
+
 
 def read_shard(shard: Path, cache: Path | None = None) -> list[ShardSample]:
     """The index of a shard.

@@ -185,7 +185,9 @@ def embed_files(
 
 def _stamp(entry: Listed, options: Options) -> str:
     """The stamp of a file or a text, which changes with its content, its columns and the options."""
-    content = _state(entry.path) if entry.text is None else entry.text
+    content: Any = entry.text
+    if content is None:
+        content = _state(entry.path) if entry.content is None else entry.content.identity
     return _digest([entry.name, str(entry.path), content, dict(entry.info), options.of_rows()])
 
 
@@ -309,13 +311,13 @@ class _Job:
 
     def _embed_long(self, tower: str, index: int) -> EmbeddedSample:
         assert isinstance(self.source, FileSource)
-        reader, path = self.readers[tower], self.source.entries[index].path
+        reader, path = self.readers[tower], self.source.entries[index].file()
         modality = reader.modality
         stretches = (
             modality.stretches(path, reader.tokenizer, self.options.window) if issubclass(modality, Divisible) else None
         )
         if stretches is None:
-            raise BadSample(str(path), "changed while it was read")
+            raise BadSample(self.source.title(index), "changed while it was read")
         value, vector_D, passages = self.embedder.embed_stretches(
             tower, stretches, self.options.levels, media=self.options.media
         )

@@ -65,7 +65,7 @@ class Source(Dataset):
 
 
 class FileSource(Source):
-    """Files, or texts from tables, of one tower.
+    """Files, or texts and the bytes of files from tables, of one tower.
 
     Args:
         reader: of the tower.
@@ -87,9 +87,10 @@ class FileSource(Source):
                 raise BadSample(entry.title, "its text is empty")
             value = self.reader.read(entry.text)
         else:
+            path = entry.file()
             with suppress(OSError):  # a missing file is reported by its reader
-                check_regular(entry.path, str(entry.path))
-            value = Long() if self.reader.divides(entry.path, self.window) else self.reader.read(entry.path)
+                check_regular(path, entry.title)
+            value = Long() if self.reader.divides(path, self.window) else self.reader.read(path)
         return Sample({self.reader.tower: value}, None, entry.name)
 
     def name(self, index: int) -> str:
@@ -102,9 +103,8 @@ class FileSource(Source):
         return self.entries[index].info
 
     def bytes_of(self, index: int) -> int:
-        entry = self.entries[index]
         try:
-            return len(entry.text) if entry.text is not None else entry.path.stat().st_size
+            return self.entries[index].size()
         except (OSError, ValueError):
             return 0
 

@@ -121,6 +121,42 @@ def test_a_job_that_is_killed_continues_without_lost_or_doubled_rows(folder: Pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_bytes_in_parquet(
+    folder: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    cells = [path.read_bytes() for path in pictures]
+    cells.insert(2, b"no picture")
+    table = tmp_path / "table.parquet"
+    parquet.write_table(arrow.table({"image": cells, "number": list(range(len(cells)))}), table, row_group_size=4)
+    assert main(["predict", str(folder / "run"), *map(str, pictures), "--out", str(tmp_path / "files.csv")]) == 0
+    options = ["predict", str(folder / "run"), str(table), "--column", "image", "--batch-size", "4", "--out"]
+    assert main([*options, str(tmp_path / "whole.csv"), "--workers", "2"]) == 0
+    assert "left out: table.parquet:3: not an image" in caplog.text
+    with monkeypatch.context() as patch:
+        add, batches = Journal.add, iter(range(2))
+
+        def interrupted(self: Journal, *rows: Any) -> None:
+            if next(batches, None) is None:
+                raise KeyboardInterrupt
+            add(self, *rows)
+
+        patch.setattr(Journal, "add", interrupted)
+        assert main([*options, str(tmp_path / "out.csv")]) == 130
+    assert main([*options, str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    found, expected = read(tmp_path / "out.csv"), read(tmp_path / "files.csv")
+    assert [row["sample"] for row in found] == [f"table.parquet:{n}" for n in range(1, len(cells) + 1) if n != 3]
+    assert [row["number"] for row in found] == [str(n) for n in range(len(cells)) if n != 2]
+    assert [row["predicted"] for row in found] == [row["predicted"] for row in expected]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], abs=1e-6)
+
+
 def test_workers_write_the_same_file(folder: Path, tmp_path: Path) -> None:
     options = ["predict", str(folder / "run"), str(folder / "pictures" / "test"), "--out"]
     assert main([*options, str(tmp_path / "one.csv")]) == 0

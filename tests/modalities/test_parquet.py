@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hrt_modalities.joint.manifest import JointManifestConfig
 from hrt_modalities.video.folders import VideoManifestConfig
 from hrt_modalities.vision.files import ImageManifestConfig
 from hrt_modalities.vision.images import read_image
+from tests.modalities.tiny_images import losses
 from tests.modalities.video.films import film
 
 arrow: Any = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -180,3 +182,23 @@ def test_few_files_are_open(tmp_path: Path) -> None:
         assert sample.value.shape == (3, 5, 4)
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 8
+
+
+@pytest.fixture
+def start_method(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"], indirect=True)
+def test_workers_that_are_not_forked_read_bytes_and_paths(tmp_path: Path, start_method: None) -> None:
+    paths = pictures(tmp_path, 7)
+    cells = as_structs(paths)
+    for index in (1, 3):
+        cells[index]["bytes"] = None
+    file = write(tmp_path / "images.parquet", "image", cells)
+    data = {"type": "image_manifest", "file": str(file), "path_column": "image"}
+    expected = losses(tmp_path / "here", data, "train.test=false")
+    assert losses(tmp_path / "there", data, "train.workers=2", "train.test=false") == expected

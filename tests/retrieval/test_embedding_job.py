@@ -196,6 +196,53 @@ def test_a_job_can_start_again(embedder: Embedder, tmp_path: Path, chunks_of_fou
     assert outcome.resumed == 0 and outcome.counts == {"image": 6}
 
 
+def test_bytes_in_parquet(
+    run: Path,
+    embedder: Embedder,
+    tmp_path: Path,
+    chunks_of_four: None,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    files = pictures(tmp_path / "pictures", 10)
+    embed_files(embedder, "image", files, tmp_path / "files", levels=["glyph"], media=True)
+    cells: list[Any] = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    cells.insert(4, {"bytes": b"no picture", "path": "x.png"})
+    table = tmp_path / "pictures.parquet"
+    columns = {"image": cells, "title": [f"picture {number}" for number in range(11)]}
+    parquet.write_table(arrow.table(columns), table, row_group_size=3)
+    argv = ["embed", str(run), "--manifest", str(table), "--column", "image", "--tower", "image", "--level", "glyph"]
+    argv += ["--media", "--out"]
+    assert main([*argv, str(tmp_path / "whole"), "--workers", "2"]) == 0
+    assert f"left out: {table}:5: not an image" in caplog.text
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, 1)
+        with pytest.raises(Killed):
+            main([*argv, str(tmp_path / "v")])
+    capsys.readouterr()
+    assert main([*argv, str(tmp_path / "v")]) == 0
+    assert "; 4 were embedded before it was interrupted" in capsys.readouterr().out
+    whole, resumed, expected = (Collection(tmp_path / name) for name in ("whole", "v", "files"))
+    assert list(resumed.rows()) == list(whole.rows())
+    ids = [row.id for row in resumed.rows() if not row.level]
+    assert ids == [f"pictures.parquet:{number}" for number in range(1, 12) if number != 5]
+    assert resumed.row(0).info == {"title": "picture 0", "file": str(table)}
+    for other in (whole, resumed):
+        np.testing.assert_allclose(other.vectors_ND, expected.vectors_ND, atol=1e-5)
+    for row, same in zip(resumed.rows(), expected.rows(), strict=True):
+        assert (row.level, row.box) == (same.level, same.box)
+        ours, theirs = resumed.media(row), expected.media(same)
+        assert ours is not None and theirs is not None and ours.read_bytes() == theirs.read_bytes()
+    # The bytes of a text file are a text.
+    text = tmp_path / "texts.parquet"
+    parquet.write_table(arrow.table({"body": [b"six dots", None], "id": ["a", "b"]}), text)
+    argv = ["embed", str(run), "--manifest", str(text), "--column", "body", "--tower", "text", "--out"]
+    assert main([*argv, str(tmp_path / "t")]) == 0
+    assert [row.info["text"] for row in Collection(tmp_path / "t").rows()] == ["six dots"]
+
+
 def test_a_split_continues(run: Path, tmp_path: Path, chunks_of_four: None, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["embed", str(run), "--split", "test", "--out"]
     assert main([*argv, str(tmp_path / "whole")]) == 0

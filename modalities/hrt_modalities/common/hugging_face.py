@@ -109,6 +109,10 @@ class HuggingFaceFiles:
             raise ValueError("the cell has no bytes")
         return value
 
+    def size(self, key: int) -> int:
+        """Average size of the cells, in bytes."""
+        return int(self.rows.data.nbytes) // max(1, len(self.rows))
+
 
 def rows_with_files(rows: Any) -> Iterator[Row]:
     """The rows of a ``datasets.Dataset``.
