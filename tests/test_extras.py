@@ -91,7 +91,7 @@ USES = {
     },
     "retrieval": {"faiss-cpu": "from hrt_mm.retrieval.neighbours import load_faiss; load_faiss('graph')"},
     "serve": {"fastapi": "from hrt_mm.retrieval.server import create_app; create_app(None)"},
-    "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant import load_qdrant; load_qdrant()"},
+    "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant_connection import load_qdrant; load_qdrant()"},
     "export": {"onnx": "from hrt_mm.inference.export import _write_onnx; _write_onnx(None, Path('a.onnx'), {})"},
     "hub": {"huggingface-hub": "from hrt_mm.inference.hub import download; download('owner/name')"},
     "completion": {

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .collection import Collection, Writer, writing
     from .embed import Embedder
     from .index import Index
-    from .qdrant import QdrantIndex, connect
+    from .qdrant import QdrantIndex
+    from .qdrant_connection import connect
     from .query import Query
     from .results import Results
     from .rows import Model, Row
@@ -24,7 +25,8 @@ else:
             ".collection": ("Collection", "Writer", "writing"),
             ".embed": ("Embedder",),
             ".index": ("Index",),
-            ".qdrant": ("QdrantIndex", "connect"),
+            ".qdrant": ("QdrantIndex",),
+            ".qdrant_connection": ("connect",),
             ".query": ("Query",),
             ".results": ("Results",),
             ".rows": ("Model", "Row"),

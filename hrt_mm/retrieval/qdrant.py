@@ -10,12 +10,9 @@ Shapes: D width.
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import wraps
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -26,20 +23,16 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from ..core.errors import UserError
-from ..core.extras import needs_extra
 from .additions import Replacement
 from .collection import Collection
 from .index import Hit
 from .lexical import inverse_frequency, units_of
 from .options import Scope, ScopeKeywords, VectorSearch, VectorSearchKeywords
+from .qdrant_connection import is_remote, load_qdrant
 from .qdrant_filters import COLUMNS, columns_of, filter_of, query_weights, share, sparse_of
-from .rows import IndexUnavailable, Model, Row, check_queries, check_query, key_of
+from .rows import Model, Row, check_queries, check_query, key_of
 from .where import Where
 
-KEY = "QDRANT_API_KEY"
-"""Environment variable with the key of a server."""
-SECONDS = 60
-"""Time after which a request has failed."""
 BLOCK = 1_000
 """Points per request."""
 FIELDS = ("tower", "level", "parent", "id", "addition")
@@ -100,7 +93,7 @@ class QdrantIndex:
             models.VectorParams(size=model.dim, distance=distance),
             sparse_vectors_config={WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)},
         )
-        if _remote(client):
+        if is_remote(client):
             for field in FIELDS:
                 client.create_payload_index(name, field, models.PayloadSchemaType.KEYWORD)
         client.create_collection(_about(name), models.VectorParams(size=1, distance=distance))
@@ -455,7 +448,7 @@ class QdrantIndex:
 
     def recall(self, tower: str, level: str = "") -> float | None:
         """Unknown, except in a local database, which compares all vectors."""
-        return None if _remote(self.client) else 1.0
+        return None if is_remote(self.client) else 1.0
 
     def vector(self, row: Row) -> np.ndarray:
         """(D,) the vector of a row.
@@ -476,7 +469,7 @@ class QdrantIndex:
             return []
         models = load_qdrant().models
         # A local database is always exact, and warns if parameters are given.
-        params = models.SearchParams(exact=True) if exact and _remote(self.client) else None
+        params = models.SearchParams(exact=True) if exact and is_remote(self.client) else None
         requests = [
             models.QueryRequest(query=query_D.tolist(), filter=query_filter, params=params, limit=k, with_payload=True)
             for query_D in queries_QD
@@ -528,90 +521,8 @@ class QdrantIndex:
         )
 
 
-def connect(where: str | Path) -> Any:
-    """Connects to a database.
-
-    Args:
-        where: ``http://`` or ``https://`` and a server's address, whose key is in the environment variable
-            ``QDRANT_API_KEY``; ``:memory:``; or a folder, which one process at a time can open. Search is exhaustive
-            there, for up to some ten thousand vectors.
-
-    Raises:
-        UserError: qdrant-client is not installed, or another process has opened the folder.
-    """
-    client = load_qdrant().QdrantClient
-    text = str(where)
-    if text.startswith(("http://", "https://")):
-        with warnings.catch_warnings():
-            # Of a key that travels without encryption: on a trusted network that is the user's choice.
-            warnings.simplefilter("ignore")
-            opened = client(url=text, api_key=os.environ.get(KEY) or None, timeout=SECONDS, check_compatibility=False)
-        return Reachable(opened, text)
-    try:
-        return client(location=text) if text == ":memory:" else client(path=text)
-    except RuntimeError as error:
-        raise UserError(f"{text} is open in another process; wait for it, or use a Qdrant server") from error
-
-
-class Reachable:
-    """A client of a server, whose failures are errors with the remedy.
-
-    Args:
-        client: a ``qdrant_client.QdrantClient``.
-        address: of the server.
-    """
-
-    def __init__(self, client: Any, address: str) -> None:
-        self._wrapped, self._address = client, address
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._wrapped, name)
-        if name.startswith("_") or not callable(value):
-            return value
-
-        @wraps(value)
-        def call(*args: Any, **options: Any) -> Any:
-            from qdrant_client.common.client_exceptions import QdrantException
-            from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
-
-            try:
-                return value(*args, **options)
-            except UnexpectedResponse as error:
-                if error.status_code in (401, 403):
-                    raise UserError(f"{self._address} refuses the key; set {KEY} to one that it accepts") from None
-                raise IndexUnavailable(
-                    f"{self._address} answers {name} with status {error.status_code} {error.reason_phrase}; its log "
-                    "has the reason"
-                ) from error
-            except (ApiException, QdrantException, OSError) as error:
-                reason = getattr(error, "source", None) or error
-                raise IndexUnavailable(
-                    f"{self._address} cannot be reached or went away ({reason}); check the address and that the server "
-                    "runs, and repeat the command, which is safe"
-                ) from error
-
-        return call
-
-
-def load_qdrant() -> Any:
-    """Imports qdrant_client.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    with needs_extra("qdrant", "an index in Qdrant"):
-        import qdrant_client
-
-    return qdrant_client
-
-
 def _about(name: str) -> str:
     return f"{name}-about"
-
-
-def _remote(client: Any) -> bool:
-    """Whether the client is of a server. A local one has no payload indexes, and warns if they are requested."""
-    return type(client._client).__name__ != "QdrantLocal"
 
 
 def _point(key: int) -> str:

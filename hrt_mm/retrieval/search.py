@@ -15,6 +15,7 @@ from .embed import Embedder
 from .hybrid import DEPTH, fused
 from .index import Index
 from .late_interaction import MultiVectors, terms_of
+from .options import VectorSearch
 from .qdrant import QdrantIndex
 from .query import Query, ReadTerm, Source, read, vectors
 from .results import Results
@@ -69,16 +70,6 @@ class SearchOptions(TypedDict, total=False):
     rerank: str
     candidates: int
     by_pieces: bool
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """The rows to search, and how."""
-
-    tower: str
-    level: str
-    where: Where | None
-    exact: bool
 
 
 @dataclass(frozen=True)
@@ -207,7 +198,7 @@ class Searcher:
                 )
             words = " ".join(term.text for term in terms if term.weight > 0) if hybrid else ""
             asked.append(_Asked(terms, by_level[level] if has_levels else by_level[""], words, tower))
-        scopes = {tower: _Scope(tower, level, allowed, exact) for tower in searched}
+        scopes = {tower: VectorSearch(tower, level, allowed, exact=exact) for tower in searched}
         if late.level:
             ranked = [self._late(each, offset + k, scopes[each.tower], late) for each in asked]
         else:
@@ -278,7 +269,7 @@ class Searcher:
             allowed.check(self.index.columns)
         return allowed
 
-    def _ranked(self, queries: Sequence[_Asked], count: int, scopes: Mapping[str, _Scope]) -> list[list[Hit]]:
+    def _ranked(self, queries: Sequence[_Asked], count: int, scopes: Mapping[str, VectorSearch]) -> list[list[Hit]]:
         """The best results of each query, at least ``count`` if there are as many rows."""
         ranked: list[list[Hit]] = [[] for _ in queries]
         for tower, scope in scopes.items():
@@ -291,7 +282,7 @@ class Searcher:
                     ranked[number] = fused(hits, matches[number]) if fuses else hits
         return ranked
 
-    def _nearest(self, queries: Sequence[_Asked], count: int, scope: _Scope) -> list[list[Hit]]:
+    def _nearest(self, queries: Sequence[_Asked], count: int, scope: VectorSearch) -> list[list[Hit]]:
         """The best results of each query by vectors."""
         if not queries:
             return []
@@ -300,7 +291,7 @@ class Searcher:
             queries_QD, count, tower=scope.tower, level=scope.level, where=scope.where, exact=scope.exact
         )
 
-    def _matches(self, queries: Sequence[_Asked], scope: _Scope) -> list[list[tuple[Hit, float]]]:
+    def _matches(self, queries: Sequence[_Asked], scope: VectorSearch) -> list[list[tuple[Hit, float]]]:
         """The best results of each query by words, each with its score; none without words."""
         matches: list[list[tuple[Hit, float]]] = [[] for _ in queries]
         if numbers := [number for number, query in enumerate(queries) if query.words]:
@@ -316,13 +307,13 @@ class Searcher:
                 matches[number] = of_query
         return matches
 
-    def _late(self, query: _Asked, k: int, scope: _Scope, late: LateInteraction) -> list[Hit]:
+    def _late(self, query: _Asked, k: int, scope: VectorSearch, late: LateInteraction) -> list[Hit]:
         """The best results by late interaction, whose order is fused with that by words."""
         assert isinstance(self.index, Index)
         while True:
             try:
-                pieces = self._pieces(scope.tower, late.level)
-                tokens = terms_of(query.terms, self.embedder, scope.tower, late.level)
+                pieces = self._pieces(query.tower, late.level)
+                tokens = terms_of(query.terms, self.embedder, query.tower, late.level)
                 (matches,) = self._matches([query], scope)
                 if late.by_pieces:
                     hits = pieces.candidates(tokens, late.candidates, scope.where)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from ..core.errors import UserError
 from .collection import Collection
 from .index import RECALL, Index
-from .qdrant import QdrantIndex, connect
+from .qdrant import QdrantIndex
+from .qdrant_connection import connect
 
 LOCAL = "qdrant:"
 """Prefix of a database in a folder: ``qdrant:FOLDER/NAME``."""

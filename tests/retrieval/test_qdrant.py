@@ -13,8 +13,10 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval import qdrant as qdrant_module
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.qdrant import QdrantIndex, connect
+from hrt_mm.retrieval.qdrant import QdrantIndex
+from hrt_mm.retrieval.qdrant_connection import connect
 from hrt_mm.retrieval.rows import Model, Row
+from hrt_mm.retrieval.where import Where
 from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
 pytest.importorskip("qdrant_client")
@@ -124,3 +126,37 @@ def test_a_failed_addition_leaves_nothing(tmp_path: Path, client: Any, monkeypat
     client.delete("x-about", [0])
     with pytest.raises(UserError, match="does not say which model 'x' is of"):
         QdrantIndex(client, "x")
+
+
+def test_rows_of_an_incomplete_addition_stay_hidden_from_filters_and_words(
+    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = QdrantIndex.create(client, "shop", MODEL)
+    boots = [Row(f"boot{number}", "image", info={"name": "a red boot", "colour": "red"}) for number in range(2)]
+    shoes = [Row(f"shoe{number}", "image", info={"name": "a red shoe", "colour": "red"}) for number in range(4)]
+    for name, rows in (("boots", boots), ("shoes", shoes)):
+        with writing(tmp_path / name, MODEL) as writer:
+            writer.add(vectors(len(rows), 0), rows)
+    index.add(Collection(tmp_path / "boots"))
+    monkeypatch.setattr(qdrant_module, "BLOCK", 2)
+    upsert = client.upsert
+
+    def gone(name: str, points: list[Any]) -> Any:
+        if client.count("shop").count >= 4:
+            raise ConnectionError("went away")
+        return upsert(name, points)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "upsert", gone)
+        patch.setattr(client, "delete", gone)
+        with pytest.raises(ConnectionError):
+            index.add(Collection(tmp_path / "shoes"))
+    assert client.count("shop").count == 4, "the rows that arrived must still be there, or this tests nothing"
+    red = Where.parse("colour=red")
+    query_D = vectors(1, 0)[0]
+    names = {"boot0", "boot1"}
+    assert {hit.row.id for hit in index.search(query_D, 9, where=red)} == names
+    assert {hit.row.id for hit, _ in index.search_words("red", query_D, 9, where=red)} == names
+    assert index.count("image", where=red) == 2
+    assert index.add(Collection(tmp_path / "shoes")) == 4
+    assert index.count("image", where=red) == 6

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.qdrant import QdrantIndex, connect
+from hrt_mm.retrieval.qdrant import QdrantIndex
+from hrt_mm.retrieval.qdrant_connection import connect
 from hrt_mm.retrieval.rows import Row
 from hrt_mm.retrieval.where import Where
 from tests.retrieval.collections_of_vectors import MODEL, vectors

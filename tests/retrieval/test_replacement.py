@@ -19,6 +19,7 @@ from hrt_mm.config import load_config
 from hrt_mm.core.errors import UserError
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval import qdrant as qdrant_module
+from hrt_mm.retrieval import qdrant_connection
 from hrt_mm.retrieval.additions import Replacement
 from hrt_mm.retrieval.collection import Collection, writing
 from hrt_mm.retrieval.index import Index
@@ -192,7 +193,7 @@ def test_a_replacement_in_a_database_goes_on_where_the_server_went_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("qdrant_client")
-    client = qdrant_module.connect(":memory:")
+    client = qdrant_connection.connect(":memory:")
     index = qdrant_module.QdrantIndex.create(client, "films", MODEL)
     index.extend([film(tmp_path / "a", "film", 4, 0)])
     new = film(tmp_path / "b", "film", 2, 5)
@@ -223,9 +224,9 @@ def test_a_database_that_goes_away_ends_a_search_with_a_message(
     from qdrant_client.http.exceptions import ResponseHandlingException
 
     address = "http://localhost:1"
-    client = qdrant_module.connect(":memory:")
+    client = qdrant_connection.connect(":memory:")
     monkeypatch.setattr(client, "close", lambda: None)
-    monkeypatch.setattr("hrt_mm.retrieval.stores.connect", lambda where: qdrant_module.Reachable(client, address))
+    monkeypatch.setattr("hrt_mm.retrieval.stores.connect", lambda where: qdrant_connection.Reachable(client, address))
     assert main(["embed", str(shop / "run"), "--split", "test", "--out", str(tmp_path / "v")]) == 0
     assert main(["index", "build", f"{address}/shop", str(tmp_path / "v")]) == 0
     argv = ["search", f"{address}/shop", "--text", "boot 19"]

@@ -17,7 +17,8 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.retrieval import qdrant as qdrant_module
 from hrt_mm.retrieval.collection import Collection
 from hrt_mm.retrieval.index import Index
-from hrt_mm.retrieval.qdrant import QdrantIndex, connect
+from hrt_mm.retrieval.qdrant import QdrantIndex
+from hrt_mm.retrieval.qdrant_connection import connect
 from hrt_mm.retrieval.stores import built_index, open_index, store
 from tests.retrieval.collections_of_vectors import MODEL, collection, vectors
 
