@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import Commands, add_config, add_overrides, command
+from .arguments import Commands, add_config, add_overrides, add_run, command
 
 
 def add_describe(commands: Commands) -> None:
@@ -42,15 +42,16 @@ def add_diagnose(commands: Commands) -> None:
     """Adds ``hrt-mm diagnose``."""
     text = "write a report on a run: curves, groups, attention, gates, recovery, confusion"
     parser = command(commands, "diagnose", text, diagnose)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder")
+    add_run(parser)
     add_overrides(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (RUN/report)")
 
 
 def diagnose(args: argparse.Namespace) -> int:
     """Writes the report, and prints its summary and path."""
     from ..analysis.report import diagnose
 
-    report = diagnose(args.folder, args.overrides)
+    report = diagnose(args.folder, args.overrides, args.out)
     print("\n".join([*report.summary, f"report: {report.folder / 'report.md'}"]))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 Run = Callable[[argparse.Namespace], int]
@@ -68,6 +69,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments CONFIG and overrides."""
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, or a packaged name such as vision/digits")
     add_overrides(parser)
+
+
+def add_run(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """Adds the argument RUN.
+
+    Args:
+        parser: of the command.
+        of: what is said of the run in the help.
+    """
+    text = f"run folder{of}, or hub:owner/name, a repository of the Hugging Face Hub"
+    parser.add_argument("folder", metavar="RUN", type=Path, help=text)
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Commands, command
+from .arguments import Commands, add_run, command
 
 if TYPE_CHECKING:
     from ..retrieval.collecting import Outcome
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "embed", "embed a run's data, files or texts, to build an index from", run)
-    parser.add_argument(
-        "folder",
-        metavar="RUN",
-        type=Path,
-        help="run folder; of tasks other than contrastive, vectors are means of tokens",
-    )
+    add_run(parser, " (of tasks other than contrastive, vectors are means of tokens)")
     parser.add_argument(
         "files",
         metavar="FILE",

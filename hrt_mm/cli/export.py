@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import Commands, command
+from .arguments import Commands, add_run, command
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "export", "export a run to ONNX or torch.export, and check the file", run)
-    parser.add_argument("folder", metavar="RUN", help="run folder, or hub:owner/name")
+    add_run(parser)
     formats = parser.add_mutually_exclusive_group(required=True)
     formats.add_argument("--onnx", dest="format", action="store_const", const="onnx", help="ONNX, for ONNX Runtime")
     formats.add_argument("--pt2", dest="format", action="store_const", const="pt2", help="for torch.export.load")
@@ -31,13 +31,12 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints the checks."""
     from ..inference.export import export_run
-    from ..inference.hub import resolve
+    from ..inference.hub import output_path
     from ..inference.trained import load_task
 
-    folder = resolve(args.folder)
-    path = args.out or folder / f"model{'.int8' if args.int8 else ''}.{args.format}"
+    path = args.out or output_path(args.folder, f"model{'.int8' if args.int8 else ''}.{args.format}", "--out")
     report = export_run(
-        load_task(folder),
+        load_task(args.folder),
         path,
         args.format,
         output=args.output,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
-from .arguments import Commands, add_overrides, command
+from .arguments import Commands, add_overrides, add_run, command
 
 if TYPE_CHECKING:
     from ..inference.trained import TrainedRun
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "generate", "continue a text with a trained language model", run)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder")
+    add_run(parser, " of task language")
     add_overrides(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", default="", help="text to continue; by default, a new document")

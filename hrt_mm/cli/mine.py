@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import Commands, command
+from .arguments import Commands, add_run, command
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     text = "write the wrong answers that a run ranks highest, as hard negatives for training (task.negatives)"
     parser = command(commands, "mine", text, run)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of a contrastive task")
+    add_run(parser, " of a contrastive task")
     parser.add_argument("--split", default="train", help="split of the run's data (train)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="table to write, TSV")
     parser.add_argument(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, command
+from .arguments import Commands, add_run, command
 
 if TYPE_CHECKING:
     from ..inference.inputs import Input
@@ -19,7 +19,7 @@ STDIN = Path("-")
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "predict", "predict labels, spans or transcripts of files, tables or lines", run)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder of a task that predicts labels")
+    add_run(parser, " of a task that predicts labels")
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--restart is for a file, and none is written; name one with --out, or drop it")
     device = device_named(args.device)
     trained = load_run(args.folder, "best" if args.step is None else args.step).to(device)
+    # Before the files are listed: the task may be refused.
+    explain = Explainer(trained, args.explain) if args.explain is not None else None
     job = prediction_job(
         trained,
         _inputs(args, trained),
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         top=args.top,
         workers=args.workers,
         precision=args.precision,
-        explain=Explainer(trained, args.explain) if args.explain is not None else None,
+        explain=explain,
         identity={"explain": args.explain},
     )
     count = job.write(args.out, args.format, restart=args.restart)

@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
         help="rerank the samples of the N nearest pieces of each token, instead of the N nearest samples",
     )
     parser.add_argument(
-        "--run", dest="folder", type=Path, help="run folder of the model; by default, the one that the index names"
+        "--run", dest="folder", type=Path, help="run folder of the model, or hub:owner/name (that of the index)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON; with --queries, an object a line")
 

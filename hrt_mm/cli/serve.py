@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("index", metavar="INDEX", nargs="?", help=STORE)
     parser.add_argument("--store", metavar="INDEX", help="the index, in place of the first argument")
     parser.add_argument(
-        "--run", dest="folder", type=Path, help="run folder of the model; by default, the one that the index names"
+        "--run", dest="folder", type=Path, help="run folder of the model, or hub:owner/name (that of the index)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 for a free one (8000)")

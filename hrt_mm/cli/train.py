@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ..core.errors import UserError
-from .arguments import Commands, add_config, add_overrides, command
+from .arguments import Commands, add_config, add_overrides, add_run, command
 
 
 def add_train(commands: Commands) -> None:
@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> int:
 def add_eval(commands: Commands) -> None:
     """Adds ``hrt-mm eval``."""
     parser = command(commands, "eval", "evaluate the best weights of a run", evaluate)
-    parser.add_argument("folder", metavar="RUN", type=Path, help="run folder")
+    add_run(parser)
     add_overrides(parser)
     parser.add_argument("--split", default="test", help="train, val or test (test)")
     parser.add_argument("--json", action="store_true", help="print JSON")

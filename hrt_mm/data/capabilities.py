@@ -158,6 +158,14 @@ def writing(tokenizer: Tokenizer) -> Generative:
 
 
 @runtime_checkable
+class Restoring(Protocol):
+    """Tokens are pieces of text, which can be put together again."""
+
+    def restore(self, tokens: Tokens) -> list[bytes]:
+        """The text of each sample."""
+
+
+@runtime_checkable
 class ByteCounting(Protocol):
     """Its ids stand for bytes, for the metric bits per byte."""
 

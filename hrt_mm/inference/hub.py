@@ -42,10 +42,30 @@ def resolve(path_or_id: str | Path, *, revision: str | None = None, token: str |
     Raises:
         UserError: the repository does not exist or cannot be read, is of another library, or holds pickles.
     """
-    text = str(path_or_id)
-    if not text.startswith(PREFIX):
+    if not is_repository(path_or_id):
         return Path(path_or_id)
-    return download(text.removeprefix(PREFIX), revision, token)
+    return download(str(path_or_id).removeprefix(PREFIX), revision, token)
+
+
+def is_repository(path_or_id: str | Path) -> bool:
+    """Whether it names a repository, ``hub:owner/name``, and not a path."""
+    return str(path_or_id).startswith(PREFIX)
+
+
+def output_path(run: str | Path, name: str, option: str) -> Path:
+    """Where a command writes by default: into the run folder.
+
+    Args:
+        run: the run folder, or a repository.
+        name: of the file or folder.
+        option: that names another place, for the error.
+
+    Raises:
+        UserError: it is a repository, whose local copy is not to be changed.
+    """
+    if is_repository(run):
+        raise UserError(f"{run} is a repository, which nothing is written to; name a place for {name} with {option}")
+    return Path(run) / name
 
 
 def saved_overrides(folder: Path) -> list[str]:
@@ -73,20 +93,29 @@ def download(repo: str, revision: str | None = None, token: str | bool | None = 
         raise UserError(f"{repo!r} is no name of a repository; give {PREFIX}owner/name")
     with needs_extra("hub", f"{PREFIX}{repo}"):
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError
 
+    # Bases of the hub's error are those of its HTTP library, which differs by version.
+    unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
+    patterns = [f"*.{suffix}" for suffix in _SUFFIXES]
     # Files of a repository may be many gigabytes, so names are checked before anything is downloaded.
     try:
         names = HfApi(token=token).list_repo_files(repo, revision=revision)
         _check_names(names, f"the repository {repo}")
-        folder = snapshot_download(
-            repo, revision=revision, token=token, allow_patterns=[f"*.{suffix}" for suffix in _SUFFIXES]
+        folder = snapshot_download(repo, revision=revision, token=token, allow_patterns=patterns)
+    except unreachable as error:
+        cause = str(error).splitlines()[0]
+        refused = UserError(
+            f"the repository {repo} cannot be read: {cause}; check its name and the network, and log in with "
+            "`hf auth login` if it is private"
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(
-            f"the repository {repo} cannot be read: {str(error).splitlines()[0]}; check its name and the network, and "
-            "log in with `hf auth login` if it is private"
-        ) from error
+        if isinstance(error, HfHubHTTPError):
+            raise refused from error
+        try:
+            folder = snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True)
+        except OSError:
+            raise refused from error
+        log.warning("the hub cannot be reached (%s); %s is the copy that was downloaded before", cause, repo)
     read_config(Path(folder))
     return Path(folder)
 

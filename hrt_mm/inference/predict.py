@@ -248,7 +248,7 @@ def split_job(run: TrainedRun, split: str, ranks: ProcessGroup, **options: Any) 
 
 
 def write_split(
-    run_dir: Path, split: str, out: Path, overrides: Sequence[str] = (), *, which: str | int = "best"
+    run_dir: str | Path, split: str, out: Path, overrides: Sequence[str] = (), *, which: str | int = "best"
 ) -> int:
     """Writes a row for each sample of a split: its name, true label, prediction and the scores of all classes.
 

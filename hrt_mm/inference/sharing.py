@@ -31,7 +31,7 @@ from ..train.checkpoint import write_checkpoint
 from ..train.resolved import resolved_yaml
 from ..train.store import CheckpointStore
 from ..train.summary import read_summary
-from ..train.weights import load_weights, named_weights
+from ..train.weights import gathered, load_weights, named_weights
 from .hub import (
     CARD,
     CONFIG,
@@ -199,7 +199,7 @@ def _repository(model: TrainedRun | PretrainedEncoder | Hierarchy, license: str 
 
 
 def _save_weights(module: Encoder | Hierarchy, folder: Path) -> None:
-    tensors = {name: value.contiguous().cpu() for name, value in named_weights(module).items()}
+    tensors = {name: gathered(value) for name, value in named_weights(module).items()}
     replace_file(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
 
 

@@ -318,7 +318,7 @@ def _paths(value: object) -> Iterator[Path]:
 
 
 def load_task(
-    run_dir: Path,
+    run_dir: str | Path,
     which: str | int = "best",
     *,
     overrides: Sequence[str] = (),
@@ -328,7 +328,7 @@ def load_task(
     """Loads a trained run on the CPU, with the moving average of its weights if it was kept.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder, or a repository of the Hugging Face Hub, ``hub:owner/name``.
         which: ``best``, ``latest`` or a step.
         overrides: changes to the run's configuration, each ``a.b.c=value``.
         config: replaces the folder's ``config.yaml``.
@@ -339,9 +339,11 @@ def load_task(
     Raises:
         ConfigError: the folder is not a run folder.
         CheckpointError: the checkpoint is missing or damaged.
+        UserError: the repository cannot be read, or is not one of this library.
     """
+    run_dir = resolve(run_dir)
     if config is None:
-        config = read_config(run_dir, [*saved_overrides(Path(run_dir)), *overrides])
+        config = read_config(run_dir, [*saved_overrides(run_dir), *overrides])
     checkpoint = open_store(run_dir).read(which)
     classes = checkpoint.state["classes"]
     names = tuple(classes) if classes is not None else None
@@ -386,7 +388,7 @@ def load_run(run_dir: str | Path, which: str | int = "best", *, overrides: Seque
         CheckpointError: it has no such checkpoint that is whole.
         UserError: the repository cannot be read, or is not one of this library.
     """
-    return load_task(resolve(run_dir), which, overrides=overrides, inputs="files")
+    return load_task(run_dir, which, overrides=overrides, inputs="files")
 
 
 def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -402,23 +404,23 @@ def read_config(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def load_for_evaluation(
-    run_dir: Path, overrides: Sequence[str] = (), *, which: str | int = "best", config: RunConfig | None = None
+    run_dir: str | Path, overrides: Sequence[str] = (), *, which: str | int = "best", config: RunConfig | None = None
 ) -> TrainedRun:
     """Loads a run to evaluate it on its own data, or on other data if an override is of the data.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder, or a repository, ``hub:owner/name``.
         overrides: changes to the run's configuration, each ``a.b.c=value``.
         which: ``best``, ``latest`` or a step.
         config: replaces the folder's ``config.yaml``.
     """
     # Only other data may have sizes or rates that training never saw.
     other_data = any(override.startswith("data.") for override in overrides)
-    return load_task(Path(run_dir), which, overrides=overrides, config=config, inputs="other" if other_data else "own")
+    return load_task(run_dir, which, overrides=overrides, config=config, inputs="other" if other_data else "own")
 
 
 def evaluate_run(
-    run_dir: Path,
+    run_dir: str | Path,
     split: str = "test",
     overrides: Sequence[str] = (),
     *,
@@ -428,7 +430,7 @@ def evaluate_run(
     """Metrics of a trained run on a split, by names like ``test/accuracy``. Under torchrun, ranks share the work.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder, or a repository, ``hub:owner/name``.
         split: ``train``, ``val`` or ``test``.
         overrides: changes to the run's configuration, each ``a.b.c=value``: another data root, a batch size. Samples
             of other data are resized or resampled to the nearest size or rate seen in training.

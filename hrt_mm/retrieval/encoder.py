@@ -26,6 +26,7 @@ from ..data.dataset import Dataset
 from ..data.modality import Modality
 from ..data.registry import modalities
 from ..data.tokenizer import Tokenizer
+from ..inference.hub import is_repository
 from ..inference.locating import located
 from ..inference.reading import TowerReader
 from ..inference.trained import TrainedRun, load_task
@@ -83,7 +84,7 @@ class RunEncoder:
         is then called as the modality.
 
         Args:
-            folder: the run folder.
+            folder: the run folder, or a repository, ``hub:owner/name``.
             which: ``best``, ``latest`` or a step.
             overrides: changes to the run's configuration, each ``a.b.c=value``.
             dim: width of the vectors, one of ``task.matryoshka``; the whole width if absent.
@@ -99,7 +100,7 @@ class RunEncoder:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is unknown; it is one of {', '.join(PRECISIONS)}")
         autocast(precision, chosen)
-        run = load_task(Path(folder), which, overrides=overrides, inputs="files")
+        run = load_task(folder, which, overrides=overrides, inputs="files")
         encoder: PooledEncoder | None = None
         if not isinstance(run.task, Contrastive):
             run, encoder = pooled(run)
@@ -113,7 +114,9 @@ class RunEncoder:
         weights = files.get("ema.safetensors") or files["model.safetensors"]
         run.task.to(chosen)
         width = run.task.width if isinstance(run.task, Contrastive) else encoder.width if encoder is not None else 0
-        return cls(run, Model(weights["sha256"], width, str(Path(folder).resolve())), chosen, precision, encoder)
+        # A search loads the model again, maybe on another machine.
+        where = str(folder) if is_repository(folder) else str(Path(folder).resolve())
+        return cls(run, Model(weights["sha256"], width, where), chosen, precision, encoder)
 
     @property
     def task(self) -> Contrastive | PooledEncoder:

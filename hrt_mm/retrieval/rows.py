@@ -134,7 +134,7 @@ class Model:
     Args:
         fingerprint: of the weights.
         dim: width of the vectors.
-        run: the run folder, to load the model for queries.
+        run: the run folder, or a repository, to load the model for queries.
     """
 
     fingerprint: str

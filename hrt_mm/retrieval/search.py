@@ -11,6 +11,7 @@ from typing import TypedDict, Unpack, overload
 import numpy as np
 
 from ..core.errors import UserError
+from ..inference.hub import resolve
 from .embed import Embedder
 from .hybrid import DEPTH, fused
 from .index import Index
@@ -104,14 +105,14 @@ class Searcher:
 
         Args:
             index: to search, or its folder.
-            run: the run folder; the one that the index names if absent.
+            run: the run folder, or a repository, ``hub:owner/name``; the one that the index names if absent.
 
         Raises:
             UserError: the folder is not an index, the run is missing, or it has other weights than the index was built
                 with.
         """
         opened = Index(Path(index)) if isinstance(index, str | Path) else index
-        folder = Path(run or opened.model.run)
+        folder = resolve(run or opened.model.run)
         if not (folder / "config.yaml").is_file():
             if run is not None:
                 raise UserError(f"{folder} is not a run folder: it has no config.yaml")

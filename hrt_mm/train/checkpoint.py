@@ -19,6 +19,7 @@ from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
 from ..data.extents import Extents
 from ..data.storage import Format, Sum, read_tensors
+from .weights import gathered
 
 PARTS = ("model", "optimizer", "ema")
 """The files of a checkpoint, each ``PART.safetensors``."""
@@ -145,7 +146,7 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
         for part, tensors in parts.items():
             assert part in PARTS
             # The format has neither strides nor devices.
-            data = safetensors.torch.save({name: value.contiguous().cpu() for name, value in tensors.items()})
+            data = safetensors.torch.save({name: gathered(value) for name, value in tensors.items()})
             write_flushed(aside / f"{part}.safetensors", data)
             files[f"{part}.safetensors"] = Sum.of(data).__dict__
         write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.errors import ConfigError
@@ -46,7 +47,11 @@ class ProcessGroup:
             yield cls(chosen)
             return
         # Counts are reduced on the host and gradients on the device, so CUDA needs both backends.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        store, rank, world_size = next(rendezvous("env://"))
+        # torchrun's store outlives a restart: without a prefix, processes would read the addresses of those that died.
+        store = dist.PrefixStore(f"restart-{restarts()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         try:
             yield cls(chosen, dist.get_rank(), dist.get_world_size())
         finally:
@@ -115,6 +120,11 @@ class ProcessGroup:
     def barrier(self) -> None:
         """Waits for every rank."""
         self.all(True)
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes of this run again (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -16,7 +16,7 @@ from ..tasks.batch import Batch
 from .build import carried_groups
 from .callbacks import Callback, registered
 from .data import worker_deaths_named
-from .distributed import ProcessGroup
+from .distributed import ProcessGroup, restarts
 from .folder import run_dir
 from .meters import weight_of
 from .nonfinite import NonFiniteError, nonfinite_error
@@ -43,7 +43,8 @@ def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callba
 
     Args:
         config: of the run.
-        resume: continue from the newest checkpoint in the run folder, or start if there is none.
+        resume: continue from the newest checkpoint in the run folder, or start if there is none. Processes that
+            torchrun starts again do so anyway.
         callbacks: called at set points of training, after those of ``train.callbacks``; also in a run of pre-training.
 
     Returns:
@@ -55,6 +56,7 @@ def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callba
         Stopped: SIGTERM or SIGINT. If uncaught, the process exits with 143 or 130.
     """
     options = config.train
+    resume = resume or restarts() > 0
     with (
         ProcessGroup.from_env(options.device) as ranks,
         numerics(ranks.device, options.num_threads),

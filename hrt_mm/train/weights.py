@@ -23,6 +23,12 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
+def gathered(value: Tensor) -> Tensor:
+    """A tensor as it is stored: contiguous, on the host, and whole if FSDP shards it, to which all ranks contribute."""
+    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return whole.contiguous().cpu()
+
+
 def mismatches(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """Names and shapes of ``weights`` that differ from ``expected``, one phrase each."""
     phrases = [f"{name} is missing" for name in expected if name not in weights]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hrt_mm import ConfigError, Hierarchy, UserError, load_config, load_run, train
+from hrt_mm.cli.main import main
 from hrt_mm.inference import PretrainedEncoder, TrainedRun, from_pretrained, push_to_hub, save_pretrained
 from hrt_mm.inference.hub import resolve
+from hrt_mm.retrieval import Index
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -129,8 +134,18 @@ class Hub:
         return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
 
     def download(self, repo: str, **options: Any) -> str:
+        """A snapshot of links to the files, as in the hub's cache."""
         self.downloads += 1
-        return str(self.folder / repo)
+        snapshot = self.folder / "cache" / repo
+        if options.get("local_files_only"):
+            if not snapshot.is_dir():
+                raise FileNotFoundError(f"{repo} is not in the cache")
+            return str(snapshot)
+        shutil.rmtree(snapshot, ignore_errors=True)
+        for name in self.files(repo):
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / name).symlink_to(self.folder / repo / name)
+        return str(snapshot)
 
     def create(self, repo_id: str, **options: Any) -> Any:
         (self.folder / repo_id).mkdir(parents=True, exist_ok=True)
@@ -159,3 +174,60 @@ def test_repositories(digits: TrainedRun, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"weights\.pkl, a pickle"):
         resolve("hub:someone/digits")
     assert hub.downloads == downloads
+
+
+def test_without_a_network_the_cache_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Hub(tmp_path, monkeypatch)
+    push_to_hub(Hierarchy(PLAIN), "someone/plain", license="mit")
+    folder = resolve("hub:someone/plain")
+
+    http_error = huggingface_hub.utils.HfHubHTTPError.__bases__[0]
+
+    def unreachable(*args: Any, **options: Any) -> Any:
+        raise http_error("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", unreachable)
+    assert resolve("hub:someone/plain") == folder
+    assert "someone/plain is the copy that was downloaded before" in caplog.text
+    with pytest.raises(UserError, match="someone/other cannot be read: Name or service not known; check its name and"):
+        resolve("hub:someone/other")
+
+
+def test_commands_take_repositories(
+    digits: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they take the run folder, with the same results; nothing is written into the cache."""
+    Hub(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    push_to_hub(digits, "someone/digits", license="mit")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save("eight.png")
+
+    def output(*command: str) -> str:
+        assert main(command) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    for command in (["eval", "RUN", "--json"], ["predict", "RUN", "eight.png"]):
+        local, remote = (
+            output(*(run if word == "RUN" else word for word in command))
+            for run in (str(digits.folder), "hub:someone/digits")
+        )
+        assert local == remote
+    cached = sorted((tmp_path / "cache").rglob("*"))
+
+    output("embed", "hub:someone/digits", "--out", "vectors")
+    output("index", "build", "index", "vectors")
+    assert Index(Path("index")).model.run == "hub:someone/digits"
+    found = json.loads(output("search", "index", "--image", "eight.png", "-k", "3", "--json"))
+    given = json.loads(
+        output("search", "index", "--image", "eight.png", "-k", "3", "--json", "--run", "hub:someone/digits")
+    )
+    assert len(found["results"]) == 3 and found == given
+
+    output("diagnose", "hub:someone/digits", "--out", "report")
+    assert "# Report of someone/digits" in Path("report/report.md").read_text()
+    for command in (["diagnose", "hub:someone/digits"], ["export", "hub:someone/digits", "--pt2"]):
+        assert main(command) == 2
+        assert re.search(r"hub:someone/digits is a repository, .* with --out", capsys.readouterr().err)
+    assert sorted((tmp_path / "cache").rglob("*")) == cached

@@ -282,6 +282,15 @@ def test_a_split_is_written_with_its_labels(runs: Callable[[str], Path], task: s
         assert [len(row["predicted"]) for row in rows] == [len(row["true"]) for row in rows]
 
 
+@pytest.mark.parametrize("task", ["tagging", "segmentation", "boundary", "ctc", "matching"])
+def test_attributions_are_of_classes_alone(
+    task: str, runs: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(runs(task) / "run"), str(runs(task)), "--explain", "gradient"]) == 2
+    message = f"was trained on task {task}; attribution is for tasks classification and fused_classification"
+    assert message in capsys.readouterr().err
+
+
 def test_a_unit_that_files_do_not_have_is_named(runs: Callable[[str], Path], tmp_path: Path) -> None:
     config = tagged(tmp_path).replace("{type: text}", "{type: text, carried: [names]}")
     config = config.replace("unit: words", "unit: names").replace("file: ", "unit: names, file: ")

@@ -57,7 +57,7 @@ def start_ranks(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = environment | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | environment
     return [
         start(folder, keywords, resume=resume, RANK=str(rank), LOCAL_RANK=str(rank), **common)
         for rank in range(world_size)

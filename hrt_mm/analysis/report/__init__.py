@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.errors import UserError
 from ...core.extras import needs_extra
+from ...inference.hub import PREFIX, is_repository, output_path
 from ...inference.trained import load_task
 from ...tasks.encoding import TowerTask
 from ...train.distributed import ProcessGroup, choose_device
@@ -19,7 +21,7 @@ from .cuts import cuts_section
 from .gates import gates_section
 from .groups import groups_section
 from .overview import overview_section
-from .page import Page
+from .page import REPORT, Page
 from .reconstruction import reconstruction_section
 from .recovery import recovery_section
 from .retrieval import retrieval_section
@@ -61,7 +63,7 @@ class Report:
     summary: tuple[str, ...]
 
 
-def write_report(run_dir: Path, overrides: Sequence[str] = ()) -> Path:
+def write_report(run_dir: str | Path, overrides: Sequence[str] = ()) -> Path:
     """Writes the report of a run; see :func:`diagnose`.
 
     Returns:
@@ -70,29 +72,34 @@ def write_report(run_dir: Path, overrides: Sequence[str] = ()) -> Path:
     return diagnose(run_dir, overrides).folder
 
 
-def diagnose(run_dir: Path, overrides: Sequence[str] = ()) -> Report:
-    """Writes a report on the best weights of a run to ``report/`` in its folder, replacing an earlier one.
+def diagnose(run_dir: str | Path, overrides: Sequence[str] = (), out: Path | None = None) -> Report:
+    """Writes a report on the best weights of a run, replacing an earlier one.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder, or a repository, ``hub:owner/name``.
         overrides: changes to the run's configuration, each ``a.b.c=value``: another data root, another device.
+        out: folder of the report; ``report/`` in the run folder if absent.
 
     Raises:
         ConfigError: the folder is not a run folder, or its data is missing.
         CheckpointError: there is no intact checkpoint.
         MissingLibrary: matplotlib is not installed.
+        UserError: ``out`` holds something else, or is missing for a repository.
     """
+    folder = output_path(run_dir, "report", "--out") if out is None else out
+    if folder.exists() and not (folder / REPORT).is_file():
+        raise UserError(f"{folder} exists and is not a report; choose another folder, or remove it")
     with needs_extra("report", "the report"):
         import matplotlib  # noqa: F401
 
-    run = load_task(Path(run_dir), overrides=overrides)
+    run = load_task(run_dir, overrides=overrides)
     options = run.config.train
-    folder = run.folder / "report"
     # Written aside and moved into place as a whole: a report that fails leaves the earlier one.
-    aside = run.folder / ".report.tmp"
+    aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    page = Page(aside, f"Report of {run.folder.resolve().name}")
+    aside.mkdir(parents=True)
+    name = str(run_dir).removeprefix(PREFIX) if is_repository(run_dir) else run.folder.resolve().name
+    page = Page(aside, f"Report of {name}")
     try:
         ranks = ProcessGroup(choose_device(options.device, 0))
         with numerics(ranks.device, options.num_threads), style():

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import printable
 from ...core.tokens import Tokens
+from ...data.capabilities import Restoring, seconds_per_token
 from ...data.splits import some
 from ...tasks import Tagging
 from ...tasks.batch import Batch
@@ -34,6 +36,8 @@ NUMBERED = 20
 LISTED = 30
 """Maximum number of classes in the table."""
 MISTAKES = 12
+EXCERPT = 300
+"""Maximum characters of a text in the table of mistakes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,19 +226,33 @@ def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
         page.text(f"{wrong:,} were classified wrongly." if wrong else "Nothing was classified wrongly.")
         return
     page.text(f"{wrong:,} samples were classified wrongly. The surest of these mistakes:")
-    caption = "The surest mistakes, with what they are and what they were taken for."
-    page.picture("mistakes", draw_mistakes(subject, scores, chosen), caption)
+    text = isinstance(subject.tokenizer, Restoring)
+    if not text:
+        caption = "The surest mistakes, with what they are and what they were taken for."
+        page.picture("mistakes", draw_mistakes(subject, scores, chosen), caption)
     rows = []
     for index in chosen:
         true, guess = (scores.classes[int(classes_B[index])] for classes_B in (scores.target_B, scores.guess_B))
         name = scores.names[index] if index < len(scores.names) else ""
-        rows.append((name or f"number {index}", true, guess, f"{scores.confidence_B[index]:.3f}"))
+        name = name or f"number {index}"
+        if text:
+            name += f": {_excerpt(subject, scores.kept[index])}"
+        rows.append((name, true, guess, f"{scores.confidence_B[index]:.3f}"))
     page.table(("sample", "true", "predicted", "confidence"), rows)
+
+
+def _excerpt(subject: Subject, tokens: Tokens) -> str:
+    """The beginning of a text, in a line."""
+    tokenizer = subject.tokenizer
+    assert isinstance(tokenizer, Restoring)
+    text = " ".join(tokenizer.restore(tokens)[0].decode("utf-8", "replace").split())
+    return printable(text if len(text) <= EXCERPT else f"{text[:EXCERPT]}...")
 
 
 def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure:
     """The samples of some mistakes."""
     views = [subject.view(scores.kept[index]) for index in chosen]
+    seconds = seconds_per_token(subject.tokenizer)
     most, width, height = (6, 1.7, 2.05) if views[0].gridded else (2, 3.6, 1.6)
     columns = min(most, len(chosen))
     figure, grid = panels(-(-len(chosen) // columns), columns, width=width, height=height)
@@ -244,4 +262,6 @@ def draw_mistakes(subject: Subject, scores: Scores, chosen: list[int]) -> Figure
         view.draw(axes)
         true, guess = (scores.classes[int(classes_B[index])] for classes_B in (scores.target_B, scores.guess_B))
         axes.set_title(f"{_short(true)}\nas {_short(guess)}, {scores.confidence_B[index]:.0%}", fontsize=9)
+        if seconds is not None and not view.gridded:
+            axes.xaxis.set_major_formatter(lambda token, _: f"{token * seconds:.3g} s")
     return figure

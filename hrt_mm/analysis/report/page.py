@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+REPORT = "report.md"
+
+
 class Page:
     """Collects the report.
 
@@ -56,7 +59,7 @@ class Page:
         """Writes ``report.md``."""
         summary = "\n".join(f"- {line}" for line in self.summary)
         parts = [f"# {self.title}", *([summary] if summary else []), *self._parts]
-        (self.folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        (self.folder / REPORT).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _row(cells: Iterable[str]) -> str:
