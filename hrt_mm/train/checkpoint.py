@@ -145,8 +145,8 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str,
         files = {}
         for part, tensors in parts.items():
             assert part in PARTS
-            # The format has neither strides nor devices.
-            data = safetensors.torch.save({name: gathered(value) for name, value in tensors.items()})
+            # The format has neither strides nor devices. Other libraries read only files that name theirs.
+            data = safetensors.torch.save({name: gathered(value) for name, value in tensors.items()}, {"format": "pt"})
             write_flushed(aside / f"{part}.safetensors", data)
             files[f"{part}.safetensors"] = Sum.of(data).__dict__
         write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))

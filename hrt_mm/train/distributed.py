@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,7 +51,7 @@ class ProcessGroup:
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         store, rank, world_size = next(rendezvous("env://"))
         # torchrun's store outlives a restart: without a prefix, processes would read the addresses of those that died.
-        store = dist.PrefixStore(f"restart-{restarts()}", store)
+        store = PrefixStore(f"restart-{restarts()}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         try:
             yield cls(chosen, dist.get_rank(), dist.get_world_size())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,21 @@ def test_two_ranks_train_as_one_and_stop_and_go_on_as_one(tmp_path: Path) -> Non
 
 def test_ranks_that_torchrun_starts_again_continue(tmp_path: Path) -> None:
     """The store is that of torchrun, so it still has the addresses of the ranks that were killed."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     run = {"steps": 6, "batch_size": 4, "log_every": 1, "save_every": 1, "data": {"held_out": 4}}
-    gate = f"8:{tmp_path / 'gate'}"
-    elastic = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
-    ranks = start_ranks(tmp_path / "run", run, 2, TOY_GATE=gate, TORCHELASTIC_RESTART_COUNT="0", **elastic)
+
+    def ranks_of(restart: int, gate: str = "") -> list[ForkServerProcess]:
+        elastic = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restart)}
+        return start_ranks(
+            tmp_path / "run", run, 2, resume=False, MASTER_PORT=str(store.port), TOY_GATE=gate, **elastic
+        )
+
+    ranks = ranks_of(0, gate=f"8:{tmp_path / 'gate'}")
     wait_for_step(tmp_path / "run", 2)
     for process in ranks:
         process.kill()
     assert [finished(process) for process in ranks] == [-signal.SIGKILL] * 2
-    ranks = start_ranks(tmp_path / "run", run, 2, TORCHELASTIC_RESTART_COUNT="1", **elastic)
-    assert [finished(process) for process in ranks] == [0, 0]
+    assert [finished(process) for process in ranks_of(1)] == [0, 0]
     assert [line["step"] for line in logged(tmp_path / "run") if "train/loss" in line][-1] == 6
 
 
