@@ -63,7 +63,7 @@ _INVALID = re.compile("[\udc80-\udcff]")
 csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
 
 
-def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
+def rows_of(file: Path, key: str, kind: str | None = None) -> Iterator[tuple[int, Row]]:
     """Iterates over the rows of a table, each with its line number; in Parquet with its number, from 1.
 
     Cells of CSV and TSV are strings, or ``None`` past the end of a short row. Cells of Parquet with the bytes of a file
@@ -72,11 +72,13 @@ def rows_of(file: Path, key: str) -> Iterator[tuple[int, Row]]:
     Args:
         file: the table. Its suffixes determine format and compression, as in ``.csv``, ``.tsv.gz`` and ``.parquet``.
         key: the setting that names the file, for messages.
+        kind: its format, such as ``.jsonl``, if that is not its suffix.
 
     Raises:
         ConfigError: the file is missing, empty or malformed; names the line.
     """
-    kind, packing = kind_of(file)
+    suffix, packing = kind_of(file)
+    kind = kind or suffix
     if kind == _PARQUET and not packing:
         _check_file(file, key)
         yield from parquet_rows(file)

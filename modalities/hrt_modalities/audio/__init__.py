@@ -16,6 +16,7 @@ from .files import SUFFIXES
 from .folders import AudioFolderConfig, AudioHuggingFaceConfig, AudioManifestConfig, AudioShardsConfig
 from .intervals import SILENCE
 from .kaldi import KaldiConfig
+from .nemo import NemoConfig
 from .synthetic import SyntheticConfig
 from .tokenizer import AudioConfig, AudioTokenizer
 
@@ -32,6 +33,7 @@ class AudioModality(Modality):
         AudioHuggingFaceConfig,
         AudioShardsConfig,
         KaldiConfig,
+        NemoConfig,
         SyntheticConfig,
     )
     suffixes = SUFFIXES

@@ -107,7 +107,7 @@ class ShardRowsConfig(LocatedRowsConfig):
                 raise ConfigError(f"{self.where} has the compressed shard {shown(packed[0])}; unpack it to .tar")
         if not names:
             raise ConfigError(f"{self.where} has no shards; their names end in .tar")
-        splits = {name: _split_of(name) for name in names}
+        splits = {name: split_by_name(name) for name in names}
         unknown = [name for name, split in splits.items() if split is None]
         if len(unknown) not in (0, len(names)):
             raise ConfigError(
@@ -121,8 +121,8 @@ class ShardRowsConfig(LocatedRowsConfig):
                 yield LocatedRow(splits[name], f"{shard}:{shown(key)}", row, paths)
 
 
-def _split_of(name: str) -> str | None:
-    """The split of a shard, by its folder or the beginning of its name."""
+def split_by_name(name: str) -> str | None:
+    """The split of a file, by its folders, relative to the data's, or by the beginning of its name."""
     *folders, leaf = name.split("/")
     leading = _LEADING.match(leaf)
     candidates = [*folders, *([leading[0]] if leading else [])]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
+from hrt_mm.data.files import shown
 from hrt_mm.data.plain_text import NotText, read_lines
 
 from ..audio.files import SUFFIXES
@@ -34,9 +35,8 @@ _PARTS = {
     "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
     "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
 }
-Part = Literal[
-    "dev-clean", "dev-other", "test-clean", "test-other", "train-clean-100", "train-clean-360", "train-other-500"
-]
+Part = Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*$")]
+"""The name of a folder."""
 
 
 class SpeechCommandsConfig(RecordingsConfig):
@@ -89,11 +89,14 @@ class SpeechCommandsConfig(RecordingsConfig):
 
 
 class LibriSpeechConfig(JoinableConfig):
-    """Audiobooks with transcripts (LibriSpeech): ROOT/PART/SPEAKER/CHAPTER/*.flac, a ``.trans.txt`` per chapter."""
+    """Speech in LibriSpeech's layout: ROOT/PART/SPEAKER/CHAPTER/*.flac, with a ``.trans.txt`` per chapter.
+
+    Parts may be others than LibriSpeech's, folders may be nested to any depth, and sounds may be of any format.
+    """
 
     type: Literal["librispeech"]
     root: Path
-    """The folder ``LibriSpeech``, with a folder for each part."""
+    """The folder with a folder for each part, such as ``LibriSpeech``."""
     label: Literal["text", "words", "characters"] = "characters"
     """The label: the text, or its words or characters in order, in lower case."""
     train: tuple[Part, ...] = ("train-clean-100",)
@@ -103,7 +106,7 @@ class LibriSpeechConfig(JoinableConfig):
     test: tuple[Part, ...] = ("test-clean",)
     """Parts to test on."""
     download: bool = False
-    """Download missing parts: 0.3 GB each of dev and test, 6, 23 and 30 GB of train."""
+    """Download missing parts of LibriSpeech: 0.3 GB each of dev and test, 6, 23 and 30 GB of train."""
 
     @model_validator(mode="after")
     def _apart(self) -> LibriSpeechConfig:
@@ -132,7 +135,7 @@ class LibriSpeechConfig(JoinableConfig):
 
     def _part(self, part: str) -> list[Recording]:
         folder = self.root / part
-        if not folder.is_dir() and self.download:
+        if not folder.is_dir() and self.download and part in _PARTS:
             # The archives contain LibriSpeech/PART.
             if self.root.name != "LibriSpeech":
                 raise ConfigError(
@@ -140,15 +143,23 @@ class LibriSpeechConfig(JoinableConfig):
                 )
             fetch(Archive(f"{_LIBRI}{part}.tar.gz", _PARTS[part]), self.root.parent)
         if not folder.is_dir():
-            raise ConfigError(f"data.root {self.root} has no folder {part}; set data.download: true, or data.root")
+            names = sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+            there = f"; it has {', '.join(map(shown, names))}" if names else ""
+            fix = (
+                "set data.download: true, or data.root" if part in _PARTS else "set data.train, valid and test to parts"
+            )
+            raise ConfigError(f"data.root {self.root} has no folder {part}{there}; {fix}")
         items = []
-        for file in sorted(folder.glob("*/*/*.trans.txt")):
+        for file in sorted(folder.rglob("*.trans.txt")):
+            sounds = {path.stem: path.name for path in file.parent.iterdir() if path.suffix.lower() in SUFFIXES}
             for number, line in enumerate(_lines(file), 1):
                 name, _, text = line.partition(" ")
                 if not name or not text or "/" in name or "\\" in name or name.startswith("."):
                     raise ConfigError(f"{file}:{number} is no name and text: {line[:60]!r}")
-                path = (file.parent / f"{name}.flac").relative_to(self.root).as_posix()
+                path = (file.parent / sounds.get(name, f"{name}.flac")).relative_to(self.root).as_posix()
                 items.append(Recording(path, as_target(text.lower(), self.label)))
+        if not items:
+            raise ConfigError(f"{folder} has no .trans.txt with lines of a name and a text")
         return items
 
 

@@ -12,6 +12,7 @@ from hrt_modalities.audio import Audio
 from hrt_modalities.audio.files import wav
 from hrt_modalities.audio.folders import AudioManifestConfig
 from hrt_modalities.audio.kaldi import KaldiConfig
+from hrt_modalities.audio.nemo import NemoConfig
 
 
 def kaldi(root: Path, split: str = "train", **options: Any) -> Any:
@@ -98,3 +99,56 @@ def test_a_manifest_of_nemo(sounds: Path) -> None:
     train = config.build("train")
     assert sum(map(len, members.values())) == 3
     assert train[0].label[0] == "word" and len(train[0].value.waveform_S) == 4000
+
+
+def nemo(root: Path, split: str = "train", **options: Any) -> Any:
+    return NemoConfig.model_validate({"type": "nemo", "root": root, **options}).build(split)
+
+
+def test_manifests_of_nemo(sounds: Path) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {
+        "train_clean.json": [
+            {"audio_filepath": "../wav/0.wav", "duration": 0.25, "offset": 0.5, "text": "hello  world"},
+            {"audio_filepath": str(sounds / "wav" / "1.wav"), "duration": 1.0, "text": "again", "offset": None},
+        ],
+        "dev_clean.json": [{"audio_filepath": "../wav/2.wav", "text": "again world", "lang": "en"}],
+    }
+    for name, lines in rows.items():
+        write(sounds / "lists", name, *map(json.dumps, lines))
+    with pytest.raises(
+        ConfigError, match=r"dev_clean\.json:1: path '\.\./wav/2\.wav' leads out of .*Set data\.audio_root"
+    ):
+        nemo(sounds / "lists")
+    rows["train_clean.json"][0]["audio_filepath"] = "wav/0.wav"
+    rows["dev_clean.json"][0]["audio_filepath"] = "wav/2.wav"
+    for name, lines in rows.items():
+        write(sounds / "lists", name, *map(json.dumps, lines))
+    train, val = (nemo(sounds / "lists", split, audio_root=sounds) for split in ("train", "val"))
+    assert [train[index].label for index in range(2)] == [["hello", "world"], ["again"]]
+    assert [len(train[index].value.waveform_S) for index in range(2)] == [2000, 8000]
+    assert train[0].value.waveform_S[0] == pytest.approx(0.5 / 2 / 3, abs=1e-4)
+    assert len(val) == 1 and len(val[0].value.waveform_S) == 8000 and val[0].label == ["again", "world"]
+    values = {"type": "nemo", "root": sounds / "lists" / "train_clean.json", "audio_root": sounds, "split_by": "hash"}
+    assert sum(map(len, NemoConfig.model_validate({**values, "val": 0.3, "test": 0.3}).splits().members.values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("train.json", {"audio_filepath": "wav/0.wav"}, r"train\.json:1: the value of 'text' is missing"),
+        (
+            "train.json",
+            {"audio_filepath": "wav/0.wav", "text": "a", "offset": "x"},
+            "offset must be a number of seconds",
+        ),
+        ("train.json", ["wav/0.wav"], r"train\.json:1 must be an object, got list"),
+        ("other.json", {}, r"other\.json is in no split; begin its name with"),
+        ("train.txt", {}, "has no manifests"),
+    ],
+)
+def test_mistakes_in_manifests_of_nemo_are_named(sounds: Path, name: str, row: Any, message: str) -> None:
+    if name == "other.json":
+        write(sounds / "lists", "train.json", "{}")
+    write(sounds / "lists", name, json.dumps(row))
+    with pytest.raises(ConfigError, match=message):
+        nemo(sounds / "lists", audio_root=sounds)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -90,6 +91,24 @@ def test_librispeech(books: Path) -> None:
     file.write_text("84-121-9 HELLO\n")
     with pytest.raises(BadSample, match="No such file"):
         libri(books, "test")[0]
+
+
+def test_other_corpora_in_the_layout_of_librispeech(tmp_path: Path) -> None:
+    for part, suffix in (("training", "wav"), ("held_out", "ogg")):
+        for number in range(2):
+            sound(tmp_path / part / "anna" / f"{number}.{suffix}", 0.2, 16000)
+        (tmp_path / part / "anna" / "anna.trans.txt").write_text("0 Hello\n1 WORLD\n")
+    parts: dict[str, Any] = {"train": ("training",), "valid": ("held_out",), "test": ()}
+    result = libri(tmp_path, "val", label="words", **parts)
+    assert [result[index].label for index in range(2)] == [["hello"], ["world"]]
+    assert [item.name for item in result.items] == ["held_out/anna/0.ogg", "held_out/anna/1.ogg"]
+    with pytest.raises(ConfigError, match=r"no folder train; it has held_out, training; set data\.train, valid"):
+        libri(tmp_path, **{**parts, "train": ("train",)})
+    with pytest.raises(ValidationError, match="pattern"):
+        libri(tmp_path, **{**parts, "train": ("../training",)})
+    (tmp_path / "training" / "anna" / "anna.trans.txt").unlink()
+    with pytest.raises(ConfigError, match=r"training has no \.trans\.txt"):
+        libri(tmp_path, **parts)
 
 
 def archive(file: Path, names: dict[str, bytes]) -> Archive:
