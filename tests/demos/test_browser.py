@@ -31,6 +31,19 @@ pytestmark = [
 
 MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 """A microphone that beeps, and that pages may listen to."""
+HEARD = """async () => {
+  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  const context = new AudioContext();
+  const analyser = new AnalyserNode(context, {fftSize: 32768});
+  context.createMediaStreamSource(stream).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  do {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    analyser.getFloatTimeDomainData(samples);
+  } while (samples.every((sample) => Math.abs(sample) < 0.01));
+  await context.close();
+}"""
+"""Waits until the microphone has beeped."""
 PHONE = {"width": 390, "height": 844}
 
 CONTRASTS = """() => {
@@ -271,8 +284,7 @@ def test_a_sound_that_is_recorded_finds_sounds(sounds: Searcher, browser: Any) -
         page.get_by_role("tab", name="Sound").click()
         page.get_by_role("button", name="Record").click()
         page.get_by_role("button", name="Stop").wait_for()
-        # The fake microphone beeps once a second.
-        page.wait_for_timeout(1500)
+        page.evaluate(HEARD)
         page.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Record again").wait_for()
         page.locator("#panel-audio").get_by_role("button", name="Search").click()
@@ -310,12 +322,14 @@ def test_films_have_posters_and_moments_to_click(films: Searcher, browser: Any, 
     context.close()
 
 
-def test_a_server_that_is_gone_is_told(searcher: Searcher, browser: Any) -> None:
+def test_an_index_and_a_server_that_are_gone_are_told(searcher: Searcher, browser: Any, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     assert isinstance(searcher.index, Index)
-    command = [sys.executable, "-m", "demos.search_page", str(searcher.index.folder), "--port", port]
+    index = tmp_path / "index"
+    shutil.copytree(searcher.index.folder, index)
+    command = [sys.executable, "-m", "demos.search_page", str(index), "--port", port]
     environment = os.environ | {"BROWSER": "true", "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True)
     try:
@@ -323,6 +337,11 @@ def test_a_server_that_is_gone_is_told(searcher: Searcher, browser: Any) -> None
         assert f"http://127.0.0.1:{port}" in server.stdout.readline()
         context = browser.new_context()
         page = opened(context, f"http://127.0.0.1:{port}")
+        assert ask(page, "dots-12").count() == 24
+        index.rename(tmp_path / "elsewhere")
+        assert ask(page, "dots-123").count() == 0
+        assert f"{index} is gone" in page.get_by_role("alert").inner_text()
+        (tmp_path / "elsewhere").rename(index)
         assert ask(page, "dots-12").count() == 24
         server.terminate()
         assert server.wait() == 0
