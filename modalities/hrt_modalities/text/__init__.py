@@ -11,12 +11,13 @@ from hrt_mm.data.files import check_regular
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.plain_text import NotText
 
+from .config import TextConfig
 from .contents import text_bytes
 from .corpus import CorpusConfig
 from .documents import DocumentsConfig, TagsConfig
 from .hugging_face import HuggingFaceConfig
 from .text import Text, marked
-from .tokenizer import MAX_BYTES, ByteTokenizer, TextConfig, TextTokenizer
+from .tokenizer import MAX_BYTES, ByteTokenizer, TextTokenizer
 
 
 class TextModality(Modality):

@@ -9,22 +9,19 @@ import codecs
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hrt_mm.core.dense import dense_sequences
 from hrt_mm.core.errors import BadSample
-from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.linear import InitEmbedding, InitLinear
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import Contextual
-from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
+from hrt_mm.data.tokenizer import Tokenizer
 
 from .boundaries import CAUSAL, FINDERS, Document
 from .text import Text, marked
@@ -34,54 +31,6 @@ _NONE = np.empty(0, dtype=np.int64)
 _EMBEDDED = 0.3
 """Standard deviation of embeddings. Blocks normalize their inputs, so it only affects how soon their branches have
 equal weight: language models with 0.3 or 1 learn equally fast, with 0.02 far slower (docs/notebook/language.md)."""
-
-
-class TextConfig(TokenizerConfig):
-    """Text as bytes or subwords."""
-
-    type: Literal["text"]
-    subwords: Path | None = None
-    """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
-    word_vectors: Literal["wordllama"] | None = None
-    """Package whose subwords and static vectors are used instead; the vectors are not trained."""
-    max_bytes: PositiveInt = MAX_BYTES
-    """Limit of the length of a text; longer ones are bad samples."""
-    recent: PositiveInt | None = None
-    """Receptive field of a token's embedding in tokens: itself and those before it, by a causal convolution. 4 for
-    bytes and 1 for subwords when absent."""
-    carried: tuple[str, ...] = ()
-    """Names of boundaries that the data provides, in addition to those that are computed."""
-
-    @model_validator(mode="after")
-    def _new_names(self) -> TextConfig:
-        if built_in := [name for name in self.carried if name in FINDERS]:
-            raise ValueError(
-                f"carried {', '.join(built_in)} need no mention; only name those that no text has by itself"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _one_vocabulary(self) -> TextConfig:
-        if self.word_vectors and (self.subwords or self.recent):
-            raise ValueError("word_vectors brings its own subwords, one vector each; remove subwords and recent")
-        return self
-
-    def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
-        """The tokenizer.
-
-        Raises:
-            ConfigError: the file of subwords is missing or is no such file.
-            MissingLibrary: the package of the word vectors is not installed.
-        """
-        if self.word_vectors is not None:
-            from .word_vectors import WordVectorTokenizer
-
-            return WordVectorTokenizer(self.max_bytes, self.carried)
-        if self.subwords is None:
-            return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried)
-        from .subwords import SubwordTokenizer
-
-        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1, self.carried)
 
 
 class TextTokenizer(Tokenizer, Contextual):
