@@ -287,18 +287,16 @@ def _bars(results: dict[str, dict[str, Seen]], target: float) -> list[Bar]:
         for text in TEXTS:
             words = results[name][text].cuts.scores["words"]
             best_control = max(words["even", 0].f1, words["random", 0].f1)
-            own = words["cuts", 0].f1
+            f1 = words["cuts", 0].f1
             claim = f"{name}, {text}: F1 against starts of words, over even and random cuts"
-            bars.append(
-                Bar(claim=claim, goal=f"above {best_control:.3f}", measured=f"{own:.3f}", met=own > best_control)
-            )
+            bars.append(Bar(claim=claim, goal=f"above {best_control:.3f}", measured=f"{f1:.3f}", met=f1 > best_control))
         size = results[name]["Python"].tokens_per_group
         goal = f"{target:g} by {ASIDE:.0%}"
         met = abs(size / target - 1) <= ASIDE
         bars.append(Bar(claim=f"{name}, Python: bytes a group", goal=goal, measured=f"{size:.2f}", met=met))
-    own, fixed = (results[name]["Python"].bits_per_byte for name in ("learned", "fixed"))
+    learned, fixed = (results[name]["Python"].bits_per_byte for name in ("learned", "fixed"))
     claim = "bits per byte of Python: learned groups, less than the fixed stride's at equal time"
-    return [*bars, Bar(claim=claim, goal=f"below {fixed:.3f}", measured=f"{own:.3f}", met=own < fixed)]
+    return [*bars, Bar(claim=claim, goal=f"below {fixed:.3f}", measured=f"{learned:.3f}", met=learned < fixed)]
 
 
 def tables(result: Result) -> str:

@@ -364,23 +364,23 @@ def at(curve: Sequence[Sequence[float]], seconds: float) -> float:
 
 def _rows(results: dict[str, Any], best: dict[str, float]) -> list[Row]:
     rows = []
-    last = min(own["curve"][-1][0] for own in results.values())
+    last = min(result["curve"][-1][0] for result in results.values())
     for seconds in [*(mark for mark in MARKS if mark < last), last]:
         contenders = {
             name: Measured(
                 seconds=seconds,
                 scores={
-                    "bits_per_byte": at(own["curve"], seconds),
-                    "steps": own["curve"][-1][1] * seconds / own["curve"][-1][0],
-                    "parameters": own["parameters"],
+                    "bits_per_byte": at(result["curve"], seconds),
+                    "steps": result["curve"][-1][1] * seconds / result["curve"][-1][0],
+                    "parameters": result["parameters"],
                     "lr": best[name],
                 },
             )
-            for name, own in results.items()
+            for name, result in results.items()
         }
-        own = contenders["hierarchy"].scores["bits_per_byte"] or 0.0
+        bits_per_byte = contenders["hierarchy"].scores["bits_per_byte"] or 0.0
         ratios = {
-            f"{name}/hierarchy bits per byte": (measured.scores["bits_per_byte"] or 0.0) / own
+            f"{name}/hierarchy bits per byte": (measured.scores["bits_per_byte"] or 0.0) / bits_per_byte
             for name, measured in contenders.items()
             if name != "hierarchy"
         }

@@ -79,8 +79,8 @@ class Cuts:
         contenders += [("random", list(random_boundaries(len(true), length, generator) / 1000)) for _ in range(DRAWS)]
         for who, times in contenders:
             for tolerance in TOLERANCES:
-                own = boundary_scores(np.unique(times), np.unique(true), tolerance)
-                self.scores[who, tolerance] = self.scores.get((who, tolerance), BoundaryScores()) + own
+                scores = boundary_scores(np.unique(times), np.unique(true), tolerance)
+                self.scores[who, tolerance] = self.scores.get((who, tolerance), BoundaryScores()) + scores
 
     def figures(self) -> dict[str, float | None]:
         """F1 of each, and of what was found precision, recall and the mean distance of its hits."""

@@ -216,7 +216,7 @@ class MultiVectors:
         """Hits by their exact scores, best first; hits with equal scores stay in their order."""
         scores_C = self.scores(terms, np.array([hit.row.key for hit in hits], np.int64))
         order = np.argsort(-scores_C, kind="stable")
-        return [replace(hits[place], score=float(scores_C[place])) for place in order]
+        return [replace(hits[index], score=float(scores_C[index])) for index in order]
 
 
 def _nothing_inherited(row: Row) -> Mapping[str, str]:

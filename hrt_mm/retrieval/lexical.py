@@ -127,10 +127,10 @@ class _Block:
 
     def postings(self, term: int) -> tuple[np.ndarray, np.ndarray]:
         """(p,) the units with a term, and (p,) its weights there."""
-        place = int(np.searchsorted(self.terms_V, term))
-        if place == len(self.terms_V) or self.terms_V[place] != term:
+        position = int(np.searchsorted(self.terms_V, term))
+        if position == len(self.terms_V) or self.terms_V[position] != term:
             return self.units_P[:0], self.impacts_P[:0]
-        postings = slice(int(self.starts_V[place]), int(self.starts_V[place + 1]))
+        postings = slice(int(self.starts_V[position]), int(self.starts_V[position + 1]))
         return self.units_P[postings], self.impacts_P[postings]
 
 

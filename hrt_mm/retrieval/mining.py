@@ -151,8 +151,8 @@ def _encoded(embedder: Embedder, block: list[tuple[int, Sample]]) -> Iterator[tu
     sides: list[dict[str, _Side]] = [{} for _ in block]
     for tower, part in batch.towers.items():
         rows = zip(part.samples.tolist(), vectors[tower], part.contents.tolist(), strict=True)
-        for place, vector_D, content in rows:
-            sides[place][tower] = _Side(vector_D, content)
+        for position, vector_D, content in rows:
+            sides[position][tower] = _Side(vector_D, content)
     assert batch.groups is not None
     for (index, _), group, side in zip(block, batch.groups.tolist(), sides, strict=True):
         yield index, _Embedded(group, side)

@@ -243,16 +243,16 @@ def vectors(
         UserError: the terms of a query cancel out.
     """
     by_tower: dict[tuple[str, str | None], list[Any]] = {}
-    places: list[list[tuple[tuple[str, str | None], int, float]]] = []
+    terms_by_query: list[list[tuple[tuple[str, str | None], int, float]]] = []
     for terms, tower in zip(queries, find, strict=True):
         searched = tower if tower in embedder.towers else None
-        places.append([])
+        terms_by_query.append([])
         for term in terms:
             values = by_tower.setdefault((term.tower, searched), [])
-            places[-1].append(((term.tower, searched), len(values), term.weight))
+            terms_by_query[-1].append(((term.tower, searched), len(values), term.weight))
             values.append(term.value)
     embedded = {group: embedder.query_vectors(*group, values=values) for group, values in by_tower.items()}
-    return [_combined(terms, embedded) for terms in places]
+    return [_combined(terms, embedded) for terms in terms_by_query]
 
 
 def _combined(

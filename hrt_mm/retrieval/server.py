@@ -224,12 +224,12 @@ class Service:
     def search(self, query: Query, options: RequestOptions) -> dict[str, Any]:
         """The results of a query, also in what was added since the index was opened."""
         self.searcher.index.refresh()
-        found: Results = self.searcher.search(query, **{name: getattr(options, name) for name in OPTIONS})
-        plain = found.plain()
+        results: Results = self.searcher.search(query, **{name: getattr(options, name) for name in OPTIONS})
+        plain = results.plain()
         for term in plain["query"]:
             if UPLOADS in term["source"]:
                 term["source"] = "the upload"
-        for value, hit in zip(plain["results"], found, strict=True):
+        for value, hit in zip(plain["results"], results, strict=True):
             _link(value, hit)
         return plain
 

@@ -196,7 +196,7 @@ def peaks(prob_T: np.ndarray, width: int, threshold: float) -> np.ndarray:
         threshold: the least sum.
 
     Returns:
-        Ascending places.
+        Ascending positions.
     """
     left_T = prob_T.astype(np.float64)
     left_T[:1] = 0.0
@@ -213,10 +213,10 @@ def peaks(prob_T: np.ndarray, width: int, threshold: float) -> np.ndarray:
     return np.sort(np.array(picked, dtype=np.int64))
 
 
-def _mask(places: list[np.ndarray], spans: Spans) -> Tensor:
+def _mask(positions: list[np.ndarray], spans: Spans) -> Tensor:
     """(T,) bool, true at the given positions of each sample and at its first token."""
     mask_T = torch.zeros(spans.total, dtype=torch.bool)
-    for first, length, sample_positions in zip(spans.host.tolist(), spans.lengths.tolist(), places, strict=False):
+    for first, length, sample_positions in zip(spans.host.tolist(), spans.lengths.tolist(), positions, strict=False):
         if length:
             mask_T[first] = True
             mask_T[first + torch.from_numpy(sample_positions)] = True

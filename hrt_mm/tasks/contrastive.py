@@ -342,8 +342,8 @@ class Contrastive(JointTask):
             device = first.x.device
             gathered_contents = [gathered(c.to(device)).cpu() for c in contents] if together else contents
             twins = [
-                (own[:, None] == others.flip(1)[None]).any(2)
-                for own, others in ((contents[0], gathered_contents[1]), (contents[1], gathered_contents[0]))
+                (contents_N[:, None] == others.flip(1)[None]).any(2)
+                for contents_N, others in ((contents[0], gathered_contents[1]), (contents[1], gathered_contents[0]))
             ]
         ways = ((first, alls[1], twins[0]), (second, alls[0], twins[1]))
         terms, counted = [], []

@@ -69,10 +69,10 @@ class Negatives:
         for index in indices:
             negatives = self.by_sample.get(index, ())
             generator = torch.Generator().manual_seed(mix(self.seed, "negatives", epoch, index))
-            for place in torch.randperm(len(negatives), generator=generator).tolist()[: self.count]:
-                if negatives[place] not in present:
-                    present.add(negatives[place])
-                    added.append(negatives[place])
+            for position in torch.randperm(len(negatives), generator=generator).tolist()[: self.count]:
+                if negatives[position] not in present:
+                    present.add(negatives[position])
+                    added.append(negatives[position])
         return added
 
 

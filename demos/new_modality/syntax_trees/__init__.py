@@ -28,7 +28,7 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 KINDS = sorted(name for name, kind in vars(ast).items() if isinstance(kind, type) and issubclass(kind, ast.AST))
-PLACE = {name: place for place, name in enumerate(KINDS)}
+INDEX = {name: index for index, name in enumerate(KINDS)}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.ClassDef)
 WORDS = 4
@@ -73,7 +73,7 @@ class SyntaxTokenizer(Tokenizer):
                 raise BadSample(name, f"is no Python that this version parses: {error}") from error
             if not 1 < len(nodes) <= self.max_nodes:
                 raise BadSample(name, f"has {len(nodes)} nodes; it may have 2 to {self.max_nodes:,}")
-            ids.append(torch.tensor([(PLACE[type(node).__name__], *self._buckets(node)) for node in nodes]))
+            ids.append(torch.tensor([(INDEX[type(node).__name__], *self._buckets(node)) for node in nodes]))
             starts["statements"].append(torch.tensor([isinstance(node, ast.stmt) for node in nodes]))
             starts["functions"].append(torch.tensor([isinstance(node, SCOPES) for node in nodes]))
         return Tokens.pack(ids, boundaries={name: starts[name] for name in sorted(self.requested_boundaries)})
@@ -89,8 +89,8 @@ class SyntaxTokenizer(Tokenizer):
             "",
         )
         words = _WORD.findall(name[:200])[:WORDS]
-        found = [1 + zlib.crc32(word.lower().encode()) % (self.names - 1) for word in words]
-        return found + [0] * (WORDS - len(found))
+        ids = [1 + zlib.crc32(word.lower().encode()) % (self.names - 1) for word in words]
+        return ids + [0] * (WORDS - len(ids))
 
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each kind, and one for each bucket of words."""
@@ -118,7 +118,7 @@ class NodeEmbedding(nn.Module):
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all under it, parents first. Contexts and operators of one place are left out."""
+    """A node and all under it, parents first. Contexts and operators of one kind are left out."""
     yield node
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.expr_context):
@@ -148,7 +148,7 @@ def functions(package: str) -> tuple[Function, ...]:
         raise ConfigError(
             f"data.packages: the standard library has no package {package!r}; it has asyncio, email, json"
         )
-    found = []
+    functions = []
     for file in files:
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -157,9 +157,9 @@ def functions(package: str) -> tuple[Function, ...]:
         for node in ast.walk(tree):
             if isinstance(node, FUNCTIONS) and (text := ast.get_docstring(node)) and len(node.body) > 1:
                 node.body = node.body[1:]
-                place = f"{file.relative_to(folder.parent).as_posix()}:{node.lineno} {node.name}"
-                found.append(Function(place, package, ast.unparse(node), text.split("\n\n")[0]))
-    return tuple(found)
+                name = f"{file.relative_to(folder.parent).as_posix()}:{node.lineno} {node.name}"
+                functions.append(Function(name, package, ast.unparse(node), text.split("\n\n")[0]))
+    return tuple(functions)
 
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -184,8 +184,8 @@ class FunctionsConfig(DatasetConfig):
 
 def split_of(name: str) -> str:
     """The split of a function, by its file."""
-    place = blake2b(name.partition(":")[0].encode(), digest_size=1).digest()[0]
-    return "test" if place < 51 else "val" if place < 89 else "train"
+    bucket = blake2b(name.partition(":")[0].encode(), digest_size=1).digest()[0]
+    return "test" if bucket < 51 else "val" if bucket < 89 else "train"
 
 
 class PackagesConfig(FunctionsConfig):
@@ -195,8 +195,8 @@ class PackagesConfig(FunctionsConfig):
 
     def build(self, split: str) -> Dataset:
         """The functions of a split; the label is the package."""
-        found = [Sample(one.source, one.package, one.name) for one in self.chosen(split)]
-        return Listed(found, tuple(sorted(self.packages)), [{"function": sample.name} for sample in found])
+        samples = [Sample(one.source, one.package, one.name) for one in self.chosen(split)]
+        return Listed(samples, tuple(sorted(self.packages)), [{"function": sample.name} for sample in samples])
 
 
 class CodeDocstringsConfig(FunctionsConfig):
@@ -207,9 +207,9 @@ class CodeDocstringsConfig(FunctionsConfig):
 
     def build(self, split: str) -> Dataset:
         """The functions of a split; those that say the same are alike."""
-        found = self.chosen(split)
-        samples = [Sample({"code": one.source, "text": one.docstring}, one.docstring, one.name) for one in found]
-        return Listed(samples, None, [{"function": one.name, "docstring": one.docstring} for one in found])
+        functions = self.chosen(split)
+        samples = [Sample({"code": one.source, "text": one.docstring}, one.docstring, one.name) for one in functions]
+        return Listed(samples, None, [{"function": one.name, "docstring": one.docstring} for one in functions])
 
 
 class Listed(Dataset):

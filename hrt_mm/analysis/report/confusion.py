@@ -166,11 +166,11 @@ def _rows(subject: Subject, batch: Batch) -> dict[int, tuple[Tokens, int]]:
 
 
 def _surest(confidence_B: Tensor, wrong_B: Tensor) -> list[int]:
-    """Places of the mistakes of highest confidence, the surest first."""
+    """Indices of the mistakes of highest confidence, the surest first."""
     wrong = wrong_B.nonzero().flatten()
     order = confidence_B[wrong].argsort(descending=True, stable=True)
-    places: list[int] = wrong[order][:MISTAKES].tolist()
-    return places
+    indices: list[int] = wrong[order][:MISTAKES].tolist()
+    return indices
 
 
 def draw_matrix(scores: Scores) -> Figure:
@@ -207,13 +207,13 @@ def _short(name: str) -> str:
 
 def _class_table(scores: Scores, page: Page) -> None:
     table, counts = scores.per_class(), scores.matrix.sum(1)
-    places = list(range(len(scores.classes)))
-    if len(places) > LISTED:
-        places = sorted(places, key=lambda place: (np.isnan(table[place, 2]), table[place, 2]))[:LISTED]
+    indices = list(range(len(scores.classes)))
+    if len(indices) > LISTED:
+        indices = sorted(indices, key=lambda index: (np.isnan(table[index, 2]), table[index, 2]))[:LISTED]
         page.text(f"The {LISTED} classes of lowest F1, of {len(scores.classes)}:")
     rows = [
-        (scores.classes[place], f"{counts[place]:,}", *("-" if np.isnan(x) else f"{x:.3f}" for x in table[place]))
-        for place in places
+        (scores.classes[index], f"{counts[index]:,}", *("-" if np.isnan(x) else f"{x:.3f}" for x in table[index]))
+        for index in indices
     ]
     means = [f"{x:.3f}" for x in np.nanmean(table, 0)]
     page.table(("class", "samples", "precision", "recall", "F1"), [*rows, ("mean", f"{counts.sum():,}", *means)])

@@ -276,7 +276,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         coords = [torch.arange(count).float() for count in (rows, columns)]
         if config.span is not None:
             scale: Any = config.span / torch.sym_max(rows, columns)
-            coords = [place * scale for place in coords]
+            coords = [coord * scale for coord in coords]
         coords.insert(0, (middles - middles[0]).float())
         return dense_grids(maps, coords, self.blocks, tuple(unit))
 
