@@ -40,7 +40,7 @@ from ..train.precision import autocast, numerics
 from ..train.sampler import Plan, evaluation_plans
 from ..train.seeding import forked
 from ..train.store import open_store
-from .hub import resolve, saved_overrides
+from .hub import CONFIG, resolve, saved_overrides
 from .inputs import Input, Inputs, SampleBatches, inputs_of
 from .interpreting import NOT_FINITE, Interpreter
 from .locating import LevelVectors, located, places_of, unit_of
@@ -79,12 +79,10 @@ class TrainedRun:
         Raises:
             ConfigError: the split is missing, or has classes that the model was not trained on.
         """
-        # Named in the error, for data that lacks this split.
-        other = "test" if split == "val" else "val"
         try:
-            dataset = build_dataset(self.config, split, self.tokenizers, f"--split {other} evaluates another one")
+            dataset = build_dataset(self.config, split, self.tokenizers)
         except ConfigError as error:
-            raise ConfigError(f"{error}{self._relative_path_hint()}") from error
+            raise ConfigError(f"{error}{self._other_split(split)}{self.path_hint()}") from error
         check_classes(dataset, split, self.classes)
         trained_count = self.checkpoint.state.get("counts", {}).get(split, len(dataset))
         # Other data than the run's may have any number of samples; a changed number matters for the same data alone.
@@ -287,14 +285,30 @@ class TrainedRun:
         """
         return only_tokenizer(self.tokenizers)
 
-    def _relative_path_hint(self) -> str:
-        """Names the folder that the run was started in, if relative paths of the data exist there and not here."""
+    def _other_split(self, split: str) -> str:
+        """Names another split, if the data has one."""
+        other = "test" if split == "val" else "val"
+        try:
+            build_dataset(self.config, other)
+        except ConfigError:
+            return ""
+        return f" (--split {other} evaluates another one)"
+
+    def path_hint(self) -> str:
+        """Says why paths of the data do not exist here, as far as that is known.
+
+        A saved model comes without its data. Otherwise relative paths may exist in the folder that the run was started
+        in.
+        """
+        missing = [path for path in _paths(self.config.data) if not path.exists()]
+        if missing and (self.folder / CONFIG).is_file():
+            return "; a saved model comes without its data: give the place of your own, as in data.root=photos"
         started_in = self.checkpoint.state.get("started_in")
         if not isinstance(started_in, str):
             return ""
         # Only a path that is missing here and exists there explains the error.
-        for path in _paths(self.config.data):
-            if not path.is_absolute() and not path.exists() and (Path(started_in) / path).exists():
+        for path in missing:
+            if not path.is_absolute() and (Path(started_in) / path).exists():
                 return (
                     f"; the run was started in {started_in}, where {path} is: evaluate it from there, or give an "
                     "absolute path"

@@ -13,7 +13,8 @@ from hrt_mm.cli.generate import _read
 from hrt_mm.cli.main import main
 from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError, UserError
-from hrt_mm.inference.trained import load_task
+from hrt_mm.inference import save_pretrained
+from hrt_mm.inference.trained import load_run, load_task
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.loop import train
 
@@ -55,6 +56,7 @@ def test_relative_paths_are_found_where_the_run_was_started(
     with pytest.raises(ConfigError) as caught:
         load_task(home / "run", overrides=["data.root=nowhere"]).loader("val", ProcessGroup(torch.device("cpu")))
     assert "started in" not in str(caught.value)
+    assert "--split" not in str(caught.value), "another split is not there either"
     assert main(["eval", str(home / "run"), "--split", "val", f"data.root={home / 'pictures'}"]) == 0
 
 
@@ -63,6 +65,20 @@ def test_a_split_that_is_not_there_leads_to_another(home: Path, capsys: pytest.C
     told = capsys.readouterr().err
     assert "--split val evaluates another one" in told
     assert "train.test" not in told
+
+
+def test_a_saved_model_asks_for_the_place_of_its_data(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    folder = save_pretrained(load_run(home / "run"), tmp_path / "saved", license="mit")
+    monkeypatch.chdir(tmp_path)
+    for command in (["eval", str(folder)], ["diagnose", str(folder)]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "data.root pictures is not a folder" in error
+        assert "a saved model comes without its data: give the place of your own, as in data.root=photos" in error
+    assert main(["eval", str(folder), "--split", "val", f"data.root={home / 'pictures'}"]) == 0
 
 
 def test_a_prompt_that_cannot_be_read_is_named(home: Path) -> None:

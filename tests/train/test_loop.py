@@ -314,7 +314,7 @@ def test_an_empty_split_is_refused_and_can_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the val split is empty \(train.eval_every=null trains without"):
         train(toy_config(tmp_path / "run", data={"held_out": 0}))
     summary = trained(tmp_path / "run", data={"held_out": 0}, eval_every=None, test=False)
-    with pytest.raises(ConfigError, match=r"the test split is empty \(--split val evaluates another one\)$"):
+    with pytest.raises(ConfigError, match=r"the test split is empty$"):
         evaluate_run(tmp_path / "run", "test", config=toy_config(tmp_path / "run", data={"held_out": 0}))
     assert summary["metrics"] == {}
     assert summary["best_step"] == 6

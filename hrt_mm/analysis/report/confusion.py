@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.errors import printable
 from ...core.tokens import Tokens
-from ...data.capabilities import Restoring, seconds_per_token
+from ...data.capabilities import Restoring, Textual, seconds_per_token
 from ...data.splits import some
 from ...tasks import Tagging
 from ...tasks.batch import Batch
@@ -110,7 +110,7 @@ def confusion_section(subject: Subject, page: Page) -> None:
     caption = f"Samples of the {subject.split} split by true and predicted class; colours are shares of a row."
     page.picture("confusion", draw_matrix(scores), caption)
     _class_table(scores, page)
-    _show_mistakes(subject, scores, page)
+    show_mistakes(subject, scores, page)
 
 
 def classify(subject: Subject, task: LabelTask | Fused) -> Scores:
@@ -219,14 +219,16 @@ def _class_table(scores: Scores, page: Page) -> None:
     page.table(("class", "samples", "precision", "recall", "F1"), [*rows, ("mean", f"{counts.sum():,}", *means)])
 
 
-def _show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
+def show_mistakes(subject: Subject, scores: Scores, page: Page) -> None:
+    """Draws and lists the surest mistakes. Texts are not drawn but read in the list."""
     chosen = scores.mistakes()
     wrong = int((scores.guess_B != scores.target_B).sum())
     if not chosen:
         page.text(f"{wrong:,} were classified wrongly." if wrong else "Nothing was classified wrongly.")
         return
     page.text(f"{wrong:,} samples were classified wrongly. The surest of these mistakes:")
-    text = isinstance(subject.tokenizer, Restoring)
+    # Tokenizers of other modalities may restore something else than text.
+    text = issubclass(subject.modality, Textual) and isinstance(subject.tokenizer, Restoring)
     if not text:
         caption = "The surest mistakes, with what they are and what they were taken for."
         page.picture("mistakes", draw_mistakes(subject, scores, chosen), caption)

@@ -56,16 +56,19 @@ class Subject:
         Raises:
             ConfigError: there is none.
         """
-        reasons = []
+        reasons: dict[str, list[str]] = {}
         for split in SPLITS:
             try:
                 build_dataset(run.config, split)
             except ConfigError as error:
-                reasons.append(f"{split}: {error}")
+                reasons.setdefault(str(error), []).append(split)
                 continue
             run.task.to(ranks.device)
             return cls(run, ranks, split, next(iter(run.config.towers)))
-        raise ConfigError("a report needs samples, and the data of the run gives none:\n" + "\n".join(reasons))
+        lines = [f"{', '.join(splits)}: {reason}" for reason, splits in reasons.items()]
+        raise ConfigError(
+            f"a report needs samples, and the data of the run gives none{run.path_hint()}\n" + "\n".join(lines)
+        )
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from hrt_mm.analysis.report.attending import salient
-from hrt_mm.analysis.report.confusion import NUMBERED, Scores, draw_matrix
+from hrt_mm.analysis.report.confusion import EXCERPT, NUMBERED, Scores, draw_matrix, show_mistakes
 from hrt_mm.analysis.report.curves import MAX_METRICS, draw_curves, metrics_of, read_curves
 from hrt_mm.analysis.report.gates import SHUT_CONTRIBUTION, SHUT_GATE, measure_paths
 from hrt_mm.analysis.report.gates import Path as LevelPath
@@ -27,6 +27,7 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.inference.trained import load_task
 from hrt_mm.train.build import build_dataset
 from hrt_mm.train.distributed import ProcessGroup
+from hrt_modalities.text import ByteTokenizer, TextModality
 
 
 def subject_of(run: Path) -> Subject:
@@ -70,6 +71,18 @@ def test_mistakes_without_a_picture_are_left_out() -> None:
         result.classes, result.target_B, result.guess_B, result.confidence_B, result.names, {1: result.kept[1]}
     )
     assert drawn.mistakes() == [1]
+
+
+def test_texts_that_are_mistaken_are_read_in_the_table(tmp_path: Path) -> None:
+    tokens = ByteTokenizer()(["plain\n words | " + "x" * 400])
+    result = Scores(("a", "b"), torch.tensor([0]), torch.tensor([1]), torch.tensor([0.75]), ("a.txt",), {0: tokens})
+    page = Page(tmp_path, "Report")
+    subject: Any = SimpleNamespace(tokenizer=ByteTokenizer(), modality=TextModality)
+    show_mistakes(subject, result, page)
+    page.write()
+    text = (tmp_path / "report.md").read_text()
+    assert f"| a.txt: plain words &#124; {'x' * (EXCERPT - 14)}... | a | b | 0.750 |" in text
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize("classes", [2, NUMBERED + 5, 60])
