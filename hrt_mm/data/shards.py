@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..core.errors import ConfigError, printable
 from .atomic_files import replace_file
 from .contained import FileCell
-from .files import shown, special
+from .files import shown
+from .locations import LocalFile, Location
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,8 @@ class ShardFiles:
         sizes: of the files, by their position.
     """
 
-    def __init__(self, shard: Path, sizes: Mapping[int, int]) -> None:
-        self.shard, self._sizes, self._stamp = shard, dict(sizes), _stamp(shard)
-
-    @property
-    def identity(self) -> str:
-        """Path, size and modification time."""
-        return f"{self.shard.absolute()} {self._stamp}"
+    def __init__(self, shard: Location, sizes: Mapping[int, int]) -> None:
+        self.shard, self._sizes, self.identity = shard, dict(sizes), shard.stamp()
 
     def read(self, key: int) -> bytes:
         """The bytes at a position.
@@ -68,11 +64,7 @@ class ShardFiles:
         Raises:
             OSError, ValueError: the shard was changed, or cannot be read.
         """
-        if _stamp(self.shard) != self._stamp:
-            raise ValueError("the shard was changed after it was indexed; start again")
-        with self.shard.open("rb") as file:
-            file.seek(key)
-            content = file.read(self._sizes[key])
+        content = self.shard.read(key, self._sizes[key], self.identity)
         if len(content) != self._sizes[key]:
             raise ValueError("the shard ends in the middle of it")
         return content
@@ -82,49 +74,55 @@ class ShardFiles:
         return self._sizes[key]
 
 
-def read_shard(shard: Path, cache: Path | None = None) -> list[ShardSample]:
+def read_shard(shard: Path | Location, cache: Path | None = None) -> list[ShardSample]:
     """The index of a shard.
 
     Args:
-        shard: the tar file.
+        shard: the tar file, as a path or where it lies.
         cache: a folder for indices, which are made on first use; none is kept if ``None``.
 
     Raises:
         ConfigError: the file is no tar file, is compressed, ends in the middle, or has a sample twice or a text that is
             none; names the member.
     """
+    location = LocalFile(shard) if isinstance(shard, Path) else shard
     try:
-        kind = special(shard.stat().st_mode)
-        if kind is not None:
-            raise ConfigError(f"{shard} is {kind}, not a shard")
-        key = blake2b(f"{_VERSION} {shard.absolute()} {_stamp(shard)}".encode("utf-8", "surrogatepass"), digest_size=16)
+        key = blake2b(f"{_VERSION} {location.stamp()}".encode("utf-8", "surrogatepass"), digest_size=16)
         index = None if cache is None else cache / f"{key.hexdigest()}.json"
         samples = None if index is None else _cached(index)
         if samples is None:
-            with shard.open("rb") as file:
-                samples = list(_samples(shard, file))
-    except OSError as error:
-        raise ConfigError(f"{shard} cannot be read: {error.strerror or error}") from error
+            with location.open() as file:
+                samples = list(_samples(location, file))
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{shard} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if index is not None and not index.is_file():
         _save(index, samples)
     return samples
 
 
-def rows_of_shard(shard: Path, samples: Iterable[ShardSample], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of_shard(
+    shard: Path | Location, samples: Iterable[ShardSample], name: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The samples of a shard as rows of a table, by extension, each with its key.
 
     The first file is also the column ``file``, and the fields of a JSON object are columns too.
 
     Args:
-        shard: the tar file.
+        shard: the tar file, as a path or where it lies.
         samples: its index.
         name: of the shard, by which its files are named.
 
     Raises:
-        ConfigError: a JSON text is none.
+        ConfigError: a JSON text is none, or the shard cannot be reached any more.
     """
     samples = list(samples)
-    source = ShardFiles(shard, {start: size for sample in samples for start, size in sample.files.values()})
+    location = LocalFile(shard) if isinstance(shard, Path) else shard
+    try:
+        source = ShardFiles(location, {start: size for sample in samples for start, size in sample.files.values()})
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{shard} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     for sample in samples:
         files = {
             extension: FileCell(source, start, shown(f"{name}/{sample.key}.{extension}"))
@@ -144,7 +142,7 @@ def _fields(text: str, location: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _samples(shard: Path, file: io.BufferedReader) -> Iterator[ShardSample]:
+def _samples(shard: Location, file: BinaryIO) -> Iterator[ShardSample]:
     head = file.read(6)
     if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\x00":
         raise ConfigError(
@@ -200,7 +198,7 @@ def _parted(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}".removeprefix("./"), extension.lower()
 
 
-def _text(shard: Path, file: io.BufferedReader, member: tarfile.TarInfo) -> str:
+def _text(shard: Location, file: BinaryIO, member: tarfile.TarInfo) -> str:
     position = file.tell()
     file.seek(member.offset_data)
     content = file.read(member.size)
@@ -266,8 +264,3 @@ class ShardWriter:
         if self._archive is not None:
             self._archive.close()
         self._archive = None
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns

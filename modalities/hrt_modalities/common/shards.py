@@ -6,11 +6,16 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from hrt_mm.core.errors import ConfigError, printable
 from hrt_mm.data.files import shown
 from hrt_mm.data.folders import walk
+from hrt_mm.data.locations import LocalFile, Location, RemoteFile, shards_of
 from hrt_mm.data.shards import read_shard, rows_of_shard
 from hrt_mm.data.splits import split_name, split_name_forms
 from hrt_mm.data.tables import Paths, lacking
@@ -75,50 +80,105 @@ class LocatedRowsConfig(RowsConfig):
 
 
 class ShardRowsConfig(LocatedRowsConfig):
-    """Samples in shards: uncompressed tar files in WebDataset's format, on a local disk.
+    """Samples in shards: uncompressed tar files in WebDataset's format, on a local disk or behind a URL.
 
     Columns are the extensions of a sample's members, such as ``jpg``, ``txt`` and ``cls``; ``file`` is the first member
     that is no text. The fields of a member ``json`` are columns too.
     """
 
-    root: Path
+    root: Path | None = None
     """A folder of shards, or one shard. Shards whose names begin with ``train``, ``val`` or ``test``, or that are in
     folders of these names, are these splits."""
+    shards: str | tuple[str, ...] = ()
+    """Paths and URLs of shards, in place of ``root``: ``s3://bucket/train-{000..009}.tar``, ``https://``, and all else
+    that fsspec reads (extra ``data``, and the library of the protocol, such as s3fs). ``{000..009}`` and ``{a,b}``
+    stand for several, ``*`` for any part of a name. Splits are as for ``root``."""
+    shard_cache: Path | None = None
+    """A folder that remote shards are copied to on first use; null to read parts of them when they are needed, which
+    the server must support."""
     label_column: str | None = "cls"
     """Column of the label; null for samples without labels."""
 
+    @model_validator(mode="after")
+    def _located(self) -> Self:
+        if (self.root is None) == (not self.shards):
+            raise ValueError("root and shards both tell where the shards are; give one of them")
+        if self.shard_cache is not None and not self.shards:
+            raise ValueError("shard_cache is for remote shards, and root is local; drop it")
+        return self
+
     @property
     def home(self) -> Path:
+        if self.root is None:
+            return self.shard_cache or Path()
         return self.root if self.root.is_dir() else self.root.parent
 
     @property
     def where(self) -> str:
-        return f"data.root {self.root}"
+        if self.root is not None:
+            return f"data.root {self.root}"
+        return f"data.shards {self.shards if isinstance(self.shards, str) else ', '.join(self.shards)}"
 
     def located_rows(self) -> Iterator[LocatedRow]:
-        if not self.root.exists():
+        locations = self._in_root(self.root) if self.root is not None else self._listed()
+        splits = {name: split_by_name(name) for name in locations}
+        unknown = [name for name, split in splits.items() if split is None]
+        if len(unknown) not in (0, len(locations)):
+            raise ConfigError(
+                f"{self.where}: {shown(unknown[0])} is in no split, and other shards are; begin its name with "
+                f"{split_name_forms()}"
+            )
+        for name, location in locations.items():
+            if isinstance(location, RemoteFile) and self.shard_cache is not None:
+                try:
+                    location = location.fetch(self.shard_cache)
+                except (OSError, ValueError) as error:
+                    raise ConfigError(f"{location} cannot be copied to {self.shard_cache}: {error}") from error
+            paths = Paths(self.home / name, self.home) if self.root is not None else _NoPaths(name)
+            for key, row in rows_of_shard(location, read_shard(location, cache_home() / "shards"), printable(name)):
+                yield LocatedRow(splits[name], f"{location}:{shown(key)}", row, paths)
+
+    def _in_root(self, root: Path) -> dict[str, Location]:
+        """The shards of a folder, by their names in it."""
+        if not root.exists():
             raise ConfigError(f"{self.where}: no such file or folder")
-        names = [self.root.name]
-        if self.root.is_dir():
-            listing = walk(self.root, (".tar",), follow_links=self.follow_links)
+        names = [root.name]
+        if root.is_dir():
+            listing = walk(root, (".tar",), follow_links=self.follow_links)
             names = list(listing.files)
             packed = [name for name in listing.unread if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz"))]
             if packed:
                 raise ConfigError(f"{self.where} has the compressed shard {shown(packed[0])}; unpack it to .tar")
         if not names:
             raise ConfigError(f"{self.where} has no shards; their names end in .tar")
-        splits = {name: split_by_name(name) for name in names}
-        unknown = [name for name, split in splits.items() if split is None]
-        if len(unknown) not in (0, len(names)):
-            raise ConfigError(
-                f"{self.where}: {shown(unknown[0])} is in no split, and other shards are; begin its name with "
-                f"{split_name_forms()}"
-            )
-        for name in names:
-            shard = self.home / name
-            paths = Paths(shard, self.home)
-            for key, row in rows_of_shard(shard, read_shard(shard, cache_home() / "shards"), printable(name)):
-                yield LocatedRow(splits[name], f"{shard}:{shown(key)}", row, paths)
+        return {name: LocalFile(self.home / name) for name in names}
+
+    def _listed(self) -> dict[str, Location]:
+        """The shards of ``data.shards``, by their names without what all have in common."""
+        patterns = [self.shards] if isinstance(self.shards, str) else self.shards
+        locations = {str(location): location for pattern in patterns for location in shards_of(pattern)}
+        folders = [name.rpartition("/")[0].split("/") for name in locations]
+        common = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
+        if not all(split_by_name(name.rpartition("/")[2]) for name in locations):
+            # The folder that the files are in may be named after a split.
+            common = max(0, common - 1)
+        return {"/".join(name.split("/")[common:]): location for name, location in locations.items()}
+
+
+class _NoPaths(Paths):
+    """The paths that listed shards may name: none, as they have no folder of their own.
+
+    Args:
+        table: name of the shard.
+    """
+
+    def __init__(self, table: str) -> None:
+        super().__init__(Path(table))
+
+    def of(self, row: Row, column: str, location: str) -> str:
+        if isinstance(row.get(column), str):
+            raise ConfigError(f"{location}: {column} is a text, and shards of data.shards have no files beside them")
+        return super().of(row, column, location)
 
 
 def split_by_name(name: str) -> str | None:
