@@ -93,7 +93,7 @@ USES = {
     "serve": {"fastapi": "from hrt_mm.retrieval.server import create_app; create_app(None)"},
     "qdrant": {"qdrant-client": "from hrt_mm.retrieval.qdrant_connection import load_qdrant; load_qdrant()"},
     "export": {"onnx": "from hrt_mm.inference.export import _write_onnx; _write_onnx(None, Path('a.onnx'), {})"},
-    "hub": {"huggingface-hub": "from hrt_mm.inference.hub import download; download('owner/name')"},
+    "hub": {"huggingface-hub": "from hrt_mm.data.hub import download; download('owner/name')"},
     "completion": {
         "shtab": "from argparse import Namespace; from hrt_mm.cli.completion import _print; _print(Namespace())"
     },

@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints the checks."""
+    from ..data.hub import output_path
     from ..inference.export import export_run
-    from ..inference.hub import output_path
     from ..inference.trained import load_task
 
     path = args.out or output_path(args.folder, f"model{'.int8' if args.int8 else ''}.{args.format}", "--out")

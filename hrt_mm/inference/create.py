@@ -9,6 +9,7 @@ from torch import nn
 
 from ..core.errors import ConfigError, UserError
 from ..data.capabilities import DenseEncoding
+from ..data.hub import is_repository
 from ..data.registry import modalities, model_factory, model_names
 from .trained import load_task
 
@@ -25,9 +26,9 @@ def create_model(name: str | Path, pretrained: bool | str | Path = False, **opti
     has those of a trained run.
 
     Args:
-        name: one of :func:`list_models`, or the folder of a trained run on images.
-        pretrained: the folder of a run whose encoder initializes the named model. ``True`` is refused as long as no
-            weights are published.
+        name: one of :func:`list_models`, or the folder of a trained run on images, or ``hub:owner/name``.
+        pretrained: the folder of a run, or ``hub:owner/name``, whose encoder initializes the named model. ``True`` is
+            refused as long as no weights are published.
         options: as of ``timm.create_model``: ``num_classes``, ``in_chans``, ``global_pool``, ``drop_rate``,
             ``drop_path_rate``; with ``features_only``, the model returns the maps of the levels ``out_indices``.
 
@@ -35,7 +36,7 @@ def create_model(name: str | Path, pretrained: bool | str | Path = False, **opti
         ConfigError: there is no such model, or the run is not of images.
         UserError: the weights do not fit.
     """
-    if Path(name).is_dir():
+    if is_repository(name) or Path(name).is_dir():
         if pretrained:
             raise UserError(f"{name} is a trained run, which has its weights already; leave pretrained out")
         return _of_run(Path(name), options)

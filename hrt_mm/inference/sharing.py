@@ -23,16 +23,7 @@ from ..core.extras import needs_extra
 from ..core.hierarchy import Hierarchy
 from ..core.levels import HierarchyConfig
 from ..data.atomic_files import replace_file
-from ..data.registry import modalities
-from ..data.storage import read_tensors
-from ..data.tokenizer import SINGLE, Tokenizer, TokenizerConfig
-from ..tasks.encoder import Encoder
-from ..train.checkpoint import write_checkpoint
-from ..train.resolved import resolved_yaml
-from ..train.store import CheckpointStore
-from ..train.summary import read_summary
-from ..train.weights import gathered, load_weights, named_weights
-from .hub import (
+from ..data.hub import (
     CARD,
     CONFIG,
     FILES,
@@ -45,6 +36,15 @@ from .hub import (
     read_config,
     warn_without_license,
 )
+from ..data.registry import modalities
+from ..data.storage import read_tensors
+from ..data.tokenizer import SINGLE, Tokenizer, TokenizerConfig
+from ..tasks.encoder import Encoder
+from ..train.checkpoint import write_checkpoint
+from ..train.resolved import resolved_yaml
+from ..train.store import CheckpointStore
+from ..train.summary import read_summary
+from ..train.weights import gathered, load_weights, named_weights
 from .trained import TrainedRun, load_run
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
 from ..core.errors import BadSample, ConfigError
 from ..data.capabilities import SizeAdapting
+from ..data.hub import CONFIG, resolve, saved_overrides
 from ..data.registry import modalities
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
@@ -40,7 +41,6 @@ from ..train.precision import autocast, numerics
 from ..train.sampler import Plan, evaluation_plans
 from ..train.seeding import forked
 from ..train.store import open_store
-from .hub import CONFIG, resolve, saved_overrides
 from .inputs import Input, Inputs, SampleBatches, inputs_of
 from .interpreting import NOT_FINITE, Interpreter
 from .locating import LevelVectors, located, places_of, unit_of

@@ -23,10 +23,10 @@ from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
 from ..data.capabilities import Renderable, Stretch, positions_at
 from ..data.dataset import Dataset
+from ..data.hub import is_repository
 from ..data.modality import Modality
 from ..data.registry import modalities
 from ..data.tokenizer import Tokenizer
-from ..inference.hub import is_repository
 from ..inference.locating import located
 from ..inference.reading import TowerReader
 from ..inference.trained import TrainedRun, load_task

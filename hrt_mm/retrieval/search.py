@@ -11,7 +11,7 @@ from typing import TypedDict, Unpack, overload
 import numpy as np
 
 from ..core.errors import UserError
-from ..inference.hub import resolve
+from ..data.hub import resolve
 from .embed import Embedder
 from .hybrid import DEPTH, fused
 from .index import Index

@@ -168,8 +168,8 @@ class TrainConfig(Component):
     max_bad_share: Share = 0.01
     """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad."""
     init_from: Path | dict[str, Path] | None = None
-    """A run folder whose encoder weights start this run, or its pre-training where it has one. With several towers, a
-    run folder by tower is allowed as well: all weights of the tower start from there."""
+    """A run folder, or ``hub:owner/name``, whose encoder weights start this run, or its pre-training where it has one.
+    With several towers, one for each tower is allowed as well: all weights of the tower start from there."""
     pretrain: PretrainConfig | None = None
     """A run without labels that comes first, in the folder ``pretrain`` of the run; its encoder then starts the run."""
     num_threads: PositiveInt | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.levels import HierarchyConfig
+from ..data.hub import resolve
 from ..data.splits import some
 from ..data.tokenizer import SINGLE, Tokenizer
 from ..tasks.base import Task
@@ -108,8 +109,8 @@ def initialize(task: Task, source: Path | Mapping[str, Path], data: Data) -> lis
 
     Args:
         task: to initialize.
-        source: a run folder, whose encoder weights are taken; or run folders by tower. From a run over several towers,
-            everything that belongs to the tower is taken; from a run over one tower, its encoder.
+        source: a run folder, or ``hub:owner/name``, whose encoder weights are taken; or one for each tower. From a run
+            over several towers, everything that belongs to the tower is taken; from a run over one tower, its encoder.
         data: of the task: tokenizers and classes.
 
     Returns:
@@ -145,7 +146,7 @@ def _load(
         what: they are, for messages: ``encoder``, or the name of a tower.
         weights: of the task, which are set in place.
     """
-    checkpoint = open_store(source).read("best")
+    checkpoint = open_store(resolve(source)).read("best")
     saved = checkpoint.tensors("ema" if "ema" in checkpoint else "model")
     if what == "encoder":
         saved = _encoder(saved)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hrt_mm import ConfigError, Hierarchy, UserError, load_config, load_run, train
+from hrt_mm import ConfigError, Hierarchy, UserError, create_model, load_config, load_run, train
 from hrt_mm.cli.main import main
+from hrt_mm.data.hub import resolve
 from hrt_mm.inference import PretrainedEncoder, TrainedRun, from_pretrained, push_to_hub, save_pretrained
-from hrt_mm.inference.hub import resolve
 from hrt_mm.retrieval import Index
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -224,6 +224,11 @@ def test_commands_take_repositories(
         output("search", "index", "--image", "eight.png", "-k", "3", "--json", "--run", "hub:someone/digits")
     )
     assert len(found["results"]) == 3 and found == given
+
+    (backbone,) = create_model("hub:someone/digits", features_only=True, out_indices=(0,))(torch.zeros(1, 1, 8, 8))
+    task: Any = digits.task
+    assert backbone.shape[1] == task.encoder.hierarchy.config.levels[0].dim
+    output("train", "vision/digits", *SMALL, "train.init_from=hub:someone/digits", "train.steps=1", "run.dir=tuned")
 
     output("diagnose", "hub:someone/digits", "--out", "report")
     assert "# Report of someone/digits" in Path("report/report.md").read_text()

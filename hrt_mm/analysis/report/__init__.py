@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...core.errors import UserError
 from ...core.extras import needs_extra
-from ...inference.hub import PREFIX, is_repository, output_path
+from ...data.hub import PREFIX, is_repository, output_path
 from ...inference.trained import load_task
 from ...tasks.encoding import TowerTask
 from ...train.distributed import ProcessGroup, choose_device

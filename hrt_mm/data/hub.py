@@ -13,7 +13,7 @@ import yaml
 
 from ..core.errors import UserError
 from ..core.extras import needs_extra
-from ..data.storage import parse_json
+from .storage import parse_json
 
 log = logging.getLogger(__name__)
 
