@@ -120,3 +120,29 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 def test_the_command_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "nothing"), "--onnx"]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+
+
+VIDEO = """
+modality: {type: video, channels: 1, patch: 4, tube: 2, stem: {type: %s}}
+model:
+  levels:
+    - {name: tubes, dim: 8, depth: 0, heads: 1, group: {type: fixed, stride: 2}}
+    - {name: clips, dim: 8, depth: 1, heads: 1}
+task: {type: classification, level: clips}
+data: {type: rendered_video, label: action, shots: [1, 1]}
+train: {steps: 1, batch_size: 1}
+"""
+
+
+@pytest.mark.parametrize("stem", ["linear", "conv"])
+@torch.no_grad()
+def test_videos_of_any_duration_and_size(stem: str, tmp_path: Path) -> None:
+    (tmp_path / "video.yaml").write_text(VIDEO % stem)
+    run = run_of(load_config(str(tmp_path / "video.yaml")), tmp_path)
+    model, _ = export._model(run, None, None, None)
+    traced = export._traced(model).module()
+    for batch, size in ((1, 1), (2, 4)):
+        videos = [model.tokenizer.dense_example(size) for _ in range(batch)]
+        expected = model.read(model.encoder(run.tokenizer(videos)))
+        got = traced(*model.tokenizer.dense_batch(videos).values())
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

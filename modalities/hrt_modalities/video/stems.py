@@ -141,7 +141,12 @@ class ConvTubeEmbedding(nn.Module):
 
     def dense_maps(self, raster_BNHWC: Tensor) -> Tensor:
         """Frames of videos of one shape, for whole tubes, to maps (B, t, h, w, D)."""
-        return self._mapped(self.dense(self._near(raster_BNHWC)), (raster_BNHWC.shape[1] // self.tube,))
+        steps = raster_BNHWC.shape[1] // self.tube
+        features_MChw = self.dense(self._near(raster_BNHWC))
+        # Copied, as for a view of several axes as one the tracer would ask whether a side is 1.
+        split = features_MChw.unflatten(0, (-1, steps, self.tube)).permute(0, 1, 4, 5, 2, 3)
+        mapped: Tensor = self.project(split.clone(memory_format=torch.contiguous_format).flatten(4))
+        return mapped
 
     def dense(self, stacks_MCHW: Tensor) -> Tensor:
         """Frames with their neighbours, (M, C, H, W), to features (M, C, h, w)."""

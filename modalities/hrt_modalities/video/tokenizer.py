@@ -270,7 +270,8 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
             split = pixels.unflatten(4, (columns, config.patch)).unflatten(3, (rows, config.patch))
             split = split.unflatten(1, (steps, config.tube))
             # (B, t, K, C, h, P, w, P) to (B, t, h, w, C * K * P * P).
-            maps = embedding.project(split.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4))
+            tubes = split.permute(0, 1, 4, 6, 3, 2, 5, 7).clone(memory_format=torch.contiguous_format)
+            maps = embedding.project(tubes.flatten(4))
         # The mean time of the frames that exist, from that of the first tube.
         middles = (frame * exists).sum(1) / exists.sum(1) / config.tube
         coords = [torch.arange(count).float() for count in (rows, columns)]

@@ -222,7 +222,9 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
                 pixels = pixels * (row < side).view(-1, *[1] * (3 - axis))
         if isinstance(embedding, PatchEmbedding):
             split = pixels.unflatten(3, (cells[1], patch)).unflatten(2, (cells[0], patch))
-            maps = embedding.project(split.permute(0, 2, 4, 1, 3, 5).flatten(3))
+            # Copied, as for a view of several axes as one the tracer would ask whether a side is 1.
+            patches = split.permute(0, 2, 4, 1, 3, 5).clone(memory_format=torch.contiguous_format)
+            maps = embedding.project(patches.flatten(3))
         else:
             assert isinstance(embedding, ConvPatchEmbedding | BackboneEmbedding)
             maps = embedding.dense(pixels)
