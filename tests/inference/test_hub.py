@@ -160,7 +160,10 @@ def test_repositories(digits: TrainedRun, tmp_path: Path, monkeypatch: pytest.Mo
     hub = Hub(tmp_path, monkeypatch)
     assert push_to_hub(digits, "someone/digits", license="mit") == "https://huggingface.co/someone/digits"
     images = list(torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8))
-    assert load_run("hub:someone/digits").predict(images) == digits.predict(images)
+    loaded = load_run("hub:someone/digits")
+    assert loaded.predict(images) == digits.predict(images)
+    assert torch.equal(loaded.embed(images), digits.embed(images))
+    assert [list(levels) for levels in loaded.levels(images)] == [list(levels) for levels in digits.levels(images)]
     assert isinstance(from_pretrained("someone/digits"), TrainedRun)
     assert resolve("runs/digits") == Path("runs/digits")
     with pytest.raises(UserError, match="someone/nothing cannot be read: 404"):
