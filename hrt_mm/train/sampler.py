@@ -75,6 +75,9 @@ class Sampler:
         if self.budget is not None:
             assert sizes is not None and len(sizes) == length
             check_sizes(sizes, self.budget, world_size)
+            if sum(sizes) <= self.budget * world_size:
+                # Before the run folder is made: there may be no batch at all.
+                self.batches(0)
         elif batch_size is not None and not world_size <= batch_size <= length:
             raise ConfigError(
                 f"train.batch_size {batch_size} does not fit: there are {length} training samples and {world_size} "
