@@ -101,7 +101,6 @@ USES = {
     "data": {
         "datasets": "from hrt_modalities.text.hugging_face import HuggingFaceConfig; "
         "HuggingFaceConfig(type='hugging_face', path='corpus').build('train')",
-        "fsspec": "from hrt_mm.data.locations import shards_of; shards_of('memory://a/*.tar')",
         "pyarrow": "from hrt_mm.data.tables import rows_of; Path('a.parquet').write_bytes(b'PAR1'); "
         "list(rows_of(Path('a.parquet'), 'data.file'))",
     },

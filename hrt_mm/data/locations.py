@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..core.errors import ConfigError
-from ..core.extras import needs_extra
 from .files import special
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
@@ -280,8 +279,8 @@ def _alternatives(name: str) -> Iterator[str]:
 
 def _system(url: str) -> tuple[Any, str]:
     """The file system of a URL, which is one object per process, and the path in it."""
-    with needs_extra("data", "a URL of shards"):
-        fsspec: Any = import_module("fsspec.core")
+    # torch requires it.
+    fsspec: Any = import_module("fsspec.core")
     try:
         system, path = fsspec.url_to_fs(url)
     except ImportError as error:
