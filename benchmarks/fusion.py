@@ -5,8 +5,11 @@ Each head of ``retrieval/grid_fused`` trains by ``hrt-mm train`` for some minute
 modality alone as well. Its best weights by the validation split then tell the 600 words of the 100 test sentences:
 clean, and at 0, -5 and -10 dB of either noise; from both, from sound alone and from video alone (``task.without``). The
 ratio is that of a word's own sound. Test babble is mixed of training sentences. Two more runs train without the other
-modality (``--no-alone`` leaves them out). ``experts`` divides its minutes: sound alone, video alone, then the weights
-of the two, with all else frozen. Chance is 1 in 51. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
+modality (``--no-alone`` leaves them out). ``experts`` starts from these two and trains only how much each counts, so
+that its time is that of three runs. Chance is 1 in 51. ``HRT_MM_DATA`` names the folder that holds ``grid_s1/``.
+
+On a machine with other load, a minute of processor time makes fewer steps; ``--steps`` trains runs for the steps that
+they make on an idle one.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from hrt_mm.core.errors import UserError
 from hrt_mm.inference.trained import evaluate_run
 from hrt_mm.tasks.fusion import Fusion
 
-from .command import main, parser
+from .command import main, parser, positive
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
 from .runs import Finished, for_minutes, kept_or_trained, precisions, scores
@@ -46,8 +49,8 @@ SENSES: dict[str, tuple[str, ...]] = {"fused": (), "audio": ("video",), "video":
 """What is read, and what is left out for it."""
 LEAST, MINUTES = 12.0, {"bottleneck": 18.0, "joint": 18.0}
 """Of each run when ``--minutes`` is absent: heads of tokens that learn more slowly have longer."""
-SHARES = {"audio": 0.2, "video": 0.7}
-"""Of the minutes of ``experts``, for each modality alone; the rest is for the weights."""
+WEIGHTS = 0.1
+"""Of a run's minutes, for the weights of ``experts``."""
 FROZEN = "optim.freeze=[encoders, maps, fusion.heads]"
 NOISES, DECIBELS = ("white", "babble"), (0, -5, -10)
 CLEAN = "clean"
@@ -71,34 +74,26 @@ def contender(head: str, without: Sequence[str] = ()) -> RunConfig:
 
 
 def train(
-    name: str,
-    config: RunConfig,
-    home: Path,
-    options: argparse.Namespace,
-    overrides: Sequence[str] = (),
-    share: float = 1,
+    name: str, config: RunConfig, home: Path, options: argparse.Namespace, overrides: Sequence[str] = ()
 ) -> Finished:
     """A contender's run, or the finished one that is there already."""
-    minutes = 0.01 if options.quick else share * minutes_of(name, options)
+    minutes = 0.01 if options.quick else run_minutes(name, options)
     words = [*for_minutes(minutes, options.device), f"train.seed={options.seed}", f"data.cache.dir={home / 'frames'}"]
+    if name in options.steps:
+        words += ["train.time_limit=null", f"train.steps={options.steps[name]}"]
     words += overrides
     words += [f"train.precision={precisions({CONFIG: 'bf16'}, options.device)[CONFIG]}"]
     words += QUICK if options.quick else []
     return kept_or_trained(config, home / name, words)
 
 
-def train_head(head: str, home: Path, options: argparse.Namespace) -> Finished:
-    """The run of a head, which counts the steps of all of its stages."""
+def train_head(head: str, home: Path, options: argparse.Namespace, alone: Mapping[str, Finished]) -> Finished:
+    """The run of a head. That of experts starts from models of one modality, and counts their steps."""
     if head != "experts":
         return train(head, contender(head), home, options)
-    without = {"audio": "video", "video": "audio"}
-    alone = {
-        tower: train(f"{head}-{tower}", contender(head, [without[tower]]), home, options, ["task.alone=0"], share)
-        for tower, share in SHARES.items()
-    }
-    sources = ", ".join(f"{tower}: {home / f'{head}-{tower}'}" for tower in SHARES)
+    sources = ", ".join(f"{sense}: {home / f'{sense}-alone'}" for sense in alone)
     words = [f"train.init_from={{{sources}}}", FROZEN, "task.alone=0", "train.eval_every=50"]
-    weights = train(head, contender(head), home, options, words, 1 - sum(SHARES.values()))
+    weights = train(head, contender(head), home, options, words)
     totals = {
         key: weights.summary[key] + sum(run.summary[key] for run in alone.values())
         for key in ("steps", "samples", "seconds")
@@ -106,9 +101,25 @@ def train_head(head: str, home: Path, options: argparse.Namespace) -> Finished:
     return Finished(weights.summary | totals, weights.lines)
 
 
-def minutes_of(name: str, options: argparse.Namespace) -> float:
-    """How long a contender trains."""
-    return float(options.minutes or MINUTES.get(name, LEAST))
+def train_alone(home: Path, options: argparse.Namespace) -> dict[str, Finished]:
+    """The runs of one modality."""
+    return {
+        sense: train(f"{sense}-alone", contender("experts", without), home, options, ["task.alone=0"])
+        for sense, without in SENSES.items()
+        if without
+    }
+
+
+def run_minutes(name: str, options: argparse.Namespace) -> float:
+    """How long a run trains."""
+    minutes = float(options.minutes or MINUTES.get(name, LEAST))
+    return WEIGHTS * minutes if name == "experts" else minutes
+
+
+def minutes_of(head: str, options: argparse.Namespace) -> float:
+    """How long a contender trains, with the runs that it starts from."""
+    alone = sum(run_minutes(f"{sense}-alone", options) for sense, without in SENSES.items() if without)
+    return run_minutes(head, options) + (alone if head == "experts" else 0)
 
 
 def accuracies(folder: Path, without: Sequence[str], device: str, *, clean: bool = False) -> dict[str, float | None]:
@@ -157,8 +168,10 @@ def run(options: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(options.runs or folder)
         home.mkdir(parents=True, exist_ok=True)
+        with_alone = options.alone and not options.quick
+        alone = train_alone(home, options) if with_alone or "experts" in heads else {}
         for head in heads:
-            fused = train_head(head, home, options)
+            fused = train_head(head, home, options, alone)
             results = {
                 # Noise does not change a video.
                 sense: measured(
@@ -167,8 +180,14 @@ def run(options: argparse.Namespace) -> Result:
                 for sense, without in SENSES.items()
             }
             rows.append(Row(sizes={"head": head}, contenders=results, ratios={}))
-        if options.alone and not options.quick:
-            rows.append(Row(sizes={"head": ALONE}, contenders=_alone(home, device, options), ratios={}))
+        if with_alone:
+            results = {
+                sense: measured(
+                    single, accuracies(home / f"{sense}-alone", SENSES[sense], device, clean=sense == "video")
+                )
+                for sense, single in alone.items()
+            }
+            rows.append(Row(sizes={"head": ALONE}, contenders=results, ratios={}))
     fused_rows = [row for row in rows if row.sizes["head"] != ALONE]
     return Result(
         name=NAME,
@@ -176,6 +195,7 @@ def run(options: argparse.Namespace) -> Result:
         quick=options.quick,
         settings={
             "minutes": {head: minutes_of(head, options) for head in (*heads, ALONE)},
+            "steps": options.steps,
             "seed": options.seed,
             "config": CONFIG,
         },
@@ -187,16 +207,6 @@ def run(options: argparse.Namespace) -> Result:
 
 
 ALONE = "trained alone"
-
-
-def _alone(home: Path, device: str, options: argparse.Namespace) -> dict[str, Measured]:
-    results = {}
-    for sense, without in SENSES.items():
-        if without:
-            name = f"{sense}-alone"
-            single = train(name, contender("gated", without), home, options)
-            results[sense] = measured(single, accuracies(home / name, without, device, clean=sense == "video"))
-    return results
 
 
 def _at(row: Row, sense: str, condition: str) -> float:
@@ -289,11 +299,27 @@ def picture(result: Result, file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def steps_by_name(text: str) -> dict[str, int]:
+    """Numbers of steps by the names of runs, as they are on the command line.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    pairs = dict(pair.split("=") for pair in text.split(","))
+    names = {*HEADS, *(f"{sense}-alone" for sense, without in SENSES.items() if without)}
+    if unknown := sorted(pairs.keys() - names):
+        raise argparse.ArgumentTypeError(f"there is no run {unknown[0]!r}; there are {', '.join(sorted(names))}")
+    return {name: positive(number) for name, number in pairs.items()}
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     options = parser(NAME, __doc__ or "")
     options.add_argument("--heads", nargs="+", choices=list(HEADS), help="some of the heads; all when absent")
     options.add_argument("--minutes", type=float, help="of each run; 12 when absent, 18 of bottleneck and joint")
+    options.add_argument(
+        "--steps", type=steps_by_name, default={}, metavar="RUN=N,RUN=N", help="train runs for so many steps instead"
+    )
     options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     options.add_argument("--no-alone", dest="alone", action="store_false", help="leave out runs of one modality")
     options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")

@@ -48,9 +48,7 @@ def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytes
     code = main(fusion.arguments(), fusion.run, fusion.tables, argv, picture=fusion.picture)
     assert code == 0 and path.with_suffix(".png").stat().st_size > 10_000
     result = read(path)
-    stages = ["experts-audio", "experts-video", "experts"]
-    heads = [stage for head in fusion.HEADS for stage in (stages if head == "experts" else [head])]
-    assert trained == [*heads, "audio-alone", "video-alone"]
+    assert trained == ["audio-alone", "video-alone", *fusion.HEADS]
     # Seven conditions from both and from sound, and one from video, which noise does not change.
     assert len([name for name, _ in asked if name == "joint"]) == 15
     assert ("joint", ["train.device=cpu", "task.without=[]", "data.noise=babble", "data.noise_db=-10"]) in asked
@@ -63,6 +61,10 @@ def test_each_head_is_held_against_each_sense(tmp_path: Path, monkeypatch: pytes
     assert met[f"joint: {over_singles}"] == ("+5.0% (clean)", True)
     assert met[f"gated: {over_singles}"] == ("-5.0% (babble -10 dB)", False)
     assert "| trained alone | 12 | audio | 90% |" in fusion.tables(result)
+    # The steps and the minutes of experts are those of all three runs.
+    assert "| experts | 25.2 | fused | 95% |" in fusion.tables(result)
+    (experts,) = [row for row in result.rows if row.sizes["head"] == "experts"]
+    assert experts.contenders["fused"].scores["steps"] == 24
 
 
 def test_what_was_measured_of_a_run_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +86,29 @@ def test_a_quick_run_trains_one_head(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = ["--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
     assert main(fusion.arguments(), fusion.run, fusion.tables, options) == 0
     assert trained == ["concat"] and len(asked) == 3
+
+
+def test_runs_may_have_steps_instead_of_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up(monkeypatch)
+    overrides: dict[str, list[str]] = {}
+    trained = fusion.kept_or_trained
+
+    def recorded(config: Any, folder: Path, words: list[str]) -> Finished:
+        overrides[folder.name] = words
+        return trained(config, folder, words)
+
+    monkeypatch.setattr(fusion, "kept_or_trained", recorded)
+    path = tmp_path / "result.json"
+    argv = ["--device", "cpu", "--heads", "experts", "--steps", "video-alone=858,experts=100", "--json", str(path)]
+    assert main(fusion.arguments(), fusion.run, fusion.tables, argv) == 0
+    assert {"train.time_limit=null", "train.steps=858"} <= set(overrides["video-alone"])
+    assert "train.steps=100" in overrides["experts"] and "train.time_limit=12.0" in overrides["audio-alone"]
+    assert read(path).settings["steps"] == {"video-alone": 858, "experts": 100}
+    with pytest.raises(SystemExit):
+        fusion.arguments().parse_args(["--steps", "gate=1"])
+    assert "there is no run 'gate'; there are audio-alone, bottleneck" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("head", fusion.HEADS)
