@@ -174,8 +174,8 @@ def test_the_nearest_layer_says_how_batches_are_made(tmp_path: Path) -> None:
 def test_both_in_one_layer_are_refused_with_both_places(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, text=f"{GOOD}  batch_tokens: 64\n")
-    said = str(caught.value).replace(f"{tmp_path}/", "")
-    assert "train: batch_size (run.yaml:7) and batch_tokens (run.yaml:8) are alternatives; keep one of them" in said
+    message = str(caught.value).replace(f"{tmp_path}/", "")
+    assert "train: batch_size (run.yaml:7) and batch_tokens (run.yaml:8) are alternatives; keep one of them" in message
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, "train.batch_size=8", "train.batch_tokens=64")
     assert "override 'train.batch_size=8' and override 'train.batch_tokens=64': train: are alternatives" in str(

@@ -93,7 +93,7 @@ def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("towers:", "model: {levels: []}\ntowers:", "run.yaml:1: model: stands beside towers, which have their own"),
         ("type: vision", "type: vison", "run.yaml:3: towers.image.modality.type: unknown modality type 'vison'"),
@@ -111,13 +111,13 @@ def test_towers_go_by_name_in_overrides(tmp_path: Path) -> None:
         ("batch_size: 8", "batch_tokens: 8", None),
     ],
 )  # fmt: skip
-def test_mistakes(tmp_path: Path, old: str, new: str, said: str | None) -> None:
-    if said is None:
+def test_mistakes(tmp_path: Path, old: str, new: str, message: str | None) -> None:
+    if message is None:
         load(tmp_path, old, new)
         return
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, old, new)
-    assert said in str(caught.value).replace(f"{tmp_path}/", "")
+    assert message in str(caught.value).replace(f"{tmp_path}/", "")
 
 
 def test_one_tower_is_none_for_a_task_over_several(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_table_may_have_a_column_of_its_own_for_the_file(films: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.csv", "file,title\na.mp4,x\n", r"a\.csv:2 has no column 'path'; its columns are file, title"),
         ("a.csv", "path,id\na.mp4,x\nb.mp4,x\n", r"a\.csv:3 has the id 'x' of .*a\.csv:2; give each row its own"),
@@ -145,11 +145,11 @@ def test_a_table_may_have_a_column_of_its_own_for_the_file(films: Path) -> None:
         ("a.yaml", "path: a.mp4\n", r"--manifest .*a\.yaml must end in \.csv, \.tsv, \.jsonl"),
     ],
 )
-def test_tables_that_cannot_be_used(films: Path, name: str, text: str, said: str) -> None:
+def test_tables_that_cannot_be_used(films: Path, name: str, text: str, message: str) -> None:
     (films.parent / "secret.mp4").touch()
     (films / "link.mp4").symlink_to(films.parent / "secret.mp4")
     (films / name).write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         listed_in([films / name])
 
 

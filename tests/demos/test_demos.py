@@ -92,12 +92,12 @@ def test_moments_of_long_films_are_looked_for_and_drawn(
     argv = ["moments", "--folder", str(tmp_path / "demo"), "--no-page", f"data.film.folder={tmp_path / 'made'}", *TINY]
     monkeypatch.setattr("sys.argv", argv)
     assert moments.main() == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     # Of the six captions three are said as well.
     kinds = {"text": 6, "audio": 3} if find_spec("espeakng_loader") else {"text": 6}
     for kind, count in kinds.items():
-        assert f"{kind} finds one of {count} scenes in" in said
-        assert "shots in" in said
+        assert f"{kind} finds one of {count} scenes in" in output
+        assert "shots in" in output
     assert (tmp_path / "demo" / "moments.png").stat().st_size > 10_000
     made = (tmp_path / "demo" / "index" / "manifest.json").stat().st_mtime_ns
     assert moments.main() == 0

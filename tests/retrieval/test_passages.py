@@ -159,8 +159,8 @@ def test_levels_that_were_not_compared_are_told(embedder: Embedder, tmp_path: Pa
     embed_files(embedder, "video", [tmp_path / "a.mp4"], tmp_path / "v", levels=["clips"])
     index = Index.create(tmp_path / "index", embedder.model)
     index.add(Collection(tmp_path / "v"))
-    said = "level 'tubes' of video were not compared with \"bin\" in training; scenes, clips, frames were"
-    with pytest.raises(UserError, match=said):
+    message = "level 'tubes' of video were not compared with \"bin\" in training; scenes, clips, frames were"
+    with pytest.raises(UserError, match=message):
         Searcher(index, embedder).search("bin", level="tubes")
     query = np.ones(12, np.float32)
     assert len(index.search(query, 1, inside=9)[0].inside) == 4

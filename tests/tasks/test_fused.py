@@ -163,7 +163,7 @@ def test_a_tower_can_be_left_out_of_an_evaluation(build: Callable[..., Fused], t
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"without": ["rows", "ids"]}, "task.without names every tower"),
         ({"without": ["sound"]}, "task.without names a tower 'sound'; the towers are rows, ids"),
@@ -171,8 +171,8 @@ def test_a_tower_can_be_left_out_of_an_evaluation(build: Callable[..., Fused], t
         ({"fusion": {"type": "joint", "time": {"sound": 1.0}}}, "task.fusion.time names a tower 'sound'"),
     ],
 )
-def test_impossible_tasks_are_refused(build: Callable[..., Fused], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_tasks_are_refused(build: Callable[..., Fused], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(**options)
 
 

@@ -166,7 +166,7 @@ def test_learning_brings_pieces_together(build: Callable[..., Contrastive], towe
 
 
 @pytest.mark.parametrize(
-    ("pieces", "said"),
+    ("pieces", "message"),
     [
         ({}, "s0: carries no pieces 'words', which task.also compares; it has none"),
         ({"phones": ()}, "it has phones"),
@@ -175,9 +175,11 @@ def test_learning_brings_pieces_together(build: Callable[..., Contrastive], towe
         ({"words": (Piece("a", {"rows": (0, float("inf"))}),)}, "from 0 to inf"),
     ],
 )
-def test_bad_pieces_are_told(towers: Mapping[str, Tokenizer], pieces: dict[str, tuple[Piece, ...]], said: str) -> None:
+def test_bad_pieces_are_told(
+    towers: Mapping[str, Tokenizer], pieces: dict[str, tuple[Piece, ...]], message: str
+) -> None:
     sample = samples()[0]
-    with pytest.raises(BadSample, match=said):
+    with pytest.raises(BadSample, match=message):
         config().collator({}, towers, None)([Sample(sample.value, "g", "s0", pieces)])
 
 

@@ -100,10 +100,10 @@ def test_the_wrong_number_of_labels_is_a_bad_sample(hierarchy: Make, rows: Token
 
 
 @pytest.mark.parametrize(
-    ("label", "said"), [("noun", "a list of labels"), (["adverb", "x", "y"], "'adverb'"), ([7] * 3, "7")]
+    ("label", "message"), [("noun", "a list of labels"), (["adverb", "x", "y"], "'adverb'"), ([7] * 3, "7")]
 )
-def test_a_wrong_label_is_a_bad_sample(rows: Tokenizer, label: Any, said: str) -> None:
-    with pytest.raises(BadSample, match=said):
+def test_a_wrong_label_is_a_bad_sample(rows: Tokenizer, label: Any, message: str) -> None:
+    with pytest.raises(BadSample, match=message):
         labelled(rows, [torch.randn(7, 4)], config(unit="thirds"), [label])
 
 

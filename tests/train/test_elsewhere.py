@@ -62,9 +62,9 @@ def test_relative_paths_are_found_where_the_run_was_started(
 
 def test_a_split_that_is_not_there_leads_to_another(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(home / "run"), f"data.root={home / 'pictures'}"]) == 2
-    told = capsys.readouterr().err
-    assert "--split val evaluates another one" in told
-    assert "train.test" not in told
+    output = capsys.readouterr().err
+    assert "--split val evaluates another one" in output
+    assert "train.test" not in output
 
 
 def test_a_saved_model_asks_for_the_place_of_its_data(

@@ -65,9 +65,9 @@ def test_a_run_leaves_all_that_it_should(tmp_path: Path, capsys: pytest.CaptureF
     assert lines[0].keys() >= {"train/accuracy", "train/cross_entropy", "lr", "grad_norm", "epoch", "tokens_per_second"}
     assert 0 < lines[0]["data_wait"] < 1
     assert lines[-1]["epoch"] == 30 // 8
-    said = capsys.readouterr().err
-    assert "124 parameters, cpu in fp32, 64 train, 10 val, 10 test samples" in said
-    assert "done: " in said
+    output = capsys.readouterr().err
+    assert "124 parameters, cpu in fp32, 64 train, 10 val, 10 test samples" in output
+    assert "done: " in output
     # A checkpoint's own numbers are those of its step; the best of them was tested.
     best = CheckpointStore(folder, monitor="val/accuracy", mode="max").read("best")
     assert best.step == summary["best_step"]
@@ -404,14 +404,14 @@ def test_a_time_limit_is_told_with_unit_and_clock_and_an_early_end_is_warned_of(
 ) -> None:
     options: dict[str, Any] = {"steps": 100_000, "eval_every": None, "test": False, "time_limit": 0.001}
     train(toy_config(tmp_path / "run", **options, optim={"warmup_steps": 90_000}))
-    told = capsys.readouterr().err
-    assert "train.time_limit 0.06 s (wall clock), or 100,000 steps" in told
-    assert "train.time_limit reached at step" in told
+    error = capsys.readouterr().err
+    assert "train.time_limit 0.06 s (wall clock), or 100,000 steps" in error
+    assert "train.time_limit reached at step" in error
     assert "within the 90000 steps of optim.warmup_steps: lr was never reached" in caplog.text
     train(toy_config(tmp_path / "cpu", **options, clock="cpu", log_every=1, optim={"warmup_steps": 0}))
-    told = capsys.readouterr().err
-    assert "train.time_limit 0.06 s (processor time of this process)" in told
-    assert "left (both by processor time)" in told
+    error = capsys.readouterr().err
+    assert "train.time_limit 0.06 s (processor time of this process)" in error
+    assert "left (both by processor time)" in error
 
 
 def test_a_signal_while_data_is_made_ends_the_run_at_once(

@@ -64,9 +64,9 @@ REFUSED = {
 def test_what_training_would_refuse_is_refused(
     name: str, command: list[str], small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides, told = REFUSED[name]
+    overrides, message = REFUSED[name]
     assert main([*command, str(small), *overrides]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_its_data_a_configuration_can_be_checked_alone(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

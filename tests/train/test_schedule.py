@@ -49,7 +49,7 @@ def optim(**settings: object) -> OptimConfig:
 
 
 @pytest.mark.parametrize(
-    ("config", "steps", "told"),
+    ("config", "steps", "message"),
     [
         (optim(), 5, "optim.warmup_steps 10 is not less than train.steps 5: lr 0.001 is never reached"),
         (optim(), 10, "lr 0.001 is reached at the last step"),
@@ -61,9 +61,9 @@ def optim(**settings: object) -> OptimConfig:
         (optim(schedule=WSDSchedule(type="wsd", decay_steps=20)), 25, "the decay begins within the warm-up"),
     ],
 )
-def test_schedules_that_do_not_fit_the_run_are_warned_of(config: OptimConfig, steps: int, told: str) -> None:
+def test_schedules_that_do_not_fit_the_run_are_warned_of(config: OptimConfig, steps: int, message: str) -> None:
     (warning,) = schedule_warnings(config, steps)
-    assert told in warning
+    assert message in warning
 
 
 @pytest.mark.parametrize(("config", "steps"), [(optim(), 11), (optim(schedule=CosineSchedule(decay_steps=5)), 15)])

@@ -216,19 +216,19 @@ def test_a_session_of_another_model_is_refused(saved: tuple[LanguageModel, Path]
         Session.load(built({"type": "fixed", "stride": 3}).double(), file)
 
 
-def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], said: dict[str, Any] | None = None) -> Path:
+def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], header: dict[str, Any] | None = None) -> Path:
     """Another file of the first format, which had no checksum."""
     with safetensors.safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     before = json.loads(metadata["hrt_mm.session"])
     del before["sum"]
-    metadata["hrt_mm.session"] = json.dumps(before | {"format": 1} | (said or {}))
+    metadata["hrt_mm.session"] = json.dumps(before | {"format": 1} | (header or {}))
     safetensors.torch.save_file(safetensors.torch.load_file(file) | tensors, folder / "other", metadata)
     return folder / "other"
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said", "message"),
+    ("tensors", "header", "message"),
     [
         ({"recent.ids": torch.tensor([1, 2])}, None, "its recent ids do not fit its 2 sequences"),
         ({"recent.lengths": torch.tensor([6, 0])}, None, "its recent ids do not fit its 2 sequences"),
@@ -244,14 +244,14 @@ def rewritten(file: Path, folder: Path, tensors: dict[str, Tensor], said: dict[s
 )
 def test_a_damaged_session_is_named(
     tensors: dict[str, Tensor],
-    said: dict[str, Any] | None,
+    header: dict[str, Any] | None,
     message: str,
     saved: tuple[LanguageModel, Path],
     tmp_path: Path,
 ) -> None:
     model, file = saved
     with pytest.raises(UserError, match=message):
-        Session.load(model, rewritten(file, tmp_path, tensors, said))
+        Session.load(model, rewritten(file, tmp_path, tensors, header))
 
 
 class _Bomb:

@@ -33,8 +33,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     times = tmp_path / "runs" / "grid_ctc" / "times" / "audio"
     times.mkdir(parents=True)
     for number in range(8):
-        said = [TimeSpan(0.2, 0.5, "bin"), TimeSpan(0.5, 0.8, "blue")]
-        (times / f"s{number}.TextGrid").write_text(format_alignment("textgrid", {"words": said}, end=1.0))
+        spans = [TimeSpan(0.2, 0.5, "bin"), TimeSpan(0.5, 0.8, "blue")]
+        (times / f"s{number}.TextGrid").write_text(format_alignment("textgrid", {"words": spans}, end=1.0))
     spoken(tmp_path / "speech_commands")
     monkeypatch.chdir(tmp_path)
     for number in range(60):

@@ -40,9 +40,9 @@ def test_files_that_training_reads(run: Path, capsys: pytest.CaptureFixture[str]
     assert main(["speech", "align", str(run / "run"), "--out", str(run / "found")]) == 0
     assert "6 sounds" in capsys.readouterr().out
     tiers = read_alignment(run / "found" / "audio" / "s2.TextGrid")
-    said = [interval for interval in tiers["phonemes"] if interval.label]
-    assert [interval.label for interval in said] == ["B", "IH", "N", "B", "L", "UW"]
-    assert all(0 <= interval.start < interval.end <= 1 for interval in said)
+    labelled = [interval for interval in tiers["phonemes"] if interval.label]
+    assert [interval.label for interval in labelled] == ["B", "IH", "N", "B", "L", "UW"]
+    assert all(0 <= interval.start < interval.end <= 1 for interval in labelled)
 
 
 def test_words_through_a_lexicon_take_the_place_of_known_times(run: Path) -> None:

@@ -93,10 +93,12 @@ def test_a_finer_level_is_aligned_where_there_is_one(hierarchy: Make, rows: Toke
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [(["a", "dog"], "'dog' is not one"), (["a", "b", "a"], "3 symbols do not fit")]
+    ("labels", "message"), [(["a", "dog"], "'dog' is not one"), (["a", "b", "a"], "3 symbols do not fit")]
 )
-def test_what_cannot_be_aligned_is_a_bad_sample(hierarchy: Make, rows: Tokenizer, labels: list[str], said: str) -> None:
-    with pytest.raises(BadSample, match=rf"s7: .*{said}"):
+def test_what_cannot_be_aligned_is_a_bad_sample(
+    hierarchy: Make, rows: Tokenizer, labels: list[str], message: str
+) -> None:
+    with pytest.raises(BadSample, match=rf"s7: .*{message}"):
         align(reader(hierarchy, rows), spoken("ab"), [labels], names=["s7"])
 
 

@@ -87,9 +87,9 @@ def test_what_cannot_be_used_is_skipped_counted_and_named(tmp_path: Path) -> Non
     task, group = "{type: classification, level: coarse}", "{type: given, boundary: sentences, max: 8}"
     train(settings(tmp_path, data, *more, task=task, group=group, causal=False))
     assert summary(tmp_path)["bad_samples"]["train"]["bad"] == 3
-    said = " ".join(summary(tmp_path)["bad_samples"]["train"]["names"].values())
+    reasons = " ".join(summary(tmp_path)["bad_samples"]["train"]["names"].values())
     for reason in ("is empty", "has a lone surrogate", "has 10,000,000 bytes, more than modality.max_bytes 1,000,000"):
-        assert reason in said
+        assert reason in reasons
 
 
 def test_a_file_of_subwords_that_is_none_is_named(tmp_path: Path) -> None:

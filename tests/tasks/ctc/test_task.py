@@ -130,10 +130,10 @@ def test_silence_stands_at_both_ends_and_is_told_as_blank(hierarchy: Make, rows:
     same = plain(Batch.of(tokens, config().targets(samples, tokens, (*SYMBOLS, "sil"))))
     assert torch.allclose(output.loss, same.loss)
     pyramid = task.encoder(tokens)
-    raw, told = task.frames(pyramid).x_ND, task.scores(pyramid).x_ND
+    raw, scored = task.frames(pyramid).x_ND, task.scores(pyramid).x_ND
     assert raw.shape[1] == 5
-    assert torch.allclose(told.exp(), torch.cat([raw[:, :3].exp(), raw[:, 3:].exp().sum(1, keepdim=True)], 1))
-    assert torch.equal(task.log_probs(pyramid[0].x), told)
+    assert torch.allclose(scored.exp(), torch.cat([raw[:, :3].exp(), raw[:, 3:].exp().sum(1, keepdim=True)], 1))
+    assert torch.equal(task.log_probs(pyramid[0].x), scored)
     assert output.stats["word_error_rate"][1] == 2
     with pytest.raises(BadSample, match="silence at both ends"):
         labelled(rows, [torch.randn(3, 4)], [["a", "b"]], config(silence=True))
