@@ -31,10 +31,10 @@ def test_the_wheel_has_everything_and_nothing_else(unpacked: Path) -> None:
     assert {path.name.partition("-")[0] for path in unpacked.iterdir()} == {"hrt_mm", "hrt_modalities"}
     assert (unpacked / "hrt_mm" / "py.typed").is_file()
     assert (unpacked / "hrt_modalities" / "py.typed").is_file()
-    own = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.*")}
+    configs = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.*")}
     assert {
         path.relative_to(unpacked / "hrt_mm/_configs") for path in (unpacked / "hrt_mm/_configs").rglob("*.*")
-    } == own
+    } == configs
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
 
 

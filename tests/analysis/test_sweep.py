@@ -38,15 +38,15 @@ def test_a_grid_trains_each_combination_for_each_seed_and_goes_on(
     assert folders == [
         f"optim.lr={lr},task.label_smoothing=0.1,seed={seed}" for lr in ("0.001", "0.01") for seed in (0, 3)
     ]
-    found = rows(out)
-    assert len(found) == 4
-    for row in found:
+    runs = rows(out)
+    assert len(runs) == 4
+    for row in runs:
         folder = out / "runs" / f"optim.lr={row['optim.lr']},task.label_smoothing=0.1,seed={row['seed']}"
         summary = json.loads((folder / "summary.json").read_text())
         assert float(row["val/accuracy"]) == summary["metrics"]["val/accuracy"]
         assert summary["steps"] == 2 and summary["seed"] == int(row["seed"])
     best = max(
-        ("0.001", "0.01"), key=lambda lr: sum(float(row["val/accuracy"]) for row in found if row["optim.lr"] == lr)
+        ("0.001", "0.01"), key=lambda lr: sum(float(row["val/accuracy"]) for row in runs if row["optim.lr"] == lr)
     )
     first = next(line for line in table.splitlines() if line.startswith("| 0."))
     assert first.startswith(f"| {best} | 0.1 | **") and "±" in first and "| 2 |" in first
@@ -56,7 +56,7 @@ def test_a_grid_trains_each_combination_for_each_seed_and_goes_on(
     before = {name: (out / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in folders[1:]}
     assert main(["sweep", str(path), "--dir", str(out), "train.steps=2"]) == 0
     assert {name: (out / "runs" / name / "metrics.jsonl").stat().st_mtime_ns for name in folders[1:]} == before
-    assert rows(out) == found
+    assert rows(out) == runs
 
 
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:

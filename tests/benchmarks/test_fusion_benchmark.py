@@ -10,7 +10,8 @@ import torch
 from benchmarks import fusion
 from benchmarks.command import main
 from benchmarks.results import read
-from benchmarks.runs import Finished
+from benchmarks.runs import Finished, kept_or_trained
+from hrt_mm.config import RunConfig
 from hrt_mm.core.errors import UserError
 from hrt_mm.train.check import check
 
@@ -93,11 +94,10 @@ def test_runs_may_have_steps_instead_of_minutes(
 ) -> None:
     made_up(monkeypatch)
     overrides: dict[str, list[str]] = {}
-    trained = fusion.kept_or_trained
 
-    def recorded(config: Any, folder: Path, words: list[str]) -> Finished:
+    def recorded(config: RunConfig, folder: Path, words: list[str]) -> Finished:
         overrides[folder.name] = words
-        return trained(config, folder, words)
+        return kept_or_trained(config, folder, words)
 
     monkeypatch.setattr(fusion, "kept_or_trained", recorded)
     path = tmp_path / "result.json"

@@ -34,9 +34,9 @@ def test_it_measures_a_run(run: Path, tmp_path: Path, capsys: Any) -> None:
     assert len(result.checks) == 4 and max(result.checks.values()) < 1e-4
     assert [row.sizes["what"] for row in result.rows] == ["file"] * 2 + ["chunks"] * 4
     for row in result.rows[:2]:
-        own = row.contenders["stream"]
-        assert own.bytes is not None and own.bytes > 50 << 20 and own.scores["word_error_rate"] is not None
-        assert own.scores["word_error_rate"] < 0.2
+        stream = row.contenders["stream"]
+        assert stream.bytes is not None and stream.bytes > 50 << 20 and stream.scores["word_error_rate"] is not None
+        assert stream.scores["word_error_rate"] < 0.2
 
 
 def test_other_runs_are_refused(tmp_path: Path, capsys: Any) -> None:

@@ -90,7 +90,7 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "reason"),
     [
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (ValueError("odd"), 2, "error: odd (--traceback shows where)\n"),
@@ -100,7 +100,7 @@ def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[
 def test_errors_become_exit_codes(
     error: BaseException,
     code: int,
-    told: str,
+    reason: str,
     small: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -110,7 +110,7 @@ def test_errors_become_exit_codes(
 
     monkeypatch.setattr(loop, "train", fail)
     assert main(["train", small]) == code
-    assert told in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_our_own_mistakes_keep_their_traceback(small: str, monkeypatch: pytest.MonkeyPatch) -> None:

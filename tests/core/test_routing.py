@@ -283,13 +283,13 @@ def test_supervision_moves_boundaries_to_where_they_are_named() -> None:
 
 
 def test_supervision_is_the_cross_entropy_without_first_tokens() -> None:
-    own = router()
+    layer = router()
     samples = Spans.from_lengths([3, 1, 4])
-    routing = own(torch.randn(8, DIM), samples)
+    routing = layer(torch.randn(8, DIM), samples)
     truth = torch.tensor([1, 0, 1, 1, 0, 1, 0, 0], dtype=torch.bool)
     kept = [1, 2, 5, 6, 7]
     expected = nn.functional.binary_cross_entropy(routing.prob_T[kept], truth[kept].float())
-    assert torch.allclose(own.supervised(routing, truth, samples), expected)
+    assert torch.allclose(layer.supervised(routing, truth, samples), expected)
 
 
 def test_without_its_boundary_nothing_is_taught() -> None:

@@ -222,11 +222,11 @@ def test_commands_take_repositories(
     output("embed", "hub:someone/digits", "--out", "vectors")
     output("index", "build", "index", "vectors")
     assert Index(Path("index")).model.run == "hub:someone/digits"
-    found = json.loads(output("search", "index", "--image", "eight.png", "-k", "3", "--json"))
+    results = json.loads(output("search", "index", "--image", "eight.png", "-k", "3", "--json"))
     given = json.loads(
         output("search", "index", "--image", "eight.png", "-k", "3", "--json", "--run", "hub:someone/digits")
     )
-    assert len(found["results"]) == 3 and found == given
+    assert len(results["results"]) == 3 and results == given
 
     (backbone,) = create_model("hub:someone/digits", features_only=True, out_indices=(0,))(torch.zeros(1, 1, 8, 8))
     task: Any = digits.task

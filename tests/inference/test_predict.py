@@ -150,11 +150,11 @@ def test_bytes_in_parquet(
         assert main([*options, str(tmp_path / "out.csv")]) == 130
     assert main([*options, str(tmp_path / "out.csv")]) == 0
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    found, expected = read(tmp_path / "out.csv"), read(tmp_path / "files.csv")
-    assert [row["sample"] for row in found] == [f"table.parquet:{n}" for n in range(1, len(cells) + 1) if n != 3]
-    assert [row["number"] for row in found] == [str(n) for n in range(len(cells)) if n != 2]
-    assert [row["predicted"] for row in found] == [row["predicted"] for row in expected]
-    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], abs=1e-6)
+    predictions, expected = read(tmp_path / "out.csv"), read(tmp_path / "files.csv")
+    assert [row["sample"] for row in predictions] == [f"table.parquet:{n}" for n in range(1, len(cells) + 1) if n != 3]
+    assert [row["number"] for row in predictions] == [str(n) for n in range(len(cells)) if n != 2]
+    assert [row["predicted"] for row in predictions] == [row["predicted"] for row in expected]
+    assert [row["score"] for row in predictions] == pytest.approx([row["score"] for row in expected], abs=1e-6)
 
 
 def test_workers_write_the_same_file(folder: Path, tmp_path: Path) -> None:
@@ -254,10 +254,10 @@ def test_tables_keep_their_columns_and_names(folder: Path, pictures: list[Path],
     out = tmp_path / "out.jsonl"
     options = ["--column", "file", "--id-column", "key", "--root", str(folder), "--top", "1"]
     assert main(["predict", str(folder / "run"), str(table), *options, "--out", str(out)]) == 0
-    found = read(out)
-    assert [row["sample"] for row in found] == ["k0", "k1", "k2"]
-    assert [row["input.score"] for row in found] == ["0", "1", "2"]
-    assert all(isinstance(row["score"], float) and len(row["scores"]) == 1 for row in found)
+    predictions = read(out)
+    assert [row["sample"] for row in predictions] == ["k0", "k1", "k2"]
+    assert [row["input.score"] for row in predictions] == ["0", "1", "2"]
+    assert all(isinstance(row["score"], float) and len(row["scores"]) == 1 for row in predictions)
 
 
 def test_lines_of_standard_input_are_paths(

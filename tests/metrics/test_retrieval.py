@@ -34,7 +34,8 @@ def test_ndcg_is_that_of_scikit_learn() -> None:
     ranking = rank_scores(scores, correct)
     assert int(ranking.positives_Q.max()) > 10 > int(ranking.positives_Q.min())
     expected = [
-        ndcg_score(own[None], row[None], k=10) for own, row in zip(correct.numpy(), scores.numpy(), strict=True)
+        ndcg_score(row_scores[None], row[None], k=10)
+        for row_scores, row in zip(correct.numpy(), scores.numpy(), strict=True)
     ]
     assert ranking.ndcg_Q.tolist() == pytest.approx(expected)
     assert ranking.metrics()["nDCG@10"] == pytest.approx(sum(expected) / 30)
@@ -57,13 +58,13 @@ def test_wrong_answers_with_the_score_of_a_right_one_lower_ndcg_and_mrr() -> Non
 def test_the_share_of_the_wrong_modality_is_counted_by_hand() -> None:
     queries, own_groups = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     answers = torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.0, 2.0]])
-    own = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.1]])
+    row_scores = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.0, 0.1]])
     # Of five vectors but its own, both queries have fewer than ten: all own ones of other groups are among them.
-    assert wrong_modality(queries, own_groups, answers, own, torch.tensor([0, 1, 2])) == pytest.approx(2 / 5)
+    assert wrong_modality(queries, own_groups, answers, row_scores, torch.tensor([0, 1, 2])) == pytest.approx(2 / 5)
     # Ten answers ahead of all own vectors, then behind them.
     ahead = torch.full((10, 2), 0.95)
-    assert wrong_modality(queries, own_groups, ahead, own, torch.tensor([0, 1, 2])) == pytest.approx(0.0)
-    assert wrong_modality(queries, own_groups, -ahead, own, torch.tensor([0, 1, 2])) == pytest.approx(0.2)
+    assert wrong_modality(queries, own_groups, ahead, row_scores, torch.tensor([0, 1, 2])) == pytest.approx(0.0)
+    assert wrong_modality(queries, own_groups, -ahead, row_scores, torch.tensor([0, 1, 2])) == pytest.approx(0.2)
 
 
 def test_equal_and_broken_vectors_count_as_of_the_wrong_modality() -> None:

@@ -68,13 +68,13 @@ def test_parquet_folders_and_single_splits(datasets: Any, tmp_path: Path) -> Non
     for split, items in files.items():
         rows = [{"photo": {"bytes": path.read_bytes(), "path": path.name}, "label": label} for path, label in items]
         datasets.Dataset.from_list(rows).to_parquet(str(hub / f"{split}-00000-of-00001.parquet"))
-    found = images(tmp_path / "hub", path_column="photo")
-    assert [found[index].label for index in range(8)] == ["0"] * 4 + ["1"] * 4
-    assert found[2].name == "train:2" and found.shape(2) == (3, 4, 4)
+    dataset = images(tmp_path / "hub", path_column="photo")
+    assert [dataset[index].label for index in range(8)] == ["0"] * 4 + ["1"] * 4
+    assert dataset[2].name == "train:2" and dataset.shape(2) == (3, 4, 4)
     alone = images(hub / "train-00000-of-00001.parquet", path_column="photo", val=0.25, test=0.25)
     assert len(alone) == 4
-    again = pickle.loads(pickle.dumps(found))
-    assert torch.equal(again[3].value, found[3].value)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[3].value, dataset[3].value)
 
 
 def images(path: Path, split: str = "train", **options: Any) -> Any:

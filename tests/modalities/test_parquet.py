@@ -69,17 +69,17 @@ def test_images_in_a_column(tmp_path: Path, cells: Any, statistics: bool, monkey
     tables.write_table(arrow.table(columns), file, row_group_size=4, write_statistics=statistics)
     beside = tmp_path / "paths.parquet"
     tables.write_table(arrow.table({**columns, "image": [path.name for path in paths]}), beside)
-    found, expected = images(file), images(beside)
-    assert len(found) == len(expected) == 4
+    dataset, expected = images(file), images(beside)
+    assert len(dataset) == len(expected) == 4
     for limit in (parquet.MAX_CACHED, 10):
         # Row groups of more than the limit are not cached.
         monkeypatch.setattr(parquet, "MAX_CACHED", limit)
         parquet._groups._columns.clear()
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(dataset, expected, strict=True):
             assert torch.equal(one.value, other.value) and one.label == other.label
             assert one.name == f"images.parquet:{int(other.name[0]) + 1}"
-    copied = pickle.loads(pickle.dumps(found))
-    assert torch.equal(copied[1].value, found[1].value) and copied.shape(1) == (3, 5, 4)
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copied[1].value, dataset[1].value) and copied.shape(1) == (3, 5, 4)
 
 
 def test_paths_beside_missing_bytes(tmp_path: Path) -> None:
@@ -94,18 +94,18 @@ def test_paths_beside_missing_bytes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"images.parquet:3: the value of 'image' is null"):
         images(write(file, "image", cells))
     cells[2] = {"bytes": b"", "path": None}
-    found = images(write(file, "image", cells))
-    assert [found.name(index) for index in range(3)] == ["images.parquet:1", "1.png", "images.parquet:3"]
-    assert torch.equal(found[1].value, read_image(paths[1], ""))
+    dataset = images(write(file, "image", cells))
+    assert [dataset.name(index) for index in range(3)] == ["images.parquet:1", "1.png", "images.parquet:3"]
+    assert torch.equal(dataset[1].value, read_image(paths[1], ""))
 
 
 def test_bad_bytes_are_bad_samples_of_their_row(tmp_path: Path) -> None:
     good = pictures(tmp_path, 3)[0].read_bytes()
-    found = images(write(tmp_path / "images.parquet", "image", [good, b"no image", good[:60], b"", good]))
-    assert found[0].value.shape == (3, 5, 4)
+    dataset = images(write(tmp_path / "images.parquet", "image", [good, b"no image", good[:60], b"", good]))
+    assert dataset[0].value.shape == (3, 5, 4)
     for row, reason in {2: "not an image", 3: "cannot be decoded", 4: "not an image"}.items():
         with pytest.raises(BadSample, match=f"images.parquet:{row}: {reason}"):
-            found[row - 1]
+            dataset[row - 1]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         images(file, "photo")
     with pytest.raises(ConfigError, match=r"images.parquet:1: image must be a name or a whole number, got the bytes"):
         images(file, "image", label_column="image")
-    found = images(file)
+    dataset = images(file)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadSample, match=r"images.parquet:1: cannot be read: the table was changed"):
-        found[0]
+        dataset[0]
     with pytest.raises(ConfigError, match=r"images.parquet cannot be read as Parquet"):
         images(file)
 
@@ -175,10 +175,10 @@ def test_sounds_videos_and_pairs(tmp_path: Path) -> None:
 
 def test_few_files_are_open(tmp_path: Path) -> None:
     file = write(tmp_path / "images.parquet", "image", as_bytes(pictures(tmp_path, 40)), rows_in_group=40)
-    found = images(file)
-    found[0]
+    dataset = images(file)
+    dataset[0]
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
-    for sample in found:
+    for sample in dataset:
         assert sample.value.shape == (3, 5, 4)
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before + 8

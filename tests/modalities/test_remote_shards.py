@@ -98,7 +98,7 @@ class Ranges(Plain):
 
 
 def test_patterns() -> None:
-    assert [str(found) for found in shards_of("s3://b/{train,val}-{08..10}.tar")] == [
+    assert [str(shard) for shard in shards_of("s3://b/{train,val}-{08..10}.tar")] == [
         f"s3://b/{split}-{number}.tar" for split in ("train", "val") for number in ("08", "09", "10")
     ]
     assert shards_of("/data/train-0.tar") == [LocalFile(Path("/data/train-0.tar"))]
@@ -121,9 +121,9 @@ def test_remote_and_local_shards_train_alike(tmp_path: Path, shards: Path, monke
     assert interrupted(tmp_path / "c", remote, monkeypatch) == expected
     local = {"type": "webdataset", "shards": [str(shards / "{train,val}-*.tar"), f"file://{shards}/test-000000.tar"]}
     assert losses(tmp_path / "d", local) == expected
-    found = images(shards="memory://bucket/{train-000000,train-000001,train-000002,val-000000}.tar")
-    assert found.name(3) == "train-000001.tar/00000003.png"
-    assert torch.equal(pickle.loads(pickle.dumps(found))[3].value, found[3].value)
+    dataset = images(shards="memory://bucket/{train-000000,train-000001,train-000002,val-000000}.tar")
+    assert dataset.name(3) == "train-000001.tar/00000003.png"
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[3].value, dataset[3].value)
 
 
 def test_http(shards: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +132,8 @@ def test_http(shards: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(locations, "_BLOCK", 512)
     expected = images(root=shards)
     names = "{train-000000,train-000001,train-000002,val-000000,test-000000}.tar"
-    found = images(shards=f"{serve(shards, Ranges)}/{names}")
-    assert all(torch.equal(one.value, other.value) for one, other in zip(found, expected, strict=True))
+    dataset = images(shards=f"{serve(shards, Ranges)}/{names}")
+    assert all(torch.equal(one.value, other.value) for one, other in zip(dataset, expected, strict=True))
     plain = f"{serve(shards, Plain)}/{names}"
     with pytest.raises(ConfigError, match=r"train-000000\.tar.* cannot be read: .*set data\.shard_cache to a folder"):
         images(shards=plain)
@@ -147,17 +147,17 @@ def test_http(shards: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_mistakes_are_named(shards: Path, tmp_path: Path) -> None:
     pattern, system = in_memory(shards), fsspec.filesystem("memory")
-    found = images(shards=pattern)
+    dataset = images(shards=pattern)
     whole = system.cat("/bucket/train-000001.tar")
     system.pipe("/bucket/train-000001.tar", whole[:1500])
     locations._handles._reset()
     with pytest.raises(BadSample, match=r"train-000001\.tar/00000003\.png: cannot be read: the shard was changed"):
-        found[3]
+        dataset[3]
     with pytest.raises(ConfigError, match=r"memory://.*train-000001\.tar ends in the middle after"):
         images(shards=pattern)
     system.rm("/bucket/train-000001.tar")
     with pytest.raises(BadSample, match=r"train-000001\.tar/00000003\.png: cannot be read"):
-        found[3]
+        dataset[3]
     with pytest.raises(ConfigError, match=r"xyz://bucket/a\.tar cannot be read: .*xyz"):
         images(shards="xyz://bucket/a.tar")
     for values, message in (

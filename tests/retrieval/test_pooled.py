@@ -61,8 +61,8 @@ def test_files_a_split_and_queries_have_the_same_vectors(
     assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "files")]) == 0
     capsys.readouterr()
     assert main(["search", str(tmp_path / "index"), "--image", str(files[2]), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["results"]
-    assert found[0]["id"] == str(files[2]) and found[0]["score"] == pytest.approx(1, abs=1e-3)
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results[0]["id"] == str(files[2]) and results[0]["score"] == pytest.approx(1, abs=1e-3)
 
 
 def test_the_level_of_the_vectors_is_that_of_pieces(folder: Path, tmp_path: Path) -> None:

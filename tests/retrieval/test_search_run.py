@@ -269,7 +269,7 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "reason"),
     [
         (["--audio", "x.wav"], "the model has no tower 'audio'; its towers are image (vision), text (text)"),
         (["--image", "run/config.yaml"], "not an image that can be read"),
@@ -287,7 +287,7 @@ def test_long_rows_are_cut_and_strange_ids_left_out(
         (["--text", "dots", "-k", "0"], "k=0"),
     ],
 )
-def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_queries_are_told(index: Path, query: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     flag, value, *rest = query
     given = str(index.parent / value) if flag != "--text" else value
     if value == "pipe.png":
@@ -299,7 +299,7 @@ def test_bad_queries_are_told(index: Path, query: list[str], said: str, capsys: 
     if value == "empty.png":
         Path(given).touch()
     assert main(["search", str(index), flag, given, *rest]) == 2
-    assert said in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_an_index_of_other_weights_is_refused(index: Path, tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def state(task: Task) -> dict[str, list[Any]]:
     return grads | {name: buffer.tolist() for name, buffer in task.named_buffers()}
 
 
-def assert_like(found: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> None:
-    assert found.keys() == wanted.keys()
+def assert_like(actual: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> None:
+    assert actual.keys() == wanted.keys()
     for name, value in wanted.items():
-        own, other = torch.tensor(found[name]).double(), torch.tensor(value).double()
+        own, other = torch.tensor(actual[name]).double(), torch.tensor(value).double()
         torch.testing.assert_close(own, other, rtol=1e-4, atol=2e-6, msg=name)
 
 

@@ -207,20 +207,20 @@ def test_a_batch_without_one_modality_has_no_loss(
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "reason"),
     [
         (torch.zeros(2, 4), "its value is Tensor; towers need a mapping by name"),
         ({"sound": 1}, "has none of the modalities rows, ids"),
         ({"rows": None}, "has none of the modalities rows, ids"),
     ],
 )
-def test_bad_samples_are_told(towers: Mapping[str, Tokenizer], value: Any, said: str) -> None:
-    with pytest.raises(BadSample, match=said):
+def test_bad_samples_are_told(towers: Mapping[str, Tokenizer], value: Any, reason: str) -> None:
+    with pytest.raises(BadSample, match=reason):
         config().collator({}, towers, None)([Sample(value, None, "one")])
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         ({"level": {"sound": "a"}}, "task.level names a tower 'sound'; the towers are rows, ids"),
         ({"level": {"rows": "z"}}, "towers.rows: unknown level 'z'"),
@@ -229,8 +229,8 @@ def test_bad_samples_are_told(towers: Mapping[str, Tokenizer], value: Any, said:
         ({"level": {"rows": "a"}}, "towers.rows: level 'b' lies above all that the task reads"),
     ],
 )
-def test_impossible_tasks_are_refused(build: Callable[..., Contrastive], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_tasks_are_refused(build: Callable[..., Contrastive], options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
         build(**options)
 
 

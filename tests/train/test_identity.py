@@ -67,7 +67,7 @@ def test_a_run_without_labels_goes_on_with_other_classes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("saved", "now", "told"),
+    ("saved", "now", "reason"),
     [
         (["a", "b"], ["b", "a"], "the same in another order"),
         (["a", "b"], ["a", "b", "c"], "1 new: 'c'"),
@@ -77,11 +77,11 @@ def test_a_run_without_labels_goes_on_with_other_classes(tmp_path: Path) -> None
     ],
 )
 def test_classes_are_compared_by_name_and_order(
-    saved: list[str] | None, now: list[str] | None, told: str, tmp_path: Path
+    saved: list[str] | None, now: list[str] | None, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
         check_same_classes(Checkpoint(tmp_path, {"classes": saved}), now)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert len(str(caught.value)) < 600
     check_same_classes(Checkpoint(tmp_path, {"classes": saved}), saved)
 
@@ -137,8 +137,8 @@ def test_what_init_from_loads_is_printed(
         train(small(tmp_path, "{type: classification}", "fine", f"train.init_from={tmp_path / 'run'}"))
     assert not [message for message in caplog.messages if "init_from" in message]
     encoder = [name for name in torch_names(tmp_path / "run") if name.startswith("encoder.")]
-    told = f"train.init_from: {len(encoder)} of {len(encoder)} encoder weights from step 1 of {tmp_path / 'run'}"
-    assert told in capsys.readouterr().err
+    reason = f"train.init_from: {len(encoder)} of {len(encoder)} encoder weights from step 1 of {tmp_path / 'run'}"
+    assert reason in capsys.readouterr().err
 
 
 def torch_names(folder: Path) -> list[str]:

@@ -70,9 +70,9 @@ def test_an_old_run_keeps_its_splits(small: Path, capsys: pytest.CaptureFixture[
 def test_a_new_run_keeps_its_splits_too(small: Path) -> None:
     folder = small.parent / "run"
     folder.mkdir()
-    own = config(small, "data.split_seed=3", "data.folds={of: 4, use: 1}", "data.group=/(.*)\\.png")
-    (folder / "config.yaml").write_text(resolved_yaml(own))
-    assert read_config(folder) == own
+    folded = config(small, "data.split_seed=3", "data.folds={of: 4, use: 1}", "data.group=/(.*)\\.png")
+    (folder / "config.yaml").write_text(resolved_yaml(folded))
+    assert read_config(folder) == folded
 
 
 def test_an_old_run_is_not_resumed_with_other_splits(small: Path) -> None:

@@ -29,7 +29,7 @@ SMALL = {"train": 3, "valid": 1, "val": 1, "test": 1}
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of each kind that a user brings."""
     root = tmp_path_factory.mktemp("own")
     draw = np.random.default_rng(0)
@@ -50,15 +50,15 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def configured(name: str, own: Path, cache: Path) -> RunConfig:
+def configured(name: str, folder: Path, cache: Path) -> RunConfig:
     """A packaged configuration over little data."""
     text = (config_root() / f"{name}.yaml").read_text()
     options = {
-        "audio/audio_folder": [f"data.root={own}/sounds"],
-        "vision/image_folder": [f"data.root={own}/images"],
-        "video/video_folder": [f"data.root={own}/videos"],
-        "text/matching": [f"data.file={own}/pairs.tsv"],
-        "text/tagging": [f"data.file={own}/tags.jsonl"],
+        "audio/audio_folder": [f"data.root={folder}/sounds"],
+        "vision/image_folder": [f"data.root={folder}/images"],
+        "video/video_folder": [f"data.root={folder}/videos"],
+        "text/matching": [f"data.file={folder}/pairs.tsv"],
+        "text/tagging": [f"data.file={folder}/tags.jsonl"],
     }.get(name, [])
     if "type: corpus" in text and "HRT_MM_DATA" not in text:
         options = [f"data.files=[{Path(__file__).parent}]", "data.suffixes=[.py]"]
@@ -92,9 +92,9 @@ def _small(component: Component, cache: Path) -> Component:
 
 @pytest.mark.parametrize("name", packaged_configs())
 def test_workers_can_get_what_a_packaged_configuration_reads(
-    name: str, own: Path, tmp_path_factory: pytest.TempPathFactory
+    name: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    config = configured(name, own, tmp_path_factory.getbasetemp() / "made")
+    config = configured(name, folder, tmp_path_factory.getbasetemp() / "made")
     try:
         data = build_data(config, ["train"])
     except ConfigError as error:
@@ -129,10 +129,10 @@ def spawning() -> Iterator[None]:
     multiprocessing.set_start_method(before, force=True)
 
 
-def test_sounds_are_augmented_by_spawned_workers(own: Path, tmp_path: Path, spawning: None) -> None:
+def test_sounds_are_augmented_by_spawned_workers(folder: Path, tmp_path: Path, spawning: None) -> None:
     kinds = sorted(AUGMENTATIONS, key=lambda kind: kind == "time_warp")
     options = [
-        f"data.root={own}/sounds", f"data.augment=[{', '.join(f'{{type: {kind}}}' for kind in kinds)}]",
+        f"data.root={folder}/sounds", f"data.augment=[{', '.join(f'{{type: {kind}}}' for kind in kinds)}]",
         "train={steps: 1, batch_size: 2, workers: 1, eval_every: null, test: false, tensorboard: false}",
         "train.num_threads=1", "optim.warmup_steps=0", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip

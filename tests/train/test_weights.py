@@ -48,9 +48,9 @@ def test_ema_follows_its_formula_and_copies_integers() -> None:
 
 def test_ema_is_swapped_in_and_out() -> None:
     module = nn.Linear(2, 2)
-    own = module.weight.detach().clone()
+    initial = module.weight.detach().clone()
     ema = EMA(module, 0.9)
     ema.weights["weight"].zero_()
     with ema.swapped_into(module):
         assert not module.weight.any()
-    assert torch.equal(module.weight, own)
+    assert torch.equal(module.weight, initial)

@@ -27,7 +27,7 @@ def tokenizer(**values: Any) -> AudioTokenizer:
     return AudioConfig.model_validate(settings | values).build()
 
 
-def encoder(own: AudioTokenizer, pool: str = "attention", group: dict[str, Any] = FIXED) -> Encoder:
+def encoder(front_end: AudioTokenizer, pool: str = "attention", group: dict[str, Any] = FIXED) -> Encoder:
     sliding = {"window_type": "sliding", "heads": 2}
     levels = [
         {"name": "frames", "dim": 16, "depth": 1, "window": 8, "pool": pool, "group": group} | sliding,
@@ -35,7 +35,7 @@ def encoder(own: AudioTokenizer, pool: str = "attention", group: dict[str, Any] 
         {"name": "words", "dim": 16, "depth": 1, "window": 4} | sliding,
     ]
     settings = {"levels": levels, "causal": True, "top_down": True, "cross_scale": {"up": True, "down": True}}
-    made = Encoder(HierarchyConfig.model_validate(settings), own)
+    made = Encoder(HierarchyConfig.model_validate(settings), front_end)
     generator = torch.Generator().manual_seed(5)
     for parameter in made.parameters():
         scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim == 2 else 0.5
@@ -43,13 +43,13 @@ def encoder(own: AudioTokenizer, pool: str = "attention", group: dict[str, Any] 
     return made.eval()
 
 
-def difference(made: Encoder, own: AudioTokenizer, sound: Audio, chunk_ms: int) -> float:
+def difference(made: Encoder, front_end: AudioTokenizer, sound: Audio, chunk_ms: int) -> float:
     """The largest, over all levels."""
-    stream = Stream(made, own, rate=sound.rate)
+    stream = Stream(made, front_end, rate=sound.rate)
     chunks = sound.waveform_S.split(max(1, round(sound.rate * chunk_ms / 1000)))
     result = joined([*(stream.feed(chunk) for chunk in chunks), stream.flush()])
     with torch.no_grad():
-        whole = made(own([sound]))
+        whole = made(front_end([sound]))
     for name in whole.names:
         assert len(result[name]) == len(whole[name].x)
     return max(float((result[name].x_ND - whole[name].x).abs().max()) for name in whole.names)
@@ -63,42 +63,42 @@ def noise(seconds: float, rate: int) -> Audio:
 @pytest.mark.parametrize("group", [FIXED, LEARNED], ids=["fixed", "learned"])
 @pytest.mark.parametrize("pool", sorted(POOLINGS))
 def test_chunks_equal_the_whole_sound(pool: str, group: dict[str, Any]) -> None:
-    own = tokenizer()
-    made = encoder(own, pool, group)
+    front_end = tokenizer()
+    made = encoder(front_end, pool, group)
     for chunk_ms in CHUNKS_MS if pool == "attention" else (37, 1000):
-        assert difference(made, own, noise(1.73, 16000), chunk_ms) < 1e-4, chunk_ms
+        assert difference(made, front_end, noise(1.73, 16000), chunk_ms) < 1e-4, chunk_ms
 
 
 @pytest.mark.parametrize(("rate", "settings"), [(44100, {}), (8000, {"features": "waveform", "norm": {}})])
 def test_of_any_rate_and_features(rate: int, settings: dict[str, Any]) -> None:
-    own = tokenizer(**({"mels": 80} if settings else {}), **settings)
-    assert difference(encoder(own), own, noise(1.1, rate), 37) < 1e-4
+    front_end = tokenizer(**({"mels": 80} if settings else {}), **settings)
+    assert difference(encoder(front_end), front_end, noise(1.1, rate), 37) < 1e-4
 
 
 @pytest.mark.parametrize("samples", [1, 100, 320, 321, 2560])
 def test_short_sounds(samples: int) -> None:
-    own = tokenizer()
-    assert difference(encoder(own), own, noise(samples / 16000, 16000), 10) < 1e-4
+    front_end = tokenizer()
+    assert difference(encoder(front_end), front_end, noise(samples / 16000, 16000), 10) < 1e-4
 
 
 def test_large_chunks_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tokenizer()
-    made, sound = encoder(own), noise(2.0, 16000)
+    front_end = tokenizer()
+    made, sound = encoder(front_end), noise(2.0, 16000)
     monkeypatch.setattr("hrt_mm.inference.streaming.stream.PIECE", 13)
-    assert difference(made, own, sound, 2000) < 1e-4
+    assert difference(made, front_end, sound, 2000) < 1e-4
 
 
 def test_a_wrong_context_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: the tests above can fail."""
-    own = tokenizer()
-    made, sound = encoder(own), noise(1.0, 16000)
-    monkeypatch.setattr(own, "receptive_field", 1)
-    assert difference(made, own, sound, 37) > 1e-3
+    front_end = tokenizer()
+    made, sound = encoder(front_end), noise(1.0, 16000)
+    monkeypatch.setattr(front_end, "receptive_field", 1)
+    assert difference(made, front_end, sound, 37) > 1e-3
 
 
 def test_chunks_that_are_no_sound_are_refused() -> None:
-    own = tokenizer()
-    stream = Stream(encoder(own), own)
+    front_end = tokenizer()
+    stream = Stream(encoder(front_end), front_end)
     with pytest.raises(BadSample, match="has nan at sample 3"):
         stream.feed(torch.tensor([0.0, 0.1, 0.2, float("nan")]))
     with pytest.raises(BadSample, match="expected a float32 tensor"):

@@ -23,52 +23,52 @@ def sound(seconds: float, rate: int = 16000, **starts: tuple[float, ...]) -> Aud
 
 
 def test_sounds_of_mixed_rates_and_lengths_are_packed() -> None:
-    own = tokenizer()
-    tokens = own([sound(0.5), sound(0.031, 44100), sound(0.2, 8000)])
+    front_end = tokenizer()
+    tokens = front_end([sound(0.5), sound(0.031, 44100), sound(0.2, 8000)])
     assert tokens.spans.lengths.tolist() == [50, 4, 20]
     assert tokens.x.shape == (74, 80) and tokens.x.dtype == torch.float32
     assert tokens.coords_TC[50:54, 0].tolist() == [0, 1, 2, 3]
-    assert own.seconds_per_token == 0.01 and own.features == 80
-    assert own.lookahead_seconds == 0.0075
-    sizes = [own.size((8000, 16000)), own.size((1367, 44100)), own.size((1600, 8000))]
+    assert front_end.seconds_per_token == 0.01 and front_end.features == 80
+    assert front_end.lookahead_seconds == 0.0075
+    sizes = [front_end.size((8000, 16000)), front_end.size((1367, 44100)), front_end.size((1600, 8000))]
     assert sizes == [50, 4, 20]
 
 
 def test_what_is_packed_is_what_stands_alone() -> None:
-    own = tokenizer(norm={"running_s": 1.0})
+    front_end = tokenizer(norm={"running_s": 1.0})
     sounds = [sound(0.3), sound(0.1), sound(0.25, 11025)]
-    together = own(sounds).split()
+    together = front_end(sounds).split()
     for one, part in zip(sounds, together, strict=True):
-        assert torch.equal(own([one]).x, part)
+        assert torch.equal(front_end([one]).x, part)
 
 
 def test_a_sound_is_normalised_by_itself() -> None:
     """Loudness and the depth of silence change nothing; nothing of other sounds does, nor do hidden parts."""
-    own = tokenizer(norm={"whole": 0})
+    front_end = tokenizer(norm={"whole": 0})
     wave = torch.randn(8000) * torch.linspace(0.05, 1, 8000)
-    quiet, loud = own([Audio(0.1 * wave, 16000), Audio(wave, 16000)]).split()
+    quiet, loud = front_end([Audio(0.1 * wave, 16000), Audio(wave, 16000)]).split()
     assert torch.allclose(quiet, loud, atol=0.05)
     assert abs(float(loud.mean())) < 1e-5 and float(loud.std()) == pytest.approx(1, abs=1e-3)
-    assert torch.equal(own([Audio(wave, 16000)]).x, loud)
-    hidden = own([Audio(wave, 16000, hidden=(Hidden((0.1, 0.2)),))]).x
+    assert torch.equal(front_end([Audio(wave, 16000)]).x, loud)
+    hidden = front_end([Audio(wave, 16000, hidden=(Hidden((0.1, 0.2)),))]).x
     assert not hidden[10:20].any() and torch.equal(hidden[20:], loud[20:])
     half, bands = (tokenizer(norm={"whole": share})([Audio(wave, 16000)]).x for share in (0.5, 1))
     assert torch.allclose(half, loud - 0.5 * loud.mean(0), atol=1e-4)
     assert torch.allclose(bands, loud - loud.mean(0), atol=1e-4)
-    assert own([Audio(torch.zeros(800), 16000)]).x.isfinite().all()
+    assert front_end([Audio(torch.zeros(800), 16000)]).x.isfinite().all()
     assert not tokenizer(norm={"whole": 1})([Audio(torch.zeros(800), 16000)]).x.any()
     with pytest.raises(UserError, match="which a stream is not"):
-        own.stream()
+        front_end.stream()
     with pytest.raises(ConfigError, match=r"with modality\.norm\.whole each depends on its whole sample"):
-        Encoder(hierarchy(causal=True), own)
+        Encoder(hierarchy(causal=True), front_end)
     with pytest.raises(ValidationError, match="drop one of them"):
         tokenizer(norm={"whole": 0, "running_s": 1.0})
 
 
 def test_times_become_the_nearest_tokens() -> None:
-    own = tokenizer("words")
+    front_end = tokenizer("words")
     times = (0.0, 0.014, 0.016, 0.0951, 0.1, 0.2)
-    tokens = own([sound(0.2, words=times)])
+    tokens = front_end([sound(0.2, words=times)])
     assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 1, 2, 10]
     assert set(tokens.boundaries) == {"words"}
     stacked = tokenizer("words", stem={"frames": 4})
@@ -103,24 +103,24 @@ def test_hidden_parts_are_zero() -> None:
 
 @pytest.mark.parametrize("warp", [0.7, 0.9, 1.2, 1.4])
 def test_warped_bands_are_those_of_moved_tones(warp: float) -> None:
-    own = tokenizer(rate=8000, mels=40)
+    front_end = tokenizer(rate=8000, mels=40)
     times = torch.arange(4000) / 8000
     for hertz in (300, 900, 2400):
         tone, moved = (0.5 * torch.sin(2 * torch.pi * pitch * times) for pitch in (hertz, hertz * warp))
-        result = own.encode(Audio(tone, 8000, warp=warp))[20:30].mean(0)
-        expected = own.encode(Audio(moved, 8000))[20:30].mean(0)
+        result = front_end.encode(Audio(tone, 8000, warp=warp))[20:30].mean(0)
+        expected = front_end.encode(Audio(moved, 8000))[20:30].mean(0)
         assert abs(int(result.argmax()) - int(expected.argmax())) <= 1
         assert abs(float(result.max() - expected.max())) < 0.3
-    noise = own.encode(Audio(torch.randn(8000), 8000, warp=warp))
+    noise = front_end.encode(Audio(torch.randn(8000), 8000, warp=warp))
     assert abs(float(noise.mean()) - 12 / 4) < 0.3 and noise.isfinite().all()
     with pytest.raises(ConfigError, match="no bands to move"):
         tokenizer(features="waveform")([Audio(torch.zeros(100), 16000, warp=warp)])
 
 
 def test_waveforms_come_back() -> None:
-    own = tokenizer(features="waveform", stem={"frames": 2})
+    front_end = tokenizer(features="waveform", stem={"frames": 2})
     sounds = [sound(0.3), sound(0.1)]
-    for before, after in zip(sounds, own.restore(own(sounds)), strict=True):
+    for before, after in zip(sounds, front_end.restore(front_end(sounds)), strict=True):
         assert torch.allclose(after.waveform_S[: len(before.waveform_S)], before.waveform_S, atol=1e-6)
     with pytest.raises(ConfigError, match="features: waveform"):
         tokenizer().restore(tokenizer()([sound(0.1)]))
@@ -190,15 +190,15 @@ def test_a_causal_model_takes_no_stem_that_looks_ahead() -> None:
 
 
 def test_a_causal_model_depends_on_no_later_sound() -> None:
-    own = tokenizer(mels=8, norm={"running_s": 0.1})
-    encoder = Encoder(hierarchy(causal=True), own).eval()
+    front_end = tokenizer(mels=8, norm={"running_s": 0.1})
+    encoder = Encoder(hierarchy(causal=True), front_end).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         wave = torch.randn(6400)
-        before = encoder(own([Audio(wave, 16000)]))["frames"].x
+        before = encoder(front_end([Audio(wave, 16000)]))["frames"].x
         wave = wave.clone()
         wave[3200:] = 0
-        after = encoder(own([Audio(wave, 16000)]))["frames"].x
+        after = encoder(front_end([Audio(wave, 16000)]))["frames"].x
     same = (before - after).abs().amax(1) < 1e-5
     assert same[:19].all() and not same[20:].any()

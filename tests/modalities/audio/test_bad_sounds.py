@@ -220,9 +220,9 @@ def test_training_goes_on_past_bad_alignments(tmp_path: Path) -> None:
     train(small(tmp_path, data=data, group={"type": "given", "boundary": "words"}))
     bad = json.loads((tmp_path / "run" / "summary.json").read_text())["bad_samples"]
     assert bad["test"]["bad"] == 2 * (len(ALIGNMENTS) - 1)
-    said = "\n".join(f"{name}: {reason}" for name, reason in bad["test"]["names"].items())
+    listed = "\n".join(f"{name}: {reason}" for name, reason in bad["test"]["names"].items())
     for name, (_, message) in ALIGNMENTS.items():
-        assert message is None or message in said, name
+        assert message is None or message in listed, name
     assert np.isfinite(losses(tmp_path / "run")).all()
 
 

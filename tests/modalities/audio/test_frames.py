@@ -29,12 +29,12 @@ def tokenizer(**values: Any) -> AudioTokenizer:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chunk", [1, 37, 160, 592, 16000])
 def test_chunks_give_the_whole(kind: str, chunk: int) -> None:
-    own = tokenizer(**KINDS[kind])
+    front_end = tokenizer(**KINDS[kind])
     wave = 0.1 * torch.randn(700 if chunk == 1 else 12345)
-    stream = own.stream()
+    stream = front_end.stream()
     parts = [stream.feed(piece) for piece in wave.split(chunk)]
     together = torch.cat([*parts, stream.flush()])
-    whole = own.encode(Audio(wave, own.config.rate))
+    whole = front_end.encode(Audio(wave, front_end.config.rate))
     assert together.shape == whole.shape
     assert torch.allclose(together, whole, atol=1e-5)
 
@@ -42,31 +42,31 @@ def test_chunks_give_the_whole(kind: str, chunk: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("samples", [1, 2, 79, 160, 161, 640, 641])
 def test_any_length_gives_whole_tokens(kind: str, samples: int) -> None:
-    own = tokenizer(**KINDS[kind])
-    whole = own.encode(Audio(torch.randn(samples), own.config.rate))
+    front_end = tokenizer(**KINDS[kind])
+    whole = front_end.encode(Audio(torch.randn(samples), front_end.config.rate))
     assert (
         len(whole)
-        == own.size((samples, own.config.rate))
-        == -(-samples // round(own.seconds_per_token * own.config.rate))
+        == front_end.size((samples, front_end.config.rate))
+        == -(-samples // round(front_end.seconds_per_token * front_end.config.rate))
     )
     assert whole.isfinite().all()
-    stream = own.stream()
+    stream = front_end.stream()
     together = torch.cat([stream.feed(torch.empty(0)), stream.flush()])
-    assert together.shape == (0, own.features)
+    assert together.shape == (0, front_end.features)
 
 
 @pytest.mark.parametrize("kind", ["log_mel", "stacked", "running", "waveform"])
 def test_a_token_sees_its_own_time_and_the_known_look_ahead(kind: str) -> None:
-    own = tokenizer(**KINDS[kind])
+    front_end = tokenizer(**KINDS[kind])
     wave = torch.randn(8000)
-    before = own.encode(Audio(wave, 16000))
+    before = front_end.encode(Audio(wave, 16000))
     changed = wave.clone()
     changed[4000:] = 0
-    after = own.encode(Audio(changed, 16000))
+    after = front_end.encode(Audio(changed, 16000))
     same = (before == after).all(1)
     first = int((~same).nonzero()[0])
-    end = (first + 1) * own.seconds_per_token + own.lookahead_seconds
-    assert end > 4000 / 16000 >= first * own.seconds_per_token + own.lookahead_seconds
+    end = (first + 1) * front_end.seconds_per_token + front_end.lookahead_seconds
+    assert end > 4000 / 16000 >= first * front_end.seconds_per_token + front_end.lookahead_seconds
     assert same[:first].all()
 
 
@@ -103,32 +103,32 @@ def test_the_running_mean_is_the_sum_that_it_says() -> None:
 def test_silence_and_clipping_are_finite() -> None:
     for wave in (torch.zeros(1600), torch.full((1600,), 1.0), torch.randn(1600).sign()):
         for kind in KINDS.values():
-            own = tokenizer(**kind)
-            assert own.encode(Audio(wave, 16000)).isfinite().all()
+            front_end = tokenizer(**kind)
+            assert front_end.encode(Audio(wave, 16000)).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["log_mel", "stacked", "running"])
 @pytest.mark.parametrize("milliseconds", [10, 37, 160, 1000])
 def test_a_file_in_chunks_gives_the_whole(kind: str, milliseconds: int, tmp_path: Path) -> None:
-    own = tokenizer(**KINDS[kind])
+    front_end = tokenizer(**KINDS[kind])
     wave = 0.1 * torch.randn(44100 * 2 + 17)
     soundfile.write(tmp_path / "a.flac", wave.numpy(), 44100, subtype="PCM_24")
-    whole = own([read_audio(tmp_path / "a.flac", "a")]).x
-    stream = own.stream(rate=44100)
+    whole = front_end([read_audio(tmp_path / "a.flac", "a")]).x
+    stream = front_end.stream(rate=44100)
     parts = [stream.feed(block.waveform_S) for block in blocks(tmp_path / "a.flac", "a", milliseconds / 1000)]
     together = torch.cat([*parts, stream.flush()])
     assert together.shape == whole.shape and torch.allclose(together, whole, atol=1e-4)
 
 
 def test_tokens_come_as_soon_as_they_are_known() -> None:
-    own = tokenizer(**KINDS["stacked"])
-    stream = own.stream()
+    front_end = tokenizer(**KINDS["stacked"])
+    stream = front_end.stream()
     latest = 0.0
     count = 0
     for step in range(100):
         count += len(stream.feed(torch.randn(160)))
-        latest = max(latest, (step + 1) * 0.01 - count * own.seconds_per_token)
-    assert latest < own.seconds_per_token + own.lookahead_seconds + 0.01
+        latest = max(latest, (step + 1) * 0.01 - count * front_end.seconds_per_token)
+    assert latest < front_end.seconds_per_token + front_end.lookahead_seconds + 0.01
 
 
 def test_a_stream_refuses_what_is_no_sound() -> None:

@@ -40,13 +40,13 @@ def test_texts_carry_their_structure(tmp_path: Path) -> None:
         name: [text.content[first:last].strip() for first, last in zip(starts, [*starts[1:], None], strict=True)]
         for name, starts in text.boundaries.items()
     }
-    said = "Größe zählt. Wirklich."
-    assert pieces["paragraphs"] == ["PEP 2", "Why", said, "a = 1\nb = 2", said]
-    assert pieces["sections"] == ["PEP 2", f"Why\n\n{said}\n\na = 1\nb = 2", said]
+    title = "Größe zählt. Wirklich."
+    assert pieces["paragraphs"] == ["PEP 2", "Why", title, "a = 1\nb = 2", title]
+    assert pieces["sections"] == ["PEP 2", f"Why\n\n{title}\n\na = 1\nb = 2", title]
     assert pieces["sentences"] == [
         "PEP 2",
         "Why",
-        *said.split(" W", 1)[:1],
+        *title.split(" W", 1)[:1],
         "Wirklich.",
         "a = 1\nb = 2",
         "Größe zählt.",

@@ -64,12 +64,12 @@ def test_sentences_are_tagged_by_what_was_said_before(tmp_path: Path) -> None:
     draw = random.Random(0)
     rows = []
     for number in range(400):
-        said: list[str] = []
+        warnings: list[str] = []
         labels = []
         for noun in draw.choices(NOUNS, k=6):
-            labels.append("again" if noun in said else "new")
-            said.append(noun)
-        rows.append({"words": [f"A {noun}." for noun in said], "tags": labels, "split": SPLITS[number % 5]})
+            labels.append("again" if noun in warnings else "new")
+            warnings.append(noun)
+        rows.append({"words": [f"A {noun}." for noun in warnings], "tags": labels, "split": SPLITS[number % 5]})
     group = "{type: given, boundary: sentences, max: 32, typical: 8}"
     sentences = ["data.unit=sentences", "task.unit=sentences", f"model.levels.bytes.group={group}", "train.steps=250"]
     result = metrics_of("tagging", tmp_path, rows, *small(("bytes", 32), ("words", 32)), *sentences)

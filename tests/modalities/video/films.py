@@ -145,11 +145,11 @@ def grid(root: Path, counts: Mapping[str, int], frames: int = 50) -> Path:
     for number, name in enumerate(names):
         film(root / "mouth" / f"{name}.mp4", frames, size=(48, 96))
         film(root / "face" / f"{name}.mp4", frames, size=(96, 120))
-        said = [slot[number % len(slot)] for slot in WORDS]
+        spoken = [slot[number % len(slot)] for slot in WORDS]
         split = name.rstrip("0123456789")
-        index += f"{name}\tmouth/{name}.mp4\tface/{name}.mp4\t{' '.join(said)}\t{split}\n"
-        edges = [0.0, *(0.2 + 0.28 * position for position in range(len(said) + 1)), frames / RATE]
-        for word, start, end in zip(["sil", *said, "sil"], edges, edges[1:], strict=False):
+        index += f"{name}\tmouth/{name}.mp4\tface/{name}.mp4\t{' '.join(spoken)}\t{split}\n"
+        edges = [0.0, *(0.2 + 0.28 * position for position in range(len(spoken) + 1)), frames / RATE]
+        for word, start, end in zip(["sil", *spoken, "sil"], edges, edges[1:], strict=False):
             words += f"{name}\t{word}\t{start:.2f}\t{end:.2f}\n"
     (root / "index.tsv").write_text(index)
     (root / "words.tsv").write_text(words)

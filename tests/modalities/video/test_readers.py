@@ -215,7 +215,7 @@ def test_torchcodec_agrees_where_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "short"),
+    ("reason", "short"),
     [
         (
             "Could not load it. Likely causes:\n\n  1. FFmpeg is not there.\n  2. Another",
@@ -225,7 +225,7 @@ def test_torchcodec_agrees_where_it_is(tmp_path: Path) -> None:
         ("", "RuntimeError"),
     ],
 )
-def test_the_reason_is_not_cut_off(said: str, short: str) -> None:
+def test_the_reason_is_not_cut_off(reason: str, short: str) -> None:
     from hrt_modalities.video.readers.torchcodec import _short
 
-    assert _short(RuntimeError(said)).endswith(short)
+    assert _short(RuntimeError(reason)).endswith(short)

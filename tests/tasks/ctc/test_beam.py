@@ -27,15 +27,15 @@ def all_labellings(log_probs_NK: Tensor) -> dict[tuple[int, ...], float]:
     result: dict[tuple[int, ...], float] = {}
     for path in product(range(width), repeat=count):
         score = math.exp(sum(float(log_probs_NK[n, k]) for n, k in enumerate(path)))
-        said = tuple(collapsed(path, width - 1))
-        result[said] = result.get(said, 0.0) + score
-    return {said: math.log(score) for said, score in result.items()}
+        labels = tuple(collapsed(path, width - 1))
+        result[labels] = result.get(labels, 0.0) + score
+    return {labels: math.log(score) for labels, score in result.items()}
 
 
-@pytest.mark.parametrize(("path", "said"), [("", ""), ("---", ""), ("aab", "ab"), ("a-ab", "aab"), ("-a--bb-", "ab")])
-def test_runs_are_one_symbol_and_blanks_part_them(path: str, said: str) -> None:
+@pytest.mark.parametrize(("path", "labels"), [("", ""), ("---", ""), ("aab", "ab"), ("a-ab", "aab"), ("-a--bb-", "ab")])
+def test_runs_are_one_symbol_and_blanks_part_them(path: str, labels: str) -> None:
     positions = ["ab-".index(sign) for sign in path]
-    assert collapsed(positions, 2) == ["ab".index(sign) for sign in said]
+    assert collapsed(positions, 2) == ["ab".index(sign) for sign in labels]
     log_probs = 9 * torch.nn.functional.one_hot(torch.tensor(positions, dtype=torch.int64), 3).float().log_softmax(-1)
     assert greedy(log_probs) == collapsed(positions, 2)
 
@@ -45,7 +45,7 @@ def test_a_wide_beam_finds_the_likeliest_of_all(seed: int) -> None:
     torch.manual_seed(seed)
     log_probs = steps(6, 2)
     scores = all_labellings(log_probs)
-    best = max(scores, key=lambda said: scores[said])
+    best = max(scores, key=lambda labels: scores[labels])
     result = beam_search(log_probs, EVERYTHING)
     assert result.symbols == best
     assert result.log_prob == pytest.approx(scores[best])
@@ -84,7 +84,7 @@ def test_a_lexicon_finds_the_likeliest_of_its_texts(words: list[tuple[str, tuple
     log_probs = steps(6, 2)
     scores = all_labellings(log_probs)
     texts = {tuple(symbol for _, item in text for symbol in item) for text in texts_of(words, 6)}
-    best = max(texts & set(scores), key=lambda said: scores[said])
+    best = max(texts & set(scores), key=lambda labels: scores[labels])
     result = beam_search(log_probs, EVERYTHING, Lexicon(words))
     assert result.symbols == best
     assert result.log_prob == pytest.approx(scores[best])
@@ -102,7 +102,7 @@ def test_a_space_parts_words(seed: int) -> None:
         tuple(symbol for index, (_, item) in enumerate(text) for symbol in (*((2,) if index else ()), *item))
         for text in texts_of(words, 6)
     }
-    best = max(texts & set(scores), key=lambda said: scores[said])
+    best = max(texts & set(scores), key=lambda labels: scores[labels])
     result = beam_search(log_probs, EVERYTHING, Lexicon(words, space=2))
     assert result.symbols == best
     assert " ".join(result.words) == "".join("ab "[symbol] for symbol in best)
@@ -161,8 +161,8 @@ def test_a_language_model_tells_words_that_sound_alike() -> None:
 
 def test_an_open_word_at_the_end_is_left_out() -> None:
     """All is certain, and what is said ends in the middle of a word."""
-    said = [0, 1, 0]
-    log_probs = torch.full((3, 3), -math.inf).scatter(1, torch.tensor(said)[:, None], 0.0)
+    labels = [0, 1, 0]
+    log_probs = torch.full((3, 3), -math.inf).scatter(1, torch.tensor(labels)[:, None], 0.0)
     result = beam_search(log_probs, 4, Lexicon([("ab", (0, 1))]))
     assert (result.symbols, result.words) == ((0, 1), ("ab",))
 
@@ -193,7 +193,7 @@ def test_a_word_list_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("at AE T\nbin B X\n", r"words.txt:2: 'bin' needs 'X'.*AE, B, T"),
         ("at\n", r"words.txt:1: 'at' is not spelled"),
@@ -201,11 +201,11 @@ def test_a_word_list_is_read(tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_wrong_word_list_is_told(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_wrong_word_list_is_told(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "words.txt"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         Lexicon.read(path, ["AE", "B", "T"], "phonemes")
 
 

@@ -16,8 +16,8 @@ def said(text: str, sharp: float = 6.0) -> Tensor:
     return (sharp * rows).log_softmax(-1)
 
 
-def places(found: list[KeywordMatch]) -> list[tuple[int, int]]:
-    return [(spotted.first, spotted.last) for spotted in found]
+def places(matches: list[KeywordMatch]) -> list[tuple[int, int]]:
+    return [(spotted.first, spotted.last) for spotted in matches]
 
 
 def test_a_symbol_is_found_wherever_it_is_said() -> None:

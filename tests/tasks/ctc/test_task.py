@@ -179,8 +179,8 @@ def test_a_beam_tells_symbols_from_their_spellings(
     decoder = {"type": "beam", "spelled": True, "width": 8}
     task = config(finer=FINER, level="b", decoder=decoder).build(hierarchy(2), rows, SYMBOLS).eval()
     assert task.finer is not None and task.decode_head is task.finer
-    said = [[0, 0, 3, 1, 3, 0, 3, 0, 3], [3, 2, 2, 1, 3, 3, 0, 3, 3]]
-    probs = torch.full((2, 9, 4), 0.01).scatter(2, torch.tensor(said)[:, :, None], 0.97).log()
+    spelled = [[0, 0, 3, 1, 3, 0, 3, 0, 3], [3, 2, 2, 1, 3, 3, 0, 3, 3]]
+    probs = torch.full((2, 9, 4), 0.01).scatter(2, torch.tensor(spelled)[:, :, None], 0.97).log()
     steps = Frames(probs.flatten(0, 1), Spans.from_lengths([9, 9]), torch.zeros(18, 2, dtype=torch.int64))
     assert [one.words for one in task.decode(steps)] == [("a", "b"), ("c", "a")]
     monkeypatch.setattr(task.finer, "scores", lambda pyramid: steps)
@@ -237,9 +237,9 @@ def test_a_trained_head_is_read_as_errors(hierarchy: Make, rows: Tokenizer) -> N
 def test_error_rates_add_up_over_batches(hierarchy: Make, rows: Tokenizer) -> None:
     """Of all edits over all symbols, whatever the batches are; a mean of means would differ."""
     task = _reader(hierarchy, rows)
-    said, labels = ["a", "abcabc", "b-b"], [["b"], list("abcabc"), ["b"]]
-    parts = [labelled(rows, [_spoken(text)], [label]) for text, label in zip(said, labels, strict=True)]
-    whole = labelled(rows, [_spoken(text) for text in said], labels)
+    spelled, labels = ["a", "abcabc", "b-b"], [["b"], list("abcabc"), ["b"]]
+    parts = [labelled(rows, [_spoken(text)], [label]) for text, label in zip(spelled, labels, strict=True)]
+    whole = labelled(rows, [_spoken(text) for text in spelled], labels)
     apart, together = _metrics(task, parts), _metrics(task, [whole])
     assert apart == pytest.approx(together)
     assert together["val/word_error_rate"] == pytest.approx(2 / 8)
@@ -450,8 +450,8 @@ def _sentences(rows: Tokenizer, count: int, heard: bool) -> Batch:
     for length in torch.randint(1, 5, (count,)).tolist():
         positions = torch.randint(0, 3, (length,)).tolist()
         labels.append([SYMBOLS[index] for index in positions])
-        said = "".join("--" + SYMBOLS[index] * int(torch.randint(3, 7, ())) for index in positions) + "--"
-        values.append(_spoken(said) + 0.1 * torch.randn(len(said), 4))
+        spelled = "".join("--" + SYMBOLS[index] * int(torch.randint(3, 7, ())) for index in positions) + "--"
+        values.append(_spoken(spelled) + 0.1 * torch.randn(len(spelled), 4))
         if not heard:
             values[-1] = torch.randn_like(values[-1])
     return labelled(rows, values, labels)
@@ -489,7 +489,7 @@ def _metrics(task: CTC, batches: Sequence[Batch]) -> dict[str, float]:
 def test_a_word_list_decides_what_is_written(hierarchy: Make, rows: Tokenizer, tmp_path: Path) -> None:
     """What was heard is no word; the nearest one of the list is, and errors are counted on it."""
     (tmp_path / "words").write_text("aa\ncb\n")
-    said = _spoken("a-b")
+    spelled = _spoken("a-b")
     labels = [["c", "b"]]
     errors = {}
     for lexicon in (None, tmp_path / "words"):
@@ -497,5 +497,5 @@ def test_a_word_list_decides_what_is_written(hierarchy: Make, rows: Tokenizer, t
         task = _reader(hierarchy, rows, given)
         with torch.no_grad():
             task.head.weight[2, 0] = 4.0  # "a" sounds much like "c"
-        errors[lexicon is not None] = int(task(labelled(rows, [said], labels)).stats["character_error_rate"][0])
+        errors[lexicon is not None] = int(task(labelled(rows, [spelled], labels)).stats["character_error_rate"][0])
     assert errors == {False: 1, True: 0}
