@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
+from ..data.stream import Stream
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
 from ..tasks.contrastive import ContrastiveConfig
@@ -43,8 +44,15 @@ class Data:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of samples by split."""
-        return {split: len(dataset) for split, dataset in self.splits.items()}
+        """Number of samples by split, without streams, whose length is not known."""
+        return {split: len(dataset) for split, dataset in self.splits.items() if not isinstance(dataset, Stream)}
+
+    @property
+    def sizes(self) -> str:
+        """The number of samples of each split, for messages."""
+        return ", ".join(
+            f"{self.counts[split]:,} {split}" if split in self.counts else f"streamed {split}" for split in self.splits
+        )
 
     def maker(self, config: RunConfig, split: str) -> BatchMaker:
         """Makes batches of a split."""
@@ -171,7 +179,7 @@ def build_dataset(
     try:
         suited = config.data.suited_towers(config.modalities)
         dataset = suited.build(split)
-        if not len(dataset):
+        if not isinstance(dataset, Stream) and not len(dataset):
             raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
     except ConfigError as error:
         if not advice:

@@ -44,6 +44,7 @@ class _Bad:
 class _Position:
     epoch: NonNegativeInt
     batch: NonNegativeInt
+    stream: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

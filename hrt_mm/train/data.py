@@ -11,6 +11,7 @@ from ..data.extents import Extents
 from ..tasks.batch import Batch
 from .sampler import Plan, Position, Sampler
 from .samples import BadSamples, BatchMaker, Loaded
+from .streamed import StreamSampler
 from .workers import Workers, loader
 
 
@@ -63,7 +64,7 @@ class TrainStream:
     def __init__(
         self,
         maker: BatchMaker,
-        sampler: Sampler,
+        sampler: Sampler | StreamSampler,
         start: Position,
         bad: BadSamples,
         *,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.per_step import training_step
 from ..data.progress import span
+from ..data.stream import StreamError
 from ..tasks.batch import Batch
 from .build import carried_groups
 from .callbacks import Callback, registered
@@ -112,7 +113,13 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
             report_time_limit(run)
             return
 
-        optimizer_step(run, spent)
+        try:
+            optimizer_step(run, spent)
+        except StreamError:
+            # What was trained until then is not lost. Other ranks may still be able to read, and would not take part.
+            if run.ranks.world_size == 1 and run.save_due(ending=True):
+                run.save(ending=True)
+            raise
         if run.log_due():
             run.log_metrics()
         for callback in callbacks:
@@ -122,15 +129,15 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
 def announce(run: Run) -> None:
     """Reports at the start of training what is trained, on what, and what looks wrong."""
     config, options, ranks, reporter = run.config, run.options, run.ranks, run.reporter
-    samples = ", ".join(f"{len(dataset):,} {split}" for split, dataset in run.data.splits.items())
     rank_count = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
     size = f"{parameter_count(run.task):,} parameters"
-    reporter.say(f"{run.folder}: {size}, {ranks.device.type} in {run.precision}{rank_count}, {samples} samples")
+    reporter.say(f"{run.folder}: {size}, {ranks.device.type} in {run.precision}{rank_count}, {run.data.sizes} samples")
     for line in run.initialized_from:
         reporter.say(f"train.init_from: {line}")
     if run.state.step:
         reporter.say(f"resumes from step {run.state.step}")
-    for warning in start_warnings(config.data) if ranks.is_main else ():
+    # A stream cannot be listed.
+    for warning in start_warnings(config.data) if ranks.is_main and "train" in run.data.counts else ():
         reporter.warn("%s", warning)
     if options.time_limit is not None:
         clock = "processor time of this process" if options.clock == "cpu" else "wall clock"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import pickle
+import sys
 
 import torch
 
@@ -18,10 +19,11 @@ from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
 from .pretrain import initialize, pretraining
 from .run_config import RunConfig
-from .sampler import Position, train_sampler
+from .sampler import Position
 from .samples import BadSamples
 from .schedule import schedule_warnings
 from .seeding import forked, mix, seed_all
+from .streamed import train_sampler
 
 MAX_BATCHES = 3
 """Training batches to read until one has a usable sample."""
@@ -66,7 +68,7 @@ def rehearse(config: RunConfig) -> str:
             if split == "val" and f"val/{task.monitor}" not in (metrics or {}):
                 listed = ", ".join(metrics or {}) or "no metric"
                 raise ConfigError(f"val/{task.monitor} is to choose the best, but a batch of val gave {listed}")
-    return ", ".join(f"{len(dataset):,} {split}" for split, dataset in data.splits.items())
+    return data.sizes
 
 
 def warnings_of(config: RunConfig) -> list[str]:
@@ -93,7 +95,7 @@ def _check_workers(config: RunConfig, data: Data) -> None:
 @torch.no_grad()
 def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup, cast: Autocast) -> None:
     dataset, options = data.splits["train"], config.train
-    bad = BadSamples("train", len(dataset), options.max_bad_share)
+    bad = BadSamples("train", data.counts.get("train", sys.maxsize), options.max_bad_share)
     maker = data.training_maker(config)
     plans = train_sampler(dataset, data.tokenizers, options).plans(Position())
     for _ in range(MAX_BATCHES):

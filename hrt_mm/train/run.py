@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,12 @@ from .precision import autocast, choose_dtype
 from .pretrain import InitFrom, initialize
 from .regions import compile_regions
 from .reporting import Reporter, metrics_line
-from .sampler import train_sampler
 from .samples import BadCounts, BadSamples, together
 from .seeding import mix, seed_all
 from .signals import StopSignals
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
+from .streamed import train_sampler
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
 from .weights import EMA
 
@@ -93,7 +94,8 @@ class Run:
             self.folder, keep_last=options.keep_last, monitor=self.monitor, mode=self.task.monitor_mode
         )
         self.state, self.meters = TrainState(), Meters()
-        self.bad = BadSamples("train", len(self.data.splits["train"]), options.max_bad_share)
+        length = self.data.counts.get("train", sys.maxsize)
+        self.bad = BadSamples("train", length, options.max_bad_share)
         self.evaluated_bad: dict[str, BadCounts] = {}
         self.unsaved = False
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)

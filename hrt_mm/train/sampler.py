@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
-from ..core.errors import BadSample, ConfigError
+from ..core.errors import BadSample, ConfigError, UserError
 from ..data.capabilities import Sized
 from ..data.dataset import Dataset
 from ..data.tokenizer import Tokenizer, only_tokenizer
-from .config import TrainConfig
 from .seeding import mix
 from .shuffle import Shuffle
 
 
 @dataclass(frozen=True)
 class Position:
-    """The progress of a run through its data: the epoch, and the batches of it that were trained on."""
+    """The progress of a run through its data: the epoch, and the batches of it that were trained on.
+
+    Args:
+        epoch: from 0.
+        batch: within the epoch.
+        stream: where a stream is, as plain data; see :class:`~.streamed.BlockState`.
+    """
 
     epoch: int = 0
     batch: int = 0
+    stream: Any = None
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,15 @@ class Plan:
         at: the batch.
         indices: samples of this rank.
         following: the position after this batch.
+        rows: of a stream, what the samples are made of.
+        error: why there is no batch.
     """
 
     at: Position
     indices: tuple[int, ...]
     following: Position
+    rows: tuple[Any, ...] = ()
+    error: UserError | None = None
 
 
 class Sampler:
@@ -211,21 +221,6 @@ def evaluation_plans(
         Plan(Position(0, number), tuple(batch), Position(0, number + world_size))
         for number, batch in zip(numbers, batches, strict=True)
     ]
-
-
-def train_sampler(
-    dataset: Dataset, tokenizers: Mapping[str, Tokenizer], options: TrainConfig, *, rank: int = 0, world_size: int = 1
-) -> Sampler:
-    """The batches of the training split."""
-    return Sampler(
-        len(dataset),
-        seed=options.seed,
-        batch_size=options.batch_size,
-        batch_tokens=options.batch_tokens,
-        sizes=sample_sizes(dataset, tokenizers) if options.batch_tokens is not None else None,
-        rank=rank,
-        world_size=world_size,
-    )
 
 
 def sample_sizes(dataset: Dataset, tokenizers: Mapping[str, Tokenizer]) -> list[int]:

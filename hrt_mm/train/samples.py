@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
+from ..data.stream import Stream
 from ..tasks.base import Collator
 from ..tasks.batch import Batch
 from .negatives import Negatives
@@ -67,7 +68,7 @@ class SampleReader(TorchDataset[Loaded], ABC):
         """Leaves the global random generators untouched."""
         with forked(host_only=True):
             try:
-                return self._load(plan)
+                return Loaded(plan, None, error=plan.error) if plan.error is not None else self._load(plan)
             except UserError as error:
                 # Returned, as an exception that leaves a worker arrives as the text of its traceback.
                 return Loaded(plan, None, error=error)
@@ -76,17 +77,21 @@ class SampleReader(TorchDataset[Loaded], ABC):
     def _load(self, plan: Plan) -> Loaded:
         """What becomes of a plan."""
 
-    def _read(self, index: int) -> Sample:
+    def _read(self, index: int, *row: Any) -> Sample:
+        """The sample of an index, or of a row of a stream."""
         if index in self.deadly:
             raise BadSample(self.dataset.name(index), "reading it killed a loader worker; mend or remove it")
         worker = get_worker_info()
         if self.reading is None or worker is None:
-            return self.dataset[index]
+            return self._sample(index, *row)
         self.reading[worker.id] = index
         try:
-            return self.dataset[index]
+            return self._sample(index, *row)
         finally:
             self.reading[worker.id] = -1
+
+    def _sample(self, index: int, *row: Any) -> Sample:
+        return self.dataset.read(index, *row) if isinstance(self.dataset, Stream) else self.dataset[index]
 
 
 class BatchMaker(SampleReader):
@@ -111,11 +116,14 @@ class BatchMaker(SampleReader):
         read: list[tuple[int, Sample]] = []
         bad: list[BadSample] = []
         added = self.negatives.beside(plan.indices, plan.at.epoch) if self.negatives is not None else ()
+        rows = dict(zip(plan.indices, plan.rows, strict=False))
+        # The rows of a stream are not sent back from workers.
+        plan = replace(plan, rows=())
         for index in (*plan.indices, *added):
             # Augmentation then depends neither on the worker nor on what it read before.
             seed_host(mix(self.seed, "sample", plan.at.epoch, index))
             try:
-                read.append((index, self._read(index)))
+                read.append((index, self._read(index, rows[index]) if index in rows else self._read(index)))
             except BadSample as error:
                 bad.append(error)
         try:
@@ -161,7 +169,7 @@ class BadSamples:
 
     Args:
         split: for messages.
-        length: samples of the split.
+        length: samples of the split; larger than any for a stream.
         max_share: the run stops above it.
     """
 

@@ -48,7 +48,8 @@ class TrainState:
     def of(cls, state: Mapping[str, Any]) -> TrainState:
         """Restores the progress from ``state.json``."""
         names = cls.__dataclass_fields__.keys() - {"position"}
-        position = Position(state["position"]["epoch"], state["position"]["batch"])
+        saved = state["position"]
+        position = Position(saved["epoch"], saved["batch"], saved.get("stream"))
         return cls(position=position, **{name: state[name] for name in names})
 
 

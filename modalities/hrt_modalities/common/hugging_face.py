@@ -6,30 +6,43 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import PositiveInt, model_validator
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.contained import FileCell
+from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.splits import split_name, split_name_forms
 from hrt_mm.data.tables import Paths, is_missing, lacking
 
 from .media import AnyRowItem, RowsConfig
+from .splits import check_split
+from .streaming import StreamedRows, class_names, undecoded
 from .tables import Row, SplitColumn
 
 log = logging.getLogger(__name__)
 
 _ROWS = 1024
 """Rows that are read at once."""
+SHUFFLE_BUFFER, EVAL_ROWS = 1024, 4096
+"""Default numbers of rows of a stream that are shuffled among each other, and that are used of val and test."""
 
 
-def load_splits(path: str, subset: str | None = None) -> dict[str, Any]:
+_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv"}
+"""Builders of ``datasets`` by the suffix of a file; others are Parquet."""
+
+
+def load_splits(path: str, subset: str | None = None, *, streaming: bool = False) -> dict[str, Any]:
     """The splits of a dataset, as ``datasets.Dataset`` by ``train``, ``val`` and ``test``; ``train`` if it has none.
 
     Code of a dataset is never run: ``datasets`` reads files of data alone.
 
     Args:
-        path: a folder from ``save_to_disk``, a Parquet file or a folder of them, or the name of a dataset on the hub.
+        path: a folder from ``save_to_disk``, a Parquet, JSON or CSV file, a folder of Parquet files, or the name of a
+            dataset on the hub. Streams may also be of other folders that ``datasets`` loads, such as those of images.
         subset: the configuration of a dataset on the hub.
+        streaming: give each split as ``datasets.IterableDataset``, with media that are not decoded.
 
     Raises:
         ConfigError: the package is missing, there is no such dataset, or two of its splits have one meaning.
@@ -47,14 +60,15 @@ def load_splits(path: str, subset: str | None = None) -> dict[str, Any]:
         markers = ("dataset_dict.json", "dataset_info.json", "state.json")
         was_saved = any((folder / marker).exists() for marker in markers)
         if folder.is_file():
-            dataset = datasets.load_dataset("parquet", data_files={"train": path})
+            builder = _BUILDERS.get(folder.suffix.lower(), "parquet")
+            dataset = datasets.load_dataset(builder, data_files={"train": path}, streaming=streaming)
         elif folder.is_dir() and not was_saved and next(folder.rglob("*.parquet"), None):
             # Splits follow from the names, such as data/train-00000-of-00001.parquet.
-            dataset = datasets.load_dataset("parquet", data_dir=path)
-        elif folder.exists():
+            dataset = datasets.load_dataset("parquet", data_dir=path, streaming=streaming)
+        elif folder.exists() and (was_saved or not streaming):
             dataset = datasets.load_from_disk(path)
         else:
-            dataset = datasets.load_dataset(path, subset)
+            dataset = datasets.load_dataset(path, subset, streaming=streaming)
     except Exception as error:
         # The package raises many kinds of exceptions, including those of the network.
         raise ConfigError(
@@ -62,7 +76,12 @@ def load_splits(path: str, subset: str | None = None) -> dict[str, Any]:
             f"fetched, nor Parquet: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(dataset, Mapping):
-        return {"train": dataset}
+        dataset = {"train": dataset}
+    if streaming:
+        dataset = {
+            name: undecoded(rows.to_iterable_dataset() if hasattr(rows, "to_iterable_dataset") else rows)
+            for name, rows in dataset.items()
+        }
     splits: dict[str, str] = {}
     for name in dataset:
         split = split_name(name)
@@ -172,6 +191,61 @@ class HuggingFaceRowsConfig(RowsConfig):
     """The configuration of a dataset on the hub, if it has several."""
     split_column: str | None = None
     """Column of the split, if the data has no splits of its own; null to split by class and seed."""
+    streaming: bool = False
+    """Read the rows in order as they are needed, without a download of the whole. The first rows of ``val`` and
+    ``test`` are read at the start; the data must have such splits."""
+    shuffle_buffer: PositiveInt = SHUFFLE_BUFFER
+    """Rows of a stream that are in memory and are shuffled among each other; 1 keeps their order."""
+    eval_rows: PositiveInt = EVAL_ROWS
+    """Rows of ``val`` and of ``test`` that are used of a stream. Their files are in memory."""
+    classes: tuple[str, ...] = ()
+    """All classes (or words, or characters) of the labels of a stream, if its features do not name them."""
+
+    @model_validator(mode="after")
+    def _streamable(self) -> Self:
+        if not self.streaming:
+            for key in ("shuffle_buffer", "eval_rows", "classes"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} has no effect without streaming; drop it, or set streaming: true")
+            return self
+        for key in ("split_column", "group", "folds", "val", "test", "split_by", "split_seed", "join"):
+            if key in type(self).model_fields and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with streaming, which reads the splits of the data; drop it")
+        return self
+
+    def build(self, split: str) -> Dataset:
+        """The samples of a split.
+
+        Raises:
+            ConfigError: as without streaming; or a stream has no such split, or its classes are not known.
+        """
+        return self._streamed(split) if self.streaming else super().build(split)
+
+    def plain(self, split: str) -> Dataset:
+        """The samples of a split without random augmentation, for collections to be searched."""
+        return self._streamed(split) if self.streaming else super().plain(split)
+
+    def _streamed(self, split: str) -> Dataset:
+        check_split(split)
+        splits = load_splits(self.path, self.subset, streaming=True)
+        if split not in splits:
+            raise ConfigError(f"{self.where} has no split {split}; it has {', '.join(splits) or 'none that are known'}")
+        rows = splits[split]
+        classes = self._stream_classes(class_names(rows))
+        stream = StreamedRows(self, rows, self.path, split, classes, self.shuffle_buffer)
+        return stream if split == "train" else stream.head(self.eval_rows)
+
+    def _stream_classes(self, names: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+        if self.label_column is None or getattr(self, "label", "class") in ("text", "group"):
+            if self.classes:
+                raise ConfigError("data.classes has no effect, as labels are no classes; drop it")
+            return None
+        if self.classes or self.label_column in names:
+            return tuple(sorted(set(self.classes or names[self.label_column])))
+        raise ConfigError(
+            f"{self.where}: the features do not name the classes of {self.label_column!r}, and a stream is not read "
+            "through to find them; list them in data.classes"
+        )
 
     @property
     def home(self) -> Path:
@@ -184,6 +258,8 @@ class HuggingFaceRowsConfig(RowsConfig):
     def items_by_split(
         self, columns: Sequence[str], keys: Sequence[str], item: Callable[[Row, str, Paths], AnyRowItem]
     ) -> tuple[dict[str, list[AnyRowItem]], str | None]:
+        if self.streaming:
+            raise ConfigError(f"{self.where} is a stream, whose splits are not listed; set data.streaming: false")
         splits = load_splits(self.path, self.subset)
         if "train" not in splits:
             raise ConfigError(

@@ -272,6 +272,21 @@ class RowsConfig(UnsplitConfig):
             ConfigError: the table is missing or broken, or a value is missing or is not what it should be.
         """
 
+    @abstractmethod
+    def of_rows(
+        self, rows: Sequence[tuple[Row, str, Paths]], classes: tuple[str, ...] | None, *, training: bool
+    ) -> Dataset:
+        """The dataset of rows that are not divided into splits.
+
+        Args:
+            rows: with their locations, and the paths that each may name.
+            classes: names of the classes, or ``None``.
+            training: whether to augment.
+
+        Raises:
+            ConfigError: a value is missing or is not what it should be; names the row.
+        """
+
     def of_table(self) -> bool:
         return True
 
@@ -321,6 +336,16 @@ class FileRowsConfig(RowsConfig):
     def splits(self) -> Splits:
         """The content of each split."""
         return self.listed_from(self.home, self._division())
+
+    def of_rows(
+        self, rows: Sequence[tuple[Row, str, Paths]], classes: tuple[str, ...] | None, *, training: bool
+    ) -> Dataset:
+        """The files of rows that are not divided into splits."""
+        items = [self.item_of_row(*row) for row in rows]
+        division = Division({"train": items, "val": items}, self.where, "as it is", traits_of(texts=self._has_texts()))
+        dataset = self.dataset("train" if training else "val", self.home, division, texts=self._has_texts())
+        dataset.classes = classes
+        return dataset
 
     def _has_texts(self) -> bool:
         return getattr(self, "label", "class") == "text"

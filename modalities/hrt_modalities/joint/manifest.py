@@ -67,7 +67,7 @@ class JointRowsConfig(RowsConfig):
         """The names of the sources."""
         return tuple(self.sources)
 
-    def build(self, split: str) -> JointRows:
+    def build(self, split: str) -> Dataset:
         """The rows of a split.
 
         Raises:
@@ -76,7 +76,7 @@ class JointRowsConfig(RowsConfig):
         """
         return self._build(split, training=split == "train")
 
-    def plain(self, split: str) -> JointRows:
+    def plain(self, split: str) -> Dataset:
         """The rows of a split without augmentation, with the first of several equivalent texts."""
         return self._build(split, training=False)
 
@@ -85,6 +85,12 @@ class JointRowsConfig(RowsConfig):
         division = self._division(columns=not training)
         entries, classes = self.items(split, self.home, division, texts=self.label == "group")
         return JointRows(self, entries, classes, training=training)
+
+    def of_rows(
+        self, rows: Sequence[tuple[Row, str, Paths]], classes: tuple[str, ...] | None, *, training: bool
+    ) -> Dataset:
+        """Rows that are not divided into splits."""
+        return JointRows(self, [self._entry(*row) for row in rows], classes, training=training)
 
     def splits(self) -> Splits:
         """What is in each split."""

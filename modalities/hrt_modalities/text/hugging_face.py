@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from hrt_mm.core.errors import BadSample, ConfigError
-from hrt_mm.data.dataset import DatasetConfig
+from hrt_mm.data.dataset import Dataset, DatasetConfig
 
-from ..common.hugging_face import load_splits
+from ..common.hugging_face import EVAL_ROWS, SHUFFLE_BUFFER, load_splits
 from ..common.splits import Part, check_split, hash_split
 from .corpus import Corpus, warn_of_left_out
 from .sources import DocumentSource
+from .streaming import StreamedTexts
 
 _BATCH = 1 << 14
 """Rows whose lengths are read at once."""
@@ -71,13 +72,44 @@ class HuggingFaceConfig(DatasetConfig):
     """Seed of the hash."""
     context: PositiveInt = 2048
     """Tokens of a window where tokens are bytes. Other tokenizers get texts of as many bytes."""
+    streaming: bool = False
+    """Read the rows in order as they are needed, without a download of the whole. Windows are consecutive then. The
+    first windows of ``val`` and ``test`` are read at the start; the data must have such splits."""
+    shuffle_buffer: PositiveInt = SHUFFLE_BUFFER
+    """Windows of a stream that are in memory and are shuffled among each other; 1 keeps their order."""
+    eval_rows: PositiveInt = EVAL_ROWS
+    """Windows of ``val`` and of ``test`` that are used of a stream. They are in memory."""
 
-    def build(self, split: str) -> Corpus:
+    @model_validator(mode="after")
+    def _streamable(self) -> Self:
+        keys = ("val", "test", "split_seed") if self.streaming else ("shuffle_buffer", "eval_rows")
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                how = "with streaming, which reads the splits of the data" if self.streaming else "without streaming"
+                raise ValueError(f"{key} has no effect {how}; drop it")
+        if self.streaming and self.context < 2:
+            raise ValueError(f"context {self.context} leaves nothing to predict; it must be 2 or more")
+        return self
+
+    def build(self, split: str) -> Dataset:
         """The windows of a split.
 
         Raises:
             ConfigError: the package is missing, there is no such data or column, or the split is empty.
         """
+        return self._streamed(split) if self.streaming else self._corpus(split)
+
+    def _streamed(self, split: str) -> Dataset:
+        check_split(split)
+        splits = load_splits(self.path, self.subset, streaming=True)
+        if split not in splits:
+            available = ", ".join(splits) or "none that are known"
+            raise ConfigError(f"data.path {self.path} has no split {split}; it has {available}")
+        rows = splits[split]
+        stream = StreamedTexts(rows, self.path, split, self.text_key, self.context, self.shuffle_buffer)
+        return stream if split == "train" else stream.head(self.eval_rows)
+
+    def _corpus(self, split: str) -> Corpus:
         check_split(split)
         splits = load_splits(self.path, self.subset)
         for name in ("val", "test"):
