@@ -53,7 +53,9 @@ def picture(folder: Path, name: str, shade: int = 0) -> str:
 
 def manifest(file: Path, split: str = "train", **options: Any) -> JointRows:
     given = {"type": "joint_manifest", "file": file, "sources": SOURCES, "split_column": None, **options}
-    return JointManifestConfig.model_validate(given).build(split)
+    built = JointManifestConfig.model_validate(given).build(split)
+    assert isinstance(built, JointRows)
+    return built
 
 
 def own_splits(folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,9 @@ def datasets() -> Any:
 
 def corpus(folder: Path, split: str, **values: Any) -> Corpus:
     config = {"type": "hugging_face", "path": str(folder), "context": 100_000} | values
-    return HuggingFaceConfig.model_validate(config).build(split)
+    built = HuggingFaceConfig.model_validate(config).build(split)
+    assert isinstance(built, Corpus)
+    return built
 
 
 def raw(found: Corpus) -> bytes:
