@@ -31,7 +31,7 @@ class RowSource(Iterator[Any], ABC):
         """Where reading goes on after the last row, as plain data; ``None`` if the source cannot go on from there."""
 
 
-class Stream(Dataset, ABC):
+class StreamedDataset(Dataset, ABC):
     """Training samples that can only be read in order.
 
     Rows are read in the training process, and become samples in workers. A copy that is sent to a worker need not be

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import ConfigError
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.dataset import Dataset
-from ..data.stream import Stream
+from ..data.stream import StreamedDataset
 from ..data.tokenizer import SINGLE, Tokenizer, only_tokenizer
 from ..tasks.base import Task
 from ..tasks.contrastive import ContrastiveConfig
@@ -45,7 +45,9 @@ class Data:
     @property
     def counts(self) -> dict[str, int]:
         """Number of samples by split, without streams, whose length is not known."""
-        return {split: len(dataset) for split, dataset in self.splits.items() if not isinstance(dataset, Stream)}
+        return {
+            split: len(dataset) for split, dataset in self.splits.items() if not isinstance(dataset, StreamedDataset)
+        }
 
     @property
     def sizes(self) -> str:
@@ -179,7 +181,7 @@ def build_dataset(
     try:
         suited = config.data.suited_towers(config.modalities)
         dataset = suited.build(split)
-        if not isinstance(dataset, Stream) and not len(dataset):
+        if not isinstance(dataset, StreamedDataset) and not len(dataset):
             raise ConfigError(f"data.type {config.data.type}: the {split} split is empty")
     except ConfigError as error:
         if not advice:

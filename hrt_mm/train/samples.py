@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
-from ..data.stream import Stream
+from ..data.stream import StreamedDataset
 from ..tasks.base import Collator
 from ..tasks.batch import Batch
 from .negatives import Negatives
@@ -91,7 +91,7 @@ class SampleReader(TorchDataset[Loaded], ABC):
             self.reading[worker.id] = -1
 
     def _sample(self, index: int, *row: Any) -> Sample:
-        return self.dataset.read(index, *row) if isinstance(self.dataset, Stream) else self.dataset[index]
+        return self.dataset.read(index, *row) if isinstance(self.dataset, StreamedDataset) else self.dataset[index]
 
 
 class BatchMaker(SampleReader):

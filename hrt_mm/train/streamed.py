@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from ..core.errors import ConfigError
 from ..data.dataset import Dataset
-from ..data.stream import RowSource, Stream, StreamError
+from ..data.stream import RowSource, StreamedDataset, StreamError
 from ..data.tokenizer import Tokenizer
 from .config import TrainConfig
 from .sampler import Plan, Position, Sampler, sample_sizes
@@ -56,7 +56,9 @@ class StreamSampler:
         ConfigError: there are more ranks than samples in a batch.
     """
 
-    def __init__(self, stream: Stream, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, stream: StreamedDataset, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if batch_size < world_size:
             raise ConfigError(f"train.batch_size {batch_size} is too small for {world_size} ranks; set it to more")
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
@@ -141,7 +143,7 @@ def train_sampler(
     Raises:
         ConfigError: the dataset cannot fill a batch, or a stream is to be cut by tokens.
     """
-    if isinstance(dataset, Stream):
+    if isinstance(dataset, StreamedDataset):
         if options.batch_size is None:
             raise ConfigError(
                 f"{dataset.where} is a stream, whose sizes are not known in advance; use train.batch_size"

@@ -20,6 +20,7 @@ from hrt_mm.train.streamed import StreamSampler
 from hrt_modalities.audio import Audio
 from hrt_modalities.audio.files import wav
 from tests.modalities.tiny_images import CLASSES, folder_of_images, interrupted, losses
+from tests.modalities.video.films import film
 
 
 @pytest.fixture
@@ -149,12 +150,13 @@ def test_a_stream_that_stops_keeps_what_was_trained(datasets: Any, tmp_path: Pat
     assert losses(tmp_path / "b", data, "train.save_every=null", resume=True) == expected
 
 
-def test_sounds_and_pairs(datasets: Any, tmp_path: Path) -> None:
+def test_sounds_videos_and_pairs(datasets: Any, tmp_path: Path) -> None:
     sounds = [wav(Audio(torch.full((800 + index,), 0.1), 8000)) for index in range(4)]
     pixels = [path.read_bytes() for path, _ in folder_of_images(tmp_path / "images")["train"][:4]]
     rows = {
         "audio": [{"bytes": sound, "path": "a.wav"} for sound in sounds],
         "image": pixels,
+        "video": [film(tmp_path / f"{index}.mp4", 6 + index).read_bytes() for index in range(4)],
         "text": ["one", "two", "three", "four"],
     }
     table = datasets.Dataset.from_dict(rows)
@@ -164,6 +166,10 @@ def test_sounds_and_pairs(datasets: Any, tmp_path: Path) -> None:
     assert [spoken.read(index, row).label for index, row in enumerate(spoken.open())] == ["one", "two", "three"]
     test = streamed(tmp_path / "saved", "test", modality="audio", label="text", label_column="text")
     assert len(test) == 1 and test[0].label == "four" and len(test[0].value.waveform_S) == 803
+    filmed = streamed(tmp_path / "saved", modality="video", label="words", label_column="text", classes=rows["text"])
+    clip = filmed.read(1, list(filmed.open())[1])
+    assert len(clip.value.pixels_N3HW) == 7 and clip.label == ["two"] and clip.name == "train:1"
+    assert filmed.classes == ("four", "one", "three", "two")
     sources = {
         "image": {"type": "image", "column": "image"},
         "sound": {"type": "audio", "column": "audio"},
@@ -202,6 +208,8 @@ def test_mistakes_are_named(datasets: Any, tmp_path: Path) -> None:
         stream.read(1, outside)
     with pytest.raises(ConfigError, match="leads out of"):
         stream.read(1, {**outside, "image": {"bytes": None, "path": "/etc/hostname"}})
+    with pytest.raises(ConfigError, match="is a stream, whose splits are not listed"):
+        stream.config.splits()
     with pytest.raises(ConfigError, match="has no split val; it has train"):
         streamed(table, "val", classes=["dog", "cat"])
     for values, message in (

@@ -14,7 +14,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.contained import FileCell
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
-from hrt_mm.data.stream import RowSource, Stream, StreamError
+from hrt_mm.data.stream import RowSource, StreamedDataset, StreamError
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .tables import Paths, Row
@@ -105,7 +105,7 @@ class HuggingFaceSource(RowSource):
             return {**value, "bytes": file.read()}
 
 
-class StreamedRows(Stream):
+class StreamedRows(StreamedDataset):
     """The rows of a ``datasets.IterableDataset`` as samples.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
-from hrt_mm.data.stream import RowSource, Stream, StreamError
+from hrt_mm.data.stream import RowSource, StreamedDataset, StreamError
 
 from ..common.streaming import HuggingFaceSource
 from .text import Text
@@ -95,7 +95,7 @@ class WindowSource(RowSource):
         return {"documents": self._before, "skip": self._position} if self._has_states else None
 
 
-class StreamedTexts(Stream):
+class StreamedTexts(StreamedDataset):
     """Windows over the rows of a ``datasets.IterableDataset``.
 
     Args:
@@ -141,14 +141,14 @@ class StreamedTexts(Stream):
         windows = list(islice(self.open(), count + 1))
         if len(windows) > count:
             log.warning("%s: the first %d windows are used; data.eval_rows sets their number", self.where, count)
-        return Windows([Sample(window, None, self.name(number)) for number, window in enumerate(windows[:count])])
+        return TextWindows([Sample(window, None, self.name(number)) for number, window in enumerate(windows[:count])])
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers do not read rows.
         return {**self.__dict__, "rows": None}
 
 
-class Windows(Dataset):
+class TextWindows(Dataset):
     """Windows in memory."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
