@@ -168,7 +168,7 @@ def test_sounds_videos_and_pairs(datasets: Any, tmp_path: Path) -> None:
     assert len(test) == 1 and test[0].label == "four" and len(test[0].value.waveform_S) == 803
     filmed = streamed(tmp_path / "saved", modality="video", label="words", label_column="text", classes=rows["text"])
     clip = filmed.read(1, list(filmed.open())[1])
-    assert len(clip.value.pixels_N3HW) == 7 and clip.label == ["two"] and clip.name == "train:1"
+    assert len(clip.value.pixels_NCHW) == 7 and clip.label == ["two"] and clip.name == "train:1"
     assert filmed.classes == ("four", "one", "three", "two")
     sources = {
         "image": {"type": "image", "column": "image"},
