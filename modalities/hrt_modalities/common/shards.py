@@ -91,8 +91,8 @@ class ShardRowsConfig(LocatedRowsConfig):
     folders of these names, are these splits."""
     shards: str | tuple[str, ...] = ()
     """Paths and URLs of shards, in place of ``root``: ``s3://bucket/train-{000..009}.tar``, ``https://``, and all else
-    that fsspec reads (extra ``data``, and the library of the protocol, such as s3fs). ``{000..009}`` and ``{a,b}``
-    stand for several, ``*`` for any part of a name. Splits are as for ``root``."""
+    that fsspec reads, with the library of the protocol, such as s3fs. ``{000..009}`` and ``{a,b}`` stand for several,
+    ``*`` for any part of a name. Splits are as for ``root``."""
     shard_cache: Path | None = None
     """A folder that remote shards are copied to on first use; null to read parts of them when they are needed, which
     the server must support."""
