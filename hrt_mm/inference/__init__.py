@@ -8,7 +8,7 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .create import create_model, list_models
-    from .export import ExportedFile, export_run
+    from .export import ClassComparison, ExportedFile, compare_classes, export_run
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .locating import LevelVectors
     from .predictions import Attribution, Predicted, PredictedSpan, Prediction, SpanPrediction
@@ -21,7 +21,7 @@ else:
         {
             ".create": ("create_model", "list_models"),
             ".locating": ("LevelVectors",),
-            ".export": ("ExportedFile", "export_run"),
+            ".export": ("ClassComparison", "ExportedFile", "compare_classes", "export_run"),
             ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
             ".predictions": ("Attribution", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
@@ -32,6 +32,7 @@ else:
 
 __all__ = [
     "Attribution",
+    "ClassComparison",
     "ExportedFile",
     "Finished",
     "GeneratedText",
@@ -46,6 +47,7 @@ __all__ = [
     "SpanPrediction",
     "Stream",
     "TrainedRun",
+    "compare_classes",
     "continued",
     "create_model",
     "evaluate_run",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +24,9 @@ from ..core.levels import FixedGroups, HierarchyConfig, extent
 from ..core.pyramid import Pyramid
 from ..data.atomic_files import replace_file
 from ..data.capabilities import Exportable
+from ..data.sample import Sample
 from ..data.tokenizer import SINGLE, Tokenizer
-from ..tasks.classification import Classification
+from ..tasks.classification import Classification, ClassificationConfig
 from ..tasks.contrastive import Contrastive
 from ..tasks.encoder import Encoder
 from ..tasks.encoding import EncoderTask
@@ -54,7 +57,7 @@ class ExportedFile:
         error: the largest difference from the model, relative to the largest output if that is above 1.
         num_bytes: of the file.
         shapes: of the inputs that it was checked with, in order.
-        milliseconds: a batch in the file's runtime, median.
+        milliseconds: a batch in the file's runtime; the median of batches that take turns with those in PyTorch.
         eager_milliseconds: the same batch in PyTorch, without tokenization.
         timed: shapes of the inputs of that batch.
         float32: of a quantized file, the same of the file that it was made of.
@@ -68,6 +71,23 @@ class ExportedFile:
     eager_milliseconds: float
     timed: str
     float32: ExportedFile | None = None
+
+
+@dataclass(frozen=True)
+class ClassComparison:
+    """Classes that an exported file gives, beside the model's.
+
+    Args:
+        count: number of samples.
+        same: share of them for which both give the same class.
+        accuracy: of the model.
+        file_accuracy: of the file.
+    """
+
+    count: int
+    same: float
+    accuracy: float
+    file_accuracy: float
 
 
 class DenseModel(nn.Module):
@@ -105,21 +125,25 @@ def export_run(
     level: str | None = None,
     tower: str | None = None,
     int8: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ExportedFile:
     """Exports a run, checks the file at five sizes, and keeps it if it agrees with the model.
 
     Args:
         run: on the CPU, with tokenizers that do not resize inputs (``load_task(..., inputs="own")``).
-        path: of the file; replaced if it exists.
+        path: of the file, in a folder that exists; replaced if it exists.
         format: ``onnx`` for ONNX Runtime and others, ``pt2`` for ``torch.export.load``.
         output: class scores, or the vector of a sample. By default scores of a classifier, else vectors.
         level: of the vector; the coarsest, or that of the contrastive task, by default.
         tower: of a run with several.
         int8: quantize weights to 8 bits (ONNX). The error is measured, and has no limit.
+        clock: seconds that batches are timed with, such as ``time.process_time`` on a busy machine.
 
     Raises:
-        UserError: the model has parts that cannot be exported, or the file does not agree with it.
+        UserError: the path cannot be written, the model has parts that cannot be exported, or the file does not agree
+            with it.
     """
+    check_path(path)
     if int8 and format != "onnx":
         raise UserError("int8 quantization is that of ONNX Runtime; export with --onnx, or drop --int8")
     model, metadata = _model(run, output, level, tower)
@@ -129,11 +153,12 @@ def export_run(
         written = Path(temporary) / f"model.{format}"
         if format == "onnx":
             _write_onnx(model, written, metadata)
-            compute = _onnx(written)
+            with _failures_named("ONNX Runtime cannot load the model"):
+                compute = _onnx(written)
         else:
             _write_pt2(model, written, metadata)
             compute = _pt2(written)
-        report = _check(model, compute, path, written)
+        report = _check(model, compute, path, written, clock)
         if not report.error <= TOLERANCE:
             raise UserError(
                 f"the exported file differs from the model by {report.error:.1e}, more than {TOLERANCE:g}; {path} was "
@@ -141,12 +166,57 @@ def export_run(
             )
         if int8:
             written = _quantized(written)
-            report = replace(_check(model, _onnx(written), path, written), float32=report)
+            report = replace(_check(model, _onnx(written), path, written, clock), float32=report)
             if not math.isfinite(report.error):
                 raise UserError(f"the quantized model gives values that are not finite; {path} was not written")
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, written.read_bytes())
     return report
+
+
+def check_path(path: Path) -> None:
+    """Checks that a file can be written, before work is spent on it.
+
+    Raises:
+        UserError: the path is a folder, or lies in a folder that does not exist.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it, such as {path / 'model.onnx'}")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; create it, or choose another path")
+
+
+@torch.no_grad()
+def compare_classes(run: TrainedRun, path: Path, format: Format, samples: Iterable[Sample]) -> ClassComparison:
+    """Compares the classes that an exported classifier gives with the model's. Views of a sample are averaged.
+
+    Args:
+        run: as :func:`export_run` takes it.
+        path: of the exported file.
+        format: of the file.
+        samples: labelled.
+
+    Raises:
+        UserError: the run is no classifier, or there are no samples.
+        BadSample: a sample cannot be tokenized.
+    """
+    model, _ = _model(run, "logits", None, None)
+    compute = _onnx(path) if format == "onnx" else _pt2(path)
+    config, tokenizer = run.config.task, model.tokenizer
+    assert isinstance(config, ClassificationConfig) and isinstance(tokenizer, Tokenizer)
+    rows = []
+    for sample in samples:
+        values = config.values([sample])
+        tokens = tokenizer(values)
+        (target,) = config.targets([sample], tokens, run.classes).tolist()
+        outputs = compute(tokenizer.dense_batch(values)), model.read(model.encoder(tokens))
+        rows.append((*(int(logits.softmax(-1).mean(0).argmax()) for logits in outputs), target))
+    if not rows:
+        raise UserError("there are no samples to compare classes with")
+    file, eager, targets = torch.tensor(rows).unbind(1)
+    same, accuracy, file_accuracy = (
+        float((a == b).float().mean()) for a, b in ((file, eager), (eager, targets), (file, targets))
+    )
+    return ClassComparison(len(rows), same, accuracy, file_accuracy)
 
 
 def _model(
@@ -162,8 +232,8 @@ def _model(
         encoder = task.encoder_of(name)
     else:
         raise UserError(
-            f"{run.folder} was trained on task {run.config.task.type}, which has no encoder of its own for each tower; "
-            "tasks over one modality and task contrastive can be exported"
+            f"{run.folder} was trained on task {run.config.task.type}, whose output combines towers; tasks over one "
+            "modality and task contrastive can be exported"
         )
     hierarchy = encoder.hierarchy.config
     check_exportable(hierarchy, tokenizer)
@@ -218,9 +288,9 @@ def check_exportable(config: HierarchyConfig, tokenizer: Tokenizer) -> None:
     for level in config.levels:
         if level.group is not None and not isinstance(level.group, FixedGroups):
             raise ConfigError(
-                f"level {level.name!r} has groups of type {level.group.type}, whose number depends on what a sample "
-                "contains, and an exported graph has sizes that follow from the shape of its input. Train with "
-                "group: {type: fixed, stride: N}, or run this model in PyTorch (hrt_mm.inference.load_run)"
+                f"level {level.name!r} has group.type {level.group.type}: the number of its groups depends on what a "
+                "sample contains, and an exported graph has sizes that follow from the shapes of its inputs. Train "
+                "with group: {type: fixed, stride: N}, or run this model in PyTorch (hrt_mm.inference.load_run)"
             )
     if not isinstance(tokenizer, Exportable):
         raise ConfigError(
@@ -259,9 +329,9 @@ def _failures_named(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise UserError(
-            f"{what}: {reason} Run this model in PyTorch, or use another stem or pooling; --traceback shows more"
+            f"{what}: {reason}. Run this model in PyTorch, or use another stem or pooling; --traceback shows more"
         ) from error
 
 
@@ -338,11 +408,18 @@ def _quantized(path: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantized = path.with_name("int8.onnx")
-    quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
+    disabled = logging.root.manager.disable
+    # The quantizer warns of each tensor of truth values, and advises a step that the exporter has done.
+    logging.disable(logging.WARNING)
+    try:
+        with _failures_named("ONNX Runtime cannot quantize the model"):
+            quantize_dynamic(path, quantized, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(disabled)
     return quantized
 
 
-def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> ExportedFile:
+def _check(model: DenseModel, compute: _Compute, path: Path, written: Path, clock: Callable[[], float]) -> ExportedFile:
     """Compares a file with the model at several sizes, and times both at the last one."""
     tokenizer = model.tokenizer
     assert isinstance(tokenizer, Tokenizer)
@@ -355,14 +432,17 @@ def _check(model: DenseModel, compute: _Compute, path: Path, written: Path) -> E
         # A comparison with NaN is false, so that it would pass as no error.
         error = math.inf if not torch.isfinite(difference) else max(error, float(difference))
         shapes.append(" ".join("x".join(map(str, x.shape)) for x in inputs.values()))
-    timed = _milliseconds(lambda: compute(inputs)), _milliseconds(lambda: model.read(model.encoder(tokens)))
-    return ExportedFile(path, error, written.stat().st_size, shapes, *timed, shapes[-1])
+    calls = (lambda: compute(inputs)), (lambda: model.read(model.encoder(tokens)))
+    milliseconds, eager_milliseconds = _milliseconds(calls, clock)
+    return ExportedFile(path, error, written.stat().st_size, shapes, milliseconds, eager_milliseconds, timed=shapes[-1])
 
 
-def _milliseconds(call: Callable[[], object]) -> float:
-    seconds = []
+def _milliseconds(calls: Sequence[Callable[[], object]], clock: Callable[[], float]) -> list[float]:
+    """The median of each call. They take turns, as the load of a machine changes."""
+    seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(_RUNS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return 1000 * sorted(seconds)[_RUNS // 2]
+        for call, times in zip(calls, seconds, strict=True):
+            start = clock()
+            call()
+            times.append(clock() - start)
+    return [1000 * statistics.median(times) for times in seconds]
