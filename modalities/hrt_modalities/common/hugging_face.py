@@ -185,8 +185,9 @@ class HuggingFaceRowsConfig(RowsConfig):
     """Rows of Hugging Face ``datasets`` (extra ``data``)."""
 
     path: str
-    """A folder from ``save_to_disk``, a Parquet file or a folder of them, or the name of a dataset on the hub, which is
-    downloaded. Code of datasets is never run."""
+    """A folder from ``save_to_disk``, a Parquet, JSON or CSV file, a folder of Parquet files, or the name of a dataset
+    on the hub, which is downloaded. Streams may also be of other folders that ``datasets`` loads, such as those of
+    images. Code of datasets is never run."""
     subset: str | None = None
     """The configuration of a dataset on the hub, if it has several."""
     split_column: str | None = None

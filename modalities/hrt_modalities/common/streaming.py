@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import blake2b
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -43,11 +45,15 @@ class RowBytes:
 
     Args:
         content: the bytes.
-        identity: of the row and the column.
     """
 
-    def __init__(self, content: bytes, identity: str) -> None:
-        self.content, self.identity = content, identity
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @cached_property
+    def identity(self) -> str:
+        """A checksum."""
+        return blake2b(self.content, digest_size=16).hexdigest()
 
     def read(self, key: int) -> bytes:
         """The bytes."""
@@ -167,7 +173,7 @@ class StreamedRows(StreamedDataset):
         for column, value in row.items():
             content = value.get("bytes") if isinstance(value, dict) else value
             if isinstance(content, bytes):
-                value = FileCell(RowBytes(content, f"{self.name(number)}:{column}"), 0)
+                value = FileCell(RowBytes(content), 0)
             elif isinstance(value, dict) and "bytes" in value:
                 value = value.get("path")
             elif column in self._labels:
