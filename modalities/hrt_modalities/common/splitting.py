@@ -188,7 +188,14 @@ class SplitConfig(ValSplitConfig):
         items: dict[str, list[Item]] = {}
         paths, sides = Paths(file, root), SplitColumn(split_column, str(file))
         named = ", ".join(f"data.{key}" for key in (*keys, "group", "folds"))
-        for number, row in read_rows(file, [*columns, *self.split_columns()], named, split_column=split_column):
+        rows = read_rows(
+            file,
+            [*columns, *self.split_columns()],
+            named,
+            split_column=split_column,
+            label_column=getattr(self, "label_column", None),
+        )
+        for number, row in rows:
             location = f"{file}:{number}"
             made = item(row, location, paths)
             items.setdefault(self.side_of(row, location, sides), []).append(made)

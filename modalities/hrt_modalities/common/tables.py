@@ -31,9 +31,16 @@ __all__ = [
 
 _SPLIT_KEY = "Set data.split_column to a column of splits, or to null for splits that are made of the rows"
 
+_LABEL_KEY = "Set data.label_column to a column of labels, or to null if there is none"
+
 
 def read_rows(
-    file: Path, columns: Sequence[str], keys: str, *, split_column: str | None = None
+    file: Path,
+    columns: Sequence[str],
+    keys: str,
+    *,
+    split_column: str | None = None,
+    label_column: str | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """The rows of a table with their line numbers.
 
@@ -42,12 +49,14 @@ def read_rows(
         columns: that must have a value in each row; an empty cell of CSV is one.
         keys: the settings that name columns, for messages.
         split_column: one of ``columns``, which the setting of this name gives and which may be null.
+        label_column: the same.
 
     Raises:
         ConfigError: the file is missing or not such a table, has no rows or lacks a column, or a row has no value in
             it; names the line.
     """
     rows = rows_of(file, "data.file")
+    fixes = {split_column: _SPLIT_KEY, label_column: _LABEL_KEY}
     seen: dict[str, None] = {}
     empty = True
     for number, row in rows:
@@ -55,9 +64,7 @@ def read_rows(
         for column in columns:
             if row.get(column) is None:
                 if column not in row and column not in seen:
-                    _refuse_absent(
-                        file, number, row, column, _SPLIT_KEY if column == split_column else f"Set {keys}", rows
-                    )
+                    _refuse_absent(file, number, row, column, fixes.get(column, f"Set {keys}"), rows)
                 raise ConfigError(f"{file}:{number}: the value of {column!r} is {lacking(row, column)}; fill it in")
         if len(seen) < len(row):
             seen |= dict.fromkeys(row)

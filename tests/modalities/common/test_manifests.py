@@ -129,7 +129,11 @@ def test_a_root_is_trusted_and_the_table_is_not(tmp_path: Path, kind: str) -> No
         ("a.csv", "path,label,split\n", "a.csv has no rows"),
         ("a.jsonl", '{"path": "0.x", "label": null, "split": "train"}', "a.jsonl:1: the value of 'label' is null"),
         ("a.jsonl", '{"path": "0.x", "label": NaN, "split": "train"}', "a.jsonl:1: the value of 'label' is NaN"),
-        ("a.jsonl", '{"path": "0.x", "split": "train"}', "a.jsonl:1 has no column 'label'; it has path, split"),
+        (
+            "a.jsonl",
+            '{"path": "0.x", "split": "train"}',
+            "a.jsonl:1 has no column 'label'; it has path, split. Set data.label_column to .*, or to null",
+        ),
         (
             "a.jsonl",
             '{"path": "0.x", "split": "train"}\n{"path": "0.x", "label": "cat", "split": "train"}\n',
