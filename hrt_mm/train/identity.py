@@ -31,6 +31,8 @@ _FIX = "resume with what the run was trained on, or start another run with anoth
 
 MAY_CHANGE = {
     "data.root",
+    "data.shard_cache",
+    "data.shards",
     "train.callbacks",
     "train.clock",
     "train.compile",
