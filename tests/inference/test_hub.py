@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from hrt_mm import ConfigError, Hierarchy, UserError, create_model, load_config, load_run, train
 from hrt_mm.cli.main import main
@@ -45,6 +46,9 @@ def test_a_run_comes_back(digits: TrainedRun, tmp_path: Path) -> None:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert not any("optimizer" in name or name.endswith((".bin", ".pt")) for name in names)
     assert "started_in" not in loaded.checkpoint.state
+    (weights,) = folder.rglob("*.safetensors")
+    with safe_open(weights, "pt") as file:
+        assert file.metadata() == {"format": "pt"}, "transformers and others read no file without it"
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: hrt-mm\nlicense: apache-2.0\n")
     assert "hrt-mm train config.yaml" in card and "10 classes: 0, 1, 2" in card and "torch" in card
