@@ -98,9 +98,10 @@ class StreamSampler:
                 self.stream.where,
                 first,
             )
-            _read(rows, first, epoch, 0)
+            for _ in _read(rows, first, epoch, 0):
+                pass
         while True:
-            read = _read(rows, self._block_size(epoch, block), epoch, first)
+            read = list(_read(rows, self._block_size(epoch, block), epoch, first))
             order: Sequence[int] = range(len(read))
             if self.stream.shuffle_buffer > 1:
                 order = Shuffle(len(read), mix(self.seed, "block", epoch, block))
@@ -117,22 +118,21 @@ class StreamSampler:
         return size if block else 1 + mix(self.seed, "first block", epoch) % size
 
 
-def _read(rows: RowSource, count: int, epoch: int, before: int) -> list[Any]:
+def _read(rows: RowSource, count: int, epoch: int, before: int) -> Iterator[Any]:
     """Up to ``count`` rows.
 
     Raises:
         StreamError: the stream stopped; says where.
     """
-    read: list[Any] = []
+    number = before
     try:
         for row in islice(rows, count):
-            read.append(row)  # noqa: PERF402, so that what was read is counted when it fails
+            number += 1
+            yield row
     except StreamError as error:
         raise StreamError(
-            f"{error}; it stopped in epoch {epoch} after {before + len(read)} rows. Resume (--resume) when it can be "
-            "read again"
+            f"{error}; it stopped in epoch {epoch} after {number} rows. Resume (--resume) when it can be read again"
         ) from error
-    return read
 
 
 def train_sampler(
