@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -157,7 +158,12 @@ def run(options: argparse.Namespace) -> Result:
         name=NAME,
         command=options.command,
         quick=options.quick,
-        settings={"tolerance": TOLERANCE, "clock": "processor time", "steps": 1 if options.quick else STEPS},
+        settings={
+            "onnxruntime": version("onnxruntime"),
+            "tolerance": TOLERANCE,
+            "clock": "processor time",
+            "steps": 1 if options.quick else STEPS,
+        },
         checks=errors,
         rows=rows,
         **environment(options.device),
