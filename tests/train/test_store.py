@@ -68,12 +68,13 @@ def test_a_run_goes_on_from_the_newest_that_is_whole(tmp_path: Path, caplog: pyt
     store = opened(tmp_path, keep_last=3)
     for step in (1, 2, 3):
         saved(store, step)
+    size = (store.path(3) / "model.safetensors").stat().st_size
     cut(store, 3)
     (store.path(2) / "state.json").write_text("{")
     result = store.newest()
     assert result is not None
     assert result.step == 1
-    assert "expected 80 bytes, found 77" in caplog.text
+    assert f"expected {size} bytes, found {size - 3}" in caplog.text
     assert "; the run goes on from the good checkpoint" in caplog.text
     assert "step-00000001" in caplog.text
     assert store.steps() == [1]
@@ -95,7 +96,7 @@ def test_reading_a_damaged_one_names_one_that_is_good(tmp_path: Path) -> None:
     saved(store, 1, 0.9)
     saved(store, 2, 0.1)
     cut(store, 1)
-    with pytest.raises(CheckpointError, match=r"cut short: expected 80 bytes, found 77; .*step-00000002 is good"):
+    with pytest.raises(CheckpointError, match=r"cut short: expected \d+ bytes, found \d+; .*step-00000002 is good"):
         store.read("best")
     cut(store, 2)
     with pytest.raises(CheckpointError, match="no other checkpoint is good"):
