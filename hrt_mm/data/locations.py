@@ -230,12 +230,12 @@ def shards_of(pattern: str) -> list[Location]:
     for name in _expanded(pattern):
         if _URL.match(name) is None:
             names = sorted(glob(name)) if has_magic(name) and not Path(name).exists() else [name]
-            locations += [LocalFile(Path(found)) for found in names]
+            locations += [LocalFile(Path(match)) for match in names]
         elif "*" in name:
             try:
                 with _errors():
                     system, path = _system(name)
-                    locations += [RemoteFile(system.unstrip_protocol(found)) for found in sorted(system.glob(path))]
+                    locations += [RemoteFile(system.unstrip_protocol(match)) for match in sorted(system.glob(path))]
             except ConfigError:
                 raise
             except (OSError, ValueError) as error:

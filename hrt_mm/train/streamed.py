@@ -94,7 +94,7 @@ class StreamSampler:
         rows = self.stream.open(source)
         if source is None and first:
             log.warning(
-                "%s cannot be resumed where it was: %d rows are read again to reach that place",
+                "%s cannot be resumed where it was: %d rows are read again to get there",
                 self.stream.where,
                 first,
             )

@@ -132,8 +132,13 @@ def test_http(shards: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(locations, "_BLOCK", 512)
     expected = images(root=shards)
     names = "{train-000000,train-000001,train-000002,val-000000,test-000000}.tar"
-    dataset = images(shards=f"{serve(shards, Ranges)}/{names}")
+    ranges = f"{serve(shards, Ranges)}/{names}"
+    dataset = images(shards=ranges)
     assert all(torch.equal(one.value, other.value) for one, other in zip(dataset, expected, strict=True))
+    # Connections of this process are not those of its workers.
+    remote, local = {"type": "webdataset", "shards": ranges}, {"type": "webdataset", "root": str(shards)}
+    options = ("train.steps=2", "train.test=false")
+    assert losses(tmp_path / "a", remote, "train.workers=1", *options) == losses(tmp_path / "b", local, *options)
     plain = f"{serve(shards, Plain)}/{names}"
     with pytest.raises(ConfigError, match=r"train-000000\.tar.* cannot be read: .*set data\.shard_cache to a folder"):
         images(shards=plain)

@@ -106,9 +106,9 @@ def test_every_position_is_resumed(datasets: Any, tmp_path_factory: pytest.TempP
     for index, plan in enumerate(seen[:11]):
         # In a run that is interrupted once, and in one that is interrupted after each batch.
         once, again = resumed(plan), resumed(again)
-        for found in (once, again):
-            assert (found.at.epoch, found.at.batch) == (seen[index + 1].at.epoch, seen[index + 1].at.batch)
-            assert (found.indices, found.rows) == (seen[index + 1].indices, seen[index + 1].rows)
+        for next_plan in (once, again):
+            assert (next_plan.at.epoch, next_plan.at.batch) == (seen[index + 1].at.epoch, seen[index + 1].at.batch)
+            assert (next_plan.indices, next_plan.rows) == (seen[index + 1].indices, seen[index + 1].rows)
 
 
 def test_ranks_share_batches(datasets: Any, tmp_path: Path) -> None:
