@@ -428,7 +428,9 @@ def _check(model: DenseModel, compute: _Compute, path: Path, written: Path, cloc
         values = [tokenizer.dense_example(size) for _ in range(batch)]
         inputs, tokens = tokenizer.dense_batch(values), tokenizer(values)
         expected = model.read(model.encoder(tokens))
-        difference = (compute(inputs) - expected).abs().max() / expected.abs().max().clamp(min=1)
+        with _failures_named("the exported model fails at other sizes than those it was traced with"):
+            output = compute(inputs)
+        difference = (output - expected).abs().max() / expected.abs().max().clamp(min=1)
         # A comparison with NaN is false, so that it would pass as no error.
         error = math.inf if not torch.isfinite(difference) else max(error, float(difference))
         shapes.append(" ".join("x".join(map(str, x.shape)) for x in inputs.values()))

@@ -233,6 +233,18 @@ def test_videos_of_any_duration_and_size(stem: str, tmp_path: Path) -> None:
         torch.testing.assert_close(got, packed(model, videos), atol=1e-4, rtol=1e-4)
 
 
+def test_a_file_that_fails_at_a_size_is_a_user_error(
+    images: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(inputs: Any) -> torch.Tensor:
+        raise AssertionError("Guard failed: inputs_0.size()[0] > 1")
+
+    monkeypatch.setattr(export, "_write_pt2", lambda *arguments: None)
+    monkeypatch.setattr(export, "_pt2", lambda path: fails)
+    with pytest.raises(UserError, match="fails at other sizes than those it was traced with: Guard failed"):
+        export_run(images, tmp_path / "a.pt2", "pt2")
+
+
 @torch.no_grad()
 def test_a_tower_of_a_contrastive_run(tmp_path: Path) -> None:
     run = run_from(TOWERS, tmp_path)
