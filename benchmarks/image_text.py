@@ -5,7 +5,8 @@ on a GPU), and twice more without the words and without the picture, for as long
 split then tell the 185 test emoji, none of which nor a variant of which was trained on: from both, and where one is
 missing (``task.without``). The shallow pair is scikit-learn's: logistic regression over the TF-IDF of words, a support
 vector machine over 16 x 16 pixels, and both by the sum of their log-probabilities; and the same over character n-grams.
-``--shallow`` trains nothing else. ``HRT_MM_DATA`` names the folder that holds ``emoji/``.
+``--shallow`` trains nothing else. ``--config retrieval/emoji_groups_words`` reads words by static vectors instead of
+letters, and ``--no-alone`` leaves out the runs of one modality. ``HRT_MM_DATA`` names the folder that holds ``emoji/``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .results import Bar, Measured, Result, Row, environment
 from .runs import Finished, for_minutes, kept_or_trained, scores
 
 NAME = "image_text"
-CONFIG = "retrieval/emoji_groups"
+CONFIGS = ("retrieval/emoji_groups", "retrieval/emoji_groups_words")
 OTHER = {"image": "text", "text": "image"}
 """What is left out for what is read alone."""
 METRICS = ("accuracy", "macro_f1")
@@ -121,7 +122,7 @@ def run(options: argparse.Namespace) -> Result:
     """
     if not os.environ.get("HRT_MM_DATA"):
         raise UserError("HRT_MM_DATA is not set; name the folder that holds emoji/")
-    config, device = load_config(CONFIG), options.device.type
+    config, device = load_config(options.config), options.device.type
     named = [] if options.shallow else _trained(config, device, options)
     data = {split: config.data.plain(split) for split in ("train", "test")}
     assert isinstance(data["train"], JointRows) and isinstance(data["test"], JointRows)
@@ -135,7 +136,7 @@ def run(options: argparse.Namespace) -> Result:
         settings={
             "minutes": options.minutes,
             "seed": options.seed,
-            "config": CONFIG,
+            "config": options.config,
             "test": len(data["test"]),
             "most_common": max(counts.values()) / len(data["test"]),
         },
@@ -154,6 +155,8 @@ def _trained(config: RunConfig, device: str, options: argparse.Namespace) -> lis
         run = train("fused", config, home, options)
         fused = {"both": told(run, home / "fused", (), device)}
         fused |= {kind: told(run, home / "fused", (other,), device) for kind, other in OTHER.items()}
+        if not options.alone:
+            return [("fused", fused)]
         single = {}
         for kind, other in OTHER.items():
             run = train(kind, alone(config, kind), home, options)
@@ -165,7 +168,9 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
     """Whether fusing brings something over each modality, alone or with the other one missing, and over the pair."""
     by = {str(row.sizes["model"]): row.contenders for row in rows}
     both = by["fused"]["both"].scores["accuracy"] or 0.0
-    claims = [(f"both over {kind}, by a model of it alone", by["trained alone"][kind]) for kind in OTHER]
+    claims = [
+        (f"both over {kind}, by a model of it alone", single) for kind, single in by.get("trained alone", {}).items()
+    ]
     claims += [(f"both over {kind} alone in the same model", by["fused"][kind]) for kind in OTHER]
     claims += [("both over the shallow pair", by["scikit-learn"]["both"])]
     leads = {claim: both - (other.scores["accuracy"] or 0.0) for claim, other in claims}
@@ -191,6 +196,8 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     options = parser(NAME, __doc__ or "")
     options.add_argument("--shallow", action="store_true", help="the shallow pair alone")
+    options.add_argument("--config", choices=CONFIGS, default=CONFIGS[0], help=f"{CONFIGS[0]} when absent")
+    options.add_argument("--no-alone", dest="alone", action="store_false", help="leave out runs of one modality")
     options.add_argument("--minutes", type=float, default=6.0, help="of each run; 6 when absent")
     options.add_argument("--runs", type=Path, metavar="DIR", help="keep runs here, and take those that are there")
     options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")

@@ -77,8 +77,21 @@ def test_both_are_held_against_each_and_against_a_shallow_pair(
     assert "| scikit-learn | both |" in image_text.tables(result)
 
 
+def test_runs_of_one_modality_can_be_left_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = made_up(monkeypatch)
+    path = tmp_path / "result.json"
+    argv = ["--device", "cpu", "--threads", "1", "--no-alone", "--json", str(path)]
+    argv += ["--config", "retrieval/emoji_groups_words"]
+    assert main(image_text.arguments(), image_text.run, image_text.tables, argv) == 0
+    assert list(trained) == ["fused"]
+    result = read(path)
+    assert result.settings["config"] == "retrieval/emoji_groups_words"
+    assert [row.sizes["model"] for row in result.rows] == ["fused", "scikit-learn"]
+    assert not any("by a model of it alone" in bar.claim for bar in result.bars)
+
+
 def test_models_of_one_modality_can_be_built(data: Path) -> None:
-    config = load_config(image_text.CONFIG)
+    config = load_config(image_text.CONFIGS[0])
     for kind in image_text.OTHER:
         check(image_text.alone(config, kind))
 

@@ -158,7 +158,7 @@ def test_each_packaged_configuration_reads_files_of_others(
     monkeypatch.setenv("XDG_CACHE_HOME", str(request.getfixturevalue("cache")))
     if name.startswith("audio/synthetic") or name == "retrieval/moments_spoken":
         pytest.importorskip("espeakng_loader", reason="the extra `speech` is not installed")
-    if name == "retrieval/symbols":
+    if name in ("retrieval/symbols", "retrieval/emoji_groups_words"):
         pytest.importorskip("emoji", reason="the extra `demo` is not installed")
     overrides = [f"data.root={class_folder(tmp_path / 'own', FOLDERS[name])}"] if name in FOLDERS else []
     if name not in GENERATED and name not in FOLDERS:
