@@ -64,13 +64,7 @@ class FileCell:
 
 
 class ContainedFile(str):
-    """The name of a contained file. It stands where the path of a file is expected: in items, splits and messages.
-
-    Args:
-        name: for messages; unique in a dataset.
-        source: reads the bytes.
-        key: of the file in the source.
-    """
+    """The name of a contained file. It stands where the path of a file is expected: in items, splits and messages."""
 
     __slots__ = ("key", "source")
 
@@ -78,7 +72,13 @@ class ContainedFile(str):
     key: int
 
     def __new__(cls, name: str, source: FileContainer, key: int) -> ContainedFile:
-        """The name, with where the bytes are."""
+        """The name, with where the bytes are.
+
+        Args:
+            name: for messages; unique in a dataset.
+            source: reads the bytes.
+            key: of the file in the source.
+        """
         contained = super().__new__(cls, name)
         contained.source, contained.key = source, key
         return contained
