@@ -82,6 +82,8 @@ def test_run_that_was_stopped_has_a_report(digits_run: Path, tmp_path: Path) -> 
 def test_command_prints_summary_and_replaces_the_report(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = digits_run / "report" / "old.png"
     old.parent.mkdir(exist_ok=True)
+    # Only a folder with this file is a report, and replaced.
+    (old.parent / "report.md").touch()
     old.write_bytes(b"")
     assert main(["diagnose", str(digits_run), "train.batch_size=128"]) == 0
     lines = capsys.readouterr().out.splitlines()
