@@ -191,7 +191,7 @@ def boundary_cuts(run: TrainedRun, most: int | None) -> Cuts:
         tokens = run.tokenizer([sample.value])
         with torch.no_grad():
             logits_T = run.task.logits(run.task.encoder(tokens)[0].x)
-        (positions,) = run.task.places(logits_T, tokens.spans)
+        (positions,) = run.task.positions(logits_T, tokens.spans)
         times = positions * (seconds_per_token(run.tokenizer) or 1.0)
         true = [start for start, _, _ in truth[sample.name]]
         cuts.add(times.tolist(), true, sample.value.seconds, generator)

@@ -19,7 +19,7 @@ from ..core.pyramid import Pyramid
 from ..core.spans import Spans
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE
-from ..inference.locating import located, places_of
+from ..inference.locating import located, locations_of
 from ..inference.predictions import Attribution
 from ..inference.trained import TrainedRun
 from ..tasks.batch import Batch
@@ -156,13 +156,13 @@ class Explainer:
         heaviest = weights_N.topk(min(self.count, len(weights_N))).indices
         heaviest = heaviest[weights_N[heaviest] > 0]
         named = []
-        for index, place in zip(heaviest.tolist(), places_of(reader, value, edges_N2A[heaviest]), strict=True):
+        for index, location in zip(heaviest.tolist(), locations_of(reader, value, edges_N2A[heaviest]), strict=True):
             attributions = Attribution(level, float(weights_N[index]), tower)
-            if len(place) == 4:
-                left, top, right, bottom = place
+            if len(location) == 4:
+                left, top, right, bottom = location
                 named.append(replace(attributions, box=(left, top, right, bottom)))
                 continue
-            start, end = place
+            start, end = location
             text = reader.text(value, (start, end)).get("text", "")
             named.append(replace(attributions, start=start, end=end, text=text))
         return named

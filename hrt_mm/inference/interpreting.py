@@ -30,7 +30,7 @@ from ..tasks.labels import NO_LABEL
 from ..tasks.matching import Matching
 from ..tasks.segmentation import Segmentation
 from ..tasks.tagging import Tagging, units_of
-from .locating import places_of, unit_of
+from .locating import locations_of, unit_of
 from .predictions import Predicted, PredictedSpan, Prediction, SpanPrediction
 from .reading import TowerReader
 
@@ -156,8 +156,10 @@ class Interpreter:
         units, samples_of_units = units_of(tokens, None)
         edges = _unit_edges(tokens, units, samples_of_units)
         predictions: list[Predicted | None] = []
-        places = self.task.places(logits_T, tokens.spans)
-        for sample, edges_T2A, logits, starts in zip(samples, edges, tokens.spans.split(logits_T), places, strict=True):
+        positions = self.task.positions(logits_T, tokens.spans)
+        for sample, edges_T2A, logits, starts in zip(
+            samples, edges, tokens.spans.split(logits_T), positions, strict=True
+        ):
             if not logits.isfinite().all():
                 predictions.append(None)
                 continue
@@ -208,15 +210,15 @@ class Interpreter:
     ) -> tuple[PredictedSpan, ...]:
         """Spans at edges in level-0 coordinates."""
         modality, spans = self.readers[SINGLE].modality, []
-        places = places_of(self.readers[SINGLE], sample.value, edges_N2A)
-        for number, (place, label, score) in enumerate(zip(places, labels, scores, strict=True)):
+        locations = locations_of(self.readers[SINGLE], sample.value, edges_N2A)
+        for number, (location, label, score) in enumerate(zip(locations, labels, scores, strict=True)):
             border, border_score = borders[number] if borders is not None else (None, None)
             border_score = border_score if border is not None else None
-            if len(place) == 4:
-                left, top, right, bottom = place
+            if len(location) == 4:
+                left, top, right, bottom = location
                 spans.append(PredictedSpan(0.0, 0.0, label, score, box=(left, top, right, bottom)))
                 continue
-            start, end = place
+            start, end = location
             text = modality.passage(sample.value, (start, end)) if texts and issubclass(modality, Textual) else ""
             spans.append(PredictedSpan(start, end, label, score, text, border, border_score))
         return tuple(spans)
@@ -244,8 +246,8 @@ def _unit_edges(tokens: Tokens, units: Spans, samples: Spans) -> list[Tensor]:
     for first, end in pairwise(samples.host.tolist()):
         if tokens.axes == 1:
             begin = int(tokens.spans.host[len(edges)])
-            places_U = torch.tensor([starts[unit] - begin for unit in range(first, end + 1)], dtype=torch.float64)
-            edges.append(torch.stack([places_U[:-1], places_U[1:]], 1)[..., None])
+            positions_U = torch.tensor([starts[unit] - begin for unit in range(first, end + 1)], dtype=torch.float64)
+            edges.append(torch.stack([positions_U[:-1], positions_U[1:]], 1)[..., None])
             continue
         cells = [coords_TC[starts[unit] : starts[unit + 1]] for unit in range(first, end)]
         edges.append(torch.stack([torch.stack([cell.amin(0), cell.amax(0) + 1]) for cell in cells]))

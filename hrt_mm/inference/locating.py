@@ -17,7 +17,7 @@ from ..data.capabilities import BoxLocating, Lasting, Textual, Timed, positions_
 from ..tasks.ctc import frames_of, token_ranges
 from .reading import TowerReader
 
-Place = tuple[float, ...]
+Location = tuple[float, ...]
 """Start and end of a part of a sample; or left, top, right and bottom of a part of a picture."""
 
 
@@ -28,13 +28,13 @@ class LevelVectors:
     Args:
         level: its name.
         vectors_ND: of the tokens, on the host; of a video, the means over moments.
-        places: of each, in ``unit``.
+        locations: of each, in ``unit``.
         unit: ``seconds``, ``bytes`` of a text, ``pixels``, or ``tokens``.
     """
 
     level: str
     vectors_ND: Tensor = field(repr=False)
-    places: tuple[Place, ...] = field(repr=False)
+    locations: tuple[Location, ...] = field(repr=False)
     unit: str
 
     def __len__(self) -> int:
@@ -42,13 +42,13 @@ class LevelVectors:
 
     def __str__(self) -> str:
         count, width = self.vectors_ND.shape
-        ends = [self.places[0], *([self.places[-1]] if count > 1 else [])] if count else []
-        shown = " to ".join("(" + ", ".join(f"{value:g}" for value in place) + ")" for place in ends)
+        ends = [self.locations[0], *([self.locations[-1]] if count > 1 else [])] if count else []
+        shown = " to ".join("(" + ", ".join(f"{value:g}" for value in location) + ")" for location in ends)
         return f"{self.level}: {count} tokens of width {width}, {shown} in {self.unit}"
 
 
 def unit_of(reader: TowerReader) -> str:
-    """The unit of places in samples of a tower."""
+    """The unit of locations in samples of a tower."""
     if isinstance(reader.tokenizer, Timed) or issubclass(reader.modality, Lasting):
         return "seconds"
     if issubclass(reader.modality, Textual):
@@ -56,7 +56,7 @@ def unit_of(reader: TowerReader) -> str:
     return "pixels" if reader.tokenizer.axes == 2 and isinstance(reader.tokenizer, BoxLocating) else "tokens"
 
 
-def places_of(reader: TowerReader, value: Any, edges_N2A: Tensor) -> list[Place]:
+def locations_of(reader: TowerReader, value: Any, edges_N2A: Tensor) -> list[Location]:
     """Where parts of a sample lie.
 
     Args:

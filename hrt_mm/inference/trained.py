@@ -43,7 +43,7 @@ from ..train.seeding import forked
 from ..train.store import open_store
 from .inputs import Input, Inputs, SampleBatches, inputs_of
 from .interpreting import NOT_FINITE, Interpreter
-from .locating import LevelVectors, located, places_of, unit_of
+from .locating import LevelVectors, located, locations_of, unit_of
 from .predictions import Predicted
 from .reading import TowerReader
 
@@ -163,7 +163,7 @@ class TrainedRun:
     def levels(
         self, inputs: Sequence[Any], tower: str | None = None, *, batch_size: int | None = None
     ) -> list[dict[str, LevelVectors]]:
-        """The tokens of all levels with their places, fine to coarse, for each sample.
+        """The tokens of all levels with their locations, fine to coarse, for each sample.
 
         Args:
             inputs: as :meth:`predict` takes them. Of a sample of several values, such as a pair, the first is encoded.
@@ -197,8 +197,10 @@ class TrainedRun:
                             continue
                         value = samples[owner].value
                         value = value[0] if isinstance(value, tuple) else value if tower == SINGLE else value[tower]
-                        places = tuple(places_of(reader, value, edges_N2A))
-                        results[first + owner][level] = LevelVectors(level, x_ND.float().cpu(), places, unit_of(reader))
+                        locations = tuple(locations_of(reader, value, edges_N2A))
+                        results[first + owner][level] = LevelVectors(
+                            level, x_ND.float().cpu(), locations, unit_of(reader)
+                        )
         return results
 
     @contextmanager
@@ -302,7 +304,7 @@ class TrainedRun:
         """
         missing = [path for path in _paths(self.config.data) if not path.exists()]
         if missing and (self.folder / CONFIG).is_file():
-            return "; a saved model comes without its data: give the place of your own, as in data.root=photos"
+            return "; a saved model comes without its data: name yours, as in data.root=photos"
         started_in = self.checkpoint.state.get("started_in")
         if not isinstance(started_in, str):
             return ""

@@ -116,7 +116,7 @@ class Boundary(EncoderTask):
         parts = {name: part.detach() for name, part in parts.items()}
         if self.training:
             return TaskOutput(loss, parts, stats)
-        predicted = self.places(logits_T, tokens.spans)
+        predicted = self.positions(logits_T, tokens.spans)
         starts_T = _mask(predicted, tokens.spans)
         broken = [bool(part.isnan().any()) for part in tokens.spans.split(logits_T.detach().cpu())]
         return TaskOutput(loss, parts, stats | self._scores(predicted, tokens, broken), starts_T.to(tokens.device))
@@ -127,7 +127,7 @@ class Boundary(EncoderTask):
         return logits
 
     @on_host
-    def places(self, logits_T: Tensor, spans: Spans) -> list[np.ndarray]:
+    def positions(self, logits_T: Tensor, spans: Spans) -> list[np.ndarray]:
         """Where groups start in each sample, in tokens; its first token is left out.
 
         Args:

@@ -249,7 +249,7 @@ def test_towers_are_embedded_and_located(runs: Callable[[str], Path]) -> None:
     both, alone = run.levels(inputs, "image")
     assert both["picture"].vectors_ND.shape == (4, 16) and not alone
     (bytes_of_text,) = run.levels(inputs[1:], "text")
-    assert bytes_of_text["bytes"].places == tuple((byte, byte + 1) for byte in range(5))
+    assert bytes_of_text["bytes"].locations == tuple((byte, byte + 1) for byte in range(5))
     with pytest.raises(ConfigError, match="has the towers image, text; name one"):
         run.levels(inputs)
 

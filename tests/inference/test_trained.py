@@ -58,9 +58,15 @@ def test_levels_have_vectors_and_places(digits: TrainedRun) -> None:
     for levels in samples:
         finest, coarsest = next(iter(levels.values())), list(levels.values())[-1]
         assert len(finest) == 64 and finest.unit == "pixels"
-        assert sorted(finest.places) == sorted((x, y, x + 1, y + 1) for x in range(8) for y in range(8))
-        left, top = min(place[0] for place in coarsest.places), min(place[1] for place in coarsest.places)
-        right, bottom = max(place[2] for place in coarsest.places), max(place[3] for place in coarsest.places)
+        assert sorted(finest.locations) == sorted((x, y, x + 1, y + 1) for x in range(8) for y in range(8))
+        left, top = (
+            min(location[0] for location in coarsest.locations),
+            min(location[1] for location in coarsest.locations),
+        )
+        right, bottom = (
+            max(location[2] for location in coarsest.locations),
+            max(location[3] for location in coarsest.locations),
+        )
         assert (left, top, right, bottom) == (0, 0, 8, 8)
         assert "tokens of width 128" in str(coarsest)
     pooled_BD = torch.stack([levels[coarsest.level].vectors_ND.mean(0) for levels in samples])

@@ -77,7 +77,7 @@ def test_a_saved_model_asks_for_the_place_of_its_data(
         assert main(command) == 2
         error = capsys.readouterr().err
         assert "data.root pictures is not a folder" in error
-        assert "a saved model comes without its data: give the place of your own, as in data.root=photos" in error
+        assert "a saved model comes without its data: name yours, as in data.root=photos" in error
     assert main(["eval", str(folder), "--split", "val", f"data.root={home / 'pictures'}"]) == 0
 
 
