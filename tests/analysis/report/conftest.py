@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,25 +63,41 @@ def masked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("masked"), DIGITS, *masked)
 
 
+@contextmanager
+def installed(site: Path) -> Iterator[None]:
+    """Makes the packages of a folder importable, together with their entry points, for as long as the context lasts."""
+    sys.path.insert(0, str(site))
+    modalities.cache_clear()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(site))
+        modalities.cache_clear()
+
+
 @pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The package of pulses, as pip would have installed it."""
+def pulses_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the package of pulses, as pip would have installed it."""
     site = tmp_path_factory.mktemp("site")
     (site / "pulses").symlink_to(PULSES / "pulses")
     info = site / "hrt_mm_pulses-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hrt-mm-pulses\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[hrt_mm.modalities]\npulses = pulses:Pulses\n")
-    sys.path.insert(0, str(site))
-    modalities.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    modalities.cache_clear()
+    return site
 
 
 @pytest.fixture(scope="session")
-def series_run(tmp_path_factory: pytest.TempPathFactory, plugin: None) -> Path:
-    return trained(tmp_path_factory.mktemp("series"), SERIES)
+def trained_series(tmp_path_factory: pytest.TempPathFactory, pulses_site: Path) -> Path:
+    with installed(pulses_site):
+        return trained(tmp_path_factory.mktemp("series"), SERIES)
+
+
+@pytest.fixture
+def series_run(trained_series: Path, pulses_site: Path) -> Iterator[Path]:
+    """A run of the package of pulses, which is installed for this test alone."""
+    with installed(pulses_site):
+        yield trained_series
 
 
 TEXTS = """\
