@@ -37,6 +37,7 @@ from ..data.atomic_files import replace_file
 from ..train.build import build_task, build_tokenizers
 from ..train.check import check
 from ..train.loop import train
+from ..train.monitor import monitor_of
 
 Scalar = bool | int | float | str | None
 Key = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]
@@ -145,8 +146,9 @@ class Sweep:
             load_optuna()
         first = self.run_config(next(self._preview()), self.config.seeds[0])
         task = build_task(first, build_tokenizers(first), first.task.stand_ins)
-        self.metric = self.config.metric or f"val/{task.monitor}"
-        self.mode = self.config.mode or task.monitor_mode
+        monitor = monitor_of(first.train, task)
+        self.metric = self.config.metric or monitor.metric
+        self.mode = self.config.mode or monitor.mode
         for settings in self._preview():
             # A mistake in the last combination must not cost the runs before it.
             check(self.run_config(settings, self.config.seeds[0]))

@@ -54,6 +54,12 @@ class _Monitor:
 
 
 @dataclass(frozen=True)
+class _Patience:
+    best: float | None = None
+    stale: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
 class _StateSchema:
     """The content of ``state.json``. Keys with a default are absent outside of training runs."""
 
@@ -66,6 +72,7 @@ class _StateSchema:
     evaluated: NonNegativeInt = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     failed_saves: NonNegativeInt = 0
+    patience: _Patience = _Patience()
     meters: dict[str, tuple[float, float]] = field(default_factory=dict)
     bad: _Bad = _Bad(0, 0, {})
     log_lines: NonNegativeInt = 0

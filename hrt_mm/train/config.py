@@ -124,6 +124,15 @@ class PretrainConfig(Component):
         return self
 
 
+class EarlyStopping(Component):
+    """Ends training when the monitored metric no longer improves; the best weights are then tested as usual."""
+
+    patience: PositiveInt
+    """Evaluations in a row without improvement after which training ends, every ``eval_every`` steps."""
+    min_delta: NonNegativeFloat = 0.0
+    """How much better than the last improvement the metric must be, to count as one."""
+
+
 class TrainConfig(Component):
     """The training loop. All lengths are in optimizer steps."""
 
@@ -139,6 +148,13 @@ class TrainConfig(Component):
     """Steps between evaluations on the ``val`` split, which choose the best checkpoint; none when null."""
     eval_batches: PositiveInt | None = None
     """Batches of such an evaluation, a fixed random draw; the whole split when null."""
+    monitor: str | None = None
+    """Metric of ``val`` that chooses the best checkpoint, such as ``val/loss`` or ``val/accuracy``; the task's own
+    (``task.monitor`` where it has one) when null, and in ``pretrain``."""
+    monitor_mode: Literal["min", "max"] | None = None
+    """Which way that metric is better; by its name when null."""
+    early_stopping: EarlyStopping | None = None
+    """Ends training early, not that of ``pretrain``; it goes on to the last step when null."""
     test: bool = True
     """Evaluate the best weights on the ``test`` split at the end."""
     log_every: PositiveInt = 20
@@ -186,6 +202,14 @@ class TrainConfig(Component):
         if (self.batch_size is None) == (self.batch_tokens is None):
             given = "neither" if self.batch_size is None else "both"
             raise ValueError(f"give one of batch_size and batch_tokens; {given} is given")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_monitor(self) -> TrainConfig:
+        if self.eval_every is None:
+            for key in ("early_stopping", "monitor", "monitor_mode"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} needs evaluations on val, and eval_every is null; set it")
         return self
 
     @model_validator(mode="after")

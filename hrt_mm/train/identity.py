@@ -40,6 +40,7 @@ MAY_CHANGE = {
     "train.eval_batches",
     "train.eval_every",
     "train.init_from",
+    "train.early_stopping",
     "train.keep_last",
     "train.log_every",
     "train.loggers",
@@ -99,7 +100,7 @@ def config_digest(config: RunConfig) -> str:
 
 
 def _may_change(key: str) -> bool:
-    return key in MAY_CHANGE or key.startswith(("run.", "train.init_from."))
+    return key in MAY_CHANGE or key.startswith(("run.", "train.early_stopping.", "train.init_from."))
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:

@@ -88,20 +88,23 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
         callbacks: called at set points of training.
 
     Raises:
+        ConfigError: ``train.monitor`` names no metric of ``val``.
         Stopped: a signal arrived before the end. A checkpoint is saved first.
     """
     announce(run)
+    run.check_monitor()
     for callback in callbacks:
         callback.on_start(run)
     while True:
         # A run is evaluated, saved and ended here alone, between two steps.
         stopping, spent = run.synchronize()
-        finished = run.state.step >= run.options.steps or spent >= 1
+        finished = run.state.step >= run.options.steps or spent >= 1 or run.early_stopping_due()
         best = False
         if not stopping and run.evaluation_due(finished=finished):
             stopping, best = run.evaluate()
             for callback in callbacks if not stopping else ():
                 callback.on_evaluation(run, run.state.metrics)
+            finished = finished or run.early_stopping_due()
         ending = finished or stopping
         if best or run.save_due(ending=ending):
             run.save(ending=ending)
@@ -110,7 +113,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
         if stopping:
             raise run.stopped()
         if finished:
-            report_time_limit(run)
+            report_end(run, spent)
             return
 
         try:
@@ -156,10 +159,24 @@ def announce(run: Run) -> None:
         )
 
 
-def report_time_limit(run: Run) -> None:
-    """Reports that the time limit ended the run before its last step, and warns where that was within the warm-up."""
+def report_end(run: Run, spent: float) -> None:
+    """Reports what ended the run before its last step, and warns where the time limit was within the warm-up.
+
+    Args:
+        run: that ended.
+        spent: fraction of the time limit that is spent.
+    """
     step, steps, warmup_steps = run.state.step, run.options.steps, run.config.optim.warmup_steps
     if step >= steps:
+        return
+    if run.early_stopping_due():
+        patience = run.state.patience
+        best = f"better than {patience.best:.4g}" if patience.best is not None else "finite"
+        run.reporter.say(
+            f"train.early_stopping at step {step} of {steps}: {run.monitor.metric} was not {best} in "
+            f"{patience.stale} evaluations"
+        )
+    if spent < 1:
         return
     run.reporter.say(f"train.time_limit reached at step {step} of {steps}")
     if step < warmup_steps:

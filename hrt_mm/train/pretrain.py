@@ -82,6 +82,8 @@ def pretraining(config: RunConfig, options: PretrainConfig) -> RunConfig:
         options: ``train.pretrain``.
     """
     changes: dict[str, object] = {"pretrain": None, "steps": options.steps, "time_limit": options.time_limit}
+    # They are about the metrics of the run's own task.
+    changes |= {"monitor": None, "monitor_mode": None, "early_stopping": None}
     if options.batch_size is not None or options.batch_tokens is not None:
         changes |= {"batch_size": options.batch_size, "batch_tokens": options.batch_tokens}
     return config.with_model(without_bottom_up(config.single.model)).model_copy(

@@ -15,6 +15,7 @@ from .build import Data, build_data, build_task, splits_of
 from .data import checked, worker_deaths_named
 from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate
+from .monitor import monitor_of
 from .optim import build_optimizer
 from .precision import Autocast, autocast, numerics
 from .pretrain import initialize, pretraining
@@ -65,9 +66,8 @@ def rehearse(config: RunConfig) -> str:
             metrics = evaluate(task, loader, cast, partial=True)
             if not metrics:
                 _refuse_unusable(f"a batch of {split} has", loader.bad)
-            if split == "val" and f"val/{task.monitor}" not in (metrics or {}):
-                listed = ", ".join(metrics or {}) or "no metric"
-                raise ConfigError(f"val/{task.monitor} is to choose the best, but a batch of val gave {listed}")
+            if split == "val":
+                monitor_of(options, task).check(metrics or {})
     return data.sizes
 
 

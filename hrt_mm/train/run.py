@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core.errors import ConfigError, Stopped, UserError
+from ..core.errors import Stopped, UserError
 from ..tasks.batch import Batch
 from .build import build_data, build_task, splits_of
 from .checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from .folder import open_folder, run_dir, write_config
 from .identity import check_same_data, config_digest, vocabularies
 from .meters import Meters, Sums, added, means
+from .monitor import monitor_of
 from .optim import build_optimizer
 from .precision import autocast, choose_dtype
 from .pretrain import InitFrom, initialize
@@ -89,9 +91,9 @@ class Run:
 
         # The run folder, and what is continued from it.
         self.folder = run_dir(config)
-        self.monitor = f"val/{self.task.monitor}"
+        self.monitor = monitor_of(options, self.task)
         self.store = CheckpointStore(
-            self.folder, keep_last=options.keep_last, monitor=self.monitor, mode=self.task.monitor_mode
+            self.folder, keep_last=options.keep_last, monitor=self.monitor.metric, mode=self.monitor.mode
         )
         self.state, self.meters = TrainState(), Meters()
         length = self.data.counts.get("train", sys.maxsize)
@@ -117,7 +119,7 @@ class Run:
             Reporter(
                 self.folder,
                 options,
-                self.task.monitor,
+                self.monitor.name,
                 self.state,
                 config=config.model_dump(mode="json"),
                 log_lines=int(checkpoint.state["log_lines"]) if checkpoint is not None else 0,
@@ -166,6 +168,10 @@ class Run:
         every, step = self.options.eval_every, self.state.step
         return every is not None and self.state.evaluated < step and (finished or step % every == 0)
 
+    def early_stopping_due(self) -> bool:
+        """Whether the metric has not improved for ``train.early_stopping.patience`` evaluations."""
+        return self.state.patience.exhausted(self.options.early_stopping)
+
     def save_due(self, *, ending: bool) -> bool:
         """Whether to save now: every ``train.save_every`` steps and at the end, if anything changed."""
         every = self.options.save_every
@@ -199,6 +205,19 @@ class Run:
         sums, self.meters = added(self.ranks.gather(self.meters.sums())), Meters()
         self.reporter.training(means(sums, "train") | self.step_metrics, self.clock)
 
+    def check_monitor(self) -> None:
+        """Checks ``train.monitor`` by a batch of ``val``, before any training.
+
+        Raises:
+            ConfigError: there is no such metric; lists those that there are.
+        """
+        if self.options.monitor is None or self.state.step:
+            return
+        metrics = evaluate(self.task, self._loader("val", 1), self.cast, partial=True)
+        # A batch of unusable samples has none.
+        if metrics:
+            self.monitor.check(metrics)
+
     def evaluate(self) -> tuple[bool, bool]:
         """Evaluates on ``val``, with the moving average of the weights where there is one.
 
@@ -206,7 +225,7 @@ class Run:
             Whether a signal interrupted it, and whether the metric is the best so far.
 
         Raises:
-            ConfigError: the task's monitored metric is not among those of the split.
+            ConfigError: the monitored metric is not among those of the split.
         """
         assert self.val is not None
         averaged = self.ema.swapped_into(self.task) if self.ema is not None else nullcontext()
@@ -215,12 +234,14 @@ class Run:
         self.reporter.throughput.pause()
         if metrics is None:
             return True, False
-        if self.monitor not in metrics:
-            raise ConfigError(f"{self.monitor} is to choose the best, but val gave {', '.join(metrics) or 'no metric'}")
+        self.monitor.check(metrics)
+        value = metrics[self.monitor.metric]
         self.state.evaluated, self.state.metrics, self.unsaved = self.state.step, metrics, True
+        if (early_stopping := self.options.early_stopping) is not None:
+            self.state.patience.update(value, self.monitor.mode, early_stopping.min_delta)
         self.evaluated_bad["val"] = together(self.ranks.gather(self.val.bad.counts()))
         # Only the first rank reads the checkpoints that the metric is compared with.
-        best = self.ranks.is_main and self.store.improves(metrics[self.monitor])
+        best = self.ranks.is_main and self.store.improves(value)
         self.reporter.evaluation(metrics, best=best)
         return False, self.ranks.max(float(best))[0] > 0
 
@@ -257,7 +278,7 @@ class Run:
             "started_in": os.getcwd(),
             "vocabularies": vocabularies(self.data.tokenizers),
             "extents": {name: extents.plain() for name, extents in self.stream.extents.items()},
-            "monitor": {"metric": self.monitor, "mode": self.task.monitor_mode},
+            "monitor": asdict(self.monitor),
             "config": self.config.model_dump(mode="json"),
             "config_digest": config_digest(self.config),
         }
@@ -328,7 +349,7 @@ class Run:
         }
         path = self.folder / "summary.json"
         write_summary(path, summary)
-        line = metrics_line(metrics, self.task.monitor)
+        line = metrics_line(metrics, self.monitor.name)
         self.reporter.end(metrics)
         self.reporter.say(f"done: {line}  (step {checkpoint.step} of {self.state.step}, {path})")
         return metrics

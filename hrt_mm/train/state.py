@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..tasks.base import Task
 from .checkpoint import Checkpoint
+from .monitor import Patience
 from .optim import load_optimizer_state, optimizer_state
 from .sampler import Position
 from .weights import EMA, load_weights, named_weights
@@ -29,6 +30,7 @@ class TrainState:
         evaluated: the step of the last evaluation.
         metrics: of that evaluation.
         failed_saves: checkpoints that could not be written.
+        patience: of early stopping.
     """
 
     step: int = 0
@@ -39,6 +41,7 @@ class TrainState:
     evaluated: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     failed_saves: int = 0
+    patience: Patience = field(default_factory=Patience)
 
     def plain(self) -> dict[str, Any]:
         """JSON-serializable form for ``state.json``. Metrics are included only if they are of the current step."""
@@ -47,10 +50,12 @@ class TrainState:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> TrainState:
         """Restores the progress from ``state.json``."""
-        names = cls.__dataclass_fields__.keys() - {"position"}
+        names = cls.__dataclass_fields__.keys() - {"position", "patience"}
         saved = state["position"]
         position = Position(saved["epoch"], saved["batch"], saved.get("stream"))
-        return cls(position=position, **{name: state[name] for name in names})
+        # Checkpoints of earlier versions have no patience.
+        patience = Patience(**state.get("patience", {}))
+        return cls(position=position, patience=patience, **{name: state[name] for name in names})
 
 
 def pack(task: Task, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, dict[str, Tensor]]:
