@@ -83,6 +83,11 @@ USES = {
         "tokenizers": "from hrt_modalities.text.subwords import train_subwords; "
         "train_subwords(['a'], 300, Path('subwords.json'))",
     },
+    "pretrained": {
+        "peft": "from hrt_modalities.common.pretrained import LoraAdapters, add_adapters; "
+        "add_adapters(torch.nn.Linear(2, 2), LoraAdapters())",
+        "transformers": "from hrt_modalities.common.pretrained import transformers_config; transformers_config('bert')",
+    },
     "report": {"matplotlib": "from hrt_mm.analysis.report import diagnose; diagnose(Path('run'))"},
     "speech": {"espeakng-loader": "from hrt_modalities.audio.synthesis import Engine; Engine()"},
     "shots": {

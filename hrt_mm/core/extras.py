@@ -16,6 +16,7 @@ MODULES = {
     "flash-attn": "flash_attn",
     "huggingface-hub": "huggingface_hub",
     "megabyte-pytorch": "MEGABYTE_pytorch",
+    "open-clip-torch": "open_clip",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pyyaml": "yaml",

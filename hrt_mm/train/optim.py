@@ -53,18 +53,20 @@ def freeze(task: nn.Module, names: Sequence[str]) -> None:
 def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
     """Trainable parameters grouped by learning-rate multiplier (``lr_scale``) and ``weight_decay``.
 
+    A module with an attribute ``lr_scale``, such as a pretrained encoder, multiplies that of its level by it.
+
     Vectors and scalars (biases, norms, gates) are not decayed, nor are parameters that a module lists in
     ``no_weight_decay()``, as in timm.
     """
     levels, scales = task.parameter_levels(), task.lr_scales()
-    undecayed = no_decay_names(task)
+    undecayed, factors = no_decay_names(task), lr_factors(task)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         assert name in levels, f"{type(task).__name__}.parameter_levels() does not name {name}"
         if not parameter.requires_grad:
             continue
         level = levels[name]
-        scale = 1.0 if level is None else float(scales[level])
+        scale = (1.0 if level is None else float(scales[level])) * factors.get(name, 1.0)
         # Decay pulls weights to 0, which is no neutral value for the gain of a norm or the bias of a gate.
         decays = parameter.ndim > 1 and name not in undecayed
         groups.setdefault((scale, decays), []).append(parameter)
@@ -82,6 +84,17 @@ def no_decay_names(module: nn.Module) -> set[str]:
         if callable(names):
             excluded.update(f"{prefix}.{name}" if prefix else name for name in names())
     return excluded
+
+
+def lr_factors(module: nn.Module) -> dict[str, float]:
+    """Learning-rate multipliers of the parameters of modules with an attribute ``lr_scale``, by name."""
+    factors: dict[str, float] = {}
+    for prefix, child in module.named_modules():
+        scale = getattr(child, "lr_scale", None)
+        if isinstance(scale, float):
+            for name, _ in child.named_parameters(prefix):
+                factors[name] = factors.get(name, 1.0) * scale
+    return factors
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -56,6 +56,20 @@ def test_a_level_moves_at_its_own_rate() -> None:
         torch.testing.assert_close(before[name] - task.get_parameter(name), torch.full_like(before[name], step))
 
 
+def test_a_module_with_a_rate_of_its_own() -> None:
+    task = toy_task()
+    config = toy_config(Path("run")).optim
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    task.encoder.lr_scale = 0.1
+    task.head.lr_scale = 0.25
+    scales = {
+        names[id(parameter)]: group["lr_scale"] for group in param_groups(task, config) for parameter in group["params"]
+    }
+    # Relative to the level, which moves at half the rate.
+    assert scales["head.weight"] == 0.125
+    assert {scale for name, scale in scales.items() if name.startswith("encoder.")} == {0.1}
+
+
 def test_frozen_parameters_are_left_out() -> None:
     task = toy_task()
     task.head.requires_grad_(False)
