@@ -84,6 +84,8 @@ USES = {
         "train_subwords(['a'], 300, Path('subwords.json'))",
     },
     "pretrained": {
+        "open-clip-torch": "from hrt_modalities.common.pretrained import open_clip_model; "
+        "open_clip_model('ViT-B-32', pretrained=False)",
         "peft": "from hrt_modalities.common.pretrained import LoraAdapters, add_adapters; "
         "add_adapters(torch.nn.Linear(2, 2), LoraAdapters())",
         "transformers": "from hrt_modalities.common.pretrained import transformers_config; transformers_config('bert')",

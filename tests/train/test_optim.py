@@ -60,8 +60,8 @@ def test_a_module_with_a_rate_of_its_own() -> None:
     task = toy_task()
     config = toy_config(Path("run")).optim
     names = {id(parameter): name for name, parameter in task.named_parameters()}
-    task.encoder.lr_scale = 0.1
-    task.head.lr_scale = 0.25
+    object.__setattr__(task.encoder, "lr_scale", 0.1)
+    object.__setattr__(task.head, "lr_scale", 0.25)
     scales = {
         names[id(parameter)]: group["lr_scale"] for group in param_groups(task, config) for parameter in group["params"]
     }

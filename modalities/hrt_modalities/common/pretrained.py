@@ -44,7 +44,7 @@ class LoraAdapters(Component):
 
     r: PositiveInt = 8
     """Rank."""
-    alpha: PositiveFloat = 16.0
+    alpha: PositiveInt = 16
     """Scale; adapters are multiplied by ``alpha / r``."""
     dropout: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
     """Dropout of the inputs of adapters."""
@@ -422,8 +422,8 @@ def transformers_model(
         ConfigError: weights are missing, cut short, or of another shape.
     """
     with needs_extra(EXTRA, "stem type transformers"):
-        from transformers import AutoModel, logging
-        from transformers.utils.logging import disable_progress_bar
+        from transformers import AutoModel
+        from transformers.utils import logging
     made: Any = model_class or AutoModel
     if not pretrained:
         with loading(name, "configuration", key):
@@ -431,17 +431,18 @@ def transformers_model(
         return model.float().eval()
     if is_folder(name):
         name = str(check_folder(name, ("config.json",), key))
-    level = logging.get_verbosity()
+    messages: Any = logging
+    level = messages.get_verbosity()
     # Its report of missing and unexpected weights is checked below.
-    logging.set_verbosity_error()
-    disable_progress_bar()
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
     try:
         with loading(name, "weights", key):
             model, report = made.from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
     finally:
-        logging.set_verbosity(level)
+        messages.set_verbosity(level)
     check_missing(name, report["missing_keys"], key)
     return model.eval()
 
@@ -486,3 +487,53 @@ def check_modality(name: str, reads: str, wanted: str, key: str = "stem.name") -
     modality = INPUTS.get(reads, reads)
     if modality != wanted:
         raise ConfigError(f"{key} {name!r}: this model reads {modality}, and the stem embeds {wanted}")
+
+
+def open_clip_name(name: str, *, pretrained: bool, key: str = "stem.name") -> tuple[str, str | None]:
+    """The name of a model as open_clip takes it, and the tag of its weights.
+
+    Args:
+        name: a folder with ``open_clip_config.json``, a repository of the Hugging Face Hub as ``hf-hub:owner/name``, or
+            a model of open_clip, with the tag of its weights as ``MODEL/TAG``.
+        pretrained: whether weights are to be loaded.
+        key: that the name was given by.
+
+    Raises:
+        ConfigError: there is no such folder, model or tag.
+    """
+    with needs_extra(EXTRA, "a model of open_clip"):
+        import open_clip
+    if name.startswith("hf-hub:"):
+        return name, None
+    if is_folder(name):
+        return f"local-dir:{check_folder(name, ('open_clip_config.json',), key)}", None
+    model, _, tag = name.partition("/")
+    if model not in open_clip.list_models():
+        raise no_such_name("open_clip", model, open_clip.list_models(), key)
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained and tag not in tags:
+        described = f"has no weights {tag!r}" if tag else "has several weights" if tags else "has no weights"
+        fix = f"give {key}: {model}/TAG with a tag of {', '.join(tags)}" if tags else "set pretrained: false"
+        raise ConfigError(f"{key} {name!r}: {model} {described}; {fix}")
+    return model, tag if pretrained else None
+
+
+def open_clip_model(name: str, *, pretrained: bool, key: str = "stem.name") -> nn.Module:
+    """Both towers of a model of open_clip in float32, in evaluation mode, with its own or random weights.
+
+    Args:
+        name: see :func:`open_clip_name`.
+        pretrained: load the weights.
+        key: that the name was given by.
+
+    Raises:
+        ConfigError: there is no such model, or its weights are missing or damaged.
+    """
+    full, tag = open_clip_name(name, pretrained=pretrained, key=key)
+    import open_clip
+
+    with loading(name, "weights", key):
+        # Text towers of transformers would load weights of their own.
+        options = {"load_weights": pretrained, "require_pretrained": pretrained, "pretrained_text": False}
+        model: nn.Module = open_clip.create_model(full, tag, weights_only=True, **options)
+    return model.float().eval()

@@ -17,6 +17,7 @@ from hrt_modalities.common.pretrained import (
     check_modality,
     keep_layers,
     layer_list,
+    open_clip_name,
     parameter_groups,
     transformers_config,
     transformers_model,
@@ -73,7 +74,7 @@ def test_what_freeze_leaves_to_train(freeze: bool | int, expected: set[str]) -> 
     encoder = stem(freeze=freeze).wrap(Stack()).train()
     assert trained(encoder) == expected
     # Dropout is off in frozen blocks alone.
-    training = [block.training for block in encoder.encoder.blocks]
+    training = [encoder.encoder.get_submodule(f"blocks.{index}").training for index in range(4)]
     assert training == [f"blocks.{index}" in expected for index in range(4)]
 
 
@@ -103,15 +104,18 @@ def test_layers_unfreeze_at_their_steps() -> None:
     ("options", "message"),
     [
         ({"unfreeze": [{"step": 1}]}, "set freeze: true or drop unfreeze"),
-        ({"freeze": True, "unfreeze": [{"step": 5, "layers": 1}, {"step": 5}]}, "steps of unfreeze must rise, got 5, 5"),
-        ({"freeze": True, "unfreeze": [{"step": 1, "layers": 2}, {"step": 2, "layers": 1}]}, "layers of unfreeze must rise"),
+        ({"freeze": True, "unfreeze": [{"step": 5, "layers": 1}, {"step": 5}]}, "the steps of unfreeze must rise"),
+        (
+            {"freeze": True, "unfreeze": [{"step": 1, "layers": 2}, {"step": 2, "layers": 1}]},
+            "the layers of unfreeze must rise, got 2, 1",
+        ),
         ({"freeze": True, "unfreeze": [{"step": 1}, {"step": 2}]}, "only the last item of unfreeze"),
         ({"freeze": True, "unfreeze": [{"step": 1}], "lora": {}}, "unfreeze and lora exclude each other"),
         ({"freeze": 2, "lora": {}}, "drop freeze: 2"),
         ({"freeze": True, "lr_scale": 0.1}, "lr_scale has no effect on a frozen encoder"),
         ({"layers": 0}, "greater than 0"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_each_other(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         stem(**options)
@@ -251,10 +255,10 @@ def test_folders_without_a_model(tmp_path: Path) -> None:
         transformers_config(str(tmp_path))
 
 
-def test_a_model_with_code_of_its_own(tmp_path: Path) -> None:
+def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}')
     (tmp_path / "own.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ConfigError, match="stem.name"):
+    with pytest.raises(ConfigError, match=r"stem.name"):
         transformers_config(str(tmp_path))
 
 
@@ -273,3 +277,15 @@ def test_an_encoder_of_another_modality() -> None:
     with pytest.raises(ConfigError, match=r"stem.name 'bert': this model reads text, and the stem embeds images"):
         check_modality("bert", "input_ids", "images")
     check_modality("vit", "pixel_values", "images")
+
+
+def test_names_of_open_clip(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    assert open_clip_name("ViT-B-32/laion2b_s34b_b79k", pretrained=True) == ("ViT-B-32", "laion2b_s34b_b79k")
+    assert open_clip_name("ViT-B-32", pretrained=False) == ("ViT-B-32", None)
+    with pytest.raises(ConfigError, match=r"open_clip has no model 'ViT-B-33'; did you mean .*ViT-B-32"):
+        open_clip_name("ViT-B-33", pretrained=True)
+    with pytest.raises(ConfigError, match=r"give stem.name: ViT-B-32/TAG with a tag of openai, "):
+        open_clip_name("ViT-B-32", pretrained=True)
+    with pytest.raises(ConfigError, match=r"the folder has no open_clip_config.json"):
+        open_clip_name(str(tmp_path), pretrained=True)
