@@ -99,7 +99,7 @@ class PretrainedStem(Component):
         """Whether no weight of the encoder is ever trained."""
         return self.freeze is True and not self.unfreeze and self.lora is None
 
-    def wrap(self, encoder: nn.Module) -> PretrainedEncoder:
+    def wrap(self, encoder: nn.Module) -> StemEncoder:
         """Cuts an encoder after ``layers``, freezes it, and adds adapters, as configured.
 
         Raises:
@@ -107,10 +107,10 @@ class PretrainedStem(Component):
         """
         if self.layers is not None:
             keep_layers(encoder, self.layers)
-        return PretrainedEncoder(encoder, self)
+        return StemEncoder(encoder, self)
 
 
-class PretrainedEncoder(PerStep):
+class StemEncoder(PerStep):
     """An encoder of a library, of which some parameters may be frozen.
 
     Frozen parts stay in evaluation mode: their dropout is off and their batch statistics are fixed. Parameters that
@@ -154,7 +154,7 @@ class PretrainedEncoder(PerStep):
         self._fixed = self._stages[-1][0] if self._stages else 0
         self.train()
 
-    def train(self, mode: bool = True) -> PretrainedEncoder:
+    def train(self, mode: bool = True) -> StemEncoder:
         """Sets training mode, except for modules whose parameters are all frozen."""
         super().train(mode)
         if mode:

@@ -12,8 +12,8 @@ from torch import nn
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.per_step import training_step
 from hrt_modalities.common.pretrained import (
-    PretrainedEncoder,
     PretrainedStem,
+    StemEncoder,
     check_modality,
     keep_layers,
     layer_list,
@@ -56,7 +56,7 @@ class Stack(nn.Module):
         return normed
 
 
-def trained(encoder: PretrainedEncoder) -> set[str]:
+def trained(encoder: StemEncoder) -> set[str]:
     names = [name for name, value in encoder.encoder.named_parameters() if value.requires_grad]
     return {name[: len("blocks.0")] if name.startswith("blocks") else name.partition(".")[0] for name in names}
 
