@@ -23,6 +23,7 @@ from .spans import Spans
 if TYPE_CHECKING:
     from .causal.keys import KeyValues
     from .causal.new_tokens import NewTokens
+    from .source import Read
 
 _attend_outside_graphs = on_host(attend)
 
@@ -137,6 +138,7 @@ class Block(nn.Module):
         samples: Spans,
         window: int | None = None,
         causal: bool = False,
+        read: Read | None = None,
     ) -> Tensor:
         """Applies the block.
 
@@ -147,14 +149,19 @@ class Block(nn.Module):
             samples: the samples, for stochastic depth.
             window: sliding window within the runs.
             causal: mask later tokens.
+            read: attention to a source, between self-attention and feed-forward.
         """
         # Without gradients nothing is stored for a backward pass, so there is nothing to recompute.
         if self.checkpointed and torch.is_grad_enabled():
-            out_TD: Tensor = checkpoint(self._forward, x_TD, spans, rope, samples, window, causal, use_reentrant=False)
+            out_TD: Tensor = checkpoint(
+                self._forward, x_TD, spans, rope, samples, window, causal, read, use_reentrant=False
+            )
             return out_TD
-        return self._forward(x_TD, spans, rope, samples, window, causal)
+        return self._forward(x_TD, spans, rope, samples, window, causal, read)
 
-    def attend_to(self, x_ND: Tensor, rope: Tensor, memory: KeyValues, new: NewTokens) -> Tensor:
+    def attend_to(
+        self, x_ND: Tensor, rope: Tensor, memory: KeyValues, new: NewTokens, read: Read | None = None
+    ) -> Tensor:
         """Applies the block to new tokens of a causal model in evaluation mode.
 
         Args:
@@ -162,8 +169,11 @@ class Block(nn.Module):
             rope: their rotations.
             memory: keys and values of earlier tokens, to which those of the new ones are added.
             new: samples of the new tokens.
+            read: attention to a source.
         """
         x_ND = x_ND + self.attention.attend_to(rms_norm(x_ND), rope, memory, new)
+        if read is not None:
+            x_ND = x_ND + read(rms_norm(x_ND))
         return x_ND + self.mlp(rms_norm(x_ND))
 
     def compile_around_attention(self, **options: Any) -> None:
@@ -176,9 +186,18 @@ class Block(nn.Module):
         self.compile(**options)
 
     def _forward(
-        self, x_TD: Tensor, spans: Spans, rope: Tensor, samples: Spans, window: int | None, causal: bool
+        self,
+        x_TD: Tensor,
+        spans: Spans,
+        rope: Tensor,
+        samples: Spans,
+        window: int | None,
+        causal: bool,
+        read: Read | None,
     ) -> Tensor:
         x_TD = x_TD + self._drop(self.attention(rms_norm(x_TD), spans, rope, window, causal), samples)
+        if read is not None:
+            x_TD = x_TD + self._drop(read(rms_norm(x_TD)), samples)
         return x_TD + self._drop(self.mlp(rms_norm(x_TD)), samples)
 
     def _drop(self, branch_TD: Tensor, samples: Spans) -> Tensor:

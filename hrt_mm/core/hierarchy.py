@@ -5,6 +5,7 @@ Shapes: T tokens of a level, D its width, C axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
 from .rope import Rotary
+from .source import Read, Source
 from .tokens import Tokens
 from .transition import TopDown, Transition
 
@@ -32,6 +34,7 @@ class _State:
 
     x_TD: Tensor
     plan: LevelPlan
+    reads: Sequence[Read] | None = None
     groups: Groups | None = None
     confidence_T1: Tensor | None = None
     prob_G: Tensor | None = None
@@ -75,16 +78,37 @@ class Stage(nn.Module):
             checkpointed=config.activation_checkpointing,
         )
 
-    def forward(self, x_TD: Tensor, plan: LevelPlan, stack: Literal["encoder", "decoder"] = "encoder") -> Tensor:
-        """Runs the encoder or the decoder blocks, (T, D)."""
+    def forward(
+        self,
+        x_TD: Tensor,
+        plan: LevelPlan,
+        stack: Literal["encoder", "decoder"] = "encoder",
+        reads: Sequence[Read] | None = None,
+    ) -> Tensor:
+        """Runs the encoder or the decoder blocks, (T, D).
+
+        Args:
+            x_TD: tokens.
+            plan: of the level.
+            stack: which blocks.
+            reads: attention of all blocks of the level to a source, encoder blocks first.
+        """
         layers = self.encoder if stack == "encoder" else self.decoder
         if not len(layers):
             return x_TD
+        branches = self.stack_reads(reads, stack)
         # Rotations depend on coordinates alone, so all layers share them.
         layer_spans, rope = plan.layer_spans(len(layers)), self.rotary.rotations(plan.coords_TC, plan.unit_C, x_TD)
-        for block, spans in zip(layers, layer_spans, strict=True):
-            x_TD = block(x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal)
+        for block, spans, read in zip(layers, layer_spans, branches, strict=True):
+            x_TD = block(
+                x_TD, spans, rope, samples=plan.samples, window=plan.sliding_window, causal=self.causal, read=read
+            )
         return x_TD
+
+    def stack_reads(self, reads: Sequence[Read] | None, stack: Literal["encoder", "decoder"]) -> Sequence[Read | None]:
+        """The attention of the blocks of a stack to a source, of those of the whole level."""
+        first, count = (0, len(self.encoder)) if stack == "encoder" else (len(self.encoder), len(self.decoder))
+        return [None] * count if reads is None else reads[first : first + count]
 
 
 class Hierarchy(nn.Module):
@@ -159,13 +183,14 @@ class Hierarchy(nn.Module):
             return CausalDown(*shape, inclusive=self.transitions[index].inclusive)
         return CrossAttention(*shape)
 
-    def forward(self, tokens: Tokens, *, levels: int | None = None) -> Pyramid:
+    def forward(self, tokens: Tokens, *, levels: int | None = None, source: Source | None = None) -> Pyramid:
         """Runs the hierarchy.
 
         Args:
             tokens: (T, D) features of the width of the first level; grids in the hierarchical order of ``self.blocks``.
             levels: compute the first ones only, which is possible if no path leads down from the others
                 (:attr:`reads_coarser`); all by default.
+            source: what blocks read of another hierarchy, of as many samples.
 
         Returns:
             The tokens of every level.
@@ -182,7 +207,7 @@ class Hierarchy(nn.Module):
                 f"the first {levels} levels depend on coarser ones through top_down or cross_scale.down; compute all"
             )
         record = _Record()
-        states = self._bottom_up(tokens, record, levels)
+        states = self._bottom_up(tokens, record, levels, source)
         # Down before up, so that coarse levels also receive what fine levels computed on the way down.
         if self.reads_coarser:
             for index in reversed(range(len(states) - 1)):
@@ -212,18 +237,22 @@ class Hierarchy(nn.Module):
         if tokens.axes != self.axes:
             raise UserError(f"the hierarchy was built for {self.axes} axes, the tokens have {tokens.axes}")
 
-    def _bottom_up(self, tokens: Tokens, record: _Record, levels: int | None) -> list[_State]:
-        plan = LevelPlan.of(tokens, self.config.levels[0], self.blocks)
-        states = [_State(self.stages[0](tokens.x, plan), plan)]
+    def _bottom_up(self, tokens: Tokens, record: _Record, levels: int | None, source: Source | None) -> list[_State]:
+        def state(index: int, x_TD: Tensor, plan: LevelPlan) -> _State:
+            read = source.levels.get(index) if source is not None else None
+            reads = read.reads(plan.coords_TC, plan.samples) if read is not None else None
+            return _State(self.stages[index](x_TD, plan, reads=reads), plan, reads)
+
+        states = [state(0, tokens.x, LevelPlan.of(tokens, self.config.levels[0], self.blocks))]
         # Each stage runs on what the transition made of the finished tokens of the level below.
         for index in range(1, levels or len(self.stages)):
-            transition, stage = self.transitions[index - 1], self.stages[index]
+            transition = self.transitions[index - 1]
             pooled = transition(states[-1].x_TD, states[-1].plan)
             states[-1].groups = pooled.groups
             states[-1].confidence_T1, states[-1].prob_G = pooled.confidence_T1, pooled.prob_G
             record.losses |= pooled.losses
             record.stats |= pooled.stats
-            states.append(_State(stage(pooled.x_GE, pooled.plan), pooled.plan))
+            states.append(state(index, pooled.x_GE, pooled.plan))
         return states
 
     def _descend(self, index: int, states: list[_State], record: _Record) -> None:
@@ -237,7 +266,7 @@ class Hierarchy(nn.Module):
             pooling = self.transitions[index].pooling
             unpooled_TD = self.top_down[index](coarse.x_TD, fine.groups, pooling, fine.prob_G)
             self._add(fine, fine.scale_by_confidence(unpooled_TD), f"top_down/{fine.plan.level.name}", record)
-            fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder")
+            fine.x_TD = self.stages[index](fine.x_TD, fine.plan, "decoder", fine.reads)
 
     def _attend_down(self, index: int, fine: _State, coarse: _State) -> Tensor:
         """Attention of fine tokens to the coarse tokens in the coarse level's window."""

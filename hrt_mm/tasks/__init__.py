@@ -11,6 +11,7 @@ from .ctc.task import CTC, CTCConfig
 from .encoder import Encoder
 from .encoding import EncoderTaskConfig
 from .fused import Fused, FusedConfig
+from .generation import Generation, GenerationConfig
 from .joint import JointTask, JointTaskConfig
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
@@ -24,6 +25,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "contrastive": ContrastiveConfig,
     "ctc": CTCConfig,
     "fused_classification": FusedConfig,
+    "generation": GenerationConfig,
     "language": LanguageConfig,
     "masked": MaskedConfig,
     "matching": MatchingConfig,
@@ -47,6 +49,8 @@ __all__ = [
     "EncoderTaskConfig",
     "Fused",
     "FusedConfig",
+    "Generation",
+    "GenerationConfig",
     "JointTask",
     "JointTaskConfig",
     "LanguageConfig",

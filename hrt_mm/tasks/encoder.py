@@ -16,6 +16,7 @@ from ..core.errors import ConfigError
 from ..core.hierarchy import Hierarchy
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
+from ..core.source import Source
 from ..core.tokens import Tokens
 from ..data.capabilities import Contextual
 from ..data.tokenizer import Tokenizer
@@ -50,9 +51,15 @@ class Encoder(nn.Module):
         self.hierarchy = Hierarchy(config, tokenizer.axes)
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 
-    def forward(self, tokens: Tokens) -> Pyramid:
-        """Embeds raw tokens and runs the hierarchy."""
-        pyramid: Pyramid = self.hierarchy(self.embedding(tokens))
+    def forward(self, tokens: Tokens, source: Source | None = None) -> Pyramid:
+        """Embeds raw tokens and runs the hierarchy.
+
+        Args:
+            tokens: raw ones.
+            source: what blocks read of another hierarchy, of as many samples.
+        """
+        embedded = self.embedding(tokens)
+        pyramid: Pyramid = self.hierarchy(embedded) if source is None else self.hierarchy(embedded, source=source)
         return pyramid
 
     def parameter_levels(self) -> dict[str, int | None]:

@@ -6,7 +6,7 @@ Shapes: T level-0 tokens, D width of level 0, V vocabulary, P predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -93,8 +93,8 @@ class LanguageModel(EncoderTask):
         read = tokens.with_x(noisy(tokens.x, self.noise)) if self.training and self.noise else tokens
         pyramid = self.encoder(read)
         target_T = next_ids(tokens)
-        nats_T, guess_T = self._losses(pyramid[0].x, target_T)
-        count = torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
+        nats_T, guess_T = next_token_nats(self.logits, self.head.out_features, pyramid[0].x, target_T)
+        count = prediction_count(tokens)
         nats, right = nats_T.sum(), ((guess_T == target_T) & nats_T.detach().isfinite()).sum()
         parts = {"cross_entropy": nats / count.clamp(min=1)} | pyramid.losses
         loss = torch.stack(list(parts.values())).sum()
@@ -103,11 +103,13 @@ class LanguageModel(EncoderTask):
             "cross_entropy": (nats.detach(), count),
             "accuracy": (right, count),
         }
-        if isinstance(self.tokenizer, ByteCounting):
-            num_bytes_T = self.tokenizer.num_bytes(tokens.x)
-            seen = torch.where(tokens.spans.positions > 0, num_bytes_T, 0).sum()
-            stats["bits_per_byte"] = (nats.detach() / math.log(2), seen)
-        return TaskOutput(loss, {name: p.detach() for name, p in parts.items()}, stats | self._groups(pyramid), guess_T)
+        stats |= bits_per_byte(self.tokenizer, tokens, nats)
+        return TaskOutput(
+            loss,
+            {name: p.detach() for name, p in parts.items()},
+            stats | learned_group_sizes(self.encoder.hierarchy.config, pyramid),
+            guess_T,
+        )
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(..., D) tokens of level 0 to (..., V) logits of the next tokens, in float32."""
@@ -115,31 +117,62 @@ class LanguageModel(EncoderTask):
         logits: Tensor = self.head(x_TD).float()
         return logits
 
-    def _losses(self, x_TD: Tensor, target_T: Tensor) -> tuple[Tensor, Tensor]:
-        """(T,) nats, 0 where there is no target, and (T,) predictions."""
-        rows = max(1, _LOGITS // self.head.out_features)
-        if len(x_TD) <= rows:
-            return self._scored(x_TD, target_T)
-        # One large vocabulary over many tokens can be more memory than all else in the model.
-        pieces = zip(x_TD.split(rows), target_T.split(rows), strict=True)
-        scored = [checkpoint(self._scored, *piece, use_reentrant=False) for piece in pieces]
-        nats, guesses = zip(*scored, strict=True)
-        return torch.cat(nats), torch.cat(guesses)
 
-    def _scored(self, x_PD: Tensor, target_P: Tensor) -> tuple[Tensor, Tensor]:
-        logits_PV = self.logits(x_PD)
-        nats_P = F.cross_entropy(logits_PV, target_P, ignore_index=_NONE, reduction="none")
+def next_token_nats(
+    logits: Callable[[Tensor], Tensor], vocabulary: int, x_TD: Tensor, target_T: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(T,) cross-entropies in nats, 0 where there is no target, and (T,) predictions.
+
+    Args:
+        logits: maps (P, D) tokens to (P, V) logits.
+        vocabulary: V.
+        x_TD: tokens of level 0.
+        target_T: as :func:`next_ids` gives them.
+        smoothing: label smoothing.
+    """
+
+    def scored(x_PD: Tensor, target_P: Tensor) -> tuple[Tensor, Tensor]:
+        logits_PV = logits(x_PD)
+        nats_P = F.cross_entropy(logits_PV, target_P, ignore_index=_NONE, reduction="none", label_smoothing=smoothing)
         return nats_P, logits_PV.detach().argmax(-1)
 
-    def _groups(self, pyramid: Pyramid) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean size of learned groups, beside its target."""
-        stats = {}
-        for level in self.encoder.hierarchy.config.levels:
-            if isinstance(level.group, LearnedGroups):
-                spans = pyramid.groups[level.name]
-                sizes = torch.tensor((spans.total, len(spans)), dtype=torch.float32, device=spans.device)
-                stats[f"tokens_per_group/{level.name}"] = (sizes[0], sizes[1])
-        return stats
+    rows = max(1, _LOGITS // vocabulary)
+    if len(x_TD) <= rows:
+        return scored(x_TD, target_T)
+    # One large vocabulary over many tokens can be more memory than all else in the model.
+    pieces = zip(x_TD.split(rows), target_T.split(rows), strict=True)
+    nats, guesses = zip(*(checkpoint(scored, *piece, use_reentrant=False) for piece in pieces), strict=True)
+    return torch.cat(nats), torch.cat(guesses)
+
+
+def bits_per_byte(tokenizer: Tokenizer, tokens: Tokens, nats: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The metric ``bits_per_byte``: all nats, over the bytes that the predicted tokens stand for.
+
+    Args:
+        tokenizer: without the metric if its tokens do not stand for bytes.
+        tokens: raw ones.
+        nats: sum over all predictions.
+    """
+    if not isinstance(tokenizer, ByteCounting):
+        return {}
+    seen = torch.where(tokens.spans.positions > 0, tokenizer.num_bytes(tokens.x), 0).sum()
+    return {"bits_per_byte": (nats.detach() / math.log(2), seen)}
+
+
+def learned_group_sizes(config: HierarchyConfig, pyramid: Pyramid) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean size of learned groups, beside its target."""
+    stats = {}
+    for level in config.levels:
+        if isinstance(level.group, LearnedGroups):
+            spans = pyramid.groups[level.name]
+            sizes = torch.tensor((spans.total, len(spans)), dtype=torch.float32, device=spans.device)
+            stats[f"tokens_per_group/{level.name}"] = (sizes[0], sizes[1])
+    return stats
+
+
+def prediction_count(tokens: Tokens) -> Tensor:
+    """The number of tokens that have a next one, as a float on the device."""
+    return torch.full((), float(_predictions(tokens.spans)), device=tokens.device)
 
 
 @on_host

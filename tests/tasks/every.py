@@ -13,7 +13,7 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import Tokenizer
-from hrt_mm.tasks import TASKS, Batch, JointTaskConfig, Task, TaskConfig
+from hrt_mm.tasks import TASKS, Batch, GenerationConfig, JointTaskConfig, Task, TaskConfig
 from tests.tasks.conftest import Ids, RowEmbedding, Rows, hierarchy, unzero
 
 CLASSES = ("x", "y", "z")
@@ -37,6 +37,18 @@ class Cut(Tokenizer):
 
     def embedding(self, dim: int) -> nn.Module:
         return RowEmbedding(dim)
+
+
+class Writable(Ids):
+    """Ids that can be written, the last of which is the separator."""
+
+    separator = 10
+
+    def prompts(self, values: Sequence[Any]) -> Tokens:
+        return self([torch.tensor([self.separator, *value]) for value in values])
+
+    def writer(self) -> Callable[[int], str]:
+        return lambda token: "" if token == self.separator else "abcdefghij"[token]
 
 
 @dataclass(frozen=True)
@@ -66,14 +78,14 @@ class Case:
         return isinstance(self.config, JointTaskConfig)
 
     def models(self) -> dict[str, HierarchyConfig]:
-        return (
-            {"rows": hierarchy(2), "ids": hierarchy(2)}
-            if isinstance(self.config, JointTaskConfig)
-            else {"": self.model()}
-        )
+        if isinstance(self.config, GenerationConfig):
+            return {"rows": hierarchy(2, cross_scale={"up": True}), "ids": _causal()}
+        if isinstance(self.config, JointTaskConfig):
+            return {"rows": hierarchy(2), "ids": hierarchy(2)}
+        return {"": self.model()}
 
     def tokenizers(self) -> dict[str, Tokenizer]:
-        return {"rows": Rows(), "ids": Ids()} if self.joint else {"": self.tokenizer()}
+        return {"rows": Rows(), "ids": Writable()} if self.joint else {"": self.tokenizer()}
 
     def build(self, *, awake: bool = True) -> Task:
         torch.manual_seed(0)
@@ -171,4 +183,8 @@ CASES = {
     "fused": Case({"type": "fused_classification", "drop_modality": 0}, _class, _both),
     "fused, each alone": Case({"type": "fused_classification", "drop_modality": 0, "alone": 0.6}, _class, _both),
     "contrastive": Case({"type": "contrastive"}, value=_both),
+    "generation": Case(
+        {"type": "generation", "target": "ids", "read": {"a": "b", "b": ["a", "b"]}, "decode_share": 0},
+        value=lambda rows, place: {"rows": rows, "ids": torch.tensor([place, 5, place % 3][: place % 4])},
+    ),
 }

@@ -15,7 +15,7 @@ from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
 from hrt_mm.tasks import Batch, LanguageConfig, LanguageModel, language
-from hrt_mm.tasks.language import next_ids, noisy
+from hrt_mm.tasks.language import next_ids, next_token_nats, noisy
 
 LENGTHS = (13, 1, 8, 6)
 
@@ -66,7 +66,7 @@ def test_noise_is_read_in_training_and_never_predicted(ids: Tokenizer, batch: Ba
     assert changed.any() and not changed.all() and set(seen[0].tolist()) <= set(own.tolist())
     # It is scored by what is there, also after a token that was replaced.
     pyramid = task.encoder(batch.tokens.with_x(seen[0]))
-    nats, _ = task._losses(pyramid[0].x, next_ids(batch.tokens))
+    nats, _ = next_token_nats(task.logits, 11, pyramid[0].x, next_ids(batch.tokens))
     assert float(output.loss.detach()) == pytest.approx(float(nats.sum().detach()) / (sum(LENGTHS) - len(LENGTHS)))
     task.eval()(batch)
     assert torch.equal(seen[-1], own)

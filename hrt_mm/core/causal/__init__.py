@@ -6,5 +6,6 @@ from .engine import CausalPass, LevelTokens
 from .groups import Flags
 from .keys import KeyValues
 from .memory import Memory
+from .steps import prefill, step
 
-__all__ = ["CausalPass", "Flags", "KeyValues", "LevelTokens", "Memory"]
+__all__ = ["CausalPass", "Flags", "KeyValues", "LevelTokens", "Memory", "prefill", "step"]

@@ -112,12 +112,15 @@ class CausalPass:
         level, stage = self.memory.levels[index], self.hierarchy.stages[index]
         # Computed once for all blocks of the level.
         rope = stage.rotary.rotations(position_N[:, None], self.memory.unit_1[index], x_ND)
-        for block, keys in zip(stage.encoder, level.encoder, strict=True):
-            x_ND = block.attend_to(x_ND, rope, keys, new)
+        source = self.memory.source.levels.get(index) if self.memory.source is not None else None
+        reads = source.new_reads(position_N, new) if source is not None else None
+        for block, keys, read in zip(stage.encoder, level.encoder, stage.stack_reads(reads, "encoder"), strict=True):
+            x_ND = block.attend_to(x_ND, rope, keys, new, read)
         if level.open is not None:
             x_ND = self._exchange(index, x_ND, position_N, new, starts)
-            for block, keys in zip(stage.decoder, level.decoder, strict=True):
-                x_ND = block.attend_to(x_ND, rope, keys, new)
+            decoders = zip(stage.decoder, level.decoder, stage.stack_reads(reads, "decoder"), strict=True)
+            for block, keys, read in decoders:
+                x_ND = block.attend_to(x_ND, rope, keys, new, read)
         # Last, since blocks and groups count from the tokens before this call.
         level.count_B[new.samples] += new.counts
         self.tokens[index].append(LevelTokens(x_ND, position_N))

@@ -13,6 +13,7 @@ from ..cross_scale import CausalDown
 from ..errors import UserError
 from ..hierarchy import Hierarchy
 from ..levels import GivenGroups
+from ..source import Source
 from .groups import OpenGroup
 from .keys import KeyValues
 
@@ -94,16 +95,18 @@ class Memory:
     Args:
         hierarchy: the model.
         batch: B.
+        source: what blocks read of another hierarchy, of as many samples.
 
     Raises:
         UserError: the hierarchy is not causal, or has several axes.
     """
 
-    def __init__(self, hierarchy: Hierarchy, batch: int) -> None:
+    def __init__(self, hierarchy: Hierarchy, batch: int, source: Source | None = None) -> None:
         if not hierarchy.config.causal or hierarchy.axes != 1:
             raise UserError("only a causal hierarchy over one axis can step; set model.causal: true")
         like, levels = hierarchy.like, hierarchy.config.levels
         self.device = like.device
+        self.source = source
         self.first_B = np.zeros(batch, dtype=np.float64)
         """Position of each sample's first token."""
         self.names = tuple(level.name for level in levels)
@@ -124,7 +127,8 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Allocated bytes, including room for further tokens."""
-        return sum(level.nbytes for level in self.levels)
+        source = self.source.nbytes if self.source is not None else 0
+        return source + sum(level.nbytes for level in self.levels)
 
     def select(self, samples: list[int]) -> None:
         """Keeps only these samples, in this order.
@@ -140,3 +144,5 @@ class Memory:
         rows = torch.from_numpy(rows_host).to(self.device)
         for level in self.levels:
             level.select(rows, rows_host)
+        if self.source is not None:
+            self.source = self.source.select(rows_host)

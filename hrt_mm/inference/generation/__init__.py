@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...core.causal import Memory as Cache
+from ...core.causal import prefill, step
+from ...tasks.decoding import Sampling
 from .generate import GeneratedText, continued, generate
-from .sampling import Sampling
 from .saving import cache_of, cache_state
 from .session import Session
-from .steps import prefill, step
 
 __all__ = [
     "Cache",

@@ -14,8 +14,8 @@ import torch
 
 from ...core.errors import UserError
 from ...data.capabilities import writing
+from ...tasks.decoding import Continuation, Sampling
 from ...tasks.language import LanguageModel
-from .sampling import Sampling
 from .session import Session
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def generate(
 
 
 def continued(
-    session: Session,
+    session: Continuation,
     *,
     max_tokens: int = 200,
     sampling: Sampling | None = None,

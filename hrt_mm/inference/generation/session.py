@@ -15,18 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ...core.causal import Memory
 from ...core.component import with_current_keys
 from ...core.errors import UserError
-from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.atomic_files import replace_file
-from ...data.capabilities import CausalBoundaries, receptive_field
 from ...data.storage import parse_json, read_tensors
+from ...tasks.decoding import Continuation
 from ...tasks.language import LanguageModel
 from ...train.weights import named_weights, refuse
 from .saving import cache_of, cache_state
-from .steps import prefill, step
 
 _KEY, _FORMAT = "hrt_mm.session", 2
 """The first format had no checksum."""
@@ -36,62 +33,17 @@ _FREE = ("backend", "activation_checkpointing", "drop_path", "dropout")
 """Keys of a model's configuration that do not change its memory."""
 
 
-class Session:
-    """A batch of token sequences that a language model continues.
+class Session(Continuation):
+    """A batch of token sequences that a language model continues, which can be saved.
 
     Args:
         model: in evaluation mode.
         tokens: raw prompts of one token or more each, as its tokenizer gives them.
     """
 
-    @torch.inference_mode()
     def __init__(self, model: LanguageModel, tokens: Tokens) -> None:
-        if int(tokens.spans.lengths.min()) == 0:
-            raise UserError("a prompt has no token; start with the tokenizer's separator")
-        tokens = tokens.to(next(model.parameters()).device)
-        pyramid, cache = prefill(model.encoder.hierarchy, model.encoder.embedding(tokens))
-        last_B = tokens.spans.host[1:].to(tokens.device) - 1
-        recent = [ids[-receptive_field(model.tokenizer) :] for ids in tokens.split()]
-        self._begin(model, cache, model.logits(pyramid[0].x[last_B]), recent)
-
-    def _begin(self, model: LanguageModel, cache: Memory, logits_BV: Tensor, recent: list[Tensor]) -> None:
-        self.model, self.tokenizer = model, model.tokenizer
-        self.cache, self.logits_BV, self._recent = cache, logits_BV, recent
-
-    def __len__(self) -> int:
-        return len(self._recent)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.cache.levels[0].count_B.max(initial=0))
-
-    @torch.inference_mode()
-    def step(self, ids_B: Tensor) -> Tensor:
-        """Appends a token to every sequence, and returns the logits of the one after it, (B, V)."""
-        # All sequences may have been deselected.
-        if not len(self):
-            return self.logits_BV
-        previous_B = torch.stack([ids[-1] for ids in self._recent])
-        starts = {}
-        if names := self.cache.given:
-            # Models that group by boundaries which look ahead are refused before training.
-            assert isinstance(self.tokenizer, CausalBoundaries)
-            starts = {name: self.tokenizer.starts(name, previous_B, ids_B).cpu().numpy() for name in names}
-        count = receptive_field(self.tokenizer)
-        # The embedding may see several tokens back, so it gets the recent ones, and the last row is the new token's.
-        self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
-        spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
-        tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())
-        x_BD = self.model.encoder.embedding(tokens).x[spans.host[1:].to(ids_B.device) - 1]
-        self.logits_BV = self.model.logits(step(self.model.encoder.hierarchy, x_BD, self.cache, starts))
-        return self.logits_BV
-
-    def select(self, samples: list[int]) -> None:
-        """Keeps only the given sequences, in this order. An index may occur more than once."""
-        self.cache.select(samples)
-        self._recent = [self._recent[sample] for sample in samples]
-        self.logits_BV = self.logits_BV[samples]
+        self.model = model
+        super().__init__(model, tokens)
 
     def save(self, path: Path) -> None:
         """Writes the state of the sequences to a file, so that a long prompt needs to be processed only once.
@@ -135,6 +87,7 @@ class Session:
         if saved.get("weights") != _fingerprint(model):
             raise UserError(f"{path} was saved with other weights than those of this model; load it with the same ones")
         session = cls.__new__(cls)
+        session.model = model
         session._begin(model, cache, rest["logits"].to(cache.device), [ids.to(cache.device) for ids in recent])
         return session
 

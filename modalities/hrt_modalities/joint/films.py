@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby, pairwise, product
 from typing import Annotated, Any, ClassVar, Literal
@@ -117,10 +117,18 @@ class FilmsConfig(DatasetConfig):
     """Modalities of the samples; speech is generated only if it is used."""
     some_words: Probability = 0.3
     """Probability that a training caption is reduced to some of its words, as queries often are."""
+    all_settings: bool = False
+    """Training captions name the setting of every scene, rather than of half of them; not for spoken ones."""
     voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m1", "en-us+f1", "en-us+m3", "en-gb-x-rp+f2")
     """Voices of eSpeak to train and validate on."""
     test_voices: Annotated[tuple[str, ...], Field(min_length=1)] = ("en-us+m2", "en-us+f3")
     """Voices to test on."""
+
+    @model_validator(mode="after")
+    def _settings_are_spoken(self) -> FilmsConfig:
+        if self.all_settings and "audio" in self.use:
+            raise ValueError("all_settings is not for use with audio, in which half of the settings are not spoken")
+        return self
 
     def build(self, split: str) -> Films:
         """The films of a split. The first call generates those of all splits.
@@ -137,7 +145,10 @@ class FilmsConfig(DatasetConfig):
             sounds = Recordings(
                 Home(folder), [recording(split, row, row["text"]) for row in spoken(folder, split)], None
             )
-        return Films(self, [scenes_of(edit) for edit in edits], videos, sounds, training=split == "train")
+        scenes = [scenes_of(edit) for edit in edits]
+        if self.all_settings:
+            scenes = [[replace(scene, named=True) for scene in film] for film in scenes]
+        return Films(self, scenes, videos, sounds, training=split == "train")
 
     def plain(self, split: str) -> Films:
         """The films of a split with complete captions."""
@@ -161,17 +172,14 @@ class FilmScene:
         start: in seconds.
         events: its shots.
         starts: start times of the shots, and the end of the last one, in seconds.
+        named: whether the caption names the setting.
     """
 
     setting: str
     start: float
     events: tuple[Event, ...]
     starts: tuple[float, ...]
-
-    @property
-    def named(self) -> bool:
-        """Whether the caption names the setting."""
-        return self.events[0].named
+    named: bool
 
 
 class Films(Dataset):
@@ -277,7 +285,7 @@ def scenes_of(edit: Edit) -> list[FilmScene]:
     for _, scene_events in groupby(events, key=lambda event: event.scene):
         shots = tuple(scene_events)
         starts = ends[first : first + len(shots) + 1]
-        scenes.append(FilmScene(shots[0].setting, starts[0], shots, starts))
+        scenes.append(FilmScene(shots[0].setting, starts[0], shots, starts, shots[0].named))
         first += len(shots)
     return scenes
 

@@ -9,22 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.causal import CausalPass, Flags, Memory
-from ...core.hierarchy import Hierarchy
-from ...core.levels import GivenGroups
-from ...core.norm import rms_norm
-from ...core.plan import check_boundary
-from ...core.pyramid import Pyramid
-from ...core.tokens import Tokens
+from ..hierarchy import Hierarchy
+from ..levels import GivenGroups
+from ..norm import rms_norm
+from ..plan import check_boundary
+from ..pyramid import Pyramid
+from ..source import Source
+from ..tokens import Tokens
+from .engine import CausalPass
+from .groups import Flags
+from .memory import Memory
 
 
 @torch.no_grad()
-def prefill(hierarchy: Hierarchy, tokens: Tokens) -> tuple[Pyramid, Memory]:
+def prefill(hierarchy: Hierarchy, tokens: Tokens, source: Source | None = None) -> tuple[Pyramid, Memory]:
     """Runs prompts through a causal hierarchy.
 
     Args:
         hierarchy: a causal one.
         tokens: embedded prompts of any lengths, with the boundaries that it groups by.
+        source: what its blocks read of another hierarchy, of as many samples.
 
     Returns:
         A pyramid of level 0 alone, and the memory that :func:`step` continues from. The last group of a prompt may
@@ -36,7 +40,7 @@ def prefill(hierarchy: Hierarchy, tokens: Tokens) -> tuple[Pyramid, Memory]:
     for level in hierarchy.config.levels:
         if isinstance(level.group, GivenGroups):
             check_boundary(level, level.group, tokens.boundaries)
-    memory = Memory(hierarchy, len(tokens))
+    memory = Memory(hierarchy, len(tokens), source)
     counts = tokens.spans.lengths.numpy().copy()
     given = counts > 0
     last_B = tokens.spans.host[1:][given] - 1
