@@ -22,13 +22,13 @@ from ..data.capabilities import Discrete, Generative, writing
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer, TokenizerConfig
 from ..metrics.texts import check_text_metrics, text_metrics
-from .base import Collator, TaskOutput
+from .base import TaskOutput
 from .batch import Batch, TowerTokens
 from .decoding import Continuation, Written, search
 from .encoder import Encoder
 from .encoding import TowerTask, check_reads
 from .fingerprints import fingerprint
-from .joint import JointTaskConfig
+from .joint import JointCollator, JointTaskConfig
 from .labels import linear_head
 from .language import bits_per_byte, learned_group_sizes, next_ids, next_token_nats, noisy, prediction_count
 
@@ -158,7 +158,7 @@ class GenerationConfig(JointTaskConfig):
         return Generation(self, source, models, tokenizers)
 
 
-class GenerationCollator(Collator):
+class GenerationCollator(JointCollator):
     """Packs sources and texts. A text becomes a document: a separator, its tokens, and a separator.
 
     Args:
@@ -166,15 +166,11 @@ class GenerationCollator(Collator):
         tokenizers: by tower.
     """
 
-    def __init__(self, config: GenerationConfig, tokenizers: Mapping[str, Tokenizer]) -> None:
-        super().__init__(tokenizers, None)
-        self.config = config
-        self.source, self.target = config.source(tokenizers), config.target
+    config: GenerationConfig
 
-    def values(self, sample: Sample, tower: str) -> list[Any]:
-        """The value of a sample for a tower, if it has one."""
-        value = sample.value.get(tower)
-        return [] if value is None else [value]
+    def __init__(self, config: GenerationConfig, tokenizers: Mapping[str, Tokenizer]) -> None:
+        super().__init__(config, tokenizers, None)
+        self.source, self.target = config.source(tokenizers), config.target
 
     def towers(self, samples: Sequence[Sample]) -> dict[str, TowerTokens]:
         """The tokens of the sources, which all samples have, and of the texts, if they have some.

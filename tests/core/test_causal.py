@@ -224,8 +224,8 @@ def test_control_up_before_down_would_leak(configure: Configure, build: Build, p
     """The way up comes last: a coarse token that asked its whole group may not come back down."""
 
     class Reversed(Hierarchy):
-        def _bottom_up(self, tokens: Tokens, record: Any, levels: int | None) -> Any:
-            states = super()._bottom_up(tokens, record, levels)
+        def _bottom_up(self, tokens: Tokens, record: Any, levels: int | None, source: Any) -> Any:
+            states = super()._bottom_up(tokens, record, levels, source)
             for index in range(len(states) - 1):
                 self._ascend(index, states, record)
             return states

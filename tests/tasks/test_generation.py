@@ -168,7 +168,8 @@ def test_gradients_reach_every_parameter_of_the_source() -> None:
     task.train()
     task(batch(task_config)).loss.backward()
     assert not [name for name, value in task.named_parameters() if value.grad is None]
-    assert all(value.grad.abs().sum() > 0 for name, value in task.named_parameters() if "stages" in name)
+    grads = {name: value.grad for name, value in task.named_parameters() if "stages" in name}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
 
 
 class _Markov:
@@ -213,10 +214,10 @@ class _MarkovState:
 def _best(table: Tensor, length: int, penalty: float) -> tuple[tuple[int, ...], float]:
     """The best text that ends within some tokens, among all."""
     log_probs = table.double().log_softmax(-1)
-    texts = {(): 0.0}
-    best = ((), -math.inf)
+    texts: dict[tuple[int, ...], float] = {(): 0.0}
+    best: tuple[tuple[int, ...], float] = ((), -math.inf)
     for _ in range(length + 1):
-        longer = {}
+        longer: dict[tuple[int, ...], float] = {}
         for ids, score in texts.items():
             last = ids[-1] if ids else 4
             end = score + float(log_probs[last, 4])
