@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,18 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .attention import attend
-from .errors import ConfigError
 from .host import on_host
 from .linear import InitLinear
-from .modules import TypedModuleList
 from .norm import rms_norm
-from .pyramid import Pyramid
 from .rope import Rotary
 from .spans import Spans
 
 if TYPE_CHECKING:
     from .causal.new_tokens import NewTokens
-    from .hierarchy import Hierarchy
 
 _POSITION_FEATURES = 64
 _attend_outside_graphs = on_host(attend)
@@ -103,66 +98,21 @@ class SourceAttention(nn.Module):
         return _normed(k_SHE).to(v_SHE.dtype), v_SHE
 
 
-class LevelReader(nn.Module):
-    """What a level of the decoder reads of a source, and the attention of each of its blocks.
-
-    Args:
-        decoder: the hierarchy that reads.
-        index: its level.
-        source: the hierarchy that is read.
-        levels: indices of the levels that are read.
-    """
-
-    blocks: TypedModuleList[SourceAttention]
-
-    def __init__(self, decoder: Hierarchy, index: int, source: Hierarchy, levels: Sequence[int]) -> None:
-        super().__init__()
-        stage = decoder.stages[index]
-        level = stage.level
-        names = [source.config.levels[number].name for number in levels]
-        theta = 10000.0 if source.axes == 1 else 100.0
-        self.maps = nn.ModuleDict(
-            {
-                name: nn.Linear(source.config.levels[number].dim, level.dim, bias=False)
-                for name, number in zip(names, levels, strict=True)
-            }
-        )
-        self.source_positions = nn.ModuleDict(
-            {
-                name: Positions(source.axes, level.dim, theta, _unit(source, number))
-                for name, number in zip(names, levels, strict=True)
-            }
-        )
-        self.positions = Positions(1, level.dim, 10000.0, _unit(decoder, index))
-        self.encoders = len(stage.encoder)
-        self.blocks = TypedModuleList(
-            SourceAttention(level.dim, level.heads) for _ in chain(stage.encoder, stage.decoder)
-        )
-        self.backend = decoder.config.backend
-
-    def forward(self, pyramid: Pyramid) -> LevelSource:
-        """The keys and values of all blocks, of the tokens of all levels that are read."""
-        parts, ids = [], []
-        for name, project in self.maps.items():
-            tokens = pyramid[name]
-            parts.append(rms_norm(project(tokens.x)) + self.source_positions[name](tokens.coords_TC))
-            ids.append(tokens.spans)
-        source_SD, spans = _by_sample(parts, ids)
-        source_SD = rms_norm(source_SD)
-        return LevelSource(self, [block.keys_values(source_SD) for block in self.blocks], spans)
-
-
 @dataclass(eq=False)
 class LevelSource:
     """The keys and values that a level of the decoder reads.
 
     Args:
-        reader: of the level.
+        blocks: the attention of each block, encoder blocks first.
+        positions: of the decoder's tokens.
+        backend: of attention.
         keys_values: (S, H, E) keys and values of each block, packed.
         spans: the samples.
     """
 
-    reader: LevelReader
+    blocks: Sequence[SourceAttention]
+    positions: Positions
+    backend: str
     keys_values: list[tuple[Tensor, Tensor]]
     spans: Spans
     _padded: list[tuple[Tensor, Tensor]] | None = field(default=None, init=False)
@@ -175,10 +125,10 @@ class LevelSource:
             coords_TC: of the level's tokens, in level-0 units.
             samples: their samples, as many as of the source.
         """
-        position_TD = self.reader.positions(coords_TC)
+        position_TD = self.positions(coords_TC)
         return [
             partial(_read, block, position_TD, partial(self._attend, *pair, samples, self.spans))
-            for block, pair in zip(self.reader.blocks, self.keys_values, strict=True)
+            for block, pair in zip(self.blocks, self.keys_values, strict=True)
         ]
 
     def new_reads(self, position_N: Tensor, new: NewTokens) -> list[Read]:
@@ -188,7 +138,7 @@ class LevelSource:
             position_N: their positions, in level-0 units.
             new: their samples.
         """
-        position_ND = self.reader.positions(position_N[:, None])
+        position_ND = self.positions(position_N[:, None])
         if new.single:
             attends: list[Attend] = [partial(self._attend_single, *pair, new) for pair in self._padding()]
         elif new.whole_batch:
@@ -198,13 +148,14 @@ class LevelSource:
             attends = [
                 partial(self._attend, k_SHE[rows], v_SHE[rows], new.spans, spans) for k_SHE, v_SHE in self.keys_values
             ]
-        blocks = zip(self.reader.blocks, attends, strict=True)
+        blocks = zip(self.blocks, attends, strict=True)
         return [partial(_read, block, position_ND, attention) for block, attention in blocks]
 
     def select(self, samples: np.ndarray) -> LevelSource:
         """These samples, in this order; one may occur more than once."""
         rows, spans = _rows(self.spans, samples)
-        return LevelSource(self.reader, [(k_SHE[rows], v_SHE[rows]) for k_SHE, v_SHE in self.keys_values], spans)
+        pairs = [(k_SHE[rows], v_SHE[rows]) for k_SHE, v_SHE in self.keys_values]
+        return LevelSource(self.blocks, self.positions, self.backend, pairs, spans)
 
     @property
     def nbytes(self) -> int:
@@ -214,7 +165,7 @@ class LevelSource:
 
     def _attend(self, k_SHE: Tensor, v_SHE: Tensor, q_spans: Spans, k_spans: Spans, q_THE: Tensor) -> Tensor:
         k_SHE, v_SHE = k_SHE.to(q_THE.dtype), v_SHE.to(q_THE.dtype)
-        return _attend_outside_graphs(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.reader.backend)
+        return _attend_outside_graphs(q_THE, k_SHE, v_SHE, q_spans, k_spans, backend=self.backend)
 
     def _attend_single(self, k_BHSE: Tensor, v_BHSE: Tensor, new: NewTokens, q_AHE: Tensor) -> Tensor:
         """Attention of one query per sample: dense, as ragged runs would be planned anew in every step."""
@@ -264,39 +215,6 @@ class Source:
         return Source({index: level.select(rows) for index, level in self.levels.items()})
 
 
-class SourceReader(nn.Module):
-    """The part of a decoder that reads a source, beside its hierarchy.
-
-    Args:
-        decoder: the hierarchy that reads.
-        source: the hierarchy that is read.
-        read: by index of a level of the decoder, the indices of the levels of the source that its blocks read.
-
-    Raises:
-        ConfigError: a level that reads has no blocks.
-    """
-
-    def __init__(self, decoder: Hierarchy, source: Hierarchy, read: Mapping[int, Sequence[int]]) -> None:
-        super().__init__()
-        self.indices = tuple(read)
-        names = [decoder.config.levels[index].name for index in read]
-        self.levels = nn.ModuleDict(
-            {
-                name: LevelReader(decoder, index, source, levels)
-                for name, (index, levels) in zip(names, read.items(), strict=True)
-            }
-        )
-        for name, level in self.levels.items():
-            assert isinstance(level, LevelReader)
-            if not len(level.blocks):
-                raise ConfigError(f"level {name!r} has no blocks that could read; set its depth or decoder_depth")
-
-    def forward(self, pyramid: Pyramid) -> Source:
-        """The keys and values of a batch of sources."""
-        levels = zip(self.indices, self.levels.values(), strict=True)
-        return Source({index: level(pyramid) for index, level in levels})
-
-
 def _read(block: SourceAttention, position_TD: Tensor, attention: Attend, x_TD: Tensor) -> Tensor:
     branch_TD: Tensor = block(x_TD + position_TD.to(x_TD.dtype), attention)
     return branch_TD
@@ -304,24 +222,6 @@ def _read(block: SourceAttention, position_TD: Tensor, attention: Attend, x_TD: 
 
 def _normed(x_SHE: Tensor) -> Tensor:
     return rms_norm(x_SHE if x_SHE.dtype == torch.float64 else x_SHE.float())
-
-
-def _unit(hierarchy: Hierarchy, index: int) -> tuple[float, ...]:
-    """Level-0 units per token of a level, along each axis."""
-    unit = (1.0,) * hierarchy.axes
-    for transition in hierarchy.transitions[:index]:
-        unit = tuple(size * stride for size, stride in zip(unit, transition.stride, strict=True))
-    return unit
-
-
-def _by_sample(parts: Sequence[Tensor], spans: Sequence[Spans]) -> tuple[Tensor, Spans]:
-    """Packed tensors of the same samples as one: all rows of the first sample, then those of the second, and so on."""
-    if len(parts) == 1:
-        return parts[0], spans[0]
-    lengths = torch.stack([part.lengths for part in spans])
-    ids = torch.cat([torch.repeat_interleave(torch.arange(len(part)), part.lengths) for part in spans])
-    order = ids.argsort(stable=True).to(parts[0].device)
-    return torch.cat(list(parts)).index_select(0, order), Spans.from_lengths(lengths.sum(0), parts[0].device)
 
 
 def _rows(spans: Spans, samples: np.ndarray) -> tuple[Tensor, Spans]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..core.source import Source, SourceReader
+from ..core.source import Source
+from ..core.source_reader import SourceReader
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import Discrete, Generative, writing
