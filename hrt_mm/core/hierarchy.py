@@ -23,7 +23,7 @@ from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
 from .rope import Rotary
-from .source import Read, Source
+from .source import Read, SourceMemory
 from .tokens import Tokens
 from .transition import TopDown, Transition
 
@@ -183,7 +183,7 @@ class Hierarchy(nn.Module):
             return CausalDown(*shape, inclusive=self.transitions[index].inclusive)
         return CrossAttention(*shape)
 
-    def forward(self, tokens: Tokens, *, levels: int | None = None, source: Source | None = None) -> Pyramid:
+    def forward(self, tokens: Tokens, *, levels: int | None = None, source: SourceMemory | None = None) -> Pyramid:
         """Runs the hierarchy.
 
         Args:
@@ -237,7 +237,9 @@ class Hierarchy(nn.Module):
         if tokens.axes != self.axes:
             raise UserError(f"the hierarchy was built for {self.axes} axes, the tokens have {tokens.axes}")
 
-    def _bottom_up(self, tokens: Tokens, record: _Record, levels: int | None, source: Source | None) -> list[_State]:
+    def _bottom_up(
+        self, tokens: Tokens, record: _Record, levels: int | None, source: SourceMemory | None
+    ) -> list[_State]:
         def state(index: int, x_TD: Tensor, plan: LevelPlan) -> _State:
             read = source.levels.get(index) if source is not None else None
             reads = read.reads(plan.coords_TC, plan.samples) if read is not None else None

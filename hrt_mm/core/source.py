@@ -191,7 +191,7 @@ class LevelSource:
 
 
 @dataclass(eq=False)
-class Source:
+class SourceMemory:
     """What a decoder reads, by index of its level.
 
     Args:
@@ -209,10 +209,10 @@ class Source:
         """Allocated bytes."""
         return sum(level.nbytes for level in self.levels.values())
 
-    def select(self, samples: Sequence[int] | np.ndarray) -> Source:
+    def select(self, samples: Sequence[int] | np.ndarray) -> SourceMemory:
         """These samples, in this order; one may occur more than once."""
         rows = np.asarray(samples, dtype=np.int64)
-        return Source({index: level.select(rows) for index, level in self.levels.items()})
+        return SourceMemory({index: level.select(rows) for index, level in self.levels.items()})
 
 
 def _read(block: SourceAttention, position_TD: Tensor, attention: Attend, x_TD: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .hierarchy import Hierarchy
 from .modules import TypedModuleList
 from .norm import rms_norm
 from .pyramid import Pyramid
-from .source import LevelSource, Positions, Source, SourceAttention
+from .source import LevelSource, Positions, SourceAttention, SourceMemory
 from .spans import Spans
 
 
@@ -96,10 +96,10 @@ class SourceReader(nn.Module):
             if not len(level.blocks):
                 raise ConfigError(f"level {name!r} has no blocks that could read; set its depth or decoder_depth")
 
-    def forward(self, pyramid: Pyramid) -> Source:
+    def forward(self, pyramid: Pyramid) -> SourceMemory:
         """The keys and values of a batch of sources."""
         levels = zip(self.indices, self.levels.values(), strict=True)
-        return Source({index: level(pyramid) for index, level in levels})
+        return SourceMemory({index: level(pyramid) for index, level in levels})
 
 
 def _unit(hierarchy: Hierarchy, index: int) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError
 from ..core.hierarchy import Hierarchy
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..core.source import Source
+from ..core.source import SourceMemory
 from ..core.tokens import Tokens
 from ..data.capabilities import Contextual
 from ..data.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         self.hierarchy = Hierarchy(config, tokenizer.axes)
         self.embedding = tokenizer.embedding(config.levels[0].dim)
 
-    def forward(self, tokens: Tokens, source: Source | None = None) -> Pyramid:
+    def forward(self, tokens: Tokens, source: SourceMemory | None = None) -> Pyramid:
         """Embeds raw tokens and runs the hierarchy.
 
         Args:

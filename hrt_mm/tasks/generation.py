@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
-from ..core.source import Source
+from ..core.source import SourceMemory
 from ..core.source_reader import SourceReader
 from ..core.spans import Spans
 from ..core.tokens import Tokens
@@ -331,7 +331,7 @@ class Generation(TowerTask):
             output.rows = self._decoded(batch, source)
         return output
 
-    def read(self, batch: Batch) -> Source:
+    def read(self, batch: Batch) -> SourceMemory:
         """The keys and values of the sources of a batch."""
         return self._read(batch)[0]
 
@@ -340,7 +340,7 @@ class Generation(TowerTask):
         logits: Tensor = self._head(x_TD).float()
         return logits
 
-    def begin(self, source: Source) -> Continuation:
+    def begin(self, source: SourceMemory) -> Continuation:
         """The start of a text for each sample of a source."""
         prompts = writing(self.tokenizer).prompts([""] * len(source))
         return Continuation(self, prompts, source)
@@ -373,13 +373,13 @@ class Generation(TowerTask):
         assert isinstance(head, nn.Linear)
         return head
 
-    def _read(self, batch: Batch) -> tuple[Source, dict[str, Tensor]]:
+    def _read(self, batch: Batch) -> tuple[SourceMemory, dict[str, Tensor]]:
         pyramid: Pyramid = self.encoder_of(self.source)(batch.towers[self.source].tokens)
-        source: Source = self.reader(pyramid)
+        source: SourceMemory = self.reader(pyramid)
         return source, {f"{self.source}/{name}": value for name, value in pyramid.losses.items()}
 
     @torch.no_grad()
-    def _search(self, source: Source, beams: int | None, length_penalty: float | None) -> list[Written]:
+    def _search(self, source: SourceMemory, beams: int | None, length_penalty: float | None) -> list[Written]:
         config = self.config
         return search(
             self.begin(source),
@@ -388,7 +388,7 @@ class Generation(TowerTask):
             length_penalty=config.length_penalty if length_penalty is None else length_penalty,
         )
 
-    def _decoded(self, batch: Batch, source: Source) -> dict[str, Tensor]:
+    def _decoded(self, batch: Batch, source: SourceMemory) -> dict[str, Tensor]:
         """The written texts and their references, of the samples that are decoded."""
         limit = self.config.decode_share * _SHARES
         chosen = [

@@ -13,7 +13,7 @@ from ..cross_scale import CausalDown
 from ..errors import UserError
 from ..hierarchy import Hierarchy
 from ..levels import GivenGroups
-from ..source import Source
+from ..source import SourceMemory
 from .groups import OpenGroup
 from .keys import KeyValues
 
@@ -101,7 +101,7 @@ class Memory:
         UserError: the hierarchy is not causal, or has several axes.
     """
 
-    def __init__(self, hierarchy: Hierarchy, batch: int, source: Source | None = None) -> None:
+    def __init__(self, hierarchy: Hierarchy, batch: int, source: SourceMemory | None = None) -> None:
         if not hierarchy.config.causal or hierarchy.axes != 1:
             raise UserError("only a causal hierarchy over one axis can step; set model.causal: true")
         like, levels = hierarchy.like, hierarchy.config.levels

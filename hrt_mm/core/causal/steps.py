@@ -14,7 +14,7 @@ from ..levels import GivenGroups
 from ..norm import rms_norm
 from ..plan import check_boundary
 from ..pyramid import Pyramid
-from ..source import Source
+from ..source import SourceMemory
 from ..tokens import Tokens
 from .engine import CausalPass
 from .groups import Flags
@@ -22,7 +22,7 @@ from .memory import Memory
 
 
 @torch.no_grad()
-def prefill(hierarchy: Hierarchy, tokens: Tokens, source: Source | None = None) -> tuple[Pyramid, Memory]:
+def prefill(hierarchy: Hierarchy, tokens: Tokens, source: SourceMemory | None = None) -> tuple[Pyramid, Memory]:
     """Runs prompts through a causal hierarchy.
 
     Args:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .continuation import Continuation, Writer
+from .continuation import Continuation, TextDecoder
 from .sampling import Sampling
 from .search import Written, search
 
-__all__ = ["Continuation", "Sampling", "Writer", "Written", "search"]
+__all__ = ["Continuation", "Sampling", "TextDecoder", "Written", "search"]

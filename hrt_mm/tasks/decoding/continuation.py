@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.causal import Memory, prefill, step
 from ...core.errors import UserError
-from ...core.source import Source
+from ...core.source import SourceMemory
 from ...core.spans import Spans
 from ...core.tokens import Tokens
 from ...data.capabilities import CausalBoundaries, receptive_field
@@ -20,7 +20,7 @@ from ...data.tokenizer import Tokenizer
 from ..encoder import Encoder
 
 
-class Writer(Protocol):
+class TextDecoder(Protocol):
     """A task whose causal encoder predicts the next id: a language model, or the decoder of a source."""
 
     @property
@@ -48,7 +48,7 @@ class Continuation:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Writer, tokens: Tokens, source: Source | None = None) -> None:
+    def __init__(self, model: TextDecoder, tokens: Tokens, source: SourceMemory | None = None) -> None:
         if int(tokens.spans.lengths.min()) == 0:
             raise UserError("a prompt has no token; start with the tokenizer's separator")
         tokens = tokens.to(model.encoder.hierarchy.like.device)
@@ -57,8 +57,8 @@ class Continuation:
         recent = [ids[-receptive_field(model.tokenizer) :] for ids in tokens.split()]
         self._begin(model, cache, model.logits(pyramid[0].x[last_B]), recent)
 
-    def _begin(self, model: Writer, cache: Memory, logits_BV: Tensor, recent: list[Tensor]) -> None:
-        self.writer, self.tokenizer = model, model.tokenizer
+    def _begin(self, model: TextDecoder, cache: Memory, logits_BV: Tensor, recent: list[Tensor]) -> None:
+        self.decoder, self.tokenizer = model, model.tokenizer
         self.cache, self.logits_BV, self._recent = cache, logits_BV, recent
 
     def __len__(self) -> int:
@@ -86,8 +86,8 @@ class Continuation:
         self._recent = [torch.cat([ids, new[None]])[-count:] for ids, new in zip(self._recent, ids_B, strict=True)]
         spans = Spans.from_lengths([len(ids) for ids in self._recent], ids_B.device)
         tokens = Tokens(torch.cat(self._recent), spans, spans.positions[:, None].float())
-        x_BD = self.writer.encoder.embedding(tokens).x[spans.host[1:].to(ids_B.device) - 1]
-        self.logits_BV = self.writer.logits(step(self.writer.encoder.hierarchy, x_BD, self.cache, starts))
+        x_BD = self.decoder.encoder.embedding(tokens).x[spans.host[1:].to(ids_B.device) - 1]
+        self.logits_BV = self.decoder.logits(step(self.decoder.encoder.hierarchy, x_BD, self.cache, starts))
         return self.logits_BV
 
     def select(self, samples: list[int]) -> None:
