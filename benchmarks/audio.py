@@ -28,6 +28,7 @@ from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import load_config
 from hrt_mm.core.levels import HierarchyConfig
 from hrt_modalities.audio import AudioConfig, AudioTokenizer
+from hrt_modalities.audio.stems import StemConfig
 
 from . import audio_accuracy, patches
 from .checks import CheckFailed
@@ -77,12 +78,13 @@ def build(contender: str, settings: Mapping[str, Any]) -> tuple[nn.Module, Audio
         control = flat_control(model)
         # The stem has the hierarchy's hidden width, so that the parameters of the whole are the same too.
         stem = tokenizer.config.stem
+        assert isinstance(stem, StemConfig)
         hidden = stem.hidden * model.levels[0].dim / control.levels[0].dim
         config = tokenizer.config.model_copy(update={"stem": stem.model_copy(update={"hidden": hidden})})
         built: nn.Module = Pooled(control, config.build())
     elif contender == "AST-like":
         depth = sum(level.depth for level in model.levels)
-        built = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, size(hierarchy))
+        built = patches.fitted(tokenizer.config.mels, tokenizer.stack, depth, size(hierarchy))
     else:
         built = hierarchy
     difference = abs(size(built) / size(hierarchy) - 1)

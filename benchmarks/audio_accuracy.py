@@ -36,7 +36,7 @@ def build(name: str, data: Data) -> Classifier:
         return Classifier(pooled, config.single.model.levels[-1].dim, len(data.classes), dropout)
     target = sum(weight.numel() for weight in pooled.parameters())
     depth = sum(level.depth for level in config.single.model.levels)
-    model = patches.fitted(tokenizer.config.mels, tokenizer.config.stem.frames, depth, target)
+    model = patches.fitted(tokenizer.config.mels, tokenizer.stack, depth, target)
     return Classifier(model, model.vit.embed_dim, len(data.classes), dropout)
 
 

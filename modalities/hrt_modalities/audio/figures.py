@@ -12,6 +12,7 @@ import numpy as np
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
 
+from .frames import Waveform
 from .tokenizer import AudioTokenizer
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def draw_audio(axes: Axes, tokenizer: Tokenizer, tokens: Tokens) -> None:
     assert isinstance(tokenizer, AudioTokenizer)
     count = min(len(tokens.x), _MAX_TOKENS)
     frames_LF = tokens.x[:count].float().cpu().numpy().reshape(-1, tokenizer.framer.width)
-    if tokenizer.config.features == "waveform":
+    if isinstance(tokenizer.framer, Waveform):
+        framing = tokenizer.framer.framing
+        frames_LF = frames_LF[:, framing.before : framing.before + framing.hop]
         wave = frames_LF.reshape(-1)
         axes.plot(np.linspace(0, count, len(wave)), wave, linewidth=0.4, color="#222222")
         largest = float(np.abs(wave).max()) or 1.0

@@ -81,11 +81,10 @@ class Features(ABC):
 
 
 class Waveform(Features):
-    """The samples themselves, divided by ``scale``."""
+    """The samples of the window themselves, divided by ``scale``."""
 
     def __init__(self, framing: Framing, scale: float) -> None:
-        assert framing.window == framing.hop
-        self.framing, self.scale, self.width = framing, scale, framing.hop
+        self.framing, self.scale, self.width = framing, scale, framing.window
 
     def __call__(self, windows_TW: Tensor, warp: float = 1.0) -> Tensor:
         assert warp == 1, "samples have no bands"

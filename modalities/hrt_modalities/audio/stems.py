@@ -1,19 +1,21 @@
-"""The stem of sounds: a convolution over neighbouring frames.
+"""The stem of sounds: a convolution over neighbouring frames, or a pretrained encoder.
 
 Shapes: T tokens, F raw features of a token, D width.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrt_mm.core.component import Component
 from hrt_mm.core.tokens import Tokens
+
+from .pretrained import ResemblyzerStem, TorchaudioSound, TransformersSound
 
 
 class StemConfig(Component):
@@ -30,6 +32,21 @@ class StemConfig(Component):
     channels: NonNegativeInt = 0
     """Channels of the first of two convolutions over time and bands, instead of a linear map; the second has twice as
     many. They recognize a resonance at any frequency, which helps with unknown speakers. None when 0."""
+
+
+def _kind(value: Any) -> Any:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "frames" if kind is None else kind
+
+
+SoundStems = Annotated[
+    Annotated[StemConfig, Tag("frames")]
+    | Annotated[TransformersSound, Tag("transformers")]
+    | Annotated[TorchaudioSound, Tag("torchaudio")]
+    | Annotated[ResemblyzerStem, Tag("resemblyzer")],
+    Discriminator(_kind),
+]
+"""A stem without a type is a convolution."""
 
 
 class AudioConvStem(nn.Module):

@@ -24,8 +24,9 @@ from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
 from .audio import Audio, Hidden, Pace, check_audio, check_waveform
 from .frames import FrameStream, Framing, LogMel, RunningMean, Waveform
+from .pretrained import SoundStem
 from .resample import ResampleStream, resampled, resampled_length
-from .stems import AudioConvStem, StemConfig
+from .stems import AudioConvStem, SoundStems, StemConfig
 
 _LEAST_STD = 0.05
 """Lower bound of the standard deviation of a sound, because digital silence has none."""
@@ -77,8 +78,8 @@ class AudioConfig(TokenizerConfig):
     """Normalization of the bands."""
     scale: PositiveFloat = 0.1
     """Divides the samples if features are the waveform."""
-    stem: StemConfig = StemConfig()
-    """How frames become tokens."""
+    stem: SoundStems = StemConfig()
+    """How frames become tokens, or the pretrained encoder whose frames are tokens."""
     carried: tuple[str, ...] = ("phonemes", "words")
     """Boundaries that the data provides, as start times of groups. Only those that the model or the task requests are
     required."""
@@ -89,6 +90,11 @@ class AudioConfig(TokenizerConfig):
     @model_validator(mode="after")
     def _agree(self) -> AudioConfig:
         default = AudioConfig.model_fields
+        if isinstance(self.stem, SoundStem):
+            for key in ("features", "hop_ms", "window_ms", "mels", "lowest_hz", "highest_hz", "norm", "scale"):
+                if getattr(self, key) != default[key].default:
+                    raise ValueError(f"{key} has no effect with stem.type: {self.stem.type}; drop it")
+            return self
         if self.features == "waveform":
             for key in ("window_ms", "mels", "lowest_hz", "highest_hz", "norm"):
                 if getattr(self, key) != default[key].default:
@@ -127,6 +133,11 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     A group starts with the token whose start is nearest to its time. Two groups that start on one token become one, and
     a group that starts at the end is dropped.
+
+    With a pretrained encoder, raw features of a token are the samples that its frame is made of.
+
+    Raises:
+        ConfigError: there is no such encoder, or it is of another modality or sampling rate.
     """
 
     axes = 1
@@ -136,19 +147,32 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
         self.boundaries = self.carried = config.carried
-        self.receptive_field, self.lookahead = config.stem.recent, config.stem.ahead
         self.non_causal_setting = "modality.norm.whole" if config.norm.whole is not None else ""
+        self.framer: LogMel | Waveform
+        self.stack = 1
+        """Frames of a token."""
         hop = config.hop
-        if config.features == "waveform":
-            framing = Framing(config.rate, hop, hop)
-            self.framer: LogMel | Waveform = Waveform(framing, config.scale)
+        if isinstance(config.stem, SoundStem):
+            framing = config.stem.framing()
+            if framing.rate != config.rate:
+                raise ConfigError(
+                    f"modality.rate {config.rate}: {config.stem.name!r} was trained on {framing.rate} samples a "
+                    f"second; set modality.rate: {framing.rate}, and sounds of any rate are resampled to it"
+                )
+            self.framer = Waveform(framing, 1.0)
+            self.non_causal_setting = f"modality.stem.type: {config.stem.type}"
+        elif config.features == "waveform":
+            self.framer = Waveform(Framing(config.rate, hop, hop), config.scale)
         else:
             framing = Framing(config.rate, hop, max(hop, round(config.window_ms * config.rate / 1000)))
             highest = config.highest_hz or config.rate / 2
             self.framer = LogMel(framing, config.mels, config.lowest_hz, highest, config.norm.mean, config.norm.std)
         seconds = config.norm.running_s
         self.running = RunningMean(seconds * config.rate / hop) if seconds is not None else None
-        self.features = self.framer.width * config.stem.frames
+        if isinstance(config.stem, StemConfig):
+            self.receptive_field, self.lookahead = config.stem.recent, config.stem.ahead
+            self.stack = config.stem.frames
+        self.features = self.framer.width * self.stack
 
     @property
     def seconds_per_token(self) -> float:
@@ -162,7 +186,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     @property
     def _samples_per_token(self) -> int:
-        return self.config.hop * self.config.stem.frames
+        return self.framer.framing.hop * self.stack
 
     def __call__(self, values: Sequence[Any]) -> Tokens:
         """Packs sounds, with the requested boundaries.
@@ -199,7 +223,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
                 "raise it or read the sound in parts",
             )
         waveform_S = resampled(audio.waveform_S, audio.rate, self.config.rate)
-        if audio.warp != 1 and self.config.features == "waveform":
+        if audio.warp != 1 and isinstance(self.framer, Waveform):
             raise ConfigError("frames of a waveform have no bands to move; drop vocal_tract from data.augment")
         x_TF = self.framer(self._windows(waveform_S, audio.pace), audio.warp)
         if self.running is not None:
@@ -218,9 +242,9 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         """(L, W) windows of the frames of a sound, for whole tokens."""
         framing = self.framer.framing
         if pace is None:
-            return framing.windows(waveform_S, self.count(len(waveform_S)) * self.config.stem.frames)
+            return framing.windows(waveform_S, self.count(len(waveform_S)) * self.stack)
         # Frames are evenly spaced in the time that is heard, and taken where the pace puts them in the waveform.
-        frames = self.count(max(1, round(pace.seconds * self.config.rate))) * self.config.stem.frames
+        frames = self.count(max(1, round(pace.seconds * self.config.rate))) * self.stack
         seconds = pace.source_at(np.arange(frames) * (framing.hop / self.config.rate))
         starts = np.minimum(np.round(seconds * self.config.rate), len(waveform_S))
         return framing.windows_at(waveform_S, torch.from_numpy(starts).long())
@@ -247,15 +271,26 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
             UserError: sounds are normalized as a whole.
         """
         assert not source, source
+        if isinstance(self.config.stem, SoundStem):
+            raise UserError(
+                f"a stem of type {self.config.stem.type} reads whole sounds, and a stream is none; train with a stem "
+                "without a type"
+            )
         if self.config.norm.whole is not None:
             raise UserError(
                 "modality.norm.whole needs a sound as a whole, which a stream is not; train with norm.running_s"
             )
-        frames = FrameStream(self.framer, self.running, self.config.stem.frames)
+        frames = FrameStream(self.framer, self.running, self.stack)
         return SoundTokenStream(frames, ResampleStream(rate or self.config.rate, self.config.rate), self.features)
 
     def embedding(self, dim: int) -> nn.Module:
-        """The stem."""
+        """The stem.
+
+        Raises:
+            ConfigError: the weights of a pretrained encoder are missing or damaged.
+        """
+        if isinstance(self.config.stem, SoundStem):
+            return self.config.stem.build(dim)
         return AudioConvStem(self.features, dim, self.config.stem)
 
     def size(self, shape: Sequence[int]) -> int:
@@ -302,17 +337,21 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         Raises:
             ConfigError: features are bands, from which the sound cannot be restored.
         """
+        if isinstance(self.config.stem, SoundStem):
+            raise ConfigError(
+                "tokens of a pretrained encoder are no sound; a stem without a type has modality.features"
+            )
         if self.config.features != "waveform":
             raise ConfigError("log-mel bands do not hold the sound; modality.features: waveform does")
         return [Audio((x_TF.float() * self.config.scale).reshape(-1), self.config.rate) for x_TF in tokens.split()]
 
     def _mask(self, x_TF: Tensor, hidden: Hidden) -> None:
         """Sets a part of the frames to 0, approximately the mean."""
-        if self.config.features == "waveform" and hidden.bands != (0.0, 1.0):
+        if isinstance(self.framer, Waveform) and hidden.bands != (0.0, 1.0):
             raise ConfigError(
                 "frames of a waveform have no bands to hide; set bands: 0 in spec_augment of data.augment"
             )
-        frames = self.config.rate / self.config.hop
+        frames = self.config.rate / self.framer.framing.hop
         first, last = (round(min(edge * frames, len(x_TF))) for edge in hidden.seconds)
         low, high = (round(edge * x_TF.shape[1]) for edge in hidden.bands)
         x_TF[first:last, low:high] = 0
