@@ -40,6 +40,14 @@ class Dataset(TorchDataset[Sample], ABC):
         """The class of a sample, without reading it, where that is known."""
         return None
 
+    def label_of(self, index: int) -> Any:
+        """The label of a sample; datasets that can do not read its value.
+
+        Raises:
+            BadSample: the sample must be read for it, and cannot be.
+        """
+        return self[index].label
+
     def contents(self, index: int) -> Mapping[str, Path | str]:
         """The files and texts that a sample is read from, by extension, to be packed into a shard.
 

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from .export import ClassComparison, ExportedFile, compare_classes, export_run
     from .generation import GeneratedText, Sampling, Session, continued, generate
     from .locating import LevelVectors
-    from .predictions import Attribution, Predicted, PredictedSpan, Prediction, SpanPrediction
+    from .predictions import (
+        Attribution,
+        MultilabelPrediction,
+        NumberPrediction,
+        Predicted,
+        PredictedSpan,
+        Prediction,
+        SpanPrediction,
+    )
     from .sharing import PretrainedEncoder, from_pretrained, push_to_hub, save_pretrained
     from .streaming import Finished, HierarchyStream, Stream, latencies
     from .trained import TrainedRun, evaluate_run, load_run, load_task
@@ -23,7 +31,15 @@ else:
             ".locating": ("LevelVectors",),
             ".export": ("ClassComparison", "ExportedFile", "compare_classes", "export_run"),
             ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
-            ".predictions": ("Attribution", "Predicted", "PredictedSpan", "Prediction", "SpanPrediction"),
+            ".predictions": (
+                "Attribution",
+                "MultilabelPrediction",
+                "NumberPrediction",
+                "Predicted",
+                "PredictedSpan",
+                "Prediction",
+                "SpanPrediction",
+            ),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
             ".streaming": ("Finished", "HierarchyStream", "Stream", "latencies"),
@@ -38,6 +54,8 @@ __all__ = [
     "GeneratedText",
     "HierarchyStream",
     "LevelVectors",
+    "MultilabelPrediction",
+    "NumberPrediction",
     "Predicted",
     "PredictedSpan",
     "Prediction",

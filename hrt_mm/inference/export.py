@@ -26,10 +26,14 @@ from ..data.atomic_files import replace_file
 from ..data.capabilities import Exportable
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE, Tokenizer
+from ..tasks.base import Task
 from ..tasks.classification import Classification, ClassificationConfig
 from ..tasks.contrastive import Contrastive
 from ..tasks.encoder import Encoder
 from ..tasks.encoding import EncoderTask
+from ..tasks.multilabel import Multilabel
+from ..tasks.pooled import PooledTask
+from ..tasks.regression import Regression
 from .trained import TrainedRun
 
 Format = Literal["onnx", "pt2"]
@@ -204,7 +208,12 @@ def compare_classes(run: TrainedRun, path: Path, format: Format, samples: Iterab
     model, _ = _model(run, "logits", None, None)
     compute = _onnx(path) if format == "onnx" else _pt2(path)
     config, tokenizer = run.config.task, model.tokenizer
-    assert isinstance(config, ClassificationConfig) and isinstance(tokenizer, Tokenizer)
+    if not isinstance(config, ClassificationConfig):
+        raise UserError(
+            f"--split compares the classes of task classification, and {run.folder} was trained on task {config.type}; "
+            "drop it"
+        )
+    assert isinstance(tokenizer, Tokenizer)
     rows = []
     for sample in samples:
         values = config.values([sample])
@@ -239,17 +248,18 @@ def _model(
         )
     hierarchy = encoder.hierarchy.config
     check_exportable(hierarchy, tokenizer)
-    output = output or ("logits" if isinstance(task, Classification) else "embedding")
+    scores = isinstance(task, Classification | PooledTask)
+    output = output or ("logits" if scores else "embedding")
     modules: list[nn.Module] = []
     if output == "logits":
-        if not isinstance(task, Classification):
+        if not isinstance(task, Classification | PooledTask):
             raise UserError(
                 f"{run.folder} was trained on task {run.config.task.type}, which gives no class scores of samples; "
                 "export it with --output embedding"
             )
         if level is not None:
             raise UserError("--level is that of an embedding; add --output embedding, or drop it")
-        read, modules = task.view_logits, [task.head]
+        read, modules = task.view_outputs if isinstance(task, Regression) else task.view_logits, [task.head]
     elif isinstance(task, Contrastive) and level is None:
         heads: Any = task.heads[0]
         index = task.views[0].levels[name]
@@ -263,12 +273,24 @@ def _model(
         "task": run.config.task.type,
         "modality": run.config.towers[name].modality.type,
         "output": output,
-        "classes": list(run.classes) if output == "logits" and run.classes is not None else None,
+        "classes": list(run.classes)
+        if output == "logits" and run.classes is not None and run.config.task.labelled
+        else None,
+        **_named_outputs(task, output),
         "step": run.checkpoint.step,
         "inputs": {key: list(axes.values()) for key, axes in tokenizer.dense_axes().items()},
         "preprocessing": dict(tokenizer.dense_metadata()),
     }
     return model, metadata
+
+
+def _named_outputs(task: Task, output: Output) -> dict[str, Any]:
+    """What the outputs of a head mean beside their classes: names of numbers, or thresholds of probabilities."""
+    if output == "logits" and isinstance(task, Regression):
+        return {"numbers": list(task.outputs)}
+    if output == "logits" and isinstance(task, Multilabel):
+        return {"thresholds": task.threshold_K.tolist()}
+    return {}
 
 
 def _tower(run: TrainedRun, tower: str | None) -> str:

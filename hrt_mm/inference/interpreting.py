@@ -28,10 +28,20 @@ from ..tasks.ctc.task import CTC
 from ..tasks.fused import Fused
 from ..tasks.labels import NO_LABEL
 from ..tasks.matching import Matching
+from ..tasks.multilabel import Multilabel
+from ..tasks.regression import Regression
 from ..tasks.segmentation import Segmentation
 from ..tasks.tagging import Tagging, units_of
 from .locating import locations_of, unit_of
-from .predictions import Predicted, PredictedSpan, Prediction, SpanPrediction
+from .predictions import (
+    MultilabelPrediction,
+    NumberPrediction,
+    Predicted,
+    PredictedSpan,
+    Prediction,
+    SpanPrediction,
+    as_value,
+)
 from .reading import TowerReader
 
 ADVICE = {
@@ -62,6 +72,8 @@ class Interpreter:
             Classification: self._classes,
             Fused: self._classes,
             Matching: self._classes,
+            Multilabel: self._several_classes,
+            Regression: self._numbers,
             Tagging: self._tags,
             Segmentation: self._segments,
             Boundary: self._boundaries,
@@ -84,13 +96,15 @@ class Interpreter:
     @property
     def needs_values(self) -> bool:
         """Whether raw values are needed beside the batch, to locate what is predicted."""
-        return not isinstance(self.task, Classification | Fused | Matching)
+        return not isinstance(self.task, Classification | Fused | Matching | Multilabel | Regression)
 
     def truth(self, sample: Sample) -> Any:
         """The label of a sample as predictions name it: a class, a list of them, or a transcript."""
         label = sample.label
         if isinstance(self.task, CTC):
             return _joined(list(label), self.task.unit) if isinstance(label, list | tuple) else label
+        if isinstance(self.task, Regression):
+            return as_value(dict(zip(self.task.outputs, self.task.config.numbers(sample), strict=True)))
         classes = getattr(self.task, "classes", ())
         if isinstance(label, list | tuple):
             return [_class_name(item, classes) for item in label]
@@ -111,6 +125,30 @@ class Interpreter:
         return [
             _prediction(probabilities_K, self.task.classes, sample.name)
             for probabilities_K, sample in zip(probabilities_of(self.task.logits(batch)), samples, strict=True)
+        ]
+
+    def _several_classes(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
+        task = self.task
+        assert isinstance(task, Multilabel)
+        thresholds = dict(zip(task.classes, task.threshold_K.tolist(), strict=True))
+        predictions: list[Predicted | None] = []
+        for scores_K, sample in zip(task.logits(batch).float().sigmoid().cpu(), samples, strict=True):
+            if not scores_K.isfinite().all():
+                predictions.append(None)
+                continue
+            probabilities = _ranked(scores_K, task.classes)
+            labels = [label for label, score in probabilities.items() if score >= thresholds[label]]
+            predictions.append(MultilabelPrediction(tuple(labels), probabilities, name=sample.name))
+        return predictions
+
+    def _numbers(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
+        task = self.task
+        assert isinstance(task, Regression)
+        return [
+            NumberPrediction(dict(zip(task.outputs, values_R.tolist(), strict=True)), name=sample.name)
+            if values_R.isfinite().all()
+            else None
+            for values_R, sample in zip(task.predict(batch).float().cpu(), samples, strict=True)
         ]
 
     def _tags(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
@@ -232,10 +270,14 @@ def probabilities_of(logits_PK: Tensor) -> Tensor:
 def _prediction(probabilities_K: Tensor, classes: Sequence[str], name: str) -> Prediction | None:
     if not probabilities_K.isfinite().all():
         return None
-    values, order = probabilities_K.sort(descending=True, stable=True)
-    ranked = zip(order.tolist(), values.tolist(), strict=True)
-    probabilities: Mapping[str, float] = {classes[index]: probability for index, probability in ranked}
+    probabilities = _ranked(probabilities_K, classes)
     return Prediction(next(iter(probabilities)), probabilities, name=name)
+
+
+def _ranked(probabilities_K: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """The probabilities of all classes by name, most likely first."""
+    values, order = probabilities_K.sort(descending=True, stable=True)
+    return {classes[index]: value for index, value in zip(order.tolist(), values.tolist(), strict=True)}
 
 
 def _unit_edges(tokens: Tokens, units: Spans, samples: Spans) -> list[Tensor]:

@@ -19,6 +19,8 @@ from ..tasks.batch import Batch
 from ..tasks.classification import Classification
 from ..tasks.fused import Fused
 from ..tasks.matching import Matching
+from ..tasks.multilabel import Multilabel
+from ..tasks.regression import Regression
 from ..train.data import load, worker_deaths_named
 from ..train.distributed import ProcessGroup
 from ..train.sampler import Plan
@@ -75,9 +77,14 @@ class PredictionJob:
     @property
     def columns(self) -> list[str]:
         """The columns that are written, in their order."""
-        classes = isinstance(self.run.task, Classification | Fused | Matching)
+        task = self.run.task
         names = ["sample", *(["true"] if self.labelled else []), "predicted"]
-        names += ["score", "scores"] if classes else ["unit", "spans"]
+        if isinstance(task, Classification | Fused | Matching):
+            names += ["score", "scores"]
+        elif isinstance(task, Multilabel):
+            names += ["scores"]
+        elif not isinstance(task, Regression):
+            names += ["unit", "spans"]
         names += ["attributions"] if self.explain is not None else []
         others = dict.fromkeys(_column(name, names) for row in self.info for name in row)
         return names + list(others)

@@ -66,6 +66,50 @@ class Prediction(Predicted):
 
 
 @dataclass(frozen=True)
+class MultilabelPrediction(Predicted):
+    """The predicted classes of a sample, of which there may be none.
+
+    Args:
+        labels: classes whose probability reaches their threshold, most likely first.
+        probabilities: of all classes by name, most likely first; each is on its own.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: Mapping[str, float] = field(repr=False)
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``, a list of classes, and the ``scores`` of those and of the most likely others."""
+        count = None if top is None else max(top, len(self.labels))
+        return {"predicted": list(self.labels), "scores": dict(islice(self.probabilities.items(), count))}
+
+
+@dataclass(frozen=True)
+class NumberPrediction(Predicted):
+    """The predicted numbers of a sample.
+
+    Args:
+        values: by name.
+    """
+
+    values: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        """The only number."""
+        (value,) = self.values.values()
+        return value
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``: the number, or the numbers by name where there are several."""
+        return {"predicted": as_value(self.values)}
+
+
+def as_value(values: Mapping[str, float]) -> float | dict[str, float]:
+    """Numbers by name, or the only one alone."""
+    return next(iter(values.values())) if len(values) == 1 else dict(values)
+
+
+@dataclass(frozen=True)
 class PredictedSpan(TimeSpan):
     """A labelled part of a sample.
 
@@ -154,7 +198,13 @@ def text_lines(row: PredictionRow) -> list[str]:
     """A row as lines for people."""
     lead = f"{row['sample']}: " if row["sample"] else ""
     true = f"  (true: {_short(row['true'])})" if row.get("true") is not None else ""
-    if "scores" in row:
+    if isinstance(row["predicted"], float | dict):
+        lines = [f"{lead}{_short(row['predicted'])}{true}"]
+    elif "scores" in row and isinstance(row["predicted"], list):
+        scores = row["scores"]
+        chosen = "  ".join(f"{label} {scores[label]:.1%}" for label in row["predicted"]) or "no class"
+        lines = [f"{lead}{chosen}{true}"]
+    elif "scores" in row:
         scores = "  ".join(f"{label} {score:.1%}" for label, score in row["scores"].items())
         lines = [f"{lead}{scores}{true}"]
     else:
@@ -180,4 +230,8 @@ def _attribution_line(part: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number:.6g}" for name, number in value.items())
     return value if isinstance(value, str) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -16,6 +16,8 @@ from .joint import JointTask, JointTaskConfig
 from .language import LanguageConfig, LanguageModel
 from .masked import Masked, MaskedConfig
 from .matching import Matching, MatchingConfig
+from .multilabel import Multilabel, MultilabelConfig
+from .regression import Regression, RegressionConfig
 from .segmentation import Segmentation, SegmentationConfig
 from .tagging import Tagging, TaggingConfig
 
@@ -29,6 +31,8 @@ TASKS: dict[str, type[TaskConfig]] = {
     "language": LanguageConfig,
     "masked": MaskedConfig,
     "matching": MatchingConfig,
+    "multilabel": MultilabelConfig,
+    "regression": RegressionConfig,
     "segmentation": SegmentationConfig,
     "tagging": TaggingConfig,
 }
@@ -59,6 +63,10 @@ __all__ = [
     "MaskedConfig",
     "Matching",
     "MatchingConfig",
+    "Multilabel",
+    "MultilabelConfig",
+    "Regression",
+    "RegressionConfig",
     "Segmentation",
     "SegmentationConfig",
     "Tagging",

@@ -16,6 +16,7 @@ from .batch import Batch, TowerTokens
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
+    from ..data.dataset import Dataset
     from ..data.sample import Sample
     from ..data.tokenizer import Tokenizer, TokenizerConfig
 
@@ -53,6 +54,8 @@ class Task(nn.Module, ABC):
     leaves_unused: bool = True
     """Whether a batch may leave a parameter without a gradient, so that ranks must look for those after each forward
     pass. A module within may say it of its own parameters."""
+    calibrated: tuple[str, ...] = ()
+    """Names of the buffers that :meth:`calibrate` sets."""
     _shares: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
@@ -66,6 +69,23 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def lr_scales(self) -> Sequence[float]:
         """The learning-rate multiplier of each level."""
+
+    def fit_labels(self, dataset: Dataset) -> None:
+        """Sets what depends on the labels of the training set, such as their scale; before a run starts.
+
+        Args:
+            dataset: the training set.
+
+        Raises:
+            ConfigError: it is a stream, whose labels are not listed, or its labels cannot be used.
+        """
+
+    def calibrate(self, rows: Mapping[str, Tensor]) -> None:
+        """Sets the buffers in ``calibrated`` from an evaluation of ``val`` in training, before its metrics.
+
+        Args:
+            rows: as :meth:`summarize` takes them.
+        """
 
     def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics of a whole split, by name.

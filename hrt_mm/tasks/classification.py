@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..core.errors import BadSample
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
@@ -24,6 +23,7 @@ from .base import TaskOutput
 from .batch import Batch
 from .encoding import EncoderTaskConfig
 from .labels import LabelConfig, LabelTask, class_indices, level_indices, linear_head
+from .pooled import views_of
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
@@ -50,13 +50,7 @@ class ClassificationConfig(LabelConfig, EncoderTaskConfig):
         Raises:
             BadSample: one has more or fewer views than the first.
         """
-        views = [sample.value if isinstance(sample.value, tuple) else (sample.value,) for sample in samples]
-        for sample, sample_views in zip(samples, views, strict=True):
-            if len(sample_views) != len(views[0]):
-                raise BadSample(
-                    sample.name, f"has {len(sample_views)} views and {samples[0].name} {len(views[0])}; give as many"
-                )
-        return [view for sample_views in views for view in sample_views]
+        return views_of(samples)
 
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor:
         """(B,) int64 class indices. A label is the name of a class, or its index.

@@ -5,7 +5,7 @@ Shapes: P predictions, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,11 +49,47 @@ class LabelConfig(TaskConfig):
         Raises:
             ConfigError: the data has fewer than two classes.
         """
-        if classes is None:
-            raise ConfigError(f"task {self.type} needs labels, and the training data has no classes")
-        if len(classes) < 2:
-            raise ConfigError(f"task {self.type} needs 2 classes or more, the training data has {list(classes)}")
-        return classes
+        return checked_classes(self.type, classes)
+
+
+def checked_classes(task: str, classes: tuple[str, ...] | None, fewest: int = 2) -> tuple[str, ...]:
+    """The classes of the data, checked.
+
+    Args:
+        task: the type of the task, for messages.
+        classes: of the training set.
+        fewest: number of classes that the task needs.
+
+    Raises:
+        ConfigError: the data has no classes, or fewer.
+    """
+    if classes is None:
+        raise ConfigError(f"task {task} needs labels, and the training data has no classes")
+    if len(classes) < fewest:
+        needs = f"{fewest} class{'es' if fewest > 1 else ''}"
+        raise ConfigError(f"task {task} needs {needs} or more, the training data has {list(classes)}")
+    return classes
+
+
+def values_by_class(values: float | Mapping[str, float], classes: Sequence[str], key: str) -> list[float]:
+    """The value of each class.
+
+    Args:
+        values: one for all, or one for each class by name.
+        classes: of the data.
+        key: the setting, for messages.
+
+    Raises:
+        ConfigError: a class has no value, or a value is of no class.
+    """
+    if not isinstance(values, Mapping):
+        return [float(values)] * len(classes)
+    missing = [name for name in classes if name not in values]
+    if missing or (unknown := [name for name in values if name not in classes]):
+        problem = f"has no value for {', '.join(map(repr, missing[:5]))}" if missing else f"names {unknown[0]!r}"
+        listed = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        raise ConfigError(f"{key} {problem}; the classes are {listed}")
+    return [float(values[name]) for name in classes]
 
 
 class LabelTask(EncoderTask):

@@ -114,6 +114,7 @@ def evaluate(
     *,
     stopped: Callable[[], bool] = lambda: False,
     partial: bool = False,
+    calibrate: bool = False,
 ) -> dict[str, float] | None:
     """The metrics of a split, by names like ``val/accuracy``. Leaves the global random generators untouched.
 
@@ -122,6 +123,7 @@ def evaluate(
         loader: the split.
         cast: autocast context.
         stopped: whether to stop; called before each batch.
+        calibrate: let the task set what it chooses by this split, such as thresholds.
         partial: skip the warning about classes without samples, as only a part of the split is evaluated.
 
     Returns:
@@ -154,6 +156,8 @@ def evaluate(
     # A rank without batches has no rows.
     names = dict.fromkeys(name for rows in by_rank for name in rows)
     rows = {name: torch.cat([rows[name] for rows in by_rank if name in rows]) for name in names}
+    if calibrate:
+        task.calibrate(rows)
     return metrics | {f"{loader.split}/{name}": value for name, value in task.summarize(rows).items()}
 
 

@@ -54,6 +54,7 @@ def rehearse(config: RunConfig) -> str:
     ):
         seed_all(mix(options.seed, "weights"))
         task = build_task(config, data.tokenizers, data.classes).to(ranks.device)
+        task.fit_labels(data.splits["train"])
         build_optimizer(task, config.optim)
         if options.init_from is not None and options.pretrain is None:
             initialize(task, options.init_from, data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core.errors import Stopped, UserError
+from ..core.errors import ConfigError, Stopped, UserError
 from ..tasks.batch import Batch
 from .build import build_data, build_task, splits_of
 from .checkpoint import Checkpoint
@@ -36,7 +36,7 @@ from .state import TrainState, pack, unpack
 from .store import CheckpointStore
 from .streamed import train_sampler
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
-from .weights import EMA
+from .weights import EMA, named_weights
 
 if TYPE_CHECKING:
     from .run_config import RunConfig
@@ -81,6 +81,10 @@ class Run:
         self.data = build_data(config, splits_of(options))
         seed_all(mix(options.seed, "weights"))
         self.task = build_task(config, self.data.tokenizers, self.data.classes).to(ranks.device)
+        if self.task.calibrated and not options.eval_every:
+            raise ConfigError(
+                f"task {config.task.type} chooses its thresholds on val, and train.eval_every is null; set it"
+            )
         self.cast = autocast(options.precision, ranks.device)
         self.precision = "bf16" if choose_dtype(options.precision, ranks.device) == torch.bfloat16 else "fp32"
         self.optimizer = build_optimizer(self.task, config.optim)
@@ -102,6 +106,8 @@ class Run:
         self.unsaved = False
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
         self.initialized_from: list[str] = []
+        if checkpoint is None:
+            self.task.fit_labels(self.data.splits["train"])
         if checkpoint is None and init_from is not None:
             self.initialized_from = initialize(self.task, init_from, self.data)
         self.ema = EMA(self.task, options.ema) if options.ema is not None else None
@@ -230,7 +236,12 @@ class Run:
         assert self.val is not None
         averaged = self.ema.swapped_into(self.task) if self.ema is not None else nullcontext()
         with self.clock.paused(), averaged:
-            metrics = evaluate(self.task, self.val, self.cast, stopped=lambda: bool(self.stop))
+            metrics = evaluate(self.task, self.val, self.cast, stopped=lambda: bool(self.stop), calibrate=True)
+            calibrated = {name: named_weights(self.task)[name].clone() for name in self.task.calibrated}
+        # The average and the weights alike: either may be evaluated later.
+        for weights in (named_weights(self.task), *([self.ema.weights] if self.ema is not None else [])):
+            for name, chosen in calibrated.items():
+                weights[name].copy_(chosen)
         self.reporter.throughput.pause()
         if metrics is None:
             return True, False

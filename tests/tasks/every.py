@@ -146,6 +146,14 @@ CASES = {
     "classification": Case({"type": "classification", "label_smoothing": 0.1}, _class),
     "balanced classification": Case({"type": "classification", "balance": 1.0}, _class),
     "tagging": Case({"type": "tagging", "level": "a"}, _tags, model=_down),
+    "regression": Case(
+        {"type": "regression", "loss": "huber", "outputs": ["sum", "length"], "mean": [0.5, 9.0], "std": [2.0, 7.0]},
+        lambda rows, place: [float(rows.sum()), float(len(rows))],
+    ),
+    "multilabel": Case(
+        {"type": "multilabel", "pos_weight": {"x": 2.0, "y": 1.0, "z": 0.5}, "thresholds": "val"},
+        lambda rows, place: [name for at, name in enumerate(CLASSES) if (place + at) % (at + 2) == 0],
+    ),
     "matching": Case({"type": "matching"}, _class, lambda rows, place: (rows[:3], rows[2:])),
     "boundary": Case({"type": "boundary", "unit": "cuts"}, model=_down),
     "language": Case(

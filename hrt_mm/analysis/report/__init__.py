@@ -20,6 +20,7 @@ from .curves import curves_section
 from .cuts import cuts_section
 from .gates import gates_section
 from .groups import groups_section
+from .outputs import outputs_section
 from .overview import overview_section
 from .page import REPORT, Page
 from .reconstruction import reconstruction_section
@@ -36,6 +37,7 @@ SECTIONS: tuple[Section, ...] = (
     overview_section,
     curves_section,
     confusion_section,
+    outputs_section,
     retrieval_section,
     reconstruction_section,
 )

@@ -10,7 +10,7 @@ from hrt_mm.data.dataset import Dataset
 from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FolderConfig, TableConfig, TimedRowsConfig
 from ..common.shards import ShardRowsConfig
-from ..common.tables import Paths, Row, label_of
+from ..common.tables import Paths, Row
 from .files import SUFFIXES
 from .joined import JoinableConfig
 from .recordings import Recording, Recordings, RecordingsConfig, Target
@@ -28,9 +28,9 @@ class AudioFolderConfig(FolderConfig, RecordingsConfig):
 class AudioRowsConfig(TimedRowsConfig, JoinableConfig):
     """A table with one row per sound or part of a sound."""
 
-    label: Literal["class", "text", "words", "characters"] = "class"
-    """Kind of the label: a class, a text, or a text that is split into words or characters. In JSONL words may also be
-    a list."""
+    label: Literal["class", "classes", "numbers", "text", "words", "characters"] = "class"
+    """Kind of the label: a class; several classes; numbers, of one column or several; a text; or a text that is split
+    into words or characters. In JSONL words may also be a list."""
 
     def build(self, split: str) -> Dataset:
         """The sounds of a split."""
@@ -47,15 +47,14 @@ class AudioRowsConfig(TimedRowsConfig, JoinableConfig):
         return Recording(path, target, offset, duration, alignment=alignment, group=group)
 
     def _target(self, row: Row, location: str) -> Target:
-        if self.label_column is None:
-            return None
-        value = row[self.label_column]
-        if self.label == "class":
-            return label_of(row, self.label_column, location)
+        if self.label_column is None or self.label in ("class", "classes", "numbers"):
+            return self.label_in(row, location)
+        (column,) = self.label_columns()
+        value = row[column]
         if self.label == "words" and isinstance(value, list) and all(isinstance(word, str) for word in value):
             return tuple(map(printable, value))
         if not isinstance(value, str):
-            raise ConfigError(f"{location}: {self.label_column} must be a text, got {value!r:.60}")
+            raise ConfigError(f"{location}: {column} must be a text, got {value!r:.60}")
         return as_target(printable(value), self.label)
 
 

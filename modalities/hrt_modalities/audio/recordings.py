@@ -23,7 +23,7 @@ from .audio import SLACK, check_starts
 from .augment import Augmentation, Transform, chain, trimmed
 from .files import check_part, part_of, read_audio, read_header
 
-Target = str | tuple[str, ...] | None
+Target = str | tuple[str | None, ...] | tuple[float, ...] | None
 """A class or a text, or a sequence of words, phonemes or characters."""
 
 

@@ -237,14 +237,15 @@ class HuggingFaceRowsConfig(RowsConfig):
         return stream if split == "train" else stream.head(self.eval_rows)
 
     def _stream_classes(self, names: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
-        if self.label_column is None or getattr(self, "label", "class") in ("text", "group"):
+        if self.label_column is None or self.label in ("text", "group", "numbers"):
             if self.classes:
                 raise ConfigError("data.classes has no effect, as labels are no classes; drop it")
             return None
-        if self.classes or self.label_column in names:
-            return tuple(sorted(set(self.classes or names[self.label_column])))
+        (column,) = self.label_columns()
+        if self.classes or column in names:
+            return tuple(sorted(set(self.classes or names[column])))
         raise ConfigError(
-            f"{self.where}: the features do not name the classes of {self.label_column!r}, and a stream is not read "
+            f"{self.where}: the features do not name the classes of {column!r}, and a stream is not read "
             "through to find them; list them in data.classes"
         )
 

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError, printable
 from hrt_mm.data.contained import ContainedFile
 from hrt_mm.data.dataset import Dataset
@@ -22,10 +23,11 @@ from .division import Division, Traits, file_member
 from .folders import Layout, labelled_files
 from .splits import check_split
 from .splitting import SplitConfig, ValSplitConfig
-from .tables import SPAN_KEYS, Paths, Row, SpanColumns
+from .tables import SPAN_KEYS, Paths, Row, SpanColumns, label_of, labels_of, numbers_of
 
-Target = str | tuple[str | None, ...] | None
-"""A class or a text, or a sequence of words, symbols or classes of parts; ``None`` in it is a part without a label."""
+Target = str | tuple[str | None, ...] | tuple[float, ...] | None
+"""A class or a text; several classes; words, symbols or classes of parts, where ``None`` is a part without a label; or
+numbers."""
 
 
 class MediaItem(Protocol):
@@ -54,12 +56,12 @@ class FileItem:
 
     Args:
         name: its path from the dataset's folder, with ``/``.
-        target: its class, where it has one.
+        target: its label, where it has one.
         group: items of a group stay in one split.
     """
 
     name: str
-    target: str | None = None
+    target: Target = None
     group: str | None = None
 
     @property
@@ -111,7 +113,9 @@ class FileDataset(Dataset, Generic[AnyItem]):
         item = self.items[index]
         plain = type(item)(item.name, item.target, group=item.group)  # type: ignore[call-arg]
         if item != plain or isinstance(item.target, tuple):
-            raise ConfigError(f"{item.title} is a part of a file, or has labels of parts; only whole files are packed")
+            raise ConfigError(
+                f"{item.title} is a part of a file, or has several labels; only whole files with one are packed"
+            )
         suffix = PurePosixPath(item.name).suffix[1:].lower()
         label = {} if item.target is None else {"txt" if self.classes is None else "cls": item.target}
         return {suffix if suffix.isalnum() else "bin": self.home.path(item.name), **label}
@@ -119,7 +123,11 @@ class FileDataset(Dataset, Generic[AnyItem]):
     def sample(self, index: int, value: Any) -> Sample:
         """A value with the label and the name of its item."""
         item = self.items[index]
-        return Sample(value, list(item.target) if isinstance(item.target, tuple) else item.target, item.title)
+        return Sample(value, label_value(item.target), item.title)
+
+    def label_of(self, index: int) -> Any:
+        """The sample's label, without reading the file."""
+        return label_value(self.items[index].target)
 
 
 class MediaConfig(ValSplitConfig):
@@ -231,20 +239,64 @@ class FolderConfig(UnsplitConfig):
         return self.divide(splits, traits_of(), made_by=made_by, where=f"data.root {self.root}")
 
 
-class RowsConfig(UnsplitConfig):
+class LabelColumns(Component):
+    """Columns of labels of a table."""
+
+    label_column: str | tuple[str, ...] | None = "label"
+    """Column of the label, or several of numbers; null for samples without labels."""
+    label: str = "class"
+    """Kind of the label: ``class``; ``classes``, any number of them in a cell; or ``numbers``, of one or several
+    columns."""
+    label_separator: Annotated[str, Field(min_length=1)] = ";"
+    """What separates several classes, or numbers, in a cell; in JSONL and Parquet they may also be lists."""
+
+    @model_validator(mode="after")
+    def _label_fits(self) -> Self:
+        several = isinstance(self.label_column, tuple)
+        if several and self.label != "numbers":
+            raise ValueError("label_column has several columns, which are for label: numbers; give one")
+        if several and not self.label_column:
+            raise ValueError("label_column is empty; give a column, or null")
+        if self.label not in ("classes", "numbers") and self.label_separator != ";":
+            raise ValueError("label_separator is for label: classes and numbers; drop it")
+        return self
+
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of the label."""
+        if self.label_column is None:
+            return ()
+        return self.label_column if isinstance(self.label_column, tuple) else (self.label_column,)
+
+    def label_in(self, row: Row, location: str) -> Target:
+        """The label of a row: a class, several of them, or numbers; ``None`` without a column.
+
+        Args:
+            row: of the table.
+            location: the table and the line.
+
+        Raises:
+            ConfigError: it is missing, or is not of this kind.
+        """
+        columns = self.label_columns()
+        if self.label == "numbers" and columns:
+            return numbers_of(row, columns, self.label_separator, location)
+        (column,) = columns or (None,)
+        if self.label == "classes" and column is not None:
+            return labels_of(row, column, self.label_separator, location)
+        return label_of(row, column, location)
+
+
+class RowsConfig(LabelColumns, UnsplitConfig):
     """Rows of a table, one per sample."""
 
-    label_column: str | None = "label"
-    """Column of the label; null for samples without labels."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other common names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
 
     @model_validator(mode="after")
     def _labelled(self) -> Self:
-        label = getattr(self, "label", "class")
-        if self.label_column is None and label != "class":
-            raise ValueError(f"label: {label} has no effect without label_column; set it")
+        if self.label_column is None and self.label != "class":
+            raise ValueError(f"label: {self.label} has no effect without label_column; set it")
         return self
 
     @property
@@ -348,7 +400,7 @@ class FileRowsConfig(RowsConfig):
         return dataset
 
     def _has_texts(self) -> bool:
-        return getattr(self, "label", "class") == "text"
+        return self.label == "text"
 
     def _division(self) -> Division[Any]:
         columns: list[str] = []
@@ -378,8 +430,6 @@ class TimedRowsConfig(FileRowsConfig, SpanColumns):
 
     column_keys = (*FileRowsConfig.column_keys, *SPAN_KEYS, "alignment_column")
 
-    label: str = "class"
-    """Kind of the label."""
     alignment_column: str | None = None
     """Column of the path of an alignment (TextGrid, CTM, TSV, JSON, SRT or WebVTT). Each tier is a boundary by that
     name; times count from the beginning of the file."""
@@ -405,14 +455,22 @@ def traits_of(*, texts: bool = False) -> Callable[[MediaItem], Traits]:
 
 
 def classes_of(items: Iterable[MediaItem]) -> tuple[str, ...] | None:
-    """All labels of items, including those in sequences; ``None`` if an item has no label."""
+    """All labels of items, including those in sequences; ``None`` if an item has no label, or numbers."""
     names: set[str] = set()
     for item in items:
         if item.target is None:
             return None
-        labels = (item.target,) if isinstance(item.target, str) else item.target
-        names.update(name for name in labels if name is not None)
+        for name in (item.target,) if isinstance(item.target, str) else item.target:
+            if isinstance(name, float):
+                return None
+            if name is not None:
+                names.add(name)
     return tuple(sorted(names))
+
+
+def label_value(target: Target) -> Any:
+    """A target as the label of a sample, in which several are a list."""
+    return list(target) if isinstance(target, tuple) else target
 
 
 def limit_towers(parts: Mapping[str, Dataset], tokenizers: Mapping[str, Tokenizer]) -> None:

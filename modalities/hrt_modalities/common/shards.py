@@ -96,8 +96,8 @@ class ShardRowsConfig(LocatedRowsConfig):
     shard_cache: Path | None = None
     """A folder that remote shards are copied to on first use; null to read parts of them when they are needed, which
     the server must support."""
-    label_column: str | None = "cls"
-    """Column of the label; null for samples without labels."""
+    label_column: str | tuple[str, ...] | None = "cls"
+    """Column of the label, or several of numbers; null for samples without labels."""
 
     @model_validator(mode="after")
     def _located(self) -> Self:

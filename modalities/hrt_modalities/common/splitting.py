@@ -150,6 +150,10 @@ class SplitConfig(ValSplitConfig):
         """Whether samples are rows of a table, and not files in folders."""
         return getattr(self, "file", None) is not None
 
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns of a table that have labels."""
+        return ()
+
     def split_columns(self) -> list[str]:
         """Columns of a table that the splits need, in addition to the one of splits."""
         fold = self.folds.column if self.folds is not None else None
@@ -193,7 +197,7 @@ class SplitConfig(ValSplitConfig):
             [*columns, *self.split_columns()],
             named,
             split_column=split_column,
-            label_column=getattr(self, "label_column", None),
+            label_columns=self.label_columns(),
         )
         for number, row in rows:
             location = f"{file}:{number}"

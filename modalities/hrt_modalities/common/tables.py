@@ -21,7 +21,9 @@ __all__ = [
     "Row",
     "SplitColumn",
     "label_of",
+    "labels_of",
     "number_of",
+    "numbers_of",
     "path_of",
     "read_rows",
     "seconds_of",
@@ -40,7 +42,7 @@ def read_rows(
     keys: str,
     *,
     split_column: str | None = None,
-    label_column: str | None = None,
+    label_columns: Sequence[str] = (),
 ) -> Iterator[tuple[int, Row]]:
     """The rows of a table with their line numbers.
 
@@ -49,14 +51,15 @@ def read_rows(
         columns: that must have a value in each row; an empty cell of CSV is one.
         keys: the settings that name columns, for messages.
         split_column: one of ``columns``, which the setting of this name gives and which may be null.
-        label_column: the same.
+        label_columns: the same.
 
     Raises:
         ConfigError: the file is missing or not such a table, has no rows or lacks a column, or a row has no value in
             it; names the line.
     """
     rows = rows_of(file, "data.file")
-    fixes = {split_column: _SPLIT_KEY, label_column: _LABEL_KEY}
+    fixes: dict[str | None, str] = {split_column: _SPLIT_KEY}
+    fixes.update(dict.fromkeys(label_columns, _LABEL_KEY))
     seen: dict[str, None] = {}
     empty = True
     for number, row in rows:
@@ -107,6 +110,54 @@ def label_of(row: Row, column: str | None, location: str) -> str | None:
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise ConfigError(f"{location}: {column} must be a name or a whole number, got {label!r:.80}")
     return printable(str(label))
+
+
+def labels_of(row: Row, column: str, separator: str, location: str) -> tuple[str, ...]:
+    """The names of several classes, each once; none for an empty cell or list.
+
+    Args:
+        row: of the table.
+        column: of the names.
+        separator: between the names in a cell that is a text.
+        location: the table and the line.
+
+    Raises:
+        ConfigError: the cell is missing, or is neither names nor whole numbers.
+    """
+    value = row.get(column)
+    parts: Any = value
+    if isinstance(value, str):
+        parts = [part for part in (part.strip() for part in value.split(separator)) if part]
+    elif not isinstance(value, list | tuple):
+        parts = None if is_missing(value) else [value]
+    if parts is None or any(isinstance(part, bool) or not isinstance(part, str | int) for part in parts):
+        raise ConfigError(
+            f"{location}: {column} must be names of classes with {separator!r} between, or a list of them, got "
+            f"{value!r:.80}"
+        )
+    return tuple(dict.fromkeys(printable(str(part)) for part in parts))
+
+
+def numbers_of(row: Row, columns: Sequence[str], separator: str, location: str) -> tuple[float, ...]:
+    """The numbers of one or several columns, one after another.
+
+    Args:
+        row: of the table.
+        columns: of numbers, or of several numbers each.
+        separator: between numbers in a cell that is a text.
+        location: the table and the line.
+
+    Raises:
+        ConfigError: a cell is missing, or is no finite number.
+    """
+    numbers: list[float] = []
+    for column in columns:
+        value = row.get(column)
+        if is_missing(value):
+            raise ConfigError(f"{location}: the value of {column!r} is {lacking(row, column)}; expected a number")
+        parts = value.split(separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+        numbers += [number_of(part, column, location, "a number") for part in parts]
+    return tuple(numbers)
 
 
 def split_of(row: Row, column: str | None, location: str) -> str:
@@ -216,8 +267,14 @@ def seconds_of(row: Row, column: str | None, location: str) -> float | None:
     return number_of(row[column], column, location)
 
 
-def number_of(value: Any, column: str, location: str) -> float:
-    """A value of a column as seconds.
+def number_of(value: Any, column: str, location: str, what: str = "a number of seconds") -> float:
+    """A value of a column as a number.
+
+    Args:
+        value: of the column.
+        column: its name.
+        location: the table and the line.
+        what: it is, for messages.
 
     Raises:
         ConfigError: it is no finite number.
@@ -227,4 +284,4 @@ def number_of(value: Any, column: str, location: str) -> float:
             raise ValueError
         return number
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{location}: {column} must be a number of seconds, got {value!r:.60}") from error
+        raise ConfigError(f"{location}: {column} must be {what}, got {value!r:.60}") from error

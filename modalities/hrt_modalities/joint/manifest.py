@@ -19,9 +19,9 @@ from hrt_mm.data.tokenizer import Tokenizer
 
 from ..common.division import Division, Traits
 from ..common.hugging_face import HuggingFaceRowsConfig
-from ..common.media import RowsConfig, TableConfig, limit_towers
+from ..common.media import RowsConfig, TableConfig, Target, label_value, limit_towers
 from ..common.splits import check_split
-from ..common.tables import Paths, Row, label_of
+from ..common.tables import Paths, Row
 from .columns import AnySource, TextSource
 
 
@@ -32,7 +32,7 @@ class ManifestEntry:
     Args:
         name: the path of its first file, or its text, by which splits are made if the table has none.
         title: the table's name and the line.
-        target: its class, or the group whose rows are positives of each other.
+        target: its label, or the group whose rows are positives of each other.
         items: by tower, what is read; without the modalities that the row lacks.
         files: its paths.
         group: rows of a group stay in one split.
@@ -41,7 +41,7 @@ class ManifestEntry:
 
     name: str
     title: str
-    target: str | None
+    target: Target
     items: Mapping[str, Any]
     files: tuple[str, ...] = ()
     group: str | None = None
@@ -59,9 +59,9 @@ class JointRowsConfig(RowsConfig):
     sources: Annotated[dict[str, AnySource], Field(min_length=2)]
     """By tower, its column and how it is read: ``{image: {type: image, column: path}, text: {type: text,
     column: title}}``."""
-    label: Literal["class", "group"] = "class"
-    """Kind of the label: a class to predict; or a group, whose rows are positives of each other, such as the id of an
-    image with several rows."""
+    label: Literal["class", "classes", "numbers", "group"] = "class"
+    """Kind of the label: a class, several classes, or numbers to predict; or a group, whose rows are positives of each
+    other, such as the id of an image with several rows."""
 
     def towers(self) -> tuple[str, ...]:
         """The names of the sources."""
@@ -118,9 +118,10 @@ class JointRowsConfig(RowsConfig):
             grouped = self.label == "group"
             # Rows of a label that is a group are positives of each other, so they stay in one split.
             others = (*entry.files, *([f"alike:{entry.target}"] if grouped and entry.target is not None else []))
-            return Traits(entry.name, None if grouped else entry.target, entry.group, others)
+            label = entry.target if isinstance(entry.target, str) and not grouped else None
+            return Traits(entry.name, label, entry.group, others)
 
-        required = [column for column in (self.label_column, self.split_column) if column is not None]
+        required = [*self.label_columns(), *([self.split_column] if self.split_column is not None else [])]
         entries, made_by = self.items_by_split(required, ("label_column", "split_column"), entry)
         if missing and present:
             column, tower = next(iter(missing.items()))
@@ -136,7 +137,7 @@ class JointRowsConfig(RowsConfig):
             raise ConfigError(f"{location} has nothing in the columns {columns}; fill one, or leave the row out")
         files = [tower for tower in present if not isinstance(self.sources[tower], TextSource)]
         first = (files or list(present))[0]
-        label = label_of(row, self.label_column, location)
+        label = self.label_in(row, location)
         paths_of_row = tuple(self.sources[tower].key(present[tower]) for tower in files)
         title, group = f"{paths.table.name}:{location.rpartition(':')[2]}", self.group_of(row, location)
         return ManifestEntry(self.sources[first].key(present[first]), title, label, present, paths_of_row, group)
@@ -199,7 +200,7 @@ class JointRows(Dataset):
             for tower, (values, positions) in self._values.items()
             if index in positions
         }
-        return Sample(value, entry.target, entry.title)
+        return Sample(value, label_value(entry.target), entry.title)
 
     def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits what is read for each tower."""
@@ -211,7 +212,12 @@ class JointRows(Dataset):
 
     def class_of(self, index: int) -> str | None:
         """The row's class, where its label is one."""
-        return self.entries[index].target if self.classes is not None else None
+        target = self.entries[index].target
+        return target if isinstance(target, str) and self.classes is not None else None
+
+    def label_of(self, index: int) -> Any:
+        """The row's label."""
+        return label_value(self.entries[index].target)
 
     def describe(self, index: int) -> Mapping[str, str]:
         """All columns of a row that are not empty. Rows of training data have none."""

@@ -23,10 +23,10 @@ from hrt_mm.data.splits import Member, Splits
 
 from ..common.division import Division, Traits, file_member
 from ..common.folders import Layout, labelled_files
-from ..common.media import FileDataset, FileItem, classes_of
+from ..common.media import FileDataset, FileItem, LabelColumns, classes_of
 from ..common.splits import check_split
 from ..common.splitting import SplitConfig
-from ..common.tables import Paths, Row, SplitColumn, label_of, read_rows
+from ..common.tables import Paths, Row, SplitColumn, read_rows
 from .contents import PACKED_SUFFIXES, text_bytes
 from .text import Text
 
@@ -101,7 +101,7 @@ class Documents(FileDataset[DocumentItem]):
             raise BadSample(name, f"cannot be read: {error.strerror}") from error
 
 
-class DocumentsConfig(SplitConfig):
+class DocumentsConfig(LabelColumns, SplitConfig):
     """Labelled documents: a folder with one subfolder per class, or a table (CSV, TSV, JSONL) of documents."""
 
     what = "documents"
@@ -117,8 +117,8 @@ class DocumentsConfig(SplitConfig):
     path_column: str | None = None
     """Column of the path of a file with the text, in place of ``text_column``; from ``root``, or else the folder of the
     table."""
-    label_column: str | None = "label"
-    """Column of the class; null for documents without labels."""
+    label: Literal["class", "classes", "numbers"] = "class"
+    """Kind of the label in a table: a class; several classes; or numbers, of one column or several."""
     split_column: str | None = "split"
     """Column of the split: train, val or test, or other usual names of these in any case (training, validation, dev,
     testing); null to split by class and seed."""
@@ -137,7 +137,8 @@ class DocumentsConfig(SplitConfig):
         if (self.root is None) == (self.file is None) and not rooted:
             raise ValueError("give one of root and file: a folder with a folder a class, or a table")
         default = DocumentsConfig.model_fields
-        unread = ("suffixes", "layout") if self.file else ("text_column", "path_column", "label_column", "split_column")
+        of_tables = ("text_column", "path_column", "label_column", "label", "label_separator", "split_column")
+        unread = ("suffixes", "layout") if self.file else of_tables
         if changed := [key for key in unread if getattr(self, key) != default[key].default]:
             raise ValueError(f"{changed[0]} has no effect with {'file' if self.file else 'root'}; drop it")
         if self.path_column is not None and self.text_column != default["text_column"].default:
@@ -186,14 +187,15 @@ class DocumentsConfig(SplitConfig):
         def traits(item: DocumentItem) -> Traits:
             # Rows with the same text stay in one split.
             file = item.name if item.texts is None else "\0".join(item.texts)
-            return Traits(file, item.target, item.group, key=item.name if made_by is not None else None)
+            label = item.target if isinstance(item.target, str) else None
+            return Traits(file, label, item.group, key=item.name if made_by is not None else None)
 
         return self.divide(items, traits, made_by=made_by, where=where)
 
     def _rows(self, file: Path) -> dict[str, list[DocumentItem]]:
         texts = self.text_column if isinstance(self.text_column, tuple) else (self.text_column,)
         columns = [*texts] if self.path_column is None else [self.path_column]
-        columns += [name for name in (self.label_column, self.split_column) if name is not None]
+        columns += [*self.label_columns(), *([self.split_column] if self.split_column is not None else [])]
 
         def text(row: Row, column: str, location: str) -> str:
             value = row[column]
@@ -202,7 +204,7 @@ class DocumentsConfig(SplitConfig):
             return value
 
         def item(row: Row, location: str, paths: Paths) -> DocumentItem:
-            label, group = label_of(row, self.label_column, location), self.group_of(row, location)
+            label, group = self.label_in(row, location), self.group_of(row, location)
             if self.path_column is not None:
                 return DocumentItem(paths.of(row, self.path_column, location), label, group)
             name = f"{file.name}:{location.rpartition(':')[2]}"

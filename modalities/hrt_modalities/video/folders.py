@@ -29,8 +29,9 @@ class VideoRowsConfig(TimedRowsConfig, ClipsConfig):
 
     column_keys = (*TimedRowsConfig.column_keys, "boundary_columns")
 
-    label: Literal["class", "text", "words"] = "class"
-    """Kind of the label: a class, a text, or a text that is split into words."""
+    label: Literal["class", "classes", "numbers", "text", "words"] = "class"
+    """Kind of the label: a class; several classes; numbers, of one column or several; a text; or a text that is split
+    into words."""
     boundary_columns: tuple[str, ...] = ()
     """Columns of boundaries, named after them, such as ``shots``: the seconds from the beginning of the file at which
     groups start, separated by spaces; in JSONL a list of numbers."""
@@ -48,12 +49,13 @@ class VideoRowsConfig(TimedRowsConfig, ClipsConfig):
         return Clip(path, self._target(row, location), begin, end, boundaries, alignment, group)
 
     def _target(self, row: Row, location: str) -> Target:
-        if self.label_column is None:
-            return None
-        value = row[self.label_column]
+        if self.label_column is None or self.label in ("class", "classes", "numbers"):
+            return self.label_in(row, location)
+        (column,) = self.label_columns()
+        value = row[column]
         if self.label == "words" and isinstance(value, list) and all(isinstance(word, str) for word in value):
             return tuple(map(printable, value))
-        label = label_of(row, self.label_column, location)
+        label = label_of(row, column, location)
         return tuple(label.split()) if self.label == "words" and label is not None else label
 
 

@@ -20,7 +20,7 @@ from ..common.division import Division
 from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FileDataset, FileItem, FileRowsConfig, FolderConfig, TableConfig, UnsplitConfig
 from ..common.shards import ShardRowsConfig
-from ..common.tables import Paths, Row, label_of
+from ..common.tables import Paths, Row
 from .augment import Augmentation, Transform, chain, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 from .tokenizer import VisionConfig
@@ -111,9 +111,12 @@ class ImageFolderConfig(FolderConfig, FilesConfig):
 class ImageRowsConfig(FileRowsConfig, FilesConfig):
     """A table with one row per image."""
 
+    label: Literal["class", "classes", "numbers"] = "class"
+    """Kind of the label: a class; several classes; or numbers, of one column or several."""
+
     def item_of_row(self, row: Row, location: str, paths: Paths) -> FileItem:
         """The image of a row."""
-        label = label_of(row, self.label_column, location)
+        label = self.label_in(row, location)
         return FileItem(paths.of(row, self.path_column, location), label, self.group_of(row, location))
 
 

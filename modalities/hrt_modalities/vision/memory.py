@@ -68,6 +68,10 @@ class ImagesInMemory(Dataset):
         """The name of the image's class."""
         return self.classes[self.labels[index]]
 
+    def label_of(self, index: int) -> str:
+        """The name of the image's class."""
+        return self.class_of(index)
+
     def shape(self, index: int) -> Sequence[int]:
         """(C, H, W), before augmentation."""
         return tuple(self.images.shape[1:])
