@@ -241,8 +241,9 @@ def numbers(label: Any, **options: Any) -> tuple[float, ...]:
 
 def test_numbers_of_a_label() -> None:
     assert numbers(3) == numbers("3") == numbers([3.0]) == (3.0,)
-    for label in ("three", None, True, float("inf"), []):
-        with pytest.raises(BadSample, match="must be finite numbers|has 0 numbers"):
+    unusable: list[Any] = ["three", None, True, float("inf"), []]
+    for label in unusable:
+        with pytest.raises(BadSample, match=r"must be finite numbers|has 0 numbers"):
             numbers(label)
     with pytest.raises(BadSample, match=r"has 2 numbers, and task.outputs names 1: value"):
         numbers([1, 2])

@@ -21,7 +21,7 @@ def documents(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Docum
 
 
 def test_classes_are_lists_or_separated_texts(tmp_path: Path) -> None:
-    rows = [{"label": "b; a"}, {"label": ["c", "c"]}, {"label": ""}, {"label": []}, {"label": 3}]
+    rows: list[dict[str, Any]] = [{"label": "b; a"}, {"label": ["c", "c"]}, {"label": ""}, {"label": []}, {"label": 3}]
     dataset = documents(tmp_path, rows, label="classes").build("train")
     assert [dataset.label_of(index) for index in range(5)] == [["b", "a"], ["c"], [], [], ["3"]]
     assert [dataset[index].label for index in range(2)] == [["b", "a"], ["c"]]
@@ -34,7 +34,7 @@ def test_numbers_are_of_one_column_or_several(tmp_path: Path) -> None:
     dataset = documents(tmp_path, [{"label": 2}, {"label": "3.5"}], label="numbers").build("train")
     assert [dataset.label_of(index) for index in range(2)] == [[2.0], [3.5]]
     assert dataset.classes is None
-    rows = [{"w": 1, "h": [2, 3]}, {"w": "4", "h": "5;-6e1"}]
+    rows: list[dict[str, Any]] = [{"w": 1, "h": [2, 3]}, {"w": "4", "h": "5;-6e1"}]
     dataset = documents(tmp_path, rows, label="numbers", label_column=("w", "h")).build("train")
     assert [dataset.label_of(index) for index in range(2)] == [[1.0, 2.0, 3.0], [4.0, 5.0, -60.0]]
 
