@@ -64,7 +64,7 @@ USES = {
         "scikit-learn": "from hrt_modalities.vision.memory import DigitsConfig; "
         "DigitsConfig(type='digits').build('val')",
         "timm": "from hrt_modalities.vision.stems import TimmStem; "
-        "TimmStem(type='timm', backbone='resnet18').build(3, 4, None, 8, ())",
+        "TimmStem(type='timm', name='resnet18').build(3, 4, None, 8, ())",
         "torchvision": "from hrt_modalities.vision.augment import Flip, chain; chain([Flip(type='flip')])",
     },
     "audio": {

@@ -518,12 +518,15 @@ def open_clip_name(name: str, *, pretrained: bool, key: str = "stem.name") -> tu
     return model, tag if pretrained else None
 
 
-def open_clip_model(name: str, *, pretrained: bool, key: str = "stem.name") -> nn.Module:
+def open_clip_model(
+    name: str, *, pretrained: bool, image_size: tuple[int, int] | None = None, key: str = "stem.name"
+) -> nn.Module:
     """Both towers of a model of open_clip in float32, in evaluation mode, with its own or random weights.
 
     Args:
         name: see :func:`open_clip_name`.
         pretrained: load the weights.
+        image_size: rows and columns of the images; that of the model when absent. Position embeddings are interpolated.
         key: that the name was given by.
 
     Raises:
@@ -535,5 +538,5 @@ def open_clip_model(name: str, *, pretrained: bool, key: str = "stem.name") -> n
     with loading(name, "weights", key):
         # Text towers of transformers would load weights of their own.
         options = {"load_weights": pretrained, "require_pretrained": pretrained, "pretrained_text": False}
-        model: nn.Module = open_clip.create_model(full, tag, weights_only=True, **options)
+        model: nn.Module = open_clip.create_model(full, tag, force_image_size=image_size, weights_only=True, **options)
     return model.float().eval()

@@ -6,7 +6,7 @@ F = C * P * P features of a raw patch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -100,3 +100,27 @@ def _plan(tokens: Tokens, blocks: Blocks) -> GridMaps:
     device = tokens.device
     on_device = (GridBucket(part.grid, part.samples, part.rows.to(device, non_blocking=True)) for part in parts)
     return GridMaps(tuple(on_device), back.to(device, non_blocking=True))
+
+
+def through_images(tokens: Tokens, patch: int, blocks: Blocks, dense: Callable[[Tensor], Tensor]) -> Tokens:
+    """Rebuilds the images of raw patches, and packs what a function makes of them, one call for each size.
+
+    Args:
+        tokens: raw patches (T, F).
+        patch: side of a patch in pixels.
+        blocks: of the hierarchical order.
+        dense: from images (N, C, H, W) to maps (N, h, w, D).
+
+    Returns:
+        (T, D).
+
+    Raises:
+        UserError: the tokens are not grids.
+    """
+    plan = GridMaps.of(tokens, blocks)
+    maps = []
+    for bucket, patches_NhwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
+        features_NhwD = dense(unpatchify(patches_NhwF, patch))
+        assert features_NhwD.shape[1:3] == bucket.grid, f"a stem gave {features_NhwD.shape[1:3]} for {bucket.grid}"
+        maps.append(features_NhwD)
+    return tokens.with_x(plan.pack(maps))

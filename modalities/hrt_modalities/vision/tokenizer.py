@@ -22,9 +22,10 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
+from .encoders import BackboneEmbedding, ImageEncoderStem
 from .images import Fit, Size, check_image, middle, resized, with_channels
 from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
-from .stems import BackboneEmbedding, ConvPatchEmbedding, ImageLinearStem, PatchEmbedding, Stem, TimmStem
+from .stems import ConvPatchEmbedding, ImageLinearStem, PatchEmbedding, Stem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
 
@@ -44,7 +45,7 @@ class VisionConfig(TokenizerConfig):
     pad: Literal["edge", "zero"] = "edge"
     """Padding at the right and bottom up to a whole patch: the last pixels, or the mean colour."""
     mean: float | Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    """Mean of the pixels in 0..1, one number or one per channel; 0.5, or that of a timm backbone, when absent."""
+    """Mean of the pixels in 0..1, one number or one per channel; that of a pretrained encoder, or 0.5, when absent."""
     std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
     """Standard deviation of the pixels, as ``mean``."""
     stem: Stem = ImageLinearStem()
@@ -63,7 +64,9 @@ class VisionConfig(TokenizerConfig):
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel."""
-        default = self.stem.statistics if isinstance(self.stem, TimmStem) else ((0.5,), (0.5,))
+        default: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,), (0.5,))
+        if isinstance(self.stem, ImageEncoderStem) and (self.mean is None or self.std is None):
+            default = self.stem.statistics
         mean = default[0] if self.mean is None else self.mean
         std = default[1] if self.std is None else self.std
         return self._each(mean), self._each(std)
@@ -158,7 +161,7 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
         """The stem.
 
         Raises:
-            ConfigError: the timm backbone does not fit.
+            ConfigError: the pretrained encoder cannot be loaded, or does not fit.
         """
         return self.config.stem.build(self.config.channels, self.config.patch, self.image_size, dim, self.blocks)
 

@@ -9,14 +9,15 @@ from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.core.grids import Sizes, nested_order
 from hrt_mm.core.tokens import Tokens
 from hrt_modalities.vision import VisionConfig, VisionTokenizer
-from hrt_modalities.vision.stems import BackboneEmbedding, ConvPatchEmbedding
+from hrt_modalities.vision.encoders import BackboneEmbedding, TimmStem
+from hrt_modalities.vision.stems import ConvPatchEmbedding
 
 BLOCKS: tuple[Sizes, ...] = ((2, 2), (4, 4))
 STEMS = [
     {"type": "linear"},
     {"type": "conv"},
     {"type": "conv", "width": 12, "depth": 2},
-    {"type": "timm", "backbone": "resnet18"},
+    {"type": "timm", "name": "resnet18", "pretrained": False},
 ]
 IDS = ["linear", "conv", "conv-deep", "timm"]
 
@@ -95,7 +96,7 @@ def test_half_precision(stem: dict[str, object]) -> None:
 
 
 def test_a_frozen_backbone_stays_as_it_is() -> None:
-    vision = tokenizer(patch=8, stem={"type": "timm", "backbone": "resnet18", "frozen": True})
+    vision = tokenizer(patch=8, stem={"type": "timm", "name": "resnet18", "pretrained": False, "freeze": True})
     embed = vision.embedding(16).train()
     assert isinstance(embed, BackboneEmbedding)
     before = {name: value.clone() for name, value in embed.backbone.state_dict().items()}
@@ -111,36 +112,45 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("patch", [2, 4, 16])
 def test_the_patch_chooses_the_feature_map(patch: int) -> None:
-    vision = tokenizer(patch=patch, stem={"type": "timm", "backbone": "resnet18"})
+    vision = tokenizer(patch=patch, stem={"type": "timm", "name": "resnet18", "pretrained": False})
     tokens = vision([torch.zeros(3, 32, 48, dtype=torch.uint8)])
     assert vision.embedding(8).eval()(tokens).x.shape == (32 * 48 // patch**2, 8)
 
 
-def test_a_vision_transformer_serves_at_its_size() -> None:
-    stem = {"type": "timm", "backbone": "vit_tiny_patch16_224"}
-    vision = tokenizer(patch=16, size=64, stem=stem)
+def test_a_model_of_one_size() -> None:
+    stem = {"type": "timm", "name": "swin_tiny_patch4_window7_224", "pretrained": False}
+    vision = tokenizer(patch=32, size=64, stem=stem)
     tokens = vision([torch.zeros(3, 20, 30, dtype=torch.uint8)])
-    assert vision.embedding(8).eval()(tokens).x.shape == (16, 8)
+    assert vision.embedding(8).eval()(tokens).x.shape == (4, 8)
     with pytest.raises(ConfigError, match="takes images of one size only; set size"):
-        tokenizer(patch=16, stem=stem).embedding(8)
+        tokenizer(patch=32, stem=stem).embedding(8)
+
+
+def test_former_keys_of_a_timm_stem() -> None:
+    with pytest.warns(FutureWarning, match="frozen is deprecated; use freeze"), pytest.warns(match="use name"):
+        config = VisionConfig.model_validate(
+            {"type": "vision", "stem": {"type": "timm", "backbone": "resnet18", "frozen": True, "pretrained": False}}
+        )
+    assert isinstance(config.stem, TimmStem)
+    assert (config.stem.name, config.stem.freeze) == ("resnet18", True)
 
 
 def test_pixels_are_normalised_as_the_backbone_was_trained() -> None:
-    vision = tokenizer(patch=4, stem={"type": "timm", "backbone": "resnet18"})
+    vision = tokenizer(patch=4, stem={"type": "timm", "name": "resnet18", "pretrained": False})
     assert vision.config.statistics[0] == pytest.approx((0.485, 0.456, 0.406))
-    grey = tokenizer(patch=4, channels=1, std=0.5, stem={"type": "timm", "backbone": "resnet18"})
+    grey = tokenizer(patch=4, channels=1, std=0.5, stem={"type": "timm", "name": "resnet18", "pretrained": False})
     assert grey.config.statistics[0] == pytest.approx((0.449,), abs=1e-3)
     assert grey.config.statistics[1] == (0.5,)
 
 
 def test_an_unknown_backbone_is_named() -> None:
     with pytest.raises(ValidationError, match=r"timm has no model 'resnet81'; did you mean .*resnet18"):
-        tokenizer(stem={"type": "timm", "backbone": "resnet81"})
+        tokenizer(stem={"type": "timm", "name": "resnet81"})
 
 
 def test_a_patch_that_no_feature_map_has() -> None:
     with pytest.raises(ConfigError, match=r"'resnet18' has no feature map at patch 3; set patch to 2, 4, 8, 16, 32"):
-        tokenizer(patch=3, stem={"type": "timm", "backbone": "resnet18"}).embedding(8)
+        tokenizer(patch=3, stem={"type": "timm", "name": "resnet18", "pretrained": False}).embedding(8)
 
 
 def test_tokens_that_are_no_images() -> None:
